@@ -1,0 +1,54 @@
+"""The two doors of a hospital: what may be asked (`admit`), and what may leave (`release`)."""
+
+from __future__ import annotations
+
+import time
+
+from client.site import Site
+from common.cohort import Cohort
+from common.errors import FedmetsError, RefusedError
+from common.exchange import States
+from common.learner import Contribution, Federated, Plan, check, identity, load
+from common.types import State
+
+
+def admit(plan: Plan, site: Site, cohort: Cohort) -> Federated:
+    """The learner that the plan asks for, configured; RefusedError when the site does not do that."""
+    if plan.site != site.name:
+        raise RefusedError("P04", f"the plan is for site '{plan.site}', this is '{site.name}'")
+    if time.time() > plan.expires:
+        raise RefusedError("P04", f"the plan expired {time.time() - plan.expires:.0f} s ago; check the clocks")
+    if plan.schema != cohort.schema.hash:
+        raise RefusedError(
+            "D07",
+            f"the plan's schema {plan.schema[:12]} is not this site's ({cohort.schema.hash[:12]}); use the same fedmets and study version",
+        )
+    if plan.parts < 2 or any(p < 0 or p >= plan.parts for f in (plan.fold, *plan.reads) for p in f.parts):
+        raise RefusedError("P03", f"fold '{plan.fold.key}' is not one of {plan.parts} parts")
+    try:
+        learner = load(plan.learner, plan.hyper)
+    except FedmetsError as error:
+        raise RefusedError("P03", *error.faults) from error
+    if plan.phase not in learner.phases:
+        raise RefusedError("P03", f"learner '{plan.learner}' has no phase '{plan.phase}'; it has {', '.join(sorted(learner.phases))}")
+    if not learner.modality <= cohort.modalities:
+        raise RefusedError("D06", f"learner '{plan.learner}' needs {sorted(learner.modality)}, this site holds {sorted(cohort.modalities)}")
+    return learner
+
+
+def state_for(plan: Plan, states: States) -> State:
+    """The state that a plan reads: its fold's, or, for several folds, one entry `fold key<tab>learner` each."""
+    missing = [f.key for f in plan.reads if f.key not in states]
+    if missing:
+        raise RefusedError("P04", f"the state of fold(s) {', '.join(missing)} did not come with the plan")
+    if plan.reads == (plan.fold,):
+        return states[plan.fold.key]
+    return {f"{f.key}\t{name}": arrays for f in plan.reads for name, arrays in states[f.key].items()}
+
+
+def release(contribution: Contribution, learner: Federated, state: State, plan: Plan, cohort: Cohort, minimum: int) -> Contribution:
+    """The contribution, if it is finite, of the declared shapes, and covers enough patients; otherwise RefusedError."""
+    if contribution.cases < minimum:
+        raise RefusedError("P01", f"{plan.learner}, fold '{plan.fold.key}': {contribution.cases} patients, the site's minimum is {minimum}")
+    check(contribution, identity(learner, state, cohort.schema, plan), plan)
+    return contribution

@@ -1,0 +1,319 @@
+"""A source mapping: where the tables of one kind of export hold what a study asks for. TOML, parsed once, every fault named at once.
+
+`client/sources/*.toml` come with fedmets; a study of one's own carries its mapping in `Study.source`. `docs/own-study.md` has the keys.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from client.tables import Layout
+from common.errors import UsageError
+
+SOURCES = Path(__file__).parent / "sources"
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A name that a column may have, and the unit of its values where that differs from the field's."""
+
+    name: str
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Rows whose `column` holds one of `values` are kept; patients without such a row are excluded for `reason`.
+
+    `optional`: a table without the column keeps all rows.
+    """
+
+    column: str
+    values: tuple[str, ...]
+    reason: str
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    name: str
+    files: tuple[str, ...]
+    key: str
+    layout: Layout = Layout()
+    id_length: int | None = None
+    id_pattern: str = ""
+    """Rows whose key does not match this regular expression as a whole (legends, totals) are no cases; they are counted in a note."""
+    strip_zeros: bool = False
+    rows: str = "one"
+    duplicates: str = "error"
+    optional: bool = False
+    keep: tuple[Keep, ...] = ()
+
+
+@dataclass(frozen=True)
+class FieldSpec:
+    """One value a patient, from one column of one table."""
+
+    name: str
+    table: str
+    columns: tuple[Alias, ...]
+    unit: str = ""
+    unit_column: str = ""
+    keep: tuple[Keep, ...] = ()
+    values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    nulls: tuple[str, ...] = ()
+    absent: bool = False
+    optional: bool = False
+    out_of_range: str = "error"
+    disagree: str = "quarantine"
+    not_an_outcome: str = ""
+
+
+@dataclass(frozen=True)
+class Within:
+    """A label made of a follow-up: the event up to `horizon` is the second class, event-free up to it the first, else unknown."""
+
+    event: FieldSpec
+    time: FieldSpec
+    horizon: float
+    competing: FieldSpec | None = None
+    competing_title: str = ""
+
+
+@dataclass(frozen=True)
+class LabelSpec:
+    value: FieldSpec | None
+    unknown: tuple[str, ...] = ()
+    within: Within | None = None
+
+
+@dataclass(frozen=True)
+class SiteSpec:
+    """The institution: a column (`slice` of its text, renamed by `names`), the file's name, or one constant."""
+
+    table: str = ""
+    column: str = ""
+    slice: tuple[int, int] | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    constant: str = ""
+    from_file: bool = False
+    pick: str = "agree"
+    """Several rows of a patient: `agree`, or `most` (the institution with most rows counts; of equal ones the first by name)."""
+
+
+@dataclass(frozen=True)
+class SurvivalSpec:
+    times: tuple[FieldSpec, ...]
+    """The first that is known counts."""
+    event: FieldSpec
+
+
+@dataclass(frozen=True)
+class Source:
+    name: str
+    studies: tuple[str, ...]
+    nulls: tuple[str, ...]
+    tables: tuple[TableSpec, ...]
+    """The first one is the index: its patients are the cohort."""
+    site: SiteSpec
+    label: LabelSpec
+    features: Mapping[str, FieldSpec]
+    survival: SurvivalSpec | None = None
+
+    @property
+    def index(self) -> TableSpec:
+        return self.tables[0]
+
+    def table(self, name: str) -> TableSpec:
+        return next(t for t in self.tables if t.name == name)
+
+
+def builtin(study: str) -> list[Source]:
+    """The mappings of `client/sources/` that serve `study`."""
+    found = [parse(tomllib.loads(path.read_text(encoding="utf-8")), str(path)) for path in sorted(SOURCES.glob("*.toml"))]
+    return [source for source in found if study in source.studies]
+
+
+def named(ref: str) -> Source:
+    """A mapping by its name, or from a TOML file of one's own."""
+    path = Path(ref) if ref.endswith(".toml") else SOURCES / f"{ref}.toml"
+    try:
+        return parse(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
+    except OSError as error:
+        have = ", ".join(sorted(p.stem for p in SOURCES.glob("*.toml")))
+        raise UsageError("C02", f"source mapping '{ref}' is unknown; there are {have}, or give the path of a .toml file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError("C02", f"source mapping '{ref}' is not valid TOML: {error}") from error
+
+
+def parse(raw: Mapping[str, Any], where: str) -> Source:
+    """The mapping that a TOML document (or `Study.source`) describes."""
+    return _Parser(where).source(raw)
+
+
+_TABLE = (
+    "files", "key", "format", "sheet", "header", "comment", "delimiter", "encoding", "decimal", "id_length", "id_pattern",
+    "strip_zeros", "rows", "duplicates", "optional", "keep",
+)  # fmt: skip
+_FIELD = (
+    "table", "column", "unit", "unit_column", "keep", "values", "nulls", "absent", "optional", "out_of_range", "disagree",
+    "not_an_outcome",
+)  # fmt: skip
+_CHOICES: dict[str, tuple[object, ...]] = {
+    "format": (None, "csv", "tsv", "xlsx", "parquet"), "decimal": (".", ","), "rows": ("one", "agree"), "duplicates": ("error",
+    "quarantine"),
+    "out_of_range": ("error", "missing"), "disagree": ("quarantine", "missing"), "pick": ("agree", "most"),
+}  # fmt: skip
+
+
+class _Parser:
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.faults: list[str] = []
+        self.tables: tuple[str, ...] = ()
+
+    def check(self, raw: Any, at: str, allowed: Iterable[str], needed: Iterable[str] = ()) -> dict[str, Any]:
+        """`raw` as a dictionary; unknown, missing and impossible entries become faults."""
+        if not isinstance(raw, Mapping):
+            self.faults.append(f"{self.where}: {at} must be a table, is {raw!r}")
+            return {}
+        allowed = set(allowed)
+        for key in sorted(set(raw) - allowed):
+            near = difflib.get_close_matches(key, allowed, 1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            self.faults.append(f"{self.where}: {at} has an unknown key '{key}'{hint} (allowed: {', '.join(sorted(allowed))})")
+        self.faults += [f"{self.where}: {at} lacks '{key}'" for key in needed if key not in raw]
+        for key, choices in _CHOICES.items():
+            if key in allowed and raw.get(key, choices[0]) not in choices:
+                self.faults.append(f"{self.where}: {at}: {key} = {raw[key]!r} is not one of {', '.join(map(str, choices))}")
+        return {key: value for key, value in raw.items() if key in allowed}
+
+    def source(self, raw: Mapping[str, Any]) -> Source:
+        allowed = ("name", "studies", "nulls", "tables", "site", "label", "features", "survival")
+        top = self.check(raw, "the mapping", allowed, ("name", "tables", "label"))
+        tables = tuple(self.table(name, t) for name, t in top.get("tables", {}).items())
+        self.tables = tuple(t.name for t in tables)
+        if not tables:
+            self.faults.append(f"{self.where}: the mapping declares no table")
+        features = {name: self.field(name, f, f"features.{name}") for name, f in top.get("features", {}).items()}
+        label = self.label(top.get("label", {}))
+        site = self.site(top.get("site", {"constant": str(top.get("name", ""))}))
+        survival = self.survival(top["survival"]) if "survival" in top else None
+        if self.faults:
+            raise UsageError("C02", *self.faults)
+        return Source(
+            str(top["name"]), _texts(top.get("studies", ())), _texts(top.get("nulls", ())), tables, site, label, features, survival
+        )
+
+    def table(self, name: str, raw: Any) -> TableSpec:
+        t = self.check(raw, f"tables.{name}", _TABLE, ("files", "key"))
+        header = t.get("header", 1)
+        layout = Layout(
+            format=t.get("format"),
+            sheet=t.get("sheet"),
+            header=tuple(header) if isinstance(header, list | tuple) else (int(header),),
+            comment=t.get("comment", ""),
+            delimiter=t.get("delimiter", ""),
+            encoding=t.get("encoding", "utf-8"),
+            decimal=t.get("decimal", "."),
+        )
+        plain = {k: t[k] for k in ("id_length", "id_pattern", "strip_zeros", "rows", "duplicates", "optional") if k in t}
+        keep = self.keep(t.get("keep", ()), f"tables.{name}.keep")
+        return TableSpec(name, _texts(t.get("files", ())), str(t.get("key", "")), layout, keep=keep, **plain)
+
+    def keep(self, raw: Any, at: str) -> tuple[Keep, ...]:
+        out = []
+        for entry in raw:
+            k = self.check(entry, at, ("column", "values", "reason", "optional"), ("column", "values"))
+            values = _texts(k.get("values", ()))
+            out.append(
+                Keep(str(k.get("column", "")), values, str(k.get("reason", f"no row with {k.get('column')} = {' or '.join(values)}")))
+            )
+        return tuple(out)
+
+    def field(self, name: str, raw: Any, at: str) -> FieldSpec:
+        f = self.check(raw, at, _FIELD)
+        if not f.get("absent") and "column" not in f:
+            self.faults.append(f"{self.where}: {at} lacks 'column' (or absent = true)")
+        table = str(f.get("table", self.tables[0] if self.tables else ""))
+        if self.tables and table not in self.tables:
+            self.faults.append(f"{self.where}: {at}: table '{table}' is none of {', '.join(self.tables)}")
+        return FieldSpec(
+            name, table, self.aliases(f.get("column", ()), at), str(f.get("unit", "")), str(f.get("unit_column", "")),
+            self.keep(f.get("keep", ()), f"{at}.keep"), self.value_map(f.get("values", {}), at), _texts(f.get("nulls", ())),
+            bool(f.get("absent", False)), bool(f.get("optional", False)), f.get("out_of_range", "error"), f.get("disagree", "quarantine"),
+            str(f.get("not_an_outcome", "")),
+        )  # fmt: skip
+
+    def aliases(self, raw: Any, at: str) -> tuple[Alias, ...]:
+        out = []
+        for entry in raw if isinstance(raw, list | tuple) else [raw]:
+            if isinstance(entry, str):
+                out.append(Alias(entry))
+            else:
+                a = self.check(entry, f"{at}.column", ("name", "unit"), ("name",))
+                out.append(Alias(str(a.get("name", "")), str(a.get("unit", ""))))
+        return tuple(out)
+
+    def value_map(self, raw: Any, at: str) -> dict[str, tuple[str, ...]]:
+        if not isinstance(raw, Mapping):
+            self.faults.append(f"{self.where}: {at}.values must be a table of study value = [source values], is {raw!r}")
+            return {}
+        return {str(k): _texts(v) for k, v in raw.items()}
+
+    def label(self, raw: Any) -> LabelSpec:
+        lab = self.check(raw, "label", {*_FIELD, "unknown", "within"})
+        if "within" in lab:
+            return LabelSpec(None, (), self.within(lab["within"]))
+        plain = {k: v for k, v in lab.items() if k in _FIELD}
+        return LabelSpec(self.field("label", plain, "label"), _texts(lab.get("unknown", ())))
+
+    def within(self, raw: Any) -> Within:
+        keys = ("table", "event", "event_values", "time", "unit", "horizon", "competing", "competing_values", "competing_title")
+        w = self.check(raw, "label.within", keys, ("event", "event_values", "time", "unit", "horizon"))
+        table = {"table": w["table"]} if "table" in w else {}
+
+        def flag(key: str) -> FieldSpec:
+            values = w.get(f"{key}_values", {})
+            return self.field(key, {**table, "column": w.get(key, ""), "values": values}, f"label.within.{key}")
+
+        time = self.field("time", {**table, "column": w.get("time", ""), "unit": w.get("unit", "")}, "label.within.time")
+        competing = flag("competing") if "competing" in w else None
+        return Within(flag("event"), time, float(w.get("horizon", 0)), competing, str(w.get("competing_title", "a competing event")))
+
+    def site(self, raw: Any) -> SiteSpec:
+        s = self.check(raw, "site", ("table", "column", "slice", "names", "constant", "from_file", "pick"))
+        if sum(key in s for key in ("column", "constant", "from_file")) != 1:
+            self.faults.append(f"{self.where}: site needs exactly one of column, constant, from_file")
+        cut = s.get("slice")
+        return SiteSpec(
+            str(s.get("table", self.tables[0] if self.tables else "")),
+            str(s.get("column", "")),
+            (int(cut[0]), int(cut[1])) if cut else None,
+            cast(Mapping[str, str], s.get("names", {})),
+            str(s.get("constant", "")),
+            bool(s.get("from_file", False)),
+            s.get("pick", "agree"),
+        )
+
+    def survival(self, raw: Any) -> SurvivalSpec:
+        s = self.check(raw, "survival", ("table", "times", "unit", "event", "dead", "alive"), ("times", "unit", "event", "dead", "alive"))
+        table = {"table": s["table"]} if "table" in s else {}
+        times = s.get("times", ())
+        specs = tuple(
+            self.field("survival time", {**table, "column": t, "unit": s.get("unit", ""), "optional": True}, "survival.times")
+            for t in (times if isinstance(times, list | tuple) else [times])
+        )
+        values = {"alive": s.get("alive", ()), "dead": s.get("dead", ())}
+        event = {**table, "column": s.get("event", ""), "values": values, "optional": True}
+        return SurvivalSpec(specs, self.field("survival event", event, "survival.event"))
+
+
+def _texts(raw: Any) -> tuple[str, ...]:
+    """A value or a list of values, as texts; TOML booleans and numbers in the form in which cells are read."""
+    return tuple(v if isinstance(v, str) else str(v).lower() for v in (raw if isinstance(raw, list | tuple) else [raw]))

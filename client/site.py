@@ -1,0 +1,83 @@
+"""One hospital as it knows itself: `site.toml`, the file that site IT owns."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from common.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Site:
+    """Relative paths are taken from the folder of the file."""
+
+    name: str
+    data: Path
+    """Folder or file that holds the site's tables."""
+    studies: tuple[str, ...]
+    """Studies that the site takes part in: names, or paths of study files."""
+    source: str = ""
+    """Name of the source mapping; empty: recognised from the files."""
+    patients: Path | None = None
+    """A text file with one patient id a line, where the table holds more patients than the site's own."""
+    minimum: int = 10
+    """Fewest patients in any sum that leaves the site (P01)."""
+    pooled: bool = False
+    """True where the site stands for several institutions together: it is then never left out by itself and never ranked."""
+    log: Path = Path("station.log")
+    """Where refusals and errors are written in full; only their codes leave."""
+
+
+def load(path: Path) -> Site:
+    """Read `site.toml`; every fault of the file is named at once."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError("C01", f"site file '{path}' cannot be read ({error.strerror}); check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError("C01", f"site file '{path}' is not valid TOML: {error}") from error
+    known = {f.name for f in fields(Site)}
+    faults = []
+    for key in sorted(set(raw) - known):
+        near = difflib.get_close_matches(key, known, 1)
+        faults.append(
+            f"{path}: unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else f"; allowed: {', '.join(sorted(known))}")
+        )
+    for key in ("name", "data", "studies"):
+        if key not in raw:
+            faults.append(f"{path}: '{key}' is missing")
+    for key, kind in (
+        ("name", str),
+        ("data", str),
+        ("source", str),
+        ("patients", str),
+        ("log", str),
+        ("minimum", int),
+    ):
+        if key in raw and type(raw[key]) is not kind:
+            faults.append(f"{path}: {key} = {raw[key]!r} must be a {'whole number' if kind is int else 'text'}")
+    if not isinstance(raw.get("pooled", False), bool):
+        faults.append(f"{path}: pooled = {raw['pooled']!r} must be true or false")
+    studies = raw.get("studies", [])
+    if not isinstance(studies, list) or not all(isinstance(s, str) for s in studies) or not studies:
+        faults.append(f"{path}: studies = {studies!r} must be a list of study names")
+    if isinstance(raw.get("minimum"), int) and raw["minimum"] < 1:
+        faults.append(f"{path}: minimum = {raw['minimum']} must be at least 1")
+    if isinstance(raw.get("name"), str) and (not raw["name"].strip() or any(ord(c) < 32 for c in raw["name"])):
+        faults.append(f"{path}: name = {raw['name']!r} is empty or has control characters")
+    if faults:
+        raise UsageError("C01", *faults)
+    base = path.parent
+    return Site(
+        name=raw["name"],
+        data=base / raw["data"],
+        studies=tuple(s if not s.endswith((".toml", ".py")) else str(base / s) for s in studies),
+        source=raw.get("source", ""),
+        patients=base / raw["patients"] if "patients" in raw else None,
+        minimum=raw.get("minimum", 10),
+        pooled=raw.get("pooled", False),
+        log=base / raw.get("log", "station.log"),
+    )

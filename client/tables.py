@@ -1,0 +1,272 @@
+"""Tables as they lie on a hospital's disk, read as text: every cell a string, the empty string where there is nothing.
+
+Nothing is guessed to be missing here: a tissue source site may be called `NA`. What counts as missing is declared by a source
+mapping (guard D01). Text tables go through the csv module, workbooks through openpyxl, Parquet through pyarrow.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import difflib
+import io
+import math
+import re
+import warnings
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from common.errors import Fault
+
+Kind = Literal["csv", "tsv", "xlsx", "parquet"]
+SUFFIXES: dict[str, Kind] = {
+    ".csv": "csv", ".tsv": "tsv", ".txt": "tsv", ".tab": "tsv", ".xlsx": "xlsx", ".xlsm": "xlsx", ".parquet": "parquet", ".pq": "parquet",
+}  # fmt: skip
+
+csv.field_size_limit(10_000_000)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a table is laid out where its extension does not say it all. Row numbers are the file's own, from 1."""
+
+    format: Kind | None = None
+    sheet: str | None = None
+    """Worksheet; None: the only one, or the first."""
+    header: tuple[int, ...] = (1,)
+    """Rows of the header, counted after comment lines; several rows are joined by ' / '."""
+    comment: str = ""
+    """Lines that start with this are skipped (text tables)."""
+    delimiter: str = ""
+    """Empty: by the header line, among tab, comma, semicolon and bar."""
+    encoding: str = "utf-8"
+    decimal: Literal[".", ","] = "."
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file: a header, and rows as long as the header."""
+
+    path: Path
+    header: tuple[str, ...]
+    rows: list[list[str]] = field(repr=False)
+    lines: list[int] = field(repr=False)
+    """The row number of each row in its file."""
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Column name -> position; the first of columns that share a name (see `repeated`)."""
+        out: dict[str, int] = {}
+        for i, name in enumerate(self.header):
+            out.setdefault(name, i)
+        return out
+
+    @property
+    def repeated(self) -> frozenset[str]:
+        return frozenset(name for name in self.header if name and self.header.count(name) > 1)
+
+    def column(self, name: str) -> list[str]:
+        """The cells of one column, from the first row to the last."""
+        i = self.index[name]
+        return [row[i] for row in self.rows]
+
+
+def find(data: Path, patterns: Sequence[str]) -> list[Path]:
+    """The files under `data` (or `data` itself) whose name or path matches one of the patterns, sorted; no hidden or lock files."""
+    if data.is_file():
+        return [data] if any(data.match(pattern) for pattern in patterns) else []
+    found = {path for pattern in patterns for path in data.rglob(pattern)}
+    return sorted(path for path in found if path.is_file() and not path.name.startswith((".", "~$")))
+
+
+def nearest(name: str, header: Sequence[str]) -> str:
+    """The column names most like `name`, in brackets for an error message; '' where none is alike."""
+    folds = {h.casefold(): h for h in header if h}
+    close = difflib.get_close_matches(name.casefold(), list(folds), 3, 0.6)
+    return f" (nearest: {', '.join(repr(folds[h]) for h in close)})" if close else ""
+
+
+def read(path: Path, layout: Layout, faults: list[Fault]) -> Part | None:
+    """The table in `path`, or None with the reason (D00) added to `faults`."""
+    kind = layout.format or SUFFIXES.get(path.suffix.lower())
+    known: list[Fault] = []
+    part = None
+    try:
+        if path.stat().st_size == 0:
+            raise ValueError("the file is empty (0 bytes)")
+        if kind in ("csv", "tsv"):
+            part = _text(path, layout, known)
+        elif kind == "xlsx":
+            part = _grid(path, _sheet(path, layout), layout, known)
+        elif kind == "parquet":
+            part = _parquet(path)
+        else:
+            raise ValueError(f"'{path.suffix}' is none of the table formats {', '.join(SUFFIXES)}; save it as one of them")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        known.append(Fault("D00", path.name, str(reason), "Export or copy the file again, or correct how it is declared"))
+    faults += known
+    return None if known else part
+
+
+def text_of(cell: object, decimal: str = ".") -> str:
+    """A cell of a workbook or a Parquet file as text: whole floats without '.0', dates in ISO form, nothing as ''."""
+    if cell is None:
+        return ""
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    if isinstance(cell, float):
+        if math.isnan(cell):
+            return ""
+        whole = cell.is_integer() and abs(cell) < 1e15
+        return str(int(cell)) if whole else repr(cell).replace(".", decimal)
+    if isinstance(cell, datetime.datetime):
+        return cell.date().isoformat() if cell.time() == datetime.time() else cell.isoformat(sep=" ")
+    if isinstance(cell, datetime.date | datetime.time):
+        return cell.isoformat()
+    return str(cell).strip()
+
+
+def _text(path: Path, layout: Layout, faults: list[Fault]) -> Part | None:
+    raw = path.read_bytes()
+    text, skipped = _uncommented(_decoded(raw, layout.encoding), layout.comment)
+    delimiter = layout.delimiter or _delimiter(text, path, layout)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    try:
+        before = 0
+        for row in reader:
+            # a stray quote swallows the lines up to the next one: such a cell holds whole rows
+            if reader.line_num > before + 1 and any("\n" in c and c.count(delimiter) >= max(1, len(row) - 1) for c in row):
+                raise ValueError(f"line {skipped[before]}: a quotation mark is opened and swallows the lines that follow")
+            rows.append(row)
+            lines.append(skipped[before])
+            before = reader.line_num
+    except csv.Error as error:
+        raise ValueError(
+            f"line {skipped[min(before, len(skipped) - 1)]}: {error}; the file is truncated or a quotation mark is not closed"
+        ) from error
+    return _framed(path, rows, lines, layout.header, faults, strict=True)
+
+
+def _decoded(raw: bytes, encoding: str) -> str:
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        encoding = "utf-16"
+    elif raw[:3] == b"\xef\xbb\xbf":
+        encoding = "utf-8-sig"
+    elif b"\0" in raw:
+        raise ValueError("the file is binary (it holds zero bytes), not a text table")
+    try:
+        return raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f'line {line}: byte 0x{raw[error.start]:02x} is not {encoding}; declare the encoding, e.g. encoding = "latin-1"'
+        ) from error
+    except LookupError as error:
+        raise ValueError(f"the encoding '{encoding}' is unknown; use e.g. utf-8 or latin-1") from error
+
+
+def _uncommented(text: str, comment: str) -> tuple[str, list[int]]:
+    """The text without comment lines, and the number in the file of each line that is left (with one more for the end)."""
+    lines = text.splitlines(keepends=True) if comment else None
+    if lines is None:
+        return text, list(range(1, text.count("\n") + text.count("\r") + 3))
+    kept = [(i, line) for i, line in enumerate(lines, 1) if not line.startswith(comment)]
+    return "".join(line for _, line in kept), [i for i, _ in kept] + [len(lines) + 1]
+
+
+def _delimiter(text: str, path: Path, layout: Layout) -> str:
+    head = text.split("\n", layout.header[0])[layout.header[0] - 1 : layout.header[0]]
+    usual = "\t" if (layout.format or SUFFIXES.get(path.suffix.lower())) == "tsv" else ","
+    counts = {d: re.sub(r'"[^"]*"', "", head[0]).count(d) if head else 0 for d in dict.fromkeys((usual, "\t", ";", ",", "|"))}
+    return max(counts, key=lambda d: counts[d])
+
+
+def _sheet(path: Path, layout: Layout) -> Iterator[list[str]]:
+    from openpyxl import load_workbook
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # openpyxl warns of styles and extensions that a table does not use
+        try:
+            book = load_workbook(path, read_only=True, data_only=True)
+        except Exception as error:
+            raise ValueError(
+                f"the file is not a workbook that can be opened, or is broken or encrypted ({type(error).__name__}: {error})"
+            ) from error
+        try:
+            if layout.sheet is not None and layout.sheet not in book.sheetnames:
+                raise ValueError(f"the workbook has no sheet '{layout.sheet}'; it has {', '.join(book.sheetnames)}")
+            sheet = book[layout.sheet] if layout.sheet else book.worksheets[0]
+            if _unstored(path, str(getattr(sheet, "_worksheet_path", ""))):
+                raise ValueError(
+                    f"sheet '{sheet.title}' holds formulas without stored results; open the workbook, save it, and copy it again"
+                )
+            sheet.reset_dimensions()
+            for row in sheet.iter_rows(values_only=True):
+                yield [text_of(cell, layout.decimal) for cell in row]
+        except (zipfile.BadZipFile, KeyError, SyntaxError, EOFError) as error:
+            raise ValueError(f"the workbook is broken ({type(error).__name__}: {error})") from error
+        finally:
+            book.close()
+
+
+def _unstored(path: Path, member: str) -> bool:
+    """Whether a sheet has formulas that were never calculated: they would read as missing."""
+    with zipfile.ZipFile(path) as archive:
+        if member.lstrip("/") not in archive.namelist():
+            return False
+        return re.search(rb"</f>\s*(<v\s*/>|<v>\s*</v>|</c>)", archive.read(member.lstrip("/"))) is not None
+
+
+def _grid(path: Path, rows: Iterable[list[str]], layout: Layout, faults: list[Fault]) -> Part | None:
+    grid = list(rows)
+    return _framed(path, grid, list(range(1, len(grid) + 1)), layout.header, faults, strict=False)
+
+
+def _framed(
+    path: Path, rows: list[list[str]], lines: list[int], header: tuple[int, ...], faults: list[Fault], *, strict: bool
+) -> Part | None:
+    """Header and body. Empty rows are no rows. `strict`: a row with more or fewer fields than the header is a fault."""
+    first, last = min(header) - 1, max(header)
+    if len(rows) < last or not any(any(c.strip() for c in rows[n - 1]) for n in header):
+        raise ValueError(f"the file has {len(rows)} rows and no header in row {', '.join(map(str, header))}")
+    width = max(len(row) for row in rows[first:last])
+    names = [" / ".join(filter(None, (" ".join(rows[n - 1][i].split()) for n in header if i < len(rows[n - 1])))) for i in range(width)]
+    while names and not names[-1] and not strict:
+        names.pop()
+    body = [(row, line) for row, line in zip(rows[last:], lines[last:], strict=True) if any(c and not c.isspace() for c in row)]
+    if strict:
+        ragged = [(line, len(row)) for row, line in body if len(row) != len(names)]
+        if ragged:
+            seen = "; ".join(f"line {line} has {n}" for line, n in ragged[:5])
+            faults.append(
+                Fault(
+                    "D00",
+                    path.name,
+                    f"{len(ragged)} rows have fewer or more fields than the header's {len(names)} ({seen})",
+                    "The file is truncated, or a field holds an unquoted delimiter; export it again",
+                )
+            )
+            return None
+    width = len(names)
+    even = [row if len(row) == width else (row + [""] * (width - len(row)))[:width] for row, _ in body]
+    return Part(path, tuple(names), even, [line for _, line in body])
+
+
+def _parquet(path: Path) -> Part:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
+        raise ValueError(f"the file is not Parquet, or is broken ({error})") from error
+    columns = [[text_of(cell) for cell in column.to_pylist()] for column in table.columns]
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    return Part(path, tuple(" ".join(str(n).split()) for n in table.column_names), rows, list(range(1, len(rows) + 1)))

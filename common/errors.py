@@ -1,0 +1,120 @@
+"""The error tree: a code, the sentences that stay where they were written, and the exit status of the command.
+
+Only the code may cross the wall between a hospital and the coordinator (`exchange` sends nothing else). `CODES` is the
+documentation: `docs/errors.md` is checked against it by a test, and an error with an undeclared code cannot be made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+CODES: dict[str, str] = {
+    "C01": "an option or a configuration key is unknown, or its value is not allowed",
+    "C02": "a study, a source mapping or a learner could not be found or read",
+    "C03": "a study contradicts itself (unknown time, empty vocabulary, bounds the wrong way round)",
+    "D00": "a file is missing, empty, truncated or not what its name says",
+    "D01": "a value is neither valid nor a declared null token",
+    "D02": "a patient has several rows where one is declared, or rows that contradict each other",
+    "D03": "the label cannot be read: its column or its declared values are missing",
+    "D05": "a keyed join fails: the key column is missing or no id matches",
+    "D06": "a site lacks the modality that a learner needs",
+    "D07": "a unit, a range, a vocabulary or the schema differs from what the study declares",
+    "D08": "a declared column is missing from the table",
+    "D09": "a site holds no usable case",
+    "L01": "a feature becomes available after the task's prediction time",
+    "L02": "a feature is an outcome, or encodes the label",
+    "L03": "a single feature predicts the label almost perfectly on the training rows",
+    "L04": "a patient stands on both sides of a split, or at two sites",
+    "P01": "a sum covers fewer patients than the site's minimum",
+    "P02": "a contribution is not finite, or not of the declared names and shapes",
+    "P03": "a plan asks for something that the site does not do (unknown learner, phase, fold or hyperparameter)",
+    "P04": "a plan has expired, or names another run, site or state than the one it came with",
+    "R01": "a round ended without its quorum",
+    "R02": "a site did not answer before the deadline",
+    "R03": "too few sites registered before the deadline",
+    "R04": "the learners stopped making progress within the allowed number of exchanges",
+    "S01": "a run folder already exists, or belongs to another configuration",
+    "S02": "a ledger or a state file is broken",
+    "S03": "a run folder cannot be written (disk full, no permission)",
+    "W01": "an array of a kind that may not be sent",
+    "W02": "a message is truncated, altered or not in the declared form",
+    "X01": "a site failed in a way that has no code of its own; the reason is in the site's log",
+}
+
+
+class FedmetsError(Exception):
+    """An error with a documented code. `faults` are sentences for whoever may see the data; they never cross the wire."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, code: str, *faults: str) -> None:
+        if code not in CODES:
+            raise AssertionError(f"error code {code} is not declared in common.errors.CODES")
+        self.code = code
+        self.faults = faults or (CODES[code],)
+        super().__init__(code, *self.faults)
+
+    def __str__(self) -> str:
+        lines = [self.faults[0]] if len(self.faults) == 1 else [f"{len(self.faults)} faults", *(f"  - {f}" for f in self.faults)]
+        return f"[{self.code}] " + "\n".join(lines)
+
+
+class UsageError(FedmetsError):
+    """An option, a configuration key or a study definition is wrong. Exit status 2."""
+
+    exit_code = 2
+
+
+class DataError(FedmetsError):
+    """A site's files are not what the study declares. Exit status 3."""
+
+    exit_code = 3
+
+
+class LeakError(FedmetsError):
+    """A guard against leakage refused to go on. Exit status 4."""
+
+    exit_code = 4
+
+
+class FederationError(FedmetsError):
+    """A round could not be completed. Exit status 5."""
+
+    exit_code = 5
+
+
+class RefusedError(FederationError):
+    """A site's guard refused a plan or an update. Exit status 5."""
+
+
+class WireError(FederationError):
+    """Bytes that are not in the declared form. Exit status 5."""
+
+
+class RunError(FedmetsError):
+    """A run folder, a ledger or a state file is broken or in the way. Exit status 6."""
+
+    exit_code = 6
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with a table, in the words of whoever has to mend it."""
+
+    code: str
+    where: str
+    """File, and column where there is one."""
+    what: str
+    """The value, how many rows it stands in, and what was expected."""
+    way_out: str
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.where}: {self.what}. {self.way_out}"
+
+
+def raise_faults(faults: Sequence[Fault]) -> None:
+    """Raise one DataError that carries all faults (its code is the first one's), or return when there are none."""
+    if faults:
+        raise DataError(faults[0].code, *(str(fault) for fault in faults))

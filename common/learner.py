@@ -1,0 +1,234 @@
+"""Something federated: it starts, asks each site for a Contribution, applies the total, says when it is done.
+
+A learner is a frozen dataclass whose fields are its hyperparameters; all that changes lives in the arrays that go in and come
+out (FedJAX's `init` and `apply`). Each learner bounds what one *patient* can add to its sums and declares that bound.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol, cast, runtime_checkable
+
+import numpy as np
+
+from common import learners
+from common.cohort import Cohort, Fold, empty
+from common.errors import RefusedError, UsageError
+from common.schema import Floats, Schema
+from common.types import Arrays, Probs, State
+
+Hyper = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a coordinator asks of one site for one learner and one fold in one exchange."""
+
+    run: str
+    site: str
+    study: str
+    task: str
+    schema: str
+    """Hash of the task's schema; a site that has another one refuses."""
+    step: int
+    learner: str
+    phase: str
+    fold: Fold
+    reads: tuple[Fold, ...]
+    """The folds whose state the learner reads: its own, or several for an evaluation."""
+    state_hash: str
+    """Of the state that travels with the plan."""
+    participants: tuple[str, ...]
+    expires: float
+    """Unix time after which a site refuses the plan."""
+    hyper: Hyper
+    seed: int
+    """The split seed, and the source of every public random choice (column and row subsampling). Never of noise."""
+    parts: int
+    """The number of hash parts that patients are folded into."""
+    privacy: None = None
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of every field; a repeated plan has the same hash."""
+        folds = [[f.sites, f.parts] for f in (self.fold, *self.reads)]
+        plain = [getattr(self, f) for f in _PLAIN]
+        text = json.dumps([plain, folds, self.hyper], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+_PLAIN = tuple(f.name for f in dataclasses.fields(Plan) if f.name not in ("fold", "reads", "hyper"))
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """A summand: named sums over a site's patients, how many patients, and a tally (sums that are watched, not learnt from)."""
+
+    sums: Arrays
+    cases: int
+    tally: Arrays = field(default_factory=dict)
+
+    def __add__(self, other: Contribution) -> Contribution:
+        for mine, theirs in ((self.sums, other.sums), (self.tally, other.tally)):
+            if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in theirs.items()}:
+                raise RefusedError("P02", f"contributions differ in names or shapes: {sorted(mine)} and {sorted(theirs)}")
+        return Contribution(
+            {k: v + other.sums[k] for k, v in self.sums.items()},
+            self.cases + other.cases,
+            {k: v + other.tally[k] for k, v in self.tally.items()},
+        )
+
+
+def total(contributions: Sequence[Contribution]) -> Contribution:
+    """The sum, added in the given order (the callers' is site order): floating-point sums are then the same in every engine."""
+    out = contributions[0]
+    for c in contributions[1:]:
+        out = out + c
+    return out
+
+
+@dataclass(frozen=True)
+class Step:
+    """What `apply` returns: the new arrays, and whether the learner is done."""
+
+    arrays: Arrays
+    done: bool
+
+
+@runtime_checkable
+class Federated(Protocol):
+    """What the driver and the station need. `state` maps learner names to arrays and holds at least `needs` and itself."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def needs(self) -> tuple[str, ...]: ...
+    @property
+    def modality(self) -> frozenset[str]: ...
+    @property
+    def phases(self) -> frozenset[str]: ...
+    def start(self, schema: Schema, seed: int) -> Arrays: ...
+    def phase(self, arrays: Arrays) -> str:
+        """What the next exchange asks for."""
+        ...
+
+    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+        """At a site. `cohort` is the whole site; the learner takes `cohort.train(plan.fold, ...)` itself."""
+        ...
+
+    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
+        """At the coordinator. Pure: the same state and total give the same arrays."""
+        ...
+
+    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
+        """L2 norm by which one patient, added or removed, can change `sums`; None: cannot account."""
+        ...
+
+
+@runtime_checkable
+class Head(Federated, Protocol):
+    """A learner that predicts the label."""
+
+    def predict(self, state: State, cohort: Cohort) -> Probs:
+        """(cases, classes); rows sum to 1. Works for cases with every feature missing."""
+        ...
+
+    def alone(self, cohorts: Sequence[Cohort], fold: Fold, seed: int, parts: int) -> State:
+        """The same model without federation, from the rows of `cohorts` put together: one hospital's own, or pooled."""
+        ...
+
+    def explain(self, state: State, cohort: Cohort) -> Floats:
+        """(cases, features, classes - 1 or classes): additive contributions (SHAP) of each *feature* to the log-odds."""
+        ...
+
+
+def load(name: str, hyper: Hyper | None = None) -> Federated:
+    """The learner in `common/learners/<name>.py` with `hyper` in place of its defaults; every unknown field is named."""
+    if name not in names():
+        raise UsageError("C02", f"learner '{name}' is unknown; there are {', '.join(names())}")
+    learner = importlib.import_module(f"common.learners.{name}").LEARNER
+    return cast(Federated, configured(learner, hyper or {}))
+
+
+def configured(learner: Any, hyper: Hyper) -> Any:
+    """A copy of `learner` with other hyperparameters; lists become tuples, types must match the defaults'."""
+    fields = {f.name: getattr(learner, f.name) for f in dataclasses.fields(learner) if f.name in hyper_names(learner)}
+    faults = []
+    values: dict[str, object] = {}
+    for key, value in hyper.items():
+        value = tuple(value) if isinstance(value, list) else value
+        if key not in fields:
+            faults.append(f"learner '{learner.name}' has no hyperparameter '{key}'; it has {', '.join(sorted(fields)) or 'none'}")
+        elif type(value) is not type(fields[key]) and not (isinstance(fields[key], float) and type(value) is int):
+            faults.append(
+                f"learner '{learner.name}': {key}={value!r} is a {type(value).__name__}, expected {type(fields[key]).__name__} (default {fields[key]!r})"
+            )
+        else:
+            values[key] = float(value) if isinstance(fields[key], float) else value  # type: ignore[arg-type]
+    if faults:
+        raise UsageError("C01", *faults)
+    return dataclasses.replace(learner, **values)
+
+
+def hyper_names(learner: Any) -> tuple[str, ...]:
+    """The fields a plan may set: all but those that say what the learner is."""
+    return tuple(f.name for f in dataclasses.fields(learner) if f.name not in ("name", "needs", "modality", "phases"))
+
+
+def hyper_of(learner: Any) -> dict[str, object]:
+    """The hyperparameters of `learner`, as a plan carries them."""
+    return {k: list(v) if isinstance(v := getattr(learner, k), tuple) else v for k in hyper_names(learner)}
+
+
+def names() -> tuple[str, ...]:
+    """All learners: the files of `common/learners/`."""
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(learners.__path__)))
+
+
+def identity(learner: Federated, state: State, schema: Schema, plan: Plan) -> Contribution:
+    """Zero of the sum: declares the names, shapes and dtypes that an Update for this plan must have."""
+    return learner.contribute(state, empty(schema), plan)
+
+
+def check(contribution: Contribution, zero: Contribution, plan: Plan) -> None:
+    """Names, dtypes and shapes are the identity element's, and every number is finite (P02)."""
+    faults = []
+    for kind, mine, declared in (("sum", contribution.sums, zero.sums), ("tally", contribution.tally, zero.tally)):
+        if set(mine) != set(declared):
+            faults.append(f"{plan.learner}: the {kind}s are named {sorted(mine)}, declared are {sorted(declared)}")
+            continue
+        for name, array in mine.items():
+            if array.shape != declared[name].shape or array.dtype != declared[name].dtype:
+                faults.append(
+                    f"{plan.learner}: {kind} '{name}' is {array.dtype} {array.shape}, declared {declared[name].dtype} {declared[name].shape}"
+                )
+            elif not np.isfinite(array).all():
+                faults.append(f"{plan.learner}: {kind} '{name}' has {int((~np.isfinite(array)).sum())} non-finite values")
+    if faults:
+        raise RefusedError("P02", *faults)
+
+
+def fit(learner: Federated, state: State, cohorts: Sequence[Cohort], plan: Plan, *, limit: int = 10_000) -> State:
+    """Run `learner` to its end in this process over `cohorts`, with the same sums as a federation of them."""
+    state = {**state, learner.name: learner.start(cohorts[0].schema, plan.seed)}
+    for step in range(limit):
+        asked = dataclasses.replace(
+            plan, learner=learner.name, step=step, phase=learner.phase(state[learner.name]), hyper=hyper_of(learner)
+        )
+        result = learner.apply(state, total([learner.contribute(state, c, asked) for c in cohorts]), asked)
+        state = {**state, learner.name: result.arrays}
+        if result.done:
+            return state
+    raise UsageError("R04", f"learner '{learner.name}' was not done after {limit} steps")
+
+
+def local_plan(fold: Fold, seed: int, parts: int) -> Plan:
+    """A plan for `fit`: nothing is sent, so nothing expires."""
+    return Plan("local", "", "", "", "", 0, "", "", fold, (fold,), "", (), float("inf"), {}, seed, parts)

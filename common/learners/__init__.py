@@ -1,0 +1,1 @@
+"""One file a learner; each has a module-level `LEARNER`, a frozen dataclass that holds its default hyperparameters."""

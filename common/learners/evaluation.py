@@ -1,0 +1,127 @@
+"""Every patient scored once by a model that has not seen them: the sums from which the coordinator takes metrics and thresholds.
+
+Within sites, part p is scored by the model that left part p out. For leave-one-site-out, a site is scored by the model that left
+it out. The threshold for part p, and the choice between heads, come from the out-of-fold predictions on p's *training* rows: part
+q is scored by the model that left p and q out. Concordant pairs are counted within each site, so the headline AUC is a sum too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.cohort import UNKNOWN, Cohort, Fold
+from common.learner import Contribution, Head, Plan, Step, load
+from common.schema import Schema
+from common.tally import BINS, Tally, log_loss_terms, pair_counts
+from common.types import Arrays, Probs, State
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Arrays once done, for each head: `<head>/<within|left_out>/<tally array>` and `/pairs` (classes, 3): concordant, all, tied;
+    `<head>/thresholds/within` (parts, bins, 2) and `/left_out` (groups, bins, 2): out-of-fold score histograms on training rows;
+    `<head>/log_loss/...` (parts or groups, 2): the sum on those rows, and their number."""
+
+    name: str = "evaluation"
+    modality: frozenset[str] = frozenset({"table"})
+    phases: frozenset[str] = frozenset({"score"})
+    heads: tuple[str, ...] = ()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("preprocessing", *self.heads)
+
+    def start(self, schema: Schema, seed: int) -> Arrays:
+        return {}
+
+    def phase(self, arrays: Arrays) -> str:
+        return "score"
+
+    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+        labels = cohort.labels
+        parts = cohort.parts(plan.seed, plan.parts)
+        sums: Arrays = {}
+        for name in self.heads:
+            head = cast(Head, load(name))
+            within, seen = within_site(head, state, cohort, plan.reads, parts)
+            sums |= _tally(f"{name}/within", within, np.where(seen, labels, UNKNOWN))
+            left_out, seen = leave_one_site_out(head, state, cohort, plan.reads)
+            sums |= _tally(f"{name}/left_out", left_out, np.where(seen, labels, UNKNOWN))
+            for kind, outer in (("within", [Fold(parts=(p,)) for p in range(plan.parts)]), ("left_out", groups(plan.reads))):
+                histogram, loss = np.zeros((len(outer), BINS, 2)), np.zeros((len(outer), 2))
+                for i, fold in enumerate(outer):
+                    probs, seen = out_of_fold(head, state, cohort, fold, plan.reads, parts)
+                    mine = Tally.of(probs, np.where(seen, labels, UNKNOWN))
+                    histogram[i] = mine.histogram[1]
+                    loss[i] = float(mine.log_loss), float(mine.n)
+                sums |= {f"{name}/thresholds/{kind}": histogram, f"{name}/log_loss/{kind}": loss}
+        return Contribution(sums, int((labels != UNKNOWN).sum()))
+
+    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
+        return Step(dict(total.sums), True)
+
+    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
+        return None  # a patient enters as many pairs as a site has cases of the other class
+
+
+def groups(folds: Sequence[Fold]) -> list[Fold]:
+    """The folds that leave whole sites out and nothing else."""
+    return [f for f in folds if f.sites and not f.parts]
+
+
+Scored = tuple[Probs, NDArray[np.bool_]]
+"""(cases, classes) probabilities, and which cases have one; the others' rows are uniform."""
+
+
+def within_site(head: Head, state: State, cohort: Cohort, folds: Sequence[Fold], parts: NDArray[np.int64]) -> Scored:
+    """Part p by the model that left part p out."""
+    mine = [(parts == f.parts[0], f) for f in folds if not f.sites and len(f.parts) == 1]
+    return _predict(head, state, cohort, mine)
+
+
+def leave_one_site_out(head: Head, state: State, cohort: Cohort, folds: Sequence[Fold]) -> Scored:
+    """The whole site by the model that left it out."""
+    everyone = np.ones(len(cohort), np.bool_)
+    return _predict(head, state, cohort, [(everyone, f) for f in groups(folds) if cohort.site in f.sites])
+
+
+def out_of_fold(head: Head, state: State, cohort: Cohort, outer: Fold, folds: Sequence[Fold], parts: NDArray[np.int64]) -> Scored:
+    """The training rows of `outer`, each by a model that left out its part as well as what `outer` leaves out."""
+    if cohort.site in outer.sites:
+        return _predict(head, state, cohort, [])
+    inner = [(f, set(f.parts) - set(outer.parts)) for f in folds if f.sites == outer.sites and len(f.parts) == len(outer.parts) + 1]
+    chosen = [(parts == extra.pop(), f) for f, extra in inner if len(extra) == 1]
+    return _predict(head, state, cohort, chosen)
+
+
+def _predict(head: Head, state: State, cohort: Cohort, chosen: Sequence[tuple[NDArray[np.bool_], Fold]]) -> Scored:
+    classes = len(cohort.schema.label.classes)
+    probs, seen = np.full((len(cohort), classes), 1 / classes), np.zeros(len(cohort), np.bool_)
+    for mask, fold in chosen:
+        if mask.any():
+            own = {n.partition("\t")[2]: a for n, a in state.items() if n.partition("\t")[0] == fold.key}
+            probs[mask] = head.predict(own, cohort.where(mask))
+            seen |= mask
+    return probs, seen
+
+
+def _tally(prefix: str, probs: Probs, labels: NDArray[np.int64]) -> Arrays:
+    tally = Tally.of(probs, labels)
+    arrays = {f"{prefix}/{k}": np.asarray(v, np.float64) for k, v in tally.arrays().items()}
+    return {**arrays, f"{prefix}/pairs": pair_counts(tally.histogram)}
+
+
+def mean_log_loss(probs: Probs, labels: NDArray[np.int64], seen: NDArray[np.bool_]) -> float:
+    """Of the labelled cases that were scored; infinite when there are none."""
+    keep = seen & (labels != UNKNOWN)
+    if not keep.any():
+        return float("inf")
+    return float(log_loss_terms(probs[keep], np.eye(probs.shape[1])[labels[keep]]).mean())
+
+
+LEARNER = Evaluation()

@@ -1,0 +1,54 @@
+"""Which features move the final model: sums of absolute SHAP values over the training cases of all sites.
+
+Lundberg & Lee 2017 (arXiv 1705.07874); per-patient values never leave a site, only their sum and the number of patients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from common.cohort import Cohort
+from common.learner import Contribution, Head, Plan, Step, load
+from common.schema import Schema
+from common.types import Arrays, State
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Arrays once done: `<head>` (features,): mean absolute contribution to the log-odds (summed over classes); `cases`."""
+
+    name: str = "importance"
+    modality: frozenset[str] = frozenset({"table"})
+    phases: frozenset[str] = frozenset({"explain"})
+    heads: tuple[str, ...] = ()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("preprocessing", *self.heads)
+
+    def start(self, schema: Schema, seed: int) -> Arrays:
+        return {}
+
+    def phase(self, arrays: Arrays) -> str:
+        return "explain"
+
+    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+        rows = cohort.train(plan.fold, plan.seed, plan.parts)
+        sums: Arrays = {}
+        for name in self.heads:
+            sums[name] = np.zeros(len(rows.schema.features))
+            if len(rows):
+                sums[name] = np.abs(cast(Head, load(name)).explain(state, rows)).sum(axis=(0, 2)).astype(np.float64)
+        return Contribution(sums, len(rows))
+
+    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
+        return Step({**{k: v / max(total.cases, 1) for k, v in total.sums.items()}, "cases": np.array(total.cases)}, True)
+
+    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
+        return None  # contributions to the log-odds are not bounded
+
+
+LEARNER = Importance()

@@ -1,0 +1,149 @@
+"""A perceptron on the clinical table, trained by federated averaging (McMahan et al. 2017, arXiv 1602.05629, algorithm 1).
+
+A site sends its parameters times its number of training cases; the coordinator divides the sum by all cases. Flower's strategies
+(FedProx, FedAdam, FedYogi, trimmed mean, Krum ...) take the place of that mean when a run names one. Approximate: compare with pooled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.cohort import Cohort, Fold, pooled
+from common.learner import Contribution, Plan, Step, fit, local_plan
+from common.learners.preprocessing import Preprocessing, standardise
+from common.schema import Floats, Schema
+from common.types import Arrays, Probs, State
+
+
+@dataclass(frozen=True)
+class Perceptron:
+    """Arrays: `round`, and `w/<layer>.weight`, `w/<layer>.bias` (float32, torch's shapes); `memory/...` belongs to the strategy."""
+
+    name: str = "mlp"
+    needs: tuple[str, ...] = ("preprocessing",)
+    modality: frozenset[str] = frozenset({"table"})
+    phases: frozenset[str] = frozenset({"train"})
+    hidden: tuple[int, ...] = (16,)
+    """Units of each hidden layer (ReLU); none: multinomial logistic regression."""
+    rounds: int = 30
+    epochs: int = 2
+    batch: int = 32
+    learning_rate: float = 0.05
+    weight_decay: float = 0.01
+    proximal: float = 0.0
+    """FedProx's mu."""
+
+    def start(self, schema: Schema, seed: int) -> Arrays:
+        widths = (len(schema.columns), *self.hidden, len(schema.label.classes))
+        rng = np.random.default_rng(seed)
+        arrays: Arrays = {"round": np.array(0)}
+        for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            bound = 1 / np.sqrt(max(a, 1))  # torch.nn.Linear's default, drawn here so that a coordinator needs no torch
+            arrays[f"w/{2 * i}.weight"] = rng.uniform(-bound, bound, (b, a)).astype(np.float32)
+            arrays[f"w/{2 * i}.bias"] = rng.uniform(-bound, bound, b).astype(np.float32)
+        return arrays
+
+    def phase(self, arrays: Arrays) -> str:
+        return "train"
+
+    def parameters(self, arrays: Arrays) -> Arrays:
+        """The global parameters: what is averaged."""
+        return {k: v for k, v in arrays.items() if k.startswith("w/")}
+
+    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+        rows = cohort.train(plan.fold, plan.seed, plan.parts)
+        arrays = state[self.name]
+        weights, loss = self.parameters(arrays), 0.0
+        if len(rows):
+            x = standardise(state["preprocessing"], rows)
+            seed = int.from_bytes(hashlib.sha256(f"{plan.seed}:{int(arrays['round'])}:{cohort.site}".encode()).digest()[:8], "big")
+            weights, loss = self._train(weights, x, rows.labels, seed)
+        sums: Arrays = {k: v.astype(np.float64) * len(rows) for k, v in weights.items()}
+        return Contribution(sums, len(rows), {"loss": np.array(loss * len(rows))})
+
+    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
+        arrays = state[self.name]
+        done = int(arrays["round"]) + 1
+        mean = {k: (v / max(total.cases, 1)).astype(np.float32) for k, v in total.sums.items()}
+        return Step({**arrays, **mean, "round": np.array(done)}, done >= self.rounds)
+
+    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
+        return None  # local epochs are not a bounded sum over patients; DP-SGD accounts for its own steps
+
+    def predict(self, state: State, cohort: Cohort) -> Probs:
+        return _softmax(_layers(self.parameters(state[self.name]), standardise(state["preprocessing"], cohort))[-1])
+
+    def alone(self, cohorts: Sequence[Cohort], fold: Fold, seed: int, parts: int) -> State:
+        plan = local_plan(fold, seed, parts)
+        together = [pooled(cohorts, cohorts[0].site if len(cohorts) == 1 else "pooled")]
+        if any(c.site in fold.sites for c in cohorts):
+            together = [pooled([c for c in cohorts if c.site not in fold.sites])]
+        return fit(self, fit(Preprocessing(), {}, together, plan), together, plan)
+
+    def explain(self, state: State, cohort: Cohort) -> Floats:
+        """Integrated gradients from the average patient (Sundararajan et al. 2017, eq. 1; 32 midpoints): they add up to the change
+        of the log-odds against class 0, as SHAP values do; for no hidden layer they are the linear SHAP values."""
+        z = standardise(state["preprocessing"], cohort)
+        weights = self.parameters(state[self.name])
+        names = [f.name for f in cohort.schema.features]
+        classes = len(cohort.schema.label.classes)
+        gradient = np.zeros((len(z), z.shape[1], classes))
+        steps = 32
+        for s in range(steps):
+            gradient += _gradient(weights, z * ((s + 0.5) / steps)) / steps
+        values = z[:, :, None] * (gradient[:, :, 1:] - gradient[:, :, :1])
+        out = np.zeros((len(cohort), len(names), classes - 1))
+        for j, column in enumerate(cohort.schema.columns):
+            out[:, names.index(column.feature.name), :] += values[:, j, :]
+        return out
+
+    def _train(self, weights: Arrays, x: Floats, y: np.ndarray[tuple[int], np.dtype[np.int64]], seed: int) -> tuple[Arrays, float]:
+        from torch import nn
+
+        from common.training import train
+
+        layers: list[nn.Module] = []
+        for name, weight in weights.items():
+            if name.endswith(".weight"):
+                layers += [nn.ReLU()] if layers else []
+                layers.append(nn.Linear(weight.shape[1], weight.shape[0]))
+        start = {k.removeprefix("w/"): v for k, v in weights.items()}
+        trained, loss = train(
+            nn.Sequential(*layers), start, x, y, epochs=self.epochs, batch=self.batch, learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay, proximal=self.proximal, seed=seed,
+        )  # fmt: skip
+        return {f"w/{k}": v for k, v in trained.items()}, loss
+
+
+def _layers(weights: Arrays, z: Floats) -> list[Floats]:
+    """Pre-activations of each layer; the last are the logits (cases, classes)."""
+    out: list[Floats] = []
+    x = z
+    for i in range(len(weights) // 2):
+        out.append(x @ weights[f"w/{2 * i}.weight"].T.astype(np.float64) + weights[f"w/{2 * i}.bias"])
+        x = np.maximum(out[-1], 0)
+    return out
+
+
+def _gradient(weights: Arrays, z: Floats) -> Floats:
+    """(cases, columns, classes): derivative of each logit by each input."""
+    depth = len(weights) // 2
+    pre = _layers(weights, z)
+    back = np.broadcast_to(
+        weights[f"w/{2 * (depth - 1)}.weight"].T.astype(np.float64), (len(z), *weights[f"w/{2 * (depth - 1)}.weight"].T.shape)
+    )
+    for i in reversed(range(depth - 1)):
+        back = weights[f"w/{2 * i}.weight"].T.astype(np.float64) @ (back * (pre[i] > 0)[:, :, None])
+    return np.asarray(back)
+
+
+def _softmax(logits: Floats) -> Probs:
+    e = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+
+LEARNER = Perceptron()

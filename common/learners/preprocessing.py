@@ -1,0 +1,171 @@
+"""Imputation, scaling and bin edges from federated sums, fitted on training rows only and stored in the model.
+
+Two passes. `coarse`: counts, sums and sums of squares on the model scale, and a histogram on a fixed grid between the schema's
+bounds, split by class (guard L03 reads it). `fine`: the coarse cells divided in proportion to their mass, counted again, so
+that quantiles are exact to a fine cell: the error is at most the coarse cell's width divided by its subdivisions.
+
+Grids are linear on the model scale (`log(1 + x - low)` for a log-scale number). A patient adds 1 to at most one cell a column
+and pass, and bounded amounts to three moments, hence the sensitivity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.cohort import Cohort
+from common.learner import Contribution, Plan, Step
+from common.schema import Column, Floats, Schema
+from common.types import Arrays, State
+
+COARSE = 256
+FINE = 2048
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Arrays once done: `count`, `mean`, `scale` (columns,) on the model scale; `offsets` (columns + 1,) into `edges`: the
+    float32 bin edges of each column in natural units; `coarse` (columns, COARSE + 1, classes), its last cell 'missing';
+    `bounds` (columns, 3): low, high in natural units and whether the column is on a log scale."""
+
+    name: str = "preprocessing"
+    needs: tuple[str, ...] = ()
+    modality: frozenset[str] = frozenset({"table"})
+    phases: frozenset[str] = frozenset({"coarse", "fine"})
+    bins: int = 64
+    """The most bins a column is cut into for histogram trees."""
+    clip: float = 10.0
+    """Standardised values are clipped to +- this many standard deviations: it bounds a patient's summand in linear models."""
+
+    def start(self, schema: Schema, seed: int) -> Arrays:
+        return {"pass": np.array(0), "bounds": np.array([[c.low, c.high, c.scale == "log"] for c in schema.columns]).reshape(-1, 3)}
+
+    def phase(self, arrays: Arrays) -> str:
+        return "coarse" if int(arrays["pass"]) == 0 else "fine"
+
+    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+        rows = cohort.train(plan.fold, plan.seed, plan.parts)
+        columns = rows.schema.columns
+        if plan.phase == "coarse":
+            classes = len(rows.schema.label.classes)
+            histogram = np.zeros((len(columns), COARSE + 1, classes))
+            moments = np.zeros((len(columns), 3))
+            for j, column in enumerate(columns):
+                u = _unit(column, rows.design[:, j])
+                known = u[~np.isnan(u)]
+                moments[j] = len(known), known.sum(), (known**2).sum()
+                histogram[j] = np.bincount(_cell(u) * classes + rows.labels, minlength=(COARSE + 1) * classes).reshape(-1, classes)
+            return Contribution({"histogram": histogram, "moments": moments}, len(rows))
+        arrays = state[self.name]
+        cells, start = arrays["cells"], arrays["start"]
+        counts = np.zeros(int(start[-1]))
+        for j, column in enumerate(columns):
+            u = _unit(column, rows.design[:, j])
+            counts[start[j] : start[j + 1]] = np.bincount(_fine_cell(u[~np.isnan(u)], cells[j]), minlength=int(cells[j].sum()))
+        return Contribution({"counts": counts}, len(rows))
+
+    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
+        arrays = state[self.name]
+        if plan.phase == "coarse":
+            histogram, moments = total.sums["histogram"], total.sums["moments"]
+            mass = histogram[:, :COARSE].sum(axis=2)
+            share = mass / np.maximum(mass.sum(axis=1, keepdims=True), 1)
+            cells = np.maximum(np.ceil(share * FINE), 1).astype(np.int64)
+            start = np.concatenate([[0], np.cumsum(cells.sum(axis=1))])
+            return Step({**arrays, "pass": np.array(1), "coarse": histogram, "moments": moments, "cells": cells, "start": start}, False)
+        bounds = arrays["bounds"]
+        count, first, second = arrays["moments"].T
+        mean = first / np.maximum(count, 1)
+        variance = np.maximum(second / np.maximum(count, 1) - mean**2, 0)
+        low, span = _spans(bounds)
+        scale = span * np.sqrt(variance)
+        edges = [
+            _edges(total.sums["counts"][a:b], c, bound, self.bins)
+            for a, b, c, bound in zip(arrays["start"][:-1], arrays["start"][1:], arrays["cells"], bounds, strict=True)
+        ]
+        return Step(
+            {
+                "pass": np.array(2),
+                "bounds": bounds,
+                "coarse": arrays["coarse"],
+                "count": count,
+                "mean": low + span * mean,
+                # a column that never varies (or is missing throughout) is left at 0 by any scale
+                "scale": np.where(scale > 1e-9 * span, scale, 1.0),
+                "clip": np.array(self.clip),
+                "offsets": np.concatenate([[0], np.cumsum([len(e) for e in edges])]).astype(np.int64),
+                "edges": np.concatenate([np.empty(0, np.float32), *edges]),
+            },
+            True,
+        )
+
+    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
+        # a column and pass: one cell (1); in the coarse pass also count, sum and sum of squares on [0, 1]
+        return float(np.sqrt(len(schema.columns) * (4 if plan.phase == "coarse" else 1)))
+
+
+def standardise(arrays: Arrays, cohort: Cohort) -> Floats:
+    """(cases, columns) on the model scale with mean 0 and standard deviation 1 over the training rows; missing becomes 0 (the mean)."""
+    z = np.empty(cohort.design.shape)
+    for j, column in enumerate(cohort.schema.columns):
+        z[:, j] = (column.to_model(cohort.design[:, j]) - arrays["mean"][j]) / arrays["scale"][j]
+    clip = float(arrays["clip"])
+    return np.nan_to_num(np.clip(z, -clip, clip), nan=0.0)
+
+
+def bin_indices(arrays: Arrays, cohort: Cohort) -> NDArray[np.int32]:
+    """(cases, columns): the bin of each value, 0 .. number of edges; -1 where missing. A value equal to an edge is right of it."""
+    x = cohort.design.astype(np.float32)
+    out = np.empty(x.shape, np.int32)
+    for j, (a, b) in enumerate(zip(arrays["offsets"][:-1], arrays["offsets"][1:], strict=True)):
+        out[:, j] = np.where(np.isnan(x[:, j]), -1, np.searchsorted(arrays["edges"][a:b], x[:, j], side="right"))
+    return out
+
+
+def _spans(bounds: Floats) -> tuple[Floats, Floats]:
+    """Low end and width of each column on the model scale."""
+    low, high, log = bounds.T
+    return np.where(log > 0, 0.0, low), np.where(log > 0, np.log1p(high - low), high - low)
+
+
+def _unit(column: Column, x: Floats) -> Floats:
+    """The model scale mapped to [0, 1] by the schema's bounds."""
+    low, high = column.span
+    return (column.to_model(x) - low) / (high - low)
+
+
+def _cell(u: Floats) -> NDArray[np.int64]:
+    """The coarse cell of each value; the last one for a missing value."""
+    return np.where(np.isnan(u), COARSE, np.clip(np.floor(np.nan_to_num(u) * COARSE).astype(np.int64), 0, COARSE - 1))
+
+
+def _fine_cell(u: Floats, cells: NDArray[np.int64]) -> NDArray[np.int64]:
+    coarse = np.clip(np.floor(u * COARSE).astype(np.int64), 0, COARSE - 1)
+    inside = np.clip(np.floor((u * COARSE - coarse) * cells[coarse]).astype(np.int64), 0, cells[coarse] - 1)
+    return np.concatenate([[0], np.cumsum(cells)[:-1]])[coarse] + inside
+
+
+def _edges(counts: Floats, cells: NDArray[np.int64], bound: Floats, bins: int) -> NDArray[np.float32]:
+    """At most `bins - 1` cuts between cells that hold somebody, near the quantiles; each in the middle of its gap; natural units."""
+    coarse = np.repeat(np.arange(COARSE), cells)
+    within = np.arange(len(coarse)) - np.repeat(np.cumsum(cells) - cells, cells)
+    left = (coarse + within / cells[coarse]) / COARSE
+    right = (coarse + (within + 1) / cells[coarse]) / COARSE
+    held = np.flatnonzero(counts > 0)
+    if len(held) < 2:
+        return np.empty(0, np.float32)
+    if len(held) > bins:
+        middle = np.cumsum(counts[held]) - counts[held] / 2
+        group = np.floor(middle / counts[held].sum() * bins)
+        cut = np.flatnonzero(np.diff(group) > 0)
+    else:
+        cut = np.arange(len(held) - 1)
+    u = (right[held[cut]] + left[held[cut + 1]]) / 2
+    low, span = _spans(bound[None])
+    t = low + span * u
+    return np.unique((np.expm1(t) + bound[0] if bound[2] > 0 else t).astype(np.float32))
+
+
+LEARNER = Preprocessing()

@@ -1,0 +1,49 @@
+"""Overall survival as a description: deaths and censored cases per interval and class, from which Kaplan-Meier curves follow (E07)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.cohort import UNKNOWN, Cohort
+from common.learner import Contribution, Plan, Step
+from common.schema import Schema
+from common.survival import survival_counts
+from common.types import Arrays, State
+
+
+@dataclass(frozen=True)
+class SurvivalCounts:
+    """Arrays once done: `counts` (classes, intervals, 2): events and censored cases; cases without follow-up are not counted."""
+
+    name: str = "survival"
+    needs: tuple[str, ...] = ()
+    modality: frozenset[str] = frozenset({"table"})
+    phases: frozenset[str] = frozenset({"count"})
+
+    def start(self, schema: Schema, seed: int) -> Arrays:
+        return {}
+
+    def phase(self, arrays: Arrays) -> str:
+        return "count"
+
+    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+        schema = cohort.schema
+        intervals = schema.survival.intervals if schema.survival else 1
+        counts = np.zeros((len(schema.label.classes), intervals, 2))
+        if schema.survival and cohort.survival is not None:
+            known = ~np.isnan(cohort.survival).any(axis=1) & (cohort.labels != UNKNOWN)
+            for k in range(len(counts)):
+                time, event = cohort.survival[known & (cohort.labels == k)].T
+                counts[k] = survival_counts(time, event, schema.survival.horizon, intervals)
+        return Contribution({"counts": counts}, int((cohort.labels != UNKNOWN).sum()))
+
+    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
+        return Step(dict(total.sums), True)
+
+    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
+        return 1.0  # a patient stands in one cell
+
+
+LEARNER = SurvivalCounts()

@@ -1,0 +1,184 @@
+"""What a hospital must hold to take part in a study: numbers with units and bounds, choices with vocabularies, a label.
+
+Everything that fixes the shape of a model (columns, their order, their bounds) comes from the Schema, which is public, and never
+from data: two sites with equal schema hashes build the same matrix whatever their patients look like.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import UsageError
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Number:
+    """A measured quantity. `low` and `high` are physical bounds in `unit`: a value outside is a fault, not an outlier."""
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    available_at: str
+    scale: Literal["linear", "log"] = "linear"
+    """`log`: models and histogram grids work on log(1 + x - low), so that a skewed marker keeps its low range."""
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a closed vocabulary. Unordered choices become one 0/1 column a value but the first (the reference)."""
+
+    name: str
+    values: tuple[str, ...]
+    available_at: str
+    ordered: bool = False
+    """True: one column holding the rank 0 .. len(values) - 1."""
+    title: str = ""
+
+
+Feature = Number | Choice
+
+
+@dataclass(frozen=True)
+class Label:
+    """What is predicted. `classes[0]` is the reference; for two classes, `classes[1]` is the event."""
+
+    name: str
+    classes: tuple[str, ...]
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Survival:
+    """A follow-up time and an event, described by Kaplan-Meier curves; an outcome, never an input."""
+
+    name: str
+    unit: str
+    horizon: float
+    """The last time shown, in `unit`."""
+    intervals: int = 60
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the design matrix."""
+
+    name: str
+    feature: Feature
+    level: int | None
+    """The vocabulary index that a 0/1 column marks; None for a number or an ordered choice."""
+    low: float
+    high: float
+    scale: Literal["linear", "log"]
+
+    @property
+    def unit(self) -> str:
+        if self.level is not None:
+            return "0/1"
+        return self.feature.unit if isinstance(self.feature, Number) else "rank"
+
+    def to_model(self, x: Floats) -> Floats:
+        """Natural values to the scale on which linear models and histogram grids work; clipped to the bounds, NaN kept."""
+        clipped = np.clip(x, self.low, self.high)
+        return np.log1p(clipped - self.low) if self.scale == "log" else clipped
+
+    def to_natural(self, t: Floats) -> Floats:
+        """The inverse of `to_model` within the bounds."""
+        return np.expm1(t) + self.low if self.scale == "log" else t
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The bounds on the model scale."""
+        ends = self.to_model(np.array([self.low, self.high]))
+        return float(ends[0]), float(ends[1])
+
+
+@dataclass(frozen=True)
+class Schema:
+    """`times` are the study's moments in order (earliest first); each feature names the one at which it becomes available."""
+
+    name: str
+    features: tuple[Feature, ...]
+    label: Label
+    times: tuple[str, ...]
+    survival: Survival | None = None
+
+    def __post_init__(self) -> None:
+        faults = list(_faults(self))
+        if faults:
+            raise UsageError("C03", *faults)
+
+    def at(self, time: str) -> Schema:
+        """The schema of a task whose prediction time is `time`: features that are available by then, no others."""
+        if time not in self.times:
+            raise UsageError("C03", f"schema '{self.name}' has no time '{time}'; its times are {', '.join(self.times)}")
+        allowed = self.times[: self.times.index(time) + 1]
+        return dataclasses.replace(self, features=tuple(f for f in self.features if f.available_at in allowed))
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        out: list[Column] = []
+        for f in self.features:
+            if isinstance(f, Number):
+                out.append(Column(f.name, f, None, f.low, f.high, f.scale))
+            elif f.ordered:
+                out.append(Column(f.name, f, None, 0.0, len(f.values) - 1.0, "linear"))
+            else:
+                out += [Column(f"{f.name}={v}", f, i, 0.0, 1.0, "linear") for i, v in enumerate(f.values) if i > 0]
+        return tuple(out)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the definition; equal at all sites before the first round (guard D07)."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def design(self, values: Floats) -> Floats:
+        """Values as a Cohort holds them, (n, features) -> the design matrix (n, columns) in natural units, NaN where missing."""
+        out = np.empty((len(values), len(self.columns)), np.float64)
+        index = {f.name: i for i, f in enumerate(self.features)}
+        for j, column in enumerate(self.columns):
+            x = values[:, index[column.feature.name]]
+            out[:, j] = x if column.level is None else np.where(np.isnan(x), np.nan, (x == column.level).astype(np.float64))
+        return out
+
+
+def _faults(schema: Schema) -> Sequence[str]:
+    where = f"schema '{schema.name}'"
+    out = []
+    names = [f.name for f in schema.features]
+    out += [
+        f"{where}: feature '{n}' is declared {names.count(n)} times; give each its own name"
+        for n in sorted(set(names))
+        if names.count(n) > 1
+    ]
+    if schema.label.name in names:
+        out.append(f"{where}: the label '{schema.label.name}' is also a feature; remove it from the features")
+    if not schema.times or len(set(schema.times)) < len(schema.times):
+        out.append(f"{where}: times {list(schema.times)} must be at least one, each once, earliest first")
+    if len(schema.label.classes) < 2 or len(set(schema.label.classes)) < len(schema.label.classes):
+        out.append(f"{where}: label '{schema.label.name}' needs at least two different classes, has {list(schema.label.classes)}")
+    for f in schema.features:
+        if any(ord(c) < 32 for c in f.name) or not f.name:
+            out.append(f"{where}: feature name {f.name!r} is empty or has control characters")
+        if f.available_at not in schema.times:
+            out.append(f"{where}: feature '{f.name}' is available_at '{f.available_at}', which is none of the times {list(schema.times)}")
+        if isinstance(f, Number) and not (np.isfinite(f.low) and np.isfinite(f.high) and f.low < f.high):
+            out.append(f"{where}: number '{f.name}' needs finite bounds with low < high, has low={f.low}, high={f.high}")
+        if isinstance(f, Number) and f.scale not in ("linear", "log"):
+            out.append(f"{where}: number '{f.name}' has scale '{f.scale}'; allowed: linear, log")
+        if isinstance(f, Choice) and (len(f.values) < 2 or len(set(f.values)) < len(f.values)):
+            out.append(f"{where}: choice '{f.name}' needs at least two different values, has {list(f.values)}")
+    return out

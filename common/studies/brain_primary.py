@@ -1,0 +1,29 @@
+"""The primary tumour behind a brain metastasis.
+
+Source of the cases: OpenBTAI (doi 10.1038/s41597-023-02123-0), 75 patients, whose sites are the makers of the scanners.
+"""
+
+from common.schema import Choice, Label, Number, Schema
+from common.study import Study, Task
+
+MRI = "first_mri"
+
+SCHEMA = Schema(
+    name="brain_primary",
+    times=(MRI,),
+    features=(
+        Number("age", "years", 0, 120, MRI, title="Age at the first MRI"),
+        Choice("sex", ("female", "male"), MRI, title="Sex"),
+    ),
+    label=Label("primary", ("nsclc", "breast", "melanoma", "sclc", "other"), "Type of the primary tumour"),
+)
+
+STUDY = Study(
+    name="brain_primary",
+    question="Which primary tumour does a brain metastasis come from?",
+    schema=SCHEMA,
+    tasks={MRI: Task(MRI, "Sex alone carries much of the answer (breast): read every result beside the clinical-only one.")},
+    # the subtype and the drugs name the primary; the prognostic score (GPA) is computed from it
+    denied=(r"subtype", r"drug|systemic", r"(^|[._ ])gpa([._ ]|$)", r"egfr|alk|ros1|kras|her2|braf|pdl1", r"primary"),
+    virtual="The sites are the makers of the scanners of one collection (75 patients), not hospitals.",
+)

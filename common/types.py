@@ -1,0 +1,90 @@
+"""Shape aliases, and the one way to turn arrays into bytes and into a hash.
+
+`Arrays` is a flat mapping of names to numpy arrays; `State` maps a learner's name to its arrays. The global model is a State.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import WireError
+
+Array = NDArray[Any]
+Arrays = dict[str, Array]
+State = dict[str, Arrays]
+Probs = NDArray[np.float64]
+"""(cases, classes), rows sum to 1."""
+
+_KINDS = frozenset("biuf")
+
+
+def pack(arrays: Mapping[str, Array]) -> bytes:
+    """Canonical bytes of named arrays: a JSON header (names sorted, dtype, shape), then the C-ordered little-endian data.
+
+    Equal arrays give equal bytes, whatever the order of insertion. Only bool, integer and float arrays pass.
+    """
+    header = []
+    chunks = []
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        if array.dtype.kind not in _KINDS:
+            raise WireError("W01", f"array '{name}' has dtype {array.dtype}; only bool, integer and float arrays may be packed")
+        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        header.append([name, little.dtype.str, list(np.shape(arrays[name]))])
+        chunks.append(little.tobytes())
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return b"".join([struct.pack("<Q", len(text)), text, *chunks])
+
+
+def unpack(blob: bytes | memoryview, *, limit: int = 2**31) -> Arrays:
+    """The arrays in `blob`, as read-only views of it. `limit` bounds what a hostile header may claim, in bytes."""
+    view = memoryview(blob)
+    try:
+        if len(view) < 8 or len(view) > limit:
+            raise ValueError(f"{len(view)} bytes")
+        (size,) = struct.unpack_from("<Q", view)
+        header = json.loads(bytes(view[8 : 8 + size]))
+        at = 8 + size
+        out: Arrays = {}
+        for name, kind, shape in header:
+            dtype = np.dtype(kind)
+            if dtype.kind not in _KINDS or not isinstance(name, str) or any(int(n) < 0 for n in shape):
+                raise ValueError(f"array '{name}' of {kind} {shape}")
+            count = 1
+            for n in shape:
+                count *= int(n)
+            if at + count * dtype.itemsize > len(view) or name in out:
+                raise ValueError(f"array '{name}' of shape {shape} does not fit")
+            out[name] = np.frombuffer(view, dtype, count, at).reshape([int(n) for n in shape])
+            at += count * dtype.itemsize
+        if at != len(view):
+            raise ValueError(f"{len(view) - at} bytes left over")
+    except (ValueError, TypeError, KeyError, struct.error, OverflowError, RecursionError) as error:
+        raise WireError("W02", f"not a packed set of arrays ({error}); the message was truncated or altered") from error
+    return out
+
+
+def flatten(state: Mapping[str, Mapping[str, Array]]) -> Arrays:
+    """{'a': {'x': ...}} -> {'a\\tx': ...}; the tab is not allowed in names, so `nest` undoes it exactly."""
+    return {f"{outer}\t{inner}": array for outer, arrays in state.items() for inner, array in arrays.items()}
+
+
+def nest(arrays: Mapping[str, Array]) -> State:
+    """The inverse of `flatten`."""
+    out: State = {}
+    for name, array in arrays.items():
+        outer, _, inner = name.partition("\t")
+        out.setdefault(outer, {})[inner] = array
+    return out
+
+
+def digest(arrays: Mapping[str, Array]) -> str:
+    """SHA-256 (hex) of the canonical bytes: two states are the same model exactly when their digests are equal."""
+    return hashlib.sha256(pack(arrays)).hexdigest()

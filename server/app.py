@@ -1,0 +1,173 @@
+"""Flower's ServerApp: opens or resumes a run, drives its jobs, leaves a ledger, the states and the model in the run's folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+import common
+from common.cohort import Fold
+from common.errors import LeakError, RunError, UsageError
+from common.exchange import States
+from common.learner import load
+from common.schema import Schema
+from common.study import Study
+from common.threads import fix_threads
+from common.types import Arrays, digest, flatten, nest
+from server import guards, rounds, store, strategies
+from server.ledger import NAME, Ledger
+from server.rounds import Exchange, Job, Progress, Roster
+from server.run import Run
+
+app = ServerApp()
+
+STATES = "state"
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Entry point of `flwr run`."""
+    coordinate(grid, Run.parse(context.run_config))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run leaves in memory; the same is on disk."""
+
+    folder: Path
+    states: States
+    groups: tuple[tuple[str, ...], ...]
+    state_hash: str
+    ledger_head: str
+
+
+def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], None] | None = None) -> Outcome:
+    """Drive a run to its end. `tell` is called after each exchange with the number of jobs in all."""
+    fix_threads()
+    study = run.load_study()
+    task = run.task_of(study)
+    schema = study.schema_at(task)
+    if not run.out:
+        raise UsageError("C01", "out is empty; say where the run goes: --run-config 'out=\"/path/of/a/new/folder\"'")
+    folder = Path(run.out)
+    run_id = run.id(schema)
+    ledger = _open(folder, run, run_id)
+    try:
+        roster = rounds.register(grid, run, run.study, task, schema)
+        run = replace(run, task=task)
+        _same_sites(ledger, roster)
+        progress = _restore(ledger, folder)
+        jobs = build_jobs(run, study, roster)
+        ledger.append(
+            "resume" if ledger.lines else "open", time=time.time(), run=run_id, config=asdict(run), schema=schema.hash, sites=list(roster.ready),
+            cases={s: h.cases for s, h in roster.hellos.items()}, groups=[list(g) for g in roster.groups()], jobs=len(jobs), step=progress.step,
+            torn=ledger.torn, versions={p: version(p) for p in ("flwr", "numpy", "xgboost")} | {"fedmets": common.__version__},
+        )  # fmt: skip
+
+        def watch(exchange: Exchange, now: Progress) -> None:
+            sha = store.save(folder / STATES, now.step, _to_arrays(now))
+            ledger.append(
+                "exchange", time=time.time(), **asdict(exchange), state=sha, done=len(now.done),
+            )  # fmt: skip
+            _guard_leaks(run, schema, now, ledger)
+            if tell:
+                tell(exchange, now, len(jobs))
+
+        rounds.drive(grid, run, run_id, roster, jobs, schema, progress, watch, strategies.combiner(run.strategy))
+        state_hash = digest({f"{k}\t{n}": a for k, s in progress.states.items() for n, a in flatten(s).items()})
+        closed = next((line for line in ledger.lines if line["kind"] == "close"), None)
+        if closed is None:
+            ledger.append("close", time=time.time(), state_hash=state_hash, exchanges=progress.step)
+        elif closed["state_hash"] != state_hash:
+            raise RunError("S02", f"the state in '{folder}' has hash {state_hash[:12]}, the ledger closed with {closed['state_hash'][:12]}")
+        return Outcome(folder, progress.states, roster.groups(), state_hash, ledger.head)
+    finally:
+        ledger.close()
+
+
+def build_jobs(run: Run, study: Study, roster: Roster) -> list[Job]:
+    """Preprocessing and every head on every fold; then what reads them all: evaluation and importance."""
+    heads = run.heads(study)
+    prepare = run.preprocessing(study)
+    folds = run.folds(roster.groups())
+    jobs = [Job(learner, fold, (fold,)) for fold in folds for learner in (prepare, *heads)]
+    names = [h.name for h in heads]
+    if run.evaluations:
+        jobs.append(Job(load("evaluation", {"heads": names}), Fold(), folds))
+    jobs.append(Job(load("importance", {"heads": names}), Fold(), (Fold(),)))
+    if study.schema.survival:
+        jobs.append(Job(load("survival"), Fold(), (Fold(),)))
+    return jobs
+
+
+def _open(folder: Path, run: Run, run_id: str) -> Ledger:
+    path = folder / NAME
+    if path.exists() and not run.resume:
+        raise RunError("S01", f"'{folder}' already holds a run; choose another folder, or resume it")
+    if run.resume and not path.exists():
+        raise RunError("S01", f"'{folder}' holds no run to resume; check the path, or start it without resume")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError("S03", f"'{folder}' cannot be made ({error.strerror}); check the path and its permissions") from error
+    ledger = Ledger(path)
+    if ledger.lines and ledger.lines[0]["run"] != run_id:
+        was, now = ledger.lines[0]["config"], asdict(run)
+        differ = [
+            f"{k}: {was.get(k)!r} then, {now[k]!r} now"
+            for k in now
+            if was.get(k) != now[k] and k not in ("resume", "out", "sites", "deadline", "retries")
+        ]
+        raise RunError("S01", f"'{folder}' belongs to a run of another configuration ({'; '.join(differ) or 'another schema or version'})")
+    return ledger
+
+
+def _same_sites(ledger: Ledger, roster: Roster) -> None:
+    if ledger.lines and ledger.lines[0]["sites"] != list(roster.ready):
+        gone = sorted(set(ledger.lines[0]["sites"]) ^ set(roster.ready))
+        raise RunError(
+            "S01", f"the run was begun with other sites (differing: {', '.join(gone)}); bring the same sites, or start a new run"
+        )
+
+
+def _guard_leaks(run: Run, schema: Schema, progress: Progress, ledger: Ledger) -> None:
+    """L03, once, as soon as all preprocessing is done: before any model has seen the features."""
+    fits = {key: state["preprocessing"] for key, state in progress.states.items() if "preprocessing" in state}
+    if any((key, "preprocessing") not in progress.done for key in fits) or any(line["kind"] == "guard" for line in ledger.lines):
+        return
+    found = guards.leaks(fits, schema)
+    accepted = sorted(set(filter(None, run.accept_leak.split(","))) & set(found))
+    refused = sorted(set(found) - set(accepted))
+    ledger.append(
+        "guard",
+        guard="L03",
+        auc={f: round(v, 6) for f, v in guards.single_feature_auc(fits["all"], schema).items()},
+        accepted=accepted,
+        refused=refused,
+    )
+    if refused:
+        raise LeakError("L03", *guards.describe(found, refused))
+
+
+def _to_arrays(progress: Progress) -> Arrays:
+    head = json.dumps({"step": progress.step, "done": sorted(map(list, progress.done))}).encode()
+    arrays = {f"{k}\t{n}": a for k, s in progress.states.items() for n, a in flatten(s).items()}
+    return {**arrays, "": np.frombuffer(head, np.uint8)}
+
+
+def _restore(ledger: Ledger, folder: Path) -> Progress:
+    last = next((line for line in reversed(ledger.lines) if line["kind"] == "exchange"), None)
+    if last is None:
+        return Progress()
+    arrays = store.load(folder / STATES, last["step"] + 1, last["state"])
+    head = json.loads(bytes(arrays.pop("")))
+    states = {key: nest(rest) for key, rest in nest(arrays).items()}
+    return Progress(states, {(fold, name) for fold, name in head["done"]}, head["step"])

@@ -1,0 +1,1 @@
+"""The faces of a run: page, model, and what is in them."""

@@ -1,0 +1,102 @@
+"""The model as files that outlive the run: coefficients with names and units, the native Booster, preprocessing, a model card."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.learner import Head, hyper_of
+from common.schema import Schema
+from common.study import Study
+from common.types import State
+from server import store
+
+
+def write(folder: Path, study: Study, task: str, state: State, heads: Sequence[Head], report: Mapping[str, Any]) -> None:
+    """`model/`: preprocessing.json, coefficients.csv, boosting.json (a native Booster), other heads' arrays, README.md, SHA256SUMS."""
+    schema = study.schema_at(task)
+    files: dict[str, bytes] = {"preprocessing.json": _json(preprocessing(schema, state)), "schema.json": _json(_schema(study, task, schema))}
+    for head in heads:
+        if head.name == "logistic":
+            files["coefficients.csv"] = coefficients(schema, state).encode()
+        elif head.name == "boosting":
+            from common.learners.boosting import booster
+
+            files["boosting.json"] = bytes(booster(state, schema).save_raw("json"))
+        else:
+            arrays = {k: {"dtype": str(v.dtype), "shape": list(v.shape), "values": v.ravel().tolist()} for k, v in state[head.name].items()}
+            files[f"{head.name}.json"] = _json(arrays)
+    files["README.md"] = card(study, task, schema, heads, report).encode()
+    sums = "".join(f"{hashlib.sha256(blob).hexdigest()}  {name}\n" for name, blob in sorted(files.items()))
+    for name, blob in {**files, "SHA256SUMS": sums.encode()}.items():
+        store.write(folder / name, blob)
+
+
+def preprocessing(schema: Schema, state: State) -> dict[str, Any]:
+    """What must be done to a value before a linear model sees it; trees take natural values, NaN where missing."""
+    arrays = state["preprocessing"]
+    columns = []
+    for j, c in enumerate(schema.columns):
+        columns.append(
+            {
+                "column": c.name, "feature": c.feature.name, "unit": c.unit, "low": c.low, "high": c.high,
+                "transform": f"log(1 + x - {c.low:g})" if c.scale == "log" else "x",
+                "mean": float(arrays["mean"][j]), "standard_deviation": float(arrays["scale"][j]), "known_training_cases": int(arrays["count"][j]),
+            }
+        )  # fmt: skip
+    return {"columns": columns, "missing": "0 after standardisation (the training mean)", "clip": float(arrays["clip"])}
+
+
+def coefficients(schema: Schema, state: State) -> str:
+    """CSV: for each class but the reference and each column, the log odds ratio per standard deviation and per unit of the transform."""
+    arrays, beta = state["preprocessing"], state["logistic"]["coefficients"]
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    out.writerow(["class", "reference", "column", "unit", "transform", "per_standard_deviation", "per_unit_of_transform", "odds_ratio_per_standard_deviation"])
+    for k, name in enumerate(schema.label.classes[1:]):
+        out.writerow([name, schema.label.classes[0], "(intercept)", "", "", repr(float(beta[k, 0])), "", ""])
+        for j, c in enumerate(schema.columns):
+            b = float(beta[k, 1 + j])
+            transform = f"log(1 + x - {c.low:g})" if c.scale == "log" else "x"
+            out.writerow([name, schema.label.classes[0], c.name, c.unit, transform, repr(b), repr(b / float(arrays["scale"][j])), repr(float(np.exp(b)))])
+    return text.getvalue()
+
+
+def card(study: Study, task: str, schema: Schema, heads: Sequence[Head], report: Mapping[str, Any]) -> str:
+    """A model card (Mitchell et al. 2019, arXiv 1810.03993): use, data, figures with their intervals, limits."""
+    caution = study.tasks[task].caution
+    lines = [
+        f"# {study.name}, {task}", "", study.question, "", f"**{report['research_use_only']}**", "",
+        *([f"**{caution}**", ""] if caution else []),
+        *(["**Trained on a synthetic cohort: of no clinical meaning.**", ""] if report["synthetic"] else []),
+        *([f"**{study.virtual}**", ""] if study.virtual else []),
+        "## Trained on", "", f"{sum(s['n'] for s in report['sites'])} labelled cases ({sum(s['events'] for s in report['sites'])} events) of {len(report['sites'])} sites; "
+        f"label: {schema.label.title or schema.label.name} ({', '.join(schema.label.classes)}), from {report['label']['source']}.", "",
+        "## Inputs", "", *(f"- {f['title'] or f['name']} (`{f['name']}`, {f['unit']}), available {f['available_at']}" for f in report["features"]), "",
+        "## Models", "", *(f"- `{h.name}`: {json.dumps(hyper_of(h), sort_keys=True)}" for h in heads), "",
+        "## How well it does", "", f"AUC of patient pairs within sites ({report['interval']}; federated models):", "",
+    ]  # fmt: skip
+    for r in report["results"]:
+        if r["metric"] == "auc" and r["arm"] == "federated" and r["site"] == "all":
+            shown = f"{r['value']:.3f} ({r['low']:.3f} to {r['high']:.3f})" if r["estimable"] else "not estimable"
+            lines.append(f"- {r['model']}, {r['evaluation']}: {shown}, n = {r['n']}, events = {r['events']}")
+    lines += ["", "## Said beside it", "", *(f"- {a}" for a in report["alarms"] or ["no alarm"]), *(f"- {n}" for n in report["not_run"])]
+    lines += ["", f"State hash `{report['state_hash']}`, ledger head `{report['ledger_head']}`, seed {report['seed']}, fedmets {report['fedmets']}.", ""]
+    return "\n".join(lines)
+
+
+def _schema(study: Study, task: str, schema: Schema) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {"study": study.name, "task": task, "hash": schema.hash, **asdict(schema)}
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1).encode()

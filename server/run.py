@@ -1,0 +1,141 @@
+"""Run: what a coordinator decided, frozen, parsed once from Flower's flat run configuration; an unknown key is an error."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from common import study as studies
+from common.cohort import Fold
+from common.errors import UsageError
+from common.learner import Federated, load
+from common.schema import Schema
+from common.study import Study
+
+EVALUATIONS = ("within_site", "leave_one_site_out")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Every key may be given as `flwr run . --run-config 'key=value'`; the defaults are pyproject.toml's."""
+
+    study: str = "colorectal_metastasis"
+    """Name of a study, or path of a study file."""
+    task: str = ""
+    """The prediction time; empty: the study's last."""
+    out: str = ""
+    """Folder of the run: ledger, states, model."""
+    sites: str = ""
+    """Folder of site folders, used by nodes without a site of their own (Flower's simulation engine)."""
+    seed: int = 0
+    parts: int = 5
+    """Hash parts for cross-fitting within sites."""
+    learners: str = ""
+    """Heads to train, comma-separated; empty: the study's."""
+    hyper: str = ""
+    """JSON object: learner -> hyperparameters."""
+    strategy: str = "fedavg"
+    """Flower strategy by which learners that send parameters are combined."""
+    evaluations: str = ",".join(EVALUATIONS)
+    expect: int = 1
+    """Sites to wait for before the first round."""
+    quorum: float = 1.0
+    """Share of the sites able to do a step that must contribute to it."""
+    deadline: float = 600.0
+    """Seconds that a site has to answer one exchange; also the longest wait for sites to register."""
+    retries: int = 2
+    """How often an exchange is repeated with sites that did not answer."""
+    accept_leak: str = ""
+    """Comma-separated features for which guard L03 is overridden; printed in the report."""
+    resume: bool = False
+
+    @staticmethod
+    def parse(config: Mapping[str, object]) -> Run:
+        known = {f.name: f.type for f in fields(Run)}
+        faults = []
+        values: dict[str, object] = {}
+        for key, value in config.items():
+            default = getattr(Run, key, None)
+            if key not in known:
+                near = difflib.get_close_matches(key, known, 1)
+                faults.append(
+                    f"run configuration has no key '{key}'" + (f"; did you mean '{near[0]}'?" if near else f"; keys: {', '.join(known)}")
+                )
+            elif type(value) is not type(default) and not (isinstance(default, float) and type(value) is int):
+                faults.append(f"run configuration: {key}={value!r} must be a {type(default).__name__}")
+            else:
+                values[key] = float(value) if isinstance(default, float) else value  # type: ignore[arg-type]
+        if not faults:
+            run = Run(**values)  # type: ignore[arg-type]
+            faults += _faults(run)
+        if faults:
+            raise UsageError("C01", *faults)
+        return run
+
+    def load_study(self) -> Study:
+        return studies.load(self.study)
+
+    def task_of(self, study: Study) -> str:
+        return self.task or list(study.tasks)[-1]
+
+    def heads(self, study: Study) -> tuple[Federated, ...]:
+        """The heads to train, configured."""
+        chosen = tuple(filter(None, self.learners.split(","))) or study.learners
+        mine: dict[str, dict[str, object]] = json.loads(self.hyper or "{}")
+        for name in mine:
+            if name not in chosen and name != "preprocessing":
+                raise UsageError("C01", f"hyper names learner '{name}', which this run does not train ({', '.join(chosen)})")
+        return tuple(load(name, {**study.hyper.get(name, {}), **mine.get(name, {})}) for name in chosen)
+
+    def preprocessing(self, study: Study) -> Federated:
+        mine = json.loads(self.hyper or "{}").get("preprocessing", {})
+        return load("preprocessing", {**study.hyper.get("preprocessing", {}), **mine})
+
+    def id(self, schema: Schema) -> str:
+        """A hash of what decides the model: the same configuration gives the same id."""
+        decisive = {k: v for k, v in asdict(self).items() if k not in ("out", "sites", "resume", "deadline", "retries")}
+        decisive["study"] = Path(self.study).name
+        text = json.dumps([decisive, schema.hash], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def folds(self, held_out: Sequence[tuple[str, ...]]) -> tuple[Fold, ...]:
+        """All training sets of the run.
+
+        Everybody; each part left out (its predictions are the within-site ones); each pair of parts left out (the out-of-fold
+        predictions on training rows that set the threshold and choose the head for each part); the same for each held-out group of
+        sites: every estimable site by itself, and the others together.
+        """
+        parts = range(self.parts)
+        out = [Fold()]
+        out += [Fold(parts=(p,)) for p in parts]
+        if "within_site" in self.evaluations:
+            out += [Fold(parts=(p, q)) for p in parts for q in parts if p < q]
+        if "leave_one_site_out" in self.evaluations:
+            out += [Fold(group) for group in held_out]
+            out += [Fold(group, (p,)) for group in held_out for p in parts]
+        return tuple(out)
+
+
+def _faults(run: Run) -> list[str]:
+    out = []
+    if run.parts < 2:
+        out.append(f"parts={run.parts} must be at least 2")
+    if run.expect < 1:
+        out.append(f"expect={run.expect} must be at least 1")
+    if not 0 < run.quorum <= 1:
+        out.append(f"quorum={run.quorum} must lie in (0, 1]")
+    if run.deadline <= 0 or run.retries < 0:
+        out.append(f"deadline={run.deadline} must be above 0 and retries={run.retries} not below 0")
+    bad = [e for e in run.evaluations.split(",") if e and e not in EVALUATIONS]
+    if bad:
+        out.append(f"evaluations: unknown {', '.join(bad)}; allowed: {', '.join(EVALUATIONS)}")
+    try:
+        if run.hyper and not isinstance(json.loads(run.hyper), dict):
+            raise ValueError("not a JSON object")
+    except ValueError as error:
+        out.append(f"hyper={run.hyper!r}: {error}")
+    return out

@@ -1,0 +1,58 @@
+"""State on disk: one file an exchange, written aside and renamed, so that a crash leaves the old one or the new one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from common.errors import RunError
+from common.types import Array, Arrays, pack, unpack
+
+KEEP = 2
+
+
+def save(folder: Path, step: int, arrays: Mapping[str, Array]) -> str:
+    """Write the state after `step` and return the SHA-256 of the file; older files but one are removed."""
+    blob = pack(arrays)
+    path = _path(folder, step)
+    write(path, blob)
+    for old in sorted(folder.glob("*.state"))[:-KEEP]:
+        old.unlink(missing_ok=True)
+    return hashlib.sha256(blob).hexdigest()
+
+
+def load(folder: Path, step: int, digest: str) -> Arrays:
+    """The state after `step`, verified against the hash that the ledger holds."""
+    path = _path(folder, step)
+    try:
+        blob = path.read_bytes()
+    except OSError as error:
+        raise RunError(
+            "S02", f"state file '{path}' cannot be read ({error.strerror}); restore the run folder, or start a new run"
+        ) from error
+    if hashlib.sha256(blob).hexdigest() != digest:
+        raise RunError("S02", f"state file '{path}' is not the one that the ledger names; restore the run folder, or start a new run")
+    return unpack(blob)
+
+
+def write(path: Path, blob: bytes) -> None:
+    """Write a file atomically and durably: aside, synced, renamed."""
+    aside = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(aside, "wb") as f:
+            f.write(blob)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise RunError(
+            "S03", f"'{path}' cannot be written ({error.strerror}); free space or mend permissions, then resume the run"
+        ) from error
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"{step:06d}.state"

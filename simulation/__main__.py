@@ -1,0 +1,126 @@
+"""`python -m simulation`: a federation of virtual hospitals on this machine, through the same two Flower apps as the real one."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+DESCRIPTION = """Train a study's models across hospitals without moving their data, and compare local, federated and pooled.
+Without --data, a synthetic twin of the colorectal cohort is written to the run's folder and used."""
+
+EPILOG = """exit status: 0 done, 2 wrong option or study file, 3 unusable data, 4 stopped by a guard against leakage,
+5 a round could not be completed, 6 the run's folder is in the way or broken, 130 interrupted (go on with --resume)
+
+examples:
+  python -m simulation
+  python -m simulation --study colorectal_metastasis --data /path/to/tcga-coadread --task preop
+  python -m simulation --study my_study.toml --data hospitals.csv
+  python -m simulation --draft hospitals.csv > my_study.toml"""
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m simulation",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    what = p.add_argument_group("what is asked")
+    what.add_argument(
+        "--study", default="colorectal_metastasis", metavar="NAME|FILE", help="a study, or the path of a .toml or .py file of one's own"
+    )
+    what.add_argument("--task", default="", help="prediction time (default: the study's last)")
+    what.add_argument("--data", metavar="PATH", help="folder or file with the tables (default: a synthetic cohort)")
+    what.add_argument("--source", default="", metavar="NAME", help="source mapping, where the files fit several")
+    what.add_argument(
+        "--unknown-label",
+        choices=("exclude", "sensitivity"),
+        default="exclude",
+        help="cases without a label: leave them out, or also give best- and worst-case bounds",
+    )
+    how = p.add_argument_group("how it is federated")
+    how.add_argument(
+        "--minimum-site", type=int, default=20, metavar="N", help="institutions with fewer labelled cases are small (default 20)"
+    )
+    how.add_argument(
+        "--small-sites",
+        choices=("pool", "hold-out"),
+        default="pool",
+        help="small institutions: pooled into 'other', or left out of the federation",
+    )
+    how.add_argument(
+        "--partition", choices=("natural", "even", "skewed"), default="natural", help="sites: the table's institutions, or virtual ones"
+    )
+    how.add_argument("--virtual-sites", type=int, default=5, metavar="N", help="number of virtual sites (default 5)")
+    how.add_argument(
+        "--minimum-patients", type=int, default=10, metavar="N", help="fewest patients in any sum that leaves a site (default 10)"
+    )
+    how.add_argument("--learners", default="", metavar="A,B", help="heads to train (default: the study's)")
+    how.add_argument("--set", action="append", default=[], metavar="LEARNER.KEY=VALUE", help="a hyperparameter, e.g. boosting.trees=40")
+    how.add_argument(
+        "--strategy", default="fedavg", help="Flower strategy for learners that send parameters (fedavg, fedadam, fedyogi, krum, ...)"
+    )
+    how.add_argument(
+        "--engine", choices=("inprocess", "ray"), default="inprocess", help="in this process, or Flower's simulation engine on Ray"
+    )
+    how.add_argument("--quorum", type=float, default=1.0, help="share of able sites that must contribute to each step (default 1)")
+    how.add_argument("--deadline", type=float, default=600.0, metavar="S", help="seconds a site has for one exchange (default 600)")
+    how.add_argument("--retries", type=int, default=2, metavar="N", help="repeats with sites that did not answer (default 2)")
+    judge = p.add_argument_group("how it is judged")
+    judge.add_argument("--folds", type=int, default=5, metavar="N", help="parts for cross-fitting (default 5)")
+    judge.add_argument("--evaluations", default="within_site,leave_one_site_out", help="within_site, leave_one_site_out, or both (default)")
+    judge.add_argument("--bootstraps", type=int, default=1000, metavar="N", help="resamples for the intervals (default 1000)")
+    judge.add_argument(
+        "--accept-leak",
+        action="append",
+        default=[],
+        metavar="FEATURE",
+        help="go on although this feature predicts the label almost perfectly; printed in the report",
+    )
+    judge.add_argument(
+        "--permute-labels", type=int, metavar="SEED", help="shuffle labels within sites first: every AUC should then lie about 0.5"
+    )
+    run = p.add_argument_group("the run")
+    run.add_argument("--seed", type=int, default=0, help="seed of splits and subsampling (default 0)")
+    run.add_argument("--out", default="runs", metavar="DIR", help="where the run's folder is made (default runs/)")
+    run.add_argument("--resume", metavar="RUN", help="go on with an interrupted run: its folder; other options are taken from it")
+    run.add_argument("--prepare", action="store_true", help="only write the site folders, for `flwr run`")
+    run.add_argument("--draft", metavar="TABLE", help="print a study file for this table, to be corrected, and stop")
+    run.add_argument("--json", action="store_true", help="print one JSON object at the end instead of tables; progress goes to stderr")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    args = parser().parse_args(argv)
+    # before numpy and Flower are imported: one thread a sum (same bits everywhere), and nothing calls home
+    for key, value in {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}.items():
+        os.environ.setdefault(key, value)
+    for key, value in {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}.items():
+        os.environ.setdefault(key, value)
+    from common.errors import FedmetsError
+
+    try:
+        if args.draft:
+            from pathlib import Path
+
+            from client.draft import draft
+
+            print(draft(Path(args.draft)))
+            return 0
+        from simulation.run import simulate
+
+        return simulate(args)
+    except FedmetsError as error:
+        print(f"error {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

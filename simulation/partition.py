@@ -1,0 +1,118 @@
+"""Who is a virtual site: the real institutions of a table, the small ones pooled or held out, and never dropped in silence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from client.intake import Reading
+from common.cohort import UNKNOWN, part_of
+from common.errors import DataError
+from server import store
+
+OTHER = "other"
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Site -> its patients, and what was done with institutions under the minimum."""
+
+    sites: Mapping[str, tuple[str, ...]]
+    pooled: Mapping[str, int]
+    """Institution -> labelled cases, pooled into the site `pooled_site`."""
+    held_out: Mapping[str, int]
+    """Institution -> labelled cases, taking no part."""
+    minimum: int
+    pooled_site: str = ""
+
+
+def natural(reading: Reading, minimum: int, small: str) -> Partition:
+    """A site an institution. Those with fewer than `minimum` labelled cases: `small` = pool | hold-out.
+
+    D09 when nobody is left, or when the pooled site would itself fall below the minimum (then it is said, not hidden).
+    """
+    ids, labels = reading.cohort.ids, reading.cohort.labels
+    names = np.array(reading.institutions, dtype=object)
+    counts = {str(n): int(((names == n) & (labels != UNKNOWN)).sum()) for n in sorted(set(reading.institutions))}
+    little = {n: c for n, c in counts.items() if c < minimum}
+    sites = {n: tuple(i for i, m in zip(ids, names, strict=True) if m == n) for n in counts if n not in little}
+    pooled: dict[str, int] = {}
+    name = ""
+    if small == "pool" and little:
+        name = OTHER if OTHER not in sites else f"{OTHER} (pooled)"
+        sites[name] = tuple(i for i, m in zip(ids, names, strict=True) if m in little)
+        pooled = little
+        if sum(little.values()) < minimum and len(sites) > 1:
+            raise DataError(
+                "D09",
+                f"the {len(little)} institutions under {minimum} labelled cases ({_list(little)}) hold only {sum(little.values())} together; "
+                "lower --minimum-site, or leave them out with --small-sites hold-out",
+            )
+    held_out = little if small == "hold-out" else {}
+    if not sites:
+        raise DataError("D09", f"no institution has {minimum} labelled cases ({_list(counts)}); lower --minimum-site")
+    return Partition(dict(sorted(sites.items())), pooled, held_out, minimum, name)
+
+
+def even(reading: Reading, count: int, seed: int, minimum: int) -> Partition:
+    """`count` virtual sites of about equal size, by a hash of the patient id."""
+    return _virtual(reading, [part_of(seed + 7919, i, count) for i in reading.cohort.ids], count, minimum)
+
+
+def skewed(reading: Reading, count: int, seed: int, minimum: int, concentration: float = 1.0) -> Partition:
+    """`count` virtual sites whose share of each class is drawn from a Dirichlet (Hsu et al. 2019, arXiv 1909.06335)."""
+    rng = np.random.default_rng(seed)
+    labels = reading.cohort.labels
+    shares = {k: rng.dirichlet(np.full(count, concentration)) for k in sorted(set(labels.tolist()))}
+    return _virtual(reading, [int(rng.choice(count, p=shares[k])) for k in labels.tolist()], count, minimum)
+
+
+def _virtual(reading: Reading, member: Sequence[int], count: int, minimum: int) -> Partition:
+    width = len(str(count))
+    sites = {
+        f"virtual {k + 1:0{width}d}": tuple(i for i, m in zip(reading.cohort.ids, member, strict=True) if m == k) for k in range(count)
+    }
+    empty = [name for name, ids in sites.items() if not ids]
+    if empty:
+        raise DataError(
+            "D09", f"{len(empty)} of {count} virtual sites would be empty ({', '.join(empty[:5])}); ask for fewer --virtual-sites"
+        )
+    return Partition(sites, {}, {}, minimum)
+
+
+def write_sites(folder: Path, partition: Partition, *, data: Path, study: str, source: str, minimum: int) -> dict[int, Path]:
+    """A folder a site with `site.toml` and `patients.txt`, as a hospital would have them; node id -> site file. Rewriting is harmless."""
+    out: dict[int, Path] = {}
+    ref = str(Path(study).resolve()) if study.endswith((".toml", ".py")) else study
+    for n, (name, ids) in enumerate(partition.sites.items(), start=1):
+        home = folder / f"{n:03d}-{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-').lower() or 'site'}"
+        lines = {
+            "name": name,
+            "data": str(data.resolve()),
+            "studies": [ref],
+            "source": source,
+            "patients": "patients.txt",
+            "minimum": minimum,
+        }
+        store.write(home / "patients.txt", ("\n".join(ids) + "\n").encode())
+        store.write(home / "site.toml", "".join(f"{k} = {_toml(v)}\n" for k, v in lines.items()).encode())
+        out[n] = home / "site.toml"
+    return out
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, str):
+        plain = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{plain}"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"[{', '.join(map(_toml, value))}]" if isinstance(value, list) else str(value)
+
+
+def _list(counts: Mapping[str, int]) -> str:
+    shown = [f"{n} {c}" for n, c in list(counts.items())[:8]]
+    return ", ".join(shown) + (f" and {len(counts) - 8} more" if len(counts) > 8 else "")

@@ -1,0 +1,12 @@
+"""Believable site folders with a planted truth: what guards, learners and reports are tried on where no real data may be.
+
+A phantom is drawn from distributions of its own: no row, value or id of a real patient is in it. Because the generator is known,
+so is the best AUC that any model could reach on it (its *ceiling*), and a phantom is held against that, never against a paper.
+
+- `hospitals`: the institutions of the colorectal phantom and how they differ
+- `generator`: the generative model of one cohort, as arrays
+- `ceiling`: Bayes' rule on that model: the true probability of metastasis given what a task sees, and its AUC
+- `records`: one patient as the rows of the GDC's export
+- `colorectal`: all of them on disk, with `truth.json` beside them
+- `faults`: one planted fault each, with the code of the guard that has to find it
+"""

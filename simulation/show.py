@@ -1,0 +1,98 @@
+"""What a run says on the terminal: the flow account and the sites before it starts, the comparison when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from common.cohort import UNKNOWN
+
+if TYPE_CHECKING:
+    from simulation.run import Setting
+
+
+def opening(console: Console, setting: Setting) -> None:
+    """Study, flow account, sites."""
+    study, cohort = setting.study, setting.reading.cohort
+    task = study.tasks[setting.task]
+    console.print(f"[bold]{study.question}[/bold]", highlight=False)
+    console.print(f"study {study.name}, task {setting.task}, source {setting.reading.source}, seed {setting.run.seed}", highlight=False)
+    if task.caution:
+        console.print(f"[yellow]{task.caution}[/yellow]", highlight=False)
+    if setting.phantom:
+        console.print(
+            "[yellow]The cohort is synthetic: figures say how the software works, not how patients fare.[/yellow]", highlight=False
+        )
+    if study.virtual:
+        console.print(f"[yellow]{study.virtual}[/yellow]", highlight=False)
+    flow = cohort.flow
+    console.print(f"flow: {flow.read} patients read", highlight=False)
+    for reason, n in flow.excluded:
+        console.print(f"  - {n} excluded: {reason}", highlight=False)
+    console.print(f"  = {flow.kept} kept, {flow.unknown_label} of them without a known label ({flow.label_source})", highlight=False)
+    for note in flow.notes:
+        console.print(f"  note: {note}", highlight=False)
+    table = Table("site", "patients", "labelled", "events", title="sites", title_justify="left")
+    for row in site_rows(setting):
+        table.add_row(row["name"], *(str(row[k]) for k in ("patients", "n", "events")))
+    console.print(table)
+    parted = setting.parted
+    for what, group in (("pooled into 'other'", parted.pooled), ("held out, taking no part", parted.held_out)):
+        if group:
+            names = ", ".join(f"{k} ({v})" for k, v in group.items())
+            console.print(f"{len(group)} institutions under {parted.minimum} labelled cases {what}: {names}", highlight=False)
+
+
+def site_rows(setting: Setting) -> list[dict[str, Any]]:
+    """Name, patients, labelled cases and events of each site; then of those held out."""
+    cohort = setting.reading.cohort
+    label = dict(zip(cohort.ids, cohort.labels.tolist(), strict=True))
+    rows = []
+    for name, ids in setting.parted.sites.items():
+        known = [label[i] for i in ids if label[i] != UNKNOWN]
+        rows.append({"name": name, "patients": len(ids), "n": len(known), "events": sum(k > 0 for k in known)})
+    return rows
+
+
+def closing(console: Console, report: Mapping[str, Any]) -> None:
+    """The comparison: headline AUC of each model, local, federated and pooled; then differences and what must be said."""
+    for evaluation, title in (
+        ("within_site", "within site (each patient scored once, 5-fold)"),
+        ("leave_one_site_out", "leave one site out"),
+    ):
+        rows = [r for r in report["results"] if r["evaluation"] == evaluation and r["metric"] == "auc"]
+        if not rows:
+            continue
+        table = Table("model", "local", "federated", "pooled", title=f"AUC of patient pairs within sites, {title}", title_justify="left")
+        for model in dict.fromkeys(r["model"] for r in rows):
+            table.add_row(model, *(_cell(rows, model, arm) for arm in ("local", "federated", "pooled")))
+        console.print(table)
+        sites = Table("site", "n", "events", "local", "federated", "pooled", title=f"clinical model by site, {title}", title_justify="left")
+        for site in dict.fromkeys(r["site"] for r in rows if r["site"] != "all"):
+            one = next(r for r in rows if r["site"] == site and r["model"] == "clinical" and r["arm"] == "federated")
+            sites.add_row(
+                site, str(one["n"]), str(one["events"]), *(_cell(rows, "clinical", arm, site) for arm in ("local", "federated", "pooled"))
+            )
+        console.print(sites)
+    for d in report["differences"]:
+        if d["a"].startswith("clinical") and d["b"].startswith("clinical") and d["estimable"]:
+            console.print(
+                f"{d['evaluation']}: {d['a']} minus {d['b']}: {d['difference']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f}), same {d['n']} patients of {d['sites']} sites",
+                highlight=False,
+            )
+    for alarm in report["alarms"]:
+        console.print(f"[red]{alarm}[/red]", highlight=False)
+    console.print(
+        f"state {report['state_hash'][:16]}, ledger {report['ledger_head'][:16]}, {report['exchanges']} exchanges, {report['seconds']:.0f} s",
+        highlight=False,
+    )
+
+
+def _cell(rows: Sequence[Mapping[str, Any]], model: str, arm: str, site: str = "all") -> str:
+    for r in rows:
+        if (r["model"], r["arm"], r["site"]) == (model, arm, site):
+            return f"{r['value']:.3f} ({r['low']:.3f}-{r['high']:.3f})" if r["estimable"] else "not estimable" if r["n"] else "no model"
+    return "-"

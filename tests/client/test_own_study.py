@@ -1,0 +1,318 @@
+"""A researcher's own table and one TOML file, in the many shapes in which such tables come."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client import intake
+from common import study as studies
+from common.errors import DataError, LeakError, UsageError
+
+MINE = """
+name = "mine"
+id = "patient"
+site = "hospital"
+nulls = ["NA"]
+[label]
+column = "spread"
+values = ["0", "1"]
+[[feature]]
+name = "age"
+unit = "years"
+low = 18
+high = 110
+[[feature]]
+name = "smoker"
+values = ["no", "yes"]
+[[feature]]
+name = "side"
+values = ["left", "right"]
+map = { L = "left", R = "right" }
+"""
+TABLE = "patient,hospital,spread,age,smoker,side\na,NA,0,60.5,True,L\nb,B,1,NA,False,R\nc,B,1.0,70,0,left\nd,NA,0,50,1,NA\n"
+
+
+def own(folder: Path, text: str = MINE) -> studies.Study:
+    (folder / "mine.toml").write_text(text, encoding="utf-8")
+    return studies.load(str(folder / "mine.toml"))
+
+
+def table(folder: Path, text: str = TABLE, name: str = "t.csv", encoding: str = "utf-8") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(text.encode(encoding))
+    return folder / name
+
+
+def faults(action: Callable[[], object], kind: type[Exception]) -> str:
+    with pytest.raises(kind) as caught:
+        action()
+    return str(caught.value)
+
+
+def expect(study: studies.Study, data: Path) -> intake.Reading:
+    r = intake.read_table(study, "baseline", data)
+    assert r.cohort.ids == ("a", "b", "c", "d")
+    assert r.cohort.labels.tolist() == [0, 1, 1, 0]
+    np.testing.assert_array_equal(r.cohort.values, [[60.5, 1, 0], [np.nan, 0, 1], [70, 0, 0], [50, 1, np.nan]])
+    return r
+
+
+def test_short_form(tmp_path: Path) -> None:
+    study = own(tmp_path)
+    assert list(study.tasks) == ["baseline"]
+    r = expect(study, table(tmp_path / "data"))
+    assert r.institutions == ("NA", "B", "B", "NA")
+    expect(study, tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "encoding", "extra"),
+    [
+        (TABLE.replace(",", ";"), "t.csv", "utf-8-sig", ""),
+        (TABLE.replace(",", ";").replace("60.5", "60,5"), "t.csv", "utf-8", 'decimal = ","'),
+        (TABLE.replace(",", "\t"), "t.tsv", "utf-8", ""),
+        ("# exported\n" + TABLE.replace("hospital", "hôpital"), "t.csv", "latin-1", 'encoding = "latin-1"\ncomment = "#"'),
+    ],
+)
+def test_text_tables(tmp_path: Path, text: str, name: str, encoding: str, extra: str) -> None:
+    toml = MINE.replace("[label]", extra + "\n[label]")
+    if "hôpital" in text:
+        toml = toml.replace('"hospital"', '"hôpital"')
+    expect(own(tmp_path, toml), table(tmp_path / "d", text, name, encoding))
+
+
+def test_workbook(tmp_path: Path) -> None:
+    from openpyxl import Workbook
+
+    book = Workbook()
+    book.active.append(["first sheet"])  # type: ignore[union-attr]
+    sheet = book.create_sheet("Data")
+    for row in (
+        ["patient", "hospital", "spread", "age", "smoker", "side"],
+        ["a", "NA", 0.0, 60.5, True, "L"],
+        ["b", "B", 1, None, False, "R"],
+        ["c", "B", 1.0, 70.0, 0.0, "left"],
+        ["d", "NA", 0, 50, 1, None],
+    ):
+        sheet.append(row)
+    book.save(tmp_path / "t.xlsx")
+    expect(own(tmp_path, MINE.replace("[label]", 'sheet = "Data"\n[label]')), tmp_path / "t.xlsx")
+
+
+def test_parquet(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {
+        "patient": pa.array(["d", "c", "b", "a"]),
+        "hospital": pa.array(["NA", "B", "B", "NA"]).dictionary_encode(),
+        "spread": pa.array([0, 1, 1, 0], pa.int8()),
+        "age": pa.array([50, 70, None, 60.5]),
+        "smoker": pa.array([True, False, False, True]),
+        "side": pa.array([None, "left", "R", "L"]).dictionary_encode(),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    expect(own(tmp_path), tmp_path / "t.parquet")
+
+
+def test_ten_hospitals_ten_files(tmp_path: Path) -> None:
+    study = own(tmp_path, MINE.replace('site = "hospital"', "site_from_file = true"))
+    for n in range(10):
+        table(tmp_path / "d", "spread,patient,age,smoker,side\n" + f"{n % 2},p{n},5{n},yes,L\n", f"hospital_{n}.csv")
+    r = intake.read_table(study, "baseline", tmp_path / "d")
+    assert r.institutions == tuple(f"hospital_{n}" for n in range(10))
+
+
+def test_units_survival_times_and_label_classes(tmp_path: Path) -> None:
+    text = """
+    id = "patient"
+    table = "t.csv"
+    times = ["before", "after"]
+    question = "?"
+    [label]
+    name = "metastasis"
+    column = "spread"
+    classes = ["none", "some"]
+    values = { none = ["0", "no"], some = "1" }
+    unknown = ["9"]
+    [[feature]]
+    name = "age"
+    column = "age_days"
+    column_unit = "days"
+    unit = "years"
+    low = 0
+    high = 120
+    available_at = "before"
+    [[feature]]
+    name = "grade"
+    values = [1, 2, 3]
+    ordered = true
+    available_at = "after"
+    [task.early]
+    time = "before"
+    caution = "c"
+    [task.late]
+    time = "after"
+    [survival]
+    time = "fu"
+    event = "died"
+    unit = "months"
+    horizon = 60
+    dead = true
+    alive = false
+    """
+    study = own(tmp_path, text)
+    data = table(tmp_path / "d", "patient,spread,age_days,grade,fu,died\na,0,21915,1,3,true\nb,1,25567.5,3,4,false\nc,9,,2,,\n")
+    c = intake.read(study, "late", data)
+    assert c.site == "mine"
+    assert c.labels.tolist() == [0, 1, -1]
+    assert c.values[:2].tolist() == [[60.0, 0.0], [70.0, 2.0]]
+    assert c.survival is not None
+    assert c.survival[:2].tolist() == [[3, 1], [4, 0]]
+    assert np.isnan(c.survival[2]).all()
+    assert len(intake.read(study, "early", data).schema.features) == 1
+
+
+def test_all_faults_of_the_file_at_once(tmp_path: Path) -> None:
+    text = """
+    id = "patient"
+    tabel = "x.csv"
+    learners = ["logistic", "magic"]
+    denied = ["("]
+    times = ["a", "b"]
+    [label]
+    column = "y"
+    classes = ["n", "y", "z"]
+    values = ["0", "1"]
+    [[feature]]
+    name = "age"
+    unit = "years"
+    low = "zero"
+    [[feature]]
+    name = "sex"
+    kind = "choise"
+    avalable_at = "a"
+    [task.t]
+    time = "c"
+    """
+    said = faults(lambda: own(tmp_path, text), UsageError)
+    for part in (
+        "'tabel'; did you mean 'table'",
+        "'magic' is unknown",
+        "not a regular expression",
+        "give a value for each class",
+        "low = 'zero'",
+        "lacks 'high'",
+        "kind = 'choise'",
+        "did you mean 'available_at'",
+        "time = 'c'",
+        "lacks 'available_at'",
+    ):
+        assert part in said, part
+    assert "low < high" in faults(lambda: own(tmp_path, MINE.replace("high = 110", "high = 10")), UsageError)
+    assert "[C02]" in faults(lambda: own(tmp_path, "id = "), UsageError)
+    assert "lacks 'id'" in faults(lambda: own(tmp_path, ""), UsageError)
+
+
+def test_all_faults_of_the_table_at_once(tmp_path: Path) -> None:
+    broken = "patient,hospital,spread,age,smokes,side\na,A,0,999,yes,L\na,A,0,abc,yes,L\nb,,2,n/a,no,up\n,B,1,50,no,L\n"
+    said = faults(lambda: intake.read(own(tmp_path), "baseline", table(tmp_path, broken)), DataError)
+    for part in (
+        "D02",
+        "1 patients have 2 rows",
+        "D01",
+        "'abc'",
+        "'n/a'",
+        "D08",
+        "nearest: 'smokes'",
+        "D07",
+        "'999'",
+        "'up'",
+        "D03",
+        "'2'",
+        "D05",
+        "id is empty",
+        "institution is empty",
+    ):
+        assert part in said, part
+
+
+def test_undeclared_nulls_are_told_with_the_way_out(tmp_path: Path) -> None:
+    study = own(tmp_path, MINE.replace('nulls = ["NA"]', ""))
+    said = faults(lambda: intake.read(study, "baseline", table(tmp_path)), DataError)
+    assert "nulls = ['NA']" in said
+    said = faults(lambda: intake.read(own(tmp_path), "baseline", table(tmp_path, TABLE.replace("70", "-999"))), DataError)
+    assert "looks like a null token" in said
+
+
+def test_duplicates(tmp_path: Path) -> None:
+    twice = TABLE + "a,NA,0,60.5,True,L\n"
+    data = table(tmp_path / "d", twice)
+    c = intake.read(own(tmp_path, MINE.replace("[label]", 'duplicates = "quarantine"\n[label]')), "baseline", data)
+    assert c.ids == ("b", "c", "d")
+    assert (c.flow.read, c.flow.kept) == (4, 3)
+    expect(own(tmp_path, MINE.replace("[label]", 'duplicates = "agree"\n[label]')), data)
+
+
+def test_out_of_range_may_be_declared_missing(tmp_path: Path) -> None:
+    study = own(tmp_path, MINE.replace("high = 110", 'high = 65\nout_of_range = "missing"'))
+    c = intake.read(study, "baseline", table(tmp_path / "d"))
+    assert np.isnan(c.values[2, 0])
+    assert any("1 values of age outside" in n for n in c.flow.notes)
+
+
+def test_header_unit_contradicts(tmp_path: Path) -> None:
+    study = own(tmp_path, MINE.replace('unit = "years"', 'column = "age (days)"\nunit = "years"'))
+    said = faults(lambda: intake.read(study, "baseline", table(tmp_path, TABLE.replace("age", "age (days)"))), DataError)
+    assert "states the unit 'days'" in said
+
+
+def test_keep(tmp_path: Path) -> None:
+    study = own(tmp_path, MINE + '[[keep]]\ncolumn = "hospital"\nvalues = ["B"]\nreason = "another hospital"\n')
+    c = intake.read(study, "baseline", table(tmp_path / "d"))
+    assert c.ids == ("b", "c")
+    assert c.flow.excluded == (("another hospital", 2),)
+
+
+STAGE = MINE.replace('name = "mine"', 'name = "mine"\nquestion = "Metastasis?"').replace(
+    '[label]\ncolumn = "spread"', '[label]\nname = "metastasis"\ncolumn = "spread"'
+)
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["ajcc_stage", "Tumor Stage", "patient_stage", "pTNM", "Dukes", "diagnoses.ajcc_pathologic_m", "vital_status", "liver_metastases"],
+)
+def test_stage_like_features_are_refused_for_a_metastasis(tmp_path: Path, column: str) -> None:
+    toml = STAGE + f'[[feature]]\nname = "x"\ncolumn = "{column}"\nvalues = ["1", "2"]\n'
+    lines = TABLE.splitlines()
+    data = table(tmp_path / "d", "\n".join([lines[0] + f",{column}", *(line + ",1" for line in lines[1:])]) + "\n")
+    assert "[L02]" in faults(lambda: intake.read(own(tmp_path, toml), "baseline", data), LeakError)
+    allowed = own(tmp_path, toml + 'not_an_outcome = "known beforehand"\n')
+    assert allowed.overrides == {"x": "known beforehand"}
+    c = intake.read(allowed, "baseline", data)
+    assert any("known beforehand" in n for n in c.flow.notes)
+
+
+@pytest.mark.parametrize("column", ["t_stage", "pN_stage", "cT stage", "image_storage", "stager"])
+def test_t_and_n_are_not_the_stage(tmp_path: Path, column: str) -> None:
+    study = own(tmp_path, STAGE + f'[[feature]]\nname = "x"\ncolumn = "{column}"\nvalues = ["1", "2"]\n')
+    studies.guard_denied(study, {"x": column})
+
+
+def test_a_python_file(tmp_path: Path) -> None:
+    own(tmp_path)
+    (tmp_path / "mine.py").write_text(f"from common import study\nSTUDY = study.load({str(tmp_path / 'mine.toml')!r})\n")
+    expect(studies.load(str(tmp_path / "mine.py")), table(tmp_path / "d"))
+
+
+def test_the_documented_example(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "own-study.md").read_text(encoding="utf-8")
+    study = own(tmp_path, page.split("```toml\n")[1].split("```")[0])
+    rows = "PatientNr,Hospital,spread,age,CEA (ug/L),sex\n1,NA,0,60,2.5,F\n2,B,1,NA,-9,M\n3,B,9,50,7,male\n"
+    r = intake.read_table(study, "baseline", table(tmp_path / "d", rows, "patients.csv"))
+    assert r.cohort.labels.tolist() == [0, 1, -1]
+    np.testing.assert_array_equal(r.cohort.values, [[60, 2.5, 0], [np.nan, np.nan, 1], [50, 7, 1]])
+    assert r.institutions == ("NA", "B", "B")
