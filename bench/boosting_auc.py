@@ -40,12 +40,10 @@ def auc(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> float:
 def synthetic(seed: int, patients: int = 20_000, columns: int = 30) -> list[Cohort]:
     """Five non-IID sites: sizes 35 % to 5 %, shifted means and intercepts, a tenth missing (more at small sites)."""
     r = np.random.default_rng(seed)
-    schema = Schema(
-        "synthetic",
-        tuple(Number(f"x{j}", "u", 0.0 if j % 3 == 0 else -30.0, 1e4 if j % 3 == 0 else 30.0, "now", "log" if j % 3 == 0 else "linear") for j in range(columns)),
-        Label("y", ("no", "yes")),
-        ("now",),
-    )  # fmt: skip
+    numbers = [
+        Number(f"x{j}", "u", 0.0, 1e4, "now", "log") if j % 3 == 0 else Number(f"x{j}", "u", -30.0, 30.0, "now") for j in range(columns)
+    ]
+    schema = Schema("synthetic", tuple(numbers), Label("y", ("no", "yes")), ("now",))
     slopes = r.normal(size=columns) * (np.arange(columns) < 12) * 0.5
     out = []
     for site, share in enumerate((0.35, 0.30, 0.20, 0.10, 0.05)):

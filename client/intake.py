@@ -118,6 +118,7 @@ def _choose(study: Study, data: Path, source: str | None, cache: Cache) -> Sourc
     if fitting:
         names = ", ".join(c.name for c in fitting)
         raise UsageError("C02", f"{data} fits {len(fitting)} source mappings ({names}); choose one with --source NAME")
+    raise_faults([fault for _, broken in cache.values() for fault in broken])
     files = any(find(data, c.index.files) for c in candidates)
     told = [
         Fault(

@@ -231,9 +231,8 @@ class _Parser:
         for entry in raw:
             k = self.check(entry, at, ("column", "values", "reason", "optional"), ("column", "values"))
             values = _texts(k.get("values", ()))
-            out.append(
-                Keep(str(k.get("column", "")), values, str(k.get("reason", f"no row with {k.get('column')} = {' or '.join(values)}")))
-            )
+            reason = str(k.get("reason", f"no row with {k.get('column')} = {' or '.join(values)}"))
+            out.append(Keep(str(k.get("column", "")), values, reason, bool(k.get("optional", False))))
         return tuple(out)
 
     def field(self, name: str, raw: Any, at: str) -> FieldSpec:

@@ -191,10 +191,10 @@ def _delimiter(text: str, path: Path, layout: Layout) -> str:
 def _sheet(path: Path, layout: Layout) -> Iterator[list[str]]:
     from openpyxl import load_workbook
 
-    with warnings.catch_warnings():
+    with path.open("rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # openpyxl warns of styles and extensions that a table does not use
         try:
-            book = load_workbook(path, read_only=True, data_only=True)
+            book = load_workbook(file, read_only=True, data_only=True)
         except Exception as error:
             raise ValueError(
                 f"the file is not a workbook that can be opened, or is broken or encrypted ({type(error).__name__}: {error})"

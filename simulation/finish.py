@@ -207,12 +207,8 @@ def survival(outcome: Outcome, study: Any, task: str) -> dict[str, Any] | None:
     curves = []
     for name, counts in zip(study.schema.label.classes, arrays["counts"], strict=True):
         if counts.any():
-            curves.append(
-                {
-                    "class": name,
-                    **{k: np.asarray(v, float).round(6).tolist() for k, v in kaplan_meier(counts, described.horizon)._asdict().items()},
-                }
-            )
+            described_by = kaplan_meier(counts, described.horizon)._asdict()
+            curves.append({"class": name, **{k: _numbers(v) for k, v in described_by.items()}})
     return {"name": described.name, "unit": described.unit, "curves": curves}
 
 

@@ -1,7 +1,8 @@
 """Believable site folders with a planted truth: what guards, learners and reports are tried on where no real data may be.
 
-A phantom is drawn from distributions of its own: no row, value or id of a real patient is in it. Because the generator is known,
-so is the best AUC that any model could reach on it (its *ceiling*), and a phantom is held against that, never against a paper.
+A phantom is drawn from distributions set by hand to look like the aggregates of a real cohort; no row or id of a real patient is in it.
+Because the generator is known, so is the best AUC that any model could reach on it (its *ceiling*), and a phantom is held against that,
+never against a paper.
 
 - `hospitals`: the institutions of the colorectal phantom and how they differ
 - `generator`: the generative model of one cohort, as arrays

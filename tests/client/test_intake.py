@@ -428,3 +428,11 @@ def test_a_file_named_outright_is_the_index_table(tmp_path: Path) -> None:
     gdc(tmp_path)
     (tmp_path / "clinical.tsv").rename(tmp_path / "export_2025.tsv")
     assert len(intake.read(STUDY, "preop", tmp_path / "export_2025.tsv", source="gdc")) == 5
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\x01binary", b"cases.submitter_id\tx\n1\n"])
+def test_a_broken_index_table_is_called_broken(tmp_path: Path, content: bytes) -> None:
+    (gdc(tmp_path) / "clinical.tsv").write_bytes(content)
+    text = faults(lambda: intake.read(STUDY, "preop", tmp_path))
+    assert "[D00]" in text
+    assert "clinical.tsv" in text
