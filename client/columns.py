@@ -4,41 +4,34 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.mapping import Alias, FieldSpec, SiteSpec
-from client.patients import MANY, Account, Loaded, some
-from client.values import Vocabulary, factor, folded, header_unit, looks_null, suspect
-from client.values import number as number_of
+from client.patients import MANY, Account, Loaded, Mask, some
+from client.values import Vocabulary, factor, folded, header_unit, limit, looks_null, numbers, suspect
 from common.errors import Fault
 from common.schema import Choice, Feature, Number
 
 Values = NDArray[np.float64]
-"""(cases,), NaN where missing."""
+"""(cases,), or (rows,) of a table; NaN where missing."""
 
 
-def _per_patient(name: str, parsed: Sequence[float], mask: Sequence[bool], table: Loaded, spec: FieldSpec, flow: Account) -> Values:
+def _per_patient(name: str, parsed: Values, mask: Mask, table: Loaded, spec: FieldSpec, flow: Account) -> Values:
     """One value a patient. In the index table a missing value contradicts a known one; elsewhere only known values count."""
-    index = table is flow.index
-    found: dict[str, set[float]] = defaultdict(set)
-    out = np.full(len(flow.ids), np.nan)
-    for patient, value, use in zip(table.ids, parsed, mask, strict=True):
-        if use and (index or value == value):
-            found[patient].add(value if value == value else -np.inf)
-    apart = []
-    for patient, values in found.items():
-        i = flow.at.get(patient)
-        if i is None:
-            continue
-        if len(values) > 1:
-            apart.append(patient)
-        elif (value := next(iter(values))) != -np.inf:
-            out[i] = value
-    apart = [p for p in apart if p not in flow.gone]
+    at = flow.positions(table)
+    known, missing = mask & (at >= 0) & ~np.isnan(parsed), mask & (at >= 0) & np.isnan(parsed)
+    low, high = np.full(len(flow.ids), np.inf), np.full(len(flow.ids), -np.inf)
+    np.minimum.at(low, at[known], parsed[known])
+    np.maximum.at(high, at[known], parsed[known])
+    differ = low < high
+    if table is flow.index:
+        differ |= (low == high) & (np.bincount(at[missing], minlength=len(flow.ids)) > 0)
+    out = np.where(differ | (low > high), np.nan, low)
+    apart = [p for p in (flow.ids[i] for i in np.flatnonzero(differ)) if p not in flow.gone]
     if apart and spec.disagree == "missing":
         flow.notes.append(f"D02: {name} differs between the rows of {len(apart)} patients: set to missing, as the mapping declares")
         flow.named[f"{name}: rows disagree"] = tuple(sorted(apart))
@@ -50,7 +43,7 @@ def _per_patient(name: str, parsed: Sequence[float], mask: Sequence[bool], table
 
 def _resolve(
     spec: FieldSpec, tables: Mapping[str, Loaded], flow: Account, faults: list[Fault]
-) -> tuple[Loaded, list[str], list[bool], Alias] | None:
+) -> tuple[Loaded, list[str], Mask, Alias] | None:
     """The column of a field: its table, cells, the rows that count, and the alias found. None: absent (noted) or a fault."""
     table = tables.get(spec.table)
     if spec.absent or table is None:
@@ -65,31 +58,57 @@ def _resolve(
             flow.notes.append(f"{spec.name} is wholly missing: {table.where()} has no column {' or '.join(names)}")
         return None
     alias = next(a for a in spec.columns if a.name in table.parts[0].index)
-    mask = flow.mask if table is flow.index else [bool(i) for i in table.ids]
+    mask = flow.mask if table is flow.index else table.cases
     if spec.keep:
-        mask = [a and b for a, b in zip(mask, table.kept(spec.keep, faults), strict=True)]
+        mask = mask & table.kept(spec.keep, faults)
     return table, cells, mask, alias
 
 
-def _parsed(
-    cells: Sequence[str], mask: Sequence[bool], nulls: Iterable[str], parse: Callable[[str], float | None]
-) -> tuple[list[float], dict[str, list[int]]]:
-    """A float a row (NaN: missing), and the rows of each text that could not be parsed. Each distinct text is parsed once."""
-    memo: dict[str, float | None] = {}
-    empty = {folded(n) for n in nulls} | {""}
-    out = []
+Parse = Callable[[Sequence[str]], Sequence[float | None]]
+"""Texts to values: NaN for a null token, None for what cannot be read."""
+
+
+def _parsed(cells: list[str], mask: Mask, parse: Parse) -> tuple[Values, dict[str, list[int]]]:
+    """(rows,) values, NaN where missing, and the rows of each text that could not be read."""
+    used = np.flatnonzero(mask).tolist()
+    values = parse(cells if len(used) == len(cells) else [cells[row] for row in used])
     bad: dict[str, list[int]] = {}
-    for row, (cell, use) in enumerate(zip(cells, mask, strict=True)):
-        if not use:
-            out.append(np.nan)
-            continue
-        if cell not in memo:
-            memo[cell] = np.nan if folded(cell) in empty else parse(cell)
-        value = memo[cell]
+    for row, value in zip(used, values, strict=True) if None in values else ():
         if value is None:
-            bad.setdefault(cell, []).append(row)
-        out.append(np.nan if value is None else value)
+            bad.setdefault(cells[row], []).append(row)
+    out = np.full(len(cells), np.nan)
+    out[used] = np.array(values, np.float64)
     return out, bad
+
+
+def _numbers(nulls: Sequence[str], said: Mapping[str, float], decimal: str, thousands: str) -> Parse:
+    """Numbers, by value also where they are null tokens ('-9', '-9.0'); `said`: numbers that stand for texts such as '<0.5'."""
+    exact, empty = frozenset(("", *nulls)), {"", *(folded(n) for n in nulls)}
+    missing = {n for n in numbers(nulls, decimal, thousands) if n is not None}
+
+    def parse(texts: Sequence[str]) -> list[float | None]:
+        rest = [t for t in texts if t not in exact]
+        found = numbers(rest, decimal, thousands)
+        if None in found:
+            told = {text: np.nan if (key := folded(text)) in empty else said.get(key) for text in set(rest)}
+            found = [told[text] if value is None else value for text, value in zip(rest, found, strict=True)]
+        if missing:
+            found = [np.nan if value in missing else value for value in found]
+        each = iter(found)
+        return found if len(rest) == len(texts) else [np.nan if t in exact else next(each) for t in texts]
+
+    return parse
+
+
+def _positions(vocabulary: Vocabulary, nulls: Iterable[str]) -> Parse:
+    """The position of each text in a vocabulary."""
+    empty = {"", *(folded(n) for n in nulls)}
+
+    def parse(texts: Sequence[str]) -> list[float | None]:
+        known = {text: np.nan if folded(text) in empty else vocabulary.index(text) for text in set(texts)}
+        return [known[text] for text in texts]
+
+    return parse
 
 
 def _told(table: Loaded, bad: Mapping[str, list[int]]) -> str:
@@ -111,8 +130,7 @@ def number(f: Number, spec: FieldSpec, tables: Mapping[str, Loaded], flow: Accou
         return np.full(len(flow.ids), np.nan)
     table, cells, mask, alias = found
     where = table.where(alias.name)
-    nulls = (*table.nulls, *spec.nulls)
-    decimal = table.spec.layout.decimal
+    layout = table.spec.layout
     declared = alias.unit or spec.unit or f.unit
     scale = factor(declared, f.unit)
     if scale is None:
@@ -126,21 +144,35 @@ def number(f: Number, spec: FieldSpec, tables: Mapping[str, Loaded], flow: Accou
         )
         return np.full(len(flow.ids), np.nan)
     _check_header(alias.name, declared, where, faults)
-    parsed, bad = _parsed(cells, mask, nulls, lambda text: number_of(text, decimal))
+    said = _said(spec, where, faults)
+    parsed, bad = _parsed(cells, mask, _numbers((*table.nulls, *spec.nulls), said, layout.decimal, layout.thousands))
     if bad:
         what = f"{_told(table, bad)}: neither a number nor a declared null token"
-        faults.append(Fault("D01", where, what, _way_out(bad, decimal)))
-    _check_unit_column(spec, declared, table, [m and v == v for m, v in zip(mask, parsed, strict=True)], faults)
-    parsed = [v * scale for v in parsed] if scale != 1 else parsed
-    outside = [row for row, v in enumerate(parsed) if v == v and not f.low <= v <= f.high]
+        faults.append(Fault("D01", where, what, _way_out(bad, layout.decimal)))
+    _check_unit_column(spec, declared, table, mask & ~np.isnan(parsed), faults)
+    parsed = parsed * scale if scale != 1 else parsed
+    outside = np.flatnonzero((parsed < f.low) | (parsed > f.high)).tolist()
     if outside and spec.out_of_range == "missing":
         flow.notes.append(
             f"D07: {len(outside)} values of {f.name} outside {f.low:g} to {f.high:g} {f.unit}: set to missing, as the mapping declares"
         )
-        parsed = [v if f.low <= v <= f.high else np.nan for v in parsed]
+        parsed[outside] = np.nan
     elif outside:
         faults.append(_outside(f, table, where, cells, parsed, outside))
     return _per_patient(f.name, parsed, mask, table, spec, flow)
+
+
+def _said(spec: FieldSpec, where: str, faults: list[Fault]) -> dict[str, float]:
+    """The numbers that a mapping's `values` declares for texts."""
+    out: dict[str, float] = {}
+    for name, texts in spec.values.items():
+        value = numbers([name])[0]
+        if value is None:
+            what = f"{', '.join(map(repr, texts))} is mapped to '{name}', which is no number"
+            faults.append(Fault("D07", where, what, 'Map it to a number, e.g. map = { "<0.5" = 0.25 }'))
+        else:
+            out |= {folded(text): value for text in texts}
+    return out
 
 
 def _check_header(name: str, declared: str, where: str, faults: list[Fault]) -> None:
@@ -156,14 +188,15 @@ def _check_header(name: str, declared: str, where: str, faults: list[Fault]) -> 
         )
 
 
-def _check_unit_column(spec: FieldSpec, declared: str, table: Loaded, mask: Sequence[bool], faults: list[Fault]) -> None:
+def _check_unit_column(spec: FieldSpec, declared: str, table: Loaded, mask: Mask, faults: list[Fault]) -> None:
     cells = table.cells((spec.unit_column,), faults) if spec.unit_column else None
     if cells is None:
         return
     other: dict[str, list[int]] = {}
-    for row, (cell, use) in enumerate(zip(cells, mask, strict=True)):
-        if use and factor(cell, declared) != 1.0:
-            other.setdefault(cell, []).append(row)
+    wrong = {cell for cell in set(cells) if factor(cell, declared) != 1.0}
+    for row in np.flatnonzero(mask).tolist():
+        if cells[row] in wrong:
+            other.setdefault(cells[row], []).append(row)
     if other:
         what = f"{_told(table, other)}: the declared unit is '{declared}'"
         faults.append(Fault("D07", table.where(spec.unit_column), what, f"Convert these rows to '{declared}'"))
@@ -172,24 +205,35 @@ def _check_unit_column(spec: FieldSpec, declared: str, table: Loaded, mask: Sequ
 def _way_out(bad: Mapping[str, list[int]], decimal: str) -> str:
     texts = [t.strip() for t in bad]
     if all(looks_null(t) for t in texts):
-        return f"If it means missing, declare it: nulls = [{', '.join(repr(t) for t in texts[:MANY])}]"
-    if decimal == "." and any(re.fullmatch(r"[+-]?\d+,\d+", t) for t in texts):
-        return 'If the comma is a decimal comma, declare decimal = ","'
-    if decimal == "," and any(re.fullmatch(r"[+-]?\d+\.\d+", t) for t in texts):
-        return 'A decimal comma is declared, and these have points: correct them, or declare decimal = "."'
-    if any(t[:1] in "<>≤≥" for t in texts):
-        return "A value below or above a limit is no number: decide on one, or declare it as missing in nulls"
+        return f"If it means missing, declare it: nulls = [{', '.join(_quoted(t) for t in texts[:MANY])}]"
+    limits = [t for t in texts if limit(t) is not None]
+    if limits:
+        said = ", ".join(f"{_quoted(t)} = {limit(t):g}" for t in limits[:MANY])
+        return f"Say which number stands for a value beyond a limit, e.g. map = {{ {said} }}, or declare it in nulls"
+    other = "," if decimal == "." else "."
+    if any(re.fullmatch(r"[+-]?\d{1,3}([ '\u00a0\u202f]\d{3})+([.,]\d+)?", t) for t in texts):
+        return 'If the gap or the mark stands between thousands, declare thousands = " " (or "\'")'
+    if any(re.fullmatch(rf"[+-]?\d{{1,3}}([{other}]\d{{3}}){{2,}}|[+-]?\d{{1,3}}([{other}]\d{{3}})+[{decimal}]\d+", t) for t in texts):
+        return f'These have a mark between thousands: declare thousands = "{other}"'
+    if any(re.fullmatch(rf"[+-]?\d+[{other}]\d+", t) for t in texts):
+        if all(re.fullmatch(rf"[+-]?\d{{1,3}}[{other}]\d{{3}}", t) for t in texts):
+            return f'If \'{other}\' stands before decimals, declare decimal = "{other}"; if between thousands, thousands = "{other}"'
+        return f"'{other}' seems to stand before decimals: declare decimal = \"{other}\" for the table, or correct these values"
     return "Correct the values, or declare what means missing in nulls"
 
 
-def _outside(f: Number, table: Loaded, where: str, cells: Sequence[str], parsed: Sequence[float], outside: list[int]) -> Fault:
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _outside(f: Number, table: Loaded, where: str, cells: Sequence[str], parsed: Values, outside: list[int]) -> Fault:
     sentinels = {cells[r] for r in outside}
     bad: dict[str, list[int]] = {}
     for row in outside:
         bad.setdefault(cells[row], []).append(row)
     if all(looks_null(text) for text in sentinels):
         return Fault("D01", where, f"{_told(table, bad)}: looks like a null token that is not declared", _way_out(bad, "."))
-    hint = suspect([parsed[r] for r in outside], f.low, f.high, f.unit)
+    hint = suspect(parsed[outside].tolist(), f.low, f.high, f.unit)
     what = f"{len(outside)} values lie outside {f.low:g} to {f.high:g} {f.unit}: {_told(table, bad)}" + (f" ({hint})" if hint else "")
     return Fault("D07", where, what, 'Correct the values or the declared unit, or declare out_of_range = "missing"')
 
@@ -228,8 +272,7 @@ def _vocabulary(
         return np.full(len(flow.ids), np.nan)
     table, cells, mask, alias = found
     vocabulary = Vocabulary(names, spec.values)
-    nulls = (*table.nulls, *spec.nulls, *missing)
-    parsed, bad = _parsed(cells, mask, nulls, lambda text: None if (i := vocabulary.index(text)) is None else float(i))
+    parsed, bad = _parsed(cells, mask, _positions(vocabulary, (*table.nulls, *spec.nulls, *missing)))
     undeclared = {t: r for t, r in bad.items() if looks_null(t)} if code != "D03" else {}
     foreign = {t: r for t, r in bad.items() if t not in undeclared}
     if undeclared:
@@ -263,15 +306,12 @@ def institutions(spec: SiteSpec, tables: Mapping[str, Loaded], flow: Account, fa
     table = tables.get(spec.table)
     if table is None:
         return [""] * len(flow.ids)
-    if spec.from_file:
-        cells: list[str] | None = [part.path.stem for part in table.parts for _ in part.rows]
-    else:
-        cells = table.cells((spec.column,), faults)
+    cells = table.hospitals if spec.from_file else table.cells((spec.column,), faults)
     if cells is None:
         return [""] * len(flow.ids)
-    mask = flow.mask if table is flow.index else [bool(i) for i in table.ids]
+    used = np.flatnonzero(flow.mask if table is flow.index else table.cases).tolist()
     names = {folded(k): v for k, v in spec.names.items()}
-    empty = [row for row, (c, m) in enumerate(zip(cells, mask, strict=True)) if m and not c.strip()]
+    empty = [row for row in used if not cells[row].strip()]
     if empty:
         faults.append(
             Fault(
@@ -281,12 +321,14 @@ def institutions(spec: SiteSpec, tables: Mapping[str, Loaded], flow: Account, fa
                 "Fill in the institution of each row",
             )
         )
-    found: dict[str, Counter[str]] = defaultdict(Counter)
-    for patient, cell, use in zip(table.ids, cells, mask, strict=True):
-        if use:
-            text = cell.strip()[slice(*spec.slice)] if spec.slice else cell.strip()
-            name = names.get(folded(text), text)
-            found[patient][name] += 1
+    called = {}
+    for cell in set(cells):
+        text = cell.strip()[slice(*spec.slice)] if spec.slice else cell.strip()
+        called[cell] = names.get(folded(text), text)
+    found: dict[str, dict[str, int]] = defaultdict(dict)
+    for row in used:
+        rows, name = found[table.ids[row]], called[cells[row]]
+        rows[name] = rows.get(name, 0) + 1
     for patient in flow.ids:
         if patient not in flow.gone and not found.get(patient):
             flow.drop(patient, "no row that names the institution (D05)")

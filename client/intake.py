@@ -10,22 +10,19 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from client import columns, mapping
+from client import columns, recognise
 from client.columns import Values
 from client.mapping import Source
 from client.patients import Account, Loaded, some
-from client.tables import Layout, Part, find, nearest
-from client.tables import read as read_part
 from common.cohort import UNKNOWN, Cohort, Flow
-from common.errors import DataError, Fault, UsageError, raise_faults
+from common.errors import DataError, Fault, raise_faults
 from common.schema import Floats, Number, Schema
 from common.study import Study, guard_denied
-
-Cache = dict[tuple[Path, Layout], tuple[Part | None, list[Fault]]]
 
 
 @dataclass(frozen=True)
@@ -38,6 +35,13 @@ class Reading:
     """The name of the source mapping."""
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Patient -> why it is not in the cohort."""
+    overrides: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Feature -> why guard L02 does not apply to it, as the study or the mapping declares; to be printed in the report."""
+
+    @cached_property
+    def at(self) -> Mapping[str, int]:
+        """Patient -> position in the cohort."""
+        return {patient: n for n, patient in enumerate(self.cohort.ids)}
 
 
 def read(
@@ -48,14 +52,12 @@ def read(
     site: str | None = None,
     patients: frozenset[str] | None = None,
     source: str | None = None,
-    unknown_label: str = "exclude",
 ) -> Cohort:
     """One site's cohort: the patients in `data` (of them, only `patients`), sorted by id. `site`: its name; default the study's.
 
-    `unknown_label`: `exclude` keeps cases of unknown label apart (never trained on, never scored); for a sensitivity analysis,
-    `sensitivity` reads them as the reference class, and the name of a class as that class. The flow says so.
+    Cases of unknown label stay UNKNOWN (guard D04: they are never filled, never trained on, never scored).
     """
-    return select(read_table(study, task, data, source=source, unknown_label=unknown_label), site or study.name, patients)
+    return select(read_table(study, task, data, source=source), site or study.name, patients)
 
 
 def select(reading: Reading, site: str, patients: frozenset[str] | None = None) -> Cohort:
@@ -63,11 +65,18 @@ def select(reading: Reading, site: str, patients: frozenset[str] | None = None) 
     whole = reading.cohort
     if patients is None:
         return dataclasses.replace(whole, site=site)
-    kept = whole.where(np.array([i in patients for i in whole.ids], np.bool_))
-    if not len(kept):
+    at = sorted(reading.at[i] for i in patients if i in reading.at)
+    if not at:
         what = f"none of the {len(patients)} patients asked for is among the {len(whole)} usable cases"
         raise_faults([Fault("D09", f"site '{site}'", what, "Check the ids (TCGA: the first 12 characters)")])
-    gone = {i: reason for i, reason in reading.left_out.items() if i in patients}
+    kept = dataclasses.replace(
+        whole,
+        ids=tuple(whole.ids[n] for n in at),
+        values=whole.values[at],
+        labels=whole.labels[at],
+        survival=None if whole.survival is None else whole.survival[at],
+    )
+    gone = {i: reading.left_out[i] for i in patients & reading.left_out.keys()}
     counts = Counter(gone.values())
     excluded = tuple((reason, counts[reason]) for reason, _ in whole.flow.excluded if counts[reason])
     ids = {k: tuple(i for i in v if i in patients) for k, v in whole.flow.ids.items()}
@@ -82,125 +91,36 @@ def select(reading: Reading, site: str, patients: frozenset[str] | None = None) 
     return dataclasses.replace(kept, site=site, flow=flow)
 
 
-def read_table(study: Study, task: str, data: Path, *, source: str | None = None, unknown_label: str = "exclude") -> Reading:
+def read_table(study: Study, task: str, data: Path, *, source: str | None = None) -> Reading:
     """The whole table in `data` (a folder, searched recursively, or one file).
 
     Raises DataError with every fault of every table (D00-D09), LeakError (L02) for a feature that is an outcome, and UsageError
     for an option or a mapping that is wrong.
     """
-    schema = study.schema_at(task)
-    policies = ("exclude", "sensitivity", *schema.label.classes)
-    if unknown_label not in policies:
-        raise UsageError("C01", f"unknown_label '{unknown_label}' is not one of {', '.join(policies)}")
+    study.schema_at(task)
     if not data.exists():
         raise DataError("D00", f"D00 {data}: the data folder or file is not there. Check the path")
-    cache: Cache = {}
-    chosen = _choose(study, data, source, cache)
+    folder = recognise.Folder(data)
+    chosen, told = recognise.choose(study, folder, source)
     faults: list[Fault] = []
-    tables = _load(chosen, data, cache, faults)
-    raise_faults(faults if chosen.index.name not in tables else [])
-    return _assemble(study, task, chosen, tables, faults, unknown_label)
+    try:
+        tables = recognise.load(chosen, folder, faults)
+        raise_faults(faults if chosen.index.name not in tables else [])
+        return _assemble(study, task, chosen, tables, faults)
+    except DataError as error:
+        if told:
+            raise DataError(error.code, *error.faults, told) from error
+        raise
 
 
-def _choose(study: Study, data: Path, source: str | None, cache: Cache) -> Source:
-    """The mapping asked for, the study's own, or the only built-in one whose index table identifies itself in `data`."""
-    if source is not None:
-        return mapping.named(source)
-    if study.source is not None:
-        return mapping.parse(study.source, f"study '{study.name}'")
-    candidates = mapping.builtin(study.name)
-    if not candidates:
-        raise UsageError("C02", f"no source mapping serves study '{study.name}'; give it one in a TOML file (docs/own-study.md)")
-    lacking = {c.name: _lacking(c, data, cache) for c in candidates}
-    fitting = [c for c in candidates if not lacking[c.name]]
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
-        names = ", ".join(c.name for c in fitting)
-        raise UsageError("C02", f"{data} fits {len(fitting)} source mappings ({names}); choose one with --source NAME")
-    raise_faults([fault for _, broken in cache.values() for fault in broken])
-    files = any(find(data, c.index.files) for c in candidates)
-    told = [
-        Fault(
-            "D08" if files else "D00",
-            f"{data}, source mapping '{name}'",
-            what,
-            "Correct the table, or choose another mapping with --source NAME",
-        )
-        for name, what in lacking.items()
-    ]
-    raise_faults(told)
-    raise AssertionError("unreachable: raise_faults was given faults")
-
-
-def _lacking(source: Source, data: Path, cache: Cache) -> str:
-    """What `data` lacks to be read with `source`: '' when the index table and its identifying columns are there."""
-    files = find(data, source.index.files)
-    if not files:
-        return f"no file {' or '.join(source.index.files)}"
-    needed: list[tuple[str, ...]] = [(source.index.key,), *((k.column,) for k in source.index.keep if not k.optional)]
-    within, value = source.label.within, source.label.value
-    specs = (within.event, within.time) if within is not None else (value,) if value is not None else ()
-    needed += [tuple(a.name for a in spec.columns) for spec in specs if spec.table == source.index.name]
-    missing = []
-    for path in files:
-        part, faults = _part(path, source.index.layout, cache)
-        if part is None:
-            missing.append("; ".join(f"{f.where}: {f.what}" for f in faults))
-            continue
-        for names in needed:
-            if not any(n in part.index for n in names):
-                missing.append(f"{path.name} has no column {' or '.join(repr(n) for n in names)}{nearest(names[0], part.header)}")
-    return "; ".join(dict.fromkeys(missing))
-
-
-def _part(path: Path, layout: Layout, cache: Cache) -> tuple[Part | None, list[Fault]]:
-    if (path, layout) not in cache:
-        faults: list[Fault] = []
-        cache[path, layout] = (read_part(path, layout, faults), faults)
-    return cache[path, layout]
-
-
-def _load(source: Source, data: Path, cache: Cache, faults: list[Fault]) -> dict[str, Loaded]:
-    """All tables that are there. A missing table that is not optional, or one that cannot be read, is a fault."""
-    out = {}
-    for spec in source.tables:
-        files = find(data, spec.files)
-        if not files and data.is_file() and spec is source.index:
-            files = [data]  # a file that is named outright is the table, whatever it is called
-        if not files:
-            if not spec.optional:
-                what = f"no file {' or '.join(spec.files)} (table '{spec.name}' of source mapping '{source.name}')"
-                faults.append(Fault("D00", str(data), what, "Put the table into the data folder, or name the file outright"))
-            continue
-        parts = []
-        for path in files:
-            part, known = _part(path, spec.layout, cache)
-            faults += known
-            if part is not None and spec.key not in part.index:
-                what = f"there is no key column '{spec.key}'{nearest(spec.key, part.header)}"
-                faults.append(
-                    Fault(
-                        "D05" if spec.name != source.index.name else "D08",
-                        part.path.name,
-                        what,
-                        "Rename the column, or correct the mapping",
-                    )
-                )
-            elif part is not None:
-                parts.append(part)
-        if parts:
-            out[spec.name] = Loaded.of(spec, parts, data, source.nulls, faults)
-    return out
-
-
-def _assemble(study: Study, task: str, source: Source, tables: Mapping[str, Loaded], faults: list[Fault], unknown_label: str) -> Reading:
+def _assemble(study: Study, task: str, source: Source, tables: Mapping[str, Loaded], faults: list[Fault]) -> Reading:
     schema = study.schema_at(task)
     index = tables[source.index.name]
     flow = Account(index, notes=[*_left_out_features(study, schema), *(n for t in tables.values() for n in t.notes)])
     flow.filter_index(faults)
+    flow.check_persons(faults)
     _join(source, tables, flow, faults)
-    _guard(study, source, tables, schema, flow)
+    overrides = _guard(study, source, tables, schema, flow)
     values = np.full((len(flow.ids), len(schema.features)), np.nan)
     for j, feature in enumerate(schema.features):
         spec = source.features.get(feature.name)
@@ -219,7 +139,7 @@ def _assemble(study: Study, task: str, source: Source, tables: Mapping[str, Load
     sites = columns.institutions(source.site, tables, flow, faults)
     survival = _survival(source, schema, tables, flow, faults)
     raise_faults(faults)
-    return _reading(study, schema, source, flow, values, labels, label_source, sites, survival, unknown_label)
+    return _reading(study, schema, source, flow, values, labels, label_source, sites, survival, overrides)
 
 
 def _left_out_features(study: Study, schema: Schema) -> list[str]:
@@ -232,8 +152,8 @@ def _left_out_features(study: Study, schema: Schema) -> list[str]:
     ]
 
 
-def _guard(study: Study, source: Source, tables: Mapping[str, Loaded], schema: Schema, flow: Account) -> None:
-    """Guard L02 on the columns that are really there; an override of the mapping is told in the flow."""
+def _guard(study: Study, source: Source, tables: Mapping[str, Loaded], schema: Schema, flow: Account) -> dict[str, str]:
+    """Guard L02 on the columns that are really there; the overrides that apply, which the flow tells too."""
     used, overrides = {}, dict(study.overrides)
     for feature in schema.features:
         spec = source.features.get(feature.name)
@@ -244,7 +164,9 @@ def _guard(study: Study, source: Source, tables: Mapping[str, Loaded], schema: S
         if spec.not_an_outcome:
             overrides[feature.name] = spec.not_an_outcome
     guard_denied(dataclasses.replace(study, overrides=overrides), used)
-    flow.notes += [f"L02 override: feature '{n}' (column '{used[n]}') is used: {why}" for n, why in overrides.items() if n in used]
+    applied = {n: why for n, why in overrides.items() if n in used}
+    flow.notes += [f"L02 override: feature '{n}' (column '{used[n]}') is used: {why}" for n, why in applied.items()]
+    return applied
 
 
 def _join(source: Source, tables: Mapping[str, Loaded], flow: Account, faults: list[Fault]) -> None:
@@ -319,7 +241,7 @@ def _reading(
     label_source: str,
     sites: list[str],
     survival: Floats | None,
-    unknown_label: str,
+    overrides: Mapping[str, str],
 ) -> Reading:
     keep = np.array([i not in flow.gone for i in flow.ids], np.bool_)
     known = np.where(np.isnan(labels), UNKNOWN, labels).astype(np.int64)
@@ -327,11 +249,6 @@ def _reading(
         why = "; ".join(f"{n}: {r}" for r, n in flow.excluded()) or "no label is known"
         what = f"of {len(flow.all_ids)} patients read, {int(keep.sum())} are kept and none has a known label ({why})"
         raise_faults([Fault("D09", flow.index.where(), what, "Check the filters and the label's values")])
-    unknown = keep & (known == UNKNOWN)
-    if unknown_label != "exclude" and unknown.any():
-        name = schema.label.classes[0] if unknown_label == "sensitivity" else unknown_label
-        known[unknown] = schema.label.classes.index(name)
-        flow.notes.append(f"D04: sensitivity analysis: {int(unknown.sum())} unknown labels are read as '{name}'")
     account = Flow(
         read=len(flow.all_ids),
         excluded=tuple(flow.excluded()),
@@ -343,4 +260,4 @@ def _reading(
     )
     ids = tuple(i for i in flow.ids if i not in flow.gone)
     cohort = Cohort(study.name, schema, ids, values[keep], known[keep], account, survival=None if survival is None else survival[keep])
-    return Reading(cohort, tuple(s for s, k in zip(sites, keep, strict=True) if k), source.name, dict(flow.gone))
+    return Reading(cohort, tuple(s for s, k in zip(sites, keep, strict=True) if k), source.name, dict(flow.gone), overrides)

@@ -53,6 +53,10 @@ class TableSpec:
     duplicates: str = "error"
     optional: bool = False
     keep: tuple[Keep, ...] = ()
+    person: str = ""
+    """Column of an identity beyond the id, such as a national number: one person under two ids is a fault (guard L04)."""
+    id_per_site: bool = False
+    """Ids count anew in each hospital: a patient is then called 'hospital: id'."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class FieldSpec:
     unit_column: str = ""
     keep: tuple[Keep, ...] = ()
     values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Study value -> texts in the table; for a number, the number (in the column's unit) that stands for a text such as '<0.5'."""
     nulls: tuple[str, ...] = ()
     absent: bool = False
     optional: bool = False
@@ -157,16 +162,16 @@ def parse(raw: Mapping[str, Any], where: str) -> Source:
 
 
 _TABLE = (
-    "files", "key", "format", "sheet", "header", "comment", "delimiter", "encoding", "decimal", "id_length", "id_pattern",
-    "strip_zeros", "rows", "duplicates", "optional", "keep",
+    "files", "key", "format", "sheet", "header", "comment", "delimiter", "encoding", "decimal", "thousands", "id_length",
+    "id_pattern", "strip_zeros", "rows", "duplicates", "optional", "keep", "person", "id_per_site",
 )  # fmt: skip
 _FIELD = (
     "table", "column", "unit", "unit_column", "keep", "values", "nulls", "absent", "optional", "out_of_range", "disagree",
     "not_an_outcome",
 )  # fmt: skip
 _CHOICES: dict[str, tuple[object, ...]] = {
-    "format": (None, "csv", "tsv", "xlsx", "parquet"), "decimal": (".", ","), "rows": ("one", "agree"), "duplicates": ("error",
-    "quarantine"),
+    "format": (None, "csv", "tsv", "xlsx", "parquet"), "decimal": (".", ","), "thousands": ("", ",", ".", " ", "'"),
+    "rows": ("one", "agree"), "duplicates": ("error", "quarantine"),
     "out_of_range": ("error", "missing"), "disagree": ("quarantine", "missing"), "pick": ("agree", "most"),
 }  # fmt: skip
 
@@ -221,8 +226,12 @@ class _Parser:
             delimiter=t.get("delimiter", ""),
             encoding=t.get("encoding", "utf-8"),
             decimal=t.get("decimal", "."),
+            thousands=t.get("thousands", ""),
         )
-        plain = {k: t[k] for k in ("id_length", "id_pattern", "strip_zeros", "rows", "duplicates", "optional") if k in t}
+        if layout.thousands == layout.decimal:
+            self.faults.append(f"{self.where}: tables.{name}: thousands and decimal are both '{layout.decimal}'; correct one of them")
+        plain_keys = ("id_length", "id_pattern", "strip_zeros", "rows", "duplicates", "optional", "person", "id_per_site")
+        plain = {k: t[k] for k in plain_keys if k in t}
         keep = self.keep(t.get("keep", ()), f"tables.{name}.keep")
         return TableSpec(name, _texts(t.get("files", ())), str(t.get("key", "")), layout, keep=keep, **plain)
 

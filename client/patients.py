@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from client.mapping import Keep, TableSpec
+import numpy as np
+from numpy.typing import NDArray
+
+from client.mapping import Keep, SiteSpec, TableSpec
 from client.tables import Part, nearest
 from client.values import folded
 from common.errors import Fault
+
+Mask = NDArray[np.bool_]
+"""(rows,) of a table."""
 
 MANY = 5
 """How many examples an error shows."""
@@ -35,10 +41,16 @@ class Loaded:
     ids: list[str]
     """One a row of all parts; '' for rows that are no cases."""
     notes: list[str] = field(default_factory=list)
+    hospitals: list[str] = field(default_factory=list)
+    """One a row of all parts, as the table or the file's name has it; empty where `site` names neither."""
 
     @classmethod
-    def of(cls, spec: TableSpec, parts: list[Part], root: Path, nulls: tuple[str, ...], faults: list[Fault]) -> Loaded:
+    def of(cls, spec: TableSpec, parts: list[Part], root: Path, nulls: tuple[str, ...], site: SiteSpec, faults: list[Fault]) -> Loaded:
         table = cls(spec, parts, root, nulls, [])
+        if site.from_file:
+            table.hospitals = [name for name, part in zip(file_names(parts, table.folder), parts, strict=True) for _ in part.rows]
+        elif site.column and all(site.column in part.index for part in parts):
+            table.hospitals = [cell.strip() for part in parts for cell in part.column(site.column)]
         table.ids = [_id(cell, spec) for part in parts for cell in part.column(spec.key)]
         if spec.id_pattern:
             other = [i for i in table.ids if not re.fullmatch(spec.id_pattern, i)]
@@ -50,54 +62,75 @@ class Loaded:
             if empty:
                 what = f"the id is empty in {len(empty)} rows ({table.rows(empty)})"
                 faults.append(Fault("D05", table.where(spec.key), what, "Give each row its patient's id, or delete it"))
+        if spec.id_per_site and table.hospitals:
+            table.ids = [f"{hospital}: {i}" if i else "" for hospital, i in zip(table.hospitals, table.ids, strict=True)]
         return table
+
+    @property
+    def folder(self) -> Path:
+        return self.root if self.root.is_dir() else self.root.parent
+
+    def name(self, part: Part) -> str:
+        """The file of a part, as seen from the data folder."""
+        return part.path.relative_to(self.folder).as_posix()
 
     @cached_property
     def place(self) -> list[tuple[Part, int]]:
         return [(part, line) for part in self.parts for line in part.lines]
 
     def where(self, column: str = "") -> str:
-        names = list(dict.fromkeys(p.path.name for p in self.parts))
+        names = list(dict.fromkeys(self.name(p) for p in self.parts))
         return some(names) + (f", column '{column}'" if column else "")
 
     def rows(self, at: Sequence[int]) -> str:
         """Where rows stand, for a message."""
         if len(self.parts) == 1:
             return "row " + ", ".join(str(self.place[i][1]) for i in at[:MANY]) + (", ..." if len(at) > MANY else "")
-        root = self.root if self.root.is_dir() else self.root.parent
-        told = [f"{self.place[i][0].path.relative_to(root)}:{self.place[i][1]}" for i in at[:MANY]]
+        told = [f"{self.name(self.place[i][0])}:{self.place[i][1]}" for i in at[:MANY]]
         return ", ".join(told) + (", ..." if len(at) > MANY else "")
 
     def cells(self, names: Sequence[str], faults: list[Fault] | None) -> list[str] | None:
         """The cells of the first of `names` that each part has; None with a fault (D08) where a part has none of them."""
         out: list[str] = []
-        whole = True
+        lacking: dict[str, list[str]] = defaultdict(list)
         for part in self.parts:
             name = next((n for n in names if n in part.index), None)
-            if name is None or name in part.repeated:
-                whole = False
-                if faults is not None:
-                    wanted = " or ".join(repr(n) for n in names)
-                    near = nearest(names[0], part.header)
-                    what = (
-                        f"there is no column {wanted}{near}"
-                        if name is None
-                        else f"column '{name}' stands there {part.header.count(name)} times"
-                    )
-                    faults.append(Fault("D08", part.path.name, what, "Rename the column, or correct the mapping"))
-                continue
-            out += part.column(name)
-        return out if whole else None
+            if name is None:
+                wanted = " or ".join(repr(n) for n in names)
+                lacking[f"there is no column {wanted}{nearest(names[0], part.header)}"].append(self.name(part))
+            elif name in part.repeated:
+                lacking[f"column '{name}' stands there {part.header.count(name)} times"].append(self.name(part))
+            else:
+                out += part.column(name)
+        if faults is not None:
+            faults += [Fault("D08", some(files), what, "Rename the column, or correct the mapping") for what, files in lacking.items()]
+        return None if lacking else out
 
-    def kept(self, filters: Iterable[Keep], faults: list[Fault]) -> list[bool]:
+    @cached_property
+    def cases(self) -> Mask:
+        """Rows that belong to somebody."""
+        return np.array([bool(i) for i in self.ids], np.bool_)
+
+    def kept(self, filters: Iterable[Keep], faults: list[Fault]) -> Mask:
         """Which rows of cases pass all filters."""
-        mask = [bool(i) for i in self.ids]
+        mask = self.cases
         for keep in filters:
             cells = self.cells((keep.column,), None if keep.optional else faults)
             if cells is not None:
                 wanted = {folded(v) for v in keep.values}
-                mask = [m and folded(c) in wanted for m, c in zip(mask, cells, strict=True)]
+                passing = {c for c in set(cells) if folded(c) in wanted}
+                mask = mask & np.array([c in passing for c in cells], np.bool_)
         return mask
+
+
+def file_names(parts: Sequence[Part], root: Path) -> list[str]:
+    """A hospital's name for each file: its own name; its folder's where all files are called alike; else its path."""
+    stems = [part.path.stem for part in parts]
+    if len(set(stems)) == len(stems):
+        return stems
+    paths = [part.path.relative_to(root) for part in parts]
+    folders = [path.parent.as_posix() for path in paths]
+    return folders if len(set(stems)) == 1 and "." not in folders else [path.with_suffix("").as_posix() for path in paths]
 
 
 def _id(cell: str, spec: TableSpec) -> str:
@@ -116,8 +149,9 @@ class Account:
     gone: dict[str, str] = field(default_factory=dict)
     ids: tuple[str, ...] = ()
     """Sorted; all patients that are read, also those in `gone`."""
-    mask: list[bool] = field(default_factory=list)
+    mask: Mask = field(default_factory=lambda: np.empty(0, np.bool_))
     """Rows of the index table that pass its filters."""
+    _positions: dict[str, NDArray[np.int64]] = field(default_factory=dict)
 
     @property
     def all_ids(self) -> tuple[str, ...]:
@@ -126,6 +160,13 @@ class Account:
     @cached_property
     def at(self) -> dict[str, int]:
         return {patient: i for i, patient in enumerate(self.ids)}
+
+    def positions(self, table: Loaded) -> NDArray[np.int64]:
+        """(rows of the table,): the position of each row's patient in `ids`, -1 for one who is not among them."""
+        if table.spec.name not in self._positions:
+            at = self.at
+            self._positions[table.spec.name] = np.fromiter((at.get(i, -1) for i in table.ids), np.int64, len(table.ids))
+        return self._positions[table.spec.name]
 
     def drop(self, patient: str, reason: str) -> None:
         self.gone.setdefault(patient, reason)
@@ -137,19 +178,46 @@ class Account:
         """Apply the index table's filters one after the other, then its rule on several rows of a patient (guard D02)."""
         table, spec = self.index, self.index.spec
         self.ids = tuple(sorted({i for i in table.ids if i}))
-        mask = [bool(i) for i in table.ids]
+        mask = table.cases
         for n, keep in enumerate(spec.keep, 1):
             mask = table.kept(spec.keep[:n], faults if n == len(spec.keep) else [])
-            left = {i for i, m in zip(table.ids, mask, strict=True) if m}
+            left = {table.ids[row] for row in np.flatnonzero(mask)}
             for patient in self.ids:
                 if patient not in left:
                     self.drop(patient, keep.reason)
         self.mask = mask
         if spec.rows == "one":
-            count = Counter(i for i, m in zip(table.ids, mask, strict=True) if m)
+            count = Counter(table.ids[row] for row in np.flatnonzero(mask))
             several = sorted(i for i, n in count.items() if n > 1)
             if several and spec.duplicates == "error":
                 what = f"{len(several)} patients have {sum(count[i] for i in several)} rows where one is declared: {some(several)}"
-                faults.append(Fault("D02", table.where(spec.key), what, 'Keep one row a patient, or declare duplicates = "quarantine"'))
+                way = 'Keep one row a patient, or declare duplicates = "quarantine" or "agree"'
+                if table.hospitals and len({*zip(table.hospitals, table.ids, strict=True)}) == len(table.ids):
+                    way = "They stand in different hospitals: if ids count anew in each hospital, declare id_per_site = true"
+                faults.append(Fault("D02", table.where(spec.key), what, way))
             for patient in several:
                 self.drop(patient, "several rows where one is declared (D02)")
+
+    def check_persons(self, faults: list[Fault]) -> None:
+        """Guard L04: nobody stands under two ids, which may be two sites; and no id stands for two people (guard D02)."""
+        table, spec = self.index, self.index.spec
+        cells = table.cells((spec.person,), faults) if spec.person else None
+        if cells is None:
+            return
+        empty = {folded(n) for n in table.nulls} | {""}
+        ids, people = defaultdict(set), defaultdict(set)
+        for i, cell in zip(table.ids, cells, strict=True):
+            if i and (person := folded(cell)) not in empty:
+                ids[person].add(i)
+                people[i].add(person)
+        twice = sorted(" = ".join(sorted(v)) for v in ids.values() if len(v) > 1)
+        if twice:
+            what = (
+                f"{len(twice)} persons stand under several ids, so they may be trained on at one site and scored at another: {some(twice)}"
+            )
+            faults.append(Fault("L04", table.where(spec.person), what, "Give each person one id, or delete the rows that repeat a person"))
+        shared = sorted(i for i, v in people.items() if len(v) > 1)
+        if shared:
+            what = f"{len(shared)} ids stand for several persons each: {some(shared)}"
+            way = f"Correct '{spec.key}'; if ids count anew in each hospital, declare id_per_site = true"
+            faults.append(Fault("D02", table.where(spec.person), what, way))

@@ -14,7 +14,7 @@ import math
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +45,8 @@ class Layout:
     """Empty: by the header line, among tab, comma, semicolon and bar."""
     encoding: str = "utf-8"
     decimal: Literal[".", ","] = "."
+    thousands: str = ""
+    """Mark between groups of three digits ('1,234.5'); empty: there is none, and such a text is no number."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,10 @@ def read(path: Path, layout: Layout, faults: list[Fault]) -> Part | None:
         if kind in ("csv", "tsv"):
             part = _text(path, layout, known)
         elif kind == "xlsx":
-            part = _grid(path, _sheet(path, layout), layout, known)
+            grid = _sheet(path, layout)
+            part = _framed(path, grid, list(range(1, len(grid) + 1)), layout.header, known, strict=False)
         elif kind == "parquet":
-            part = _parquet(path)
+            part = _parquet(path, layout)
         else:
             raise ValueError(f"'{path.suffix}' is none of the table formats {', '.join(SUFFIXES)}; save it as one of them")
     except (OSError, ValueError) as error:
@@ -188,7 +191,7 @@ def _delimiter(text: str, path: Path, layout: Layout) -> str:
     return max(counts, key=lambda d: counts[d])
 
 
-def _sheet(path: Path, layout: Layout) -> Iterator[list[str]]:
+def _sheet(path: Path, layout: Layout) -> list[list[str]]:
     from openpyxl import load_workbook
 
     with path.open("rb") as file, warnings.catch_warnings():
@@ -203,30 +206,39 @@ def _sheet(path: Path, layout: Layout) -> Iterator[list[str]]:
             if layout.sheet is not None and layout.sheet not in book.sheetnames:
                 raise ValueError(f"the workbook has no sheet '{layout.sheet}'; it has {', '.join(book.sheetnames)}")
             sheet = book[layout.sheet] if layout.sheet else book.worksheets[0]
-            if _unstored(path, str(getattr(sheet, "_worksheet_path", ""))):
+            xml = _member(path, str(getattr(sheet, "_worksheet_path", "")))
+            if re.search(rb"</f>\s*(<v\s*/>|<v>\s*</v>|</c>)", xml):
                 raise ValueError(
                     f"sheet '{sheet.title}' holds formulas without stored results; open the workbook, save it, and copy it again"
                 )
             sheet.reset_dimensions()
-            for row in sheet.iter_rows(values_only=True):
-                yield [text_of(cell, layout.decimal) for cell in row]
+            grid = [[text_of(cell, layout.decimal) for cell in row] for row in sheet.iter_rows(values_only=True)]
+            _unmerge(grid, xml, max(layout.header))
+            return grid
         except (zipfile.BadZipFile, KeyError, SyntaxError, EOFError) as error:
             raise ValueError(f"the workbook is broken ({type(error).__name__}: {error})") from error
         finally:
             book.close()
 
 
-def _unstored(path: Path, member: str) -> bool:
-    """Whether a sheet has formulas that were never calculated: they would read as missing."""
+def _member(path: Path, member: str) -> bytes:
+    """The XML of a sheet: openpyxl's reader of large files tells neither merged cells nor formulas without a stored result."""
     with zipfile.ZipFile(path) as archive:
-        if member.lstrip("/") not in archive.namelist():
-            return False
-        return re.search(rb"</f>\s*(<v\s*/>|<v>\s*</v>|</c>)", archive.read(member.lstrip("/"))) is not None
+        return archive.read(member.lstrip("/")) if member.lstrip("/") in archive.namelist() else b""
 
 
-def _grid(path: Path, rows: Iterable[list[str]], layout: Layout, faults: list[Fault]) -> Part | None:
-    grid = list(rows)
-    return _framed(path, grid, list(range(1, len(grid) + 1)), layout.header, faults, strict=False)
+def _unmerge(grid: list[list[str]], xml: bytes, header: int) -> None:
+    """Cells that are merged below the header all hold what is shown in them."""
+    from openpyxl.utils.cell import range_boundaries
+
+    for ref in re.findall(rb'<mergeCell\b[^>]*\bref="([A-Z]+[0-9]+:[A-Z]+[0-9]+)"', xml):
+        left, top, right, bottom = (int(n or 0) for n in range_boundaries(ref.decode()))
+        if top <= header or top > len(grid) or left > len(grid[top - 1]):
+            continue
+        shown = grid[top - 1][left - 1]
+        for row in grid[top - 1 : bottom]:
+            row += [""] * (right - len(row))
+            row[left - 1 : right] = [shown] * (right - left + 1)
 
 
 def _framed(
@@ -259,7 +271,7 @@ def _framed(
     return Part(path, tuple(names), even, [line for _, line in body])
 
 
-def _parquet(path: Path) -> Part:
+def _parquet(path: Path, layout: Layout) -> Part:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -267,6 +279,6 @@ def _parquet(path: Path) -> Part:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
         raise ValueError(f"the file is not Parquet, or is broken ({error})") from error
-    columns = [[text_of(cell) for cell in column.to_pylist()] for column in table.columns]
+    columns = [[text_of(cell, layout.decimal) for cell in column.to_pylist()] for column in table.columns]
     rows = [list(row) for row in zip(*columns, strict=True)]
     return Part(path, tuple(" ".join(str(n).split()) for n in table.column_names), rows, list(range(1, len(rows) + 1)))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_PLAIN = frozenset("0123456789.+-eE")
 
 _SCALES: tuple[dict[str, float], ...] = (
     {"days": 1, "weeks": 7, "months": 365.25 / 12, "years": 365.25, "hours": 1 / 24},
@@ -50,9 +51,22 @@ def looks_null(text: str) -> bool:
     return folded(text) in _NULL_LOOK
 
 
-def number(text: str, decimal: str = ".") -> float | None:
-    """A finite number in the declared notation, or None: no thousands separators, no 'inf', no '<5', no '1_000'."""
+def limit(text: str) -> float | None:
+    """The limit that '<0.5', '> 100' or '≥1,2' states; None for anything else."""
+    found = re.fullmatch(r"\s*(?:[<>]=?|[≤≥])\s*([0-9]+(?:[.,][0-9]+)?)\s*", text)
+    return float(found.group(1).replace(",", ".")) if found else None
+
+
+def number(text: str, decimal: str = ".", thousands: str = "") -> float | None:
+    """A finite number in the declared notation, or None: no undeclared thousands separators, no 'inf', no '<5', no '1_000'."""
     text = text.strip()
+    if thousands == " ":
+        text = text.replace("\u00a0", " ").replace("\u202f", " ")
+    if thousands and thousands in text:
+        whole, point, rest = text.partition(decimal)
+        if not re.fullmatch(rf"[+-]?[0-9]{{1,3}}({re.escape(thousands)}[0-9]{{3}})+", whole) or (point and not rest):
+            return None
+        text = whole.replace(thousands, "") + point + rest
     if decimal == ",":
         if "." in text:
             return None
@@ -61,6 +75,19 @@ def number(text: str, decimal: str = ".") -> float | None:
         return None
     value = float(text)
     return value if abs(value) < float("inf") else None
+
+
+def numbers(texts: Sequence[str], decimal: str = ".", thousands: str = "") -> list[float | None]:
+    """`number` of each text; the usual case, where nothing but plain numbers is there, in one pass."""
+    if decimal == "." and _PLAIN.issuperset("".join(texts)):
+        try:
+            found = [float(text) for text in texts]
+        except ValueError:
+            pass
+        else:
+            if max(map(abs, found), default=0.0) < float("inf"):
+                return list(found)
+    return [number(text, decimal, thousands) for text in texts]
 
 
 def unit(text: str) -> str:

@@ -16,8 +16,9 @@ from common.schema import Choice, Feature, Label, Number, Schema, Survival
 from common.study import Study, Task
 
 _TOP = (
-    "name", "question", "table", "sheet", "header", "comment", "delimiter", "encoding", "decimal", "id", "site", "site_from_file", "nulls",
-    "duplicates", "keep", "times", "label", "feature", "task", "survival", "learners", "hyper", "clinical", "denied", "virtual",
+    "name", "question", "table", "sheet", "header", "comment", "delimiter", "encoding", "decimal", "thousands", "id", "id_per_site",
+    "person", "site", "site_from_file", "nulls", "duplicates", "keep", "times", "label", "feature", "task", "survival", "learners",
+    "hyper", "clinical", "denied", "virtual",
 )  # fmt: skip
 _LABEL = ("name", "column", "classes", "values", "unknown", "title")
 _FEATURE = (
@@ -29,18 +30,17 @@ _TASK = ("time", "caution", "alarm")
 _SURVIVAL = ("name", "time", "event", "unit", "horizon", "dead", "alive")
 _ONE_OF: dict[str, tuple[object, ...]] = {
     "kind": ("number", "choice"), "scale": ("linear", "log"), "out_of_range": ("error", "missing"), "decimal": (".", ","),
+    "thousands": ("", ",", ".", " ", "'"),
     "duplicates": ("error", "quarantine", "agree"),
 }  # fmt: skip
 _TYPES: dict[str, tuple[type, ...]] = {
     "name": (str,), "question": (str,), "column": (str,), "id": (str,), "site": (str,), "site_from_file": (bool,), "sheet": (str,),
-    "unit": (str,),
-    "column_unit": (str,), "unit_column": (str,), "low": (int, float), "high": (int, float), "horizon": (int, float),
-    "ordered": (bool,), "available_at": (str,),
-    "title": (str,), "times": (list,), "classes": (list,), "nulls": (list, str, int, float), "feature": (list,), "keep": (list,),
-    "label": (dict,), "task": (dict,),
+    "id_per_site": (bool,), "person": (str,), "unit": (str,), "column_unit": (str,), "unit_column": (str,), "low": (int, float),
+    "high": (int, float), "horizon": (int, float), "ordered": (bool,), "available_at": (str,), "title": (str,), "times": (list,),
+    "classes": (list,), "nulls": (list, str, int, float), "feature": (list,), "keep": (list,), "label": (dict,), "task": (dict,),
     "survival": (dict,), "learners": (list,), "hyper": (dict,), "clinical": (str,), "denied": (list,), "virtual": (str,),
-    "table": (str, list),
-    "delimiter": (str,), "encoding": (str,), "comment": (str,), "alarm": (int, float), "caution": (str,), "not_an_outcome": (str,),
+    "table": (str, list), "delimiter": (str,), "encoding": (str,), "comment": (str,), "alarm": (int, float), "caution": (str,),
+    "not_an_outcome": (str,),
 }  # fmt: skip
 
 ANY_TABLE = ("*.csv", "*.tsv", "*.txt", "*.xlsx", "*.parquet")
@@ -134,7 +134,12 @@ class _Reader:
         for name in files:
             if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
                 self.fault(f"table = '{name}' must be a name or a pattern inside the data folder (give the folder, or the file, as --data)")
-        out = {key: top[key] for key in ("sheet", "header", "comment", "delimiter", "encoding", "decimal") if key in top}
+        plain = ("sheet", "header", "comment", "delimiter", "encoding", "decimal", "thousands", "person", "id_per_site")
+        out = {key: top[key] for key in plain if key in top}
+        if top.get("thousands") == top.get("decimal", "."):
+            self.fault(f"thousands and decimal are both '{top['thousands']}'; correct one of them")
+        if top.get("id_per_site") and not ("site" in top or top.get("site_from_file")):
+            self.fault("id_per_site needs to know the hospital: name its column (site = ...) or declare site_from_file = true")
         rule = top.get("duplicates", "error")
         rows = {"rows": "agree"} if rule == "agree" else {"rows": "one", "duplicates": rule}
         keep = [
@@ -187,6 +192,19 @@ class _Reader:
                 self.fault(f"{at}: {key} = {value!r} names none of the study's values {', '.join(names)}")
         return out
 
+    def number_map(self, raw: Any, at: str) -> dict[str, list[str]]:
+        """`{number = [table values]}`, written `{ "<0.5" = 0.25 }`."""
+        out: dict[str, list[str]] = {}
+        if not isinstance(raw, Mapping):
+            self.fault(f"{at} must be a table of values, is {raw!r}")
+            return out
+        for text, value in raw.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                out.setdefault(repr(float(value)), []).append(text)
+            else:
+                self.fault(f'{at}: {text} = {value!r} must be the number that stands for this text, e.g. "<0.5" = 0.25')
+        return out
+
     def feature(self, raw: Any, n: int, times: tuple[str, ...]) -> tuple[Feature | None, dict[str, Any]]:
         at = f"[[feature]] {raw['name']!r}" if isinstance(raw, Mapping) and "name" in raw else f"[[feature]] number {n}"
         f = self.check(raw, at, _FEATURE, ("name",))
@@ -198,7 +216,7 @@ class _Reader:
             self.fault(f"{at} lacks 'available_at', one of the times {', '.join(times)}")
         common = {"available_at": f.get("available_at", times[0] if times else ""), "title": f.get("title", "")}
         if kind == "number":
-            wrong = [k for k in ("values", "ordered", "map") if k in f]
+            wrong = [k for k in ("values", "ordered") if k in f]
             if wrong:
                 self.fault(f'{at} is a number and cannot have {", ".join(wrong)}; declare kind = "choice" for a vocabulary')
             lacks = [k for k in ("unit", "low", "high") if k not in raw]
@@ -209,6 +227,7 @@ class _Reader:
             if wrong or any(k not in f for k in ("name", "unit", "low", "high")):
                 return None, source
             source["unit"] = f.get("column_unit", f["unit"])
+            source["values"] = self.number_map(f.get("map", {}), f"{at} map")
             return Number(f["name"], f["unit"], float(f["low"]), float(f["high"]), scale=f.get("scale", "linear"), **common), source
         foreign = [k for k in ("unit", "column_unit", "unit_column", "low", "high", "scale", "out_of_range") if k in f]
         if foreign:

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ from common.study import Study
 from server import store
 from server.app import Outcome
 from server.run import Run
-from simulation import partition, show
+from simulation import partition, permuted, show
 
 SETTINGS = "simulation.json"
 
@@ -120,20 +120,15 @@ def prepare(args: argparse.Namespace, folder: Path) -> Setting:
         raise UsageError("C01", f"--minimum-site {args.minimum_site} and --minimum-patients {args.minimum_patients} must be at least 1")
     data, phantom = _data(args, folder, study)
     reading = read_table(study, task, data, source=args.source or None)
-    if args.permute_labels is not None:
-        data, reading = _permuted(args, folder, study, task, reading)
     _unchanged(folder, reading)
+    source = "" if study.source else reading.source
+    if args.permute_labels is not None:
+        data, mapping = permuted.write(folder / "permuted", reading, args.permute_labels)
+        source = str(mapping.resolve())
+        reading = read_table(study, task, data, source=source)
     parted = _parted(args, reading)
-    sites = partition.write_sites(
-        folder / "sites", parted, data=data, study=args.study, source="" if study.source else reading.source, minimum=args.minimum_patients
-    )
-    return Setting(args, folder, study, task, reading, parted, sites, _expecting(run, len(sites)), phantom)
-
-
-def _expecting(run: Run, sites: int) -> Run:
-    from dataclasses import replace
-
-    return replace(run, expect=sites)
+    sites = partition.write_sites(folder / "sites", parted, data=data, study=args.study, source=source, minimum=args.minimum_patients)
+    return Setting(args, folder, study, task, reading, parted, sites, replace(run, expect=len(sites)), phantom)
 
 
 def _data(args: argparse.Namespace, folder: Path, study: Study) -> tuple[Path, bool]:
@@ -147,10 +142,6 @@ def _data(args: argparse.Namespace, folder: Path, study: Study) -> tuple[Path, b
 
     colorectal.write(folder / "data", seed=args.seed)
     return folder / "data", True
-
-
-def _permuted(args: argparse.Namespace, folder: Path, study: Study, task: str, reading: Reading) -> tuple[Path, Reading]:
-    raise UsageError("C01", "permute")
 
 
 def _unchanged(folder: Path, reading: Reading) -> None:
@@ -217,7 +208,7 @@ def federate(setting: Setting, console: Console) -> Outcome:
             if setting.args.engine == "ray":
                 from simulation.ray import run_on_ray
 
-                return run_on_ray(setting.run, len(setting.sites))
+                return run_on_ray(setting.run, len(setting.sites), tell)
             from client.app import app as client
             from server.app import coordinate
             from simulation.grid import InProcessGrid

@@ -2,11 +2,13 @@
 
 A site sends the gradient, the Hessian and the log-likelihood of its own rows at the current coefficients (Newton-Raphson /
 IRLS: Hastie, Tibshirani, Friedman, The Elements of Statistical Learning, 2nd ed., eq. 4.21-4.27). The coordinator adds an L2
-penalty on the slopes once, takes the Newton step, and halves it when the penalised likelihood did not rise (separation).
+penalty on the slopes once and takes the Newton step: half of it again when the penalised likelihood did not rise, and up to twice
+as far where the classes separate, for there Newton gains one logit a round. The first step starts at the intercepts of the class
+counts, which preprocessing has summed.
 
-With standardised rows x (clipped to +-c by preprocessing, so ||x||^2 <= R^2 = 1 + columns * c^2) and mu the class
-probabilities, one patient adds x (y - mu)' to the gradient and xx' (x) (diag mu - mu mu') to the Hessian; ||y - mu|| <= sqrt 2
-and ||diag mu - mu mu'||_F <= 1/2 over the classes but the reference one.
+With standardised rows x (clipped to +-c, so ||x||^2 <= R^2 = 1 + columns * c^2) and mu the class probabilities, one patient adds
+x (y - mu)' to the gradient, xx' (x) (diag mu - mu mu') to the Hessian and log mu(y), cut at -50, to the log-likelihood, which
+serves the control of steps only; ||y - mu|| <= sqrt 2 and ||diag mu - mu mu'||_F <= 1/2 over the classes but the reference one.
 """
 
 from __future__ import annotations
@@ -22,10 +24,16 @@ from common.learners.preprocessing import Preprocessing, standardise
 from common.schema import Floats, Schema
 from common.types import Arrays, Probs, State
 
+LONGEST = 2.0
+"""The most Newton steps taken at once."""
+LEAST = -50.0
+"""A patient's log-likelihood is not counted below this."""
+
 
 @dataclass(frozen=True)
 class Logistic:
-    """Arrays: `coefficients` (classes - 1, 1 + columns): intercept first, on the standardised scale, against class 0."""
+    """Arrays: `coefficients` (classes - 1, 1 + columns): intercept first, on the standardised scale, against class 0; `base` and
+    `step`: where the last step began and what it added; `along` (2,): the likelihood's slope and curvature along it at its start."""
 
     name: str = "logistic"
     needs: tuple[str, ...] = ("preprocessing",)
@@ -33,11 +41,13 @@ class Logistic:
     phases: frozenset[str] = frozenset({"newton"})
     l2: float = 1.0
     """Penalty l2 / 2 * (sum of squared slopes) on the summed log-likelihood; must be > 0."""
-    tolerance: float = 1e-7
-    """Stop when half the squared Newton decrement falls below it: the step then taken leaves an error of its order squared."""
+    tolerance: float = 1e-6
+    """Stop when a Newton step changes no coefficient by more: taking it leaves an error of the order of its square."""
     rounds: int = 30
-    prior: float = 1e-6
+    prior: float = 1e-12
     """A ridge on the intercepts, only so that a class that nobody has leaves the system solvable."""
+    clip: float = 10.0
+    """Rows are cut to +- this many standard deviations, whatever preprocessing did: it bounds what a patient can add."""
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         shape = (len(schema.label.classes) - 1, 1 + len(schema.columns))
@@ -45,6 +55,7 @@ class Logistic:
             "coefficients": np.zeros(shape),
             "base": np.zeros(shape),
             "step": np.zeros(shape),
+            "along": np.zeros(2),
             "objective": np.array(-np.inf),
             "rounds": np.array(0),
             "converged": np.array(False),
@@ -55,54 +66,78 @@ class Logistic:
 
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
-        x = _with_one(standardise(state["preprocessing"], rows))
-        logits = x @ state[self.name]["coefficients"].T
-        log_mu = _log_softmax(logits)
-        mu = np.exp(log_mu[:, 1:])
-        y = np.eye(logits.shape[1] + 1)[rows.labels]
-        k, p = logits.shape[1], x.shape[1]
+        x = _with_one(self._rows(state, rows))
+        log_mu = _log_softmax(x @ self._coefficients(state).T)
+        # 1 - mu to its last digit even where mu is 1 to all of its own: the ridge on the intercepts is small beside a rounding error
+        mu, rest = np.exp(log_mu[:, 1:]), -np.expm1(log_mu[:, 1:])
+        y = np.eye(log_mu.shape[1])[rows.labels]
+        k, p = mu.shape[1], x.shape[1]
         hessian = np.empty((k, p, k, p))
         for a in range(k):
             for b in range(a + 1):
-                w = mu[:, a] * ((a == b) - mu[:, b])
+                w = mu[:, a] * (rest[:, a] if a == b else -mu[:, b])
                 hessian[a, :, b, :] = hessian[b, :, a, :] = (x * w[:, None]).T @ x
-        likelihood = np.array((y * log_mu).sum())
+        likelihood = np.array((y * np.maximum(log_mu, LEAST)).sum())
         return Contribution(
-            {"gradient": (y[:, 1:] - mu).T @ x, "hessian": hessian.reshape(k * p, k * p), "likelihood": likelihood}, len(rows)
+            {"gradient": np.where(y[:, 1:] > 0, rest, -mu).T @ x, "hessian": hessian.reshape(k * p, k * p), "likelihood": likelihood},
+            len(rows),
         )
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         arrays = state[self.name]
-        beta, done = arrays["coefficients"], int(arrays["rounds"]) + 1
+        beta, done = self._coefficients(state), int(arrays["rounds"]) + 1
         penalty = np.full(beta.shape, self.l2)
         penalty[:, 0] = self.prior
         objective = float(total.sums["likelihood"]) - 0.5 * float((penalty * beta**2).sum())
         if objective < float(arrays["objective"]) - 1e-9 * abs(objective):
             # the last step overshot: half of it, from where it started
             step = arrays["step"] / 2
-            result = {**arrays, "coefficients": arrays["base"] + step, "step": step, "rounds": np.array(done)}
+            slope, curve = arrays["along"] * (0.5, 0.25)
+            result = {
+                **arrays,
+                "coefficients": arrays["base"] + step,
+                "step": step,
+                "along": np.array([slope, curve]),
+                "rounds": np.array(done),
+            }
             return Step(result, done >= self.rounds)
-        gradient = total.sums["gradient"] - penalty * beta
-        hessian = total.sums["hessian"] + np.diag(penalty.ravel())
-        step = np.linalg.solve(hessian, gradient.ravel()).reshape(beta.shape)
-        converged = 0.5 * float((gradient * step).sum()) < self.tolerance
+        rise, bend = total.sums["gradient"], total.sums["hessian"]
+        newton = np.linalg.solve(bend + np.diag(penalty.ravel()), (rise - penalty * beta).ravel())
+        along = np.array([newton @ rise.ravel(), newton @ bend @ newton])
+        shift = (penalty * beta).ravel() @ newton, penalty.ravel() @ newton**2
+        converged = bool(np.abs(newton).max() < self.tolerance)
+        saturated = not converged and _saturated(arrays["along"], float((rise * arrays["step"]).sum()))
+        length = _length(along, shift) if saturated else 1.0
+        step = length * newton.reshape(beta.shape)
         result = {
             "coefficients": beta + step,
             "base": beta,
             "step": step,
+            "along": along * (length, length**2),
             "objective": np.array(objective),
             "rounds": np.array(done),
             "converged": np.array(converged),
         }
         return Step(result, converged or done >= self.rounds)
 
+    def _rows(self, state: State, cohort: Cohort) -> Floats:
+        return np.clip(standardise(state["preprocessing"], cohort), -self.clip, self.clip)
+
+    def _coefficients(self, state: State) -> Floats:
+        """The current coefficients; before the first step, the intercepts of the class counts that preprocessing has summed."""
+        beta = state[self.name]["coefficients"]
+        if int(state[self.name]["rounds"]) or not len(state["preprocessing"]["coarse"]):
+            return np.asarray(beta)
+        # the ridge holds the intercept of a class that nobody has near log(30 * prior / cases): 30 is about minus that number
+        counts = state["preprocessing"]["coarse"][0].sum(axis=0) + 30 * self.prior
+        return np.concatenate([np.log(counts[1:] / counts[0])[:, None], beta[:, 1:]], axis=1)
+
     def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
-        radius2 = 1 + len(schema.columns) * Preprocessing().clip ** 2
-        # the log-likelihood of one patient is unbounded: it is not releasable under a finite budget and not counted here
-        return float(np.sqrt(2 * radius2 + 0.25 * radius2**2))
+        radius2 = 1 + len(schema.columns) * self.clip**2
+        return float(np.sqrt(2 * radius2 + 0.25 * radius2**2 + LEAST**2))
 
     def predict(self, state: State, cohort: Cohort) -> Probs:
-        x = _with_one(standardise(state["preprocessing"], cohort))
+        x = _with_one(self._rows(state, cohort))
         return np.exp(_log_softmax(x @ state[self.name]["coefficients"].T))
 
     def alone(self, cohorts: Sequence[Cohort], fold: Fold, seed: int, parts: int) -> State:
@@ -111,13 +146,38 @@ class Logistic:
 
     def explain(self, state: State, cohort: Cohort) -> Floats:
         """Linear SHAP (Lundberg & Lee 2017, cor. 1): coefficient times standardised value, summed over a feature's columns."""
-        z = standardise(state["preprocessing"], cohort)
+        z = self._rows(state, cohort)
         slopes = state[self.name]["coefficients"][:, 1:]
         names = [f.name for f in cohort.schema.features]
         out = np.zeros((len(cohort), len(names), len(slopes)))
         for j, column in enumerate(cohort.schema.columns):
             out[:, names.index(column.feature.name), :] += z[:, j, None] * slopes[:, j]
         return out
+
+
+def _saturated(along: Floats, slope: float) -> bool:
+    """Did the likelihood's slope along the last step fall as an exponential rather than as a straight line would?
+
+    `along`: the slope and the curvature at the start of that step; `slope`: at its end.
+    """
+    first, bend = float(along[0]), float(along[1])
+    return first > 0 and abs(slope - first * np.exp(-bend / first)) < 0.5 * abs(slope - (first - bend))
+
+
+def _length(along: Floats, shift: tuple[float, float]) -> float:
+    """How many Newton steps to take where classes separate: the root of slope * exp(-curve / slope * t) = shift[0] + shift[1] * t.
+
+    There each row's slope falls as an exponential, and the exponential of the mean rate is a lower bound of their sum (Jensen), so
+    the root (>= 1) stops short of the maximum where every row is on its side. Newton alone gains one logit a round there.
+    """
+    first, bend = float(along[0]), float(along[1])
+    t = 1.0
+    if first <= 0:
+        return t
+    for _ in range(50):  # a convex, falling function: Newton's method climbs to its root from the left
+        e = first * np.exp(-bend / first * t)
+        t += (e - shift[0] - shift[1] * t) / (bend / first * e + shift[1])
+    return min(max(float(t), 1.0), LONGEST)
 
 
 def _with_one(z: Floats) -> Floats:
@@ -127,8 +187,11 @@ def _with_one(z: Floats) -> Floats:
 def _log_softmax(logits: Floats) -> Floats:
     """(cases, classes - 1) logits against the reference class -> (cases, classes) log-probabilities."""
     full = np.concatenate([np.zeros((len(logits), 1)), logits], axis=1)
-    top = full.max(axis=1, keepdims=True)
-    return np.asarray(full - top - np.log(np.exp(full - top).sum(axis=1, keepdims=True)))
+    top = full.argmax(axis=1, keepdims=True)
+    below = full - np.take_along_axis(full, top, axis=1)
+    others = np.exp(below)
+    np.put_along_axis(others, top, 0.0, axis=1)
+    return np.asarray(below - np.log1p(others.sum(axis=1, keepdims=True)))
 
 
 LEARNER = Logistic()

@@ -92,8 +92,8 @@ class Preprocessing:
                 "coarse": arrays["coarse"],
                 "count": count,
                 "mean": low + span * mean,
-                # a column that never varies (or is missing throughout) is left at 0 by any scale
-                "scale": np.where(scale > 1e-9 * span, scale, 1.0),
+                # a column that never varies (or is missing throughout) is left at 0 by any scale; below 1e-6 lie rounding errors of the sums
+                "scale": np.where(scale > 1e-6 * span, scale, 1.0),
                 "clip": np.array(self.clip),
                 "offsets": np.concatenate([[0], np.cumsum([len(e) for e in edges])]).astype(np.int64),
                 "edges": np.concatenate([np.empty(0, np.float32), *edges]),

@@ -22,7 +22,10 @@ from server import store
 def write(folder: Path, study: Study, task: str, state: State, heads: Sequence[Head], report: Mapping[str, Any]) -> None:
     """`model/`: preprocessing.json, coefficients.csv, boosting.json (a native Booster), other heads' arrays, README.md, SHA256SUMS."""
     schema = study.schema_at(task)
-    files: dict[str, bytes] = {"preprocessing.json": _json(preprocessing(schema, state)), "schema.json": _json(_schema(study, task, schema))}
+    files: dict[str, bytes] = {
+        "preprocessing.json": _json(preprocessing(schema, state)),
+        "schema.json": _json(_schema(study, task, schema)),
+    }
     for head in heads:
         if head.name == "logistic":
             files["coefficients.csv"] = coefficients(schema, state).encode()
@@ -59,13 +62,35 @@ def coefficients(schema: Schema, state: State) -> str:
     arrays, beta = state["preprocessing"], state["logistic"]["coefficients"]
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
-    out.writerow(["class", "reference", "column", "unit", "transform", "per_standard_deviation", "per_unit_of_transform", "odds_ratio_per_standard_deviation"])
+    out.writerow(
+        [
+            "class",
+            "reference",
+            "column",
+            "unit",
+            "transform",
+            "per_standard_deviation",
+            "per_unit_of_transform",
+            "odds_ratio_per_standard_deviation",
+        ]
+    )
     for k, name in enumerate(schema.label.classes[1:]):
         out.writerow([name, schema.label.classes[0], "(intercept)", "", "", repr(float(beta[k, 0])), "", ""])
         for j, c in enumerate(schema.columns):
             b = float(beta[k, 1 + j])
             transform = f"log(1 + x - {c.low:g})" if c.scale == "log" else "x"
-            out.writerow([name, schema.label.classes[0], c.name, c.unit, transform, repr(b), repr(b / float(arrays["scale"][j])), repr(float(np.exp(b)))])
+            out.writerow(
+                [
+                    name,
+                    schema.label.classes[0],
+                    c.name,
+                    c.unit,
+                    transform,
+                    repr(b),
+                    repr(b / float(arrays["scale"][j])),
+                    repr(float(np.exp(b))),
+                ]
+            )
     return text.getvalue()
 
 
@@ -88,7 +113,11 @@ def card(study: Study, task: str, schema: Schema, heads: Sequence[Head], report:
             shown = f"{r['value']:.3f} ({r['low']:.3f} to {r['high']:.3f})" if r["estimable"] else "not estimable"
             lines.append(f"- {r['model']}, {r['evaluation']}: {shown}, n = {r['n']}, events = {r['events']}")
     lines += ["", "## Said beside it", "", *(f"- {a}" for a in report["alarms"] or ["no alarm"]), *(f"- {n}" for n in report["not_run"])]
-    lines += ["", f"State hash `{report['state_hash']}`, ledger head `{report['ledger_head']}`, seed {report['seed']}, fedmets {report['fedmets']}.", ""]
+    lines += [
+        "",
+        f"State hash `{report['state_hash']}`, ledger head `{report['ledger_head']}`, seed {report['seed']}, fedmets {report['fedmets']}.",
+        "",
+    ]
     return "\n".join(lines)
 
 

@@ -57,6 +57,7 @@ def gdc(folder: Path, patients: list[Row] = PATIENTS, *, flat: bool = False) -> 
     for p in patients:
         row = {
             key: p["id"],
+            "case_id" if flat else "cases.case_id": f"uuid-{p['id']}",
             name("demographic", "age_at_index"): p["age"] or "'--",
             name("demographic", "gender"): p["sex"] or "not reported",
             name("demographic", "vital_status"): "Dead" if p["m"].startswith("M1") else "Alive",
@@ -201,12 +202,38 @@ def test_one_site_counts_its_own(tmp_path: Path) -> None:
     assert "[D09]" in faults(lambda: intake.read(STUDY, "preop", tmp_path, patients=frozenset({"TCGA-XX-0001"})))
 
 
-def test_sensitivity_says_so(tmp_path: Path) -> None:
-    c = intake.read(STUDY, "preop", gdc(tmp_path), unknown_label="sensitivity")
-    assert c.labels.tolist().count(0) == 3
-    assert c.flow.unknown_label == 0
-    assert any("sensitivity analysis: 2" in n for n in c.flow.notes)
-    assert "[C01]" in faults(lambda: intake.read(STUDY, "preop", tmp_path, unknown_label="zero"), UsageError)
+def test_one_person_under_two_ids_is_refused(tmp_path: Path) -> None:
+    def change(rows: list[Row]) -> None:
+        for r in rows:
+            if r["cases.submitter_id"] == "TCGA-AG-0002":
+                r["cases.case_id"] = "uuid-TCGA-AA-0001"
+
+    text = faults(lambda: intake.read(STUDY, "preop", edit(gdc(tmp_path), "clinical", change)))
+    assert "[L04]" in text
+    assert "1 persons" in text
+    assert "TCGA-AA-0001 = TCGA-AG-0002" in text
+    assert "uuid" not in text
+
+
+def test_one_id_for_two_persons_is_refused(tmp_path: Path) -> None:
+    def change(rows: list[Row]) -> None:
+        primary(rows, "TCGA-AA-0001")[0]["cases.case_id"] = "another"
+
+    assert "1 ids stand for several persons" in faults(lambda: intake.read(STUDY, "preop", edit(gdc(tmp_path), "clinical", change)))
+
+
+def test_the_planted_patient_at_two_sites_is_refused(tmp_path: Path) -> None:
+    from simulation.phantom import colorectal
+    from simulation.phantom import faults as planted
+
+    colorectal.write(tmp_path)
+    assert len(intake.read(STUDY, "postresection", tmp_path)) == 631
+    planted.named("patient at two sites").plant(tmp_path)
+    text = faults(lambda: intake.read(STUDY, "postresection", tmp_path))
+    assert "[L04]" in text
+    assert "10 persons" in text
+    assert "-AA-" in text
+    assert "-CM-" in text
 
 
 def edit(folder: Path, table: str, change: Callable[[list[Row]], None]) -> Path:
@@ -319,14 +346,54 @@ def test_detection_says_what_is_missing(tmp_path: Path) -> None:
     assert "[D00]" in faults(lambda: intake.read(STUDY, "preop", tmp_path / "nowhere"))
     text = faults(lambda: intake.read(STUDY, "preop", tmp_path))
     assert "[D00]" in text
-    assert all(name in text for name in ("'gdc'", "'gdc_flat'", "'cbioportal'", "data_clinical_patient.txt"))
+    assert all(name in text for name in ("'gdc'", "'gdc_flat'", "'cbioportal'", "data_clinical_patient.txt", "--data"))
     write(
         tmp_path / "clinical.tsv",
         [{"cases.submitter_id": "a", "diagnoses.ajcc_pathologic_mm": "M0", "diagnoses.classification_of_tumor": "primary"}],
     )
     text = faults(lambda: intake.read(STUDY, "preop", tmp_path))
-    assert "[D08]" in text
-    assert "nearest: 'diagnoses.ajcc_pathologic_mm'" in text
+    assert "D08 clinical.tsv: there is no column 'diagnoses.prior_malignancy'" in text
+    assert "D03 clinical.tsv: there is no column 'diagnoses.ajcc_pathologic_m' (nearest: 'diagnoses.ajcc_pathologic_mm'" in text
+    assert "'gdc' comes nearest" in text
+    assert "gdc_flat" not in text
+
+
+def test_a_missing_label_is_d03_whether_the_mapping_is_named_or_not(tmp_path: Path) -> None:
+    gdc(tmp_path / "coad")
+    gdc(tmp_path / "read", [{**p, "id": p["id"].replace("-00", "-99")} for p in PATIENTS])
+
+    def change(rows: list[Row]) -> None:
+        for r in rows:
+            r.pop("diagnoses.ajcc_pathologic_m")
+
+    for name in ("coad", "read"):
+        edit(tmp_path / name, "clinical", change)
+    for source in (None, "gdc"):
+        text = faults(lambda source=source: intake.read(STUDY, "preop", tmp_path, source=source))  # type: ignore[misc]
+        assert text.startswith("[D03]")
+        assert "coad/clinical.tsv, read/clinical.tsv: there is no column 'diagnoses.ajcc_pathologic_m'" in text
+
+
+def test_the_only_mapping_of_a_study_tells_all_its_faults(tmp_path: Path) -> None:
+    from openpyxl import Workbook
+
+    book = Workbook()
+    sheet = book.worksheets[0]
+    sheet.title = "TCIA_n=197"
+    for row in (["Patient-ID", "age", "sex"], ["a", 400, 1], ["b", 50, 7]):
+        sheet.append(row)
+    book.save(tmp_path / "Colorectal-Liver-Metastases-Clinical-data-April-2023.xlsx")
+    text = faults(lambda: intake.read(studies.load("liver_recurrence"), "preop", tmp_path))
+    for part in ("D07", "'400'", "'7'", "D03", "progression_or_recurrence_liveronly", "D08"):
+        assert part in text, part
+    assert "--source" not in text
+
+
+def test_overrides_are_data(tmp_path: Path) -> None:
+    told = intake.read_table(STUDY, "postresection", cbioportal(tmp_path)).overrides
+    assert set(told) == {"t", "n"}
+    assert "not the stage" in told["t"]
+    assert intake.read_table(STUDY, "preop", tmp_path).overrides == {}
 
 
 def test_two_sources_ask_for_a_choice(tmp_path: Path) -> None:
@@ -389,7 +456,13 @@ def test_the_flow_adds_up(tmp_path: Path, rows: list[tuple[int, str, str]]) -> N
         proto = dict(primary(table, "TCGA-AA-0001")[0])
         table.clear()
         table += [
-            {**proto, "cases.submitter_id": f"TCGA-{n}{n}-0001", "diagnoses.ajcc_pathologic_m": m, "diagnoses.classification_of_tumor": k}
+            {
+                **proto,
+                "cases.submitter_id": f"TCGA-{n}{n}-0001",
+                "cases.case_id": str(n),
+                "diagnoses.ajcc_pathologic_m": m,
+                "diagnoses.classification_of_tumor": k,
+            }
             for n, m, k in rows
         ]
 
@@ -430,9 +503,27 @@ def test_a_file_named_outright_is_the_index_table(tmp_path: Path) -> None:
     assert len(intake.read(STUDY, "preop", tmp_path / "export_2025.tsv", source="gdc")) == 5
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00\x01binary", b"cases.submitter_id\tx\n1\n"])
-def test_a_broken_index_table_is_called_broken(tmp_path: Path, content: bytes) -> None:
-    (gdc(tmp_path) / "clinical.tsv").write_bytes(content)
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "empty"),
+        (b"\x00\x01binary", "binary"),
+        (b"cases.submitter_id\tx\n1\n", "line 2"),
+        (b"cases.submitter_id\tcases.case_id\n", "no row"),
+        (b"cases.submi", "no row"),
+    ],
+)
+def test_a_broken_index_table_is_called_broken(tmp_path: Path, content: bytes, said: str) -> None:
+    gdc(tmp_path / "read", [{**p, "id": p["id"].replace("-00", "-99")} for p in PATIENTS])
+    (gdc(tmp_path / "coad") / "clinical.tsv").write_bytes(content)
     text = faults(lambda: intake.read(STUDY, "preop", tmp_path))
     assert "[D00]" in text
-    assert "clinical.tsv" in text
+    assert "coad/clinical.tsv" in text
+    assert "read/clinical.tsv" not in text
+    assert said in text
+
+
+def test_a_file_named_outright_is_recognised_by_its_columns(tmp_path: Path) -> None:
+    gdc(tmp_path, flat=True)
+    (tmp_path / "clinical.tsv").rename(tmp_path / "export_2021.tsv")
+    assert intake.read_table(STUDY, "preop", tmp_path / "export_2021.tsv").source == "gdc_flat"

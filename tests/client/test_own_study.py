@@ -242,7 +242,7 @@ def test_all_faults_of_the_table_at_once(tmp_path: Path) -> None:
 def test_undeclared_nulls_are_told_with_the_way_out(tmp_path: Path) -> None:
     study = own(tmp_path, MINE.replace('nulls = ["NA"]', ""))
     said = faults(lambda: intake.read(study, "baseline", table(tmp_path)), DataError)
-    assert "nulls = ['NA']" in said
+    assert 'nulls = ["NA"]' in said
     said = faults(lambda: intake.read(own(tmp_path), "baseline", table(tmp_path, TABLE.replace("70", "-999"))), DataError)
     assert "looks like a null token" in said
 

@@ -1,0 +1,68 @@
+"""Guard L06: the same table with its labels shuffled within each institution; whatever is still predicted then is an artefact.
+
+The table is written out as any hospital's would be, with a source mapping beside it, and read back by the same readers.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+
+from client.intake import Reading
+from common.cohort import UNKNOWN, Cohort
+from common.schema import Number
+from server import store
+
+
+def write(folder: Path, reading: Reading, seed: int) -> tuple[Path, Path]:
+    """`cohort.csv` and `source.toml` in `folder`; the labels of known cases are permuted within each institution."""
+    cohort = reading.cohort
+    labels = shuffled(cohort, reading.institutions, seed)
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    out.writerow(["patient", "institution", "label", *(f.name for f in cohort.schema.features)])
+    for i, (patient, home) in enumerate(zip(cohort.ids, reading.institutions, strict=True)):
+        label = "" if labels[i] == UNKNOWN else cohort.schema.label.classes[int(labels[i])]
+        out.writerow([patient, home, label, *_values(cohort, i)])
+    store.write(folder / "cohort.csv", text.getvalue().encode())
+    store.write(folder / "source.toml", source(cohort).encode())
+    return folder / "cohort.csv", folder / "source.toml"
+
+
+def shuffled(cohort: Cohort, institutions: tuple[str, ...], seed: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Labels (cases,), permuted among the labelled cases of each institution."""
+    rng = np.random.default_rng(seed)
+    labels, homes = cohort.labels.copy(), np.array(institutions)
+    for home in sorted(set(institutions)):
+        rows = np.flatnonzero((homes == home) & (labels != UNKNOWN))
+        labels[rows] = labels[rng.permutation(rows)]
+    return labels
+
+
+def source(cohort: Cohort) -> str:
+    """The mapping of `cohort.csv`, in the form of docs/own-study.md; values outside the vocabulary do not occur."""
+    schema = cohort.schema
+    lines = [
+        'name = "permuted"', f"studies = [{json.dumps(schema.name)}]", 'nulls = [""]', "",
+        "[tables.cohort]", 'files = ["cohort.csv"]', 'key = "patient"', 'rows = "one"', "",
+        "[site]", 'column = "institution"', "",
+        "[label]", 'column = "label"', f"values = {{ {', '.join(f'{json.dumps(c)} = {json.dumps(c)}' for c in schema.label.classes)} }}", "",
+    ]  # fmt: skip
+    for f in schema.features:
+        lines += [f"[features.{json.dumps(f.name)}]", f"column = {json.dumps(f.name)}"]
+        if isinstance(f, Number):
+            lines.append(f"unit = {json.dumps(f.unit)}")
+        lines += ['not_an_outcome = "taken from a table that was already checked"', ""]
+    return "\n".join(lines)
+
+
+def _values(cohort: Cohort, row: int) -> list[str]:
+    out = []
+    for j, f in enumerate(cohort.schema.features):
+        x = cohort.values[row, j]
+        out.append("" if np.isnan(x) else repr(float(x)) if isinstance(f, Number) else f.values[int(x)])
+    return out

@@ -1,0 +1,69 @@
+"""Documents and code say the same: error codes, run configuration, the report's keys, and no link that leads nowhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from common.errors import CODES
+from server.run import Run
+from simulation.__main__ import parser
+from simulation.statistics import METRICS
+
+ROOT = Path(__file__).parent.parent.parent
+PAGES = [ROOT / n for n in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted((ROOT / "docs").rglob("*.md"))
+
+
+def test_error_codes_are_documented() -> None:
+    rows = dict(re.findall(r"^\| ([A-Z]\d\d) \| (.+) \|$", (ROOT / "docs/errors.md").read_text(), re.MULTILINE))
+    assert rows == CODES
+
+
+def test_every_code_is_used() -> None:
+    text = "".join(
+        p.read_text()
+        for package in ("common", "client", "server", "simulation")
+        for p in (ROOT / package).rglob("*.py")
+        if p.name != "errors.py"
+    )
+    assert [c for c in CODES if f'"{c}"' not in text and f"{c} " not in text] == []
+
+
+def test_run_configuration_is_pyprojects() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+    assert config == {f.name: f.default for f in dataclasses.fields(Run)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if not target.startswith(("http:", "https:", "mailto:")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_options_in_the_readme_exist() -> None:
+    known = {o for a in parser()._actions for o in a.option_strings}
+    for page in PAGES:
+        for line in re.findall(r"python -m simulation[^\n`]*", page.read_text()):
+            for option in re.findall(r"(?<!\w)--[a-z][a-z-]+", line):
+                assert option in known, f"{page.name}: {option}"
+
+
+def test_metrics_are_documented() -> None:
+    text = (ROOT / "docs/report.md").read_text()
+    assert [m for m in METRICS if f"`{m}`" not in text] == []
+
+
+def test_make_targets_in_the_readme_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`?make ([a-z-]+)", (ROOT / "README.md").read_text())) <= targets
+
+
+def test_nothing_of_a_run_is_tracked() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    assert [t for t in tracked if t.endswith((".state", ".jsonl", ".dcm", ".nii.gz", ".xlsx", ".tsv"))] == []

@@ -1,0 +1,121 @@
+"""The command as a researcher runs it: its report, its repeatability, its resumption after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server import ledger
+from simulation.statistics import METRICS
+
+ROOT = Path(__file__).parent.parent.parent
+SMALL = ["--set", "boosting.trees=6", "--bootstraps", "100"]
+
+
+def command(*options: str) -> list[str]:
+    return [sys.executable, "-m", "simulation", *options]
+
+
+def run(cwd: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*options), cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """One undisturbed run on the default cohort."""
+    cwd = tmp_path_factory.mktemp("town")
+    done = run(cwd, *SMALL)
+    assert done.returncode == 0, done.stderr
+    folder = cwd / done.stdout.strip().splitlines()[-1]
+    return folder, json.loads((folder / "report.json").read_text())
+
+
+def test_the_last_line_names_the_folder_in_runs(whole: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = whole
+    assert folder.parent.name == "runs"
+    for name in ("report.html", "report.json", "ledger.jsonl", "model/coefficients.csv", "model/boosting.json", "model/README.md"):
+        assert (folder / name).stat().st_size > 0
+
+
+def test_results_are_complete(whole: tuple[Path, dict[str, Any]]) -> None:
+    _, report = whole
+    sites = {s["name"] for s in report["sites"]} | {"all"}
+    rows = {(r["model"], r["arm"], r["evaluation"], r["site"], r["metric"]): r for r in report["results"]}
+    assert len(rows) == len(report["results"])
+    for model in ("clinical", "logistic", "boosting"):
+        for arm in ("local", "federated", "pooled"):
+            for evaluation in ("within_site", "leave_one_site_out"):
+                for site in sites:
+                    for metric in METRICS:
+                        row = rows[model, arm, evaluation, site, metric]
+                        assert row["estimable"] == (row["low"] is not None) or metric == "no_information_rate" or row["value"] is not None
+
+
+def test_federated_logistic_is_pooled_logistic(whole: tuple[Path, dict[str, Any]]) -> None:
+    _, report = whole
+    rows = {(r["arm"], r["evaluation"], r["site"], r["metric"]): r["value"] for r in report["results"] if r["model"] == "logistic"}
+    for (arm, *rest), value in rows.items():
+        if arm == "federated" and value is not None:
+            assert value == pytest.approx(rows["pooled", *rest], abs=1e-6)
+
+
+def test_the_ledger_is_whole_and_names_every_site(whole: tuple[Path, dict[str, Any]]) -> None:
+    folder, report = whole
+    lines = ledger.read(folder / "ledger.jsonl")
+    assert [line["kind"] for line in lines[:1] + lines[-2:]] == ["open", "close", "report"]
+    assert lines[-2]["hash"] == report["ledger_head"]
+    assert lines[-2]["state_hash"] == report["state_hash"]
+    exchanges = [line for line in lines if line["kind"] == "exchange"]
+    assert len(exchanges) == report["exchanges"]
+    for line in exchanges:
+        assert set(line["sites"]) == {s["name"] for s in report["sites"]}
+
+
+def test_the_model_is_a_native_booster(whole: tuple[Path, dict[str, Any]]) -> None:
+    import xgboost
+
+    folder, report = whole
+    booster = xgboost.Booster()
+    booster.load_model(folder / "model" / "boosting.json")
+    assert booster.num_boosted_rounds() == 6
+    assert set(booster.feature_names or ()) >= {"age", "cea"}
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_hash(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    done = run(tmp_path, *SMALL, "--json")
+    again = json.loads(done.stdout)
+    assert again["state_hash"] == whole[1]["state_hash"]
+    assert again["results"] == whole[1]["results"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lines", [1, 4, 12])
+def test_killed_and_resumed_gives_the_same_hash(whole: tuple[Path, dict[str, Any]], tmp_path: Path, lines: int) -> None:
+    process = subprocess.Popen(
+        command(*SMALL), cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        found = list(tmp_path.glob("runs/*/ledger.jsonl"))
+        if found and found[0].read_bytes().count(b"\n") >= lines:
+            break
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    (folder,) = tmp_path.glob("runs/*")
+    done = run(tmp_path, "--resume", str(folder), "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["state_hash"] == whole[1]["state_hash"]
+    assert report["results"] == whole[1]["results"]
