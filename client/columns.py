@@ -279,15 +279,20 @@ def _vocabulary(
         what = f"{_told(table, undeclared)}: neither in the vocabulary nor a declared null token"
         faults.append(Fault("D01", table.where(alias.name), what, _way_out(undeclared, ".")))
     if foreign:
-        near = difflib.get_close_matches(folded(next(iter(foreign))), vocabulary.known(), 1, 0.5)
+        texts = [t.strip() for t in foreign]
+        near = difflib.get_close_matches(folded(texts[0]), [k for k in vocabulary.known() if len(k) > 1], 1, 0.5)
         what = f"{_told(table, foreign)}: not in the vocabulary of {name} ({some(names)})" + (f"; nearest: '{near[0]}'" if near else "")
-        way = (
-            "Map the value to a class, or declare it in unknown"
-            if code == "D03"
-            else "Map the value to one of these, or declare it in nulls"
-        )
-        faults.append(Fault(code, table.where(alias.name), what, way))
+        faults.append(Fault(code, table.where(alias.name), what, _way_to(names, texts, code)))
     return _per_patient(name, parsed, mask, table, spec, flow)
+
+
+def _way_to(names: Sequence[str], texts: Sequence[str], code: str) -> str:
+    listed = f"[{', '.join(_quoted(t) for t in texts[:MANY])}]"
+    if code == "D03" and all(looks_null(t) for t in texts):
+        return f"If it means that the label is not known, declare it: unknown = {listed}"
+    if code == "D03":
+        return f"Map it to a class, e.g. values = {{ {_quoted(names[0])} = {listed}, ... }}, or declare it: unknown = {listed}"
+    return f"Map it to one of these, e.g. map = {{ {_quoted(texts[0])} = {_quoted(names[0])} }}, or declare it: nulls = {listed}"
 
 
 def used_column(spec: FieldSpec, tables: Mapping[str, Loaded]) -> str:

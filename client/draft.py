@@ -37,7 +37,7 @@ _SITE = (
 _LABEL = (
     r"^(label|target|outcome|class|y|event|endpoint|zielgr[oö](ss|ß)e|ergebnis)$", r"^(label|target|outcome|ziel)", r"(fern)?metasta",
     r"^(m|c?p?m[ _.-]?(stage|status|categor.*)|m1|spread)$", r"response|ansprechen", r"recurrence|relapse|rezidiv|progress",
-    r"vital|death|died|dead|deceased|gestorben", r"^(primary|diagnos(is|e)|entit)",
+    r"^(primary[ _.-]?(tumou?r|cancer|type|origin)?|diagnos(is|e)|entit.*)$", r"vital|death|died|dead|deceased|gestorben",
 )  # fmt: skip
 _UNITS = (
     (r"(^|[ _.-])(age|alter|[aâ]ge)([ _.-]|$)", "years"), (r"(^|[ _.-])bmi([ _.-]|$)|body.?mass", "kg/m2"), (r"weight|gewicht", "kg"),

@@ -143,7 +143,7 @@ def _assemble(study: Study, task: str, source: Source, tables: Mapping[str, Load
 
 
 def _left_out_features(study: Study, schema: Schema) -> list[str]:
-    """Guard L01: features that become available after the task's time do not enter, and the flow says so."""
+    """Guard L01 (prediction time): features that become available after the task's time do not enter, and the flow says so."""
     have = {f.name for f in schema.features}
     later = [f for f in study.schema.features if f.name not in have]
     return [

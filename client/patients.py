@@ -96,8 +96,7 @@ class Loaded:
         for part in self.parts:
             name = next((n for n in names if n in part.index), None)
             if name is None:
-                wanted = " or ".join(repr(n) for n in names)
-                lacking[f"there is no column {wanted}{nearest(names[0], part.header)}"].append(self.name(part))
+                lacking[absent(names, part)].append(self.name(part))
             elif name in part.repeated:
                 lacking[f"column '{name}' stands there {part.header.count(name)} times"].append(self.name(part))
             else:
@@ -121,6 +120,13 @@ class Loaded:
                 passing = {c for c in set(cells) if folded(c) in wanted}
                 mask = mask & np.array([c in passing for c in cells], np.bool_)
         return mask
+
+
+def absent(names: Sequence[str], part: Part) -> str:
+    """What to say of a column that a part lacks under each of its names."""
+    if not any(names):
+        return f"the study file leaves open which column it is; the table has {some(part.header)}"
+    return f"there is no column {' or '.join(repr(n) for n in names)}{nearest(names[0], part.header)}"
 
 
 def file_names(parts: Sequence[Part], root: Path) -> list[str]:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from client import mapping
 from client.mapping import FieldSpec, Source, TableSpec
-from client.patients import Loaded, some
-from client.tables import Layout, Part, find, nearest
+from client.patients import Loaded, absent, some
+from client.tables import Layout, Part, find
 from client.tables import read as read_part
 from common.errors import DataError, Fault, UsageError, raise_faults
+from common.ownstudy import ANY_TABLE
 from common.study import Study
 
 
@@ -115,7 +116,8 @@ def load(source: Source, folder: Folder, faults: list[Fault]) -> dict[str, Loade
         index = spec is source.index
         files = folder.files(spec, index=index)
         if not files and not spec.optional:
-            what = f"no file {' or '.join(spec.files)} (table '{spec.name}' of source mapping '{source.name}')"
+            there = [folder.name(path) for path in find(folder.root, ANY_TABLE)]
+            what = f"no file {' or '.join(spec.files)} (table '{spec.name}' of '{source.name}'); tables there: {some(there) or 'none'}"
             faults.append(Fault("D00", str(folder.root), what, "Put the table into the data folder, or name the file outright"))
         parts: list[Part] = []
         unkeyed: dict[str, list[str]] = {}
@@ -125,7 +127,7 @@ def load(source: Source, folder: Folder, faults: list[Fault]) -> dict[str, Loade
             if part is None:
                 continue
             if spec.key not in part.index:
-                unkeyed.setdefault(f"there is no id column '{spec.key}'{nearest(spec.key, part.header)}", []).append(folder.name(path))
+                unkeyed.setdefault(f"the id of the patients: {absent((spec.key,), part)}", []).append(folder.name(path))
             else:
                 parts.append(part)
         for what, names in unkeyed.items():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from client.patients import file_names
-from client.tables import SUFFIXES, Layout, Part, find, read
+from client.tables import SUFFIXES, Layout, Part, find, read, text_of
 from client.values import folded, limit, looks_null, number
 from common.errors import DataError, Fault, raise_faults
 from common.ownstudy import ANY_TABLE
@@ -132,10 +132,11 @@ def survey(path: Path) -> Survey:
     told = [f"could not be read and is left out: {fault}" for fault in faults]
     file, (layout, first, sheets) = max(read_in, key=lambda pair: len(pair[1][1].rows) * len(pair[1][1].header))
     group = [(f, x) for f, x in read_in if _alike(x[1].header, first.header) and f.suffix.lower() == file.suffix.lower()]
+    layout = replace(layout, encoding=_common_encoding([x[0].encoding for _, x in group]))
     told += [
         f"{f.name} is laid out differently from {file.name} (encoding, header or sheet): save all files alike, or the study cannot read it"
         for f, x in group
-        if x[0] != layout
+        if replace(x[0], encoding="ascii") != replace(layout, encoding="ascii") or x[0].encoding not in ("ascii", layout.encoding)
     ]
     parts = [x[1] for f, x in group]
     root = path if path.is_dir() else path.parent
@@ -193,43 +194,49 @@ def _alike(one: Sequence[str], other: Sequence[str]) -> bool:
 def _open(path: Path, faults: list[Fault]) -> tuple[Layout, Part, tuple[str, ...]] | None:
     """The layout that reads a file best, its table, and the sheets of a workbook."""
     kind = SUFFIXES.get(path.suffix.lower())
-    sheets = _sheets(path) if kind == "xlsx" else ()
-    plain = Layout(encoding=_encoding(path), comment="#" if _commented(path) else "") if kind in ("csv", "tsv") else Layout()
-    first: list[Fault] = []
-    best: tuple[Layout, Part] | None = None
-    for sheet in sheets if len(sheets) > 1 else (None,):
-        layout = replace(plain, sheet=sheet)
-        known: list[Fault] = []
-        part = read(path, layout, known)
-        if kind in ("csv", "tsv") and (part is None or len(part.header) < 2):
-            layout, part = _later_header(path, layout, part)
-        elif kind == "xlsx" and part is not None:
-            layout, part = _sheet_header(path, layout, part)
-        if part is not None and (best is None or len(part.rows) * len(part.header) > len(best[1].rows) * len(best[1].header)):
-            best = layout, part
-        first += known
-    if best is None:
-        faults += first[:1]
+    sheets = _sheets(path) if kind == "xlsx" else {}
+    if kind == "xlsx":
+        layouts = [Layout(sheet=name if len(sheets) > 1 else None, header=(row,)) for name, row in sheets.items()] or [Layout()]
+    elif kind in ("csv", "tsv"):
+        layouts = [Layout(encoding=_encoding(path), comment="#" if _commented(path) else "")]
+    else:
+        layouts = [Layout()]
+    known: list[Fault] = []
+    read_in = [(layout, part) for layout in layouts if (part := read(path, layout, known)) is not None]
+    if kind in ("csv", "tsv") and not any(len(part.header) > 1 for _, part in read_in):
+        read_in = _later_header(path, layouts[0]) or read_in
+    if not read_in:
+        faults += known[:1]
         return None
-    return *best, sheets
+    return *max(read_in, key=lambda pair: len(pair[1].rows) * len(pair[1].header)), tuple(sheets)
 
 
-def _sheets(path: Path) -> tuple[str, ...]:
+def _sheets(path: Path) -> dict[str, int]:
+    """The sheets of a workbook, and the row of each that looks like its header: nearly as wide as the widest, and no number in it."""
     from openpyxl import load_workbook
 
+    out: dict[str, int] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            book = load_workbook(path, read_only=True)
+            book = load_workbook(path, read_only=True, data_only=True)
         except Exception:  # whatever is wrong with it, the reader says so
-            return ()
-        names = tuple(sheet.title for sheet in book.worksheets)
+            return {}
+        for sheet in book.worksheets:
+            rows = [[text_of(c) for c in row] for row in sheet.iter_rows(max_row=_HEADER_ROWS, values_only=True)]
+            wide = [sum(bool(c) for c in row) for row in rows]
+            fitting = [
+                n for n, row in enumerate(rows, 1) if wide[n - 1] >= max(0.6 * max(wide), 2) and all(number(c) is None for c in row if c)
+            ]
+            out[sheet.title] = fitting[0] if fitting else 1
         book.close()
-        return names
+    return out
 
 
 def _encoding(path: Path) -> str:
     raw = path.read_bytes()
+    if raw.isascii():
+        return "ascii"
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -239,38 +246,23 @@ def _encoding(path: Path) -> str:
     return "utf-8"
 
 
+def _common_encoding(encodings: Sequence[str]) -> str:
+    """ASCII is part of every other; of several others the most frequent."""
+    others = Counter(e for e in encodings if e != "ascii")
+    return others.most_common(1)[0][0] if others else "utf-8"
+
+
 def _commented(path: Path) -> bool:
     return path.read_bytes()[:64].lstrip(b"\xef\xbb\xbf").startswith(b"#")
 
 
-def _later_header(path: Path, layout: Layout, part: Part | None) -> tuple[Layout, Part | None]:
-    """Lines of a title may stand above the header."""
+def _later_header(path: Path, layout: Layout) -> list[tuple[Layout, Part]]:
+    """Lines of a title may stand above the header of a text table."""
     for row in range(2, _HEADER_ROWS):
-        later = replace(layout, header=(row,))
-        found = read(path, later, [])
+        found = read(path, later := replace(layout, header=(row,)), [])
         if found is not None and len(found.header) > 1 and len(found.rows) > 1:
-            return later, found
-    return layout, part
-
-
-def _sheet_header(path: Path, layout: Layout, part: Part) -> tuple[Layout, Part]:
-    """The header of a sheet is the first row that is nearly as wide as the widest and holds words."""
-    full = replace(layout, header=(1,))
-    rows = [(1, list(part.header)), *zip(part.lines[:_HEADER_ROWS], part.rows[:_HEADER_ROWS], strict=True)]
-    if layout != full or not part.rows:
-        return layout, part
-    width = max(sum(bool(c) for c in row) for _, row in rows)
-    if sum(bool(c) for c in part.header) >= 0.6 * width:
-        return layout, part
-    for line, _ in rows[1:]:
-        later = replace(layout, header=(line,))
-        found = read(path, later, [])
-        if found is None:
-            continue
-        named = [h for h in found.header if h]
-        if len(named) > 1 and len(named) >= 0.6 * len(found.header) and not any(number(h) is not None for h in named) and found.rows:
-            return later, found
-    return layout, part
+            return [(later, found)]
+    return []
 
 
 def limits(column: Column) -> dict[str, float]:

@@ -86,10 +86,14 @@ def find(data: Path, patterns: Sequence[str]) -> list[Path]:
 
 
 def nearest(name: str, header: Sequence[str]) -> str:
-    """The column names most like `name`, in brackets for an error message; '' where none is alike."""
+    """The names most like `name`, in brackets for an error message; all of them where they are few and none is alike."""
     folds = {h.casefold(): h for h in header if h}
-    close = difflib.get_close_matches(name.casefold(), list(folds), 3, 0.6)
-    return f" (nearest: {', '.join(repr(folds[h]) for h in close)})" if close else ""
+    wanted = name.casefold()
+    close = difflib.get_close_matches(wanted, list(folds), 3, 0.6)
+    close += [h for h in folds if (wanted in h or h in wanted) and min(len(h), len(wanted)) > 2 and h not in close]
+    if close:
+        return f" (nearest: {', '.join(repr(folds[h]) for h in close[:3])})"
+    return f" (there are {', '.join(map(repr, folds.values()))})" if 0 < len(folds) <= 12 else ""
 
 
 def read(path: Path, layout: Layout, faults: list[Fault]) -> Part | None:

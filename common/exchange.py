@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -99,29 +100,35 @@ def unpack_updates(message: Message) -> list[Update]:
     """The updates in a reply. A Flower error (the node crashed or vanished) becomes a WireError."""
     if message.has_error():
         raise WireError("R02", f"Flower reports error {message.error.code}")
-    record = _config(message.content, "update", {"json"})
-    rows = _loads(record["json"], "updates")
+    rows = _list(_loads(_config(message.content, {"update", "sums"}, {"json"})["json"], "updates"), dict, "updates")
     sums = _by_index(unpack(_blob(message.content, "sums")))
     out = []
     for i, row in enumerate(rows):
         _only(row, {"plan", "cases", "code"}, "update")
-        if row["code"] and row["code"] not in CODES:
-            raise WireError("W02", f"update {i} has an undeclared code")
-        if not isinstance(row["cases"], int) or row["cases"] < 0 or not re.fullmatch(r"[0-9a-f]{64}", str(row["plan"])):
+        _code(row["code"], f"update {i}")
+        if type(row["cases"]) is not int or row["cases"] < 0 or not re.fullmatch(r"[0-9a-f]{64}", str(row["plan"])):
             raise WireError("W02", f"update {i} has a malformed plan hash or case count")
-        arrays = sums.get(str(i), {})
+        arrays = sums.pop(str(i), {})
+        if set(arrays) - {"sums", "tally"} or (row["code"] and (arrays or row["cases"])):
+            raise WireError("W02", f"update {i} carries what is not declared")
         contribution = None if row["code"] else Contribution(arrays.get("sums", {}), row["cases"], arrays.get("tally", {}))
         out.append(Update(row["plan"], contribution, row["code"]))
+    if sums:
+        raise WireError("W02", f"{len(sums)} sets of sums belong to no update")
     return out
 
 
 def unpack_hello(message: Message) -> Hello:
     if message.has_error():
         raise WireError("R02", f"Flower reports error {message.error.code}")
-    row = _loads(_config(message.content, "hello", {"json"})["json"], "site")
+    row = _loads(_config(message.content, {"hello"}, {"json"})["json"], "site")
     _only(row, {f.name for f in dataclasses.fields(Hello)}, "hello")
-    if row["code"] and row["code"] not in CODES:
-        raise WireError("W02", "a site's greeting has an undeclared code")
+    _code(row["code"], "a site's greeting")
+    texts = [row["site"], row["version"], row["schema"], *_list(row["modalities"], str, "hello"), *_list(row["learners"], str, "hello")]
+    if any(not isinstance(t, str) or any(ord(c) < 32 for c in t) for t in texts):
+        raise WireError("W02", "a site's greeting has a text of the wrong type or with control characters")
+    if type(row["cases"]) is not int or row["cases"] < 0 or type(row["estimable"]) is not bool:
+        raise WireError("W02", "a site's greeting has a malformed case count or flag")
     return Hello(**{**row, "modalities": tuple(row["modalities"]), "learners": tuple(row["learners"])})
 
 
@@ -129,7 +136,7 @@ def unpack_hello(message: Message) -> Hello:
 
 
 def unpack_request(message: Message) -> Request:
-    raw = _loads(_config(message.content, "plan", {"json"})["json"], "plans")
+    raw = _list(_loads(_config(message.content, {"plan", "state"}, {"json"})["json"], "plans"), dict, "plans")
     states, digest = _open(_blob(message.content, "state"))
     plans = tuple(_plan_from_json(row) for row in raw)
     if any(p.state_hash != digest for p in plans):
@@ -138,7 +145,9 @@ def unpack_request(message: Message) -> Request:
 
 
 def unpack_greeting(message: Message) -> tuple[str, str, str]:
-    record = _config(message.content, "greeting", {"study", "task", "schema"})
+    record = _config(message.content, {"greeting"}, {"study", "task", "schema"})
+    if not all(isinstance(v, str) for v in record.values()):
+        raise WireError("W02", "a greeting holds something that is not text")
     return str(record["study"]), str(record["task"]), str(record["schema"])
 
 
@@ -193,29 +202,28 @@ def _plan_from_json(row: Any) -> Plan:
     _only(row, {f.name for f in dataclasses.fields(Plan)}, "plan")
     try:
         texts = ("run", "site", "study", "task", "schema", "learner", "phase", "state_hash")
-        if not all(isinstance(row[k], str) for k in texts) or not all(isinstance(row[k], int) for k in ("step", "seed", "parts")):
+        if not all(type(row[k]) is str for k in texts) or not all(type(row[k]) is int for k in ("step", "seed", "parts")):
             raise TypeError("a field of the wrong type")
-        if not isinstance(row["hyper"], dict) or row["privacy"] is not None:
+        if type(row["hyper"]) is not dict or row["privacy"] is not None:
             raise TypeError("hyper or privacy of the wrong type")
-        folds = [Fold(tuple(map(str, sites)), tuple(int(p) for p in parts)) for sites, parts in [row["fold"], *row["reads"]]]
-        return Plan(
-            **{
-                **row,
-                "fold": folds[0],
-                "reads": tuple(folds[1:]),
-                "participants": tuple(row["participants"]),
-                "expires": float(row["expires"]),
-            }
-        )
-    except (TypeError, ValueError, KeyError) as error:
+        if type(row["expires"]) not in (int, float) or not math.isfinite(row["expires"]):
+            raise TypeError("expires of the wrong type")
+        folds = [
+            Fold(tuple(_list(sites, str, "fold")), tuple(_list(parts, int, "fold")))
+            for sites, parts in [row["fold"], *_list(row["reads"], list, "plan")]
+        ]
+        participants = tuple(_list(row["participants"], str, "plan"))
+        return Plan(**{**row, "fold": folds[0], "reads": tuple(folds[1:]), "participants": participants, "expires": float(row["expires"])})
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise WireError("W02", f"a plan is malformed: {error}") from error
 
 
-def _config(content: RecordDict, name: str, keys: set[str]) -> Mapping[str, Any]:
-    record = content.config_records.get(name)
-    if record is None or set(record.keys()) != keys:
-        raise WireError("W02", f"a message lacks the record '{name}' with the keys {sorted(keys)}")
-    return dict(record)
+def _config(content: RecordDict, records: set[str], keys: set[str]) -> Mapping[str, Any]:
+    """The one config record with these keys, of a message that has exactly these records."""
+    found = list(content.config_records.values())
+    if set(content.keys()) != records or len(found) != 1 or set(found[0].keys()) != keys:
+        raise WireError("W02", f"a message must have exactly the records {sorted(records)}, and in one of them the keys {sorted(keys)}")
+    return dict(found[0])
 
 
 def _blob(content: RecordDict, name: str) -> bytes:
@@ -231,11 +239,22 @@ def _loads(text: Any, key: str) -> Any:
     except (TypeError, ValueError, RecursionError) as error:
         raise WireError("W02", "a message is not valid JSON") from error
     _only(body, {"format", key}, "message")
-    if body["format"] != _FORMAT:
+    if type(body["format"]) is not int or body["format"] != _FORMAT:
         raise WireError(
             "W02", f"a message has format {body['format']!r}, this version reads {_FORMAT}; use the same fedmets version on both sides"
         )
     return body[key]
+
+
+def _list(value: Any, kind: type, what: str) -> list[Any]:
+    if type(value) is not list or any(type(v) is not kind for v in value):
+        raise WireError("W02", f"{what}: a list of {kind.__name__} is expected")
+    return value
+
+
+def _code(code: Any, where: str) -> None:
+    if type(code) is not str or (code and code not in CODES):
+        raise WireError("W02", f"{where} has an undeclared code")
 
 
 def _only(row: Any, keys: set[str], what: str) -> None:

@@ -13,7 +13,7 @@ import json
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property, lru_cache
 from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -151,10 +151,16 @@ class Head(Federated, Protocol):
 
 def load(name: str, hyper: Hyper | None = None) -> Federated:
     """The learner in `common/learners/<name>.py` with `hyper` in place of its defaults; every unknown field is named."""
+    return _load(name, json.dumps(hyper or {}, sort_keys=True))
+
+
+@lru_cache(maxsize=256)
+def _load(name: str, hyper: str) -> Federated:
+    """A site answers the same few plans again and again."""
     if name not in names():
         raise UsageError("C02", f"learner '{name}' is unknown; there are {', '.join(names())}")
     learner = importlib.import_module(f"common.learners.{name}").LEARNER
-    return cast(Federated, configured(learner, hyper or {}))
+    return cast(Federated, configured(learner, json.loads(hyper)))
 
 
 def configured(learner: Any, hyper: Hyper) -> Any:
@@ -168,7 +174,8 @@ def configured(learner: Any, hyper: Hyper) -> Any:
             faults.append(f"learner '{learner.name}' has no hyperparameter '{key}'; it has {', '.join(sorted(fields)) or 'none'}")
         elif type(value) is not type(fields[key]) and not (isinstance(fields[key], float) and type(value) is int):
             faults.append(
-                f"learner '{learner.name}': {key}={value!r} is a {type(value).__name__}, expected {type(fields[key]).__name__} (default {fields[key]!r})"
+                f"learner '{learner.name}': {key}={value!r} is a {type(value).__name__}, "
+                f"expected {type(fields[key]).__name__} (default {fields[key]!r})"
             )
         else:
             values[key] = float(value) if isinstance(fields[key], float) else value  # type: ignore[arg-type]
@@ -187,14 +194,28 @@ def hyper_of(learner: Any) -> dict[str, object]:
     return {k: list(v) if isinstance(v := getattr(learner, k), tuple) else v for k in hyper_names(learner)}
 
 
+@cache
 def names() -> tuple[str, ...]:
     """All learners: the files of `common/learners/`."""
     return tuple(sorted(m.name for m in pkgutil.iter_modules(learners.__path__)))
 
 
 def identity(learner: Federated, state: State, schema: Schema, plan: Plan) -> Contribution:
-    """Zero of the sum: declares the names, shapes and dtypes that an Update for this plan must have."""
-    return learner.contribute(state, empty(schema), plan)
+    """Zero of the sum: declares the names, shapes and dtypes that an Update for this plan must have.
+
+    Remembered for the state that the plan names: the coordinator, and virtual sites of one process, ask for the same one.
+    """
+    key = (plan.state_hash, plan.learner, plan.phase, plan.fold, schema.hash, json.dumps(plan.hyper, sort_keys=True))
+    if not plan.state_hash:
+        return learner.contribute(state, empty(schema), plan)
+    if key not in _ZEROS:
+        while len(_ZEROS) >= 256:
+            _ZEROS.pop(next(iter(_ZEROS)))
+        _ZEROS[key] = learner.contribute(state, empty(schema), plan)
+    return _ZEROS[key]
+
+
+_ZEROS: dict[tuple[object, ...], Contribution] = {}
 
 
 def check(contribution: Contribution, zero: Contribution, plan: Plan) -> None:
@@ -207,7 +228,8 @@ def check(contribution: Contribution, zero: Contribution, plan: Plan) -> None:
         for name, array in mine.items():
             if array.shape != declared[name].shape or array.dtype != declared[name].dtype:
                 faults.append(
-                    f"{plan.learner}: {kind} '{name}' is {array.dtype} {array.shape}, declared {declared[name].dtype} {declared[name].shape}"
+                    f"{plan.learner}: {kind} '{name}' is {array.dtype} {array.shape}, "
+                    f"declared {declared[name].dtype} {declared[name].shape}"
                 )
             elif not np.isfinite(array).all():
                 faults.append(f"{plan.learner}: {kind} '{name}' has {int((~np.isfinite(array)).sum())} non-finite values")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +24,7 @@ State = dict[str, Arrays]
 Probs = NDArray[np.float64]
 """(cases, classes), rows sum to 1."""
 
-_KINDS = frozenset("biuf")
+_DTYPE = re.compile(r"\|[biu]1|<[iuf][248]")
 
 
 def pack(arrays: Mapping[str, Array]) -> bytes:
@@ -34,9 +36,11 @@ def pack(arrays: Mapping[str, Array]) -> bytes:
     chunks = []
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
-        if array.dtype.kind not in _KINDS:
-            raise WireError("W01", f"array '{name}' has dtype {array.dtype}; only bool, integer and float arrays may be packed")
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        if not _DTYPE.fullmatch(little.dtype.str):
+            raise WireError(
+                "W01", f"array '{name}' has dtype {array.dtype}; only bool, integer and float arrays up to 64 bits may be packed"
+            )
         header.append([name, little.dtype.str, list(np.shape(arrays[name]))])
         chunks.append(little.tobytes())
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -54,15 +58,14 @@ def unpack(blob: bytes | memoryview, *, limit: int = 2**31) -> Arrays:
         at = 8 + size
         out: Arrays = {}
         for name, kind, shape in header:
-            dtype = np.dtype(kind)
-            if dtype.kind not in _KINDS or not isinstance(name, str) or any(int(n) < 0 for n in shape):
+            # the pattern comes before numpy: what numpy makes of any other text is its own affair
+            if type(name) is not str or not _DTYPE.fullmatch(kind) or any(type(n) is not int or n < 0 for n in shape):
                 raise ValueError(f"array '{name}' of {kind} {shape}")
-            count = 1
-            for n in shape:
-                count *= int(n)
+            dtype = np.dtype(kind)
+            count = math.prod(shape)
             if at + count * dtype.itemsize > len(view) or name in out:
                 raise ValueError(f"array '{name}' of shape {shape} does not fit")
-            out[name] = np.frombuffer(view, dtype, count, at).reshape([int(n) for n in shape])
+            out[name] = np.frombuffer(view, dtype, count, at).reshape(shape)
             at += count * dtype.itemsize
         if at != len(view):
             raise ValueError(f"{len(view) - at} bytes left over")

@@ -67,16 +67,29 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
         progress = _restore(ledger, folder)
         jobs = build_jobs(run, study, roster)
         ledger.append(
-            "resume" if ledger.lines else "open", time=time.time(), run=run_id, config=asdict(run), schema=schema.hash, sites=list(roster.ready),
-            cases={s: h.cases for s, h in roster.hellos.items()}, groups=[list(g) for g in roster.groups()], jobs=len(jobs), step=progress.step,
-            torn=ledger.torn, versions={p: version(p) for p in ("flwr", "numpy", "xgboost")} | {"fedmets": common.__version__},
-        )  # fmt: skip
+            "resume" if ledger.lines else "open",
+            time=time.time(),
+            run=run_id,
+            config=asdict(run),
+            schema=schema.hash,
+            sites=list(roster.ready),
+            cases={s: h.cases for s, h in roster.hellos.items()},
+            groups=[list(g) for g in roster.groups()],
+            jobs=len(jobs),
+            step=progress.step,
+            torn=ledger.torn,
+            versions={p: version(p) for p in ("flwr", "numpy", "xgboost")} | {"fedmets": common.__version__},
+        )
 
         def watch(exchange: Exchange, now: Progress) -> None:
             sha = store.save(folder / STATES, now.step, _to_arrays(now))
             ledger.append(
-                "exchange", time=time.time(), **asdict(exchange), state=sha, done=len(now.done),
-            )  # fmt: skip
+                "exchange",
+                time=time.time(),
+                **asdict(exchange),
+                state=sha,
+                done=len(now.done),
+            )
             _guard_leaks(run, schema, now, ledger)
             if tell:
                 tell(exchange, now, len(jobs))

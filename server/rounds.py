@@ -242,8 +242,8 @@ def _apply(
         told = ", ".join(f"{s}: {c} ({_why(c)})" for s, c in refused.items())
         raise FederationError(
             "R01",
-            f"exchange {progress.step}, {job.learner.name} on fold '{job.fold.key}': {len(good)} of {countable} sites contributed, quorum is {run.quorum:g} of "
-            f"those able ({told}); mend the sites named and resume, or lower the quorum",
+            f"exchange {progress.step}, {job.learner.name} on fold '{job.fold.key}': {len(good)} of {countable} sites "
+            f"contributed, quorum is {run.quorum:g} of those able ({told}); mend the sites named and resume, or lower the quorum",
         )
     arrays = progress.states[job.fold.key][job.learner.name]
     combined, arrays = combine(job.learner, arrays, [good[s] for s in sorted(good)])
@@ -320,6 +320,7 @@ def _ask(grid: Grid, messages: Mapping[int, Message], timeout: float) -> dict[in
     end = time.monotonic() + timeout
     wait = 0.001
     while node_of:
+        waiting = len(node_of)
         for reply in grid.pull_messages(list(node_of)):
             # an error reply may come from the SuperLink itself: it is told by the message that it answers, not by its sender
             node = node_of.pop(reply.metadata.reply_to_message_id, None)
@@ -327,8 +328,11 @@ def _ask(grid: Grid, messages: Mapping[int, Message], timeout: float) -> dict[in
                 replies[node] = reply
         if not node_of or time.monotonic() > end:
             break
-        time.sleep(wait)
-        wait = min(wait * 1.5, 0.25)
+        if len(node_of) < waiting:
+            wait = 0.001
+        else:
+            time.sleep(wait)
+            wait = min(wait * 1.5, 0.25)
     return replies
 
 

@@ -52,7 +52,9 @@ def parser() -> argparse.ArgumentParser:
         help="small institutions: pooled into 'other', or left out of the federation",
     )
     how.add_argument(
-        "--partition", choices=("natural", "even", "skewed"), default="natural", help="sites: the table's institutions, or virtual ones"
+        "--partition",
+        choices=("natural", "even", "skewed"),
+        help="sites: the table's institutions (default, where it has several), or virtual ones of equal size or of skewed labels",
     )
     how.add_argument("--virtual-sites", type=int, default=5, metavar="N", help="number of virtual sites (default 5)")
     how.add_argument(

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import common
 from common import tally
 from common.cohort import UNKNOWN, Cohort, Fold
+from common.errors import LeakError
 from common.learner import Head
 from common.survival import kaplan_meier
 from server import store
@@ -33,6 +34,7 @@ SCHEMA_VERSION = "1.0"
 
 def finish(setting: Setting, outcome: Outcome, console: Console, started: float) -> dict[str, Any]:
     """Write report.json, report.html and model/, print the tables; returns the report."""
+    _not_refused(setting)
     sites = cohorts(setting)
     run, args = setting.run, setting.args
     heads = heads_of(run.heads(setting.study))
@@ -71,6 +73,22 @@ def finish(setting: Setting, outcome: Outcome, console: Console, started: float)
     return report
 
 
+def _not_refused(setting: Setting) -> None:
+    """Guard L03, verified again from the ledger: a run that it stopped has no report, however the run was gone on with."""
+    ledger = Ledger(setting.folder / NAME)
+    ledger.close()
+    refused = [f for line in ledger.lines if line["kind"] == "guard" for f in line["refused"]]
+    if refused:
+        raise LeakError(
+            "L03",
+            *(
+                f"L03 feature '{f}' stopped this run (it predicts the label almost perfectly on the training rows); start a new run without it, "
+                f"or with --accept-leak {f}, which the report will show"
+                for f in refused
+            ),
+        )
+
+
 def _report(
     setting: Setting,
     outcome: Outcome,
@@ -105,17 +123,41 @@ def _report(
         "synthetic": setting.phantom,
         "research_use_only": "Research use only. Not a medical device; not for decisions about patients.",
         "seed": run.seed,
-        "label": {"name": schema.label.name, "classes": list(schema.label.classes), "title": schema.label.title, "source": flow.label_source},
+        "label": {
+            "name": schema.label.name,
+            "classes": list(schema.label.classes),
+            "title": schema.label.title,
+            "source": flow.label_source,
+        },
         "features": [
-            {"name": f.name, "title": f.title, "unit": getattr(f, "unit", "choice"), "available_at": f.available_at} for f in schema.features
+            {"name": f.name, "title": f.title, "unit": getattr(f, "unit", "choice"), "available_at": f.available_at}
+            for f in schema.features
         ],
         "flow": {
-            "read": flow.read, "excluded": [{"reason": r, "n": n} for r, n in flow.excluded], "kept": flow.kept, "unknown_label": flow.unknown_label,
-            "label_source": flow.label_source, "notes": list(flow.notes),
-            "sites": [{"name": c.site, "read": c.flow.read, "excluded": [{"reason": r, "n": n} for r, n in c.flow.excluded], "kept": c.flow.kept, "unknown_label": c.flow.unknown_label} for c in sites],
+            "read": flow.read,
+            "excluded": [{"reason": r, "n": n} for r, n in flow.excluded],
+            "kept": flow.kept,
+            "unknown_label": flow.unknown_label,
+            "label_source": flow.label_source,
+            "notes": list(flow.notes),
+            "sites": [
+                {
+                    "name": c.site,
+                    "read": c.flow.read,
+                    "excluded": [{"reason": r, "n": n} for r, n in c.flow.excluded],
+                    "kept": c.flow.kept,
+                    "unknown_label": c.flow.unknown_label,
+                }
+                for c in sites
+            ],
         },
         "sites": show.site_rows(setting),
-        "small_sites": {"minimum": setting.parted.minimum, "pooled_site": setting.parted.pooled_site, "pooled": dict(setting.parted.pooled), "held_out": dict(setting.parted.held_out)},
+        "small_sites": {
+            "minimum": setting.parted.minimum,
+            "pooled_site": setting.parted.pooled_site,
+            "pooled": dict(setting.parted.pooled),
+            "held_out": dict(setting.parted.held_out),
+        },
         "groups": [list(g) for g in outcome.groups],
         "trainable_sites": list(comparison.trainable),
         "ledger_head": outcome.ledger_head,
@@ -128,7 +170,9 @@ def _report(
         "interval": "95 % percentile interval; patients resampled within site and class, models fixed",
         "results": rows,
         "differences": different,
-        "between_sites": results.between_sites(comparison, "clinical", pooled_site=setting.parted.pooled_site, repeats=args.bootstraps, seed=run.seed),
+        "between_sites": results.between_sites(
+            comparison, "clinical", pooled_site=setting.parted.pooled_site, repeats=args.bootstraps, seed=run.seed
+        ),
         "chosen": [{"arm": a, "evaluation": e, "predictions": dict(c)} for (a, e), c in comparison.chosen.items()],
         "curves": results.curves(comparison, models),
         "importance": importance(outcome, schema.features, [h.name for h in heads]),
@@ -137,12 +181,12 @@ def _report(
         "site_probe": probe._asdict() if probe is not None else None,
         "unknown_labels": results.unknown_labels(comparison, "clinical") if args.unknown_label == "sensitivity" else None,
         "permuted_labels": args.permute_labels,
-        "overrides": {"L03": list(args.accept_leak), "L02": dict(getattr(study, "overrides", {}))},
+        "overrides": {"L03": list(guard["accepted"]) if guard else [], "L02": dict(setting.reading.overrides)},
         "not_run": not_run(setting, outcome),
         "alarms": [],
         "configuration": asdict(run),
         "seconds": round(time.monotonic() - started, 1),
-    }  # fmt: skip
+    }
     report["alarms"] = alarms(setting, report)
     return report
 
@@ -181,10 +225,16 @@ def federated_metrics(outcome: Outcome, heads: Sequence[str]) -> list[dict[str, 
             histogram = total.histogram[1]
             out.append(
                 {
-                    "model": head, "evaluation": evaluation, "n": int(total.n), "auc": float(pairs[0] / pairs[1]) if pairs[1] else None,
-                    "auc_pooled": tally.auc(histogram), "bound": tally.auc_bound(histogram), "brier": total.mean_brier, "log_loss": total.mean_log_loss,
+                    "model": head,
+                    "evaluation": evaluation,
+                    "n": int(total.n),
+                    "auc": float(pairs[0] / pairs[1]) if pairs[1] else None,
+                    "auc_pooled": tally.auc(histogram),
+                    "bound": tally.auc_bound(histogram),
+                    "brier": total.mean_brier,
+                    "log_loss": total.mean_log_loss,
                 }
-            )  # fmt: skip
+            )
     return out
 
 
@@ -241,6 +291,7 @@ def alarms(setting: Setting, report: dict[str, Any]) -> list[str]:
     for r in report["results"]:
         if limit is not None and r["metric"] == "auc" and r["site"] == "all" and r["low"] is not None and r["low"] > limit:
             out.append(
-                f"E11: {r['model']} {r['arm']} {r['evaluation']}: the AUC's whole interval ({r['low']:.3f} to {r['high']:.3f}) lies above {limit:.3f}, {kind}; suspect leakage"
+                f"E11: {r['model']} {r['arm']} {r['evaluation']}: the AUC's whole interval ({r['low']:.3f} to {r['high']:.3f}) "
+                f"lies above {limit:.3f}, {kind}; suspect leakage"
             )
     return out

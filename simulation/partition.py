@@ -49,8 +49,8 @@ def natural(reading: Reading, minimum: int, small: str) -> Partition:
         if sum(little.values()) < minimum and len(sites) > 1:
             raise DataError(
                 "D09",
-                f"the {len(little)} institutions under {minimum} labelled cases ({_list(little)}) hold only {sum(little.values())} together; "
-                "lower --minimum-site, or leave them out with --small-sites hold-out",
+                f"the {len(little)} institutions under {minimum} labelled cases ({_list(little)}) hold only "
+                f"{sum(little.values())} together; lower --minimum-site, or leave them out with --small-sites hold-out",
             )
     held_out = little if small == "hold-out" else {}
     if not sites:

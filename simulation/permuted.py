@@ -47,11 +47,23 @@ def source(cohort: Cohort) -> str:
     """The mapping of `cohort.csv`, in the form of docs/own-study.md; values outside the vocabulary do not occur."""
     schema = cohort.schema
     lines = [
-        'name = "permuted"', f"studies = [{json.dumps(schema.name)}]", 'nulls = [""]', "",
-        "[tables.cohort]", 'files = ["cohort.csv"]', 'key = "patient"', 'rows = "one"', "",
-        "[site]", 'column = "institution"', "",
-        "[label]", 'column = "label"', f"values = {{ {', '.join(f'{json.dumps(c)} = {json.dumps(c)}' for c in schema.label.classes)} }}", "",
-    ]  # fmt: skip
+        'name = "permuted"',
+        f"studies = [{json.dumps(schema.name)}]",
+        'nulls = [""]',
+        "",
+        "[tables.cohort]",
+        'files = ["cohort.csv"]',
+        'key = "patient"',
+        'rows = "one"',
+        "",
+        "[site]",
+        'column = "institution"',
+        "",
+        "[label]",
+        'column = "label"',
+        f"values = {{ {', '.join(f'{json.dumps(c)} = {json.dumps(c)}' for c in schema.label.classes)} }}",
+        "",
+    ]
     for f in schema.features:
         lines += [f"[features.{json.dumps(f.name)}]", f"column = {json.dumps(f.name)}"]
         if isinstance(f, Number):

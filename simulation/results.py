@@ -38,7 +38,7 @@ def results(
     weights = _weights(comparison, known, repeats, seed)
     sites = list(dict.fromkeys(comparison.sites.tolist()))
     rows: list[Row] = []
-    keys = [(m, a, e) for e in EVALUATIONS for m in models for a in ARMS if (m, a, e) in comparison.scores]
+    keys = [(m, a, e) for e in ran(comparison) for m in models for a in ARMS if (m, a, e) in comparison.scores]
     for i, (model, arm, evaluation) in enumerate(keys):
         tell(i, len(keys))
         variants = comparison.scores[model, arm, evaluation]
@@ -47,6 +47,11 @@ def results(
             rows += _rows(comparison, variants, here, known, weights, {"model": model, "arm": arm, "evaluation": evaluation, "site": site})
     tell(len(keys), len(keys))
     return rows
+
+
+def ran(comparison: Comparison) -> list[str]:
+    """The evaluations for which federated models have scored somebody; the others are "not run", and have no rows."""
+    return [e for e in EVALUATIONS if any(s.seen.any() for s in comparison.scores.get(("clinical", "federated", e), []))]
 
 
 def _weights(comparison: Comparison, known: NDArray[np.bool_], repeats: int, seed: int) -> NDArray[np.float32]:
@@ -102,7 +107,7 @@ def differences(comparison: Comparison, models: Sequence[str], *, repeats: int, 
     pairs = [(m, x, m, y) for m in models for x, y in (("federated", "local"), ("federated", "pooled"), ("pooled", "local"))]
     pairs += [("logistic", "federated", m, "federated") for m in models if m not in ("logistic", "clinical") and "logistic" in models]
     rows = []
-    for evaluation in EVALUATIONS:
+    for evaluation in ran(comparison):
         for model_a, arm_a, model_b, arm_b in pairs:
             a, b = comparison.scores.get((model_a, arm_a, evaluation)), comparison.scores.get((model_b, arm_b, evaluation))
             if not a or not b:
@@ -111,11 +116,19 @@ def differences(comparison: Comparison, models: Sequence[str], *, repeats: int, 
             labels = comparison.labels[mask]
             rows.append(
                 {
-                    "a": f"{model_a} {arm_a}", "b": f"{model_b} {arm_b}", "evaluation": evaluation, "metric": "auc", "difference": one.value, "low": one.low,
-                    "high": one.high, "n": int(mask.sum()), "events": int((labels > 0).sum()), "sites": len(set(comparison.sites[mask].tolist())),
+                    "a": f"{model_a} {arm_a}",
+                    "b": f"{model_b} {arm_b}",
+                    "evaluation": evaluation,
+                    "metric": "auc",
+                    "difference": one.value,
+                    "low": one.low,
+                    "high": one.high,
+                    "n": int(mask.sum()),
+                    "events": int((labels > 0).sum()),
+                    "sites": len(set(comparison.sites[mask].tolist())),
                     "estimable": one.value is not None,
                 }
-            )  # fmt: skip
+            )
     return rows
 
 
@@ -150,7 +163,7 @@ def between_sites(comparison: Comparison, model: str, *, pooled_site: str, repea
     known = comparison.labels != UNKNOWN
     weights = _weights(comparison, known, repeats, seed)
     rows = []
-    for evaluation in EVALUATIONS:
+    for evaluation in ran(comparison):
         for arm in ARMS:
             variants = comparison.scores.get((model, arm, evaluation), [])
             if len(variants) != 1:
@@ -168,10 +181,15 @@ def between_sites(comparison: Comparison, model: str, *, pooled_site: str, repea
             worst = min(aucs, key=lambda s: aucs[s]) if aucs else None
             rows.append(
                 {
-                    "model": model, "arm": arm, "evaluation": evaluation, "estimable_sites": len(aucs), "worst_site": worst,
-                    "worst_auc": aucs[worst] if worst else None, "random_effects": summary._asdict() if summary else None,
+                    "model": model,
+                    "arm": arm,
+                    "evaluation": evaluation,
+                    "estimable_sites": len(aucs),
+                    "worst_site": worst,
+                    "worst_auc": aucs[worst] if worst else None,
+                    "random_effects": summary._asdict() if summary else None,
                 }
-            )  # fmt: skip
+            )
     return rows
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -108,11 +109,23 @@ def prepare(args: argparse.Namespace, folder: Path) -> Setting:
     hyper = _hyper(args.set)
     run = Run.parse(
         {
-            "study": args.study, "task": task, "out": str(folder), "sites": str((folder / "sites").resolve()), "seed": args.seed, "parts": args.folds, "learners": args.learners,
-            "hyper": json.dumps(hyper) if hyper else "", "strategy": args.strategy, "evaluations": args.evaluations, "quorum": args.quorum,
-            "deadline": args.deadline, "retries": args.retries, "accept_leak": ",".join(args.accept_leak), "resume": (folder / "ledger.jsonl").exists(),
+            "study": args.study,
+            "task": task,
+            "out": str(folder),
+            "sites": str((folder / "sites").resolve()),
+            "seed": args.seed,
+            "parts": args.folds,
+            "learners": args.learners,
+            "hyper": json.dumps(hyper) if hyper else "",
+            "strategy": args.strategy,
+            "evaluations": args.evaluations,
+            "quorum": args.quorum,
+            "deadline": args.deadline,
+            "retries": args.retries,
+            "accept_leak": ",".join(args.accept_leak),
+            "resume": (folder / "ledger.jsonl").exists(),
         }
-    )  # fmt: skip
+    )
     run.heads(study)
     if args.bootstraps < 100:
         raise UsageError("C01", f"--bootstraps {args.bootstraps} gives no interval worth printing; use at least 100 (default 1000)")
@@ -155,11 +168,12 @@ def _unchanged(folder: Path, reading: Reading) -> None:
 
 
 def _parted(args: argparse.Namespace, reading: Reading) -> partition.Partition:
-    if args.partition == "natural":
+    kind = args.partition or ("natural" if len(set(reading.institutions)) > 1 else "even")
+    if kind == "natural":
         return partition.natural(reading, args.minimum_site, args.small_sites)
     if args.virtual_sites < 2:
         raise UsageError("C01", f"--virtual-sites {args.virtual_sites} must be at least 2")
-    split = partition.even if args.partition == "even" else partition.skewed
+    split = partition.even if kind == "even" else partition.skewed
     return split(reading, args.virtual_sites, args.seed, args.minimum_site)
 
 
@@ -182,15 +196,10 @@ def _hyper(pairs: list[str]) -> dict[str, dict[str, object]]:
 def _prepared(args: argparse.Namespace, setting: Setting) -> int:
     """How to run the same federation with Flower's own commands."""
     root = Path(__file__).resolve().parent.parent
-    keys = {
-        "study": setting.args.study,
-        "task": setting.task,
-        "sites": setting.run.sites,
-        "out": str((setting.folder / "flower").resolve()),
-        "expect": len(setting.sites),
-    }
-    config = " ".join(f"{k}={json.dumps(v)}" for k, v in keys.items())
-    print(f"flwr run {root} --run-config '{config}' --stream")
+    mine = replace(setting.run, out=str((setting.folder / "flower").resolve()), study=setting.args.study)
+    config = " ".join(f"{k}={json.dumps(v)}" for k, v in asdict(mine).items() if v != getattr(Run, k))
+    nodes = f"--federation-config num-supernodes={len(setting.sites)}"
+    print(f"flwr run {shlex.quote(str(root))} --run-config {shlex.quote(config)} {nodes} --stream")
     print(setting.folder)
     return 0
 
@@ -223,7 +232,7 @@ def federate(setting: Setting, console: Console) -> Outcome:
 def cohorts(setting: Setting) -> list[Cohort]:
     """The sites' cohorts, in site order; the same objects as the stations hold."""
     found = [open_station(str(path)).cohort(setting.args.study, setting.task) for path in setting.sites.values()]
-    return sorted(cast(list[Cohort], found), key=lambda c: c.site)
+    return sorted(found, key=lambda c: c.site)
 
 
 def _progress(console: Console) -> Progress:

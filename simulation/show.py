@@ -80,13 +80,15 @@ def closing(console: Console, report: Mapping[str, Any]) -> None:
     for d in report["differences"]:
         if d["a"].startswith("clinical") and d["b"].startswith("clinical") and d["estimable"]:
             console.print(
-                f"{d['evaluation']}: {d['a']} minus {d['b']}: {d['difference']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f}), same {d['n']} patients of {d['sites']} sites",
+                f"{d['evaluation']}: {d['a']} minus {d['b']}: {d['difference']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f}), "
+                f"same {d['n']} patients of {d['sites']} sites",
                 highlight=False,
             )
     for alarm in report["alarms"]:
         console.print(f"[red]{alarm}[/red]", highlight=False)
     console.print(
-        f"state {report['state_hash'][:16]}, ledger {report['ledger_head'][:16]}, {report['exchanges']} exchanges, {report['seconds']:.0f} s",
+        f"state {report['state_hash'][:16]}, ledger {report['ledger_head'][:16]}, {report['exchanges']} exchanges, "
+        f"{report['seconds']:.0f} s",
         highlight=False,
     )
 

@@ -1,4 +1,7 @@
-"""The dependency direction, and where heavy imports live: `common <- client`, `common <- server`, `{client, server} <- simulation, deploy`."""
+"""The dependency direction, and where heavy imports live.
+
+`common <- client`, `common <- server`, `{client, server} <- simulation, deploy`.
+"""
 
 from __future__ import annotations
 
@@ -53,6 +56,9 @@ def test_no_heavy_import(module: str) -> None:
 
 
 def test_help_imports_neither_numpy_nor_flower() -> None:
-    code = "import sys; sys.argv=['simulation','--help']\nimport simulation.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit: pass\nprint('LOADED', [x for x in ('numpy','flwr','rich') if x in sys.modules])"
+    code = (
+        "import sys, simulation.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit: pass\n"
+        "print('LOADED', [x for x in ('numpy', 'flwr', 'rich') if x in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "LOADED []" in done.stdout

@@ -291,8 +291,7 @@ def _base(arrays: Arrays, preprocessing: Arrays) -> NDArray[np.float32]:
     if not np.isnan(base).any():
         return base
     classes = 2 if len(base) == 1 else len(base)
-    coarse = preprocessing["coarse"]
-    counts = coarse[0].sum(axis=0) if len(coarse) else np.ones(classes)
+    counts = preprocessing["classes"]
     share = np.clip(counts / counts.sum() if counts.sum() > 0 else np.full(classes, 1 / classes), 1e-6, 1 - 1e-6)
     logs = np.log(share)
     return np.asarray([logs[1] - np.log1p(-share[1])] if classes == 2 else logs - logs.mean(), np.float32)

@@ -126,10 +126,10 @@ class Logistic:
     def _coefficients(self, state: State) -> Floats:
         """The current coefficients; before the first step, the intercepts of the class counts that preprocessing has summed."""
         beta = state[self.name]["coefficients"]
-        if int(state[self.name]["rounds"]) or not len(state["preprocessing"]["coarse"]):
+        if int(state[self.name]["rounds"]):
             return np.asarray(beta)
         # the ridge holds the intercept of a class that nobody has near log(30 * prior / cases): 30 is about minus that number
-        counts = state["preprocessing"]["coarse"][0].sum(axis=0) + 30 * self.prior
+        counts = state["preprocessing"]["classes"] + 30 * self.prior
         return np.concatenate([np.log(counts[1:] / counts[0])[:, None], beta[:, 1:]], axis=1)
 
     def sensitivity(self, schema: Schema, plan: Plan) -> float | None:

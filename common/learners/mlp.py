@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -28,7 +29,7 @@ class Perceptron:
     modality: frozenset[str] = frozenset({"table"})
     phases: frozenset[str] = frozenset({"train"})
     hidden: tuple[int, ...] = (16,)
-    """Units of each hidden layer (ReLU); none: multinomial logistic regression."""
+    """Units of each hidden layer (tanh: near the origin, where small weights keep it, it is linear); none: multinomial logistic regression."""
     rounds: int = 30
     epochs: int = 2
     batch: int = 32
@@ -41,7 +42,7 @@ class Perceptron:
         widths = (len(schema.columns), *self.hidden, len(schema.label.classes))
         rng = np.random.default_rng(seed)
         arrays: Arrays = {"round": np.array(0)}
-        for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for i, (a, b) in enumerate(pairwise(widths)):
             bound = 1 / np.sqrt(max(a, 1))  # torch.nn.Linear's default, drawn here so that a coordinator needs no torch
             arrays[f"w/{2 * i}.weight"] = rng.uniform(-bound, bound, (b, a)).astype(np.float32)
             arrays[f"w/{2 * i}.bias"] = rng.uniform(-bound, bound, b).astype(np.float32)
@@ -109,13 +110,21 @@ class Perceptron:
         layers: list[nn.Module] = []
         for name, weight in weights.items():
             if name.endswith(".weight"):
-                layers += [nn.ReLU()] if layers else []
+                layers += [nn.Tanh()] if layers else []
                 layers.append(nn.Linear(weight.shape[1], weight.shape[0]))
         start = {k.removeprefix("w/"): v for k, v in weights.items()}
         trained, loss = train(
-            nn.Sequential(*layers), start, x, y, epochs=self.epochs, batch=self.batch, learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay, proximal=self.proximal, seed=seed,
-        )  # fmt: skip
+            nn.Sequential(*layers),
+            start,
+            x,
+            y,
+            epochs=self.epochs,
+            batch=self.batch,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            proximal=self.proximal,
+            seed=seed,
+        )
         return {f"w/{k}": v for k, v in trained.items()}, loss
 
 
@@ -125,7 +134,7 @@ def _layers(weights: Arrays, z: Floats) -> list[Floats]:
     x = z
     for i in range(len(weights) // 2):
         out.append(x @ weights[f"w/{2 * i}.weight"].T.astype(np.float64) + weights[f"w/{2 * i}.bias"])
-        x = np.maximum(out[-1], 0)
+        x = np.tanh(out[-1])
     return out
 
 
@@ -137,7 +146,7 @@ def _gradient(weights: Arrays, z: Floats) -> Floats:
         weights[f"w/{2 * (depth - 1)}.weight"].T.astype(np.float64), (len(z), *weights[f"w/{2 * (depth - 1)}.weight"].T.shape)
     )
     for i in reversed(range(depth - 1)):
-        back = weights[f"w/{2 * i}.weight"].T.astype(np.float64) @ (back * (pre[i] > 0)[:, :, None])
+        back = weights[f"w/{2 * i}.weight"].T.astype(np.float64) @ (back * (1 - np.tanh(pre[i]) ** 2)[:, :, None])
     return np.asarray(back)
 
 

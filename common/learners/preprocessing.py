@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from common.cohort import Cohort
 from common.learner import Contribution, Plan, Step
 from common.schema import Column, Floats, Schema
+from common.screening import feature_auc
 from common.types import Arrays, State
 
 COARSE = 256
@@ -27,8 +28,8 @@ FINE = 2048
 @dataclass(frozen=True)
 class Preprocessing:
     """Arrays once done: `count`, `mean`, `scale` (columns,) on the model scale; `offsets` (columns + 1,) into `edges`: the
-    float32 bin edges of each column in natural units; `coarse` (columns, COARSE + 1, classes), its last cell 'missing';
-    `bounds` (columns, 3): low, high in natural units and whether the column is on a log scale."""
+    float32 bin edges of each column in natural units; `auc` (features,): what each feature reaches alone on the training rows
+    (guard L03); `classes` (classes,): training cases; `bounds` (columns, 3): low, high in natural units, and 1 for a log scale."""
 
     name: str = "preprocessing"
     needs: tuple[str, ...] = ()
@@ -40,7 +41,13 @@ class Preprocessing:
     """Standardised values are clipped to +- this many standard deviations: it bounds a patient's summand in linear models."""
 
     def start(self, schema: Schema, seed: int) -> Arrays:
-        return {"pass": np.array(0), "bounds": np.array([[c.low, c.high, c.scale == "log"] for c in schema.columns]).reshape(-1, 3)}
+        columns = schema.columns
+        return {
+            "pass": np.array(0),
+            "bounds": np.array([[c.low, c.high, c.scale == "log"] for c in columns]).reshape(-1, 3),
+            "feature": np.array([schema.features.index(c.feature) for c in columns], np.int64),
+            "level": np.array([c.level is not None for c in columns], np.bool_),
+        }
 
     def phase(self, arrays: Arrays) -> str:
         return "coarse" if int(arrays["pass"]) == 0 else "fine"
@@ -57,7 +64,8 @@ class Preprocessing:
                 known = u[~np.isnan(u)]
                 moments[j] = len(known), known.sum(), (known**2).sum()
                 histogram[j] = np.bincount(_cell(u) * classes + rows.labels, minlength=(COARSE + 1) * classes).reshape(-1, classes)
-            return Contribution({"histogram": histogram, "moments": moments}, len(rows))
+            counts = np.bincount(rows.labels, minlength=classes).astype(np.float64)
+            return Contribution({"histogram": histogram, "moments": moments, "classes": counts}, len(rows))
         arrays = state[self.name]
         cells, start = arrays["cells"], arrays["start"]
         counts = np.zeros(int(start[-1]))
@@ -74,7 +82,9 @@ class Preprocessing:
             share = mass / np.maximum(mass.sum(axis=1, keepdims=True), 1)
             cells = np.maximum(np.ceil(share * FINE), 1).astype(np.int64)
             start = np.concatenate([[0], np.cumsum(cells.sum(axis=1))])
-            return Step({**arrays, "pass": np.array(1), "coarse": histogram, "moments": moments, "cells": cells, "start": start}, False)
+            alone = feature_auc(histogram, arrays["feature"], arrays["level"])
+            coarse = {"auc": alone, "classes": total.sums["classes"], "moments": moments, "cells": cells, "start": start}
+            return Step({**arrays, "pass": np.array(1), **coarse}, False)
         bounds = arrays["bounds"]
         count, first, second = arrays["moments"].T
         mean = first / np.maximum(count, 1)
@@ -89,10 +99,11 @@ class Preprocessing:
             {
                 "pass": np.array(2),
                 "bounds": bounds,
-                "coarse": arrays["coarse"],
+                "auc": arrays["auc"],
+                "classes": arrays["classes"],
                 "count": count,
                 "mean": low + span * mean,
-                # a column that never varies (or is missing throughout) is left at 0 by any scale; below 1e-6 lie rounding errors of the sums
+                # one that never varies (or is missing throughout) is left at 0 by any scale; below 1e-6 lie rounding errors of the sums
                 "scale": np.where(scale > 1e-6 * span, scale, 1.0),
                 "clip": np.array(self.clip),
                 "offsets": np.concatenate([[0], np.cumsum([len(e) for e in edges])]).astype(np.int64),
@@ -102,8 +113,8 @@ class Preprocessing:
         )
 
     def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
-        # a column and pass: one cell (1); in the coarse pass also count, sum and sum of squares on [0, 1]
-        return float(np.sqrt(len(schema.columns) * (4 if plan.phase == "coarse" else 1)))
+        # a column and pass: one cell (1); in the coarse pass also count, sum and sum of squares on [0, 1], and once the class
+        return float(np.sqrt(4 * len(schema.columns) + 1 if plan.phase == "coarse" else len(schema.columns)))
 
 
 def standardise(arrays: Arrays, cohort: Cohort) -> Floats:

@@ -49,11 +49,17 @@ def preprocessing(schema: Schema, state: State) -> dict[str, Any]:
     for j, c in enumerate(schema.columns):
         columns.append(
             {
-                "column": c.name, "feature": c.feature.name, "unit": c.unit, "low": c.low, "high": c.high,
+                "column": c.name,
+                "feature": c.feature.name,
+                "unit": c.unit,
+                "low": c.low,
+                "high": c.high,
                 "transform": f"log(1 + x - {c.low:g})" if c.scale == "log" else "x",
-                "mean": float(arrays["mean"][j]), "standard_deviation": float(arrays["scale"][j]), "known_training_cases": int(arrays["count"][j]),
+                "mean": float(arrays["mean"][j]),
+                "standard_deviation": float(arrays["scale"][j]),
+                "known_training_cases": int(arrays["count"][j]),
             }
-        )  # fmt: skip
+        )
     return {"columns": columns, "missing": "0 after standardisation (the training mean)", "clip": float(arrays["clip"])}
 
 
@@ -98,16 +104,34 @@ def card(study: Study, task: str, schema: Schema, heads: Sequence[Head], report:
     """A model card (Mitchell et al. 2019, arXiv 1810.03993): use, data, figures with their intervals, limits."""
     caution = study.tasks[task].caution
     lines = [
-        f"# {study.name}, {task}", "", study.question, "", f"**{report['research_use_only']}**", "",
+        f"# {study.name}, {task}",
+        "",
+        study.question,
+        "",
+        f"**{report['research_use_only']}**",
+        "",
         *([f"**{caution}**", ""] if caution else []),
         *(["**Trained on a synthetic cohort: of no clinical meaning.**", ""] if report["synthetic"] else []),
         *([f"**{study.virtual}**", ""] if study.virtual else []),
-        "## Trained on", "", f"{sum(s['n'] for s in report['sites'])} labelled cases ({sum(s['events'] for s in report['sites'])} events) of {len(report['sites'])} sites; "
-        f"label: {schema.label.title or schema.label.name} ({', '.join(schema.label.classes)}), from {report['label']['source']}.", "",
-        "## Inputs", "", *(f"- {f['title'] or f['name']} (`{f['name']}`, {f['unit']}), available {f['available_at']}" for f in report["features"]), "",
-        "## Models", "", *(f"- `{h.name}`: {json.dumps(hyper_of(h), sort_keys=True)}" for h in heads), "",
-        "## How well it does", "", f"AUC of patient pairs within sites ({report['interval']}; federated models):", "",
-    ]  # fmt: skip
+        "## Trained on",
+        "",
+        f"{sum(s['n'] for s in report['sites'])} labelled cases ({sum(s['events'] for s in report['sites'])} events) "
+        f"of {len(report['sites'])} sites; "
+        f"label: {schema.label.title or schema.label.name} ({', '.join(schema.label.classes)}), from {report['label']['source']}.",
+        "",
+        "## Inputs",
+        "",
+        *(f"- {f['title'] or f['name']} (`{f['name']}`, {f['unit']}), available {f['available_at']}" for f in report["features"]),
+        "",
+        "## Models",
+        "",
+        *(f"- `{h.name}`: {json.dumps(hyper_of(h), sort_keys=True)}" for h in heads),
+        "",
+        "## How well it does",
+        "",
+        f"AUC of patient pairs within sites ({report['interval']}; federated models):",
+        "",
+    ]
     for r in report["results"]:
         if r["metric"] == "auc" and r["arm"] == "federated" and r["site"] == "all":
             shown = f"{r['value']:.3f} ({r['low']:.3f} to {r['high']:.3f})" if r["estimable"] else "not estimable"

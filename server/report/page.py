@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from server.guards import LIMIT
 from server.report import figures, words
@@ -26,10 +27,14 @@ def render(report: Mapping[str, Any]) -> str:
 
     `report`: as in report.json. A key that is missing or None leaves its place saying so ("not recorded", "not estimable").
     """
-    env = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return env.get_template("template.html").render(**_context(report))
+    return _template().render(**_context(report))
+
+
+@cache
+def _template() -> Template:
+    here = FileSystemLoader(Path(__file__).parent)
+    env = Environment(loader=here, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return env.get_template("template.html")
 
 
 def _context(report: Report) -> Context:
@@ -96,13 +101,16 @@ def _boxes(report: Report) -> list[tuple[str, str, list[str]]]:
                 [f"The labels were shuffled within sites (seed {seed}). Every AUC should lie about 0.5; nothing here is a result."],
             )
         )
-    if alarms := [words.name(a) for a in report.get("alarms") or []]:
-        out.append(("alarm", "Alarms", alarms))
     overrides = report.get("overrides") or {}
     over = [f"Guard L03 (a single feature that almost equals the label) was overridden for '{f}'." for f in overrides.get("L03") or []]
     over += [
-        f"Guard L02 (an outcome, or a code of the label) was overridden for '{f}': {why}" for f, why in (overrides.get("L02") or {}).items()
+        f"Guard L02 (an outcome, or a code of the label) was overridden for '{f}': {words.name(why)}"
+        for f, why in (overrides.get("L02") or {}).items()
     ]
+    # an override has its own box
+    alarms = [words.name(a) for a in report.get("alarms") or []]
+    if alarms := [a for a in alarms if not (over and a.startswith(("guard L02 was overridden", "guard L03 was overridden")))]:
+        out.append(("alarm", "Alarms", alarms))
     if over:
         out.append(("alarm", "Guards that were overridden", over))
     if report.get("synthetic"):
@@ -119,7 +127,7 @@ def _boxes(report: Report) -> list[tuple[str, str, list[str]]]:
         and (names := [words.name(s.get("name")) for s in rows(report, "sites")])
         and all(n.startswith("virtual ") for n in names)
     ):
-        virtual = "The sites are virtual, drawn at random from one table, and are not hospitals."
+        virtual = "The sites are virtual: the simulation drew them from one table. They are not hospitals."
     if virtual:
         out.append(("caution", "Virtual sites", [words.name(virtual)]))
     if report.get("caution"):
@@ -181,7 +189,7 @@ def _confusion(report: Report, evaluation: str) -> list[Context]:
                 and counts
                 and len(counts) == len(classes)
             ):
-                out.append({"arm": title, "rows": [(c, [whole(v) for v in row]) for c, row in zip(classes, counts, strict=True)]})
+                out.append({"arm": title, "rows": [(c, [whole(v) for v in row]) for c, row in zip(classes, counts, strict=True) if row]})
     return out
 
 
@@ -219,7 +227,7 @@ def _methods(report: Report, index: Index) -> Context:
     guard = (report.get("guards") or {}).get("L03") or {}
     return {
         "parts": whole(configuration.get("parts")),
-        "groups": [[words.name(s) for s in g] for g in report.get("groups") or []],
+        "groups": [[words.name(s) for s in g] for g in report.get("groups") or [] if g],
         "trainable": trainable,
         "chosen": [_chosen(r) for r in rows(report, "chosen") if r.get("predictions")],
         "tallies": [_tally(r, index, len(_classes(report))) for r in rows(report, "federated_tallies")],

@@ -1,6 +1,5 @@
-"""A researcher's own table and one TOML file, in the many shapes in which such tables come."""
+"""One TOML file of a researcher's own: what it may say, and how it is told what is wrong."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,54 +8,7 @@ import pytest
 from client import intake
 from common import study as studies
 from common.errors import DataError, LeakError, UsageError
-
-MINE = """
-name = "mine"
-id = "patient"
-site = "hospital"
-nulls = ["NA"]
-[label]
-column = "spread"
-values = ["0", "1"]
-[[feature]]
-name = "age"
-unit = "years"
-low = 18
-high = 110
-[[feature]]
-name = "smoker"
-values = ["no", "yes"]
-[[feature]]
-name = "side"
-values = ["left", "right"]
-map = { L = "left", R = "right" }
-"""
-TABLE = "patient,hospital,spread,age,smoker,side\na,NA,0,60.5,True,L\nb,B,1,NA,False,R\nc,B,1.0,70,0,left\nd,NA,0,50,1,NA\n"
-
-
-def own(folder: Path, text: str = MINE) -> studies.Study:
-    (folder / "mine.toml").write_text(text, encoding="utf-8")
-    return studies.load(str(folder / "mine.toml"))
-
-
-def table(folder: Path, text: str = TABLE, name: str = "t.csv", encoding: str = "utf-8") -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(text.encode(encoding))
-    return folder / name
-
-
-def faults(action: Callable[[], object], kind: type[Exception]) -> str:
-    with pytest.raises(kind) as caught:
-        action()
-    return str(caught.value)
-
-
-def expect(study: studies.Study, data: Path) -> intake.Reading:
-    r = intake.read_table(study, "baseline", data)
-    assert r.cohort.ids == ("a", "b", "c", "d")
-    assert r.cohort.labels.tolist() == [0, 1, 1, 0]
-    np.testing.assert_array_equal(r.cohort.values, [[60.5, 1, 0], [np.nan, 0, 1], [70, 0, 0], [50, 1, np.nan]])
-    return r
+from tests.client.mine import MINE, TABLE, expect, faults, own, table
 
 
 def test_short_form(tmp_path: Path) -> None:
@@ -65,64 +17,6 @@ def test_short_form(tmp_path: Path) -> None:
     r = expect(study, table(tmp_path / "data"))
     assert r.institutions == ("NA", "B", "B", "NA")
     expect(study, tmp_path / "data")
-
-
-@pytest.mark.parametrize(
-    ("text", "name", "encoding", "extra"),
-    [
-        (TABLE.replace(",", ";"), "t.csv", "utf-8-sig", ""),
-        (TABLE.replace(",", ";").replace("60.5", "60,5"), "t.csv", "utf-8", 'decimal = ","'),
-        (TABLE.replace(",", "\t"), "t.tsv", "utf-8", ""),
-        ("# exported\n" + TABLE.replace("hospital", "hôpital"), "t.csv", "latin-1", 'encoding = "latin-1"\ncomment = "#"'),
-    ],
-)
-def test_text_tables(tmp_path: Path, text: str, name: str, encoding: str, extra: str) -> None:
-    toml = MINE.replace("[label]", extra + "\n[label]")
-    if "hôpital" in text:
-        toml = toml.replace('"hospital"', '"hôpital"')
-    expect(own(tmp_path, toml), table(tmp_path / "d", text, name, encoding))
-
-
-def test_workbook(tmp_path: Path) -> None:
-    from openpyxl import Workbook
-
-    book = Workbook()
-    book.active.append(["first sheet"])  # type: ignore[union-attr]
-    sheet = book.create_sheet("Data")
-    for row in (
-        ["patient", "hospital", "spread", "age", "smoker", "side"],
-        ["a", "NA", 0.0, 60.5, True, "L"],
-        ["b", "B", 1, None, False, "R"],
-        ["c", "B", 1.0, 70.0, 0.0, "left"],
-        ["d", "NA", 0, 50, 1, None],
-    ):
-        sheet.append(row)
-    book.save(tmp_path / "t.xlsx")
-    expect(own(tmp_path, MINE.replace("[label]", 'sheet = "Data"\n[label]')), tmp_path / "t.xlsx")
-
-
-def test_parquet(tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = {
-        "patient": pa.array(["d", "c", "b", "a"]),
-        "hospital": pa.array(["NA", "B", "B", "NA"]).dictionary_encode(),
-        "spread": pa.array([0, 1, 1, 0], pa.int8()),
-        "age": pa.array([50, 70, None, 60.5]),
-        "smoker": pa.array([True, False, False, True]),
-        "side": pa.array([None, "left", "R", "L"]).dictionary_encode(),
-    }
-    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
-    expect(own(tmp_path), tmp_path / "t.parquet")
-
-
-def test_ten_hospitals_ten_files(tmp_path: Path) -> None:
-    study = own(tmp_path, MINE.replace('site = "hospital"', "site_from_file = true"))
-    for n in range(10):
-        table(tmp_path / "d", "spread,patient,age,smoker,side\n" + f"{n % 2},p{n},5{n},yes,L\n", f"hospital_{n}.csv")
-    r = intake.read_table(study, "baseline", tmp_path / "d")
-    assert r.institutions == tuple(f"hospital_{n}" for n in range(10))
 
 
 def test_units_survival_times_and_label_classes(tmp_path: Path) -> None:
@@ -237,36 +131,6 @@ def test_all_faults_of_the_table_at_once(tmp_path: Path) -> None:
         "institution is empty",
     ):
         assert part in said, part
-
-
-def test_undeclared_nulls_are_told_with_the_way_out(tmp_path: Path) -> None:
-    study = own(tmp_path, MINE.replace('nulls = ["NA"]', ""))
-    said = faults(lambda: intake.read(study, "baseline", table(tmp_path)), DataError)
-    assert 'nulls = ["NA"]' in said
-    said = faults(lambda: intake.read(own(tmp_path), "baseline", table(tmp_path, TABLE.replace("70", "-999"))), DataError)
-    assert "looks like a null token" in said
-
-
-def test_duplicates(tmp_path: Path) -> None:
-    twice = TABLE + "a,NA,0,60.5,True,L\n"
-    data = table(tmp_path / "d", twice)
-    c = intake.read(own(tmp_path, MINE.replace("[label]", 'duplicates = "quarantine"\n[label]')), "baseline", data)
-    assert c.ids == ("b", "c", "d")
-    assert (c.flow.read, c.flow.kept) == (4, 3)
-    expect(own(tmp_path, MINE.replace("[label]", 'duplicates = "agree"\n[label]')), data)
-
-
-def test_out_of_range_may_be_declared_missing(tmp_path: Path) -> None:
-    study = own(tmp_path, MINE.replace("high = 110", 'high = 65\nout_of_range = "missing"'))
-    c = intake.read(study, "baseline", table(tmp_path / "d"))
-    assert np.isnan(c.values[2, 0])
-    assert any("1 values of age outside" in n for n in c.flow.notes)
-
-
-def test_header_unit_contradicts(tmp_path: Path) -> None:
-    study = own(tmp_path, MINE.replace('unit = "years"', 'column = "age (days)"\nunit = "years"'))
-    said = faults(lambda: intake.read(study, "baseline", table(tmp_path, TABLE.replace("age", "age (days)"))), DataError)
-    assert "states the unit 'days'" in said
 
 
 def test_keep(tmp_path: Path) -> None:

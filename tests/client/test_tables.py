@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.tables import Layout, Part, find, read
-from client.values import Vocabulary, factor, folded, header_unit, number, suspect
+from client.values import Vocabulary, factor, folded, header_unit, limit, number, numbers, suspect
 from common.errors import Fault
 
 PLAIN = Layout()
@@ -128,6 +128,17 @@ def test_workbook_of_several_header_rows(tmp_path: Path) -> None:
     assert part.lines == [4]
 
 
+def test_merged_cells_hold_what_is_shown(tmp_path: Path) -> None:
+    from openpyxl import load_workbook
+
+    path = workbook(tmp_path / "a.xlsx", [["id", "x", "y"], ["1", "A"], ["2"], ["3", "B", 5], ["4"]])
+    book = load_workbook(path)
+    for ref in ("B2:B3", "B4:C5"):
+        book.worksheets[0].merge_cells(ref)
+    book.save(path)
+    assert good(path).rows == [["1", "A", ""], ["2", "A", ""], ["3", "B", "B"], ["4", "B", "B"]]
+
+
 def test_formulas_without_results_are_told(tmp_path: Path) -> None:
     assert "formulas" in bad(workbook(tmp_path / "a.xlsx", [["id", "x"], ["1", "=1+1"]]))
 
@@ -177,6 +188,27 @@ def test_what_is_no_number_is_none(text: str) -> None:
 )
 def test_no_numbers(text: str) -> None:
     assert number(text) is None
+
+
+@given(st.integers(-(10**12), 10**12), st.sampled_from([(",", "."), (".", ","), (" ", "."), ("'", ",")]))
+def test_thousands(n: int, marks: tuple[str, str]) -> None:
+    thousands, decimal = marks
+    text = f"{n:,}".replace(",", thousands)
+    assert number(text + decimal + "25", decimal, thousands) == float(f"{n}.25")
+    assert number(text, decimal, thousands) == n
+    if thousands in text:
+        assert number(text, decimal) is None or thousands == "."
+        assert number(text[:-1], decimal, thousands) is None
+
+
+@given(st.lists(st.one_of(st.floats(allow_nan=False).map(repr), st.text(max_size=4))), st.sampled_from([".", ","]))
+def test_many_numbers_are_each_read_alike(texts: list[str], decimal: str) -> None:
+    assert numbers(texts, decimal) == [number(t, decimal) for t in texts]
+
+
+@pytest.mark.parametrize(("text", "value"), [("<0.5", 0.5), ("> 100", 100), ("≥1,5", 1.5), ("<=2", 2), ("0.5", None), ("<", None)])
+def test_limits(text: str, value: float | None) -> None:
+    assert limit(text) == value
 
 
 def test_decimal_comma_refuses_points() -> None:

@@ -112,9 +112,21 @@ def test_flwr_run_on_the_simulation_engine(expected: str, tmp_path: Path, flower
     folder = prepared(tmp_path)
     (tmp_path / "flwr" / "config.toml").write_text('[superlink]\ndefault = "local"\n[superlink.local]\naddress = ":local:"\n')
     started = subprocess.run(
-        ["flwr", "run", str(ROOT), "local", "--run-config", config(folder, tmp_path / "out", True), "--federation-config", "num-supernodes=2"],
-        env=flower, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        [
+            "flwr",
+            "run",
+            str(ROOT),
+            "local",
+            "--run-config",
+            config(folder, tmp_path / "out", True),
+            "--federation-config",
+            "num-supernodes=2",
+        ],
+        env=flower,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert started.returncode == 0, started.stdout + started.stderr
     assert finished(tmp_path / "out", 180) == expected
 
@@ -127,9 +139,11 @@ def test_superlink_and_two_supernodes(expected: str, tmp_path: Path, flower: dic
     )
     env = {**flower, "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05"}
 
+    started: list[subprocess.Popen[bytes]] = []
+
     def start(name: str, *arguments: str) -> None:
         with open(tmp_path / f"{name}.log", "w") as log:
-            subprocess.Popen([str(BIN / arguments[0]), *arguments[1:]], env=env, stdout=log, stderr=subprocess.STDOUT)
+            started.append(subprocess.Popen([str(BIN / arguments[0]), *arguments[1:]], env=env, stdout=log, stderr=subprocess.STDOUT))
 
     start("superlink", "flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(at))
     wait(at)
@@ -145,15 +159,20 @@ def test_superlink_and_two_supernodes(expected: str, tmp_path: Path, flower: dic
             "--node-config",
             f'site="{site}"',
         )
-    started = subprocess.run(
+    asked = subprocess.run(
         ["flwr", "run", str(ROOT), "here", "--run-config", config(folder, tmp_path / "out", False)],
         env=env,
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert started.returncode == 0, started.stdout + started.stderr
-    assert finished(tmp_path / "out", 300) == expected
+    try:
+        assert asked.returncode == 0, asked.stdout + asked.stderr
+        assert finished(tmp_path / "out", 300) == expected
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 def wait(at: int) -> None:

@@ -84,7 +84,7 @@ def test_the_ledger_is_whole_and_names_every_site(whole: tuple[Path, dict[str, A
 def test_the_model_is_a_native_booster(whole: tuple[Path, dict[str, Any]]) -> None:
     import xgboost
 
-    folder, report = whole
+    folder, _ = whole
     booster = xgboost.Booster()
     booster.load_model(folder / "model" / "boosting.json")
     assert booster.num_boosted_rounds() == 6
