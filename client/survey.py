@@ -13,7 +13,7 @@ from typing import Literal
 
 from client.patients import file_names
 from client.tables import SUFFIXES, Layout, Part, find, read, text_of
-from client.values import folded, limit, looks_null, number
+from client.values import folded, limit, looks_null, number, numbers
 from common.errors import DataError, Fault, raise_faults
 from common.ownstudy import ANY_TABLE
 
@@ -45,21 +45,22 @@ class Column:
     @cached_property
     def numbers(self) -> dict[str, float]:
         """Text -> its value, of those that are numbers and no sentinels."""
-        found = {t: n for t in self.counts if (n := number(t, self.decimal, self.thousands)) is not None}
-        sentinels = {t for t in found if looks_null(t)}
+        texts = [t for t in self.counts if t[0] in "+-.0123456789"]
+        found = {t: n for t, n in zip(texts, numbers(texts, self.decimal, self.thousands), strict=True) if n is not None}
+        sentinels = {t for t in found if t[0] == "-" and looks_null(t)}
         usual = [n for t, n in found.items() if t not in sentinels]
         return {t: n for t, n in found.items() if t not in sentinels} if usual and min(usual) >= 0 else found
 
     @cached_property
     def kind(self) -> Kind:
-        texts = {t: n for t, n in self.counts.items() if not looks_null(t) or t in self.numbers or folded(t) in MAYBE_A_VALUE}
+        texts = {t: n for t, n in self.counts.items() if t in self.numbers or not looks_null(t) or folded(t) in MAYBE_A_VALUE}
         total, numeric = sum(texts.values()), sum(texts[t] for t in self.numbers)
         if not total:
             return "empty"
-        distinct = {folded(t) for t in texts}
+        distinct = {folded(t) for t in texts} if len(texts) < 1000 else set(texts)
         if len(distinct) == 1:
             return "constant"
-        dates = sum(n for t, n in texts.items() if _DATE.fullmatch(t))
+        dates = sum(n for t, n in texts.items() if (t not in self.numbers or len(t) == 8) and _DATE.fullmatch(t))
         if dates >= 0.8 * total:
             return "date"
         if numeric >= 0.8 * total:
@@ -72,7 +73,7 @@ class Column:
     def nulls(self) -> tuple[str, ...]:
         """Texts that seem to mean missing."""
         words = self.kind != "number"
-        return tuple(t for t in self.counts if looks_null(t) and t not in self.numbers and not (words and folded(t) in MAYBE_A_VALUE))
+        return tuple(t for t in self.counts if t not in self.numbers and looks_null(t) and not (words and folded(t) in MAYBE_A_VALUE))
 
     @cached_property
     def strange(self) -> tuple[str, ...]:
@@ -174,9 +175,11 @@ def notation(columns: Iterable[Sequence[str]]) -> tuple[Literal[".", ","], str]:
     """The decimal mark, and the mark between thousands ('' for none), that the columns of numbers seem to use."""
     comma, point, grouped = False, False, Counter[str]()
     for cells in columns:
-        texts = {c for c in cells if c and not looks_null(c)}
-        shaped = {t for t in texts if re.fullmatch(r"[+-]?\d[\d.,' \u00a0\u202f]*", t) and not _DATE.fullmatch(t)}
-        if not texts or len(shaped) < 0.8 * len(texts):
+        texts = {c for c in cells if c}
+        shaped = {t for t in texts if re.fullmatch(r"[+-]?\d[\d.,' \u00a0\u202f]*", t)}
+        shaped -= {t for t in shaped if t.count(".") > 1 and _DATE.fullmatch(t)}
+        texts -= {t for t in texts - shaped if looks_null(t)}
+        if not shaped or len(shaped) < 0.8 * len(texts):
             continue
         comma |= any(re.fullmatch(r"[+-]?\d{1,3}((\.|'| )\d{3})+,\d+|[+-]?0,\d+|[+-]?\d+,(\d{1,2}|\d{4,})", t) for t in shaped)
         point |= any(re.fullmatch(r"[+-]?\d{1,3}((,|'| )\d{3})+\.\d+|[+-]?0\.\d+|[+-]?\d+\.(\d{1,2}|\d{4,})", t) for t in shaped)
@@ -198,7 +201,12 @@ def _open(path: Path, faults: list[Fault]) -> tuple[Layout, Part, tuple[str, ...
     if kind == "xlsx":
         layouts = [Layout(sheet=name if len(sheets) > 1 else None, header=(row,)) for name, row in sheets.items()] or [Layout()]
     elif kind in ("csv", "tsv"):
-        layouts = [Layout(encoding=_encoding(path), comment="#" if _commented(path) else "")]
+        try:
+            raw = path.read_bytes()
+        except OSError as error:
+            faults.append(Fault("D00", path.name, str(error.strerror), "See that the file may be read"))
+            return None
+        layouts = [Layout(encoding=_encoding(raw), comment="#" if raw.lstrip(b"\xef\xbb\xbf").startswith(b"#") else "")]
     else:
         layouts = [Layout()]
     known: list[Fault] = []
@@ -220,21 +228,21 @@ def _sheets(path: Path) -> dict[str, int]:
         warnings.simplefilter("ignore")
         try:
             book = load_workbook(path, read_only=True, data_only=True)
+            tops = {
+                s.title: [[text_of(c) for c in row] for row in s.iter_rows(max_row=_HEADER_ROWS, values_only=True)] for s in book.worksheets
+            }
+            book.close()
         except Exception:  # whatever is wrong with it, the reader says so
             return {}
-        for sheet in book.worksheets:
-            rows = [[text_of(c) for c in row] for row in sheet.iter_rows(max_row=_HEADER_ROWS, values_only=True)]
-            wide = [sum(bool(c) for c in row) for row in rows]
-            fitting = [
-                n for n, row in enumerate(rows, 1) if wide[n - 1] >= max(0.6 * max(wide), 2) and all(number(c) is None for c in row if c)
-            ]
-            out[sheet.title] = fitting[0] if fitting else 1
-        book.close()
+    for title, rows in tops.items():
+        wide = [sum(bool(c) for c in row) for row in rows]
+        words = [all(number(c) is None for c in row if c) for row in rows]
+        fitting = [n for n, w in enumerate(wide, 1) if w >= max(0.6 * max(wide), 2) and words[n - 1]]
+        out[title] = fitting[0] if fitting else 1
     return out
 
 
-def _encoding(path: Path) -> str:
-    raw = path.read_bytes()
+def _encoding(raw: bytes) -> str:
     if raw.isascii():
         return "ascii"
     try:
@@ -250,10 +258,6 @@ def _common_encoding(encodings: Sequence[str]) -> str:
     """ASCII is part of every other; of several others the most frequent."""
     others = Counter(e for e in encodings if e != "ascii")
     return others.most_common(1)[0][0] if others else "utf-8"
-
-
-def _commented(path: Path) -> bool:
-    return path.read_bytes()[:64].lstrip(b"\xef\xbb\xbf").startswith(b"#")
 
 
 def _later_header(path: Path, layout: Layout) -> list[tuple[Layout, Part]]:

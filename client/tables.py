@@ -219,7 +219,9 @@ def _sheet(path: Path, layout: Layout) -> list[list[str]]:
             grid = [[text_of(cell, layout.decimal) for cell in row] for row in sheet.iter_rows(values_only=True)]
             _unmerge(grid, xml, max(layout.header))
             return grid
-        except (zipfile.BadZipFile, KeyError, SyntaxError, EOFError) as error:
+        except ValueError:
+            raise
+        except Exception as error:  # openpyxl lets whatever a broken file causes come through
             raise ValueError(f"the workbook is broken ({type(error).__name__}: {error})") from error
         finally:
             book.close()

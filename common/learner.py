@@ -13,7 +13,7 @@ import json
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property, lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -194,7 +194,6 @@ def hyper_of(learner: Any) -> dict[str, object]:
     return {k: list(v) if isinstance(v := getattr(learner, k), tuple) else v for k in hyper_names(learner)}
 
 
-@cache
 def names() -> tuple[str, ...]:
     """All learners: the files of `common/learners/`."""
     return tuple(sorted(m.name for m in pkgutil.iter_modules(learners.__path__)))

@@ -61,6 +61,7 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
     run_id = run.id(schema)
     ledger = _open(folder, run, run_id)
     try:
+        _not_refused(ledger)
         roster = rounds.register(grid, run, run.study, task, schema)
         run = replace(run, task=task)
         _same_sites(ledger, roster)
@@ -149,6 +150,13 @@ def _same_sites(ledger: Ledger, roster: Roster) -> None:
         raise RunError(
             "S01", f"the run was begun with other sites (differing: {', '.join(gone)}); bring the same sites, or start a new run"
         )
+
+
+def _not_refused(ledger: Ledger) -> None:
+    """A run that guard L03 stopped is not gone on with by resuming it."""
+    for line in ledger.lines:
+        if line["kind"] == "guard" and line["refused"]:
+            raise LeakError("L03", *(guards.describe({f: (line["auc"][f], "all") for f in line["refused"]}, line["refused"])))
 
 
 def _guard_leaks(run: Run, schema: Schema, progress: Progress, ledger: Ledger) -> None:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,15 @@ class Ledger:
         """Add a line, synced to disk before it returns."""
         body = {"n": len(self.lines), "kind": kind, **content, "prev": self.head}
         line = {**body, "hash": _hash(body)}
+        rest = memoryview(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        size = os.fstat(self._file.fileno()).st_size
         try:
-            self._file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-            self._file.flush()
+            while rest:
+                rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
         except OSError as error:
+            with suppress(OSError):  # half a line would spoil the next one
+                os.ftruncate(self._file.fileno(), size)
             raise RunError("S03", f"'{self.path}' cannot be written ({error.strerror}); free space, then resume the run") from error
         self.lines.append(json.loads(json.dumps(line)))
         return line
@@ -100,6 +105,6 @@ def _hash(body: dict[str, Any]) -> str:
 
 def _opened(path: Path, mode: str) -> Any:
     try:
-        return open(path, mode)
+        return open(path, mode, buffering=0)
     except OSError as error:
         raise RunError("S03", f"'{path}' cannot be opened ({error.strerror}); check the folder's permissions") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from common.errors import RunError
@@ -47,8 +48,14 @@ def write(path: Path, blob: bytes) -> None:
             f.flush()
             os.fsync(f.fileno())
         os.replace(aside, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name is on disk too, before a ledger line tells of it
+        finally:
+            os.close(folder)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
         raise RunError(
             "S03", f"'{path}' cannot be written ({error.strerror}); free space or mend permissions, then resume the run"
         ) from error

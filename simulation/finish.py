@@ -16,12 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import common
 from common import tally
 from common.cohort import UNKNOWN, Cohort, Fold
-from common.errors import LeakError
 from common.learner import Head
 from common.survival import kaplan_meier
 from server import store
 from server.app import Outcome
-from server.ledger import NAME, Ledger
+from server.ledger import NAME, Ledger, read
 from server.report import model as model_files
 from server.report import page
 from simulation import results, show, splits
@@ -34,7 +33,6 @@ SCHEMA_VERSION = "1.0"
 
 def finish(setting: Setting, outcome: Outcome, console: Console, started: float) -> dict[str, Any]:
     """Write report.json, report.html and model/, print the tables; returns the report."""
-    _not_refused(setting)
     sites = cohorts(setting)
     run, args = setting.run, setting.args
     heads = heads_of(run.heads(setting.study))
@@ -73,22 +71,6 @@ def finish(setting: Setting, outcome: Outcome, console: Console, started: float)
     return report
 
 
-def _not_refused(setting: Setting) -> None:
-    """Guard L03, verified again from the ledger: a run that it stopped has no report, however the run was gone on with."""
-    ledger = Ledger(setting.folder / NAME)
-    ledger.close()
-    refused = [f for line in ledger.lines if line["kind"] == "guard" for f in line["refused"]]
-    if refused:
-        raise LeakError(
-            "L03",
-            *(
-                f"L03 feature '{f}' stopped this run (it predicts the label almost perfectly on the training rows); start a new run without it, "
-                f"or with --accept-leak {f}, which the report will show"
-                for f in refused
-            ),
-        )
-
-
 def _report(
     setting: Setting,
     outcome: Outcome,
@@ -103,10 +85,9 @@ def _report(
     study, run, args = setting.study, setting.run, setting.args
     task = study.tasks[setting.task]
     flow = setting.reading.cohort.flow
-    ledger = Ledger(setting.folder / NAME)
-    exchanges = [line for line in ledger.lines if line["kind"] == "exchange"]
-    guard = next((line for line in ledger.lines if line["kind"] == "guard"), None)
-    ledger.close()
+    lines = read(setting.folder / NAME)
+    exchanges = [line for line in lines if line["kind"] == "exchange"]
+    guard = next((line for line in lines if line["kind"] == "guard"), None)
     schema = study.schema_at(setting.task)
     aggregated = federated_metrics(outcome, [h.name for h in heads])
     design = np.concatenate([c.design for c in sites])
@@ -115,6 +96,7 @@ def _report(
     report: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "fedmets": common.__version__,
+        "versions": next(line["versions"] for line in lines if line["kind"] == "open"),
         "study": study.name,
         "question": study.question,
         "task": setting.task,
@@ -152,6 +134,7 @@ def _report(
             ],
         },
         "sites": show.site_rows(setting),
+        "partition": setting.parted.kind,
         "small_sites": {
             "minimum": setting.parted.minimum,
             "pooled_site": setting.parted.pooled_site,

@@ -28,6 +28,8 @@ class Partition:
     """Institution -> labelled cases, taking no part."""
     minimum: int
     pooled_site: str = ""
+    kind: str = "natural"
+    """natural | even | skewed"""
 
 
 def natural(reading: Reading, minimum: int, small: str) -> Partition:
@@ -60,7 +62,7 @@ def natural(reading: Reading, minimum: int, small: str) -> Partition:
 
 def even(reading: Reading, count: int, seed: int, minimum: int) -> Partition:
     """`count` virtual sites of about equal size, by a hash of the patient id."""
-    return _virtual(reading, [part_of(seed + 7919, i, count) for i in reading.cohort.ids], count, minimum)
+    return _virtual(reading, [part_of(seed + 7919, i, count) for i in reading.cohort.ids], count, minimum, "even")
 
 
 def skewed(reading: Reading, count: int, seed: int, minimum: int, concentration: float = 1.0) -> Partition:
@@ -68,10 +70,10 @@ def skewed(reading: Reading, count: int, seed: int, minimum: int, concentration:
     rng = np.random.default_rng(seed)
     labels = reading.cohort.labels
     shares = {k: rng.dirichlet(np.full(count, concentration)) for k in sorted(set(labels.tolist()))}
-    return _virtual(reading, [int(rng.choice(count, p=shares[k])) for k in labels.tolist()], count, minimum)
+    return _virtual(reading, [int(rng.choice(count, p=shares[k])) for k in labels.tolist()], count, minimum, "skewed")
 
 
-def _virtual(reading: Reading, member: Sequence[int], count: int, minimum: int) -> Partition:
+def _virtual(reading: Reading, member: Sequence[int], count: int, minimum: int, kind: str) -> Partition:
     width = len(str(count))
     sites = {
         f"virtual {k + 1:0{width}d}": tuple(i for i, m in zip(reading.cohort.ids, member, strict=True) if m == k) for k in range(count)
@@ -81,7 +83,7 @@ def _virtual(reading: Reading, member: Sequence[int], count: int, minimum: int) 
         raise DataError(
             "D09", f"{len(empty)} of {count} virtual sites would be empty ({', '.join(empty[:5])}); ask for fewer --virtual-sites"
         )
-    return Partition(sites, {}, {}, minimum)
+    return Partition(sites, {}, {}, minimum, kind=kind)
 
 
 def write_sites(folder: Path, partition: Partition, *, data: Path, study: str, source: str, minimum: int) -> dict[int, Path]:

@@ -2,4 +2,4 @@
 
 from common.learners.mlp import Perceptron
 
-LEARNER = Perceptron(name="logistic_fedavg", hidden=(), rounds=40, epochs=2, weight_decay=0.002)
+LEARNER = Perceptron(name="logistic_fedavg", hidden=(), rounds=40, epochs=1, weight_decay=0.002)

@@ -30,11 +30,11 @@ class Perceptron:
     phases: frozenset[str] = frozenset({"train"})
     hidden: tuple[int, ...] = (16,)
     """Units of each hidden layer (tanh: near the origin, where small weights keep it, it is linear); none: multinomial logistic regression."""
-    rounds: int = 30
+    rounds: int = 20
     epochs: int = 2
     batch: int = 32
     learning_rate: float = 0.05
-    weight_decay: float = 0.01
+    weight_decay: float = 0.02
     proximal: float = 0.0
     """FedProx's mu."""
 

@@ -46,7 +46,8 @@ NAME = st.text(st.characters(min_codepoint=33, max_codepoint=300), min_size=1, m
 
 def plan(**changes: Any) -> Plan:
     first = Plan(
-        "run", "S1", "study", "now", "0" * 64, 4, "logistic", "newton", Fold(), (Fold(),), DIGEST, ("S1", "S2"), 1e9, hyper_of(load("mlp")), 3, 5
+        "run", "S1", "study", "now", "0" * 64, 4, "logistic", "newton", Fold(), (Fold(),), DIGEST, ("S1", "S2"), 1e9,
+        hyper_of(load("mlp")), 3, 5,
     )  # fmt: skip
     return dataclasses.replace(first, **changes)
 
@@ -77,8 +78,9 @@ def test_a_request_comes_through_unchanged(plans: list[Plan]) -> None:
 
 def test_every_field_of_a_plan_counts_in_its_hash() -> None:
     others = {
-        "run": "r", "site": "S2", "study": "s", "task": "t", "schema": "1", "step": 5, "learner": "mlp", "phase": "p", "fold": Fold(parts=(1,)),
-        "reads": (), "state_hash": "1", "participants": ("S1",), "expires": 1.0, "hyper": {}, "seed": 4, "parts": 6,
+        "run": "r", "site": "S2", "study": "s", "task": "t", "schema": "1", "step": 5, "learner": "mlp", "phase": "p",
+        "fold": Fold(parts=(1,)), "reads": (), "state_hash": "1", "participants": ("S1",), "expires": 1.0, "hyper": {}, "seed": 4,
+        "parts": 6,
     }  # fmt: skip
     assert set(others) | {"privacy"} == {f.name for f in dataclasses.fields(Plan)}
     assert len({plan().hash, *(plan(**{k: v}).hash for k, v in others.items())}) == len(others) + 1

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import client.station
+import common.learner
 import common.learners
 from client import intake
 from client.app import app as client_app
@@ -153,7 +155,6 @@ def test_d04_the_report_bounds_what_the_unknown_labels_could_do(whole: Done, tmp
 # ---- D05 --------------------------------------------------------------------------------------------------------------------
 
 
-
 def test_d05_rows_are_joined_by_key_and_never_by_position(tmp_path: Path, rows: list[Row]) -> None:
     cohort, turned = reading(tmp_path / "a", rows).cohort, reading(tmp_path / "b", rows[::-1]).cohort
     assert cohort.hash == turned.hash
@@ -182,7 +183,7 @@ def test_d05_ids_without_a_partner_are_counted_and_listed(tmp_path: Path) -> Non
 
 # ---- D06 --------------------------------------------------------------------------------------------------------------------
 
-IMAGE = '''
+IMAGE = """
 import numpy as np
 from dataclasses import dataclass
 from common.learner import Contribution, Step
@@ -212,14 +213,26 @@ class Volumes:
 
 
 LEARNER = Volumes()
-'''
+"""
 
 
-def with_images(tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch, holds: set[str]) -> tuple[list[rounds.Exchange], Progress]:
-    """A learner that needs CT volumes, driven over the town, of which the sites in `holds` have some."""
+@pytest.fixture
+def volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One more file among the learners."""
     (tmp_path / "learners").mkdir()
     (tmp_path / "learners" / "volumes.py").write_text(IMAGE)
     monkeypatch.setattr(common.learners, "__path__", [*common.learners.__path__, str(tmp_path / "learners")])
+    common.learner.names.cache_clear()
+    yield
+    monkeypatch.undo()
+    common.learner.names.cache_clear()
+
+
+def with_images(
+    tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch, holds: set[str]
+) -> tuple[list[rounds.Exchange], Progress]:
+    """A learner that needs CT volumes, driven over the town, of which the sites in `holds` have some."""
+    assert "volumes" in common.learner.names()
     select = intake.select
 
     def selected(reading: intake.Reading, site: str, patients: frozenset[str] | None = None) -> Cohort:
@@ -239,7 +252,10 @@ def with_images(tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
     return seen, progress
 
 
-def test_d06_a_site_without_the_modality_is_named_and_the_others_go_on(tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("volumes")
+def test_d06_a_site_without_the_modality_is_named_and_the_others_go_on(
+    tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (exchange,), progress = with_images(tmp_path, rows, monkeypatch, {"Ash"})
     (work,) = exchange.work
     assert work["contributed"] == ["Ash"]
@@ -250,11 +266,13 @@ def test_d06_a_site_without_the_modality_is_named_and_the_others_go_on(tmp_path:
     assert "learner 'volumes' needs ['ct'], this site holds ['table']" in log
 
 
+@pytest.mark.usefixtures("volumes")
 def test_d06_where_everybody_has_it_nobody_is_refused(tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
     (exchange,), _ = with_images(tmp_path, rows, monkeypatch, set(SMALL))
     assert exchange.work[0]["refused"] == {}
 
 
+@pytest.mark.usefixtures("volumes")
 def test_d06_where_nobody_has_it_the_round_fails_and_names_all(tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FederationError, match="volumes on fold 'all'") as caught:
         with_images(tmp_path, rows, monkeypatch, set())

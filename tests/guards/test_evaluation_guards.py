@@ -221,7 +221,9 @@ def test_e02_the_headline_is_the_share_of_pairs_within_sites(whole: Done, writte
         assert expected["auc"] != pytest.approx(expected["auc_pooled"], abs=1e-4)
         for site in ("Ash", "Beech"):
             here = sites == site
-            assert one(whole, **{**keys, "site": site}, metric="auc")["value"] == pytest.approx(roc_auc_score(truth[here], score[here]), abs=2e-6)
+            assert one(whole, **{**keys, "site": site}, metric="auc")["value"] == pytest.approx(
+                roc_auc_score(truth[here], score[here]), abs=2e-6
+            )
 
 
 # ---- E03 --------------------------------------------------------------------------------------------------------------------
@@ -429,6 +431,8 @@ def test_e11_in_the_whole_program(whole: Done, tmp_path: Path) -> None:
     fired = [a for a in whole.report["alarms"] if a.startswith("E11")]
     assert len(fired) == len(expected) > 0
     assert "E11: logistic federated within_site" in whole.said
-    quiet = command(tmp_path / "town", people(sizes={"Ash": 90, "Beech": 80}), "--task", "early", "--evaluations", "within_site", study=STUDY)
+    quiet = command(
+        tmp_path / "town", people(sizes={"Ash": 90, "Beech": 80}), "--task", "early", "--evaluations", "within_site", study=STUDY
+    )
     assert quiet.status == 0
     assert quiet.report["alarms"] == []

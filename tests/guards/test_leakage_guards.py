@@ -242,7 +242,10 @@ def test_l03_accepted_goes_on_and_is_printed(tmp_path: Path, rows: list[Row]) ->
     assert "guard L03 was overridden for feature 'ward'" in done.report["alarms"]
     assert done.report["guards"]["L03"]["auc"]["ward"] == 1.0
     assert "guard L03 was overridden for feature 'ward'" in done.said
-    assert "Guard L03 (a single feature that almost equals the label) was overridden for &#39;ward&#39;" in (done.folder / "report.html").read_text()
+    assert (
+        "Guard L03 (a single feature that almost equals the label) was overridden for &#39;ward&#39;"
+        in (done.folder / "report.html").read_text()
+    )
 
 
 def test_l03_a_feature_that_leaks_nothing_is_not_called_overridden(tmp_path: Path, rows: list[Row]) -> None:
