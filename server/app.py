@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +30,8 @@ from server.run import Run
 app = ServerApp()
 
 STATES = "state"
+STATUS = "status.json"
+"""What each site is doing now; a convenience for whoever watches, never read back."""
 
 
 @app.main()
@@ -73,6 +75,7 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
             run=run_id,
             config=asdict(run),
             schema=schema.hash,
+            registered=list(roster.hellos),
             sites=list(roster.ready),
             cases={s: h.cases for s, h in roster.hellos.items()},
             groups=[list(g) for g in roster.groups()],
@@ -95,7 +98,11 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
             if tell:
                 tell(exchange, now, len(jobs))
 
-        rounds.drive(grid, run, run_id, roster, jobs, schema, progress, watch, strategies.combiner(run.strategy))
+        def live(step: int, sites: Mapping[str, str]) -> None:
+            text = json.dumps({"time": time.time(), "step": step, "jobs": len(jobs), "done": len(progress.done), "sites": dict(sites)})
+            store.replace(folder / STATUS, text.encode())
+
+        rounds.drive(grid, run, run_id, roster, jobs, schema, progress, watch, strategies.combiner(run.strategy), live)
         state_hash = digest({f"{k}\t{n}": a for k, s in progress.states.items() for n, a in flatten(s).items()})
         closed = next((line for line in ledger.lines if line["kind"] == "close"), None)
         if closed is None:

@@ -89,7 +89,9 @@ class Exchange:
 
     step: int
     sites: Mapping[str, str]
-    """Site -> contributed, late, or the code of what went wrong."""
+    """Site -> `contributed`, `refused` (it answered with codes only), or the code of why there was no answer."""
+    asked: Mapping[str, int]
+    """Site -> how many plans it got: what it was able to do in this step."""
     work: list[dict[str, object]]
     """Grouped by learner, phase and outcome: folds, who contributed, who refused and why."""
     sent: int
@@ -98,6 +100,7 @@ class Exchange:
 
 
 Watch = Callable[[Exchange, Progress], None]
+Live = Callable[[int, Mapping[str, str]], None]
 
 
 def register(grid: Grid, run: Run, study: str, task: str, schema: Schema) -> Roster:
@@ -150,8 +153,12 @@ def drive(
     progress: Progress,
     watch: Watch,
     combine: Combine,
+    live: Live = lambda step, sites: None,
 ) -> None:
-    """Exchange until every job is done. `progress` is advanced in place; `watch` is called after each exchange and may raise."""
+    """Exchange until every job is done. `progress` is advanced in place; `watch` is called after each exchange and may raise.
+
+    `live` is told each site's state (ready, working, contributed, refused, or a code) as it changes.
+    """
     by_key = {j.key: j for j in jobs}
     while open_jobs := [j for j in jobs if j.key not in progress.done]:
         ready = [
@@ -167,13 +174,21 @@ def drive(
             state = progress.states.setdefault(job.fold.key, {})
             if job.learner.name not in state:
                 state[job.learner.name] = job.learner.start(schema, run.seed)
-        exchange = _exchange(grid, run, run_id, roster, ready, schema, progress, combine)
+        exchange = _exchange(grid, run, run_id, roster, ready, schema, progress, combine, live)
         progress.step += 1
         watch(exchange, progress)
 
 
 def _exchange(
-    grid: Grid, run: Run, run_id: str, roster: Roster, jobs: Sequence[Job], schema: Schema, progress: Progress, combine: Combine
+    grid: Grid,
+    run: Run,
+    run_id: str,
+    roster: Roster,
+    jobs: Sequence[Job],
+    schema: Schema,
+    progress: Progress,
+    combine: Combine,
+    live: Live,
 ) -> Exchange:
     started = time.monotonic()
     states: States = {}
@@ -196,7 +211,9 @@ def _exchange(
                     digest, able[job.key], expires, hyper_of(job.learner), run.seed, run.parts,
                 )
             )  # fmt: skip
+    live(progress.step, {s: "working" if s in plans else "ready" for s in roster.ready})
     answers, outcome, sent, received = _collect(grid, run, roster, plans, record)
+    live(progress.step, {s: outcome.get(s, "ready") for s in roster.ready})
     work: dict[tuple[str, ...], dict[str, object]] = {}
     for job in jobs:
         mine = {s: answers[s][job.key] for s in able[job.key] if s in answers}
@@ -208,7 +225,8 @@ def _exchange(
             {"learner": job.learner.name, "phase": phase, "folds": [], "contributed": contributed, "refused": refused},
         )
         group["folds"].append(job.fold.key)  # type: ignore[attr-defined]
-    return Exchange(progress.step, outcome, list(work.values()), sent, received, time.monotonic() - started)
+    asked = {s: len(p) for s, p in plans.items()}
+    return Exchange(progress.step, outcome, asked, list(work.values()), sent, received, time.monotonic() - started)
 
 
 def _apply(

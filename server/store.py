@@ -61,5 +61,17 @@ def write(path: Path, blob: bytes) -> None:
         ) from error
 
 
+def replace(path: Path, blob: bytes) -> None:
+    """Write a file atomically but not durably: for what is only looked at."""
+    aside = path.with_name(path.name + ".part")
+    try:
+        aside.write_bytes(blob)
+        os.replace(aside, path)
+    except OSError as error:
+        raise RunError(
+            "S03", f"'{path}' cannot be written ({error.strerror}); free space or mend permissions, then resume the run"
+        ) from error
+
+
 def _path(folder: Path, step: int) -> Path:
     return folder / f"{step:06d}.state"

@@ -111,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             from client.draft import draft
 
-            print(draft(Path(args.draft)))
+            sys.stdout.write(draft(Path(args.draft)))
+            sys.stdout.flush()
             return 0
         from simulation.run import simulate
 
@@ -122,6 +123,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # whoever read our output has gone (`| head`): nothing more to say to them
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 if __name__ == "__main__":

@@ -32,31 +32,33 @@ class Partition:
     """natural | even | skewed"""
 
 
-def natural(reading: Reading, minimum: int, small: str) -> Partition:
+def natural(reading: Reading, minimum: int, small: str, patients: int) -> Partition:
     """A site an institution. Those with fewer than `minimum` labelled cases: `small` = pool | hold-out.
 
-    D09 when nobody is left, or when the pooled site would itself fall below the minimum (then it is said, not hidden).
+    D09 when no institution reaches the minimum, or when the pooled ones have fewer than `patients` together: no sum could leave them.
     """
     ids, labels = reading.cohort.ids, reading.cohort.labels
     names = np.array(reading.institutions, dtype=object)
     counts = {str(n): int(((names == n) & (labels != UNKNOWN)).sum()) for n in sorted(set(reading.institutions))}
     little = {n: c for n, c in counts.items() if c < minimum}
     sites = {n: tuple(i for i, m in zip(ids, names, strict=True) if m == n) for n in counts if n not in little}
-    pooled: dict[str, int] = {}
+    if not sites:
+        raise DataError(
+            "D09",
+            f"none of {len(counts)} institutions has {minimum} labelled cases ({_list(counts)}); lower --minimum-site, "
+            "or split the table into virtual sites with --partition even",
+        )
     name = ""
     if small == "pool" and little:
         name = OTHER if OTHER not in sites else f"{OTHER} (pooled)"
         sites[name] = tuple(i for i, m in zip(ids, names, strict=True) if m in little)
-        pooled = little
-        if sum(little.values()) < minimum and len(sites) > 1:
+        if sum(little.values()) < patients:
             raise DataError(
                 "D09",
-                f"the {len(little)} institutions under {minimum} labelled cases ({_list(little)}) hold only "
-                f"{sum(little.values())} together; lower --minimum-site, or leave them out with --small-sites hold-out",
+                f"the {len(little)} institutions under {minimum} labelled cases ({_list(little)}) have {sum(little.values())} together, "
+                f"fewer than the {patients} patients that a sum must cover; leave them out with --small-sites hold-out, or lower --minimum-patients",
             )
-    held_out = little if small == "hold-out" else {}
-    if not sites:
-        raise DataError("D09", f"no institution has {minimum} labelled cases ({_list(counts)}); lower --minimum-site")
+    pooled, held_out = (little, {}) if small == "pool" else ({}, little)
     return Partition(dict(sorted(sites.items())), pooled, held_out, minimum, name)
 
 

@@ -17,8 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from client.intake import Reading, read_table
 from client.station import open_station
 from common import study as studies
-from common.cohort import Cohort
-from common.errors import FedmetsError, RunError, UsageError
+from common.cohort import UNKNOWN, Cohort
+from common.errors import DataError, FedmetsError, RunError, UsageError
 from common.study import Study
 from server import store
 from server.app import Outcome
@@ -133,6 +133,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> Setting:
         raise UsageError("C01", f"--minimum-site {args.minimum_site} and --minimum-patients {args.minimum_patients} must be at least 1")
     data, phantom = _data(args, folder, study)
     reading = read_table(study, task, data, source=args.source or None)
+    _two_classes(reading)
     _unchanged(folder, reading)
     source = "" if study.source else reading.source
     if args.permute_labels is not None:
@@ -157,6 +158,16 @@ def _data(args: argparse.Namespace, folder: Path, study: Study) -> tuple[Path, b
     return folder / "data", True
 
 
+def _two_classes(reading: Reading) -> None:
+    """With one class in the whole table there is nothing to learn."""
+    label = reading.cohort.schema.label
+    found = sorted({int(k) for k in reading.cohort.labels} - {UNKNOWN})
+    if len(found) < 2:
+        n = int((reading.cohort.labels != UNKNOWN).sum())
+        only = f"all {n} labelled cases are '{label.classes[found[0]]}'" if found else "no case has a known label"
+        raise DataError("D09", f"label '{label.name}': {only}; check the label's column and its values ({', '.join(label.classes)})")
+
+
 def _unchanged(folder: Path, reading: Reading) -> None:
     """A resumed run must meet the table that it was begun with."""
     path = folder / "cohort.sha256"
@@ -170,7 +181,7 @@ def _unchanged(folder: Path, reading: Reading) -> None:
 def _parted(args: argparse.Namespace, reading: Reading) -> partition.Partition:
     kind = args.partition or ("natural" if len(set(reading.institutions)) > 1 else "even")
     if kind == "natural":
-        return partition.natural(reading, args.minimum_site, args.small_sites)
+        return partition.natural(reading, args.minimum_site, args.small_sites, args.minimum_patients)
     if args.virtual_sites < 2:
         raise UsageError("C01", f"--virtual-sites {args.virtual_sites} must be at least 2")
     split = partition.even if kind == "even" else partition.skewed

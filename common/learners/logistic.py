@@ -104,7 +104,7 @@ class Logistic:
         rise, bend = total.sums["gradient"], total.sums["hessian"]
         newton = np.linalg.solve(bend + np.diag(penalty.ravel()), (rise - penalty * beta).ravel())
         along = np.array([newton @ rise.ravel(), newton @ bend @ newton])
-        shift = (penalty * beta).ravel() @ newton, penalty.ravel() @ newton**2
+        shift = float((penalty * beta).ravel() @ newton), float(penalty.ravel() @ newton**2)
         converged = bool(np.abs(newton).max() < self.tolerance)
         saturated = not converged and _saturated(arrays["along"], float((rise * arrays["step"]).sum()))
         length = _length(along, shift) if saturated else 1.0

@@ -195,7 +195,7 @@ FAULTS: Final = (
     Planted("empty site", "D09", "site", _empty_site),
     Planted("outcome as feature", "L02", "error", _outcome_as_feature),
     Planted("copy of the label", "L03", "run", _label_copy),
-    Planted("patient at two sites", "L04", "run", _two_sites),
+    Planted("patient at two sites", "L04", "error", _two_sites),
     Planted("one-class site", "E01", "report", _one_class),
 )
 """Every fault. E01 is a guard of the evaluation and no error."""

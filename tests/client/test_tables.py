@@ -4,7 +4,7 @@ import datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.tables import Layout, Part, find, read
@@ -126,6 +126,32 @@ def test_workbook_of_several_header_rows(tmp_path: Path) -> None:
     assert part.header == ("PATIENT / ID", "Age now", "TUMOUR / Type")
     assert part.rows == [["a", "3", "1"]]
     assert part.lines == [4]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["a.xlsx", "a.parquet", "a.csv"]), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=20)
+)
+def test_whatever_is_wrong_with_a_file_is_told(
+    tmp_path_factory: pytest.TempPathFactory, name: str, damage: list[tuple[float, int]]
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path_factory.mktemp("t") / name
+    if name == "a.xlsx":
+        workbook(path, [["id", "x"], ["1", 2.0], ["2", None]])
+    elif name == "a.parquet":
+        pq.write_table(pa.table({"id": ["a", "b"], "x": [1, None]}), path)
+    else:
+        path.write_text('id,x\n1,"a"\n2,b\n')
+    raw = bytearray(path.read_bytes())
+    for at, byte in damage:
+        raw[int(at * (len(raw) - 1))] = byte
+    path.write_bytes(raw)
+    faults: list[Fault] = []
+    if read(path, PLAIN, faults) is None:
+        assert [f.code for f in faults] == ["D00"]
 
 
 def test_merged_cells_hold_what_is_shown(tmp_path: Path) -> None:

@@ -61,6 +61,13 @@ def test_results_are_complete(whole: tuple[Path, dict[str, Any]]) -> None:
                         assert row["estimable"] == (row["low"] is not None) or metric == "no_information_rate" or row["value"] is not None
 
 
+def test_the_report_keeps_its_schema(whole: tuple[Path, dict[str, Any]]) -> None:
+    import jsonschema
+
+    _, report = whole
+    jsonschema.validate(report, json.loads((ROOT / "docs/report.schema.json").read_text()))
+
+
 def test_federated_logistic_is_pooled_logistic(whole: tuple[Path, dict[str, Any]]) -> None:
     _, report = whole
     rows = {(r["arm"], r["evaluation"], r["site"], r["metric"]): r["value"] for r in report["results"] if r["model"] == "logistic"}

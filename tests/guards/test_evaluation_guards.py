@@ -306,7 +306,7 @@ def test_e05_the_decision_curve_has_treat_all_and_treat_none(whole: Done, writte
 
 
 def test_e06_the_threshold_is_the_one_that_added_histograms_give(trained: tuple[Setting, Outcome, list[Cohort], Comparison]) -> None:
-    setting, outcome, _, comparison = trained
+    _, outcome, _, comparison = trained
     evaluated = outcome.states["all"]["evaluation"]
     for name in ("logistic", "boosting"):
         (within,) = comparison.scores[name, "federated", "within_site"]

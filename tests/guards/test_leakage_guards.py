@@ -286,12 +286,12 @@ def test_l04_a_split_that_trains_on_its_test_rows_is_refused() -> None:
     (c,) = synthetic_sites(60, 1)
     bad = Leaky(c.site, c.schema, c.ids, c.values, c.labels)
     splits.verify([bad], [Fold()], 0, PARTS)
-    with pytest.raises(LeakError, match="fold 'part:1' trains on .* patients of site 'S0' that it is tested on"):
+    with pytest.raises(LeakError, match=r"fold 'part:1' trains on .* patients of site 'S0' that it is tested on"):
         splits.verify([bad], [Fold(parts=(1,))], 0, PARTS)
 
 
 def predictions(folder: Path) -> dict[int, Path]:
-    return {n: path for n, path in enumerate(sorted((folder / "sites").glob("*/site.toml")), start=1)}
+    return dict(enumerate(sorted((folder / "sites").glob("*/site.toml")), start=1))
 
 
 @pytest.mark.parametrize("where", ["the same site", "another site"])

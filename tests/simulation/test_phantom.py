@@ -422,7 +422,9 @@ def test_a_patient_at_two_sites_has_one_case_id_and_two_barcodes(broken: Path) -
     for row in rows(broken / "coad" / "clinical.tsv"):
         sites.setdefault(row["cases.case_id"], set()).add(row["cases.submitter_id"][5:7])
     assert sum(s == {"AA", "CM"} for s in sites.values()) == 10
-    assert len(reading(broken).cohort) == 641
+    with pytest.raises(DataError) as error:
+        reading(broken)
+    assert error.value.code == "L04"
 
 
 def test_a_one_class_site_has_one_class(broken: Path) -> None:

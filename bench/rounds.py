@@ -1,0 +1,238 @@
+"""What a round costs beyond its training: the in-process engine against a plain loop over the same torch code.
+
+    python bench/rounds.py [--sites 10 --rows 200 --features 30 --rounds 20 --repeats 7] [--many 200] [--ray]
+
+A: `server.rounds.drive` over `simulation.grid.InProcessGrid` with the two apps' own code: plans and updates packed and unpacked,
+guards, retries, state and ledger written and synced each round. B: a loop that calls `common.training.train` at each site and
+averages. A and B take turns in one process; a ratio is of the medians of one run. Goal: at most 1.3. `--many`: memory and time a
+site; goals: below 1 MB a site beyond its rows, time proportional to the sites. `--ray`: the same apps on Flower's Ray engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import logging
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from client import app as courier
+from client.site import Site
+from client.station import Station
+from common.cohort import Cohort, Fold
+from common.learner import fit, local_plan, total
+from common.learners.mlp import Perceptron
+from common.learners.preprocessing import Preprocessing, standardise
+from common.schema import Label, Number, Schema
+from common.threads import fix_threads
+from common.types import Arrays, flatten
+from server import rounds, store
+from server.ledger import Ledger
+from server.run import Run
+from server.strategies import combiner
+from simulation.grid import InProcessGrid
+
+ALL = Fold()
+
+
+class Holding(Station):
+    """The station, over rows made here instead of read from a table."""
+
+    def __init__(self, held: Cohort, folder: Path) -> None:
+        super().__init__(Site(held.site, folder, ("bench",), log=folder / "station.log"))
+        self.held = held
+
+    def cohort(self, ref: str, task: str) -> Cohort:
+        return self.held
+
+
+def cohorts(sites: int, rows: int, features: int) -> list[Cohort]:
+    r = np.random.default_rng(0)
+    numbers = tuple(Number(f"x{j}", "u", -8.0, 8.0, "now") for j in range(features))
+    schema = Schema("bench", numbers, Label("y", ("no", "yes")), ("now",))
+    slopes = r.normal(size=features)
+    out = []
+    for k in range(sites):
+        x = r.normal(size=(rows, features)).clip(-7, 7)
+        y = (x @ slopes + r.logistic(size=rows) > 0).astype(np.int64)
+        out.append(Cohort(f"S{k:04d}", schema, tuple(f"{k}-{i}" for i in range(rows)), x, y))
+    return out
+
+
+def engine(grid: Grid, those: int, schema: Schema, learner: Perceptron, folder: Path) -> list[float]:
+    """Seconds of each training round, as `server.app` drives them."""
+    run = Run(study="bench", task="now", out=str(folder), learners="mlp", expect=those)
+    roster = rounds.register(grid, run, "bench", "now", schema)
+    ledger, seconds, last = Ledger(folder / "ledger.jsonl"), [], time.perf_counter()
+
+    def watch(exchange: rounds.Exchange, now: rounds.Progress) -> None:
+        nonlocal last
+        arrays = {f"{k}\t{n}": a for k, s in now.states.items() for n, a in flatten(s).items()}
+        sha = store.save(folder / "state", now.step, arrays)
+        ledger.append("exchange", time=time.time(), **asdict(exchange), state=sha, done=len(now.done))
+        if exchange.work[0]["learner"] == "mlp":
+            seconds.append(time.perf_counter() - last)
+        last = time.perf_counter()
+
+    jobs = [rounds.Job(one, ALL, (ALL,)) for one in (Preprocessing(), learner)]
+    rounds.drive(grid, run, "bench", roster, jobs, schema, rounds.Progress(), watch, combiner("fedavg"))
+    ledger.close()
+    return seconds
+
+
+def in_process(those: list[Cohort], learner: Perceptron) -> list[float]:
+    with tempfile.TemporaryDirectory() as name:
+        stations = {f"/{c.site}": Holding(c, Path(name)) for c in those}
+        courier.open_station = lambda path: stations[path]  # type: ignore[assignment]
+        grid = InProcessGrid(courier.app, {k + 1: Path(path) for k, path in enumerate(stations)})
+        return engine(grid, len(those), those[0].schema, learner, Path(name))
+
+
+def plain(those: list[Cohort], learner: Perceptron) -> list[float]:
+    """Seconds of each round of the loop that one would write by hand: rows prepared once, one network, parameters in memory."""
+    from torch import nn
+
+    from common.training import train
+
+    plan = local_plan(ALL, 0, 5)
+    prepared = fit(Preprocessing(), {}, those, plan)["preprocessing"]
+    data = [(standardise(prepared, c), c.labels) for c in those]
+    weights = learner.parameters(learner.start(those[0].schema, 0))
+    shapes = [w.shape for k, w in weights.items() if k.endswith("weight")]
+    layers: list[nn.Module] = []
+    for out, into in shapes:
+        layers += [nn.Tanh(), nn.Linear(into, out)] if layers else [nn.Linear(into, out)]
+    network = nn.Sequential(*layers)
+    current: Arrays = {k.removeprefix("w/"): v for k, v in weights.items()}
+    seconds = []
+    for number in range(learner.rounds):
+        start = time.perf_counter()
+        sums: Arrays = {k: np.zeros(v.shape) for k, v in current.items()}
+        for site, (x, y) in enumerate(data):
+            trained, _ = train(
+                network, current, x, y, epochs=learner.epochs, batch=learner.batch, learning_rate=learner.learning_rate,
+                weight_decay=learner.weight_decay, proximal=0.0, seed=1000 * number + site,
+            )  # fmt: skip
+            for k, v in trained.items():
+                sums[k] += v * len(y)
+        current = {k: (v / sum(len(y) for _, y in data)).astype(np.float32) for k, v in sums.items()}
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def resident() -> float:
+    """Megabytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def spread(values: list[float], unit: float = 1e3) -> str:
+    return f"{statistics.median(values) * unit:.1f} [{min(values) * unit:.1f}, {max(values) * unit:.1f}]"
+
+
+def overhead(those: list[Cohort], learner: Perceptron, repeats: int) -> None:
+    a: list[float] = []
+    b: list[float] = []
+    in_process(those, learner), plain(those, learner)  # imports, caches
+    for _ in range(repeats):
+        a.append(statistics.median(in_process(those, learner)))
+        b.append(statistics.median(plain(those, learner)))
+    print(
+        f"{len(those)} sites x {len(those[0])} rows x {len(those[0].schema.columns)} features, {learner.rounds} rounds, {repeats} turns each: "
+        f"ms a round, engine {spread(a)}, plain loop {spread(b)}; ratio {statistics.median(a) / statistics.median(b):.2f} "
+        f"[{min(x / y for x, y in zip(a, b, strict=True)):.2f}, {max(x / y for x, y in zip(a, b, strict=True)):.2f}]",
+        flush=True,
+    )
+
+
+def growth(counts: list[int], rows: int, features: int, learner: Perceptron) -> None:
+    in_process(cohorts(2, rows, features), learner)
+    for count in counts:
+        those = cohorts(count, rows, features)
+        for c in those:
+            _ = c.design  # the rows that a site holds in any case
+        gc.collect()
+        before = resident()
+        seconds = in_process(those, learner)
+        after = resident()
+        print(
+            f"{count} sites: ms a round {spread(seconds)}, ms a round and site {statistics.median(seconds) / count * 1e3:.2f}; "
+            f"memory {before:.0f} -> {after:.0f} MB, {(after - before) / count:.2f} MB a site beyond its rows",
+            flush=True,
+        )
+
+
+def on_ray(those: list[Cohort], learner: Perceptron) -> list[float]:
+    """The same apps under `flwr.simulation.run_simulation`; each actor makes the rows of its sites anew."""
+    from flwr.clientapp import ClientApp
+    from flwr.simulation import run_simulation
+
+    client, server, seconds = ClientApp(), ServerApp(), list[float]()
+    rows, features, count = len(those[0]), len(those[0].schema.columns), len(those)
+
+    def station(context: Context) -> Holding:
+        held: dict[int, Holding] = courier.__dict__.setdefault("_held", {})
+        k = int(context.node_config["partition-id"])
+        if not held:
+            held.update({i: Holding(c, Path(tempfile.gettempdir())) for i, c in enumerate(cohorts(count, rows, features))})
+        return held[k]
+
+    @client.query("hello")
+    def hello(message, context):  # type: ignore[no-untyped-def]
+        courier._station = station
+        return courier.hello(message, context)
+
+    @client.train("work")
+    def work(message, context):  # type: ignore[no-untyped-def]
+        courier._station = station
+        return courier.work(message, context)
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        with tempfile.TemporaryDirectory() as name:
+            seconds.extend(engine(grid, count, those[0].schema, learner, Path(name)))
+
+    run_simulation(server, client, count, backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0}})
+    return seconds
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    yield
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sites", type=int, default=10)
+    parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--features", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--many", type=int, default=200, help="sites for the measurement of memory and growth; 0: leave it out")
+    parser.add_argument("--ray", action="store_true", help="also run the sites of --many on Flower's Ray engine")
+    given = parser.parse_args()
+    fix_threads()
+    with quiet():
+        overhead(cohorts(given.sites, given.rows, given.features), Perceptron(rounds=given.rounds), given.repeats)
+        if given.many:
+            few = Perceptron(rounds=6)
+            growth(sorted({given.sites, given.many // 4, given.many}), given.rows, given.features, few)
+        if given.ray:
+            those = cohorts(given.many, given.rows, given.features)
+            here = in_process(those, Perceptron(rounds=3))
+            there = on_ray(those, Perceptron(rounds=3))
+            print(f"{given.many} sites: ms a round in process {spread(here)}, on Ray {spread(there)}")
+
+
+if __name__ == "__main__":
+    main()
