@@ -33,7 +33,12 @@ def train(
     import torch
 
     torch.set_num_threads(1)
-    network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in start.items()})
+    held = network.state_dict()
+    if set(held) != set(start):
+        raise ValueError(f"the network has parameters {sorted(held)}, given are {sorted(start)}")
+    with torch.no_grad():
+        for name, tensor in held.items():
+            tensor.copy_(torch.from_numpy(np.array(start[name])))
     reference = [p.detach().clone() for p in network.parameters()]
     parameters = list(network.parameters())
     velocity = [torch.zeros_like(p) for p in parameters]
@@ -53,4 +58,4 @@ def train(
                 for p, g, v, r in zip(parameters, gradients, velocity, reference, strict=True):
                     v.mul_(0.9).add_(g + weight_decay * p + proximal * (p - r))
                     p.sub_(learning_rate * v)
-    return {k: v.detach().numpy().copy() for k, v in network.state_dict().items()}, loss_sum / len(y)
+    return {k: v.numpy().copy() for k, v in held.items()}, loss_sum / len(y)

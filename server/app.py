@@ -78,7 +78,7 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
             registered=list(roster.hellos),
             sites=list(roster.ready),
             cases={s: h.cases for s, h in roster.hellos.items()},
-            groups=[list(g) for g in roster.groups()],
+            groups=[list(g) for g in roster.groups(run.left_out_sites)],
             jobs=len(jobs),
             step=progress.step,
             torn=ledger.torn,
@@ -109,7 +109,7 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
             ledger.append("close", time=time.time(), state_hash=state_hash, exchanges=progress.step)
         elif closed["state_hash"] != state_hash:
             raise RunError("S02", f"the state in '{folder}' has hash {state_hash[:12]}, the ledger closed with {closed['state_hash'][:12]}")
-        return Outcome(folder, progress.states, roster.groups(), state_hash, ledger.head)
+        return Outcome(folder, progress.states, roster.groups(run.left_out_sites), state_hash, ledger.head)
     finally:
         ledger.close()
 
@@ -118,7 +118,7 @@ def build_jobs(run: Run, study: Study, roster: Roster) -> list[Job]:
     """Preprocessing and every head on every fold; then what reads them all: evaluation and importance."""
     heads = run.heads(study)
     prepare = run.preprocessing(study)
-    folds = run.folds(roster.groups())
+    folds = run.folds(roster.groups(run.left_out_sites))
     jobs = [Job(learner, fold, (fold,)) for fold in folds for learner in (prepare, *heads)]
     names = [h.name for h in heads]
     if run.evaluations:

@@ -67,10 +67,12 @@ class Roster:
     def ready(self) -> tuple[str, ...]:
         return tuple(s for s, h in self.hellos.items() if not h.code)
 
-    def groups(self) -> tuple[tuple[str, ...], ...]:
-        """What leave-one-site-out leaves out: each estimable site by itself, the others together; nothing with a single site."""
-        alone = tuple((s,) for s in self.ready if self.hellos[s].estimable)
-        rest = tuple(s for s in self.ready if not self.hellos[s].estimable)
+    def groups(self, limit: int = 12) -> tuple[tuple[str, ...], ...]:
+        """What leave-one-site-out leaves out: each estimable site by itself (the `limit` largest, where there are more), the others
+        together; nothing with a single site."""
+        largest = sorted((s for s in self.ready if self.hellos[s].estimable), key=lambda s: (-self.hellos[s].cases, s))[:limit]
+        alone = tuple((s,) for s in self.ready if s in largest)
+        rest = tuple(s for s in self.ready if s not in largest)
         return (*alone, rest) if alone and rest else alone if len(alone) > 1 else ()
 
 

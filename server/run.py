@@ -41,6 +41,8 @@ class Run:
     strategy: str = "fedavg"
     """Flower strategy by which learners that send parameters are combined."""
     evaluations: str = ",".join(EVALUATIONS)
+    left_out_sites: int = 12
+    """Most sites that leave-one-site-out leaves out one by one (the largest); each costs a set of models. The others go together."""
     expect: int = 1
     """Sites to wait for before the first round."""
     quorum: float = 1.0
@@ -124,6 +126,8 @@ def _faults(run: Run) -> list[str]:
     out = []
     if run.parts < 2:
         out.append(f"parts={run.parts} must be at least 2")
+    if run.left_out_sites < 1:
+        out.append(f"left_out_sites={run.left_out_sites} must be at least 1")
     if run.expect < 1:
         out.append(f"expect={run.expect} must be at least 1")
     if not 0 < run.quorum <= 1:

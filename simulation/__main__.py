@@ -74,6 +74,13 @@ def parser() -> argparse.ArgumentParser:
     judge = p.add_argument_group("how it is judged")
     judge.add_argument("--folds", type=int, default=5, metavar="N", help="parts for cross-fitting (default 5)")
     judge.add_argument("--evaluations", default="within_site,leave_one_site_out", help="within_site, leave_one_site_out, or both (default)")
+    judge.add_argument(
+        "--left-out-sites",
+        type=int,
+        default=12,
+        metavar="N",
+        help="most sites that leave-one-site-out leaves out one by one, the largest; the others go together (default 12)",
+    )
     judge.add_argument("--bootstraps", type=int, default=1000, metavar="N", help="resamples for the intervals (default 1000)")
     judge.add_argument(
         "--accept-leak",

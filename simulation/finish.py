@@ -258,6 +258,9 @@ def not_run(setting: Setting, outcome: Outcome) -> list[str]:
             out.append(f"{evaluation}: not run, not asked for")
     if "leave_one_site_out" in setting.run.evaluations and not outcome.groups:
         out.append("leave_one_site_out: not run, fewer than two sites could be left out")
+    for group in outcome.groups:
+        if len(group) > 1:
+            out.append(f"leave_one_site_out one by one for {', '.join(group)}: not run, these {len(group)} sites were left out together")
     return out
 
 
@@ -265,6 +268,7 @@ def alarms(setting: Setting, report: dict[str, Any]) -> list[str]:
     """Guard E11 on real collections, the generator's ceiling on synthetic ones, and overrides that a reader must know of."""
     out = [f"guard L03 was overridden for feature '{f}'" for f in report["overrides"]["L03"]]
     out += [f"guard L02 was overridden for feature '{f}': {why}" for f, why in report["overrides"]["L02"].items()]
+    out += show.too_small(setting)
     limit, kind = setting.study.tasks[setting.task].alarm, "the plausible limit of this study"
     if setting.phantom:
         from simulation.phantom.colorectal import read_truth

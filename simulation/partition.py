@@ -32,10 +32,10 @@ class Partition:
     """natural | even | skewed"""
 
 
-def natural(reading: Reading, minimum: int, small: str, patients: int) -> Partition:
+def natural(reading: Reading, minimum: int, small: str) -> Partition:
     """A site an institution. Those with fewer than `minimum` labelled cases: `small` = pool | hold-out.
 
-    D09 when no institution reaches the minimum, or when the pooled ones have fewer than `patients` together: no sum could leave them.
+    D09 when no institution reaches the minimum: there would be nothing to federate.
     """
     ids, labels = reading.cohort.ids, reading.cohort.labels
     names = np.array(reading.institutions, dtype=object)
@@ -52,12 +52,6 @@ def natural(reading: Reading, minimum: int, small: str, patients: int) -> Partit
     if small == "pool" and little:
         name = OTHER if OTHER not in sites else f"{OTHER} (pooled)"
         sites[name] = tuple(i for i, m in zip(ids, names, strict=True) if m in little)
-        if sum(little.values()) < patients:
-            raise DataError(
-                "D09",
-                f"the {len(little)} institutions under {minimum} labelled cases ({_list(little)}) have {sum(little.values())} together, "
-                f"fewer than the {patients} patients that a sum must cover; leave them out with --small-sites hold-out, or lower --minimum-patients",
-            )
     pooled, held_out = (little, {}) if small == "pool" else ({}, little)
     return Partition(dict(sorted(sites.items())), pooled, held_out, minimum, name)
 

@@ -46,7 +46,8 @@ class Setting:
 def simulate(args: argparse.Namespace) -> int:
     """Run, or resume; returns the exit status."""
     started = time.monotonic()
-    console = Console(stderr=args.json)
+    # tables do not fit the 80 columns that a file or a pipe is taken for
+    console = Console(stderr=args.json, width=None if (sys.stderr if args.json else sys.stdout).isatty() else 120)
     args, folder = _folder(args)
     try:
         setting = prepare(args, folder)
@@ -120,6 +121,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> Setting:
             "strategy": args.strategy,
             "evaluations": args.evaluations,
             "quorum": args.quorum,
+            "left_out_sites": args.left_out_sites,
             "deadline": args.deadline,
             "retries": args.retries,
             "accept_leak": ",".join(args.accept_leak),
@@ -181,7 +183,7 @@ def _unchanged(folder: Path, reading: Reading) -> None:
 def _parted(args: argparse.Namespace, reading: Reading) -> partition.Partition:
     kind = args.partition or ("natural" if len(set(reading.institutions)) > 1 else "even")
     if kind == "natural":
-        return partition.natural(reading, args.minimum_site, args.small_sites, args.minimum_patients)
+        return partition.natural(reading, args.minimum_site, args.small_sites)
     if args.virtual_sites < 2:
         raise UsageError("C01", f"--virtual-sites {args.virtual_sites} must be at least 2")
     split = partition.even if kind == "even" else partition.skewed

@@ -39,11 +39,24 @@ def opening(console: Console, setting: Setting) -> None:
     for row in site_rows(setting):
         table.add_row(row["name"], *(str(row[k]) for k in ("patients", "n", "events")))
     console.print(table)
+    for line in too_small(setting):
+        console.print(f"[yellow]{line}[/yellow]", highlight=False)
     parted = setting.parted
     for what, group in (("pooled into 'other'", parted.pooled), ("held out, taking no part", parted.held_out)):
         if group:
             names = ", ".join(f"{k} ({v})" for k, v in group.items())
             console.print(f"{len(group)} institutions under {parted.minimum} labelled cases {what}: {names}", highlight=False)
+
+
+def too_small(setting: Setting) -> list[str]:
+    """Sites that take no part in training because no sum may cover so few patients; they are scored all the same."""
+    least = setting.args.minimum_patients
+    return [
+        f"site '{row['name']}' has {row['n']} labelled cases, fewer than the {least} that a sum must cover (--minimum-patients): "
+        "it takes no part in training, its patients are scored"
+        for row in site_rows(setting)
+        if row["n"] < least
+    ]
 
 
 def site_rows(setting: Setting) -> list[dict[str, Any]]:

@@ -7,9 +7,12 @@ A site sends its parameters times its number of training cases; the coordinator 
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +21,9 @@ from common.learner import Contribution, Plan, Step, fit, local_plan
 from common.learners.preprocessing import Preprocessing, standardise
 from common.schema import Floats, Schema
 from common.types import Arrays, Probs, State
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Perceptron:
     modality: frozenset[str] = frozenset({"table"})
     phases: frozenset[str] = frozenset({"train"})
     hidden: tuple[int, ...] = (16,)
-    """Units of each hidden layer (tanh: near the origin, where small weights keep it, it is linear); none: multinomial logistic regression."""
+    """Units of each hidden layer (tanh: linear for small weights); none: multinomial logistic regression."""
     rounds: int = 20
     epochs: int = 2
     batch: int = 32
@@ -103,18 +109,12 @@ class Perceptron:
         return out
 
     def _train(self, weights: Arrays, x: Floats, y: np.ndarray[tuple[int], np.dtype[np.int64]], seed: int) -> tuple[Arrays, float]:
-        from torch import nn
-
         from common.training import train
 
-        layers: list[nn.Module] = []
-        for name, weight in weights.items():
-            if name.endswith(".weight"):
-                layers += [nn.Tanh()] if layers else []
-                layers.append(nn.Linear(weight.shape[1], weight.shape[0]))
+        shapes = tuple((int(v.shape[1]), int(v.shape[0])) for k, v in weights.items() if k.endswith(".weight"))
         start = {k.removeprefix("w/"): v for k, v in weights.items()}
         trained, loss = train(
-            nn.Sequential(*layers),
+            _network(shapes, threading.get_ident()),
             start,
             x,
             y,
@@ -126,6 +126,17 @@ class Perceptron:
             seed=seed,
         )
         return {f"w/{k}": v for k, v in trained.items()}, loss
+
+
+@lru_cache(maxsize=8)
+def _network(shapes: tuple[tuple[int, int], ...], thread: int) -> nn.Module:
+    """A network to train in, one a thread: making one takes as long as some steps, and `train` sets every parameter anew."""
+    from torch import nn
+
+    layers: list[nn.Module] = []
+    for width, units in shapes:
+        layers += [nn.Tanh(), nn.Linear(width, units)] if layers else [nn.Linear(width, units)]
+    return nn.Sequential(*layers)
 
 
 def _layers(weights: Arrays, z: Floats) -> list[Floats]:

@@ -119,11 +119,18 @@ class Preprocessing:
 
 def standardise(arrays: Arrays, cohort: Cohort) -> Floats:
     """(cases, columns) on the model scale with mean 0 and standard deviation 1 over the training rows; missing becomes 0 (the mean)."""
-    z = np.empty(cohort.design.shape)
-    for j, column in enumerate(cohort.schema.columns):
-        z[:, j] = (column.to_model(cohort.design[:, j]) - arrays["mean"][j]) / arrays["scale"][j]
-    clip = float(arrays["clip"])
-    return np.nan_to_num(np.clip(z, -clip, clip), nan=0.0)
+    key = tuple(arrays[name].tobytes() for name in ("mean", "scale", "clip"))
+    cached: tuple[tuple[bytes, ...], Floats] | None = cohort.__dict__.get("_standardised")
+    if cached is None or cached[0] != key:
+        z = np.empty(cohort.design.shape)
+        for j, column in enumerate(cohort.schema.columns):
+            z[:, j] = (column.to_model(cohort.design[:, j]) - arrays["mean"][j]) / arrays["scale"][j]
+        clip = float(arrays["clip"])
+        z = np.nan_to_num(np.clip(z, -clip, clip), nan=0.0)
+        z.flags.writeable = False
+        # a cohort is frozen, and a fold's training rows are standardised alike round after round
+        cached = cohort.__dict__["_standardised"] = key, z
+    return cached[1]
 
 
 def bin_indices(arrays: Arrays, cohort: Cohort) -> NDArray[np.int32]:
