@@ -115,6 +115,11 @@ class Fault:
 
 
 def raise_faults(faults: Sequence[Fault]) -> None:
-    """Raise one DataError that carries all faults (its code is the first one's), or return when there are none."""
+    """Raise one error that carries all faults, or return when there are none.
+
+    A LeakError when all of them are guards against leakage, else a DataError; its code is the first one's of that kind.
+    """
     if faults:
-        raise DataError(faults[0].code, *(str(fault) for fault in faults))
+        data = [fault for fault in faults if not fault.code.startswith("L")]
+        kind, first = (DataError, data[0]) if data else (LeakError, faults[0])
+        raise kind(first.code, *(str(fault) for fault in faults))

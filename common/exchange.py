@@ -173,8 +173,9 @@ def pack_hello(hello: Hello) -> RecordDict:
 
 def size(content: RecordDict) -> int:
     """Bytes of a message's content, headers of the transport excluded."""
-    arrays = sum(len(a.data) for r in content.array_records.values() for a in r.values())
-    texts = sum(len(v) for r in content.config_records.values() for v in r.values() if isinstance(v, str))
+    # not through RecordDict's views by kind: each of them is a checked copy
+    arrays = sum(len(a.data) for r in content.values() if isinstance(r, ArrayRecord) for a in r.values())
+    texts = sum(len(v) for r in content.values() if isinstance(r, ConfigRecord) for v in r.values() if isinstance(v, str))
     return arrays + texts
 
 
@@ -220,15 +221,15 @@ def _plan_from_json(row: Any) -> Plan:
 
 def _config(content: RecordDict, records: set[str], keys: set[str]) -> Mapping[str, Any]:
     """The one config record with these keys, of a message that has exactly these records."""
-    found = list(content.config_records.values())
+    found = [r for r in content.values() if isinstance(r, ConfigRecord)]
     if set(content.keys()) != records or len(found) != 1 or set(found[0].keys()) != keys:
         raise WireError("W02", f"a message must have exactly the records {sorted(records)}, and in one of them the keys {sorted(keys)}")
     return dict(found[0])
 
 
 def _blob(content: RecordDict, name: str) -> bytes:
-    record = content.array_records.get(name)
-    if record is None or set(record.keys()) != {"blob"} or record["blob"].stype != _STYPE:
+    record = content.get(name)
+    if not isinstance(record, ArrayRecord) or set(record.keys()) != {"blob"} or record["blob"].stype != _STYPE:
         raise WireError("W02", f"a message lacks the packed arrays '{name}'")
     return bytes(record["blob"].data)
 

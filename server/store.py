@@ -48,11 +48,6 @@ def write(path: Path, blob: bytes) -> None:
             f.flush()
             os.fsync(f.fileno())
         os.replace(aside, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name is on disk too, before a ledger line tells of it
-        finally:
-            os.close(folder)
     except OSError as error:
         with suppress(OSError):
             aside.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, FedProx, FedTrimmedAvg, FedYogi, Krum, MultiKrum
+from numpy.typing import NDArray
 
 from common.errors import FederationError, UsageError
 from common.learner import Contribution, Federated
@@ -30,6 +31,7 @@ STRATEGIES: dict[str, Callable[[int], FedAvg]] = {
     "multikrum": lambda sites: MultiKrum(num_malicious_nodes=max(0, (sites - 3) // 2), num_nodes_to_select=max(1, sites // 2)),
 }
 MEMORY = ("m_t", "v_t")
+FLAT = "parameters"
 
 
 @runtime_checkable
@@ -54,17 +56,17 @@ def combiner(name: str) -> Combine:
 
 
 def _aggregate(strategy: Any, learner: Averaged, arrays: Arrays, contributions: Sequence[Contribution]) -> tuple[Contribution, Arrays]:
-    current = learner.parameters(arrays)
+    # by name: the moments outlive this run of the program, and unpacked arrays come in another order than new ones
+    current = dict(sorted(learner.parameters(arrays).items()))
     if hasattr(strategy, "current_arrays"):
-        strategy.current_arrays = dict(current)
+        strategy.current_arrays = {FLAT: _flat(current, current)}
     for memory in MEMORY:
-        kept = {k.removeprefix(f"memory/{memory}/"): v for k, v in arrays.items() if k.startswith(f"memory/{memory}/")}
-        if kept:
-            setattr(strategy, memory, kept)
+        if f"memory/{memory}" in arrays:
+            setattr(strategy, memory, {FLAT: arrays[f"memory/{memory}"]})
     replies = []
     for i, c in enumerate(contributions):
-        mean = ArrayRecord({k: Array((v / max(c.cases, 1)).astype(current[k].dtype)) for k, v in c.sums.items()})
-        content = RecordDict({"arrays": mean, "metrics": MetricRecord({"num-examples": c.cases})})
+        mean = Array((_flat(c.sums, current) / max(c.cases, 1)).astype(np.float32))
+        content = RecordDict({"arrays": ArrayRecord({FLAT: mean}), "metrics": MetricRecord({"num-examples": c.cases})})
         replies.append(Message(content, dst_node_id=i, message_type="train"))
     combined, _ = strategy.aggregate_train(int(arrays["round"]) + 1, replies)
     if combined is None:
@@ -72,12 +74,15 @@ def _aggregate(strategy: Any, learner: Averaged, arrays: Arrays, contributions: 
             "R01", f"strategy {type(strategy).__name__} gave no result for {len(replies)} updates; it may need more sites"
         )
     cases = sum(c.cases for c in contributions)
-    sums: Arrays = {k: a.numpy().astype(np.float64) * cases for k, a in combined.items()}
+    flat, ends = combined[FLAT].numpy().astype(np.float64) * cases, np.cumsum([v.size for v in current.values()])
+    sums: Arrays = {k: part.reshape(v.shape) for (k, v), part in zip(current.items(), np.split(flat, ends[:-1]), strict=True)}
     tally = {k: np.asarray(sum(c.tally[k] for c in contributions)) for k in contributions[0].tally}
     memory_arrays = {
-        f"memory/{m}/{k}": np.asarray(v)
-        for m in MEMORY
-        if isinstance(moments := getattr(strategy, m, None), dict)
-        for k, v in moments.items()
+        f"memory/{m}": np.asarray(moments[FLAT]) for m in MEMORY if isinstance(moments := getattr(strategy, m, None), dict) and moments
     }
     return Contribution(sums, cases, tally), {**arrays, **memory_arrays}
+
+
+def _flat(values: Arrays, order: Arrays) -> NDArray[Any]:
+    """All parameters as one vector, which every strategy here treats as it would treat them apart, only faster."""
+    return np.concatenate([values[name].ravel() for name in order])

@@ -170,7 +170,7 @@ def _report(
         "configuration": asdict(run),
         "seconds": round(time.monotonic() - started, 1),
     }
-    report["alarms"] = alarms(setting, report)
+    report["alarms"] = alarms(setting, report) + show.too_small(setting)
     return report
 
 
@@ -268,7 +268,6 @@ def alarms(setting: Setting, report: dict[str, Any]) -> list[str]:
     """Guard E11 on real collections, the generator's ceiling on synthetic ones, and overrides that a reader must know of."""
     out = [f"guard L03 was overridden for feature '{f}'" for f in report["overrides"]["L03"]]
     out += [f"guard L02 was overridden for feature '{f}': {why}" for f, why in report["overrides"]["L02"].items()]
-    out += show.too_small(setting)
     limit, kind = setting.study.tasks[setting.task].alarm, "the plausible limit of this study"
     if setting.phantom:
         from simulation.phantom.colorectal import read_truth

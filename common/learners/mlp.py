@@ -111,7 +111,7 @@ class Perceptron:
     def _train(self, weights: Arrays, x: Floats, y: np.ndarray[tuple[int], np.dtype[np.int64]], seed: int) -> tuple[Arrays, float]:
         from common.training import train
 
-        shapes = tuple((int(v.shape[1]), int(v.shape[0])) for k, v in weights.items() if k.endswith(".weight"))
+        shapes = tuple((int(w.shape[1]), int(w.shape[0])) for i in range(len(weights) // 2) for w in [weights[f"w/{2 * i}.weight"]])
         start = {k.removeprefix("w/"): v for k, v in weights.items()}
         trained, loss = train(
             _network(shapes, threading.get_ident()),

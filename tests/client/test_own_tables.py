@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from client import intake
-from common.errors import DataError, UsageError
+from common.errors import DataError, LeakError, UsageError
 from tests.client.mine import MINE, TABLE, expect, faults, own, table
 
 
@@ -151,7 +151,7 @@ def test_one_person_under_two_ids(tmp_path: Path) -> None:
 
     study = own(tmp_path, MINE.replace("[label]", 'person = "insurance"\n[label]'))
     expect(study, people("1", "2", "NA", "NA"))
-    said = faults(lambda: intake.read(study, "baseline", people("X1", "2", "x1", "")), DataError)
+    said = faults(lambda: intake.read(study, "baseline", people("X1", "2", "x1", "")), LeakError)
     assert "[L04]" in said
     assert "a = c" in said
     assert "X1" not in said

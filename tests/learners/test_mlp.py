@@ -14,7 +14,7 @@ from common.learner import Head, fit, hyper_of, load, local_plan
 from common.learners.mlp import Perceptron
 from common.learners.preprocessing import Preprocessing, standardise
 from common.training import train
-from common.types import Arrays, State, digest
+from common.types import Arrays, State, digest, pack, unpack
 from tests.synthetic import cohort, sites
 
 PLAN = local_plan(Fold(), 3, 5)
@@ -58,6 +58,14 @@ def test_a_repeated_plan_gives_the_same_bits_and_rounds_and_sites_draw_apart() -
     reseeded = dataclasses.replace(PLAN, seed=4)
     others = [(state, elsewhere, PLAN), (later, site, PLAN), (state, site, reseeded)]
     assert len({first, *(digest(learner.contribute(*o).sums) for o in others)}) == 4
+
+
+def test_a_deep_network_goes_on_from_packed_arrays() -> None:
+    """Packing sorts by name, and '10.weight' comes before '2.weight'."""
+    learner, those = Perceptron(hidden=(5, 6, 7, 8, 9, 10), rounds=2), sites(40, 2)
+    state = prepared(learner, those)
+    packed = {n: unpack(pack(a)) for n, a in state.items()}
+    assert digest(learner.contribute(packed, those[0], PLAN).sums) == digest(learner.contribute(state, those[0], PLAN).sums)
 
 
 def network(width: int = 4) -> Any:

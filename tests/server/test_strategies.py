@@ -120,8 +120,8 @@ def test_fedadam_takes_the_papers_step(those: list[Cohort]) -> None:
 def test_moments_live_in_the_arrays_and_a_resumed_run_has_the_same_bits(name: str, those: list[Cohort]) -> None:
     whole = trained(name, those, 4)["mlp"]
     half = trained(name, those, 2)
-    assert any(k.startswith("memory/m_t/") for k in half["mlp"])
-    assert any(k.startswith("memory/v_t/") for k in half["mlp"])
+    assert any(k.startswith("memory/m_t") for k in half["mlp"])
+    assert any(k.startswith("memory/v_t") for k in half["mlp"])
     resumed = trained(name, those, 2, {n: unpack(pack(a)) for n, a in half.items()})["mlp"]
     assert digest(resumed) == digest(whole)
     forgetful = {**half, "mlp": {k: v for k, v in half["mlp"].items() if not k.startswith("memory/")}}
