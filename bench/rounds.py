@@ -4,7 +4,8 @@
 
 A: `server.rounds.drive` over `simulation.grid.InProcessGrid` with the two apps' own code: plans and updates packed and unpacked,
 guards, retries, state and ledger written and synced each round. B: a loop that calls `common.training.train` at each site and
-averages. A and B take turns in one process; a ratio is of the medians of one run. Goal: at most 1.3. `--many`: memory and time a
+averages. A and B take turns in one process; a ratio is of the medians of one run. Goal: at most 1.3. CPU seconds are printed beside the
+wall clock's: they leave out waiting for the disk and for whatever else the machine does. `--many`: memory and time a
 site; goals: below 1 MB a site beyond its rows, time proportional to the sites. `--ray`: the same apps on Flower's Ray engine.
 """
 
@@ -18,7 +19,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from client import app as courier
 from client.site import Site
 from client.station import Station
 from common.cohort import Cohort, Fold
-from common.learner import fit, local_plan, total
+from common.learner import fit, local_plan
 from common.learners.mlp import Perceptron
 from common.learners.preprocessing import Preprocessing, standardise
 from common.schema import Label, Number, Schema
@@ -69,11 +70,24 @@ def cohorts(sites: int, rows: int, features: int) -> list[Cohort]:
     return out
 
 
-def engine(grid: Grid, those: int, schema: Schema, learner: Perceptron, folder: Path) -> list[float]:
-    """Seconds of each training round, as `server.app` drives them."""
+Seconds = tuple[float, float]
+"""On the wall clock, and of this process's CPU time."""
+
+
+def clock() -> Seconds:
+    return time.perf_counter(), time.process_time()
+
+
+def since(start: Seconds) -> Seconds:
+    now = clock()
+    return now[0] - start[0], now[1] - start[1]
+
+
+def engine(grid: Grid, those: int, schema: Schema, learner: Perceptron, folder: Path) -> list[Seconds]:
+    """Each training round, as `server.app` drives them."""
     run = Run(study="bench", task="now", out=str(folder), learners="mlp", expect=those)
     roster = rounds.register(grid, run, "bench", "now", schema)
-    ledger, seconds, last = Ledger(folder / "ledger.jsonl"), [], time.perf_counter()
+    ledger, seconds, last = Ledger(folder / "ledger.jsonl"), list[Seconds](), clock()
 
     def watch(exchange: rounds.Exchange, now: rounds.Progress) -> None:
         nonlocal last
@@ -81,8 +95,8 @@ def engine(grid: Grid, those: int, schema: Schema, learner: Perceptron, folder: 
         sha = store.save(folder / "state", now.step, arrays)
         ledger.append("exchange", time=time.time(), **asdict(exchange), state=sha, done=len(now.done))
         if exchange.work[0]["learner"] == "mlp":
-            seconds.append(time.perf_counter() - last)
-        last = time.perf_counter()
+            seconds.append(since(last))
+        last = clock()
 
     jobs = [rounds.Job(one, ALL, (ALL,)) for one in (Preprocessing(), learner)]
     rounds.drive(grid, run, "bench", roster, jobs, schema, rounds.Progress(), watch, combiner("fedavg"))
@@ -90,7 +104,7 @@ def engine(grid: Grid, those: int, schema: Schema, learner: Perceptron, folder: 
     return seconds
 
 
-def in_process(those: list[Cohort], learner: Perceptron) -> list[float]:
+def in_process(those: list[Cohort], learner: Perceptron) -> list[Seconds]:
     with tempfile.TemporaryDirectory() as name:
         stations = {f"/{c.site}": Holding(c, Path(name)) for c in those}
         courier.open_station = lambda path: stations[path]  # type: ignore[assignment]
@@ -98,8 +112,8 @@ def in_process(those: list[Cohort], learner: Perceptron) -> list[float]:
         return engine(grid, len(those), those[0].schema, learner, Path(name))
 
 
-def plain(those: list[Cohort], learner: Perceptron) -> list[float]:
-    """Seconds of each round of the loop that one would write by hand: rows prepared once, one network, parameters in memory."""
+def plain(those: list[Cohort], learner: Perceptron) -> list[Seconds]:
+    """Each round of the loop that one would write by hand: rows prepared once, one network, parameters in memory."""
     from torch import nn
 
     from common.training import train
@@ -116,7 +130,7 @@ def plain(those: list[Cohort], learner: Perceptron) -> list[float]:
     current: Arrays = {k.removeprefix("w/"): v for k, v in weights.items()}
     seconds = []
     for number in range(learner.rounds):
-        start = time.perf_counter()
+        start = clock()
         sums: Arrays = {k: np.zeros(v.shape) for k, v in current.items()}
         for site, (x, y) in enumerate(data):
             trained, _ = train(
@@ -126,7 +140,7 @@ def plain(those: list[Cohort], learner: Perceptron) -> list[float]:
             for k, v in trained.items():
                 sums[k] += v * len(y)
         current = {k: (v / sum(len(y) for _, y in data)).astype(np.float32) for k, v in sums.items()}
-        seconds.append(time.perf_counter() - start)
+        seconds.append(since(start))
     return seconds
 
 
@@ -135,23 +149,31 @@ def resident() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def spread(values: list[float], unit: float = 1e3) -> str:
+def spread(values: Sequence[float], unit: float = 1e3) -> str:
     return f"{statistics.median(values) * unit:.1f} [{min(values) * unit:.1f}, {max(values) * unit:.1f}]"
 
 
+def medians(seconds: list[Seconds]) -> Seconds:
+    wall, cpu = zip(*seconds, strict=True)
+    return statistics.median(wall), statistics.fmean(cpu)
+
+
 def overhead(those: list[Cohort], learner: Perceptron, repeats: int) -> None:
-    a: list[float] = []
-    b: list[float] = []
+    a: list[Seconds] = []
+    b: list[Seconds] = []
     in_process(those, learner), plain(those, learner)  # imports, caches
     for _ in range(repeats):
-        a.append(statistics.median(in_process(those, learner)))
-        b.append(statistics.median(plain(those, learner)))
-    print(
-        f"{len(those)} sites x {len(those[0])} rows x {len(those[0].schema.columns)} features, {learner.rounds} rounds, {repeats} turns each: "
-        f"ms a round, engine {spread(a)}, plain loop {spread(b)}; ratio {statistics.median(a) / statistics.median(b):.2f} "
-        f"[{min(x / y for x, y in zip(a, b, strict=True)):.2f}, {max(x / y for x, y in zip(a, b, strict=True)):.2f}]",
-        flush=True,
-    )
+        a.append(medians(in_process(those, learner)))
+        b.append(medians(plain(those, learner)))
+    columns = len(those[0].schema.columns)
+    print(f"{len(those)} sites x {len(those[0])} rows x {columns} features, {learner.rounds} rounds, {repeats} turns each", flush=True)
+    for kind, x, y in zip(("wall", "CPU"), zip(*a, strict=True), zip(*b, strict=True), strict=True):
+        ratios = [p / q for p, q in zip(x, y, strict=True)]
+        print(
+            f"  {kind} ms a round: engine {spread(x)}, plain loop {spread(y)}; "
+            f"ratio {statistics.median(x) / statistics.median(y):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]",
+            flush=True,
+        )
 
 
 def growth(counts: list[int], rows: int, features: int, learner: Perceptron) -> None:
@@ -162,7 +184,7 @@ def growth(counts: list[int], rows: int, features: int, learner: Perceptron) -> 
             _ = c.design  # the rows that a site holds in any case
         gc.collect()
         before = resident()
-        seconds = in_process(those, learner)
+        seconds = [wall for wall, _ in in_process(those, learner)]
         after = resident()
         print(
             f"{count} sites: ms a round {spread(seconds)}, ms a round and site {statistics.median(seconds) / count * 1e3:.2f}; "
@@ -171,12 +193,12 @@ def growth(counts: list[int], rows: int, features: int, learner: Perceptron) -> 
         )
 
 
-def on_ray(those: list[Cohort], learner: Perceptron) -> list[float]:
+def on_ray(those: list[Cohort], learner: Perceptron) -> list[Seconds]:
     """The same apps under `flwr.simulation.run_simulation`; each actor makes the rows of its sites anew."""
     from flwr.clientapp import ClientApp
     from flwr.simulation import run_simulation
 
-    client, server, seconds = ClientApp(), ServerApp(), list[float]()
+    client, server, seconds = ClientApp(), ServerApp(), list[Seconds]()
     rows, features, count = len(those[0]), len(those[0].schema.columns), len(those)
 
     def station(context: Context) -> Holding:
@@ -231,7 +253,7 @@ def main() -> None:
             those = cohorts(given.many, given.rows, given.features)
             here = in_process(those, Perceptron(rounds=3))
             there = on_ray(those, Perceptron(rounds=3))
-            print(f"{given.many} sites: ms a round in process {spread(here)}, on Ray {spread(there)}")
+            print(f"{given.many} sites: ms a round in process {spread([w for w, _ in here])}, on Ray {spread([w for w, _ in there])}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from server.rounds import Combine, add
 
 STRATEGIES: dict[str, Callable[[int], FedAvg]] = {
     "fedavg": lambda sites: FedAvg(),
-    "fedprox": lambda sites: FedProx(proximal_mu=0.01),  # the term itself is a hyperparameter of the learner
+    "fedprox": lambda sites: FedProx(proximal_mu=0.0),  # the term itself is a hyperparameter of the learner
     "fedadam": lambda sites: FedAdam(eta=0.03),
     "fedyogi": lambda sites: FedYogi(eta=0.03),
     "fedmedian": lambda sites: FedMedian(),
@@ -30,6 +30,8 @@ STRATEGIES: dict[str, Callable[[int], FedAvg]] = {
     "krum": lambda sites: Krum(num_malicious_nodes=max(0, (sites - 3) // 2)),
     "multikrum": lambda sites: MultiKrum(num_malicious_nodes=max(0, (sites - 3) // 2), num_nodes_to_select=max(1, sites // 2)),
 }
+MEANS = ("fedavg", "fedprox")
+"""Flower's aggregation for these is the mean weighted by cases (a test compares them): the sum that the learner itself divides."""
 MEMORY = ("m_t", "v_t")
 FLAT = "parameters"
 
@@ -48,7 +50,7 @@ def combiner(name: str) -> Combine:
     logging.getLogger("flwr").setLevel(logging.WARNING)
 
     def combine(learner: Federated, arrays: Arrays, contributions: Sequence[Contribution]) -> tuple[Contribution, Arrays]:
-        if not isinstance(learner, Averaged):
+        if name in MEANS or not isinstance(learner, Averaged):
             return add(learner, arrays, contributions)
         return _aggregate(STRATEGIES[name](len(contributions)), learner, arrays, contributions)
 

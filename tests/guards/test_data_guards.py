@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -217,15 +216,11 @@ LEARNER = Volumes()
 
 
 @pytest.fixture
-def volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One more file among the learners."""
     (tmp_path / "learners").mkdir()
     (tmp_path / "learners" / "volumes.py").write_text(IMAGE)
     monkeypatch.setattr(common.learners, "__path__", [*common.learners.__path__, str(tmp_path / "learners")])
-    common.learner.names.cache_clear()
-    yield
-    monkeypatch.undo()
-    common.learner.names.cache_clear()
 
 
 def with_images(
@@ -318,6 +313,21 @@ def test_d07_a_site_with_another_schema_stops_the_run_before_round_1_by_name(tmp
     assert "Ash" not in str(caught.value)
     assert not any(line["kind"] == "exchange" for line in read(setting.folder / "ledger.jsonl"))
     assert "D07" in (mine.parent / "station.log").read_text()
+
+
+def test_d07_the_coordinator_looks_for_itself(tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site that does not compare schemas, but says honestly which one it has."""
+    hello = client.station.Station.hello
+
+    def honest(station: client.station.Station, ref: str, task: str, schema: str) -> Hello:
+        other = hello(station, ref, task, schema)
+        return dataclasses.replace(other, schema="0" * 64) if other.site == "Beech" else other
+
+    setting = begin(tmp_path / "town", rows)
+    monkeypatch.setattr(client.station.Station, "hello", honest)
+    with pytest.raises(FederationError, match="site 'Beech' cannot take part: D07") as caught:
+        train(setting)
+    assert caught.value.code == "R03"
 
 
 def test_d07_equal_schemas_are_in_the_ledger_and_start(tmp_path: Path, rows: list[Row]) -> None:
