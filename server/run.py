@@ -12,7 +12,7 @@ from pathlib import Path
 from common import study as studies
 from common.cohort import Fold
 from common.errors import UsageError
-from common.learner import Federated, load
+from common.learner import Federated, Head, load
 from common.schema import Schema
 from common.study import Study
 
@@ -87,11 +87,19 @@ class Run:
     def heads(self, study: Study) -> tuple[Federated, ...]:
         """The heads to train, configured."""
         chosen = tuple(filter(None, self.learners.split(","))) or study.learners
+        if len(set(chosen)) < len(chosen):
+            raise UsageError("C01", f"learners name one twice ({', '.join(chosen)}); give each once")
         mine: dict[str, dict[str, object]] = json.loads(self.hyper or "{}")
         for name in mine:
             if name not in chosen and name != "preprocessing":
                 raise UsageError("C01", f"hyper names learner '{name}', which this run does not train ({', '.join(chosen)})")
-        return tuple(load(name, {**study.hyper.get(name, {}), **mine.get(name, {})}) for name in chosen)
+        found = tuple(load(name, {**study.hyper.get(name, {}), **mine.get(name, {})}) for name in chosen)
+        for learner in found:
+            if not isinstance(learner, Head):
+                raise UsageError(
+                    "C01", f"learner '{learner.name}' predicts nothing by itself and is run where it is needed; name heads only"
+                )
+        return found
 
     def preprocessing(self, study: Study) -> Federated:
         mine = json.loads(self.hyper or "{}").get("preprocessing", {})
@@ -124,15 +132,16 @@ class Run:
 
 def _faults(run: Run) -> list[str]:
     out = []
-    if run.parts < 2:
-        out.append(f"parts={run.parts} must be at least 2")
+    least = 3 if "within_site" in run.evaluations else 2
+    if not least <= run.parts <= 50:
+        out.append(f"parts={run.parts} must lie in {least} to 50 (a threshold takes models that leave two parts out)")
     if run.left_out_sites < 1:
         out.append(f"left_out_sites={run.left_out_sites} must be at least 1")
     if run.expect < 1:
         out.append(f"expect={run.expect} must be at least 1")
     if not 0 < run.quorum <= 1:
         out.append(f"quorum={run.quorum} must lie in (0, 1]")
-    if run.deadline <= 0 or run.retries < 0:
+    if not 0 < run.deadline < float("inf") or run.retries < 0:
         out.append(f"deadline={run.deadline} must be above 0 and retries={run.retries} not below 0")
     bad = [e for e in run.evaluations.split(",") if e and e not in EVALUATIONS]
     if bad:

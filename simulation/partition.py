@@ -95,6 +95,7 @@ def write_sites(folder: Path, partition: Partition, *, data: Path, study: str, s
             "source": source,
             "patients": "patients.txt",
             "minimum": minimum,
+            "pooled": bool(name) and name == partition.pooled_site,
         }
         store.write(home / "patients.txt", ("\n".join(ids) + "\n").encode())
         store.write(home / "site.toml", "".join(f"{k} = {_toml(v)}\n" for k, v in lines.items()).encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import shlex
 import sys
@@ -64,6 +65,14 @@ def simulate(args: argparse.Namespace) -> int:
     except FedmetsError:
         console.print(f"stopped; the run's folder is {folder}", highlight=False)
         raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        console.print(f"stopped; the run's folder is {folder}", highlight=False)
+        where = error.filename or folder
+        raise RunError(
+            "S03", f"'{where}' cannot be written ({error.strerror}); free space or mend permissions, then resume the run"
+        ) from error
     if args.json:
         print(json.dumps(summary))
     else:
@@ -77,12 +86,14 @@ def _folder(args: argparse.Namespace) -> tuple[argparse.Namespace, Path]:
         folder = Path(args.resume)
         try:
             settings = json.loads((folder / SETTINGS).read_text())
+            if not isinstance(settings, dict) or not set(vars(args)) - {"resume", "json", "prepare"} <= set(settings):
+                raise ValueError(f"'{SETTINGS}' does not hold the options of a run")
         except (OSError, ValueError) as error:
             raise RunError(
                 "S01", f"'{folder}' is not the folder of a simulation ({error}); give the folder that the run printed"
             ) from error
         return argparse.Namespace(**{**settings, "resume": str(folder), "json": args.json}), folder
-    study = Path(args.study).stem if args.study.endswith((".toml", ".py")) else args.study
+    study = Path(args.study).stem
     stem = Path(args.out) / f"{time.strftime('%Y%m%d-%H%M%S')}-{study}"
     for n in range(1, 1000):
         folder = stem if n == 1 else stem.with_name(f"{stem.name}-{n}")
@@ -131,6 +142,12 @@ def prepare(args: argparse.Namespace, folder: Path) -> Setting:
     run.heads(study)
     if args.bootstraps < 100:
         raise UsageError("C01", f"--bootstraps {args.bootstraps} gives no interval worth printing; use at least 100 (default 1000)")
+    if args.seed < 0 or (args.permute_labels or 0) < 0:
+        raise UsageError("C01", f"--seed {args.seed} and --permute-labels {args.permute_labels or 0} must not be below 0")
+    names = [f.name for f in study.schema_at(task).features]
+    for name in args.accept_leak:
+        if name not in names:
+            raise UsageError("C01", f"--accept-leak {name}: task '{task}' has no such feature; it has {', '.join(names)}")
     if args.minimum_site < 1 or args.minimum_patients < 1:
         raise UsageError("C01", f"--minimum-site {args.minimum_site} and --minimum-patients {args.minimum_patients} must be at least 1")
     data, phantom = _data(args, folder, study)

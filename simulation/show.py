@@ -73,7 +73,7 @@ def site_rows(setting: Setting) -> list[dict[str, Any]]:
 def closing(console: Console, report: Mapping[str, Any]) -> None:
     """The comparison: headline AUC of each model, local, federated and pooled; then differences and what must be said."""
     for evaluation, title in (
-        ("within_site", "within site (each patient scored once, 5-fold)"),
+        ("within_site", f"within site (each patient scored once, {report['configuration']['parts']}-fold)"),
         ("leave_one_site_out", "leave one site out"),
     ):
         rows = [r for r in report["results"] if r["evaluation"] == evaluation and r["metric"] == "auc"]

@@ -109,6 +109,16 @@ OPTIONS: list[tuple[tuple[str, ...], int, str, tuple[str, ...]]] = [
     (("--set", "logistic"), 2, "C01", ("learner.key=value",)),
     (("--strategy", "best"), 2, "C01", ("'best'", "fedavg")),
     (("--folds", "1"), 2, "C01", ("parts=1",)),
+    (("--folds", "2"), 2, "C01", ("parts=2", "3 to 50")),
+    (("--folds", "400"), 2, "C01", ("parts=400",)),
+    (("--learners", "logistic,logistic"), 2, "C01", ("logistic, logistic", "each once")),
+    (("--learners", "preprocessing"), 2, "C01", ("'preprocessing' predicts nothing",)),
+    (("--seed", "-1"), 2, "C01", ("--seed -1",)),
+    (("--permute-labels", "-1"), 2, "C01", ("--permute-labels -1",)),
+    (("--accept-leak", "aeg"), 2, "C01", ("--accept-leak aeg", "age, marker, kind, nodes")),
+    (("--deadline", "nan"), 2, "C01", ("deadline=nan",)),
+    (("--study", "../town"), 2, "C02", ("'../town'",)),
+    (("--resume", "other"), 6, "S01", ("'other'", "does not hold the options")),
     (("--quorum", "2"), 2, "C01", ("quorum=2.0",)),
     (("--deadline", "0"), 2, "C01", ("deadline=0.0",)),
     (("--evaluations", "within"), 2, "C01", ("unknown within", "within_site")),
@@ -130,6 +140,8 @@ OPTIONS: list[tuple[tuple[str, ...], int, str, tuple[str, ...]]] = [
 def test_a_wrong_option(town: Path, tmp_path: Path, options: tuple[str, ...], status: int, code: str, said: tuple[str, ...]) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "simulation.json").write_text("{}")
     (tmp_path / "broken.toml").write_text('name = "x"\n[')
     refused(run(tmp_path, *at(town), *options), status, code, *said)
 
@@ -413,3 +425,14 @@ def test_a_full_disk_and_going_on(town: Path, tmp_path: Path, finished: Path, sm
     report = json.loads(again.stdout)
     assert report["state_hash"] == state_hash(finished)
     assert report["results"] == json.loads((finished / "report.json").read_text())["results"]
+
+
+def test_a_disk_that_is_full_before_the_first_round(tmp_path: Path, small_disk: Callable[[int], Path]) -> None:
+    """The synthetic cohort itself does not fit."""
+    disk = small_disk(100)
+    done = run(tmp_path, *SMALL, "--partition", "even", "--virtual-sites", "2", "--out", str(disk))
+    refused(done, 6, "[S03]", "cannot be written (No space left on device)", "resume the run")
+    (folder,) = disk.iterdir()
+    small_disk(30_000)
+    again = run(tmp_path, "--resume", str(folder), "--json")
+    assert again.returncode == 0, again.stderr

@@ -226,6 +226,16 @@ def test_e02_the_headline_is_the_share_of_pairs_within_sites(whole: Done, writte
             )
 
 
+def test_e02_small_sites_pooled_into_one_are_not_left_out_alone_however_many_events_they_have(tmp_path: Path) -> None:
+    """`other` goes with the sites that are not estimable, as decision 7 says."""
+    rows = people(sizes={"Ash": 60, "Beech": 60, "Cedar": 60, "Elm": 34, "Fir": 34})
+    setting = begin(tmp_path / "town", rows, "--minimum-site", "40")
+    outcome = train(setting)
+    assert setting.parted.pooled_site == "other"
+    assert sum(row["spread"] == "1" for row in rows if row["hospital"] in ("Elm", "Fir")) >= 10
+    assert outcome.groups == (("Ash",), ("Beech",), ("Cedar", "other"))
+
+
 # ---- E03 --------------------------------------------------------------------------------------------------------------------
 
 
