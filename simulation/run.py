@@ -17,16 +17,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from client.intake import Reading, read_table
 from client.station import open_station
-from common import study as studies
 from common.cohort import UNKNOWN, Cohort
-from common.errors import DataError, FedmetsError, RunError, UsageError
+from common.errors import DataError, FedmetsError, RunError
 from common.study import Study
 from server import store
 from server.app import Outcome
 from server.run import Run
 from simulation import partition, permuted, show
-
-SETTINGS = "simulation.json"
+from simulation.options import Options, forget, settle
 
 
 @dataclass(frozen=True)
@@ -49,12 +47,13 @@ def simulate(args: argparse.Namespace) -> int:
     started = time.monotonic()
     # tables do not fit the 80 columns that a file or a pipe is taken for
     console = Console(stderr=args.json, width=None if (sys.stderr if args.json else sys.stdout).isatty() else 120)
-    args, folder = _folder(args)
+    asked = settle(args)
+    folder = asked.folder
     try:
-        setting = prepare(args, folder)
+        setting = prepare(asked)
         show.opening(console, setting)
         if args.prepare:
-            return _prepared(args, setting)
+            return _prepared(setting)
         outcome = federate(setting, console)
         from simulation import finish
 
@@ -63,7 +62,9 @@ def simulate(args: argparse.Namespace) -> int:
         console.print(f"interrupted; go on with: python -m simulation --resume {folder}", highlight=False)
         return 130
     except FedmetsError:
-        console.print(f"stopped; the run's folder is {folder}", highlight=False)
+        forget(folder)
+        if folder.exists():
+            console.print(f"stopped; the run's folder is {folder}", highlight=False)
         raise
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
@@ -80,76 +81,9 @@ def simulate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _folder(args: argparse.Namespace) -> tuple[argparse.Namespace, Path]:
-    """A new folder that did not exist before, or the one to resume with the options it was begun with."""
-    if args.resume:
-        folder = Path(args.resume)
-        try:
-            settings = json.loads((folder / SETTINGS).read_text())
-            if not isinstance(settings, dict) or not set(vars(args)) - {"resume", "json", "prepare"} <= set(settings):
-                raise ValueError(f"'{SETTINGS}' does not hold the options of a run")
-        except (OSError, ValueError) as error:
-            raise RunError(
-                "S01", f"'{folder}' is not the folder of a simulation ({error}); give the folder that the run printed"
-            ) from error
-        return argparse.Namespace(**{**settings, "resume": str(folder), "json": args.json}), folder
-    study = Path(args.study).stem
-    stem = Path(args.out) / f"{time.strftime('%Y%m%d-%H%M%S')}-{study}"
-    for n in range(1, 1000):
-        folder = stem if n == 1 else stem.with_name(f"{stem.name}-{n}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise RunError("S03", f"'{folder}' cannot be made ({error.strerror}); choose another --out") from error
-        settings = {k: v for k, v in vars(args).items() if k not in ("resume", "json", "prepare")}
-        for key in ("data", "study"):
-            if settings[key] and Path(settings[key]).exists():
-                settings[key] = str(Path(settings[key]).resolve())
-        args = argparse.Namespace(**{**vars(args), **settings})
-        store.write(folder / SETTINGS, json.dumps({**settings, "prepare": False}, indent=1).encode())
-        return args, folder
-    raise RunError("S01", f"'{stem}' and 998 more names are taken; choose another --out")
-
-
-def prepare(args: argparse.Namespace, folder: Path) -> Setting:
-    """Study, data, sites, configuration: all that can be wrong is found here, before any round."""
-    study = studies.load(args.study)
-    task = args.task or list(study.tasks)[-1]
-    study.schema_at(task)
-    hyper = _hyper(args.set)
-    run = Run.parse(
-        {
-            "study": args.study,
-            "task": task,
-            "out": str(folder),
-            "sites": str((folder / "sites").resolve()),
-            "seed": args.seed,
-            "parts": args.folds,
-            "learners": args.learners,
-            "hyper": json.dumps(hyper) if hyper else "",
-            "strategy": args.strategy,
-            "evaluations": args.evaluations,
-            "quorum": args.quorum,
-            "left_out_sites": args.left_out_sites,
-            "deadline": args.deadline,
-            "retries": args.retries,
-            "accept_leak": ",".join(args.accept_leak),
-            "resume": (folder / "ledger.jsonl").exists(),
-        }
-    )
-    run.heads(study)
-    if args.bootstraps < 100:
-        raise UsageError("C01", f"--bootstraps {args.bootstraps} gives no interval worth printing; use at least 100 (default 1000)")
-    if args.seed < 0 or (args.permute_labels or 0) < 0:
-        raise UsageError("C01", f"--seed {args.seed} and --permute-labels {args.permute_labels or 0} must not be below 0")
-    names = [f.name for f in study.schema_at(task).features]
-    for name in args.accept_leak:
-        if name not in names:
-            raise UsageError("C01", f"--accept-leak {name}: task '{task}' has no such feature; it has {', '.join(names)}")
-    if args.minimum_site < 1 or args.minimum_patients < 1:
-        raise UsageError("C01", f"--minimum-site {args.minimum_site} and --minimum-patients {args.minimum_patients} must be at least 1")
+def prepare(options: Options) -> Setting:
+    """The table and its sites: all that can be wrong with the data is found here, before any round."""
+    args, folder, study, task = options.args, options.folder, options.study, options.task
     data, phantom = _data(args, folder, study)
     reading = read_table(study, task, data, source=args.source or None)
     _two_classes(reading)
@@ -161,7 +95,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> Setting:
         reading = read_table(study, task, data, source=source)
     parted = _parted(args, reading)
     sites = partition.write_sites(folder / "sites", parted, data=data, study=args.study, source=source, minimum=args.minimum_patients)
-    return Setting(args, folder, study, task, reading, parted, sites, replace(run, expect=len(sites)), phantom)
+    return Setting(args, folder, study, task, reading, parted, sites, replace(options.run, expect=len(sites)), phantom)
 
 
 def _data(args: argparse.Namespace, folder: Path, study: Study) -> tuple[Path, bool]:
@@ -169,8 +103,6 @@ def _data(args: argparse.Namespace, folder: Path, study: Study) -> tuple[Path, b
         return Path(args.data), False
     if study.source is not None and "tables" in study.source and Path(args.study).suffix:
         return Path(args.study).parent, False
-    if study.name != "colorectal_metastasis":
-        raise UsageError("C01", f"study '{study.name}' has no synthetic cohort; say where the tables are: --data PATH")
     from simulation.phantom import colorectal
 
     colorectal.write(folder / "data", seed=args.seed)
@@ -201,29 +133,11 @@ def _parted(args: argparse.Namespace, reading: Reading) -> partition.Partition:
     kind = args.partition or ("natural" if len(set(reading.institutions)) > 1 else "even")
     if kind == "natural":
         return partition.natural(reading, args.minimum_site, args.small_sites)
-    if args.virtual_sites < 2:
-        raise UsageError("C01", f"--virtual-sites {args.virtual_sites} must be at least 2")
     split = partition.even if kind == "even" else partition.skewed
     return split(reading, args.virtual_sites, args.seed, args.minimum_site)
 
 
-def _hyper(pairs: list[str]) -> dict[str, dict[str, object]]:
-    """`learner.key=value` options; values are read as JSON, else as text."""
-    out: dict[str, dict[str, object]] = {}
-    for pair in pairs:
-        name, eq, value = pair.partition("=")
-        learner, dot, key = name.partition(".")
-        if not eq or not dot:
-            raise UsageError("C01", f"--set {pair!r} must look like learner.key=value, for instance boosting.trees=40")
-        try:
-            parsed: object = json.loads(value)
-        except ValueError:
-            parsed = value
-        out.setdefault(learner, {})[key] = parsed
-    return out
-
-
-def _prepared(args: argparse.Namespace, setting: Setting) -> int:
+def _prepared(setting: Setting) -> int:
     """How to run the same federation with Flower's own commands."""
     root = Path(__file__).resolve().parent.parent
     mine = replace(setting.run, out=str((setting.folder / "flower").resolve()), study=setting.args.study)

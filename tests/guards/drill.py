@@ -18,6 +18,7 @@ from common.cohort import Cohort
 from server.app import Outcome
 from simulation.__main__ import main, parser
 from simulation.compare import Comparison, compare, heads_of
+from simulation.options import checked
 from simulation.run import Setting, cohorts, federate, prepare
 
 Row = dict[str, str]
@@ -144,7 +145,7 @@ def begin(folder: Path, rows: Iterable[Row], *more: str, study: str = STUDY) -> 
     """Everything that a run decides before its first round."""
     write(folder, rows, study)
     (folder / "run").mkdir()
-    return prepare(parser().parse_args(options(folder, *more)), folder / "run")
+    return prepare(checked(parser().parse_args(options(folder, *more)), folder / "run"))
 
 
 def train(setting: Setting) -> Outcome:
@@ -180,6 +181,6 @@ def launch(*arguments: str, runs: Path) -> Done:
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         status = main(arguments)
-    home = max(runs.iterdir())
+    home = max(runs.iterdir(), default=runs)  # a run that came to nothing leaves no folder
     report = home / "report.json"
     return Done(status, said.getvalue(), home, json.loads(report.read_text()) if report.exists() else {})

@@ -1,0 +1,146 @@
+"""From the command line to a checked configuration and a folder: whatever an option can get wrong is said before a folder exists."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import study as studies
+from common.errors import RunError, UsageError
+from common.study import Study
+from server import store
+from server.ledger import NAME
+from server.run import Run
+from simulation.__main__ import parser
+
+SETTINGS = "simulation.json"
+_FREE = frozenset({"resume", "json", "prepare", "draft"})
+"""Options that are no part of what a run is."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked, and where it goes."""
+
+    args: argparse.Namespace
+    folder: Path
+    study: Study
+    task: str
+    run: Run
+
+
+def settle(args: argparse.Namespace) -> Options:
+    """Check the options, then make a new folder; or take up the folder and the options of the run to resume."""
+    for key in ("data", "study"):
+        if (value := getattr(args, key)) and Path(value).exists():
+            setattr(args, key, str(Path(value).resolve()))
+    if args.resume:
+        return checked(_resumed(args), Path(args.resume))
+    checked(args, Path(args.out))
+    folder = new_folder(Path(args.out), Path(args.study).stem)
+    settings = {k: v for k, v in vars(args).items() if k not in _FREE}
+    store.write(folder / SETTINGS, json.dumps(settings, indent=1).encode())
+    return checked(args, folder)
+
+
+def forget(folder: Path) -> None:
+    """Remove the folder of a run that came to nothing: only while it holds no more than its options."""
+    if [p.name for p in folder.iterdir()] == [SETTINGS]:
+        (folder / SETTINGS).unlink()
+        folder.rmdir()
+
+
+def _resumed(args: argparse.Namespace) -> argparse.Namespace:
+    """The options that the run was begun with; one given again must say the same, for it would otherwise be ignored (C01)."""
+    path = Path(args.resume) / SETTINGS
+    try:
+        settings = json.loads(path.read_text())
+        if not isinstance(settings, dict) or not set(vars(args)) - _FREE <= set(settings):
+            raise ValueError(f"'{SETTINGS}' does not hold the options of a run")
+    except (OSError, ValueError) as error:
+        said = f"'{args.resume}' is not the folder of a simulation ({error}); give the folder that the run printed"
+        raise RunError("S01", said) from error
+    given = {k: v for k, v in vars(args).items() if k not in _FREE | {"out"} and v != parser().get_default(k)}
+    differ = [f"--{k.replace('_', '-')} {v} (the run: {settings[k]})" for k, v in given.items() if v != settings[k]]
+    if differ:
+        raise UsageError("C01", f"--resume goes on with the run's own options; leave out {', '.join(differ)}, or start a new run")
+    return argparse.Namespace(**{**vars(args), **settings})
+
+
+def checked(args: argparse.Namespace, folder: Path) -> Options:
+    """Study, task and configuration for a run in `folder`; all faulty numbers at once (C01)."""
+    study = studies.load(args.study)
+    task = args.task or list(study.tasks)[-1]
+    schema = study.schema_at(task)
+    hyper = _hyper(args.set)
+    run = Run.parse(
+        {
+            "study": args.study,
+            "task": task,
+            "seed": args.seed,
+            "parts": args.folds,
+            "learners": args.learners,
+            "hyper": json.dumps(hyper) if hyper else "",
+            "strategy": args.strategy,
+            "evaluations": args.evaluations,
+            "quorum": args.quorum,
+            "left_out_sites": args.left_out_sites,
+            "deadline": args.deadline,
+            "retries": args.retries,
+            "accept_leak": ",".join(args.accept_leak),
+            "out": str(folder),
+            "sites": str((folder / "sites").resolve()),
+            "resume": (folder / NAME).exists(),
+        }
+    )
+    run.heads(study)
+    faults = []
+    if args.bootstraps < 100:
+        faults.append(f"--bootstraps {args.bootstraps} gives no interval worth printing; use at least 100 (default 1000)")
+    for option, least in (("seed", 0), ("permute_labels", 0), ("minimum_site", 1), ("minimum_patients", 1), ("virtual_sites", 2)):
+        value = getattr(args, option)
+        if value is not None and value < least:
+            faults.append(f"--{option.replace('_', '-')} {value} must be at least {least}")
+    names = [f.name for f in schema.features]
+    faults += [
+        f"--accept-leak {n}: task '{task}' has no such feature; it has {', '.join(names)}" for n in args.accept_leak if n not in names
+    ]
+    if not args.data and study.source is None and study.name != "colorectal_metastasis":
+        faults.append(f"study '{study.name}' has no synthetic cohort; say where the tables are: --data PATH")
+    if faults:
+        raise UsageError("C01", *faults)
+    return Options(args, folder, study, task, run)
+
+
+def new_folder(out: Path, study: str) -> Path:
+    """`<out>/<time>-<study>`, with a number where that is taken: nothing is ever written into a folder that was there before."""
+    stem = out / f"{time.strftime('%Y%m%d-%H%M%S')}-{study}"
+    for n in range(1, 1000):
+        folder = stem if n == 1 else stem.with_name(f"{stem.name}-{n}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise RunError("S03", f"'{folder}' cannot be made ({error.strerror}); choose another --out") from error
+        return folder
+    raise RunError("S01", f"'{stem}' and 998 more names are taken; choose another --out")
+
+
+def _hyper(pairs: list[str]) -> dict[str, dict[str, object]]:
+    """`learner.key=value` options; values are read as JSON, else as text."""
+    out: dict[str, dict[str, object]] = {}
+    for pair in pairs:
+        name, eq, value = pair.partition("=")
+        learner, dot, key = name.partition(".")
+        if not eq or not dot:
+            raise UsageError("C01", f"--set {pair!r} must look like learner.key=value, for instance boosting.trees=40")
+        try:
+            parsed: object = json.loads(value)
+        except ValueError:
+            parsed = value
+        out.setdefault(learner, {})[key] = parsed
+    return out
