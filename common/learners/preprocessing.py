@@ -1,11 +1,12 @@
 """Imputation, scaling and bin edges from federated sums, fitted on training rows only and stored in the model.
 
-Two passes. `coarse`: counts, sums and sums of squares on the model scale, and a histogram on a fixed grid between the schema's
-bounds, split by class (guard L03 reads it). `fine`: the coarse cells divided in proportion to their mass, counted again, so
-that quantiles are exact to a fine cell: the error is at most the coarse cell's width divided by its subdivisions.
+Two passes. `coarse`: counts and sums on the model scale, and a histogram on a fixed grid between the schema's bounds, split by
+class (guard L03 reads it). `fine`: squares about the mean that is now known, so that a narrow column far from zero keeps its
+digits, and the coarse cells divided in proportion to their mass, counted again, so that quantiles are exact to a fine cell: the
+error is at most the coarse cell's width divided by its subdivisions.
 
 Grids are linear on the model scale (`log(1 + x - low)` for a log-scale number). A patient adds 1 to at most one cell a column
-and pass, and bounded amounts to three moments, hence the sensitivity.
+and pass, and at most 1 to each other sum, hence the sensitivity.
 """
 
 from __future__ import annotations
@@ -58,21 +59,23 @@ class Preprocessing:
         if plan.phase == "coarse":
             classes = len(rows.schema.label.classes)
             histogram = np.zeros((len(columns), COARSE + 1, classes))
-            moments = np.zeros((len(columns), 3))
+            moments = np.zeros((len(columns), 2))
             for j, column in enumerate(columns):
                 u = _unit(column, rows.design[:, j])
                 known = u[~np.isnan(u)]
-                moments[j] = len(known), known.sum(), (known**2).sum()
+                moments[j] = len(known), known.sum()
                 histogram[j] = np.bincount(_cell(u) * classes + rows.labels, minlength=(COARSE + 1) * classes).reshape(-1, classes)
             counts = np.bincount(rows.labels, minlength=classes).astype(np.float64)
             return Contribution({"histogram": histogram, "moments": moments, "classes": counts}, len(rows))
         arrays = state[self.name]
         cells, start = arrays["cells"], arrays["start"]
-        counts = np.zeros(int(start[-1]))
+        counts, squares, mean = np.zeros(int(start[-1])), np.zeros(len(columns)), _mean(arrays)
         for j, column in enumerate(columns):
             u = _unit(column, rows.design[:, j])
-            counts[start[j] : start[j + 1]] = np.bincount(_fine_cell(u[~np.isnan(u)], cells[j]), minlength=int(cells[j].sum()))
-        return Contribution({"counts": counts}, len(rows))
+            known = u[~np.isnan(u)]
+            counts[start[j] : start[j + 1]] = np.bincount(_fine_cell(known, cells[j]), minlength=int(cells[j].sum()))
+            squares[j] = ((known - mean[j]) ** 2).sum()
+        return Contribution({"counts": counts, "squares": squares}, len(rows))
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         arrays = state[self.name]
@@ -86,11 +89,9 @@ class Preprocessing:
             coarse = {"auc": alone, "classes": total.sums["classes"], "moments": moments, "cells": cells, "start": start}
             return Step({**arrays, "pass": np.array(1), **coarse}, False)
         bounds = arrays["bounds"]
-        count, first, second = arrays["moments"].T
-        mean = first / np.maximum(count, 1)
-        variance = np.maximum(second / np.maximum(count, 1) - mean**2, 0)
+        count = arrays["moments"][:, 0]
         low, span = _spans(bounds)
-        scale = span * np.sqrt(variance)
+        scale = span * np.sqrt(total.sums["squares"] / np.maximum(count, 1))
         edges = [
             _edges(total.sums["counts"][a:b], c, bound, self.bins)
             for a, b, c, bound in zip(arrays["start"][:-1], arrays["start"][1:], arrays["cells"], bounds, strict=True)
@@ -102,9 +103,9 @@ class Preprocessing:
                 "auc": arrays["auc"],
                 "classes": arrays["classes"],
                 "count": count,
-                "mean": low + span * mean,
-                # one that never varies (or is missing throughout) is left at 0 by any scale; below 1e-6 lie rounding errors of the sums
-                "scale": np.where(scale > 1e-6 * span, scale, 1.0),
+                "mean": low + span * _mean(arrays),
+                # a column that never varies (or is missing throughout) is left at 0 by any scale; so small a one is a rounding error
+                "scale": np.where(scale > 1e-9 * span, scale, 1.0),
                 "clip": np.array(self.clip),
                 "offsets": np.concatenate([[0], np.cumsum([len(e) for e in edges])]).astype(np.int64),
                 "edges": np.concatenate([np.empty(0, np.float32), *edges]),
@@ -113,8 +114,8 @@ class Preprocessing:
         )
 
     def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
-        # a column and pass: one cell (1); in the coarse pass also count, sum and sum of squares on [0, 1], and once the class
-        return float(np.sqrt(4 * len(schema.columns) + 1 if plan.phase == "coarse" else len(schema.columns)))
+        # a column and pass: one cell; in the coarse pass also count and sum on [0, 1], and once the class; in the fine one a square
+        return float(np.sqrt(3 * len(schema.columns) + 1 if plan.phase == "coarse" else 2 * len(schema.columns)))
 
 
 def standardise(arrays: Arrays, cohort: Cohort) -> Floats:
@@ -146,6 +147,12 @@ def _spans(bounds: Floats) -> tuple[Floats, Floats]:
     """Low end and width of each column on the model scale."""
     low, high, log = bounds.T
     return np.where(log > 0, 0.0, low), np.where(log > 0, np.log1p(high - low), high - low)
+
+
+def _mean(arrays: Arrays) -> Floats:
+    """(columns,) on [0, 1], from the coarse pass."""
+    count, first = arrays["moments"].T
+    return np.asarray(first / np.maximum(count, 1))
 
 
 def _unit(column: Column, x: Floats) -> Floats:

@@ -15,7 +15,7 @@ import pytest
 from common.cohort import UNKNOWN, Cohort
 from common.tally import youden
 from server.app import Outcome
-from simulation import finish, show, splits
+from simulation import record, show, splits
 from simulation.__main__ import parser
 from simulation.compare import Comparison
 from simulation.phantom import colorectal
@@ -412,7 +412,7 @@ def alarms(low: float | None, *, limit: float | None, phantom: Path | None = Non
     setting: Any = SimpleNamespace(study=study, task="postresection", phantom=phantom is not None, folder=phantom)
     head = {"model": "m", "arm": "federated", "evaluation": "within_site", "site": site, "metric": metric}
     report = {"overrides": {"L03": [], "L02": {}}, "results": [{**head, "low": low, "high": 0.999}]}
-    return finish.alarms(setting, report)
+    return record.alarms(setting, report)
 
 
 def test_e11_fires_when_the_whole_interval_lies_above_the_limit_and_only_then() -> None:

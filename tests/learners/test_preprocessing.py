@@ -55,6 +55,13 @@ def test_mean_and_scale_are_numpys(seed: int, n: int, count: int, missing: float
         assert arrays["scale"][j] == pytest.approx(known.std() if varies else 1.0, rel=1e-8)
 
 
+def test_a_narrow_column_far_from_zero_keeps_its_digits() -> None:
+    """Sums of squares about zero would have lost them: the deviation is a millionth of the span."""
+    x = 0.7 + 1e-6 * np.random.default_rng(0).normal(size=5000)
+    arrays = fitted(split(one_column(x), np.arange(5000) % 4))
+    assert arrays["scale"][0] == pytest.approx(x.std(), rel=1e-9)
+
+
 def test_standardised_rows_have_mean_0_and_deviation_1_and_missing_is_the_mean() -> None:
     those = sites(300, 3, missing=0.2)
     arrays = fitted(those)

@@ -141,16 +141,24 @@ def test_one_poisoned_site_is_ignored(name: str, those: list[Cohort]) -> None:
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_one_site_alone_is_enough_or_a_named_error(name: str, those: list[Cohort]) -> None:
+def test_one_site_alone_is_enough(name: str, those: list[Cohort]) -> None:
     state = prepared(those)
-    contributions = given(state, those[:1])
-    try:
-        arrays = stepped(name, state, contributions)
-    except FederationError as error:
-        assert error.code == "R01"
-        assert "may need more sites" in str(error)
-    else:
-        assert np.isfinite(weights(arrays)).all()
+    arrays = stepped(name, state, given(state, those[:1]))
+    assert np.isfinite(weights(arrays)).all()
+
+
+class Barren:
+    """A Flower strategy that finds no result."""
+
+    def aggregate_train(self, *_: object) -> tuple[None, None]:
+        return None, None
+
+
+def test_a_strategy_without_a_result_is_a_named_error(those: list[Cohort]) -> None:
+    state = prepared(those)
+    with pytest.raises(FederationError, match="Barren gave no result for 2 updates") as caught:
+        _aggregate(Barren(), LEARNER, state["mlp"], given(state, those[:2]))
+    assert caught.value.code == "R01"
 
 
 def test_the_proximal_term_holds_a_site_near_the_global_parameters(those: list[Cohort]) -> None:

@@ -1,0 +1,242 @@
+"""What `report.json` holds beside the rows: what was asked, who took part, what the coordinator knows, what must be said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+import common
+from common import tally
+from common.cohort import UNKNOWN, Cohort, Flow, Fold
+from common.survival import kaplan_meier
+from server.app import Outcome
+from server.ledger import NAME, read
+from simulation import results, show
+from simulation.compare import Comparison
+from simulation.run import Setting
+from simulation.site_probe import site_probe
+
+SCHEMA_VERSION = "1.0"
+
+
+def record(
+    setting: Setting, outcome: Outcome, comparison: Comparison, rows: Mapping[str, Any], sites: Sequence[Cohort], models: Sequence[str]
+) -> dict[str, Any]:
+    """The whole report as docs/report.md describes it; `rows`: `results` and `differences`."""
+    args, run = setting.args, setting.run
+    heads = [m for m in models if m != "clinical"]
+    report = {
+        **_asked(setting),
+        **_patients(setting, outcome, comparison, sites),
+        **_trace(setting, outcome),
+        "bootstraps": args.bootstraps,
+        "interval": "95 % percentile interval; patients resampled within site and class, models fixed",
+        **rows,
+        "between_sites": results.between_sites(
+            comparison, "clinical", pooled_site=setting.parted.pooled_site, repeats=args.bootstraps, seed=run.seed
+        ),
+        "chosen": [{"arm": a, "evaluation": e, "predictions": dict(c)} for (a, e), c in comparison.chosen.items()],
+        "curves": results.curves(comparison, models),
+        "importance": importance(outcome, setting.study.schema_at(setting.task).features, heads),
+        "federated_tallies": federated_metrics(outcome, heads),
+        "survival": survival(outcome, setting.study, setting.task),
+        "site_probe": _probe(comparison, sites, run.seed),
+        "unknown_labels": results.unknown_labels(comparison, "clinical") if args.unknown_label == "sensitivity" else None,
+        "permuted_labels": args.permute_labels,
+        "not_run": not_run(setting, outcome),
+        "configuration": asdict(run),
+    }
+    return {**report, "alarms": alarms(setting, report) + show.too_small(setting)}
+
+
+def _asked(setting: Setting) -> dict[str, Any]:
+    """The question, and what must stand beside the answer."""
+    study, schema = setting.study, setting.study.schema_at(setting.task)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "fedmets": common.__version__,
+        "study": study.name,
+        "question": study.question,
+        "task": setting.task,
+        "caution": study.tasks[setting.task].caution,
+        "virtual": study.virtual,
+        "synthetic": setting.phantom,
+        "research_use_only": "Research use only. Not a medical device; not for decisions about patients.",
+        "seed": setting.run.seed,
+        "label": {
+            "name": schema.label.name,
+            "classes": list(schema.label.classes),
+            "title": schema.label.title,
+            "source": setting.reading.cohort.flow.label_source,
+        },
+        "features": [
+            {"name": f.name, "title": f.title, "unit": getattr(f, "unit", "choice"), "available_at": f.available_at}
+            for f in schema.features
+        ],
+    }
+
+
+def _patients(setting: Setting, outcome: Outcome, comparison: Comparison, sites: Sequence[Cohort]) -> dict[str, Any]:
+    """Who was read, left out and kept, and how they became sites."""
+    flow, parted = setting.reading.cohort.flow, setting.parted
+    return {
+        "flow": {
+            **_counts(flow),
+            "label_source": flow.label_source,
+            "notes": list(flow.notes),
+            "sites": [{"name": c.site, **_counts(c.flow)} for c in sites],
+        },
+        "sites": show.site_rows(setting),
+        "partition": parted.kind,
+        "small_sites": {
+            "minimum": parted.minimum,
+            "pooled_site": parted.pooled_site,
+            "pooled": dict(parted.pooled),
+            "held_out": dict(parted.held_out),
+        },
+        "groups": [list(g) for g in outcome.groups],
+        "trainable_sites": list(comparison.trainable),
+    }
+
+
+def _counts(flow: Flow) -> dict[str, Any]:
+    excluded = [{"reason": r, "n": n} for r, n in flow.excluded]
+    return {"read": flow.read, "excluded": excluded, "kept": flow.kept, "unknown_label": flow.unknown_label}
+
+
+def _trace(setting: Setting, outcome: Outcome) -> dict[str, Any]:
+    """From the ledger: hashes, exchanges, who took part, what the guards found and what was overridden."""
+    lines = read(setting.folder / NAME)
+    exchanges = [line for line in lines if line["kind"] == "exchange"]
+    guard = next((line for line in lines if line["kind"] == "guard"), None)
+    return {
+        "versions": lines[0]["versions"],
+        "ledger_head": outcome.ledger_head,
+        "state_hash": outcome.state_hash,
+        "exchanges": len(exchanges),
+        "bytes": {"sent": sum(e["sent"] for e in exchanges), "received": sum(e["received"] for e in exchanges)},
+        "participation": participation(exchanges),
+        "guards": {"L03": guard},
+        "overrides": {"L03": guard["accepted"] if guard else [], "L02": dict(setting.reading.overrides)},
+    }
+
+
+def _probe(comparison: Comparison, sites: Sequence[Cohort], seed: int) -> dict[str, Any] | None:
+    """Guard L07."""
+    if len(sites) < 2:
+        return None
+    known = comparison.labels != UNKNOWN
+    probe = site_probe(np.concatenate([c.design for c in sites])[known], comparison.sites[known], seed)
+    return None if probe is None else probe._asdict()
+
+
+def participation(exchanges: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Site -> exchanges answered, and the codes by which it took no part in a step: nobody is missing in silence."""
+    out: dict[str, dict[str, Any]] = {}
+    for e in exchanges:
+        for site, what in e["sites"].items():
+            row = out.setdefault(site, {"site": site, "contributed": 0, "not": {}})
+            if what == "contributed":
+                row["contributed"] += 1
+            else:
+                row["not"][what] = row["not"].get(what, 0) + 1
+        for w in e["work"]:
+            for site, code in w["refused"].items():
+                row = out.setdefault(site, {"site": site, "contributed": 0, "not": {}})
+                row["not"][code] = row["not"].get(code, 0) + len(w["folds"])
+    return list(out.values())
+
+
+def federated_metrics(outcome: Outcome, heads: Sequence[str]) -> list[dict[str, Any]]:
+    """What the coordinator knows without seeing a patient: metrics from added tallies, each AUC with its exact binning bound."""
+    arrays = outcome.states[Fold().key].get("evaluation", {})
+    out = []
+    for head in heads:
+        for kind, evaluation in (("within", "within_site"), ("left_out", "leave_one_site_out")):
+            names = [n for n in arrays if n.startswith(f"{head}/{kind}/")]
+            if not names:
+                continue
+            mine = {n.removeprefix(f"{head}/{kind}/"): arrays[n] for n in names}
+            pairs = mine.pop("pairs")[-1]
+            total = tally.Tally.from_arrays(mine)
+            if not float(total.n):
+                continue
+            histogram = total.histogram[1]
+            out.append(
+                {
+                    "model": head,
+                    "evaluation": evaluation,
+                    "n": int(total.n),
+                    "auc": float(pairs[0] / pairs[1]) if pairs[1] else None,
+                    "auc_pooled": tally.auc(histogram),
+                    "bound": tally.auc_bound(histogram),
+                    "brier": total.mean_brier,
+                    "log_loss": total.mean_log_loss,
+                }
+            )
+    return out
+
+
+def importance(outcome: Outcome, features: Sequence[Any], heads: Sequence[str]) -> list[dict[str, Any]]:
+    """Mean absolute SHAP value of each feature of each final model, from the federated sums."""
+    arrays = outcome.states[Fold().key]["importance"]
+    return [
+        {"model": h, "feature": f.name, "title": f.title or f.name, "mean_absolute_shap": float(v)}
+        for h in heads
+        for f, v in sorted(zip(features, arrays[h], strict=True), key=lambda pair: -pair[1])
+    ]
+
+
+def survival(outcome: Outcome, study: Any, task: str) -> dict[str, Any] | None:
+    """Kaplan-Meier curves by class, from federated counts (a description; no model is judged by it)."""
+    arrays = outcome.states[Fold().key].get("survival")
+    described = study.schema.survival
+    if arrays is None or described is None or not arrays["counts"].any():
+        return None
+    curves = []
+    for name, counts in zip(study.schema.label.classes, arrays["counts"], strict=True):
+        if counts.any():
+            described_by = kaplan_meier(counts, described.horizon)._asdict()
+            curves.append({"class": name, **{k: _numbers(v) for k, v in described_by.items()}})
+    return {"name": described.name, "unit": described.unit, "curves": curves}
+
+
+def _numbers(values: Any) -> list[float | None]:
+    """Rounded; None where not defined (the limits before the first event)."""
+    return [round(float(v), 6) if np.isfinite(v) else None for v in np.asarray(values, float)]
+
+
+def not_run(setting: Setting, outcome: Outcome) -> list[str]:
+    """What a reader might look for and will not find."""
+    out = ["image models and fusion: not run, this study's sites brought tables only"]
+    for evaluation in results.EVALUATIONS:
+        if evaluation not in setting.run.evaluations:
+            out.append(f"{evaluation}: not run, not asked for")
+    if "leave_one_site_out" in setting.run.evaluations and not outcome.groups:
+        out.append("leave_one_site_out: not run, fewer than two sites could be left out")
+    for group in outcome.groups:
+        if len(group) > 1:
+            out.append(f"leave_one_site_out one by one for {', '.join(group)}: not run, these {len(group)} sites were left out together")
+    return out
+
+
+def alarms(setting: Setting, report: dict[str, Any]) -> list[str]:
+    """Guard E11 on real collections, the generator's ceiling on synthetic ones, and overrides that a reader must know of."""
+    out = [f"guard L03 was overridden for feature '{f}'" for f in report["overrides"]["L03"]]
+    out += [f"guard L02 was overridden for feature '{f}': {why}" for f, why in report["overrides"]["L02"].items()]
+    limit, kind = setting.study.tasks[setting.task].alarm, "the plausible limit of this study"
+    if setting.phantom:
+        from simulation.phantom.colorectal import read_truth
+
+        truth = read_truth(setting.folder / "data")
+        limit, kind = (truth.ceilings[setting.task], "the generator's own ceiling") if truth else (None, "")
+    for r in report["results"]:
+        if limit is not None and r["metric"] == "auc" and r["site"] == "all" and r["low"] is not None and r["low"] > limit:
+            out.append(
+                f"E11: {r['model']} {r['arm']} {r['evaluation']}: the AUC's whole interval ({r['low']:.3f} to {r['high']:.3f}) "
+                f"lies above {limit:.3f}, {kind}; suspect leakage"
+            )
+    return out
