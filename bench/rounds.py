@@ -166,7 +166,8 @@ def overhead(those: list[Cohort], learner: Perceptron, repeats: int) -> None:
         a.append(medians(in_process(those, learner)))
         b.append(medians(plain(those, learner)))
     columns = len(those[0].schema.columns)
-    print(f"{len(those)} sites x {len(those[0])} rows x {columns} features, {learner.rounds} rounds, {repeats} turns each", flush=True)
+    size = f"{len(those)} sites x {len(those[0])} rows x {columns} features"
+    print(f"{size}, {learner.epochs} local epochs, {learner.rounds} rounds, {repeats} turns each", flush=True)
     for kind, x, y in zip(("wall", "CPU"), zip(*a, strict=True), zip(*b, strict=True), strict=True):
         ratios = [p / q for p, q in zip(x, y, strict=True)]
         print(
@@ -239,13 +240,18 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--features", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument(
+        "--epochs", type=int, nargs="+", default=[2, 8], help="local epochs; 8 are about the work that peers were timed with"
+    )
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--many", type=int, default=200, help="sites for the measurement of memory and growth; 0: leave it out")
     parser.add_argument("--ray", action="store_true", help="also run the sites of --many on Flower's Ray engine")
     given = parser.parse_args()
     fix_threads()
     with quiet():
-        overhead(cohorts(given.sites, given.rows, given.features), Perceptron(rounds=given.rounds), given.repeats)
+        for epochs in given.epochs:
+            learner = Perceptron(rounds=given.rounds, epochs=epochs)
+            overhead(cohorts(given.sites, given.rows, given.features), learner, given.repeats)
         if given.many:
             few = Perceptron(rounds=6)
             growth(sorted({given.sites, given.many // 4, given.many}), given.rows, given.features, few)

@@ -63,10 +63,13 @@ class InProcessGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies that are there; waits a moment for the first one rather than let the caller sleep."""
+        """Replies that are there; waits a moment for all of them rather than let the caller sleep.
+
+        One wake-up an exchange, not one a site: each would take Python's lock from the sites at work.
+        """
         wanted = list(message_ids)
         with self._arrived:
-            self._arrived.wait_for(lambda: any(i in self._replies for i in wanted), timeout=0.2)
+            self._arrived.wait_for(lambda: all(i in self._replies for i in wanted), timeout=0.2)
             return [self._replies.pop(i) for i in wanted if i in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
@@ -90,4 +93,5 @@ class InProcessGrid(Grid):
                 reply = Message(Error(CRASHED), reply_to=message)
             with self._arrived:
                 self._replies[message.metadata.message_id] = reply
-                self._arrived.notify_all()
+                if self._todo.empty():
+                    self._arrived.notify_all()
