@@ -4,7 +4,7 @@ ARGS ?=
 PY = .venv/bin/python
 PIP = $(PY) -m pip --disable-pip-version-check install --quiet
 
-.PHONY: setup simulation test test-slow check format bench clean
+.PHONY: setup simulation test test-slow check lint format bench clean
 
 simulation: setup
 	$(PY) -m simulation $(ARGS)
@@ -15,11 +15,12 @@ test: setup
 test-slow: setup
 	$(PY) -m pytest -m slow $(ARGS)
 
-check: setup
+check: lint test
+
+lint: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	$(PY) -m pytest -m "not slow"
 
 format: setup
 	.venv/bin/ruff format .
