@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import shutil
+import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,12 +42,11 @@ def settle(args: argparse.Namespace) -> Options:
         if (value := getattr(args, key)) and Path(value).exists():
             setattr(args, key, str(Path(value).resolve()))
     if args.resume:
-        return checked(_resumed(args), Path(args.resume))
+        folder = Path(args.resume) if Path(args.resume).exists() else Path(args.out) / args.resume
+        return checked(_resumed(args, folder), folder)
     checked(args, Path(args.out))
-    folder = new_folder(Path(args.out), Path(args.study).stem)
     settings = {k: v for k, v in vars(args).items() if k not in _FREE}
-    store.write(folder / SETTINGS, json.dumps(settings, indent=1).encode())
-    return checked(args, folder)
+    return checked(args, new_folder(Path(args.out), Path(args.study).stem, settings))
 
 
 def forget(folder: Path) -> None:
@@ -53,11 +56,10 @@ def forget(folder: Path) -> None:
         folder.rmdir()
 
 
-def _resumed(args: argparse.Namespace) -> argparse.Namespace:
+def _resumed(args: argparse.Namespace, folder: Path) -> argparse.Namespace:
     """The options that the run was begun with; one given again must say the same, for it would otherwise be ignored (C01)."""
-    path = Path(args.resume) / SETTINGS
     try:
-        settings = json.loads(path.read_text())
+        settings = json.loads((folder / SETTINGS).read_text())
         if not isinstance(settings, dict) or not set(vars(args)) - _FREE <= set(settings):
             raise ValueError(f"'{SETTINGS}' does not hold the options of a run")
     except (OSError, ValueError) as error:
@@ -115,18 +117,29 @@ def checked(args: argparse.Namespace, folder: Path) -> Options:
     return Options(args, folder, study, task, run)
 
 
-def new_folder(out: Path, study: str) -> Path:
-    """`<out>/<time>-<study>`, with a number where that is taken: nothing is ever written into a folder that was there before."""
+def new_folder(out: Path, study: str, settings: Mapping[str, object]) -> Path:
+    """`<out>/<time>-<study>` with the settings in it, with a number where that name is taken: no folder that was there is written into.
+
+    It is made aside and renamed, so that a folder that can be seen can be resumed.
+    """
     stem = out / f"{time.strftime('%Y%m%d-%H%M%S')}-{study}"
-    for n in range(1, 1000):
-        folder = stem if n == 1 else stem.with_name(f"{stem.name}-{n}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise RunError("S03", f"'{folder}' cannot be made ({error.strerror}); choose another --out") from error
-        return folder
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".new-", dir=out))
+        aside.chmod(0o755)
+        store.write(aside / SETTINGS, json.dumps(settings, indent=1).encode())
+        for n in range(1, 1000):
+            folder = stem if n == 1 else stem.with_name(f"{stem.name}-{n}")
+            try:
+                if not folder.exists():
+                    aside.rename(folder)
+                    return folder
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+        shutil.rmtree(aside)
+    except OSError as error:
+        raise RunError("S03", f"'{stem}' cannot be made ({error.strerror}); choose another --out, or free space") from error
     raise RunError("S01", f"'{stem}' and 998 more names are taken; choose another --out")
 
 

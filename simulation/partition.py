@@ -38,8 +38,9 @@ def natural(reading: Reading, minimum: int, small: str) -> Partition:
     D09 when no institution reaches the minimum: there would be nothing to federate.
     """
     ids, labels = reading.cohort.ids, reading.cohort.labels
-    names = np.array(reading.institutions, dtype=object)
-    counts = {str(n): int(((names == n) & (labels != UNKNOWN)).sum()) for n in sorted(set(reading.institutions))}
+    # `all` stands for every site in a report
+    names = np.array([f"{n} (institution)" if n == "all" else n for n in reading.institutions], dtype=object)
+    counts = {str(n): int(((names == n) & (labels != UNKNOWN)).sum()) for n in sorted(set(names))}
     little = {n: c for n, c in counts.items() if c < minimum}
     sites = {n: tuple(i for i, m in zip(ids, names, strict=True) if m == n) for n in counts if n not in little}
     if not sites:

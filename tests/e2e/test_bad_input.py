@@ -272,7 +272,7 @@ def test_runs_begun_together_get_folders_of_their_own(town: Path, tmp_path: Path
 def test_a_name_that_is_taken_is_not_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulation.time, "strftime", lambda form: "20260101-000000")
     args = parser().parse_args(["--out", str(tmp_path / "runs")])
-    made = [simulation.new_folder(Path(args.out), args.study) for _ in range(3)]
+    made = [simulation.new_folder(Path(args.out), args.study, {}) for _ in range(3)]
     assert [f.name for f in made] == [f"20260101-000000-colorectal_metastasis{n}" for n in ("", "-2", "-3")]
 
 

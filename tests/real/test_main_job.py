@@ -105,7 +105,10 @@ unknown = ["MX"]
 [[feature]]
 name = "stage"
 column = "diagnoses.ajcc_pathologic_stage"
-values = ["Stage I", "Stage IA", "Stage II", "Stage IIA", "Stage IIB", "Stage IIC", "Stage III", "Stage IIIA", "Stage IIIB", "Stage IIIC", "Stage IV", "Stage IVA", "Stage IVB"]
+values = [
+  "Stage I", "Stage IA", "Stage II", "Stage IIA", "Stage IIB", "Stage IIC", "Stage III", "Stage IIIA", "Stage IIIB", "Stage IIIC",
+  "Stage IV", "Stage IVA", "Stage IVB",
+]
 """
     )
     done = run(tmp_path, "--study", str(study))
