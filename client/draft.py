@@ -299,7 +299,9 @@ def bounds(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     if low >= 0 and high <= 1 and any(0 < v < 1 for v in values):
         return 0.0, 1.0
-    span = high - low or abs(high) or 1.0
+    span = high - low
+    if span < 1e-9 * max(abs(low), abs(high), 1e-3):
+        span = abs(high) if abs(high) > 1e-9 else 1.0  # one value, or as good as one
     step = 10.0 ** math.floor(math.log10(span))
     start = math.floor((low - span / 2) / step) * step
     return 0.0 if low >= 0 else start, math.ceil((high + span / 2) / step) * step
