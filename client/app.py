@@ -5,6 +5,8 @@ Nothing that goes wrong here may travel as text: Flower would send a traceback, 
 
 from __future__ import annotations
 
+import sys
+import traceback
 from pathlib import Path
 
 from flwr.app import Context, Message
@@ -21,22 +23,29 @@ app = ClientApp()
 def hello(message: Message, context: Context) -> Message:
     """Say whether this site can take part, and what it can do."""
     try:
-        station = _station(context)
-    except FedmetsError as error:
-        print(error, flush=True)  # the node's own console
-        return Message(pack_hello(Hello("", "", "", (), (), 0, code=error.code)), reply_to=message)
-    return Message(pack_hello(station.hello(*unpack_greeting(message))), reply_to=message)
+        content = pack_hello(_station(context).hello(*unpack_greeting(message)))
+    except Exception as error:
+        content = pack_hello(Hello("", "", "", (), (), 0, code=_told(error)))
+    return Message(content, reply_to=message)
 
 
 @app.train(WORK.partition(".")[2])
 def work(message: Message, context: Context) -> Message:
     """Answer the plans of one exchange; a request that cannot be read gets one code for the whole of it."""
     try:
-        updates = _station(context).handle(unpack_request(message))
-    except FedmetsError as error:
-        print(error, flush=True)
-        updates = [Update(NO_PLAN, None, error.code)]
-    return Message(pack_updates(updates), reply_to=message)
+        content = pack_updates(_station(context).handle(unpack_request(message)))
+    except Exception as error:
+        content = pack_updates([Update(NO_PLAN, None, _told(error))])
+    return Message(content, reply_to=message)
+
+
+def _told(error: Exception) -> str:
+    """The text goes to the node's own console; the code is what may leave."""
+    if isinstance(error, FedmetsError):
+        print(error, file=sys.stderr, flush=True)
+        return error.code
+    traceback.print_exception(error)
+    return "X01"
 
 
 def _station(context: Context) -> Station:

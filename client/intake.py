@@ -80,12 +80,18 @@ def select(reading: Reading, site: str, patients: frozenset[str] | None = None) 
     counts = Counter(gone.values())
     excluded = tuple((reason, counts[reason]) for reason, _ in whole.flow.excluded if counts[reason])
     ids = {k: tuple(i for i in v if i in patients) for k, v in whole.flow.ids.items()}
+    absent = tuple(sorted(patients - reading.at.keys() - reading.left_out.keys()))
+    notes = whole.flow.notes
+    if absent:
+        notes = (*notes, f"D05: {len(absent)} of {len(patients)} patients of the site's list are not in the table")
+        ids["patients that the table lacks"] = absent
     flow = dataclasses.replace(
         whole.flow,
         read=len(gone) + len(kept),
         excluded=excluded,
         kept=len(kept),
         unknown_label=int((kept.labels == UNKNOWN).sum()),
+        notes=notes,
         ids={k: v for k, v in ids.items() if v},
     )
     return dataclasses.replace(kept, site=site, flow=flow)

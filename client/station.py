@@ -18,7 +18,7 @@ from client import site as site_file
 from client.site import Site
 from common import learner, study
 from common.cohort import ESTIMABLE, UNKNOWN, Cohort
-from common.errors import FedmetsError, RefusedError
+from common.errors import FedmetsError, RefusedError, UsageError
 from common.exchange import Hello, Request, States, Update
 from common.learner import Plan
 from common.threads import fix_threads
@@ -92,7 +92,13 @@ class Station:
 def open_station(path: str) -> Station:
     """The station of a `site.toml`, one a process."""
     fix_threads()
-    return Station(site_file.load(Path(path)))
+    site = site_file.load(Path(path))
+    try:
+        return Station(site)
+    except OSError as error:
+        raise UsageError(
+            "C01", f"site '{site.name}': its log '{site.log}' cannot be written ({error.strerror}); mend `log` in {path}"
+        ) from error
 
 
 @cache
@@ -110,7 +116,8 @@ def _table(ref: str, task: str, data: Path, source: str) -> intake.Reading:
 def _logger(path: Path) -> logging.Logger:
     log = logging.getLogger(f"fedmets.station.{path}")
     if not log.handlers:
-        handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+        # opened now: an error that cannot be written here would otherwise leave by another way
+        handler = logging.FileHandler(path, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(handler)
         log.propagate = False

@@ -140,8 +140,11 @@ class Head(Federated, Protocol):
         """(cases, classes); rows sum to 1. Works for cases with every feature missing."""
         ...
 
-    def alone(self, cohorts: Sequence[Cohort], fold: Fold, seed: int, parts: int) -> State:
-        """The same model without federation, from the rows of `cohorts` put together: one hospital's own, or pooled."""
+    def alone(self, cohorts: Sequence[Cohort], fold: Fold, seed: int, parts: int, prepare: Federated = ...) -> State:
+        """The same model without federation, from the rows of `cohorts` put together: one hospital's own, or pooled.
+
+        `prepare`: the run's preprocessing; the default one where none is given.
+        """
         ...
 
     def explain(self, state: State, cohort: Cohort) -> Floats:
@@ -184,6 +187,13 @@ def configured(learner: Any, hyper: Hyper) -> Any:
     return dataclasses.replace(learner, **values)
 
 
+def demand(name: str, rules: Mapping[str, bool]) -> None:
+    """Refuse hyperparameters out of range, all at once (C01). NaN fulfils no rule."""
+    broken = [rule for rule, holds in rules.items() if not holds]
+    if broken:
+        raise UsageError("C01", *(f"learner '{name}' needs {rule}; change that hyperparameter" for rule in broken))
+
+
 def hyper_names(learner: Any) -> tuple[str, ...]:
     """The fields a plan may set: all but those that say what the learner is."""
     return tuple(f.name for f in dataclasses.fields(learner) if f.name not in ("name", "needs", "modality", "phases"))
@@ -204,14 +214,17 @@ def identity(learner: Federated, state: State, schema: Schema, plan: Plan) -> Co
 
     Remembered for the state that the plan names: the coordinator, and virtual sites of one process, ask for the same one.
     """
-    key = (plan.state_hash, plan.learner, plan.phase, plan.fold, schema.hash, json.dumps(plan.hyper, sort_keys=True))
     if not plan.state_hash:
         return learner.contribute(state, empty(schema), plan)
-    if key not in _ZEROS:
-        while len(_ZEROS) >= 256:
-            _ZEROS.pop(next(iter(_ZEROS)))
-        _ZEROS[key] = learner.contribute(state, empty(schema), plan)
-    return _ZEROS[key]
+    asked = (plan.learner, plan.phase, plan.fold, plan.reads, plan.seed, plan.parts, json.dumps(plan.hyper, sort_keys=True))
+    key = (plan.state_hash, schema.hash, *asked)
+    zero = _ZEROS.get(key)
+    if zero is None:
+        zero = learner.contribute(state, empty(schema), plan)
+        while len(_ZEROS) >= 1024:
+            _ZEROS.pop(next(iter(_ZEROS)), None)
+        _ZEROS[key] = zero
+    return zero
 
 
 _ZEROS: dict[tuple[object, ...], Contribution] = {}

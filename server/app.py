@@ -60,7 +60,7 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
     if not run.out:
         raise UsageError("C01", "out is empty; say where the run goes: --run-config 'out=\"/path/of/a/new/folder\"'")
     folder = Path(run.out)
-    run_id = run.id(schema)
+    run_id = run.id(study, schema)
     ledger = _open(folder, run, run_id)
     try:
         _not_refused(ledger)
@@ -126,7 +126,7 @@ def build_jobs(run: Run, study: Study, roster: Roster) -> list[Job]:
         jobs.append(Job(load("evaluation", {"heads": names}), Fold(), folds))
     jobs.append(Job(load("importance", {"heads": names}), Fold(), (Fold(),)))
     if study.schema.survival:
-        jobs.append(Job(load("survival"), Fold(), (Fold(),)))
+        jobs.append(Job(load("survival"), Fold(), (Fold(),), optional=True))
     return jobs
 
 

@@ -50,6 +50,8 @@ class Job:
     learner: Federated
     fold: Fold
     reads: tuple[Fold, ...]
+    optional: bool = False
+    """A description that no site may be able to give (P01): it is then left out, and the ledger says so."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -117,7 +119,10 @@ def register(grid: Grid, run: Run, study: str, task: str, schema: Schema) -> Ros
         new = sorted(set(grid.get_node_ids()) - set(nodes))
         content = pack_greeting(study, task, schema.hash)
         messages = [Message(content, n, HELLO, ttl=run.deadline, group_id="hello") for n in new]
-        for node, reply in _ask(grid, {m.metadata.dst_node_id: m for m in messages}, run.deadline - (time.monotonic() - started)).items():
+        replies = _ask(grid, {m.metadata.dst_node_id: m for m in messages}, run.deadline - (time.monotonic() - started))
+        # a node that is there and says nothing must not be missing in silence
+        nodes |= {n: Hello(f"node {n}", "", "", (), (), 0, code="R02") for n in new if n not in replies}
+        for node, reply in replies.items():
             try:
                 nodes[node] = _hello(reply, schema)
             except FedmetsError as error:
@@ -258,12 +263,24 @@ def _apply(
         except RefusedError as error:
             refused[site] = error.code
     countable = len(good) + sum(code not in CANNOT for code in refused.values())
+    if job.optional and refused and not countable:
+        progress.states[job.fold.key][job.learner.name] = {}
+        progress.done.add(job.key)
+        return [], refused
     if plan is None or not good or len(good) < run.quorum * countable - 1e-9:
-        told = ", ".join(f"{s}: {c} ({_why(c)})" for s, c in refused.items())
+        by_code: dict[str, list[str]] = {}
+        for site, code in refused.items():
+            by_code.setdefault(code, []).append(site)
+        told = "; ".join(f"{', '.join(sites)}: {c} ({_why(c)})" for c, sites in by_code.items())
+        way_out = (
+            "larger sites, fewer folds or a lower minimum at the sites would help"
+            if not countable
+            else "mend the sites named and resume, or lower the quorum"
+        )
         raise FederationError(
             "R01",
             f"exchange {progress.step}, {job.learner.name} on fold '{job.fold.key}': {len(good)} of {countable} sites "
-            f"contributed, quorum is {run.quorum:g} of those able ({told}); mend the sites named and resume, or lower the quorum",
+            f"contributed, quorum is {run.quorum:g} of those able ({told}); {way_out}",
         )
     arrays = progress.states[job.fold.key][job.learner.name]
     combined, arrays = combine(job.learner, arrays, [good[s] for s in sorted(good)])
@@ -322,7 +339,7 @@ def _collect(
 
 def _match(plans: Sequence[Plan], updates: Sequence[Update]) -> dict[tuple[str, str], tuple[Plan, Update]]:
     """Updates belong to plans by hash, never by position."""
-    if len(updates) == 1 and updates[0].plan_hash == NO_PLAN:
+    if len(updates) == 1 and updates[0].plan_hash == NO_PLAN and updates[0].code:
         raise RefusedError(updates[0].code, "the site could not read the request")
     by_hash = {u.plan_hash: u for u in updates}
     if set(by_hash) != {p.hash for p in plans} or len(updates) != len(plans):
@@ -335,6 +352,8 @@ def _ask(grid: Grid, messages: Mapping[int, Message], timeout: float) -> dict[in
     if not messages:
         return {}
     ids = list(grid.push_messages(messages.values()))
+    if len(ids) != len(messages):
+        raise FederationError("W02", f"Flower took {len(ids)} of {len(messages)} messages; they may be too large for its transport")
     node_of = dict(zip(ids, messages, strict=True))
     replies: dict[int, Message] = {}
     end = time.monotonic() + timeout

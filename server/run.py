@@ -12,7 +12,7 @@ from pathlib import Path
 from common import study as studies
 from common.cohort import Fold
 from common.errors import UsageError
-from common.learner import Federated, Head, load
+from common.learner import Federated, Head, hyper_of, load
 from common.schema import Schema
 from common.study import Study
 
@@ -105,11 +105,12 @@ class Run:
         mine = json.loads(self.hyper or "{}").get("preprocessing", {})
         return load("preprocessing", {**study.hyper.get("preprocessing", {}), **mine})
 
-    def id(self, schema: Schema) -> str:
+    def id(self, study: Study, schema: Schema) -> str:
         """A hash of what decides the model: the same configuration gives the same id."""
+        learners = [(x.name, hyper_of(x)) for x in (self.preprocessing(study), *self.heads(study))]
         decisive = {k: v for k, v in asdict(self).items() if k not in ("out", "sites", "resume", "deadline", "retries")}
         decisive["study"] = Path(self.study).name
-        text = json.dumps([decisive, schema.hash], sort_keys=True)
+        text = json.dumps([decisive, schema.hash, learners, study.clinical], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def folds(self, held_out: Sequence[tuple[str, ...]]) -> tuple[Fold, ...]:
@@ -121,8 +122,8 @@ class Run:
         """
         parts = range(self.parts)
         out = [Fold()]
-        out += [Fold(parts=(p,)) for p in parts]
         if "within_site" in self.evaluations:
+            out += [Fold(parts=(p,)) for p in parts]
             out += [Fold(parts=(p, q)) for p in parts for q in parts if p < q]
         if "leave_one_site_out" in self.evaluations:
             out += [Fold(group) for group in held_out]
@@ -149,6 +150,8 @@ def _faults(run: Run) -> list[str]:
     try:
         if run.hyper and not isinstance(json.loads(run.hyper), dict):
             raise ValueError("not a JSON object")
+        if run.hyper and not all(isinstance(v, dict) for v in json.loads(run.hyper).values()):
+            raise ValueError("each learner needs an object of hyperparameters")
     except ValueError as error:
         out.append(f"hyper={run.hyper!r}: {error}")
     return out

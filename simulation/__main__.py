@@ -102,9 +102,18 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def given(argv: Sequence[str] | None) -> list[str]:
+    """The options that stand on the command line, whether or not they say what the default says."""
+    silent = parser()
+    for action in silent._actions:
+        action.default = argparse.SUPPRESS
+    return sorted(vars(silent.parse_args(argv)))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     args = parser().parse_args(argv)
+    args.given = given(argv)
     # before numpy and Flower are imported: one thread a sum (same bits everywhere), and nothing calls home
     for key, value in {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}.items():
         os.environ.setdefault(key, value)

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from common.cohort import UNKNOWN, Cohort, Fold
 from common.exchange import States
-from common.learner import Head
+from common.learner import Federated, Head
 from common.learners.evaluation import groups, leave_one_site_out, mean_log_loss, out_of_fold, within_site
+from common.learners.preprocessing import LEARNER as PREPARE
 from common.schema import Floats
 from common.tally import score_histogram, youden
 from common.types import Probs, State
@@ -75,6 +76,7 @@ def compare(
     seed: int,
     parts: int,
     clinical: str | None,
+    prepare: Federated = PREPARE,
     tell: Callable[[str, int, int], None] = lambda what, done, of: None,
 ) -> Comparison:
     """Train the local and the pooled models on the run's own folds, and score everybody with all of them."""
@@ -84,7 +86,7 @@ def compare(
     tasks: list[tuple[str, Head, Sequence[Cohort], Fold]] = [("", h, cohorts, f) for h in heads for f in folds]
     tasks += [(c.site, h, [c], f) for c in able for h in heads for f in own]
     fits: dict[str, dict[str, State]] = {}
-    for (site, head, _, fold), state in zip(tasks, _train(tasks, seed, parts, tell), strict=True):
+    for (site, head, _, fold), state in zip(tasks, _train(tasks, prepare, seed, parts, tell), strict=True):
         fits.setdefault(f"{site}\t{head.name}", {})[fold.key] = state
     pooled = {h.name: _flat(fits[f"\t{h.name}"]) for h in heads}
     local = {(c.site, h.name): _flat(fits[f"{c.site}\t{h.name}"]) for c in able for h in heads}
@@ -225,17 +227,17 @@ def _join(sites: Mapping[str, _Site], cohorts: Sequence[Cohort]) -> Scores:
     )
 
 
-# ---- training, in worker processes where there is enough to do --------------------------------------------------------------
+# ---- training ------------------------------------------------------------------------------------------------------------
 
 _Task = tuple[str, Head, Sequence[Cohort], Fold]
 
 
-def _train(tasks: Sequence[_Task], seed: int, parts: int, tell: Callable[[str, int, int], None]) -> Iterable[State]:
-    """Each task's State, in order. Trainings are independent and deterministic, so how they are spread changes nothing."""
+def _train(tasks: Sequence[_Task], prepare: Federated, seed: int, parts: int, tell: Callable[[str, int, int], None]) -> Iterable[State]:
+    """Each task's State, in order. `prepare`: the run's own preprocessing."""
     out = []
     for i, (site, head, cohorts, fold) in enumerate(tasks):
         tell(site or "pooled", i, len(tasks))
-        out.append(head.alone(cohorts, fold, seed, parts))
+        out.append(head.alone(cohorts, fold, seed, parts, prepare))
     tell("", len(tasks), len(tasks))
     return out
 

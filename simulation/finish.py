@@ -38,7 +38,15 @@ def finish(setting: Setting, outcome: Outcome, console: Console, started: float)
             bar.update(line, description=f"local and pooled models: {what}", completed=done, total=of)
 
         comparison = compare(
-            sites, heads, outcome.states, folds, seed=run.seed, parts=run.parts, clinical=setting.study.clinical, tell=tell
+            sites,
+            heads,
+            outcome.states,
+            folds,
+            seed=run.seed,
+            parts=run.parts,
+            clinical=setting.study.clinical,
+            prepare=run.preprocessing(setting.study),
+            tell=tell,
         )
         models = ["clinical", *(h.name for h in heads)]
         bar.update(line, description="bootstrap intervals")

@@ -18,10 +18,9 @@ from common.study import Study
 from server import store
 from server.ledger import NAME
 from server.run import Run
-from simulation.__main__ import parser
 
 SETTINGS = "simulation.json"
-_FREE = frozenset({"resume", "json", "prepare", "draft"})
+_FREE = frozenset({"resume", "json", "prepare", "draft", "given"})
 """Options that are no part of what a run is."""
 
 
@@ -65,7 +64,7 @@ def _resumed(args: argparse.Namespace, folder: Path) -> argparse.Namespace:
     except (OSError, ValueError) as error:
         said = f"'{args.resume}' is not the folder of a simulation ({error}); give the folder that the run printed"
         raise RunError("S01", said) from error
-    given = {k: v for k, v in vars(args).items() if k not in _FREE | {"out"} and v != parser().get_default(k)}
+    given = {k: v for k, v in vars(args).items() if k in getattr(args, "given", ()) and k not in _FREE | {"out"}}
     differ = [f"--{k.replace('_', '-')} {v} (the run: {settings[k]})" for k, v in given.items() if v != settings[k]]
     if differ:
         raise UsageError("C01", f"--resume goes on with the run's own options; leave out {', '.join(differ)}, or start a new run")

@@ -10,7 +10,7 @@ import numpy as np
 
 import common
 from common import tally
-from common.cohort import UNKNOWN, Cohort, Flow, Fold
+from common.cohort import ESTIMABLE, UNKNOWN, Cohort, Flow, Fold
 from common.survival import kaplan_meier
 from server.app import Outcome
 from server.ledger import NAME, read
@@ -49,7 +49,7 @@ def record(
         "not_run": not_run(setting, outcome),
         "configuration": asdict(run),
     }
-    return {**report, "alarms": alarms(setting, report) + show.too_small(setting)}
+    return {**report, "alarms": alarms(setting, report) + show.too_small(setting) + unconverged(outcome)}
 
 
 def _asked(setting: Setting) -> dict[str, Any]:
@@ -145,6 +145,8 @@ def participation(exchanges: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 row["not"][what] = row["not"].get(what, 0) + 1
         for w in e["work"]:
             for site, code in w["refused"].items():
+                if e["sites"].get(site) == code:
+                    continue  # it did not answer at all: counted above, once
                 row = out.setdefault(site, {"site": site, "contributed": 0, "not": {}})
                 row["not"][code] = row["not"].get(code, 0) + len(w["folds"])
     return list(out.values())
@@ -160,24 +162,32 @@ def federated_metrics(outcome: Outcome, heads: Sequence[str]) -> list[dict[str, 
             if not names:
                 continue
             mine = {n.removeprefix(f"{head}/{kind}/"): arrays[n] for n in names}
-            pairs = mine.pop("pairs")[-1]
+            pairs = mine.pop("pairs")
             total = tally.Tally.from_arrays(mine)
             if not float(total.n):
                 continue
-            histogram = total.histogram[1]
+            counts = total.class_counts
+            judged = [k for k in range(len(counts)) if min(counts[k], total.n - counts[k]) >= ESTIMABLE]
+            judged = judged[1:] if len(counts) == 2 else judged
             out.append(
                 {
                     "model": head,
                     "evaluation": evaluation,
                     "n": int(total.n),
-                    "auc": float(pairs[0] / pairs[1]) if pairs[1] else None,
-                    "auc_pooled": tally.auc(histogram),
-                    "bound": tally.auc_bound(histogram),
+                    "auc": _mean([pairs[k, 0] / pairs[k, 1] if pairs[k, 1] else None for k in judged]),
+                    "auc_pooled": _mean([tally.auc(total.histogram[k]) for k in judged]),
+                    "bound": _mean([tally.auc_bound(total.histogram[k]) for k in judged]),
                     "brier": total.mean_brier,
                     "log_loss": total.mean_log_loss,
                 }
             )
     return out
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Over the classes that can be judged (one, for a label of two); None without any."""
+    known = [v for v in values if v is not None]
+    return float(np.mean(known)) if known else None
 
 
 def importance(outcome: Outcome, features: Sequence[Any], heads: Sequence[str]) -> list[dict[str, Any]]:
@@ -194,7 +204,7 @@ def survival(outcome: Outcome, study: Any, task: str) -> dict[str, Any] | None:
     """Kaplan-Meier curves by class, from federated counts (a description; no model is judged by it)."""
     arrays = outcome.states[Fold().key].get("survival")
     described = study.schema.survival
-    if arrays is None or described is None or not arrays["counts"].any():
+    if described is None or not arrays or not arrays["counts"].any():
         return None
     curves = []
     for name, counts in zip(study.schema.label.classes, arrays["counts"], strict=True):
@@ -221,6 +231,16 @@ def not_run(setting: Setting, outcome: Outcome) -> list[str]:
         if len(group) > 1:
             out.append(f"leave_one_site_out one by one for {', '.join(group)}: not run, these {len(group)} sites were left out together")
     return out
+
+
+def unconverged(outcome: Outcome) -> list[str]:
+    """Fits that used up their rounds: their coefficients are not those of the pooled rows."""
+    folds: dict[str, list[str]] = {}
+    for fold, state in outcome.states.items():
+        for name, arrays in state.items():
+            if "converged" in arrays and not bool(arrays["converged"]):
+                folds.setdefault(name, []).append(fold)
+    return [f"{name} did not converge on {len(f)} training sets ({', '.join(f[:3])} ...): raise {name}.rounds" for name, f in folds.items()]
 
 
 def alarms(setting: Setting, report: dict[str, Any]) -> list[str]:

@@ -147,10 +147,10 @@ def _difference(
             mask = known & x.seen & y.seen
             if not mask.any():
                 continue
-            used |= mask
             (va, ra), (vb, rb) = (evaluate(_predictions(comparison, s, mask), weights[:, mask[known]], ("auc",))["auc"] for s in (x, y))
             if va is None or vb is None:
                 continue
+            used |= mask
             deltas.append(va - vb)
             reps.append(ra - rb)
     return (interval(float(np.mean(deltas)), np.mean(reps, axis=0)) if deltas else Interval(None, None, None)), used

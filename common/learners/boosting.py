@@ -30,8 +30,9 @@ from numpy.typing import NDArray
 from common import splits, trees
 from common.cohort import Cohort, Fold
 from common.errors import UsageError
-from common.learner import Contribution, Plan, Step, fit, local_plan
-from common.learners.preprocessing import Preprocessing, bin_indices
+from common.learner import Contribution, Federated, Plan, Step, fit, local_plan
+from common.learners.preprocessing import LEARNER as PREPARE
+from common.learners.preprocessing import bin_indices
 from common.schema import Floats, Schema
 from common.standing import SURE, losses, standing
 from common.types import Arrays, Probs, State
@@ -197,11 +198,11 @@ class Boosting:
             p = trees.probabilities(trees.margins(done, bin_indices(state["preprocessing"], cohort), start)).astype(np.float64)
         return np.concatenate([1 - p, p], axis=1) if p.shape[1] == 1 else p / p.sum(axis=1, keepdims=True)
 
-    def alone(self, cohorts: Sequence[Cohort], fold: Fold, seed: int, parts: int) -> State:
+    def alone(self, cohorts: Sequence[Cohort], fold: Fold, seed: int, parts: int, prepare: Federated = PREPARE) -> State:
         """Ordinary XGBoost (`hist`, 256 bins of its own, one thread) with the same hyperparameters on the rows put together."""
         import xgboost
 
-        state = fit(Preprocessing(), {}, cohorts, local_plan(fold, seed, parts))
+        state = fit(prepare, {}, cohorts, local_plan(fold, seed, parts))
         rows = [c.train(fold, seed, parts) for c in cohorts]
         x, y = np.concatenate([r.design for r in rows]), np.concatenate([r.labels for r in rows])
         if not len(y):

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.cohort import Cohort, Fold
-from common.learner import Contribution, Plan, Step, fit, local_plan
-from common.learners.preprocessing import Preprocessing, standardise
+from common.learner import Contribution, Federated, Plan, Step, demand, fit, local_plan
+from common.learners.preprocessing import LEARNER as PREPARE
+from common.learners.preprocessing import standardise
 from common.schema import Floats, Schema
 from common.types import Arrays, Probs, State
 
@@ -59,6 +60,8 @@ class Logistic:
             "objective": np.array(-np.inf),
             "rounds": np.array(0),
             "converged": np.array(False),
+            "cases": np.array(0),
+            "clip": np.array(self.clip),
         }
 
     def phase(self, arrays: Arrays) -> str:
@@ -89,7 +92,9 @@ class Logistic:
         penalty = np.full(beta.shape, self.l2)
         penalty[:, 0] = self.prior
         objective = float(total.sums["likelihood"]) - 0.5 * float((penalty * beta**2).sum())
-        if objective < float(arrays["objective"]) - 1e-9 * abs(objective):
+        # likelihoods of other cases (a site that was lost for an exchange) say nothing about the step between them
+        same = total.cases == int(arrays["cases"])
+        if same and objective < float(arrays["objective"]) - 1e-9 * abs(objective):
             # the last step overshot: half of it, from where it started
             step = arrays["step"] / 2
             slope, curve = arrays["along"] * (0.5, 0.25)
@@ -106,7 +111,7 @@ class Logistic:
         along = np.array([newton @ rise.ravel(), newton @ bend @ newton])
         shift = float((penalty * beta).ravel() @ newton), float(penalty.ravel() @ newton**2)
         converged = bool(np.abs(newton).max() < self.tolerance)
-        saturated = not converged and _saturated(arrays["along"], float((rise * arrays["step"]).sum()))
+        saturated = same and not converged and _saturated(arrays["along"], float((rise * arrays["step"]).sum()))
         length = _length(along, shift) if saturated else 1.0
         step = length * newton.reshape(beta.shape)
         result = {
@@ -117,11 +122,18 @@ class Logistic:
             "objective": np.array(objective),
             "rounds": np.array(done),
             "converged": np.array(converged),
+            "cases": np.array(total.cases),
+            "clip": arrays["clip"],
         }
         return Step(result, converged or done >= self.rounds)
 
+    def __post_init__(self) -> None:
+        positive = ("l2", "tolerance", "prior", "clip")
+        demand(self.name, {**{f"{name} > 0": getattr(self, name) > 0 for name in positive}, "rounds >= 1": self.rounds >= 1})
+
     def _rows(self, state: State, cohort: Cohort) -> Floats:
-        return np.clip(standardise(state["preprocessing"], cohort), -self.clip, self.clip)
+        clip = float(state[self.name]["clip"])
+        return np.clip(standardise(state["preprocessing"], cohort), -clip, clip)
 
     def _coefficients(self, state: State) -> Floats:
         """The current coefficients; before the first step, the intercepts of the class counts that preprocessing has summed."""
@@ -140,9 +152,9 @@ class Logistic:
         x = _with_one(self._rows(state, cohort))
         return np.exp(_log_softmax(x @ state[self.name]["coefficients"].T))
 
-    def alone(self, cohorts: Sequence[Cohort], fold: Fold, seed: int, parts: int) -> State:
+    def alone(self, cohorts: Sequence[Cohort], fold: Fold, seed: int, parts: int, prepare: Federated = PREPARE) -> State:
         plan = local_plan(fold, seed, parts)
-        return fit(self, fit(Preprocessing(), {}, cohorts, plan), cohorts, plan)
+        return fit(self, fit(prepare, {}, cohorts, plan), cohorts, plan)
 
     def explain(self, state: State, cohort: Cohort) -> Floats:
         """Linear SHAP (Lundberg & Lee 2017, cor. 1): coefficient times standardised value, summed over a feature's columns."""

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.cohort import Cohort, Fold, pooled
-from common.learner import Contribution, Plan, Step, fit, local_plan
-from common.learners.preprocessing import Preprocessing, standardise
+from common.learner import Contribution, Federated, Plan, Step, demand, fit, local_plan
+from common.learners.preprocessing import LEARNER as PREPARE
+from common.learners.preprocessing import standardise
 from common.schema import Floats, Schema
 from common.types import Arrays, Probs, State
 
@@ -84,12 +85,18 @@ class Perceptron:
     def predict(self, state: State, cohort: Cohort) -> Probs:
         return _softmax(_layers(self.parameters(state[self.name]), standardise(state["preprocessing"], cohort))[-1])
 
-    def alone(self, cohorts: Sequence[Cohort], fold: Fold, seed: int, parts: int) -> State:
-        plan = local_plan(fold, seed, parts)
-        together = [pooled(cohorts, cohorts[0].site if len(cohorts) == 1 else "pooled")]
-        if any(c.site in fold.sites for c in cohorts):
-            together = [pooled([c for c in cohorts if c.site not in fold.sites])]
-        return fit(self, fit(Preprocessing(), {}, together, plan), together, plan)
+    def alone(self, cohorts: Sequence[Cohort], fold: Fold, seed: int, parts: int, prepare: Federated = PREPARE) -> State:
+        # the sites that the fold leaves out are left out here: together the others have a name of their own
+        plan = local_plan(Fold(parts=fold.parts), seed, parts)
+        kept = [c for c in cohorts if c.site not in fold.sites]
+        together = [pooled(kept, kept[0].site if len(kept) == 1 else "pooled")]
+        return fit(self, fit(prepare, {}, together, plan), together, plan)
+
+    def __post_init__(self) -> None:
+        whole = {f"{name} >= 1": getattr(self, name) >= 1 for name in ("rounds", "epochs", "batch")}
+        rates = {f"{name} >= 0": getattr(self, name) >= 0 for name in ("weight_decay", "proximal")}
+        layers = {"hidden layers of at least 1 unit": all(isinstance(h, int) and h >= 1 for h in self.hidden)}
+        demand(self.name, {**whole, **rates, **layers, "learning_rate > 0": self.learning_rate > 0})
 
     def explain(self, state: State, cohort: Cohort) -> Floats:
         """Integrated gradients from the average patient (Sundararajan et al. 2017, eq. 1; 32 midpoints): they add up to the change

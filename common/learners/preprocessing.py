@@ -12,12 +12,13 @@ and pass, and at most 1 to each other sum, hence the sensitivity.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.cohort import Cohort
-from common.learner import Contribution, Plan, Step
+from common.learner import Contribution, Plan, Step, demand
 from common.schema import Column, Floats, Schema
 from common.screening import feature_auc
 from common.types import Arrays, State
@@ -40,6 +41,9 @@ class Preprocessing:
     """The most bins a column is cut into for histogram trees."""
     clip: float = 10.0
     """Standardised values are clipped to +- this many standard deviations: it bounds a patient's summand in linear models."""
+
+    def __post_init__(self) -> None:
+        demand(self.name, {"2 <= bins <= 1024": 2 <= self.bins <= 1024, "clip > 0": self.clip > 0})
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         columns = schema.columns
@@ -92,7 +96,9 @@ class Preprocessing:
         bounds = arrays["bounds"]
         count = arrays["moments"][:, 0]
         low, span = _spans(bounds)
-        scale = span * np.sqrt(total.sums["squares"] / np.maximum(count, 1))
+        # divided by the cases of this pass: a site may have been lost since the other one
+        squared = np.array([total.sums["counts"][a:b].sum() for a, b in pairwise(arrays["start"])])
+        scale = span * np.sqrt(total.sums["squares"] / np.maximum(squared, 1))
         edges = [
             _edges(total.sums["counts"][a:b].astype(np.float64), c, bound, self.bins)
             for a, b, c, bound in zip(arrays["start"][:-1], arrays["start"][1:], arrays["cells"], bounds, strict=True)

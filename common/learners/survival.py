@@ -31,13 +31,14 @@ class SurvivalCounts:
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         schema = cohort.schema
         intervals = schema.survival.intervals if schema.survival else 1
-        counts = np.zeros((len(schema.label.classes), intervals, 2))
+        counts, followed = np.zeros((len(schema.label.classes), intervals, 2)), 0
         if schema.survival and cohort.survival is not None:
             known = ~np.isnan(cohort.survival).any(axis=1) & (cohort.labels != UNKNOWN)
+            followed = int(known.sum())
             for k in range(len(counts)):
                 time, event = cohort.survival[known & (cohort.labels == k)].T
                 counts[k] = survival_counts(time, event, schema.survival.horizon, intervals)
-        return Contribution({"counts": counts}, int((cohort.labels != UNKNOWN).sum()))
+        return Contribution({"counts": counts}, followed)
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         return Step(dict(total.sums), True)

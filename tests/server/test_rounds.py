@@ -194,7 +194,7 @@ def test_a_site_below_its_minimum_is_told_but_does_not_count(stations: list[Loca
     alone = [Local(s.held, tmp_path, 1000) for s in stations]
     error = failure(federation(alone))
     assert error.code == "R01"  # nobody at all is no result
-    assert "S0: P01" in str(error)
+    assert "S0, S1, S2: P01" in str(error)
 
 
 # ---- silence ----------------------------------------------------------------------------------------------------------------------
