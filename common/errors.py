@@ -57,7 +57,9 @@ class FedmetsError(Exception):
         super().__init__(code, *self.faults)
 
     def __str__(self) -> str:
-        lines = [self.faults[0]] if len(self.faults) == 1 else [f"{len(self.faults)} faults", *(f"  - {f}" for f in self.faults)]
+        if len(self.faults) == 1:
+            return f"[{self.code}] {self.faults[0]}"
+        lines = [f"{len(self.faults)} faults", *(f"  - {f}" for f in self.faults)]
         return f"[{self.code}] " + "\n".join(lines)
 
 

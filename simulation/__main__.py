@@ -33,7 +33,11 @@ def parser() -> argparse.ArgumentParser:
         "--study", default="colorectal_metastasis", metavar="NAME|FILE", help="a study, or the path of a .toml or .py file of one's own"
     )
     what.add_argument("--task", default="", help="prediction time (default: the study's last)")
-    what.add_argument("--data", metavar="PATH", help="folder or file with the tables (default: a synthetic cohort)")
+    what.add_argument(
+        "--data",
+        metavar="PATH",
+        help="folder or file with the tables (default: the folder of a study file; for colorectal_metastasis, a synthetic cohort)",
+    )
     what.add_argument("--source", default="", metavar="NAME", help="source mapping, where the files fit several")
     what.add_argument(
         "--unknown-label",

@@ -77,10 +77,14 @@ def compare(
     parts: int,
     clinical: str | None,
     prepare: Federated = PREPARE,
+    pooled_site: str = "",
     tell: Callable[[str, int, int], None] = lambda what, done, of: None,
 ) -> Comparison:
-    """Train the local and the pooled models on the run's own folds, and score everybody with all of them."""
-    able = [c for c in cohorts if trainable(c, seed, parts)]
+    """Train the local and the pooled models on the run's own folds, and score everybody with all of them.
+
+    `pooled_site` stands for several hospitals: what is trained there is no hospital's own model.
+    """
+    able = [c for c in cohorts if c.site != pooled_site and trainable(c, seed, parts)]
     federated = _flat(states)
     own = local_folds(parts)
     tasks: list[tuple[str, Head, Sequence[Cohort], Fold]] = [("", h, cohorts, f) for h in heads for f in folds]

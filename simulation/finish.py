@@ -46,6 +46,7 @@ def finish(setting: Setting, outcome: Outcome, console: Console, started: float)
             parts=run.parts,
             clinical=setting.study.clinical,
             prepare=run.preprocessing(setting.study),
+            pooled_site=setting.parted.pooled_site,
             tell=tell,
         )
         models = ["clinical", *(h.name for h in heads)]

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from client import mapping
 from common import study as studies
 from common.errors import RunError, UsageError
 from common.study import Study
-from server import store
+from server import store, strategies
 from server.ledger import NAME
 from server.run import Run
 
@@ -40,7 +41,9 @@ def settle(args: argparse.Namespace) -> Options:
     for key in ("data", "study"):
         if (value := getattr(args, key)) and Path(value).exists():
             setattr(args, key, str(Path(value).resolve()))
-    if args.resume:
+    if args.resume is not None:
+        if not args.resume:
+            raise UsageError("C01", "--resume needs the folder of a run; it was given nothing")
         folder = Path(args.resume) if Path(args.resume).exists() else Path(args.out) / args.resume
         return checked(_resumed(args, folder), folder)
     checked(args, Path(args.out))
@@ -97,17 +100,23 @@ def checked(args: argparse.Namespace, folder: Path) -> Options:
             "resume": (folder / NAME).exists(),
         }
     )
-    run.heads(study)
+    heads = run.heads(study)
+    strategies.combiner(run.strategy)
     faults = []
+    if run.strategy != "fedavg" and not any(isinstance(h, strategies.Averaged) for h in heads):
+        names = ", ".join(h.name for h in heads)
+        faults.append(f"--strategy {run.strategy} combines parameters, and {names} send sums; add --learners mlp,logistic_fedavg")
+    if args.source and study.source is None:
+        mapping.named(args.source)
     if args.bootstraps < 100:
         faults.append(f"--bootstraps {args.bootstraps} gives no interval worth printing; use at least 100 (default 1000)")
     for option, least in (("seed", 0), ("permute_labels", 0), ("minimum_site", 1), ("minimum_patients", 1), ("virtual_sites", 2)):
         value = getattr(args, option)
         if value is not None and value < least:
             faults.append(f"--{option.replace('_', '-')} {value} must be at least {least}")
-    names = [f.name for f in schema.features]
+    features = [f.name for f in schema.features]
     faults += [
-        f"--accept-leak {n}: task '{task}' has no such feature; it has {', '.join(names)}" for n in args.accept_leak if n not in names
+        f"--accept-leak {n}: task '{task}' has no such feature; it has {', '.join(features)}" for n in args.accept_leak if n not in features
     ]
     if not args.data and study.source is None and study.name != "colorectal_metastasis":
         faults.append(f"study '{study.name}' has no synthetic cohort; say where the tables are: --data PATH")

@@ -88,7 +88,7 @@ def write_sites(folder: Path, partition: Partition, *, data: Path, study: str, s
     out: dict[int, Path] = {}
     ref = str(Path(study).resolve()) if study.endswith((".toml", ".py")) else study
     for n, (name, ids) in enumerate(partition.sites.items(), start=1):
-        home = folder / f"{n:03d}-{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-').lower() or 'site'}"
+        home = folder / f"{n:03d}-{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-').lower()[:60] or 'site'}"
         lines = {
             "name": name,
             "data": str(data.resolve()),

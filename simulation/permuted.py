@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def write(folder: Path, reading: Reading, seed: int) -> tuple[Path, Path]:
         label = "" if labels[i] == UNKNOWN else cohort.schema.label.classes[int(labels[i])]
         out.writerow([patient, home, label, *_values(cohort, i)])
     store.write(folder / "cohort.csv", text.getvalue().encode())
-    store.write(folder / "source.toml", source(cohort).encode())
+    store.write(folder / "source.toml", source(cohort, reading.overrides).encode())
     return folder / "cohort.csv", folder / "source.toml"
 
 
@@ -43,7 +44,7 @@ def shuffled(cohort: Cohort, institutions: tuple[str, ...], seed: int) -> np.nda
     return labels
 
 
-def source(cohort: Cohort) -> str:
+def source(cohort: Cohort, overrides: Mapping[str, str]) -> str:
     """The mapping of `cohort.csv`, in the form of docs/own-study.md; values outside the vocabulary do not occur."""
     schema = cohort.schema
     lines = [
@@ -68,7 +69,9 @@ def source(cohort: Cohort) -> str:
         lines += [f"[features.{json.dumps(f.name)}]", f"column = {json.dumps(f.name)}"]
         if isinstance(f, Number):
             lines.append(f"unit = {json.dumps(f.unit)}")
-        lines += ['not_an_outcome = "taken from a table that was already checked"', ""]
+        if f.name in overrides:
+            lines.append(f"not_an_outcome = {json.dumps(overrides[f.name])}")
+        lines.append("")
     return "\n".join(lines)
 
 

@@ -20,6 +20,10 @@ from simulation.run import Setting
 from simulation.site_probe import site_probe
 
 SCHEMA_VERSION = "1.0"
+_VIRTUAL = {
+    "even": "The sites are virtual: patients were assigned to them by a hash of their ids.",
+    "skewed": "The sites are virtual: patients were assigned to them at random, with a share of each class that differs between sites.",
+}
 
 
 def record(
@@ -39,6 +43,7 @@ def record(
             comparison, "clinical", pooled_site=setting.parted.pooled_site, repeats=args.bootstraps, seed=run.seed
         ),
         "chosen": [{"arm": a, "evaluation": e, "predictions": dict(c)} for (a, e), c in comparison.chosen.items()],
+        "pairs": pairs(comparison),
         "curves": results.curves(comparison, models),
         "importance": importance(outcome, setting.study.schema_at(setting.task).features, heads),
         "federated_tallies": federated_metrics(outcome, heads),
@@ -49,7 +54,7 @@ def record(
         "not_run": not_run(setting, outcome),
         "configuration": asdict(run),
     }
-    return {**report, "alarms": alarms(setting, report) + show.too_small(setting) + unconverged(outcome)}
+    return {**report, "alarms": alarms(setting, report) + show.too_small(setting) + unconverged(outcome) + spoken(comparison, setting)}
 
 
 def _asked(setting: Setting) -> dict[str, Any]:
@@ -62,7 +67,7 @@ def _asked(setting: Setting) -> dict[str, Any]:
         "question": study.question,
         "task": setting.task,
         "caution": study.tasks[setting.task].caution,
-        "virtual": study.virtual,
+        "virtual": study.virtual or _VIRTUAL.get(setting.parted.kind, ""),
         "synthetic": setting.phantom,
         "research_use_only": "Research use only. Not a medical device; not for decisions about patients.",
         "seed": setting.run.seed,
@@ -86,7 +91,7 @@ def _patients(setting: Setting, outcome: Outcome, comparison: Comparison, sites:
         "flow": {
             **_counts(flow),
             "label_source": flow.label_source,
-            "notes": list(flow.notes),
+            "notes": [*flow.notes, *show.held_out(setting)],
             "sites": [{"name": c.site, **_counts(c.flow)} for c in sites],
         },
         "sites": show.site_rows(setting),
@@ -226,10 +231,47 @@ def not_run(setting: Setting, outcome: Outcome) -> list[str]:
         if evaluation not in setting.run.evaluations:
             out.append(f"{evaluation}: not run, not asked for")
     if "leave_one_site_out" in setting.run.evaluations and not outcome.groups:
-        out.append("leave_one_site_out: not run, fewer than two sites could be left out")
+        out.append(f"leave_one_site_out: not run, it needs two sites or more, and one with {ESTIMABLE} cases of each of two classes")
     for group in outcome.groups:
         if len(group) > 1:
             out.append(f"leave_one_site_out one by one for {', '.join(group)}: not run, these {len(group)} sites were left out together")
+    return out
+
+
+def pairs(comparison: Comparison) -> list[dict[str, Any]]:
+    """How much each site counts in the headline: its share of all pairs of patients of one site and different classes."""
+    known = comparison.labels != UNKNOWN
+    counts = {}
+    for site in dict.fromkeys(comparison.sites.tolist()):
+        per_class = np.bincount(comparison.labels[known & (comparison.sites == site)])
+        counts[site] = int((per_class.sum() ** 2 - (per_class**2).sum()) // 2)
+    whole = sum(counts.values())
+    return [{"site": s, "share": round(n / whole, 4) if whole else 0.0} for s, n in counts.items()]
+
+
+def spoken(comparison: Comparison, setting: Setting) -> list[str]:
+    """What the headline does not show by itself: classes that are in no mean, a pooled site that carries it, permuted labels."""
+    out = []
+    classes = setting.study.schema.label.classes
+    counts = np.bincount(comparison.labels[comparison.labels != UNKNOWN], minlength=len(classes))
+    few = [f"{c} ({n})" for c, n in zip(classes, counts.tolist(), strict=True) if n < ESTIMABLE]
+    if len(classes) > 2 and few:
+        kept = [c for c, n in zip(classes, counts.tolist(), strict=True) if n >= ESTIMABLE]
+        out.append(
+            f"AUC, sensitivity, F1 and balanced accuracy are means over {len(kept)} of {len(classes)} classes ({', '.join(kept)}); "
+            f"fewer than {ESTIMABLE} cases and in no mean: {', '.join(few)}"
+        )
+    for row in pairs(comparison):
+        if row["site"] == setting.parted.pooled_site and row["share"] > 0.5:
+            out.append(
+                f"{row['share']:.0%} of the patient pairs behind the headline are of '{row['site']}', which pools "
+                f"{len(setting.parted.pooled)} small institutions: it compares patients of different hospitals"
+            )
+    if setting.args.permute_labels is not None:
+        out.append(
+            "the labels were permuted within institutions: every AUC should lie near 0.5; cross-fitted ones a little below it, because a "
+            "part with more events is scored by models that saw fewer"
+        )
     return out
 
 

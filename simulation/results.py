@@ -87,7 +87,7 @@ def _rows(
             # several models (local ones on foreign patients): their mean, and the mean of their replicates
             mean = float(np.mean([v for v in values[metric] if v is not None]))
             one = interval(mean, np.mean(replicates[metric], axis=0)) if metric != "no_information_rate" else Interval(mean, mean, mean)
-        can = bool(n) and estimable(labels) and one.value is not None
+        can = bool(n) and estimable(labels) and one.value is not None and one.low is not None
         if not can and metric != "no_information_rate":
             one = Interval(None, None, None)
         rows.append(

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -92,8 +93,10 @@ def prepare(options: Options) -> Setting:
     if args.permute_labels is not None:
         data, mapping = permuted.write(folder / "permuted", reading, args.permute_labels)
         source = str(mapping.resolve())
-        reading = read_table(study, task, data, source=source)
+        shuffled = read_table(study, task, data, source=source)
+        reading = replace(shuffled, cohort=replace(shuffled.cohort, flow=reading.cohort.flow), overrides=reading.overrides)
     parted = _parted(args, reading)
+    _enough(args, reading, parted)
     sites = partition.write_sites(folder / "sites", parted, data=data, study=args.study, source=source, minimum=args.minimum_patients)
     return Setting(args, folder, study, task, reading, parted, sites, replace(options.run, expect=len(sites)), phantom)
 
@@ -117,6 +120,25 @@ def _two_classes(reading: Reading) -> None:
         n = int((reading.cohort.labels != UNKNOWN).sum())
         only = f"all {n} labelled cases are '{label.classes[found[0]]}'" if found else "no case has a known label"
         raise DataError("D09", f"label '{label.name}': {only}; check the label's column and its values ({', '.join(label.classes)})")
+
+
+def _enough(args: argparse.Namespace, reading: Reading, parted: partition.Partition) -> None:
+    """In each training set that leaves two parts out, one site at least must have as many patients as a sum must cover."""
+    if "within_site" not in args.evaluations:
+        return
+    cohort = reading.cohort
+    part = dict(zip(cohort.ids, cohort.parts(args.seed, args.folds).tolist(), strict=True))
+    known = {i for i, label in zip(cohort.ids, cohort.labels.tolist(), strict=True) if label != UNKNOWN}
+    counts = [np.bincount([part[i] for i in ids if i in known], minlength=args.folds) for ids in parted.sites.values()]
+    pairs = [(p, q) for p in range(args.folds) for q in range(p)]
+    worst = min(max(int(c.sum() - c[p] - c[q]) for c in counts) for p, q in pairs)
+    if worst < args.minimum_patients:
+        raise DataError(
+            "D09",
+            f"the largest site has only {worst} labelled patients in one of the training sets that leave two of {args.folds} parts out, "
+            f"and a sum must cover {args.minimum_patients}; ask for fewer --virtual-sites, a higher --minimum-site, "
+            "or a lower --minimum-patients",
+        )
 
 
 def _unchanged(folder: Path, reading: Reading) -> None:

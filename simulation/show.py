@@ -33,7 +33,7 @@ def opening(console: Console, setting: Setting) -> None:
     for reason, n in flow.excluded:
         console.print(f"  - {n} excluded: {reason}", highlight=False)
     console.print(f"  = {flow.kept} kept, {flow.unknown_label} of them without a known label ({flow.label_source})", highlight=False)
-    for note in flow.notes:
+    for note in [*flow.notes, *held_out(setting)]:
         console.print(f"  note: {note}", highlight=False)
     table = Table("site", "patients", "labelled", "events", title="sites", title_justify="left")
     for row in site_rows(setting):
@@ -46,6 +46,19 @@ def opening(console: Console, setting: Setting) -> None:
         if group:
             names = ", ".join(f"{k} ({v})" for k, v in group.items())
             console.print(f"{len(group)} institutions under {parted.minimum} labelled cases {what}: {names}", highlight=False)
+
+
+def held_out(setting: Setting) -> list[str]:
+    """The step of the flow by which small institutions leave it."""
+    parted = setting.parted
+    if not parted.held_out:
+        return []
+    inside = sum(len(ids) for ids in parted.sites.values())
+    patients, labelled = len(setting.reading.cohort) - inside, sum(parted.held_out.values())
+    return [
+        f"{patients} patients ({labelled} labelled) of {len(parted.held_out)} institutions under {parted.minimum} labelled cases "
+        f"are held out: neither trained on nor scored; {inside} patients stay"
+    ]
 
 
 def too_small(setting: Setting) -> list[str]:
@@ -97,6 +110,10 @@ def closing(console: Console, report: Mapping[str, Any]) -> None:
                 f"same {d['n']} patients of {d['sites']} sites",
                 highlight=False,
             )
+    share = max(report["pairs"], key=lambda p: float(p["share"]))
+    console.print(f"pairs behind the headline: {share['share']:.0%} are of {share['site']}", highlight=False)
+    for line in report["not_run"]:
+        console.print(line, highlight=False)
     for alarm in report["alarms"]:
         console.print(f"[red]{alarm}[/red]", highlight=False)
     console.print(

@@ -132,7 +132,7 @@ OPTIONS: list[tuple[tuple[str, ...], int, str, tuple[str, ...]]] = [
     (("--out", "file"), 6, "S03", ("'file/", "choose another --out")),
     (("--resume", "empty"), 6, "S01", ("'empty'", "not the folder of a simulation", "the folder that the run printed")),
     (("--resume", "file"), 6, "S01", ("'file'", "not the folder of a simulation")),
-    (("--minimum-patients", "1000"), 5, "R01", ("Ash: P01", "Beech: P01", "the site's minimum")),
+    (("--minimum-patients", "1000"), 3, "D09", ("a sum must cover 1000", "a lower --minimum-patients")),
 ]
 
 

@@ -272,8 +272,7 @@ def test_d06_where_nobody_has_it_the_round_fails_and_names_all(tmp_path: Path, r
     with pytest.raises(FederationError, match="volumes on fold 'all'") as caught:
         with_images(tmp_path, rows, monkeypatch, set())
     assert caught.value.code == "R01"
-    for site in SMALL:
-        assert f"{site}: D06 (a site lacks the modality" in str(caught.value)
+    assert f"{', '.join(SMALL)}: D06 (a site lacks the modality" in str(caught.value)
 
 
 # ---- D07 --------------------------------------------------------------------------------------------------------------------
