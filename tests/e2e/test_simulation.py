@@ -99,6 +99,17 @@ def test_the_model_is_a_native_booster(whole: tuple[Path, dict[str, Any]]) -> No
 
 
 @pytest.mark.slow
+def test_hyperparameters_reach_every_arm_and_the_tallies(tmp_path: Path) -> None:
+    options = ["--learners", "logistic", "--set", "preprocessing.clip=0.5", "--set", "logistic.clip=0.4", "--bootstraps", "100", "--json"]
+    report = json.loads(run(tmp_path, *options, "--evaluations", "within_site").stdout)
+    rows = {(r["arm"], r["metric"]): r["value"] for r in report["results"] if r["model"] == "logistic" and r["site"] == "all"}
+    assert rows["federated", "log_loss"] == pytest.approx(rows["pooled", "log_loss"], abs=1e-6)
+    (tally,) = report["federated_tallies"]
+    assert rows["federated", "log_loss"] == pytest.approx(tally["log_loss"], abs=1e-9)
+    assert rows["federated", "auc"] == pytest.approx(tally["auc"], abs=0.002)
+
+
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_hash(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     done = run(tmp_path, *SMALL, "--json")
     again = json.loads(done.stdout)
