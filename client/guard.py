@@ -43,7 +43,9 @@ def state_for(plan: Plan, states: States) -> State:
         raise RefusedError("P04", f"the state of fold(s) {', '.join(missing)} did not come with the plan")
     if plan.reads == (plan.fold,):
         return states[plan.fold.key]
-    return {f"{f.key}\t{name}": arrays for f in plan.reads for name, arrays in states[f.key].items()}
+    many = {f"{f.key}\t{name}": arrays for f in plan.reads for name, arrays in states[f.key].items()}
+    own = states.get(plan.fold.key, {}).get(plan.learner)
+    return many if own is None else {**many, plan.learner: own}
 
 
 def release(contribution: Contribution, learner: Federated, state: State, plan: Plan, cohort: Cohort, minimum: int) -> Contribution:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,12 +16,15 @@ from pathlib import Path
 import numpy as np
 
 from client import columns, recognise
+from client.album import Album
 from client.columns import Values
+from client.imaging import Tell
+from client.imaging import read as read_images
 from client.mapping import Source
 from client.patients import Account, Loaded, some
 from common.cohort import UNKNOWN, Cohort, Flow
 from common.errors import DataError, Fault, raise_faults
-from common.schema import Floats, Number, Schema
+from common.schema import Floats, Imaging, Number, Schema
 from common.study import Study, guard_denied
 
 
@@ -37,6 +40,17 @@ class Reading:
     """Patient -> why it is not in the cohort."""
     overrides: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Feature -> why guard L02 does not apply to it, as the study or the mapping declares; to be printed in the report."""
+    album: Album | None = None
+    """What became of the images; None where none were asked for."""
+
+    @property
+    def scanners(self) -> tuple[str, ...]:
+        """The scanner's maker of each case's image, as the file says (aligned with `cohort.ids`); '' where there is none."""
+        return tuple(p.scanner if p else "" for p in self.cohort.pictures) or ("",) * len(self.cohort)
+
+    def told(self, ids: Collection[str]) -> list[str]:
+        """What the site's log gets of the images of the patients `ids`: file, why, and what to do."""
+        return self.album.told(ids) if self.album else []
 
     @cached_property
     def at(self) -> Mapping[str, int]:
@@ -52,12 +66,16 @@ def read(
     site: str | None = None,
     patients: frozenset[str] | None = None,
     source: str | None = None,
+    images: Path | None = None,
+    cache: Path | None = None,
+    tell: Tell | None = None,
 ) -> Cohort:
     """One site's cohort: the patients in `data` (of them, only `patients`), sorted by id. `site`: its name; default the study's.
 
     Cases of unknown label stay UNKNOWN (guard D04: they are never filled, never trained on, never scored).
     """
-    return select(read_table(study, task, data, source=source), site or study.name, patients)
+    reading = read_table(study, task, data, source=source, images=images, cache=cache, tell=tell)
+    return select(reading, site or study.name, patients)
 
 
 def select(reading: Reading, site: str, patients: frozenset[str] | None = None) -> Cohort:
@@ -69,19 +87,20 @@ def select(reading: Reading, site: str, patients: frozenset[str] | None = None) 
     if not at:
         what = f"none of the {len(patients)} patients asked for is among the {len(whole)} usable cases"
         raise_faults([Fault("D09", f"site '{site}'", what, "Check the ids (TCGA: the first 12 characters)")])
-    kept = dataclasses.replace(
-        whole,
-        ids=tuple(whole.ids[n] for n in at),
-        values=whole.values[at],
-        labels=whole.labels[at],
-        survival=None if whole.survival is None else whole.survival[at],
-    )
+    inside = np.zeros(len(whole), np.bool_)
+    inside[at] = True
+    kept = whole.where(inside)
     gone = {i: reading.left_out[i] for i in patients & reading.left_out.keys()}
     counts = Counter(gone.values())
     excluded = tuple((reason, counts[reason]) for reason, _ in whole.flow.excluded if counts[reason])
     ids = {k: tuple(i for i in v if i in patients) for k, v in whole.flow.ids.items()}
     absent = tuple(sorted(patients - reading.at.keys() - reading.left_out.keys()))
-    notes = whole.flow.notes
+    notes, album = whole.flow.notes, reading.album
+    if album is not None:
+        # the notes on images count patients: here, the site's own
+        everybodys = album.notes(whole.ids)
+        notes = (*(n for n in notes if n not in everybodys), *album.notes(kept.ids))
+        ids = {**{k: v for k, v in ids.items() if not k.startswith("images: ")}, **album.named(kept.ids)}
     if absent:
         notes = (*notes, f"D05: {len(absent)} of {len(patients)} patients of the site's list are not in the table")
         ids["patients that the table lacks"] = absent
@@ -94,14 +113,35 @@ def select(reading: Reading, site: str, patients: frozenset[str] | None = None) 
         notes=notes,
         ids={k: v for k, v in ids.items() if v},
     )
-    return dataclasses.replace(kept, site=site, flow=flow)
+    return _with_modalities(dataclasses.replace(kept, site=site, flow=flow))
 
 
-def read_table(study: Study, task: str, data: Path, *, source: str | None = None) -> Reading:
-    """The whole table in `data` (a folder, searched recursively, or one file).
+def _with_modalities(cohort: Cohort) -> Cohort:
+    """What the site can feed (guard D06): without an image it has no `image`, and with no value in any row no `table`."""
+    if cohort.schema.imaging is None:
+        return cohort
+    table = {"table"} if bool((~np.isnan(cohort.values)).any()) else set()
+    image = {"image"} if any(p is not None for p in cohort.pictures) else set()
+    return dataclasses.replace(cohort, modalities=frozenset(table | image), pictures=cohort.pictures if image else ())
 
-    Raises DataError with every fault of every table (D00-D09), LeakError (L02) for a feature that is an outcome, and UsageError
-    for an option or a mapping that is wrong.
+
+def read_table(
+    study: Study,
+    task: str,
+    data: Path,
+    *,
+    source: str | None = None,
+    images: Path | None = None,
+    cache: Path | None = None,
+    tell: Tell | None = None,
+) -> Reading:
+    """The whole table in `data` (a folder, searched recursively, or one file), and the images of its patients.
+
+    Images are looked for where the study knows any and `cache`, the folder for what is prepared of them, is given: in the folder
+    `images`, by default `data` where that is a folder. `tell` hears how far their preparation is.
+
+    Raises DataError with every fault of every table (D00-D09), LeakError (L02) for a feature that is an outcome, UsageError
+    for an option or a mapping that is wrong, and RunError S03 where the cache cannot be written.
     """
     study.schema_at(task)
     if not data.exists():
@@ -112,11 +152,32 @@ def read_table(study: Study, task: str, data: Path, *, source: str | None = None
     try:
         tables = recognise.load(chosen, folder, faults)
         raise_faults(faults if chosen.index.name not in tables else [])
-        return _assemble(study, task, chosen, tables, faults)
+        reading = _assemble(study, task, chosen, tables, faults)
     except DataError as error:
         if told:
             raise DataError(error.code, *error.faults, told) from error
         raise
+    imaging = study.schema_at(task).imaging
+    if images is not None and not images.is_dir():
+        raise DataError("D00", f"D00 {images}: the folder of images is not there. Check the path")
+    root = images or (data if data.is_dir() else None)
+    if imaging is None or cache is None or root is None:
+        return dataclasses.replace(reading, cohort=_with_modalities(reading.cohort))
+    return _imaged(reading, imaging, chosen, root, cache, tell)
+
+
+def _imaged(reading: Reading, imaging: Imaging, source: Source, folder: Path, cache: Path, tell: Tell | None) -> Reading:
+    """The same reading with the pictures of its patients, joined by id (guard D05)."""
+    cohort = reading.cohort
+    everybody = (*cohort.ids, *reading.left_out)
+    album = read_images(folder, source.images, imaging, source.name, cohort.ids, cache, everybody=everybody, tell=tell)
+    flow = dataclasses.replace(
+        cohort.flow,
+        notes=(*cohort.flow.notes, *album.notes(cohort.ids)),
+        ids={**cohort.flow.ids, **album.named(cohort.ids)},
+    )
+    pictures = tuple(album.pictures.get(i) for i in cohort.ids)
+    return dataclasses.replace(reading, cohort=_with_modalities(dataclasses.replace(cohort, flow=flow, pictures=pictures)), album=album)
 
 
 def _assemble(study: Study, task: str, source: Source, tables: Mapping[str, Loaded], faults: list[Fault]) -> Reading:

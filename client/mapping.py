@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -119,6 +120,31 @@ class SurvivalSpec:
 
 
 @dataclass(frozen=True)
+class ImagesSpec:
+    """How images name their patients, which NIfTI file is which sequence, and what an expert called the study's regions.
+
+    DICOM files say by themselves which sequence they are; NIfTI files do so by their paths only. Without the section: PatientID is
+    the table's id, and a segment is the region whose name it has.
+    """
+
+    id: str = "PatientID"
+    """Where a DICOM file's id stands: `PatientID`, or `path` (from the folder of images); a NIfTI file's id always stands in its path."""
+    id_pattern: str = ""
+    """Regular expression, searched in that text: the id is its group `id`, else its first group, else all that it matches. A group
+    `study` tells apart a patient's examinations (without it: DICOM's StudyInstanceUID, and a NIfTI file's folder)."""
+    id_length: int | None = None
+    strip_zeros: bool = False
+    channels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Channel -> patterns of NIfTI paths; where several match, the longest counts."""
+    mask: tuple[str, ...] = ()
+    """Patterns of NIfTI label maps."""
+    values: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Region -> its values in a label map."""
+    regions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Region -> regular expressions of the labels of DICOM segments, which match as a whole, whatever their case."""
+
+
+@dataclass(frozen=True)
 class Source:
     name: str
     studies: tuple[str, ...]
@@ -129,6 +155,7 @@ class Source:
     label: LabelSpec
     features: Mapping[str, FieldSpec]
     survival: SurvivalSpec | None = None
+    images: ImagesSpec = ImagesSpec()
 
     @property
     def index(self) -> TableSpec:
@@ -169,6 +196,7 @@ _FIELD = (
     "table", "column", "unit", "unit_column", "keep", "values", "nulls", "absent", "optional", "out_of_range", "disagree",
     "not_an_outcome",
 )  # fmt: skip
+_IMAGES = ("id", "id_pattern", "id_length", "strip_zeros", "channels", "mask", "values", "regions")
 _CHOICES: dict[str, tuple[object, ...]] = {
     "format": (None, "csv", "tsv", "xlsx", "parquet"), "decimal": (".", ","), "thousands": ("", ",", ".", " ", "'"),
     "rows": ("one", "agree"), "duplicates": ("error", "quarantine"),
@@ -199,7 +227,7 @@ class _Parser:
         return {key: value for key, value in raw.items() if key in allowed}
 
     def source(self, raw: Mapping[str, Any]) -> Source:
-        allowed = ("name", "studies", "nulls", "tables", "site", "label", "features", "survival")
+        allowed = ("name", "studies", "nulls", "tables", "site", "label", "features", "survival", "images")
         top = self.check(raw, "the mapping", allowed, ("name", "tables", "label"))
         tables = tuple(self.table(name, t) for name, t in top.get("tables", {}).items())
         self.tables = tuple(t.name for t in tables)
@@ -209,11 +237,11 @@ class _Parser:
         label = self.label(top.get("label", {}))
         site = self.site(top.get("site", {"constant": str(top.get("name", ""))}))
         survival = self.survival(top["survival"]) if "survival" in top else None
+        images = self.images(top.get("images", {}))
         if self.faults:
             raise UsageError("C02", *self.faults)
-        return Source(
-            str(top["name"]), _texts(top.get("studies", ())), _texts(top.get("nulls", ())), tables, site, label, features, survival
-        )
+        studies, nulls = _texts(top.get("studies", ())), _texts(top.get("nulls", ()))
+        return Source(str(top["name"]), studies, nulls, tables, site, label, features, survival, images)
 
     def table(self, name: str, raw: Any) -> TableSpec:
         t = self.check(raw, f"tables.{name}", _TABLE, ("files", "key"))
@@ -320,6 +348,31 @@ class _Parser:
         values = {"alive": s.get("alive", ()), "dead": s.get("dead", ())}
         event = {**table, "column": s.get("event", ""), "values": values, "optional": True}
         return SurvivalSpec(specs, self.field("survival event", event, "survival.event"))
+
+    def images(self, raw: Any) -> ImagesSpec:
+        im = self.check(raw, "images", _IMAGES)
+        if im.get("id", "PatientID") not in ("PatientID", "path"):
+            self.faults.append(f"{self.where}: images: id = {im['id']!r} is not one of PatientID, path")
+        length = im.get("id_length")
+        if length is not None and (type(length) is not int or length < 1):
+            self.faults.append(f"{self.where}: images: id_length = {length!r} must be a whole number above 0")
+        maps = {key: self.value_map(im.get(key, {}), f"images.{key}") for key in ("channels", "regions", "values")}
+        patterns = [("id_pattern", str(im.get("id_pattern", ""))), *(("regions", p) for ps in maps["regions"].values() for p in ps)]
+        for key, pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                self.faults.append(f"{self.where}: images.{key}: {pattern!r} is no regular expression: {error}")
+        numbers = {}
+        for region, texts in maps["values"].items():
+            if not all(t.isdecimal() and int(t) > 0 for t in texts):
+                self.faults.append(f"{self.where}: images.values.{region} = {list(texts)} must be whole numbers above 0")
+            else:
+                numbers[region] = tuple(int(t) for t in texts)
+        return ImagesSpec(
+            str(im.get("id", "PatientID")), str(im.get("id_pattern", "")), length, bool(im.get("strip_zeros", False)),
+            maps["channels"], _texts(im.get("mask", ())), numbers, maps["regions"],
+        )  # fmt: skip
 
 
 def _texts(raw: Any) -> tuple[str, ...]:

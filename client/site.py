@@ -29,6 +29,10 @@ class Site:
     """True where the site stands for several institutions together: it is then never left out by itself and never ranked."""
     log: Path = Path("station.log")
     """Where refusals and errors are written in full; only their codes leave."""
+    images: Path | None = None
+    """Folder that holds the site's images; None: `data`, where that is a folder."""
+    cache: Path = Path("cache")
+    """Folder for what is prepared of the images. It holds pictures of patients, and may be deleted: it is then filled again."""
 
 
 def load(path: Path) -> Site:
@@ -55,6 +59,8 @@ def load(path: Path) -> Site:
         ("source", str),
         ("patients", str),
         ("log", str),
+        ("images", str),
+        ("cache", str),
         ("minimum", int),
     ):
         if key in raw and type(raw[key]) is not kind:
@@ -80,4 +86,6 @@ def load(path: Path) -> Site:
         minimum=raw.get("minimum", 10),
         pooled=raw.get("pooled", False),
         log=base / raw.get("log", "station.log"),
+        images=base / raw["images"] if "images" in raw else None,
+        cache=base / raw.get("cache", "cache"),
     )

@@ -42,6 +42,7 @@ class Station:
                 )
             cases = int((cohort.labels != UNKNOWN).sum())
             counts = np.bincount(cohort.labels[cohort.labels != UNKNOWN], minlength=2)
+            pictured = np.bincount(cohort.labels[(cohort.labels != UNKNOWN) & cohort.imaged], minlength=2)
             return Hello(
                 site=self.site.name,
                 version=common.__version__,
@@ -50,6 +51,8 @@ class Station:
                 learners=learner.names(),
                 cases=cases if cases >= self.site.minimum else 0,
                 estimable=not self.site.pooled and bool((counts >= ESTIMABLE).sum() >= 2),
+                imaged=int(pictured.sum()) if pictured.sum() >= self.site.minimum else 0,
+                imaged_estimable=bool((pictured >= ESTIMABLE).sum() >= 2),
             )
         except Exception as error:
             return Hello(self.site.name, common.__version__, "", (), (), 0, code=self._note(error))
@@ -104,13 +107,17 @@ def open_station(path: str) -> Station:
 @cache
 def _cohort(site: Site, ref: str, task: str) -> Cohort:
     patients = frozenset(site.patients.read_text(encoding="utf-8").split("\n")) - {""} if site.patients else None
-    return intake.select(_table(ref, task, site.data, site.source), site.name, patients)
+    reading = _table(ref, task, site.data, site.source, site.images, site.cache)
+    cohort = intake.select(reading, site.name, patients)
+    for line in reading.told(cohort.ids):
+        _logger(site.log).info("%s", line)
+    return cohort
 
 
 @lru_cache(maxsize=4)
-def _table(ref: str, task: str, data: Path, source: str) -> intake.Reading:
-    """Virtual sites of one table, in one process, read it once."""
-    return intake.read_table(study.load(ref), task, data, source=source or None)
+def _table(ref: str, task: str, data: Path, source: str, images: Path | None, cache: Path) -> intake.Reading:
+    """Virtual sites of one table, in one process, read it once, and share one cache of its images."""
+    return intake.read_table(study.load(ref), task, data, source=source or None, images=images, cache=cache)
 
 
 def _logger(path: Path) -> logging.Logger:
@@ -120,5 +127,6 @@ def _logger(path: Path) -> logging.Logger:
         handler = logging.FileHandler(path, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(handler)
+        log.setLevel(logging.INFO)
         log.propagate = False
     return log

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import UsageError
+from common.picture import Picture
 from common.schema import Floats, Schema
 
 UNKNOWN = -1
@@ -81,6 +82,8 @@ class Cohort:
     modalities: frozenset[str] = frozenset({"table"})
     survival: Floats | None = None
     """(cases, 2): follow-up time in the schema's unit and event (1) or censored (0); NaN where not known."""
+    pictures: tuple[Picture | None, ...] = ()
+    """(cases,): each case's image, or None; empty where the site holds none."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -93,10 +96,21 @@ class Cohort:
         return matrix
 
     @cached_property
+    def tabled(self) -> NDArray[np.bool_]:
+        """(cases,): has the case a table row with any known value?"""
+        return np.asarray(~np.isnan(self.values).all(axis=1)) if "table" in self.modalities else np.zeros(len(self), np.bool_)
+
+    @cached_property
+    def imaged(self) -> NDArray[np.bool_]:
+        """(cases,): has the case an image?"""
+        return np.array([p is not None for p in self.pictures], np.bool_) if self.pictures else np.zeros(len(self), np.bool_)
+
+    @cached_property
     def hash(self) -> str:
         """SHA-256 of the snapshot. Stays at the site: it would let an outsider test a guess of the table."""
         h = hashlib.sha256(self.schema.hash.encode())
-        for part in ("\n".join(self.ids).encode(), self.values.tobytes(), self.labels.tobytes()):
+        pictures = "\n".join(p.key if p else "" for p in self.pictures)
+        for part in ("\n".join(self.ids).encode(), self.values.tobytes(), self.labels.tobytes(), pictures.encode()):
             h.update(hashlib.sha256(part).digest())
         return h.hexdigest()
 
@@ -110,6 +124,7 @@ class Cohort:
             values=self.values[mask],
             labels=self.labels[mask],
             survival=None if self.survival is None else self.survival[mask],
+            pictures=tuple(p for p, keep in zip(self.pictures, mask, strict=True) if keep) if self.pictures else (),
         )
 
     def parts(self, seed: int, count: int) -> NDArray[np.int64]:
@@ -121,12 +136,12 @@ class Cohort:
             cache[seed, count] = np.array([part_of(seed, i, count) for i in self.ids], np.int64).reshape(len(self.ids))
         return cache[seed, count]
 
-    def train(self, fold: Fold, seed: int, count: int) -> Cohort:
-        """The labelled cases that `fold` trains on."""
-        cache: dict[tuple[Fold, int, int], Cohort] = self.__dict__.setdefault("_train", {})
-        key = (fold, seed, count)
+    def train(self, fold: Fold, seed: int, count: int, *, labelled: bool = True) -> Cohort:
+        """The cases that `fold` trains on; with `labelled=False` also those of unknown label (never those of what it leaves out)."""
+        cache: dict[tuple[Fold, int, int, bool], Cohort] = self.__dict__.setdefault("_train", {})
+        key = (fold, seed, count, labelled)
         if key not in cache:
-            mask = self.labels != UNKNOWN
+            mask = self.labels != UNKNOWN if labelled else np.ones(len(self), np.bool_)
             if self.site in fold.sites:
                 mask = np.zeros(len(self), np.bool_)
             elif fold.parts:
@@ -156,5 +171,7 @@ def pooled(cohorts: Sequence[Cohort], name: str = "pooled") -> Cohort:
         survival=None
         if any(c.survival is None for c in cohorts)
         else np.concatenate([c.survival for c in cohorts if c.survival is not None]),
+        pictures=tuple(p for c in cohorts for p in (c.pictures or (None,) * len(c))) if any(c.pictures for c in cohorts) else (),
+        modalities=frozenset().union(*(c.modalities for c in cohorts)),
         flow=Flow(),
     )

@@ -69,6 +69,10 @@ class Hello:
     """Whether the site is one institution with at least 10 cases of two classes (guard E01): leave-one-site-out leaves it out alone."""
     code: str = ""
     """Why the site cannot take part; empty when it is ready."""
+    imaged: int = 0
+    """Labelled cases with an image, or 0 where they are fewer than the site's minimum."""
+    imaged_estimable: bool = False
+    """Whether at least 10 of them are of each of two classes: images of one class say which hospital they come from, not who is ill."""
 
 
 # ---- coordinator's side --------------------------------------------------------------------------------------------------
@@ -127,7 +131,8 @@ def unpack_hello(message: Message) -> Hello:
     texts = [row["site"], row["version"], row["schema"], *_list(row["modalities"], str, "hello"), *_list(row["learners"], str, "hello")]
     if any(not isinstance(t, str) or any(ord(c) < 32 for c in t) for t in texts):
         raise WireError("W02", "a site's greeting has a text of the wrong type or with control characters")
-    if type(row["cases"]) is not int or row["cases"] < 0 or type(row["estimable"]) is not bool:
+    counts, flags = (row["cases"], row["imaged"]), (row["estimable"], row["imaged_estimable"])
+    if any(type(n) is not int or n < 0 for n in counts) or any(type(f) is not bool for f in flags):
         raise WireError("W02", "a site's greeting has a malformed case count or flag")
     return Hello(**{**row, "modalities": tuple(row["modalities"]), "learners": tuple(row["learners"])})
 

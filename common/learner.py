@@ -137,8 +137,13 @@ class Head(Federated, Protocol):
     """A learner that predicts the label."""
 
     def predict(self, state: State, cohort: Cohort) -> Probs:
-        """(cases, classes); rows sum to 1. Works for cases with every feature missing."""
+        """(cases, classes); rows sum to 1. Works for cases with every feature missing, and for those without an image."""
         ...
+
+
+@runtime_checkable
+class TableHead(Head, Protocol):
+    """A head on the clinical table."""
 
     def alone(self, cohorts: Sequence[Cohort], fold: Fold, seed: int, parts: int, prepare: Federated = ...) -> State:
         """The same model without federation, from the rows of `cohorts` put together: one hospital's own, or pooled.
@@ -150,6 +155,29 @@ class Head(Federated, Protocol):
     def explain(self, state: State, cohort: Cohort) -> Floats:
         """(cases, features, classes - 1 or classes): additive contributions (SHAP) of each *feature* to the log-odds."""
         ...
+
+
+@runtime_checkable
+class Stacked(Head, Protocol):
+    """A head fitted on the out-of-fold predictions of other heads: it exists for outer training sets only."""
+
+    @property
+    def outer(self) -> tuple[str, ...]:
+        """Of `needs`: the learners that only the outer training set need have."""
+        ...
+
+    def predict_inside(self, outer: State, inner: State, cohort: Cohort, part: int) -> Probs:
+        """Cases of `part`, a training part of `outer`, by models that have not seen them: `inner` left out that part too."""
+        ...
+
+
+def lacks(learner: Federated, state: State, without: Sequence[str] = ()) -> bool:
+    """Is something missing in one fold's state that the learner cannot do without? `without`: what it need not have there.
+
+    A learner may name in `spares` what of its `needs` it uses only where it is there.
+    """
+    spared = (*getattr(learner, "spares", ()), *without)
+    return any(not state.get(need) for need in learner.needs if need not in spared)
 
 
 def load(name: str, hyper: Hyper | None = None) -> Federated:

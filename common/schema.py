@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -72,6 +71,46 @@ class Survival:
 
 
 @dataclass(frozen=True)
+class Channel:
+    """One image sequence: a network's input channel."""
+
+    name: str
+    modality: Literal["CT", "MR"]
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Imaging:
+    """What images a study looks at, and how they are prepared: public, so that no statistic need cross a wall for it.
+
+    Axes are (z, y, x), growing towards the patient's head, back and left; lengths are in mm.
+    """
+
+    channels: tuple[Channel, ...]
+    regions: tuple[str, ...] = ()
+    """What an expert may have outlined; region i is bit i of a mask."""
+    organ: str = ""
+    """The region whose box (and `margin_mm`) a volume is cut to, where it is outlined; empty: the body, or the brain."""
+    lesion: tuple[str, ...] = ()
+    """The regions that together are a lesion: crops are centred on its largest connected parts."""
+    window: tuple[float, float] | None = None
+    """Hounsfield units clipped and mapped to [-1, 1]. None: 0.5 to 99.5 percentile inside the brain, z-score, clipped to +-5."""
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Of a prepared volume; a coarser file keeps its own spacing, for interpolation adds nothing."""
+    margin_mm: float = 10.0
+    crop_mm: tuple[float, float, float] = (48.0, 48.0, 48.0)
+    """Edges of a lesion's crop."""
+    crops: int = 3
+    """At most so many lesions a case, the largest."""
+    coarse: tuple[int, int, int] = (32, 64, 64)
+    """Voxels of the whole field of view as the segmentation sees it."""
+
+    def bits(self, regions: tuple[str, ...]) -> int:
+        """The mask bits of `regions` together."""
+        return sum(1 << self.regions.index(r) for r in regions)
+
+
+@dataclass(frozen=True)
 class Column:
     """One column of the design matrix."""
 
@@ -114,6 +153,8 @@ class Schema:
     label: Label
     times: tuple[str, ...]
     survival: Survival | None = None
+    imaging: Imaging | None = None
+    """What images the study can use; a site without any takes part with its table."""
 
     def __post_init__(self) -> None:
         faults = list(_faults(self))
@@ -155,7 +196,7 @@ class Schema:
         return out
 
 
-def _faults(schema: Schema) -> Sequence[str]:
+def _faults(schema: Schema) -> list[str]:
     where = f"schema '{schema.name}'"
     out = []
     names = [f.name for f in schema.features]
@@ -181,4 +222,21 @@ def _faults(schema: Schema) -> Sequence[str]:
             out.append(f"{where}: number '{f.name}' has scale '{f.scale}'; allowed: linear, log")
         if isinstance(f, Choice) and (len(f.values) < 2 or len(set(f.values)) < len(f.values)):
             out.append(f"{where}: choice '{f.name}' needs at least two different values, has {list(f.values)}")
+    return out + (_imaging_faults(where, schema.imaging) if schema.imaging else [])
+
+
+def _imaging_faults(where: str, imaging: Imaging) -> list[str]:
+    out = []
+    names = [c.name for c in imaging.channels]
+    if not names or len(set(names)) < len(names):
+        out.append(f"{where}: image channels {names} must be at least one, each once")
+    if len(imaging.regions) > 8 or len(set(imaging.regions)) < len(imaging.regions):
+        out.append(f"{where}: image regions {list(imaging.regions)} must be at most 8, each once")
+    for region in (*imaging.lesion, *filter(None, [imaging.organ])):
+        if region not in imaging.regions:
+            out.append(f"{where}: '{region}' is none of the image regions {list(imaging.regions)}")
+    if imaging.window is not None and not imaging.window[0] < imaging.window[1]:
+        out.append(f"{where}: the window {imaging.window} must have its lower end first")
+    if min(*imaging.spacing_mm, *imaging.crop_mm, *imaging.coarse, imaging.crops) <= 0:
+        out.append(f"{where}: image spacing, crop and grid sizes must be above 0")
     return out

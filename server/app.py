@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,10 +14,10 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 import common
-from common.cohort import Fold
-from common.errors import LeakError, RunError, UsageError
+from common.cohort import ESTIMABLE, Fold
+from common.errors import FederationError, LeakError, RunError, UsageError
 from common.exchange import States
-from common.learner import load
+from common.learner import Federated, Stacked, TableHead, load
 from common.schema import Schema
 from common.study import Study
 from common.threads import fix_threads
@@ -47,6 +47,8 @@ class Outcome:
     folder: Path
     states: States
     groups: tuple[tuple[str, ...], ...]
+    heads: tuple[Federated, ...]
+    """Those of the run's heads that the sites' holdings allow."""
     state_hash: str
     ledger_head: str
 
@@ -68,7 +70,9 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
         run = replace(run, task=task)
         _same_sites(ledger, roster)
         progress = _restore(ledger, folder)
-        jobs = build_jobs(run, study, roster)
+        heads = possible(run, study, roster)
+        groups = roster.groups(run.left_out_sites)
+        jobs = build_jobs(run, study, groups, heads)
         outer = {j.fold.key for j in jobs if len(j.fold.parts) + bool(j.fold.sites) <= 1}
         ledger.append(
             "resume" if ledger.lines else "open",
@@ -79,7 +83,10 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
             registered=list(roster.hellos),
             sites=list(roster.ready),
             cases={s: h.cases for s, h in roster.hellos.items()},
-            groups=[list(g) for g in roster.groups(run.left_out_sites)],
+            modalities={s: list(h.modalities) for s, h in roster.hellos.items()},
+            imaged={s: h.imaged for s, h in roster.hellos.items()},
+            heads=[h.name for h in heads],
+            groups=[list(g) for g in groups],
             jobs=len(jobs),
             step=progress.step,
             torn=ledger.torn,
@@ -110,24 +117,73 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
             ledger.append("close", time=time.time(), state_hash=state_hash, exchanges=progress.step)
         elif closed["state_hash"] != state_hash:
             raise RunError("S02", f"the state in '{folder}' has hash {state_hash[:12]}, the ledger closed with {closed['state_hash'][:12]}")
-        return Outcome(folder, progress.states, roster.groups(run.left_out_sites), state_hash, ledger.head)
+        return Outcome(folder, progress.states, groups, heads, state_hash, ledger.head)
     finally:
         ledger.close()
 
 
-def build_jobs(run: Run, study: Study, roster: Roster) -> list[Job]:
-    """Preprocessing and every head on every fold; then what reads them all: evaluation and importance."""
+def possible(run: Run, study: Study, roster: Roster) -> tuple[Federated, ...]:
+    """The run's heads, without those on images where no site holds images of patients of two classes.
+
+    Images of one class a site would teach a network which hospital they come from. FederationError D06 where the run names such a head.
+    """
     heads = run.heads(study)
-    prepare = run.preprocessing(study)
-    folds = run.folds(roster.groups(run.left_out_sites))
-    jobs = [Job(learner, fold, (fold,)) for fold in folds for learner in (prepare, *heads)]
+    if any(h.imaged_estimable for h in roster.hellos.values()):
+        return heads
+    out = tuple(h for h in heads if "image" not in h.modality)
+    if len(out) < len(heads) and run.learners:
+        names = ", ".join(h.name for h in heads if h not in out)
+        said = f"{names}: no site holds images of at least {ESTIMABLE} labelled cases of each of two classes; leave these learners out"
+        raise FederationError("D06", said)
+    return out
+
+
+def clinical_head(study: Study, heads: Sequence[Federated]) -> str | None:
+    """The head reported as `clinical`: the one that a fusion starts from, else the study's; None: chosen by log loss."""
+    return next((str(getattr(h, "clinical", "")) for h in heads if isinstance(h, Stacked)), study.clinical)
+
+
+def build_jobs(run: Run, study: Study, groups: Sequence[tuple[str, ...]], heads: Sequence[Federated]) -> list[Job]:
+    """Preprocessing and every head, with all that it needs, on every fold; then what reads them all."""
+    folds = run.folds(groups)
+    jobs = [job for fold in folds for job in _fits(run, study, fold, folds, heads)]
     names = [h.name for h in heads]
+    hypers = run.hypers(study)
     if run.evaluations:
-        jobs.append(Job(load("evaluation", {"heads": names}), Fold(), folds))
-    jobs.append(Job(load("importance", {"heads": names}), Fold(), (Fold(),)))
+        jobs.append(Job(load("evaluation", {"heads": names, "learners": hypers}), Fold(), folds))
+    tables = [h.name for h in heads if isinstance(h, TableHead)]
+    jobs.append(Job(load("importance", {"heads": tables, "learners": hypers}), Fold(), (Fold(),)))
+    held_out = tuple(f for f in folds if not f.sites and len(f.parts) == 1)
+    if held_out and any(h.name == "image" for h in heads):
+        jobs.append(Job(load("gradcam", {"learners": hypers}), Fold(), held_out, optional=True))
     if study.schema.survival:
         jobs.append(Job(load("survival"), Fold(), (Fold(),), optional=True))
     return jobs
+
+
+def _fits(run: Run, study: Study, fold: Fold, folds: Sequence[Fold], heads: Sequence[Federated]) -> list[Job]:
+    """What is trained on one fold, in the order of need. Images leave no site out but with `run.full`."""
+    here = [h for h in heads if "image" not in h.modality or not fold.sites or run.full]
+    inner = tuple(f for f in folds if f.sites == fold.sites and len(f.parts) == len(fold.parts) + 1 and set(fold.parts) < set(f.parts))
+    deepest = len(fold.parts) + bool(fold.sites) > 1 or not inner
+    stacked = [h for h in here if isinstance(h, Stacked)]
+    single = [h for h in here if not isinstance(h, Stacked)]
+    wanted: dict[str, Federated] = {}
+
+    def want(learner: Federated) -> None:
+        for need in learner.needs:
+            if need not in wanted:
+                want(run.learner(need, study))
+        wanted.setdefault(learner.name, learner)
+
+    want(run.preprocessing(study))
+    for head in single:
+        want(head)
+    for head in () if deepest else stacked:
+        for need in head.needs:
+            want(wanted.get(need) or run.learner(need, study))
+    jobs = [Job(learner, fold, (fold,), optional="image" in learner.modality) for learner in wanted.values()]
+    return jobs + [Job(head, fold, (fold, *inner), optional=True) for head in ([] if deepest else stacked)]
 
 
 def _open(folder: Path, run: Run, run_id: str) -> Ledger:

@@ -31,7 +31,7 @@ from common.exchange import (
     unpack_hello,
     unpack_updates,
 )
-from common.learner import Contribution, Federated, Plan, check, hyper_of, identity, total
+from common.learner import Contribution, Federated, Plan, Stacked, check, hyper_of, identity, lacks, total
 from common.schema import Schema
 from common.types import Arrays, State
 from server.run import Run
@@ -51,7 +51,7 @@ class Job:
     fold: Fold
     reads: tuple[Fold, ...]
     optional: bool = False
-    """A description that no site may be able to give (P01): it is then left out, and the ledger says so."""
+    """What no site may be able to give (P01, D06): it is then left out with all that needs it, and the ledger says so."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -76,6 +76,10 @@ class Roster:
         alone = tuple((s,) for s in self.ready if s in largest)
         rest = tuple(s for s in self.ready if s not in largest)
         return (*alone, rest) if alone and rest else alone if len(alone) > 1 else ()
+
+    def able(self, job: Job) -> tuple[str, ...]:
+        """The sites that a job asks: those that hold what its learner looks at, and are not left out."""
+        return tuple(s for s in self.ready if s not in job.fold.sites and job.learner.modality <= set(self.hellos[s].modalities))
 
 
 @dataclass
@@ -179,11 +183,26 @@ def drive(
             )
         for job in ready:
             state = progress.states.setdefault(job.fold.key, {})
-            if job.learner.name not in state:
+            if job.optional and (not roster.able(job) or _lacking(job, by_key, progress)):
+                state[job.learner.name] = {}
+                progress.done.add(job.key)
+            elif job.learner.name not in state:
                 state[job.learner.name] = job.learner.start(schema, run.seed)
+        ready = [j for j in ready if j.key not in progress.done]
+        if not ready:
+            continue
         exchange = _exchange(grid, run, run_id, roster, ready, schema, progress, combine, live)
         progress.step += 1
         watch(exchange, progress)
+
+
+def _lacking(job: Job, by_key: Mapping[tuple[str, str], Job], progress: Progress) -> bool:
+    """Does the job need something that no site could give? (A stacked head looks for itself which inner training sets it can use.)"""
+    for fold in (job.fold,) if isinstance(job.learner, Stacked) else job.reads:
+        elsewhere = [n for n in job.learner.needs if (fold.key, n) not in by_key]
+        if lacks(job.learner, progress.states.get(fold.key, {}), elsewhere):
+            return True
+    return False
 
 
 def _exchange(
@@ -206,7 +225,7 @@ def _exchange(
     blob, digest = pack_states(states)
     record = blob_record(blob)
     expires = time.time() + run.deadline * (run.retries + 1)
-    able = {job.key: tuple(s for s in roster.ready if s not in job.fold.sites) for job in jobs}
+    able = {job.key: roster.able(job) for job in jobs}
     plans: dict[str, list[Plan]] = {}
     for job in jobs:
         arrays = progress.states[job.fold.key][job.learner.name]

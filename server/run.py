@@ -12,7 +12,7 @@ from pathlib import Path
 from common import study as studies
 from common.cohort import Fold
 from common.errors import UsageError
-from common.learner import Federated, Head, hyper_of, load
+from common.learner import Federated, Head, Stacked, hyper_of, load
 from common.schema import Schema
 from common.study import Study
 
@@ -41,6 +41,8 @@ class Run:
     strategy: str = "fedavg"
     """Flower strategy by which learners that send parameters are combined."""
     evaluations: str = ",".join(EVALUATIONS)
+    full: bool = False
+    """Also leave-one-site-out for the learners on images: it multiplies their training."""
     left_out_sites: int = 12
     """Most sites that leave-one-site-out leaves out one by one (the largest); each costs a set of models. The others go together."""
     expect: int = 1
@@ -89,28 +91,48 @@ class Run:
         chosen = tuple(filter(None, self.learners.split(","))) or study.learners
         if len(set(chosen)) < len(chosen):
             raise UsageError("C01", f"learners name one twice ({', '.join(chosen)}); give each once")
-        mine: dict[str, dict[str, object]] = json.loads(self.hyper or "{}")
-        for name in mine:
-            if name not in chosen and name != "preprocessing":
-                raise UsageError("C01", f"hyper names learner '{name}', which this run does not train ({', '.join(chosen)})")
-        found = tuple(load(name, {**study.hyper.get(name, {}), **mine.get(name, {})}) for name in chosen)
+        found = tuple(self.learner(name, study) for name in chosen)
         for learner in found:
             if not isinstance(learner, Head):
                 raise UsageError(
                     "C01", f"learner '{learner.name}' predicts nothing by itself and is run where it is needed; name heads only"
                 )
+            if isinstance(learner, Stacked):
+                lacking = [n for n in learner.needs if n not in chosen and isinstance(load(n), Head)]
+                if lacking:
+                    raise UsageError("C01", f"learner '{learner.name}' combines {', '.join(lacking)}; name these too")
+        known = {n for learner in found for n in (learner.name, *learner.needs)} | {"preprocessing", "explanation"}
+        for name in json.loads(self.hyper or "{}"):
+            if name not in known:
+                raise UsageError("C01", f"hyper names learner '{name}', which this run does not train ({', '.join(sorted(known))})")
         return found
 
+    def learner(self, name: str, study: Study) -> Federated:
+        """A learner with the study's and the run's hyperparameters; one that reads others gets theirs too."""
+        hyper = {**study.hyper.get(name, {}), **self._hyper().get(name, {})}
+        if isinstance(load(name), Stacked):
+            hyper = {"learners": self.hypers(study), **({"clinical": study.clinical} if study.clinical else {}), **hyper}
+        return load(name, hyper)
+
+    def hypers(self, study: Study) -> str:
+        """JSON: the hyperparameters of every learner that has other than its defaults."""
+        mine = self._hyper()
+        both = {n: {**study.hyper.get(n, {}), **mine.get(n, {})} for n in sorted({*study.hyper, *mine})}
+        return json.dumps({n: h for n, h in both.items() if h and not isinstance(load(n), Stacked)}, sort_keys=True)
+
+    def _hyper(self) -> dict[str, dict[str, object]]:
+        hyper: dict[str, dict[str, object]] = json.loads(self.hyper or "{}")
+        return hyper
+
     def preprocessing(self, study: Study) -> Federated:
-        mine = json.loads(self.hyper or "{}").get("preprocessing", {})
-        return load("preprocessing", {**study.hyper.get("preprocessing", {}), **mine})
+        return self.learner("preprocessing", study)
 
     def id(self, study: Study, schema: Schema) -> str:
         """A hash of what decides the model: the same configuration gives the same id."""
         learners = [(x.name, hyper_of(x)) for x in (self.preprocessing(study), *self.heads(study))]
         decisive = {k: v for k, v in asdict(self).items() if k not in ("out", "sites", "resume", "deadline", "retries")}
         decisive["study"] = Path(self.study).name
-        text = json.dumps([decisive, schema.hash, learners, study.clinical], sort_keys=True)
+        text = json.dumps([decisive, schema.hash, learners, study.clinical, self.hypers(study)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def folds(self, held_out: Sequence[tuple[str, ...]]) -> tuple[Fold, ...]:

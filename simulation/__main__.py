@@ -8,13 +8,15 @@ import sys
 from collections.abc import Sequence
 
 DESCRIPTION = """Train a study's models across hospitals without moving their data, and compare local, federated and pooled.
-Without --data, a synthetic twin of the colorectal cohort is written to the run's folder and used."""
+Without --data, a synthetic twin of the study's cohort is written to the run's folder and used."""
 
 EPILOG = """exit status: 0 done, 2 wrong option or study file, 3 unusable data, 4 stopped by a guard against leakage,
 5 a round could not be completed, 6 the run's folder is in the way or broken, 130 interrupted (go on with --resume)
 
 examples:
   python -m simulation
+  python -m simulation --study liver_recurrence
+  python -m simulation --study brain_primary --phantom null
   python -m simulation --study colorectal_metastasis --data /path/to/tcga-coadread --task preop
   python -m simulation --study my_study.toml --data hospitals.csv
   python -m simulation --draft hospitals.csv > my_study.toml"""
@@ -36,8 +38,16 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--data",
         metavar="PATH",
-        help="folder or file with the tables (default: the folder of a study file; for colorectal_metastasis, a synthetic cohort)",
+        help="folder with the tables and the images, or one table (default: the folder of a study file; else a synthetic cohort)",
     )
+    what.add_argument("--images", metavar="DIR", help="folder with the images, where they do not lie in --data")
+    what.add_argument(
+        "--phantom",
+        choices=("default", "null", "missing"),
+        default="default",
+        help="which synthetic cohort: null: the image carries nothing; missing: sites lack the table, the images or a sequence",
+    )
+    what.add_argument("--phantom-patients", type=int, metavar="N", help="size of the synthetic cohort (default: the study's)")
     what.add_argument("--source", default="", metavar="NAME", help="source mapping, where the files fit several")
     what.add_argument(
         "--unknown-label",
@@ -57,10 +67,11 @@ def parser() -> argparse.ArgumentParser:
     )
     how.add_argument(
         "--partition",
-        choices=("natural", "even", "skewed"),
-        help="sites: the table's institutions (default, where it has several), or virtual ones of equal size or of skewed labels",
+        choices=("natural", "even", "skewed", "scanner"),
+        help="sites: the table's institutions (default, where it has several), virtual ones of equal size or of skewed labels, "
+        "or the makers of the scanners",
     )
-    how.add_argument("--virtual-sites", type=int, default=5, metavar="N", help="number of virtual sites (default 5)")
+    how.add_argument("--virtual-sites", type=int, metavar="N", help="number of virtual sites (default 5; 3 where there are images)")
     how.add_argument(
         "--minimum-patients", type=int, default=10, metavar="N", help="fewest patients in any sum that leaves a site (default 10)"
     )
@@ -76,8 +87,9 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--deadline", type=float, default=600.0, metavar="S", help="seconds a site has for one exchange (default 600)")
     how.add_argument("--retries", type=int, default=2, metavar="N", help="repeats with sites that did not answer (default 2)")
     judge = p.add_argument_group("how it is judged")
-    judge.add_argument("--folds", type=int, default=5, metavar="N", help="parts for cross-fitting (default 5)")
+    judge.add_argument("--folds", type=int, metavar="N", help="parts for cross-fitting (default 5; 3 where there are images)")
     judge.add_argument("--evaluations", default="within_site,leave_one_site_out", help="within_site, leave_one_site_out, or both (default)")
+    judge.add_argument("--full", action="store_true", help="leave-one-site-out for the learners on images too")
     judge.add_argument(
         "--left-out-sites",
         type=int,
@@ -99,6 +111,7 @@ def parser() -> argparse.ArgumentParser:
     run = p.add_argument_group("the run")
     run.add_argument("--seed", type=int, default=0, help="seed of splits and subsampling (default 0)")
     run.add_argument("--out", default="runs", metavar="DIR", help="where the run's folder is made (default runs/)")
+    run.add_argument("--cache", metavar="DIR", help="where prepared images are kept (default DIR of --out, cache/)")
     run.add_argument("--resume", metavar="RUN", help="go on with an interrupted run: its folder; other options are taken from it")
     run.add_argument("--prepare", action="store_true", help="only write the site folders, for `flwr run`")
     run.add_argument("--draft", metavar="TABLE", help="print a study file for this table, to be corrected, and stop")

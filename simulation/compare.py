@@ -2,26 +2,28 @@
 
 *Federated* are the models of the run. *Local* is what a hospital gets by itself: the same head trained on its own rows, judged on its
 own patients (within site), or, for patients of another hospital, the mean over the models of the hospitals that could train one.
-*Pooled* has all rows in one place, which only a simulation can do. Pooled and local boosting is ordinary XGBoost.
+*Pooled* has all rows in one place, which only a simulation can do. Pooled and local boosting is ordinary XGBoost; pooled and local
+networks take as many passes over their images as the federated ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.cohort import UNKNOWN, Cohort, Fold
 from common.exchange import States
-from common.learner import Federated, Head
-from common.learners.evaluation import groups, leave_one_site_out, mean_log_loss, out_of_fold, within_site
+from common.learner import Federated, Head, Stacked, TableHead
+from common.learners.evaluation import groups, leave_one_site_out, mean_log_loss, of_fold, out_of_fold, scorable, within_site
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.schema import Floats
 from common.tally import score_histogram, youden
 from common.types import Probs, State
+from server.rounds import Job
+from simulation import arms
 
 ARMS = ("local", "federated", "pooled")
 TRAINABLE = 5
@@ -46,8 +48,8 @@ class Comparison:
     parts: NDArray[np.int64]
     ids: tuple[str, ...]
     scores: Mapping[tuple[str, str, str], list[Scores]]
-    trainable: tuple[str, ...]
-    """Sites whose local model could be trained."""
+    trainable: Mapping[str, tuple[str, ...]]
+    """Head -> sites whose local model could be trained."""
     chosen: Mapping[tuple[str, str], Mapping[str, int]] = field(default_factory=dict)
     """(arm, evaluation) -> head -> how many predictions of `clinical` are that head's."""
 
@@ -58,10 +60,13 @@ def local_folds(parts: int) -> list[Fold]:
     return [Fold(), *(Fold(parts=(p,)) for p in range(parts)), *pairs]
 
 
-def trainable(cohort: Cohort, seed: int, parts: int) -> bool:
-    """Whether every training set of the site's own cross-fitting holds enough of two classes."""
+def trainable(head: Head, cohort: Cohort, seed: int, parts: int) -> bool:
+    """Whether every training set of the site's own cross-fitting holds enough cases of two classes that the head can use."""
+    if not head.modality <= cohort.modalities or (isinstance(head, Stacked) and "table" not in cohort.modalities):
+        return False
     for fold in local_folds(parts):
-        labels = cohort.train(fold, seed, parts).labels
+        rows = cohort.train(fold, seed, parts)
+        labels = rows.labels[rows.imaged] if "image" in head.modality else rows.labels
         if (np.bincount(labels, minlength=2) >= TRAINABLE).sum() < 2:
             return False
     return True
@@ -69,9 +74,8 @@ def trainable(cohort: Cohort, seed: int, parts: int) -> bool:
 
 def compare(
     cohorts: Sequence[Cohort],
-    heads: Sequence[Head],
+    jobs: Sequence[Job],
     states: States,
-    folds: Sequence[Fold],
     *,
     seed: int,
     parts: int,
@@ -80,44 +84,39 @@ def compare(
     pooled_site: str = "",
     tell: Callable[[str, int, int], None] = lambda what, done, of: None,
 ) -> Comparison:
-    """Train the local and the pooled models on the run's own folds, and score everybody with all of them.
+    """Train the local and the pooled models of the run's own jobs, and score everybody with all of them.
 
     `pooled_site` stands for several hospitals: what is trained there is no hospital's own model.
     """
-    able = [c for c in cohorts if c.site != pooled_site and trainable(c, seed, parts)]
-    federated = _flat(states)
+    heads = list({j.learner.name: j.learner for j in jobs if isinstance(j.learner, Head)}.values())
+    folds = list(dict.fromkeys(f for j in jobs if isinstance(j.learner, Head) for f in j.reads))
+    able = {h.name: [c for c in cohorts if c.site != pooled_site and trainable(h, c, seed, parts)] for h in heads}
     own = local_folds(parts)
-    tasks: list[tuple[str, Head, Sequence[Cohort], Fold]] = [("", h, cohorts, f) for h in heads for f in folds]
-    tasks += [(c.site, h, [c], f) for c in able for h in heads for f in own]
-    fits: dict[str, dict[str, State]] = {}
-    for (site, head, _, fold), state in zip(tasks, _train(tasks, prepare, seed, parts, tell), strict=True):
-        fits.setdefault(f"{site}\t{head.name}", {})[fold.key] = state
-    pooled = {h.name: _flat(fits[f"\t{h.name}"]) for h in heads}
-    local = {(c.site, h.name): _flat(fits[f"{c.site}\t{h.name}"]) for c in able for h in heads}
+    wanted = {c.site: [h.name for h in heads if c in able[h.name]] for c in cohorts}
+    tasks = {"": arms.Task("pooled", cohorts, jobs)}
+    tasks |= {c.site: arms.Task(c.site, [c], arms.local(jobs, wanted[c.site], own)) for c in cohorts if wanted[c.site]}
+    trained = arms.train(tasks, prepare, seed, parts, tell)
+    federated, together = _flat(states), _flat(trained[""])
+    local = {site: _flat(trained[site]) for site in trained if site}
     scored: dict[tuple[str, str, str], list[dict[str, _Site]]] = {}
-    for head in heads:
-        for arm, state in (("federated", federated), ("pooled", pooled[head.name])):
+    for n, head in enumerate(heads):
+        tell("scoring", n, len(heads))
+        for arm, state in (("federated", federated), ("pooled", together)):
             by_part = _set(head, state, cohorts, folds, seed, parts)
             within = {c.site: _within(head, state, c, folds, by_part, seed, parts) for c in cohorts}
             scored[head.name, arm, "within_site"] = [within]
             scored[head.name, arm, "leave_one_site_out"] = [_left_out(head, state, cohorts, folds, seed, parts)]
-        mine = {
-            c.site: _within(
-                head, local[c.site, head.name], c, own, _set(head, local[c.site, head.name], [c], own, seed, parts), seed, parts
-            )
-            for c in able
-        }
+        here = able[head.name]
+        mine = {c.site: _within(head, local[c.site], c, own, _set(head, local[c.site], [c], own, seed, parts), seed, parts) for c in here}
         scored[head.name, "local", "within_site"] = [mine]
-        scored[head.name, "local", "leave_one_site_out"] = [
-            _foreign(head, local[a.site, head.name], a, cohorts, own, seed, parts) for a in able
-        ]
-    names = [h.name for h in heads]
+        scored[head.name, "local", "leave_one_site_out"] = [_foreign(head, local[a.site], a, cohorts, own, seed, parts) for a in here]
+    tables = [h.name for h in heads if isinstance(h, TableHead)]
     chosen: dict[tuple[str, str], dict[str, int]] = {}
-    for arm in ARMS:
+    for arm in ARMS if tables else ():
         for evaluation in ("within_site", "leave_one_site_out"):
-            variants = [scored[n, arm, evaluation] for n in names]
+            variants = [scored[n, arm, evaluation] for n in tables]
             scored["clinical", arm, evaluation] = [
-                _choose(names, list(v), clinical, chosen.setdefault((arm, evaluation), {})) for v in zip(*variants, strict=True)
+                _choose(tables, list(v), clinical, chosen.setdefault((arm, evaluation), {})) for v in zip(*variants, strict=True)
             ]
     return Comparison(
         labels=np.concatenate([c.labels for c in cohorts]),
@@ -125,7 +124,7 @@ def compare(
         parts=np.concatenate([c.parts(seed, parts) for c in cohorts]),
         ids=tuple(i for c in cohorts for i in c.ids),
         scores={key: [_join(v, cohorts) for v in variants] for key, variants in scored.items()},
-        trainable=tuple(c.site for c in able),
+        trainable={h.name: tuple(c.site for c in able[h.name]) for h in heads},
         chosen=chosen,
     )
 
@@ -191,12 +190,12 @@ def _foreign(
 ) -> dict[str, _Site]:
     """A site's own full model on everybody else's patients, at the threshold that its own out-of-fold predictions set."""
     threshold, loss = _pooled_out_of_fold(head, state, [home], Fold(), own, seed, parts)
-    whole = {n.partition("\t")[2]: a for n, a in state.items() if n.partition("\t")[0] == Fold().key}
-    out = {}
-    for c in cohorts:
-        if c.site != home.site:
-            out[c.site] = _Site(head.predict(whole, c), np.full(len(c), threshold), np.ones(len(c), np.bool_), np.full(len(c), loss))
-    return out
+    whole = of_fold(state, Fold())
+    return {
+        c.site: _Site(head.predict(whole, c), np.full(len(c), threshold), scorable(head, c), np.full(len(c), loss))
+        for c in cohorts
+        if c.site != home.site
+    }
 
 
 def _choose(names: Sequence[str], variants: Sequence[dict[str, _Site]], declared: str | None, count: dict[str, int]) -> dict[str, _Site]:
@@ -229,23 +228,3 @@ def _join(sites: Mapping[str, _Site], cohorts: Sequence[Cohort]) -> Scores:
     return Scores(
         np.concatenate([p.probs for p in pieces]), np.concatenate([p.thresholds for p in pieces]), np.concatenate([p.seen for p in pieces])
     )
-
-
-# ---- training ------------------------------------------------------------------------------------------------------------
-
-_Task = tuple[str, Head, Sequence[Cohort], Fold]
-
-
-def _train(tasks: Sequence[_Task], prepare: Federated, seed: int, parts: int, tell: Callable[[str, int, int], None]) -> Iterable[State]:
-    """Each task's State, in order. `prepare`: the run's own preprocessing."""
-    out = []
-    for i, (site, head, cohorts, fold) in enumerate(tasks):
-        tell(site or "pooled", i, len(tasks))
-        out.append(head.alone(cohorts, fold, seed, parts, prepare))
-    tell("", len(tasks), len(tasks))
-    return out
-
-
-def heads_of(learners: Iterable[object]) -> list[Head]:
-    """Learners that a study names are heads: they predict."""
-    return [cast(Head, h) for h in learners]

@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from common.cohort import Fold
+from common.cohort import Cohort, Fold
 from server import store
-from server.app import Outcome
+from server.app import Outcome, build_jobs, clinical_head
 from server.ledger import NAME, Ledger
 from server.report import model as model_files
 from server.report import page
 from simulation import results, show, splits
-from simulation.compare import compare, heads_of
+from simulation.compare import Comparison, compare
 from simulation.record import record
 from simulation.run import Setting, cohorts
 
@@ -26,7 +27,6 @@ def finish(setting: Setting, outcome: Outcome, console: Console, started: float)
     """Write report.json, report.html and model/, print the tables; returns the report."""
     sites = cohorts(setting)
     run, args = setting.run, setting.args
-    heads = heads_of(run.heads(setting.study))
     folds = run.folds(outcome.groups)
     splits.verify(sites, folds, run.seed, run.parts)
     with Progress(
@@ -37,19 +37,8 @@ def finish(setting: Setting, outcome: Outcome, console: Console, started: float)
         def tell(what: str, done: int, of: int) -> None:
             bar.update(line, description=f"local and pooled models: {what}", completed=done, total=of)
 
-        comparison = compare(
-            sites,
-            heads,
-            outcome.states,
-            folds,
-            seed=run.seed,
-            parts=run.parts,
-            clinical=setting.study.clinical,
-            prepare=run.preprocessing(setting.study),
-            pooled_site=setting.parted.pooled_site,
-            tell=tell,
-        )
-        models = ["clinical", *(h.name for h in heads)]
+        comparison = compared(setting, outcome, sites, tell)
+        models = [*(["clinical"] if comparison.chosen else []), *(h.name for h in outcome.heads)]
         bar.update(line, description="bootstrap intervals")
         rows = results.results(
             comparison, models, repeats=args.bootstraps, seed=run.seed, tell=lambda a, b: bar.update(line, completed=a, total=b)
@@ -63,7 +52,10 @@ def finish(setting: Setting, outcome: Outcome, console: Console, started: float)
     text = json.dumps(report, indent=1, allow_nan=False)  # a NaN in a report would be a figure that nobody can read: fail instead
     store.write(setting.folder / "report.json", text.encode())
     store.write(setting.folder / "report.html", page.render(report).encode())
-    model_files.write(setting.folder / "model", setting.study, setting.task, outcome.states[Fold().key], heads, report)
+    final = outcome.states[Fold().key]
+    model_files.write(
+        setting.folder / "model", setting.study, setting.task, final, outcome.heads, lambda n: run.learner(n, setting.study), report
+    )
     ledger = Ledger(setting.folder / NAME)
     sha = hashlib.sha256(text.encode()).hexdigest()
     if not any(line["kind"] == "report" and line["sha256"] == sha for line in ledger.lines):
@@ -71,3 +63,23 @@ def finish(setting: Setting, outcome: Outcome, console: Console, started: float)
     ledger.close()
     show.closing(console, report)
     return report
+
+
+def compared(
+    setting: Setting, outcome: Outcome, sites: Sequence[Cohort], tell: Callable[[str, int, int], None] = lambda what, done, of: None
+) -> Comparison:
+    """Local and pooled models of the run's own jobs, and everybody's predictions."""
+    run, study = setting.run, setting.study
+    mine = {n for h in outcome.heads for n in (h.name, *h.needs)} - {"preprocessing"}
+    jobs = [j for j in build_jobs(run, study, outcome.groups, outcome.heads) if j.learner.name in mine]
+    return compare(
+        sites,
+        jobs,
+        outcome.states,
+        seed=run.seed,
+        parts=run.parts,
+        clinical=clinical_head(study, outcome.heads),
+        prepare=run.preprocessing(study),
+        pooled_site=setting.parted.pooled_site,
+        tell=tell,
+    )

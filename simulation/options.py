@@ -19,8 +19,13 @@ from common.study import Study
 from server import store, strategies
 from server.ledger import NAME
 from server.run import Run
+from simulation import twins
 
 SETTINGS = "simulation.json"
+FOLDS, IMAGE_FOLDS = 5, 3
+"""Parts for cross-fitting where none are asked for; fewer where networks are trained on each."""
+SITES, IMAGE_SITES = 5, 3
+"""Virtual sites where no number is asked for; fewer where each should train networks by itself too."""
 _FREE = frozenset({"resume", "json", "prepare", "draft", "given"})
 """Options that are no part of what a run is."""
 
@@ -38,7 +43,7 @@ class Options:
 
 def settle(args: argparse.Namespace) -> Options:
     """Check the options, then make a new folder; or take up the folder and the options of the run to resume."""
-    for key in ("data", "study"):
+    for key in ("data", "study", "images", "cache"):
         if (value := getattr(args, key)) and Path(value).exists():
             setattr(args, key, str(Path(value).resolve()))
     if args.resume is not None:
@@ -85,7 +90,8 @@ def checked(args: argparse.Namespace, folder: Path) -> Options:
             "study": args.study,
             "task": task,
             "seed": args.seed,
-            "parts": args.folds,
+            "parts": args.folds or FOLDS,
+            "full": args.full,
             "learners": args.learners,
             "hyper": json.dumps(hyper) if hyper else "",
             "strategy": args.strategy,
@@ -118,7 +124,9 @@ def checked(args: argparse.Namespace, folder: Path) -> Options:
     faults += [
         f"--accept-leak {n}: task '{task}' has no such feature; it has {', '.join(features)}" for n in args.accept_leak if n not in features
     ]
-    if not args.data and study.source is None and study.name != "colorectal_metastasis":
+    if args.data and (args.phantom != "default" or args.phantom_patients):
+        faults.append("--phantom and --phantom-patients shape a synthetic cohort, and --data names a real one; leave one of them out")
+    if not args.data and study.source is None and not twins.exists(study.name):
         faults.append(f"study '{study.name}' has no synthetic cohort; say where the tables are: --data PATH")
     if faults:
         raise UsageError("C01", *faults)

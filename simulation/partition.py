@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,9 @@ class Partition:
     minimum: int
     pooled_site: str = ""
     kind: str = "natural"
-    """natural | even | skewed"""
+    """natural | even | skewed | scanner"""
+    spread: int = 0
+    """Cases that name no scanner, dealt to the scanners' sites by a hash of the patient id."""
 
 
 def natural(reading: Reading, minimum: int, small: str) -> Partition:
@@ -70,6 +72,40 @@ def skewed(reading: Reading, count: int, seed: int, minimum: int, concentration:
     return _virtual(reading, [int(rng.choice(count, p=shares[k])) for k in labels.tolist()], count, minimum, "skewed")
 
 
+MAKERS = (
+    ("GE", r"\bge\b|general electric"),
+    ("Siemens", r"siemens"),
+    ("Philips", r"philips|picker|marconi"),
+    ("Canon", r"canon|toshiba"),
+    ("Fujifilm", r"fuji|hitachi"),
+    ("United Imaging", r"united imaging|\buih\b"),
+)
+"""A maker and how files write its name; firms that took over another one's scanners stand for both."""
+
+
+def maker(told: str) -> str:
+    """One name for a maker, however a file writes it; '' where it says nothing."""
+    return next((name for name, pattern in MAKERS if re.search(pattern, told, re.IGNORECASE)), " ".join(told.split()))
+
+
+def by_scanner(reading: Reading, minimum: int, small: str, seed: int = 0) -> Partition:
+    """A site a scanner's maker, as the images' own headers name it; makers under the minimum as in `natural`.
+
+    Cases whose image names none, and cases without an image, are dealt to the makers' sites by a hash of the patient id and counted.
+    D06 when no image names its scanner.
+    """
+    told = [maker(s) for s in reading.scanners]
+    known = sorted(set(told) - {""})
+    if not known:
+        raise DataError(
+            "D06",
+            "no image names the maker of its scanner (NIfTI files never do); split the table by its institutions with "
+            "--partition natural, or into virtual sites with --partition even",
+        )
+    names = [t or known[part_of(seed + 104729, i, len(known))] for i, t in zip(reading.cohort.ids, told, strict=True)]
+    return replace(natural(replace(reading, institutions=tuple(names)), minimum, small), kind="scanner", spread=told.count(""))
+
+
 def _virtual(reading: Reading, member: Sequence[int], count: int, minimum: int, kind: str) -> Partition:
     width = len(str(count))
     sites = {
@@ -83,8 +119,21 @@ def _virtual(reading: Reading, member: Sequence[int], count: int, minimum: int, 
     return Partition(sites, {}, {}, minimum, kind=kind)
 
 
-def write_sites(folder: Path, partition: Partition, *, data: Path, study: str, source: str, minimum: int) -> dict[int, Path]:
-    """A folder a site with `site.toml` and `patients.txt`, as a hospital would have them; node id -> site file. Rewriting is harmless."""
+def write_sites(
+    folder: Path,
+    partition: Partition,
+    *,
+    data: Path,
+    study: str,
+    source: str,
+    minimum: int,
+    images: Path | None = None,
+    cache: Path | None = None,
+) -> dict[int, Path]:
+    """A folder a site with `site.toml` and `patients.txt`, as a hospital would have them; node id -> site file. Rewriting is harmless.
+
+    `cache`: one folder for the prepared images of all sites, which share their files; None: each site its own.
+    """
     out: dict[int, Path] = {}
     ref = str(Path(study).resolve()) if study.endswith((".toml", ".py")) else study
     for n, (name, ids) in enumerate(partition.sites.items(), start=1):
@@ -97,6 +146,8 @@ def write_sites(folder: Path, partition: Partition, *, data: Path, study: str, s
             "patients": "patients.txt",
             "minimum": minimum,
             "pooled": bool(name) and name == partition.pooled_site,
+            **({"images": str(images.resolve())} if images else {}),
+            **({"cache": str(cache.resolve())} if cache else {}),
         }
         store.write(home / "patients.txt", ("\n".join(ids) + "\n").encode())
         store.write(home / "site.toml", "".join(f"{k} = {_toml(v)}\n" for k, v in lines.items()).encode())

@@ -11,15 +11,16 @@ import numpy as np
 import common
 from common import tally
 from common.cohort import ESTIMABLE, UNKNOWN, Cohort, Flow, Fold
+from common.learner import TableHead
 from common.survival import kaplan_meier
 from server.app import Outcome
 from server.ledger import NAME, read
-from simulation import results, show
+from simulation import imagery, results, show, twins
 from simulation.compare import Comparison
 from simulation.run import Setting
 from simulation.site_probe import site_probe
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 _VIRTUAL = {
     "even": "The sites are virtual: patients were assigned to them by a hash of their ids.",
     "skewed": "The sites are virtual: patients were assigned to them at random, with a share of each class that differs between sites.",
@@ -32,6 +33,7 @@ def record(
     """The whole report as docs/report.md describes it; `rows`: `results` and `differences`."""
     args, run = setting.args, setting.run
     heads = [m for m in models if m != "clinical"]
+    tables = [h.name for h in outcome.heads if isinstance(h, TableHead)]
     report = {
         **_asked(setting),
         **_patients(setting, outcome, comparison, sites),
@@ -39,13 +41,19 @@ def record(
         "bootstraps": args.bootstraps,
         "interval": "95 % percentile interval; patients resampled within site and class, models fixed",
         **rows,
-        "between_sites": results.between_sites(
-            comparison, "clinical", pooled_site=setting.parted.pooled_site, repeats=args.bootstraps, seed=run.seed
-        ),
+        "between_sites": [
+            row
+            for model in ("clinical", "fusion")
+            if model in models
+            for row in results.between_sites(
+                comparison, model, pooled_site=setting.parted.pooled_site, repeats=args.bootstraps, seed=run.seed
+            )
+        ],
         "chosen": [{"arm": a, "evaluation": e, "predictions": dict(c)} for (a, e), c in comparison.chosen.items()],
         "pairs": pairs(comparison),
+        "images": imagery.images(outcome, comparison, sites, rows["differences"], seed=run.seed, parts=run.parts, repeats=args.bootstraps),
         "curves": results.curves(comparison, models),
-        "importance": importance(outcome, setting.study.schema_at(setting.task).features, heads),
+        "importance": importance(outcome, setting.study.schema_at(setting.task).features, tables),
         "federated_tallies": federated_metrics(outcome, heads),
         "survival": survival(outcome, setting.study, setting.task),
         "site_probe": _probe(comparison, sites, run.seed),
@@ -54,7 +62,10 @@ def record(
         "not_run": not_run(setting, outcome),
         "configuration": asdict(run),
     }
-    return {**report, "alarms": alarms(setting, report) + show.too_small(setting) + unconverged(outcome) + spoken(comparison, setting)}
+    return {
+        **report,
+        "alarms": alarms(setting, outcome, report) + show.too_small(setting) + unconverged(outcome) + spoken(comparison, setting),
+    }
 
 
 def _asked(setting: Setting) -> dict[str, Any]:
@@ -103,7 +114,8 @@ def _patients(setting: Setting, outcome: Outcome, comparison: Comparison, sites:
             "held_out": dict(parted.held_out),
         },
         "groups": [list(g) for g in outcome.groups],
-        "trainable_sites": list(comparison.trainable),
+        "trainable_sites": [s for s in dict.fromkeys(comparison.sites.tolist()) if any(s in t for t in comparison.trainable.values())],
+        "trainable": {head: list(t) for head, t in comparison.trainable.items()},
     }
 
 
@@ -197,7 +209,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def importance(outcome: Outcome, features: Sequence[Any], heads: Sequence[str]) -> list[dict[str, Any]]:
     """Mean absolute SHAP value of each feature of each final model, from the federated sums."""
-    arrays = outcome.states[Fold().key]["importance"]
+    arrays = outcome.states[Fold().key].get("importance", {})
     return [
         {"model": h, "feature": f.name, "title": f.title or f.name, "mean_absolute_shap": float(v)}
         for h in heads
@@ -226,7 +238,19 @@ def _numbers(values: Any) -> list[float | None]:
 
 def not_run(setting: Setting, outcome: Outcome) -> list[str]:
     """What a reader might look for and will not find."""
-    out = ["image models and fusion: not run, this study's sites brought tables only"]
+    out = []
+    asked = setting.run.heads(setting.study)
+    lost = [h.name for h in asked if h not in outcome.heads]
+    if setting.study.schema.imaging is None:
+        out.append("image models and fusion: not run, this study looks at tables only")
+    elif lost:
+        why = f"no site holds images of {ESTIMABLE} labelled patients of each of two classes"
+        out.append(f"{', '.join(lost)}: not run, {why if setting.reading.cohort.imaged.any() else 'no site holds images'}")
+    elif not any("image" in h.modality for h in asked):
+        out.append("image models and fusion: not run, not asked for")
+    pictured = [h.name for h in outcome.heads if "image" in h.modality]
+    if pictured and outcome.groups and "leave_one_site_out" in setting.run.evaluations and not setting.run.full:
+        out.append(f"{', '.join(pictured)}: leave_one_site_out not run, --full asks for it")
     for evaluation in results.EVALUATIONS:
         if evaluation not in setting.run.evaluations:
             out.append(f"{evaluation}: not run, not asked for")
@@ -285,20 +309,20 @@ def unconverged(outcome: Outcome) -> list[str]:
     return [f"{name} did not converge on {len(f)} training sets ({', '.join(f[:3])} ...): raise {name}.rounds" for name, f in folds.items()]
 
 
-def alarms(setting: Setting, report: dict[str, Any]) -> list[str]:
+def alarms(setting: Setting, outcome: Outcome, report: dict[str, Any]) -> list[str]:
     """Guard E11 on real collections, the generator's ceiling on synthetic ones, and overrides that a reader must know of."""
     out = [f"guard L03 was overridden for feature '{f}'" for f in report["overrides"]["L03"]]
     out += [f"guard L02 was overridden for feature '{f}': {why}" for f, why in report["overrides"]["L02"].items()]
     limit, kind = setting.study.tasks[setting.task].alarm, "the plausible limit of this study"
+    limits: Mapping[str, float | None] = {}
     if setting.phantom:
-        from simulation.phantom.colorectal import read_truth
-
-        truth = read_truth(setting.folder / "data")
-        limit, kind = (truth.ceilings[setting.task], "the generator's own ceiling") if truth else (None, "")
+        limits, limit = twins.ceilings(setting.study.name, setting.folder / "data", setting.task, outcome.heads), None
+        kind = "the generator's own ceiling"
     for r in report["results"]:
-        if limit is not None and r["metric"] == "auc" and r["site"] == "all" and r["low"] is not None and r["low"] > limit:
+        most = limits.get(r["model"], limit)
+        if most is not None and r["metric"] == "auc" and r["site"] == "all" and r["low"] is not None and r["low"] > most:
             out.append(
                 f"E11: {r['model']} {r['arm']} {r['evaluation']}: the AUC's whole interval ({r['low']:.3f} to {r['high']:.3f}) "
-                f"lies above {limit:.3f}, {kind}; suspect leakage"
+                f"lies above {most:.3f}, {kind}; suspect leakage"
             )
     return out

@@ -38,7 +38,7 @@ def results(
     weights = _weights(comparison, known, repeats, seed)
     sites = list(dict.fromkeys(comparison.sites.tolist()))
     rows: list[Row] = []
-    keys = [(m, a, e) for e in ran(comparison) for m in models for a in ARMS if (m, a, e) in comparison.scores]
+    keys = [(m, a, e) for e in ran(comparison) for m in models if _scored(comparison, m, e) for a in ARMS if (m, a, e) in comparison.scores]
     for i, (model, arm, evaluation) in enumerate(keys):
         tell(i, len(keys))
         variants = comparison.scores[model, arm, evaluation]
@@ -51,7 +51,12 @@ def results(
 
 def ran(comparison: Comparison) -> list[str]:
     """The evaluations for which federated models have scored somebody; the others are "not run", and have no rows."""
-    return [e for e in EVALUATIONS if any(s.seen.any() for s in comparison.scores.get(("clinical", "federated", e), []))]
+    return [e for e in EVALUATIONS if any(_scored(comparison, m, e) for m, _, _ in comparison.scores)]
+
+
+def _scored(comparison: Comparison, model: str, evaluation: str) -> bool:
+    """Has a federated model of that name scored anybody?"""
+    return any(s.seen.any() for s in comparison.scores.get((model, "federated", evaluation), []))
 
 
 def _weights(comparison: Comparison, known: NDArray[np.bool_], repeats: int, seed: int) -> NDArray[np.float32]:
@@ -105,12 +110,14 @@ def differences(comparison: Comparison, models: Sequence[str], *, repeats: int, 
     known = comparison.labels != UNKNOWN
     weights = _weights(comparison, known, repeats, seed)
     pairs = [(m, x, m, y) for m in models for x, y in (("federated", "local"), ("federated", "pooled"), ("pooled", "local"))]
-    pairs += [("logistic", "federated", m, "federated") for m in models if m not in ("logistic", "clinical") and "logistic" in models]
+    tables = [m for m in models if m not in ("logistic", "clinical", "image", "fusion")]
+    pairs += [("logistic", "federated", m, "federated") for m in tables if "logistic" in models]
+    pairs += [("fusion", arm, m, arm) for arm in ARMS for m in ("clinical", "image") if {"fusion", m} <= set(models)]
     rows = []
     for evaluation in ran(comparison):
         for model_a, arm_a, model_b, arm_b in pairs:
             a, b = comparison.scores.get((model_a, arm_a, evaluation)), comparison.scores.get((model_b, arm_b, evaluation))
-            if not a or not b:
+            if not a or not b or not _scored(comparison, model_a, evaluation) or not _scored(comparison, model_b, evaluation):
                 continue
             one, mask = _difference(comparison, a, b, known, weights)
             labels = comparison.labels[mask]
@@ -154,6 +161,20 @@ def _difference(
             deltas.append(va - vb)
             reps.append(ra - rb)
     return (interval(float(np.mean(deltas)), np.mean(reps, axis=0)) if deltas else Interval(None, None, None)), used
+
+
+def apart(comparison: Comparison, model: str, group: NDArray[np.bool_], *, repeats: int, seed: int) -> Row | None:
+    """The federated model's within-site AUC on some of the patients alone; None where it scores none of them."""
+    known = comparison.labels != UNKNOWN
+    variants = comparison.scores.get((model, "federated", "within_site"), [])
+    mask = known & group & variants[0].seen if variants else np.zeros(len(known), np.bool_)
+    if not mask.any():
+        return None
+    p = _predictions(comparison, variants[0], mask)
+    value, reps = evaluate(p, _weights(comparison, known, repeats, seed)[:, mask[known]], ("auc",))["auc"]
+    one = interval(value, reps) if estimable(p.labels) else Interval(None, None, None)
+    counts = {"n": int(mask.sum()), "events": int((p.labels > 0).sum())}
+    return {"model": model, **counts, "auc": one.value, "low": one.low, "high": one.high, "estimable": one.low is not None}
 
 
 def between_sites(comparison: Comparison, model: str, *, pooled_site: str, repeats: int, seed: int) -> list[Row]:

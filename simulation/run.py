@@ -8,6 +8,7 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from client.intake import Reading, read_table
 from client.station import open_station
 from common.cohort import UNKNOWN, Cohort
-from common.errors import DataError, FedmetsError, RunError
+from common.errors import DataError, FedmetsError, RunError, UsageError
 from common.study import Study
 from server import store
 from server.app import Outcome
 from server.run import Run
-from simulation import partition, permuted, show
-from simulation.options import Options, forget, settle
+from simulation import partition, permuted, show, twins
+from simulation.options import FOLDS, IMAGE_FOLDS, IMAGE_SITES, SITES, Options, forget, settle
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def simulate(args: argparse.Namespace) -> int:
     asked = settle(args)
     folder = asked.folder
     try:
-        setting = prepare(asked)
+        setting = prepare(asked, console)
         show.opening(console, setting)
         if args.prepare:
             return _prepared(setting)
@@ -82,11 +83,21 @@ def simulate(args: argparse.Namespace) -> int:
     return 0
 
 
-def prepare(options: Options) -> Setting:
-    """The table and its sites: all that can be wrong with the data is found here, before any round."""
+def prepare(options: Options, console: Console | None = None) -> Setting:
+    """The table, the images and the sites: all that can be wrong with the data is found here, before any round."""
+    console = console or Console(quiet=True)
     args, folder, study, task = options.args, options.folder, options.study, options.task
-    data, phantom = _data(args, folder, study)
-    reading = read_table(study, task, data, source=args.source or None)
+    with _progress(console) as bar:
+        line = bar.add_task("", total=None, visible=False)
+
+        def tell(what: str) -> Callable[[int, int], None]:
+            return lambda done, of: bar.update(line, description=what, completed=done, total=of, visible=done < of)
+
+        data, phantom = _data(args, folder, study, tell("writing the synthetic cohort"))
+        images, cache = _images(args, data), Path(args.cache) if args.cache else Path(args.out) / "cache"
+
+        told = tell("preparing images (once)")
+        reading = read_table(study, task, data, source=args.source or None, images=images, cache=cache, tell=told)
     _two_classes(reading)
     _unchanged(folder, reading)
     source = "" if study.source else reading.source
@@ -94,22 +105,42 @@ def prepare(options: Options) -> Setting:
         data, mapping = permuted.write(folder / "permuted", reading, args.permute_labels)
         source = str(mapping.resolve())
         shuffled = read_table(study, task, data, source=source)
-        reading = replace(shuffled, cohort=replace(shuffled.cohort, flow=reading.cohort.flow), overrides=reading.overrides)
-    parted = _parted(args, reading)
-    _enough(args, reading, parted)
-    sites = partition.write_sites(folder / "sites", parted, data=data, study=args.study, source=source, minimum=args.minimum_patients)
-    return Setting(args, folder, study, task, reading, parted, sites, replace(options.run, expect=len(sites)), phantom)
+        cohort = replace(shuffled.cohort, flow=reading.cohort.flow, pictures=reading.cohort.pictures, modalities=reading.cohort.modalities)
+        reading = replace(shuffled, cohort=cohort, overrides=reading.overrides)
+    pictured = bool(reading.cohort.imaged.any())
+    parts = args.folds or (IMAGE_FOLDS if pictured else FOLDS)
+    parted = _parted(args, reading, pictured)
+    _enough(args, reading, parted, parts)
+    sites = partition.write_sites(
+        folder / "sites",
+        parted,
+        data=data,
+        study=args.study,
+        source=source,
+        minimum=args.minimum_patients,
+        images=images if pictured else None,
+        cache=cache if pictured else None,
+    )
+    run = replace(options.run, expect=len(sites), parts=parts)
+    return Setting(args, folder, study, task, reading, parted, sites, run, phantom)
 
 
-def _data(args: argparse.Namespace, folder: Path, study: Study) -> tuple[Path, bool]:
+def _data(args: argparse.Namespace, folder: Path, study: Study, tell: Callable[[int, int], None]) -> tuple[Path, bool]:
     if args.data:
         return Path(args.data), False
     if study.source is not None and "tables" in study.source and Path(args.study).suffix:
         return Path(args.study).parent, False
-    from simulation.phantom import colorectal
-
-    colorectal.write(folder / "data", seed=args.seed)
+    twins.write(study.name, folder / "data", seed=args.seed, mode=args.phantom, patients=args.phantom_patients, tell=tell)
     return folder / "data", True
+
+
+def _images(args: argparse.Namespace, data: Path) -> Path | None:
+    """Where images are looked for: in the folder of the tables, if not elsewhere."""
+    if args.images:
+        if not Path(args.images).is_dir():
+            raise UsageError("C01", f"--images {args.images}: there is no such folder")
+        return Path(args.images)
+    return data if data.is_dir() else None
 
 
 def _two_classes(reading: Reading) -> None:
@@ -122,20 +153,20 @@ def _two_classes(reading: Reading) -> None:
         raise DataError("D09", f"label '{label.name}': {only}; check the label's column and its values ({', '.join(label.classes)})")
 
 
-def _enough(args: argparse.Namespace, reading: Reading, parted: partition.Partition) -> None:
+def _enough(args: argparse.Namespace, reading: Reading, parted: partition.Partition, parts: int) -> None:
     """In each training set that leaves two parts out, one site at least must have as many patients as a sum must cover."""
     if "within_site" not in args.evaluations:
         return
     cohort = reading.cohort
-    part = dict(zip(cohort.ids, cohort.parts(args.seed, args.folds).tolist(), strict=True))
+    part = dict(zip(cohort.ids, cohort.parts(args.seed, parts).tolist(), strict=True))
     known = {i for i, label in zip(cohort.ids, cohort.labels.tolist(), strict=True) if label != UNKNOWN}
-    counts = [np.bincount([part[i] for i in ids if i in known], minlength=args.folds) for ids in parted.sites.values()]
-    pairs = [(p, q) for p in range(args.folds) for q in range(p)]
+    counts = [np.bincount([part[i] for i in ids if i in known], minlength=parts) for ids in parted.sites.values()]
+    pairs = [(p, q) for p in range(parts) for q in range(p)]
     worst = min(max(int(c.sum() - c[p] - c[q]) for c in counts) for p, q in pairs)
     if worst < args.minimum_patients:
         raise DataError(
             "D09",
-            f"the largest site has only {worst} labelled patients in one of the training sets that leave two of {args.folds} parts out, "
+            f"the largest site has only {worst} labelled patients in one of the training sets that leave two of {parts} parts out, "
             f"and a sum must cover {args.minimum_patients}; ask for fewer --virtual-sites, a higher --minimum-site, "
             "or a lower --minimum-patients",
         )
@@ -151,12 +182,15 @@ def _unchanged(folder: Path, reading: Reading) -> None:
         store.write(path, reading.cohort.hash.encode())
 
 
-def _parted(args: argparse.Namespace, reading: Reading) -> partition.Partition:
-    kind = args.partition or ("natural" if len(set(reading.institutions)) > 1 else "even")
+def _parted(args: argparse.Namespace, reading: Reading, pictured: bool) -> partition.Partition:
+    several = len(set(reading.institutions)) > 1
+    kind = args.partition or ("natural" if several else "scanner" if args.phantom == "missing" else "even")
     if kind == "natural":
         return partition.natural(reading, args.minimum_site, args.small_sites)
+    if kind == "scanner":
+        return partition.by_scanner(reading, args.minimum_site, args.small_sites, args.seed)
     split = partition.even if kind == "even" else partition.skewed
-    return split(reading, args.virtual_sites, args.seed, args.minimum_site)
+    return split(reading, args.virtual_sites or (IMAGE_SITES if pictured else SITES), args.seed, args.minimum_site)
 
 
 def _prepared(setting: Setting) -> int:
@@ -188,7 +222,9 @@ def federate(setting: Setting, console: Console) -> Outcome:
             from server.app import coordinate
             from simulation.grid import InProcessGrid
 
-            return coordinate(InProcessGrid(client, setting.sites), setting.run, tell)
+            # networks spend their time outside Python's lock, tables inside it
+            workers = 2 if setting.reading.cohort.imaged.any() else 1
+            return coordinate(InProcessGrid(client, setting.sites, workers=workers), setting.run, tell)
     except FedmetsError:
         for path in sorted((setting.folder / "sites").glob("*/station.log")):
             print(f"--- {path}\n{path.read_text().strip()[-2000:]}", file=sys.stderr)

@@ -96,20 +96,23 @@ def closing(console: Console, report: Mapping[str, Any]) -> None:
         for model in dict.fromkeys(r["model"] for r in rows):
             table.add_row(model, *(_cell(rows, model, arm) for arm in ("local", "federated", "pooled")))
         console.print(table)
-        sites = Table("site", "n", "events", "local", "federated", "pooled", title=f"clinical model by site, {title}", title_justify="left")
+        lead = next(m for m in ("fusion", "clinical", rows[0]["model"]) if any(r["model"] == m for r in rows))
+        sites = Table("site", "n", "events", "local", "federated", "pooled", title=f"{lead} model by site, {title}", title_justify="left")
         for site in dict.fromkeys(r["site"] for r in rows if r["site"] != "all"):
-            one = next(r for r in rows if r["site"] == site and r["model"] == "clinical" and r["arm"] == "federated")
+            one = next(r for r in rows if r["site"] == site and r["model"] == lead and r["arm"] == "federated")
             sites.add_row(
-                site, str(one["n"]), str(one["events"]), *(_cell(rows, "clinical", arm, site) for arm in ("local", "federated", "pooled"))
+                site, str(one["n"]), str(one["events"]), *(_cell(rows, lead, arm, site) for arm in ("local", "federated", "pooled"))
             )
         console.print(sites)
     for d in report["differences"]:
-        if d["a"].startswith("clinical") and d["b"].startswith("clinical") and d["estimable"]:
+        if d["a"].split()[0] == d["b"].split()[0] in ("clinical", "fusion") and d["estimable"]:
             console.print(
                 f"{d['evaluation']}: {d['a']} minus {d['b']}: {d['difference']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f}), "
                 f"same {d['n']} patients of {d['sites']} sites",
                 highlight=False,
             )
+    for said in (report["images"] or {}).get("adds", []):
+        console.print(f"[bold]{said['told']}[/bold]", highlight=False)
     share = max(report["pairs"], key=lambda p: float(p["share"]))
     console.print(f"pairs behind the headline: {share['share']:.0%} are of {share['site']}", highlight=False)
     for line in report["not_run"]:

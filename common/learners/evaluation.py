@@ -7,7 +7,8 @@ q is scored by the model that left p and q out. Concordant pairs are counted wit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.cohort import UNKNOWN, Cohort, Fold
-from common.learner import Contribution, Head, Plan, Step, load
+from common.learner import Contribution, Head, Plan, Stacked, Step, lacks, load
 from common.schema import Schema
 from common.tally import BINS, Tally, log_loss_terms, pair_counts
 from common.types import Arrays, Probs, State
@@ -28,13 +29,20 @@ class Evaluation:
     `<head>/log_loss/...` (parts or groups, 2): the sum on those rows, and their number."""
 
     name: str = "evaluation"
-    modality: frozenset[str] = frozenset({"table"})
+    modality: frozenset[str] = frozenset()
     phases: frozenset[str] = frozenset({"score"})
     heads: tuple[str, ...] = ()
+    learners: str = "{}"
+    """JSON: the heads' hyperparameters, where they are not the defaults."""
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return ("preprocessing", *self.heads)
+        heads = self._heads()
+        return tuple(dict.fromkeys(["preprocessing", *(need for h in heads for need in h.needs), *(h.name for h in heads)]))
+
+    def _heads(self) -> list[Head]:
+        mine = json.loads(self.learners)
+        return [cast(Head, load(name, mine.get(name, {}))) for name in self.heads]
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         return {}
@@ -46,8 +54,8 @@ class Evaluation:
         labels = cohort.labels
         parts = cohort.parts(plan.seed, plan.parts)
         sums: Arrays = {}
-        for name in self.heads:
-            head = cast(Head, load(name))
+        for head in self._heads():
+            name = head.name
             within, seen = within_site(head, state, cohort, plan.reads, parts)
             sums |= _tally(f"{name}/within", within, np.where(seen, labels, UNKNOWN))
             left_out, seen = leave_one_site_out(head, state, cohort, plan.reads)
@@ -78,34 +86,67 @@ Scored = tuple[Probs, NDArray[np.bool_]]
 """(cases, classes) probabilities, and which cases have one; the others' rows are uniform."""
 
 
+def scorable(head: Head, cohort: Cohort) -> NDArray[np.bool_]:
+    """(cases,): which cases the head can say something about."""
+    table = np.full(len(cohort), "table" in cohort.modalities)
+    if isinstance(head, Stacked):
+        return table | cohort.imaged
+    return cohort.imaged if "image" in head.modality else table
+
+
 def within_site(head: Head, state: State, cohort: Cohort, folds: Sequence[Fold], parts: NDArray[np.int64]) -> Scored:
     """Part p by the model that left part p out."""
     mine = [(parts == f.parts[0], f) for f in folds if not f.sites and len(f.parts) == 1]
-    return _predict(head, state, cohort, mine)
+    return _by(head, state, cohort, mine)
 
 
 def leave_one_site_out(head: Head, state: State, cohort: Cohort, folds: Sequence[Fold]) -> Scored:
     """The whole site by the model that left it out."""
     everyone = np.ones(len(cohort), np.bool_)
-    return _predict(head, state, cohort, [(everyone, f) for f in groups(folds) if cohort.site in f.sites])
+    return _by(head, state, cohort, [(everyone, f) for f in groups(folds) if cohort.site in f.sites])
 
 
 def out_of_fold(head: Head, state: State, cohort: Cohort, outer: Fold, folds: Sequence[Fold], parts: NDArray[np.int64]) -> Scored:
     """The training rows of `outer`, each by a model that left out its part as well as what `outer` leaves out."""
     if cohort.site in outer.sites:
-        return _predict(head, state, cohort, [])
+        return _by(head, state, cohort, [])
     inner = [(f, set(f.parts) - set(outer.parts)) for f in folds if f.sites == outer.sites and len(f.parts) == len(outer.parts) + 1]
-    chosen = [(parts == extra.pop(), f) for f, extra in inner if len(extra) == 1]
-    return _predict(head, state, cohort, chosen)
+    chosen = [(extra.pop(), f) for f, extra in inner if len(extra) == 1]
+    if not isinstance(head, Stacked):
+        return _by(head, state, cohort, [(parts == q, f) for q, f in chosen])
+    whole, stacked = of_fold(state, outer), head
+    if not whole.get(head.name):
+        return _by(head, state, cohort, [])
+
+    def inside(q: int, f: Fold) -> Callable[[Cohort], Probs]:
+        return lambda rows: stacked.predict_inside(whole, of_fold(state, f), rows, q)
+
+    usable = [(q, f) for q, f in chosen if not lacks(head, of_fold(state, f), stacked.outer)]
+    return _scored(head, cohort, [(parts == q, inside(q, f)) for q, f in usable])
 
 
-def _predict(head: Head, state: State, cohort: Cohort, chosen: Sequence[tuple[NDArray[np.bool_], Fold]]) -> Scored:
+def of_fold(state: State, fold: Fold) -> State:
+    """The learners' arrays for one fold, out of a state that is read for several (`fold key<tab>learner`)."""
+    return {n.partition("\t")[2]: a for n, a in state.items() if n.partition("\t")[0] == fold.key}
+
+
+def _by(head: Head, state: State, cohort: Cohort, chosen: Sequence[tuple[NDArray[np.bool_], Fold]]) -> Scored:
+    def by(own: State) -> Callable[[Cohort], Probs]:
+        return lambda rows: head.predict(own, rows)
+
+    own = [(mask, of_fold(state, fold)) for mask, fold in chosen]
+    # a training set for which the head could not be fitted scores nobody
+    return _scored(head, cohort, [(mask, by(arrays)) for mask, arrays in own if arrays.get(head.name)])
+
+
+def _scored(head: Head, cohort: Cohort, chosen: Sequence[tuple[NDArray[np.bool_], Callable[[Cohort], Probs]]]) -> Scored:
     classes = len(cohort.schema.label.classes)
     probs, seen = np.full((len(cohort), classes), 1 / classes), np.zeros(len(cohort), np.bool_)
-    for mask, fold in chosen:
+    able = scorable(head, cohort)
+    for mask, predict in chosen:
+        mask = mask & able
         if mask.any():
-            own = {n.partition("\t")[2]: a for n, a in state.items() if n.partition("\t")[0] == fold.key}
-            probs[mask] = head.predict(own, cohort.where(mask))
+            probs[mask] = predict(cohort.where(mask))
             seen |= mask
     return probs, seen
 

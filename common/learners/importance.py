@@ -5,13 +5,14 @@ Lundberg & Lee 2017 (arXiv 1705.07874); per-patient values never leave a site, o
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 
 from common.cohort import Cohort
-from common.learner import Contribution, Head, Plan, Step, load
+from common.learner import Contribution, Plan, Step, TableHead, load
 from common.schema import Schema
 from common.types import Arrays, State
 
@@ -24,6 +25,8 @@ class Importance:
     modality: frozenset[str] = frozenset({"table"})
     phases: frozenset[str] = frozenset({"explain"})
     heads: tuple[str, ...] = ()
+    learners: str = "{}"
+    """JSON: the heads' hyperparameters, where they are not the defaults."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -41,8 +44,11 @@ class Importance:
         for name in self.heads:
             sums[name] = np.zeros(len(rows.schema.features))
             if len(rows):
-                sums[name] = np.abs(cast(Head, load(name)).explain(state, rows)).sum(axis=(0, 2)).astype(np.float64)
+                sums[name] = np.abs(self._head(name).explain(state, rows)).sum(axis=(0, 2)).astype(np.float64)
         return Contribution(sums, len(rows))
+
+    def _head(self, name: str) -> TableHead:
+        return cast(TableHead, load(name, json.loads(self.learners).get(name, {})))
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         return Step({**{k: v / max(total.cases, 1) for k, v in total.sums.items()}, "cases": np.array(total.cases)}, True)

@@ -3,7 +3,7 @@
 Source of the cases: OpenBTAI (doi 10.1038/s41597-023-02123-0), 75 patients, whose sites are the makers of the scanners.
 """
 
-from common.schema import Choice, Label, Number, Schema
+from common.schema import Channel, Choice, Imaging, Label, Number, Schema
 from common.study import Study, Task
 
 MRI = "first_mri"
@@ -16,6 +16,18 @@ SCHEMA = Schema(
         Choice("sex", ("female", "male"), MRI, title="Sex"),
     ),
     label=Label("primary", ("nsclc", "breast", "melanoma", "sclc", "other"), "Type of the primary tumour"),
+    imaging=Imaging(
+        channels=(
+            Channel("t1n", "MR", "T1-weighted, native"),
+            Channel("t1c", "MR", "T1-weighted with contrast"),
+            Channel("t2w", "MR", "T2-weighted"),
+            Channel("t2f", "MR", "T2-weighted FLAIR"),
+        ),
+        regions=("necrosis", "oedema", "enhancing"),
+        lesion=("necrosis", "enhancing"),
+        spacing_mm=(1.0, 1.0, 1.0),
+        crop_mm=(48.0, 48.0, 48.0),
+    ),
 )
 
 STUDY = Study(
@@ -23,6 +35,7 @@ STUDY = Study(
     question="Which primary tumour does a brain metastasis come from?",
     schema=SCHEMA,
     tasks={MRI: Task(MRI, "Sex alone carries much of the answer (breast): read every result beside the clinical-only one.")},
+    learners=("logistic", "boosting", "image", "fusion"),
     # the subtype and the drugs name the primary; the prognostic score (GPA) is computed from it
     denied=(r"subtype", r"drug|systemic", r"(^|[._ ])gpa([._ ]|$)", r"egfr|alk|ros1|kras|her2|braf|pdl1", r"primary"),
     virtual="The sites are the makers of the scanners of one collection (75 patients), not hospitals.",

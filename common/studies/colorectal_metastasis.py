@@ -3,7 +3,7 @@
 Source of the cases: TCGA-COAD and TCGA-READ, whose tissue source sites are real hospitals.
 """
 
-from common.schema import Choice, Label, Number, Schema, Survival
+from common.schema import Channel, Choice, Imaging, Label, Number, Schema, Survival
 from common.study import Study, Task
 
 PREOP, POST = "preop", "postresection"
@@ -29,6 +29,7 @@ SCHEMA = Schema(
     ),
     label=Label("metastasis", ("M0", "M1"), "Distant metastasis at diagnosis (AJCC M)"),
     survival=Survival("overall_survival", "days", 1825),
+    imaging=Imaging(channels=(Channel("ct", "CT", "CT before surgery"),), window=(-160, 240), spacing_mm=(2.5, 1.0, 1.0)),
 )
 
 STUDY = Study(
@@ -43,6 +44,7 @@ STUDY = Study(
             alarm=0.97,
         ),
     },
+    learners=("logistic", "boosting", "image", "fusion"),
     # AJCC stage encodes M, and so does anything that names metastases or their treatment
     denied=(r"stage(?!r)", r"ajcc.*_m$", r"(^|[._ ])m_stage", r"metasta", r"residual_disease", r"tumor_status", r"disease_response"),
 )

@@ -3,7 +3,7 @@
 Source of the cases: TCIA Colorectal-Liver-Metastases (doi 10.7937/QXK2-QG03), 197 patients of one hospital.
 """
 
-from common.schema import Choice, Label, Number, Schema, Survival
+from common.schema import Channel, Choice, Imaging, Label, Number, Schema, Survival
 from common.study import Study, Task
 
 PREOP = "preop"
@@ -30,6 +30,15 @@ SCHEMA = Schema(
     ),
     label=Label("hepatic_recurrence", ("free", "recurred"), "Hepatic recurrence within 24 months of resection"),
     survival=Survival("overall_survival", "months", 120),
+    imaging=Imaging(
+        channels=(Channel("ct", "CT", "Portal venous CT before surgery"),),
+        regions=("liver", "lesion"),
+        organ="liver",
+        lesion=("lesion",),
+        window=(-160, 240),
+        spacing_mm=(2.5, 1.0, 1.0),
+        crop_mm=(60.0, 60.0, 60.0),
+    ),
 )
 
 STUDY = Study(
@@ -44,6 +53,7 @@ STUDY = Study(
             alarm=0.75,
         )
     },
+    learners=("logistic", "boosting", "image", "fusion"),
     # the resected specimen is read after the decision
     denied=(r"response", r"necrosis", r"fibrosis", r"mucin", r"steatosis", r"sinusoidal", r"nash"),
     virtual="One hospital (197 patients): the sites are virtual, drawn from its patients, and no claim about other hospitals follows.",

@@ -10,7 +10,8 @@ from server.report.figures import Report, rows
 from server.report.words import ARMS, EVALUATIONS, METRICS, Metric, Row, finite, number, whole
 
 Context = dict[str, Any]
-CLINICAL = "clinical"
+LEADS = ("fusion", "clinical")
+"""The model that answers the study's question: what uses all that the sites hold, where it was run."""
 _EXPLAINED = {
     "within_site": "Each patient is scored once, by models trained without this patient; other patients of the same hospital took part.",
     "leave_one_site_out": "Each hospital is scored by models that never saw one of its patients: what a new hospital may expect.",
@@ -33,13 +34,19 @@ class Index:
     def has(self, evaluation: str) -> bool:
         return any(k[2] == evaluation for k in self.rows)
 
+    def lead(self, evaluation: str) -> str:
+        """The model of the headline in this evaluation."""
+        ran = [m for m in self.models if self.get(m, "federated", evaluation, "auc") is not None]
+        return next((m for m in (*LEADS, *ran) if m in ran), LEADS[-1])
+
 
 def headline(report: Report, index: Index, evaluation: str) -> Context:
-    """The clinical model's AUC in its three arms, each with whom it was tested on; the differences in words."""
+    """The leading model's AUC in its three arms, each with whom it was tested on; the differences in words."""
     arms, aucs = [], {}
+    lead = index.lead(evaluation)
     for arm, title in ARMS.items():
-        r = index.get(CLINICAL, arm, evaluation, "auc")
-        tested = [s for s in index.sites if (one := index.get(CLINICAL, arm, evaluation, "auc", s)) is not None and one.get("n")]
+        r = index.get(lead, arm, evaluation, "auc")
+        tested = [s for s in index.sites if (one := index.get(lead, arm, evaluation, "auc", s)) is not None and one.get("n")]
         aucs[arm] = r
         arms.append({"arm": title, "style": arm, "auc": words.estimate(r), "tested": "" if r is None else _tested(r, len(tested))})
     main = aucs["federated"]
@@ -48,10 +55,11 @@ def headline(report: Report, index: Index, evaluation: str) -> Context:
     differences = []
     for d in rows(report, "differences"):
         (a_model, a), (b_model, b) = words.arm_of(d.get("a")), words.arm_of(d.get("b"))
-        if d.get("evaluation") == evaluation and a_model == b_model == CLINICAL:
+        if d.get("evaluation") == evaluation and a_model == b_model == lead:
             differences.append((f"{a.capitalize()} minus {b}", words.difference({**d, "a": a, "b": b})))
     return {
         "title": EVALUATIONS[evaluation],
+        "model": words.model(lead),
         "explained": _EXPLAINED[evaluation],
         "value": missing or number(value),
         "interval": "" if missing or main is None else words.interval(main.get("low"), main.get("high")),
@@ -128,10 +136,11 @@ def differences(report: Report, evaluation: str) -> Context:
 
 
 def sites(report: Report, index: Index, evaluation: str) -> Context:
-    """The clinical model at each site in its three arms, in the report's order, and what is said across sites."""
+    """The leading model at each site in its three arms, in the report's order, and what is said across sites."""
     out = []
+    lead = index.lead(evaluation)
     for site in index.sites:
-        found = {arm: index.get(CLINICAL, arm, evaluation, "auc", site) for arm in ARMS}
+        found = {arm: index.get(lead, arm, evaluation, "auc", site) for arm in ARMS}
         # a site without a local model still has patients: those of the arm that scored most
         tested = max((r for r in found.values() if r is not None), key=lambda r: r.get("n") or 0, default=None)
         if tested is not None:
@@ -145,11 +154,11 @@ def sites(report: Report, index: Index, evaluation: str) -> Context:
             )
     said = []
     for r in rows(report, "between_sites"):
-        if (r.get("model"), r.get("evaluation")) != (CLINICAL, evaluation):
+        if (r.get("model"), r.get("evaluation")) != (lead, evaluation):
             continue
         arm = words.arm(r.get("arm"))
         said.append(f"{arm}: {_across(r)}{_worst(r)}")
-    return {"title": EVALUATIONS[evaluation], "rows": out, "said": said}
+    return {"title": EVALUATIONS[evaluation], "model": words.model(lead), "rows": out, "said": said}
 
 
 def _across(r: Row) -> str:

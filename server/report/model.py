@@ -6,36 +6,56 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.learner import Head, hyper_of
+from common.learner import Federated, hyper_of
 from common.schema import Schema
 from common.study import Study
-from common.types import State
+from common.types import State, flatten, pack
 from server import store
 
 
-def write(folder: Path, study: Study, task: str, state: State, heads: Sequence[Head], report: Mapping[str, Any]) -> None:
-    """`model/`: preprocessing.json, coefficients.csv, boosting.json (a native Booster), other heads' arrays, README.md, SHA256SUMS."""
+def write(
+    folder: Path,
+    study: Study,
+    task: str,
+    state: State,
+    heads: Sequence[Federated],
+    learner: Callable[[str], Federated],
+    report: Mapping[str, Any],
+) -> None:
+    """`model/`: preprocessing.json, coefficients.csv, boosting.json (a native Booster), other heads' arrays, README.md, SHA256SUMS.
+
+    Networks, and the fusion that reads them, go to networks.state (`common.types.unpack` and `nest` open it), their settings to
+    networks.json. `learner`: the run's learner of a name, configured.
+    """
     schema = study.schema_at(task)
     files: dict[str, bytes] = {
         "preprocessing.json": _json(preprocessing(schema, state)),
         "schema.json": _json(_schema(study, task, schema)),
     }
+    networks: State = {}
     for head in heads:
+        if not state.get(head.name):
+            continue  # it could not be fitted on everybody; the report says so
         if head.name == "logistic":
             files["coefficients.csv"] = coefficients(schema, state).encode()
         elif head.name == "boosting":
             from common.learners.boosting import booster
 
             files["boosting.json"] = bytes(booster(state, schema).save_raw("json"))
+        elif "image" in head.modality:
+            networks |= {n: state[n] for n in (*head.needs, head.name) if n in state and n not in ("preprocessing", "logistic", "boosting")}
         else:
             arrays = {k: {"dtype": str(v.dtype), "shape": list(v.shape), "values": v.ravel().tolist()} for k, v in state[head.name].items()}
             files[f"{head.name}.json"] = _json(arrays)
+    if networks:
+        files["networks.state"] = pack(flatten(networks))
+        files["networks.json"] = _json({n: hyper_of(learner(n)) for n in networks})
     files["README.md"] = card(study, task, schema, heads, report).encode()
     sums = "".join(f"{hashlib.sha256(blob).hexdigest()}  {name}\n" for name, blob in sorted(files.items()))
     for name, blob in {**files, "SHA256SUMS": sums.encode()}.items():
@@ -100,7 +120,7 @@ def coefficients(schema: Schema, state: State) -> str:
     return text.getvalue()
 
 
-def card(study: Study, task: str, schema: Schema, heads: Sequence[Head], report: Mapping[str, Any]) -> str:
+def card(study: Study, task: str, schema: Schema, heads: Sequence[Federated], report: Mapping[str, Any]) -> str:
     """A model card (Mitchell et al. 2019, arXiv 1810.03993): use, data, figures with their intervals, limits."""
     caution = study.tasks[task].caution
     lines = [

@@ -15,6 +15,7 @@ from server.report import figures, words
 from server.report.charts import bar
 from server.report.comparison import Index, differences, headline, sites, table
 from server.report.figures import Report, rows
+from server.report.pictures import pictures
 from server.report.words import ARMS, EVALUATIONS, Row, finite, percent, whole
 
 Context = dict[str, Any]
@@ -47,10 +48,12 @@ def _context(report: Report) -> Context:
         "flow": _flow(report),
         "tables": [table(index, e) for e in present],
         "differences": [differences(report, e) for e in present],
-        "sites": [sites(report, index, e) | {"figure": figures.sites(report, e)} for e in present],
-        "curves": figures.curves(report, drawn) if drawn else [],
+        "sites": [sites(report, index, e) | {"figure": figures.sites(report, e, index.lead(e))} for e in present],
+        "images": pictures(report),
+        "curves": figures.curves(report, drawn, index.lead(drawn)) if drawn else [],
+        "drawn_model": words.model(index.lead(drawn)) if drawn else "",
         "drawn_evaluation": EVALUATIONS[drawn] if drawn else "",
-        "confusion": _confusion(report, present[0]) if present else [],
+        "confusion": _confusion(report, present[0], index.lead(present[0])) if present else [],
         "importance": _importance(report),
         "survival": figures.survival(report),
         "methods": _methods(report, index),
@@ -178,17 +181,13 @@ def _flow(report: Report) -> Context:
 # ---- models ----------------------------------------------------------------------------------------------------------------------
 
 
-def _confusion(report: Report, evaluation: str) -> list[Context]:
-    """Counts by true and called class of the clinical model, one table an arm."""
+def _confusion(report: Report, evaluation: str, model: str) -> list[Context]:
+    """Counts by true and called class of a model, one table an arm."""
     classes, out = _classes(report), []
     for arm, title in ARMS.items():
         for r in rows(report, "curves"):
             counts = r.get("confusion")
-            if (
-                (r.get("model"), r.get("arm"), r.get("evaluation")) == ("clinical", arm, evaluation)
-                and counts
-                and len(counts) == len(classes)
-            ):
+            if (r.get("model"), r.get("arm"), r.get("evaluation")) == (model, arm, evaluation) and counts and len(counts) == len(classes):
                 out.append({"arm": title, "rows": [(c, [whole(v) for v in row]) for c, row in zip(classes, counts, strict=True) if row]})
     return out
 

@@ -19,7 +19,14 @@ NOT_RECORDED = "not recorded"
 
 ARMS = {"federated": "Federated", "local": "Local", "pooled": "Pooled"}
 EVALUATIONS = {"within_site": "Within sites", "leave_one_site_out": "Leave one site out"}
-MODELS = {"clinical": "Clinical model", "logistic": "Logistic regression", "boosting": "Gradient boosting (trees)", "mlp": "Neural network"}
+MODELS = {
+    "clinical": "Clinical model",
+    "logistic": "Logistic regression",
+    "boosting": "Gradient boosting (trees)",
+    "mlp": "Neural network",
+    "image": "Image model",
+    "fusion": "Fusion of table and image",
+}
 
 
 class Metric(NamedTuple):

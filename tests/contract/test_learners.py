@@ -19,50 +19,102 @@ from hypothesis import strategies as st
 import common.learners
 from common.cohort import Cohort, Fold, empty
 from common.errors import RefusedError, UsageError
-from common.exchange import Hello
-from common.learner import Contribution, Federated, Head, Plan, Step, check, configured, fit, hyper_names, hyper_of, load, local_plan, total
+from common.learner import (
+    Contribution,
+    Federated,
+    Head,
+    Plan,
+    Stacked,
+    Step,
+    TableHead,
+    check,
+    configured,
+    fit,
+    hyper_names,
+    hyper_of,
+    load,
+    local_plan,
+    total,
+)
+from common.learners.evaluation import of_fold
+from common.schema import Schema
 from common.study import Study, Task
 from common.types import Arrays, State, digest, flatten, pack, unpack
 from server.app import build_jobs
-from server.rounds import Job, Roster
+from server.rounds import Job
 from server.run import Run
 from server.strategies import Averaged
-from tests.synthetic import cohort, schema, sites, split
+from tests import synthetic
+from tests.pictures import imaging, with_pictures
+from tests.pictures import schema as pictured
+from tests.pictures import sites as pictured_sites
 
 NAMES = sorted(p.stem for p in Path(common.learners.__file__).parent.glob("[!_]*.py"))
 SEED, PARTS = 11, 3
 CLASSES = (2, 3)
-
-
-def small(name: str) -> Federated:
-    """The learner with few rounds, so that a whole fit takes milliseconds; its heads are all the heads there are."""
-    learner = load(name)
-    few = {key: 3 for key in ("trees", "rounds") if key in hyper_names(learner)}
-    return load(name, {**few, **({"heads": list(HEADS)} if "heads" in hyper_names(learner) else {})})
-
-
 HEADS = tuple(n for n in NAMES if isinstance(load(n), Head))
+TABLE_HEADS = tuple(n for n in HEADS if isinstance(load(n), TableHead))
+IMAGING = imaging(crops=1)
+TINY = {"autoencoder": [4, 8, 8], "image": [4, 8, 8], "segmentation": [4, 4, 4]}
+"""The grids of networks that train in a moment."""
+
+
+def hyper(name: str) -> dict[str, object]:
+    """Few rounds, so that a whole fit takes milliseconds."""
+    learner = load(name)
+    few: dict[str, object] = {key: 3 for key in ("trees", "rounds") if key in hyper_names(learner)}
+    if name in TINY:
+        few |= {"rounds": 2, "epochs": 1, "batch": 32, "learning_rate": 0.01, "grid": TINY[name]}
+    if "widths" in hyper_names(learner):
+        few["widths"] = [4, 8]
+    return few
+
+
+@cache
+def study(classes: int) -> Study:
+    return Study("synthetic", "?", schema(classes), {"now": Task("now")}, HEADS, {n: hyper(n) for n in NAMES if hyper(n)})
+
+
+RUN = Run(seed=SEED, parts=PARTS, learners=",".join(HEADS))
 heads = pytest.mark.parametrize("name", HEADS)
+table_heads = pytest.mark.parametrize("name", TABLE_HEADS)
 learners = pytest.mark.parametrize("name", NAMES)
 
 
+def small(name: str) -> Federated:
+    """The learner as the runs below have it; what reads all heads reads all there are."""
+    return jobs(2)[name].learner
+
+
+def schema(classes: int) -> Schema:
+    return pictured(classes, IMAGING)
+
+
+def cohort(n: int, **how: Any) -> Cohort:
+    return with_pictures(synthetic.cohort(n, **how), IMAGING, seed=int(how.get("seed", 0)))
+
+
+def split(whole: Cohort, at: Sequence[int], count: int) -> list[Cohort]:
+    return [dataclasses.replace(whole.where(np.array(at) == k), site=f"S{k}") for k in range(count)]
+
+
+@cache
 def federation(classes: int, count: int = 3, n: int = 90) -> list[Cohort]:
-    return sites(n, count, classes=classes, seed=5, unknown=0.1)
+    """Some cases without an image, some images without a mask, some labels unknown."""
+    return pictured_sites(n, count, IMAGING, share=0.9, masked=0.9, classes=classes, seed=5, unknown=0.1)
+
+
+@cache
+def found(classes: int) -> tuple[Job, ...]:
+    """The jobs of a run that trains every head."""
+    return tuple(build_jobs(RUN, study(classes), tuple((f"S{k}",) for k in range(3)), RUN.heads(study(classes))))
 
 
 @cache
 def jobs(classes: int) -> dict[str, Job]:
-    """Each learner's job in a run that trains every head: the last one, on the fold `all`."""
-    s = schema(classes)
-    study = Study("synthetic", "?", s, {"now": Task("now")}, HEADS, {n: hyper(n) for n in (*HEADS, "preprocessing")})
-    ready = {f"S{k}": Hello(f"S{k}", "", s.hash, (), (), 30, estimable=True) for k in range(3)}
-    found = build_jobs(Run(seed=SEED, parts=PARTS, learners=",".join(HEADS)), study, Roster(ready, {n: i for i, n in enumerate(ready)}))
-    mine = {j.learner.name: dataclasses.replace(j, learner=small(j.learner.name)) for j in found if j.fold == Fold()}
-    return {n: mine.get(n, Job(small(n), Fold(), (Fold(),))) for n in NAMES}
-
-
-def hyper(name: str) -> dict[str, object]:
-    return {k: v for k, v in hyper_of(small(name)).items() if v != hyper_of(load(name))[k]}
+    """Each learner's job: the last one of the run, on the fold `all`."""
+    mine = {j.learner.name: j for j in found(classes) if j.fold == Fold()}
+    return {n: mine.get(n, Job(load(n, hyper(n)), Fold(), (Fold(),))) for n in NAMES}
 
 
 def several(job: Job) -> bool:
@@ -71,17 +123,40 @@ def several(job: Job) -> bool:
 
 def prepared(job: Job, those: Sequence[Cohort]) -> State:
     """What the job reads, and the learner's own start: one fold's state, or several under `fold key<tab>learner`."""
-    states = {f: needed(job.learner, f, those) for f in job.reads}
-    many = {f"{f.key}\t{n}": a for f, s in states.items() for n, a in s.items()}
-    state = many if several(job) else states[job.fold]
-    return {**state, job.learner.name: job.learner.start(those[0].schema, SEED)}
+    return {**reading(job, those, {}), job.learner.name: job.learner.start(those[0].schema, SEED)}
 
 
-def needed(learner: Federated, fold: Fold, those: Sequence[Cohort]) -> State:
-    state: State = {}
-    for name in learner.needs:
-        state = fit(small(name), state, those, local_plan(fold, SEED, PARTS))
-    return state
+Fitted = dict[tuple[Fold, str], Arrays]
+
+
+def reading(job: Job, those: Sequence[Cohort], fitted: Fitted) -> State:
+    classes = len(those[0].schema.label.classes)
+    trains = {(j.fold, j.learner.name) for j in found(classes)}
+    names = tuple(dict.fromkeys(n for need in job.learner.needs for n in (*jobs(classes)[need].learner.needs, need)))
+    if not several(job):
+        return {n: fit_one(n, job.fold, those, fitted) for n in names}
+    return {f"{f.key}\t{n}": fit_one(n, f, those, fitted) for f in job.reads for n in names if (f, n) in trains}
+
+
+def fit_one(name: str, fold: Fold, those: Sequence[Cohort], fitted: Fitted) -> Arrays:
+    """One learner's arrays for one fold, with all that it needs."""
+    if (fold, name) not in fitted:
+        classes = len(those[0].schema.label.classes)
+        job = next((j for j in found(classes) if (j.fold, j.learner.name) == (fold, name)), None)
+        job = job or dataclasses.replace(jobs(classes)[name], fold=fold, reads=(fold,))
+        # networks take long, and that they look at nothing but their training rows is tested below
+        seen = tuple(c.train(fold, SEED, PARTS, labelled=False).hash for c in those)
+        key = (name, classes, fold, *seen, *(c.site for c in those))
+        arrays = _NETWORKS.get(key) if name in TINY else None
+        if arrays is None:
+            plan = dataclasses.replace(local_plan(fold, SEED, PARTS), reads=job.reads)
+            arrays = fit(job.learner, reading(job, those, fitted), those, plan)[name]
+            _NETWORKS.update({key: arrays} if name in TINY else {})
+        fitted[fold, name] = arrays
+    return fitted[fold, name]
+
+
+_NETWORKS: dict[tuple[object, ...], Arrays] = {}
 
 
 def asked(job: Job, state: State) -> Plan:
@@ -300,16 +375,21 @@ def poisoned(those: Sequence[Cohort], fold: Fold) -> list[Cohort]:
     """Other values, labels and follow-up wherever a row is outside the training set of `fold`."""
     out = []
     for c in those:
-        kept = set(c.train(fold, SEED, PARTS).ids)
+        kept = set(c.train(fold, SEED, PARTS, labelled=False).ids)
         bad = np.array([i not in kept for i in c.ids])
         other = cohort(len(c), classes=len(c.schema.label.classes), seed=99)
         labels = np.where(bad & (c.labels >= 0), (c.labels + 1) % len(c.schema.label.classes), c.labels)
+        pictures = tuple(q if b and p else p for p, q, b in zip(c.pictures, other.pictures, bad, strict=True))
         assert bad.any()
-        out.append(dataclasses.replace(c, values=np.where(bad[:, None], other.values, c.values), labels=labels, flow=c.flow))
+        values = np.where(bad[:, None], other.values, c.values)
+        out.append(dataclasses.replace(c, values=values, labels=labels, pictures=pictures, flow=c.flow))
     return out
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if "preprocessing" in (n, *load(n).needs) and not several(jobs(2)[n])])
+TRAINED = [n for n in NAMES if n in TINY or ("preprocessing" in (n, *load(n).needs) and not several(jobs(2)[n]))]
+
+
+@pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("fold", [Fold(parts=(1,)), Fold(("S1",)), Fold(("S0",), (2,))], ids=lambda f: f.key)
 def test_rows_outside_the_training_set_change_nothing(name: str, fold: Fold) -> None:
     job = dataclasses.replace(jobs(2)[name], fold=fold, reads=(fold,))
@@ -327,28 +407,41 @@ def poisoned_site(those: Sequence[Cohort], fold: Fold) -> list[Cohort]:
     return [poisoned([c], fold)[0] if c.site in fold.sites else c for c in those]
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if several(jobs(2)[n])])
+@pytest.mark.parametrize("name", [n for n in HEADS if isinstance(load(n), Stacked)])
+def test_a_head_on_other_heads_does_not_see_the_test_rows_of_its_outer_fold(name: str) -> None:
+    fold, those = Fold(parts=(1,)), federation(2)
+    (job,) = (j for j in found(2) if (j.fold, j.learner.name) == (fold, name))
+    (*_, clean), (*_, dirty) = walk(job, those), walk(job, poisoned(those, fold))
+    assert digest(clean.step.arrays) == digest(dirty.step.arrays)
+    (*_, other) = walk(job, poisoned(those, Fold(parts=(0,))))
+    assert digest(other.step.arrays) != digest(clean.step.arrays)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if several(jobs(2)[n]) and "heads" in hyper_names(load(n))])
 def test_thresholds_of_a_fold_do_not_see_its_test_rows(name: str) -> None:
     job = jobs(2)[name]
-    those = sites(60, 3, seed=5)
+    those = pictured_sites(45, 3, IMAGING, seed=5)
     (clean,) = walk(job, those)
     for at, fold in enumerate([Fold(parts=(p,)) for p in range(PARTS)]):
         (dirty,) = walk(job, poisoned(those, fold))
-        assert_unmoved(clean.step.arrays, dirty.step.arrays, "within", at)
+        assert_unmoved(clean.step.arrays, dirty.step.arrays, HEADS, "within", at)
+    # learners on images leave no site out but in a full run
+    job = dataclasses.replace(job, learner=configured(job.learner, {"heads": list(TABLE_HEADS)}))
+    (clean,) = walk(job, those)
     alone = [f for f in job.reads if f.sites and not f.parts]
     assert len(alone) == 3
     for at, fold in enumerate(alone):
         (dirty,) = walk(job, poisoned_site(those, fold))
-        assert_unmoved(clean.step.arrays, dirty.step.arrays, "left_out", at)
+        assert_unmoved(clean.step.arrays, dirty.step.arrays, TABLE_HEADS, "left_out", at)
 
 
-def assert_unmoved(clean: Arrays, dirty: Arrays, kind: str, at: int) -> None:
+def assert_unmoved(clean: Arrays, dirty: Arrays, those: Sequence[str], kind: str, at: int) -> None:
     names = [k for k in clean if "/thresholds/" in k or "/log_loss/" in k]
     chosen = [k for k in names if k.endswith(kind)]
-    assert len(chosen) == 2 * len(HEADS)
+    assert len(chosen) == 2 * len(those)
     for key in chosen:
         assert clean[key][at].tobytes() == dirty[key][at].tobytes(), key
-        assert clean[key][at].any()
+        assert clean[key][at].any(), key
     assert any(clean[k].tobytes() != dirty[k].tobytes() for k in names)
 
 
@@ -357,7 +450,7 @@ def assert_unmoved(clean: Arrays, dirty: Arrays, kind: str, at: int) -> None:
 
 def trained(name: str, classes: int) -> State:
     last = history(name, classes)[-1]
-    return {**last.state, name: last.step.arrays}
+    return {**(of_fold(last.state, Fold()) if several(jobs(classes)[name]) else last.state), name: last.step.arrays}
 
 
 def nothing_known(classes: int) -> Cohort:
@@ -368,7 +461,7 @@ def nothing_known(classes: int) -> Cohort:
 @heads
 @pytest.mark.parametrize("classes", CLASSES)
 def test_predictions_are_distributions_even_for_patients_of_whom_nothing_is_known(name: str, classes: int) -> None:
-    head, state = load(name, hyper(name)), trained(name, classes)
+    head, state = small(name), trained(name, classes)
     assert isinstance(head, Head)
     for c in (*federation(classes), nothing_known(classes), empty(schema(classes))):
         p = head.predict(state, c)
@@ -380,7 +473,7 @@ def test_predictions_are_distributions_even_for_patients_of_whom_nothing_is_know
 @heads
 @pytest.mark.parametrize("classes", CLASSES)
 def test_a_prediction_depends_on_the_patient_alone(name: str, classes: int) -> None:
-    head, state = load(name, hyper(name)), trained(name, classes)
+    head, state = small(name), trained(name, classes)
     assert isinstance(head, Head)
     (c, *_) = federation(classes)
     together = head.predict(state, c)
@@ -389,12 +482,12 @@ def test_a_prediction_depends_on_the_patient_alone(name: str, classes: int) -> N
     assert together.std(axis=0).min() > 1e-4  # not a constant
 
 
-@heads
+@table_heads
 @pytest.mark.parametrize("classes", CLASSES)
 def test_explanations_add_up_to_the_log_odds(name: str, classes: int) -> None:
     """Contributions and a base that is the same for everybody; integrated gradients of a network add up to their quadrature."""
-    head, state = load(name, hyper(name)), trained(name, classes)
-    assert isinstance(head, Head)
+    head, state = small(name), trained(name, classes)
+    assert isinstance(head, TableHead)
     c = dataclasses.replace(federation(classes)[0])
     values = head.explain(state, c)
     assert values.shape[:2] == (len(c), len(c.schema.features))
@@ -408,10 +501,10 @@ def test_explanations_add_up_to_the_log_odds(name: str, classes: int) -> None:
     assert head.explain(state, empty(c.schema)).shape == (0, *values.shape[1:2], *head.explain(state, c).shape[2:])
 
 
-@heads
+@table_heads
 def test_alone_trains_without_federation_and_predicts(name: str) -> None:
-    head = load(name, hyper(name))
-    assert isinstance(head, Head)
+    head = small(name)
+    assert isinstance(head, TableHead)
     those = federation(2)
     for some in (those[:1], those):
         state = head.alone(some, Fold(parts=(0,)), SEED, PARTS)

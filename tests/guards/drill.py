@@ -17,7 +17,8 @@ from rich.console import Console
 from common.cohort import Cohort
 from server.app import Outcome
 from simulation.__main__ import main, parser
-from simulation.compare import Comparison, compare, heads_of
+from simulation.compare import Comparison
+from simulation.finish import compared
 from simulation.options import checked
 from simulation.run import Setting, cohorts, federate, prepare
 
@@ -154,11 +155,8 @@ def train(setting: Setting) -> Outcome:
 
 def judge(setting: Setting, outcome: Outcome) -> tuple[list[Cohort], Comparison]:
     """What the report's figures are made of."""
-    run, sites = setting.run, cohorts(setting)
-    found = compare(
-        sites, heads_of(run.heads(setting.study)), outcome.states, run.folds(outcome.groups), seed=run.seed, parts=run.parts, clinical=None
-    )
-    return sites, found
+    sites = cohorts(setting)
+    return sites, compared(setting, outcome, sites)
 
 
 @dataclass(frozen=True)

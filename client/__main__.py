@@ -1,0 +1,90 @@
+"""`python -m client`: what a site does with a federation's model on its own data, for itself. Nothing here has a network."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+EPILOG = """exit status: 0 done, 2 wrong option, 3 unusable data, 6 a file cannot be written, 130 interrupted
+
+examples:
+  python -m client embed --site site.toml --study liver_recurrence --model runs/<run>/model --out embeddings
+  python -m client explain --site site.toml --study liver_recurrence --model runs/<run>/model --out report.html"""
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m client", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, told, out in (
+        ("embed", "write per-patient and per-slice embeddings of the site's images", "folder for patients.parquet and slices.parquet"),
+        ("explain", "write the site's own page of Grad-CAM pictures", "the page, an HTML file"),
+    ):
+        c = commands.add_parser(name, help=told, description=told)
+        c.add_argument("--site", required=True, metavar="FILE", help="the site's site.toml")
+        c.add_argument("--study", required=True, metavar="NAME|FILE")
+        c.add_argument("--task", default="", help="prediction time (default: the study's last)")
+        c.add_argument("--model", required=True, metavar="DIR", help="the folder model/ of a run")
+        c.add_argument("--out", required=True, metavar="PATH", help=out)
+        c.add_argument("--json", action="store_true", help="print one JSON object at the end; progress goes to stderr")
+        if name == "explain":
+            c.add_argument("--patients", type=int, default=24, metavar="N", help="most patients shown (default 24)")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    args = parser().parse_args(argv)
+    for key in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(key, "1")
+    from common.errors import FedmetsError
+
+    try:
+        done = _run(args)
+    except FedmetsError as error:
+        print(f"error {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    print(json.dumps(done) if args.json else ", ".join(f"{v} {k}" if isinstance(v, int) else str(v) for k, v in done.items()))
+    return 0
+
+
+def _run(args: argparse.Namespace) -> dict[str, object]:
+    from pathlib import Path
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from client.embed import embed
+    from client.explain import explain
+    from client.model import open_networks
+    from client.station import open_station
+    from common import study
+    from common.errors import UsageError
+
+    if getattr(args, "patients", 1) < 1:
+        raise UsageError("C01", f"--patients {args.patients} must be at least 1")
+    task = args.task or list(study.load(args.study).tasks)[-1]
+    networks = open_networks(Path(args.model))
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        line = bar.add_task(args.command, total=None)
+
+        def tell(at: int, of: int) -> None:
+            bar.update(line, completed=at, total=of)
+
+        cohort = open_station(args.site).cohort(args.study, task)
+        if args.command == "embed":
+            patients, slices = embed(cohort, networks, Path(args.out), tell)
+            return {"patients": patients, "slices": slices, "out": args.out}
+        return {"patients": explain(cohort, networks, Path(args.out), args.patients, tell), "out": args.out}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

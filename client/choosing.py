@@ -1,0 +1,306 @@
+"""Which of a folder's series are a patient's image: by the patient's key, the study's channels, and what an expert outlined.
+
+Pure: headers in, cases out. A patient's channels come from one examination (one study, one frame of reference). Of several usable
+series of a sequence, the one that an expert's segmentation was drawn on is taken, else the one with most slices, else the first by
+uid or path. Nothing is passed over without a word.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
+
+from client.filling import Case, Trouble
+from client.mapping import ImagesSpec
+from client.volumes import Header, Series
+from common.errors import Fault, UsageError
+from common.schema import Imaging
+
+LEAST_SLICES = 5
+"""Guard D06: fewer slices than a 2.5D network takes are no volume."""
+
+Exam = tuple[str, str]
+"""Study and frame of reference."""
+
+
+@dataclass
+class Chosen:
+    cases: dict[str, Case] = field(default_factory=dict)
+    troubles: dict[str, list[Trouble]] = field(default_factory=lambda: defaultdict(list))
+    """Patient -> why there is no case of theirs."""
+    remarks: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
+    """Patient -> (what is counted, what is written to the site's log), though the image is used."""
+    unlinked: list[Fault] = field(default_factory=list)
+    """Files that cannot be read, and of which it is not known whose they are."""
+    strangers: tuple[str, ...] = ()
+    """Ids of images that the table does not know."""
+    unnamed: int = 0
+    """NIfTI files whose path tells no id or no sequence."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Reads patients' keys as the source mapping says."""
+
+    spec: ImagesSpec
+    root: Path
+
+    def of(self, series: Series) -> tuple[str, str]:
+        """The patient's id ('' where there is none), and the study."""
+        by_path = series.kind == "nifti" or self.spec.id == "path"
+        first = series.files[0] if series.files else series.uid
+        patient, study = self.parse(self.inside(first) if by_path else series.patient)
+        if not study:
+            study = str(PurePath(first).parent) if series.kind == "nifti" else series.study
+        return patient, study
+
+    def parse(self, text: str) -> tuple[str, str]:
+        study = ""
+        if self.spec.id_pattern:
+            match = re.search(self.spec.id_pattern, text)
+            if match is None:
+                return "", ""
+            groups = match.groupdict()
+            text = groups["id"] if "id" in groups else match.group(1) if match.re.groups else match.group()
+            study = groups.get("study") or ""
+        text = (text or "").strip()
+        text = text[: self.spec.id_length] if self.spec.id_length else text
+        return ((text.lstrip("0") or text) if self.spec.strip_zeros else text), study
+
+    def inside(self, path: str) -> str:
+        """A path as seen from the folder of images."""
+        try:
+            return Path(path).relative_to(self.root).as_posix()
+        except ValueError:
+            return path
+
+
+def named(path: str, patterns: Mapping[str, Sequence[str]]) -> str:
+    """The name whose pattern matches a path (or its last part); of several the longest pattern; '' where none does."""
+    last = PurePath(path).name
+    hits = [(len(p), name) for name, ps in patterns.items() for p in ps if fnmatch.fnmatchcase(last, p) or fnmatch.fnmatchcase(path, p)]
+    return max(hits)[1] if hits else ""
+
+
+def check(spec: ImagesSpec, imaging: Imaging, source: str) -> None:
+    """What the mapping names, the study must have (C02)."""
+    channels, regions = [c.name for c in imaging.channels], list(imaging.regions)
+    faults = [f"images.channels: '{n}' is none of the study's channels {', '.join(channels)}" for n in spec.channels if n not in channels]
+    for key, names in (("regions", spec.regions), ("values", spec.values)):
+        faults += [
+            f"images.{key}: '{n}' is none of the study's regions {', '.join(regions) or '(it has none)'}" for n in names if n not in regions
+        ]
+    if faults:
+        raise UsageError("C02", *(f"source mapping '{source}': {f}; correct the mapping" for f in faults))
+
+
+def choose(
+    series: Sequence[Series],
+    headers: Sequence[Header],
+    broken: Sequence[tuple[str, Fault]],
+    keys: Keys,
+    imaging: Imaging,
+    table: Collection[str],
+) -> Chosen:
+    """One case a patient of `table` as far as the images go. `broken`: files that cannot be read, with the reason."""
+    out = Chosen()
+    mine: dict[str, list[tuple[str, Series]]] = defaultdict(list)
+    broken = list(broken)
+    for one in series:
+        patient, study = keys.of(one)
+        as_mask = one.kind == "nifti" and bool(keys.spec.mask) and bool(named(keys.inside(one.uid), {"mask": keys.spec.mask}))
+        one = replace(one, channel=_channel(one, keys, imaging, as_mask), modality="SEG" if as_mask else one.modality)
+        if one.kind == "nifti" and not as_mask and (not one.channel or not patient):
+            out.unnamed += 1
+        elif patient:
+            mine[patient].append((study, one))
+        elif one.modality != "other":
+            broken.append((one.files[0], _nobody(one, keys)))
+    linked = _linked(broken, headers, keys, table, out)
+    out.strangers = tuple(sorted(mine.keys() - set(table)))
+    for patient in sorted((mine.keys() | linked.keys()) & set(table)):
+        _choose_one(patient, mine.get(patient, []), linked.get(patient, []), keys, imaging, out)
+    return out
+
+
+def _nobody(series: Series, keys: Keys) -> Fault:
+    pattern = f", or does not fit id_pattern {keys.spec.id_pattern!r}" if keys.spec.id_pattern else ""
+    what = f"the {series.modality} series names no patient: {keys.spec.id} is empty{pattern}"
+    return Fault("D05", series.files[0], what, "Export it with the id that the table has, or correct [images] of the source mapping")
+
+
+def _channel(series: Series, keys: Keys, imaging: Imaging, as_mask: bool) -> str:
+    """The study's channel that a series is, or ''."""
+    if as_mask or series.modality == "SEG":
+        return ""
+    if series.kind == "nifti":
+        return named(keys.inside(series.uid), keys.spec.channels)
+    same = [c.name for c in imaging.channels if c.modality == series.modality]
+    if series.channel in same:
+        return series.channel
+    # a study with one CT channel means any CT, whatever it calls it
+    return same[0] if series.modality == "CT" and len(same) == 1 else ""
+
+
+def _linked(
+    broken: Sequence[tuple[str, Fault]], headers: Sequence[Header], keys: Keys, table: Collection[str], out: Chosen
+) -> dict[str, list[tuple[str, Fault]]]:
+    """Broken files by patient: as their path tells, or as the readable files around them do."""
+    around: dict[str, set[str]] = defaultdict(set)
+    if broken:
+        for h in headers:
+            patient = keys.parse(keys.inside(h.path) if h.kind == "nifti" or keys.spec.id == "path" else h.patient)[0]
+            for folder in PurePath(h.path).parents:
+                around[str(folder)].add(patient)
+    linked: dict[str, list[tuple[str, Fault]]] = defaultdict(list)
+    for path, fault in broken:
+        known = {keys.parse(part)[0] for part in (keys.inside(path), *PurePath(keys.inside(path)).parts)} & set(table)
+        near = next((around[str(f)] for f in PurePath(path).parents if around.get(str(f))), set())
+        if len(known) == 1:
+            linked[known.pop()].append((path, fault))
+        elif len(near) == 1 and (patient := next(iter(near))):
+            linked[patient].append((path, fault))
+        else:
+            out.unlinked.append(fault)
+    return linked
+
+
+def _choose_one(
+    patient: str, mine: Sequence[tuple[str, Series]], broken: Sequence[tuple[str, Fault]], keys: Keys, imaging: Imaging, out: Chosen
+) -> None:
+    exams: dict[Exam, dict[str, list[Series]]] = defaultdict(dict)
+    for study, one in mine:
+        if one.channel:
+            exams[study, one.frame_of_reference].setdefault(one.channel, []).append(one)
+    for path, _ in broken:
+        # a NIfTI file that cannot be read is still a sequence that ought to be there
+        channel = named(keys.inside(path), keys.spec.channels)
+        if channel and not (keys.spec.mask and named(keys.inside(path), {"mask": keys.spec.mask})):
+            study = keys.parse(keys.inside(path))[1] or str(PurePath(path).parent)
+            exams[study, ""].setdefault(channel, [])
+    segmentations = [one for _, one in mine if one.modality == "SEG"]
+    referred = {uid for seg in segmentations if not seg.faults for uid in seg.references}
+    if not exams:
+        found = Counter(one.modality for _, one in mine if one.modality not in ("SEG", "other"))
+        wanted = " or ".join(dict.fromkeys(c.modality for c in imaging.channels))
+        if broken:
+            out.troubles[patient].append((broken[0][1].code, str(broken[0][1])))
+        elif found:
+            told = ", ".join(f"{n} {m}" for m, n in sorted(found.items()))
+            file = next(one.files[0] for _, one in mine if one.modality in found)
+            text = f"D06 {file}: the patient has no {wanted} sequence that the study asks for (there are {told}). Export it too"
+            out.troubles[patient].append(("D06", text))
+        elif mine:
+            out.remarks[patient].append(("no image among the patient's files", f"patient {patient}: no {wanted} series"))
+        return
+    ranked = []
+    for (study, frame), channels in exams.items():
+        case, troubles, remarks = _exam(patient, channels, referred, broken, imaging)
+        masks = _masks(case, segmentations, study, keys, mine)
+        slices = sum(_slices(s) for s in case.channels.values())
+        ranked.append(
+            ((bool(troubles), not masks, -len(case.channels), -slices, study, frame), replace(case, masks=masks), troubles, remarks)
+        )
+    ranked.sort(key=lambda r: r[0])
+    _, case, troubles, remarks = ranked[0]
+    if troubles:
+        out.troubles[patient] += troubles
+        return
+    if len(ranked) > 1:
+        more = {name for _, other, _, _ in ranked[1:] for name in other.channels} - case.channels.keys()
+        if more:
+            names = ", ".join(sorted(more))
+            text = f"D07 patient {patient}: {names} of another examination or frame of reference cannot be laid over the others: left out"
+            remarks.append(("a sequence is left out, since it is of another examination or frame of reference, D07", text))
+        else:
+            remarks.append(("one of several examinations is used", f"patient {patient}: {len(ranked)} examinations, used: {case.files[0]}"))
+    unused = [seg for seg in segmentations if seg not in case.masks]
+    for seg in unused:
+        why = "; ".join(seg.faults) or "it refers to another image than the one that is used, or to none that is there"
+        remarks.append(
+            (
+                "a segmentation is set aside, D05",
+                f"D05 {seg.files[0] if seg.files else seg.uid}: {why}. Export the image that it was drawn on",
+            )
+        )
+    elsewhere = [fault for path, fault in broken if str(PurePath(path).parent) not in {str(PurePath(f).parent) for f in case.files}]
+    remarks += [(f"another file of the patient cannot be used, {fault.code}", str(fault)) for fault in elsewhere[:1]]
+    out.cases[patient] = case
+    out.remarks[patient] += remarks
+
+
+def _exam(
+    patient: str, channels: Mapping[str, Sequence[Series]], referred: Collection[str], broken: Sequence[tuple[str, Fault]], imaging: Imaging
+) -> tuple[Case, list[Trouble], list[tuple[str, str]]]:
+    """The best series of each channel; why the examination cannot be used; what is to be said."""
+    taken: dict[str, Series] = {}
+    troubles: list[Trouble] = []
+    remarks: list[tuple[str, str]] = []
+    for name in (c.name for c in imaging.channels):
+        if name not in channels:
+            continue
+        ranked = sorted(channels[name], key=lambda s: (_base(s) not in referred, -_slices(s), s.uid))
+        usable = [s for s in ranked if not _faults(s)]
+        if not usable:
+            texts = [t for s in ranked for t in _faults(s)] or [str(fault) for _, fault in broken] or [f"D00 channel '{name}' of {patient}"]
+            troubles.append((_code(texts[0]), texts[0]))
+            continue
+        best = taken[name] = usable[0]
+        if ranked[0] is not best and _slices(ranked[0]) >= _slices(best):
+            text = f"patient {patient}: {best.files[0]} is used, since {_faults(ranked[0])[0]}"
+            remarks.append(("another series stands in for one that cannot be used, D06", text))
+        elif len(usable) > 1:
+            how = "the one that a segmentation refers to" if _base(best) in referred else "the one with most slices"
+            text = f"patient {patient}: {len(usable)} series of '{name}', {how} is used: {best.files[0]}"
+            remarks.append((f"of several series of a sequence {how} is used", text))
+    used = {str(PurePath(f).parent) for s in taken.values() if s.kind == "dicom" for f in s.files}
+    others = {str(PurePath(f).parent) for ss in channels.values() for s in ss if s not in taken.values() for f in s.files}
+    # an unreadable file among a series' own may be one of its slices
+    troubles += [(fault.code, str(fault)) for path, fault in broken if str(PurePath(path).parent) in used - others][:1]
+    return Case(patient, taken), troubles, remarks
+
+
+def _masks(case: Case, segmentations: Sequence[Series], study: str, keys: Keys, mine: Sequence[tuple[str, Series]]) -> tuple[Series, ...]:
+    """The segmentations of the image that is used: DICOM ones by what they refer to, label maps by patient and examination."""
+    uids = {_base(s) for s in case.channels.values()}
+    frames = {s.frame_of_reference for s in case.channels.values()} - {""}
+    nifti = any(s.kind == "nifti" for s in case.channels.values())
+    studies = {one.uid: study_of for study_of, one in mine}
+    found = []
+    for seg in segmentations:
+        if seg.faults:
+            continue
+        if seg.kind == "nifti":
+            mine_too = not nifti or studies[seg.uid] == study
+        else:
+            mine_too = bool(uids & set(seg.references)) if seg.references else seg.frame_of_reference in frames
+        if mine_too:
+            found.append(seg)
+    return tuple(sorted(found, key=lambda s: s.uid))
+
+
+def _slices(series: Series) -> int:
+    return len(series.slices) or (series.geometry.shape[0] if series.geometry else len(series.files))
+
+
+def _faults(series: Series) -> tuple[str, ...]:
+    if series.faults:
+        return series.faults
+    thin = min(series.geometry.shape) if series.geometry else len(series.files)
+    if thin < LEAST_SLICES:
+        return (f"D06 {series.files[0]}: the series has {thin} slices, at least {LEAST_SLICES} are needed. Export the whole series",)
+    return ()
+
+
+def _base(series: Series) -> str:
+    """The SeriesInstanceUID, also of one of several images in a series."""
+    return series.uid.partition("#")[0]
+
+
+def _code(text: str) -> str:
+    match = re.match(r"\[?(D\d\d)\b", text)
+    return match.group(1) if match else "D06"

@@ -1,0 +1,274 @@
+"""A folder of images to the pictures of a table's patients: surveyed by header, chosen, prepared into the cache, and accounted for.
+
+Whatever is wrong with one patient's images sets those aside, never the patient and never the site. Sentences that name files or
+patients go to the site's log; what is told of a cohort are counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from client import prepare
+from client.album import Album, picture, remembered
+from client.cache import Broken, Cache, Entry
+from client.choosing import Chosen, Keys, check, choose
+from client.filling import Case, Job, Made, key_of, make
+from client.mapping import ImagesSpec
+from client.remembered import VERSION as remembered_version
+from client.remembered import Known, Remembered, Stamp
+from client.volumes import Header, Series
+from client.workers import Lost, each
+from common.errors import Fault
+from common.picture import Picture
+from common.schema import Imaging
+
+Tell = Callable[[int, int], None]
+"""(done, of): for a progress bar; counts the files whose headers are read, then the cases that are prepared."""
+
+WORKERS = 2
+_BATCH = 64
+_NO_IMAGES = (
+    ".csv", ".tsv", ".txt", ".tab", ".xls", ".xlsx", ".xlsm", ".parquet", ".pq", ".json", ".jsonl", ".toml", ".yaml", ".yml", ".xml",
+    ".html", ".htm", ".md", ".pdf", ".doc", ".docx", ".rtf", ".py", ".sh", ".log", ".zip", ".tar", ".tgz", ".rar", ".7z", ".exe", ".png",
+    ".jpg", ".jpeg", ".gif", ".bmp", ".svg", ".bval", ".bvec", ".sha256", ".md5", ".part", ".lock", ".tcia",
+)  # fmt: skip
+"""Files of these kinds are no images, and are not opened to find that out."""
+
+
+def read(
+    root: Path,
+    spec: ImagesSpec,
+    imaging: Imaging,
+    source: str,
+    ids: Collection[str],
+    cache: Path,
+    *,
+    everybody: Collection[str] = (),
+    tell: Tell | None = None,
+    workers: int = 0,
+) -> Album:
+    """The pictures of the patients `ids` under `root`; `everybody` are all ids of the table, also of those who were left out.
+
+    A first start reads headers, hashes and prepares, in `workers` processes (0: as many as cores, at most two); an interrupt loses the
+    cases that were being prepared and no others. A second one finds all in the cache and opens no image. Raises RunError S03 where the
+    cache cannot be written, UsageError C02 where the mapping names what the study lacks.
+    """
+    check(spec, imaging, source)
+    root = root.resolve()
+    files, closed = _files(root, cache.resolve())
+    if not files and not closed:
+        return Album(channels=tuple(c.name for c in imaging.channels), general=("images: the folder holds none",))
+    store = Cache(cache)
+    say = tell or (lambda done, of: None)
+    key = _digest(files, spec, imaging, source, ids, everybody)
+    damaged = 0
+    try:
+        if not closed and (known_album := remembered(key, store)) is not None:
+            say(len(known_album.pictures), len(known_album.pictures))
+            return known_album
+    except Broken:
+        damaged = 1
+    store.sweep()
+    workers = workers or min(WORKERS, os.cpu_count() or 1)
+    memory = Remembered(cache)
+    known = _survey(files, memory, workers, say)
+    headers = [k.header for k in known.values() if k.header is not None]
+    broken = [*closed, *((path, k.fault) for path, k in known.items() if k.fault is not None)]
+    from client import images
+
+    series = images.group(headers)
+    chosen = choose(series, headers, broken, Keys(spec, root), imaging, set(ids) | set(everybody))
+    cases = {i: chosen.cases[i] for i in sorted(ids) if i in chosen.cases}
+    pictures, remade = _filled(cases, chosen, known, memory, store, imaging, spec, workers, say)
+    remade += damaged
+    general, log = _general(headers, series, broken, chosen, ids, root, remade)
+    troubles = {i: t for i, t in chosen.troubles.items() if t}
+    remarks = {i: r for i, r in chosen.remarks.items() if r}
+    names = tuple(c.name for c in imaging.channels)
+    album = Album(pictures, troubles, remarks, names, bool(imaging.regions), general, log, chosen.strangers)
+    # what failed while it was being prepared is tried again at the next start
+    if not closed and not remade and len(pictures) == len(cases):
+        store.store(key, {}, album.summary(), "album")
+    return album
+
+
+def _digest(
+    files: Sequence[tuple[str, Stamp]], spec: ImagesSpec, imaging: Imaging, source: str, ids: Collection[str], everybody: Collection[str]
+) -> str:
+    """Of all that an album follows from: the files' stamps, the table's ids, what the study and the mapping say, and this code."""
+    asked = [files, asdict(spec), asdict(imaging), source, sorted(ids), sorted(everybody), prepare.VERSION, remembered_version]
+    h = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
+    for name in ("album", "choosing", "imaging", "filling", "stacking", "sequences", "dicom", "nifti"):
+        h.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    return h.hexdigest()
+
+
+def _files(root: Path, cache: Path) -> tuple[list[tuple[str, Stamp]], list[tuple[str, Fault]]]:
+    """Every file that may be an image, with its stamp, sorted; and the folders that cannot be entered.
+
+    Links are followed, and no folder is entered twice.
+    """
+    found: list[tuple[str, Stamp]] = []
+    closed: list[tuple[str, Fault]] = []
+    seen: set[tuple[int, int]] = set()
+    folders = [str(root)] if root.is_dir() else []
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as entries:
+                inside = list(entries)
+        except OSError as error:
+            closed.append((folder, Fault("D00", folder, f"the folder cannot be read ({error.strerror})", "Mend its permissions")))
+            continue
+        for entry in inside:
+            with suppress(OSError):  # a link that leads nowhere
+                now = entry.stat()
+                if entry.name.startswith(".") or (entry.is_dir() and Path(entry.path) == cache):
+                    continue
+                if entry.is_dir() and (now.st_dev, now.st_ino) not in seen:
+                    seen.add((now.st_dev, now.st_ino))
+                    folders.append(entry.path)
+                elif entry.is_file() and not entry.name.lower().endswith(_NO_IMAGES):
+                    found.append((entry.path, (now.st_size, now.st_mtime_ns)))
+    return sorted(found), closed
+
+
+def _survey(files: Sequence[tuple[str, Stamp]], memory: Remembered, workers: int, say: Tell) -> dict[str, Known]:
+    """What is known of every file; the headers of new ones are read, and remembered batch by batch."""
+    out = {path: known for path, stamp in files if (known := memory.get(path, stamp)) is not None}
+    new = [(path, stamp) for path, stamp in files if path not in out]
+    batches = [new[n : n + _BATCH] for n in range(0, len(new), _BATCH)]
+    done = 0
+    # a few hundred headers are read before another process has started
+    for n, found in each(headers_of, batches, workers if len(batches) > 8 else 1):
+        if isinstance(found, Lost):
+            found = [(path, Known(stamp, None, _lost(path, found))) for path, stamp in batches[n]]
+        memory.add(found)
+        out.update(found)
+        done += len(batches[n])
+        say(done, len(new))
+    return {path: out[path] for path, _ in files}
+
+
+def headers_of(batch: Sequence[tuple[str, Stamp]]) -> list[tuple[str, Known]]:
+    """The headers of some files; a file that is no image has neither header nor fault."""
+    from client import images
+
+    out = []
+    for path, stamp in batch:
+        found = images.header(Path(path))
+        header = found if isinstance(found, Header) else None
+        out.append((path, Known(stamp, header, found if isinstance(found, Fault) else None)))
+    return out
+
+
+def _lost(path: str, lost: Lost) -> Fault:
+    return Fault("D00", path, f"reading it failed: {lost.how}", "Copy or export it again, or take it away")
+
+
+def _filled(
+    cases: Mapping[str, Case],
+    chosen: Chosen,
+    known: Mapping[str, Known],
+    memory: Remembered,
+    store: Cache,
+    imaging: Imaging,
+    spec: ImagesSpec,
+    workers: int,
+    say: Tell,
+) -> tuple[dict[str, Picture], int]:
+    """The pictures of the cases: from the cache, or prepared now; how many entries were broken and made again."""
+    entries: dict[str, tuple[str, Entry]] = {}
+    remade = 0
+    jobs = []
+    for patient, case in cases.items():
+        hashes = {f: known[f].sha256 for f in case.files if known[f].sha256}
+        entry = None
+        if len(hashes) == len(set(case.files)):
+            key = key_of(case, hashes, imaging, spec)
+            try:
+                entry = store.open(key)
+            except Broken:
+                remade += 1
+            if entry is not None:
+                entries[patient] = key, entry
+        if entry is None:
+            jobs.append(Job(case, hashes, imaging, spec, store))
+    done = len(entries)
+    say(done, len(cases))
+    # one or two cases are prepared before other processes have started
+    for n, made in each(make, jobs, workers if len(jobs) > 2 else 1):
+        patient = jobs[n].case.patient
+        if isinstance(made, Lost):
+            text = f"{jobs[n].case.files[0]}: preparing it failed: {made.how}; perhaps there is not enough memory. Close other programs"
+            made = Made("", {}, ("D00", text))
+        memory.add((path, Known(stamp, known[path].header, None, sha)) for path, (stamp, sha) in made.hashes.items())
+        if made.trouble is not None:
+            chosen.troubles[patient].append(made.trouble)
+        else:
+            try:
+                entry = store.open(made.key)
+            except Broken as error:
+                entry = None
+                chosen.troubles[patient].append(("D00", f"{error}: the disk does not keep what is written to it"))
+            if entry is not None:
+                entries[patient] = made.key, entry
+        done += 1
+        say(done, len(cases))
+    for patient, (_, entry) in entries.items():
+        notes = [n for series in (*cases[patient].channels.values(), *cases[patient].masks) for n in series.notes]
+        for note in (*notes, *entry.told["notes"]):
+            chosen.remarks[patient].append((_counted(note), note))
+        for code, text in entry.told["mask_troubles"]:
+            chosen.remarks[patient].append((f"a segmentation cannot be used, {code}", text))
+    return {patient: picture(key, entry, store) for patient, (key, entry) in sorted(entries.items())}, remade
+
+
+def _counted(note: str) -> str:
+    """What a reader's note has in common with others: without its numbers, and without what is quoted from a file."""
+    return re.sub(r"\d+(\.\d+)?", "n", note.partition(": ")[0])
+
+
+def _general(
+    headers: Sequence[Header],
+    series: Sequence[Series],
+    broken: Sequence[tuple[str, Fault]],
+    chosen: Chosen,
+    ids: Collection[str],
+    root: Path,
+    remade: int,
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Notes and log lines on the folder as a whole. Identity: names of tags, never what they hold."""
+    notes, log = [], []
+    owners = set(chosen.cases) | {i for i, t in chosen.troubles.items() if t}
+    if chosen.strangers and not owners:
+        notes.append(f"D05: none of the {len(chosen.strangers)} patients with images is in the table; check [images] of the source mapping")
+        log.append(
+            f"D05 images: none of their {len(chosen.strangers)} ids (e.g. {', '.join(chosen.strangers[:3])}) is one of the table's "
+            f"(e.g. {', '.join(sorted(ids)[:3])}); give id_pattern or id_length in [images] of the source mapping"
+        )
+    elif chosen.strangers:
+        notes.append(f"D05: {len(chosen.strangers)} patients with images are not in the table")
+    if chosen.unlinked:
+        codes = Counter(f.code for f in chosen.unlinked)
+        notes.append(f"images: {len(chosen.unlinked)} files cannot be used ({', '.join(f'{c}: {n}' for c, n in sorted(codes.items()))})")
+    log += [str(fault) for _, fault in broken]
+    if chosen.unnamed:
+        notes.append(f"images: {chosen.unnamed} NIfTI files whose path tells no patient or no sequence; see [images] of the source mapping")
+    identity = Counter(name for h in headers for name in h.identity)
+    if identity:
+        notes.append(
+            "images: tags that may identify a patient hold a value: " + ", ".join(f"{n} ({c} files)" for n, c in sorted(identity.items()))
+        )
+        log.append("images: de-identify the files; none of these tags was read into the cohort: " + ", ".join(sorted(identity)))
+    if remade:
+        notes.append(f"images: {remade} entries of the cache were broken and were made again")
+    return tuple(notes), tuple(log)

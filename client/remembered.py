@@ -1,0 +1,115 @@
+"""What is remembered of image files, so that a second start opens none of them: path, size and time of change -> SHA-256 and header.
+
+One line of JSON a file in the site's cache, appended as files are read: whatever is killed loses the lines it had not written, and a line
+that is damaged is a file to be read again. The headers hold the patient key and nothing else of a patient; the file stays at the site.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from client.cache import full, own, replace
+from client.volumes import Frame, Header
+from common.errors import Fault
+
+VERSION = 1
+"""Of the lines and of how headers are read: raised, and every header is read again."""
+
+Stamp = tuple[int, int]
+"""Size in bytes and time of change in ns: another one, and the file is another file."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """One file: its header, or why it has none; its SHA-256 once it was read as a whole."""
+
+    stamp: Stamp
+    header: Header | None
+    fault: Fault | None = None
+    sha256: str = ""
+
+
+class Remembered:
+    """The lines of one cache folder. Not for several threads; several processes may append."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "files.jsonl"
+        self._known: dict[str, Known] = {}
+        self._lines = 0
+        try:
+            text = self._path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise full(self._path, error) from error
+        for line in text.splitlines():
+            self._lines += 1
+            try:
+                path, known = _parsed(line)
+            except (ValueError, KeyError, TypeError):
+                continue
+            self._known[path] = known
+
+    def get(self, path: str, stamp: Stamp) -> Known | None:
+        """What is known of a file, as long as it is the same file."""
+        known = self._known.get(path)
+        return known if known is not None and known.stamp == stamp else None
+
+    def add(self, found: Iterable[tuple[str, Known]]) -> None:
+        """Remember files, at once and on disk. Raises RunError S03 where the folder cannot be written."""
+        lines = []
+        for path, known in found:
+            self._known[path] = known
+            lines.append(_line(path, known))
+        if not lines:
+            return
+        own(self._path.parent)
+        self._lines += len(lines)
+        if self._lines > 2 * len(self._known) + 1000:
+            replace(self._path, "".join(_line(p, k) for p, k in self._known.items()).encode())
+            self._lines = len(self._known)
+            return
+        try:
+            handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                # a line that was cut off by a kill must not swallow the next one
+                blob = b"\n" + "".join(lines).encode()
+                while blob:
+                    blob = blob[os.write(handle, blob) :]
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise full(self._path, error) from error
+
+
+def _line(path: str, known: Known) -> str:
+    header = _slim(known.header) if known.header else None
+    fault = dataclasses.astuple(known.fault) if known.fault else None
+    return json.dumps([VERSION, path, *known.stamp, known.sha256, header, fault], separators=(",", ":")) + "\n"
+
+
+def _parsed(line: str) -> tuple[str, Known]:
+    version, path, size, changed, sha256, header, fault = json.loads(line)
+    if version != VERSION or not isinstance(path, str):
+        raise ValueError(line)
+    return path, Known((size, changed), Header.from_json(header) if header else None, Fault(*fault) if fault else None, sha256)
+
+
+_DEFAULTS = {kind: {f.name: f.default for f in dataclasses.fields(kind)} for kind in (Header, Frame)}
+
+
+def _slim(thing: Header | Frame) -> dict[str, Any]:
+    """The fields that differ from their defaults: most of a header is empty."""
+    defaults = _DEFAULTS[type(thing)]
+    out = {}
+    for f in dataclasses.fields(thing):
+        value = getattr(thing, f.name)
+        if value != defaults.get(f.name, dataclasses.MISSING):
+            out[f.name] = [_slim(frame) for frame in value] if f.name == "frames" else value
+    return out

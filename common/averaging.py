@@ -1,0 +1,78 @@
+"""What learners trained by federated averaging share (McMahan et al. 2017, arXiv 1602.05629, algorithm 1).
+
+A site sends its parameters times its number of cases; the coordinator divides the sum by all cases. Parameters stand among a learner's
+arrays under `w/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from common.learner import Contribution, Plan
+from common.types import Arrays
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def parameters(arrays: Arrays) -> Arrays:
+    """The global parameters: what is averaged."""
+    return {k: v for k, v in arrays.items() if k.startswith("w/")}
+
+
+def bare(arrays: Arrays) -> Arrays:
+    """The global parameters under the network's own names."""
+    return {k.removeprefix("w/"): v for k, v in arrays.items() if k.startswith("w/")}
+
+
+def prefixed(weights: Arrays) -> Arrays:
+    return {f"w/{k}": v for k, v in weights.items()}
+
+
+def weighted(weights: Arrays, cases: int, tally: Arrays) -> Contribution:
+    """Parameters (`w/...`) times cases."""
+    sums: Arrays = {k: v.astype(np.float64) * cases if cases else np.zeros(v.shape) for k, v in weights.items()}
+    return Contribution(sums, cases, tally)
+
+
+def mean(arrays: Arrays, total: Contribution) -> Arrays:
+    """The new parameters; the old ones where nobody had a case."""
+    if not total.cases:
+        return parameters(arrays)
+    return {k: (v / total.cases).astype(np.float32) for k, v in total.sums.items()}
+
+
+def site_seed(plan: Plan, arrays: Arrays, site: str) -> int:
+    """What order and augmentation are drawn from: other for each round and site, the same for a repeated plan."""
+    text = f"{plan.seed}:{int(arrays['round'])}:{site}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def network(make: Callable[..., nn.Module], *how: object) -> Any:
+    """`make(*how)`, one a thread: making a network takes as long as some steps, and whoever uses it sets every parameter anew."""
+    return _network(make, how, threading.get_ident())
+
+
+@lru_cache(maxsize=16)
+def _network(make: Callable[..., nn.Module], how: tuple[object, ...], thread: int) -> Any:
+    import torch
+
+    with torch.inference_mode(False):  # whoever predicts first, others train in it
+        made = make(*how)
+        rank = max(p.ndim for p in made.parameters())
+        return made.to(memory_format=torch.channels_last_3d if rank == 5 else torch.channels_last)
+
+
+def drawn(make: Callable[..., nn.Module], how: tuple[object, ...], seed: int) -> Arrays:
+    """A network's initial parameters (`w/...`), from the seed alone."""
+    from common import networks
+
+    made = make(*how)
+    networks.draw(made, seed)
+    return prefixed(networks.parameters(made))

@@ -1,0 +1,152 @@
+"""An autoencoder on the crops of all training cases, those of unknown label too: no label is ever looked at.
+
+Its code is the fusion's input beside the image network's logits, and its encoder may be where that network starts. One is trained for
+each outer training set, by federated averaging; a site counts with its cases that have an image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from common import averaging
+from common.cohort import Cohort
+from common.crops import CaseCrops, Grid, case_crops
+from common.learner import Contribution, Plan, Step, demand
+from common.learners.image import imaging_of, with_images
+from common.remembered import Remembered
+from common.schema import Floats, Schema
+from common.types import Arrays, State, digest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """Arrays: `round`, `grid` (3,), `cases` of the last round, `w/...` (float32; `w/trunk....` are the image network's encoder)."""
+
+    name: str = "autoencoder"
+    needs: tuple[str, ...] = ()
+    modality: frozenset[str] = frozenset({"image"})
+    phases: frozenset[str] = frozenset({"train"})
+    dimensions: int = 32
+    """Of the latent code."""
+    grid: tuple[int, ...] = (16, 24, 24)
+    rounds: int = 4
+    epochs: int = 3
+    batch: int = 32
+    learning_rate: float = 0.002
+    weight_decay: float = 0.01
+    proximal: float = 0.0
+    """FedProx's mu."""
+
+    def __post_init__(self) -> None:
+        whole = {f"{name} >= 1": getattr(self, name) >= 1 for name in ("rounds", "epochs", "batch", "dimensions")}
+        rates = {f"{name} >= 0": getattr(self, name) >= 0 for name in ("weight_decay", "proximal")}
+        grid = {"grid: three whole numbers of at least 4": len(self.grid) == 3 and all(isinstance(g, int) and g >= 4 for g in self.grid)}
+        demand(self.name, {**whole, **rates, **grid, "learning_rate > 0": self.learning_rate > 0})
+
+    def start(self, schema: Schema, seed: int) -> Arrays:
+        how = len(imaging_of(self.name, schema).channels), self.dimensions, self.grid
+        weights = averaging.drawn(_network, how, seed)
+        return {"round": np.array(0), "cases": np.array(0), "grid": np.array(self.grid, np.int64), **weights}
+
+    def phase(self, arrays: Arrays) -> str:
+        return "train"
+
+    def parameters(self, arrays: Arrays) -> Arrays:
+        """The global parameters: what is averaged."""
+        return averaging.parameters(arrays)
+
+    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+        arrays, rows = state[self.name], with_images(cohort.train(plan.fold, plan.seed, plan.parts, labelled=False))
+        weights, loss, halved = averaging.parameters(arrays), 0.0, 0
+        if len(rows):
+            from common.augment import Augment
+            from common.examples import Singles
+            from common.training import Schedule, learn
+
+            held = self.crops(state, rows)
+            varied = Augment(imaging_of(self.name, rows.schema).crop_mm, dropout=0.0)
+            examples = Singles(held, held.counts, cast(Any, rows.pictures), varied)
+            how = Schedule(self.epochs, self.batch, self.learning_rate, self.weight_decay, self.proximal, "adamw")
+            made, seed = averaging.network(_network, *_how(arrays, rows.schema)), averaging.site_seed(plan, arrays, cohort.site)
+            trained = learn(made, averaging.bare(arrays), examples, reconstruction, how, seed=seed)
+            weights, loss, halved = averaging.prefixed(trained.arrays), trained.loss, trained.halved
+        return averaging.weighted(weights, len(rows), {"loss": np.array(loss * len(rows)), "halved": np.array(halved)})
+
+    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
+        arrays = state[self.name]
+        done = int(arrays["round"]) + 1
+        new: Arrays = {**arrays, **averaging.mean(arrays, total), "round": np.array(done), "cases": np.array(total.cases)}
+        return Step(new, done >= self.rounds or not total.cases)
+
+    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
+        return None  # local epochs are not a bounded sum over patients
+
+    def latent(self, state: State, cohort: Cohort) -> Floats:
+        """(cases, dimensions): the mean code over each case's crops; zeros where there is no image."""
+        import torch
+
+        from common.devices import choose, repeatable
+        from common.examples import Cases
+        from common.training import load
+
+        arrays = state[self.name]
+        out = np.zeros((len(cohort), len(arrays["w/code.bias"])))
+        rows = with_images(cohort)
+        if not len(rows):
+            return out
+        network = digest(arrays)
+        keys = [(network, p.key) for p in rows.pictures if p]
+        found = [CODES.get(k) for k in keys]
+        if any(f is None for f in found):
+            held, device = self.crops(state, rows), choose()
+            cases = Cases(held, held.counts, cast(Any, rows.pictures), rows.labels, None)
+            with repeatable(device), torch.inference_mode():
+                made = averaging.network(_network, *_how(arrays, rows.schema)).to(device)
+                load(made, averaging.bare(arrays))
+                for i, key in enumerate(keys):  # one patient at a time: a code depends on nobody else
+                    if found[i] is None:
+                        x, _, mean, _ = cases.batch(np.array([i]), device, None)
+                        one = (mean @ made.encode(x))[0].double().cpu().numpy()
+                        CODES.put(key, one)
+                        found[i] = one
+        out[cohort.imaged] = found
+        return out
+
+    def crops(self, state: State, rows: Cohort) -> CaseCrops:
+        """What the network sees of cases that all have an image: no predicted lesions, for a segmentation would bring labels in."""
+        imaging_of(self.name, rows.schema)
+        return case_crops(rows, cast(Grid, tuple(int(g) for g in state[self.name]["grid"])))
+
+
+CODES = Remembered(32 * 2**20)
+"""Patients' codes, by autoencoder and picture."""
+
+
+def _how(arrays: Arrays, schema: Schema) -> tuple[object, ...]:
+    """What the network is built from; the arrays tell, whatever this learner's own hyperparameters are."""
+    return len(imaging_of("autoencoder", schema).channels), len(arrays["w/code.bias"]), tuple(int(g) for g in arrays["grid"])
+
+
+def reconstruction(network: Any, batch: Any) -> Tensor:
+    """Squared error, a mean over the voxels of the sequences that are there and of the lesion mask, summed over crops."""
+    import torch
+
+    x, present = batch
+    there = torch.cat([present, torch.ones_like(present[:, :1])], dim=1)
+    error = (network(x).float() - x).square().mean(dim=(2, 3, 4))
+    return ((error * there).sum(dim=1) / there.sum(dim=1)).sum()
+
+
+def _network(channels: int, latent: int, grid: Grid) -> Any:
+    from common import networks
+
+    return networks.AutoEncoder(channels, latent, grid)
+
+
+LEARNER = Autoencoder()

@@ -1,0 +1,294 @@
+"""What the image adds to the table: stacking on out-of-fold logits (Wolpert 1992), by federated Newton.
+
+For a case with an image, the log-odds of class k against class 0 are
+
+    eta_k = z_clin_k + a_k + b_k z_img_k + c_k' latent
+
+where z_clin are the clinical head's log-odds (an offset: its coefficient is 1), z_img the image network's and latent the
+autoencoder's, standardised over the training cases. A case without an image gets exactly the clinical prediction; a case without a
+table has the prior log-odds of the classes for z_clin. Ridge penalties pull b and c to 0, that is, to the clinical prediction.
+
+The coefficients of an outer training set are fitted on its cases' out-of-fold log-odds: a case of part q is scored by the clinical
+and image models that left out part q too; the autoencoder saw no label, so the outer one serves all. Beside these coefficients stand
+those fitted without each part q: they score part q out of fold, which sets the threshold on training cases only. All of them are
+fitted in the same exchanges. A site sends gradients, Hessians and log-likelihoods of its cases with an image and a label: a sum,
+weighted by those cases and no others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.calibration import EPSILON
+from common.cohort import Cohort, Fold
+from common.learner import Contribution, Federated, Head, Plan, Step, demand, lacks, load
+from common.schema import Floats, Schema
+from common.types import Arrays, Probs, State, digest
+
+LEAST = -50.0
+"""A patient's log-likelihood is not counted below this."""
+
+
+class ImageHead(Head, Protocol):
+    """What the fusion needs of the image learner."""
+
+    def logits(self, state: State, cohort: Cohort) -> Floats: ...
+
+
+class Encoder(Federated, Protocol):
+    """What the fusion needs of the autoencoder."""
+
+    def latent(self, state: State, cohort: Cohort) -> Floats: ...
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Of the cases that have an image: clinical offset and image columns, (cases, classes - 1) and (cases, classes - 1, columns)."""
+
+    offset: Floats
+    columns: Floats
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Arrays: `coefficients` (1 + parts, classes - 1, 2 + latent): a, b, c, fitted on all training cases, then without each part;
+    `base`, `step`, `objective`, `rounds`: how the last Newton step was taken; `mean`, `scale` (latent,): of the autoencoder's."""
+
+    name: str = "fusion"
+    modality: frozenset[str] = frozenset({"image"})
+    phases: frozenset[str] = frozenset({"moments", "newton"})
+    clinical: str = "logistic"
+    """The head whose prediction is the offset; it is the one reported as `clinical`."""
+    latent: bool = True
+    """Whether the autoencoder's latent code is an input beside the image network's log-odds."""
+    l2: float = 1.0
+    """Ridge on b."""
+    l2_latent: float = 30.0
+    """Ridge on c."""
+    tolerance: float = 1e-6
+    rounds: int = 30
+    learners: str = "{}"
+    """JSON: the hyperparameters of the learners it reads, where they are not the defaults."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("preprocessing", self.clinical, "image", *self._of("image").needs, *(("autoencoder",) if self.latent else ()))
+
+    @property
+    def spares(self) -> tuple[str, ...]:
+        return tuple(getattr(self._of("image"), "spares", ()))
+
+    @property
+    def outer(self) -> tuple[str, ...]:
+        """Needed of the outer training set only, not of those inside it."""
+        return ("autoencoder",) if self.latent else ()
+
+    def start(self, schema: Schema, seed: int) -> Arrays:
+        return {"rounds": np.array(0)}
+
+    def phase(self, arrays: Arrays) -> str:
+        return "newton" if "mean" in arrays else "moments"
+
+    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+        arrays, k = state[self.name], len(cohort.schema.label.classes)
+        if self.phase(arrays) == "moments":
+            rows, _ = self._rows(state, cohort, plan)
+            latent = self._latent(_of_fold(state, plan.fold, self.name), rows)
+            return Contribution({"sum": latent.sum(axis=0), "squares": (latent**2).sum(axis=0)}, len(rows))
+        rows, parts, inputs = self.training(state, cohort, plan)
+        beta = arrays["coefficients"]
+        p = beta.shape[2]
+        gradient = np.zeros((1 + plan.parts, k - 1, p))
+        hessian = np.zeros((1 + plan.parts, (k - 1) * p, (k - 1) * p))
+        likelihood = np.zeros(1 + plan.parts)
+        y = np.eye(k)[rows.labels]
+        for v in range(1 + plan.parts):
+            keep = parts != v - 1
+            x, offset, truth = inputs.columns[keep], inputs.offset[keep], y[keep]
+            log_mu = _log_softmax(offset + np.einsum("nkp,kp->nk", x, beta[v]))
+            mu = np.exp(log_mu[:, 1:])
+            gradient[v] = np.einsum("nk,nkp->kp", truth[:, 1:] - mu, x)
+            weight = mu[:, :, None] * (np.eye(k - 1) - mu[:, None, :])
+            hessian[v] = np.einsum("nkl,nkp,nlq->kplq", weight, x, x, optimize=True).reshape((k - 1) * p, (k - 1) * p)
+            likelihood[v] = (truth * np.maximum(log_mu, LEAST)).sum()
+        return Contribution({"gradient": gradient, "hessian": hessian, "likelihood": likelihood}, len(rows))
+
+    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
+        arrays = state[self.name]
+        if self.phase(arrays) == "moments":
+            n = max(total.cases, 1)
+            mean = total.sums["sum"] / n
+            spread = np.sqrt(np.maximum(total.sums["squares"] / n - mean**2, 0))
+            shape = (1 + plan.parts, self._classes(state) - 1, 2 + len(mean))
+            begun: Arrays = {
+                "mean": mean,
+                "scale": np.where(spread > 1e-9, spread, 1.0),
+                "coefficients": np.zeros(shape),
+                "base": np.zeros(shape),
+                "step": np.zeros(shape),
+                "objective": np.full(shape[0], -np.inf),
+                "rounds": np.array(0),
+                "converged": np.array(False),
+                "cases": np.array(total.cases),
+            }
+            return Step(begun, False)
+        beta, done = arrays["coefficients"], int(arrays["rounds"]) + 1
+        penalty = np.full(beta.shape[1:], self.l2_latent)
+        penalty[:, 0], penalty[:, 1] = 1e-3, self.l2
+        result = {n: np.array(a) for n, a in arrays.items()}
+        same = total.cases == int(arrays["cases"])
+        settled = np.zeros(len(beta), np.bool_)
+        for v in range(len(beta)):
+            objective = float(total.sums["likelihood"][v]) - 0.5 * float((penalty * beta[v] ** 2).sum())
+            if same and objective < float(arrays["objective"][v]) - 1e-9 * abs(objective):
+                result["step"][v] = arrays["step"][v] / 2
+                result["coefficients"][v] = arrays["base"][v] + result["step"][v]
+                continue
+            rise = total.sums["gradient"][v] - penalty * beta[v]
+            step = np.linalg.solve(total.sums["hessian"][v] + np.diag(penalty.ravel()), rise.ravel()).reshape(beta[v].shape)
+            result["base"][v], result["step"][v], result["objective"][v] = beta[v], step, objective
+            result["coefficients"][v] = beta[v] + step
+            settled[v] = np.abs(step).max() < self.tolerance
+        converged = bool(settled.all())
+        result |= {"rounds": np.array(done), "converged": np.array(converged), "cases": np.array(total.cases)}
+        return Step(result, converged or done >= self.rounds)
+
+    def __post_init__(self) -> None:
+        positive = ("l2", "l2_latent", "tolerance")
+        demand(self.name, {**{f"{n} > 0": getattr(self, n) > 0 for n in positive}, "rounds >= 1": self.rounds >= 1})
+        try:
+            fits = all(isinstance(v, dict) for v in json.loads(self.learners).values())
+        except (ValueError, AttributeError):
+            fits = False
+        demand(self.name, {"learners: a JSON object of hyperparameters by learner": fits})
+
+    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
+        return None  # log-odds are not bounded
+
+    def predict(self, state: State, cohort: Cohort) -> Probs:
+        """(cases, classes). Of a case without an image: the clinical head's, to the last bit."""
+        return self._predict(state, state, cohort, 0)
+
+    def predict_inside(self, outer: State, inner: State, cohort: Cohort, part: int) -> Probs:
+        """Cases of `part`, a training part of `outer`, by models that have not seen them: `inner` left out that part too."""
+        return self._predict(outer, inner, cohort, 1 + part)
+
+    def _predict(self, outer: State, inner: State, cohort: Cohort, variant: int) -> Probs:
+        beta = outer[self.name]["coefficients"][variant]
+        return self.blend(outer, inner, cohort, lambda inputs: inputs.offset + np.einsum("nkp,kp->nk", inputs.columns, beta))
+
+    def blend(self, outer: State, inner: State, cohort: Cohort, eta: Callable[[Inputs], Floats]) -> Probs:
+        """The clinical prediction, and in its place softmax(eta) for the cases that have an image."""
+        probs = _clinical(self._of(self.clinical), inner, cohort)
+        if cohort.imaged.any():
+            probs[cohort.imaged] = np.exp(_log_softmax(eta(self._inputs(outer, inner, cohort.where(cohort.imaged)))))
+        return probs
+
+    def training(self, state: State, cohort: Cohort, plan: Plan) -> tuple[Cohort, NDArray[np.int64], Inputs]:
+        """The labelled training cases with an image, their parts, and their inputs by models that have not seen them."""
+        rows, inner = self._rows(state, cohort, plan)
+        parts = rows.parts(plan.seed, plan.parts)
+        return rows, parts, self._out_of_fold(state, _of_fold(state, plan.fold, self.name), rows, parts, plan.fold, inner)
+
+    def _rows(self, state: State, cohort: Cohort, plan: Plan) -> tuple[Cohort, Mapping[int, Fold]]:
+        inner = {q: f for q in range(plan.parts) if (f := self._inner(state, plan, q)) is not None}
+        rows = cohort.train(plan.fold, plan.seed, plan.parts)
+        return rows.where(rows.imaged & np.isin(rows.parts(plan.seed, plan.parts), list(inner))), inner
+
+    def _inner(self, state: State, plan: Plan, part: int) -> Fold | None:
+        """The training set inside the plan's that leaves `part` out too; None where a model could not be fitted on it."""
+        fold = Fold(plan.fold.sites, tuple(sorted({*plan.fold.parts, part})))
+        had = _of_fold(state, fold, self.name)
+        fitted = part not in plan.fold.parts and fold in plan.reads and not lacks(self, had, self.outer)
+        return fold if fitted else None
+
+    def _out_of_fold(
+        self, state: State, own: State, rows: Cohort, parts: NDArray[np.int64], outer: Fold, inner: Mapping[int, Fold]
+    ) -> Inputs:
+        """The training cases' inputs, each part's by the models that left it out."""
+        key = (rows.hash, outer, self, digest({f"{f}\t{n}": a for f, s in _by_fold(state, self.name).items() for n, a in _flat(s).items()}))
+        if key not in _INPUTS:
+            k, width = len(rows.schema.label.classes), 2 + len(own[self.name]["mean"])
+            offset, columns = np.zeros((len(rows), k - 1)), np.zeros((len(rows), k - 1, width))
+            for q, fold in inner.items():
+                mask = parts == q
+                if mask.any():
+                    one = self._inputs(own, _of_fold(state, fold, self.name), rows.where(mask))
+                    offset[mask], columns[mask] = one.offset, one.columns
+            while len(_INPUTS) >= 64:
+                _INPUTS.pop(next(iter(_INPUTS)), None)
+            _INPUTS[key] = Inputs(offset, columns)
+        return _INPUTS[key]
+
+    def _inputs(self, outer: State, inner: State, rows: Cohort) -> Inputs:
+        """Of cases that all have an image."""
+        k = len(rows.schema.label.classes)
+        probs = _clinical(self._of(self.clinical), inner, rows)
+        offset = np.log(np.maximum(probs[:, 1:], EPSILON)) - np.log(np.maximum(probs[:, :1], EPSILON))
+        if not rows.tabled.all():
+            counts = inner["preprocessing"]["classes"] + 0.5
+            offset[~rows.tabled] = np.log(counts[1:] / counts[0])
+        image = cast(ImageHead, self._of("image")).logits(inner, rows)
+        latent = (self._latent(outer, rows) - outer[self.name]["mean"]) / outer[self.name]["scale"]
+        ones = np.ones((len(rows), k - 1, 1))
+        wide = np.broadcast_to(latent[:, None, :], (len(rows), k - 1, latent.shape[1]))
+        return Inputs(offset, np.concatenate([ones, image[:, :, None], wide], axis=2))
+
+    def _latent(self, own: State, rows: Cohort) -> Floats:
+        if not self.latent:
+            return np.zeros((len(rows), 0))
+        return np.asarray(cast(Encoder, self._of("autoencoder")).latent(own, rows), np.float64)
+
+    def _of(self, name: str) -> Federated:
+        mine: Mapping[str, dict[str, object]] = json.loads(self.learners)
+        return load(name, mine.get(name, {}))
+
+    def _classes(self, state: State) -> int:
+        return next(len(a["classes"]) for n, a in state.items() if n.rpartition("\t")[2] == "preprocessing")
+
+
+_INPUTS: dict[tuple[object, ...], Inputs] = {}
+"""The same models score the same cases in every round of the Newton fit: a network need not run each time."""
+
+
+def _clinical(head: Federated, state: State, cohort: Cohort) -> Probs:
+    """The clinical head's prediction; at a site without a table, the prior of the classes."""
+    if "table" in cohort.modalities:
+        return np.array(cast(Head, head).predict(state, cohort))
+    counts = state["preprocessing"]["classes"] + 0.5
+    return np.tile(counts / counts.sum(), (len(cohort), 1))
+
+
+def _by_fold(state: State, own: str) -> dict[str, State]:
+    """A state read for several folds, one entry `fold<tab>learner` each -> fold -> learner -> arrays; the fusion's own is left out."""
+    out: dict[str, State] = {}
+    for name, arrays in state.items():
+        fold, tab, learner = name.rpartition("\t")
+        if tab and learner != own:
+            out.setdefault(fold, {})[learner] = arrays
+    return out
+
+
+def _of_fold(state: State, fold: Fold, own: str) -> State:
+    mine = {n.rpartition("\t")[2]: a for n, a in state.items() if n.rpartition("\t")[0] == fold.key}
+    return {**mine, **({own: state[own]} if own in state else {})}
+
+
+def _flat(state: State) -> Arrays:
+    return {f"{n}\t{a}": v for n, arrays in state.items() for a, v in arrays.items()}
+
+
+def _log_softmax(logits: Floats) -> Floats:
+    """(cases, classes - 1) against class 0 -> (cases, classes) log-probabilities."""
+    full = np.concatenate([np.zeros((len(logits), 1)), logits], axis=1)
+    top = full.max(axis=1, keepdims=True)
+    return np.asarray(full - top - np.log(np.exp(full - top).sum(axis=1, keepdims=True)))
+
+
+LEARNER = Fusion()

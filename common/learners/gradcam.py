@@ -1,0 +1,99 @@
+"""Does the image network look at the lesion? Energy of Grad-CAM inside the experts' masks, against chance, in sums over cases.
+
+Each case is explained by a network that has not seen it: part p by the model that left part p out. Maps are made at the site and
+dropped there; only sums of shares leave.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from common.cohort import UNKNOWN, Cohort
+from common.crops import speaks_of_lesions
+from common.gradcam import TERMS, energy, heatmaps, terms
+from common.learner import Contribution, Plan, Step, load
+from common.learners.image import Image, imaging_of
+from common.picture import EXPERT
+from common.schema import Floats, Schema
+from common.types import Arrays, State
+
+
+@dataclass(frozen=True)
+class GradCam:
+    """Arrays once done: `energy` (7,), the sums of `common.gradcam.TERMS`; `common.gradcam.focus` reads them."""
+
+    name: str = "gradcam"
+    modality: frozenset[str] = frozenset({"image"})
+    phases: frozenset[str] = frozenset({"explain"})
+    learners: str = "{}"
+    """JSON: the learners' hyperparameters, where they are not the defaults."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (*self._image().needs, "image")
+
+    @property
+    def spares(self) -> tuple[str, ...]:
+        """Cases with an expert's mask need no segmentation."""
+        return ("segmentation",)
+
+    def start(self, schema: Schema, seed: int) -> Arrays:
+        return {}
+
+    def phase(self, arrays: Arrays) -> str:
+        return "explain"
+
+    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+        imaging_of(self.name, cohort.schema)
+        parts, sums, cases = cohort.parts(plan.seed, plan.parts), np.zeros(len(TERMS)), 0
+        for fold in plan.reads:
+            if fold.sites or len(fold.parts) != 1:
+                continue
+            own = {n.partition("\t")[2]: a for n, a in state.items() if n.partition("\t")[0] == fold.key}
+            if own.get("image") and int(own["image"]["round"]):
+                held = cohort.where((parts == fold.parts[0]) & explainable(cohort))
+                each = self._energies(own, held)
+                sums, cases = sums + each.sum(axis=0), cases + len(each)
+        return Contribution({"energy": sums}, cases)
+
+    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
+        return Step(dict(total.sums), True)
+
+    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
+        return float(np.sqrt(6))  # a case with a map: the shares, their squares and product, and 1; one without: 1
+
+    def _image(self) -> Image:
+        return cast(Image, load("image", json.loads(self.learners).get("image", {})))
+
+    def _energies(self, state: State, cohort: Cohort) -> Floats:
+        """(cases with expert lesions, TERMS)."""
+        if not len(cohort):
+            return np.zeros((0, len(TERMS)))
+        from common.devices import choose, repeatable
+        from common.examples import Cases
+
+        image, device = self._image(), choose()
+        held = image.crops(state, cohort)
+        target = image.logits(state, cohort).argmax(axis=1) + 1
+        cases, out = Cases(held, held.counts, cast(Any, cohort.pictures), cohort.labels, None), []
+        with repeatable(device):
+            network = image.built(state, cohort.schema, device)
+            for i in np.flatnonzero(np.array(held.sources) == EXPERT):
+                x, present, mean, _ = cases.batch(np.array([i]), device, None)
+                maps = heatmaps(network, x, present, mean, int(target[i]))
+                out.append(terms(*energy(maps.cpu().numpy(), x[:, -1].cpu().numpy())))
+        return np.stack(out) if out else np.zeros((0, len(TERMS)))
+
+
+def explainable(cohort: Cohort) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """(cases,): of known label, with an image in which an expert looked for lesions."""
+    imaging = imaging_of("gradcam", cohort.schema)
+    seen = [p is not None and speaks_of_lesions(p, imaging) for p in cohort.pictures] or [False] * len(cohort)
+    return np.asarray(np.array(seen, np.bool_) & (cohort.labels != UNKNOWN))
+
+
+LEARNER = GradCam()

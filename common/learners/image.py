@@ -1,0 +1,273 @@
+"""A network on the crops of each patient's image, trained by federated averaging; its logit is the mean over the patient's crops.
+
+First the classes of the labelled cases with an image are counted; classes weigh by the inverse of their federated counts, up to a
+cap, and what a network trained so says is corrected for the prior (Elkan 2001) before anybody sees it. A site counts with its labelled
+cases that have an image, and with no others. A case without an image gets the prior of the classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from common import averaging
+from common.cohort import Cohort, Fold, pooled
+from common.crops import CaseCrops, Grid, case_crops
+from common.errors import UsageError
+from common.learner import Contribution, Federated, Plan, Step, demand, fit, load, local_plan
+from common.remembered import Remembered
+from common.schema import Floats, Imaging, Schema
+from common.types import Arrays, Probs, State, digest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NETWORKS = ("compact3d", "efficientnet_b3")
+INITIAL = ("random", "autoencoder")
+
+
+@dataclass(frozen=True)
+class Image:
+    """Arrays: `round`, `network` (its number), `grid` (3,), `w/...` (float32, torch's names and shapes); once counted also `counts`
+    and `weights` (classes,)."""
+
+    name: str = "image"
+    modality: frozenset[str] = frozenset({"image"})
+    phases: frozenset[str] = frozenset({"count", "train"})
+    network: str = "compact3d"
+    """`compact3d`, or `efficientnet_b3` on slabs of three slices: the original study's, which wants a grid of at least 64 x 64."""
+    grid: tuple[int, ...] = (16, 24, 24)
+    rounds: int = 6
+    epochs: int = 3
+    batch: int = 16
+    learning_rate: float = 0.003
+    weight_decay: float = 0.05
+    proximal: float = 0.0
+    """FedProx's mu."""
+    weight_cap: float = 5.0
+    """How many times as much as another a class may weigh; 1: all the same."""
+    segmentation: bool = True
+    """Whether lesions come from the segmentation network where no expert outlined any."""
+    initial: str = "random"
+    """`autoencoder`: the encoder starts from the autoencoder's of the same training set."""
+    pretrained: str = ""
+    """A file at the coordinator with parameters to start from, by name: .npz, or a state dict of torch."""
+    pretrained_sha256: str = ""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (*(("segmentation",) if self.segmentation else ()), *(("autoencoder",) if self.initial == "autoencoder" else ()))
+
+    @property
+    def spares(self) -> tuple[str, ...]:
+        """Of `needs`: what is used only where it could be fitted."""
+        return ("segmentation",)
+
+    def __post_init__(self) -> None:
+        whole = {f"{name} >= 1": getattr(self, name) >= 1 for name in ("rounds", "epochs", "batch", "weight_cap")}
+        rates = {f"{name} >= 0": getattr(self, name) >= 0 for name in ("weight_decay", "proximal")}
+        grid = {"grid: three whole numbers of at least 4": len(self.grid) == 3 and all(isinstance(g, int) and g >= 4 for g in self.grid)}
+        chosen = {
+            f"network: one of {', '.join(NETWORKS)}": self.network in NETWORKS,
+            f"initial: one of {', '.join(INITIAL)}": self.initial in INITIAL,
+            "grid: at least 3 x 24 x 24 for efficientnet_b3": self.network != "efficientnet_b3" or min(self.grid[1:], default=0) >= 24,
+            "network compact3d for initial autoencoder": self.initial == "random" or self.network == "compact3d",
+            "initial random where there is a pretrained file": self.initial == "random" or not self.pretrained,
+            "pretrained_sha256 (64 hex digits) with pretrained, and neither without the other": bool(self.pretrained)
+            == (len(self.pretrained_sha256) == 64),
+        }
+        demand(self.name, {**whole, **rates, **grid, **chosen, "learning_rate > 0": self.learning_rate > 0})
+
+    def start(self, schema: Schema, seed: int) -> Arrays:
+        how = self.network, len(imaging_of(self.name, schema).channels), len(schema.label.classes)
+        weights = averaging.drawn(_classifier, how, seed)
+        if self.pretrained:
+            from common.pretrained import adopt
+
+            weights = averaging.prefixed(adopt(self.pretrained, self.pretrained_sha256, averaging.bare(weights)))
+        sizes: Arrays = {"network": np.array(NETWORKS.index(self.network)), "grid": np.array(self.grid, np.int64)}
+        return {"round": np.array(0), **sizes, **weights}
+
+    def phase(self, arrays: Arrays) -> str:
+        return "train" if "counts" in arrays else "count"
+
+    def parameters(self, arrays: Arrays) -> Arrays:
+        """The global parameters: what is averaged."""
+        return averaging.parameters(arrays)
+
+    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+        arrays, rows = state[self.name], with_images(cohort.train(plan.fold, plan.seed, plan.parts))
+        if plan.phase == "count":
+            counts = np.bincount(rows.labels, minlength=len(cohort.schema.label.classes)).astype(np.float64)
+            return Contribution({"classes": counts}, len(rows))
+        weights, loss, halved = averaging.parameters(arrays), 0.0, 0
+        if len(rows):
+            trained = self._train(state, rows, averaging.site_seed(plan, arrays, cohort.site))
+            weights, loss, halved = averaging.prefixed(trained.arrays), trained.loss, trained.halved
+        return averaging.weighted(weights, len(rows), {"loss": np.array(loss * len(rows)), "halved": np.array(halved)})
+
+    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
+        arrays = state[self.name]
+        if plan.phase == "count":
+            counts = total.sums["classes"]
+            counted: Arrays = {**arrays, "counts": counts, "weights": class_weights(counts, self.weight_cap)}
+            if self.initial == "autoencoder":
+                encoder = {k: v for k, v in state["autoencoder"].items() if k.startswith("w/trunk.")}
+                counted |= {k: np.array(v) for k, v in encoder.items()}
+            return Step(counted, total.cases == 0)
+        done = int(arrays["round"]) + 1
+        return Step({**arrays, **averaging.mean(arrays, total), "round": np.array(done)}, done >= self.rounds)
+
+    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
+        return None  # local epochs are not a bounded sum over patients; DP-SGD accounts for its own steps
+
+    def predict(self, state: State, cohort: Cohort) -> Probs:
+        """(cases, classes); for a case without an image the prior."""
+        scores = self.scores(state, cohort)
+        e = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+    def logits(self, state: State, cohort: Cohort) -> Floats:
+        """(cases, classes - 1): log-odds against class 0, corrected for the class weights."""
+        scores = self.scores(state, cohort)
+        return np.asarray(scores[:, 1:] - scores[:, :1])
+
+    def scores(self, state: State, cohort: Cohort) -> Floats:
+        """(cases, classes): log-probabilities up to a number for each case."""
+        arrays = state[self.name]
+        out = np.tile(np.log(prior(arrays["counts"])), (len(cohort), 1))
+        if cohort.imaged.any():
+            out[cohort.imaged] = self._raw(state, with_images(cohort)) - np.log(arrays["weights"])
+        return out
+
+    def alone(
+        self, cohorts: Sequence[Cohort], fold: Fold, seed: int, parts: int, prepare: Federated | None = None, ready: State | None = None
+    ) -> State:
+        """The same model from the cases of `cohorts` together, with all it needs; `ready`: what of that is fitted already."""
+        plan = local_plan(Fold(parts=fold.parts), seed, parts)
+        kept = [c for c in cohorts if c.site not in fold.sites]
+        together = [pooled(kept, kept[0].site if len(kept) == 1 else "pooled")]
+        state = dict(ready or {})
+        for need in self.needs:
+            if need not in state:
+                state = fit(load(need), state, together, plan)
+        return fit(self, state, together, plan)
+
+    def crops(self, state: State, rows: Cohort) -> CaseCrops:
+        """What the network sees of cases that all have an image."""
+        imaging = imaging_of(self.name, rows.schema)
+        regions, key = None, ""
+        if state.get("segmentation"):
+            from common.learners.segmentation import regions_of
+
+            regions, key = regions_of(state["segmentation"], imaging)
+        return case_crops(rows, cast(Grid, tuple(int(g) for g in state[self.name]["grid"])), regions, key)
+
+    def built(self, state: State, schema: Schema, device: Any) -> Any:
+        """The network with its parameters, ready to predict."""
+        from common.training import load as set_parameters
+
+        made = averaging.network(_classifier, *_how(state[self.name], schema)).to(device)
+        set_parameters(made, averaging.bare(state[self.name]))
+        return made.eval()
+
+    def _train(self, state: State, rows: Cohort, seed: int) -> Any:
+        import torch
+
+        from common.augment import Augment
+        from common.examples import Cases
+        from common.training import Schedule, learn
+
+        arrays, held = state[self.name], self.crops(state, rows)
+        examples = Cases(held, held.counts, cast(Any, rows.pictures), rows.labels, Augment(imaging_of(self.name, rows.schema).crop_mm))
+        weights = torch.from_numpy(np.array(arrays["weights"], np.float32))
+
+        def loss(network: Any, batch: Any) -> Tensor:
+            x, present, mean, labels = batch
+            patients = patient_logits(network(x, present), mean)
+            return (torch.nn.functional.cross_entropy(patients, labels, reduction="none") * weights.to(labels.device)[labels]).sum()
+
+        # over the rounds the rate falls along half a cosine
+        rate = self.learning_rate * 0.5 * (1 + np.cos(np.pi * int(arrays["round"]) / self.rounds))
+        how = Schedule(self.epochs, self.batch, float(rate), self.weight_decay, self.proximal, "adamw")
+        return learn(averaging.network(_classifier, *_how(arrays, rows.schema)), averaging.bare(arrays), examples, loss, how, seed=seed)
+
+    def _raw(self, state: State, rows: Cohort) -> Floats:
+        """(cases, classes): the network's logits, one patient at a time, so that no patient's depend on who else is asked for."""
+        import torch
+
+        from common.devices import choose, repeatable
+        from common.examples import Cases
+
+        held = self.crops(state, rows)
+        model = digest({**state[self.name], "key": np.frombuffer(held.key.encode(), np.uint8)})
+        keys = [(model, p.key) for p in rows.pictures if p]
+        found = [SCORES.get(k) for k in keys]
+        if any(f is None for f in found):
+            device = choose()
+            cases = Cases(held, held.counts, cast(Any, rows.pictures), rows.labels, None)
+            with repeatable(device), torch.inference_mode():
+                network = self.built(state, rows.schema, device)
+                for i, key in enumerate(keys):
+                    if found[i] is None:
+                        x, present, mean, _ = cases.batch(np.array([i]), device, None)
+                        one = patient_logits(network(x, present), mean)[0].double().cpu().numpy()
+                        SCORES.put(key, one)
+                        found[i] = one
+        return np.stack(cast(Any, found))
+
+
+SCORES = Remembered(16 * 2**20)
+"""Patients' logits, by network and picture."""
+
+
+def patient_logits(crops: Tensor, mean: Tensor) -> Tensor:
+    """(crops, classes) -> (cases, classes): the mean over each case's crops, in float32 whatever the network computes in."""
+    return (mean[:, :, None] * crops.float()[None]).sum(dim=1)
+
+
+def class_weights(counts: Floats, cap: float) -> Floats:
+    """(classes,): inverse to the counts, none more than `cap` times another, 1 on average over the cases; 1 for a class of nobody."""
+    held = counts > 0
+    if not held.any():
+        return np.ones(len(counts))
+    inverse = np.where(held, counts[held].max() / np.maximum(counts, 1), 1.0)
+    weights = np.minimum(inverse, cap)
+    return np.asarray(np.where(held, weights * counts.sum() / (weights * counts).sum(), 1.0))
+
+
+def prior(counts: Floats) -> Floats:
+    """(classes,) probabilities; half a case is added to each class, so that none is impossible."""
+    return np.asarray((counts + 0.5) / (counts + 0.5).sum())
+
+
+def with_images(cohort: Cohort) -> Cohort:
+    """The cases that have an image."""
+    # a cohort is frozen, and its training rows are asked for round after round
+    held: Cohort | None = cohort.__dict__.get("_with_images")
+    if held is None:
+        held = cohort.__dict__["_with_images"] = cohort.where(cohort.imaged)
+    return held
+
+
+def imaging_of(learner: str, schema: Schema) -> Imaging:
+    if schema.imaging is None:
+        raise UsageError("C01", f"learner '{learner}' needs a study that declares images; '{schema.name}' declares none, leave it out")
+    return schema.imaging
+
+
+def _how(arrays: Arrays, schema: Schema) -> tuple[object, ...]:
+    """What the network is built from; the arrays tell, whatever this learner's own hyperparameters are."""
+    return NETWORKS[int(arrays["network"])], len(imaging_of("image", schema).channels), len(schema.label.classes)
+
+
+def _classifier(name: str, channels: int, classes: int) -> Any:
+    from common import networks
+
+    return networks.classifier(name, channels, classes)
+
+
+LEARNER = Image()

@@ -1,0 +1,241 @@
+"""A compact UNet that outlines the study's regions on the coarse whole volume, learnt from the experts' masks by federated averaging.
+
+With it a patient whose image nobody outlined gets a region to crop round. A site counts with its training cases that have a mask,
+whether their label is known or not; a region that the mask does not speak about costs nothing. In a study without regions there is
+nothing to learn: every site sends zero cases, and the learner is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common import averaging
+from common.cohort import Cohort
+from common.crops import Bits, Grid, Halves, Regions, on_grid, resample
+from common.learner import Contribution, Plan, Step, demand
+from common.learners.image import imaging_of
+from common.picture import Picture
+from common.schema import Floats, Imaging, Schema
+from common.types import Arrays, State, digest
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+VERSION = 1
+"""Of how a picture becomes an example; part of the name under which examples are kept."""
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Arrays: `round`, `grid` (3,), `widths`, `cases` of the last round, and `w/...` (float32, MONAI's names) if there are regions.
+
+    Tally: `dice` (regions, 2): the sum over the site's training cases of the Dice of the model that came, and their number."""
+
+    name: str = "segmentation"
+    needs: tuple[str, ...] = ()
+    modality: frozenset[str] = frozenset({"image"})
+    phases: frozenset[str] = frozenset({"train"})
+    grid: tuple[int, ...] = (16, 32, 32)
+    widths: tuple[int, ...] = (16, 32, 64)
+    """Channels of each level; each but the first halves the grid."""
+    rounds: int = 6
+    epochs: int = 4
+    batch: int = 8
+    learning_rate: float = 0.01
+    weight_decay: float = 0.01
+    proximal: float = 0.0
+    """FedProx's mu."""
+
+    def __post_init__(self) -> None:
+        whole = {f"{name} >= 1": getattr(self, name) >= 1 for name in ("rounds", "epochs", "batch")}
+        rates = {f"{name} >= 0": getattr(self, name) >= 0 for name in ("weight_decay", "proximal")}
+        levels = len(self.widths) >= 2 and all(isinstance(w, int) and w >= 1 for w in self.widths)
+        step = 2 ** (len(self.widths) - 1)
+        grid = len(self.grid) == 3 and all(isinstance(g, int) and g >= 2 * step and g % step == 0 for g in self.grid)
+        shapes = {
+            "widths: at least two whole numbers of at least 1": levels,
+            f"grid: three multiples of {step}, twice that or more": grid,
+        }
+        demand(self.name, {**whole, **rates, **shapes, "learning_rate > 0": self.learning_rate > 0})
+
+    def start(self, schema: Schema, seed: int) -> Arrays:
+        imaging = imaging_of(self.name, schema)
+        weights = averaging.drawn(_network, (len(imaging.channels), len(imaging.regions), self.widths), seed) if imaging.regions else {}
+        sizes: Arrays = {"grid": np.array(self.grid, np.int64), "widths": np.array(self.widths, np.int64)}
+        return {"round": np.array(0), "cases": np.array(0), **sizes, **weights}
+
+    def phase(self, arrays: Arrays) -> str:
+        return "train"
+
+    def parameters(self, arrays: Arrays) -> Arrays:
+        """The global parameters: what is averaged."""
+        return averaging.parameters(arrays)
+
+    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+        arrays, imaging = state[self.name], imaging_of(self.name, cohort.schema)
+        rows = outlined(cohort.train(plan.fold, plan.seed, plan.parts, labelled=False))
+        weights, loss, halved = averaging.parameters(arrays), 0.0, 0
+        dice = np.zeros((len(imaging.regions), 2))
+        if rows:
+            from common.augment import Augment
+            from common.training import Schedule, learn
+
+            examples = _examples(rows, imaging, _sizes(arrays)[0], Augment(dropout=0.25))
+            dice = _dice(arrays, imaging, examples)
+            how = Schedule(self.epochs, self.batch, self.learning_rate, self.weight_decay, self.proximal, "adamw")
+            made, seed = averaging.network(_network, *_how(arrays, imaging)), averaging.site_seed(plan, arrays, cohort.site)
+            trained = learn(made, averaging.bare(arrays), examples, dice_and_entropy, how, seed=seed)
+            weights, loss, halved = averaging.prefixed(trained.arrays), trained.loss, trained.halved
+        tally: Arrays = {"loss": np.array(loss * len(rows)), "halved": np.array(halved), "dice": dice}
+        return averaging.weighted(weights, len(rows), tally)
+
+    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
+        arrays = state[self.name]
+        done = int(arrays["round"]) + 1
+        new: Arrays = {**arrays, **averaging.mean(arrays, total), "round": np.array(done), "cases": np.array(total.cases)}
+        return Step(new, done >= self.rounds or not total.cases)
+
+    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
+        return None  # local epochs are not a bounded sum over patients
+
+    def lesion_mask(self, state: State, picture: Picture, imaging: Imaging) -> Bits | None:
+        """(z, y, x) on the grid of `picture.voxels`: where a lesion is likelier than not; None where nothing has been learnt."""
+        regions, _ = regions_of(state[self.name], imaging)
+        return regions(picture) if regions else None
+
+
+def regions_of(arrays: Arrays, imaging: Imaging) -> tuple[Regions | None, str]:
+    """Predicted lesions by a trained segmentation, and the name of its parameters; None, '' where it has seen no mask."""
+    if not imaging.lesion or not int(arrays["cases"]):
+        return None, ""
+
+    def regions(picture: Picture) -> Bits:
+        lesion = probabilities(arrays, imaging, picture)[[imaging.regions.index(r) for r in imaging.lesion]].max(axis=0)
+        return on_grid(lesion, picture.box, picture.voxels.shape[1:]) > 0.5
+
+    return regions, digest(arrays)
+
+
+def probabilities(arrays: Arrays, imaging: Imaging, picture: Picture) -> Floats:
+    """(regions, *grid) over the whole field of view."""
+    import torch
+
+    from common.devices import choose, repeatable
+
+    device = choose()
+    grid, _ = _sizes(arrays)
+    x = resample(picture.coarse, grid).astype(np.float32) * np.float32(picture.unit)
+    with repeatable(device), torch.inference_mode():
+        logits = _loaded(arrays, imaging, device)(torch.from_numpy(x)[None].to(device))
+        return np.asarray(torch.sigmoid(logits.float())[0].cpu().numpy(), np.float64)
+
+
+def outlined(cohort: Cohort) -> list[Picture]:
+    """The pictures in which an expert marked anything."""
+    return [p for p in cohort.pictures if p is not None and p.coarse_mask is not None and any(p.marked)]
+
+
+def dice_and_entropy(network: Any, batch: Any) -> Tensor:
+    """1 - soft Dice (Milletari et al. 2016, eq. 1, without squares) and cross-entropy, means over the marked regions, summed over cases."""
+    import torch
+
+    x, target, marked = batch
+    logits = network(x).float()
+    p = torch.sigmoid(logits)
+    overlap, size = (p * target).sum((2, 3, 4)), (p + target).sum((2, 3, 4))
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((2, 3, 4))
+    each = (entropy + 1 - (2 * overlap + 1) / (size + 1)) * marked
+    return (each.sum(dim=1) / marked.sum(dim=1)).sum()
+
+
+class _Outlined:
+    """Rows are cases; a batch is (coarse volumes, regions, which regions are marked)."""
+
+    def __init__(self, arrays: Sequence[Halves], pictures: Sequence[Picture], regions: int, augment: Any) -> None:
+        import torch
+
+        from common.examples import Store, presence
+
+        self._store = Store(arrays, np.ones(len(arrays), np.int64))
+        self._present, self._augment, self.regions = presence(pictures), augment, regions
+        self._marked = torch.tensor([p.marked for p in pictures], dtype=torch.float32)
+        self.noise = int(augment.draws(self._present.shape[1], 1))
+
+    def __len__(self) -> int:
+        return len(self._marked)
+
+    def batch(self, rows: NDArray[np.int64], device: torch.device, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        import torch
+
+        x = self._store.gather(rows, device)
+        if noise is not None:
+            nth = torch.arange(len(rows), device=device)
+            x, _ = self._augment(x, self._present[rows].to(device), noise.to(device), nth, torch.zeros_like(nth))
+        channels = self._present.shape[1]
+        return x[:, :channels], x[:, channels:], self._marked[rows].to(device)
+
+
+def _examples(pictures: Sequence[Picture], imaging: Imaging, grid: Grid, augment: Any) -> _Outlined:
+    return _Outlined([_example(p, imaging, grid)[None] for p in pictures], pictures, len(imaging.regions), augment)
+
+
+def _example(picture: Picture, imaging: Imaging, grid: Grid) -> Halves:
+    """(channels + regions, *grid): values, and the share of each region."""
+
+    def make() -> Halves:
+        assert picture.coarse_mask is not None
+        values = resample(picture.coarse, grid) * np.float32(picture.unit)
+        bits = np.stack([(picture.coarse_mask >> i) & 1 for i in range(len(imaging.regions))]).astype(np.float32)
+        return np.concatenate([values, resample(bits, grid)]).astype(np.float16)
+
+    return np.asarray(picture.kept(f"segmentation v{VERSION} grid {'x'.join(map(str, grid))} regions {'+'.join(imaging.regions)}", make))
+
+
+def _dice(arrays: Arrays, imaging: Imaging, examples: _Outlined) -> Floats:
+    """(regions, 2): the sum over cases of the Dice of regions cut at one half, and in how many cases each is marked."""
+    import torch
+
+    from common.devices import choose, repeatable
+
+    device = choose()
+    out = np.zeros((len(imaging.regions), 2))
+    with repeatable(device), torch.inference_mode():
+        network = _loaded(arrays, imaging, device)
+        for at in range(0, len(examples), 16):
+            x, target, marked = examples.batch(np.arange(at, min(at + 16, len(examples))), device, None)
+            found, truth = network(x).float() > 0, target > 0.5
+            both, size = (found & truth).sum((2, 3, 4)), found.sum((2, 3, 4)) + truth.sum((2, 3, 4))
+            dice = torch.where(size > 0, 2 * both / size.clamp(min=1), 1.0) * marked
+            out += torch.stack([dice.sum(dim=0), marked.sum(dim=0)], dim=1).double().cpu().numpy()
+    return out
+
+
+def _loaded(arrays: Arrays, imaging: Imaging, device: Any) -> Any:
+    from common.training import load
+
+    made = averaging.network(_network, *_how(arrays, imaging)).to(device)
+    load(made, averaging.bare(arrays))
+    return made.eval()
+
+
+def _how(arrays: Arrays, imaging: Imaging) -> tuple[object, ...]:
+    return len(imaging.channels), len(imaging.regions), _sizes(arrays)[1]
+
+
+def _sizes(arrays: Arrays) -> tuple[Grid, tuple[int, ...]]:
+    return cast(Grid, tuple(int(g) for g in arrays["grid"])), tuple(int(w) for w in arrays["widths"])
+
+
+def _network(channels: int, regions: int, widths: tuple[int, ...]) -> Any:
+    from common import networks
+
+    return networks.unet(channels, regions, widths)
+
+
+LEARNER = Segmentation()

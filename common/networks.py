@@ -1,0 +1,180 @@
+"""The networks on images. None has batch normalisation: averaging its buffers over hospitals is an error, and DP-SGD forbids it.
+
+All take crops (n, channels + 1, z, y, x), the last channel the share of lesion, and `present` (n, channels), the bits that say which
+sequences are there. Classifiers are split where Grad-CAM looks: `features`, and `classify` what was found.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Grid = tuple[int, int, int]
+WIDTHS = (16, 32, 64)
+SLAB = 3
+"""Neighbouring slices that a 2.5D network sees as its channels."""
+
+
+class Residual(nn.Module):  # type: ignore[misc]
+    """Two convolutions with group normalisation and a shortcut (He et al. 2016; Wu & He 2018)."""
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv3d(channels, width, 3, stride, 1, bias=False)
+        self.first_norm = _norm(width)
+        self.second = nn.Conv3d(width, width, 3, 1, 1, bias=False)
+        self.second_norm = _norm(width)
+        self.shortcut = nn.Conv3d(channels, width, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.second_norm(self.second(functional.relu(self.first_norm(self.first(x)))))
+        return functional.relu(y + self.shortcut(x))
+
+
+class Trunk(nn.Module):  # type: ignore[misc]
+    """(n, channels, z, y, x) -> (n, 64, z/4, y/4, x/4): a stem and two residual stages; the last keeps its resolution, for Grad-CAM."""
+
+    def __init__(self, channels: int, widths: tuple[int, int, int] = WIDTHS) -> None:
+        super().__init__()
+        self.stem = nn.Conv3d(channels, widths[0], 3, 2, 1, bias=False)
+        self.stem_norm = _norm(widths[0])
+        self.middle = Residual(widths[0], widths[1], 2)
+        self.deep = Residual(widths[1], widths[2], 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.deep(self.middle(functional.relu(self.stem_norm(self.stem(x)))))
+
+
+class Compact3D(nn.Module):  # type: ignore[misc]
+    """The default classifier, 0.2 million parameters: trunk, mean and maximum over space, presence bits, one linear layer."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.trunk = Trunk(channels + 1)
+        self.head = nn.Linear(2 * WIDTHS[-1] + channels, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.trunk(x)
+
+    def classify(self, features: Tensor, present: Tensor) -> Tensor:
+        pooled = torch.cat([features.mean((2, 3, 4)), features.amax((2, 3, 4)), present], dim=1)
+        return self.head(pooled)
+
+    def forward(self, x: Tensor, present: Tensor) -> Tensor:
+        """(n, classes) logits."""
+        return self.classify(self.features(x), present)
+
+
+class EfficientNet25D(nn.Module):  # type: ignore[misc]
+    """EfficientNet-B3 (Tan & Le 2019) on slabs of three slices, the original study's network, with group normalisation; a crop's
+    logits are the mean over its slabs. Drop-connect is off: the seed alone decides."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        from monai.networks.nets.efficientnet import EfficientNetBN
+
+        net = EfficientNetBN("efficientnet-b3", False, spatial_dims=2, in_channels=SLAB * (channels + 1), num_classes=1)
+        for block in (b for stage in net._blocks for b in stage):
+            block.drop_connect_rate = 0.0
+        net._fc, net._dropout = nn.Identity(), nn.Identity()
+        self.net = grouped(net)
+        self.head = nn.Linear(net._conv_head.out_channels + channels, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """(n * slabs, 1536, y/32, x/32)."""
+        net, starts = self.net, slabs(x.shape[2])
+        flat = torch.stack([x[:, :, s : s + SLAB].flatten(1, 2) for s in starts], dim=1).flatten(0, 1)
+        y = net._swish(net._bn0(net._conv_stem(net._conv_stem_padding(flat.contiguous(memory_format=torch.channels_last)))))
+        return net._swish(net._bn1(net._conv_head(net._conv_head_padding(net._blocks(y)))))
+
+    def classify(self, features: Tensor, present: Tensor) -> Tensor:
+        pooled = features.mean((2, 3))
+        per = len(pooled) // max(len(present), 1)
+        logits = self.head(torch.cat([pooled, present.repeat_interleave(per, dim=0)], dim=1))
+        return logits.unflatten(0, (len(present), per)).mean(dim=1)
+
+    def forward(self, x: Tensor, present: Tensor) -> Tensor:
+        """(n, classes) logits."""
+        return self.classify(self.features(x), present)
+
+
+class AutoEncoder(nn.Module):  # type: ignore[misc]
+    """The compact classifier's trunk, a code of `latent` numbers, and the way back to the crop."""
+
+    def __init__(self, channels: int, latent: int, grid: Grid) -> None:
+        super().__init__()
+        self.trunk = Trunk(channels + 1)
+        self.squeeze = nn.Conv3d(WIDTHS[2], WIDTHS[1], 3, 2, 1)
+        self._small, self._grid = cast(Grid, tuple(-(-g // 8) for g in grid)), grid
+        size = WIDTHS[1] * math.prod(self._small)
+        self.code = nn.Linear(size, latent)
+        self.widen = nn.Linear(latent, size)
+        self.back = nn.Conv3d(WIDTHS[1], WIDTHS[1], 3, 1, 1, bias=False)
+        self.back_norm = _norm(WIDTHS[1])
+        self.further = nn.Conv3d(WIDTHS[1], WIDTHS[0], 3, 1, 1, bias=False)
+        self.further_norm = _norm(WIDTHS[0])
+        self.out = nn.Conv3d(WIDTHS[0], channels + 1, 3, 1, 1)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """(n, latent)."""
+        return self.code(functional.relu(self.squeeze(self.trunk(x))).flatten(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The crops as remembered by their codes, (n, channels + 1, z, y, x)."""
+        y = functional.relu(self.widen(self.encode(x))).unflatten(1, (WIDTHS[1], *self._small))
+        y = functional.relu(self.back_norm(self.back(functional.interpolate(y, size=[-(-g // 4) for g in self._grid]))))
+        y = functional.relu(self.further_norm(self.further(functional.interpolate(y, size=[-(-g // 2) for g in self._grid]))))
+        return functional.interpolate(self.out(y), size=self._grid)
+
+
+def unet(channels: int, regions: int, widths: tuple[int, ...]) -> nn.Module:
+    """MONAI's UNet with instance normalisation; each side of its grid must be a multiple of 2^(len(widths) - 1)."""
+    from monai.networks.nets import UNet
+
+    return UNet(3, channels, regions, widths, (2,) * (len(widths) - 1), norm=("INSTANCE", {"affine": True}))
+
+
+def classifier(name: str, channels: int, classes: int) -> nn.Module:
+    """`compact3d` or `efficientnet_b3`."""
+    return {"compact3d": Compact3D, "efficientnet_b3": EfficientNet25D}[name](channels, classes)
+
+
+def slabs(depth: int) -> range:
+    """The first slices of the slabs: one after the other, without overlap."""
+    return range(0, max(depth - SLAB + 1, 1), SLAB)
+
+
+def grouped(network: nn.Module) -> nn.Module:
+    """The same network with group in place of batch normalisation; names of parameters stay."""
+    for name, child in network.named_children():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            setattr(network, name, _norm(child.num_features))
+        else:
+            grouped(child)
+    return network
+
+
+def draw(network: nn.Module, seed: int, *, last: bool = False) -> None:
+    """Initial weights from the seed alone: He et al. 2015 (eq. 10) for kernels and matrices, 0 for biases, and for the last layer
+    of a classifier unless `last`."""
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    for name, p in network.named_parameters():
+        if name.startswith("head.") and not last:
+            nn.init.zeros_(p)
+        elif p.ndim > 1:
+            nn.init.kaiming_normal_(p, nonlinearity="relu", generator=generator)
+        elif name.endswith("bias"):
+            nn.init.zeros_(p)
+
+
+def _norm(width: int) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(8, width), width)
+
+
+def parameters(network: nn.Module) -> dict[str, Any]:
+    """Name -> float32 array."""
+    return {k: v.detach().cpu().contiguous().numpy() for k, v in network.state_dict().items()}

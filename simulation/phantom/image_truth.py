@@ -1,0 +1,88 @@
+"""What the generator of an imaging phantom knows of the cohort that it wrote: `truth.json` beside the data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from common.errors import DataError, UsageError
+
+TRUTH: Final = "truth.json"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One patient."""
+
+    label: str
+    """The class; empty where the follow-up leaves it unknown."""
+    maker: str
+    image: bool
+    mask: bool
+    """Whether an expert has outlined the image."""
+    table: bool
+    """Whether the clinical row holds any feature."""
+    latent: tuple[float, ...]
+    """What the image shows, in standard deviations; it is nowhere else."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Counts are of patients; a ceiling is an AUC (of several classes: the mean of one against the rest)."""
+
+    study: str
+    seed: int
+    patients: int
+    null: bool
+    """True: the image shows latents that have nothing to do with the label."""
+    missing: bool
+    """True: whole makers lack a modality (`holdings.ABSENT`)."""
+    known: int
+    classes: Mapping[str, int]
+    """Class -> patients with that label known."""
+    model: Mapping[str, tuple[float, ...]]
+    """The numbers of the generator: coefficients of a logit, or a class's means."""
+    ceilings: Mapping[str, float]
+    """'clinical', 'image', 'fusion' -> AUC of the true posterior in the population, given the table, the image or both (Monte Carlo)."""
+    cohort_ceilings: Mapping[str, float]
+    """The same on this cohort's patients of known label that have the table, the image, or both."""
+    ceilings_without: Mapping[str, Mapping[str, float]]
+    """Clinical feature -> `ceilings` where the table lacks it."""
+    cases: Mapping[str, Case]
+    """Patient's id -> what is true of the patient."""
+
+
+def keep(truth: Truth, folder: Path) -> None:
+    (folder / TRUTH).write_text(json.dumps(dataclasses.asdict(truth), indent=1) + "\n", encoding="utf-8")
+
+
+def read_truth(folder: Path, study: str) -> Truth | None:
+    """The truth beside a phantom of `study`, or None where `folder` holds none. Raises DataError D00 for a file that is not one."""
+    path = Path(folder) / TRUTH
+    if not path.is_file():
+        return None
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw["model"] = {name: tuple(values) for name, values in raw["model"].items()}
+        raw["cases"] = {i: Case(**(case | {"latent": tuple(case["latent"])})) for i, case in raw["cases"].items()}
+        truth = Truth(**raw)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError("D00", f"D00 {path}: not the truth of an imaging phantom ({error}). Write the phantom again") from error
+    if truth.study != study:
+        raise DataError("D00", f"D00 {path}: the truth of a phantom of '{truth.study}', not of '{study}'. Take the other folder")
+    return truth
+
+
+def clear(folder: Path, collection: str) -> None:
+    """Make room for a phantom: an older one in `folder` is removed. Raises UsageError C01 for images that are no phantom's."""
+    tree = folder / collection
+    if tree.exists() and not (folder / TRUTH).is_file():
+        raise UsageError("C01", f"{tree} is there already and belongs to no phantom; give another folder")
+    if tree.exists():
+        shutil.rmtree(tree)
+    tree.mkdir(parents=True)
