@@ -17,7 +17,7 @@ import common
 from common.cohort import ESTIMABLE, Fold
 from common.errors import FederationError, LeakError, RunError, UsageError
 from common.exchange import States
-from common.learner import Federated, Stacked, TableHead, load
+from common.learner import Federated, Stacked, load
 from common.schema import Schema
 from common.study import Study
 from common.threads import fix_threads
@@ -143,6 +143,11 @@ def clinical_head(study: Study, heads: Sequence[Federated]) -> str | None:
     return next((str(getattr(h, "clinical", "")) for h in heads if isinstance(h, Stacked)), study.clinical)
 
 
+def explains(head: Federated) -> bool:
+    """Has the head SHAP values of its inputs?"""
+    return hasattr(head, "explain")
+
+
 def build_jobs(run: Run, study: Study, groups: Sequence[tuple[str, ...]], heads: Sequence[Federated]) -> list[Job]:
     """Preprocessing and every head, with all that it needs, on every fold; then what reads them all."""
     folds = run.folds(groups)
@@ -151,8 +156,8 @@ def build_jobs(run: Run, study: Study, groups: Sequence[tuple[str, ...]], heads:
     hypers = run.hypers(study)
     if run.evaluations:
         jobs.append(Job(load("evaluation", {"heads": names, "learners": hypers}), Fold(), folds))
-    tables = [h.name for h in heads if isinstance(h, TableHead)]
-    jobs.append(Job(load("importance", {"heads": tables, "learners": hypers}), Fold(), (Fold(),)))
+    explained = [h.name for h in heads if explains(h)]
+    jobs.append(Job(load("importance", {"heads": explained, "learners": hypers}), Fold(), (Fold(),)))
     held_out = tuple(f for f in folds if not f.sites and len(f.parts) == 1)
     if held_out and any(h.name == "image" for h in heads):
         jobs.append(Job(load("gradcam", {"learners": hypers}), Fold(), held_out, optional=True))

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from client.station import open_station
 from common.cohort import Cohort, Fold
 from server import store
 from server.app import Outcome, build_jobs, clinical_head
@@ -21,6 +22,9 @@ from simulation import results, show, splits
 from simulation.compare import Comparison, compare
 from simulation.record import record
 from simulation.run import Setting, cohorts
+
+PICTURES = 6
+"""Patients on a virtual site's own page of pictures."""
 
 
 def finish(setting: Setting, outcome: Outcome, console: Console, started: float) -> dict[str, Any]:
@@ -56,6 +60,7 @@ def finish(setting: Setting, outcome: Outcome, console: Console, started: float)
     model_files.write(
         setting.folder / "model", setting.study, setting.task, final, outcome.heads, lambda n: run.learner(n, setting.study), report
     )
+    _own_pages(setting, sites)
     ledger = Ledger(setting.folder / NAME)
     sha = hashlib.sha256(text.encode()).hexdigest()
     if not any(line["kind"] == "report" and line["sha256"] == sha for line in ledger.lines):
@@ -63,6 +68,20 @@ def finish(setting: Setting, outcome: Outcome, console: Console, started: float)
     ledger.close()
     show.closing(console, report)
     return report
+
+
+def _own_pages(setting: Setting, sites: Sequence[Cohort]) -> None:
+    """Each site's own page of pictures, in the site's folder: it is no part of the report, for it shows patients."""
+    model = setting.folder / "model"
+    if (model / "networks.state").exists():
+        from client.explain import explain
+        from client.model import open_networks
+
+        networks = open_networks(model)
+        homes = {open_station(str(p)).site.name: p.parent for p in setting.sites.values()}
+        for cohort in sites:
+            if cohort.imaged.any():
+                explain(cohort, networks, homes[cohort.site] / "images.html", PICTURES, lambda at, of: None)
 
 
 def compared(

@@ -15,6 +15,7 @@ from common.errors import DataError
 from server import store
 
 OTHER = "other"
+NO_SCANNER = "no scanner named"
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,6 @@ class Partition:
     pooled_site: str = ""
     kind: str = "natural"
     """natural | even | skewed | scanner"""
-    spread: int = 0
-    """Cases that name no scanner, dealt to the scanners' sites by a hash of the patient id."""
 
 
 def natural(reading: Reading, minimum: int, small: str) -> Partition:
@@ -88,22 +87,19 @@ def maker(told: str) -> str:
     return next((name for name, pattern in MAKERS if re.search(pattern, told, re.IGNORECASE)), " ".join(told.split()))
 
 
-def by_scanner(reading: Reading, minimum: int, small: str, seed: int = 0) -> Partition:
+def by_scanner(reading: Reading, minimum: int, small: str) -> Partition:
     """A site a scanner's maker, as the images' own headers name it; makers under the minimum as in `natural`.
 
-    Cases whose image names none, and cases without an image, are dealt to the makers' sites by a hash of the patient id and counted.
-    D06 when no image names its scanner.
+    Cases without an image, and those whose image names no maker, are a site of their own, `NO_SCANNER`. D06 when no image names one.
     """
-    told = [maker(s) for s in reading.scanners]
-    known = sorted(set(told) - {""})
-    if not known:
+    names = tuple(maker(s) or NO_SCANNER for s in reading.scanners)
+    if set(names) <= {NO_SCANNER}:
         raise DataError(
             "D06",
             "no image names the maker of its scanner (NIfTI files never do); split the table by its institutions with "
             "--partition natural, or into virtual sites with --partition even",
         )
-    names = [t or known[part_of(seed + 104729, i, len(known))] for i, t in zip(reading.cohort.ids, told, strict=True)]
-    return replace(natural(replace(reading, institutions=tuple(names)), minimum, small), kind="scanner", spread=told.count(""))
+    return replace(natural(replace(reading, institutions=names), minimum, small), kind="scanner")
 
 
 def _virtual(reading: Reading, member: Sequence[int], count: int, minimum: int, kind: str) -> Partition:

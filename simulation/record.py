@@ -11,7 +11,6 @@ import numpy as np
 import common
 from common import tally
 from common.cohort import ESTIMABLE, UNKNOWN, Cohort, Flow, Fold
-from common.learner import TableHead
 from common.survival import kaplan_meier
 from server.app import Outcome
 from server.ledger import NAME, read
@@ -33,7 +32,6 @@ def record(
     """The whole report as docs/report.md describes it; `rows`: `results` and `differences`."""
     args, run = setting.args, setting.run
     heads = [m for m in models if m != "clinical"]
-    tables = [h.name for h in outcome.heads if isinstance(h, TableHead)]
     report = {
         **_asked(setting),
         **_patients(setting, outcome, comparison, sites),
@@ -53,7 +51,7 @@ def record(
         "pairs": pairs(comparison),
         "images": imagery.images(outcome, comparison, sites, rows["differences"], seed=run.seed, parts=run.parts, repeats=args.bootstraps),
         "curves": results.curves(comparison, models),
-        "importance": importance(outcome, setting.study.schema_at(setting.task).features, tables),
+        "importance": importance(outcome, setting.study.schema_at(setting.task).features),
         "federated_tallies": federated_metrics(outcome, heads),
         "survival": survival(outcome, setting.study, setting.task),
         "site_probe": _probe(comparison, sites, run.seed),
@@ -207,14 +205,18 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def importance(outcome: Outcome, features: Sequence[Any], heads: Sequence[str]) -> list[dict[str, Any]]:
-    """Mean absolute SHAP value of each feature of each final model, from the federated sums."""
+BEYOND = {"image": "The image network's log-odds", "latent code": "The autoencoder's code of the image"}
+
+
+def importance(outcome: Outcome, features: Sequence[Any]) -> list[dict[str, Any]]:
+    """Mean absolute SHAP value of each feature of each final model, from the federated sums; of the fusion, of the image too."""
     arrays = outcome.states[Fold().key].get("importance", {})
-    return [
-        {"model": h, "feature": f.name, "title": f.title or f.name, "mean_absolute_shap": float(v)}
-        for h in heads
-        for f, v in sorted(zip(features, arrays[h], strict=True), key=lambda pair: -pair[1])
-    ]
+    out = []
+    for head in (h for h in outcome.heads if h.name in arrays):
+        titles = {f.name: f.title or f.name for f in features} | {n: BEYOND[n] for n in getattr(head, "beyond", ())}
+        pairs = sorted(zip(titles, arrays[head.name], strict=True), key=lambda pair: -pair[1])
+        out += [{"model": head.name, "feature": f, "title": titles[f], "mean_absolute_shap": float(v)} for f, v in pairs]
+    return out
 
 
 def survival(outcome: Outcome, study: Any, task: str) -> dict[str, Any] | None:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from common.calibration import EPSILON
 from common.cohort import Cohort, Fold
-from common.learner import Contribution, Federated, Head, Plan, Step, demand, lacks, load
+from common.learner import Contribution, Federated, Head, Plan, Step, TableHead, demand, lacks, load
 from common.schema import Floats, Schema
 from common.types import Arrays, Probs, State, digest
 
@@ -58,7 +58,8 @@ class Inputs:
 @dataclass(frozen=True)
 class Fusion:
     """Arrays: `coefficients` (1 + parts, classes - 1, 2 + latent): a, b, c, fitted on all training cases, then without each part;
-    `base`, `step`, `objective`, `rounds`: how the last Newton step was taken; `mean`, `scale` (latent,): of the autoencoder's."""
+    `base`, `step`, `objective`, `rounds`: how the last Newton step was taken; `mean`, `scale` (latent,): of the autoencoder's code,
+    `image_mean` (classes - 1,): of the image's log-odds."""
 
     name: str = "fusion"
     modality: frozenset[str] = frozenset({"image"})
@@ -117,7 +118,8 @@ class Fusion:
             weight = mu[:, :, None] * (np.eye(k - 1) - mu[:, None, :])
             hessian[v] = np.einsum("nkl,nkp,nlq->kplq", weight, x, x, optimize=True).reshape((k - 1) * p, (k - 1) * p)
             likelihood[v] = (truth * np.maximum(log_mu, LEAST)).sum()
-        return Contribution({"gradient": gradient, "hessian": hessian, "likelihood": likelihood}, len(rows))
+        image = inputs.columns[:, :, 1].sum(axis=0)
+        return Contribution({"gradient": gradient, "hessian": hessian, "likelihood": likelihood, "image": image}, len(rows))
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         arrays = state[self.name]
@@ -129,6 +131,7 @@ class Fusion:
             begun: Arrays = {
                 "mean": mean,
                 "scale": np.where(spread > 1e-9, spread, 1.0),
+                "image_mean": np.zeros(shape[1]),
                 "coefficients": np.zeros(shape),
                 "base": np.zeros(shape),
                 "step": np.zeros(shape),
@@ -156,7 +159,8 @@ class Fusion:
             result["coefficients"][v] = beta[v] + step
             settled[v] = np.abs(step).max() < self.tolerance
         converged = bool(settled.all())
-        result |= {"rounds": np.array(done), "converged": np.array(converged), "cases": np.array(total.cases)}
+        mean = total.sums["image"] / max(total.cases, 1)
+        result |= {"rounds": np.array(done), "converged": np.array(converged), "cases": np.array(total.cases), "image_mean": mean}
         return Step(result, converged or done >= self.rounds)
 
     def __post_init__(self) -> None:
@@ -178,6 +182,25 @@ class Fusion:
     def predict_inside(self, outer: State, inner: State, cohort: Cohort, part: int) -> Probs:
         """Cases of `part`, a training part of `outer`, by models that have not seen them: `inner` left out that part too."""
         return self._predict(outer, inner, cohort, 1 + part)
+
+    @property
+    def beyond(self) -> tuple[str, ...]:
+        """What it explains predictions by beyond the features of the table."""
+        return ("image", *(("latent code",) if self.latent else ()))
+
+    def explain(self, state: State, cohort: Cohort) -> Floats:
+        """(cases, features + `beyond`, classes - 1): the clinical head's SHAP values, and the linear ones of the image (Lundberg & Lee
+        2017, cor. 1) against the average training case with an image; 0 for a case without one."""
+        features = len(cohort.schema.features)
+        out = np.zeros((len(cohort), features + len(self.beyond), len(cohort.schema.label.classes) - 1))
+        out[:, :features] = cast(TableHead, self._of(self.clinical)).explain(state, cohort)[:, :, -out.shape[2] :]
+        if cohort.imaged.any():
+            columns = self._inputs(state, state, cohort.where(cohort.imaged)).columns
+            beta = state[self.name]["coefficients"][0]
+            out[cohort.imaged, features] = beta[:, 1] * (columns[:, :, 1] - state[self.name]["image_mean"])
+            if self.latent:
+                out[cohort.imaged, features + 1] = np.einsum("nkp,kp->nk", columns[:, :, 2:], beta[:, 2:])
+        return out
 
     def _predict(self, outer: State, inner: State, cohort: Cohort, variant: int) -> Probs:
         beta = outer[self.name]["coefficients"][variant]

@@ -1,4 +1,4 @@
-"""Which features move the final model: sums of absolute SHAP values over the training cases of all sites.
+"""Which features move the final model, and how far the image does: sums of absolute SHAP values over the training cases of all sites.
 
 Lundberg & Lee 2017 (arXiv 1705.07874); per-patient values never leave a site, only their sum and the number of patients.
 """
@@ -19,7 +19,8 @@ from common.types import Arrays, State
 
 @dataclass(frozen=True)
 class Importance:
-    """Arrays once done: `<head>` (features,): mean absolute contribution to the log-odds (summed over classes); `cases`."""
+    """Arrays once done: `<head>` (features,), and for a head that looks beyond the table what it names there: mean absolute contribution
+    to the log-odds (summed over classes); `cases`."""
 
     name: str = "importance"
     modality: frozenset[str] = frozenset({"table"})
@@ -30,7 +31,8 @@ class Importance:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return ("preprocessing", *self.heads)
+        heads = [self._head(n) for n in self.heads]
+        return tuple(dict.fromkeys(["preprocessing", *(n for h in heads for n in h.needs), *self.heads]))
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         return {}
@@ -42,9 +44,10 @@ class Importance:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
         sums: Arrays = {}
         for name in self.heads:
-            sums[name] = np.zeros(len(rows.schema.features))
-            if len(rows):
-                sums[name] = np.abs(self._head(name).explain(state, rows)).sum(axis=(0, 2)).astype(np.float64)
+            head = self._head(name)
+            sums[name] = np.zeros(len(rows.schema.features) + len(getattr(head, "beyond", ())))
+            if len(rows) and state.get(name):
+                sums[name] = np.abs(head.explain(state, rows)).sum(axis=(0, 2)).astype(np.float64)
         return Contribution(sums, len(rows))
 
     def _head(self, name: str) -> TableHead:

@@ -53,8 +53,9 @@ def _fusion(fusion: Row | None) -> str:
     weights = [number(v, 2) for v in fusion.get("image_log_odds") or []]
     several = "s" if len(weights) > 1 else ""
     return (
-        f"In the final fusion, one unit of the image model's log-odds counts {', '.join(weights)} unit{several} beside the clinical "
-        f"model's, fitted on the out-of-fold predictions of {whole(fusion.get('cases'))} patients with an image; 0 would mean that it is not used."
+        f"In the final fusion, one unit of the image model's log-odds counts {', '.join(weights)} unit{several} beside the "
+        f"clinical model's, fitted on the out-of-fold predictions of {whole(fusion.get('cases'))} patients with an image; "
+        "0 would mean that it is not used."
     )
 
 

@@ -53,6 +53,10 @@ class Table:
         z = np.stack([np.zeros(len(x)), x, -x], 1) + state["logistic"]["shift"]
         return np.asarray(np.exp(z) / np.exp(z).sum(1, keepdims=True))
 
+    def explain(self, state: State, cohort: Cohort) -> Floats:
+        x = np.nan_to_num(cohort.values[:, 0])
+        return np.stack([x, -x], 1)[:, None, :]
+
 
 def voxels(picture: Picture | None) -> Floats:
     assert picture is not None
@@ -206,6 +210,20 @@ def test_a_part_is_scored_by_models_that_left_it_out() -> None:
     outer = {n.partition("\t")[2]: s for n, s in state.items() if n.startswith(OUTER.key + "\t")}
     rows = a.parts(SEED, PARTS) == 2
     assert (probs[rows] == Fusion().predict_inside(outer, one, a.where(rows), 2)).all()
+
+
+def test_its_explanation_adds_up_to_the_log_odds() -> None:
+    """Guard X04: contributions and one number for all cases give the log-odds against class 0."""
+    those = [site("A", 150), site("B", 60)]
+    state = {n.partition("\t")[2]: a for n, a in states().items() if n.startswith(OUTER.key + "\t")} | {"fusion": fitted(those)}
+    parts = Fusion().explain(state, those[0])
+    assert parts.shape == (150, 3, 2)
+    probs = Fusion().predict(state, those[0])
+    rest = np.log(probs[:, 1:] / probs[:, :1]) - parts.sum(axis=1)
+    with_image = those[0].imaged
+    np.testing.assert_allclose(rest[with_image], np.tile(rest[with_image][0], (int(with_image.sum()), 1)), atol=1e-9)
+    assert (parts[~with_image][:, 1:] == 0).all()
+    assert np.abs(parts[with_image][:, 1]).mean() > 0.2
 
 
 def test_without_the_latent_code() -> None:

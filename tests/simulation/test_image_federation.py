@@ -122,8 +122,7 @@ def test_who_is_scored_by_what(done: Any) -> None:
     those, outcome, _ = done
     found = judged(those, outcome)
     images, tables = (
-        np.concatenate(masks)
-        for masks in ([c.imaged for c in those], [np.full(len(c), "table" in c.modalities) for c in those])
+        np.concatenate(masks) for masks in ([c.imaged for c in those], [np.full(len(c), "table" in c.modalities) for c in those])
     )
     seen = {m: found.scores[m, "federated", "within_site"][0].seen for m in ("clinical", "image", "fusion")}
     assert (seen["clinical"] == tables).all()
