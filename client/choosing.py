@@ -7,17 +7,16 @@ uid or path. Nothing is passed over without a word.
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 from client.filling import Case, Trouble
-from client.mapping import ImagesSpec
+from client.naming import Keys, named
 from client.volumes import Header, Series
-from common.errors import Fault, UsageError
+from common.errors import Fault
 from common.schema import Imaging
 
 LEAST_SLICES = 5
@@ -40,62 +39,6 @@ class Chosen:
     """Ids of images that the table does not know."""
     unnamed: int = 0
     """NIfTI files whose path tells no id or no sequence."""
-
-
-@dataclass(frozen=True)
-class Keys:
-    """Reads patients' keys as the source mapping says."""
-
-    spec: ImagesSpec
-    root: Path
-
-    def of(self, series: Series) -> tuple[str, str]:
-        """The patient's id ('' where there is none), and the study."""
-        by_path = series.kind == "nifti" or self.spec.id == "path"
-        first = series.files[0] if series.files else series.uid
-        patient, study = self.parse(self.inside(first) if by_path else series.patient)
-        if not study:
-            study = str(PurePath(first).parent) if series.kind == "nifti" else series.study
-        return patient, study
-
-    def parse(self, text: str) -> tuple[str, str]:
-        study = ""
-        if self.spec.id_pattern:
-            match = re.search(self.spec.id_pattern, text)
-            if match is None:
-                return "", ""
-            groups = match.groupdict()
-            text = groups["id"] if "id" in groups else match.group(1) if match.re.groups else match.group()
-            study = groups.get("study") or ""
-        text = (text or "").strip()
-        text = text[: self.spec.id_length] if self.spec.id_length else text
-        return ((text.lstrip("0") or text) if self.spec.strip_zeros else text), study
-
-    def inside(self, path: str) -> str:
-        """A path as seen from the folder of images."""
-        try:
-            return Path(path).relative_to(self.root).as_posix()
-        except ValueError:
-            return path
-
-
-def named(path: str, patterns: Mapping[str, Sequence[str]]) -> str:
-    """The name whose pattern matches a path (or its last part); of several the longest pattern; '' where none does."""
-    last = PurePath(path).name
-    hits = [(len(p), name) for name, ps in patterns.items() for p in ps if fnmatch.fnmatchcase(last, p) or fnmatch.fnmatchcase(path, p)]
-    return max(hits)[1] if hits else ""
-
-
-def check(spec: ImagesSpec, imaging: Imaging, source: str) -> None:
-    """What the mapping names, the study must have (C02)."""
-    channels, regions = [c.name for c in imaging.channels], list(imaging.regions)
-    faults = [f"images.channels: '{n}' is none of the study's channels {', '.join(channels)}" for n in spec.channels if n not in channels]
-    for key, names in (("regions", spec.regions), ("values", spec.values)):
-        faults += [
-            f"images.{key}: '{n}' is none of the study's regions {', '.join(regions) or '(it has none)'}" for n in names if n not in regions
-        ]
-    if faults:
-        raise UsageError("C02", *(f"source mapping '{source}': {f}; correct the mapping" for f in faults))
 
 
 def choose(
@@ -227,8 +170,7 @@ def _choose_one(
                 f"D05 {seg.files[0] if seg.files else seg.uid}: {why}. Export the image that it was drawn on",
             )
         )
-    elsewhere = [fault for path, fault in broken if str(PurePath(path).parent) not in {str(PurePath(f).parent) for f in case.files}]
-    remarks += [(f"another file of the patient cannot be used, {fault.code}", str(fault)) for fault in elsewhere[:1]]
+    remarks += [(f"another file of the patient cannot be used, {fault.code}", str(fault)) for _, fault in broken]
     out.cases[patient] = case
     out.remarks[patient] += remarks
 

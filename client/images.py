@@ -13,6 +13,7 @@ import struct
 from pathlib import Path
 
 from client import dicom, nifti
+from client.layout import COPY_AGAIN
 from client.stacking import group
 from client.volumes import Header, Series, Volume
 from common.errors import Fault
@@ -46,7 +47,7 @@ def header(path: Path) -> Header | Fault | None:
         return dicom.header(path)
     if name.endswith(NAMED_DICOM) or (_unnamed(path) and not _text(start)):
         if not start:
-            return dicom.unreadable(path, "it is empty (0 bytes)", dicom.COPY_AGAIN)
+            return dicom.unreadable(path, "it is empty (0 bytes)", COPY_AGAIN)
         what = "it is not DICOM: neither a preamble with 'DICM' nor a data set stands at its start; it may be encrypted"
         return dicom.unreadable(path, what, "Decrypt or unpack it, export it again, or move it out of the folder")
     return None

@@ -13,17 +13,16 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from client import prepare
 from client.album import Album, picture, remembered
 from client.cache import Broken, Cache, Entry
-from client.choosing import Chosen, Keys, check, choose
+from client.choosing import Chosen, choose
 from client.filling import Case, Job, Made, key_of, make
 from client.mapping import ImagesSpec
-from client.remembered import VERSION as remembered_version
-from client.remembered import Known, Remembered, Stamp
+from client.naming import Keys, check
+from client.remembered import Known, Remembered, Stamp, fingerprint
 from client.volumes import Header, Series
 from client.workers import Lost, each
 from common.errors import Fault
@@ -34,6 +33,8 @@ Tell = Callable[[int, int], None]
 """(done, of): for a progress bar; counts the files whose headers are read, then the cases that are prepared."""
 
 WORKERS = 2
+AWAY: Stamp = (-1, -1)
+"""Stands for the stamp of a file that could not be opened: no file has it, so it is looked at again."""
 _BATCH = 64
 _NO_IMAGES = (
     ".csv", ".tsv", ".txt", ".tab", ".xls", ".xlsx", ".xlsm", ".parquet", ".pq", ".json", ".jsonl", ".toml", ".yaml", ".yml", ".xml",
@@ -53,13 +54,14 @@ def read(
     *,
     everybody: Collection[str] = (),
     tell: Tell | None = None,
-    workers: int = 0,
+    workers: int | None = None,
 ) -> Album:
     """The pictures of the patients `ids` under `root`; `everybody` are all ids of the table, also of those who were left out.
 
-    A first start reads headers, hashes and prepares, in `workers` processes (0: as many as cores, at most two); an interrupt loses the
-    cases that were being prepared and no others. A second one finds all in the cache and opens no image. Raises RunError S03 where the
-    cache cannot be written, UsageError C02 where the mapping names what the study lacks.
+    A first start reads headers, hashes and prepares, in `workers` processes of their own (None: as many as cores, at most two; 0: in
+    this one, which a decoder that crashes then takes with it); an interrupt loses the cases that were being prepared and no others. A
+    second start finds all in the cache and opens no image. Raises RunError S03 where the cache cannot be written, UsageError C02
+    where the mapping names what the study lacks.
     """
     check(spec, imaging, source)
     root = root.resolve()
@@ -77,7 +79,7 @@ def read(
     except Broken:
         damaged = 1
     store.sweep()
-    workers = workers or min(WORKERS, os.cpu_count() or 1)
+    workers = min(WORKERS, os.cpu_count() or 1) if workers is None else workers
     memory = Remembered(cache)
     known = _survey(files, memory, workers, say)
     headers = [k.header for k in known.values() if k.header is not None]
@@ -94,8 +96,8 @@ def read(
     remarks = {i: r for i, r in chosen.remarks.items() if r}
     names = tuple(c.name for c in imaging.channels)
     album = Album(pictures, troubles, remarks, names, bool(imaging.regions), general, log, chosen.strangers)
-    # what failed while it was being prepared is tried again at the next start
-    if not closed and not remade and len(pictures) == len(cases):
+    # what could not be opened, and what failed while it was being prepared, is tried again at the next start
+    if not closed and not remade and len(pictures) == len(cases) and all(k.stamp != AWAY for k in known.values()):
         store.store(key, {}, album.summary(), "album")
     return album
 
@@ -104,11 +106,8 @@ def _digest(
     files: Sequence[tuple[str, Stamp]], spec: ImagesSpec, imaging: Imaging, source: str, ids: Collection[str], everybody: Collection[str]
 ) -> str:
     """Of all that an album follows from: the files' stamps, the table's ids, what the study and the mapping say, and this code."""
-    asked = [files, asdict(spec), asdict(imaging), source, sorted(ids), sorted(everybody), prepare.VERSION, remembered_version]
-    h = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
-    for name in ("album", "choosing", "imaging", "filling", "stacking", "sequences", "dicom", "nifti"):
-        h.update(Path(__file__).with_name(f"{name}.py").read_bytes())
-    return h.hexdigest()
+    asked = [files, asdict(spec), asdict(imaging), source, sorted(ids), sorted(everybody), fingerprint()]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 def _files(root: Path, cache: Path) -> tuple[list[tuple[str, Stamp]], list[tuple[str, Fault]]]:
@@ -148,9 +147,10 @@ def _survey(files: Sequence[tuple[str, Stamp]], memory: Remembered, workers: int
     batches = [new[n : n + _BATCH] for n in range(0, len(new), _BATCH)]
     done = 0
     # a few hundred headers are read before another process has started
-    for n, found in each(headers_of, batches, workers if len(batches) > 8 else 1):
+    for n, found in each(headers_of, batches, workers if len(batches) > 8 else 0):
         if isinstance(found, Lost):
-            found = [(path, Known(stamp, None, _lost(path, found))) for path, stamp in batches[n]]
+            found = _one_by_one(batches[n], workers)
+        found = [(path, replace(k, sha256=memory.sha256(path, k.stamp))) for path, k in found]
         memory.add(found)
         out.update(found)
         done += len(batches[n])
@@ -165,13 +165,33 @@ def headers_of(batch: Sequence[tuple[str, Stamp]]) -> list[tuple[str, Known]]:
     out = []
     for path, stamp in batch:
         found = images.header(Path(path))
+        if isinstance(found, Fault) and not _readable(path):
+            stamp = AWAY
         header = found if isinstance(found, Header) else None
         out.append((path, Known(stamp, header, found if isinstance(found, Fault) else None)))
     return out
 
 
-def _lost(path: str, lost: Lost) -> Fault:
-    return Fault("D00", path, f"reading it failed: {lost.how}", "Copy or export it again, or take it away")
+def _readable(path: str) -> bool:
+    """Whether the file's system lets it be read at all: permissions may be mended without a trace in its stamp."""
+    try:
+        with open(path, "rb") as f:
+            f.read(1)
+    except OSError:
+        return False
+    return True
+
+
+def _one_by_one(batch: Sequence[tuple[str, Stamp]], workers: int) -> list[tuple[str, Known]]:
+    """The headers of a batch whose process died: of one of its files, probably."""
+    out = []
+    for n, found in each(headers_of, [[pair] for pair in batch], workers):
+        if isinstance(found, Lost):
+            path = batch[n][0]
+            fault = Fault("D00", path, f"reading it failed: {found.how}", "Copy or export it again, or take it away")
+            found = [(path, Known(AWAY, None, fault))]
+        out += found
+    return out
 
 
 def _filled(
@@ -204,8 +224,7 @@ def _filled(
             jobs.append(Job(case, hashes, imaging, spec, store))
     done = len(entries)
     say(done, len(cases))
-    # one or two cases are prepared before other processes have started
-    for n, made in each(make, jobs, workers if len(jobs) > 2 else 1):
+    for n, made in each(make, jobs, workers):
         patient = jobs[n].case.patient
         if isinstance(made, Lost):
             text = f"{jobs[n].case.files[0]}: preparing it failed: {made.how}; perhaps there is not enough memory. Close other programs"

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.dicom import quiet, unreadable
-from client.stacking import MINIMUM, affine_geometry
+from client.dicom import unreadable
+from client.elements import quiet
+from client.slices import MINIMUM
+from client.stacking import affine_geometry
 from client.volumes import Geometry, Header, Series, Volume
 from common.errors import DataError, Fault, raise_faults
 
@@ -43,8 +45,8 @@ def header(path: Path) -> Header | Fault:
 def _load(path: Path) -> Nifti1Image:
     import nibabel
 
-    image = nibabel.load(path)  # type: ignore[attr-defined]
-    if not isinstance(image, nibabel.Nifti1Image):  # type: ignore[attr-defined]
+    image = nibabel.load(path)
+    if not isinstance(image, nibabel.Nifti1Image):
         raise ValueError(f"it holds {type(image).__name__}")
     return image
 
@@ -53,7 +55,8 @@ def _all_there(path: Path, image: Nifti1Image) -> None:
     """Whether an uncompressed file is long enough; what is compressed is found out when it is read."""
     if path.name.lower().endswith(".gz"):
         return
-    needed = int(image.dataobj.offset) + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
+    data: Any = image.dataobj
+    needed = int(data.offset) + int(np.prod(image.shape)) * int(data.dtype.itemsize)
     if path.stat().st_size < needed:
         raise ValueError(f"cut short: {path.stat().st_size} of {needed} bytes are there")
 

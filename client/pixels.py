@@ -1,8 +1,9 @@
 """A DICOM series' pixels to a float32 volume: Hounsfield units for CT, rescaled values for MR.
 
-Uncompressed slices are read in one pass: the header up to the pixels, then the pixels straight from where the file stands. Compressed
-ones go through pydicom's decoders, each syntax through the plugin that is fastest for it. Slope and intercept are taken from each slice
-(each frame) itself. CT below -1024 HU is padding outside the field of view, whatever number the scanner wrote there, and becomes -1024 HU.
+Headers have been read already (`client.images.header`) and say where pixels begin and how they are stored, so no file is parsed a second
+time: uncompressed pixels are read from their place, compressed ones go to the decoder that is fastest for their syntax. Slope and intercept
+are those of each slice (each frame) itself. CT below -1024 HU is padding outside the field of view, whatever number the scanner wrote
+there, and becomes -1024 HU.
 """
 
 from __future__ import annotations
@@ -11,88 +12,31 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client.dicom import (
-    ALLOCATED,
-    BIG_ENDIAN,
-    COLUMNS,
-    COPY_AGAIN,
-    DEFLATED,
-    FRAMES,
-    NATIVE,
-    PER_FRAME,
-    PHOTOMETRIC,
-    PIXELS,
-    ROWS,
-    SAMPLES,
-    SHARED,
-    Elements,
-    implicit,
-    pixel_start,
-    quiet,
-)
-from client.volumes import Series, Volume
+from client import dicom
+from client.elements import quiet
+from client.layout import COPY_AGAIN, DEFLATED, NATIVE, inflated
+from client.volumes import Header, Series, Volume
 from common.errors import DataError, Fault, raise_faults
-
-if TYPE_CHECKING:
-    from pydicom import FileDataset
 
 AIR = -1024.0
 """The lowest Hounsfield unit that is kept: below it scanners write padding (-2000, -3024, -32768)."""
 
-STORED, HIGH, SIGNED = 0x00280101, 0x00280102, 0x00280103
-PADDING, INTERCEPT, SLOPE, RESCALE_TYPE, LUT, TRANSFORMATION = 0x00280120, 0x00281052, 0x00281053, 0x00281054, 0x00283000, 0x00289145
-NEEDED = [
-    ROWS,
-    COLUMNS,
-    SAMPLES,
-    PHOTOMETRIC,
-    FRAMES,
-    ALLOCATED,
-    STORED,
-    HIGH,
-    SIGNED,
-    PADDING,
-    INTERCEPT,
-    SLOPE,
-    RESCALE_TYPE,
-    LUT,
-    SHARED,
-    PER_FRAME,
-]
-
 PLUGINS = {
     "1.2.840.10008.1.2.4.80": "pyjpegls",
     "1.2.840.10008.1.2.4.81": "pyjpegls",
-    "1.2.840.10008.1.2.4.90": "gdcm",
-    "1.2.840.10008.1.2.4.91": "gdcm",
+    "1.2.840.10008.1.2.4.90": "pylibjpeg",
+    "1.2.840.10008.1.2.4.91": "pylibjpeg",
     "1.2.840.10008.1.2.5": "pylibjpeg",
 }
 """Transfer syntax -> the fastest of pydicom's plugins (`bench/dicom.py`); for the others there is only one."""
 
-
-@dataclass(frozen=True)
-class _Layout:
-    """How one file's pixels are stored."""
-
-    path: str
-    modality: str
-    rows: int
-    columns: int
-    allocated: int
-    stored: int
-    high: int
-    signed: bool
-    padding: int | None
-    scales: tuple[tuple[float, float], ...]
-    """(slope, intercept) of every frame, or of all of them."""
-
-    def dtype(self, order: str = "<") -> np.dtype[Any]:
-        return np.dtype(f"{order}{'i' if self.signed else 'u'}{self.allocated // 8}")
+BY_GDCM = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (57, 70, 90, 91))
+"""Single frames of these are decoded by gdcm into our own memory; through pydicom's plugin the same decoder's bytes go through a str."""
 
 
 @dataclass
@@ -108,10 +52,10 @@ class _Account:
 def read(series: Series) -> Volume:
     """The volume of a series without faults, in the convention of `client.volumes`.
 
-    Raises DataError: D00 for a file that cannot be decoded, D06 for doubled slices that differ or values that are no CT's, D07 for a
-    rescaling that cannot be applied.
+    Raises DataError: D00 for a file that cannot be decoded, D06 for a series with faults, doubled slices that differ, or values that are
+    no CT's.
     """
-    if series.geometry is None or not series.slices:
+    if series.faults or series.geometry is None or not series.slices:
         raise DataError("D06", *(series.faults or (f"{series.uid}: it has no geometry and cannot be read as a volume",)))
     count = len(series.slices)
     axes = [abs(t) - 1 for t in series.turn]
@@ -122,7 +66,9 @@ def read(series: Series) -> Volume:
     for k, (file, frame) in enumerate(series.slices):
         wanted.setdefault(file, []).append((frame, k))
     for file, frames in wanted.items():
-        _fill(series.files[file], series.modality, frames, out, account)
+        known = series.headers[file] if series.headers else None
+        # a header that was remembered by an older version may lack how pixels are stored
+        _fill(known if known and known.scales else _again(series.files[file]), frames, out, account)
     _compare(series, out, account)
     if series.modality == "CT":
         _check_hounsfield(series, out, account)
@@ -136,23 +82,27 @@ def read(series: Series) -> Volume:
     return Volume(out, series.geometry, tuple(account.notes))
 
 
+def _again(path: str) -> Header:
+    found = dicom.header(Path(path))
+    if isinstance(found, Header) and not found.faults:
+        return found
+    if isinstance(found, Fault):
+        raise_faults([found])
+    raise DataError("D00", *(found.faults if isinstance(found, Header) else (f"{path}: it is no image any more. Start again",)))
+
+
 def _first(series: Series) -> str:
     return series.files[0] if len(series.files) == 1 else f"{series.files[0]} and {len(series.files) - 1} more files"
 
 
-def _fill(path: str, modality: str, frames: Sequence[tuple[int, int]], out: NDArray[np.float32], account: _Account) -> None:
+def _fill(header: Header, frames: Sequence[tuple[int, int]], out: NDArray[np.float32], account: _Account) -> None:
     """Decode `frames` (frame, slice) of one file into their slices of `out`."""
+    path = header.path
     try:
-        with quiet, Path(path).open("rb") as f:
-            dataset, syntax = _open(f)
-            layout = _layout(path, modality, dataset)
-            if (layout.rows, layout.columns) != out.shape[1:]:
-                raise DataError(
-                    "D00", f"{path}: it has changed since its header was read ({layout.rows}x{layout.columns} now). Start again"
-                )
-            wanted = [frame for frame, _ in frames]
-            for (frame, k), raw in zip(frames, _raw(f, dataset, syntax, layout, wanted), strict=True):
-                _rescale(raw, layout, frame, out[k], account)
+        wanted = [frame for frame, _ in frames]
+        with quiet:
+            for (frame, k), raw in zip(frames, _raw(header, wanted), strict=True):
+                _rescale(raw, header, frame, out[k], account)
     except DataError:
         raise
     except OSError as e:
@@ -162,59 +112,76 @@ def _fill(path: str, modality: str, frames: Sequence[tuple[int, int]], out: NDAr
         raise DataError("D00", f"{path}: its pixels cannot be decoded ({type(e).__name__}: {reason}). {COPY_AGAIN}") from e
 
 
-def _open(f: BinaryIO) -> tuple[FileDataset, str]:
-    from pydicom.filereader import dcmread
-
-    dataset = dcmread(f, stop_before_pixels=True, specific_tags=NEEDED, force=True)
-    meta = getattr(dataset, "file_meta", None)
-    return dataset, str(meta.get("TransferSyntaxUID", "")) if meta else ""
+def _dtype(h: Header) -> np.dtype[Any]:
+    return np.dtype(f"{'>' if h.big_endian else '<'}{'i' if h.signed else 'u'}{h.allocated // 8}")
 
 
-def _raw(f: BinaryIO, dataset: FileDataset, syntax: str, layout: _Layout, frames: Sequence[int]) -> Iterator[NDArray[Any]]:
-    """The stored values of `frames`, (rows, columns) each, bits as in the file; `f` stands before the pixel data."""
-    if syntax == DEFLATED:
-        from pydicom.filereader import dcmread
-
-        pixels = dcmread(layout.path, specific_tags=[PIXELS]).get_item(PIXELS)
-        f, start = BytesIO(getattr(pixels, "value", None) or b""), 0
-    else:
-        found = pixel_start(f, syntax, implicit(dataset, syntax))
-        if not found:
-            raise DataError("D00", f"{layout.path}: it ends before its pixel data. {COPY_AGAIN}")
-        start = found[0]
-    if syntax not in NATIVE:
-        yield from _decoded(f.read(), dataset, syntax, layout, frames)
+def _raw(h: Header, frames: Sequence[int]) -> Iterator[NDArray[Any]]:
+    """The stored values of `frames`, (rows, columns) each, bits as in the file."""
+    if h.transfer_syntax == DEFLATED:
+        yield from _native(BytesIO(inflated(h.path)), h, 0, frames)
         return
-    big = syntax == BIG_ENDIAN or (not syntax and not dataset.original_encoding[1])
-    kind, count = layout.dtype(">" if big else "<"), layout.rows * layout.columns
+    if h.transfer_syntax in BY_GDCM and list(frames) == [0] and (raw := _by_gdcm(h)) is not None:
+        yield raw
+        return
+    with Path(h.path).open("rb") as f:
+        f.seek(h.offset - 12)
+        tag = b"\x7f\xe0\x00\x10" if h.big_endian else b"\xe0\x7f\x10\x00"
+        if tag not in f.read(12):  # 12 bytes before the value, or 8 where the value representation is implicit
+            raise DataError("D00", f"{h.path}: it has changed since its header was read. Start again")
+        if h.transfer_syntax in NATIVE:
+            yield from _native(f, h, h.offset, frames)
+        else:
+            yield from _decoded(f.read(), h, frames)
+
+
+def _native(f: BinaryIO, h: Header, start: int, frames: Sequence[int]) -> Iterator[NDArray[Any]]:
+    kind, count = _dtype(h), h.rows * h.columns
     for frame in frames:
         f.seek(start + frame * count * kind.itemsize)
         part = f.read(count * kind.itemsize)
         if len(part) < count * kind.itemsize:
             what = f"{len(part)} of {count * kind.itemsize} bytes of frame {frame + 1} are there"
-            raise DataError("D00", f"{layout.path}: it is cut short: {what}. {COPY_AGAIN}")
-        yield np.frombuffer(part, kind, count).reshape(layout.rows, layout.columns)
+            raise DataError("D00", f"{h.path}: it is cut short: {what}. {COPY_AGAIN}")
+        yield np.frombuffer(part, kind, count).reshape(h.rows, h.columns)
 
 
-def _decoded(data: bytes, dataset: FileDataset, syntax: str, layout: _Layout, frames: Sequence[int]) -> Iterator[NDArray[Any]]:
-    """Frames of encapsulated pixel data, whose header has been read already."""
+def _by_gdcm(h: Header) -> NDArray[Any] | None:
+    """The only frame of a compressed file; None when gdcm will not, or sees other pixels than the header promises."""
+    import gdcm  # type: ignore[import-untyped]
+
+    gdcm.Trace.WarningOff()
+    gdcm.Trace.ErrorOff()
+    reader, box = gdcm.ImageRegionReader(), gdcm.BoxRegion()
+    reader.SetFileName(h.path)
+    if not reader.ReadInformation():
+        return None
+    box.SetDomain(0, h.columns - 1, 0, h.rows - 1, 0, 0)
+    reader.SetRegion(box)
+    raw = np.empty((h.rows, h.columns), _dtype(h))
+    form = reader.GetImage().GetPixelFormat()
+    same = (form.GetBitsAllocated(), form.GetSamplesPerPixel(), reader.ComputeBufferLength()) == (h.allocated, 1, raw.nbytes)
+    return raw if same and reader.ReadIntoBuffer(raw.data.cast("B")) else None
+
+
+def _decoded(data: bytes, h: Header, frames: Sequence[int]) -> Iterator[NDArray[Any]]:
+    """Frames of encapsulated pixel data."""
     from pydicom.pixels.decoders.base import get_decoder
 
-    e = Elements(dataset)
     options: dict[str, Any] = {
         "raw": True,
-        "decoding_plugin": PLUGINS.get(syntax, ""),
+        "decoding_plugin": PLUGINS.get(h.transfer_syntax, ""),
         "pixel_keyword": "PixelData",
-        "rows": layout.rows,
-        "columns": layout.columns,
+        "rows": h.rows,
+        "columns": h.columns,
         "samples_per_pixel": 1,
-        "photometric_interpretation": e.text(PHOTOMETRIC) or "MONOCHROME2",
-        "number_of_frames": max(1, e.whole(FRAMES) or 1),
-        "bits_allocated": layout.allocated,
-        "bits_stored": layout.stored,
-        "pixel_representation": int(layout.signed),
+        "photometric_interpretation": h.photometric or "MONOCHROME2",
+        "number_of_frames": len(h.frames),
+        "bits_allocated": h.allocated,
+        "bits_stored": h.stored,
+        "pixel_representation": int(h.signed),
     }
-    decoder = get_decoder(syntax)
+    decoder = get_decoder(h.transfer_syntax)
     if len(frames) == 1:
         yield decoder.as_array(data, index=frames[0], **options)[0]
         return
@@ -223,75 +190,17 @@ def _decoded(data: bytes, dataset: FileDataset, syntax: str, layout: _Layout, fr
     yield from (whole[n] for n in frames)
 
 
-def _layout(path: str, modality: str, dataset: FileDataset) -> _Layout:
-    e = Elements(dataset)
-    allocated = e.short(ALLOCATED, 16)
-    stored = e.short(STORED, allocated) or allocated
-    faults = []
-    if allocated not in (8, 16, 32) or not 0 < stored <= allocated or e.short(SAMPLES, 1) != 1:
-        what = f"{allocated} bits allocated, {stored} stored, {e.short(SAMPLES, 1)} samples a pixel"
-        faults.append(Fault("D00", path, f"its pixels are stored in a way that is not read here ({what})", COPY_AGAIN))
-    shared, each = e.first(SHARED), e.items(PER_FRAME)
-    scales = []
-    for item in each or [e]:
-        group = item.first(TRANSFORMATION) or (shared and shared.first(TRANSFORMATION)) or e
-        scales.append(_scale(path, modality, e, group, faults))
-    raise_faults(faults[:1])
-    padding = e.packed(PADDING, "H")
-    return _Layout(
-        path=path,
-        modality=modality,
-        rows=e.short(ROWS),
-        columns=e.short(COLUMNS),
-        allocated=allocated,
-        stored=stored,
-        high=e.short(HIGH, stored - 1),
-        signed=e.short(SIGNED) == 1,
-        padding=int(padding[0]) if padding and allocated == 16 else None,
-        scales=tuple(scales),
-    )
-
-
-def _scale(path: str, modality: str, e: Elements, group: Elements, faults: list[Fault]) -> tuple[float, float]:
-    """(slope, intercept); 1 and 0 where the file gives none, as the standard has it for MR."""
-    way = "Export the series with a linear rescaling, or leave it out"
-    if table := e.first(LUT):
-        linear = _linear(table)
-        if linear is None:
-            faults.append(Fault("D07", path, "its values go through a modality LUT that is no straight line", way))
-        return linear or (1.0, 0.0)
-    told, unit = (group.holds(SLOPE), group.holds(INTERCEPT)), group.text(RESCALE_TYPE).upper()
-    slope, intercept = group.decimal(SLOPE), group.decimal(INTERCEPT)
-    if (told[0] and not slope) or (told[1] and intercept is None):
-        faults.append(Fault("D07", path, f"RescaleSlope or RescaleIntercept is unreadable or zero ({slope}, {intercept})", way))
-    if modality == "CT" and unit not in ("", "HU", "US", "UNSPECIFIED", "NORMALIZED", "HU_MOD"):
-        way = "Send the reconstruction in Hounsfield units"
-        faults.append(Fault("D06", path, f"its values are of the type '{unit}', not Hounsfield units", way))
-    return 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
-
-
-def _linear(table: Elements) -> tuple[float, float] | None:
-    """A lookup table that is a straight line, as (slope, intercept)."""
-    described = table.packed(0x00283002, "H")
-    data = np.array(table.packed(0x00283006, "H"), np.int64)
-    steps = np.diff(data)
-    if len(described) < 2 or len(data) < 2 or not steps[0] or (steps != steps[0]).any():
-        return None
-    slope, first = float(steps[0]), described[1] - (65536 if described[1] > 32767 else 0)
-    return slope, float(data[0]) - slope * first
-
-
-def _rescale(raw: NDArray[Any], layout: _Layout, frame: int, out: NDArray[np.float32], account: _Account) -> None:
+def _rescale(raw: NDArray[Any], h: Header, frame: int, out: NDArray[np.float32], account: _Account) -> None:
     """Stored values of one slice to units, into `out`."""
-    slope, intercept = layout.scales[frame] if len(layout.scales) > 1 else layout.scales[0]
-    padded = _padded(raw, layout, slope, intercept, account)
-    if layout.stored < layout.allocated:
-        raw = _without_spare_bits(raw, layout)
+    slope, intercept = h.scales[frame] if len(h.scales) > 1 else h.scales[0]
+    padded = _padded(raw, h, slope, intercept, account)
+    if h.stored < h.allocated:
+        raw = _without_spare_bits(raw, h)
     if slope == 1.0 and intercept == int(intercept) and raw.dtype.itemsize < 4:
         np.add(raw, np.float32(intercept), out=out, dtype=np.float32)
     else:
         out[...] = raw * slope + intercept
-    ct = layout.modality == "CT"
+    ct = h.modality == "CT"
     if padded is not None:
         out[padded] = AIR if ct else 0.0
     low = float(out.min())
@@ -301,27 +210,27 @@ def _rescale(raw: NDArray[Any], layout: _Layout, frame: int, out: NDArray[np.flo
     account.low, account.high = min(account.low, low), max(account.high, float(out.max()))
 
 
-def _without_spare_bits(raw: NDArray[Any], layout: _Layout) -> NDArray[Any]:
+def _without_spare_bits(raw: NDArray[Any], h: Header) -> NDArray[Any]:
     """Overlays and rubbish above (or below) the stored bits removed, the sign extended."""
-    up = layout.allocated - 1 - layout.high
-    up = up if 0 <= up <= layout.allocated - layout.stored else layout.allocated - layout.stored
-    return (raw << up) >> (layout.allocated - layout.stored)
+    up = h.allocated - 1 - h.high
+    up = up if 0 <= up <= h.allocated - h.stored else h.allocated - h.stored
+    return (raw << up) >> (h.allocated - h.stored)
 
 
-def _padded(raw: NDArray[Any], layout: _Layout, slope: float, intercept: float, account: _Account) -> NDArray[np.bool_] | None:
+def _padded(raw: NDArray[Any], h: Header, slope: float, intercept: float, account: _Account) -> NDArray[np.bool_] | None:
     """Where the file's padding stands, when it needs care.
 
     In CT padding mostly lies below -1024 HU, where all values end at -1024. It needs care when a negative number was written into unsigned
     pixels: then it is found by its bits, before the spare ones are removed. A padding value within the range of tissue is not believed.
     """
-    if layout.padding is None:
+    if h.padding is None:
         return None
-    value = layout.padding - 65536 if layout.signed and layout.padding > 32767 else layout.padding
+    value = h.padding - 65536 if h.signed and h.padding > 32767 else h.padding
     units = value * slope + intercept
-    if layout.modality == "CT" and -1000.0 < units <= 4095.0:
+    if h.modality == "CT" and -1000.0 < units <= 4095.0:
         account.notes[f"PixelPaddingValue {value} means {units:g} HU, which tissue has too: it was not taken for padding"] = None
         return None
-    if (layout.modality == "CT" and units <= AIR) or (layout.modality != "CT" and value == 0):
+    if (h.modality == "CT" and units <= AIR) or (h.modality != "CT" and value == 0):
         return None
     found = np.asarray(raw == value)
     return found if found.any() else None
@@ -332,7 +241,7 @@ def _compare(series: Series, out: NDArray[np.float32], account: _Account) -> Non
     spare = np.empty((1, *out.shape[1:]), np.float32)
     faults = []
     for path, frame, k in series.spares:
-        _fill(path, series.modality, [(frame, 0)], spare, _Account())
+        _fill(_again(path), [(frame, 0)], spare, _Account())
         if not np.array_equal(spare[0], out[k]):
             kept = series.files[series.slices[k][0]]
             what = "two slices lie at one position and differ, and nothing tells which is right"

@@ -7,10 +7,12 @@ that is damaged is a file to be read again. The headers hold the patient key and
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,15 @@ from client.cache import full, own, replace
 from client.volumes import Frame, Header
 from common.errors import Fault
 
-VERSION = 1
-"""Of the lines and of how headers are read: raised, and every header is read again."""
+
+@cache
+def fingerprint() -> str:
+    """SHA-256 of the client's own files. What was read or chosen by other code is read and chosen again: that costs little."""
+    h = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        h.update(path.read_bytes())
+    return h.hexdigest()
+
 
 Stamp = tuple[int, int]
 """Size in bytes and time of change in ns: another one, and the file is another file."""
@@ -41,6 +50,8 @@ class Remembered:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "files.jsonl"
         self._known: dict[str, Known] = {}
+        self._stale: dict[str, Known] = {}
+        """Read by other code: the hash of the file still holds."""
         self._lines = 0
         try:
             text = self._path.read_text(encoding="utf-8", errors="replace")
@@ -51,15 +62,20 @@ class Remembered:
         for line in text.splitlines():
             self._lines += 1
             try:
-                path, known = _parsed(line)
+                path, known, mine = _parsed(line)
             except (ValueError, KeyError, TypeError):
                 continue
-            self._known[path] = known
+            (self._known if mine else self._stale)[path] = known
 
     def get(self, path: str, stamp: Stamp) -> Known | None:
         """What is known of a file, as long as it is the same file."""
         known = self._known.get(path)
         return known if known is not None and known.stamp == stamp else None
+
+    def sha256(self, path: str, stamp: Stamp) -> str:
+        """The hash of a file, whichever code read it; '' where it is not known."""
+        found = (self._known.get(path), self._stale.get(path))
+        return next((known.sha256 for known in found if known is not None and known.stamp == stamp and known.sha256), "")
 
     def add(self, found: Iterable[tuple[str, Known]]) -> None:
         """Remember files, at once and on disk. Raises RunError S03 where the folder cannot be written."""
@@ -91,14 +107,17 @@ class Remembered:
 def _line(path: str, known: Known) -> str:
     header = _slim(known.header) if known.header else None
     fault = dataclasses.astuple(known.fault) if known.fault else None
-    return json.dumps([VERSION, path, *known.stamp, known.sha256, header, fault], separators=(",", ":")) + "\n"
+    return json.dumps([fingerprint()[:16], path, *known.stamp, known.sha256, header, fault], separators=(",", ":")) + "\n"
 
 
-def _parsed(line: str) -> tuple[str, Known]:
+def _parsed(line: str) -> tuple[str, Known, bool]:
+    """Path, what is known of it, and whether this very code read it (its header is else left out)."""
     version, path, size, changed, sha256, header, fault = json.loads(line)
-    if version != VERSION or not isinstance(path, str):
+    if not isinstance(path, str):
         raise ValueError(line)
-    return path, Known((size, changed), Header.from_json(header) if header else None, Fault(*fault) if fault else None, sha256)
+    if version != fingerprint()[:16]:
+        return path, Known((size, changed), None, None, sha256), False
+    return path, Known((size, changed), Header.from_json(header) if header else None, Fault(*fault) if fault else None, sha256), True
 
 
 _DEFAULTS = {kind: {f.name: f.default for f in dataclasses.fields(kind)} for kind in (Header, Frame)}

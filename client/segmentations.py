@@ -9,39 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client import dicom, nifti
-from client.dicom import COLUMNS, COPY_AGAIN, FRAMES, MEASURES, PER_FRAME, PLANE_ORIENTATION, PLANE_POSITION, ROWS, SHARED, Elements
+from client import nifti
+from client.outlines import Outlines, outlines
 from client.volumes import Geometry, Mask, Series
-from common.errors import DataError, Fault, raise_faults
+from common.errors import Fault, raise_faults
 
-SEGMENTS, NUMBER, LABEL, KIND, MAXIMUM = 0x00620002, 0x00620004, 0x00620005, 0x00620001, 0x0062000E
-IDENTIFICATION, REFERENCED_NUMBER = 0x0062000A, 0x0062000B
 SAME_PLACE = 0.1
 """How far a frame may lie from a slice, in slice spacings, and a pixel from a voxel, to be that slice's (that voxel's)."""
-
-
-@dataclass(frozen=True)
-class _Object:
-    """One SEG file: `values` (frames, rows, columns), the place of each frame, and the segment it outlines (LABELMAP: None)."""
-
-    path: str
-    labels: Mapping[int, str]
-    values: NDArray[np.uint8] | NDArray[np.uint16]
-    segments: tuple[int | None, ...]
-    at: NDArray[np.float64]
-    """(frames, 3): LPS mm of the first pixel's centre."""
-    axes: NDArray[np.float64]
-    """(2, 3): LPS mm from a pixel to the one below it, and to the one on its right."""
-    apart: float | None
-    """SpacingBetweenSlices, mm."""
-    thickness: float | None
-    notes: tuple[str, ...]
 
 
 def check_reference(seg: Series, image: Series) -> None:
@@ -73,7 +52,7 @@ def read_segmentation(series: Series, onto: Geometry, regions: Mapping[str, Sequ
         raise AssertionError("a mask has 8 bits")
     if image is not None:
         check_reference(series, image)
-    held = _read(series.files[0])
+    held = outlines(series.files[0])
     wanted, left = _matched(held.labels, regions)
     bits = _frame_bits(held, wanted)
     notes = list(held.notes)
@@ -103,7 +82,7 @@ def _matched(labels: Mapping[int, str], regions: Mapping[str, Sequence[str]]) ->
     return out, left
 
 
-def _frame_bits(held: _Object, wanted: Mapping[int, tuple[int, ...]]) -> NDArray[np.uint8]:
+def _frame_bits(held: Outlines, wanted: Mapping[int, tuple[int, ...]]) -> NDArray[np.uint8]:
     """(frames, rows, columns): the bits of the regions that each frame outlines."""
     masks = {number: np.uint8(sum(1 << i for i in those)) for number, those in wanted.items()}
     if None in held.segments:  # a LABELMAP: its values are segment numbers
@@ -118,7 +97,7 @@ def _frame_bits(held: _Object, wanted: Mapping[int, tuple[int, ...]]) -> NDArray
     return out
 
 
-def _place(held: _Object, bits: NDArray[np.uint8], filled: Sequence[int], onto: Geometry, out: NDArray[np.uint8], own: bool) -> list[str]:
+def _place(held: Outlines, bits: NDArray[np.uint8], filled: Sequence[int], onto: Geometry, out: NDArray[np.uint8], own: bool) -> list[str]:
     """Put the frames that outline anything onto the grid; returns notes. DataError D07 for frames that lie outside of it."""
     pixels = np.array(bits.shape[1:]) - 1
     start = onto.to_index(held.at)  # (frames, 3)
@@ -129,20 +108,46 @@ def _place(held: _Object, bits: NDArray[np.uint8], filled: Sequence[int], onto: 
         and np.abs((step - whole) * pixels[:, None]).max() <= SAME_PLACE
         and np.abs(start[filled] - np.rint(start[filled])).max() <= SAME_PLACE
     )
-    across = 3 - int(np.abs(whole).argmax(axis=1).sum())
-    coarser = not own and held.apart is not None and held.apart > 1.5 * onto.spacing_mm[across % 3]
+    down, right = (int(a) for a in np.abs(whole).argmax(axis=1))
+    across = 3 - down - right if down != right else 0
+    coarser = not own and held.apart is not None and held.apart > 1.5 * onto.spacing_mm[across]
     if not on_voxels or coarser:
         return _resample(held, bits, filled, onto, out)
-    lost = 0
+    signs, lost = (whole[0, down] > 0, whole[1, right] > 0), 0
     for n in filled:
-        row, column = np.nonzero(bits[n])
-        at = (np.rint(start[n]) + row[:, None] * whole[0] + column[:, None] * whole[1]).astype(np.int64)
-        inside = ((at >= 0) & (at < out.shape)).all(axis=1)
-        z, y, x = at[inside].T
-        out[z, y, x] |= bits[n, row[inside], column[inside]]
-        lost += len(at) - int(inside.sum())
+        at = np.rint(start[n]).astype(int)
+        lost += _paste(bits[n], out, (across, int(at[across])), (int(at[down]), int(at[right])), down > right, signs)
     _refuse_lost(held.path, lost, int(np.count_nonzero(bits)))
     return []
+
+
+def _paste(
+    frame: NDArray[np.uint8],
+    out: NDArray[np.uint8],
+    plane: tuple[int, int],
+    corner: tuple[int, int],
+    turned: bool,
+    signs: tuple[bool, bool],
+) -> int:
+    """Put a frame into the plane (axis, index) of `out`, its first pixel at `corner`; returns how many outlined pixels fall outside.
+
+    turned: the frame's rows run along the later axis of the plane; signs: whether its rows and columns run as the plane's do.
+    """
+    axis, index = plane
+    total = int(np.count_nonzero(frame))
+    if not 0 <= index < out.shape[axis]:
+        return total
+    onto = out[(slice(None),) * axis + (index,)]
+    onto = onto.T if turned else onto
+    first = [at if along else size - 1 - at for at, along, size in zip(corner, signs, onto.shape, strict=True)]
+    onto = onto[:: 1 if signs[0] else -1, :: 1 if signs[1] else -1]
+    low = [max(0, -f) for f in first]
+    high = [min(have, size - f) for have, size, f in zip(frame.shape, onto.shape, first, strict=True)]
+    if min(h - l for h, l in zip(high, low, strict=True)) <= 0:
+        return total
+    inside = frame[low[0] : high[0], low[1] : high[1]]
+    onto[first[0] + low[0] : first[0] + high[0], first[1] + low[1] : first[1] + high[1]] |= inside
+    return total - int(np.count_nonzero(inside))
 
 
 def _refuse_lost(path: str, lost: int, total: int) -> None:
@@ -151,7 +156,7 @@ def _refuse_lost(path: str, lost: int, total: int) -> None:
         raise_faults([Fault("D07", path, what, "Send the segmentation of this very series, or the series that was segmented")])
 
 
-def _resample(held: _Object, bits: NDArray[np.uint8], filled: Sequence[int], onto: Geometry, out: NDArray[np.uint8]) -> list[str]:
+def _resample(held: Outlines, bits: NDArray[np.uint8], filled: Sequence[int], onto: Geometry, out: NDArray[np.uint8]) -> list[str]:
     """Frames on a grid of their own: each voxel takes the pixel nearest to its centre, at most half a slice away."""
     down, right = held.axes
     normal = np.cross(down, right)
@@ -195,89 +200,6 @@ def _gather(own: NDArray[np.uint8], grid: Geometry, onto: Geometry, out: NDArray
         if inside.any():
             a, b, c = index[inside].T
             out[z][inside] |= own[a, b, c]
-
-
-def _read(path: str) -> _Object:
-    from pydicom.filereader import dcmread
-
-    try:
-        with dicom.quiet:
-            dataset = dcmread(path, force=True)
-            e = Elements(dataset)
-            kind = e.text(KIND).upper()
-            labels = {item.short(NUMBER): item.text(LABEL) for item in e.items(SEGMENTS)}
-            values = _values(dataset, e, kind)
-            return _described(path, e, kind, labels, values)
-    except DataError:
-        raise
-    except Exception as error:  # a broken object is lost, the site is not
-        reason = str(error).strip().replace("\n", " ")[:160]
-        raise DataError("D00", f"{path}: the segmentation cannot be read ({type(error).__name__}: {reason}). {COPY_AGAIN}") from error
-
-
-def _values(dataset: object, e: Elements, kind: str) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """(frames, rows, columns): 0 and 1, or segment numbers for a LABELMAP."""
-    from pydicom.pixels.decoders.base import get_decoder
-
-    syntax = str(dataset.file_meta.TransferSyntaxUID)  # type: ignore[attr-defined]
-    count, rows, columns = max(1, e.whole(FRAMES) or 1), e.short(ROWS), e.short(COLUMNS)
-    if e.short(dicom.ALLOCATED, 1) == 1 and syntax in dicom.NATIVE:
-        data = np.frombuffer(dataset.PixelData, np.uint8)  # type: ignore[attr-defined]
-        if 8 * len(data) < count * rows * columns:
-            raise ValueError(f"it is cut short: {len(data)} of {-(-count * rows * columns // 8)} bytes of pixel data are there")
-        values = np.unpackbits(data, bitorder="little", count=count * rows * columns).reshape(count, rows, columns)
-    else:
-        values = get_decoder(syntax).as_array(dataset, raw=True)[0].reshape(count, rows, columns)  # type: ignore[arg-type]
-    if kind == "FRACTIONAL":
-        return (2 * values.astype(np.uint32) >= e.short(MAXIMUM, 255)).astype(np.uint8)
-    return values if kind == "LABELMAP" else (values != 0).astype(np.uint8)
-
-
-def _described(path: str, e: Elements, kind: str, labels: dict[int, str], values: NDArray[np.uint8] | NDArray[np.uint16]) -> _Object:
-    shared, frames = e.first(SHARED), e.items(PER_FRAME)
-    faults, notes, at, segments, axes, apart, thickness = [], [], [], [], [], [], []
-    if kind not in ("BINARY", "FRACTIONAL", "LABELMAP"):
-        faults.append(f"its SegmentationType is '{kind}' (BINARY, FRACTIONAL and LABELMAP are read)")
-    if len(frames) != len(values):
-        faults.append(f"it has {len(values)} frames and describes {len(frames)}")
-    for n, frame in enumerate(frames):
-        found = {
-            tag: frame.first(tag) or (shared and shared.first(tag)) for tag in (PLANE_POSITION, PLANE_ORIENTATION, MEASURES, IDENTIFICATION)
-        }
-        where, along, measures, which = found.values()
-        position, cosines = where and dicom.point(where), along and dicom.cosines(along)
-        spacing = measures and dicom.spacing(measures)
-        if not (position and cosines and spacing and measures):
-            faults.append(f"frame {n + 1} does not say where it lies (position, orientation or spacing is missing)")
-            break
-        at.append(position)
-        axes.append(np.outer(spacing, 1) * np.array([cosines[3:], cosines[:3]]))
-        apart.append(measures.decimal(dicom.BETWEEN))
-        thickness.append(measures.decimal(dicom.THICKNESS))
-        segments.append(None if kind == "LABELMAP" else which.short(REFERENCED_NUMBER) if which else 0)
-    unknown = sorted({s for s in segments if s is not None} - labels.keys())
-    if kind == "LABELMAP":
-        unknown = sorted({int(v) for v in np.unique(values)} - labels.keys() - {0, *e.packed(0x00280120, "H")})
-    if unknown:
-        faults.append(f"it outlines segments {', '.join(map(str, unknown))} that it does not describe")
-    if axes and max(np.abs(a - axes[0]).max() for a in axes) > 2e-3:
-        faults.append("its frames have different orientations or pixel spacings")
-    if faults:
-        raise DataError("D07", *(f"{path}: {fault}. Export the segmentation again, or leave it out" for fault in faults))
-    if kind == "FRACTIONAL":
-        notes.append("fractional segments: a pixel of at least one half counts as outlined")
-    between = next((abs(v) for v in apart if v), None)
-    return _Object(
-        path,
-        labels,
-        values,
-        tuple(segments),
-        np.array(at).reshape(-1, 3),
-        axes[0],
-        between,
-        next((v for v in thickness if v), None),
-        tuple(notes),
-    )
 
 
 def read_label_map(path: Path, onto: Geometry, regions: Mapping[str, Sequence[int]]) -> Mask:

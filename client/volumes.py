@@ -8,7 +8,7 @@ are the nearest ones to the convention, and `Geometry.steps_mm` says exactly whe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -131,6 +131,18 @@ class Header:
     """SeriesInstanceUIDs that a SEG was drawn on."""
     identity: tuple[str, ...] = ()
     """NAMES of the tags that hold a value by which a patient could be known (and of burnt-in annotation); never their values."""
+    offset: int = 0
+    """Where in the file the value of its pixel data begins; 0: not known."""
+    allocated: int = 0
+    """Bits of a pixel in the file; of them `stored`, the highest of which is `high`, are its value."""
+    stored: int = 0
+    high: int = 0
+    signed: bool = False
+    big_endian: bool = False
+    padding: int | None = None
+    """PixelPaddingValue, as 16 unsigned bits."""
+    scales: tuple[tuple[float, float], ...] = ()
+    """(slope, intercept) of each frame, or one for all."""
     shape: tuple[int, ...] = ()
     """NIfTI: voxels along (i, j, k, ...)."""
     affine: tuple[tuple[float, ...], ...] = ()
@@ -179,6 +191,8 @@ class Series:
     model: str = ""
     identity: tuple[str, ...] = ()
     """NAMES of identity tags that hold a value in any of the files."""
+    headers: tuple[Header, ...] = field(default=(), repr=False)
+    """Of `files`, in their order."""
 
 
 def _tuples(value: Any) -> Any:

@@ -32,11 +32,11 @@ class Lost:
 def each(call: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[tuple[int, R | Lost]]:
     """(position, `call(item)`) as the results come. `call` is a function of a module, its items and results can be pickled.
 
-    An exception of `call` is raised here. With one worker, or one item, it is called in this process. Closing the iterator, or an
-    interrupt, ends the processes at once.
+    An exception of `call` is raised here. With no worker it is called in this process. Closing the iterator, or an interrupt, ends
+    the processes at once.
     """
     workers = min(workers, len(items))
-    if workers <= 1:
+    if workers < 1:
         for n, item in enumerate(items):
             yield n, call(item)
         return

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from client import cache as caches
+from client import remembered
 from client.cache import Broken, Cache
 from client.remembered import Known, Remembered
 from client.volumes import Frame, Header
@@ -188,6 +189,15 @@ def test_damaged_lines_cost_their_file_alone(tmp_path: Path) -> None:
     assert [again.get(n, (1, 1)) is not None for n in "abc"] == [True, False, False]
     again.add([("d", Known((1, 1), HEADER))])
     assert Remembered(tmp_path).get("d", (1, 1)) is not None
+
+
+def test_headers_that_other_code_read_are_read_again_and_hashes_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Remembered(tmp_path).add([("a", Known((1, 1), HEADER, sha256="cd"))])
+    monkeypatch.setattr(remembered, "fingerprint", lambda: "other code, of another release")
+    again = Remembered(tmp_path)
+    assert again.get("a", (1, 1)) is None
+    assert again.sha256("a", (1, 1)) == "cd"
+    assert again.sha256("a", (1, 2)) == ""
 
 
 def test_old_lines_are_dropped(tmp_path: Path) -> None:

@@ -21,12 +21,14 @@ from exams import CT, MR, YALE, body, brain, brains, ct, nifti, seg, study, tabl
 
 from client import cache as caches
 from client import imaging, mapping
-from client.choosing import Keys, named
 from client.filling import Made, make
+from client.imaging import headers_of
 from client.intake import Reading, read_table, select
+from client.naming import Keys, check, named
 from client.site import load as load_site
 from client.station import open_station
-from common.errors import DataError, RunError, UsageError
+from common import study as studies
+from common.errors import DataError, Fault, RunError, UsageError
 from common.study import Study
 from simulation import partition
 
@@ -62,7 +64,7 @@ def notes(reading: Reading) -> str:
 @pytest.fixture(autouse=True)
 def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Starting processes takes most of the time of a small folder; the tests that need them ask for them."""
-    monkeypatch.setattr(imaging, "WORKERS", 1)
+    monkeypatch.setattr(imaging, "WORKERS", 0)
 
 
 def fresh() -> None:
@@ -158,22 +160,40 @@ def test_another_preparation_is_another_picture(tmp_path: Path) -> None:
 
     data = town(tmp_path / "data", IDS, 1)
     keys = []
-    for other in (CT, replace(CT, window=(-100, 200)), replace(CT, crop_mm=(9.0, 9.0, 9.0))):
+    spacing = (2.5, 1.2, 1.2)
+    for other in (CT, replace(CT, window=(-100, 200)), replace(CT, crop_mm=(9.0, 9.0, 9.0)), replace(CT, spacing_mm=spacing)):
         p = read(data, study(other, LIVER)).cohort.pictures[0]
         assert p is not None
         keys.append(p.key)
     # crops are cut later
     assert keys[0] != keys[1]
     assert keys[0] == keys[2]
+    assert len({*keys}) == 3
+
+
+def test_the_same_files_as_other_sequences_are_another_picture(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    table(data, ["1", "2"])
+    brains(data, [1], ("t1n", "t1c"), mask=False)
+    before = read(data, YALE_STUDY).cohort.pictures[0]
+    first, second = (next(data.rglob(f"*-{c}.nii.gz")) for c in ("t1n", "t1c"))
+    first.rename(tmp_path / "aside")
+    second.rename(first)
+    (tmp_path / "aside").rename(second)
+    after = read(data, YALE_STUDY).cohort.pictures[0]
+    assert before is not None
+    assert after is not None
+    assert before.key != after.key
+    assert np.array_equal(before.voxels[0], after.voxels[1])
 
 
 def test_any_number_of_workers_gives_the_same_bits(tmp_path: Path) -> None:
     data = town(tmp_path / "data", IDS, 4)
     found = []
-    for workers in (1, 3):
+    for workers in (0, 1, 3):
         album = imaging.read(data, mapping.ImagesSpec(), CT, "scans", IDS, tmp_path / f"cache{workers}", workers=workers)
         found.append([(p.key, p.voxels.tobytes(), p.coarse.tobytes(), p.box) for p in album.pictures.values()])
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
     assert len(found[0]) == 4
 
 
@@ -241,6 +261,27 @@ def test_a_bad_study_is_quarantined_and_nothing_else(tmp_path: Path, plant: Any,
     # the same again from the cache
     fresh()
     assert notes(read(data)) == notes(r)
+
+
+def test_one_folder_with_everything(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    table(data, IDS)
+    for patient in IDS[:3]:
+        ct(tmp_path / "one", patient)
+        for file in (tmp_path / "one").glob("1-*.dcm"):
+            (data / "flat").mkdir(exist_ok=True)
+            file.rename(data / "flat" / f"{patient}-{file.stem}")
+    (data / "flat" / "P9-1.dcm").write_bytes(b"")
+    (data / "flat" / "notes").write_text("not an image")
+    (data / "link").symlink_to(data / "flat")
+    (data / "nowhere").symlink_to(data / "gone")
+    r = read(data)
+    assert r.cohort.imaged.tolist() == [True, True, True, False]
+    assert "images: 1 files cannot be used (D00: 1)" in notes(r)
+    (data / "flat" / "P2-1-04").write_bytes(b"\0" * 50)
+    r = read(data)
+    assert r.cohort.imaged.tolist() == [True, False, True, False]
+    assert "1 quarantined (D06: 1)" in notes(r), "a gap"
 
 
 def test_a_site_whose_images_are_all_unreadable_goes_on_with_its_table(tmp_path: Path) -> None:
@@ -379,8 +420,9 @@ def test_one_examination_is_taken_whole(tmp_path: Path) -> None:
     table(data, ["1", "2"])
     brains(data, [1], ("t1n", "t1c"), mask=False)
     later = data / "BraTS-MET-00001-001"
+    # it has more sequences, though fewer slices
     for c in ("t1n", "t1c", "t2w"):
-        nifti(later / f"BraTS-MET-00001-001-{c}.nii", brain(seed=5))
+        nifti(later / f"BraTS-MET-00001-001-{c}.nii", brain((9, 20, 18), seed=5))
     r = read(data, YALE_STUDY)
     picture = r.cohort.pictures[0]
     assert picture is not None
@@ -436,9 +478,6 @@ def test_a_mapping_of_images_is_checked_as_a_whole(tmp_path: Path) -> None:
 
 
 def test_builtin_mappings_name_what_their_studies_have() -> None:
-    from client.choosing import check
-    from common import study as studies
-
     for source in (mapping.named(p.stem) for p in sorted(mapping.SOURCES.glob("*.toml"))):
         for name in source.studies:
             found = studies.load(name).schema.imaging
@@ -514,9 +553,10 @@ def test_sites_of_scanners(tmp_path: Path) -> None:
         ct(data / "images" / i, i, maker=("GE MEDICAL SYSTEMS", "SIEMENS", "Siemens Healthineers", "GE", "")[n % 5])
     r = read(data)
     parted = partition.by_scanner(r, 1, "pool")
-    assert (parted.kind, set(parted.sites), parted.spread) == ("scanner", {"GE", "Siemens"}, 4)
+    assert (parted.kind, set(parted.sites)) == ("scanner", {"GE", "Siemens", "no scanner named"})
     assert sorted(i for s in parted.sites.values() for i in s) == ids
-    assert {ids[0], ids[3], ids[5], ids[8]} <= set(parted.sites["GE"])
+    assert parted.sites["GE"] == (ids[0], ids[3], ids[5], ids[8])
+    assert parted.sites["no scanner named"] == (ids[4], ids[9], ids[10], ids[11])
     files = partition.write_sites(
         tmp_path / "sites", parted, data=data, study="s.py", source="", minimum=1, images=data / "images", cache=tmp_path / "shared"
     )
@@ -593,8 +633,8 @@ def test_a_fill_that_is_stopped_goes_on_where_it_was(tmp_path: Path, how: signal
     child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert child.stdout is not None
     assert child.stderr is not None
-    while child.stdout.readline().split() != ["2", "12"]:
-        pass
+    lines = iter(child.stdout.readline, "")
+    assert any(line.split() == ["2", "12"] for line in lines), child.stderr.read()
     child.send_signal(how)
     child.wait(20)
     assert child.returncode in (-how, 130)
@@ -608,6 +648,20 @@ def test_a_fill_that_is_stopped_goes_on_where_it_was(tmp_path: Path, how: signal
     assert r.cohort.imaged.all()
     assert "broken" not in notes(r)
     assert {p: p.stat().st_ino for p in entries} == entries, "what was done is not done again"
+
+
+def test_two_that_fill_one_cache_at_once_do_not_hurt_each_other(tmp_path: Path) -> None:
+    ids = [f"P{n:02d}" for n in range(6)]
+    data = town(tmp_path / "data", ids, 6)
+    code = FILL.format(tests=str(Path(__file__).parent), data=str(data))
+    both = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert ["6 6" in child.communicate(timeout=60)[0] for child in both] == [True, True]
+    assert [child.returncode for child in both] == [0, 0]
+    assert len(list((tmp_path / "cache" / "images").rglob("*.image"))) == 6
+    assert list((tmp_path / "cache").rglob("*.part")) == []
+    r = read(data)
+    assert r.cohort.imaged.all()
+    assert "broken" not in notes(r)
 
 
 def test_a_process_that_dies_costs_its_case_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -642,8 +696,39 @@ def test_what_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         read(data)
     monkeypatch.setattr(imaging, "make", lambda job: Made("", {}, ("D00", "the share was away")))
     assert "1 cases with an image, 2 without, 1 quarantined (D00: 1)" in notes(read(data))
-    monkeypatch.undo()
+    monkeypatch.setattr(imaging, "make", make)
     assert read(data).cohort.imaged.sum() == 2
+
+
+def test_a_file_that_could_not_be_opened_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from client import images
+
+    data = town(tmp_path / "data", IDS, 2)
+    closed = str(series(data, "P2") / "1-03.dcm")
+    real, fault = images.header, Fault("D00", closed, "it cannot be read (Permission denied)", "Mend its permissions")
+    monkeypatch.setattr(images, "header", lambda path: fault if str(path) == closed else real(path))
+    monkeypatch.setattr(imaging, "_readable", lambda path: path != closed)
+    assert "1 quarantined (D0" in notes(read(data))
+    # its permissions were mended: its size and its time are what they were
+    monkeypatch.undo()
+    monkeypatch.setattr(imaging, "WORKERS", 0)
+    assert read(data).cohort.imaged.sum() == 2
+
+
+def deadly_header(batch: Any) -> Any:
+    if any(path.endswith("P2/study/ct/1-03.dcm") for path, _ in batch):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return headers_of(batch)
+
+
+def test_a_header_that_kills_its_reader_costs_its_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = town(tmp_path / "data", IDS, 3)
+    monkeypatch.setattr(imaging, "_BATCH", 2)
+    monkeypatch.setattr(imaging, "WORKERS", 2)
+    monkeypatch.setattr(imaging, "headers_of", deadly_header)
+    r = read(data)
+    assert r.cohort.imaged.tolist() == [True, False, True, False]
+    assert any("signal 9" in line for line in r.told(IDS))
 
 
 def test_an_error_that_nobody_foresaw_costs_its_case_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -656,3 +741,41 @@ def test_an_error_that_nobody_foresaw_costs_its_case_alone(tmp_path: Path, monke
     assert r.cohort.imaged.tolist() == [False, True, False, False]
     assert "1 quarantined (X01: 1)" in notes(r)
     assert any("ZeroDivisionError" in line for line in r.told(["P1"]))
+
+
+# --- the real collections ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_real_ct_joins_the_real_table(tmp_path: Path) -> None:
+    r = read_table(studies.load("liver_recurrence"), "preop", real("crlm"), cache=tmp_path / "cache")
+    (at,) = np.flatnonzero(r.cohort.imaged)
+    picture = r.cohort.pictures[at]
+    assert picture is not None
+    assert r.cohort.ids[at] == "CRLM-CT-1004"
+    assert (picture.voxels.shape[0], picture.voxels.shape[1]) == (1, 41)
+    assert picture.spacing_mm == pytest.approx((5.0, 1.0, 1.0))
+    assert "images: 1 cases with an image, 196 without, 0 quarantined" in r.cohort.flow.notes
+    assert r.scanners[at] == "GE MEDICAL SYSTEMS"
+    # fat, soft tissue and air are where they are in a body
+    values = picture.voxels * picture.unit
+    assert 0.2 < (values == -1).mean() < 0.6
+    assert 0.2 < ((values > 0) & (values < 0.6)).mean() < 0.7
+
+
+def test_the_real_brain_joins_by_its_path(tmp_path: Path) -> None:
+    table(tmp_path / "data", ["110", "4"])
+    found = studies.load("brain_primary").schema.imaging
+    assert found is not None
+    r = read(tmp_path / "data", study(found, YALE), images=real("metstobrain"))
+    picture = r.cohort.pictures[0]
+    assert picture is not None
+    assert picture.present == (True,) * 4
+    assert picture.spacing_mm == pytest.approx((1.0, 1.0, 1.0))
+    assert min(picture.voxels.shape[1:]) > 120
+
+
+def real(name: str) -> Path:
+    data = Path(os.environ.get("FEDMETS_DATA", ROOT.parent / "shared/data"))
+    if not (data / name).is_dir():
+        pytest.skip(f"no real data: {data / name} is not there (set FEDMETS_DATA)")
+    return data / name

@@ -11,7 +11,8 @@ from exams import CT, MR, body, brain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.prepare import CT_UNIT, MR_UNIT, averaged, prepare
+from client.prepare import CT_UNIT, MR_UNIT, prepare
+from client.resampling import averaged, onto
 from client.volumes import Geometry, Mask, Volume
 from common.errors import DataError
 
@@ -213,6 +214,21 @@ def test_a_finer_sequence_is_averaged_onto_a_coarser_grid() -> None:
     straight, done = prepare(brains(), None, MR), prepare(volumes, None, MR)
     # the percentiles of eight times as many values differ a little
     assert np.abs(done.voxels[2] - straight.voxels[2]).max() * MR_UNIT < 0.03
+
+
+@given(st.floats(-0.4, 0.4), st.tuples(*[st.floats(0.7, 1.8)] * 3), st.integers(0, 5))
+def test_an_oblique_sequence_is_laid_where_it_is(angle: float, spacing: tuple[float, float, float], seed: int) -> None:
+    turn = np.array([[1, 0, 0], [0, np.cos(angle), np.sin(angle)], [0, -np.sin(angle), np.cos(angle)]])
+    steps = grid((1, 1, 1), spacing).steps_mm @ turn
+    own = Geometry((24, 26, 28), (0.0, 0.0, 0.0), steps)
+    slope = np.random.default_rng(seed).normal(size=3)
+    every = np.stack(np.meshgrid(*map(np.arange, own.shape), indexing="ij"), -1).reshape(-1, 3).astype(np.float64)
+    array = (own.to_mm(every) @ slope).reshape(own.shape).astype(np.float32)
+    middle = own.to_mm(np.array([[n / 2 for n in own.shape]]))[0] - 4
+    wanted = grid((6, 5, 4), (1.9, 1.9, 1.9), (float(middle[0]), float(middle[1]), float(middle[2])))
+    found = onto(wanted, Volume(array, own), plain, "t2f", 0.0)
+    at = np.stack(np.meshgrid(*map(np.arange, wanted.shape), indexing="ij"), -1).reshape(-1, 3).astype(np.float64)
+    assert np.allclose(found.ravel(), wanted.to_mm(at) @ slope, atol=1e-3)
 
 
 def test_sequences_of_different_places_are_refused() -> None:

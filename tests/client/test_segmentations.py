@@ -140,6 +140,21 @@ def test_another_series_of_the_same_frame_of_reference(tmp_path: Path) -> None:
     assert any("another series of the same frame of reference" in n for n in mask.notes)
 
 
+@pytest.mark.parametrize("orientation", [scans.AXIAL, PRONE, SAGITTAL])
+def test_frames_that_cover_a_part_of_the_slices(tmp_path: Path, orientation: tuple[float, ...]) -> None:
+    whole = Scan(orientation=orientation, series="1.9.1")
+    row, column = np.array(orientation[:3]), np.array(orientation[3:])
+    corner = whole.position(1) + 3 * whole.spacing[0] * column + 5 * whole.spacing[1] * row
+    part = Scan(orientation=orientation, origin=(float(corner[0]), float(corner[1]), float(corner[2])))
+    paths, _, _ = image(tmp_path, part, (4, 8, 10))
+    masks = outlines((4, 8, 10))
+    path = scans.segmentation(tmp_path / "seg.dcm", paths, masks, LABELS)
+    _, other, there = image(tmp_path / "whole", whole)
+    mask = read(path, there, other)
+    assert np.array_equal(mask.bits, expected(part, there.geometry, masks))
+    assert not any("resampled" in n for n in mask.notes)
+
+
 def test_outside_the_image_is_refused(tmp_path: Path) -> None:
     paths, _, _ = image(tmp_path)
     path = scans.segmentation(tmp_path / "seg.dcm", paths, outlines(), LABELS)

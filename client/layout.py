@@ -1,0 +1,128 @@
+"""How a DICOM file's pixels are stored, whether all of them are there, and how they become units: told by its header, once.
+
+What is found here travels in the Header, so that reading a volume need not parse a file again.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from client import tags
+from client.elements import Elements
+
+DEFLATED = "1.2.840.10008.1.2.1.99"
+IMPLICIT = "1.2.840.10008.1.2"
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+NATIVE = frozenset({"", IMPLICIT, "1.2.840.10008.1.2.1", BIG_ENDIAN, DEFLATED})
+COPY_AGAIN = "Export this series from the archive again"
+
+
+def stored(e: Elements, big_endian: bool) -> tuple[dict[str, Any], list[str]]:
+    """(the fields of a Header that say how pixels are stored, what forbids to read them)."""
+    allocated = e.short(tags.ALLOCATED, 16)
+    bits = e.short(tags.STORED, allocated) or allocated
+    faults: list[str] = []
+    if allocated not in (8, 16, 32) or bits > allocated or (big_endian and allocated == 8):
+        what = f"{allocated} bits allocated, {bits} stored{', big endian' if big_endian else ''}"
+        faults.append(f"its pixels are stored in a way that is not read here ({what}). {COPY_AGAIN}")
+    padding = e.packed(tags.PADDING, "H")
+    shared, each = e.first(tags.SHARED), e.items(tags.PER_FRAME)
+    scales = []
+    for item in each or [e]:
+        group = item.first(tags.TRANSFORMATION) or (shared and shared.first(tags.TRANSFORMATION)) or e
+        scales.append(_scale(e, group, faults))
+    return {
+        "allocated": allocated,
+        "stored": bits,
+        "high": e.short(tags.HIGH, bits - 1),
+        "signed": e.short(tags.SIGNED) == 1,
+        "padding": int(padding[0]) if padding and allocated == 16 else None,
+        "big_endian": big_endian,
+        "scales": tuple(scales if len(set(scales)) > 1 else scales[:1]),
+    }, list(dict.fromkeys(faults))
+
+
+def _scale(e: Elements, group: Elements, faults: list[str]) -> tuple[float, float]:
+    """(slope, intercept); 1 and 0 where the file gives none, as the standard has it for MR."""
+    if table := e.first(tags.LUT):
+        linear = _linear(table)
+        if linear is None:
+            faults.append(
+                "its values go through a modality LUT that is no straight line. Export the series with a linear rescaling, or leave it out"
+            )
+        return linear or (1.0, 0.0)
+    slope, intercept, unit = group.decimal(tags.SLOPE), group.decimal(tags.INTERCEPT), group.text(tags.RESCALE_TYPE).upper()
+    if (group.holds(tags.SLOPE) and not slope) or (group.holds(tags.INTERCEPT) and intercept is None):
+        told = f"'{group.text(tags.SLOPE)}', '{group.text(tags.INTERCEPT)}'"
+        faults.append(f"RescaleSlope or RescaleIntercept is zero or no number ({told}). {COPY_AGAIN}")
+    if e.text(tags.MODALITY).upper() == "CT" and unit not in ("", "HU", "US", "UNSPECIFIED", "NORMALIZED", "HU_MOD"):
+        faults.append(f"its values are of the type '{unit}', not Hounsfield units. Send the reconstruction in Hounsfield units")
+    return slope or 1.0, intercept or 0.0
+
+
+def _linear(table: Elements) -> tuple[float, float] | None:
+    """A lookup table that is a straight line, as (slope, intercept)."""
+    described = table.packed(0x00283002, "H")
+    data = np.array(table.packed(0x00283006, "H"), np.int64)
+    steps = np.diff(data)
+    if len(described) < 2 or len(data) < 2 or not steps[0] or (steps != steps[0]).any():
+        return None
+    slope, first = float(steps[0]), described[1] - (65536 if described[1] > 32767 else 0)
+    return slope, float(data[0]) - slope * first
+
+
+def pixel_bytes(e: Elements) -> int:
+    """How many bytes uncompressed pixel data must have."""
+    bits = e.short(tags.ROWS) * e.short(tags.COLUMNS) * e.short(tags.SAMPLES, 1) * e.frames() * e.short(tags.ALLOCATED, 16)
+    return (bits + 7) // 8
+
+
+def extent(f: BinaryIO, size: int, e: Elements, syntax: str, implicit: bool) -> tuple[int, str]:
+    """(offset of the pixel data's value, what is wrong with its length or ''); `f` stands before its tag, the file has `size` bytes."""
+    found = _start(f, syntax, implicit)
+    if found is None:
+        return 0, "it ends before its pixel data"
+    offset, length = found
+    if length == 0xFFFFFFFF:
+        return offset, "" if _whole(f, size) else "it is cut short in the middle of its compressed pixel data"
+    needed = pixel_bytes(e) if syntax in NATIVE else length
+    if size - offset < needed:
+        return offset, f"it is cut short: {max(0, size - offset)} of {needed} bytes of pixel data are there"
+    return offset, f"its pixel data has {length} bytes where rows, columns and frames need {needed}" if length < needed else ""
+
+
+def _start(f: BinaryIO, syntax: str, implicit: bool) -> tuple[int, int] | None:
+    """(offset of the pixel data's value, its length as the file says), or None."""
+    order = ">" if syntax == BIG_ENDIAN else "<"
+    start = f.read(8)
+    if len(start) < 8 or struct.unpack(f"{order}HH", start[:4]) != (0x7FE0, 0x0010):
+        return None
+    if implicit:
+        return f.tell(), struct.unpack(f"{order}I", start[4:])[0]
+    more = f.read(4)
+    return (f.tell(), struct.unpack(f"{order}I", more)[0]) if len(more) == 4 else None
+
+
+def _whole(f: BinaryIO, size: int) -> bool:
+    """Whether the fragments of encapsulated pixel data reach their delimiter."""
+    while True:
+        start = f.read(8)
+        if len(start) < 8:
+            return False
+        group, element, length = struct.unpack("<HHI", start)
+        if (group, element) == (0xFFFE, 0xE0DD):
+            return True
+        at = f.tell() + length
+        if (group, element) != (0xFFFE, 0xE000) or at > size:
+            return False
+        f.seek(at)
+
+
+def inflated(path: str) -> bytes:
+    """The pixel data of a file whose data set is deflated as a whole."""
+    from pydicom.filereader import dcmread
+
+    return getattr(dcmread(path, specific_tags=[tags.PIXELS]).get_item(tags.PIXELS), "value", None) or b""
