@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from client.intake import Reading, read_table
 from client.station import open_station
-from common.cohort import UNKNOWN, Cohort
+from common.cohort import ESTIMABLE, UNKNOWN, Cohort
 from common.errors import DataError, FedmetsError, RunError, UsageError
 from common.study import Study
 from server import store
@@ -107,7 +107,7 @@ def prepare(options: Options, console: Console | None = None) -> Setting:
         shuffled = read_table(study, task, data, source=source)
         cohort = replace(shuffled.cohort, flow=reading.cohort.flow, pictures=reading.cohort.pictures, modalities=reading.cohort.modalities)
         reading = replace(shuffled, cohort=cohort, overrides=reading.overrides)
-    pictured = bool(reading.cohort.imaged.any())
+    pictured = _pictured(options.run, study, reading)
     parts = args.folds or (IMAGE_FOLDS if pictured else FOLDS)
     parted = _parted(args, reading, pictured)
     _enough(args, reading, parted, parts)
@@ -118,8 +118,8 @@ def prepare(options: Options, console: Console | None = None) -> Setting:
         study=args.study,
         source=source,
         minimum=args.minimum_patients,
-        images=images if pictured else None,
-        cache=cache if pictured else None,
+        images=images if reading.cohort.imaged.any() else None,
+        cache=cache if reading.cohort.imaged.any() else None,
     )
     run = replace(options.run, expect=len(sites), parts=parts)
     return Setting(args, folder, study, task, reading, parted, sites, run, phantom)
@@ -132,6 +132,13 @@ def _data(args: argparse.Namespace, folder: Path, study: Study, tell: Callable[[
         return Path(args.study).parent, False
     twins.write(study.name, folder / "data", seed=args.seed, mode=args.phantom, patients=args.phantom_patients, tell=tell)
     return folder / "data", True
+
+
+def _pictured(run: Run, study: Study, reading: Reading) -> bool:
+    """Will networks be trained? Not where a handful of patients has an image."""
+    cohort = reading.cohort
+    counts = np.bincount(cohort.labels[cohort.imaged & (cohort.labels != UNKNOWN)], minlength=2)
+    return any("image" in h.modality for h in run.heads(study)) and bool((counts >= ESTIMABLE).sum() >= 2)
 
 
 def _images(args: argparse.Namespace, data: Path) -> Path | None:
@@ -188,7 +195,7 @@ def _parted(args: argparse.Namespace, reading: Reading, pictured: bool) -> parti
     if kind == "natural":
         return partition.natural(reading, args.minimum_site, args.small_sites)
     if kind == "scanner":
-        return partition.by_scanner(reading, args.minimum_site, args.small_sites, args.seed)
+        return partition.by_scanner(reading, args.minimum_site, args.small_sites)
     split = partition.even if kind == "even" else partition.skewed
     return split(reading, args.virtual_sites or (IMAGE_SITES if pictured else SITES), args.seed, args.minimum_site)
 

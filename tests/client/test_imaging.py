@@ -460,6 +460,15 @@ def test_keys_and_patterns() -> None:
     assert keys.parse("CPTAC-1") == ("", "")
     assert Keys(mapping.ImagesSpec(id_length=4, strip_zeros=True), Path("/x")).parse("0012-3") == ("12", "")
     assert Keys(mapping.ImagesSpec(strip_zeros=True), Path("/x")).parse("000") == ("000", "")
+    yale = mapping.named("yale").images
+    for path, key, channel in (
+        ("Pretreat/BraTS-MET-00086-000/BraTS-MET-00086-000-t1c.nii.gz", ("86", "000"), "t1c"),
+        ("sub-001/ses-02/anat/sub-001_ses-02_ce-gd_T1w.nii.gz", ("1", "02"), "t1c"),
+        ("sub-010/anat/sub-010_FLAIR.nii", ("10", ""), "t2f"),
+        ("BraTS-MET-00110", ("110", ""), ""),
+    ):
+        assert Keys(yale, Path("/x")).parse(path) == key
+        assert named(path, yale.channels) == channel
     assert named("a/b-t1c.nii", {"t1n": ["*.nii"], "t1c": ["*-t1c.nii"]}) == "t1c"
     assert named("a/b-t1c.nii", {"t1n": ["*-t1n.nii"]}) == ""
 
