@@ -10,4 +10,13 @@ never against a paper.
 - `records`: one patient as the rows of the GDC's export
 - `colorectal`: all of them on disk, with `truth.json` beside them
 - `faults`: one planted fault each, with the code of the guard that has to find it
+
+Two phantoms have images; half of what decides their label stands in the table only, half in the image only:
+
+- `liver`: CT with outlines and a workbook, as TCIA's Colorectal-Liver-Metastases; `liver_model`, `liver_table`, `liver_body`,
+  `liver_anatomy`, `liver_dicom` draw, tabulate, shape, render and file it
+- `brain`: four MR sequences with outlines and a workbook, as Yale's Pretreat-MetsToBrain-Masks; `brain_model`, `brain_anatomy`
+- `scanners`, `holdings`: which maker's scanner saw whom, and whose images, outlines or clinical rows are missing
+- `shapes`, `processes`, `workbook`, `nifti_files`, `image_truth`: what both are made with
+- `image_faults`: one planted fault each in their files
 """

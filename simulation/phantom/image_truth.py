@@ -13,6 +13,9 @@ from typing import Final
 from common.errors import DataError, UsageError
 
 TRUTH: Final = "truth.json"
+"""Written last: a folder without it holds no whole phantom."""
+MARK: Final = ".phantom"
+"""Written first, so that what an interrupt leaves is known to be nobody's data."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +82,16 @@ def read_truth(folder: Path, study: str) -> Truth | None:
 
 
 def clear(folder: Path, collection: str) -> None:
-    """Make room for a phantom: an older one in `folder` is removed. Raises UsageError C01 for images that are no phantom's."""
-    tree = folder / collection
-    if tree.exists() and not (folder / TRUTH).is_file():
+    """Make room for a phantom: an older one in `folder`, or what an interrupt left of it, is removed, its truth first.
+
+    Raises UsageError C01 for images that are no phantom's.
+    """
+    tree, mark, truth = folder / collection, folder / MARK, folder / TRUTH
+    if tree.exists() and not (mark.is_file() or truth.is_file()):
         raise UsageError("C01", f"{tree} is there already and belongs to no phantom; give another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    truth.unlink(missing_ok=True)
     if tree.exists():
         shutil.rmtree(tree)
-    tree.mkdir(parents=True)
+    tree.mkdir()

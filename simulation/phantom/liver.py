@@ -5,7 +5,8 @@
     <folder>/Colorectal-Liver-Metastases/<PatientID>/<study>/<series>/1-01.dcm   one CT and one SEG series a patient
     <folder>/truth.json                                                  the generator's own truth (`Truth`)
 
-Ids are CRLM-CT-9001 and above; no real patient has one. `liver_model` says what decides the outcome, `liver_anatomy` what is seen.
+Ids are CRLM-CT-9001 and above; no real patient has one. `liver_model` says what decides the outcome, `liver_body` and `liver_anatomy`
+what is seen.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from simulation.phantom import image_truth, liver_model, processes, scanners
 from simulation.phantom.ceiling import auc
 from simulation.phantom.holdings import Holding, holdings
 from simulation.phantom.image_truth import Case, Truth
-from simulation.phantom.liver_anatomy import Body, draw_body
+from simulation.phantom.liver_body import PIXELS, Body, draw_body
 from simulation.phantom.liver_model import Draw
 from simulation.phantom.liver_table import DICTIONARY, HEADER, SHEET, Followup, follow, row
 from simulation.phantom.workbook import write_workbook
@@ -80,7 +81,9 @@ def write(
     rows = [row(ids[i], i, drawn, bodies[i], followed[i], held[i].table, rng) for i in range(patients)]
     write_workbook(folder / WORKBOOK, {SHEET: [HEADER, *rows], "Data Dictionary": DICTIONARY})
     people = [
-        Patient(ids[i], seed, i, bool(drawn.male[i]), int(drawn.age[i]), makers[i], bodies[i], float(drawn.u[i]), held[i].mask and held[i].whole)
+        Patient(
+            ids[i], seed, i, bool(drawn.male[i]), int(drawn.age[i]), makers[i], bodies[i], float(drawn.u[i]), held[i].mask and held[i].whole
+        )
         for i in range(patients)
         if held[i].image
     ]
@@ -101,7 +104,7 @@ def read_truth(folder: Path) -> Truth | None:
 
 def _write_images(folder: Path, patient: Patient) -> list[dict[str, str]]:
     """One patient's series, in a process of its own."""
-    from simulation.phantom.liver_anatomy import PIXELS, render
+    from simulation.phantom.liver_anatomy import render
     from simulation.phantom.liver_dicom import Subject, write_ct, write_seg
 
     rng = np.random.default_rng((patient.seed, 5, patient.number))

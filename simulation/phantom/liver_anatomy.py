@@ -1,7 +1,6 @@
-"""One patient's upper abdomen: drawn as a few numbers (`Body`), then rendered as Hounsfield units and outlines.
+"""One patient's upper abdomen (`liver_body.Body`) as Hounsfield units and outlines.
 
-The latent u moves the attenuation of the core of each lesion against its rim, `CORE` HU per standard deviation, and nothing else.
-The table's body mass sets the fat; no other feature of the table that bears on the outcome shows.
+The latent u moves the attenuation of the core of each lesion against its rim (`core_hu`), and nothing else.
 """
 
 from __future__ import annotations
@@ -11,74 +10,20 @@ from typing import Final
 
 import numpy as np
 
+from simulation.phantom.liver_body import PIXELS, Body, Lesion, impressions
 from simulation.phantom.scanners import Ct
 from simulation.phantom.shapes import Field, Grid, Point, Solid, around, grain, paint, radius, smooth_noise, tube
 
-PIXELS: Final = 128
-CORE: Final = -30.0
-"""HU of a lesion's core per standard deviation of u, against its rim."""
-CORE_SHARE: Final = 0.68
+CORE: Final = -55.0
+"""HU of a lesion's core per standard deviation of u, against its rim, near u = 0."""
+CORE_MOST: Final = 100.0
+"""HU towards which it levels off: from a cyst to a calcification."""
+CORE_SHARE: Final = 0.83
 """Radius of the core, as a share of the lesion's."""
 EACH: Final = 0.12
 """Standard deviation of a single lesion's own part of u."""
-STEEP: Final = 10.0
+STEEP: Final = 16.0
 """How sharply a core ends, per normalised radius."""
-
-
-@dataclass(frozen=True)
-class Lesion:
-    centre: Point
-    semi: Point
-    seed: int
-
-
-@dataclass(frozen=True)
-class Body:
-    """Lengths in mm; the origin is the middle of the body in the lowest slice."""
-
-    height: float
-    pixel: float
-    cavity: tuple[float, float]
-    """Semi-axes of the abdominal cavity, (y, x)."""
-    fat: float
-    right: tuple[Point, Point]
-    """Centre and semi-axes of the liver's right lobe."""
-    left: tuple[Point, Point]
-    liver_hu: float
-    lesion_hu: float
-    """Of a rim, below the liver."""
-    lesions: tuple[Lesion, ...]
-
-    @property
-    def largest_cm(self) -> float:
-        """The largest diameter of a lesion."""
-        return round(max(2 * max(lesion.semi) for lesion in self.lesions) / 10, 1)
-
-    @property
-    def bilobar(self) -> bool:
-        sides = {lesion.centre[2] > self.border for lesion in self.lesions}
-        return len(sides) == 2
-
-    @property
-    def border(self) -> float:
-        """x of the plane between the lobes."""
-        return -0.18 * self.cavity[1]
-
-
-def draw_body(body_mass: float, rng: np.random.Generator) -> Body:
-    height = float(rng.uniform(142, 160))
-    cavity = (float(rng.normal(92, 4)), float(rng.normal(132, 5)))
-    fat = float(np.clip(1.5 * (body_mass - 18), 6, 34))
-    b, a = cavity
-    right = ((0.5 * height, -0.05 * b, -0.45 * a), (0.45 * height, float(rng.uniform(0.74, 0.84)) * b, float(rng.uniform(0.48, 0.55)) * a))
-    left = (
-        (0.62 * height, -0.4 * b, 0.02 * a),
-        (float(rng.uniform(0.18, 0.26)) * height, float(rng.uniform(0.32, 0.4)) * b, float(rng.uniform(0.4, 0.55)) * a),
-    )
-    return Body(
-        height, round(2 * (a + 20 + fat) / PIXELS, 4), cavity, fat, right, left, float(rng.normal(108, 8)), float(rng.uniform(34, 44)),
-        _lesions((right, left), _impressions(height, cavity), rng),
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -114,42 +59,9 @@ def render(body: Body, u: float, scanner: Ct, rng: np.random.Generator) -> Rende
     return Rendered(_scanned(image, grid, body, scanner, rng), segments, np.hypot(grid.y[:, None], grid.x[None]) < PIXELS / 2 * body.pixel)
 
 
-def _impressions(height: float, cavity: tuple[float, float]) -> tuple[tuple[Point, Point], ...]:
-    """Where the kidney, the stomach and the great vessels press into the liver: centres and semi-axes."""
-    b, a = cavity
-    return (
-        ((0.12 * height, 0.55 * b, -0.45 * a), (56.0, 33.0, 32.0)),
-        ((0.3 * height, 0.1 * b, 0.1 * a), (50.0, 42.0, 42.0)),
-        ((0.6 * height, 0.55 * b, 0.0), (height, 32.0, 30.0)),
-    )
-
-
-def _lesions(
-    lobes: tuple[tuple[Point, Point], tuple[Point, Point]], hollows: tuple[tuple[Point, Point], ...], rng: np.random.Generator
-) -> tuple[Lesion, ...]:
-    """One to six lesions, the largest first and in the right lobe, apart from each other, the liver's surface and its `hollows`."""
-    wanted = 1 + int(rng.choice(6, p=(0.42, 0.24, 0.14, 0.1, 0.06, 0.04)))
-    size = float(np.clip(np.exp(rng.normal(np.log(35), 0.36)), 22, 70))
-    out: list[Lesion] = []
-    for n in range(wanted):
-        diameter = size if n == 0 else max(12.0, size * float(rng.uniform(0.3, 0.95)))
-        for _ in range(200):
-            diameter = max(10.0, 0.995 * diameter)  # where there is no room for it, a smaller one
-            lobe = lobes[0] if n == 0 or rng.random() < 0.7 else lobes[1]
-            semi = 0.5 * diameter * np.array([rng.uniform(0.82, 1), rng.uniform(0.82, 1), 1])[rng.permutation(3)]
-            room = np.array(lobe[1]) - 1.12 * semi - 3
-            if room.min() <= 0:
-                continue
-            way = rng.normal(size=3)
-            place = np.array(lobe[0]) + way / np.linalg.norm(way) * rng.random() ** (1 / 3) * room
-            if any(np.linalg.norm(place - o.centre) < semi.max() + max(o.semi) + 5 for o in out):
-                continue
-            if all(np.linalg.norm((place - centre) / (np.array(axes) + 1.05 * semi)) > 1 for centre, axes in hollows):
-                z, y, x = place.tolist()
-                a, b, c = semi.tolist()
-                out.append(Lesion((z, y, x), (a, b, c), int(rng.integers(2**31))))
-                break
-    return tuple(out)
+def core_hu(u: float) -> float:
+    """What a lesion's core has more than its rim, HU."""
+    return float(CORE_MOST * np.tanh(CORE / CORE_MOST * u))
 
 
 def _trunk(grid: Grid, body: Body, scanner: Ct, rng: np.random.Generator) -> tuple[Field, Solid]:
@@ -223,7 +135,7 @@ def _bones(image: Field, grid: Grid, body: Body, rng: np.random.Generator) -> No
 def _liver(grid: Grid, body: Body, rng: np.random.Generator) -> Solid:
     lumps = smooth_noise(rng, grid.shape, (4, 5, 5))
     out = np.minimum(radius(grid, grid.all, *body.right), radius(grid, grid.all, *body.left)) + 0.035 * lumps < 1
-    for centre, semi in _impressions(body.height, body.cavity):
+    for centre, semi in impressions(body.height, body.cavity):
         out &= radius(grid, grid.all, centre, semi) > 1
     return np.asarray(out)
 
@@ -277,9 +189,9 @@ def _lesion(image: Field, grid: Grid, lesion: Lesion, liver: Solid, body: Body, 
     r = r * (1 + 0.035 * sum(np.sin(w[0] * z + w[1] * y + w[2] * x + own.uniform(0, 6)) for w in waves))
     r = np.where(liver[box], r, np.inf)
     rim = body.liver_hu * phase - body.lesion_hu
-    core = 1 / (1 + np.exp(STEEP * (np.minimum(r, 2) - CORE_SHARE) / 0.6))
+    core = 1 / (1 + np.exp(STEEP * (np.minimum(r, 2) - CORE_SHARE)))
     solid = r < 1
-    image[box][solid] = (rim + CORE * np.clip(u, -2.6, 2.6) * core)[solid]
+    image[box][solid] = (rim + core_hu(u) * core)[solid]
     out = np.zeros(grid.shape, np.bool_)
     out[box] = solid
     return out

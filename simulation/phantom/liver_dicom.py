@@ -247,8 +247,9 @@ def _save(path: Path | BytesIO, dataset: Dataset) -> None:
 
 def _row(root: Path, folder: Path, of: Dataset, name: str, uid: str, count: int) -> Row:
     size = sum(path.stat().st_size for path in folder.glob("*.dcm"))
+    day = f"{of.StudyDate[4:6]}-{of.StudyDate[6:]}-{of.StudyDate[:4]}"
     values = (
-        of.SeriesInstanceUID, COLLECTION, "NO", "", of.PatientID, of.StudyInstanceUID, STUDY, f"{of.StudyDate[4:6]}-{of.StudyDate[6:]}-{of.StudyDate[:4]}",
+        of.SeriesInstanceUID, COLLECTION, "NO", "", of.PatientID, of.StudyInstanceUID, STUDY, day,
         of.SeriesDescription, of.Manufacturer, of.Modality, name, uid, str(count), f"{size / 1e6:.2f} MB",
         f"./{folder.relative_to(root).as_posix()}", "2023-04-01T00:00:00.000",
     )  # fmt: skip

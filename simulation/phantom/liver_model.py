@@ -5,8 +5,8 @@
     recurrence within 24 months ~ Bernoulli(sigmoid(a + c + b_u u))
 
 x and u are independent. What table and image share (number and size of the lesions, body mass) has no part in the logit. Whether the
-follow-up is long enough to know is drawn apart from everything. The true posterior is in closed form given table and image, an integral over
-u (and over CEA where it is missing) given the table, and increases with u given the image: the ceilings are its AUCs.
+follow-up is long enough to know is drawn apart from everything. The true posterior is in closed form given table and image, an integral
+over u (and over CEA where it is missing) given the table, and increases with u given the image: the ceilings are its AUCs.
 """
 
 from __future__ import annotations

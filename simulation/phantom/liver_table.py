@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from simulation.phantom.liver_anatomy import Body
+from simulation.phantom.liver_body import Body
 from simulation.phantom.liver_model import HORIZON, Draw
 from simulation.phantom.workbook import Cell
 

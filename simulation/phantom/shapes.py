@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,7 @@ def radius(grid: Grid, box: Box, centre: Point, semi: Point) -> Field:
     """The normalised radius of an ellipsoid in a box: below 1 inside."""
     z, y, x = grid.at(box)
     a, b, c = ((p - o) / s for p, o, s in zip((z, y, x), centre, semi, strict=True))
-    return np.sqrt(a * a + b * b + c * c).astype(np.float32)
+    return np.asarray(np.sqrt(a * a + b * b + c * c), np.float32)
 
 
 def around(grid: Grid, centre: Point, semi: Point, factor: float = 1.0) -> Box:
@@ -75,7 +76,7 @@ def paint(image: Field, grid: Grid, centre: Point, semi: Point, value: float) ->
 
 def tube(out: Solid, grid: Grid, path: Sequence[Point], radii: Sequence[float]) -> None:
     """Mark the voxels within a radius, tapering along it, of a polyline."""
-    for (start, end), (first, last) in zip(zip(path, path[1:], strict=False), zip(radii, radii[1:], strict=False), strict=True):
+    for (start, end), (first, last) in zip(pairwise(path), pairwise(radii), strict=True):
         a, b = np.array(start), np.array(end)
         reach = max(first, last)
         low, high = np.minimum(a, b) - reach, np.maximum(a, b) + reach
@@ -100,7 +101,7 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int, int], knots: t
 def _stretch(knots: int, points: int) -> Field:
     """(points, knots): linear interpolation as a matrix."""
     place = np.linspace(0, knots - 1, points)
-    return np.maximum(1 - np.abs(place[:, None] - np.arange(knots)), 0).astype(np.float32)
+    return np.asarray(np.maximum(1 - np.abs(place[:, None] - np.arange(knots)), 0), np.float32)
 
 
 def grain(rng: np.random.Generator, shape: tuple[int, int, int], sigma: tuple[float, float, float]) -> Field:

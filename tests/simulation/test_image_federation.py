@@ -109,7 +109,9 @@ def test_a_site_is_asked_only_for_what_it_can_do(done: Any) -> None:
     for line in ledger:
         for work in line["work"] if line["kind"] == "exchange" else ():
             contributed.setdefault(work["learner"], set()).update(work["contributed"])
-            assert not set(work["refused"].values()) - {"P01"}
+            assert not set(work["refused"].values()) - {"P01", "D06"}
+            lacking = {names[2]} if work["learner"] in ("image", "fusion") else {names[3]} if work["learner"] == "logistic" else set()
+            assert lacking <= {s for s, code in work["refused"].items() if code == "D06"}
     assert contributed["image"] == contributed["fusion"] == {names[0], names[1], names[3]}
     assert contributed["logistic"] == set(names[:3])
     assert contributed["evaluation"] == set(names)
