@@ -306,9 +306,9 @@ def used_column(spec: FieldSpec, tables: Mapping[str, Loaded]) -> str:
 
 def institutions(spec: SiteSpec, tables: Mapping[str, Loaded], flow: Account, faults: list[Fault]) -> list[str]:
     """The institution of each case. Only an empty cell is missing here: an institution may be called `NA`."""
-    if spec.constant:
-        return [spec.constant] * len(flow.ids)
     table = tables.get(spec.table)
+    if spec.constant and (not spec.column or (table is not None and spec.column not in table.parts[0].index)):
+        return [spec.constant] * len(flow.ids)
     if table is None:
         return [""] * len(flow.ids)
     cells = table.hospitals if spec.from_file else table.cells((spec.column,), faults)

@@ -133,8 +133,8 @@ img {{ width: 100%; image-rendering: auto; }}
 <p class="warn"><strong>This page shows patients and names them. It belongs to the site and must not leave it.</strong>
 Research use only; not a medical device.</p>
 <p>Channels from left to right: {escape(channels)}; then the last one with Grad-CAM of the patient's log-odds of the likeliest class
-but the first against the first ({escape(cohort.schema.label.classes[0])}), after the mean over the crops. Blue: the lesion. The final model is shown,
-which may have learnt from these patients. Model {escape(networks.sha256[:12])}.</p>
+but the first against the first ({escape(cohort.schema.label.classes[0])}), after the mean over the crops. Blue: the lesion.
+The final model is shown, which may have learnt from these patients. Model {escape(networks.sha256[:12])}.</p>
 <main>
 {"".join(cards)}
 </main></body></html>

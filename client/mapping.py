@@ -100,7 +100,8 @@ class LabelSpec:
 
 @dataclass(frozen=True)
 class SiteSpec:
-    """The institution: a column (`slice` of its text, renamed by `names`), the file's name, or one constant."""
+    """The institution: a column (`slice` of its text, renamed by `names`; the constant where a table has no such column), the file's
+    name, or one constant."""
 
     table: str = ""
     column: str = ""
@@ -324,8 +325,10 @@ class _Parser:
 
     def site(self, raw: Any) -> SiteSpec:
         s = self.check(raw, "site", ("table", "column", "slice", "names", "constant", "from_file", "pick"))
-        if sum(key in s for key in ("column", "constant", "from_file")) != 1:
-            self.faults.append(f"{self.where}: site needs exactly one of column, constant, from_file")
+        if sum(key in s for key in ("column", "from_file")) + ("constant" in s and "column" not in s) != 1:
+            self.faults.append(
+                f"{self.where}: site needs exactly one of column, constant, from_file (a constant beside a column: where it lacks)"
+            )
         cut = s.get("slice")
         return SiteSpec(
             str(s.get("table", self.tables[0] if self.tables else "")),

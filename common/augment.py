@@ -1,12 +1,13 @@
 """Crops varied on the training device: mirrored, turned, scaled, brightened, and now and then without one of their sequences.
 
 Everything is drawn from uniform numbers that come from outside, a fixed count a case, so a case is varied alike whatever batch it is in
-and whatever device works on it. Turning and scaling resample, and are done to half of the crops.
+and whatever device works on it. Turning and scaling resample, and are done to some of the crops.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Augment:
     turn: float = 0.26
     """Largest angle about each axis, radians."""
     scale: float = 0.1
-    resampled: float = 0.5
+    resampled: float = 0.3
     gain: float = 0.1
     shift: float = 0.1
     """In the unit of the values."""
@@ -39,7 +40,8 @@ class Augment:
 
     def __call__(self, x: Tensor, present: Tensor, noise: Tensor, case: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
         """`x` (crops, channels + masks, z, y, x), `present` (crops, channels), `noise` (cases, draws) in [0, 1), all on one device;
-        `case` and `which` (crops,): whose crop it is, and its number there. Masks only move."""
+        `case` and `which` (crops,): whose crop it is, and its number there. Masks only move. `x` is
+        written over."""
         import torch
 
         channels = present.shape[1]
@@ -49,12 +51,16 @@ class Augment:
             present = present * (1 - self._dropped(present, own))
         levels = 2 * own[:, 2 : 2 + 2 * channels] - 1
         gain, shift = 1 + self.gain * levels[:, :channels], self.shift * levels[:, channels:]
-        image = (x[:, :channels] * gain[:, :, None, None, None] + shift[:, :, None, None, None]) * present[:, :, None, None, None]
-        x = torch.cat([image, x[:, channels:]], dim=1)
-        for axis, chance in enumerate(self.mirror):
-            mirrored = (each[:, axis] < chance)[:, None, None, None, None]
-            x = torch.where(mirrored, x.flip(2 + axis), x)
-        return self._turned(x, each), present
+        image = x[:, :channels]
+        image.mul_((gain * present)[:, :, None, None, None]).add_((shift * present)[:, :, None, None, None])
+        mirrored = each[:, :3] < torch.tensor(self.mirror, device=x.device)
+        turned = each[:, 7] < self.resampled
+        self._turn(x, torch.nonzero(turned)[:, 0], each, mirrored)
+        for axes in product((False, True), repeat=3):
+            at = torch.nonzero((mirrored == torch.tensor(axes, device=x.device)).all(dim=1) & ~turned)[:, 0]
+            if any(axes) and len(at):
+                x[at] = x[at].flip([2 + i for i, axis in enumerate(axes) if axis])
+        return x, present
 
     def _dropped(self, present: Tensor, own: Tensor) -> Tensor:
         """(crops, channels): 1 at the one sequence that is taken away; a case with a single one keeps it."""
@@ -65,24 +71,23 @@ class Augment:
         chosen = (present.cumsum(dim=1) == nth[:, None]) & (present > 0)
         return (chosen & ((own[:, 0] < self.dropout) & (count > 1))[:, None]).to(torch.float32)
 
-    def _turned(self, x: Tensor, each: Tensor) -> Tensor:
+    def _turn(self, x: Tensor, at: Tensor, each: Tensor, mirrored: Tensor) -> None:
+        """Turn, scale and mirror the crops `at` in one interpolation."""
         import torch
         from torch.nn.functional import affine_grid, grid_sample
 
-        at = torch.nonzero(each[:, 7] < self.resampled)[:, 0]
         if not len(at):
-            return x
+            return
         angles = (2 * each[at, 3:6] - 1) * self.turn
         scale = 1 + (2 * each[at, 6] - 1) * self.scale
         z, y, x_ = self.edges_mm
         edges = torch.tensor([x_, y, z], device=x.device)  # grid_sample counts x, y, z
-        matrix = _rotation(angles) * edges[None, None, :] / edges[None, :, None] * scale[:, None, None]
+        sign = 1 - 2 * mirrored[at].flip(1).to(torch.float32)
+        matrix = sign[:, :, None] * _rotation(angles) * edges[None, None, :] / edges[None, :, None] * scale[:, None, None]
         theta = torch.cat([matrix, torch.zeros(len(at), 3, 1, device=x.device)], dim=2)
         some = x[at]
         grid = affine_grid(theta, list(some.shape), align_corners=False)
-        out = x.clone()
-        out[at] = grid_sample(some, grid, mode="bilinear", padding_mode="border", align_corners=False)
-        return out
+        x[at] = grid_sample(some, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _rotation(angles: Tensor) -> Tensor:

@@ -98,6 +98,8 @@ class CaseCrops(Sequence[Halves]):
     def __init__(self, pictures: Sequence[Picture], imaging: Imaging, grid: Grid, regions: Regions | None = None, key: str = "") -> None:
         """`key` names the network behind `regions`."""
         self._pictures, self._imaging, self._grid, self._regions, self.key = tuple(pictures), imaging, grid, regions, key
+        self.name = f"{name(EXPERT, imaging, grid)}, else {name(PREDICTED if key else WHOLE, imaging, grid)}"
+        """Tells how pictures are cut: with `key` and a picture's own, all that its crops depend on."""
         first = [self._cut(p) for p in self._pictures]
         self.sources: tuple[str, ...] = tuple(source for _, source in first)
         """Where each case's region is from."""

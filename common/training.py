@@ -146,7 +146,8 @@ def learn(
         load(network, start)
         network.train()
         steps = how.epochs * -(-len(examples) // how.batch)
-        if how.compile if how.compile is not None else device.type == "cuda" and steps >= WORTH_COMPILING:
+        wanted = device.type == "cuda" and steps >= WORTH_COMPILING if how.compile is None else how.compile
+        if wanted and network._compiled_call_impl is None:
             network.compile(dynamic=True)
         work = _Work(network, loss, examples, device, piece=how.batch)
         step = _SGD(network, how) if how.optimiser == "sgd" else _AdamW(network, how)

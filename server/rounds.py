@@ -244,6 +244,7 @@ def _exchange(
     for job in jobs:
         mine = {s: answers[s][job.key] for s in able[job.key] if s in answers}
         lost = {s: outcome[s] for s in able[job.key] if s not in answers}
+        lost |= {s: "D06" for s in roster.ready if s not in job.fold.sites and s not in able[job.key]}
         phase = job.learner.phase(progress.states[job.fold.key][job.learner.name])
         contributed, refused = _apply(run, job, schema, progress, mine, lost, combine)
         group = work.setdefault(

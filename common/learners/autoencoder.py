@@ -35,8 +35,8 @@ class Autoencoder:
     dimensions: int = 32
     """Of the latent code."""
     grid: tuple[int, ...] = (16, 24, 24)
-    rounds: int = 4
-    epochs: int = 3
+    rounds: int = 3
+    epochs: int = 2
     batch: int = 32
     learning_rate: float = 0.002
     weight_decay: float = 0.01
@@ -100,11 +100,12 @@ class Autoencoder:
         rows = with_images(cohort)
         if not len(rows):
             return out
+        held = self.crops(state, rows)
         network = digest(arrays)
-        keys = [(network, p.key) for p in rows.pictures if p]
+        keys = [(network, held.name, p.key) for p in rows.pictures if p]
         found = [CODES.get(k) for k in keys]
         if any(f is None for f in found):
-            held, device = self.crops(state, rows), choose()
+            device = choose()
             cases = Cases(held, held.counts, cast(Any, rows.pictures), rows.labels, None)
             with repeatable(device), torch.inference_mode():
                 made = averaging.network(_network, *_how(arrays, rows.schema)).to(device)
@@ -121,7 +122,7 @@ class Autoencoder:
     def crops(self, state: State, rows: Cohort) -> CaseCrops:
         """What the network sees of cases that all have an image: no predicted lesions, for a segmentation would bring labels in."""
         imaging_of(self.name, rows.schema)
-        return case_crops(rows, cast(Grid, tuple(int(g) for g in state[self.name]["grid"])))
+        return case_crops(rows, _grid(state[self.name]))
 
 
 CODES = Remembered(32 * 2**20)
@@ -130,7 +131,11 @@ CODES = Remembered(32 * 2**20)
 
 def _how(arrays: Arrays, schema: Schema) -> tuple[object, ...]:
     """What the network is built from; the arrays tell, whatever this learner's own hyperparameters are."""
-    return len(imaging_of("autoencoder", schema).channels), len(arrays["w/code.bias"]), tuple(int(g) for g in arrays["grid"])
+    return len(imaging_of("autoencoder", schema).channels), len(arrays["w/code.bias"]), _grid(arrays)
+
+
+def _grid(arrays: Arrays) -> Grid:
+    return cast(Grid, tuple(int(g) for g in arrays["grid"]))
 
 
 def reconstruction(network: Any, batch: Any) -> Tensor:

@@ -40,10 +40,10 @@ class Image:
     network: str = "compact3d"
     """`compact3d`, or `efficientnet_b3` on slabs of three slices: the original study's, which wants a grid of at least 64 x 64."""
     grid: tuple[int, ...] = (16, 24, 24)
-    rounds: int = 6
+    rounds: int = 8
     epochs: int = 3
-    batch: int = 16
-    learning_rate: float = 0.003
+    batch: int = 8
+    learning_rate: float = 0.01
     weight_decay: float = 0.05
     proximal: float = 0.0
     """FedProx's mu."""
@@ -73,7 +73,8 @@ class Image:
         chosen = {
             f"network: one of {', '.join(NETWORKS)}": self.network in NETWORKS,
             f"initial: one of {', '.join(INITIAL)}": self.initial in INITIAL,
-            "grid: at least 3 x 24 x 24 for efficientnet_b3": self.network != "efficientnet_b3" or min(self.grid[1:], default=0) >= 24,
+            "grid: slices of at least 24 x 24 for efficientnet_b3": self.network != "efficientnet_b3"
+            or min(self.grid[1:], default=0) >= 24,
             "network compact3d for initial autoencoder": self.initial == "random" or self.network == "compact3d",
             "initial random where there is a pretrained file": self.initial == "random" or not self.pretrained,
             "pretrained_sha256 (64 hex digits) with pretrained, and neither without the other": bool(self.pretrained)
@@ -203,8 +204,8 @@ class Image:
         from common.examples import Cases
 
         held = self.crops(state, rows)
-        model = digest({**state[self.name], "key": np.frombuffer(held.key.encode(), np.uint8)})
-        keys = [(model, p.key) for p in rows.pictures if p]
+        model = digest(state[self.name]), held.key, held.name
+        keys = [(*model, p.key) for p in rows.pictures if p]
         found = [SCORES.get(k) for k in keys]
         if any(f is None for f in found):
             device = choose()

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-VERSION = 1
+SOFT_TISSUE = (80.0, 40.0)
+"""Middle and half width, HU, of the narrow window that CT is also seen through: a lesion is a few tens of HU below the liver."""
+VERSION = 2
 """Of how a picture becomes an example; part of the name under which examples are kept."""
 
 
@@ -42,12 +44,12 @@ class Segmentation:
     modality: frozenset[str] = frozenset({"image"})
     phases: frozenset[str] = frozenset({"train"})
     grid: tuple[int, ...] = (16, 32, 32)
-    widths: tuple[int, ...] = (16, 32, 64)
+    widths: tuple[int, ...] = (8, 16, 32, 64)
     """Channels of each level; each but the first halves the grid."""
-    rounds: int = 6
-    epochs: int = 4
-    batch: int = 8
-    learning_rate: float = 0.01
+    rounds: int = 4
+    epochs: int = 2
+    batch: int = 4
+    learning_rate: float = 0.02
     weight_decay: float = 0.01
     proximal: float = 0.0
     """FedProx's mu."""
@@ -66,7 +68,7 @@ class Segmentation:
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         imaging = imaging_of(self.name, schema)
-        weights = averaging.drawn(_network, (len(imaging.channels), len(imaging.regions), self.widths), seed) if imaging.regions else {}
+        weights = averaging.drawn(_network, (_channels(imaging), len(imaging.regions), self.widths), seed) if imaging.regions else {}
         sizes: Arrays = {"grid": np.array(self.grid, np.int64), "widths": np.array(self.widths, np.int64)}
         return {"round": np.array(0), "cases": np.array(0), **sizes, **weights}
 
@@ -86,7 +88,7 @@ class Segmentation:
             from common.augment import Augment
             from common.training import Schedule, learn
 
-            examples = _examples(rows, imaging, _sizes(arrays)[0], Augment(dropout=0.25))
+            examples = _examples(rows, imaging, _sizes(arrays)[0], Augment(dropout=0.25 if imaging.window is None else 0.0))
             dice = _dice(arrays, imaging, examples)
             how = Schedule(self.epochs, self.batch, self.learning_rate, self.weight_decay, self.proximal, "adamw")
             made, seed = averaging.network(_network, *_how(arrays, imaging)), averaging.site_seed(plan, arrays, cohort.site)
@@ -130,10 +132,21 @@ def probabilities(arrays: Arrays, imaging: Imaging, picture: Picture) -> Floats:
 
     device = choose()
     grid, _ = _sizes(arrays)
-    x = resample(picture.coarse, grid).astype(np.float32) * np.float32(picture.unit)
+    x = seen(picture, imaging, grid)
     with repeatable(device), torch.inference_mode():
         logits = _loaded(arrays, imaging, device)(torch.from_numpy(x)[None].to(device))
         return np.asarray(torch.sigmoid(logits.float())[0].cpu().numpy(), np.float64)
+
+
+def seen(picture: Picture, imaging: Imaging, grid: Grid) -> NDArray[np.float32]:
+    """(channels, *grid): the whole field of view; CT through the study's window and through a narrow one of soft tissue."""
+    values = resample(picture.coarse, grid) * np.float32(picture.unit)
+    if imaging.window is None:
+        return values
+    low, high = imaging.window
+    middle, half = SOFT_TISSUE
+    narrow = np.tanh(((values + 1) / 2 * (high - low) + low - middle) / half)
+    return np.concatenate([values, narrow * np.array(picture.present, np.float32)[:, None, None, None]])
 
 
 def outlined(cohort: Cohort) -> list[Picture]:
@@ -163,7 +176,8 @@ class _Outlined:
         from common.examples import Store, presence
 
         self._store = Store(arrays, np.ones(len(arrays), np.int64))
-        self._present, self._augment, self.regions = presence(pictures), augment, regions
+        bits, channels = presence(pictures), len(arrays[0][0]) - regions
+        self._present, self._augment = bits.repeat(1, channels // bits.shape[1]), augment
         self._marked = torch.tensor([p.marked for p in pictures], dtype=torch.float32)
         self.noise = int(augment.draws(self._present.shape[1], 1))
 
@@ -186,15 +200,18 @@ def _examples(pictures: Sequence[Picture], imaging: Imaging, grid: Grid, augment
 
 
 def _example(picture: Picture, imaging: Imaging, grid: Grid) -> Halves:
-    """(channels + regions, *grid): values, and the share of each region."""
+    """(channels as seen + regions, *grid): values, and the share of each region."""
 
     def make() -> Halves:
         assert picture.coarse_mask is not None
-        values = resample(picture.coarse, grid) * np.float32(picture.unit)
         bits = np.stack([(picture.coarse_mask >> i) & 1 for i in range(len(imaging.regions))]).astype(np.float32)
-        return np.concatenate([values, resample(bits, grid)]).astype(np.float16)
+        return np.concatenate([seen(picture, imaging, grid), resample(bits, grid)]).astype(np.float16)
 
-    return np.asarray(picture.kept(f"segmentation v{VERSION} grid {'x'.join(map(str, grid))} regions {'+'.join(imaging.regions)}", make))
+    return np.asarray(
+        picture.kept(
+            f"segmentation v{VERSION} window {imaging.window} grid {'x'.join(map(str, grid))} regions {'+'.join(imaging.regions)}", make
+        )
+    )
 
 
 def _dice(arrays: Arrays, imaging: Imaging, examples: _Outlined) -> Floats:
@@ -225,7 +242,11 @@ def _loaded(arrays: Arrays, imaging: Imaging, device: Any) -> Any:
 
 
 def _how(arrays: Arrays, imaging: Imaging) -> tuple[object, ...]:
-    return len(imaging.channels), len(imaging.regions), _sizes(arrays)[1]
+    return _channels(imaging), len(imaging.regions), _sizes(arrays)[1]
+
+
+def _channels(imaging: Imaging) -> int:
+    return len(imaging.channels) * (1 if imaging.window is None else 2)
 
 
 def _sizes(arrays: Arrays) -> tuple[Grid, tuple[int, ...]]:

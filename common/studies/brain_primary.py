@@ -1,6 +1,7 @@
 """The primary tumour behind a brain metastasis.
 
-Source of the cases: OpenBTAI (doi 10.1038/s41597-023-02123-0), 75 patients, whose sites are the makers of the scanners.
+Sources of the cases: OpenBTAI (doi 10.1038/s41597-023-02123-0), 75 patients, tables only; Yale's Pretreat-MetsToBrain-Masks (TCIA, doi
+10.7937/6be1-r748) with four MR sequences. The sites of both are the makers of the scanners.
 """
 
 from common.schema import Channel, Choice, Imaging, Label, Number, Schema
@@ -14,6 +15,7 @@ SCHEMA = Schema(
     features=(
         Number("age", "years", 0, 120, MRI, title="Age at the first MRI"),
         Choice("sex", ("female", "male"), MRI, title="Sex"),
+        Choice("smoking", ("no", "yes"), MRI, title="Ever smoked"),
     ),
     label=Label("primary", ("nsclc", "breast", "melanoma", "sclc", "other"), "Type of the primary tumour"),
     imaging=Imaging(
@@ -34,9 +36,11 @@ STUDY = Study(
     name="brain_primary",
     question="Which primary tumour does a brain metastasis come from?",
     schema=SCHEMA,
-    tasks={MRI: Task(MRI, "Sex alone carries much of the answer (breast): read every result beside the clinical-only one.")},
+    tasks={MRI: Task(MRI, "Sex and smoking carry much of the answer (breast, lung): read every result beside the clinical-only one.")},
+    clinical="logistic",
+    hyper={"logistic": {"l2": 3.0}},
     learners=("logistic", "boosting", "image", "fusion"),
     # the subtype and the drugs name the primary; the prognostic score (GPA) is computed from it
     denied=(r"subtype", r"drug|systemic", r"(^|[._ ])gpa([._ ]|$)", r"egfr|alk|ros1|kras|her2|braf|pdl1", r"primary"),
-    virtual="The sites are the makers of the scanners of one collection (75 patients), not hospitals.",
+    virtual="The sites are the makers of the scanners of one collection, or drawn from its patients; they are not hospitals.",
 )

@@ -53,6 +53,8 @@ STUDY = Study(
             alarm=0.75,
         )
     },
+    clinical="logistic",
+    hyper={"logistic": {"l2": 3.0}},
     learners=("logistic", "boosting", "image", "fusion"),
     # the resected specimen is read after the decision
     denied=(r"response", r"necrosis", r"fibrosis", r"mucin", r"steatosis", r"sinusoidal", r"nash"),

@@ -30,7 +30,7 @@ def noise(augment: Augment, cases: int, channels: int, most: int, seed: int = 1)
 
 def test_nothing_asked_for_changes_nothing() -> None:
     x, present, case, which, most = inputs([1, 2, 3])
-    y, bits = PLAIN(x, present, noise(PLAIN, 3, 3, most), case, which)
+    y, bits = PLAIN(x.clone(), present, noise(PLAIN, 3, 3, most), case, which)
     assert torch.equal(x, y)
     assert torch.equal(bits, present)
 
@@ -41,9 +41,9 @@ def test_a_case_is_varied_alike_whatever_batch_it_is_in(counts: list[int], seed:
     augment = Augment((10.0, 20.0, 20.0))
     x, present, case, which, most = inputs(counts, seed=seed)
     drawn = noise(augment, len(counts), 3, most, seed)
-    together, bits = augment(x, present, drawn, case, which)
+    together, bits = augment(x.clone(), present, drawn, case, which)
     last = case == len(counts) - 1
-    alone, own = augment(x[last], present[last], drawn[-1:], case[last] * 0, which[last])
+    alone, own = augment(x[last].clone(), present[last], drawn[-1:], case[last] * 0, which[last])
     assert torch.equal(together[last], alone)
     assert torch.equal(bits[last], own)
 
@@ -54,7 +54,7 @@ def test_a_missing_sequence_stays_zero_and_the_mask_is_only_moved() -> None:
     x[:2, 1] = 0
     x[:, -1] = (x[:, -1] > 0.5).float()
     augment = Augment(gain=0.5, shift=0.5, resampled=0)
-    y, bits = augment(x, present, noise(augment, 2, 3, most), case, which)
+    y, bits = augment(x.clone(), present, noise(augment, 2, 3, most), case, which)
     assert not y[:2, 1].any()
     assert set(y[:, -1].unique().tolist()) <= {0.0, 1.0}
     assert torch.equal(y[:, -1].sum((1, 2, 3)), x[:, -1].sum((1, 2, 3)))
@@ -83,8 +83,18 @@ def test_mirrors_are_of_the_axis_asked_for() -> None:
     x, present, case, which, most = inputs([1])
     for axis in range(3):
         augment = Augment(mirror=tuple(float(a == axis) for a in range(3)), resampled=0, gain=0, shift=0, dropout=0)  # type: ignore[arg-type]
-        y, _ = augment(x, present, noise(augment, 1, 3, most), case, which)
+        y, _ = augment(x.clone(), present, noise(augment, 1, 3, most), case, which)
         assert torch.equal(y, x.flip(2 + axis))
+
+
+def test_mirrors_that_are_interpolated_are_the_same_mirrors() -> None:
+    x, present, case, which, most = inputs([2, 2])
+    for mirror in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.5, 0.5, 0.5)):
+        copied = Augment(mirror=mirror, resampled=0, gain=0, shift=0, dropout=0)
+        turned = Augment(mirror=mirror, turn=0, scale=0, resampled=1, gain=0, shift=0, dropout=0)
+        drawn = noise(copied, 2, 3, most)
+        a, b = (f(x.clone(), present, drawn, case, which)[0] for f in (copied, turned))
+        np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_turning_is_done_in_mm() -> None:

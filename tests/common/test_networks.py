@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.networks import AutoEncoder, Compact3D, EfficientNet25D, Trunk, draw, grouped, parameters, slabs, unet
+from common.networks import AutoEncoder, Compact3D, EfficientNet25D, Trunk, draw, grouped, parameters, relative, slabs, unet
 from common.types import digest
 
 MAKERS = {
@@ -71,7 +71,21 @@ def test_the_autoencoders_trunk_is_the_classifiers() -> None:
     mine = {k: v.shape for k, v in Compact3D(2, 3).named_parameters() if k.startswith("trunk.")}
     theirs = {k: v.shape for k, v in AutoEncoder(2, 8, (8, 8, 8)).named_parameters() if k.startswith("trunk.")}
     assert mine == theirs
-    assert Trunk(3)(torch.zeros(1, 3, 16, 24, 24)).shape == (1, 64, 4, 6, 6)
+    assert Trunk(2)(torch.zeros(1, 3, 16, 24, 24)).shape == (1, 64, 4, 6, 6)
+
+
+def test_the_lesion_is_seen_relative_to_its_own_mean() -> None:
+    image, lesion = torch.full((2, 2, 4, 4, 4), 0.3), torch.zeros(2, 1, 4, 4, 4)
+    lesion[0, :, :2] = 1
+    image[0, 0, 0] += 0.2
+    image[:, 1] = 0  # missing
+    seen = relative(image, lesion)
+    assert not seen[0, :, 2:].any()
+    assert not seen[:, 1].any()
+    np.testing.assert_allclose(seen[0, 0, 0], np.arcsinh(1.0), atol=1e-5)
+    np.testing.assert_allclose(seen[0, 0, 1], -np.arcsinh(1.0), atol=1e-5)
+    np.testing.assert_allclose(seen[1], 0, atol=1e-5)  # no lesion is known: relative to the whole field
+    assert torch.equal(relative(image + 0.5, lesion)[0, 0, :2].round(decimals=5), seen[0, 0, :2].round(decimals=5))
 
 
 def test_slabs_are_three_neighbouring_slices_and_none_is_left_out_but_the_rest() -> None:

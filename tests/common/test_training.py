@@ -193,6 +193,7 @@ def test_the_device_is_chosen_by_the_environment(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler uses what torch deprecates
 def test_a_compiled_network_learns_the_same() -> None:
     got = trained(dataclasses.replace(HOW, compile=True))
     for k, v in trained().arrays.items():

@@ -134,7 +134,9 @@ def reading(job: Job, those: Sequence[Cohort], fitted: Fitted) -> State:
     trains = {(j.fold, j.learner.name) for j in found(classes)}
     names = tuple(dict.fromkeys(n for need in job.learner.needs for n in (*jobs(classes)[need].learner.needs, need)))
     if not several(job):
-        return {n: fit_one(n, job.fold, those, fitted) for n in names}
+        # what is stacked on other heads exists for the run's outer folds only
+        gone = {n for n in names if isinstance(jobs(classes)[n].learner, Stacked) and (job.fold, n) not in trains}
+        return {n: {} if n in gone else fit_one(n, job.fold, those, fitted) for n in names}
     return {f"{f.key}\t{n}": fit_one(n, f, those, fitted) for f in job.reads for n in names if (f, n) in trains}
 
 

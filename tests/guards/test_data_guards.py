@@ -248,17 +248,20 @@ def with_images(
 
 
 @pytest.mark.usefixtures("volumes")
+@pytest.mark.parametrize("asked", [False, True], ids=["not asked", "asked all the same"])
 def test_d06_a_site_without_the_modality_is_named_and_the_others_go_on(
-    tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+    asked: bool, tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The coordinator need not ask a site that said what it lacks; one that asks is refused by the site's own guard."""
+    if asked:
+        monkeypatch.setattr(rounds.Roster, "able", lambda self, job: self.ready)
     (exchange,), progress = with_images(tmp_path, rows, monkeypatch, {"Ash"})
     (work,) = exchange.work
     assert work["contributed"] == ["Ash"]
     assert work["refused"] == {"Beech": "D06"}
     assert progress.states["all"]["volumes"]["n"] == SMALL["Ash"]
     log = next((tmp_path / "town" / "run" / "sites").glob("*-beech/station.log")).read_text()
-    assert "D06" in log
-    assert "learner 'volumes' needs ['ct'], this site holds ['table']" in log
+    assert ("Beech" in exchange.asked) == asked == ("learner 'volumes' needs ['ct'], this site holds ['table']" in log)
 
 
 @pytest.mark.usefixtures("volumes")

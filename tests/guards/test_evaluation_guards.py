@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -408,16 +408,16 @@ def test_e08_what_did_not_run_is_called_not_run(whole: Done, tmp_path: Path) -> 
 
 def alarms(low: float | None, *, limit: float | None, phantom: Path | None = None, metric: str = "auc", site: str = "all") -> list[str]:
     """What is said of one row whose interval begins at `low`."""
-    study = SimpleNamespace(tasks={"postresection": SimpleNamespace(alarm=limit)})
+    study = SimpleNamespace(name="colorectal_metastasis", tasks={"postresection": SimpleNamespace(alarm=limit)})
     setting: Any = SimpleNamespace(study=study, task="postresection", phantom=phantom is not None, folder=phantom)
-    head = {"model": "m", "arm": "federated", "evaluation": "within_site", "site": site, "metric": metric}
+    head = {"model": "clinical", "arm": "federated", "evaluation": "within_site", "site": site, "metric": metric}
     report = {"overrides": {"L03": [], "L02": {}}, "results": [{**head, "low": low, "high": 0.999}]}
-    return record.alarms(setting, report)
+    return record.alarms(setting, cast(Any, SimpleNamespace(heads=())), report)
 
 
 def test_e11_fires_when_the_whole_interval_lies_above_the_limit_and_only_then() -> None:
     (said,) = alarms(0.751, limit=0.75)
-    assert said.startswith("E11: m federated within_site")
+    assert said.startswith("E11: clinical federated within_site")
     assert "0.751 to 0.999" in said
     assert alarms(0.75, limit=0.75) == alarms(0.7, limit=0.75) == alarms(None, limit=0.75) == alarms(0.99, limit=None) == []
     assert alarms(0.99, limit=0.75, metric="accuracy") == alarms(0.99, limit=0.75, site="Ash") == []
