@@ -50,7 +50,8 @@ def combiner(name: str) -> Combine:
     logging.getLogger("flwr").setLevel(logging.WARNING)
 
     def combine(learner: Federated, arrays: Arrays, contributions: Sequence[Contribution]) -> tuple[Contribution, Arrays]:
-        if name in MEANS or not isinstance(learner, Averaged):
+        # a learner that sends parameters may send plain sums in another phase (class counts, moments)
+        if name in MEANS or not isinstance(learner, Averaged) or set(contributions[0].sums) != set(learner.parameters(arrays)):
             return add(learner, arrays, contributions)
         return _aggregate(STRATEGIES[name](len(contributions)), learner, arrays, contributions)
 

@@ -24,11 +24,11 @@ from simulation.phantom.generator import Bools, Ints
 CLASSES: Final = ("nsclc", "breast", "melanoma", "sclc", "other")
 SHARES: Final = np.array([0.43, 0.13, 0.20, 0.08, 0.16])
 AGE: Final = np.array([67.0, 54.0, 60.0, 65.0, 62.0])
-AGE_SD: Final = 9.5
-FEMALE: Final = np.array([0.52, 0.97, 0.36, 0.48, 0.38])
-SMOKING: Final = np.array([0.72, 0.35, 0.33, 0.92, 0.45])
+AGE_SD: Final = 7.0
+FEMALE: Final = np.array([0.50, 0.97, 0.30, 0.45, 0.30])
+SMOKING: Final = np.array([0.85, 0.30, 0.20, 0.95, 0.40])
 LATENTS: Final = ("ring", "t1", "t2")
-MEANS: Final = 0.68 * np.array([
+MEANS: Final = 0.80 * np.array([
     [1.3, -0.5, 0.2],
     [-0.1, -0.5, 1.9],
     [-0.2, 2.0, -0.3],

@@ -103,8 +103,8 @@ def clinical_logit(d: Draw) -> Floats:
 
 def posteriors(d: Draw, *, null: bool = False) -> dict[str, Floats]:
     """'clinical', 'image', 'fusion' -> (patients,) a score that orders as P(recurrence | what is seen) does."""
-    u, weight_u = _normal(15)
-    z, weight_z = _normal(25)
+    u, weight_u = _normal(41)
+    z, weight_z = _normal(41)
     measured = np.log1p(d.cea)[:, None]
     # where CEA is missing its distribution takes its place: one node with weight 1 against many
     unseen = np.maximum(CEA_MEAN + CEA_SD * z, CEA_LEAST)
