@@ -101,7 +101,7 @@ class Run:
                 lacking = [n for n in learner.needs if n not in chosen and isinstance(load(n), Head)]
                 if lacking:
                     raise UsageError("C01", f"learner '{learner.name}' combines {', '.join(lacking)}; name these too")
-        known = {n for learner in found for n in (learner.name, *learner.needs)} | {"preprocessing", "explanation"}
+        known = {n for learner in found for n in (learner.name, *learner.needs)} | {"preprocessing"}
         for name in json.loads(self.hyper or "{}"):
             if name not in known:
                 raise UsageError("C01", f"hyper names learner '{name}', which this run does not train ({', '.join(sorted(known))})")

@@ -58,7 +58,7 @@ def write(
     folder: Path,
     *,
     seed: int = 0,
-    patients: int = 200,
+    patients: int = 240,
     null: bool = False,
     missing: bool = False,
     tell: Callable[[int, int], None] = lambda done, of: None,

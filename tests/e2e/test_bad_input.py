@@ -105,7 +105,7 @@ OPTIONS: list[tuple[tuple[str, ...], int, str, tuple[str, ...]]] = [
     (("--learners", "logistik"), 2, "C02", ("'logistik'", "boosting", "logistic")),
     (("--set", "logistic.l3=1"), 2, "C01", ("'l3'", "it has", "l2")),
     (("--set", "logistic.l2=much"), 2, "C01", ("l2='much'", "expected float", "default 1.0")),
-    (("--set", "boosting.trees=2"), 2, "C01", ("'boosting'", "does not train (logistic)")),
+    (("--set", "boosting.trees=2"), 2, "C01", ("'boosting'", "does not train (logistic, preprocessing)")),
     (("--set", "logistic"), 2, "C01", ("learner.key=value",)),
     (("--strategy", "best"), 2, "C01", ("'best'", "fedavg")),
     (("--folds", "1"), 2, "C01", ("parts=1",)),
@@ -117,6 +117,8 @@ OPTIONS: list[tuple[tuple[str, ...], int, str, tuple[str, ...]]] = [
     (("--permute-labels", "-1"), 2, "C01", ("--permute-labels -1",)),
     (("--accept-leak", "aeg"), 2, "C01", ("--accept-leak aeg", "age, marker, kind, nodes")),
     (("--deadline", "nan"), 2, "C01", ("deadline=nan",)),
+    (("--images", "nowhere"), 2, "C01", ("--images nowhere",)),
+    (("--phantom", "null"), 2, "C01", ("--phantom", "--data names a real one")),
     (("--study", "../town"), 2, "C02", ("'../town'",)),
     (("--resume", "other"), 6, "S01", ("'other'", "does not hold the options")),
     (("--quorum", "2"), 2, "C01", ("quorum=2.0",)),
@@ -147,7 +149,9 @@ def test_a_wrong_option(town: Path, tmp_path: Path, options: tuple[str, ...], st
 
 
 def test_a_study_without_synthetic_cohort_asks_for_its_tables(tmp_path: Path) -> None:
-    refused(run(tmp_path, "--study", "liver_recurrence"), 2, "C01", "'liver_recurrence'", "--data PATH")
+    renamed = "import dataclasses\nfrom common.study import load\nSTUDY = dataclasses.replace(load('liver_recurrence'), name='mine')\n"
+    (tmp_path / "mine.py").write_text(renamed)
+    refused(run(tmp_path, "--study", str(tmp_path / "mine.py")), 2, "C01", "'mine'", "--data PATH")
 
 
 def test_every_fault_of_a_study_file_at_once(town: Path, tmp_path: Path) -> None:
