@@ -112,7 +112,7 @@ print("OPENED", len(opened))
 
 def test_sites_without_a_table_or_without_images_take_part_in_what_they_can(tmp_path: Path) -> None:
     report, _ = simulate(
-        tmp_path, "--study", "brain_primary", "--phantom", "missing", "--phantom-patients", "170", "--partition", "scanner",
+        tmp_path, "--study", "brain_primary", "--phantom", "missing", "--phantom-patients", "170",
         "--evaluations", "within_site", "--minimum-patients", "5",
     )  # fmt: skip
     sites = {s["name"]: s for s in report["images"]["sites"]}
