@@ -87,7 +87,7 @@ def maker(told: str) -> str:
     return next((name for name, pattern in MAKERS if re.search(pattern, told, re.IGNORECASE)), " ".join(told.split()))
 
 
-def by_scanner(reading: Reading, minimum: int, small: str, seed: int = 0) -> Partition:
+def by_scanner(reading: Reading, minimum: int, small: str) -> Partition:
     """A site a scanner's maker, as the images' own headers name it; makers under the minimum as in `natural`.
 
     Cases without an image, and those whose image names no maker, are a site of their own, `NO_SCANNER`. D06 when no image names one.

@@ -22,6 +22,7 @@ from simulation.site_probe import site_probe
 SCHEMA_VERSION = "1.1"
 _VIRTUAL = {
     "even": "The sites are virtual: patients were assigned to them by a hash of their ids.",
+    "scanner": "The sites are the makers of the scanners, not hospitals.",
     "skewed": "The sites are virtual: patients were assigned to them at random, with a share of each class that differs between sites.",
 }
 
