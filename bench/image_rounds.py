@@ -65,7 +65,9 @@ def here(sites: int, cases: int, rounds: int) -> list[float]:
     from common.types import flatten
     from server import rounds as driver
     from server import store
+    from server.jobs import Job
     from server.ledger import Ledger
+    from server.roster import register
     from server.run import Run
     from server.strategies import combiner
     from simulation.grid import InProcessGrid
@@ -87,7 +89,7 @@ def here(sites: int, cases: int, rounds: int) -> list[float]:
         grid = InProcessGrid(courier.app, {k + 1: Path(f"/{k}") for k in range(sites)}, workers=2)
         run = Run(study="bench", task="now", out=str(folder), expect=sites)
         schema = stations["/0"].held.schema
-        roster = driver.register(grid, run, "bench", "now", schema)
+        roster = register(grid, run, "bench", "now", schema)
         ledger, seconds, last = Ledger(folder / "ledger.jsonl"), list[float](), time.perf_counter()
 
         def watch(exchange: Any, now: Any) -> None:
@@ -98,7 +100,7 @@ def here(sites: int, cases: int, rounds: int) -> list[float]:
             last = time.perf_counter()
 
         learner = load("image", {"segmentation": False, "rounds": rounds})
-        job = driver.Job(learner, Fold(), (Fold(),))
+        job = Job(learner, Fold(), (Fold(),))
         driver.drive(grid, run, "bench", roster, [job], schema, driver.Progress(), watch, combiner("fedavg"))
         ledger.close()
     return seconds[2:]  # without the counting and the first round

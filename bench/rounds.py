@@ -38,7 +38,9 @@ from common.schema import Label, Number, Schema
 from common.threads import fix_threads
 from common.types import Arrays, flatten
 from server import rounds, store
+from server.jobs import Job
 from server.ledger import Ledger
+from server.roster import register
 from server.run import Run
 from server.strategies import combiner
 from simulation.grid import InProcessGrid
@@ -86,7 +88,7 @@ def since(start: Seconds) -> Seconds:
 def engine(grid: Grid, those: int, schema: Schema, learner: Perceptron, folder: Path) -> list[Seconds]:
     """Each training round, as `server.app` drives them."""
     run = Run(study="bench", task="now", out=str(folder), learners="mlp", expect=those)
-    roster = rounds.register(grid, run, "bench", "now", schema)
+    roster = register(grid, run, "bench", "now", schema)
     ledger, seconds, last = Ledger(folder / "ledger.jsonl"), list[Seconds](), clock()
 
     def watch(exchange: rounds.Exchange, now: rounds.Progress) -> None:
@@ -98,7 +100,7 @@ def engine(grid: Grid, those: int, schema: Schema, learner: Perceptron, folder: 
             seconds.append(since(last))
         last = clock()
 
-    jobs = [rounds.Job(one, ALL, (ALL,)) for one in (Preprocessing(), learner)]
+    jobs = [Job(one, ALL, (ALL,)) for one in (Preprocessing(), learner)]
     rounds.drive(grid, run, "bench", roster, jobs, schema, rounds.Progress(), watch, combiner("fedavg"))
     ledger.close()
     return seconds

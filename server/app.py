@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,17 +14,17 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 import common
-from common.cohort import ESTIMABLE, Fold
-from common.errors import FederationError, LeakError, RunError, UsageError
+from common.errors import LeakError, RunError, UsageError
 from common.exchange import States
-from common.learner import Federated, Stacked, load
+from common.learner import Federated
 from common.schema import Schema
-from common.study import Study
 from common.threads import fix_threads
 from common.types import Arrays, digest, flatten, nest
 from server import guards, rounds, store, strategies
+from server.jobs import build_jobs, possible
 from server.ledger import NAME, Ledger
-from server.rounds import Exchange, Job, Progress, Roster
+from server.roster import Roster, register
+from server.rounds import Exchange, Progress
 from server.run import Run
 
 app = ServerApp()
@@ -66,11 +66,11 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
     ledger = _open(folder, run, run_id)
     try:
         _not_refused(ledger)
-        roster = rounds.register(grid, run, run.study, task, schema)
+        roster = register(grid, run, run.study, task, schema)
         run = replace(run, task=task)
         _same_sites(ledger, roster)
         progress = _restore(ledger, folder)
-        heads = possible(run, study, roster)
+        heads = possible(run, study, roster.hellos.values())
         groups = roster.groups(run.left_out_sites)
         jobs = build_jobs(run, study, groups, heads)
         outer = {j.fold.key for j in jobs if len(j.fold.parts) + bool(j.fold.sites) <= 1}
@@ -120,75 +120,6 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
         return Outcome(folder, progress.states, groups, heads, state_hash, ledger.head)
     finally:
         ledger.close()
-
-
-def possible(run: Run, study: Study, roster: Roster) -> tuple[Federated, ...]:
-    """The run's heads, without those on images where no site holds images of patients of two classes.
-
-    Images of one class a site would teach a network which hospital they come from. FederationError D06 where the run names such a head.
-    """
-    heads = run.heads(study)
-    if any(h.imaged_estimable for h in roster.hellos.values()):
-        return heads
-    out = tuple(h for h in heads if "image" not in h.modality)
-    if len(out) < len(heads) and run.learners:
-        names = ", ".join(h.name for h in heads if h not in out)
-        said = f"{names}: no site holds images of at least {ESTIMABLE} labelled cases of each of two classes; leave these learners out"
-        raise FederationError("D06", said)
-    return out
-
-
-def clinical_head(study: Study, heads: Sequence[Federated]) -> str | None:
-    """The head reported as `clinical`: the one that a fusion starts from, else the study's; None: chosen by log loss."""
-    return next((str(getattr(h, "clinical", "")) for h in heads if isinstance(h, Stacked)), study.clinical)
-
-
-def explains(head: Federated) -> bool:
-    """Has the head SHAP values of its inputs?"""
-    return hasattr(head, "explain")
-
-
-def build_jobs(run: Run, study: Study, groups: Sequence[tuple[str, ...]], heads: Sequence[Federated]) -> list[Job]:
-    """Preprocessing and every head, with all that it needs, on every fold; then what reads them all."""
-    folds = run.folds(groups)
-    jobs = [job for fold in folds for job in _fits(run, study, fold, folds, heads)]
-    names = [h.name for h in heads]
-    hypers = run.hypers(study)
-    if run.evaluations:
-        jobs.append(Job(load("evaluation", {"heads": names, "learners": hypers}), Fold(), folds))
-    explained = [h.name for h in heads if explains(h)]
-    jobs.append(Job(load("importance", {"heads": explained, "learners": hypers}), Fold(), (Fold(),)))
-    held_out = tuple(f for f in folds if not f.sites and len(f.parts) == 1)
-    if held_out and any(h.name == "image" for h in heads):
-        jobs.append(Job(load("gradcam", {"learners": hypers}), Fold(), held_out, optional=True))
-    if study.schema.survival:
-        jobs.append(Job(load("survival"), Fold(), (Fold(),), optional=True))
-    return jobs
-
-
-def _fits(run: Run, study: Study, fold: Fold, folds: Sequence[Fold], heads: Sequence[Federated]) -> list[Job]:
-    """What is trained on one fold, in the order of need. Images leave no site out but with `run.full`."""
-    here = [h for h in heads if "image" not in h.modality or not fold.sites or run.full]
-    inner = tuple(f for f in folds if f.sites == fold.sites and len(f.parts) == len(fold.parts) + 1 and set(fold.parts) < set(f.parts))
-    deepest = len(fold.parts) + bool(fold.sites) > 1 or not inner
-    stacked = [h for h in here if isinstance(h, Stacked)]
-    single = [h for h in here if not isinstance(h, Stacked)]
-    wanted: dict[str, Federated] = {}
-
-    def want(learner: Federated) -> None:
-        for need in learner.needs:
-            if need not in wanted:
-                want(run.learner(need, study))
-        wanted.setdefault(learner.name, learner)
-
-    want(run.preprocessing(study))
-    for head in single:
-        want(head)
-    for head in () if deepest else stacked:
-        for need in head.needs:
-            want(wanted.get(need) or run.learner(need, study))
-    jobs = [Job(learner, fold, (fold,), optional="image" in learner.modality) for learner in wanted.values()]
-    return jobs + [Job(head, fold, (fold, *inner), optional=True) for head in ([] if deepest else stacked)]
 
 
 def _open(folder: Path, run: Run, run_id: str) -> Ledger:

@@ -8,32 +8,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 
-import common
-from common.cohort import Fold
-from common.errors import CODES, FederationError, FedmetsError, RefusedError
+from common.errors import FederationError, FedmetsError, RefusedError
 from common.exchange import (
-    HELLO,
     NO_PLAN,
     WORK,
-    Hello,
     States,
     Update,
     blob_record,
-    pack_greeting,
     pack_request,
     pack_states,
     size,
-    unpack_hello,
     unpack_updates,
 )
 from common.learner import Contribution, Federated, Plan, Stacked, check, hyper_of, identity, lacks, total
 from common.schema import Schema
 from common.types import Arrays, State
+from server.jobs import Job
+from server.post import ask, why
+from server.roster import Roster
 from server.run import Run
 
 CANNOT = frozenset({"P01", "D06"})
@@ -41,45 +38,6 @@ CANNOT = frozenset({"P01", "D06"})
 
 Combine = Callable[[Federated, Arrays, Sequence[Contribution]], tuple[Contribution, Arrays]]
 """Contributions in site order -> what `apply` gets, and the learner's arrays with any memory that the strategy keeps in them."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One learner on one fold. `reads` are the folds whose state it needs: its own, or several for an evaluation."""
-
-    learner: Federated
-    fold: Fold
-    reads: tuple[Fold, ...]
-    optional: bool = False
-    """What no site may be able to give (P01, D06): it is then left out with all that needs it, and the ledger says so."""
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.fold.key, self.learner.name
-
-
-@dataclass(frozen=True)
-class Roster:
-    """The registered sites in the order in which their sums are added."""
-
-    hellos: Mapping[str, Hello]
-    nodes: Mapping[str, int]
-
-    @property
-    def ready(self) -> tuple[str, ...]:
-        return tuple(s for s, h in self.hellos.items() if not h.code)
-
-    def groups(self, limit: int = 12) -> tuple[tuple[str, ...], ...]:
-        """What leave-one-site-out leaves out: each estimable site by itself (the `limit` largest, where there are more), the others
-        together; nothing with a single site."""
-        largest = sorted((s for s in self.ready if self.hellos[s].estimable), key=lambda s: (-self.hellos[s].cases, s))[:limit]
-        alone = tuple((s,) for s in self.ready if s in largest)
-        rest = tuple(s for s in self.ready if s not in largest)
-        return (*alone, rest) if alone and rest else alone if len(alone) > 1 else ()
-
-    def able(self, job: Job) -> tuple[str, ...]:
-        """The sites that a job asks: those that hold what its learner looks at, and are not left out."""
-        return tuple(s for s in self.ready if s not in job.fold.sites and job.learner.modality <= set(self.hellos[s].modalities))
 
 
 @dataclass
@@ -109,49 +67,6 @@ class Exchange:
 
 Watch = Callable[[Exchange, Progress], None]
 Live = Callable[[int, Mapping[str, str]], None]
-
-
-def register(grid: Grid, run: Run, study: str, task: str, schema: Schema) -> Roster:
-    """Ask every node what it can do, until `run.expect` sites are ready or the deadline has passed (R03).
-
-    A site that cannot take part (its data, schema or version) is an error that names it: it would otherwise be missing in silence.
-    """
-    started = time.monotonic()
-    nodes: dict[int, Hello] = {}
-    wait = 0.05
-    while True:
-        new = sorted(set(grid.get_node_ids()) - set(nodes))
-        content = pack_greeting(study, task, schema.hash)
-        messages = [Message(content, n, HELLO, ttl=run.deadline, group_id="hello") for n in new]
-        replies = _ask(grid, {m.metadata.dst_node_id: m for m in messages}, run.deadline - (time.monotonic() - started))
-        # a node that is there and says nothing must not be missing in silence
-        nodes |= {n: Hello(f"node {n}", "", "", (), (), 0, code="R02") for n in new if n not in replies}
-        for node, reply in replies.items():
-            try:
-                nodes[node] = _hello(reply, schema)
-            except FedmetsError as error:
-                nodes[node] = Hello(f"node {node}", "", "", (), (), 0, code=error.code)
-        faults = [
-            f"site '{h.site or n}' cannot take part: {h.code} ({_why(h.code)}); the reason is in the site's log"
-            for n, h in nodes.items()
-            if h.code
-        ]
-        names = [h.site for h in nodes.values()]
-        faults += [
-            f"{names.count(n)} nodes call themselves '{n}'; give each site its own name" for n in sorted(set(names)) if names.count(n) > 1
-        ]
-        if faults:
-            raise FederationError("R03", *faults)
-        if len(nodes) >= run.expect:
-            break
-        if time.monotonic() - started > run.deadline:
-            raise FederationError(
-                "R03", f"{len(nodes)} of {run.expect} sites registered within {run.deadline:.0f} s: {', '.join(names) or 'none'}"
-            )
-        time.sleep(wait)
-        wait = min(2 * wait, 1.0)
-    order = sorted(nodes, key=lambda n: nodes[n].site)
-    return Roster({nodes[n].site: nodes[n] for n in order}, {nodes[n].site: n for n in order})
 
 
 def drive(
@@ -291,7 +206,7 @@ def _apply(
         by_code: dict[str, list[str]] = {}
         for site, code in refused.items():
             by_code.setdefault(code, []).append(site)
-        told = "; ".join(f"{', '.join(sites)}: {c} ({_why(c)})" for c, sites in by_code.items())
+        told = "; ".join(f"{', '.join(sites)}: {c} ({why(c)})" for c, sites in by_code.items())
         way_out = (
             "larger sites, fewer folds or a lower minimum at the sites would help"
             if not countable
@@ -343,7 +258,7 @@ def _collect(
             roster.nodes[s]: Message(c, roster.nodes[s], WORK, ttl=run.deadline, group_id=str(plans[s][0].step))
             for s, c in contents.items()
         }
-        replies = _ask(grid, messages, run.deadline)
+        replies = ask(grid, messages, run.deadline)
         for site in missing:
             reply = replies.get(roster.nodes[site])
             try:
@@ -365,44 +280,3 @@ def _match(plans: Sequence[Plan], updates: Sequence[Update]) -> dict[tuple[str, 
     if set(by_hash) != {p.hash for p in plans} or len(updates) != len(plans):
         raise RefusedError("P04", "the site answered other plans than those it was asked")
     return {(p.fold.key, p.learner): (p, by_hash[p.hash]) for p in plans}
-
-
-def _ask(grid: Grid, messages: Mapping[int, Message], timeout: float) -> dict[int, Message]:
-    """Push and poll, faster than `Grid.send_and_receive` does. Returns what came back in time, by node."""
-    if not messages:
-        return {}
-    ids = list(grid.push_messages(messages.values()))
-    if len(ids) != len(messages):
-        raise FederationError("W02", f"Flower took {len(ids)} of {len(messages)} messages; they may be too large for its transport")
-    node_of = dict(zip(ids, messages, strict=True))
-    replies: dict[int, Message] = {}
-    end = time.monotonic() + timeout
-    wait = 0.001
-    while node_of:
-        waiting = len(node_of)
-        for reply in grid.pull_messages(list(node_of)):
-            # an error reply may come from the SuperLink itself: it is told by the message that it answers, not by its sender
-            node = node_of.pop(reply.metadata.reply_to_message_id, None)
-            if node is not None:
-                replies[node] = reply
-        if not node_of or time.monotonic() > end:
-            break
-        if len(node_of) < waiting:
-            wait = 0.001
-        else:
-            time.sleep(wait)
-            wait = min(wait * 1.5, 0.25)
-    return replies
-
-
-def _hello(reply: Message, schema: Schema) -> Hello:
-    hello = unpack_hello(reply)
-    if not hello.code and hello.version != common.__version__:
-        return replace(hello, code="P04")
-    if not hello.code and hello.schema != schema.hash:
-        return replace(hello, code="D07")
-    return hello
-
-
-def _why(code: str) -> str:
-    return CODES.get(code, code)

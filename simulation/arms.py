@@ -15,7 +15,7 @@ from common.errors import RefusedError
 from common.exchange import States
 from common.learner import Federated, Stacked, TableHead, fit, lacks, local_plan
 from common.types import State
-from server.rounds import Job
+from server.jobs import Job
 
 Tell = Callable[[str, int, int], None]
 WORKERS = 2

@@ -22,7 +22,7 @@ from common.learners.preprocessing import LEARNER as PREPARE
 from common.schema import Floats
 from common.tally import score_histogram, youden
 from common.types import Probs, State
-from server.rounds import Job
+from server.jobs import Job
 from simulation import arms
 
 ARMS = ("local", "federated", "pooled")

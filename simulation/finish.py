@@ -14,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from client.station import open_station
 from common.cohort import Cohort, Fold
 from server import store
-from server.app import Outcome, build_jobs, clinical_head
+from server.app import Outcome
+from server.jobs import build_jobs, clinical_head
 from server.ledger import NAME, Ledger
 from server.report import model as model_files
 from server.report import page

@@ -40,8 +40,7 @@ from common.learners.evaluation import of_fold
 from common.schema import Schema
 from common.study import Study, Task
 from common.types import Arrays, State, digest, flatten, pack, unpack
-from server.app import build_jobs
-from server.rounds import Job
+from server.jobs import Job, build_jobs
 from server.run import Run
 from server.strategies import Averaged
 from tests import synthetic

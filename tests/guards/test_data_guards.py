@@ -20,8 +20,10 @@ from common.learner import load
 from common.study import load as load_study
 from common.types import digest, flatten
 from server import rounds
+from server.jobs import Job
 from server.ledger import read
-from server.rounds import Job, Progress, Roster
+from server.roster import Roster, register
+from server.rounds import Progress
 from server.strategies import combiner
 from simulation.grid import InProcessGrid
 from tests.guards.drill import PARTS, STUDY, Done, Row, begin, changed, command, people, train, write
@@ -238,7 +240,7 @@ def with_images(
     setting = begin(tmp_path / "town", rows)
     schema = setting.study.schema_at(setting.task)
     grid = InProcessGrid(client_app, setting.sites)
-    roster = rounds.register(grid, setting.run, setting.run.study, setting.task, schema)
+    roster = register(grid, setting.run, setting.run.study, setting.task, schema)
     seen: list[rounds.Exchange] = []
     progress = Progress()
     job = Job(load("volumes"), Fold(), (Fold(),))
@@ -254,7 +256,7 @@ def test_d06_a_site_without_the_modality_is_named_and_the_others_go_on(
 ) -> None:
     """The coordinator need not ask a site that said what it lacks; one that asks is refused by the site's own guard."""
     if asked:
-        monkeypatch.setattr(rounds.Roster, "able", lambda self, job: self.ready)
+        monkeypatch.setattr(Roster, "able", lambda self, job: self.ready)
     (exchange,), progress = with_images(tmp_path, rows, monkeypatch, {"Ash"})
     (work,) = exchange.work
     assert work["contributed"] == ["Ash"]

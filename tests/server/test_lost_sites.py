@@ -14,7 +14,8 @@ from common.errors import FederationError
 from common.exchange import NO_PLAN, Update
 from common.learner import fit, load, local_plan
 from common.learners.preprocessing import LEARNER as PREPARE
-from server.rounds import Job, register
+from server.jobs import Job
+from server.roster import register
 from simulation.record import participation
 from tests.server.test_rounds import RUN as STRICT
 from tests.server.test_rounds import Change, Local, driven, federation, tasks

@@ -22,7 +22,9 @@ from common.exchange import HELLO, Hello, Update, blob_record, pack_hello, pack_
 from common.learner import Contribution, Federated, Plan, Step, load
 from common.schema import Schema
 from common.types import Arrays, State, digest, flatten
-from server.rounds import Exchange, Job, Progress, Roster, add, drive, register
+from server.jobs import Job
+from server.roster import Roster, register
+from server.rounds import Exchange, Progress, add, drive
 from server.run import Run
 from tests.courier import MemoryGrid, Node
 from tests.synthetic import schema, sites

@@ -19,6 +19,7 @@ from common.errors import FederationError
 from common.learner import load
 from common.study import Study, Task
 from server import app
+from server.jobs import build_jobs
 from server.ledger import read
 from server.rounds import Exchange, Progress
 from server.run import Run
@@ -69,7 +70,7 @@ def judged(those: Sequence[Cohort], outcome: app.Outcome) -> Comparison:
     run = run_of(Path())
     jobs = [
         j
-        for j in app.build_jobs(run, study(), (), outcome.heads)
+        for j in build_jobs(run, study(), (), outcome.heads)
         if j.learner.name not in ("preprocessing", "evaluation", "importance", "gradcam")
     ]
     return compare(list(those), jobs, outcome.states, seed=0, parts=PARTS, clinical="logistic")
@@ -197,7 +198,7 @@ def test_leave_one_site_out_of_images_only_when_asked(tmp_path: Path) -> None:
     heads = tuple(run_of(tmp_path).learner(n, study()) for n in ("logistic", "image", "fusion"))
     run = dataclasses.replace(run_of(tmp_path), evaluations="within_site,leave_one_site_out")
     for full in (False, True):
-        jobs = app.build_jobs(dataclasses.replace(run, full=full), study(), (("A",), ("B",)), heads)
+        jobs = build_jobs(dataclasses.replace(run, full=full), study(), (("A",), ("B",)), heads)
         out = {j.fold for j in jobs if j.learner.name == "image" and j.fold.sites}
         assert bool(out) == full
         assert any(j.learner.name == "logistic" and j.fold.sites for j in jobs)
@@ -210,7 +211,7 @@ def test_leave_one_site_out_of_images_only_when_asked(tmp_path: Path) -> None:
 def test_an_encoder_that_starts_from_the_autoencoder_has_one_on_every_fold(tmp_path: Path) -> None:
     run = dataclasses.replace(run_of(tmp_path), hyper=json.dumps({**HYPER, "image": {**HYPER["image"], "initial": "autoencoder"}}))
     heads = tuple(run.learner(n, study()) for n in ("logistic", "image", "fusion"))
-    jobs = app.build_jobs(run, study(), (), heads)
+    jobs = build_jobs(run, study(), (), heads)
     assert {j.fold for j in jobs if j.learner.name == "autoencoder"} == {j.fold for j in jobs if j.learner.name == "image"}
     order = [j.learner.name for j in jobs if j.fold == Fold(parts=(0, 1))]
     assert order.index("autoencoder") < order.index("image")

@@ -1,0 +1,44 @@
+"""Messages out and replies back, over whichever of Flower's Grids a run has."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from common.errors import CODES, FederationError
+
+
+def ask(grid: Grid, messages: Mapping[int, Message], timeout: float) -> dict[int, Message]:
+    """Push and poll, faster than `Grid.send_and_receive` does. Returns what came back in time, by node."""
+    if not messages:
+        return {}
+    ids = list(grid.push_messages(messages.values()))
+    if len(ids) != len(messages):
+        raise FederationError("W02", f"Flower took {len(ids)} of {len(messages)} messages; they may be too large for its transport")
+    node_of = dict(zip(ids, messages, strict=True))
+    replies: dict[int, Message] = {}
+    end = time.monotonic() + timeout
+    wait = 0.001
+    while node_of:
+        waiting = len(node_of)
+        for reply in grid.pull_messages(list(node_of)):
+            # an error reply may come from the SuperLink itself: it is told by the message that it answers, not by its sender
+            node = node_of.pop(reply.metadata.reply_to_message_id, None)
+            if node is not None:
+                replies[node] = reply
+        if not node_of or time.monotonic() > end:
+            break
+        if len(node_of) < waiting:
+            wait = 0.001
+        else:
+            time.sleep(wait)
+            wait = min(wait * 1.5, 0.25)
+    return replies
+
+
+def why(code: str) -> str:
+    """What a code means; the code itself where a site has made one up."""
+    return CODES.get(code, code)

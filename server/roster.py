@@ -1,0 +1,94 @@
+"""Who takes part: the sites that registered, what each can do, and in which order their sums are added."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+import common
+from common.errors import FederationError, FedmetsError
+from common.exchange import HELLO, Hello, pack_greeting, unpack_hello
+from common.schema import Schema
+from server.jobs import Job
+from server.post import ask, why
+from server.run import Run
+
+
+@dataclass(frozen=True)
+class Roster:
+    """The registered sites in the order in which their sums are added."""
+
+    hellos: Mapping[str, Hello]
+    nodes: Mapping[str, int]
+
+    @property
+    def ready(self) -> tuple[str, ...]:
+        return tuple(s for s, h in self.hellos.items() if not h.code)
+
+    def groups(self, limit: int = 12) -> tuple[tuple[str, ...], ...]:
+        """What leave-one-site-out leaves out: each estimable site by itself (the `limit` largest, where there are more), the others
+        together; nothing with a single site."""
+        largest = sorted((s for s in self.ready if self.hellos[s].estimable), key=lambda s: (-self.hellos[s].cases, s))[:limit]
+        alone = tuple((s,) for s in self.ready if s in largest)
+        rest = tuple(s for s in self.ready if s not in largest)
+        return (*alone, rest) if alone and rest else alone if len(alone) > 1 else ()
+
+    def able(self, job: Job) -> tuple[str, ...]:
+        """The sites that a job asks: those that hold what its learner looks at, and are not left out."""
+        return tuple(s for s in self.ready if s not in job.fold.sites and job.learner.modality <= set(self.hellos[s].modalities))
+
+
+def register(grid: Grid, run: Run, study: str, task: str, schema: Schema) -> Roster:
+    """Ask every node what it can do, until `run.expect` sites are ready or the deadline has passed (R03).
+
+    A site that cannot take part (its data, schema or version) is an error that names it: it would otherwise be missing in silence.
+    """
+    started = time.monotonic()
+    nodes: dict[int, Hello] = {}
+    wait = 0.05
+    while True:
+        new = sorted(set(grid.get_node_ids()) - set(nodes))
+        content = pack_greeting(study, task, schema.hash)
+        messages = [Message(content, n, HELLO, ttl=run.deadline, group_id="hello") for n in new]
+        replies = ask(grid, {m.metadata.dst_node_id: m for m in messages}, run.deadline - (time.monotonic() - started))
+        # a node that is there and says nothing must not be missing in silence
+        nodes |= {n: Hello(f"node {n}", "", "", (), (), 0, code="R02") for n in new if n not in replies}
+        for node, reply in replies.items():
+            try:
+                nodes[node] = _hello(reply, schema)
+            except FedmetsError as error:
+                nodes[node] = Hello(f"node {node}", "", "", (), (), 0, code=error.code)
+        faults = [
+            f"site '{h.site or n}' cannot take part: {h.code} ({why(h.code)}); the reason is in the site's log"
+            for n, h in nodes.items()
+            if h.code
+        ]
+        names = [h.site for h in nodes.values()]
+        faults += [
+            f"{names.count(n)} nodes call themselves '{n}'; give each site its own name" for n in sorted(set(names)) if names.count(n) > 1
+        ]
+        if faults:
+            raise FederationError("R03", *faults)
+        if len(nodes) >= run.expect:
+            break
+        if time.monotonic() - started > run.deadline:
+            raise FederationError(
+                "R03", f"{len(nodes)} of {run.expect} sites registered within {run.deadline:.0f} s: {', '.join(names) or 'none'}"
+            )
+        time.sleep(wait)
+        wait = min(2 * wait, 1.0)
+    order = sorted(nodes, key=lambda n: nodes[n].site)
+    return Roster({nodes[n].site: nodes[n] for n in order}, {nodes[n].site: n for n in order})
+
+
+def _hello(reply: Message, schema: Schema) -> Hello:
+    hello = unpack_hello(reply)
+    if not hello.code and hello.version != common.__version__:
+        return replace(hello, code="P04")
+    if not hello.code and hello.schema != schema.hash:
+        return replace(hello, code="D07")
+    return hello
