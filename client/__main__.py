@@ -12,7 +12,8 @@ EPILOG = """exit status: 0 done, 2 wrong option, 3 unusable data, 6 a file canno
 
 examples:
   python -m client embed --site site.toml --study liver_recurrence --model runs/<run>/model --out embeddings
-  python -m client explain --site site.toml --study liver_recurrence --model runs/<run>/model --out report.html"""
+  python -m client explain --site site.toml --study liver_recurrence --model runs/<run>/model --out report.html
+  python -m client cache --site site.toml --unused 90 --remove"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,6 +34,12 @@ def parser() -> argparse.ArgumentParser:
         c.add_argument("--json", action="store_true", help="print one JSON object at the end; progress goes to stderr")
         if name == "explain":
             c.add_argument("--patients", type=int, default=24, metavar="N", help="most patients shown (default 24)")
+    told = "count the prepared images on the site's disk, and remove those that were not used for long"
+    c = commands.add_parser("cache", help=told, description=told)
+    c.add_argument("--site", required=True, metavar="FILE", help="the site's site.toml")
+    c.add_argument("--unused", type=float, default=90, metavar="DAYS", help="not opened for so many days (default 90)")
+    c.add_argument("--remove", action="store_true", help="remove these; they are made again if they are asked for")
+    c.add_argument("--json", action="store_true", help="print one JSON object")
     return p
 
 
@@ -44,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from common.errors import FedmetsError
 
     try:
-        done = _run(args)
+        done = _cache(args) if args.command == "cache" else _run(args)
     except FedmetsError as error:
         print(f"error {error}", file=sys.stderr)
         return error.exit_code
@@ -84,6 +91,29 @@ def _run(args: argparse.Namespace) -> dict[str, object]:
             patients, slices = embed(cohort, networks, Path(args.out), tell)
             return {"patients": patients, "slices": slices, "out": args.out}
         return {"patients": explain(cohort, networks, Path(args.out), args.patients, tell), "out": args.out}
+
+
+def _cache(args: argparse.Namespace) -> dict[str, object]:
+    import time
+    from pathlib import Path
+
+    from client.cache import Cache
+    from client.site import load
+    from common.errors import UsageError
+
+    if not args.unused >= 0:
+        raise UsageError("C01", f"--unused {args.unused} must be a number of days, 0 or more")
+    cache = Cache(load(Path(args.site)).cache)
+    held = cache.held()
+    unused = [h for h in held if h.used < time.time() - args.unused * 86_400]
+    removed = cache.remove_unused(args.unused) if args.remove else []
+    return {
+        "files": len(held),
+        "bytes": sum(h.size for h in held),
+        "files not used": len(unused),
+        "bytes not used": sum(h.size for h in unused),
+        "files removed": len(removed),
+    }
 
 
 if __name__ == "__main__":

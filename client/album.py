@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from client.cache import Cache, Entry
+from client.choosing import Chosen
 from client.filling import Trouble
+from client.volumes import Header
+from common.errors import Fault
 from common.picture import Picture
 
 
@@ -115,3 +118,38 @@ def picture(key: str, entry: Entry, store: Cache) -> Picture:
         told["scanner"],
         store.kept(key),
     )
+
+
+def account(
+    headers: Sequence[Header],
+    broken: Sequence[tuple[str, Fault]],
+    chosen: Chosen,
+    ids: Collection[str],
+    remade: int,
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Notes and log lines on the folder as a whole. Identity: names of tags, never what they hold."""
+    notes, log = [], []
+    owners = set(chosen.cases) | {i for i, t in chosen.troubles.items() if t}
+    if chosen.strangers and not owners:
+        notes.append(f"D05: none of the {len(chosen.strangers)} patients with images is in the table; check [images] of the source mapping")
+        log.append(
+            f"D05 images: none of their {len(chosen.strangers)} ids (e.g. {', '.join(chosen.strangers[:3])}) is one of the table's "
+            f"(e.g. {', '.join(sorted(ids)[:3])}); give id_pattern or id_length in [images] of the source mapping"
+        )
+    elif chosen.strangers:
+        notes.append(f"D05: {len(chosen.strangers)} patients with images are not in the table")
+    if chosen.unlinked:
+        codes = Counter(f.code for f in chosen.unlinked)
+        notes.append(f"images: {len(chosen.unlinked)} files cannot be used ({', '.join(f'{c}: {n}' for c, n in sorted(codes.items()))})")
+    log += [str(fault) for _, fault in broken]
+    if chosen.unnamed:
+        notes.append(f"images: {chosen.unnamed} NIfTI files whose path tells no patient or no sequence; see [images] of the source mapping")
+    identity = Counter(name for h in headers for name in h.identity)
+    if identity:
+        notes.append(
+            "images: tags that may identify a patient hold a value: " + ", ".join(f"{n} ({c} files)" for n, c in sorted(identity.items()))
+        )
+        log.append("images: de-identify the files; none of these tags was read into the cohort: " + ", ".join(sorted(identity)))
+    if remade:
+        notes.append(f"images: {remade} entries of the cache were broken and were made again")
+    return tuple(notes), tuple(log)

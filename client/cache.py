@@ -31,6 +31,8 @@ MAGIC = b"FEDMETS1"
 _FIXED = struct.Struct("<8sQI")
 """Magic, length of the JSON header, its CRC-32."""
 _ALIGN = 4096
+_SUFFIXES = frozenset({".image", ".array", ".album"})
+_DAY = 86_400
 
 
 class Broken(Exception):
@@ -46,13 +48,25 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Held:
+    """A file of the cache. `size` in bytes, `used`: when it was last opened, seconds since 1970."""
+
+    path: Path
+    size: int
+    used: float
+
+
+@dataclass(frozen=True)
 class Cache:
     """The folder; nothing is written before there is something to keep."""
 
     folder: Path
 
     def open(self, key: str, kind: str = "image") -> Entry | None:
-        """The entry of `key`, verified; None where there is none yet. Raises Broken, and has then removed the file."""
+        """The entry of `key`, verified; None where there is none yet.
+
+        Raises Broken, and has then removed the file; RunError S03 where it may not be read, or is no file.
+        """
         return _opened(self._path(key, kind))
 
     def store(self, key: str, arrays: Mapping[str, Array], told: Mapping[str, Any], kind: str = "image") -> None:
@@ -67,6 +81,26 @@ class Cache:
     def sweep(self) -> int:
         """Remove what writers that were killed left behind; returns how many files."""
         return sum(_abandoned(path) for path in self.folder.rglob("*.part")) if self.folder.is_dir() else 0
+
+    def held(self) -> list[Held]:
+        """Every file of the cache, oldest use first."""
+        found = []
+        for path in self.folder.rglob("*") if self.folder.is_dir() else ():
+            if path.suffix in _SUFFIXES:
+                with suppress(FileNotFoundError):
+                    now = path.stat()
+                    found.append(Held(path, now.st_size, max(now.st_atime, now.st_mtime)))
+        return sorted(found, key=lambda h: (h.used, h.path))
+
+    def remove_unused(self, days: float) -> list[Held]:
+        """Remove what nobody opened for so many days; what is mapped by a process stays readable there. Raises RunError S03."""
+        old = [h for h in self.held() if h.used < time.time() - days * _DAY]
+        for one in old:
+            try:
+                one.path.unlink(missing_ok=True)
+            except OSError as error:
+                raise full(one.path, error) from error
+        return old
 
     def _path(self, key: str, kind: str) -> Path:
         return self.folder / f"{kind}s" / key[:2] / f"{key}.{kind}"
@@ -133,11 +167,11 @@ def replace(path: Path, blob: bytes) -> None:
     _write(path, lambda f: f.write(blob))
 
 
-def full(path: Path, error: OSError) -> RunError:
-    """What to say where the cache cannot be written."""
+def full(path: Path, error: OSError, what: str = "written") -> RunError:
+    """What to say where the cache cannot be written (or read)."""
     return RunError(
         "S03",
-        f"the image cache '{path}' cannot be written ({error.strerror or error}); free space, mend permissions, or name another folder "
+        f"the image cache '{path}' cannot be {what} ({error.strerror or error}); free space, mend permissions, or name another folder "
         "as `cache` in site.toml; what is prepared already is kept",
     )
 
@@ -185,12 +219,15 @@ _VERIFIED: dict[str, tuple[int, int, int]] = {}
 
 
 def _opened(path: Path) -> Entry | None:
+    """None where there is no such file. Raises Broken, RunError S03 where it cannot be read."""
     try:
         with open(path, "rb") as f:
             now = os.fstat(f.fileno())
             view = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) if now.st_size else b""
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise full(path, error, "read") from error
     stamp = (now.st_ino, now.st_size, now.st_mtime_ns)
     try:
         entry = _parsed(view, verify=_VERIFIED.get(str(path)) != stamp)
@@ -199,6 +236,9 @@ def _opened(path: Path) -> Entry | None:
             path.unlink()
         raise Broken(f"'{path}' is broken ({error}); it was removed and is made again") from error
     _VERIFIED[str(path)] = stamp
+    if time.time() - now.st_atime > _DAY:
+        with suppress(OSError):  # said to the file system, which may be mounted so that it notes no reading by itself
+            os.utime(path, ns=(time.time_ns(), now.st_mtime_ns))
     return entry
 
 

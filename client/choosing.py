@@ -1,26 +1,24 @@
 """Which of a folder's series are a patient's image: by the patient's key, the study's channels, and what an expert outlined.
 
 Pure: headers in, cases out. A patient's channels come from one examination (one study, one frame of reference). Of several usable
-series of a sequence, the one that an expert's segmentation was drawn on is taken, else the one with most slices, else the first by
-uid or path. Nothing is passed over without a word.
+series of a sequence one is taken (`client.ranking`). Nothing is passed over without a word.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 
 from client.filling import Case, Trouble
 from client.naming import Keys, named
+from client.ranking import examination, levels, slices
+from client.references import drawn_on, settled
+from client.slices import OTHER_SERIES
 from client.volumes import Header, Series
 from common.errors import Fault
 from common.schema import Imaging
-
-LEAST_SLICES = 5
-"""Guard D06: fewer slices than a 2.5D network takes are no volume."""
 
 Exam = tuple[str, str]
 """Study and frame of reference."""
@@ -125,8 +123,9 @@ def _choose_one(
         if channel and not (keys.spec.mask and named(keys.inside(path), {"mask": keys.spec.mask})):
             study = keys.parse(keys.inside(path))[1] or str(PurePath(path).parent)
             exams[study, ""].setdefault(channel, [])
-    segmentations = [one for _, one in mine if one.modality == "SEG"]
-    referred = {uid for seg in segmentations if not seg.faults for uid in seg.references}
+    images = [one for _, one in mine if one.modality != "SEG"]
+    segmentations = [settled(one, images) for _, one in mine if one.modality == "SEG"]
+    outlined = {one.uid for one in images for seg in segmentations if not seg.faults and drawn_on(seg, one)}
     if not exams:
         found = Counter(one.modality for _, one in mine if one.modality not in ("SEG", "other"))
         wanted = " or ".join(dict.fromkeys(c.modality for c in imaging.channels))
@@ -141,15 +140,17 @@ def _choose_one(
             out.remarks[patient].append(("no image among the patient's files", f"patient {patient}: no {wanted} series"))
         return
     ranked = []
+    derived: dict[str, int] = {}
+    for name in (c.name for c in imaging.channels):
+        derived |= levels([one for channels in exams.values() for one in channels.get(name, ())])
     for (study, frame), channels in exams.items():
-        case, troubles, remarks = _exam(patient, channels, referred, broken, imaging)
-        masks = _masks(case, segmentations, study, keys, mine)
-        slices = sum(_slices(s) for s in case.channels.values())
-        ranked.append(
-            ((bool(troubles), not masks, -len(case.channels), -slices, study, frame), replace(case, masks=masks), troubles, remarks)
-        )
+        case, troubles, remarks = examination(patient, channels, outlined, derived, broken, imaging)
+        masks = _masks(case, segmentations, study, keys, mine, len({study for study, _ in exams}) == 1)
+        level, count = sum(derived[s.uid] for s in case.channels.values()), sum(map(slices, case.channels.values()))
+        rank = (bool(troubles), not masks, -len(case.channels), level, -count, study, frame)
+        ranked.append((rank, replace(case, masks=masks), troubles, remarks))
     ranked.sort(key=lambda r: r[0])
-    _, case, troubles, remarks = ranked[0]
+    (*_, study, _), case, troubles, remarks = ranked[0]
     if troubles:
         out.troubles[patient] += troubles
         return
@@ -161,6 +162,15 @@ def _choose_one(
             remarks.append(("a sequence is left out, since it is of another examination or frame of reference, D07", text))
         else:
             remarks.append(("one of several examinations is used", f"patient {patient}: {len(ranked)} examinations, used: {case.files[0]}"))
+    said = {str(fault) for _, fault in broken}
+    for code, text in (trouble for _, _, others, _ in ranked[1:] for trouble in others):
+        if text not in said and OTHER_SERIES not in text:
+            remarks.append((f"another examination of the patient cannot be used, {code}", text))
+    elsewhere = {one.uid for of, one in mine if one.kind == "nifti" and of != study}
+    for seg in case.masks:
+        if seg.uid in elsewhere and any(one.kind == "nifti" for one in case.channels.values()):
+            text = f"patient {patient}: {seg.files[0]} is taken for the patient's only examination, {case.files[0]}"
+            remarks.append(("a label map of another folder is taken for the only examination", text))
     unused = [seg for seg in segmentations if seg not in case.masks]
     for seg in unused:
         why = "; ".join(seg.faults) or "it refers to another image than the one that is used, or to none that is there"
@@ -175,74 +185,29 @@ def _choose_one(
     out.remarks[patient] += remarks
 
 
-def _exam(
-    patient: str, channels: Mapping[str, Sequence[Series]], referred: Collection[str], broken: Sequence[tuple[str, Fault]], imaging: Imaging
-) -> tuple[Case, list[Trouble], list[tuple[str, str]]]:
-    """The best series of each channel; why the examination cannot be used; what is to be said."""
-    taken: dict[str, Series] = {}
-    troubles: list[Trouble] = []
-    remarks: list[tuple[str, str]] = []
-    for name in (c.name for c in imaging.channels):
-        if name not in channels:
-            continue
-        ranked = sorted(channels[name], key=lambda s: (_base(s) not in referred, -_slices(s), s.uid))
-        usable = [s for s in ranked if not _faults(s)]
-        if not usable:
-            texts = [t for s in ranked for t in _faults(s)] or [str(fault) for _, fault in broken] or [f"D00 channel '{name}' of {patient}"]
-            troubles.append((_code(texts[0]), texts[0]))
-            continue
-        best = taken[name] = usable[0]
-        if ranked[0] is not best and _slices(ranked[0]) >= _slices(best):
-            text = f"patient {patient}: {best.files[0]} is used, since {_faults(ranked[0])[0]}"
-            remarks.append(("another series stands in for one that cannot be used, D06", text))
-        elif len(usable) > 1:
-            how = "the one that a segmentation refers to" if _base(best) in referred else "the one with most slices"
-            text = f"patient {patient}: {len(usable)} series of '{name}', {how} is used: {best.files[0]}"
-            remarks.append((f"of several series of a sequence {how} is used", text))
-    used = {str(PurePath(f).parent) for s in taken.values() if s.kind == "dicom" for f in s.files}
-    others = {str(PurePath(f).parent) for ss in channels.values() for s in ss if s not in taken.values() for f in s.files}
-    # an unreadable file among a series' own may be one of its slices
-    troubles += [(fault.code, str(fault)) for path, fault in broken if str(PurePath(path).parent) in used - others][:1]
-    return Case(patient, taken), troubles, remarks
+def _masks(
+    case: Case, segmentations: Sequence[Series], study: str, keys: Keys, mine: Sequence[tuple[str, Series]], alone: bool
+) -> tuple[Series, ...]:
+    """The segmentations of the image that is used: DICOM ones by what they refer to, label maps by patient and examination.
 
-
-def _masks(case: Case, segmentations: Sequence[Series], study: str, keys: Keys, mine: Sequence[tuple[str, Series]]) -> tuple[Series, ...]:
-    """The segmentations of the image that is used: DICOM ones by what they refer to, label maps by patient and examination."""
-    uids = {_base(s) for s in case.channels.values()}
-    frames = {s.frame_of_reference for s in case.channels.values()} - {""}
-    nifti = any(s.kind == "nifti" for s in case.channels.values())
+    alone: the patient has no other examination, so that a label map whose path names none is of this one (its grid must still be the
+    image's).
+    """
+    used = case.channels.values()
+    frames = {s.frame_of_reference for s in used} - {""}
+    nifti = any(s.kind == "nifti" for s in used)
     studies = {one.uid: study_of for study_of, one in mine}
     found = []
     for seg in segmentations:
         if seg.faults:
             continue
         if seg.kind == "nifti":
-            mine_too = not nifti or studies[seg.uid] == study
+            unsaid = not keys.parse(keys.inside(seg.files[0]))[1]
+            mine_too = not nifti or studies[seg.uid] == study or (alone and unsaid)
         else:
-            mine_too = bool(uids & set(seg.references)) if seg.references else seg.frame_of_reference in frames
+            # by place alone it could as well be another phase's
+            alike = not seg.references and not any("#" in s.uid for s in used) and seg.frame_of_reference in frames
+            mine_too = any(drawn_on(seg, s) for s in used) or alike
         if mine_too:
             found.append(seg)
     return tuple(sorted(found, key=lambda s: s.uid))
-
-
-def _slices(series: Series) -> int:
-    return len(series.slices) or (series.geometry.shape[0] if series.geometry else len(series.files))
-
-
-def _faults(series: Series) -> tuple[str, ...]:
-    if series.faults:
-        return series.faults
-    thin = min(series.geometry.shape) if series.geometry else len(series.files)
-    if thin < LEAST_SLICES:
-        return (f"D06 {series.files[0]}: the series has {thin} slices, at least {LEAST_SLICES} are needed. Export the whole series",)
-    return ()
-
-
-def _base(series: Series) -> str:
-    """The SeriesInstanceUID, also of one of several images in a series."""
-    return series.uid.partition("#")[0]
-
-
-def _code(text: str) -> str:
-    match = re.match(r"\[?(D\d\d)\b", text)
-    return match.group(1) if match else "D06"

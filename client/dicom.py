@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from client import layout, tags
+from client import deflated, layout, tags
+from client.deflated import DEFLATED
 from client.elements import Elements, quiet
-from client.layout import BIG_ENDIAN, COPY_AGAIN, DEFLATED, IMPLICIT
+from client.layout import BIG_ENDIAN, COPY_AGAIN, IMPLICIT
 from client.volumes import Frame, Header, Modality
 from common.errors import Fault
 
@@ -36,6 +38,7 @@ IMAGES: dict[str, Modality] = {
 """SOP classes of the images that are read here."""
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 DIRECTORY = "1.2.840.10008.1.3.10"
+REFERENCED_INSTANCES, REFERENCED_SOP, DERIVATION, SOURCE_IMAGES = 0x0008114A, 0x00081155, 0x00089124, 0x00082112
 
 
 @cache
@@ -54,28 +57,34 @@ def header(path: Path) -> Header | Fault | None:
     """Of a file that begins as DICOM does. None for a DICOMDIR; a Fault (D00) when it is broken or cannot be decoded. Never raises."""
     from pydicom.filereader import dcmread
 
+    head: bytes | None = None
     try:
         size = path.stat().st_size
         with quiet, path.open("rb") as f:
-            dataset = dcmread(f, stop_before_pixels=True, specific_tags=_wanted(), force=True)
+            # a deflated data set is read without the meta information before it
+            head = deflated.inflated(f, deflated.HEAD) if deflated.starts(f) else None
+            source: BinaryIO = f if head is None else BytesIO(head)
+            dataset = dcmread(source, stop_before_pixels=True, specific_tags=_wanted(), force=True)
+            if head is not None and len(head) == deflated.HEAD and head[source.tell() :][:4] != b"\xe0\x7f\x10\x00":
+                raise EOFError
             meta = getattr(dataset, "file_meta", None)
-            syntax = str(meta.get("TransferSyntaxUID", "")) if meta else ""
+            syntax = DEFLATED if head is not None else str(meta.get("TransferSyntaxUID", "")) if meta else ""
             directory = str(meta.get("MediaStorageSOPClassUID", "")) == DIRECTORY if meta else False
             if directory:
                 return None
             values = Elements(dataset)
-            told = _told(path, values, syntax)
+            told = _told(path, values, syntax, size)
             if isinstance(told, Fault) or not told.rows:
                 return told
             told = _with_pixels(told, values, syntax == BIG_ENDIAN or not (syntax or dataset.original_encoding[1]))
-            if syntax == DEFLATED:
-                have, needed = len(layout.inflated(str(path))), layout.pixel_bytes(values)
-                offset, cut = 0, "" if have >= needed else f"it is cut short: {have} of {needed} bytes of pixel data are there"
-            else:
-                offset, cut = layout.extent(f, size, values, syntax, _implicit(dataset, syntax))
+            if head is not None:
+                size = deflated.length(path, len(head) + layout.pixel_bytes(values)) if len(head) == deflated.HEAD else len(head)
+            offset, cut = layout.extent(source, size, values, syntax, _implicit(dataset, syntax))
     except OSError as e:
         return unreadable(path, f"it cannot be read ({e.strerror or e})", "Check that the file is there and that the station may read it")
     except Exception as e:  # whatever a parser makes of a broken file: this file is lost, the site is not
+        if isinstance(e, EOFError) and head is not None and len(head) == deflated.HEAD:
+            return unreadable(path, f"its deflated header has more than {deflated.HEAD >> 20} MB", COPY_AGAIN)
         return unreadable(path, f"it begins as DICOM and then breaks off or is damaged ({type(e).__name__}: {_short(e)})", COPY_AGAIN)
     return unreadable(path, cut, COPY_AGAIN) if cut else replace(told, offset=offset)
 
@@ -91,7 +100,7 @@ def _implicit(dataset: Dataset, syntax: str) -> bool:
     return bool(dataset.original_encoding[0])
 
 
-def _told(path: Path, e: Elements, syntax: str) -> Header | Fault:
+def _told(path: Path, e: Elements, syntax: str, size: int) -> Header | Fault:
     sop_class, declared = e.text(tags.SOP_CLASS), e.text(tags.MODALITY).upper()
     if not (sop_class or declared or e.text(tags.SERIES)):
         return unreadable(path, "it holds neither a SOP class nor a modality: it is not DICOM, or its header is damaged", COPY_AGAIN)
@@ -100,6 +109,8 @@ def _told(path: Path, e: Elements, syntax: str) -> Header | Fault:
         modality = {"CT": "CT", "MR": "MR", "SEG": "SEG"}[declared]  # type: ignore[assignment]
     patient = e.text(tags.PATIENT_ID)
     pictured = modality != "other" or sop_class.startswith(SECONDARY_CAPTURE)
+    if pictured and (what := layout.impossible(e, size, syntax)):
+        return unreadable(path, what, COPY_AGAIN)
     frames = tuple(_frames(e, modality)) if pictured else ()
     agents = e.words(tags.AGENT)
     first = _shared(e)
@@ -136,6 +147,7 @@ def _told(path: Path, e: Elements, syntax: str) -> Header | Fault:
         contrast=" ".join(agents) or ("yes" if e.items(tags.AGENT_ITEMS) else ""),
         spacing_between=_one(e.decimal(tags.BETWEEN), (measures := first.get(tags.MEASURES)) and measures.decimal(tags.BETWEEN)),
         references=tuple(uid for item in e.items(tags.REFERENCED_SERIES) if (uid := item.text(tags.SERIES))),
+        instances=_instances(e) if modality == "SEG" else (),
         identity=_identity(e, patient),
     )
 
@@ -157,6 +169,14 @@ def _identity(e: Elements, patient: str) -> tuple[str, ...]:
 
 def _one(*values: float | Elements | None) -> float | None:
     return next((v for v in values if isinstance(v, float)), None)
+
+
+def _instances(e: Elements) -> tuple[str, ...]:
+    """The images that a SEG refers to: as a whole, else frame by frame."""
+    found = [i.text(REFERENCED_SOP) for s in e.items(tags.REFERENCED_SERIES) for i in s.items(REFERENCED_INSTANCES)] or [
+        i.text(REFERENCED_SOP) for frame in e.items(tags.PER_FRAME) for d in frame.items(DERIVATION) for i in d.items(SOURCE_IMAGES)
+    ]
+    return tuple(dict.fromkeys(uid for uid in found if uid))
 
 
 def _shared(e: Elements) -> dict[int, Elements]:

@@ -129,9 +129,9 @@ class Elements:
         return v if len(v) == 6 else None
 
     def spacing(self) -> tuple[float, float] | None:
-        """PixelSpacing: mm between rows, between columns."""
+        """PixelSpacing: mm between rows, between columns. What no scanner has (a micrometre, a decimetre) is nothing."""
         v = self.decimals(tags.SPACING)
-        return (v[0], v[1]) if len(v) == 2 and min(v) > 0 else None
+        return (v[0], v[1]) if len(v) == 2 and min(v) >= 1e-3 and max(v) <= 100 else None
 
     def frames(self) -> int:
         return max(1, self.whole(tags.FRAMES) or 1)

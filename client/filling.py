@@ -12,21 +12,29 @@ import os
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from client import prepare
+from client import masking, prepare
 from client.cache import Broken, Cache
 from client.mapping import ImagesSpec
 from client.remembered import Stamp
-from client.volumes import Geometry, Mask, Series
+from client.volumes import Geometry, Series
 from common.errors import DataError, RunError
 from common.schema import Imaging
 from common.types import Array
 
 Trouble = tuple[str, str]
 """A code, and the sentences that stay at the site."""
+
+VOXEL_MM = (0.05, 20.0)
+"""Clinical CT and MR have pixels of about 0.1 to 8 mm; a metre, a centimetre or a default of 1 written for another unit lies outside."""
+APART_MM = 50.0
+"""Along one axis voxels may be so far apart: a survey has thick slices with gaps."""
+FIELD_MM = (10.0, 3000.0)
+"""From the least number of slices (5) at 2 mm to more than the length of a body."""
+LONGEST_NAME = 64
+"""Characters of a maker's name: the longest there may be (VR LO). More is not a name."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +49,15 @@ class Case:
 
     @property
     def files(self) -> tuple[str, ...]:
-        return tuple(f for series in (*self.channels.values(), *self.masks) for f in series.files)
+        """Of all that is read, also of slices that are there twice; each once."""
+        series = (*self.channels.values(), *self.masks)
+        return tuple(dict.fromkeys(f for s in series for f in (*s.files, *(spare for spare, _, _ in s.spares))))
 
     @property
     def scanner(self) -> str:
-        return next((s.maker for s in self.channels.values() if s.maker), "")
+        """Its maker, as free as whoever typed it: cut to what may be a name."""
+        named = ("".join(c for c in s.maker if c.isprintable())[:LONGEST_NAME].strip() for s in self.channels.values())
+        return next((name for name in named if name), "")
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,7 @@ def key_of(case: Case, hashes: Mapping[str, str], imaging: Imaging, spec: Images
         "masks": [sorted(hashes[f] for f in series.files) for series in case.masks],
         # a file may hold several images (echoes): which of its frames
         "slices": [series.slices for series in case.channels.values()],
+        "spares": [sorted((hashes[f], frame, k) for f, frame, k in series.spares) for series in case.channels.values()],
         "imaging": [
             [[c.name, c.modality] for c in imaging.channels], imaging.regions, imaging.organ, imaging.lesion, imaging.window,
             imaging.spacing_mm, imaging.margin_mm, imaging.coarse,
@@ -103,7 +116,7 @@ def make(job: Job) -> Made:
     except Broken:
         pass
     try:
-        _fill(job, key)
+        key = _fill(job, key)
     except DataError as error:
         return Made(key, read, (error.code, " ".join(error.faults)))
     except MemoryError:
@@ -116,13 +129,16 @@ def make(job: Job) -> Made:
     return Made(key, read)
 
 
-def _fill(job: Job, key: str) -> None:
+def _fill(job: Job, key: str) -> str:
+    """Read, prepare and store; returns the key that it is stored under."""
     from client import images
 
-    volumes = {name: images.read(series) for name, series in job.case.channels.items()}
-    first = next(iter(volumes.values())).geometry
-    mask, troubles, notes = _mask(job, first)
-    done = prepare.prepare(volumes, mask, job.imaging)
+    case, imaging = job.case, job.imaging
+    volumes = {name: images.read(series) for name, series in case.channels.items()}
+    for name, volume in volumes.items():
+        _check_size(case.channels[name], volume.geometry)
+    outlined = masking.outlined(case.masks, case.channels, volumes, tuple(imaging.regions), job.spec)
+    done = prepare.prepare(volumes, outlined.mask, imaging)
     arrays: dict[str, Array] = {"voxels": done.voxels, "coarse": done.coarse}
     if done.mask is not None and done.coarse_mask is not None:
         arrays |= {"mask": done.mask, "coarse_mask": done.coarse_mask}
@@ -132,44 +148,44 @@ def _fill(job: Job, key: str) -> None:
         "present": done.present,
         "marked": done.marked,
         "box": done.box,
-        "scanner": job.case.scanner,
-        "notes": list(dict.fromkeys([*(n for v in volumes.values() for n in v.notes), *done.notes, *notes])),
-        "mask_troubles": troubles,
+        "scanner": case.scanner,
+        "notes": list(dict.fromkeys([*(n for v in volumes.values() for n in v.notes), *done.notes, *outlined.notes])),
+        "mask_troubles": outlined.troubles,
+        "passing": outlined.passing,
+        "looks": [_look(image) for image, there in zip(done.coarse, done.present, strict=True) if there],
     }
+    if outlined.passing:
+        # under another name, so that the next start looks for the whole one and tries again
+        key = hashlib.sha256(f"{key} {outlined.troubles}".encode()).hexdigest()
     job.cache.store(key, arrays, told)
+    return key
 
 
-def _mask(job: Job, onto: Geometry) -> tuple[Mask | None, list[Trouble], list[str]]:
-    """The masks put together: of each region, the first that speaks about it. One that cannot be used is told, and left out."""
-    if not job.case.masks:
-        return None, [], []
-    from client import segmentations
-
-    image = next(iter(job.case.channels.values()))
-    regions = job.imaging.regions
-    found: Mask | None = None
-    troubles: list[Trouble] = []
-    notes: list[str] = []
-    for series in job.case.masks:
-        try:
-            if series.kind == "nifti":
-                values = {r: job.spec.values.get(r, ()) for r in regions}
-                mask = segmentations.read_label_map(Path(series.files[0]), onto, values)
-            else:
-                labels = {r: job.spec.regions.get(r, (r,)) for r in regions}
-                mask = segmentations.read_segmentation(series, onto, labels, image)
-        except DataError as error:
-            troubles.append((error.code, " ".join(error.faults)))
-            continue
-        notes += mask.notes
-        found = mask if found is None else _merged(found, mask)
-    return (found if found is not None and any(found.marked) else None), troubles, notes
+def _check_size(series: Series, geometry: Geometry) -> None:
+    """DataError D07 where voxels or field of view are of no patient's image: what says where they lie was written in another unit."""
+    spacing = geometry.spacing_mm
+    fine, middle, wide = sorted(spacing)
+    edges = [n * s for n, s in zip(geometry.shape, spacing, strict=True)]
+    low, high = VOXEL_MM
+    # written so that what is not a number does not pass
+    if low <= fine <= middle <= high and wide <= APART_MM and FIELD_MM[0] <= min(edges) <= max(edges) <= FIELD_MM[1]:
+        return
+    way = (
+        "Set xyzt_units to the unit that its affines are in, or convert it again from DICOM"
+        if series.kind == "nifti"
+        else "Export it again with PixelSpacing and ImagePositionPatient in mm, as the scanner wrote them"
+    )
+    size, field = (" x ".join(f"{v:g}" for v in values) for values in (spacing, edges))
+    raise DataError(
+        "D07",
+        f"D07 {series.files[0]}: its voxels are {size} mm (z, y, x), its field of view {field} mm; of an image of a patient voxels of "
+        f"{low:g} to {high:g} mm are expected (slices up to {APART_MM:g} mm apart), edges of {FIELD_MM[0]:g} to {FIELD_MM[1]:g} mm. {way}",
+    )
 
 
-def _merged(first: Mask, second: Mask) -> Mask:
-    new = np.uint8(sum(1 << r for r, (a, b) in enumerate(zip(first.marked, second.marked, strict=True)) if b and not a))
-    marked = tuple(a or b for a, b in zip(first.marked, second.marked, strict=True))
-    return Mask(first.bits | (second.bits & new), marked, (*first.notes, *second.notes))
+def _look(image: Array) -> str:
+    """SHA-256 of one channel of the whole image, coarsely: equal for one image under two ids, whatever was outlined on it."""
+    return hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()
 
 
 def _hashed(path: str) -> tuple[Stamp, str]:

@@ -4,11 +4,13 @@
     series = group([h for h in found if isinstance(h, Header)])
     volume = read(series[0])                            # when series[0].faults is empty
 
-Kinds of file are told by their first bytes; a name only matters when a file that calls itself an image turns out to be none.
+Kinds of file are told by their first bytes; a name only matters when a file that calls itself an image (a suffix, or a number as slices
+have it) turns out to be none.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 
@@ -45,7 +47,7 @@ def header(path: Path) -> Header | Fault | None:
         return nifti.header(path) if start else dicom.unreadable(path, "it is empty (0 bytes)", "Copy it again from where it came")
     if start[128:132] == b"DICM" or _bare(start):
         return dicom.header(path)
-    if name.endswith(NAMED_DICOM) or (_unnamed(path) and not _text(start)):
+    if name.endswith(NAMED_DICOM) or (_numbered(path) and not _text(start)):
         if not start:
             return dicom.unreadable(path, "it is empty (0 bytes)", COPY_AGAIN)
         what = "it is not DICOM: neither a preamble with 'DICM' nor a data set stands at its start; it may be encrypted"
@@ -74,9 +76,13 @@ def _bare(start: bytes) -> bool:
     return False
 
 
-def _unnamed(path: Path) -> bool:
-    """Whether the name says nothing about the kind: no suffix, or the last number of a uid."""
-    return path.suffix == "" or path.suffix[1:].isdigit()
+NUMBERED = re.compile(r"([A-Za-z]{0,8}[-_. ]?)?[0-9][0-9._ -]*|(?=.*[0-9])[0-9A-Fa-f-]{8,}")
+"""IM000001, MR.1.2.840.113619, IMG_0001, 4f1c2a7e-09: what archives call files without a suffix. README and DONE are no such names."""
+
+
+def _numbered(path: Path) -> bool:
+    """Whether the name says nothing about the kind (no suffix, or the last number of a uid) but is a number, as slices' names are."""
+    return (path.suffix == "" or path.suffix[1:].isdigit()) and NUMBERED.fullmatch(path.name) is not None
 
 
 def _text(start: bytes) -> bool:

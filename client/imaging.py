@@ -10,20 +10,20 @@ import hashlib
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from client.album import Album, picture, remembered
+from client import persons
+from client.album import Album, account, picture, remembered
 from client.cache import Broken, Cache, Entry
 from client.choosing import Chosen, choose
 from client.filling import Case, Job, Made, key_of, make
 from client.mapping import ImagesSpec
 from client.naming import Keys, check
 from client.remembered import Known, Remembered, Stamp, fingerprint
-from client.volumes import Header, Series
+from client.volumes import Header
 from client.workers import Lost, each
 from common.errors import Fault
 from common.picture import Picture
@@ -88,16 +88,19 @@ def read(
 
     series = images.group(headers)
     chosen = choose(series, headers, broken, Keys(spec, root), imaging, set(ids) | set(everybody))
+    for patient, trouble in persons.misspelt(chosen.cases, series).items():
+        del chosen.cases[patient]
+        chosen.troubles[patient].append(trouble)
     cases = {i: chosen.cases[i] for i in sorted(ids) if i in chosen.cases}
-    pictures, remade = _filled(cases, chosen, known, memory, store, imaging, spec, workers, say)
+    pictures, complete, remade = _filled(cases, chosen, known, memory, store, imaging, spec, workers, say)
     remade += damaged
-    general, log = _general(headers, series, broken, chosen, ids, root, remade)
+    general, log = account(headers, broken, chosen, ids, remade)
     troubles = {i: t for i, t in chosen.troubles.items() if t}
     remarks = {i: r for i, r in chosen.remarks.items() if r}
     names = tuple(c.name for c in imaging.channels)
     album = Album(pictures, troubles, remarks, names, bool(imaging.regions), general, log, chosen.strangers)
     # what could not be opened, and what failed while it was being prepared, is tried again at the next start
-    if not closed and not remade and len(pictures) == len(cases) and all(k.stamp != AWAY for k in known.values()):
+    if complete and not closed and not remade and all(k.stamp != AWAY for k in known.values()):
         store.store(key, {}, album.summary(), "album")
     return album
 
@@ -204,8 +207,8 @@ def _filled(
     spec: ImagesSpec,
     workers: int,
     say: Tell,
-) -> tuple[dict[str, Picture], int]:
-    """The pictures of the cases: from the cache, or prepared now; how many entries were broken and made again."""
+) -> tuple[dict[str, Picture], bool, int]:
+    """The pictures of the cases: from the cache, or prepared now; whether each could be prepared as a whole; how many were made again."""
     entries: dict[str, tuple[str, Entry]] = {}
     remade = 0
     jobs = []
@@ -242,52 +245,19 @@ def _filled(
                 entries[patient] = made.key, entry
         done += 1
         say(done, len(cases))
+    complete = len(entries) == len(cases) and not any(entry.told["passing"] for _, entry in entries.values())
+    for patient, trouble in persons.shared({i: entry.told["looks"] for i, (_, entry) in entries.items()}, cases).items():
+        del entries[patient]
+        chosen.troubles[patient].append(trouble)
     for patient, (_, entry) in entries.items():
         notes = [n for series in (*cases[patient].channels.values(), *cases[patient].masks) for n in series.notes]
         for note in (*notes, *entry.told["notes"]):
             chosen.remarks[patient].append((_counted(note), note))
         for code, text in entry.told["mask_troubles"]:
             chosen.remarks[patient].append((f"a segmentation cannot be used, {code}", text))
-    return {patient: picture(key, entry, store) for patient, (key, entry) in sorted(entries.items())}, remade
+    return {patient: picture(key, entry, store) for patient, (key, entry) in sorted(entries.items())}, complete, remade
 
 
 def _counted(note: str) -> str:
     """What a reader's note has in common with others: without its numbers, and without what is quoted from a file."""
     return re.sub(r"\d+(\.\d+)?", "n", note.partition(": ")[0])
-
-
-def _general(
-    headers: Sequence[Header],
-    series: Sequence[Series],
-    broken: Sequence[tuple[str, Fault]],
-    chosen: Chosen,
-    ids: Collection[str],
-    root: Path,
-    remade: int,
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Notes and log lines on the folder as a whole. Identity: names of tags, never what they hold."""
-    notes, log = [], []
-    owners = set(chosen.cases) | {i for i, t in chosen.troubles.items() if t}
-    if chosen.strangers and not owners:
-        notes.append(f"D05: none of the {len(chosen.strangers)} patients with images is in the table; check [images] of the source mapping")
-        log.append(
-            f"D05 images: none of their {len(chosen.strangers)} ids (e.g. {', '.join(chosen.strangers[:3])}) is one of the table's "
-            f"(e.g. {', '.join(sorted(ids)[:3])}); give id_pattern or id_length in [images] of the source mapping"
-        )
-    elif chosen.strangers:
-        notes.append(f"D05: {len(chosen.strangers)} patients with images are not in the table")
-    if chosen.unlinked:
-        codes = Counter(f.code for f in chosen.unlinked)
-        notes.append(f"images: {len(chosen.unlinked)} files cannot be used ({', '.join(f'{c}: {n}' for c, n in sorted(codes.items()))})")
-    log += [str(fault) for _, fault in broken]
-    if chosen.unnamed:
-        notes.append(f"images: {chosen.unnamed} NIfTI files whose path tells no patient or no sequence; see [images] of the source mapping")
-    identity = Counter(name for h in headers for name in h.identity)
-    if identity:
-        notes.append(
-            "images: tags that may identify a patient hold a value: " + ", ".join(f"{n} ({c} files)" for n, c in sorted(identity.items()))
-        )
-        log.append("images: de-identify the files; none of these tags was read into the cohort: " + ", ".join(sorted(identity)))
-    if remade:
-        notes.append(f"images: {remade} entries of the cache were broken and were made again")
-    return tuple(notes), tuple(log)

@@ -6,7 +6,7 @@ import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 
 from client.mapping import ImagesSpec
 from client.volumes import Series
@@ -52,10 +52,20 @@ class Keys:
 
 
 def named(path: str, patterns: Mapping[str, Sequence[str]]) -> str:
-    """The name whose pattern matches a path (or its last part); of several the longest pattern; '' where none does."""
-    last = PurePath(path).name
-    hits = [(len(p), name) for name, ps in patterns.items() for p in ps if fnmatch.fnmatchcase(last, p) or fnmatch.fnmatchcase(path, p)]
+    """The name whose pattern matches a file; of several the longest pattern; '' where none does.
+
+    A pattern is matched with the file's own name, for a folder's name may hold anything; one with a '/' with as many of its last parts,
+    each by itself.
+    """
+    pure = PurePosixPath(path)
+    hits = [(len(p), name) for name, ps in patterns.items() for p in ps if _matches(pure, p)]
     return max(hits)[1] if hits else ""
+
+
+def _matches(path: PurePosixPath, pattern: str) -> bool:
+    wanted = [part for part in pattern.split("/") if part]
+    last = path.parts[-len(wanted) :]
+    return len(last) == len(wanted) > 0 and all(fnmatch.fnmatchcase(part, p) for part, p in zip(last, wanted, strict=True))
 
 
 def check(spec: ImagesSpec, imaging: Imaging, source: str) -> None:

@@ -6,14 +6,15 @@ somewhere by guess. Modality and patient are not in the file: the folder says th
 
 from __future__ import annotations
 
-import gzip
+import math
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from client import gzipped
 from client.dicom import unreadable
 from client.elements import quiet
 from client.slices import MINIMUM
@@ -21,49 +22,72 @@ from client.stacking import affine_geometry
 from client.volumes import Geometry, Header, Series, Volume
 from common.errors import DataError, Fault, raise_faults
 
-if TYPE_CHECKING:
-    from nibabel.nifti1 import Nifti1Image
-
 COPY_AGAIN = "Copy or convert it again"
 CONVERT = "Convert it again from DICOM, or set both affines alike"
+MOST_VOXELS = 1 << 30
+"""1024 x 1024 x 1024, 4 GB as the numbers that are worked with: no CT or MR volume of a patient has more."""
 
 
 def header(path: Path) -> Header | Fault:
     """Never raises: a file that cannot be read at all is a Fault (D00), one that must not be used has `faults`."""
     try:
         with quiet:
-            image = _load(path)
-            told = _told(path, image)
-            _all_there(path, image)
+            head = _head(path)
+            told = _told(path, head)
+            _all_there(path, head)
             return told
     except OSError as e:
         return unreadable(path, f"it cannot be read ({e.strerror or e})", COPY_AGAIN)
     except Exception as e:  # whatever the parser makes of a broken file: this file is lost, the site is not
-        return unreadable(path, f"it is not NIfTI, or damaged ({type(e).__name__}: {str(e)[:120]})", COPY_AGAIN)
+        return unreadable(path, f"it is not NIfTI, or damaged ({type(e).__name__}: {str(e)[:160]})", COPY_AGAIN)
 
 
-def _load(path: Path) -> Nifti1Image:
-    import nibabel
-
-    image = nibabel.load(path)
-    if not isinstance(image, nibabel.Nifti1Image):
-        raise ValueError(f"it holds {type(image).__name__}")
-    return image
+def _compressed(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
 
 
-def _all_there(path: Path, image: Nifti1Image) -> None:
-    """Whether an uncompressed file is long enough; what is compressed is found out when it is read."""
-    if path.name.lower().endswith(".gz"):
-        return
-    data: Any = image.dataobj
-    needed = int(data.offset) + int(np.prod(image.shape)) * int(data.dtype.itemsize)
-    if path.stat().st_size < needed:
-        raise ValueError(f"cut short: {path.stat().st_size} of {needed} bytes are there")
+def _head(path: Path) -> Any:
+    """A Nifti1Header or Nifti2Header. Not by nibabel's `load`, which also reads what stands between it and the voxels, however much."""
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.nifti2 import Nifti2Header
+
+    kinds: tuple[Any, ...] = (Nifti1Header, Nifti2Header)
+    longest = Nifti2Header.sizeof_hdr
+    if _compressed(path):
+        block = gzipped.start(path, longest)
+    else:
+        with path.open("rb") as f:
+            block = f.read(longest)
+    for kind in kinds:
+        if kind.may_contain_header(block):
+            head = kind(block[: kind.sizeof_hdr])
+            if head["magic"].item().startswith(b"ni"):
+                raise ValueError("its voxels are in a file of their own (.img)")
+            if math.isinf(head["scl_slope"]):
+                raise ValueError("its values are scaled by infinity (scl_slope)")
+            return head
+    raise ValueError("it does not begin with a NIfTI header")
 
 
-def _told(path: Path, image: Nifti1Image) -> Header:
-    shape = tuple(int(n) for n in image.shape)
-    affine, faults = _affine(str(path), image, shape)
+def _size(head: Any) -> tuple[int, int]:
+    """(first byte of the voxels, how many bytes they take)."""
+    count = math.prod(max(0, int(n)) for n in head.get_data_shape())
+    return int(head.get_data_offset()), count * int(head.get_data_dtype().itemsize)
+
+
+def _all_there(path: Path, head: Any) -> None:
+    """Whether the file is long enough for what its header claims; how much a compressed one really holds is found out when it is read."""
+    have, needed = path.stat().st_size, sum(_size(head))
+    if _compressed(path):
+        if have * gzipped.MOST < needed:
+            raise ValueError(f"its header claims {needed} bytes, more than {have} compressed bytes can hold")
+    elif have < needed:
+        raise ValueError(f"cut short: {have} of {needed} bytes are there")
+
+
+def _told(path: Path, head: Any) -> Header:
+    shape = tuple(int(n) for n in head.get_data_shape())
+    affine, faults = _affine(str(path), head, shape)
     return Header(
         path=str(path),
         kind="nifti",
@@ -75,15 +99,16 @@ def _told(path: Path, image: Nifti1Image) -> Header:
     )
 
 
-def _affine(path: str, image: Nifti1Image, shape: tuple[int, ...]) -> tuple[NDArray[np.float64], list[str]]:
+def _affine(path: str, head: Any, shape: tuple[int, ...]) -> tuple[NDArray[np.float64], list[str]]:
     """Voxel indices to RAS+ mm, and what is wrong with it."""
-    head: Any = image.header
     faults = []
     if len(shape) < 3 or any(n != 1 for n in shape[3:]):
         what = f"it has {len(shape)} dimensions {'x'.join(map(str, shape))}, not one volume"
         faults.append(f"{path}: {what}. Split it into one file a volume (fslsplit), or leave it out")
     elif min(shape[:3]) < MINIMUM:
         faults.append(f"{path}: {'x'.join(map(str, shape[:3]))} voxels are no volume (at least {MINIMUM} slices are needed). Leave it out")
+    elif math.prod(shape[:3]) > MOST_VOXELS:
+        faults.append(f"{path}: {'x'.join(map(str, shape[:3]))} voxels; at most {MOST_VOXELS} (1024x1024x1024) are read. Leave it out")
     if head.get_data_dtype().kind not in "iuf":
         faults.append(f"{path}: its voxels are {head.get_data_dtype()}, not numbers. Leave it out")
     qform, qcode = head.get_qform(coded=True)
@@ -122,10 +147,23 @@ def voxels(path: Path) -> tuple[NDArray[Any], Header]:
         raise DataError("D07", *told.faults)
     try:
         with quiet:
-            values = np.asanyarray(_load(path).dataobj)
-    except (OSError, EOFError, ValueError, zlib.error, gzip.BadGzipFile) as e:
+            values = _values(path)
+    except (OSError, EOFError, ValueError, zlib.error) as e:
         raise_faults([unreadable(path, f"its voxels cannot be read: it is cut short or damaged ({e})", COPY_AGAIN)])
     return values.reshape(values.shape[:3]), told
+
+
+def _values(path: Path) -> NDArray[Any]:
+    from nibabel.volumeutils import apply_read_scaling
+
+    head = _head(path)
+    kind, shape, (offset, length) = head.get_data_dtype(), head.get_data_shape(), _size(head)
+    if _compressed(path):
+        held = gzipped.array(path, offset, length).view(kind).reshape(shape, order="F")
+    else:
+        held = np.memmap(path, kind, "r", offset, shape, order="F")
+    slope, inter = (None if v is None else np.float64(v) for v in head.get_slope_inter())
+    return np.asanyarray(apply_read_scaling(held, slope, inter))
 
 
 def turn(values: NDArray[Any], told: Header) -> tuple[NDArray[Any], Geometry]:
@@ -136,11 +174,12 @@ def turn(values: NDArray[Any], told: Header) -> tuple[NDArray[Any], Geometry]:
 
 
 def read(series: Series) -> Volume:
-    """float32 volume. Raises DataError: D00 (cut short), D06 (NaN, constant), D07 (affine)."""
+    """float32 volume. Raises DataError: D00 (cut short, damaged), D06 (NaN, constant), D07 (affine)."""
     path = Path(series.files[0])
     values, told = voxels(path)
     turned, geometry = turn(values, told)
-    out = np.ascontiguousarray(turned, np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        out = np.ascontiguousarray(turned, np.float32)
     odd = int(np.count_nonzero(~np.isfinite(out)))
     if odd:
         what = f"{odd} of {out.size} voxels are NaN or infinite"

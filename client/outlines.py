@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client import tags
+from client import deflated, tags
 from client.elements import Elements, quiet
 from client.layout import COPY_AGAIN, NATIVE
 from common.errors import DataError
 
 SEGMENTS, NUMBER, LABEL, KIND, MAXIMUM = 0x00620002, 0x00620004, 0x00620005, 0x00620001, 0x0062000E
+AGAIN = "Export the segmentation again, or leave it out"
 IDENTIFICATION, REFERENCED_NUMBER = 0x0062000A, 0x0062000B
 
 
@@ -37,16 +38,14 @@ class Outlines:
 
 
 def outlines(path: str) -> Outlines:
-    """DataError: D00 for a file that cannot be read, D07 for an object that contradicts itself."""
-    from pydicom.filereader import dcmread
-
+    """DataError: D00 for a file that cannot be read, D06 for fractions of nothing, D07 for an object that contradicts itself."""
     try:
         with quiet:
-            dataset = dcmread(path, force=True)
+            dataset = deflated.whole(path)
             e = Elements(dataset)
             kind = e.text(KIND).upper()
             labels = {item.short(NUMBER): item.text(LABEL) for item in e.items(SEGMENTS)}
-            values = _values(dataset, e, kind)
+            values = _values(path, dataset, e, kind)
             return _described(path, e, kind, labels, values)
     except DataError:
         raise
@@ -55,7 +54,7 @@ def outlines(path: str) -> Outlines:
         raise DataError("D00", f"{path}: the segmentation cannot be read ({type(error).__name__}: {reason}). {COPY_AGAIN}") from error
 
 
-def _values(dataset: Any, e: Elements, kind: str) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def _values(path: str, dataset: Any, e: Elements, kind: str) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """(frames, rows, columns): 0 and 1, or segment numbers for a LABELMAP."""
     from pydicom.pixels.decoders.base import get_decoder
 
@@ -69,7 +68,9 @@ def _values(dataset: Any, e: Elements, kind: str) -> NDArray[np.uint8] | NDArray
     else:
         values = get_decoder(syntax).as_array(dataset, raw=True)[0].reshape(count, rows, columns)
     if kind == "FRACTIONAL":
-        return (2 * values.astype(np.uint32) >= e.short(MAXIMUM, 255)).astype(np.uint8)
+        if not (most := e.short(MAXIMUM)):
+            raise DataError("D06", f"{path}: MaximumFractionalValue is 0 or missing, so what one half is is unknown. {AGAIN}")
+        return (2 * values.astype(np.uint32) >= most).astype(np.uint8)
     return values if kind == "LABELMAP" else (values != 0).astype(np.uint8)
 
 
@@ -103,11 +104,13 @@ def _described(path: str, e: Elements, kind: str, labels: dict[int, str], values
         faults.append(f"it outlines segments {', '.join(map(str, unknown))} that it does not describe")
     if axes and max(np.abs(a - axes[0]).max() for a in axes) > 2e-3:
         faults.append("its frames have different orientations or pixel spacings")
+    between = next((abs(v) for v in apart if v), None)
+    if between is not None and not 0.01 <= between <= 1000:
+        faults.append(f"its SpacingBetweenSlices is {between:g} mm")
     if faults:
-        raise DataError("D07", *(f"{path}: {fault}. Export the segmentation again, or leave it out" for fault in faults))
+        raise DataError("D07", *(f"{path}: {fault}. {AGAIN}" for fault in faults))
     if kind == "FRACTIONAL":
         notes.append("fractional segments: a pixel of at least one half counts as outlined")
-    between = next((abs(v) for v in apart if v), None)
     return Outlines(
         path,
         labels,

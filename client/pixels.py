@@ -10,16 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client import dicom
+from client import deflated, dicom
 from client.elements import quiet
-from client.layout import COPY_AGAIN, DEFLATED, NATIVE, inflated
+from client.layout import COPY_AGAIN, NATIVE
 from client.volumes import Header, Series, Volume
 from common.errors import DataError, Fault, raise_faults
 
@@ -118,8 +117,9 @@ def _dtype(h: Header) -> np.dtype[Any]:
 
 def _raw(h: Header, frames: Sequence[int]) -> Iterator[NDArray[Any]]:
     """The stored values of `frames`, (rows, columns) each, bits as in the file."""
-    if h.transfer_syntax == DEFLATED:
-        yield from _native(BytesIO(inflated(h.path)), h, 0, frames)
+    if h.transfer_syntax == deflated.DEFLATED:
+        most = h.offset + len(h.frames) * h.rows * h.columns * h.allocated // 8
+        yield from _native(deflated.pixels(h.path, most), h, h.offset, frames)
         return
     if h.transfer_syntax in BY_GDCM and list(frames) == [0] and (raw := _by_gdcm(h)) is not None:
         yield raw

@@ -20,12 +20,14 @@ from client.volumes import Geometry, Mask, Volume
 from common.errors import DataError
 from common.schema import Imaging
 
-VERSION = 1
+VERSION = 2
 """Of what this file and `resampling` do: part of a cache entry's key, to be raised whenever the same files would give other arrays."""
 
 CT_UNIT, MR_UNIT = 2.0**-14, 2.0**-12
 """Value of one step of int16: CT reaches +-2 of the window's half width, MR +-8 standard deviations."""
 
+LEAST_CONTRAST = 1e-4
+"""Dark and bright must be further apart than this share of the larger one, for a histogram of 256 bins to tell them in float32."""
 LIMIT_SD = 5.0
 PERCENTILES = (0.5, 99.5)
 
@@ -56,7 +58,7 @@ def prepare(volumes: Mapping[str, Volume], mask: Mask | None, imaging: Imaging) 
     """One case: `volumes` by channel name (a sequence that is missing is left out), `mask` on the grid of the first channel there.
 
     Raises DataError: D06 where a CT holds no air or no soft tissue or a sequence is constant, D07 where grids do not lie over each
-    other.
+    other, or values are too small, too large or too near each other to be scored.
     """
     names = [c.name for c in imaging.channels]
     there = [n for n in names if n in volumes]
@@ -138,14 +140,18 @@ def _windowed(array: Floats, window: tuple[float, float], name: str) -> Values:
 def _scored(array: Floats, name: str, notes: list[str]) -> Values:
     """z-scores inside the head; D06 where there is nothing to score."""
     stripped = _stripped(array)
-    inside = array[array != 0] if stripped else array[array > _otsu(array)]
+    inside = array[array != 0] if stripped else array[array > _otsu(array, name)]
     low, high = np.percentile(inside, PERCENTILES) if len(inside) else (0.0, 0.0)
     if not low < high:
         raise DataError("D06", f"channel '{name}' holds one value only ({float(low):g}); export the sequence again")
     clipped = np.clip(inside, np.float32(low), np.float32(high))
-    mean = float(clipped.mean(dtype=np.float64))
-    scale = np.float32(1 / float(clipped.std(dtype=np.float64)))
+    mean, spread = float(clipped.mean(dtype=np.float64)), float(clipped.std(dtype=np.float64))
     ends = np.float32(low), np.float32(high)
+    # the scale with all its digits, and the difference of any two values, must be numbers of float32
+    held = np.finfo(np.float32)
+    if not (held.tiny < spread < 1 / held.tiny and float(high) - float(low) < held.max):
+        raise _unscorable(name, float(low), float(high))
+    scale = np.float32(1 / spread)
     if not stripped:
         notes.append("not skull-stripped: values are scored inside the head, found by Otsu's threshold")
 
@@ -156,18 +162,25 @@ def _scored(array: Floats, name: str, notes: list[str]) -> Values:
     return values
 
 
+def _unscorable(name: str, low: float, high: float) -> DataError:
+    what = f"channel '{name}': its values lie between {low:g} and {high:g}, where 32-bit numbers do not tell them apart"
+    return DataError("D07", f"{what}; check scl_slope or the rescale slope, and export or convert the sequence again")
+
+
 def _stripped(array: Floats) -> bool:
     """Whether the background was set to zero: nine tenths of the faces of the volume are exactly zero."""
     faces = [array[0], array[-1], array[:, 0], array[:, -1], array[:, :, 0], array[:, :, -1]]
     return bool(sum(np.count_nonzero(f == 0) for f in faces) >= 0.9 * sum(f.size for f in faces))
 
 
-def _otsu(array: Floats) -> float:
+def _otsu(array: Floats, name: str) -> float:
     """The threshold between dark and bright that separates their means best (Otsu 1979)."""
     top = float(np.percentile(array[::2, ::2, ::2], 99.5))
     bottom = float(array.min())
     if not bottom < top:
         return bottom - 1
+    if not max(LEAST_CONTRAST * max(abs(bottom), abs(top)), float(np.finfo(np.float32).tiny)) < top - bottom < np.inf:
+        raise _unscorable(name, bottom, top)
     counts, edges = np.histogram(array, 256, (bottom, top))
     middle = (edges[:-1] + edges[1:]) / 2
     below, above = np.cumsum(counts), np.cumsum(counts[::-1])[::-1]
@@ -191,7 +204,7 @@ def _region(
         notes.append(f"'{imaging.organ}' is not outlined in the mask: cut to the body")
     if imaging.window:
         return _body(volumes[there[0]].array)
-    extents = [_head(volumes[n].array) for n in there if volumes[n].geometry.same_as(grid)]
+    extents = [_head(volumes[n].array, n) for n in there if volumes[n].geometry.same_as(grid)]
     return tuple((min(e[axis][0] for e in extents), max(e[axis][1] for e in extents)) for axis in range(3))
 
 
@@ -208,8 +221,8 @@ def _body(array: Floats) -> tuple[tuple[int, int], ...]:
     return tuple((max(0, c.start * s - s + 1), min(n, (c.stop - 1) * s + s)) for c, s, n in cuts)
 
 
-def _head(array: Floats) -> tuple[tuple[int, int], ...]:
-    return _extent(array != 0) if _stripped(array) else _extent(array > _otsu(array))
+def _head(array: Floats, name: str) -> tuple[tuple[int, int], ...]:
+    return _extent(array != 0) if _stripped(array) else _extent(array > _otsu(array, name))
 
 
 def _extent(inside: NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:

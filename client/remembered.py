@@ -1,7 +1,8 @@
 """What is remembered of image files, so that a second start opens none of them: path, size and time of change -> SHA-256 and header.
 
 One line of JSON a file in the site's cache, appended as files are read: whatever is killed loses the lines it had not written, and a line
-that is damaged is a file to be read again. The headers hold the patient key and nothing else of a patient; the file stays at the site.
+that is damaged is a file to be read again. The headers hold the patient key and nothing else of a patient: of free text only the words
+that a sequence is told by are kept. The file stays at the site.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from client import sequences
 from client.cache import full, own, replace
 from client.volumes import Frame, Header
 from common.errors import Fault
@@ -105,7 +108,7 @@ class Remembered:
 
 
 def _line(path: str, known: Known) -> str:
-    header = _slim(known.header) if known.header else None
+    header = _slim(_telling(known.header)) if known.header else None
     fault = dataclasses.astuple(known.fault) if known.fault else None
     return json.dumps([fingerprint()[:16], path, *known.stamp, known.sha256, header, fault], separators=(",", ":")) + "\n"
 
@@ -121,6 +124,17 @@ def _parsed(line: str) -> tuple[str, Known, bool]:
 
 
 _DEFAULTS = {kind: {f.name: f.default for f in dataclasses.fields(kind)} for kind in (Header, Frame)}
+
+
+_WORDS = (sequences.AFTER, sequences.BEFORE, sequences.FLAIR, re.compile(r"\bt2", re.IGNORECASE))
+"""What `sequences` looks for in a description."""
+
+
+def _telling(header: Header) -> Header:
+    """Somebody typed what the series and the contrast agent are called, perhaps with the patient's name: kept is what decides."""
+    description = " ".join(found.group() for words in _WORDS for found in words.finditer(header.description))
+    agent = header.contrast.strip().lower()
+    return dataclasses.replace(header, description=description, contrast="yes" if agent and agent not in sequences.NO_AGENT else agent)
 
 
 def _slim(thing: Header | Frame) -> dict[str, Any]:

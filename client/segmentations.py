@@ -8,7 +8,8 @@ another series, or lies outside the image, is refused: a shifted outline is wors
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,29 +17,44 @@ from numpy.typing import NDArray
 
 from client import nifti
 from client.outlines import Outlines, outlines
+from client.placing import place
+from client.references import drawn_on
 from client.volumes import Geometry, Mask, Series
-from common.errors import Fault, raise_faults
-
-SAME_PLACE = 0.1
-"""How far a frame may lie from a slice, in slice spacings, and a pixel from a voxel, to be that slice's (that voxel's)."""
+from common.errors import DataError, Fault, raise_faults
 
 
 def check_reference(seg: Series, image: Series) -> None:
-    """DataError D07 unless the SEG says that it was drawn on this image, or lies in its frame of reference."""
-    if _drawn_on(seg, image):
-        return
-    shared = bool(seg.frame_of_reference) and seg.frame_of_reference == image.frame_of_reference
-    if shared and seg.patient == image.patient:
+    """DataError D07 unless the SEG says that it was drawn on this image, or lies in its frame of reference; and lies in no other."""
+    way = "Send the segmentation of this series, or the series that was segmented"
+    frames = seg.frame_of_reference, image.frame_of_reference
+    shared = bool(frames[0]) and frames[0] == frames[1]
+    drawn = drawn_on(seg, image)
+    if drawn and all(frames) and not shared:
+        what = f"it was drawn on series {image.uid}, but lies in frame of reference {frames[0]}, not in the image's {frames[1]}"
+        raise_faults([Fault("D07", seg.files[0], what, way)])
+    if drawn or (shared and seg.patient == image.patient):
         return
     what = (
-        f"it was drawn on series {', '.join(seg.references) or '(none named)'} (frame of reference {seg.frame_of_reference or 'none'}), "
-        f"the image is series {image.uid} (frame of reference {image.frame_of_reference or 'none'})"
+        f"it was drawn on series {', '.join(seg.references) or '(none named)'} (frame of reference {frames[0] or 'none'}), "
+        f"the image is series {image.uid} (frame of reference {frames[1] or 'none'})"
     )
-    raise_faults([Fault("D07", seg.files[0], what, "Send the segmentation of this series, or the series that was segmented")])
+    raise_faults([Fault("D07", seg.files[0], what, way)])
 
 
-def _drawn_on(seg: Series, image: Series) -> bool:
-    return image.uid.partition("#")[0] in seg.references
+@contextmanager
+def _refusing(path: str) -> Iterator[None]:
+    """What a broken segmentation makes of the arithmetic is its own fault (D00): the mask is lost, the image is not."""
+    try:
+        with np.errstate(over="raise", divide="raise", invalid="raise"):
+            yield
+    except DataError:
+        raise
+    except MemoryError as error:
+        raise DataError("D00", f"{path}: there is not enough memory to read the segmentation. Close other programs") from error
+    except Exception as error:
+        reason = str(error).strip().replace("\n", " ")[:160]
+        what = f"the segmentation cannot be laid on the image ({type(error).__name__}: {reason})"
+        raise DataError("D00", f"{path}: {what}. Export the segmentation again, or leave it out") from error
 
 
 def read_segmentation(series: Series, onto: Geometry, regions: Mapping[str, Sequence[str]], image: Series | None = None) -> Mask:
@@ -52,19 +68,17 @@ def read_segmentation(series: Series, onto: Geometry, regions: Mapping[str, Sequ
         raise AssertionError("a mask has 8 bits")
     if image is not None:
         check_reference(series, image)
-    held = outlines(series.files[0])
-    wanted, left = _matched(held.labels, regions)
-    bits = _frame_bits(held, wanted)
-    notes = list(held.notes)
-    if image is not None and not _drawn_on(series, image):
-        notes.append("drawn on another series of the same frame of reference")
-    if left:
-        notes.append(f"segments of no region, left out: {', '.join(left)}")
-    out = np.zeros(onto.shape, np.uint8)
-    filled = [n for n in range(len(bits)) if bits[n].any()]
-    if filled:
-        own = image is not None and _drawn_on(series, image)
-        notes += _place(held, bits, filled, onto, out, own)
+    with _refusing(series.files[0]):
+        held = outlines(series.files[0])
+        wanted, left = _matched(held.labels, regions)
+        bits = _frame_bits(held, wanted)
+        notes = list(held.notes)
+        if image is not None and not drawn_on(series, image):
+            notes.append("drawn on another series of the same frame of reference")
+        if left:
+            notes.append(f"segments of no region, left out: {', '.join(left)}")
+        out = np.zeros(onto.shape, np.uint8)
+        notes += place(held, bits, onto, out)
     marked = tuple(any(i in those for those in wanted.values()) for i in range(len(regions)))
     return Mask(out, marked, tuple(notes))
 
@@ -97,117 +111,17 @@ def _frame_bits(held: Outlines, wanted: Mapping[int, tuple[int, ...]]) -> NDArra
     return out
 
 
-def _place(held: Outlines, bits: NDArray[np.uint8], filled: Sequence[int], onto: Geometry, out: NDArray[np.uint8], own: bool) -> list[str]:
-    """Put the frames that outline anything onto the grid; returns notes. DataError D07 for frames that lie outside of it."""
-    pixels = np.array(bits.shape[1:]) - 1
-    start = onto.to_index(held.at)  # (frames, 3)
-    step = held.axes @ np.linalg.inv(onto.steps_mm)  # (2, 3): grid indices from a pixel to the one below it, to the one on its right
-    whole = np.rint(step)
-    on_voxels = (
-        (np.abs(whole).sum(axis=1) == 1).all()
-        and np.abs((step - whole) * pixels[:, None]).max() <= SAME_PLACE
-        and np.abs(start[filled] - np.rint(start[filled])).max() <= SAME_PLACE
-    )
-    down, right = (int(a) for a in np.abs(whole).argmax(axis=1))
-    across = 3 - down - right if down != right else 0
-    coarser = not own and held.apart is not None and held.apart > 1.5 * onto.spacing_mm[across]
-    if not on_voxels or coarser:
-        return _resample(held, bits, filled, onto, out)
-    signs, lost = (whole[0, down] > 0, whole[1, right] > 0), 0
-    for n in filled:
-        at = np.rint(start[n]).astype(int)
-        lost += _paste(bits[n], out, (across, int(at[across])), (int(at[down]), int(at[right])), down > right, signs)
-    _refuse_lost(held.path, lost, int(np.count_nonzero(bits)))
-    return []
-
-
-def _paste(
-    frame: NDArray[np.uint8],
-    out: NDArray[np.uint8],
-    plane: tuple[int, int],
-    corner: tuple[int, int],
-    turned: bool,
-    signs: tuple[bool, bool],
-) -> int:
-    """Put a frame into the plane (axis, index) of `out`, its first pixel at `corner`; returns how many outlined pixels fall outside.
-
-    turned: the frame's rows run along the later axis of the plane; signs: whether its rows and columns run as the plane's do.
-    """
-    axis, index = plane
-    total = int(np.count_nonzero(frame))
-    if not 0 <= index < out.shape[axis]:
-        return total
-    onto = out[(slice(None),) * axis + (index,)]
-    onto = onto.T if turned else onto
-    first = [at if along else size - 1 - at for at, along, size in zip(corner, signs, onto.shape, strict=True)]
-    onto = onto[:: 1 if signs[0] else -1, :: 1 if signs[1] else -1]
-    low = [max(0, -f) for f in first]
-    high = [min(have, size - f) for have, size, f in zip(frame.shape, onto.shape, first, strict=True)]
-    if min(h - l for h, l in zip(high, low, strict=True)) <= 0:
-        return total
-    inside = frame[low[0] : high[0], low[1] : high[1]]
-    onto[first[0] + low[0] : first[0] + high[0], first[1] + low[1] : first[1] + high[1]] |= inside
-    return total - int(np.count_nonzero(inside))
-
-
-def _refuse_lost(path: str, lost: int, total: int) -> None:
-    if lost:
-        what = f"{lost} of {total} outlined pixels lie outside the image it is put on"
-        raise_faults([Fault("D07", path, what, "Send the segmentation of this very series, or the series that was segmented")])
-
-
-def _resample(held: Outlines, bits: NDArray[np.uint8], filled: Sequence[int], onto: Geometry, out: NDArray[np.uint8]) -> list[str]:
-    """Frames on a grid of their own: each voxel takes the pixel nearest to its centre, at most half a slice away."""
-    down, right = held.axes
-    normal = np.cross(down, right)
-    normal /= np.linalg.norm(normal)
-    depth = held.at @ normal
-    order = np.unique(np.round(depth, 2))
-    gaps = np.diff(order)
-    gaps = gaps[gaps > 0.05]
-    apart = held.apart or (float(gaps.min()) if len(gaps) else held.thickness or onto.spacing_mm[0])
-    first = int(np.argmin(depth))
-    number = np.rint((depth - depth[first]) / apart).astype(int)
-    stray = np.abs(depth - depth[first] - number * apart).max() / apart
-    aside = held.at - held.at[first] - np.outer(depth - depth[first], normal)
-    if stray > SAME_PLACE or np.abs(aside).max() > SAME_PLACE * min(np.linalg.norm(down), np.linalg.norm(right)) + 0.05:
-        what = "its frames do not lie on one regular grid, nor on the image's slices"
-        raise_faults([Fault("D07", held.path, what, "Export the segmentation on the grid of its series")])
-    own = np.zeros((int(number.max()) + 1, *bits.shape[1:]), np.uint8)
-    for n in filled:
-        own[number[n]] |= bits[n]
-    steps = np.stack([normal * apart, down, right])
-    grid = Geometry((own.shape[0], own.shape[1], own.shape[2]), tuple(held.at[first]), steps)
-    _gather(own, grid, onto, out)
-    placed = np.argwhere(own)
-    index = np.rint(onto.to_index(grid.to_mm(placed.astype(np.float64))))
-    outside = int(((index < 0) | (index >= onto.shape)).any(axis=1).sum())
-    if outside > 0.01 * len(placed):
-        _refuse_lost(held.path, outside, len(placed))
-    spacing = " x ".join(f"{s:.2f}" for s in grid.spacing_mm)
-    return [f"resampled to the nearest voxel: the segmentation has a grid of its own ({spacing} mm)"]
-
-
-def _gather(own: NDArray[np.uint8], grid: Geometry, onto: Geometry, out: NDArray[np.uint8]) -> None:
-    """out[z, y, x] = own at the nearest place, 0 outside."""
-    start = grid.to_index(np.array([onto.origin_mm]))[0]
-    step = onto.steps_mm @ np.linalg.inv(grid.steps_mm)  # (3, 3): own-grid index from one voxel of `onto` to the next along z, y, x
-    y, x = np.arange(onto.shape[1])[:, None, None] * step[1], np.arange(onto.shape[2])[None, :, None] * step[2]
-    plane = start + y + x
-    for z in range(onto.shape[0]):
-        index = np.floor(plane + z * step[0] + 0.5).astype(np.int64)
-        inside = ((index >= 0) & (index < own.shape)).all(axis=-1)
-        if inside.any():
-            a, b, c = index[inside].T
-            out[z][inside] |= own[a, b, c]
-
-
 def read_label_map(path: Path, onto: Geometry, regions: Mapping[str, Sequence[int]]) -> Mask:
     """A NIfTI file of labels on the grid `onto`. `regions`: region i (bit i of the mask) -> the label values that belong to it.
 
     A region with values is marked, also when no voxel has them. Raises DataError: D00 for a broken file, D07 when its affine or size
     contradicts the image's, or when it holds values that are not whole or belong to no region.
     """
+    with _refusing(str(path)):
+        return _label_map(path, onto, regions)
+
+
+def _label_map(path: Path, onto: Geometry, regions: Mapping[str, Sequence[int]]) -> Mask:
     values, told = nifti.voxels(path)
     turned, geometry = nifti.turn(values, told)
     if geometry.shape != onto.shape:

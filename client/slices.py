@@ -1,4 +1,4 @@
-"""The slices of a series among each other: mixtures, several images of one place, gaps, doubles, tilt.
+"""The slices of a series among each other: mixtures, gaps, doubles, tilt.
 
 What a scanner rounds is tolerated (1 % of the spacing or 0.01 mm in silence, up to 10 % or 0.1 mm with a note); anything else is a sentence
 with the files and what to do.
@@ -20,6 +20,8 @@ from client.volumes import Frame, Header
 
 T = TypeVar("T")
 
+JUMP = 500.0
+"""HU: slices of one CT that are scaled alike do not differ by more in what is added to their values."""
 MINIMUM = 3
 """Fewer slices than this are a sketch, not a volume."""
 
@@ -131,33 +133,33 @@ def by_place(slices: Sequence[Slice], along: NDArray[np.float64]) -> list[list[S
     return [[s for _, s in g] for _, g in groupby(zip(number, slices, strict=True), key=lambda pair: pair[0])]
 
 
-def apart(slices: list[Slice]) -> list[tuple[str, list[Slice]]]:
-    """Several images of the same places taken apart by the first attribute that does so cleanly; one part where none does.
-
-    Cleanly: each value of the attribute has every place equally often, and fewer times than all together.
-    """
-    along = normal(slices[0].frame)
-    places = by_place(slices, along)
-    copies = max(len({(s.header.sop or s.header.path, s.number) for s in place}) for place in places)
-    if copies == 1:
-        return [("", slices)]
-    names = dict.fromkeys(name for s in slices for name, _ in s.frame.traits)
-    for name in names:
-        values = sorted({s.trait(name) for s in slices}, key=_numeric)
-        if not 1 < len(values) <= copies:
-            continue
-        counts = [Counter(s.trait(name) for s in place) for place in places]
-        if all(b.keys() == counts[0].keys() and len(set(b.values())) == 1 for b in counts) and len(counts[0]) == len(values):
-            parts = ((f"{name} {value or 'absent'}", [s for s in slices if s.trait(name) == value]) for value in values)
-            return [(f"{told}, {more}" if more else told, deeper) for told, those in parts for more, deeper in apart(those)]
-    return [("", slices)]
-
-
-def _numeric(value: str) -> tuple[float, str]:
-    try:
-        return float(value), value
-    except ValueError:
-        return float("inf"), value
+def unlike(headers: Sequence[Header], slices: Sequence[Slice]) -> Iterable[str]:
+    """Slices that cannot be one image with the others, since their values or their positions mean something else."""
+    way = "Export the series again from the archive, or leave it out"
+    if len(frames := {h.frame_of_reference for h in headers} - {""}) > 1:
+        usual = _usual([h.frame_of_reference for h in headers])
+        odd = where(h.path for h in headers if h.frame_of_reference not in ("", usual))
+        yield f"{odd}: the slices lie in {len(frames)} frames of reference, between which positions cannot be compared. {way}"
+    if len({(h.scales, h.rescaled, h.signed, h.stored) for h in headers}) == 1 and len(headers[0].scales) <= 1:
+        return
+    given = [(s.header.rescaled or ("",))[s.number if len(s.header.rescaled) > 1 else 0] for s in slices]
+    told = [text or "no rescaling" for text in given]
+    yield from _mixed(list(slices), "rescaling", told, [text != _usual(told) for text in told], way)
+    scales = [(s.header.scales or ((1.0, 0.0),))[s.number if len(s.header.scales) > 1 else 0] for s in slices]
+    slopes = [abs(slope) for slope, _ in scales]
+    if max(slopes) > 1000 * min(slopes):
+        usual_slope = float(np.median(slopes))
+        most = max(range(len(slopes)), key=lambda i: abs(np.log(slopes[i] / usual_slope)))
+        yield f"{slices[most].header.path}: RescaleSlope is {scales[most][0]:g} where most slices have {usual_slope:g}. {way}"
+    # equal slopes of values stored alike: the intercept says how much is added to every one of them
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for i, (s, (slope, _)) in enumerate(zip(slices, scales, strict=True)):
+        alike.setdefault((slope, s.header.signed, s.header.stored), []).append(i)
+    for those in alike.values():
+        added = [scales[i][1] for i in those]
+        if slices[0].header.modality == "CT" and max(added) - min(added) > JUMP:
+            odd_ones = [f"{a:g}" != f"{_usual(added):g}" for a in added]
+            yield from _mixed([slices[i] for i in those], "RescaleIntercept", [f"{a:g}" for a in added], odd_ones, way)
 
 
 def even(kept: list[Slice], along: NDArray[np.float64]) -> tuple[list[str], list[str], NDArray[np.float64] | None]:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from client import sequences
 from client.dicom import SECONDARY_CAPTURE
-from client.slices import OTHER_SERIES, Slice, apart, axes, by_place, even, mixtures, normal, where
+from client.parting import apart
+from client.slices import OTHER_SERIES, Slice, axes, by_place, even, mixtures, normal, unlike, where
 from client.volumes import Geometry, Header, Series
 
 LOSSY = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 81, 91, 203))
@@ -76,7 +77,7 @@ def _made(first: Header, headers: Sequence[Header], **more: Any) -> Series:
         modality=first.modality,
         patient=first.patient,
         study=first.study,
-        frame_of_reference=first.frame_of_reference,
+        frame_of_reference=next((h.frame_of_reference for h in headers if h.frame_of_reference), ""),
         description=first.description,
         maker=first.maker,
         model=first.model,
@@ -155,6 +156,7 @@ def _volume(uid: str, slices: list[Slice], along: NDArray[np.float64], notes: tu
     spares = tuple((s.header.path, s.number, k) for k, place in enumerate(places) for s in place[1:])
     faults, strays, step = even(kept, along)
     several = sum(len({(s.header.sop or s.header.path, s.number) for s in place}) > 1 for place in places)
+    faults += unlike(headers, kept)
     if several > 1 and 2 * several >= len(places):
         faults.append(
             f"{where(s.header.path for s in slices)}: several images of the same places ({several} of {len(places)}) share one series, "
@@ -202,7 +204,7 @@ def _remarks(headers: list[Header], kept: list[Slice], step: NDArray[np.float64]
     if first.photometric == "MONOCHROME1":
         yield "MONOCHROME1: shown inverted by viewers; its values are taken as they are"
     if len({h.frame_of_reference for h in headers}) > 1:
-        yield "its files name several frames of reference; the first is taken"
+        yield "some of its files name no frame of reference: they are taken to lie in that of the others"
 
 
 def turned(shape: tuple[int, int, int], origin: NDArray[np.float64], steps: NDArray[np.float64]) -> tuple[Geometry, tuple[int, ...]]:

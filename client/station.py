@@ -6,6 +6,7 @@ In simulation, and until a socket stands between them, the courier calls this ob
 from __future__ import annotations
 
 import logging
+import re
 import traceback
 from functools import cache, lru_cache
 from pathlib import Path
@@ -52,7 +53,7 @@ class Station:
                 cases=cases if cases >= self.site.minimum else 0,
                 estimable=not self.site.pooled and bool((counts >= ESTIMABLE).sum() >= 2),
                 imaged=int(pictured.sum()) if pictured.sum() >= self.site.minimum else 0,
-                imaged_estimable=bool((pictured >= ESTIMABLE).sum() >= 2),
+                imaged_estimable=not self.site.pooled and bool((pictured >= ESTIMABLE).sum() >= 2),
             )
         except Exception as error:
             return Hello(self.site.name, common.__version__, "", (), (), 0, code=self._note(error))
@@ -85,9 +86,10 @@ class Station:
     def _note(self, error: Exception) -> str:
         """Write the error to the site's log; return the code, the only thing that may leave."""
         if isinstance(error, FedmetsError):
-            self._log.error("%s", error)
+            self._log.error("%s", FedmetsError(error.code, *map(_one_line, error.faults)))
             return error.code
-        self._log.error("[X01] %s", "".join(traceback.format_exception(error)))
+        told = "".join(traceback.format_exception(error))
+        self._log.error("[X01] %s", "\n".join(map(_one_line, told.split("\n"))))
         return "X01"
 
 
@@ -110,8 +112,16 @@ def _cohort(site: Site, ref: str, task: str) -> Cohort:
     reading = _table(ref, task, site.data, site.source, site.images, site.cache)
     cohort = intake.select(reading, site.name, patients)
     for line in reading.told(cohort.ids):
-        _logger(site.log).info("%s", line)
+        _logger(site.log).info("%s", _one_line(line))
     return cohort
+
+
+_CONTROLS = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]")
+
+
+def _one_line(text: str) -> str:
+    """What stands in a file's name must not look like a line of the log."""
+    return _CONTROLS.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
 @lru_cache(maxsize=4)
@@ -124,7 +134,8 @@ def _logger(path: Path) -> logging.Logger:
     log = logging.getLogger(f"fedmets.station.{path}")
     if not log.handlers:
         # opened now: an error that cannot be written here would otherwise leave by another way
-        handler = logging.FileHandler(path, encoding="utf-8")
+        # a file's name may hold bytes that are no text
+        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(handler)
         log.setLevel(logging.INFO)

@@ -129,6 +129,8 @@ class Header:
     """SpacingBetweenSlices, mm; only what a SEG says of it is believed."""
     references: tuple[str, ...] = ()
     """SeriesInstanceUIDs that a SEG was drawn on."""
+    instances: tuple[str, ...] = ()
+    """SOPInstanceUIDs that a SEG was drawn on."""
     identity: tuple[str, ...] = ()
     """NAMES of the tags that hold a value by which a patient could be known (and of burnt-in annotation); never their values."""
     offset: int = 0
@@ -143,6 +145,8 @@ class Header:
     """PixelPaddingValue, as 16 unsigned bits."""
     scales: tuple[tuple[float, float], ...] = ()
     """(slope, intercept) of each frame, or one for all."""
+    rescaled: tuple[str, ...] = ()
+    """Which attributes gave them, of each frame or one for all; '' where slope 1 and intercept 0 stand in for none."""
     shape: tuple[int, ...] = ()
     """NIfTI: voxels along (i, j, k, ...)."""
     affine: tuple[tuple[float, ...], ...] = ()

@@ -43,9 +43,10 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--images", metavar="DIR", help="folder with the images, where they do not lie in --data")
     what.add_argument(
         "--phantom",
-        choices=("default", "null", "missing"),
+        choices=("default", "null", "missing", "images"),
         default="default",
-        help="which synthetic cohort: null: the image carries nothing; missing: sites lack the table, the images or a sequence",
+        help="which synthetic cohort: null: the image carries nothing; missing: sites lack the table, the images or a sequence; "
+        "images: the table with CT of a few patients (colorectal_metastasis)",
     )
     what.add_argument("--phantom-patients", type=int, metavar="N", help="size of the synthetic cohort (default: the study's)")
     what.add_argument("--source", default="", metavar="NAME", help="source mapping, where the files fit several")

@@ -10,9 +10,11 @@ from typing import Any
 from common.errors import UsageError
 from common.learner import Federated
 
-MODES = ("default", "null", "missing")
+MODES = ("default", "null", "missing", "images")
 """null: the image carries nothing (a study of tables: the table neither); missing: sites without a table, without images, without a
-sequence."""
+sequence; images: a cohort of tables with CT of a few patients."""
+IMAGES = 28
+"""Patients of TCGA-COAD and TCGA-READ whom TCIA holds CT of."""
 _MODULES: Mapping[str, str] = {"colorectal_metastasis": "colorectal", "liver_recurrence": "liver", "brain_primary": "brain"}
 
 
@@ -23,13 +25,15 @@ def exists(study: str) -> bool:
 def write(study: str, folder: Path, *, seed: int, mode: str, patients: int | None, tell: Callable[[int, int], None]) -> None:
     """Write the cohort to `folder`; one that a run to be resumed has written whole is left as it is."""
     phantom = _module(study)
+    if mode == "images" and _MODULES[study] != "colorectal":
+        raise UsageError("C01", f"--phantom images: the synthetic cohort of '{study}' has images by default; leave the option out")
     if phantom.read_truth(folder) is not None:
         return  # the truth is written last
     size: dict[str, Any] = {} if patients is None else {"patients": patients}
     if _MODULES[study] == "colorectal":
         if mode == "missing":
             raise UsageError("C01", "--phantom missing: the synthetic colorectal cohort is a table only; there is no image to be missing")
-        phantom.write(folder, seed=seed, null=mode == "null", **size)
+        phantom.write(folder, seed=seed, null=mode == "null", images=IMAGES if mode == "images" else 0, tell=tell, **size)
     else:
         phantom.write(folder, seed=seed, null=mode == "null", missing=mode == "missing", tell=tell, **size)
 

@@ -5,7 +5,8 @@ For a case with an image, the log-odds of class k against class 0 are
     eta_k = z_clin_k + a_k + b_k z_img_k + c_k' latent
 
 where z_clin are the clinical head's log-odds (an offset: its coefficient is 1), z_img the image network's and latent the
-autoencoder's, standardised over the training cases. A case without an image gets exactly the clinical prediction; a case without a
+autoencoder's, both standardised over the training cases: z_img over those of the very network it is from, for one coefficient serves
+several networks, trained on other cases each. A case without an image gets exactly the clinical prediction; a case without a
 table has the prior log-odds of the classes for z_clin. Ridge penalties pull b and c to 0, that is, to the clinical prediction.
 
 The coefficients of an outer training set are fitted on its cases' out-of-fold log-odds: a case of part q is scored by the clinical
@@ -38,7 +39,7 @@ LEAST = -50.0
 class ImageHead(Head, Protocol):
     """What the fusion needs of the image learner."""
 
-    def logits(self, state: State, cohort: Cohort) -> Floats: ...
+    def standardised(self, state: State, cohort: Cohort) -> Floats: ...
 
 
 class Encoder(Federated, Protocol):
@@ -70,7 +71,7 @@ class Fusion:
     """Whether the autoencoder's latent code is an input beside the image network's log-odds."""
     l2: float = 1.0
     """Ridge on b."""
-    l2_latent: float = 30.0
+    l2_latent: float = 100.0
     """Ridge on c."""
     tolerance: float = 1e-6
     rounds: int = 30
@@ -257,7 +258,7 @@ class Fusion:
         if not rows.tabled.all():
             counts = inner["preprocessing"]["classes"] + 0.5
             offset[~rows.tabled] = np.log(counts[1:] / counts[0])
-        image = cast(ImageHead, self._of("image")).logits(inner, rows)
+        image = cast(ImageHead, self._of("image")).standardised(inner, rows)
         latent = (self._latent(outer, rows) - outer[self.name]["mean"]) / outer[self.name]["scale"]
         ones = np.ones((len(rows), k - 1, 1))
         wide = np.broadcast_to(latent[:, None, :], (len(rows), k - 1, latent.shape[1]))

@@ -31,12 +31,12 @@ INITIAL = ("random", "autoencoder")
 
 @dataclass(frozen=True)
 class Image:
-    """Arrays: `round`, `network` (its number), `grid` (3,), `w/...` (float32, torch's names and shapes); once counted also `counts`
-    and `weights` (classes,)."""
+    """Arrays: `round`, `network` (its number), `grid` (3,), `w/...` (float32, torch's names and shapes), `mean` and `spread`
+    (classes - 1,) of the training cases' log-odds; once counted also `counts` and `weights` (classes,)."""
 
     name: str = "image"
     modality: frozenset[str] = frozenset({"image"})
-    phases: frozenset[str] = frozenset({"count", "train"})
+    phases: frozenset[str] = frozenset({"count", "train", "spread"})
     network: str = "compact3d"
     """`compact3d`, or `efficientnet_b3` on slabs of three slices: the original study's, which wants a grid of at least 64 x 64."""
     grid: tuple[int, ...] = (16, 24, 24)
@@ -90,10 +90,13 @@ class Image:
 
             weights = averaging.prefixed(adopt(self.pretrained, self.pretrained_sha256, averaging.bare(weights)))
         sizes: Arrays = {"network": np.array(NETWORKS.index(self.network)), "grid": np.array(self.grid, np.int64)}
-        return {"round": np.array(0), **sizes, **weights}
+        others = len(schema.label.classes) - 1
+        return {"round": np.array(0), "mean": np.zeros(others), "spread": np.ones(others), **sizes, **weights}
 
     def phase(self, arrays: Arrays) -> str:
-        return "train" if "counts" in arrays else "count"
+        if "counts" not in arrays:
+            return "count"
+        return "train" if int(arrays["round"]) < self.rounds else "spread"
 
     def parameters(self, arrays: Arrays) -> Arrays:
         """The global parameters: what is averaged."""
@@ -104,6 +107,9 @@ class Image:
         if plan.phase == "count":
             counts = np.bincount(rows.labels, minlength=len(cohort.schema.label.classes)).astype(np.float64)
             return Contribution({"classes": counts}, len(rows))
+        if plan.phase == "spread":
+            logits = self.logits(state, rows)
+            return Contribution({"sum": logits.sum(axis=0), "squares": (logits**2).sum(axis=0)}, len(rows))
         weights, loss, halved = averaging.parameters(arrays), 0.0, 0
         if len(rows):
             trained = self._train(state, rows, averaging.site_seed(plan, arrays, cohort.site))
@@ -119,8 +125,9 @@ class Image:
                 encoder = {k: v for k, v in state["autoencoder"].items() if k.startswith("w/trunk.")}
                 counted |= {k: np.array(v) for k, v in encoder.items()}
             return Step(counted, total.cases == 0)
-        done = int(arrays["round"]) + 1
-        return Step({**arrays, **averaging.mean(arrays, total), "round": np.array(done)}, done >= self.rounds)
+        if plan.phase == "spread":
+            return Step({**arrays, **_moments(total)}, True)
+        return Step({**arrays, **averaging.mean(arrays, total), "round": np.array(int(arrays["round"]) + 1)}, False)
 
     def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
         return None  # local epochs are not a bounded sum over patients; DP-SGD accounts for its own steps
@@ -135,6 +142,10 @@ class Image:
         """(cases, classes - 1): log-odds against class 0, corrected for the class weights."""
         scores = self.scores(state, cohort)
         return np.asarray(scores[:, 1:] - scores[:, :1])
+
+    def standardised(self, state: State, cohort: Cohort) -> Floats:
+        """(cases, classes - 1): the log-odds in units of their spread over the training cases, 0 at their mean."""
+        return np.asarray((self.logits(state, cohort) - state[self.name]["mean"]) / state[self.name]["spread"])
 
     def scores(self, state: State, cohort: Cohort) -> Floats:
         """(cases, classes): log-probabilities up to a number for each case."""
@@ -228,6 +239,14 @@ SCORES = Remembered(16 * 2**20)
 def patient_logits(crops: Tensor, mean: Tensor) -> Tensor:
     """(crops, classes) -> (cases, classes): the mean over each case's crops, in float32 whatever the network computes in."""
     return (mean[:, :, None] * crops.float()[None]).sum(dim=1)
+
+
+def _moments(total: Contribution) -> Arrays:
+    """Mean and spread of summed log-odds; log-odds that are all the same have the spread 1."""
+    n = max(total.cases, 1)
+    mean = total.sums["sum"] / n
+    spread = np.sqrt(np.maximum(total.sums["squares"] / n - mean**2, 0))
+    return {"mean": mean, "spread": np.where(spread > 1e-6, spread, 1.0)}
 
 
 def class_weights(counts: Floats, cap: float) -> Floats:

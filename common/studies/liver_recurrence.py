@@ -54,7 +54,7 @@ STUDY = Study(
         )
     },
     clinical="logistic",
-    hyper={"logistic": {"l2": 3.0}},
+    hyper={"logistic": {"l2": 3.0}, "image": {"weight_decay": 2.0, "batch": 16, "rounds": 6}},
     learners=("logistic", "boosting", "image", "fusion"),
     # the resected specimen is read after the decision
     denied=(r"response", r"necrosis", r"fibrosis", r"mucin", r"steatosis", r"sinusoidal", r"nash"),

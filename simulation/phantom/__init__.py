@@ -8,7 +8,7 @@ never against a paper.
 - `generator`: the generative model of one cohort, as arrays
 - `ceiling`: Bayes' rule on that model: the true probability of metastasis given what a task sees, and its AUC
 - `records`: one patient as the rows of the GDC's export
-- `colorectal`: all of them on disk, with `truth.json` beside them
+- `colorectal`: all of them on disk, with `truth.json` beside them; `colorectal_images`: the CT of a few, as TCIA holds it
 - `faults`: one planted fault each, with the code of the guard that has to find it
 
 Two phantoms have images; half of what decides their label stands in the table only, half in the image only:

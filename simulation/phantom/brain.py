@@ -145,11 +145,7 @@ def _save(path: Path, array: NDArray[np.int16 | np.float32 | np.uint8]) -> None:
 
 
 def _truth(d: Draw, ids: list[str], makers: list[int], held: list[Holding], seed: int, null: bool, missing: bool) -> Truth:
-    have = {
-        "clinical": d.known & np.array([h.table for h in held]),
-        "image": d.known & np.array([h.image for h in held]),
-        "fusion": d.known & np.array([h.table and h.image for h in held]),
-    }
+    table, image = np.array([h.table for h in held]), np.array([h.image for h in held])
     return Truth(
         study=STUDY,
         seed=seed,
@@ -160,7 +156,7 @@ def _truth(d: Draw, ids: list[str], makers: list[int], held: list[Holding], seed
         classes={name: int((d.y[d.known] == k).sum()) for k, name in enumerate(CLASSES)},
         model=brain_model.numbers(),
         ceilings=brain_model.population(null),
-        cohort_ceilings=brain_model.ceilings(d, have, null=null),
+        cohort_ceilings=brain_model.ceilings(d, d.known, table, image, null=null),
         ceilings_without={"smoking": brain_model.population(null, False)},
         cases={
             i: Case(

@@ -10,7 +10,6 @@ orders patients as well as can be (Neyman and Pearson 1933). Number, size and pl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
@@ -23,12 +22,12 @@ from simulation.phantom.generator import Bools, Ints
 
 CLASSES: Final = ("nsclc", "breast", "melanoma", "sclc", "other")
 SHARES: Final = np.array([0.43, 0.13, 0.20, 0.08, 0.16])
-AGE: Final = np.array([67.0, 54.0, 60.0, 65.0, 62.0])
-AGE_SD: Final = 7.0
-FEMALE: Final = np.array([0.50, 0.97, 0.30, 0.45, 0.30])
-SMOKING: Final = np.array([0.85, 0.30, 0.20, 0.95, 0.40])
+AGE: Final = np.array([68.0, 52.0, 59.0, 66.0, 63.0])
+AGE_SD: Final = 6.0
+FEMALE: Final = np.array([0.50, 0.97, 0.25, 0.45, 0.25])
+SMOKING: Final = np.array([0.90, 0.20, 0.15, 0.95, 0.40])
 LATENTS: Final = ("ring", "t1", "t2")
-MEANS: Final = 0.80 * np.array([
+MEANS: Final = 0.85 * np.array([
     [1.3, -0.5, 0.2],
     [-0.1, -0.5, 1.9],
     [-0.2, 2.0, -0.3],
@@ -96,19 +95,20 @@ def macro_auc(p: Floats, y: Ints) -> float:
     return float(np.nanmean(each))
 
 
-def ceilings(d: Draw, have: Mapping[str, Bools], *, null: bool = False, smoking: bool = True) -> dict[str, float]:
-    """The macro AUC of each posterior, among the patients that `have` what it looks at."""
+def ceilings(d: Draw, known: Bools, table: Bools, image: Bools, *, null: bool = False, smoking: bool = True) -> dict[str, float]:
+    """The macro AUC of each posterior: among the patients of known label who have what it looks at; of the fusion, among all who have a
+    table or an image, each by what there is."""
     scores = posteriors(d, null=null, smoking=smoking)
-    return {name: macro_auc(scores[name][mask], d.y[mask]) for name, mask in have.items()}
+    there = np.select([(table & image)[:, None], table[:, None]], [scores["fusion"], scores["clinical"]], scores["image"])
+    by = {"clinical": (scores["clinical"], table), "image": (scores["image"], image), "fusion": (there, table | image)}
+    return {name: macro_auc(p[known & held], d.y[known & held]) for name, (p, held) in by.items()}
 
 
 @lru_cache(maxsize=4)
 def population(null: bool = False, smoking: bool = True) -> dict[str, float]:
     """The ceilings in a large draw."""
     everyone = np.ones(DRAWS, np.bool_)
-    return ceilings(
-        draw(DRAWS, (2**31, 3), null=null), dict.fromkeys(("clinical", "image", "fusion"), everyone), null=null, smoking=smoking
-    )
+    return ceilings(draw(DRAWS, (2**31, 3), null=null), everyone, everyone, everyone, null=null, smoking=smoking)
 
 
 def numbers() -> dict[str, tuple[float, ...]]:

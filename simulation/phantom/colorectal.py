@@ -4,6 +4,7 @@
     <folder>/coad/pathology_detail.tsv   a row for each patient
     <folder>/coad/follow_up.tsv          visits, molecular tests (CEA among others) and other attributes, a row each
     <folder>/read/...                    the rectal cancers
+    <folder>/TCGA-COAD, TCGA-READ, metadata.csv   CT of a few patients, where it is asked for (`colorectal_images`)
     <folder>/truth.json                  the generator's own truth (`Truth`)
 
 Ids have the form of a TCGA barcode, `TCGA-<tissue source site>-Z<3 characters>`: characters 6-7 are the site and the first 12 the
@@ -16,16 +17,17 @@ import csv
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from common.errors import DataError
-from simulation.phantom import ceiling, generator, records
+from common.errors import DataError, UsageError
+from simulation.phantom import ceiling, colorectal_images, generator, records
 from simulation.phantom.generator import Bools, Draw
 from simulation.phantom.hospitals import CODES, HOSPITALS
+from simulation.phantom.image_truth import MARK
 from simulation.phantom.records import Patient, Row
 
 TRUTH: Final = "truth.json"
@@ -73,27 +75,48 @@ class Truth:
     cohort_ceilings: Mapping[str, float]
     """As `ceilings`, on the very patients of this cohort."""
     cohort_ceilings_within: Mapping[str, float]
+    images: Mapping[str, int] = field(default_factory=dict)
+    """Barcode -> lesions that the patient's CT shows; empty without images. No ceiling counts them in."""
 
 
-def write(folder: Path, *, seed: int = 0, patients: int = 633, null: bool = False) -> Truth:
+def write(
+    folder: Path,
+    *,
+    seed: int = 0,
+    patients: int = 633,
+    null: bool = False,
+    images: int = 0,
+    tell: Callable[[int, int], None] = lambda done, of: None,
+) -> Truth:
     """Write a cohort of `patients` patients to `folder` (made if need be). Equal arguments write equal bytes.
 
     `null`: M is permuted among all patients before anything is written; stage and survival follow the permuted M.
-    Raises UsageError C01 for a number of patients outside 100 to 100,000.
+    `images`: so many patients have a CT, which shows lesions where there is M1; `tell(done, of)` after each.
+    Raises UsageError C01 for a number of patients outside 100 to 100,000, for images of 1, 2 or more patients than there are, for images
+    without a signal, and for a folder that holds images of the collections which no phantom wrote.
     """
     folder = Path(folder)
+    if images and null:
+        raise UsageError("C01", "a CT shows M1, so that a cohort cannot have images and no signal; ask for one of them")
     drawn = generator.draw(patients, seed, null=null)
     rng = np.random.default_rng((seed, 1))
     primary = np.ones(len(drawn), np.bool_)
     primary[rng.choice(len(drawn), WITHOUT_PRIMARY, replace=False)] = False
     people = _people(drawn, primary, rng)
+    scans = colorectal_images.choose(people, images, seed) if images else []
+    if images or (folder / MARK).is_file():
+        colorectal_images.clear(folder)
     for name in FOLDERS.values():
         members = [person for person in people if person.folder == name]
         (folder / name).mkdir(parents=True, exist_ok=True)
         for table, (columns, rows_of) in TABLES.items():
             write_rows(folder / name / table, columns, (row for person in members for row in rows_of(person, rng)))
     truth = _truth(drawn.where(primary), seed, patients, null)
-    (folder / TRUTH).write_text(json.dumps(dataclasses.asdict(truth), indent=2) + "\n", encoding="utf-8")
+    if scans:
+        truth = dataclasses.replace(truth, images=colorectal_images.write(folder, scans, tell))
+    # a cohort without images is written as it was before there were any
+    told = {name: value for name, value in dataclasses.asdict(truth).items() if name != "images" or value}
+    (folder / TRUTH).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     return truth
 
 

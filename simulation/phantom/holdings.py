@@ -1,6 +1,6 @@
 """Which of a patient's data are there: the images, the expert's outlines, the clinical row. Nothing here depends on the patient.
 
-Ordinarily about 6 % of the patients have no image and about 12 % of the others no outlines, spread evenly over the makers. In the
+Ordinarily about 6 % of the patients have no image and about 8 % of the others no outlines, spread evenly over the makers. In the
 missing-modality mode whole makers lack something besides: see `ABSENT`.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from simulation.phantom.scanners import MAKERS
 
 WITHOUT_IMAGE: Final = 0.06
-WITHOUT_MASK: Final = 0.12
+WITHOUT_MASK: Final = 0.08
 
 Part = Literal["table", "image", "part"]
 ABSENT: Final[dict[str, Part]] = {"Philips": "table", "Canon": "image", "Siemens": "part"}

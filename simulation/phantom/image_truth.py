@@ -53,7 +53,7 @@ class Truth:
     ceilings: Mapping[str, float]
     """'clinical', 'image', 'fusion' -> AUC of the true posterior in the population, given the table, the image or both (Monte Carlo)."""
     cohort_ceilings: Mapping[str, float]
-    """The same on this cohort's patients of known label that have the table, the image, or both."""
+    """The same on this cohort's patients of known label: who have the table, the image; of the fusion all, each by what there is."""
     ceilings_without: Mapping[str, Mapping[str, float]]
     """Clinical feature -> `ceilings` where the table lacks it."""
     cases: Mapping[str, Case]

@@ -22,7 +22,6 @@ from typing import Final
 import numpy as np
 
 from simulation.phantom import image_truth, liver_model, processes, scanners
-from simulation.phantom.ceiling import auc
 from simulation.phantom.holdings import Holding, holdings
 from simulation.phantom.image_truth import Case, Truth
 from simulation.phantom.liver_body import PIXELS, Body, draw_body
@@ -58,7 +57,7 @@ def write(
     folder: Path,
     *,
     seed: int = 0,
-    patients: int = 240,
+    patients: int = 300,
     null: bool = False,
     missing: bool = False,
     tell: Callable[[int, int], None] = lambda done, of: None,
@@ -113,7 +112,7 @@ def _write_images(folder: Path, patient: Patient) -> list[dict[str, str]]:
     shift = np.round(rng.uniform((-12, -180, -600), (12, -120, -100)), 1)
     at = (round(corner + float(shift[0]), 4), round(corner + float(shift[1]), 4), float(shift[2]))
     day = datetime.date(1992, 1, 1) + datetime.timedelta(days=int(rng.integers(0, 4000)))
-    subject = Subject(patient.id, patient.seed, patient.male, patient.age, day, at, patient.body.pixel)
+    subject = Subject(COLLECTION, patient.id, patient.seed, patient.male, patient.age, day, at, patient.body.pixel)
     seen = render(patient.body, patient.u, maker.ct, rng)
     out = [write_ct(folder, subject, maker, seen)]
     return [*out, write_seg(folder, subject, maker, seen)] if patient.mask else out
@@ -130,12 +129,7 @@ def _truth(
     missing: bool,
 ) -> Truth:
     known = np.array([f.known for f in followed])
-    have = {
-        "clinical": known & np.array([h.table for h in held]),
-        "image": known & np.array([h.image for h in held]),
-        "fusion": known & np.array([h.table and h.image for h in held]),
-    }
-    scores = liver_model.posteriors(d, null=null)
+    table, image = np.array([h.table for h in held]), np.array([h.image for h in held])
     return Truth(
         study=STUDY,
         seed=seed,
@@ -146,7 +140,7 @@ def _truth(
         classes={name: int((d.recurred[known] == k).sum()) for k, name in enumerate(CLASSES)},
         model=liver_model.coefficients(),
         ceilings=liver_model.population(null),
-        cohort_ceilings={name: auc(scores[name][mask], d.recurred[mask]) for name, mask in have.items()},
+        cohort_ceilings=liver_model.ceilings(d, known, table, image, null=null),
         ceilings_without={},
         cases={
             i: Case(

@@ -1,4 +1,4 @@
-"""A rendered abdomen as DICOM, in the tree that the NBIA Data Retriever makes: one CT series and one SEG series a patient.
+"""A rendered abdomen as DICOM, in the tree that the NBIA Data Retriever makes: CT series, a localizer, outlines as SEG.
 
     <collection>/<PatientID>/<date>-NA-<study>-<5 digits>/<number>.000000-<series>-<5 digits>/1-01.dcm
 
@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SegmentationStorage
 
 from simulation.phantom.liver_anatomy import Rendered
-from simulation.phantom.scanners import Maker
-from simulation.phantom.shapes import Solid
+from simulation.phantom.scanners import Ct, Maker
+from simulation.phantom.shapes import Field, Solid
 
-COLLECTION: Final = "Colorectal-Liver-Metastases"
 STUDY: Final = "CT ABDOMEN  W CONTRAST"
-SERIES: Final = "PORTAL VENOUS  AXIAL"
 OUTLINES: Final = "Segmentation  Liver"
 METADATA: Final = (
     "Series UID", "Collection", "3rd Party Analysis", "Data Description URI", "Subject ID", "Study UID", "Study Description", "Study Date",
@@ -35,6 +34,7 @@ METADATA: Final = (
 """Columns of the NBIA Data Retriever's `metadata.csv`."""
 LICENSE: Final = "A synthetic patient, made by a generator. No part of it comes from a person.\n"
 AXIAL: Final = [1, 0, 0, 0, 1, 0]
+FRONTAL: Final = [1, 0, 0, 0, 0, -1]
 _CODES: Final = {
     "Liver": (("85756007", "Tissue"), ("10200004", "Liver")),
     "Hepatic": (("85756007", "Tissue"), ("8993003", "Hepatic vein")),
@@ -49,6 +49,8 @@ Row = dict[str, str]
 class Subject:
     """Who is in the picture and where the scanner's table stood."""
 
+    collection: str
+    """The folder at the top of the tree."""
     patient: str
     seed: int
     male: bool
@@ -65,40 +67,66 @@ class Subject:
         return f"2.25.{10**35 + number % (9 * 10**35)}"  # of one length, always
 
 
-def write_ct(root: Path, subject: Subject, maker: Maker, seen: Rendered) -> Row:
-    """Write the CT series below `root` (the folder of the collections); its row of `metadata.csv`."""
+@dataclass(frozen=True)
+class Kind:
+    """What tells the CT series of a patient apart."""
+
+    key: str
+    """In its uids."""
+    number: int
+    description: str
+    type: str = "AXIAL"
+    """Third value of ImageType."""
+
+
+PORTAL: Final = Kind("ct", 2, "PORTAL VENOUS  AXIAL")
+LUNG: Final = Kind("lung", 3, "LUNG  THIN")
+LOCALIZER: Final = Kind("localizer", 1, "SCOUT", "LOCALIZER")
+
+
+def write_ct(root: Path, subject: Subject, maker: Maker, seen: Rendered, kind: Kind = PORTAL, first: int = 0) -> Row:
+    """Write a CT series below `root` (the folder of the collections); its row of `metadata.csv`.
+
+    `first`: slices below this one are left out.
+    """
     ct = maker.ct
-    dtype = np.int16 if ct.signed else np.uint16
-    stored = np.maximum(seen.hu - ct.intercept, -32768 if ct.signed else 0).astype(dtype)
+    stored = _stored(seen.hu, ct)
     if ct.padding is not None:
         stored[:, ~seen.circle] = ct.padding
-    common = _common(subject, "CT", subject.uid("ct"), maker.tag, ct.model)
-    common.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-    common.SeriesDescription, common.SeriesNumber, common.AcquisitionNumber = SERIES, 2, 1
-    common.SliceThickness, common.KVP, common.ConvolutionKernel = str(ct.thickness_mm), "120", ct.kernel
-    common.ReconstructionDiameter = f"{len(stored[0]) * subject.pixel:.4f}"
-    common.ContrastBolusAgent, common.PatientPosition, common.GantryDetectorTilt = "IV", "FFS", "0"
-    common.FrameOfReferenceUID = subject.uid("frame")
-    common.PositionReferenceIndicator, common.ImageOrientationPatient = "SN", AXIAL
-    _pixels(common, stored.shape[1:], 16, 16 if ct.signed else 12, int(ct.signed))
+    common = _ct(subject, maker, kind, stored.shape[1:])
+    common.ContrastBolusAgent, common.ImageOrientationPatient = "IV", AXIAL
     common.PixelSpacing = [_text(subject.pixel)] * 2
-    common.RescaleIntercept, common.RescaleSlope, common.RescaleType = str(ct.intercept), "1", "HU"
-    common.WindowCenter, common.WindowWidth = "40", "400"
     if ct.padding is not None:
         common.PixelPaddingValue = ct.padding
-    count = len(stored)
-    folder = _folder(root, subject, "2.000000", SERIES, common.SeriesInstanceUID)
+    count = len(stored) - first
+    folder = _folder(root, subject, kind.number, kind.description, common.SeriesInstanceUID)
     template = _template(common)
-    for n in range(count):
+    for n in range(first, len(stored)):
         # numbered from the head down, as most scanners do: neither name nor number sorts by position
-        place = _position(subject, n, ct.slice_mm)
+        number, place = len(stored) - n, _position(subject, n, ct.slice_mm)
         head = template
-        for mark, value in zip(_MARKS, (ct_uid(subject, n), str(count - n), "\\".join(place), place[2]), strict=True):
+        for mark, value in zip(_MARKS, (ct_uid(subject, n, kind), str(number), "\\".join(place), place[2]), strict=True):
             head = head.replace(mark.encode(), value.ljust(len(mark)).encode())
         pixels = stored[n].tobytes()
         tail = b"\xe0\x7f\x10\x00OW\0\0" + len(pixels).to_bytes(4, "little") + pixels
-        (folder / f"1-{count - n:0{len(str(count))}d}.dcm").write_bytes(head + tail)
-    return _row(root, folder, common, "CT Image Storage", CTImageStorage, count)
+        (folder / f"1-{number:0{len(str(count))}d}.dcm").write_bytes(head + tail)
+    return _row(root, folder, subject, common, "CT Image Storage", CTImageStorage, count)
+
+
+def write_localizer(root: Path, subject: Subject, maker: Maker, seen: Rendered) -> Row:
+    """Write the plan of the scan, one projection from the front, as a series of its own; its row of `metadata.csv`."""
+    ct = maker.ct
+    flat = _stored(np.rint(seen.hu.mean(1, dtype=np.float64))[::-1], ct)
+    out = _ct(subject, maker, LOCALIZER, flat.shape)
+    out.SOPClassUID, out.SOPInstanceUID, out.InstanceNumber = CTImageStorage, ct_uid(subject, 0, LOCALIZER), 1
+    x, _, z = subject.at
+    top = z + (len(flat) - 1) * ct.slice_mm
+    out.ImagePositionPatient, out.ImageOrientationPatient = [_text(x), "0", _text(top)], FRONTAL
+    out.PixelSpacing = [_text(ct.slice_mm), _text(subject.pixel)]
+    out.add_new(0x7FE00010, "OW", flat.tobytes())
+    folder = _folder(root, subject, LOCALIZER.number, LOCALIZER.description, out.SeriesInstanceUID)
+    _save(folder / "1-1.dcm", out)
+    return _row(root, folder, subject, out, "CT Image Storage", CTImageStorage, 1)
 
 
 def write_seg(root: Path, subject: Subject, maker: Maker, seen: Rendered) -> Row:
@@ -142,14 +170,34 @@ def write_seg(root: Path, subject: Subject, maker: Maker, seen: Rendered) -> Row
     _pixels(out, seen.hu.shape[1:], 1, 1, 0)
     out.NumberOfFrames = len(frames)
     out.add_new(0x7FE00010, "OB", _packed([plane for _, _, plane in frames]))
-    folder = _folder(root, subject, "100.000000", OUTLINES, out.SeriesInstanceUID)
+    folder = _folder(root, subject, 100, OUTLINES, out.SeriesInstanceUID)
     _save(folder / "1-1.dcm", out)
-    return _row(root, folder, out, "Segmentation Storage", SegmentationStorage, 1)
+    return _row(root, folder, subject, out, "Segmentation Storage", SegmentationStorage, 1)
 
 
-def ct_uid(subject: Subject, slice_: int) -> str:
+def ct_uid(subject: Subject, slice_: int, kind: Kind = PORTAL) -> str:
     """The uid of a CT slice, counted from the feet."""
-    return subject.uid("ct", slice_)
+    return subject.uid(kind.key, slice_)
+
+
+def _stored(hu: Field, ct: Ct) -> NDArray[Any]:
+    return np.maximum(hu - ct.intercept, -32768 if ct.signed else 0).astype(np.int16 if ct.signed else np.uint16)
+
+
+def _ct(subject: Subject, maker: Maker, kind: Kind, shape: tuple[int, ...]) -> Dataset:
+    """What all slices of a CT series have in common."""
+    ct = maker.ct
+    out = _common(subject, "CT", subject.uid(kind.key), maker.tag, ct.model)
+    out.ImageType = ["ORIGINAL", "PRIMARY", kind.type]
+    out.SeriesDescription, out.SeriesNumber, out.AcquisitionNumber = kind.description, kind.number, 1
+    out.SliceThickness, out.KVP, out.ConvolutionKernel = str(ct.thickness_mm), "120", ct.kernel
+    out.ReconstructionDiameter = f"{shape[1] * subject.pixel:.4f}"
+    out.PatientPosition, out.GantryDetectorTilt = "FFS", "0"
+    out.FrameOfReferenceUID, out.PositionReferenceIndicator = subject.uid("frame"), "SN"
+    _pixels(out, shape, 16, 16 if ct.signed else 12, int(ct.signed))
+    out.RescaleIntercept, out.RescaleSlope, out.RescaleType = str(ct.intercept), "1", "HU"
+    out.WindowCenter, out.WindowWidth = "40", "400"
+    return out
 
 
 def _common(subject: Subject, modality: str, series: str, maker: str, model: str) -> Dataset:
@@ -215,9 +263,9 @@ def _text(value: float) -> str:
     return f"{value:.5f}".rstrip("0").rstrip(".")
 
 
-def _folder(root: Path, subject: Subject, number: str, series: str, uid: str) -> Path:
+def _folder(root: Path, subject: Subject, number: int, series: str, uid: str) -> Path:
     study = f"{subject.day:%m-%d-%Y}-NA-{STUDY}-{subject.uid('study')[-5:]}"
-    folder = root / COLLECTION / subject.patient / study / f"{number}-{series}-{uid[-5:]}"
+    folder = root / subject.collection / subject.patient / study / f"{number}.000000-{series}-{uid[-5:]}"
     folder.mkdir(parents=True)
     (folder / "LICENSE").write_text(LICENSE, encoding="utf-8")
     return folder
@@ -245,11 +293,11 @@ def _save(path: Path | BytesIO, dataset: Dataset) -> None:
     FileDataset(path, dataset, preamble=b"\0" * 128, file_meta=meta).save_as(path, enforce_file_format=True)
 
 
-def _row(root: Path, folder: Path, of: Dataset, name: str, uid: str, count: int) -> Row:
+def _row(root: Path, folder: Path, subject: Subject, of: Dataset, name: str, uid: str, count: int) -> Row:
     size = sum(path.stat().st_size for path in folder.glob("*.dcm"))
     day = f"{of.StudyDate[4:6]}-{of.StudyDate[6:]}-{of.StudyDate[:4]}"
     values = (
-        of.SeriesInstanceUID, COLLECTION, "NO", "", of.PatientID, of.StudyInstanceUID, STUDY, day,
+        of.SeriesInstanceUID, subject.collection, "NO", "", of.PatientID, of.StudyInstanceUID, STUDY, day,
         of.SeriesDescription, of.Manufacturer, of.Modality, name, uid, str(count), f"{size / 1e6:.2f} MB",
         f"./{folder.relative_to(root).as_posix()}", "2023-04-01T00:00:00.000",
     )  # fmt: skip

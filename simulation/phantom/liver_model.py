@@ -1,18 +1,18 @@
-"""The model that the liver phantom is drawn from: half of what decides a recurrence stands in the table, half in the image.
+"""The model that the liver phantom is drawn from: a recurrence sets the odds of what the table says and of how the lesions look.
 
-    c = b'x        x = log(1 + CEA), positive nodes, extrahepatic disease, synchronous, chemotherapy: in the table only
-    u ~ N(0, 1)    the attenuation of the lesions' cores against their rims: in the image only
-    recurrence within 24 months ~ Bernoulli(sigmoid(a + c + b_u u))
+    y ~ Bernoulli                                     recurrence within 24 months
+    log CEA | y ~ N      node, extrahepatic, synchronous, chemotherapy | y ~ Bernoulli      in the table only
+    u | y ~ N(+-`IMAGE` / 2, 1)                       the attenuation of the lesions' cores against their rims: in the image only
 
-x and u are independent. What table and image share (number and size of the lesions, body mass) has no part in the logit. Whether the
-follow-up is long enough to know is drawn apart from everything. The true posterior is in closed form given table and image, an integral
-over u (and over CEA where it is missing) given the table, and increases with u given the image: the ceilings are its AUCs.
+Given y, table and image are independent, so the log-odds of a recurrence are those of the table, plus those of u: Bayes' rule. What
+table and image share (number and size of the lesions, body mass) is drawn apart from y, and so is whether the follow-up is long enough
+to know.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
@@ -22,16 +22,20 @@ from common.schema import Floats
 from simulation.phantom.ceiling import auc
 from simulation.phantom.generator import Bools, Ints, sigmoid
 
-INTERCEPT: Final = -8.0
-COEFFICIENTS: Final[Mapping[str, float]] = {"cea": 2.9, "node": 1.5, "extrahepatic": 0.6, "synchronous": 0.4, "chemotherapy": 0.3}
-"""CEA per unit of log(1 + ng/mL); the others no against yes. One strong marker rather than five weak ones: what 200 patients can teach."""
-IMAGE: Final = 3.0
-"""Per standard deviation of u."""
-CEA_MEAN: Final = 2.1
-CEA_SD: Final = 1.15
-"""Of log(1 + CEA), before it is cut at `CEA_LEAST`."""
-CEA_LEAST: Final = 0.15
-CEA_KNOWN: Final = 0.93
+RECURRED: Final = 0.44
+CEA: Final = (1.55, 2.8)
+"""Mean of log(ng/mL) without and with a recurrence. One strong marker rather than five weak ones: what 200 patients can teach."""
+CEA_SD: Final = 0.95
+SHARES: Final[Mapping[str, tuple[float, float]]] = {
+    "node": (0.32, 0.50),
+    "extrahepatic": (0.09, 0.16),
+    "synchronous": (0.52, 0.59),
+    "chemotherapy": (0.57, 0.63),
+}
+"""P(yes) without and with a recurrence."""
+IMAGE: Final = 1.35
+"""How far apart the means of u are without and with a recurrence, in its standard deviations."""
+CEA_KNOWN: Final = 0.95
 KNOWN: Final = 0.9
 """Share of patients followed long enough."""
 HORIZON: Final = 24.0
@@ -70,80 +74,64 @@ class Draw:
 
 
 def draw(patients: int, seed: int | tuple[int, ...], *, null: bool = False) -> Draw:
-    """`null`: the u that decides is not the one that the image shows."""
+    """`null`: what the image shows belongs to another outcome, drawn apart."""
     rng = np.random.default_rng(seed)
+    recurred = (rng.random(patients) < RECURRED).astype(np.int64)
+    # both are drawn anyway, so that the table is the same in both modes
+    outcomes = recurred, (rng.random(patients) < RECURRED).astype(np.int64)
+    u = [rng.normal(IMAGE * (y - 0.5)) for y in outcomes]
 
-    def flag(share: float) -> Ints:
+    def flag(share: float | Floats) -> Ints:
         return (rng.random(patients) < share).astype(np.int64)
 
-    cea = np.maximum(np.round(np.expm1(np.maximum(rng.normal(CEA_MEAN, CEA_SD, patients), CEA_LEAST)), 1), 0.1)
-    d = Draw(
+    flags = {name: flag(np.array(shares)[recurred]) for name, shares in SHARES.items()}
+    return Draw(
         age=np.clip(np.round(rng.normal(60, 12, patients)), 28, 90),
         male=flag(0.59),
         body_mass=np.clip(np.round(rng.normal(27.3, 4.6, patients), 1), 17.0, 44.0),
         comorbidity=flag(0.55),
-        node=flag(0.4),
-        synchronous=flag(0.55),
-        extrahepatic=flag(0.12),
-        chemotherapy=flag(0.6),
-        cea=cea,
+        **flags,
+        cea=np.maximum(np.round(np.exp(rng.normal(np.array(CEA)[recurred], CEA_SD)), 1), 0.1),
         cea_known=rng.random(patients) < CEA_KNOWN,
-        u=rng.normal(size=patients),
-        recurred=np.zeros(patients, np.int64),
+        u=u[1] if null else u[0],
+        recurred=recurred,
         known=rng.random(patients) < KNOWN,
     )
-    recurred = rng.random(patients) < sigmoid(clinical_logit(d) + IMAGE * d.u)
-    return replace(d, recurred=recurred.astype(np.int64), u=rng.normal(size=patients) if null else d.u)
 
 
-def clinical_logit(d: Draw) -> Floats:
-    """(patients,): the logit of a recurrence where u is 0, CEA known or not."""
-    return np.asarray(_without_cea(d) + COEFFICIENTS["cea"] * np.log1p(d.cea))
+def log_odds(d: Draw) -> dict[str, Floats]:
+    """'clinical', 'image', 'fusion' -> (patients,) log-odds of a recurrence given the table, the image, both."""
+    prior = float(np.log(RECURRED / (1 - RECURRED)))
+    none, some = CEA
+    table = np.where(d.cea_known, (np.log(d.cea) - (none + some) / 2) * (some - none) / CEA_SD**2, 0.0)
+    for name, (without, with_) in SHARES.items():
+        table = table + np.where(getattr(d, name) == 1, np.log(with_ / without), np.log((1 - with_) / (1 - without)))
+    return {"clinical": prior + table, "image": prior + IMAGE * d.u, "fusion": prior + table + IMAGE * d.u}
 
 
 def posteriors(d: Draw, *, null: bool = False) -> dict[str, Floats]:
-    """'clinical', 'image', 'fusion' -> (patients,) a score that orders as P(recurrence | what is seen) does."""
-    u, weight_u = _normal(41)
-    z, weight_z = _normal(41)
-    measured = np.log1p(d.cea)[:, None]
-    # where CEA is missing its distribution takes its place: one node with weight 1 against many
-    unseen = np.maximum(CEA_MEAN + CEA_SD * z, CEA_LEAST)
-    base = _without_cea(d)[:, None]
+    """'clinical', 'image', 'fusion' -> (patients,) P(recurrence | what is seen)."""
+    told = {name: sigmoid(z) for name, z in log_odds(d).items()}
+    return told if not null else {**told, "image": np.full(len(d), RECURRED), "fusion": told["clinical"]}
 
-    def expected(part: Floats, weights: Floats, rows: Bools, cea: Floats, cea_weights: Floats) -> Floats:
-        logit = (base[rows] + COEFFICIENTS["cea"] * cea)[:, :, None] + part[rows][:, None, :]
-        return np.asarray((sigmoid(logit) @ weights) @ cea_weights)
 
-    def given(part: Floats, weights: Floats) -> Floats:
-        out = np.empty(len(d))
-        seen = d.cea_known
-        out[seen] = expected(part, weights, seen, measured[seen], np.ones(1))
-        out[~seen] = expected(part, weights, ~seen, unseen[None, :], weight_z)
-        return out
-
-    clinical = given(np.broadcast_to(IMAGE * u, (len(d), len(u))), weight_u)
-    if null:
-        return {"clinical": clinical, "image": np.zeros(len(d)), "fusion": clinical}
-    return {"clinical": clinical, "image": d.u, "fusion": given(IMAGE * d.u[:, None], np.ones(1))}
+def ceilings(d: Draw, known: Bools, table: Bools, image: Bools, *, null: bool = False) -> dict[str, float]:
+    """The AUC of each posterior: among the patients of known label who have what it looks at; of the fusion, among all who have a
+    table or an image, each by what there is."""
+    scores = posteriors(d, null=null)
+    there = np.select([table & image, table], [scores["fusion"], scores["clinical"]], scores["image"])
+    by = {"clinical": (scores["clinical"], table), "image": (scores["image"], image), "fusion": (there, table | image)}
+    return {name: auc(p[known & held], d.recurred[known & held]) for name, (p, held) in by.items()}
 
 
 @lru_cache(maxsize=2)
 def population(null: bool = False) -> dict[str, float]:
     """The ceilings in a large draw."""
     d = draw(DRAWS, (2**31, 2), null=null)
-    return {name: auc(score, d.recurred) for name, score in posteriors(d, null=null).items()}
+    everyone = np.ones(DRAWS, np.bool_)
+    return ceilings(d, everyone, everyone, everyone, null=null)
 
 
 def coefficients() -> dict[str, tuple[float, ...]]:
-    """The logit's numbers by name."""
-    return {"intercept": (INTERCEPT,), **{name: (b,) for name, b in COEFFICIENTS.items()}, "image": (IMAGE,)}
-
-
-def _without_cea(d: Draw) -> Floats:
-    return np.asarray(INTERCEPT + sum(b * getattr(d, name) for name, b in COEFFICIENTS.items() if name != "cea"))
-
-
-def _normal(nodes: int) -> tuple[Floats, Floats]:
-    """Gauss-Hermite nodes and weights of a standard normal distribution."""
-    at, weights = np.polynomial.hermite_e.hermegauss(nodes)
-    return np.asarray(at), np.asarray(weights / weights.sum())
+    """The model's numbers by name: without and with a recurrence."""
+    return {"recurred": (1 - RECURRED, RECURRED), "log cea": CEA, **SHARES, "image": (-IMAGE / 2, IMAGE / 2)}

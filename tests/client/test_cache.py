@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pickle
 import signal
@@ -20,13 +21,14 @@ from hypothesis.extra import numpy as arrays
 
 from client import cache as caches
 from client import remembered
+from client.__main__ import main
 from client.cache import Broken, Cache
 from client.remembered import Known, Remembered
 from client.volumes import Frame, Header
 from client.workers import Lost, each
 from common.errors import Fault, RunError
 
-KEY = "ab" + "0" * 62
+KEY, OTHER = "ab" + "0" * 62, "cd" + "0" * 62
 SOME: dict[str, Any] = {"voxels": np.arange(24, dtype=np.int16).reshape(1, 2, 3, 4), "none": np.zeros((0, 3), np.float32)}
 
 
@@ -239,3 +241,43 @@ def test_processes_end_with_the_iterator() -> None:
 
 def nap(seconds: float) -> None:
     time.sleep(seconds)
+
+
+def test_what_was_not_opened_for_long_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    assert cache.held() == []
+    cache.store(KEY, SOME, {})
+    cache.store(OTHER, SOME, {})
+    cache.kept(OTHER)("crops", lambda: np.zeros(3))
+    (cache.folder / "files.jsonl").write_text("{}\n")
+    long_ago = time.time() - 100 * 86_400
+    for one in cache.held():
+        os.utime(one.path, (long_ago, long_ago))
+    fresh()
+    assert cache.open(OTHER) is not None  # reading is use, on a disk that does not note it too
+    assert len(cache.held()) == 3
+    gone = cache.remove_unused(90)
+    assert sorted(g.path.suffix for g in gone) == [".array", ".image"]
+    assert all(g.path.stem != OTHER for g in gone)
+    assert cache.open(KEY) is None
+    assert cache.open(OTHER) is not None
+    assert (cache.folder / "files.jsonl").exists()
+    np.testing.assert_array_equal(cache.kept(OTHER)("crops", lambda: np.ones(3)), np.ones(3))  # made again
+
+
+def test_the_command_counts_first_and_removes_when_told(tmp_path: Path, capsys: Any) -> None:
+    site = tmp_path / "site.toml"
+    site.write_text(f'name = "a"\ndata = "{tmp_path}"\nstudies = ["liver_recurrence"]\nminimum = 10\ncache = "kept"\n')
+    Cache(tmp_path / "kept").store(KEY, SOME, {})
+    old = time.time() - 10 * 86_400
+    os.utime(path(tmp_path / "kept"), (old, old))
+    told = []
+    for more in ([], ["--unused", "30", "--remove"], ["--unused", "9", "--remove"]):
+        assert main(["cache", "--site", str(site), "--json", *more]) == 0
+        told.append(json.loads(capsys.readouterr().out))
+    assert [t["files"] for t in told] == [1, 1, 1]
+    assert [t["files not used"] for t in told] == [0, 0, 1]
+    assert [t["files removed"] for t in told] == [0, 0, 1]
+    assert told[2]["bytes not used"] == told[2]["bytes"] > 0
+    assert Cache(tmp_path / "kept").held() == []
+    assert main(["cache", "--site", str(site), "--unused", "-1"]) == 2

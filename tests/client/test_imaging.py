@@ -422,7 +422,7 @@ def test_one_examination_is_taken_whole(tmp_path: Path) -> None:
     later = data / "BraTS-MET-00001-001"
     # it has more sequences, though fewer slices
     for c in ("t1n", "t1c", "t2w"):
-        nifti(later / f"BraTS-MET-00001-001-{c}.nii", brain((9, 20, 18), seed=5))
+        nifti(later / f"BraTS-MET-00001-001-{c}.nii", brain((11, 20, 18), seed=5))
     r = read(data, YALE_STUDY)
     picture = r.cohort.pictures[0]
     assert picture is not None

@@ -33,7 +33,7 @@ class Reads:
     needs: tuple[str, ...] = ()
     modality: frozenset[str] = frozenset({"image"})
 
-    def logits(self, state: State, cohort: Cohort) -> Floats:
+    def standardised(self, state: State, cohort: Cohort) -> Floats:
         return np.array([voxels(p)[: len(CLASSES) - 1] for p in cohort.pictures]) + state["image"]["shift"]
 
     def latent(self, state: State, cohort: Cohort) -> Floats:

@@ -16,7 +16,7 @@ from common.cohort import UNKNOWN, Cohort, Fold, empty
 from common.errors import UsageError
 from common.learner import Plan, fit, local_plan, total
 from common.learners.autoencoder import Autoencoder
-from common.learners.image import Image, class_weights, prior
+from common.learners.image import Image, class_weights, prior, with_images
 from common.learners.segmentation import Segmentation
 from common.picture import EXPERT, PREDICTED, WHOLE, InMemory
 from common.types import Arrays, State, digest
@@ -63,6 +63,17 @@ def test_three_classes_and_a_sequence_missing_at_a_site() -> None:
     p = learner.predict(state, unseen)
     assert np.mean(p.argmax(axis=1) == unseen.labels) > 0.7
     np.testing.assert_allclose(learner.logits(state, unseen), np.log(p[:, 1:] / p[:, :1]), atol=1e-6)
+
+
+def test_log_odds_are_standardised_over_the_training_cases_of_all_sites() -> None:
+    those = sites(60, 3, seed=1, share=0.8, unknown=0.2)
+    state = fit(SMALL, {}, those, PLAN)
+    rows = [with_images(c.train(PLAN.fold, PLAN.seed, PLAN.parts)) for c in those]
+    raw = np.concatenate([SMALL.logits(state, r) for r in rows])
+    np.testing.assert_allclose(state["image"]["mean"], raw.mean(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(state["image"]["spread"], raw.std(axis=0), rtol=1e-6)
+    z = np.concatenate([SMALL.standardised(state, r) for r in rows])
+    np.testing.assert_allclose([z.mean(), z.std()], [0, 1], atol=1e-6)
 
 
 def test_a_site_counts_with_its_labelled_cases_that_have_an_image() -> None:

@@ -1,0 +1,108 @@
+"""A run with images gives the same bits on every engine, and after a kill in the middle of its networks' training."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server import ledger
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = (
+    *("--study", "liver_recurrence", "--phantom-patients", "120", "--virtual-sites", "2", "--bootstraps", "100"),
+    *("--learners", "logistic,image,fusion", "--evaluations", "within_site", "--set", "segmentation.rounds=1"),
+    *("--set", "segmentation.epochs=1", "--set", "autoencoder.rounds=1", "--set", "autoencoder.epochs=1"),
+    *("--set", "image.rounds=3", "--set", "image.epochs=1"),
+)
+QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+pytestmark = pytest.mark.slow
+
+
+def options(out: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "simulation", *SMALL, "--out", str(out), *more]
+
+
+def run(command: list[str]) -> str:
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **QUIET}, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def closing(folder: Path) -> dict[str, Any]:
+    lines = ledger.read(folder / "ledger.jsonl") if (folder / "ledger.jsonl").exists() else []
+    return next((dict(line) for line in lines if line["kind"] == "close"), {})
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """State hash of the in-process engine, and the cache that it filled."""
+    out = tmp_path_factory.mktemp("inprocess")
+    return str(json.loads(run(options(out, "--json")))["state_hash"]), out / "cache"
+
+
+def test_ray(expected: tuple[str, Path], tmp_path: Path) -> None:
+    told = run(options(tmp_path, "--cache", str(expected[1]), "--engine", "ray", "--json"))
+    assert json.loads(told)["state_hash"] == expected[0]
+
+
+def test_the_line_that_prepare_prints(expected: tuple[str, Path], tmp_path: Path) -> None:
+    line, folder = run(options(tmp_path, "--cache", str(expected[1]), "--prepare")).strip().splitlines()[-2:]
+    assert line.startswith("flwr run ")
+    home = tmp_path / "flwr"
+    home.mkdir()
+    (home / "config.toml").write_text('[superlink]\ndefault = "local"\n[superlink.local]\naddress = ":local:"\n')
+    env = {
+        **os.environ,
+        **QUIET,
+        "FLWR_HOME": str(home),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FEDMETS_TEST": str(tmp_path),
+    }
+    try:
+        subprocess.run(line, shell=True, cwd=ROOT, env=env, capture_output=True, timeout=400, check=False)
+        end = time.monotonic() + 300
+        while not (told := closing(Path(folder) / "flower")) and time.monotonic() < end:
+            time.sleep(1)
+        assert told.get("state_hash") == expected[0]
+    finally:
+        for proc in Path("/proc").glob("[0-9]*"):
+            try:
+                mine = f"FEDMETS_TEST={tmp_path}".encode() in (proc / "environ").read_bytes()
+            except OSError:
+                continue
+            if mine:
+                os.kill(int(proc.name), signal.SIGKILL)
+
+
+def test_killed_among_the_networks_rounds_and_resumed(expected: tuple[str, Path], tmp_path: Path) -> None:
+    started = subprocess.Popen(
+        options(tmp_path, "--cache", str(expected[1])),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    end = time.monotonic() + 300
+    folder: Path | None = None
+    while time.monotonic() < end and started.poll() is None:
+        folder = next((p.parent for p in tmp_path.glob("*/ledger.jsonl")), None)
+        lines = ledger.read(folder / "ledger.jsonl") if folder else []
+        if any(w["learner"] == "image" and w["phase"] == "train" for line in lines for w in line.get("work", ())):
+            break
+        time.sleep(0.02)
+    assert started.poll() is None, "the run ended before it was killed"
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+    assert folder is not None
+    assert not closing(folder)
+    told = json.loads(run([sys.executable, "-m", "simulation", "--resume", str(folder), "--json"]))
+    assert told["state_hash"] == expected[0]
