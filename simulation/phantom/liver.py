@@ -57,7 +57,7 @@ def write(
     folder: Path,
     *,
     seed: int = 0,
-    patients: int = 300,
+    patients: int = 260,
     null: bool = False,
     missing: bool = False,
     tell: Callable[[int, int], None] = lambda done, of: None,

@@ -23,7 +23,7 @@ from simulation.phantom.ceiling import auc
 from simulation.phantom.generator import Bools, Ints, sigmoid
 
 RECURRED: Final = 0.44
-CEA: Final = (1.55, 2.8)
+CEA: Final = (1.5, 2.9)
 """Mean of log(ng/mL) without and with a recurrence. One strong marker rather than five weak ones: what 200 patients can teach."""
 CEA_SD: Final = 0.95
 SHARES: Final[Mapping[str, tuple[float, float]]] = {
@@ -33,7 +33,7 @@ SHARES: Final[Mapping[str, tuple[float, float]]] = {
     "chemotherapy": (0.57, 0.63),
 }
 """P(yes) without and with a recurrence."""
-IMAGE: Final = 1.35
+IMAGE: Final = 1.3
 """How far apart the means of u are without and with a recurrence, in its standard deviations."""
 CEA_KNOWN: Final = 0.95
 KNOWN: Final = 0.9

@@ -53,36 +53,6 @@ def test_ray(expected: tuple[str, Path], tmp_path: Path) -> None:
     assert json.loads(told)["state_hash"] == expected[0]
 
 
-def test_the_line_that_prepare_prints(expected: tuple[str, Path], tmp_path: Path) -> None:
-    line, folder = run(options(tmp_path, "--cache", str(expected[1]), "--prepare")).strip().splitlines()[-2:]
-    assert line.startswith("flwr run ")
-    home = tmp_path / "flwr"
-    home.mkdir()
-    (home / "config.toml").write_text('[superlink]\ndefault = "local"\n[superlink.local]\naddress = ":local:"\n')
-    env = {
-        **os.environ,
-        **QUIET,
-        "FLWR_HOME": str(home),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FEDMETS_TEST": str(tmp_path),
-    }
-    try:
-        subprocess.run(line, shell=True, cwd=ROOT, env=env, capture_output=True, timeout=400, check=False)
-        end = time.monotonic() + 300
-        while not (told := closing(Path(folder) / "flower")) and time.monotonic() < end:
-            time.sleep(1)
-        assert told.get("state_hash") == expected[0]
-    finally:
-        for proc in Path("/proc").glob("[0-9]*"):
-            try:
-                mine = f"FEDMETS_TEST={tmp_path}".encode() in (proc / "environ").read_bytes()
-            except OSError:
-                continue
-            if mine:
-                os.kill(int(proc.name), signal.SIGKILL)
-
-
 def test_killed_among_the_networks_rounds_and_resumed(expected: tuple[str, Path], tmp_path: Path) -> None:
     started = subprocess.Popen(
         options(tmp_path, "--cache", str(expected[1])),

@@ -228,9 +228,9 @@ def test_about_a_tenth_is_not_followed_long_enough(tmp_path: Path) -> None:
 
 def test_the_ceilings_are_where_they_should_be(written: tuple[Path, Truth], large: Draw) -> None:
     ceilings = written[1].ceilings
-    assert ceilings["clinical"] == pytest.approx(0.83, abs=0.02)
+    assert ceilings["clinical"] == pytest.approx(0.855, abs=0.02)
     assert ceilings["image"] == pytest.approx(0.83, abs=0.02)
-    assert ceilings["fusion"] == pytest.approx(0.912, abs=0.015)
+    assert ceilings["fusion"] == pytest.approx(0.92, abs=0.015)
     assert 0.42 < large.recurred.mean() < 0.46
     for name, score in liver_model.posteriors(large).items():
         assert auc(score, large.recurred) == pytest.approx(ceilings[name], abs=0.01)
