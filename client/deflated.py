@@ -57,6 +57,7 @@ def length(path: Path, most: int) -> int:
 
 def whole(path: str) -> Dataset:
     """Any DICOM file, all of it. ValueError where its data set inflates to more than `WHOLE`."""
+    from pydicom.dataset import FileMetaDataset
     from pydicom.filereader import dcmread
 
     with Path(path).open("rb") as f:
@@ -67,7 +68,7 @@ def whole(path: str) -> Dataset:
             raise ValueError(f"its deflated data set has more than {WHOLE >> 20} MB")
         f.seek(0)
         dataset = dcmread(BytesIO(data), force=True)
-        dataset.file_meta = _meta(f)  # type: ignore[assignment]
+        dataset.file_meta = FileMetaDataset(_meta(f))
         return dataset
 
 

@@ -51,7 +51,7 @@ def _refusing(path: str) -> Iterator[None]:
         raise
     except MemoryError as error:
         raise DataError("D00", f"{path}: there is not enough memory to read the segmentation. Close other programs") from error
-    except Exception as error:
+    except Exception as error:  # arithmetic on hostile numbers fails in many ways: this mask is lost, the image is not
         reason = str(error).strip().replace("\n", " ")[:160]
         what = f"the segmentation cannot be laid on the image ({type(error).__name__}: {reason})"
         raise DataError("D00", f"{path}: {what}. Export the segmentation again, or leave it out") from error
