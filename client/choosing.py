@@ -142,7 +142,7 @@ def _choose_one(
     ranked = []
     derived: dict[str, int] = {}
     for name in (c.name for c in imaging.channels):
-        derived |= levels([one for channels in exams.values() for one in channels.get(name, ())])
+        derived |= levels([one for channels in exams.values() for one in channels.get(name, ())], imaging)
     for (study, frame), channels in exams.items():
         case, troubles, remarks = examination(patient, channels, outlined, derived, broken, imaging)
         masks = _masks(case, segmentations, study, keys, mine, len({study for study, _ in exams}) == 1)

@@ -132,6 +132,7 @@ def _told(path: Path, e: Elements, syntax: str, size: int) -> Header | Fault:
         frames=frames,
         image_type=tuple(w.upper() for w in e.words(tags.IMAGE_TYPE)),
         description=e.text(tags.DESCRIPTION),
+        body_part="".join(c for c in e.text(tags.BODY_PART).upper() if "A" <= c <= "Z")[:16],
         maker=e.text(tags.MAKER),
         model=e.text(tags.MODEL),
         instance=e.whole(tags.INSTANCE),

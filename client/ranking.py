@@ -32,6 +32,10 @@ def examination(
 
     outlined: uids of the series that a segmentation was drawn on; levels: of each series, see there.
     """
+
+    def astray(series: Series) -> bool:
+        return elsewhere(series, imaging)
+
     taken: dict[str, Series] = {}
     troubles: list[Trouble] = []
     remarks: list[tuple[str, str]] = []
@@ -52,9 +56,13 @@ def examination(
         elif len(usable) > 1:
             how = "the one that a segmentation refers to" if best.uid in outlined else "the one with most slices"
             if best.uid not in outlined and slices(best) < max(map(slices, usable)):
-                how = "the least derived one"
+                others = [s for s in usable if slices(s) > slices(best)]
+                how = "the one of the study's part of the body" if all(map(astray, others)) else "the least derived one"
             text = f"patient {patient}: {len(usable)} series of '{name}', {how} is used: {best.files[0]}"
             remarks.append((f"of several series of a sequence {how} is used", text))
+        if astray(best):
+            text = f"patient {patient}: BodyPartExamined is {best.headers[0].body_part}, used: {best.files[0]}"
+            remarks.append(("an image is used whose header names another part of the body", text))
     used = {str(PurePath(f).parent) for s in taken.values() if s.kind == "dicom" for f in s.files}
     others = {str(PurePath(f).parent) for ss in channels.values() for s in ss if s not in taken.values() for f in s.files}
     # an unreadable file among a series' own may be one of its slices
@@ -62,10 +70,11 @@ def examination(
     return Case(patient, taken), troubles, remarks
 
 
-def levels(series: Sequence[Series]) -> dict[str, int]:
+def levels(series: Sequence[Series], imaging: Imaging) -> dict[str, int]:
     """How far each series is from what was measured: 0 for ORIGINAL, PRIMARY; one more for DERIVED, and for SECONDARY.
 
-    A series that reaches over less than half of the widest one (a contrast bolus that was watched) is not preferred to any.
+    A series that reaches over less than half of the widest one (a contrast bolus that was watched), or that is of another part of the
+    body (the lungs of a patient whose liver is asked about), is not preferred to any.
     """
     reach = {s.uid: _reach(s) for s in series}
     widest = max(reach.values(), default=0.0)
@@ -73,8 +82,14 @@ def levels(series: Sequence[Series]) -> dict[str, int]:
     for s in series:
         told = s.headers[0].image_type[:2] if s.headers else ()
         short = reach[s.uid] < 0.5 * widest
-        out[s.uid] = 2 if short else ("DERIVED" in told) + ("SECONDARY" in told)
+        out[s.uid] = 2 if short or elsewhere(s, imaging) else ("DERIVED" in told) + ("SECONDARY" in told)
     return out
+
+
+def elsewhere(series: Series, imaging: Imaging) -> bool:
+    """Does the header name a part of the body that is not the study's? Where it names none, or the study none, it does not."""
+    part = series.headers[0].body_part if series.headers else ""
+    return bool(part and imaging.body) and not any(word in part for word in imaging.body)
 
 
 def _reach(series: Series) -> float:

@@ -111,6 +111,8 @@ class Header:
     image_type: tuple[str, ...] = ()
     description: str = ""
     """Series description: what the technician called it. Never decides anything but a tie between MR sequences."""
+    body_part: str = ""
+    """BodyPartExamined, letters only."""
     maker: str = ""
     model: str = ""
     instance: int | None = None

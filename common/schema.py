@@ -104,6 +104,8 @@ class Imaging:
     """At most so many lesions a case, the largest."""
     coarse: tuple[int, int, int] = (32, 64, 64)
     """Voxels of the whole field of view as the segmentation sees it."""
+    body: tuple[str, ...] = ()
+    """Words of DICOM's BodyPartExamined that name what is looked at; a series of another part is not preferred to any."""
 
     def bits(self, regions: tuple[str, ...]) -> int:
         """The mask bits of `regions` together."""

@@ -29,7 +29,12 @@ SCHEMA = Schema(
     ),
     label=Label("metastasis", ("M0", "M1"), "Distant metastasis at diagnosis (AJCC M)"),
     survival=Survival("overall_survival", "days", 1825),
-    imaging=Imaging(channels=(Channel("ct", "CT", "CT before surgery"),), window=(-160, 240), spacing_mm=(2.5, 1.0, 1.0)),
+    imaging=Imaging(
+        channels=(Channel("ct", "CT", "CT before surgery"),),
+        window=(-160, 240),
+        spacing_mm=(2.5, 1.0, 1.0),
+        body=("ABD", "PELVIS", "COLON", "RECTUM", "LIVER"),
+    ),
 )
 
 STUDY = Study(

@@ -38,6 +38,7 @@ SCHEMA = Schema(
         window=(-160, 240),
         spacing_mm=(2.5, 1.0, 1.0),
         crop_mm=(60.0, 60.0, 60.0),
+        body=("ABD", "LIVER"),
     ),
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -438,6 +439,19 @@ def test_an_original_is_preferred_to_what_was_computed_from_it(tmp_path: Path, m
     assert f"the least derived one is used: {data / 'P1/ct'}" in told(reading)
     # a short original, as of a bolus that was watched, is not what was asked for
     assert f"the one with most slices is used: {data / 'P2/mpr'}" in told(reading)
+
+
+def test_a_series_of_another_part_of_the_body_is_not_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "data"
+    table(data, ["P1", "P2"])
+    ct_of(data / "P1/abdomen", "P1", hounsfield(), step=2.5, BodyPartExamined="ABDOMEN_PELVIS")
+    ct_of(data / "P1/lungs", "P1", np.repeat(hounsfield(), 5, 0), step=0.5, BodyPartExamined="CHEST")
+    ct_of(data / "P2", "P2", hounsfield() + np.int16(1), BodyPartExamined="CHEST")
+    asked = study(replace(CT, body=("ABD", "LIVER")), {"regions": {"liver": ["Liver"], "lesion": ["Tumor.*"]}})
+    reading = read(data, monkeypatch, asked)
+    assert reading.cohort.imaged.tolist() == [True, True]
+    assert f"the one of the study's part of the body is used: {data / 'P1/abdomen'}" in told(reading)
+    assert "an image is used whose header names another part of the body (1 cases)" in "\n".join(reading.cohort.flow.notes)
 
 
 def test_why_another_examination_was_rejected_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
