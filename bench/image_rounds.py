@@ -63,13 +63,14 @@ def here(sites: int, cases: int, rounds: int) -> list[float]:
     from common.learner import load
     from common.threads import fix_threads
     from common.types import flatten
+    from server import enrolled, store
     from server import rounds as driver
-    from server import store
     from server.jobs import Job
     from server.ledger import Ledger
     from server.roster import register
     from server.run import Run
     from server.strategies import combiner
+    from simulation import homes
     from simulation.grid import InProcessGrid
 
     fix_threads()
@@ -78,18 +79,21 @@ def here(sites: int, cases: int, rounds: int) -> list[float]:
 
         class Holding(Station):
             def __init__(self, held: Any) -> None:
-                super().__init__(Site(held.site, folder, ("bench",), log=folder / "station.log"))
+                key = folder / held.site / homes.KEY
+                super().__init__(Site(held.site, folder, ("bench",), coordinator=pinned, key=key, log=folder / "station.log"))
                 self.held = held
 
             def cohort(self, ref: str, task: str) -> Any:
                 return self.held
 
-        stations = {f"/{k}": Holding(cohort(k, cases)) for k in range(sites)}
-        courier.open_station = lambda path: stations[path]  # type: ignore[assignment]
+        those = [cohort(k, cases) for k in range(sites)]
+        pinned = homes.enrol(folder / homes.COORDINATOR, {c.site: folder / c.site for c in those})
+        stations = {f"/{k}": Holding(c) for k, c in enumerate(those)}
+        courier.door = lambda context, seconds: stations[str(context.node_config["site"])]  # type: ignore[assignment]
         grid = InProcessGrid(courier.app, {k + 1: Path(f"/{k}") for k in range(sites)}, workers=2)
         run = Run(study="bench", task="now", out=str(folder), expect=sites)
         schema = stations["/0"].held.schema
-        roster = register(grid, run, "bench", "now", schema)
+        roster = register(grid, run, "bench", enrolled.load(str(folder / homes.COORDINATOR)), "now", schema)
         ledger, seconds, last = Ledger(folder / "ledger.jsonl"), list[float](), time.perf_counter()
 
         def watch(exchange: Any, now: Any) -> None:

@@ -16,6 +16,7 @@ import contextlib
 import gc
 import logging
 import os
+import shutil
 import statistics
 import tempfile
 import time
@@ -37,12 +38,13 @@ from common.learners.preprocessing import Preprocessing, standardise
 from common.schema import Label, Number, Schema
 from common.threads import fix_threads
 from common.types import Arrays, flatten
-from server import rounds, store
+from server import enrolled, rounds, store
 from server.jobs import Job
 from server.ledger import Ledger
 from server.roster import register
 from server.run import Run
 from server.strategies import combiner
+from simulation import homes
 from simulation.grid import InProcessGrid
 
 ALL = Fold()
@@ -51,8 +53,10 @@ ALL = Fold()
 class Holding(Station):
     """The station, over rows made here instead of read from a table."""
 
-    def __init__(self, held: Cohort, folder: Path) -> None:
-        super().__init__(Site(held.site, folder, ("bench",), log=folder / "station.log"))
+    def __init__(self, held: Cohort, folder: Path, pinned: str) -> None:
+        super().__init__(
+            Site(held.site, folder, ("bench",), coordinator=pinned, key=folder / held.site / homes.KEY, log=folder / "station.log")
+        )
         self.held = held
 
     def cohort(self, ref: str, task: str) -> Cohort:
@@ -88,7 +92,7 @@ def since(start: Seconds) -> Seconds:
 def engine(grid: Grid, those: int, schema: Schema, learner: Perceptron, folder: Path) -> list[Seconds]:
     """Each training round, as `server.app` drives them."""
     run = Run(study="bench", task="now", out=str(folder), learners="mlp", expect=those)
-    roster = register(grid, run, "bench", "now", schema)
+    roster = register(grid, run, "bench", enrolled.load(str(folder / homes.COORDINATOR)), "now", schema)
     ledger, seconds, last = Ledger(folder / "ledger.jsonl"), list[Seconds](), clock()
 
     def watch(exchange: rounds.Exchange, now: rounds.Progress) -> None:
@@ -108,8 +112,9 @@ def engine(grid: Grid, those: int, schema: Schema, learner: Perceptron, folder: 
 
 def in_process(those: list[Cohort], learner: Perceptron) -> list[Seconds]:
     with tempfile.TemporaryDirectory() as name:
-        stations = {f"/{c.site}": Holding(c, Path(name)) for c in those}
-        courier.open_station = lambda path: stations[path]  # type: ignore[assignment]
+        pinned = homes.enrol(Path(name) / homes.COORDINATOR, {c.site: Path(name) / c.site for c in those})
+        stations = {f"/{c.site}": Holding(c, Path(name), pinned) for c in those}
+        courier.door = lambda context, seconds: stations[str(context.node_config["site"])]  # type: ignore[assignment]
         grid = InProcessGrid(courier.app, {k + 1: Path(path) for k, path in enumerate(stations)})
         return engine(grid, len(those), those[0].schema, learner, Path(name))
 
@@ -203,30 +208,32 @@ def on_ray(those: list[Cohort], learner: Perceptron) -> list[Seconds]:
 
     client, server, seconds = ClientApp(), ServerApp(), list[Seconds]()
     rows, features, count = len(those[0]), len(those[0].schema.columns), len(those)
+    folder = Path(tempfile.mkdtemp())
+    pinned = homes.enrol(folder / homes.COORDINATOR, {c.site: folder / c.site for c in those})
 
-    def station(context: Context) -> Holding:
+    def station(context: Context, seconds: float) -> Holding:
         held: dict[int, Holding] = courier.__dict__.setdefault("_held", {})
         k = int(context.node_config["partition-id"])
         if not held:
-            held.update({i: Holding(c, Path(tempfile.gettempdir())) for i, c in enumerate(cohorts(count, rows, features))})
+            held.update({i: Holding(c, folder, pinned) for i, c in enumerate(cohorts(count, rows, features))})
         return held[k]
 
     @client.query("hello")
     def hello(message, context):  # type: ignore[no-untyped-def]
-        courier._station = station
+        courier.door = station
         return courier.hello(message, context)
 
     @client.train("work")
     def work(message, context):  # type: ignore[no-untyped-def]
-        courier._station = station
+        courier.door = station
         return courier.work(message, context)
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
-        with tempfile.TemporaryDirectory() as name:
-            seconds.extend(engine(grid, count, those[0].schema, learner, Path(name)))
+        seconds.extend(engine(grid, count, those[0].schema, learner, folder))
 
     run_simulation(server, client, count, backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0}})
+    shutil.rmtree(folder)
     return seconds
 
 

@@ -1,4 +1,4 @@
-"""`python -m client`: what a site does with a federation's model on its own data, for itself. Nothing here has a network."""
+"""`python -m client`: the site's station, and what a site does with a federation's model for itself. Nothing here has a network."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 EPILOG = """exit status: 0 done, 2 wrong option, 3 unusable data, 6 a file cannot be written, 130 interrupted
 
 examples:
+  python -m client serve --site site.toml --socket /run/fedmets/station.sock
   python -m client embed --site site.toml --study liver_recurrence --model runs/<run>/model --out embeddings
   python -m client explain --site site.toml --study liver_recurrence --model runs/<run>/model --out report.html
   python -m client cache --site site.toml --unused 90 --remove"""
@@ -34,6 +35,13 @@ def parser() -> argparse.ArgumentParser:
         c.add_argument("--json", action="store_true", help="print one JSON object at the end; progress goes to stderr")
         if name == "explain":
             c.add_argument("--patients", type=int, default=24, metavar="N", help="most patients shown (default 24)")
+    told = "answer the coordinator's plans on the site's data, until it is stopped"
+    c = commands.add_parser("serve", help=told, description=told)
+    c.add_argument("--site", required=True, metavar="FILE", help="the site's site.toml")
+    c.add_argument(
+        "--socket", required=True, metavar="PATH", help="where the courier finds the station; its folder is made, for this user only"
+    )
+    c.add_argument("--json", action="store_true", help="lines for programs on stderr")
     told = "count the prepared images on the site's disk, and remove those that were not used for long"
     c = commands.add_parser("cache", help=told, description=told)
     c.add_argument("--site", required=True, metavar="FILE", help="the site's site.toml")
@@ -51,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from common.errors import FedmetsError
 
     try:
-        done = _cache(args) if args.command == "cache" else _run(args)
+        done = {"serve": _serve, "cache": _cache}.get(args.command, _run)(args)
     except FedmetsError as error:
         print(f"error {error}", file=sys.stderr)
         return error.exit_code
@@ -91,6 +99,18 @@ def _run(args: argparse.Namespace) -> dict[str, object]:
             patients, slices = embed(cohort, networks, Path(args.out), tell)
             return {"patients": patients, "slices": slices, "out": args.out}
         return {"patients": explain(cohort, networks, Path(args.out), args.patients, tell), "out": args.out}
+
+
+def _serve(args: argparse.Namespace) -> dict[str, object]:
+    from pathlib import Path
+
+    from client.service import serve
+
+    def tell(text: str) -> None:
+        print(json.dumps({"said": text}) if args.json else text, file=sys.stderr, flush=True)
+
+    serve(Path(args.site), Path(args.socket).resolve(), tell=tell)
+    return {"stopped": args.socket}
 
 
 def _cache(args: argparse.Namespace) -> dict[str, object]:

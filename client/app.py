@@ -1,6 +1,7 @@
-"""The courier: Flower's ClientApp. It takes a message, hands it to the site's station, returns the answer; it sees no data.
+"""The courier: Flower's ClientApp. It carries packets between the coordinator and the site's station, and sees no data.
 
-Nothing that goes wrong here may travel as text: Flower would send a traceback, so the station answers with codes.
+It imports neither torch nor the learners: Flower starts a fresh process for every message. Nothing that goes wrong here may travel as
+text: Flower would send a traceback, so every answer that is not the station's is a code.
 """
 
 from __future__ import annotations
@@ -8,35 +9,44 @@ from __future__ import annotations
 import sys
 import traceback
 from pathlib import Path
+from typing import Protocol
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from client.station import Station, open_station
 from common.errors import FedmetsError, UsageError
-from common.exchange import HELLO, NO_PLAN, WORK, Hello, Update, pack_hello, pack_updates, unpack_greeting, unpack_request
+from common.exchange import Kind, Packet, refusal
+from common.records import HELLO, WORK, content, packet
 
 app = ClientApp()
 
 
+class Door(Protocol):
+    """A station, in this process or behind a socket."""
+
+    def answer(self, packet: Packet) -> Packet: ...
+
+
 @app.query(HELLO.partition(".")[2])
 def hello(message: Message, context: Context) -> Message:
-    """Say whether this site can take part, and what it can do."""
-    try:
-        content = pack_hello(_station(context).hello(*unpack_greeting(message)))
-    except Exception as error:
-        content = pack_hello(Hello("", "", "", (), (), 0, code=_told(error)))
-    return Message(content, reply_to=message)
+    """Can this site take part, and what can it do?"""
+    return _carried(message, "greeting", context)
 
 
 @app.train(WORK.partition(".")[2])
 def work(message: Message, context: Context) -> Message:
-    """Answer the plans of one exchange; a request that cannot be read gets one code for the whole of it."""
+    """The plans of one exchange."""
+    return _carried(message, "request", context)
+
+
+def _carried(message: Message, kind: Kind, context: Context) -> Message:
+    asked = Packet(kind, b"")
     try:
-        content = pack_updates(_station(context).handle(unpack_request(message)))
+        asked = packet(message, kind)
+        answer = door(context, message.metadata.ttl).answer(asked)
     except Exception as error:
-        content = pack_updates([Update(NO_PLAN, None, _told(error))])
-    return Message(content, reply_to=message)
+        answer = refusal(asked, _told(error))
+    return Message(content(answer), reply_to=message)
 
 
 def _told(error: Exception) -> str:
@@ -48,8 +58,18 @@ def _told(error: Exception) -> str:
     return "X01"
 
 
-def _station(context: Context) -> Station:
-    """The node's site file (`--node-config 'site="..."'`), or, on Flower's simulation engine, the n-th one of the run's folder."""
+def door(context: Context, seconds: float) -> Door:
+    """The station of a node; `seconds`: how long its answer is waited for.
+
+    Behind a socket (`--node-config 'socket="/run/fedmets/station.sock"'`), as at a hospital; in this process for a virtual site, by its
+    site file (`site="..."`) or, on Flower's simulation engine, as the n-th one of the run's folder.
+    """
+    if "socket" in context.node_config:
+        from client.link import Link
+
+        return Link(Path(str(context.node_config["socket"])), seconds)
+    from client.station import open_station
+
     if "site" in context.node_config:
         return open_station(str(context.node_config["site"]))
     folder = Path(str(context.run_config.get("sites", "")))

@@ -56,8 +56,8 @@ def examination(
         elif len(usable) > 1:
             how = "the one that a segmentation refers to" if best.uid in outlined else "the one with most slices"
             if best.uid not in outlined and slices(best) < max(map(slices, usable)):
-                others = [s for s in usable if slices(s) > slices(best)]
-                how = "the one of the study's part of the body" if all(map(astray, others)) else "the least derived one"
+                longer = [s for s in usable if slices(s) > slices(best)]
+                how = "the one of the study's part of the body" if all(map(astray, longer)) else "the least derived one"
             text = f"patient {patient}: {len(usable)} series of '{name}', {how} is used: {best.files[0]}"
             remarks.append((f"of several series of a sequence {how} is used", text))
         if astray(best):

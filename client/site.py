@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from common.errors import UsageError
+from common.keys import PUBLIC
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,16 @@ class Site:
     """Fewest patients in any sum that leaves the site (P01)."""
     pooled: bool = False
     """True where the site stands for several institutions together: it is then never left out by itself and never ranked."""
+    coordinator: str = ""
+    """Public key of the coordinator whose plans are answered, 64 hex digits: pinned when the site was enrolled."""
+    key: Path | None = None
+    """The site's own private key (PEM, mode 600), by which it signs what it answers; made by `python -m deploy enroll`."""
     log: Path = Path("station.log")
     """Where refusals and errors are written in full; only their codes leave."""
     images: Path | None = None
     """Folder that holds the site's images; None: `data`, where that is a folder."""
+    state: Path = Path("state")
+    """Folder for what the station must not lose: the answers that it has given. For one station."""
     cache: Path = Path("cache")
     """Folder for what is prepared of the images. It holds pictures of patients, and may be deleted: it is then filled again."""
 
@@ -58,9 +65,12 @@ def load(path: Path) -> Site:
         ("data", str),
         ("source", str),
         ("patients", str),
+        ("coordinator", str),
+        ("key", str),
         ("log", str),
         ("images", str),
         ("cache", str),
+        ("state", str),
         ("minimum", int),
     ):
         if key in raw and type(raw[key]) is not kind:
@@ -74,6 +84,8 @@ def load(path: Path) -> Site:
         faults.append(f"{path}: minimum = {raw['minimum']} must be at least 1")
     if isinstance(raw.get("name"), str) and (not raw["name"].strip() or any(ord(c) < 32 for c in raw["name"])):
         faults.append(f"{path}: name = {raw['name']!r} is empty or has control characters")
+    if isinstance(raw.get("coordinator"), str) and not PUBLIC.fullmatch(raw["coordinator"]):
+        faults.append(f"{path}: coordinator = {raw['coordinator']!r} must be a public key of 64 hex digits")
     if faults:
         raise UsageError("C01", *faults)
     base = path.parent
@@ -85,7 +97,10 @@ def load(path: Path) -> Site:
         patients=base / raw["patients"] if "patients" in raw else None,
         minimum=raw.get("minimum", 10),
         pooled=raw.get("pooled", False),
+        coordinator=raw.get("coordinator", ""),
+        key=base / raw["key"] if "key" in raw else None,
         log=base / raw.get("log", "station.log"),
         images=base / raw["images"] if "images" in raw else None,
         cache=base / raw.get("cache", "cache"),
+        state=base / raw.get("state", "state"),
     )

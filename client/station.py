@@ -1,12 +1,14 @@
-"""The site's service that holds the data: admit a plan, contribute, release an update. It has no network of its own.
+"""The site's station, which holds the data: admit a plan, contribute, release an update. It has no network of its own.
 
-In simulation, and until a socket stands between them, the courier calls this object in its own process.
+At a hospital `client.service` puts it behind a socket; in simulation the courier calls this object in its own process.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+import threading
+import time
 import traceback
 from functools import cache, lru_cache
 from pathlib import Path
@@ -16,22 +18,79 @@ import numpy as np
 import common
 from client import guard, intake
 from client import site as site_file
+from client.answers import Answers
 from client.site import Site
-from common import learner, study
+from common import keys, learner, study
 from common.cohort import ESTIMABLE, UNKNOWN, Cohort
 from common.errors import FedmetsError, RefusedError, UsageError
-from common.exchange import Hello, Request, States, Update
-from common.learner import Plan
+from common.exchange import (
+    NO_PLAN,
+    Hello,
+    Packet,
+    Request,
+    States,
+    Update,
+    pack_hello,
+    pack_updates,
+    refusal,
+    unpack_greeting,
+    unpack_request,
+)
+from common.keys import Signer
+from common.learner import Contribution, Plan
 from common.threads import fix_threads
 
 
 class Station:
     """Keeps the cohort warm between plans. Errors are written to the site's log in full; callers get codes only."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, answers: Answers | None = None) -> None:
         self.site = site
         self._log = _logger(site.log)
-        self._answered: dict[str, Update] = {}
+        self._answers = answers or Answers()
+        self._one = threading.Lock()
+        """One request at a time: there is one GPU, and one memory."""
+
+    def check(self) -> None:
+        """Whatever a station that serves can lack (C04): it is found at the start, not in a round."""
+        if not self.site.coordinator:
+            raise UsageError("C04", f"site '{self.site.name}' has pinned no coordinator; enrol it, and set `coordinator` in its site file")
+        self._signer()
+
+    def note(self, text: str) -> None:
+        """A line in the site's log."""
+        self._log.error("%s", _one_line(text))
+
+    def answer(self, packet: Packet) -> Packet:
+        """The site's signed answer to what its coordinator signed; never raises."""
+        try:
+            if packet.kind == "greeting":
+                return pack_hello(self._greeted(packet), self._signer(), packet)
+            return pack_updates(self._worked(packet), self._signer(), packet)
+        except Exception as error:
+            # without a key of its own a site can say no more than why
+            return refusal(packet, self._note(error))
+
+    def _greeted(self, packet: Packet) -> Hello:
+        try:
+            greeting = unpack_greeting(packet, self.site.coordinator)
+            if time.time() > greeting.expires:
+                raise RefusedError("P04", f"the greeting expired {time.time() - greeting.expires:.0f} s ago; check the clocks")
+        except FedmetsError as error:
+            return Hello.failed(self._note(error), self.site.name, common.__version__)
+        return self.hello(greeting.study, greeting.task, greeting.schema)
+
+    def _worked(self, packet: Packet) -> list[Update]:
+        try:
+            request = unpack_request(packet, self.site.coordinator)
+        except FedmetsError as error:
+            return [Update(NO_PLAN, None, self._note(error))]
+        return self.handle(request)
+
+    def _signer(self) -> Signer:
+        if self.site.key is None:
+            raise UsageError("C04", f"site '{self.site.name}' has no key to sign with; enrol it, and name `key` in its site file")
+        return _key(self.site.key)
 
     def hello(self, ref: str, task: str, schema: str) -> Hello:
         """Can this site take part in a task? Reads the cohort; never raises."""
@@ -56,13 +115,19 @@ class Station:
                 imaged_estimable=not self.site.pooled and bool((pictured >= ESTIMABLE).sum() >= 2),
             )
         except Exception as error:
-            return Hello(self.site.name, common.__version__, "", (), (), 0, code=self._note(error))
+            return Hello.failed(self._note(error), self.site.name, common.__version__)
 
     def handle(self, request: Request) -> list[Update]:
         """One Update a plan, in their order; never raises. A repeated plan gets the stored answer."""
-        answers = [self._answered.get(p.hash) or self._answer(p, request.states) for p in request.plans]
-        self._answered = {u.plan_hash: u for u in answers}
-        return answers
+        with self._one:
+            answers = [self._answer(p, request.states) for p in request.plans]
+            try:
+                self._answers.keep(list(zip(request.plans, answers, strict=True)))
+            except Exception as error:
+                # what could not be kept may not leave: it could not be told from a second answer
+                code = self._note(error)
+                return [Update(u.plan_hash, None, u.code or code) for u in answers]
+            return answers
 
     def cohort(self, ref: str, task: str) -> Cohort:
         """The site's frozen snapshot for a task."""
@@ -75,13 +140,16 @@ class Station:
 
     def _answer(self, plan: Plan, states: States) -> Update:
         try:
-            cohort = self.cohort(plan.study, plan.task)
-            asked = guard.admit(plan, self.site, cohort)
-            state = guard.state_for(plan, states)
-            contribution = asked.contribute(state, cohort, plan)
-            return Update(plan.hash, guard.release(contribution, asked, state, plan, cohort, self.site.minimum))
+            stored = self._answers.of(plan) if plan.site == self.site.name else None
+            return stored or Update(plan.hash, self._work(plan, states))
         except Exception as error:
             return Update(plan.hash, None, self._note(error))
+
+    def _work(self, plan: Plan, states: States) -> Contribution:
+        cohort = self.cohort(plan.study, plan.task)
+        asked = guard.admit(plan, self.site, cohort)
+        state = guard.state_for(plan, states)
+        return guard.release(asked.contribute(state, cohort, plan), asked, state, plan, cohort, self.site.minimum)
 
     def _note(self, error: Exception) -> str:
         """Write the error to the site's log; return the code, the only thing that may leave."""
@@ -91,6 +159,11 @@ class Station:
         told = "".join(traceback.format_exception(error))
         self._log.error("[X01] %s", "\n".join(map(_one_line, told.split("\n"))))
         return "X01"
+
+
+@cache
+def _key(path: Path) -> Signer:
+    return keys.load(path)
 
 
 @cache

@@ -1,8 +1,9 @@
 """What crosses the wall: a Plan goes down, an Update comes up. The ONLY file that knows the wire's keys.
 
-A request carries the plans of one exchange (all learners and folds at once) and one packed blob with the state that they read; a
-reply carries one Update a plan: a sum, or an error code. Nothing else is declared, so nothing else passes: unknown keys, other
-dtypes and text are refused on arrival (`W02`).
+A packet is a signed JSON text and one packed blob of arrays. A request carries the plans of one exchange (all learners and folds at
+once) and the state that they read; a reply carries one Update a plan: a sum, or an error code. Nothing else is declared, so nothing
+else passes: unknown keys, other dtypes and text are refused on arrival (`W02`), and so is what the other side's pinned key has not
+signed (`P05`). The courier and Flower carry packets, and can neither write nor change one.
 """
 
 from __future__ import annotations
@@ -15,24 +16,56 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
-
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from typing import Any, Literal
 
 from common.cohort import Fold
 from common.errors import CODES, WireError
+from common.keys import Signer, verify
 from common.learner import Contribution, Plan
 from common.types import Arrays, State, flatten, nest, pack, unpack
 
-WORK = "train.work"
-HELLO = "query.hello"
 NO_PLAN = "0" * 64
 """Stands for the plan hash when a site could not read the request at all."""
-_STYPE = "fedmets.arrays"
-_FORMAT = 1
+_FORMAT = 2
 
+Kind = Literal["greeting", "hello", "request", "updates"]
 States = dict[str, State]
 """Fold key -> State: everything a run has learnt."""
+
+
+@dataclass(frozen=True)
+class Packet:
+    """What a courier carries, unread."""
+
+    kind: Kind
+    text: bytes
+    """JSON."""
+    signature: str = ""
+    """Ed25519 by the sender's key, over kind, what is answered, and text; empty where a courier itself answers with a code."""
+    blob: bytes = b""
+    """Packed arrays (`common.types.pack`); the text names their hash."""
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the text: what an answer says it answers."""
+        return hashlib.sha256(self.text).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Bytes, headers of the transport excluded."""
+        return len(self.text) + len(self.signature) + len(self.blob)
+
+
+@dataclass(frozen=True)
+class Greeting:
+    """What a coordinator asks every site before the first round."""
+
+    run: str
+    study: str
+    task: str
+    schema: str
+    expires: float
+    """Unix time after which a site does not answer it."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +107,11 @@ class Hello:
     imaged_estimable: bool = False
     """Whether at least 10 of them are of each of two classes: images of one class say which hospital they come from, not who is ill."""
 
+    @staticmethod
+    def failed(code: str, site: str = "", version: str = "") -> Hello:
+        """A site, or a courier that knows no site, that can say why and nothing more."""
+        return Hello(site, version, "", (), (), 0, code=code)
+
 
 # ---- coordinator's side --------------------------------------------------------------------------------------------------
 
@@ -84,28 +122,26 @@ def pack_states(states: States) -> tuple[bytes, str]:
     return blob, hashlib.sha256(blob).hexdigest()
 
 
-def blob_record(blob: bytes) -> ArrayRecord:
-    """The blob as a Flower record. One record serves all sites of an exchange: it is not copied in process."""
-    return ArrayRecord({"blob": Array(dtype="uint8", shape=(len(blob),), stype=_STYPE, data=blob)})
+def pack_request(plans: Sequence[Plan], blob: bytes, signer: Signer) -> Packet:
+    """The plans of one site. The same `blob` serves all sites of an exchange: it is not copied in process."""
+    return _signed("request", {"plans": [_plan_to_json(p) for p in plans]}, signer, blob=blob)
 
 
-def pack_request(plans: Sequence[Plan], states: ArrayRecord) -> RecordDict:
-    """The content of a `WORK` message."""
-    text = json.dumps({"format": _FORMAT, "plans": [_plan_to_json(p) for p in plans]}, separators=(",", ":"))
-    return RecordDict({"plan": ConfigRecord({"json": text}), "state": states})
+def pack_greeting(greeting: Greeting, signer: Signer) -> Packet:
+    return _signed("greeting", {"greeting": dataclasses.asdict(greeting)}, signer)
 
 
-def pack_greeting(study: str, task: str, schema: str) -> RecordDict:
-    """The content of a `HELLO` message: which study is asked about."""
-    return RecordDict({"greeting": ConfigRecord({"study": study, "task": task, "schema": schema})})
-
-
-def unpack_updates(message: Message) -> list[Update]:
-    """The updates in a reply. A Flower error (the node crashed or vanished) becomes a WireError."""
-    if message.has_error():
-        raise WireError("R02", f"Flower reports error {message.error.code}")
-    rows = _list(_loads(_config(message.content, {"update", "sums"}, {"json"})["json"], "updates"), dict, "updates")
-    sums = _by_index(unpack(_blob(message.content, "sums")))
+def unpack_updates(packet: Packet, public: str, to: Packet) -> list[Update]:
+    """The updates of the site with the key `public`, in answer to the request `to`."""
+    body = _loads(packet, "updates", ("updates", "sums"))
+    rows = _list(body["updates"], dict, "updates")
+    lone = [r for r in rows if r.get("plan") == NO_PLAN and r.get("code")]
+    # a courier that cannot reach its station has no key: it may say so, and nothing else
+    if packet.signature or len(rows) != 1 or lone != rows:
+        _verify(packet, public, to.hash)
+    if body["sums"] != hashlib.sha256(packet.blob).hexdigest():
+        raise WireError("P04", "the sums that came are not those that were signed")
+    sums = _by_index(unpack(packet.blob))
     out = []
     for i, row in enumerate(rows):
         _only(row, {"plan", "cases", "code"}, "update")
@@ -122,10 +158,9 @@ def unpack_updates(message: Message) -> list[Update]:
     return out
 
 
-def unpack_hello(message: Message) -> Hello:
-    if message.has_error():
-        raise WireError("R02", f"Flower reports error {message.error.code}")
-    row = _loads(_config(message.content, {"hello"}, {"json"})["json"], "site")
+def unpack_hello(packet: Packet, enrolled: Mapping[str, str], to: Packet) -> Hello:
+    """What a site says of itself; `enrolled`: site -> public key. Only a code may come without a name and a signature."""
+    row = _loads(packet, "hello", ("site",))["site"]
     _only(row, {f.name for f in dataclasses.fields(Hello)}, "hello")
     _code(row["code"], "a site's greeting")
     texts = [row["site"], row["version"], row["schema"], *_list(row["modalities"], str, "hello"), *_list(row["learners"], str, "hello")]
@@ -134,29 +169,39 @@ def unpack_hello(message: Message) -> Hello:
     counts, flags = (row["cases"], row["imaged"]), (row["estimable"], row["imaged_estimable"])
     if any(type(n) is not int or n < 0 for n in counts) or any(type(f) is not bool for f in flags):
         raise WireError("W02", "a site's greeting has a malformed case count or flag")
-    return Hello(**{**row, "modalities": tuple(row["modalities"]), "learners": tuple(row["learners"])})
+    hello = Hello(**{**row, "modalities": tuple(row["modalities"]), "learners": tuple(row["learners"])})
+    if packet.signature or hello != Hello.failed(hello.code):
+        if hello.site not in enrolled:
+            raise WireError("P05", f"a node says that it is '{hello.site}', which is not enrolled")
+        _verify(packet, enrolled[hello.site], to.hash)
+    return hello
 
 
 # ---- the site's side -----------------------------------------------------------------------------------------------------
 
 
-def unpack_request(message: Message) -> Request:
-    raw = _list(_loads(_config(message.content, {"plan", "state"}, {"json"})["json"], "plans"), dict, "plans")
-    states, digest = _open(_blob(message.content, "state"))
+def unpack_request(packet: Packet, coordinator: str) -> Request:
+    """The plans that the coordinator with the public key `coordinator` signed, and the states that came with them."""
+    _verify(packet, coordinator, "")
+    raw = _list(_loads(packet, "request", ("plans",))["plans"], dict, "plans")
+    states, digest = _open(packet.blob)
     plans = tuple(_plan_from_json(row) for row in raw)
     if any(p.state_hash != digest for p in plans):
         raise WireError("P04", "the state that came with a plan is not the one that the plan names")
     return Request(plans, states)
 
 
-def unpack_greeting(message: Message) -> tuple[str, str, str]:
-    record = _config(message.content, {"greeting"}, {"study", "task", "schema"})
-    if not all(isinstance(v, str) for v in record.values()):
-        raise WireError("W02", "a greeting holds something that is not text")
-    return str(record["study"]), str(record["task"]), str(record["schema"])
+def unpack_greeting(packet: Packet, coordinator: str) -> Greeting:
+    _verify(packet, coordinator, "")
+    row = _loads(packet, "greeting", ("greeting",))["greeting"]
+    _only(row, {f.name for f in dataclasses.fields(Greeting)}, "greeting")
+    if not all(type(row[k]) is str for k in ("run", "study", "task", "schema")) or not _finite(row["expires"]):
+        raise WireError("W02", "a greeting has a field of the wrong type")
+    return Greeting(**row)
 
 
-def pack_updates(updates: Sequence[Update]) -> RecordDict:
+def pack_updates(updates: Sequence[Update], signer: Signer | None, to: Packet) -> Packet:
+    """`signer`: the site's; None: the courier's own answer, a single code."""
     rows = []
     arrays: Arrays = {}
     for i, u in enumerate(updates):
@@ -164,24 +209,38 @@ def pack_updates(updates: Sequence[Update]) -> RecordDict:
         if u.contribution:
             arrays.update({f"{i}\tsums\t{k}": v for k, v in u.contribution.sums.items()})
             arrays.update({f"{i}\ttally\t{k}": v for k, v in u.contribution.tally.items()})
-    text = json.dumps({"format": _FORMAT, "updates": rows}, separators=(",", ":"))
-    return RecordDict({"update": ConfigRecord({"json": text}), "sums": blob_record(pack(arrays))})
+    blob = pack(arrays)
+    return _signed("updates", {"updates": rows, "sums": hashlib.sha256(blob).hexdigest()}, signer, to.hash, blob)
 
 
-def pack_hello(hello: Hello) -> RecordDict:
-    text = json.dumps({"format": _FORMAT, "site": dataclasses.asdict(hello)}, separators=(",", ":"))
-    return RecordDict({"hello": ConfigRecord({"json": text})})
+def refusal(packet: Packet, code: str) -> Packet:
+    """The answer of whoever has no key: a code, unsigned."""
+    if packet.kind == "greeting":
+        return pack_hello(Hello.failed(code), None, packet)
+    return pack_updates([Update(NO_PLAN, None, code)], None, packet)
+
+
+def pack_hello(hello: Hello, signer: Signer | None, to: Packet) -> Packet:
+    return _signed("hello", {"site": dataclasses.asdict(hello)}, signer, to.hash)
 
 
 # ---- both ----------------------------------------------------------------------------------------------------------------
 
 
-def size(content: RecordDict) -> int:
-    """Bytes of a message's content, headers of the transport excluded."""
-    # not through RecordDict's views by kind: each of them is a checked copy
-    arrays = sum(len(a.data) for r in content.values() if isinstance(r, ArrayRecord) for a in r.values())
-    texts = sum(len(v) for r in content.values() if isinstance(r, ConfigRecord) for v in r.values() if isinstance(v, str))
-    return arrays + texts
+def _signed(kind: Kind, body: Mapping[str, Any], signer: Signer | None, to: str = "", blob: bytes = b"") -> Packet:
+    text = json.dumps({"format": _FORMAT, **body}, separators=(",", ":")).encode()
+    return Packet(kind, text, signer.sign(_meant(kind, to, text)) if signer else "", blob)
+
+
+def _verify(packet: Packet, public: str, to: str) -> None:
+    if not public:
+        raise WireError("P05", f"no key is enrolled by which to judge a {packet.kind}")
+    verify(public, _meant(packet.kind, to, packet.text), packet.signature)
+
+
+def _meant(kind: str, to: str, text: bytes) -> bytes:
+    """What is signed: a text with what it is, and which text it answers, so that it serves nowhere else."""
+    return f"fedmets {_FORMAT} {kind} {to}\n".encode() + text
 
 
 @lru_cache(maxsize=2)
@@ -212,7 +271,7 @@ def _plan_from_json(row: Any) -> Plan:
             raise TypeError("a field of the wrong type")
         if type(row["hyper"]) is not dict or row["privacy"] is not None:
             raise TypeError("hyper or privacy of the wrong type")
-        if type(row["expires"]) not in (int, float) or not math.isfinite(row["expires"]):
+        if not _finite(row["expires"]):
             raise TypeError("expires of the wrong type")
         folds = [
             Fold(tuple(_list(sites, str, "fold")), tuple(_list(parts, int, "fold")))
@@ -224,38 +283,31 @@ def _plan_from_json(row: Any) -> Plan:
         raise WireError("W02", f"a plan is malformed: {error}") from error
 
 
-def _config(content: RecordDict, records: set[str], keys: set[str]) -> Mapping[str, Any]:
-    """The one config record with these keys, of a message that has exactly these records."""
-    found = [r for r in content.values() if isinstance(r, ConfigRecord)]
-    if set(content.keys()) != records or len(found) != 1 or set(found[0].keys()) != keys:
-        raise WireError("W02", f"a message must have exactly the records {sorted(records)}, and in one of them the keys {sorted(keys)}")
-    return dict(found[0])
-
-
-def _blob(content: RecordDict, name: str) -> bytes:
-    record = content.get(name)
-    if not isinstance(record, ArrayRecord) or set(record.keys()) != {"blob"} or record["blob"].stype != _STYPE:
-        raise WireError("W02", f"a message lacks the packed arrays '{name}'")
-    return bytes(record["blob"].data)
-
-
-def _loads(text: Any, key: str) -> Any:
+def _loads(packet: Packet, kind: Kind, keys: tuple[str, ...]) -> Any:
+    if packet.kind != kind:
+        raise WireError("W02", f"a {kind} is expected here, this is a {packet.kind}")
     try:
-        body = json.loads(text)
+        body = json.loads(packet.text)
     except (TypeError, ValueError, RecursionError) as error:
         raise WireError("W02", "a message is not valid JSON") from error
-    _only(body, {"format", key}, "message")
+    if not isinstance(body, dict) or "format" not in body:
+        raise WireError("W02", "a message names no format")
     if type(body["format"]) is not int or body["format"] != _FORMAT:
         raise WireError(
             "W02", f"a message has format {body['format']!r}, this version reads {_FORMAT}; use the same fedmets version on both sides"
         )
-    return body[key]
+    _only(body, {"format", *keys}, "message")
+    return body
 
 
 def _list(value: Any, kind: type, what: str) -> list[Any]:
     if type(value) is not list or any(type(v) is not kind for v in value):
         raise WireError("W02", f"{what}: a list of {kind.__name__} is expected")
     return value
+
+
+def _finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _code(code: Any, where: str) -> None:

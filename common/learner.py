@@ -58,13 +58,23 @@ class Plan:
     @cached_property
     def hash(self) -> str:
         """SHA-256 of every field; a repeated plan has the same hash."""
+        return hashlib.sha256(f"{self.question} {self.expires!r}".encode()).hexdigest()
+
+    @cached_property
+    def question(self) -> str:
+        """SHA-256 of every field but `expires`: a coordinator that resumes asks the same again, with more time."""
         folds = [[f.sites, f.parts] for f in (self.fold, *self.reads)]
         plain = [getattr(self, f) for f in _PLAIN]
         text = json.dumps([plain, folds, self.hyper], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def place(self) -> str:
+        """Where in its run the plan stands: a site answers one question there."""
+        return f"{self.step}\t{self.learner}\t{self.fold.key}"
 
-_PLAIN = tuple(f.name for f in dataclasses.fields(Plan) if f.name not in ("fold", "reads", "hyper"))
+
+_PLAIN = tuple(f.name for f in dataclasses.fields(Plan) if f.name not in ("fold", "reads", "hyper", "expires"))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +21,7 @@ from common.learner import Federated
 from common.schema import Schema
 from common.threads import fix_threads
 from common.types import Arrays, digest, flatten, nest
-from server import guards, rounds, store, strategies
+from server import enrolled, guards, rounds, store, strategies
 from server.jobs import build_jobs, possible
 from server.ledger import NAME, Ledger
 from server.roster import Roster, register
@@ -66,7 +67,8 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
     ledger = _open(folder, run, run_id)
     try:
         _not_refused(ledger)
-        roster = register(grid, run, run.study, task, schema)
+        name = ledger.lines[0]["name"] if ledger.lines else f"{run_id}-{secrets.token_hex(4)}"
+        roster = register(grid, run, name, enrolled.load(run.keys), task, schema)
         run = replace(run, task=task)
         _same_sites(ledger, roster)
         progress = _restore(ledger, folder)
@@ -78,6 +80,7 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
             "resume" if ledger.lines else "open",
             time=time.time(),
             run=run_id,
+            name=name,
             config=asdict(run),
             schema=schema.hash,
             registered=list(roster.hellos),
@@ -110,7 +113,7 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
             text = json.dumps({"time": time.time(), "step": step, "jobs": len(jobs), "done": len(progress.done), "sites": dict(sites)})
             store.replace(folder / STATUS, text.encode())
 
-        rounds.drive(grid, run, run_id, roster, jobs, schema, progress, watch, strategies.combiner(run.strategy), live)
+        rounds.drive(grid, run, name, roster, jobs, schema, progress, watch, strategies.combiner(run.strategy), live)
         state_hash = digest({f"{k}\t{n}": a for k, s in progress.states.items() for n, a in flatten(s).items()})
         closed = next((line for line in ledger.lines if line["kind"] == "close"), None)
         if closed is None:
@@ -138,7 +141,7 @@ def _open(folder: Path, run: Run, run_id: str) -> Ledger:
         differ = [
             f"{k}: {was.get(k)!r} then, {now[k]!r} now"
             for k in now
-            if was.get(k) != now[k] and k not in ("resume", "out", "sites", "deadline", "retries")
+            if was.get(k) != now[k] and k not in ("resume", "out", "keys", "sites", "deadline", "retries")
         ]
         raise RunError("S01", f"'{folder}' belongs to a run of another configuration ({'; '.join(differ) or 'another schema or version'})")
     return ledger

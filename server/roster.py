@@ -11,8 +11,10 @@ from flwr.serverapp import Grid
 
 import common
 from common.errors import FederationError, FedmetsError
-from common.exchange import HELLO, Hello, pack_greeting, unpack_hello
+from common.exchange import Greeting, Hello, Packet, pack_greeting, unpack_hello
+from common.records import HELLO, content, packet
 from common.schema import Schema
+from server.enrolled import Enrolled
 from server.jobs import Job
 from server.post import ask, why
 from server.run import Run
@@ -24,6 +26,7 @@ class Roster:
 
     hellos: Mapping[str, Hello]
     nodes: Mapping[str, int]
+    enrolled: Enrolled
 
     @property
     def ready(self) -> tuple[str, ...]:
@@ -42,26 +45,27 @@ class Roster:
         return tuple(s for s in self.ready if s not in job.fold.sites and job.learner.modality <= set(self.hellos[s].modalities))
 
 
-def register(grid: Grid, run: Run, study: str, task: str, schema: Schema) -> Roster:
+def register(grid: Grid, run: Run, run_id: str, enrolled: Enrolled, task: str, schema: Schema) -> Roster:
     """Ask every node what it can do, until `run.expect` sites are ready or the deadline has passed (R03).
 
-    A site that cannot take part (its data, schema or version) is an error that names it: it would otherwise be missing in silence.
+    A site that cannot take part (its data, schema or version) is an error that names it: it would otherwise be missing in silence. So is
+    a node that answers for a site without that site's key.
     """
     started = time.monotonic()
     nodes: dict[int, Hello] = {}
     wait = 0.05
     while True:
         new = sorted(set(grid.get_node_ids()) - set(nodes))
-        content = pack_greeting(study, task, schema.hash)
-        messages = [Message(content, n, HELLO, ttl=run.deadline, group_id="hello") for n in new]
+        greeting = pack_greeting(Greeting(run_id, run.study, task, schema.hash, time.time() + run.deadline), enrolled.signer)
+        messages = [Message(content(greeting), n, HELLO, ttl=run.deadline, group_id="hello") for n in new]
         replies = ask(grid, {m.metadata.dst_node_id: m for m in messages}, run.deadline - (time.monotonic() - started))
         # a node that is there and says nothing must not be missing in silence
-        nodes |= {n: Hello(f"node {n}", "", "", (), (), 0, code="R02") for n in new if n not in replies}
+        nodes |= {n: Hello.failed("R02", f"node {n}") for n in new if n not in replies}
         for node, reply in replies.items():
             try:
-                nodes[node] = _hello(reply, schema)
+                nodes[node] = _hello(packet(reply, "hello"), enrolled, greeting, schema)
             except FedmetsError as error:
-                nodes[node] = Hello(f"node {node}", "", "", (), (), 0, code=error.code)
+                nodes[node] = Hello.failed(error.code, f"node {node}")
         faults = [
             f"site '{h.site or n}' cannot take part: {h.code} ({why(h.code)}); the reason is in the site's log"
             for n, h in nodes.items()
@@ -82,11 +86,11 @@ def register(grid: Grid, run: Run, study: str, task: str, schema: Schema) -> Ros
         time.sleep(wait)
         wait = min(2 * wait, 1.0)
     order = sorted(nodes, key=lambda n: nodes[n].site)
-    return Roster({nodes[n].site: nodes[n] for n in order}, {nodes[n].site: n for n in order})
+    return Roster({nodes[n].site: nodes[n] for n in order}, {nodes[n].site: n for n in order}, enrolled)
 
 
-def _hello(reply: Message, schema: Schema) -> Hello:
-    hello = unpack_hello(reply)
+def _hello(reply: Packet, enrolled: Enrolled, greeting: Packet, schema: Schema) -> Hello:
+    hello = unpack_hello(reply, enrolled.sites, greeting)
     if not hello.code and hello.version != common.__version__:
         return replace(hello, code="P04")
     if not hello.code and hello.schema != schema.hash:

@@ -10,22 +10,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from flwr.app import ArrayRecord, Message
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from common.errors import FederationError, FedmetsError, RefusedError
-from common.exchange import (
-    NO_PLAN,
-    WORK,
-    States,
-    Update,
-    blob_record,
-    pack_request,
-    pack_states,
-    size,
-    unpack_updates,
-)
+from common.exchange import NO_PLAN, States, Update, pack_request, pack_states, unpack_updates
 from common.learner import Contribution, Federated, Plan, Stacked, check, hyper_of, identity, lacks, total
+from common.records import WORK, content, packet
 from common.schema import Schema
 from common.types import Arrays, State
 from server.jobs import Job
@@ -138,7 +129,6 @@ def _exchange(
             wanted = (*job.learner.needs, job.learner.name)
             states.setdefault(fold.key, {}).update({n: a for n, a in progress.states[fold.key].items() if n in wanted})
     blob, digest = pack_states(states)
-    record = blob_record(blob)
     expires = time.time() + run.deadline * (run.retries + 1)
     able = {job.key: roster.able(job) for job in jobs}
     plans: dict[str, list[Plan]] = {}
@@ -153,7 +143,7 @@ def _exchange(
                 )
             )  # fmt: skip
     live(progress.step, {s: "working" if s in plans else "ready" for s in roster.ready})
-    answers, outcome, sent, received = _collect(grid, run, roster, plans, record)
+    answers, outcome, sent, received = _collect(grid, run, roster, plans, blob)
     live(progress.step, {s: outcome.get(s, "ready") for s in roster.ready})
     work: dict[tuple[str, ...], dict[str, object]] = {}
     for job in jobs:
@@ -240,7 +230,7 @@ def _state(job: Job, progress: Progress) -> State:
 
 
 def _collect(
-    grid: Grid, run: Run, roster: Roster, plans: Mapping[str, list[Plan]], record: ArrayRecord
+    grid: Grid, run: Run, roster: Roster, plans: Mapping[str, list[Plan]], blob: bytes
 ) -> tuple[dict[str, dict[tuple[str, str], tuple[Plan, Update]]], dict[str, str], int, int]:
     """Send each site its plans; repeat with those that did not answer. Returns answers by site and job, outcome by site, bytes."""
     answers: dict[str, dict[tuple[str, str], tuple[Plan, Update]]] = {}
@@ -252,11 +242,11 @@ def _collect(
             break
         if attempt:
             time.sleep(min(0.05 * 4**attempt, run.deadline / 10))
-        contents = {s: pack_request(plans[s], record) for s in missing}
-        sent += sum(size(c) for c in contents.values())
+        requests = {s: pack_request(plans[s], blob, roster.enrolled.signer) for s in missing}
+        sent += sum(r.size for r in requests.values())
         messages = {
-            roster.nodes[s]: Message(c, roster.nodes[s], WORK, ttl=run.deadline, group_id=str(plans[s][0].step))
-            for s, c in contents.items()
+            roster.nodes[s]: Message(content(r), roster.nodes[s], WORK, ttl=run.deadline, group_id=str(plans[s][0].step))
+            for s, r in requests.items()
         }
         replies = ask(grid, messages, run.deadline)
         for site in missing:
@@ -264,8 +254,9 @@ def _collect(
             try:
                 if reply is None:
                     raise FederationError("R02", f"no answer within {run.deadline:g} s")
-                received += size(reply.content) if reply.has_content() else 0
-                answers[site] = _match(plans[site], unpack_updates(reply))
+                came = packet(reply, "updates")
+                received += came.size
+                answers[site] = _match(plans[site], unpack_updates(came, roster.enrolled.sites[site], requests[site]))
                 outcome[site] = "contributed" if any(u.contribution for _, u in answers[site].values()) else "refused"
             except FedmetsError as error:
                 outcome[site] = error.code

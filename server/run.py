@@ -29,6 +29,8 @@ class Run:
     """The prediction time; empty: the study's last."""
     out: str = ""
     """Folder of the run: ledger, states, model."""
+    keys: str = ""
+    """Folder of the coordinator's key and the list of enrolled sites' keys."""
     sites: str = ""
     """Folder of site folders, used by nodes without a site of their own (Flower's simulation engine)."""
     seed: int = 0
@@ -130,7 +132,7 @@ class Run:
     def id(self, study: Study, schema: Schema) -> str:
         """A hash of what decides the model: the same configuration gives the same id."""
         learners = [(x.name, hyper_of(x)) for x in (self.preprocessing(study), *self.heads(study))]
-        decisive = {k: v for k, v in asdict(self).items() if k not in ("out", "sites", "resume", "deadline", "retries")}
+        decisive = {k: v for k, v in asdict(self).items() if k not in ("out", "keys", "sites", "resume", "deadline", "retries")}
         decisive["study"] = Path(self.study).name
         text = json.dumps([decisive, schema.hash, learners, study.clinical, self.hypers(study)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from client.intake import Reading
 from common.cohort import UNKNOWN, part_of
 from common.errors import DataError
-from server import store
 
 OTHER = "other"
 NO_SCANNER = "no scanner named"
@@ -113,51 +111,6 @@ def _virtual(reading: Reading, member: Sequence[int], count: int, minimum: int, 
             "D09", f"{len(empty)} of {count} virtual sites would be empty ({', '.join(empty[:5])}); ask for fewer --virtual-sites"
         )
     return Partition(sites, {}, {}, minimum, kind=kind)
-
-
-def write_sites(
-    folder: Path,
-    partition: Partition,
-    *,
-    data: Path,
-    study: str,
-    source: str,
-    minimum: int,
-    images: Path | None = None,
-    cache: Path | None = None,
-) -> dict[int, Path]:
-    """A folder a site with `site.toml` and `patients.txt`, as a hospital would have them; node id -> site file. Rewriting is harmless.
-
-    `cache`: one folder for the prepared images of all sites, which share their files; None: each site its own.
-    """
-    out: dict[int, Path] = {}
-    ref = str(Path(study).resolve()) if study.endswith((".toml", ".py")) else study
-    for n, (name, ids) in enumerate(partition.sites.items(), start=1):
-        home = folder / f"{n:03d}-{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-').lower()[:60] or 'site'}"
-        lines = {
-            "name": name,
-            "data": str(data.resolve()),
-            "studies": [ref],
-            "source": source,
-            "patients": "patients.txt",
-            "minimum": minimum,
-            "pooled": bool(name) and name == partition.pooled_site,
-            **({"images": str(images.resolve())} if images else {}),
-            **({"cache": str(cache.resolve())} if cache else {}),
-        }
-        store.write(home / "patients.txt", ("\n".join(ids) + "\n").encode())
-        store.write(home / "site.toml", "".join(f"{k} = {_toml(v)}\n" for k, v in lines.items()).encode())
-        out[n] = home / "site.toml"
-    return out
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, str):
-        plain = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{plain}"'
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"[{', '.join(map(_toml, value))}]" if isinstance(value, list) else str(value)
 
 
 def _list(counts: Mapping[str, int]) -> str:

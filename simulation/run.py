@@ -25,7 +25,7 @@ from common.study import Study
 from server import store
 from server.app import Outcome
 from server.run import Run
-from simulation import partition, permuted, show, twins
+from simulation import homes, partition, permuted, show, twins
 from simulation.options import FOLDS, IMAGE_FOLDS, IMAGE_SITES, SITES, Options, forget, settle
 
 
@@ -111,7 +111,7 @@ def prepare(options: Options, console: Console | None = None) -> Setting:
     parts = args.folds or (IMAGE_FOLDS if pictured else FOLDS)
     parted = _parted(args, reading, pictured)
     _enough(args, reading, parted, parts)
-    sites = partition.write_sites(
+    sites = homes.write_sites(
         folder / "sites",
         parted,
         data=data,
@@ -121,7 +121,7 @@ def prepare(options: Options, console: Console | None = None) -> Setting:
         images=images if reading.cohort.imaged.any() else None,
         cache=cache if reading.cohort.imaged.any() else None,
     )
-    run = replace(options.run, expect=len(sites), parts=parts)
+    run = replace(options.run, expect=len(sites), parts=parts, keys=str((folder / homes.COORDINATOR).resolve()))
     return Setting(args, folder, study, task, reading, parted, sites, run, phantom)
 
 

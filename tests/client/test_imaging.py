@@ -30,7 +30,7 @@ from client.station import open_station
 from common import study as studies
 from common.errors import DataError, Fault, RunError, UsageError
 from common.study import Study
-from simulation import partition
+from simulation import homes, partition
 
 LIVER = {"regions": {"liver": ["Liver"], "lesion": ["Tumor.*"]}}
 STUDY = study(CT, LIVER)
@@ -566,7 +566,7 @@ def test_sites_of_scanners(tmp_path: Path) -> None:
     assert sorted(i for s in parted.sites.values() for i in s) == ids
     assert parted.sites["GE"] == (ids[0], ids[3], ids[5], ids[8])
     assert parted.sites["no scanner named"] == (ids[4], ids[9], ids[10], ids[11])
-    files = partition.write_sites(
+    files = homes.write_sites(
         tmp_path / "sites", parted, data=data, study="s.py", source="", minimum=1, images=data / "images", cache=tmp_path / "shared"
     )
     site = load_site(files[1])

@@ -1,15 +1,15 @@
-"""What crosses the wall: exactly what is declared comes through unchanged; anything else is a WireError."""
+"""What crosses the wall: exactly what is declared and signed comes through unchanged; anything else is a WireError."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,30 +17,34 @@ from common.cohort import Fold
 from common.errors import CODES, WireError
 from common.exchange import (
     NO_PLAN,
+    Greeting,
     Hello,
+    Packet,
     States,
     Update,
-    blob_record,
     pack_greeting,
     pack_hello,
     pack_request,
     pack_states,
     pack_updates,
-    size,
+    refusal,
     unpack_greeting,
     unpack_hello,
     unpack_request,
     unpack_updates,
 )
 from common.learner import Contribution, Plan, hyper_of, load
-from common.types import Arrays, digest, flatten, pack
-from tests.courier import message
+from common.types import digest, flatten, pack
+from tests import ring
 
 STATES: States = {
     "all": {"preprocessing": {"mean": np.arange(3.0)}, "logistic": {"coefficients": np.eye(2), "rounds": np.array(3)}},
     "part:1": {"preprocessing": {"mean": -np.arange(3.0)}},
 }
 BLOB, DIGEST = pack_states(STATES)
+PINNED, SITE = ring.COORDINATOR.public, ring.signer("S1")
+ENROLLED = {"S1": SITE.public, "Indivumed": ring.signer("Indivumed").public}
+ASKED = Packet("request", b"what was asked")
 NAME = st.text(st.characters(min_codepoint=33, max_codepoint=300), min_size=1, max_size=6)
 
 
@@ -52,8 +56,12 @@ def plan(**changes: Any) -> Plan:
     return dataclasses.replace(first, **changes)
 
 
-def request(*plans: Plan) -> RecordDict:
-    return pack_request(plans, blob_record(BLOB))
+def request(*plans: Plan) -> Packet:
+    return pack_request(plans, BLOB, ring.COORDINATOR)
+
+
+def updates(*them: Update) -> Packet:
+    return pack_updates(them, SITE, ASKED)
 
 
 FOLDS = st.builds(Fold, st.lists(NAME, max_size=2).map(tuple), st.lists(st.integers(0, 9), max_size=2).map(tuple))
@@ -70,7 +78,7 @@ PLANS = st.builds(
 @settings(max_examples=60, deadline=None)
 @given(st.lists(PLANS, max_size=3))
 def test_a_request_comes_through_unchanged(plans: list[Plan]) -> None:
-    got = unpack_request(message(request(*plans)))
+    got = unpack_request(request(*plans), PINNED)
     assert got.plans == tuple(plans)
     assert [p.hash for p in got.plans] == [p.hash for p in plans]
     assert {k: digest(flatten(v)) for k, v in got.states.items()} == {k: digest(flatten(v)) for k, v in STATES.items()}
@@ -88,7 +96,7 @@ def test_every_field_of_a_plan_counts_in_its_hash() -> None:
 
 def test_a_plan_that_names_another_state_is_refused() -> None:
     with pytest.raises(WireError) as caught:
-        unpack_request(message(request(plan(), plan(state_hash="f" * 64))))
+        unpack_request(request(plan(), plan(state_hash="f" * 64)), PINNED)
     assert caught.value.code == "P04"
 
 
@@ -101,10 +109,10 @@ UPDATES = st.one_of(
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(UPDATES, max_size=4))
-def test_updates_come_through_unchanged(updates: list[Update]) -> None:
-    got = unpack_updates(message(pack_updates(updates)))
-    assert [(u.plan_hash, u.code) for u in got] == [(u.plan_hash, u.code) for u in updates]
-    for mine, theirs in zip(got, updates, strict=True):
+def test_updates_come_through_unchanged(them: list[Update]) -> None:
+    got = unpack_updates(updates(*them), SITE.public, ASKED)
+    assert [(u.plan_hash, u.code) for u in got] == [(u.plan_hash, u.code) for u in them]
+    for mine, theirs in zip(got, them, strict=True):
         assert (mine.contribution is None) == (theirs.contribution is None)
         if mine.contribution and theirs.contribution:
             assert mine.contribution.cases == theirs.contribution.cases
@@ -112,79 +120,128 @@ def test_updates_come_through_unchanged(updates: list[Update]) -> None:
             assert digest(mine.contribution.tally) == digest(theirs.contribution.tally)
 
 
+GREETING = Greeting("run", "study", "task", "schema", 1e9)
+HELLO = Hello("Indivumed", "1.0", "f" * 64, ("table",), ("boosting", "logistic"), 87, True, "")
+
+
 def test_greetings_come_through_unchanged() -> None:
-    hello = Hello("Indivumed", "1.0", "f" * 64, ("table",), ("boosting", "logistic"), 87, True, "")
-    assert unpack_hello(message(pack_hello(hello))) == hello
-    assert unpack_greeting(message(pack_greeting("study", "task", "schema"))) == ("study", "task", "schema")
+    asked = pack_greeting(GREETING, ring.COORDINATOR)
+    assert unpack_greeting(asked, PINNED) == GREETING
+    assert unpack_hello(pack_hello(HELLO, ring.signer("Indivumed"), asked), ENROLLED, asked) == HELLO
 
 
 def test_only_a_code_leaves_a_site_that_failed() -> None:
     """Not the sentence of the error: it may quote a table."""
-    content = pack_updates([Update(plan().hash, None, "X01")])
-    assert json.loads(content.config_records["update"]["json"])["updates"] == [{"plan": plan().hash, "cases": 0, "code": "X01"}]  # type: ignore[arg-type]
+    content = updates(Update(plan().hash, None, "X01"))
+    assert json.loads(content.text)["updates"] == [{"plan": plan().hash, "cases": 0, "code": "X01"}]
 
 
 def test_size_counts_arrays_and_texts() -> None:
-    assert len(BLOB) < size(request(plan())) < len(BLOB) + 1500
+    assert len(BLOB) < request(plan()).size < len(BLOB) + 1500
 
 
-def test_one_record_of_the_state_serves_every_site() -> None:
-    record = blob_record(BLOB)
-    assert pack_request([plan()], record)["state"] is pack_request([plan(site="S2")], record)["state"]
+def test_one_blob_of_the_state_serves_every_site() -> None:
+    assert request(plan()).blob is request(plan(site="S2")).blob
 
 
-# ---- what is not declared does not pass --------------------------------------------------------------------------------------
+# ---- signatures ---------------------------------------------------------------------------------------------------------------
 
-GOOD: dict[str, tuple[Callable[[], RecordDict], Callable[[Message], Any], str]] = {
-    "request": (lambda: request(plan()), unpack_request, "plan"),
-    "updates": (lambda: pack_updates([Update(plan().hash, Contribution({"x": np.zeros(2)}, 3))]), unpack_updates, "update"),
-    "hello": (lambda: pack_hello(Hello("S1", "1", "0", ("table",), (), 3)), unpack_hello, "hello"),
-    "greeting": (lambda: pack_greeting("s", "t", "h"), unpack_greeting, "greeting"),
+GOOD: dict[str, tuple[Callable[[], Packet], Callable[[Packet], Any]]] = {
+    "request": (lambda: request(plan()), lambda p: unpack_request(p, PINNED)),
+    "updates": (
+        lambda: updates(Update(plan().hash, Contribution({"x": np.zeros(2)}, 3))),
+        lambda p: unpack_updates(p, SITE.public, ASKED),
+    ),
+    "hello": (lambda: pack_hello(Hello("S1", "1", "0", ("table",), (), 3), SITE, ASKED), lambda p: unpack_hello(p, ENROLLED, ASKED)),
+    "greeting": (lambda: pack_greeting(GREETING, ring.COORDINATOR), lambda p: unpack_greeting(p, PINNED)),
 }
 every = pytest.mark.parametrize("kind", GOOD)
+MEANT = {"request": "", "greeting": "", "updates": ASKED.hash, "hello": ASKED.hash}
 
 
-def refused(kind: str, content: RecordDict) -> None:
+def signed(kind: str, text: bytes) -> str:
+    """A true signature under a text that nobody should sign, to get behind the check of it."""
+    who = ring.COORDINATOR if kind in ("request", "greeting") else SITE
+    return who.sign(f"fedmets 2 {kind} {MEANT[kind]}\n".encode() + text)
+
+
+def altered(kind: str, text: bytes, **more: Any) -> Packet:
+    return dataclasses.replace(GOOD[kind][0](), text=text, signature=signed(kind, text), **more)
+
+
+def refused(kind: str, packet: Packet, *codes: str) -> None:
     with pytest.raises(WireError) as caught:
-        GOOD[kind][1](message(content))
-    assert caught.value.code in ("W02", "P04")
+        GOOD[kind][1](packet)
+    assert caught.value.code in (codes or ("W02", "P04"))
 
 
 @every
-def test_a_record_too_many_or_too_few_is_refused(kind: str) -> None:
-    make, _, name = GOOD[kind]
-    extra: list[tuple[str, Any]] = [
-        ("notes", ConfigRecord({"name": "Jane Doe"})),
-        ("metrics", MetricRecord({"auc": 0.9})),
-        ("more", ArrayRecord({"x": Array(np.zeros(3))})),
-    ]
-    for key, record in extra:
-        content = make()
-        content[key] = record
-        refused(kind, content)
-    for key in list(make()):
-        content = make()
-        del content[key]
-        refused(kind, content)
-    content = make()
-    content[name]["comment"] = "Jane Doe"
-    refused(kind, content)
+def test_the_helper_signs_as_the_product_does(kind: str) -> None:
+    good = GOOD[kind][0]()
+    assert signed(kind, good.text) == good.signature
 
 
 @every
-def test_a_flower_error_or_an_empty_message_is_a_wire_error(kind: str) -> None:
-    refused(kind, RecordDict())
-    if kind in ("updates", "hello"):
+@given(data=st.data())
+@settings(max_examples=50, deadline=None)
+def test_a_bit_changed_in_text_or_signature_is_refused(kind: str, data: st.DataObject) -> None:
+    good = GOOD[kind][0]()
+    blob = bytearray(good.text)
+    blob[data.draw(st.integers(0, len(blob) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    refused(kind, dataclasses.replace(good, text=bytes(blob)), "P05", "W02", "P04")
+    sign = bytearray.fromhex(good.signature)
+    sign[data.draw(st.integers(0, len(sign) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    refused(kind, dataclasses.replace(good, signature=sign.hex()), "P05")
+
+
+@every
+@pytest.mark.parametrize("signature", ["", "00", "zz" * 64, "00" * 64, "é"])
+def test_a_signature_that_is_none_is_refused(kind: str, signature: str) -> None:
+    refused(kind, dataclasses.replace(GOOD[kind][0](), signature=signature), "P05")
+
+
+@every
+def test_a_packet_of_one_kind_does_not_serve_as_another(kind: str) -> None:
+    for other in set(GOOD) - {kind}:
+        packet = GOOD[other][0]()
+        refused(kind, packet, "P05", "W02")
+        refused(kind, dataclasses.replace(packet, kind=kind), "P05", "W02")
+
+
+def test_an_answer_to_one_question_does_not_serve_for_another() -> None:
+    other = Packet("request", b"what else was asked")
+    for good, read in (
+        (GOOD["updates"][0](), lambda p: unpack_updates(p, SITE.public, other)),
+        (GOOD["hello"][0](), lambda p: unpack_hello(p, ENROLLED, other)),
+    ):
         with pytest.raises(WireError) as caught:
-            GOOD[kind][1](Message(Error(3, "the node is gone"), reply_to=asked()))
-        assert caught.value.code == "R02"
+            read(good)
+        assert caught.value.code == "P05"
 
 
-def asked() -> Message:
-    out = message(RecordDict())
-    out.metadata.__dict__["_message_id"] = "m1"
-    return out
+def test_another_sites_key_does_not_serve() -> None:
+    forged = pack_hello(Hello("Indivumed", "1", "0", ("table",), (), 3), SITE, ASKED)
+    refused("hello", forged, "P05")
+    refused("hello", pack_hello(Hello("Nobody", "1", "0", ("table",), (), 3), SITE, ASKED), "P05")
 
+
+def test_a_courier_without_a_key_may_say_a_code_and_nothing_else() -> None:
+    assert unpack_updates(refusal(ASKED, "R05"), SITE.public, ASKED) == [Update(NO_PLAN, None, "R05")]
+    greeting = pack_greeting(GREETING, ring.COORDINATOR)
+    assert unpack_hello(refusal(greeting, "R05"), ENROLLED, greeting) == Hello.failed("R05")
+    for more in ([Update(plan().hash, None, "R05")], [Update(NO_PLAN, None, "R05")] * 2, [Update(NO_PLAN, Contribution({}, 3))], []):
+        refused("updates", pack_updates(more, None, ASKED), "P05")
+    for hello in (dataclasses.replace(Hello.failed("R05"), cases=3), Hello.failed("R05", "S1"), Hello.failed("R05", version="1")):
+        refused("hello", pack_hello(hello, None, ASKED), "P05")
+
+
+def test_without_a_pinned_key_nothing_is_believed() -> None:
+    with pytest.raises(WireError) as caught:
+        unpack_request(request(plan()), "")
+    assert caught.value.code == "P05"
+
+
+# ---- what is not declared does not pass, whoever signed it ---------------------------------------------------------------------
 
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
@@ -193,85 +250,77 @@ JUNK = st.recursive(
 )
 
 
-@pytest.mark.parametrize("kind", ["request", "updates", "hello"])
+@every
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_any_field_of_the_wrong_kind_is_a_wire_error_and_never_a_crash(kind: str, data: st.DataObject) -> None:
-    make, read, name = GOOD[kind]
-    content = make()
-    body = json.loads(str(content[name]["json"]))
+    make, read = GOOD[kind]
+    body = json.loads(make().text)
     at, key = body, data.draw(st.sampled_from(sorted(body)))
     while isinstance(at[key], (dict, list)) and at[key] and data.draw(st.integers(0, 4)):
         at = at[key]
         key = data.draw(st.sampled_from(sorted(at) if isinstance(at, dict) else list(range(len(at)))))
     old, new = at[key], data.draw(JUNK)
     at[key] = new
-    content[name]["json"] = json.dumps(body)
     try:
-        read(message(content))
+        read(altered(kind, json.dumps(body).encode()))
     except WireError as error:
-        assert error.code in ("W02", "P04")  # noqa: PT017 (a change may be harmless)
+        assert error.code in ("W02", "P04", "P05")  # noqa: PT017 (a change may be harmless)
     else:
-        assert type(new) is type(old) or kind == "request"  # hyperparameters are judged by the learner
+        assert type(new) is type(old) or kind == "request" or {type(new), type(old)} == {int, float}
+
+
+TEXTS = ["null", "[]", "{}", "[" * 100_000, '{"format":1}', '{"format":2,"site":{}}', "NaN"]
 
 
 @every
 @settings(max_examples=100, deadline=None)
-@given(text=st.text(max_size=20) | st.sampled_from(["null", "[]", "{}", "[" * 100_000, '{"format":1}', '{"format":2,"site":{}}', "NaN"]))
-def test_any_text_in_place_of_the_json_is_a_wire_error(kind: str, text: str) -> None:
-    make, read, name = GOOD[kind]
-    content = make()
-    for key in list(content[name]):
-        content[name][key] = text if kind != "greeting" else text.encode()
-        with pytest.raises(WireError):
-            read(message(content))
+@given(text=st.binary(max_size=20) | st.text(max_size=20).map(str.encode) | st.sampled_from([t.encode() for t in TEXTS]))
+def test_any_text_in_place_of_the_json_is_a_wire_error(kind: str, text: bytes) -> None:
+    refused(kind, altered(kind, text))
 
 
 @every
 def test_an_unknown_key_inside_the_json_is_refused(kind: str) -> None:
-    if kind == "greeting":
-        return  # has no JSON
-    make, _, name = GOOD[kind]
-    for path in ([], ["plans", 0], ["updates", 0], ["site"]):
-        content = make()
-        at = body = json.loads(str(content[name]["json"]))
+    for path in ([], ["plans", 0], ["updates", 0], ["site"], ["greeting"]):
+        at = body = json.loads(GOOD[kind][0]().text)
         if path and path[0] not in body:
             continue
         for step in path:
             at = at[step]
         at["patient"] = "TCGA-AA-3848"
-        content[name]["json"] = json.dumps(body)
-        refused(kind, content)
+        refused(kind, altered(kind, json.dumps(body).encode()))
 
 
 @pytest.mark.parametrize("expires", ["NaN", "Infinity", "null", '"never"', "true"])
-def test_a_plan_that_never_expires_is_refused(expires: str) -> None:
-    content = request(plan())
-    content["plan"]["json"] = str(content["plan"]["json"]).replace("1000000000.0", expires)
-    refused("request", content)
+@pytest.mark.parametrize("kind", ["request", "greeting"])
+def test_what_never_expires_is_refused(kind: str, expires: str) -> None:
+    text = GOOD[kind][0]().text.decode()
+    assert "1000000000.0" in text
+    refused(kind, altered(kind, text.replace("1000000000.0", expires).encode()))
 
 
-def with_sums(arrays: Arrays) -> RecordDict:
-    content = pack_updates([Update(plan().hash, Contribution({"x": np.zeros(2)}, 3)), Update(plan(step=5).hash, None, "P01")])
-    content["sums"] = blob_record(pack(arrays))
-    return content
+def with_sums(blob: bytes) -> Packet:
+    good = updates(Update(plan().hash, Contribution({"x": np.zeros(2)}, 3)), Update(plan(step=5).hash, None, "P01"))
+    body = json.loads(good.text) | {"sums": hashlib.sha256(blob).hexdigest()}
+    return altered("updates", json.dumps(body).encode(), blob=blob)
 
 
 @pytest.mark.parametrize("name", ["1\tsums\tx", "2\tsums\tx", "0\tpatients\tx", "0", "", "sums\tx"])
 def test_arrays_that_belong_to_no_update_are_refused(name: str) -> None:
-    refused("updates", with_sums({"0\tsums\tx": np.zeros(2), name: np.zeros(1)}))
+    refused("updates", with_sums(pack({"0\tsums\tx": np.zeros(2), name: np.zeros(1)})))
 
 
-@pytest.mark.parametrize("kind", ["request", "updates"])
-def test_arrays_not_packed_by_fedmets_are_refused(kind: str) -> None:
-    make = GOOD[kind][0]
-    name = {"request": "state", "updates": "sums"}[kind]
-    for record in (ArrayRecord({"blob": Array(np.zeros(3))}), ArrayRecord({"other": Array(np.zeros(3))}), ArrayRecord({})):
-        content = make()
-        content[name] = record
-        refused(kind, content)
-    blob = bytes(make()[name]["blob"].data)
+def test_arrays_not_packed_by_fedmets_are_refused() -> None:
+    blob = GOOD["updates"][0]().blob
     for bad in (blob[:-1], blob + b"\0", b"", b"\xff" * 40):
-        content = make()
-        content[name] = blob_record(bad)
-        refused(kind, content)
+        refused("updates", dataclasses.replace(GOOD["updates"][0](), blob=bad))
+        refused("updates", with_sums(bad))
+        refused("request", dataclasses.replace(GOOD["request"][0](), blob=bad))
+        (packed,) = [plan(state_hash=hashlib.sha256(bad).hexdigest())]
+        refused("request", pack_request([packed], bad, ring.COORDINATOR))
+
+
+def test_sums_that_were_exchanged_are_refused() -> None:
+    other = pack({"0\tsums\tx": np.ones(2)})
+    refused("updates", dataclasses.replace(GOOD["updates"][0](), blob=other), "P04")

@@ -19,13 +19,14 @@ from common.exchange import Hello
 from common.learner import load
 from common.study import load as load_study
 from common.types import digest, flatten
-from server import rounds
+from server import enrolled, rounds
 from server.jobs import Job
 from server.ledger import read
 from server.roster import Roster, register
 from server.rounds import Progress
 from server.strategies import combiner
 from simulation.grid import InProcessGrid
+from tests import ring
 from tests.guards.drill import PARTS, STUDY, Done, Row, begin, changed, command, people, train, write
 
 SMALL = {"Ash": 40, "Beech": 36}
@@ -240,7 +241,7 @@ def with_images(
     setting = begin(tmp_path / "town", rows)
     schema = setting.study.schema_at(setting.task)
     grid = InProcessGrid(client_app, setting.sites)
-    roster = register(grid, setting.run, setting.run.study, setting.task, schema)
+    roster = register(grid, setting.run, "r", enrolled.load(setting.run.keys), setting.task, schema)
     seen: list[rounds.Exchange] = []
     progress = Progress()
     job = Job(load("volumes"), Fold(), (Fold(),))
@@ -349,7 +350,7 @@ def test_d07_a_hello_is_refused_by_its_schema_alone(tmp_path: Path, rows: list[R
     assert station.hello(setting.run.study, setting.task, mine).code == ""
     answer = station.hello(setting.run.study, setting.task, "0" * 64)
     assert (answer.code, answer.cases) == ("D07", 0)
-    assert Roster({"a": answer, "b": Hello("b", "", mine, (), (), 30)}, {"a": 1, "b": 2}).ready == ("b",)
+    assert Roster({"a": answer, "b": Hello("b", "", mine, (), (), 30)}, {"a": 1, "b": 2}, ring.enrolled("ab")).ready == ("b",)
 
 
 def test_the_flow_of_a_run_counts_everybody(tmp_path: Path, rows: list[Row]) -> None:

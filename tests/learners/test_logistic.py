@@ -11,11 +11,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from common.cohort import Cohort, Fold, empty
-from common.exchange import Update, pack_updates, unpack_updates
+from common.exchange import Packet, Update, pack_updates, unpack_updates
 from common.learner import Contribution, Plan, fit, hyper_of, local_plan, total
 from common.learners.logistic import LEAST, Logistic
 from common.learners.preprocessing import Preprocessing
+from common.records import content, packet
 from common.types import State
+from tests import ring
 from tests.courier import message
 from tests.synthetic import cohort, schema, sites, split
 
@@ -181,7 +183,9 @@ def test_log_odds_are_against_class_zero() -> None:
 
 
 def through_the_wire(contribution: Contribution, plan: Plan) -> Contribution:
-    (update,) = unpack_updates(message(pack_updates([Update(plan.hash, contribution)])))
+    asked, site = Packet("request", b""), ring.signer("S1")
+    sent = content(pack_updates([Update(plan.hash, contribution)], site, asked))
+    (update,) = unpack_updates(packet(message(sent), "updates"), site.public, asked)
     assert update.contribution is not None
     return update.contribution
 

@@ -15,11 +15,10 @@ from common.exchange import NO_PLAN, Update
 from common.learner import fit, load, local_plan
 from common.learners.preprocessing import LEARNER as PREPARE
 from server.jobs import Job
-from server.roster import register
 from simulation.record import participation
 from tests.server.test_rounds import RUN as STRICT
-from tests.server.test_rounds import Change, Local, driven, federation, tasks
-from tests.synthetic import schema, sites
+from tests.server.test_rounds import Change, Local, driven, federation, registered, tasks
+from tests.synthetic import sites
 
 RUN = dataclasses.replace(STRICT, quorum=0.5, retries=0)
 
@@ -67,7 +66,7 @@ def test_a_node_that_never_greets_is_not_missing_in_silence(stations: list[Local
     grid = federation(stations)
     grid.nodes[99] = lambda message: None
     with pytest.raises(FederationError, match="node 99") as caught:
-        register(grid, dataclasses.replace(STRICT, deadline=0.3), "synthetic", "now", schema())
+        registered(grid, dataclasses.replace(STRICT, deadline=0.3))
     assert caught.value.code == "R03"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,25 +12,28 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.app import Error, Message, RecordDict
 
 import common
 from client.site import Site
 from client.station import Station
 from common.cohort import Cohort, Fold
 from common.errors import FederationError
-from common.exchange import HELLO, Hello, Update, blob_record, pack_hello, pack_updates, unpack_request
+from common.exchange import Hello, Packet, Update, pack_hello, pack_updates, refusal, unpack_request
 from common.learner import Contribution, Federated, Plan, Step, load
+from common.records import HELLO, content, packet
 from common.schema import Schema
 from common.types import Arrays, State, digest, flatten
 from server.jobs import Job
 from server.roster import Roster, register
 from server.rounds import Exchange, Progress, add, drive
 from server.run import Run
+from tests import ring
 from tests.courier import MemoryGrid, Node
 from tests.synthetic import schema, sites
 
 RUN = Run(study="synthetic", task="now", seed=3, parts=3, deadline=5.0, retries=1, expect=3)
+COUNT = itertools.count()
 FOLDS = (Fold(), Fold(parts=(0,)), Fold(parts=(1,)), Fold(("S1",)))
 Change = Callable[[list[Update], int], Any]
 
@@ -38,32 +42,40 @@ class Local(Station):
     """The real station over a cohort that the test holds; counts how often it worked for a plan."""
 
     def __init__(self, cohort: Cohort, folder: Path, minimum: int) -> None:
-        super().__init__(Site(cohort.site, folder, ("synthetic",), minimum=minimum, log=folder / "station.log"))
+        pinned, key = ring.COORDINATOR.public, ring.key_file(folder, cohort.site)
+        super().__init__(
+            Site(cohort.site, folder, ("synthetic",), minimum=minimum, log=folder / "station.log", coordinator=pinned, key=key)
+        )
         self.held, self.worked = cohort, Counter[str]()
 
     def cohort(self, ref: str, task: str) -> Cohort:
         return self.held
 
-    def _answer(self, plan: Plan, states: Any) -> Update:
+    def _work(self, plan: Plan, states: Any) -> Contribution:
         self.worked[plan.hash] += 1
-        return super()._answer(plan, states)
+        return super()._work(plan, states)
 
 
 def node(station: Local, change: Change = lambda updates, turn: updates, hello: Hello | None = None) -> Node:
     """The courier of one site. `change` sees the updates and the number of the request; it may return other updates, a whole
-    record, an Error, or None: the reply is lost."""
+    packet or record, an Error, or None: the reply is lost."""
     turn = 0
 
     def answer(m: Message) -> Message | None:
         nonlocal turn
         if m.metadata.message_type == HELLO:
-            said = station.hello("synthetic", "now", schema().hash)
-            return Message(pack_hello(hello or said), reply_to=m)
+            asked = packet(m, "greeting")
+            if hello is None:
+                return Message(content(station.answer(asked)), reply_to=m)
+            return Message(content(pack_hello(hello, ring.signer(hello.site), asked)), reply_to=m)
         turn += 1
-        out = change(station.handle(unpack_request(m)), turn)
+        asked = packet(m, "request")
+        out = change(station.handle(unpack_request(asked, ring.COORDINATOR.public)), turn)
         if out is None:
             return None
-        return Message(out if isinstance(out, (RecordDict, Error)) else pack_updates(out), reply_to=m)
+        if isinstance(out, list):
+            out = pack_updates(out, ring.signer(station.site.name), asked)
+        return Message(content(out) if isinstance(out, Packet) else out, reply_to=m)
 
     return answer
 
@@ -85,10 +97,14 @@ def tasks(folds: Sequence[Fold] = FOLDS, heads: Sequence[str] = ("logistic",)) -
     return [Job(load(name), fold, (fold,)) for fold in folds for name in ("preprocessing", *heads)]
 
 
+def registered(grid: MemoryGrid, run: Run = RUN) -> Roster:
+    return register(grid, run, "run", ring.enrolled(["S0", "S1", "S2"]), "now", schema())
+
+
 def driven(grid: MemoryGrid, run: Run = RUN, jobs: Sequence[Job] | None = None) -> tuple[Progress, list[Exchange]]:
-    roster = register(grid, run, "synthetic", "now", schema())
+    roster = registered(grid, run)
     progress, told = Progress(), list[Exchange]()
-    drive(grid, run, "run", roster, jobs or tasks(), schema(), progress, lambda e, _: told.append(e), add)
+    drive(grid, run, f"run{next(COUNT)}", roster, jobs or tasks(), schema(), progress, lambda e, _: told.append(e), add)
     return progress, told
 
 
@@ -126,7 +142,7 @@ def test_a_left_out_site_is_not_asked_for_that_fold(stations: list[Local]) -> No
 
     def listening(m: Message) -> Message | None:
         if m.metadata.message_type != HELLO:
-            plans.extend(unpack_request(m).plans)
+            plans.extend(unpack_request(packet(m, "request"), ring.COORDINATOR.public).plans)
         return inner(m)
 
     grid.nodes[20] = listening
@@ -148,7 +164,7 @@ def test_the_order_of_nodes_does_not_matter_but_the_names_of_sites(stations: lis
 
 def test_going_on_from_half_way_gives_the_same_bits(stations: list[Local]) -> None:
     grid = federation(stations)
-    roster = register(grid, RUN, "synthetic", "now", schema())
+    roster = registered(grid)
     whole, _ = driven(federation(stations))
 
     class Stop(Exception):
@@ -257,7 +273,11 @@ LIES: dict[str, tuple[Change, str]] = {
     "a plan twice": (lambda updates, turn: [*updates, updates[0]], "P04"),
     "a request it could not read": (lambda updates, turn: [Update("0" * 64, None, "W02")], "W02"),
     "an empty record": (lambda updates, turn: RecordDict(), "W02"),
-    "garbage": (lambda updates, turn: RecordDict({"update": ConfigRecord({"json": "{]"}), "sums": blob_record(b"\xff" * 99)}), "W02"),
+    "garbage": (lambda updates, turn: Packet("updates", b"{]", "00", b"\xff" * 99), "W02"),
+    "without a key": (lambda updates, turn: pack_updates(updates, None, Packet("request", b"")), "P05"),
+    "with another site's key": (lambda updates, turn: pack_updates(updates, ring.signer("S0"), Packet("request", b"")), "P05"),
+    "in answer to another request": (lambda updates, turn: pack_updates(updates, ring.signer("S1"), Packet("request", b"")), "P05"),
+    "a courier without its station": (lambda updates, turn: refusal(Packet("request", b""), "R05"), "R05"),
 }
 
 
@@ -318,7 +338,7 @@ def test_a_greeting_that_cannot_be_read_names_the_node(stations: list[Local]) ->
 
 
 def test_sites_are_asked_in_the_order_of_their_names(stations: list[Local]) -> None:
-    roster = register(federation(stations[::-1]), RUN, "synthetic", "now", schema())
+    roster = registered(federation(stations[::-1]))
     assert roster.ready == ("S0", "S1", "S2")
     assert roster.nodes == {"S0": 30, "S1": 20, "S2": 10}
 
@@ -330,11 +350,11 @@ def test_sites_are_asked_in_the_order_of_their_names(stations: list[Local]) -> N
 def test_leave_one_site_out_leaves_estimable_sites_out_alone(able: str, groups: tuple[tuple[str, ...], ...]) -> None:
     every = "abcd" if len(able) < 3 else "abc"
     hellos = {s: Hello(s, "", "", (), (), 9, estimable=s in able) for s in every}
-    assert Roster(hellos, {}).groups() == groups
+    assert Roster(hellos, {}, ring.enrolled(every)).groups() == groups
 
 
 def test_a_single_site_has_nothing_to_leave_out() -> None:
-    assert Roster({"a": Hello("a", "", "", (), (), 9, estimable=True)}, {}).groups() == ()
+    assert Roster({"a": Hello("a", "", "", (), (), 9, estimable=True)}, {}, ring.enrolled("a")).groups() == ()
 
 
 # ---- learners ---------------------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from server.jobs import build_jobs
 from server.ledger import read
 from server.rounds import Exchange, Progress
 from server.run import Run
-from simulation import results
+from simulation import homes, results
 from simulation.compare import Comparison, compare
 from simulation.grid import InProcessGrid
 from tests import pictures
@@ -39,8 +39,9 @@ HYPER = {
 class Holding(Station):
     """The station, over cases made here."""
 
-    def __init__(self, held: Cohort, folder: Path) -> None:
-        super().__init__(Site(held.site, folder, ("made",), log=folder / f"{held.site}.log", minimum=5))
+    def __init__(self, held: Cohort, folder: Path, pinned: str) -> None:
+        key, log = folder / held.site / homes.KEY, folder / f"{held.site}.log"
+        super().__init__(Site(held.site, folder, ("made",), log=log, minimum=5, coordinator=pinned, key=key))
         self.held = held
 
     def cohort(self, ref: str, task: str) -> Cohort:
@@ -60,10 +61,11 @@ def federate(
 ) -> app.Outcome:
     monkeypatch.setattr(Run, "load_study", lambda self: study())
     out.parent.mkdir(exist_ok=True)
-    stations = {f"/{c.site}": Holding(c, out.parent) for c in those}
-    monkeypatch.setattr(courier, "open_station", lambda path: stations[path])
+    pinned = homes.enrol(out.parent / homes.COORDINATOR, {c.site: out.parent / c.site for c in those})
+    stations = {f"/{c.site}": Holding(c, out.parent, pinned) for c in those}
+    monkeypatch.setattr(courier, "door", lambda context, seconds: stations[context.node_config["site"]])
     grid = InProcessGrid(courier.app, {k + 1: Path(p) for k, p in enumerate(stations)}, workers=workers)
-    return app.coordinate(grid, run_of(out, expect=len(those), **how), tell)
+    return app.coordinate(grid, run_of(out, expect=len(those), keys=str(out.parent / homes.COORDINATOR), **how), tell)
 
 
 def judged(those: Sequence[Cohort], outcome: app.Outcome) -> Comparison:

@@ -1,0 +1,34 @@
+"""Packets in Flower's messages: one text, one signature, one blob. The only file that knows how they lie in Flower's records."""
+
+from __future__ import annotations
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+
+from common.errors import WireError
+from common.exchange import Kind, Packet
+
+WORK = "train.work"
+HELLO = "query.hello"
+_STYPE = "fedmets.arrays"
+
+
+def content(packet: Packet) -> RecordDict:
+    """The content of a message. The blob is not copied."""
+    blob = Array(dtype="uint8", shape=(len(packet.blob),), stype=_STYPE, data=packet.blob)
+    text = ConfigRecord({"json": packet.text, "signature": packet.signature})
+    return RecordDict({packet.kind: text, "arrays": ArrayRecord({"blob": blob})})
+
+
+def packet(message: Message, kind: Kind) -> Packet:
+    """The packet of `kind` in a message that holds exactly that. A Flower error (the node crashed or vanished) is a WireError R02."""
+    if message.has_error():
+        raise WireError("R02", f"Flower reports error {message.error.code}")
+    told, arrays = message.content.get(kind), message.content.get("arrays")
+    if set(message.content.keys()) != {kind, "arrays"} or not isinstance(told, ConfigRecord) or set(told.keys()) != {"json", "signature"}:
+        raise WireError("W02", f"a message must hold exactly a {kind}, with 'json' and 'signature', and arrays")
+    if not isinstance(arrays, ArrayRecord) or set(arrays.keys()) != {"blob"} or arrays["blob"].stype != _STYPE:
+        raise WireError("W02", "a message lacks the packed arrays")
+    text, signature = told["json"], told["signature"]
+    if type(text) is not bytes or type(signature) is not str:
+        raise WireError("W02", f"a {kind} has a field of the wrong type")
+    return Packet(kind, text, signature, bytes(arrays["blob"].data))

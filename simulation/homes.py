@@ -1,0 +1,74 @@
+"""Virtual sites on disk: a folder a site as a hospital would have it, and the keys by which coordinator and sites know each other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from common import keys
+from server import enrolled, store
+from simulation.partition import Partition
+
+COORDINATOR, KEY = "coordinator", "station.key"
+
+
+def enrol(coordinator: Path, homes: Mapping[str, Path]) -> str:
+    """Make what keys are missing (those that are there stay), and list the sites' public halves; the coordinator's public key."""
+    listed = {name: keys.ensure(home / KEY).public for name, home in homes.items()}
+    store.write(coordinator / enrolled.SITES, enrolled.text(listed).encode())
+    return keys.ensure(coordinator / enrolled.KEY).public
+
+
+def write_sites(
+    folder: Path,
+    partition: Partition,
+    *,
+    data: Path,
+    study: str,
+    source: str,
+    minimum: int,
+    images: Path | None = None,
+    cache: Path | None = None,
+) -> dict[int, Path]:
+    """A folder a site with `site.toml`, `patients.txt` and its key, as a hospital would have them; node id -> site file.
+
+    Beside `folder`, in `coordinator/`, lie the coordinator's key and the list of the sites' public keys. Rewriting is harmless.
+
+    `cache`: one folder for the prepared images of all sites, which share their files; None: each site its own.
+    """
+    out: dict[int, Path] = {}
+    homes = {
+        name: folder / f"{n:03d}-{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-').lower()[:60] or 'site'}"
+        for n, name in enumerate(partition.sites, start=1)
+    }
+    pinned = enrol(folder.parent / COORDINATOR, homes)
+    ref = str(Path(study).resolve()) if study.endswith((".toml", ".py")) else study
+    for n, (name, ids) in enumerate(partition.sites.items(), start=1):
+        home = homes[name]
+        lines = {
+            "name": name,
+            "data": str(data.resolve()),
+            "studies": [ref],
+            "source": source,
+            "patients": "patients.txt",
+            "minimum": minimum,
+            "coordinator": pinned,
+            "key": KEY,
+            "pooled": bool(name) and name == partition.pooled_site,
+            **({"images": str(images.resolve())} if images else {}),
+            **({"cache": str(cache.resolve())} if cache else {}),
+        }
+        store.write(home / "patients.txt", ("\n".join(ids) + "\n").encode())
+        store.write(home / "site.toml", "".join(f"{k} = {_toml(v)}\n" for k, v in lines.items()).encode())
+        out[n] = home / "site.toml"
+    return out
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, str):
+        plain = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{plain}"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"[{', '.join(map(_toml, value))}]" if isinstance(value, list) else str(value)
