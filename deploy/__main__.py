@@ -1,0 +1,162 @@
+"""`python -m deploy`: make a federation's kits, enrol sites, start a coordinator or a courier, look after a site."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+
+EPILOG = """exit status: 0 done, 1 the doctor found something, 2 wrong option or key, 6 a file is in the way or cannot be written
+
+at the coordinator:
+  python -m deploy provision federation.toml --out kits     # kits/coordinator, kits/sites/<name>
+  python -m deploy fingerprint kits/coordinator             # to be read out by telephone
+  python -m deploy site add kits/coordinator enrolment.json --fingerprint XXXX-XXXX-...
+  python -m deploy site list kits/coordinator
+at a site:
+  python -m deploy enroll kit --fingerprint XXXX-XXXX-..."""
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m deploy", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, told: str) -> argparse.ArgumentParser:
+        c = commands.add_parser(name, help=told, description=told)
+        c.add_argument("--json", action="store_true", help="print one JSON object")
+        return c
+
+    c = command("provision", "make the coordinator's kit and one for each site")
+    c.add_argument("file", metavar="FEDERATION.TOML")
+    c.add_argument("--out", default="kits", metavar="DIR", help="a new folder (default kits)")
+    c = command("fingerprint", "what is read out, of a coordinator's folder or of a site's kit or enrolment")
+    c.add_argument("folder", metavar="PATH")
+    c = command("enroll", "at a site: pin the coordinator and make the site's keys")
+    c.add_argument("folder", metavar="KIT", help="the folder that the coordinator sent")
+    c.add_argument("--fingerprint", required=True, metavar="TYPED", help="as the coordinator read it out by telephone")
+    c.add_argument("--new-keys", action="store_true", help="make new keys; the coordinator must take them in with `site renew`")
+    c = command("renew", "at the coordinator: a new TLS certificate")
+    c.add_argument("folder", metavar="DIR", help="the coordinator's folder")
+    c.add_argument("--authority", action="store_true", help="a new authority beside the old one; sites need the new ca.pem")
+    site = commands.add_parser("site", help="at the coordinator: who takes part", description="at the coordinator: who takes part")
+    sites = site.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, told in (
+        ("kit", "write the kit of a site that federation.toml names"),
+        ("add", "take a site's public keys in"),
+        ("renew", "take a site's new public keys in, in place of its old ones"),
+        ("revoke", "take a site's keys out"),
+        ("list", "who is enrolled, and what expires when"),
+    ):
+        c = sites.add_parser(name, help=told, description=told)
+        c.add_argument("folder", metavar="DIR", help="the coordinator's folder")
+        c.add_argument("--json", action="store_true", help="print one JSON object")
+        if name in ("add", "renew"):
+            c.add_argument("file", metavar="ENROLMENT.JSON")
+            c.add_argument("--fingerprint", required=True, metavar="TYPED", help="as the site's IT read it out by telephone")
+        if name in ("kit", "revoke"):
+            c.add_argument("site", metavar="NAME")
+        if name == "kit":
+            c.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    args = parser().parse_args(argv)
+    from common.errors import FedmetsError
+
+    try:
+        do = {"provision": _provision, "fingerprint": _fingerprint, "enroll": _enroll, "renew": _renew, "site": _site}
+        done = do[args.command](args)
+    except FedmetsError as error:
+        print(f"error {error}", file=sys.stderr)
+        return error.exit_code
+    print(json.dumps(done) if args.json else _plain(done))
+    return 0
+
+
+def _plain(done: Mapping[str, object]) -> str:
+    lines = []
+    for key, value in done.items():
+        if isinstance(value, list):
+            lines += [f"{key}:", *("  " + ", ".join(f"{k} {v}" for k, v in row.items()) for row in value)]
+        else:
+            lines.append(f"{key}: {value}")
+    return "\n".join(lines)
+
+
+def _provision(args: argparse.Namespace) -> dict[str, object]:
+    import datetime
+    from pathlib import Path
+
+    from deploy import provision
+
+    read_out = provision.provision(Path(args.file), Path(args.out), datetime.datetime.now(datetime.UTC))
+    return {"kits": args.out, "fingerprint to read out to each site": read_out}
+
+
+def _fingerprint(args: argparse.Namespace) -> dict[str, object]:
+    from pathlib import Path
+
+    from deploy import kit, provision
+    from server import enrolled
+
+    path = Path(args.folder)
+    if path.is_file():
+        return {"fingerprint": kit.read(path, kit.Enrolment).fingerprint}
+    return {"fingerprint": provision.fingerprint(path) if (path / enrolled.KEY).exists() else kit.fingerprint(path)}
+
+
+def _enroll(args: argparse.Namespace) -> dict[str, object]:
+    from pathlib import Path
+
+    from deploy import enroll, kit
+
+    made = enroll.enroll(Path(args.folder), args.fingerprint, new_keys=args.new_keys)
+    return {"site": made.site, "send back": str(Path(args.folder) / kit.ENROLMENT), "fingerprint to read out": made.fingerprint}
+
+
+def _renew(args: argparse.Namespace) -> dict[str, object]:
+    import datetime
+    from pathlib import Path
+
+    from deploy import pki, provision
+
+    now, home = datetime.datetime.now(datetime.UTC), Path(args.folder)
+    if args.authority:
+        read_out = provision.renew_authority(home, now)
+        return {"authority": "new, and the old one beside it", "fingerprint to read out to each site with the new ca.pem": read_out}
+    provision.renew(home, now)
+    return {"certificate": str(home / "server.pem"), "days left": round(pki.days_left(home / "server.pem", now))}
+
+
+def _site(args: argparse.Namespace) -> dict[str, object]:
+    import datetime
+    from pathlib import Path
+
+    from deploy import federation, pki, provision
+
+    home = Path(args.folder)
+    if args.action == "kit":
+        provision.site_kit(home, args.site, Path(args.out))
+        return {"kit": args.out, "fingerprint to read out": provision.fingerprint(home)}
+    if args.action in ("add", "renew"):
+        found = provision.add(home, Path(args.file), args.fingerprint, instead=args.action == "renew")
+        return {"enrolled": found.site}
+    if args.action == "revoke":
+        provision.revoke(home, args.site)
+        return {"revoked": args.site}
+    now = datetime.datetime.now(datetime.UTC)
+    listed = provision.sites(home)
+    left = {name: round(pki.days_left(home / name, now)) for name in ("ca.pem", "server.pem")}
+    rows = [{"site": s, "key": k[:16]} for s, k in listed.items()]
+    missing = [s for s in federation.load(home / "federation.toml").sites if s not in listed]
+    soon = [f"{name} expires in {days} days: python -m deploy renew" for name, days in left.items() if days <= pki.WARN_DAYS]
+    return {"enrolled": rows, "not enrolled": ", ".join(missing) or "none", "days left": [left], "warnings": "; ".join(soon) or "none"}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

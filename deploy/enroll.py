@@ -1,0 +1,43 @@
+"""At a site: pin the coordinator, make the site's own keys, and write what goes back. The private halves never leave the folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from common import keys
+from common.errors import UsageError
+from deploy import kit, pki
+from deploy.kit import ENROLMENT, KIT, PINNED, Enrolment, Kit
+from server import store
+
+STATION, COURIER = "station.key", "courier.key"
+
+
+def enroll(folder: Path, typed: str, *, new_keys: bool = False) -> Enrolment:
+    """Check the kit against the fingerprint that somebody read out, then make what keys are missing.
+
+    Raises UsageError C04 where they differ: nothing is written then. Run again, it keeps the site's keys; `new_keys` makes new ones,
+    which the coordinator must take in before the old ones stop working.
+    """
+    found = kit.read(folder / KIT, Kit)
+    told = kit.fingerprint(folder)
+    if not pki.same(typed, told):
+        raise UsageError(
+            "C04",
+            f"the kit's fingerprint is {told}, {typed} was typed: the kit is not the coordinator's, or a digit is wrong. Ask again by "
+            "telephone, at a number that you did not get with the kit",
+        )
+    if new_keys:
+        for name in (STATION, COURIER):
+            (folder / name).unlink(missing_ok=True)
+    station = keys.ensure(folder / STATION)
+    if not (folder / COURIER).exists():
+        pki.private(folder / COURIER, ec.SECP384R1())
+    mine = Enrolment(found.federation, found.site, station.public, pki.node_public(folder / COURIER).decode().strip())
+    pin = {"site": found.site, "federation": found.federation, "fingerprint": told}
+    store.write(folder / PINNED, (json.dumps(pin, indent=1) + "\n").encode())
+    store.write(folder / ENROLMENT, kit.text(mine))
+    return mine
