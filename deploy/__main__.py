@@ -41,6 +41,15 @@ def parser() -> argparse.ArgumentParser:
     c = command("renew", "at the coordinator: a new TLS certificate")
     c.add_argument("folder", metavar="DIR", help="the coordinator's folder")
     c.add_argument("--authority", action="store_true", help="a new authority beside the old one; sites need the new ca.pem")
+    c = command("coordinator", "at the coordinator: proxy and SuperLink, until it is stopped (what its container runs)")
+    c.add_argument("folder", metavar="DIR", nargs="?", default="/kit", help="the coordinator's folder (default /kit)")
+    c.add_argument("--state", default="/state", metavar="DIR", help="where Flower's database and the runs lie (default /state)")
+    c = command("courier", "at a site: the connection to the coordinator, until it is stopped (what its container runs)")
+    c.add_argument("folder", metavar="KIT", nargs="?", default="/kit", help="the site's kit (default /kit)")
+    c.add_argument(
+        "--socket", default="/run/fedmets/station.sock", metavar="PATH", help="the station's (default /run/fedmets/station.sock)"
+    )
+    c.add_argument("--state", default="/tmp/flwr", metavar="DIR", help="Flower's own files (default /tmp/flwr)")
     site = commands.add_parser("site", help="at the coordinator: who takes part", description="at the coordinator: who takes part")
     sites = site.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, told in (
@@ -70,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         do = {"provision": _provision, "fingerprint": _fingerprint, "enroll": _enroll, "renew": _renew, "site": _site}
-        done = do[args.command](args)
+        done = {**do, "coordinator": _coordinator, "courier": _courier}[args.command](args)
     except FedmetsError as error:
         print(f"error {error}", file=sys.stderr)
         return error.exit_code
@@ -131,6 +140,28 @@ def _renew(args: argparse.Namespace) -> dict[str, object]:
         return {"authority": "new, and the old one beside it", "fingerprint to read out to each site with the new ca.pem": read_out}
     provision.renew(home, now)
     return {"certificate": str(home / "server.pem"), "days left": round(pki.days_left(home / "server.pem", now))}
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _coordinator(args: argparse.Namespace) -> dict[str, object]:
+    from pathlib import Path
+
+    from deploy import coordinator
+
+    coordinator.run(Path(args.folder), Path(args.state), _say)
+    return {"stopped": args.folder}
+
+
+def _courier(args: argparse.Namespace) -> dict[str, object]:
+    from pathlib import Path
+
+    from deploy import courier
+
+    courier.run(Path(args.folder), Path(args.socket), Path(args.state))
+    return {}
 
 
 def _site(args: argparse.Namespace) -> dict[str, object]:

@@ -22,8 +22,8 @@ from simulation.phantom.generator import Bools, Ints
 
 CLASSES: Final = ("nsclc", "breast", "melanoma", "sclc", "other")
 SHARES: Final = np.array([0.43, 0.13, 0.20, 0.08, 0.16])
-AGE: Final = np.array([68.0, 52.0, 59.0, 66.0, 63.0])
-AGE_SD: Final = 6.0
+AGE: Final = np.array([67.0, 54.0, 59.0, 66.0, 63.0])
+AGE_SD: Final = 7.0
 FEMALE: Final = np.array([0.50, 0.97, 0.25, 0.45, 0.25])
 SMOKING: Final = np.array([0.90, 0.20, 0.15, 0.95, 0.40])
 LATENTS: Final = ("ring", "t1", "t2")

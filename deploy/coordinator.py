@@ -1,0 +1,145 @@
+"""The coordinator's container: a proxy in front, Flower's SuperLink behind it, and the list of nodes that may join kept as it is enrolled.
+
+The SuperLink listens on loopback alone, where `python -m server` starts runs; sites reach what `nginx.conf` lets through. What dies is
+started again: the SuperLink finds its nodes and runs in its database, and `python -m server resume` takes a run up.
+"""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from cryptography import x509
+
+from common import keys
+from common.errors import FederationError, FedmetsError, RunError
+from deploy import pki
+from deploy.provision import NODES
+from server import enrolled
+from server.flower import ADDRESS, Flower, environment
+
+_BACK_OFF = (0.5, 30.0)
+_LOOK = 5.0
+"""Seconds between looks at who is enrolled."""
+
+
+def run(kit: Path, state: Path, tell: Callable[[str], None]) -> None:
+    """Until SIGTERM or SIGINT. All that can be wrong with the kit is said before a port is open."""
+    check(kit, datetime.datetime.now(datetime.UTC), tell)
+    home = state / "flwr"
+    (state / "runs").mkdir(parents=True, exist_ok=True)
+    home.mkdir(parents=True, exist_ok=True)
+    stopping = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopping
+        stopping = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    host, port = ADDRESS.split(":")
+    commands = {
+        "SuperLink": [
+            "flower-superlink", "--insecure", "--host", host, "--port", port, "--database", str(state / "superlink.db"),
+            "--enable-supernode-auth", "--disable-runtime-dependency-installation",
+        ],
+        "proxy": ["nginx", "-e", "stderr", "-c", str((kit / "nginx.conf").resolve())],
+    }  # fmt: skip
+    children = _Children(commands, environment(home), tell)
+    flower, looked = Flower(home), 0.0
+    try:
+        while not stopping:
+            children.look()
+            if time.monotonic() - looked > _LOOK and _listens(host, int(port)):
+                looked = time.monotonic()
+                try:
+                    sync(flower, kit, tell)
+                except FedmetsError as error:
+                    tell(str(error))
+            time.sleep(0.2)
+    finally:
+        tell("coordinator stops")
+        children.stop()
+
+
+def check(kit: Path, now: datetime.datetime, tell: Callable[[str], None]) -> None:
+    """The kit's keys and certificates are there, fit together and are valid; C04, C05. What expires soon is told."""
+    keys.load(kit / enrolled.KEY)
+    for name in ("ca.pem", "server.pem"):
+        left = pki.days_left(kit / name, now)
+        if left < 0:
+            raise FederationError("R08", f"'{kit / name}' expired {-left:.0f} days ago: python -m deploy renew {kit}")
+        if left <= pki.WARN_DAYS:
+            tell(f"'{kit / name}' expires in {left:.0f} days: python -m deploy renew {kit}")
+    server = pki.newest(kit / "server.pem")
+    if not any(_issued(server, ca) for ca in pki.certificates(kit / "ca.pem")):
+        raise FederationError("R08", f"'{kit / 'server.pem'}' is not by the authority in '{kit / 'ca.pem'}': python -m deploy renew {kit}")
+    if shutil.which("nginx") is None:
+        raise RunError("C05", "the proxy 'nginx' is not installed; without it Flower's Control API would be open to every site")
+
+
+def _issued(server: x509.Certificate, ca: x509.Certificate) -> bool:
+    try:
+        server.verify_directly_issued_by(ca)
+    except Exception:  # whatever is wrong with it, it is not by this one
+        return False
+    return True
+
+
+def sync(flower: Flower, kit: Path, tell: Callable[[str], None]) -> None:
+    """Those and only those whose keys lie in `nodes/` may join. A node is named by its key, so that a new key is a new node."""
+    wanted = {f"{p.stem}-{_short(p)}": p for p in sorted((kit / NODES).glob("*.pub"))}
+    known = flower.nodes()
+    for name in known.keys() - wanted.keys():
+        flower.unregister(known[name])
+        tell(f"node {name} may no longer join")
+    for name in wanted.keys() - known.keys():
+        flower.register(wanted[name], name)
+        tell(f"node {name} may join")
+
+
+def _short(path: Path) -> str:
+    return pki.fingerprint(path.read_bytes()).replace("-", "")[:8]
+
+
+def _listens(host: str, port: int) -> bool:
+    with socket.socket() as s:
+        return s.connect_ex((host, port)) == 0
+
+
+class _Children:
+    """Processes that are started again when they die, after ever longer pauses while they die at once."""
+
+    def __init__(self, commands: Mapping[str, list[str]], env: Mapping[str, str], tell: Callable[[str], None]) -> None:
+        self._commands, self._env, self._tell = commands, env, tell
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._since: dict[str, float] = {}
+        self._pause: dict[str, float] = {}
+
+    def look(self) -> None:
+        for name, command in self._commands.items():
+            child = self._running.get(name)
+            if child is not None and child.poll() is not None:
+                del self._running[name]
+                lasted = time.monotonic() - self._since[name]
+                self._pause[name] = _BACK_OFF[0] if lasted > 60 else min(2 * self._pause.get(name, _BACK_OFF[0]), _BACK_OFF[1])
+                self._tell(f"the {name} has ended with status {child.returncode}; started again in {self._pause[name]:g} s")
+                self._since[name] = time.monotonic()
+            elif child is None and time.monotonic() - self._since.get(name, -1e9) >= self._pause.get(name, 0.0):
+                self._running[name] = subprocess.Popen(command, env=self._env)
+                self._since[name] = time.monotonic()
+
+    def stop(self) -> None:
+        for child in self._running.values():
+            child.terminate()
+        for child in self._running.values():
+            try:
+                child.wait(20)
+            except subprocess.TimeoutExpired:
+                child.kill()

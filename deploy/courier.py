@@ -1,0 +1,28 @@
+"""At a site: Flower's SuperNode with the site's key, for the coordinator that the site enrolled with and no other."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from deploy import kit
+from server.flower import environment
+
+
+def command(folder: Path, socket: Path) -> list[str]:
+    """The SuperNode's command line; C04 where the kit is not the one that was enrolled with."""
+    mine = kit.check(folder)
+    return [
+        "flower-supernode",
+        *("--superlink", f"{mine.host}:{mine.port}"),
+        *("--root-certificates", str(folder / "ca.pem")),
+        *("--auth-supernode-private-key", str(folder / "courier.key")),
+        *("--node-config", f'socket="{socket}"'),
+    ]
+
+
+def run(folder: Path, socket: Path, home: Path) -> None:
+    """Become the SuperNode: this process is replaced by it."""
+    words = command(folder, socket)
+    home.mkdir(parents=True, exist_ok=True)
+    os.execvpe(words[0], words, environment(home))

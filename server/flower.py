@@ -1,0 +1,77 @@
+"""Flower's own command line, for the coordinator's side of a SuperLink: start a run, look at it, say which nodes may join."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common.errors import FederationError
+
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05",
+}
+"""No telemetry, no update check, no installs at run time; and no half second between a task and its process."""
+ADDRESS = "127.0.0.1:8000"
+_NAME = "coordinator"
+
+
+def environment(home: Path) -> dict[str, str]:
+    """For every process of Flower's: quiet, with its files in `home`, and with the commands beside this Python found first."""
+    own = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**os.environ, **QUIET, "FLWR_HOME": str(home), "PATH": own}
+
+
+class Flower:
+    """A SuperLink at `address`, which answers on this machine alone: its Control API asks nobody who they are."""
+
+    def __init__(self, home: Path, address: str = ADDRESS) -> None:
+        self._home = home
+        home.mkdir(parents=True, exist_ok=True)
+        (home / "config.toml").write_text(
+            f'[superlink]\ndefault = "{_NAME}"\n[superlink.{_NAME}]\naddress = "{address}"\ninsecure = true\n'
+        )
+
+    def start(self, app: Path, config: Mapping[str, object]) -> int:
+        """Start a run of the app with this run configuration; its id at the SuperLink."""
+        told = " ".join(f"{k}={json.dumps(v)}" for k, v in config.items())
+        return int(self._ask("run", str(app), _NAME, "--run-config", told)["run-id"])
+
+    def status(self, run: int) -> str:
+        """As Flower has it: 'pending', 'starting', 'running' or 'finished:completed' and the like."""
+        rows = self._ask("list", _NAME, "--run-id", str(run)).get("runs", [])
+        return str(rows[0]["status"]) if rows else "unknown"
+
+    def stop(self, run: int) -> None:
+        self._ask("stop", str(run), _NAME)
+
+    def nodes(self) -> dict[str, int]:
+        """Name -> node id, of those that may join."""
+        rows = self._ask("supernode", "list", _NAME).get("nodes", [])
+        return {str(r["name"]): int(r["node-id"]) for r in rows}
+
+    def register(self, public: Path, name: str) -> None:
+        self._ask("supernode", "register", str(public), _NAME, "--name", name)
+
+    def unregister(self, node: int) -> None:
+        self._ask("supernode", "unregister", str(node), _NAME)
+
+    def _ask(self, *words: str) -> dict[str, Any]:
+        done = subprocess.run(
+            ["flwr", *words, "--format", "json"], env=environment(self._home), capture_output=True, text=True, timeout=120
+        )
+        try:
+            answer = json.loads(done.stdout)
+        except ValueError:
+            answer = {}
+        if done.returncode or not answer.get("success", False):
+            said = str(answer.get("error-message") or done.stderr.strip() or done.stdout.strip())[-500:]
+            raise FederationError("R06", f"Flower's SuperLink did not do 'flwr {' '.join(words[:2])}': {said}. Is the coordinator running?")
+        return dict(answer)

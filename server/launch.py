@@ -1,0 +1,91 @@
+"""Start a run at a coordinator's SuperLink, follow it by its ledger, take it up again after whatever ended it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from common.errors import FederationError, RunError
+from server import ledger
+from server.app import STATUS
+from server.flower import Flower
+from server.run import Run
+
+APP = Path(__file__).resolve().parents[1]
+_ALIVE = 10.0
+"""Seconds between questions to Flower whether a run that says nothing is still there."""
+Tell = Callable[[Mapping[str, Any]], None]
+
+
+def new(flower: Flower, run: Run, tell: Tell) -> dict[str, object]:
+    """Start a run in `run.out`, and follow it to its end."""
+    path = Path(run.out) / ledger.NAME
+    if path.exists():
+        raise RunError("S01", f"'{run.out}' already holds a run; choose another folder, or resume it: python -m server resume {run.out}")
+    return _follow(flower, flower.start(APP, _changed(run)), Path(run.out), tell)
+
+
+def resume(flower: Flower, folder: Path, tell: Tell) -> dict[str, object]:
+    """Take a run up where its ledger ends, with the configuration that it was begun with."""
+    path = folder / ledger.NAME
+    lines = ledger.read(path) if path.exists() else []
+    if not lines:
+        raise RunError("S01", f"'{folder}' holds no run; give the folder that `python -m server run` printed")
+    if lines[-1]["kind"] == "close":
+        return summary(folder)
+    run = replace(Run.parse(lines[0]["config"]), out=str(folder.resolve()), resume=True)
+    return _follow(flower, flower.start(APP, _changed(run)), folder, tell)
+
+
+def summary(folder: Path) -> dict[str, object]:
+    """What a ledger and the live status say of a run."""
+    lines = ledger.read(folder / ledger.NAME) if (folder / ledger.NAME).exists() else []
+    if not lines:
+        raise RunError("S01", f"'{folder}' holds no run; give the folder that `python -m server run` printed")
+    exchanges = [line for line in lines if line["kind"] == "exchange"]
+    closed = next((line for line in lines if line["kind"] == "close"), None)
+    try:
+        now = json.loads((folder / STATUS).read_text())["sites"]
+    except (OSError, ValueError, KeyError):
+        now = {}
+    return {
+        "folder": str(folder),
+        "run": lines[0]["name"],
+        "closed": closed is not None,
+        "state_hash": closed["state_hash"] if closed else "",
+        "exchanges": len(exchanges),
+        "done": exchanges[-1]["done"] if exchanges else 0,
+        "jobs": lines[0]["jobs"],
+        "sites": now or dict.fromkeys(lines[0]["sites"], "registered"),
+    }
+
+
+def _changed(run: Run) -> dict[str, object]:
+    return {k: v for k, v in asdict(run).items() if v != getattr(Run, k)}
+
+
+def _follow(flower: Flower, started: int, folder: Path, tell: Tell) -> dict[str, object]:
+    """Until the ledger is closed, or Flower says that the run is over; an interrupt leaves the run to go on."""
+    asked = time.monotonic()
+    while True:
+        path = folder / ledger.NAME
+        lines = ledger.read(path) if path.exists() else []
+        if lines:
+            told = summary(folder)
+            tell(told)
+            if lines[-1]["kind"] == "close":
+                return told
+        if time.monotonic() - asked > _ALIVE:
+            asked = time.monotonic()
+            status = flower.status(started)
+            if status.startswith("finished") and not (lines and ledger.read(path)[-1]["kind"] == "close"):
+                raise FederationError(
+                    "R07",
+                    f"the run has ended without a result ({status}); the reason is in the coordinator's log. When it is mended: "
+                    f"python -m server resume {folder}",
+                )
+        time.sleep(0.5)
