@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-EPILOG = """exit status: 0 done, 2 wrong option or key, 4 a guard against leakage, 5 a round failed, 6 the folder, 130 interrupted (the run goes on)
+EPILOG = """exit status: 0 done, 2 wrong option or key, 5 the run failed, 6 the folder, 130 interrupted (the run goes on)
 
 examples:
   python -m server run --study colorectal_metastasis --expect 3
