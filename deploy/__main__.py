@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
         "--socket", default="/run/fedmets/station.sock", metavar="PATH", help="the station's (default /run/fedmets/station.sock)"
     )
     c.add_argument("--state", default="/tmp/flwr", metavar="DIR", help="Flower's own files (default /tmp/flwr)")
+    c.add_argument("--port", type=int, default=9094, metavar="N", help="loopback port for Flower's own processes (default 9094)")
     site = commands.add_parser("site", help="at the coordinator: who takes part", description="at the coordinator: who takes part")
     sites = site.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, told in (
@@ -160,7 +161,7 @@ def _courier(args: argparse.Namespace) -> dict[str, object]:
 
     from deploy import courier
 
-    courier.run(Path(args.folder), Path(args.socket), Path(args.state))
+    courier.run(Path(args.folder), Path(args.socket).resolve(), Path(args.state), args.port)
     return {}
 
 

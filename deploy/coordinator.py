@@ -7,6 +7,7 @@ started again: the SuperLink finds its nodes and runs in its database, and `pyth
 from __future__ import annotations
 
 import datetime
+import json
 import shutil
 import signal
 import socket
@@ -21,9 +22,10 @@ from common import keys
 from common.errors import FederationError, FedmetsError, RunError
 from deploy import pki
 from deploy.provision import NODES
-from server import enrolled
-from server.flower import ADDRESS, Flower, environment
+from server import enrolled, store
+from server.flower import ADDRESS, LOOPBACK, Flower, environment
 
+REGISTERED = "nodes.json"
 _BACK_OFF = (0.5, 30.0)
 _LOOK = 5.0
 """Seconds between looks at who is enrolled."""
@@ -35,6 +37,7 @@ def run(kit: Path, state: Path, tell: Callable[[str], None]) -> None:
     home = state / "flwr"
     (state / "runs").mkdir(parents=True, exist_ok=True)
     home.mkdir(parents=True, exist_ok=True)
+    inside = loopback(state / LOOPBACK, datetime.datetime.now(datetime.UTC))
     stopping = False
 
     def stop(*_: object) -> None:
@@ -46,26 +49,38 @@ def run(kit: Path, state: Path, tell: Callable[[str], None]) -> None:
     host, port = ADDRESS.split(":")
     commands = {
         "SuperLink": [
-            "flower-superlink", "--insecure", "--host", host, "--port", port, "--database", str(state / "superlink.db"),
+            "flower-superlink", "--ssl-certfile", str(inside / "server.pem"), "--ssl-keyfile", str(inside / "server.key"),
+            "--ssl-ca-certfile", str(inside / "ca.pem"), "--host", host, "--port", port, "--database", str(state / "superlink.db"),
             "--enable-supernode-auth", "--disable-runtime-dependency-installation",
         ],
         "proxy": ["nginx", "-e", "stderr", "-c", str((kit / "nginx.conf").resolve())],
     }  # fmt: skip
     children = _Children(commands, environment(home), tell)
-    flower, looked = Flower(home), 0.0
+    flower, looked = Flower(home, inside / "ca.pem"), 0.0
     try:
         while not stopping:
             children.look()
             if time.monotonic() - looked > _LOOK and _listens(host, int(port)):
                 looked = time.monotonic()
                 try:
-                    sync(flower, kit, tell)
+                    sync(flower, kit, state / REGISTERED, tell)
                 except FedmetsError as error:
                     tell(str(error))
             time.sleep(0.2)
     finally:
         tell("coordinator stops")
         children.stop()
+
+
+def loopback(folder: Path, now: datetime.datetime) -> Path:
+    """A certificate for the way from proxy to SuperLink inside the container, made when there is none for long: Flower lets no node sign
+    in without TLS."""
+    if not (folder / "server.pem").exists() or pki.days_left(folder / "server.pem", now) < pki.WARN_DAYS:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, mode=0o700)
+        pki.authority(folder, "loopback", now)
+        pki.server(folder, ["127.0.0.1", "localhost"], now)
+    return folder
 
 
 def check(kit: Path, now: datetime.datetime, tell: Callable[[str], None]) -> None:
@@ -92,16 +107,25 @@ def _issued(server: x509.Certificate, ca: x509.Certificate) -> bool:
     return True
 
 
-def sync(flower: Flower, kit: Path, tell: Callable[[str], None]) -> None:
-    """Those and only those whose keys lie in `nodes/` may join. A node is named by its key, so that a new key is a new node."""
+def sync(flower: Flower, kit: Path, file: Path, tell: Callable[[str], None]) -> None:
+    """Those and only those whose keys lie in `nodes/` may join. A node is named by its key, so that a new key is a new node.
+
+    file: what was registered as what, for Flower's list gives no names.
+    """
     wanted = {f"{p.stem}-{_short(p)}": p for p in sorted((kit / NODES).glob("*.pub"))}
-    known = flower.nodes()
-    for name in known.keys() - wanted.keys():
-        flower.unregister(known[name])
+    listed: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
+    if listed.keys() == wanted.keys():
+        return
+    there = flower.nodes()
+    known = {name: node for name, node in listed.items() if node in there}
+    for name in sorted(known.keys() - wanted.keys()):
+        flower.unregister(known.pop(name))
         tell(f"node {name} may no longer join")
-    for name in wanted.keys() - known.keys():
-        flower.register(wanted[name], name)
+        store.write(file, json.dumps(known).encode())
+    for name in sorted(wanted.keys() - known.keys()):
+        known[name] = flower.register(wanted[name], name)
         tell(f"node {name} may join")
+        store.write(file, json.dumps(known).encode())
 
 
 def _short(path: Path) -> str:

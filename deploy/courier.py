@@ -9,20 +9,21 @@ from deploy import kit
 from server.flower import environment
 
 
-def command(folder: Path, socket: Path) -> list[str]:
-    """The SuperNode's command line; C04 where the kit is not the one that was enrolled with."""
+def command(folder: Path, socket: Path, port: int) -> list[str]:
+    """The SuperNode's command line; C04 where the kit is not the one that was enrolled with. `port`: of its own process, on loopback."""
     mine = kit.check(folder)
     return [
         "flower-supernode",
         *("--superlink", f"{mine.host}:{mine.port}"),
         *("--root-certificates", str(folder / "ca.pem")),
         *("--auth-supernode-private-key", str(folder / "courier.key")),
+        *("--host", "127.0.0.1", "--port", str(port)),
         *("--node-config", f'socket="{socket}"'),
     ]
 
 
-def run(folder: Path, socket: Path, home: Path) -> None:
+def run(folder: Path, socket: Path, home: Path, port: int) -> None:
     """Become the SuperNode: this process is replaced by it."""
-    words = command(folder, socket)
+    words = command(folder, socket, port)
     home.mkdir(parents=True, exist_ok=True)
     os.execvpe(words[0], words, environment(home))

@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--study", required=True, metavar="NAME")
     c.add_argument("--task", default="", help="prediction time (default: the study's last)")
     c.add_argument("--expect", type=int, required=True, metavar="N", help="sites to wait for before the first round")
-    c.add_argument("--out", default="/state/runs", metavar="DIR", help="folder of the runs (default /state/runs)")
+    c.add_argument("--out", default="", metavar="DIR", help="folder of the runs (default: runs, in the state)")
     c.add_argument("--keys", default="/kit", metavar="DIR", help="the coordinator's kit (default /kit)")
     c.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="any other key of the run configuration, as JSON or text"
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     for one in (r, s):
         one.add_argument("folder", metavar="DIR", help="the run's folder")
     for one in (c, r):
-        one.add_argument("--flower", default="/state/flwr", metavar="DIR", help="FLWR_HOME of the coordinator (default /state/flwr)")
+        one.add_argument("--state", default="/state", metavar="DIR", help="of the coordinator (default /state)")
         one.add_argument("--address", default="127.0.0.1:8000", metavar="HOST:PORT", help="the SuperLink (default 127.0.0.1:8000)")
     for one in (c, r, s):
         one.add_argument("--json", action="store_true", help="print one JSON object at the end; progress goes to stderr")
@@ -64,7 +64,6 @@ def _do(args: argparse.Namespace) -> dict[str, object]:
     from pathlib import Path
 
     from server import launch
-    from server.flower import Flower
     from server.run import Run
 
     if args.command == "status":
@@ -73,12 +72,21 @@ def _do(args: argparse.Namespace) -> dict[str, object]:
             print("\n".join(f"{k}: {v}" for k, v in told.items()), file=sys.stderr)
         return told
     if args.command == "resume":
-        return _shown(args, lambda tell: launch.resume(Flower(Path(args.flower), args.address), Path(args.folder), tell))
-    out = Path(args.out).resolve() / f"{time.strftime('%Y%m%d-%H%M%S')}-{Path(args.study).stem}"
+        return _shown(args, lambda tell: launch.resume(_flower(args), Path(args.folder), tell))
+    out = Path(args.out or f"{args.state}/runs").resolve() / f"{time.strftime('%Y%m%d-%H%M%S')}-{Path(args.study).stem}"
     keys = str(Path(args.keys).resolve())
     run = Run.parse({"study": args.study, "task": args.task, "expect": args.expect, "out": str(out), "keys": keys, **_more(args.set)})
     run.heads(run.load_study())
-    return _shown(args, lambda tell: launch.new(Flower(Path(args.flower), args.address), run, tell))
+    return _shown(args, lambda tell: launch.new(_flower(args), run, tell))
+
+
+def _flower(args: argparse.Namespace) -> Any:
+    from pathlib import Path
+
+    from server.flower import LOOPBACK, Flower
+
+    state = Path(args.state).resolve()
+    return Flower(state / "flwr", state / LOOPBACK / "ca.pem", args.address)
 
 
 def _more(pairs: Sequence[str]) -> dict[str, object]:

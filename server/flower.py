@@ -20,6 +20,8 @@ QUIET = {
 }
 """No telemetry, no update check, no installs at run time; and no half second between a task and its process."""
 ADDRESS = "127.0.0.1:8000"
+LOOPBACK = "loopback"
+"""Folder, in the coordinator's state, of the certificate that the SuperLink shows on loopback."""
 _NAME = "coordinator"
 
 
@@ -32,11 +34,11 @@ def environment(home: Path) -> dict[str, str]:
 class Flower:
     """A SuperLink at `address`, which answers on this machine alone: its Control API asks nobody who they are."""
 
-    def __init__(self, home: Path, address: str = ADDRESS) -> None:
+    def __init__(self, home: Path, ca: Path, address: str = ADDRESS) -> None:
         self._home = home
         home.mkdir(parents=True, exist_ok=True)
         (home / "config.toml").write_text(
-            f'[superlink]\ndefault = "{_NAME}"\n[superlink.{_NAME}]\naddress = "{address}"\ninsecure = true\n'
+            f'[superlink]\ndefault = "{_NAME}"\n[superlink.{_NAME}]\naddress = "{address}"\nroot-certificates = "{ca.resolve()}"\n'
         )
 
     def start(self, app: Path, config: Mapping[str, object]) -> int:
@@ -52,13 +54,13 @@ class Flower:
     def stop(self, run: int) -> None:
         self._ask("stop", str(run), _NAME)
 
-    def nodes(self) -> dict[str, int]:
-        """Name -> node id, of those that may join."""
-        rows = self._ask("supernode", "list", _NAME).get("nodes", [])
-        return {str(r["name"]): int(r["node-id"]) for r in rows}
+    def nodes(self) -> frozenset[int]:
+        """The nodes that may join."""
+        return frozenset(int(r["node-id"]) for r in self._ask("supernode", "list", _NAME).get("nodes", []))
 
-    def register(self, public: Path, name: str) -> None:
-        self._ask("supernode", "register", str(public), _NAME, "--name", name)
+    def register(self, public: Path, name: str) -> int:
+        """Let the holder of a key join; the id that its node has from now on."""
+        return int(self._ask("supernode", "register", str(public), _NAME, "--name", name)["node-id"])
 
     def unregister(self, node: int) -> None:
         self._ask("supernode", "unregister", str(node), _NAME)

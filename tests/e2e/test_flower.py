@@ -99,6 +99,7 @@ def config(folder: Path, out: Path, sites: bool) -> str:
         "learners": "logistic",
         "evaluations": "within_site",
         "out": str(out),
+        "keys": str(folder / "coordinator"),
         "expect": 2,
     }
     return " ".join(f"{k}={json.dumps(v)}" for k, v in {**keys, **({"sites": str(folder / "sites")} if sites else {})}.items())
