@@ -4,13 +4,13 @@ ARGS ?=
 PY = .venv/bin/python
 PIP = $(PY) -m pip --disable-pip-version-check install --quiet
 
-.PHONY: setup simulation test test-slow check lint format bench clean
+.PHONY: setup simulation test test-slow test-hospital check lint format bench images wheels clean
 
 simulation: setup
 	$(PY) -m simulation $(ARGS)
 
 test: setup
-	$(PY) -m pytest -m "not slow" $(ARGS)
+	$(PY) -m pytest -m "not slow and not hospital" $(ARGS)
 
 test-slow: setup
 	$(PY) -m pytest -m slow $(ARGS)
@@ -25,6 +25,24 @@ lint: setup
 format: setup
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
+
+# three hospitals and a coordinator as containers; needs root on a Debian machine, and installs what it needs there
+test-hospital: setup
+	deploy/containers/prepare.sh
+	$(PY) -m pytest -m hospital $(ARGS)
+
+# Python's packages as pinned, for images and for machines without a network
+wheels: setup
+	mkdir -p wheels
+	$(PY) -m pip --disable-pip-version-check download --quiet -c constraints.txt -d wheels torch
+	$(PY) -m pip --disable-pip-version-check download --quiet -c constraints.txt -d wheels --find-links wheels . setuptools wheel
+
+BASE ?= docker.io/library/python:3.11-slim-bookworm
+TAG ?= latest
+images: wheels
+	for target in courier station coordinator; do \
+	  buildah bud --isolation chroot --network host --layers --build-arg BASE=$(BASE) --target $$target -t localhost/fedmets-$$target:$(TAG) \
+	    -f deploy/containers/Containerfile . || exit 1; done
 
 bench: setup
 	for script in bench/*.py; do $(PY) $$script || exit 1; done
