@@ -4,13 +4,13 @@ ARGS ?=
 PY = .venv/bin/python
 PIP = $(PY) -m pip --disable-pip-version-check install --quiet
 
-.PHONY: setup simulation test test-slow test-hospital check lint format bench images wheels clean
+.PHONY: setup simulation test test-slow test-faults test-hospital check lint format bench images wheels clean
 
 simulation: setup
 	$(PY) -m simulation $(ARGS)
 
 test: setup
-	$(PY) -m pytest -m "not slow and not hospital" $(ARGS)
+	$(PY) -m pytest -m "not slow and not hospital and not faults" $(ARGS)
 
 test-slow: setup
 	$(PY) -m pytest -m slow $(ARGS)
@@ -25,6 +25,10 @@ lint: setup
 format: setup
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
+
+# every process killed, the network cut: about 15 minutes, as root
+test-faults: setup
+	$(PY) -m pytest tests/e2e/test_faults.py $(ARGS)
 
 # three hospitals and a coordinator as containers; needs root on a Debian machine, and installs what it needs there
 test-hospital: setup

@@ -42,6 +42,11 @@ def parser() -> argparse.ArgumentParser:
         "--socket", required=True, metavar="PATH", help="where the courier finds the station; its folder is made, for this user only"
     )
     c.add_argument("--json", action="store_true", help="lines for programs on stderr")
+    told = "the station's half of the doctor: data, counts, GPU, disk, isolation"
+    c = commands.add_parser("check", help=told, description=told)
+    c.add_argument("--site", required=True, metavar="FILE", help="the site's site.toml")
+    c.add_argument("--socket", default="/run/fedmets/station/station.sock", metavar="PATH", help="where the station will listen")
+    c.add_argument("--json", action="store_true", help="print one JSON object")
     told = "count the prepared images on the site's disk, and remove those that were not used for long"
     c = commands.add_parser("cache", help=told, description=told)
     c.add_argument("--site", required=True, metavar="FILE", help="the site's site.toml")
@@ -59,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from common.errors import FedmetsError
 
     try:
+        if args.command == "check":
+            return _check(args)
         done = {"serve": _serve, "cache": _cache}.get(args.command, _run)(args)
     except FedmetsError as error:
         print(f"error {error}", file=sys.stderr)
@@ -111,6 +118,17 @@ def _serve(args: argparse.Namespace) -> dict[str, object]:
 
     serve(Path(args.site), Path(args.socket).resolve(), tell=tell)
     return {"stopped": args.socket}
+
+
+def _check(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from client import doctor
+    from common import finding
+
+    found = doctor.examine(Path(args.site), Path(args.socket))
+    print(json.dumps({"findings": [f.row() for f in found]}) if args.json else finding.text(found))
+    return finding.status(found)
 
 
 def _cache(args: argparse.Namespace) -> dict[str, object]:

@@ -208,6 +208,7 @@ def _logger(path: Path) -> logging.Logger:
     if not log.handlers:
         # opened now: an error that cannot be written here would otherwise leave by another way
         # a file's name may hold bytes that are no text
+        path.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(handler)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from common.errors import WireError
@@ -13,10 +15,14 @@ _STYPE = "fedmets.arrays"
 
 
 def content(packet: Packet) -> RecordDict:
-    """The content of a message. The blob is not copied."""
-    blob = Array(dtype="uint8", shape=(len(packet.blob),), stype=_STYPE, data=packet.blob)
+    """The content of a message. The blob is not copied, and one record of it serves all sites of an exchange."""
     text = ConfigRecord({"json": packet.text, "signature": packet.signature})
-    return RecordDict({packet.kind: text, "arrays": ArrayRecord({"blob": blob})})
+    return RecordDict({packet.kind: text, "arrays": _arrays(packet.blob)})
+
+
+@lru_cache(maxsize=1)
+def _arrays(blob: bytes) -> ArrayRecord:
+    return ArrayRecord({"blob": Array(dtype="uint8", shape=(len(blob),), stype=_STYPE, data=blob)})
 
 
 def packet(message: Message, kind: Kind) -> Packet:

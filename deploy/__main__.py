@@ -51,6 +51,16 @@ def parser() -> argparse.ArgumentParser:
     )
     c.add_argument("--state", default="/tmp/flwr", metavar="DIR", help="Flower's own files (default /tmp/flwr)")
     c.add_argument("--port", type=int, default=9094, metavar="N", help="loopback port for Flower's own processes (default 9094)")
+    for name, told in (("doctor", "at a site: both halves of the doctor"), ("reach", "at a site: the courier's half of the doctor")):
+        c = command(name, told)
+        c.add_argument("folder", metavar="KIT", nargs="?", default="." if name == "doctor" else "/kit", help="the site's kit")
+        if name == "doctor":
+            c.add_argument(
+                "--compose", default="", metavar="COMMAND", help="run each half in its container: 'docker compose' or 'podman-compose'"
+            )
+            c.add_argument(
+                "--socket", default="/run/fedmets/station/station.sock", metavar="PATH", help="without containers: the station's"
+            )
     site = commands.add_parser("site", help="at the coordinator: who takes part", description="at the coordinator: who takes part")
     sites = site.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, told in (
@@ -79,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from common.errors import FedmetsError
 
     try:
+        if args.command in ("doctor", "reach"):
+            return _doctor(args)
         do = {"provision": _provision, "fingerprint": _fingerprint, "enroll": _enroll, "renew": _renew, "site": _site}
         done = {**do, "coordinator": _coordinator, "courier": _courier}[args.command](args)
     except FedmetsError as error:
@@ -145,6 +157,21 @@ def _renew(args: argparse.Namespace) -> dict[str, object]:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    import datetime
+    from pathlib import Path
+
+    from common import finding
+    from deploy import doctor
+
+    if args.command == "reach":
+        found = doctor.reach(Path(args.folder), datetime.datetime.now(datetime.UTC))
+    else:
+        found = doctor.joined(Path(args.folder), Path(args.socket).resolve(), args.compose)
+    print(json.dumps({"findings": [f.row() for f in found]}) if args.json else finding.text(found))
+    return finding.status(found)
 
 
 def _coordinator(args: argparse.Namespace) -> dict[str, object]:

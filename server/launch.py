@@ -18,6 +18,8 @@ from server.run import Run
 APP = Path(__file__).resolve().parents[1]
 _ALIVE = 10.0
 """Seconds between questions to Flower whether a run that says nothing is still there."""
+_AWAY = 120.0
+"""Seconds that a SuperLink may be away."""
 Tell = Callable[[Mapping[str, Any]], None]
 
 
@@ -70,7 +72,7 @@ def _changed(run: Run) -> dict[str, object]:
 
 def _follow(flower: Flower, started: int, folder: Path, tell: Tell) -> dict[str, object]:
     """Until the ledger is closed, or Flower says that the run is over; an interrupt leaves the run to go on."""
-    asked = time.monotonic()
+    asked, silent = time.monotonic(), 0.0
     while True:
         path = folder / ledger.NAME
         lines = ledger.read(path) if path.exists() else []
@@ -81,7 +83,14 @@ def _follow(flower: Flower, started: int, folder: Path, tell: Tell) -> dict[str,
                 return told
         if time.monotonic() - asked > _ALIVE:
             asked = time.monotonic()
-            status = flower.status(started)
+            try:
+                status, silent = flower.status(started), 0.0
+            except FederationError:
+                # a SuperLink that was killed is being started again
+                silent = silent or asked
+                if asked - silent > _AWAY:
+                    raise
+                continue
             if status.startswith("finished") and not (lines and ledger.read(path)[-1]["kind"] == "close"):
                 raise FederationError(
                     "R07",

@@ -1,0 +1,181 @@
+"""The station's half of the doctor: is the data readable and in schema, is there enough of it, and can this machine work on it?
+
+It runs where the station runs, without a network, and writes nothing but what a station would. What it says stays at the site.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from client import service
+from client import site as site_file
+from client.site import Site
+from client.station import Station, open_station
+from common import keys, study
+from common.cohort import ESTIMABLE, UNKNOWN, Cohort, Fold
+from common.errors import DataError, FedmetsError
+from common.finding import Finding, faults
+from common.learner import fit, load, local_plan
+from common.learner import names as learners
+from common.study import Study
+from common.types import flatten, pack
+
+PERMISSIONS = "fix permissions: the user that the station runs as must be able to read it"
+EXPORT = "re-export the table as the study's mapping declares it, or correct the mapping; rows that cannot be mended: exclude them"
+ROOM_GB = 2.0
+"""Free space for answers and logs; prepared images come on top."""
+_TRIED = 32
+"""Cases of the dry run."""
+
+
+def examine(path: Path, socket: Path) -> list[Finding]:
+    """All that can be looked at from here. Never raises for what is wrong at the site: it is said."""
+    try:
+        site = site_file.load(path)
+    except FedmetsError as error:
+        return faults("site file", error, f"edit {path}")
+    out = [Finding("site file", "ok", f"'{site.name}' takes part in {', '.join(site.studies)}")]
+    out += _keys(site)
+    out += _isolation(socket)
+    out += _disk(site)
+    out += _gpu()
+    try:
+        station = open_station(str(path))
+    except FedmetsError as error:
+        return [*out, *faults("log", error, PERMISSIONS)]
+    for ref in site.studies:
+        out += _study(station, ref)
+    return out
+
+
+def _keys(site: Site) -> list[Finding]:
+    if not site.coordinator or site.key is None:
+        return [
+            Finding("keys", "fault", "no coordinator is pinned, or no key named", "enrol: python -m deploy enroll KIT --fingerprint ...")
+        ]
+    try:
+        keys.load(site.key)
+    except FedmetsError as error:
+        return faults("keys", error, f"chmod 600 {site.key}, or enrol again")
+    return [Finding("keys", "ok", f"plans of {site.coordinator[:16]}... are answered")]
+
+
+def _isolation(socket: Path) -> list[Finding]:
+    out = []
+    for check, look, do in (
+        ("isolation", service.alone, "start the station without a network; the container's compose file does"),
+        ("socket", lambda: _socket(socket), "another --socket, or mend its owner and mode"),
+    ):
+        try:
+            look()
+        except FedmetsError as error:
+            out += faults(check, error, do)
+        else:
+            out.append(Finding(check, "ok", "no interface but loopback" if check == "isolation" else f"{socket} can be made"))
+    return out
+
+
+def _socket(at: Path) -> None:
+    service.check_path(at)
+    service.own(at.parent)
+
+
+def _disk(site: Site) -> list[Finding]:
+    out = []
+    for name, folder in (("state", site.state), ("log", site.log.parent), ("cache", site.cache)):
+        there = next((p for p in (folder, *folder.parents) if p.exists()), Path("/"))
+        if not os.access(there, os.W_OK):
+            out.append(
+                Finding("disk", "fault", f"{name}: '{there}' cannot be written", f"fix permissions, or set `{name}` in the site file")
+            )
+            continue
+        free = shutil.disk_usage(there).free / 1e9
+        do = "" if free >= ROOM_GB else "free space: answers are kept on it before they leave"
+        out.append(Finding("disk", "ok" if free >= ROOM_GB else "warning", f"{name}: {free:.1f} GB free on '{there}'", do))
+    return out
+
+
+def _gpu() -> list[Finding]:
+    import torch
+
+    if not torch.cuda.is_available():
+        why = "this station's PyTorch is built without CUDA" if torch.version.cuda is None else "PyTorch sees no CUDA device"
+        return [Finding("GPU", "note", f"{why}: networks train on the CPU", "for a GPU: the GPU image, and the device in the compose file")]
+    free, whole = torch.cuda.mem_get_info()
+    said = f"{torch.cuda.get_device_name()}, {free / 1e9:.1f} of {whole / 1e9:.1f} GB free"
+    return [
+        Finding("GPU", "ok" if free > 4e9 else "warning", said, "" if free > 4e9 else "stop what else uses it, or expect halved batches")
+    ]
+
+
+def _study(station: Station, ref: str) -> list[Finding]:
+    site = station.site
+    try:
+        asked = study.load(ref)
+        task = list(asked.tasks)[-1]
+        cohort = station.cohort(ref, task)
+    except DataError as error:
+        denied = any(word in str(error) for word in ("Permission denied", "cannot be read"))
+        return faults(f"data, {ref}", error, PERMISSIONS if denied else EXPORT)
+    except FedmetsError as error:
+        return faults(f"study {ref}", error, "take the study out of the site file, or update fedmets")
+    except OSError as error:
+        return [Finding(f"data, {ref}", "fault", f"'{error.filename}': {error.strerror}", PERMISSIONS)]
+    flow = cohort.flow
+    known = int((cohort.labels != UNKNOWN).sum())
+    counts = np.bincount(cohort.labels[cohort.labels != UNKNOWN], minlength=len(cohort.schema.label.classes))
+    told = ", ".join(f"{n} {c}" for c, n in zip(cohort.schema.label.classes, counts, strict=True))
+    out = [Finding(f"data, {ref}", "ok", f"{flow.read} patients read, {len(cohort)} kept, {known} with a known label ({told})")]
+    out += [Finding(f"data, {ref}", "note", f"{n} left out: {why}", "exclude them knowingly, or re-export") for why, n in flow.excluded]
+    out += [Finding(f"data, {ref}", "note", note) for note in flow.notes]
+    if known < site.minimum:
+        said = f"{known} patients with a known label, the minimum is {site.minimum}: every sum would be refused (P01)"
+        out.append(Finding(f"data, {ref}", "fault", said, "more patients, or a lower `minimum` if your rules allow it"))
+    elif (counts >= ESTIMABLE).sum() < 2:
+        said = f"fewer than {ESTIMABLE} patients of a second class: the site takes part, but no figure can be given for it alone"
+        out.append(Finding(f"data, {ref}", "note", said))
+    if known >= site.minimum:
+        out += _tried(asked, cohort, ref)
+    return out
+
+
+def _tried(asked: Study, cohort: Cohort, ref: str) -> list[Finding]:
+    """A measured round on this site's own cases: seconds and megabytes a round, memory at most."""
+    out = []
+    plan = local_plan(Fold(), 0, 5)
+    prepared = fit(load("preprocessing"), {}, [cohort], plan)
+    for name in asked.learners:
+        learner = load(name, asked.hyper.get(name, {}))
+        if name not in ("logistic", "image") or name not in learners() or not learner.modality <= cohort.modalities:
+            continue
+        tried = cohort
+        if name == "image":
+            learner = replace(learner, segmentation=False)  # type: ignore[type-var]
+            tried = cohort.where(cohort.imaged & (np.cumsum(cohort.imaged) <= _TRIED))
+        state = {**prepared, name: learner.start(cohort.schema, 0)}
+        phases = learner.phase(state[name])
+        started = time.perf_counter()
+        learner.contribute(state, tried, replace(plan, learner=name, phase=phases))
+        seconds = (time.perf_counter() - started) * len(cohort) / max(len(tried), 1)
+        size = len(pack(flatten({name: state[name]}))) / 1e6
+        said = f"{name}: about {seconds:.1f} s and {2 * size:.1f} MB a round and training set, measured on {len(tried)} cases"
+        said += f"; memory {_memory():.1f} GB"
+        out.append(Finding(f"forecast, {ref}", "ok", said))
+    return out
+
+
+def _memory() -> float:
+    """GB: the most that this process (on a GPU: the device) has held."""
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return float(torch.cuda.max_memory_allocated()) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

@@ -1,0 +1,176 @@
+"""Three hospitals and a coordinator as containers, from the kits as they are sent out. `make test-hospital` prepares the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy import kit
+from deploy.federation import slug
+
+ROOT = Path(__file__).resolve().parents[2]
+PORT = 18443
+USER = "10001:10001"
+SMALL = ("--learners", "logistic", "--partition", "even", "--virtual-sites", "3", "--bootstraps", "100", "--evaluations", "within_site")
+pytestmark = [pytest.mark.hospital, pytest.mark.timeout(1500)]
+
+
+def call(*words: str, cwd: Path = ROOT, check: bool = True, seconds: float = 600, **env: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=seconds, env={**os.environ, **env})
+    assert not check or done.returncode == 0, f"{' '.join(words)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done
+
+
+def deploy(*words: str) -> dict[str, str]:
+    return dict(json.loads(call(sys.executable, "-m", "deploy", *words, "--json").stdout))
+
+
+class Hospitals:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.up: list[Path] = []
+        out = call(sys.executable, "-m", "simulation", *SMALL, "--prepare", "--out", str(folder / "prepared")).stdout
+        self.prepared = sorted((Path(out.strip().splitlines()[-1]) / "sites").iterdir())
+        self.names = [tomllib.loads((p / "site.toml").read_text())["name"] for p in self.prepared]
+
+    @property
+    def coordinator(self) -> Path:
+        return self.folder / "kits" / "coordinator"
+
+    def home(self, name: str) -> Path:
+        return self.folder / "kits" / "sites" / slug(name)
+
+    def provision(self) -> None:
+        lines = ['name = "town"', 'hosts = ["host.containers.internal"]', f"port = {PORT}", 'studies = ["colorectal_metastasis"]']
+        (self.folder / "federation.toml").write_text("\n".join([*lines, f"sites = {json.dumps(self.names)}"]))
+        told = deploy("provision", str(self.folder / "federation.toml"), "--out", str(self.folder / "kits"))
+        for name, mine in zip(self.names, self.prepared, strict=True):
+            back = deploy("enroll", str(self.home(name)), "--fingerprint", told["fingerprint to read out to each site"])
+            file = str(self.home(name) / kit.ENROLMENT)
+            deploy("site", "add", str(self.coordinator), file, "--fingerprint", back["fingerprint to read out"])
+            shutil.copyfile(mine / "patients.txt", self.home(name) / "patients.txt")
+            site = self.home(name) / "site.toml"
+            site.write_text(site.read_text() + '\npatients = "patients.txt"\n')
+        # each kit is its owner's alone, as on a hospital's machine
+        call("chown", "-R", USER, str(self.folder / "kits"))
+
+    def start(self, home: Path, data: str = "") -> None:
+        self.up.append(home)
+        call("podman-compose", "-p", self.project(home), "up", "-d", cwd=home, FEDMETS_DATA=data, FEDMETS_USER=USER)
+
+    def project(self, home: Path) -> str:
+        return f"fm-{home.name}"
+
+    def container(self, home: Path, service: str) -> str:
+        listed = call("podman", "ps", "-a", "--format", "{{.Names}}").stdout.split()
+        (found,) = [n for n in listed if n.startswith(self.project(home)) and service in n]
+        return found
+
+    def stop(self) -> None:
+        for home in self.up:
+            call(
+                "podman-compose",
+                "-p",
+                self.project(home),
+                "down",
+                "-v",
+                "-t",
+                "1",
+                cwd=home,
+                check=False,
+                FEDMETS_DATA="/",
+                FEDMETS_USER=USER,
+            )
+        call("podman", "volume", "prune", "-f", check=False)
+
+    def logs(self) -> str:
+        listed = call("podman", "ps", "-a", "--format", "{{.Names}}").stdout.split()
+        return "\n".join(f"--- {n}\n{(d := call('podman', 'logs', '--tail', '30', n, check=False)).stdout}{d.stderr}" for n in listed)
+
+
+@pytest.fixture(scope="module")
+def town() -> Iterator[Hospitals]:
+    if shutil.which("podman-compose") is None or call("podman", "image", "exists", "localhost/fedmets-station", check=False).returncode:
+        pytest.fail("this machine has no images of fedmets: make test-hospital makes it ready")
+    with tempfile.TemporaryDirectory(prefix="fm-town-") as name:
+        Path(name).chmod(0o755)
+        there = Hospitals(Path(name))
+        there.provision()
+        try:
+            there.start(there.coordinator)
+            data = str((there.prepared[0] / ".." / ".." / "data").resolve())
+            for site in there.names:
+                there.start(there.home(site), data)
+            yield there
+        finally:
+            there.stop()
+
+
+def test_a_whole_study_over_containers_gives_the_bits_of_the_simulation(town: Hospitals) -> None:
+    want = json.loads(call(sys.executable, "-m", "simulation", *SMALL, "--out", str(town.folder / "simulated"), "--json").stdout)
+    coordinator = town.container(town.coordinator, "coordinator")
+    end = time.monotonic() + 120
+    while call("podman", "logs", coordinator).stderr.count("may join") < 3:
+        assert time.monotonic() < end, town.logs()
+        time.sleep(1)
+    words = ["python", "-m", "server", "run", "--study", "colorectal_metastasis", "--expect", "3", "--json"]
+    done = call("podman", "exec", coordinator, *words, "--set", "learners=logistic", "--set", "evaluations=within_site", check=False)
+    assert done.returncode == 0, f"{done.stderr[-2000:]}\n{town.logs()}"
+    told = json.loads(done.stdout)
+    assert told["closed"]
+    assert told["state_hash"] == want["state_hash"]
+    assert sorted(told["sites"]) == sorted(town.names)
+
+
+def test_the_station_has_no_network_and_the_courier_no_data(town: Hospitals) -> None:
+    home = town.home(town.names[0])
+    station, courier = town.container(home, "station"), town.container(home, "courier")
+    look = "import socket; print([n for _, n in socket.if_nameindex()])"
+    assert call("podman", "exec", station, "python", "-c", look).stdout.strip() == "['lo']"
+    for there, folder in ((station, "/data"), (station, "/kit"), (courier, "/kit"), (courier, "/app"), (station, "/opt")):
+        done = call("podman", "exec", there, "touch", f"{folder}/x", check=False)
+        assert "Read-only file system" in done.stderr, (there, folder, done.stderr)
+    look = "import os; print(sorted(os.listdir('/kit')), os.listdir('/data'))"
+    held = call("podman", "exec", courier, "python", "-c", look).stdout.strip()
+    assert held == "['ca.pem', 'courier.key', 'kit.json', 'pinned.json'] []"
+    assert call("podman", "exec", courier, "python", "-c", "import torch", check=False).returncode == 1
+    for there in (station, courier):
+        assert call("podman", "exec", there, "id", "-u").stdout.strip() == "10001"
+        caps = call("podman", "exec", there, "grep", "CapEff", "/proc/self/status").stdout.split()[1]
+        assert int(caps, 16) == 0
+
+
+def test_nothing_but_the_proxy_can_be_reached(town: Hospitals) -> None:
+    ca = str(town.coordinator / "ca.pem")
+
+    def status(path: str, *more: str) -> str:
+        words = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--cacert", ca, *more]
+        at = f"https://host.containers.internal:{PORT}"
+        return call(*words, "--resolve", f"host.containers.internal:{PORT}:127.0.0.1", f"{at}{path}", check=False).stdout
+
+    assert status("/health") == "200"
+    for path in ("/v1/control/start-run", "/v1/control/list-runs", "/v1/fleet/register-node", "/v1/runtime/pull-object", "/docs"):
+        assert status(path, "-X", "POST", "--data-binary", "") == "404"
+    # from a site's own courier: the ports inside the coordinator's container
+    courier = town.container(town.home(town.names[0]), "courier")
+    look = f"""
+import socket
+for port in (8000, 8443, 9094):
+    with socket.socket() as s:
+        s.settimeout(2)
+        print(port, s.connect_ex((socket.gethostbyname('host.containers.internal'), port)) == 0)
+with socket.socket() as s:
+    print({PORT}, s.connect_ex((socket.gethostbyname('host.containers.internal'), {PORT})) == 0)
+"""
+    told = call("podman", "exec", courier, "python", "-c", look).stdout.split("\n")
+    assert told[:4] == ["8000 False", "8443 False", "9094 False", f"{PORT} True"]

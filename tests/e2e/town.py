@@ -1,0 +1,225 @@
+"""A federation of real processes on one machine, for tests: proxy, SuperLink, couriers and stations, each where it would be.
+
+The coordinator and the couriers are in a network namespace of their own, the stations in ones without a network.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from deploy import kit
+from deploy.federation import slug
+from server import ledger
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTHON = sys.executable
+
+
+def possible() -> str:
+    """Why such a federation cannot be built here; '' where it can."""
+    if os.getuid() != 0:
+        return "only root can make network namespaces"
+    lacking = [c for c in ("ip", "unshare", "nginx") if shutil.which(c) is None]
+    if lacking:
+        return f"{', '.join(lacking)} is not installed (apt-get install iproute2 util-linux nginx-light)"
+    return ""
+
+
+SMALL = ("--learners", "logistic", "--partition", "even", "--virtual-sites", "2", "--bootstraps", "100", "--evaluations", "within_site")
+
+
+class Town:
+    """One coordinator and its sites, from `python -m deploy provision` on."""
+
+    def __init__(self, folder: Path, space: str) -> None:
+        self.folder, self.space = folder, space
+        self.started: list[subprocess.Popen[bytes]] = []
+        self.logs: dict[str, Path] = {}
+
+    def call(self, *words: str, inside: bool = False, check: bool = True, seconds: float = 300) -> subprocess.CompletedProcess[str]:
+        command = [*(["ip", "netns", "exec", self.space] if inside else []), *words]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, env=self.env())
+        told = "\n".join(f"--- {name}\n{self.log(name)[-3000:]}" for name in self.logs)
+        assert not check or done.returncode == 0, f"{words}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}\n{told}"
+        return done
+
+    def env(self) -> dict[str, str]:
+        return {**os.environ, "FEDMETS_TEST": str(self.folder), "PATH": f"{Path(PYTHON).parent}{os.pathsep}{os.environ['PATH']}"}
+
+    def start(self, name: str, *words: str, inside: bool) -> subprocess.Popen[bytes]:
+        self.logs[name] = self.folder / f"{name}.log"
+        command = [*(["ip", "netns", "exec", self.space] if inside else ["unshare", "--net"]), *words]
+        with open(self.logs[name], "ab") as log:
+            process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=self.env(), start_new_session=True)
+        self.started.append(process)
+        return process
+
+    def deploy(self, *words: str) -> dict[str, Any]:
+        return dict(json.loads(self.call(PYTHON, "-m", "deploy", *words, "--json").stdout))
+
+    def provision(self, sites: Sequence[str], study: str, host: str = "127.0.0.1") -> None:
+        text = f'name = "town"\nhosts = ["{host}"]\nport = 8443\nstudies = ["{study}"]\nsites = {json.dumps(list(sites))}\n'
+        (self.folder / "federation.toml").write_text(text)
+        told = self.deploy("provision", str(self.folder / "federation.toml"), "--out", str(self.folder / "kits"))
+        for name in sites:
+            home = self.home(name)
+            back = self.deploy("enroll", str(home), "--fingerprint", told["fingerprint to read out to each site"])
+            self.deploy("site", "add", str(self.coordinator), str(home / kit.ENROLMENT), "--fingerprint", back["fingerprint to read out"])
+
+    @property
+    def coordinator(self) -> Path:
+        return self.folder / "kits" / "coordinator"
+
+    def home(self, site: str) -> Path:
+        return self.folder / "kits" / "sites" / slug(site)
+
+    def socket(self, site: str) -> Path:
+        return self.folder / "s" / slug(site) / "s.sock"
+
+    def open(self) -> None:
+        self.start(
+            "coordinator", PYTHON, "-m", "deploy", "coordinator", str(self.coordinator), "--state", str(self.folder / "state"), inside=True
+        )
+        self.until(lambda: "may join" in self.log("coordinator") or not list((self.coordinator / "nodes").iterdir()), 60)
+
+    def station(self, site: str) -> subprocess.Popen[bytes]:
+        home = self.home(site)
+        process = self.start(
+            f"station-{site}",
+            PYTHON,
+            "-m",
+            "client",
+            "serve",
+            "--site",
+            str(home / "site.toml"),
+            "--socket",
+            str(self.socket(site)),
+            inside=False,
+        )
+        self.until(lambda: "listens" in self.log(f"station-{site}"), 60)
+        return process
+
+    def courier(self, site: str) -> subprocess.Popen[bytes]:
+        state = str(self.folder / f"flwr-{site}")
+        return self.start(
+            f"courier-{site}",
+            *(PYTHON, "-m", "deploy", "courier", str(self.home(site)), "--socket", str(self.socket(site))),
+            *("--state", state, "--port", str(9100 + len(self.started))),
+            inside=True,
+        )
+
+    def settle(self) -> tuple[list[str], str]:
+        """Two hospitals with a virtual cohort each, all of them up; their names, and the state hash that a simulation of them has."""
+        out = self.call(PYTHON, "-m", "simulation", *SMALL, "--prepare", "--out", str(self.folder / "prepared")).stdout
+        prepared = sorted((Path(out.strip().splitlines()[-1]) / "sites").iterdir())
+        told = self.call(PYTHON, "-m", "simulation", *SMALL, "--out", str(self.folder / "simulated"), "--json").stdout
+        names = [tomllib.loads((p / "site.toml").read_text())["name"] for p in prepared]
+        self.provision(names, "colorectal_metastasis")
+        for name, home in zip(names, prepared, strict=True):
+            self.furnish(name, home)
+        self.open()
+        for name in names:
+            self.station(name)
+            self.courier(name)
+        return names, str(json.loads(told)["state_hash"])
+
+    def furnish(self, name: str, home: Path) -> None:
+        """A site of a prepared simulation becomes a hospital: its table, its patients, its mapping."""
+        told = tomllib.loads((home / "site.toml").read_text())
+        path = self.home(name) / "site.toml"
+        shutil.copyfile(home / "patients.txt", self.home(name) / "patients.txt")
+        state = self.folder / "site-state" / slug(name)
+        state.mkdir(parents=True)
+        kept = {"log": str(state / "station.log"), "state": str(state / "station"), "cache": str(state / "cache")}
+        keys = {
+            **tomllib.loads(path.read_text()),
+            **kept,
+            **{k: told[k] for k in ("data", "source", "minimum")},
+            "patients": "patients.txt",
+        }
+        path.write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in keys.items()))
+
+    def server(self, *words: str) -> list[str]:
+        return [PYTHON, "-m", "server", *words, "--state", str(self.folder / "state"), "--json"]
+
+    def asked(self, sites: int, *more: str) -> list[str]:
+        words = ["run", "--study", "colorectal_metastasis", "--expect", str(sites), "--out", str(self.folder / "runs")]
+        settings = ("--set", "learners=logistic", "--set", "evaluations=within_site")
+        return self.server(*words, "--keys", str(self.coordinator), *settings, *more)
+
+    def run(self, sites: int, *more: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.call(*self.asked(sites, *more), inside=True, check=check)
+
+    def begin(self, sites: int, exchanges: int, *more: str) -> tuple[subprocess.Popen[bytes], Path]:
+        """Start a run, and wait until so many exchanges are in its ledger; the process that follows it, and its folder."""
+        before = set((self.folder / "runs").glob("*"))
+        process = self.start("run", *self.asked(sites, *more), inside=True)
+        self.until(lambda: set((self.folder / "runs").glob("*")) - before, 120)
+        (folder,) = set((self.folder / "runs").glob("*")) - before
+        self.until(lambda: self.exchanges(folder) >= exchanges, 120)
+        return process, folder
+
+    def exchanges(self, folder: Path) -> int:
+        path = folder / ledger.NAME
+        return sum(line["kind"] == "exchange" for line in ledger.read(path)) if path.exists() else 0
+
+    def hash(self, folder: Path) -> str:
+        """In the closing line of a run's ledger; '' before there is one."""
+        lines = ledger.read(folder / ledger.NAME)
+        return str(lines[-1]["state_hash"]) if lines and lines[-1]["kind"] == "close" else ""
+
+    def kill(self, *words: str) -> int:
+        """kill -9 of every process of this town with all these words in its command line; how many."""
+        killed = 0
+        for proc in Path("/proc").glob("[0-9]*"):
+            try:
+                mine = f"FEDMETS_TEST={self.folder}".encode() in (proc / "environ").read_bytes()
+                line = (proc / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                if mine and all(w in line for w in words) and int(proc.name) != os.getpid():
+                    os.kill(int(proc.name), signal.SIGKILL)
+                    killed += 1
+            except OSError:
+                continue
+        return killed
+
+    def log(self, name: str) -> str:
+        path = self.logs[name]
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def until(self, what: Any, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not what():
+            assert time.monotonic() < end, {name: self.log(name)[-1500:] for name in self.logs}
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        self.kill()
+        for process in self.started:
+            process.wait()
+
+
+@contextmanager
+def town() -> Iterator[Town]:
+    """A new one, taken down at the end whatever happened in it."""
+    with tempfile.TemporaryDirectory(prefix="fm") as name:
+        space = Path(name).name
+        subprocess.run(["ip", "netns", "add", space], check=True)
+        subprocess.run(["ip", "-n", space, "link", "set", "lo", "up"], check=True)
+        there = Town(Path(name), space)
+        try:
+            yield there
+        finally:
+            there.close()
+            subprocess.run(["ip", "netns", "del", space], check=False)
