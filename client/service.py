@@ -28,7 +28,7 @@ from client.answers import Answers
 from client.link import METHOD, OPTIONS
 from client.station import Station
 from common.errors import RunError, UsageError, WireError
-from common.frames import assemble, frames
+from common.frames import assemble, frames, sweep
 from common.threads import fix_threads
 
 SERVICE = METHOD.split("/")[1]
@@ -108,6 +108,7 @@ class Gate:
         for name in ("", SERVICE):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         own(self._at.parent)
+        sweep(self._at.parent, 0.0)
         self._at.unlink(missing_ok=True)
         self._outer.bind(str(self._at))
         self._at.chmod(0o600)
@@ -126,10 +127,10 @@ class Gate:
 
     def _answer(self, pieces: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
-            packet = assemble(pieces)
+            packet = assemble(pieces, self._at.parent)
         except WireError as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.code)
-        yield from frames(self._station.answer(packet))
+        yield from frames(self._station.answer(packet), self._at.parent)
 
     def _open(self) -> None:
         while True:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +40,11 @@ class Flower:
             f'[superlink]\ndefault = "{_NAME}"\n[superlink.{_NAME}]\naddress = "{address}"\nroot-certificates = "{ca.resolve()}"\n'
         )
 
-    def start(self, app: Path, config: Mapping[str, object]) -> int:
-        """Start a run of the app with this run configuration; its id at the SuperLink."""
-        told = " ".join(f"{k}={json.dumps(v)}" for k, v in config.items())
-        return int(self._ask("run", str(app), _NAME, "--run-config", told)["run-id"])
+    def start(self, app: Path, config: str) -> int:
+        """Start a run of the app with this run configuration (TOML); its id at the SuperLink."""
+        path = self._home / "run.toml"
+        path.write_text(config)
+        return int(self._ask("run", str(app), _NAME, "--run-config", str(path))["run-id"])
 
     def status(self, run: int) -> str:
         """As Flower has it: 'pending', 'starting', 'running' or 'finished:completed' and the like."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def new(flower: Flower, run: Run, tell: Tell) -> dict[str, object]:
     path = Path(run.out) / ledger.NAME
     if path.exists():
         raise RunError("S01", f"'{run.out}' already holds a run; choose another folder, or resume it: python -m server resume {run.out}")
-    return _follow(flower, flower.start(APP, _changed(run)), Path(run.out), tell)
+    return _follow(flower, flower.start(APP, run.toml), Path(run.out), tell)
 
 
 def resume(flower: Flower, folder: Path, tell: Tell) -> dict[str, object]:
@@ -40,7 +40,7 @@ def resume(flower: Flower, folder: Path, tell: Tell) -> dict[str, object]:
     if lines[-1]["kind"] == "close":
         return summary(folder)
     run = replace(Run.parse(lines[0]["config"]), out=str(folder.resolve()), resume=True)
-    return _follow(flower, flower.start(APP, _changed(run)), folder, tell)
+    return _follow(flower, flower.start(APP, run.toml), folder, tell)
 
 
 def summary(folder: Path) -> dict[str, object]:
@@ -64,10 +64,6 @@ def summary(folder: Path) -> dict[str, object]:
         "jobs": lines[0]["jobs"],
         "sites": now or dict.fromkeys(lines[0]["sites"], "registered"),
     }
-
-
-def _changed(run: Run) -> dict[str, object]:
-    return {k: v for k, v in asdict(run).items() if v != getattr(Run, k)}
 
 
 def _follow(flower: Flower, started: int, folder: Path, tell: Tell) -> dict[str, object]:

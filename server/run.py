@@ -82,6 +82,12 @@ class Run:
             raise UsageError("C01", *faults)
         return run
 
+    @property
+    def toml(self) -> str:
+        """What differs from the defaults, for `flwr run --run-config FILE`: on a command line Flower takes no quotes in a value."""
+        # a JSON text is a TOML text, too
+        return "".join(f"{k} = {json.dumps(v)}\n" for k, v in asdict(self).items() if v != getattr(Run, k))
+
     def load_study(self) -> Study:
         return studies.load(self.study)
 

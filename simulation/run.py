@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -204,9 +204,10 @@ def _prepared(setting: Setting) -> int:
     """How to run the same federation with Flower's own commands."""
     root = Path(__file__).resolve().parent.parent
     mine = replace(setting.run, out=str((setting.folder / "flower").resolve()), study=setting.args.study)
-    config = " ".join(f"{k}={json.dumps(v)}" for k, v in asdict(mine).items() if v != getattr(Run, k))
+    config = setting.folder / "flower.toml"
+    store.write(config, mine.toml.encode())
     nodes = f"--federation-config num-supernodes={len(setting.sites)}"
-    print(f"flwr run {shlex.quote(str(root))} --run-config {shlex.quote(config)} {nodes} --stream")
+    print(f"flwr run {shlex.quote(str(root))} --run-config {shlex.quote(str(config.resolve()))} {nodes} --stream")
     print(setting.folder)
     return 0
 

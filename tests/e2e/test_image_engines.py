@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +54,35 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 def test_ray(expected: tuple[str, Path], tmp_path: Path) -> None:
     told = run(options(tmp_path, "--cache", str(expected[1]), "--engine", "ray", "--json"))
     assert json.loads(told)["state_hash"] == expected[0]
+
+
+def test_flwr_run_by_the_line_that_prepare_prints(expected: tuple[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "flwr").mkdir()
+    ports = {f"FLWR_LOCAL_{name}_PORT": str(free()) for name in ("SUPERLINK_HTTP_API", "CONTROL_API")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, **QUIET, **ports, "PATH": path, "FLWR_HOME": str(tmp_path / "flwr"), "FEDMETS_TEST": str(tmp_path)}
+    env["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] = "1"
+    line, folder = run(options(tmp_path, "--cache", str(expected[1]), "--prepare")).strip().splitlines()[-2:]
+    words = [word for word in shlex.split(line) if word != "--stream"]
+    try:
+        done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stdout + done.stderr
+        end = time.monotonic() + 300
+        while not closing(Path(folder) / "flower"):
+            assert time.monotonic() < end, "no closing line"
+            time.sleep(0.5)
+        assert closing(Path(folder) / "flower")["state_hash"] == expected[0]
+    finally:
+        for proc in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if f"FEDMETS_TEST={tmp_path}".encode() in (proc / "environ").read_bytes():
+                    os.kill(int(proc.name), signal.SIGKILL)
+
+
+def free() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
 
 
 def test_killed_among_the_networks_rounds_and_resumed(expected: tuple[str, Path], tmp_path: Path) -> None:
