@@ -59,6 +59,7 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
     fix_threads()
     study = run.load_study()
     task = run.task_of(study)
+    run = replace(run, task=task)
     schema = study.schema_at(task)
     if not run.out:
         raise UsageError("C01", "out is empty; say where the run goes: --run-config 'out=\"/path/of/a/new/folder\"'")
@@ -69,7 +70,6 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
         _not_refused(ledger)
         name = ledger.lines[0]["name"] if ledger.lines else f"{run_id}-{secrets.token_hex(4)}"
         roster = register(grid, run, name, enrolled.load(run.keys), task, schema)
-        run = replace(run, task=task)
         _same_sites(ledger, roster)
         progress = _restore(ledger, folder)
         heads = possible(run, study, roster.hellos.values())

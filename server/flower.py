@@ -46,10 +46,10 @@ class Flower:
         path.write_text(config)
         return int(self._ask("run", str(app), _NAME, "--run-config", str(path))["run-id"])
 
-    def status(self, run: int) -> str:
-        """As Flower has it: 'pending', 'starting', 'running' or 'finished:completed' and the like."""
+    def status(self, run: int) -> tuple[str, str]:
+        """As Flower has it: 'pending', 'starting', 'running' or 'finished:completed' and the like; and what it says of it."""
         rows = self._ask("list", _NAME, "--run-id", str(run)).get("runs", [])
-        return str(rows[0]["status"]) if rows else "unknown"
+        return (str(rows[0]["status"]), str(rows[0].get("status-details", ""))) if rows else ("unknown", "")
 
     def stop(self, run: int) -> None:
         self._ask("stop", str(run), _NAME)

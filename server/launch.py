@@ -80,7 +80,7 @@ def _follow(flower: Flower, started: int, folder: Path, tell: Tell) -> dict[str,
         if time.monotonic() - asked > _ALIVE:
             asked = time.monotonic()
             try:
-                status, silent = flower.status(started), 0.0
+                (status, why), silent = flower.status(started), 0.0
             except FederationError:
                 # a SuperLink that was killed is being started again
                 silent = silent or asked
@@ -90,7 +90,7 @@ def _follow(flower: Flower, started: int, folder: Path, tell: Tell) -> dict[str,
             if status.startswith("finished") and not (lines and ledger.read(path)[-1]["kind"] == "close"):
                 raise FederationError(
                     "R07",
-                    f"the run has ended without a result ({status}); the reason is in the coordinator's log. When it is mended: "
+                    f"the run has ended without a result ({status}: {why or 'no reason given'}). When that is mended: "
                     f"python -m server resume {folder}",
                 )
         time.sleep(0.5)
