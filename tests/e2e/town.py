@@ -207,7 +207,8 @@ class Town:
             time.sleep(0.1)
 
     def close(self) -> None:
-        self.kill()
+        while self.kill():
+            time.sleep(0.2)
         for process in self.started:
             process.wait()
 
