@@ -1,6 +1,6 @@
 """What a station has answered: the same question gets the stored Update, another one for the same place is refused.
 
-A question is a plan without its expiry, its place is step, learner and fold of a run. Kept are a run's two latest steps; whatever is
+A question is a plan without its expiry, its place is step, learner and fold of a run. Kept is a run's latest step; whatever is
 older is refused, since a run never goes back. With a folder, an answer is on disk before it leaves, and outlives the station.
 """
 
@@ -20,8 +20,8 @@ from common.exchange import Update
 from common.learner import Contribution, Plan
 from common.types import nest, pack, unpack
 
-KEPT = 2
-"""Steps of a run whose answers are kept."""
+KEPT = 1
+"""Steps of a run whose answers are kept: a coordinator stores its state after each, so that it asks the last one again at most."""
 _RUNS = 64
 """Runs that are remembered in memory; on disk all are."""
 

@@ -74,8 +74,9 @@ def test_a_run_never_goes_back(folder: Path | None) -> None:
     kept = Answers(folder)
     for step in (4, 5, 6):
         kept.keep([(plan(step=step), update(plan(step=step)))])
-    assert "never goes back" in refused(kept, plan(step=4))
-    assert kept.of(plan(step=5)) is not None
+    for step in (4, 5):
+        assert "never goes back" in refused(kept, plan(step=step))
+    assert kept.of(plan(step=6)) is not None
     if folder is not None:
         assert len(list(folder.rglob("*.answers"))) == answers.KEPT
 
