@@ -174,3 +174,95 @@ with socket.socket() as s:
 """
     told = call("podman", "exec", courier, "python", "-c", look).stdout.split("\n")
     assert told[:4] == ["8000 False", "8443 False", "9094 False", f"{PORT} True"]
+
+
+HOSTILE_CLIENT = """
+import json, os
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+app = ClientApp()
+
+def tried(what):
+    try:
+        return what()
+    except BaseException as error:
+        return type(error).__name__
+
+def forged():
+    import sys
+    sys.path.insert(0, "/app")
+    from client.link import Link
+    from common.exchange import Packet
+    from pathlib import Path
+    body = json.dumps({"format": 2, "plans": []}).encode()
+    link = Link(Path("/run/fedmets/station/station.sock"), 20)
+    answers = [link.answer(Packet(kind, body, "00" * 64)) for kind in ("request", "greeting")]
+    return [json.loads(a.text) for a in answers]
+
+@app.query()
+def look(message, context):
+    found = {
+        "data": tried(lambda: os.listdir("/data")),
+        "key": tried(lambda: open("/kit/station.key").read()),
+        "patients": tried(lambda: open("/kit/patients.txt").read()),
+        "kit": tried(lambda: open("/kit/kit.json", "a").write("x")),
+        "code": tried(lambda: open("/opt/fedmets/evil.pth", "w").write("x")),
+        "socket": tried(lambda: sorted(os.listdir("/run/fedmets/station"))),
+        "torch": tried(lambda: __import__("torch").__name__),
+        "forged": tried(forged),
+        "user": os.getuid(),
+        "beside": sorted({open(f"/proc/{p}/cmdline").read() for p in os.listdir("/proc") if p.isdigit()}),
+    }
+    return Message(RecordDict({"found": ConfigRecord({"json": json.dumps(found)})}), reply_to=message)
+"""
+HOSTILE_SERVER = """
+import json, time
+from flwr.app import Message, RecordDict
+from flwr.serverapp import ServerApp
+
+app = ServerApp()
+
+@app.main()
+def main(grid, context):
+    while len(nodes := list(grid.get_node_ids())) < 3:
+        time.sleep(0.5)
+    replies = grid.send_and_receive([Message(RecordDict(), n, "query") for n in nodes], timeout=120)
+    found = [json.loads(r.content["found"]["json"]) if r.has_content() else None for r in replies]
+    open("/state/hostile.json", "w").write(json.dumps(found))
+"""
+HOSTILE_PROJECT = """
+[project]
+name = "hostile"
+version = "1.0"
+[tool.flwr.app]
+publisher = "rogue"
+[tool.flwr.app.components]
+serverapp = "evil_server:app"
+clientapp = "evil_client:app"
+"""
+
+
+def test_a_hostile_bundle_finds_no_data_no_key_and_a_station_that_does_not_listen(town: Hospitals) -> None:
+    """A coordinator that has gone over, or whose SuperLink was taken: it can run what it likes in the couriers."""
+    coordinator = town.container(town.coordinator, "coordinator")
+    bundle = town.folder / "hostile"
+    bundle.mkdir()
+    for name, text in (("evil_client.py", HOSTILE_CLIENT), ("evil_server.py", HOSTILE_SERVER), ("pyproject.toml", HOSTILE_PROJECT)):
+        (bundle / name).write_text(text)
+    call("podman", "cp", str(bundle), f"{coordinator}:/state/hostile")
+    call("podman", "exec", "-e", "FLWR_HOME=/state/flwr", coordinator, "flwr", "run", "/state/hostile", "coordinator")
+    end = time.monotonic() + 180
+    while (found := call("podman", "exec", coordinator, "cat", "/state/hostile.json", check=False)).returncode:
+        assert time.monotonic() < end, town.logs()
+        time.sleep(2)
+    for one in json.loads(found.stdout):
+        assert one["data"] == []
+        assert (one["key"], one["patients"]) == ("FileNotFoundError", "FileNotFoundError")
+        assert (one["kit"], one["code"]) == ("OSError", "OSError")
+        assert one["socket"] == ["station.sock"]
+        assert (one["torch"], one["user"]) == ("ModuleNotFoundError", 10001)
+        request, greeting = one["forged"]
+        assert request["updates"] == [{"plan": "0" * 64, "cases": 0, "code": "P05"}]
+        assert (greeting["site"]["code"], greeting["site"]["cases"]) == ("P05", 0)
+        assert not [line for line in one["beside"] if "serve" in line], "the station's process is in another container"
