@@ -42,7 +42,7 @@ class Packet:
     """JSON."""
     signature: str = ""
     """Ed25519 by the sender's key, over kind, what is answered, and text; empty where a courier itself answers with a code."""
-    blob: bytes = b""
+    blob: bytes | memoryview = b""
     """Packed arrays (`common.types.pack`); the text names their hash."""
 
     @property

@@ -44,7 +44,7 @@ def frames(packet: Packet, folder: Path | None = None) -> Iterator[bytes]:
         yield json.dumps(head).encode()
         for part in (packet.text, b"" if name else packet.blob):
             for at in range(0, len(part), CHUNK):
-                yield part[at : at + CHUNK]
+                yield bytes(part[at : at + CHUNK])
     except GeneratorExit:
         # the call broke off: nobody will take the file away
         if name and folder is not None:
@@ -99,7 +99,7 @@ def _head(head: bytes, limit: int) -> tuple[Kind, str, list[int], str, str]:
     return kind, signature, sizes, told["sha256"], name
 
 
-def _put(folder: Path, blob: bytes) -> str:
+def _put(folder: Path, blob: bytes | memoryview) -> str:
     sweep(folder)
     path = folder / f"bulk-{secrets.token_hex(16)}"
     try:

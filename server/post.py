@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
 from common.errors import CODES, FederationError
 
+T = TypeVar("T")
 
-def ask(grid: Grid, messages: Mapping[int, Message], timeout: float) -> dict[int, Message]:
-    """Push and poll, faster than `Grid.send_and_receive` does. Returns what came back in time, by node."""
+
+def ask(
+    grid: Grid, messages: Mapping[int, Message], timeout: float, take: Callable[[int, Message], T], *, at_once: int = 10_000
+) -> dict[int, T]:
+    """Push and poll, faster than `Grid.send_and_receive` does. Returns what `take` made of what came back in time, by node.
+
+    at_once: most replies that are asked for in one go, for they are in memory together until `take` has had them.
+    """
     if not messages:
         return {}
     ids = list(grid.push_messages(messages.values()))
     if len(ids) != len(messages):
         raise FederationError("W02", f"Flower took {len(ids)} of {len(messages)} messages; they may be too large for its transport")
     node_of = dict(zip(ids, messages, strict=True))
-    replies: dict[int, Message] = {}
+    replies: dict[int, T] = {}
     end = time.monotonic() + timeout
     wait = 0.001
     while node_of:
         waiting = len(node_of)
-        for reply in grid.pull_messages(list(node_of)):
-            # an error reply may come from the SuperLink itself: it is told by the message that it answers, not by its sender
-            node = node_of.pop(reply.metadata.reply_to_message_id, None)
-            if node is not None:
-                replies[node] = reply
+        open_ids = list(node_of)
+        for some in (open_ids[i : i + at_once] for i in range(0, waiting, at_once)):
+            for reply in grid.pull_messages(some):
+                # an error reply may come from the SuperLink itself: it is told by the message that it answers, not by its sender
+                node = node_of.pop(reply.metadata.reply_to_message_id, None)
+                if node is not None:
+                    replies[node] = take(node, reply)
         if not node_of or time.monotonic() > end:
             break
         if len(node_of) < waiting:

@@ -58,7 +58,8 @@ def register(grid: Grid, run: Run, run_id: str, enrolled: Enrolled, task: str, s
         new = sorted(set(grid.get_node_ids()) - set(nodes))
         greeting = pack_greeting(Greeting(run_id, run.study, task, schema.hash, time.time() + run.deadline), enrolled.signer)
         messages = [Message(content(greeting), n, HELLO, ttl=run.deadline, group_id="hello") for n in new]
-        replies = ask(grid, {m.metadata.dst_node_id: m for m in messages}, run.deadline - (time.monotonic() - started))
+        left = run.deadline - (time.monotonic() - started)
+        replies = ask(grid, {m.metadata.dst_node_id: m for m in messages}, left, lambda _, reply: reply)
         # a node that is there and says nothing must not be missing in silence
         nodes |= {n: Hello.failed("R02", f"node {n}") for n in new if n not in replies}
         for node, reply in replies.items():

@@ -6,15 +6,17 @@ error with a name, and every site's part in every exchange is in the ledger. All
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from common.errors import FederationError, FedmetsError, RefusedError
-from common.exchange import NO_PLAN, States, Update, pack_request, pack_states, unpack_updates
+from common.errors import FederationError, FedmetsError, RefusedError, WireError
+from common.exchange import NO_PLAN, Packet, States, Update, pack_request, pack_states, unpack_updates
 from common.learner import Contribution, Federated, Plan, Stacked, check, hyper_of, identity, lacks, total
 from common.records import WORK, content, packet
 from common.schema import Schema
@@ -23,9 +25,13 @@ from server.jobs import Job
 from server.post import ask, why
 from server.roster import Roster
 from server.run import Run
+from server.spool import SMALL, opened
 
 CANNOT = frozenset({"P01", "D06"})
 """Codes by which a site says that it cannot do a step: named in the ledger, not counted against the quorum."""
+
+FEW = 4
+"""Large answers that are pulled together."""
 
 Combine = Callable[[Federated, Arrays, Sequence[Contribution]], tuple[Contribution, Arrays]]
 """Contributions in site order -> what `apply` gets, and the learner's arrays with any memory that the strategy keeps in them."""
@@ -236,30 +242,36 @@ def _collect(
     answers: dict[str, dict[tuple[str, str], tuple[Plan, Update]]] = {}
     outcome: dict[str, str] = {}
     sent = received = 0
-    for attempt in range(run.retries + 1):
-        missing = [s for s in plans if s not in answers]
-        if not missing:
-            break
-        if attempt:
-            time.sleep(min(0.05 * 4**attempt, run.deadline / 10))
-        requests = {s: pack_request(plans[s], blob, roster.enrolled.signer) for s in missing}
-        sent += sum(r.size for r in requests.values())
-        messages = {
-            roster.nodes[s]: Message(content(r), roster.nodes[s], WORK, ttl=run.deadline, group_id=str(plans[s][0].step))
-            for s, r in requests.items()
-        }
-        replies = ask(grid, messages, run.deadline)
-        for site in missing:
-            reply = replies.get(roster.nodes[site])
-            try:
-                if reply is None:
-                    raise FederationError("R02", f"no answer within {run.deadline:g} s")
-                came = packet(reply, "updates")
-                received += came.size
-                answers[site] = _match(plans[site], unpack_updates(came, roster.enrolled.sites[site], requests[site]))
-                outcome[site] = "contributed" if any(u.contribution for _, u in answers[site].values()) else "refused"
-            except FedmetsError as error:
-                outcome[site] = error.code
+    with opened(Path(run.out or tempfile.gettempdir()) / "spool") as spool:
+        for attempt in range(run.retries + 1):
+            missing = [s for s in plans if s not in answers]
+            if not missing:
+                break
+            if attempt:
+                time.sleep(min(0.05 * 4**attempt, run.deadline / 10))
+            requests = {s: pack_request(plans[s], blob, roster.enrolled.signer) for s in missing}
+            sent += sum(r.size for r in requests.values())
+            at = {roster.nodes[s]: s for s in missing}
+            messages = {n: Message(content(requests[s]), n, WORK, ttl=run.deadline, group_id=str(plans[s][0].step)) for n, s in at.items()}
+
+            def take(node: int, reply: Message, at: Mapping[int, str] = at) -> Packet | FedmetsError:
+                try:
+                    return spool.keep(at[node], packet(reply, "updates"))
+                except WireError as error:
+                    return error
+
+            # a large state comes back as large sums
+            replies = ask(grid, messages, run.deadline, take, at_once=FEW if len(blob) > SMALL else 10_000)
+            for site in missing:
+                came = replies.get(roster.nodes[site], FederationError("R02", f"no answer within {run.deadline:g} s"))
+                try:
+                    if isinstance(came, FedmetsError):
+                        raise came
+                    received += came.size
+                    answers[site] = _match(plans[site], unpack_updates(came, roster.enrolled.sites[site], requests[site]))
+                    outcome[site] = "contributed" if any(u.contribution for _, u in answers[site].values()) else "refused"
+                except FedmetsError as error:
+                    outcome[site] = error.code
     return answers, outcome, sent, received
 
 

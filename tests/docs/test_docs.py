@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import itertools
 import re
 import subprocess
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from client.__main__ import parser as client_parser
 from common.errors import CODES
+from deploy.__main__ import parser as deploy_parser
+from server.__main__ import parser as server_parser
 from server.run import Run
 from simulation.__main__ import parser
 from simulation.statistics import METRICS
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = [ROOT / n for n in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted((ROOT / "docs").rglob("*.md"))
+PAGES = (
+    [ROOT / n for n in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+    + [ROOT / "deploy" / "README.md"]
+    + sorted((ROOT / "docs").rglob("*.md"))
+)
 
 
 def test_error_codes_are_documented() -> None:
@@ -27,7 +37,7 @@ def test_error_codes_are_documented() -> None:
 def test_every_code_is_used() -> None:
     text = "".join(
         p.read_text()
-        for package in ("common", "client", "server", "simulation")
+        for package in ("common", "client", "server", "simulation", "deploy")
         for p in (ROOT / package).rglob("*.py")
         if p.name != "errors.py"
     )
@@ -52,6 +62,34 @@ def test_options_in_the_readme_exist() -> None:
         for line in re.findall(r"python -m simulation[^\n`]*", page.read_text()):
             for option in re.findall(r"(?<!\w)--[a-z][a-z-]+", line):
                 assert option in known, f"{page.name}: {option}"
+
+
+def subcommands(parser: argparse.ArgumentParser, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], set[str]]:
+    """Words of a command -> its options."""
+    out = {words: {o for a in parser._actions for o in a.option_strings}}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, inner in action.choices.items():
+                out |= subcommands(inner, (*words, name))
+    return out
+
+
+@pytest.mark.parametrize(("module", "made"), [("client", client_parser), ("server", server_parser), ("deploy", deploy_parser)])
+def test_commands_of_the_other_packages_exist(module: str, made: Callable[[], argparse.ArgumentParser]) -> None:
+    known = subcommands(made())
+    kits = sorted((ROOT / "deploy" / "templates").rglob("README.md"))
+    found = 0
+    for page in [*PAGES, *kits]:
+        for line in re.findall(rf"python -m {module} ([^\n`#;|]*)", page.read_text()):
+            words = tuple(itertools.takewhile(lambda w: re.fullmatch(r"[a-z]+", w), line.split()))
+            command = next((words[:n] for n in (2, 1) if words[:n] in known and words[:n]), None)
+            if not words or "|" in line:
+                continue
+            assert command is not None, f"{page.name}: python -m {module} {line}"
+            found += 1
+            for option in re.findall(r"(?<!\w)--[a-z][a-z-]+", line):
+                assert option in known[command], f"{page.name}: {option} of python -m {module} {' '.join(command)}"
+    assert found
 
 
 def test_metrics_are_documented() -> None:
