@@ -103,11 +103,16 @@ class Gate:
         self._opening = threading.Thread(target=self._open, daemon=True, name="gate")
 
     def __enter__(self) -> Gate:
+        own(self._at.parent)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+            if asking.connect_ex(str(self._at)) == 0:
+                self._inner.cleanup()
+                self._outer.close()
+                raise RunError("C05", f"another station listens at '{self._at}'; stop it first, or choose another --socket")
         self._server.add_insecure_port(f"unix:{self._behind}")
         self._server.start()
         for name in ("", SERVICE):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        own(self._at.parent)
         sweep(self._at.parent, 0.0)
         self._at.unlink(missing_ok=True)
         self._outer.bind(str(self._at))

@@ -147,6 +147,15 @@ def test_a_station_that_takes_too_long_is_not_waited_for(gate: Path, home: Path,
     assert code(caught) == "R02"
 
 
+def test_a_socket_at_which_another_station_listens_is_not_taken_from_it(gate: Path, home: Path) -> None:
+    other = hospital.site(home.parent / "other")
+    with pytest.raises(RunError, match="another station listens") as caught, service.Gate(open_station(str(other)), gate):
+        pass
+    assert code(caught) == "C05"
+    asked = hospital.greeting(home)
+    assert unpack_hello(Link(gate, 60).answer(asked), ENROLLED, asked).code == ""
+
+
 def test_the_path_of_a_socket_is_bounded(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="107") as caught:
         service.check_path(tmp_path / ("x" * 108))

@@ -32,6 +32,7 @@ def test_two_hospitals_and_a_coordinator_give_the_bits_of_the_simulation(town: T
     assert done["closed"]
     assert done["state_hash"] == want
     assert set(done["sites"]) == set(names)
+    assert town.outside() == 0
 
     # ---- the front door, from where the couriers are: the same certificate, and nothing but what a courier needs ----
     ca = str(town.coordinator / "ca.pem")
