@@ -224,19 +224,20 @@ def town() -> Iterator[Town]:
     with tempfile.TemporaryDirectory(prefix="fm") as name:
         space = Path(name).name
         subprocess.run(["ip", "netns", "add", space], check=True)
-        for words in (
-            ["link", "set", "lo", "up"],
-            # everything that is not for this namespace goes where it is counted
-            ["link", "add", "sink", "type", "dummy"],
-            ["link", "set", "sink", "arp", "off"],
-            ["addr", "add", "192.0.2.1/24", "dev", "sink"],
-            ["link", "set", "sink", "up"],
-            ["route", "add", "default", "dev", "sink"],
-        ):
-            if words[-1] == "up" and "sink" in words:
-                quiet = "echo 1 > /proc/sys/net/ipv6/conf/sink/disable_ipv6"
-                subprocess.run(["ip", "netns", "exec", space, "sh", "-c", quiet], check=False)
+
+        def ip(*words: str) -> None:
             subprocess.run(["ip", "-n", space, *words], check=True)
+
+        ip("link", "set", "lo", "up")
+        # what is for nobody here goes where it is counted
+        ip("link", "add", "sink", "type", "veth", "peer", "name", "hole")
+        silent = "for i in sink hole; do echo 1 > /proc/sys/net/ipv6/conf/$i/disable_ipv6; done"
+        subprocess.run(["ip", "netns", "exec", space, "sh", "-c", silent], check=False)
+        ip("link", "set", "sink", "arp", "off")
+        ip("addr", "add", "192.0.2.1/24", "dev", "sink")
+        ip("link", "set", "hole", "up")
+        ip("link", "set", "sink", "up")
+        ip("route", "add", "default", "dev", "sink")
         there = Town(Path(name), space)
         try:
             yield there
