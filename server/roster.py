@@ -32,6 +32,11 @@ class Roster:
     def ready(self) -> tuple[str, ...]:
         return tuple(s for s, h in self.hellos.items() if not h.code)
 
+    @property
+    def cases(self) -> Mapping[str, int]:
+        """Site -> its labelled cases, 0 where it keeps so small a number to itself."""
+        return {s: h.cases for s, h in self.hellos.items()}
+
     def groups(self, limit: int = 12) -> tuple[tuple[str, ...], ...]:
         """What leave-one-site-out leaves out: each estimable site by itself (the `limit` largest, where there are more), the others
         together; nothing with a single site."""

@@ -157,7 +157,7 @@ def _exchange(
         lost = {s: outcome[s] for s in able[job.key] if s not in answers}
         lost |= {s: "D06" for s in roster.ready if s not in job.fold.sites and s not in able[job.key]}
         phase = job.learner.phase(progress.states[job.fold.key][job.learner.name])
-        contributed, refused = _apply(run, job, schema, progress, mine, lost, combine)
+        contributed, refused = _apply(run, job, schema, progress, mine, lost, roster.cases, combine)
         group = work.setdefault(
             (job.learner.name, phase, *contributed, "|", *(f"{s}={c}" for s, c in refused.items())),
             {"learner": job.learner.name, "phase": phase, "folds": [], "contributed": contributed, "refused": refused},
@@ -174,6 +174,7 @@ def _apply(
     progress: Progress,
     mine: Mapping[str, tuple[Plan, Update]],
     lost: Mapping[str, str],
+    cases: Mapping[str, int],
     combine: Combine,
 ) -> tuple[list[str], dict[str, str]]:
     """Check what came, require the quorum, add in site order, let the learner take its step."""
@@ -198,7 +199,9 @@ def _apply(
         progress.states[job.fold.key][job.learner.name] = {}
         progress.done.add(job.key)
         return [], refused
-    if plan is None or not good or len(good) < run.quorum * countable - 1e-9:
+    held = sum(cases[s] for s in good)
+    whole = held + sum(cases[s] for s, code in refused.items() if code not in CANNOT)
+    if plan is None or not good or len(good) < run.quorum * countable - 1e-9 or held < run.quorum_cases * whole:
         by_code: dict[str, list[str]] = {}
         for site, code in refused.items():
             by_code.setdefault(code, []).append(site)
@@ -211,7 +214,8 @@ def _apply(
         raise FederationError(
             "R01",
             f"exchange {progress.step}, {job.learner.name} on fold '{job.fold.key}': {len(good)} of {countable} sites "
-            f"contributed, quorum is {run.quorum:g} of those able ({told}); {way_out}",
+            f"contributed with {held} of {whole} cases, quorum is {run.quorum:g} of those able and {run.quorum_cases:g} of their cases "
+            f"({told}); {way_out}",
         )
     arrays = progress.states[job.fold.key][job.learner.name]
     combined, arrays = combine(job.learner, arrays, [good[s] for s in sorted(good)])

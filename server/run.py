@@ -51,6 +51,8 @@ class Run:
     """Sites to wait for before the first round."""
     quorum: float = 1.0
     """Share of the sites able to do a step that must contribute to it."""
+    quorum_cases: float = 0.0
+    """Share of those sites' labelled cases that the contributing ones must hold: five small hospitals do not stand for the large one."""
     deadline: float = 600.0
     """Seconds that a site has to answer one exchange; also the longest wait for sites to register."""
     retries: int = 2
@@ -172,6 +174,8 @@ def _faults(run: Run) -> list[str]:
         out.append(f"expect={run.expect} must be at least 1")
     if not 0 < run.quorum <= 1:
         out.append(f"quorum={run.quorum} must lie in (0, 1]")
+    if not 0 <= run.quorum_cases <= 1:
+        out.append(f"quorum_cases={run.quorum_cases} must lie in [0, 1]")
     if not 0 < run.deadline < float("inf") or run.retries < 0:
         out.append(f"deadline={run.deadline} must be above 0 and retries={run.retries} not below 0")
     bad = [e for e in run.evaluations.split(",") if e and e not in EVALUATIONS]

@@ -85,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
         "--engine", choices=("inprocess", "ray"), default="inprocess", help="in this process, or Flower's simulation engine on Ray"
     )
     how.add_argument("--quorum", type=float, default=1.0, help="share of able sites that must contribute to each step (default 1)")
+    how.add_argument("--quorum-cases", type=float, default=0.0, metavar="SHARE", help="and of their labelled cases (default 0)")
     how.add_argument("--deadline", type=float, default=600.0, metavar="S", help="seconds a site has for one exchange (default 600)")
     how.add_argument("--retries", type=int, default=2, metavar="N", help="repeats with sites that did not answer (default 2)")
     judge = p.add_argument_group("how it is judged")

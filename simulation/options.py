@@ -97,6 +97,7 @@ def checked(args: argparse.Namespace, folder: Path) -> Options:
             "strategy": args.strategy,
             "evaluations": args.evaluations,
             "quorum": args.quorum,
+            "quorum_cases": args.quorum_cases,
             "left_out_sites": args.left_out_sites,
             "deadline": args.deadline,
             "retries": args.retries,

@@ -204,6 +204,16 @@ def test_a_lower_quorum_goes_on_and_the_ledger_tells(stations: list[Local]) -> N
     assert failure(federation(stations, {"S1": coded("X01"), "S2": coded("X01")}), run).code == "R01"
 
 
+def test_a_quorum_of_cases_is_not_met_by_small_sites_alone(stations: list[Local], tmp_path: Path) -> None:
+    large = Local(sites(600, 3, seed=2)[2], tmp_path, 1)
+    run = dataclasses.replace(RUN, quorum=0.5, quorum_cases=0.5)
+    driven(federation([stations[0], stations[1], large], {"S1": coded("X01")}), run)
+    error = failure(federation([stations[0], stations[1], large], {"S2": coded("X01")}), run)
+    assert error.code == "R01"
+    for word in ("2 of 3 sites", f"60 of {60 + len(large.held)} cases", "0.5 of their cases"):
+        assert word in str(error)
+
+
 def test_a_site_below_its_minimum_is_told_but_does_not_count(stations: list[Local], tmp_path: Path) -> None:
     few = Local(stations[2].held.where(np.arange(30) < 8), tmp_path, 10)
     progress, told = driven(federation([*stations[:2], few]))
