@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 if [ "$(id -u)" != 0 ]; then echo "make test-hospital needs root: it installs packages and makes networks" >&2; exit 2; fi
-needed="podman buildah runc netavark aardvark-dns podman-compose debootstrap iptables iproute2 nginx-light curl"
+needed="podman buildah runc netavark aardvark-dns debootstrap iptables iproute2 nginx-light curl"
 missing=""
 for package in $needed; do dpkg -s "$package" >/dev/null 2>&1 || missing="$missing $package"; done
 if [ -n "$missing" ]; then apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing; fi
