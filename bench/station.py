@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,7 +45,7 @@ def nothing(message, context):
 asked = Message(RecordDict(), 1, "query"); asked.metadata.__dict__["_message_id"] = "1"
 app(asked, Context(1, 1, {}, RecordDict(), {}))
 """
-COURIER = """
+OURS = """
 import sys
 from flwr.supercore.task_identity import TaskIdentity
 TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
@@ -54,21 +55,7 @@ from common.exchange import Packet
 from common.records import content
 text, signature = open(sys.argv[1], "rb").read(), sys.argv[2]
 asked = Message(content(Packet("greeting", text, signature)), 1, "query.hello", ttl=600); asked.metadata.__dict__["_message_id"] = "1"
-reply = app(asked, Context(1, 1, {"socket": sys.argv[3]}, RecordDict(), {}))
-assert b'"code":""' in reply.content["hello"]["json"], reply.content["hello"]["json"]
-"""
-ALONE = """
-import sys
-from flwr.supercore.task_identity import TaskIdentity
-TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
-from flwr.app import Context, Message, RecordDict
-from client.app import app
-from common.exchange import Packet
-from common.records import content
-import torch
-text, signature = open(sys.argv[1], "rb").read(), sys.argv[2]
-asked = Message(content(Packet("greeting", text, signature)), 1, "query.hello", ttl=600); asked.metadata.__dict__["_message_id"] = "1"
-reply = app(asked, Context(1, 1, {"site": sys.argv[4]}, RecordDict(), {}))
+reply = app(asked, Context(1, 1, {sys.argv[3]: sys.argv[4]}, RecordDict(), {}))
 assert b'"code":""' in reply.content["hello"]["json"], reply.content["hello"]["json"]
 """
 
@@ -94,14 +81,19 @@ def processes(folder: Path, rounds: int) -> None:
     site, socket = hospital.site(folder / "north", rows=600), folder / "s" / "s.sock"
     asked = hospital.greeting(site.parent, 3600)
     (folder / "asked").write_bytes(asked.text)
-    words = [str(folder / "asked"), asked.signature, str(socket), str(site)]
+    words = [str(folder / "asked"), asked.signature]
+    scripts = {
+        "empty": [EMPTY],
+        "courier": [OURS, *words, "socket", str(socket)],
+        "alone": ["import torch" + OURS, *words, "site", str(site)],
+    }
     env = {**os.environ, "PYTHONPATH": str(ROOT), "FLWR_TELEMETRY_ENABLED": "0"}
     seconds: dict[str, list[float]] = {"empty": [], "courier": [], "alone": []}
     with Gate(open_station(str(site)), socket):
         Link(socket, 60).answer(asked)
         for _ in range(rounds + 1):
-            for name, script in (("empty", EMPTY), ("courier", COURIER), ("alone", ALONE)):
-                seconds[name].append(timed(lambda s=script: subprocess.run([sys.executable, "-c", s, *words], env=env, check=True)))  # type: ignore[misc]
+            for name, script in scripts.items():
+                seconds[name].append(timed(partial(subprocess.run, [sys.executable, "-c", *script], env=env, check=True)))
     median = {name: statistics.median(values[1:]) for name, values in seconds.items()}
     for name, values in seconds.items():
         print(f"{name}: {told(values[1:])}")

@@ -21,8 +21,7 @@ from common import keys, study
 from common.cohort import ESTIMABLE, UNKNOWN, Cohort, Fold
 from common.errors import DataError, FedmetsError
 from common.finding import Finding, faults
-from common.learner import fit, load, local_plan
-from common.learner import names as learners
+from common.learner import fit, hyper_of, load, local_plan
 from common.study import Study
 from common.types import flatten, pack
 
@@ -32,6 +31,7 @@ ROOM_GB = 2.0
 """Free space for answers and logs; prepared images come on top."""
 _TRIED = 32
 """Cases of the dry run."""
+_EXCHANGES = 3
 
 
 def examine(path: Path, socket: Path) -> list[Finding]:
@@ -146,25 +146,25 @@ def _study(station: Station, ref: str) -> list[Finding]:
 
 
 def _tried(asked: Study, cohort: Cohort, ref: str) -> list[Finding]:
-    """A measured round on this site's own cases: seconds and megabytes a round, memory at most."""
+    """A measured forecast from this site's own cases: the slowest of a learner's first exchanges (the very first may only count)."""
     out = []
     plan = local_plan(Fold(), 0, 5)
     prepared = fit(load("preprocessing"), {}, [cohort], plan)
-    for name in asked.learners:
-        learner = load(name, asked.hyper.get(name, {}))
-        if name not in ("logistic", "image") or name not in learners() or not learner.modality <= cohort.modalities:
+    for name, of, how in (("logistic", np.ones(len(cohort), np.bool_), {}), ("image", cohort.imaged, {"segmentation": False})):
+        learner = load(name, {**asked.hyper.get(name, {}), **how})
+        if name not in asked.learners or not learner.modality <= cohort.modalities:
             continue
-        tried = cohort
-        if name == "image":
-            learner = replace(learner, segmentation=False)  # type: ignore[type-var]
-            tried = cohort.where(cohort.imaged & (np.cumsum(cohort.imaged) <= _TRIED))
-        state = {**prepared, name: learner.start(cohort.schema, 0)}
-        phases = learner.phase(state[name])
-        started = time.perf_counter()
-        learner.contribute(state, tried, replace(plan, learner=name, phase=phases))
-        seconds = (time.perf_counter() - started) * len(cohort) / max(len(tried), 1)
+        tried = cohort.where(of & (np.cumsum(of) <= _TRIED))
+        state, seconds = {**prepared, name: learner.start(cohort.schema, 0)}, 0.0
+        for step in range(_EXCHANGES):
+            this = replace(plan, learner=name, step=step, phase=learner.phase(state[name]), hyper=hyper_of(learner))
+            started = time.perf_counter()
+            sums = learner.contribute(state, tried, this)
+            seconds = max(seconds, time.perf_counter() - started)
+            state = {**state, name: learner.apply(state, sums, this).arrays}
+        seconds *= int(of.sum()) / max(len(tried), 1)
         size = len(pack(flatten({name: state[name]}))) / 1e6
-        said = f"{name}: about {seconds:.1f} s and {2 * size:.1f} MB a round and training set, measured on {len(tried)} cases"
+        said = f"{name}: about {seconds:.1f} s and {2 * size:.1f} MB a round and training set, measured on {len(tried)} of {of.sum()} cases"
         said += f"; memory {_memory():.1f} GB"
         out.append(Finding(f"forecast, {ref}", "ok", said))
     return out

@@ -16,9 +16,8 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -27,7 +26,7 @@ from client import site as site_file
 from client.answers import Answers
 from client.link import METHOD, OPTIONS
 from client.station import Station
-from common.errors import RunError, UsageError, WireError
+from common.errors import FedmetsError, RunError, UsageError, WireError
 from common.frames import assemble, frames, sweep
 from common.threads import fix_threads
 
@@ -72,19 +71,24 @@ def _up(name: str) -> bool:
     return bool(struct.unpack_from("H", told, 16)[0] & _UP)
 
 
-def _only(state: Path) -> IO[bytes]:
-    """An exclusive lock on the site's state, for as long as it is open: two stations would answer a plan twice (C05)."""
+@contextmanager
+def _only(state: Path) -> Iterator[None]:
+    """An exclusive lock on the site's state: two stations would answer a plan twice (C05)."""
     try:
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = open(state / "lock", "ab")  # noqa: SIM115 (the caller closes it)
+        handle = os.open(state / "lock", os.O_WRONLY | os.O_CREAT, 0o600)
     except OSError as error:
         raise RunError("S03", f"'{state}' cannot be written ({error.strerror}); mend `state` in the site file") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.close()
-        raise RunError("C05", f"another station is at work on '{state}'; stop it first, or give this site a state of its own") from error
-    return lock
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                "C05", f"another station is at work on '{state}'; stop it first, or give this site a state of its own"
+            ) from error
+        yield
+    finally:
+        os.close(handle)
 
 
 class Gate:
@@ -132,10 +136,13 @@ class Gate:
 
     def _answer(self, pieces: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
-            packet = assemble(pieces, self._at.parent)
-        except WireError as error:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.code)
-        yield from frames(self._station.answer(packet), self._at.parent)
+            yield from frames(self._station.answer(assemble(pieces, self._at.parent)), self._at.parent)
+        except FedmetsError as error:
+            # a malformed packet, or a full volume: the text stays in the site's log
+            self._station.note(str(error))
+            context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT if isinstance(error, WireError) else grpc.StatusCode.RESOURCE_EXHAUSTED, error.code
+            )
 
     def _open(self) -> None:
         while True:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import common
 from common.errors import FedmetsError
-from common.finding import Finding, faults
+from common.finding import Finding, State, faults
 from deploy import kit, pki
 
 SKEW = 30.0
@@ -101,8 +101,8 @@ def _asked(folder: Path, mine: kit.Kit, now: datetime.datetime, through: str) ->
 
 
 def _expiry(check: str, left: float, do: str) -> Finding:
-    state = "fault" if left < 0 else "warning" if left <= pki.WARN_DAYS else "ok"
-    return Finding(check, state, f"expired {-left:.0f} days ago" if left < 0 else f"valid for {left:.0f} days", do if state != "ok" else "")  # type: ignore[arg-type]
+    state: State = "fault" if left < 0 else "warning" if left <= pki.WARN_DAYS else "ok"
+    return Finding(check, state, f"expired {-left:.0f} days ago" if left < 0 else f"valid for {left:.0f} days", do if state != "ok" else "")
 
 
 def joined(folder: Path, at: Path, compose: str) -> list[Finding]:

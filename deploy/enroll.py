@@ -19,8 +19,8 @@ STATION, COURIER = "station.key", "courier.key"
 def enroll(folder: Path, typed: str, *, new_keys: bool = False) -> Enrolment:
     """Check the kit against the fingerprint that somebody read out, then make what keys are missing.
 
-    Raises UsageError C04 where they differ: nothing is written then. Run again, it keeps the site's keys; `new_keys` makes new ones,
-    which the coordinator must take in before the old ones stop working.
+    Raises UsageError C04 where they differ: nothing is written then. Run again, it keeps the site's keys; `new_keys` makes new ones:
+    the site takes no part until the coordinator has taken these in (`site renew`).
     """
     found = kit.read(folder / KIT, Kit)
     told = kit.fingerprint(folder)

@@ -15,7 +15,6 @@ from common.keys import PUBLIC
 from deploy import pki
 
 KIT, ENROLMENT, PINNED = "kit.json", "enrolment.json", "pinned.json"
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -49,11 +48,14 @@ class Enrolment:
         return pki.fingerprint(self.federation.encode(), self.site.encode(), self.station.encode(), self.courier.encode())
 
 
+_T = TypeVar("_T", Kit, Enrolment)
+
+
 def read(path: Path, kind: type[_T]) -> _T:
     """A kit or an enrolment; C04 where the file is not exactly that."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        known = {f.name: str(f.type) for f in fields(kind)}  # type: ignore[arg-type]
+        known = {f.name: str(f.type) for f in fields(kind)}
         if not isinstance(raw, dict) or set(raw) != set(known):
             raise ValueError(f"the keys {', '.join(known)} are expected")
         wrong = [k for k, t in known.items() if not _fits(raw[k], t)]
@@ -63,7 +65,8 @@ def read(path: Path, kind: type[_T]) -> _T:
         raise UsageError("C04", f"'{path}' cannot be read ({error.strerror}); check the path") from error
     except (ValueError, UnicodeDecodeError) as error:
         raise UsageError("C04", f"'{path}' is not what it should be ({error}); ask for it again") from error
-    found = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+    found = kind(**values)
     key = str(raw.get("coordinator", raw.get("station")))
     if not PUBLIC.fullmatch(key):
         raise UsageError("C04", f"'{path}': the key {key!r} is not 64 hex digits; ask for it again")

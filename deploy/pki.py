@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
     load_pem_private_key,
+    load_ssh_private_key,
     load_ssh_public_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -95,8 +96,6 @@ def days_left(path: Path, now: datetime.datetime) -> float:
 
 def node_public(path: Path) -> bytes:
     """The public half of a courier's key, as Flower takes it (OpenSSH, one line)."""
-    from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-
     try:
         key = load_ssh_private_key(path.read_bytes(), None)
     except (OSError, ValueError) as error:

@@ -51,9 +51,6 @@ class Flower:
         rows = self._ask("list", _NAME, "--run-id", str(run)).get("runs", [])
         return (str(rows[0]["status"]), str(rows[0].get("status-details", ""))) if rows else ("unknown", "")
 
-    def stop(self, run: int) -> None:
-        self._ask("stop", str(run), _NAME)
-
     def nodes(self) -> frozenset[int]:
         """The nodes that may join."""
         return frozenset(int(r["node-id"]) for r in self._ask("supernode", "list", _NAME).get("nodes", []))
@@ -66,9 +63,11 @@ class Flower:
         self._ask("supernode", "unregister", str(node), _NAME)
 
     def _ask(self, *words: str) -> dict[str, Any]:
-        done = subprocess.run(
-            ["flwr", *words, "--format", "json"], env=environment(self._home), capture_output=True, text=True, timeout=120
-        )
+        command = ["flwr", *words, "--format", "json"]
+        try:
+            done = subprocess.run(command, env=environment(self._home), capture_output=True, text=True, timeout=120)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise FederationError("R06", f"'flwr {' '.join(words[:2])}' gave no answer ({error}). Is the coordinator running?") from error
         try:
             answer = json.loads(done.stdout)
         except ValueError:

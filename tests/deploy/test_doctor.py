@@ -23,8 +23,9 @@ from client import doctor as station
 from client import service
 from common import finding
 from common.finding import Finding
+from common.study import Study, Task
 from deploy import doctor, enroll, kit, pki, provision
-from tests import hospital
+from tests import hospital, pictures
 
 NOW = datetime.datetime.now(datetime.UTC)
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,6 +78,18 @@ def test_a_site_that_is_well(tmp_path: Path) -> None:
     assert "60 patients read, 60 kept, 60 with a known label" in of(found, "data")[0].said
     assert "about" in only(found, "forecast").said
     assert only(found, "isolation").state == "ok"
+
+
+def test_the_forecast_of_images_is_of_training_and_of_the_cases_that_have_one() -> None:
+    cohort, _ = pictures.sites(60, 2)
+    asked = Study(
+        "made", "?", cohort.schema, {"now": Task("now")}, ("logistic", "image"), hyper={"image": {"grid": [8, 12, 12], "epochs": 1}}
+    )
+    told = [f.said for f in station._tried(asked, cohort, "made")]
+    assert [said.partition(":")[0] for said in told] == ["logistic", "image"]
+    assert f"of {cohort.imaged.sum()} cases" in told[1]
+    # a counting exchange would take no time worth a digit
+    assert float(told[1].split("about ")[1].split(" s")[0]) > 0
 
 
 def test_a_network_is_a_fault(tmp_path: Path) -> None:
