@@ -5,7 +5,7 @@
 Each figure is a whole process, A B C A B C, medians with minimum and maximum: an empty ClientApp that answers an empty message; our
 courier, which hands a greeting to a warm station and brings the signed answer back; one that imports torch and reads the table itself, as
 a ClientApp without a station would. Goals: courier at most 0.5 s above the empty one; at most a fifth of what the third one takes above
-it. Then the socket alone: a packet of so many megabytes there and back in pieces, against a file in a shared folder that is written, read
+it. Then the socket alone: a packet of so many megabytes there and back, against a file in a shared folder that is written, read
 and hashed, and against the SHA-256 of the bytes, the floor.
 """
 

@@ -1,6 +1,6 @@
 """A packet between courier and station: head and text over the socket in bounded pieces, a large blob as a file in its folder.
 
-A file there takes about half the time of the same bytes through gRPC (`bench/station.py`); the folder is its user's alone. Whoever
+The folder is its user's alone. Whoever
 receives treats every byte as hostile: sizes are bounded before anything is kept, a file is opened without following links, read once and
 hashed, and nothing is unpickled.
 """

@@ -17,6 +17,8 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
+from packaging.version import Version
+
 import common
 from common.errors import FedmetsError
 from common.finding import Finding, State, faults
@@ -78,7 +80,7 @@ def _asked(folder: Path, mine: kit.Kit, now: datetime.datetime, through: str) ->
     out.append(_expiry("certificate", (expires - now).total_seconds() / 86_400, "the coordinator must renew it: python -m deploy renew"))
     try:
         told = answer.json()
-        version, federation = str(told["fedmets"]), str(told["federation"])
+        version, federation = Version(str(told["fedmets"])), str(told["federation"])
     except (ValueError, KeyError, TypeError):
         return [
             *out,
@@ -90,8 +92,9 @@ def _asked(folder: Path, mine: kit.Kit, now: datetime.datetime, through: str) ->
         out.append(
             Finding("coordinator", "fault", f"{where} serves '{federation}', the kit is for '{mine.federation}'", "ask the coordinator")
         )
-    same = version == common.__version__
-    do = "" if same else f"update to {version}" if version > common.__version__ else "the coordinator must update, or you take its version"
+    mine_is = Version(common.__version__)
+    same = version == mine_is
+    do = "" if same else f"update to {version}" if version > mine_is else "the coordinator must update, or you take its version"
     out.append(Finding("version", "ok" if same else "fault", f"fedmets {common.__version__} here, {version} there", do))
     date = email.utils.parsedate_to_datetime(answer.headers["date"]) if "date" in answer.headers else now
     skew = (now - date).total_seconds()

@@ -262,13 +262,15 @@ def test_a_certificates_end_is_seen_coming(there: Coordinator, days: int, state:
     ("answer", "check", "part"),
     [
         (healthy(fedmets="9.9"), "version", "update to 9.9"),
+        (healthy(fedmets="0.10"), "version", "update to 0.10"),
         (healthy(fedmets="0.0.1"), "version", "take its version"),
+        (healthy(fedmets="<script>"), "coordinator", "ask the coordinator"),
         (healthy(federation="other"), "coordinator", "ask the coordinator"),
         (lambda: (502, {}, b"<html>"), "coordinator", "ask the coordinator"),
         (lambda: (200, {}, b"[]"), "coordinator", "ask the coordinator"),
         (lambda: (200, {"Date": email.utils.format_datetime(NOW - datetime.timedelta(minutes=5))}, healthy()()[2]), "clock", "NTP"),
     ],
-    ids=["newer", "older", "another federation", "an error page", "no object", "a wrong clock"],
+    ids=["newer", "newer in numbers", "older", "no version", "another federation", "an error page", "no object", "a wrong clock"],
 )
 def test_what_the_coordinator_says(there: Coordinator, answer: Answer, check: str, part: str) -> None:
     there.answer = answer
