@@ -63,7 +63,7 @@ assert b'"code":""' in reply.content["hello"]["json"], reply.content["hello"]["j
 class Echo(Station):
     """Sends back what it got: the socket without any work."""
 
-    def answer(self, packet: Packet) -> Packet:
+    def answer(self, packet: Packet, seconds: float | None = None) -> Packet:
         return packet
 
 

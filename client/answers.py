@@ -18,12 +18,21 @@ from pathlib import Path
 from common.errors import RefusedError, RunError
 from common.exchange import Update
 from common.learner import Contribution, Plan
-from common.types import nest, pack, unpack
+from common.types import Arrays, nest, pack, unpack
 
 KEPT = 1
 """Steps of a run whose answers are kept: a coordinator stores its state after each, so that it asks the last one again at most."""
 _RUNS = 64
 """Runs that are remembered in memory; on disk all are."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A plan, what leaves, and what its rounding left over for the learner's next change; that stays here."""
+
+    plan: Plan
+    update: Update
+    rest: Arrays = field(default_factory=dict)
 
 
 @dataclass
@@ -33,11 +42,15 @@ class _Run:
     """Place -> question."""
     updates: dict[str, Update] = field(default_factory=dict)
     """Question -> what was answered, under the hash of the first plan that asked it."""
+    rests: dict[tuple[str, str], tuple[int, Arrays]] = field(default_factory=dict)
+    """Learner and fold -> the step that left it, and what it left."""
 
     def forget(self) -> None:
         old = [p for p in self.questions if int(p.partition("\t")[0]) <= self.latest - KEPT]
         for place in old:
             self.updates.pop(self.questions.pop(place), None)
+        # those of the step before are still to be used, by the plans of this one that come later
+        self.rests = {k: (step, rest) for k, (step, rest) in self.rests.items() if step >= self.latest - KEPT}
 
 
 class Answers:
@@ -58,21 +71,29 @@ class Answers:
         kept = run.updates.get(plan.question)
         return None if kept is None else Update(plan.hash, kept.contribution)
 
-    def keep(self, answered: Sequence[tuple[Plan, Update]]) -> None:
+    def rest(self, plan: Plan) -> Arrays:
+        """What rounding left over of the change before this plan's; empty where it left nothing, or is lost."""
+        step, rest = self._run(plan.run).rests.get((plan.learner, plan.fold.key), (-1, {}))
+        return rest if step < plan.step else {}
+
+    def keep(self, answered: Sequence[Answered]) -> None:
         """Keep what is about to leave (refusals are not: their reason may be mended). Raises RunError S03 where the disk is full."""
-        new = [(p, u) for p, u in answered if u.contribution is not None and p.question not in self._run(p.run).updates]
-        for run in dict.fromkeys(p.run for p, _ in new):
-            mine = [(p, u) for p, u in new if p.run == run]
+        new = [a for a in answered if a.update.contribution is not None and a.plan.question not in self._run(a.plan.run).updates]
+        for run in dict.fromkeys(a.plan.run for a in new):
+            mine = [a for a in new if a.plan.run == run]
             if self._folder is not None:
                 self._write(run, mine)
-            for plan, update in mine:
-                self._note(self._run(run), plan.step, plan.place, plan.question, update)
+            for a in mine:
+                self._note(self._run(run), a.plan.step, a.plan.place, a.plan.question, a.update, a.rest)
             self._prune(run)
 
-    def _note(self, run: _Run, step: int, place: str, question: str, update: Update) -> None:
+    def _note(self, run: _Run, step: int, place: str, question: str, update: Update, rest: Arrays) -> None:
         run.latest = max(run.latest, step)
         run.questions[place] = question
         run.updates[question] = update
+        if rest:
+            _, learner, fold = place.split("\t", 2)
+            run.rests[learner, fold] = step, rest
         run.forget()
 
     def _run(self, name: str) -> _Run:
@@ -90,16 +111,16 @@ class Answers:
         # a run's name comes from outside: it must not be a path
         return self._folder / hashlib.sha256(run.encode()).hexdigest()[:32]
 
-    def _write(self, run: str, answered: Sequence[tuple[Plan, Update]]) -> None:
+    def _write(self, run: str, answered: Sequence[Answered]) -> None:
         rows, arrays = [], {}
-        for i, (plan, update) in enumerate(answered):
+        for i, (plan, update, rest) in enumerate((a.plan, a.update, a.rest) for a in answered):
             assert update.contribution is not None
             rows.append([plan.step, plan.place, plan.question, update.plan_hash, update.contribution.cases])
-            arrays.update({f"{i}\tsums\t{k}": v for k, v in update.contribution.sums.items()})
-            arrays.update({f"{i}\ttally\t{k}": v for k, v in update.contribution.tally.items()})
+            kinds = (("sums", update.contribution.sums), ("tally", update.contribution.tally), ("rest", rest))
+            arrays.update({f"{i}\t{kind}\t{k}": v for kind, them in kinds for k, v in them.items()})
         head = json.dumps(rows).encode()
         body = len(head).to_bytes(8, "little") + head + pack(arrays)
-        path = self._home(run) / f"{max(p.step for p, _ in answered):09d}-{hashlib.sha256(body).hexdigest()}.answers"
+        path = self._home(run) / f"{max(a.plan.step for a in answered):09d}-{hashlib.sha256(body).hexdigest()}.answers"
         aside = path.with_suffix(".part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -129,11 +150,12 @@ class Answers:
             for i, (step, place, question, plan_hash, cases) in enumerate(json.loads(body[8 : 8 + size])):
                 mine = arrays.get(str(i), {})
                 update = Update(plan_hash, Contribution(mine.get("sums", {}), cases, mine.get("tally", {})))
-                self._note(run, step, place, question, update)
+                self._note(run, step, place, question, update, mine.get("rest", {}))
         return run
 
     def _prune(self, name: str) -> None:
         if self._folder is not None:
             for path in self._home(name).glob("*.answers"):
-                if int(path.name.partition("-")[0]) <= self._runs[name].latest - KEPT:
+                # one step more than in memory: what its rounding left over is still to be used
+                if int(path.name.partition("-")[0]) < self._runs[name].latest - KEPT:
                     path.unlink(missing_ok=True)

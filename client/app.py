@@ -16,7 +16,7 @@ from flwr.clientapp import ClientApp
 
 from common.errors import FedmetsError, UsageError
 from common.exchange import Kind, Packet, refusal
-from common.records import HELLO, WORK, content, packet
+from common.records import HELLO, OUTLIVES, WORK, content, packet
 
 app = ClientApp()
 
@@ -43,7 +43,7 @@ def _carried(message: Message, kind: Kind, context: Context) -> Message:
     asked = Packet(kind, b"")
     try:
         asked = packet(message, kind)
-        answer = door(context, message.metadata.ttl).answer(asked)
+        answer = door(context, message.metadata.ttl / OUTLIVES).answer(asked)
     except Exception as error:
         answer = refusal(asked, _told(error))
     return Message(content(answer), reply_to=message)

@@ -1,6 +1,7 @@
 """The station's half of the doctor: is the data readable and in schema, is there enough of it, and can this machine work on it?
 
-It runs where the station runs, without a network, and writes nothing but what a station would. What it says stays at the site.
+It runs where the station runs, without a network, and writes nothing but what a station would, and its forecast of the longest work on
+one plan, which the station tells the coordinator. What else it says stays at the site.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from client import service
+from client import forecast, service
 from client import site as site_file
 from client.site import Site
 from client.station import Station, open_station
@@ -141,13 +142,21 @@ def _study(station: Station, ref: str) -> list[Finding]:
         said = f"fewer than {ESTIMABLE} patients of a second class: the site takes part, but no figure can be given for it alone"
         out.append(Finding(f"data, {ref}", "note", said))
     if known >= site.minimum:
-        out += _tried(asked, cohort, ref)
+        longest, told_so = _tried(asked, cohort, ref)
+        out += told_so
+        try:
+            forecast.save(site.state, Path(ref).name, task, longest)
+        except FedmetsError as error:
+            out += faults(f"forecast, {ref}", error, PERMISSIONS)
     return out
 
 
-def _tried(asked: Study, cohort: Cohort, ref: str) -> list[Finding]:
-    """A measured forecast from this site's own cases: the slowest of a learner's first exchanges (the very first may only count)."""
-    out = []
+def _tried(asked: Study, cohort: Cohort, ref: str) -> tuple[float, list[Finding]]:
+    """A measured forecast from this site's own cases: the slowest of a learner's first exchanges (the very first may only count).
+
+    Returns the seconds of the slowest learner, too.
+    """
+    out, longest = [], 0.0
     plan = local_plan(Fold(), 0, 5)
     prepared = fit(load("preprocessing"), {}, [cohort], plan)
     for name, of, how in (("logistic", np.ones(len(cohort), np.bool_), {}), ("image", cohort.imaged, {"segmentation": False})):
@@ -163,11 +172,12 @@ def _tried(asked: Study, cohort: Cohort, ref: str) -> list[Finding]:
             seconds = max(seconds, time.perf_counter() - started)
             state = {**state, name: learner.apply(state, sums, this).arrays}
         seconds *= int(of.sum()) / max(len(tried), 1)
+        longest = max(longest, seconds)
         size = len(pack(flatten({name: state[name]}))) / 1e6
         said = f"{name}: about {seconds:.1f} s and {2 * size:.1f} MB a round and training set, measured on {len(tried)} of {of.sum()} cases"
         said += f"; memory {_memory():.1f} GB"
         out.append(Finding(f"forecast, {ref}", "ok", said))
-    return out
+    return longest, out
 
 
 def _memory() -> float:

@@ -12,12 +12,16 @@ from common.learner import Contribution, Federated, Plan, check, identity, load
 from common.types import State
 
 
+def timely(plan: Plan) -> None:
+    """RefusedError P04 where a plan that comes in has expired; one that has come in time may wait its turn."""
+    if time.time() > plan.expires:
+        raise RefusedError("P04", f"the plan expired {time.time() - plan.expires:.0f} s ago; check the clocks")
+
+
 def admit(plan: Plan, site: Site, cohort: Cohort) -> Federated:
     """The learner that the plan asks for, configured; RefusedError when the site does not do that."""
     if plan.site != site.name:
         raise RefusedError("P04", f"the plan is for site '{plan.site}', this is '{site.name}'")
-    if time.time() > plan.expires:
-        raise RefusedError("P04", f"the plan expired {time.time() - plan.expires:.0f} s ago; check the clocks")
     if plan.schema != cohort.schema.hash:
         raise RefusedError(
             "D07",

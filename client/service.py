@@ -31,6 +31,8 @@ from common.frames import assemble, frames, sweep
 from common.threads import fix_threads
 
 SERVICE = METHOD.split("/")[1]
+LEASE = 0.8
+"""Share of a caller's patience after which the station says what is done by then, and goes on."""
 _UP = 0x1
 _BUFFER = 1 << 18
 
@@ -41,8 +43,8 @@ def serve(path: Path, at: Path, *, tell: Callable[[str], None]) -> None:
     alone()
     fix_threads()
     site = site_file.load(path)
-    with _only(site.state):
-        station = Station(site, Answers(site.state / "answers"))
+    with _only(site.state), ThreadPoolExecutor(1, "work") as at_work:
+        station = Station(site, Answers(site.state / "answers"), at_work)
         station.check()
         with Gate(station, at):
             tell(f"station of '{site.name}' listens at {at}")
@@ -50,7 +52,8 @@ def serve(path: Path, at: Path, *, tell: Callable[[str], None]) -> None:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: stop.set())
             stop.wait()
-            tell("station stops: no more requests are taken, one that is being worked on is finished")
+            tell("station stops: no more plans are begun, one that is being worked on is finished")
+            station.stop()
 
 
 def alone() -> None:
@@ -136,7 +139,9 @@ class Gate:
 
     def _answer(self, pieces: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
-            yield from frames(self._station.answer(assemble(pieces, self._at.parent)), self._at.parent)
+            asked, left = assemble(pieces, self._at.parent), context.time_remaining()
+            # in time for the answer to be carried back
+            yield from frames(self._station.answer(asked, None if left is None else LEASE * left), self._at.parent)
         except FedmetsError as error:
             # a malformed packet, or a full volume: the text stays in the site's log
             self._station.note(str(error))

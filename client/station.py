@@ -10,17 +10,19 @@ import re
 import threading
 import time
 import traceback
+from concurrent.futures import Executor, Future, wait
 from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
 
 import common
-from client import guard, intake
+from client import forecast, guard, intake
 from client import site as site_file
-from client.answers import Answers
+from client.answers import Answered, Answers
+from client.held import Held
 from client.site import Site
-from common import keys, learner, study
+from common import keys, learner, study, transfer
 from common.cohort import ESTIMABLE, UNKNOWN, Cohort
 from common.errors import FedmetsError, RefusedError, UsageError
 from common.exchange import (
@@ -39,17 +41,29 @@ from common.exchange import (
 from common.keys import Signer
 from common.learner import Contribution, Plan
 from common.threads import fix_threads
+from common.types import Arrays
 
 
 class Station:
-    """Keeps the cohort warm between plans. Errors are written to the site's log in full; callers get codes only."""
+    """Keeps the cohort warm between plans. Errors are written to the site's log in full; callers get codes only.
 
-    def __init__(self, site: Site, answers: Answers | None = None) -> None:
+    at_work: one thread that works plans off, so that an answer can leave before all of its plans are done; None: whoever asks waits.
+    """
+
+    def __init__(self, site: Site, answers: Answers | None = None, at_work: Executor | None = None) -> None:
         self.site = site
         self._log = _logger(site.log)
         self._answers = answers or Answers()
+        self._held = Held()
+        self._at_work = at_work
+        self._jobs: dict[tuple[str, str], tuple[int, Future[Answered]]] = {}
+        """Run and question -> its step, and what is being worked on: one at a time, for there is one GPU, and one memory."""
         self._one = threading.Lock()
-        """One request at a time: there is one GPU, and one memory."""
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """No plan is begun from now on; the one that is being worked on is finished."""
+        self._stopping.set()
 
     def check(self) -> None:
         """Whatever a station that serves can lack (C04): it is found at the start, not in a round."""
@@ -61,12 +75,12 @@ class Station:
         """A line in the site's log."""
         self._log.error("%s", _one_line(text))
 
-    def answer(self, packet: Packet) -> Packet:
-        """The site's signed answer to what its coordinator signed; never raises."""
+    def answer(self, packet: Packet, seconds: float | None = None) -> Packet:
+        """The site's signed answer to what its coordinator signed; never raises. `seconds`: after which it says what is done by then."""
         try:
             if packet.kind == "greeting":
                 return pack_hello(self._greeted(packet), self._signer(), packet)
-            return pack_updates(self._worked(packet), self._signer(), packet)
+            return pack_updates(self._worked(packet, seconds), self._signer(), packet)
         except Exception as error:
             # without a key of its own a site can say no more than why
             return refusal(packet, self._note(error))
@@ -80,12 +94,13 @@ class Station:
             return Hello.failed(self._note(error), self.site.name, common.__version__)
         return self.hello(greeting.study, greeting.task, greeting.schema)
 
-    def _worked(self, packet: Packet) -> list[Update]:
+    def _worked(self, packet: Packet, seconds: float | None) -> list[Update]:
         try:
-            request = unpack_request(packet, self.site.coordinator)
+            with self._one:
+                request = unpack_request(packet, self.site.coordinator, self._held)
         except FedmetsError as error:
             return [Update(NO_PLAN, None, self._note(error))]
-        return self.handle(request)
+        return self.handle(request, seconds)
 
     def _signer(self) -> Signer:
         if self.site.key is None:
@@ -113,21 +128,31 @@ class Station:
                 estimable=not self.site.pooled and bool((counts >= ESTIMABLE).sum() >= 2),
                 imaged=int(pictured.sum()) if pictured.sum() >= self.site.minimum else 0,
                 imaged_estimable=not self.site.pooled and bool((pictured >= ESTIMABLE).sum() >= 2),
+                seconds=forecast.load(self.site.state, Path(ref).name, task),
             )
         except Exception as error:
             return Hello.failed(self._note(error), self.site.name, common.__version__)
 
-    def handle(self, request: Request) -> list[Update]:
-        """One Update a plan, in their order; never raises. A repeated plan gets the stored answer."""
+    def handle(self, request: Request, seconds: float | None = None) -> list[Update]:
+        """One Update a plan, in their order; never raises. A repeated plan gets the stored answer, or joins the work that is under way.
+
+        A plan that is not done after `seconds` gets the code R09, and the work goes on.
+        """
         with self._one:
-            answers = [self._answer(p, request.states) for p in request.plans]
+            begun = [self._begun(p, request.states) for p in request.plans]
+        wait(begun, seconds)
+        with self._one:
+            now = [self._now(p, job) for p, job in zip(request.plans, begun, strict=True)]
             try:
-                self._answers.keep(list(zip(request.plans, answers, strict=True)))
+                self._answers.keep(now)
             except Exception as error:
                 # what could not be kept may not leave: it could not be told from a second answer
                 code = self._note(error)
-                return [Update(u.plan_hash, None, u.code or code) for u in answers]
-            return answers
+                return [Update(a.update.plan_hash, None, a.update.code or code) for a in now]
+            for answered in now:
+                if answered.update.code != "R09":
+                    self._jobs.pop((answered.plan.run, answered.plan.question), None)
+            return [a.update for a in now]
 
     def cohort(self, ref: str, task: str) -> Cohort:
         """The site's frozen snapshot for a task."""
@@ -138,12 +163,40 @@ class Station:
             )
         return _cohort(self.site, local, task)
 
-    def _answer(self, plan: Plan, states: States) -> Update:
+    def _begun(self, plan: Plan, states: States) -> Future[Answered]:
         try:
             stored = self._answers.of(plan) if plan.site == self.site.name else None
-            return stored or Update(plan.hash, self._work(plan, states))
+            if stored is not None:
+                return _done(Answered(plan, stored))
+            self._jobs = {k: v for k, v in self._jobs.items() if _wanted(k[0], *v, plan)}
+            key = plan.run, plan.question
+            if key not in self._jobs:
+                guard.timely(plan)
+                rest = self._answers.rest(plan)
+                job = self._at_work.submit(self._answered, plan, states, rest) if self._at_work else None
+                self._jobs[key] = plan.step, job or _done(self._answered(plan, states, rest))
+            return self._jobs[key][1]
         except Exception as error:
-            return Update(plan.hash, None, self._note(error))
+            return _done(Answered(plan, Update(plan.hash, None, self._note(error))))
+
+    def _now(self, plan: Plan, job: Future[Answered]) -> Answered:
+        """What a job has come to, as the answer to this very plan: it may have been asked with less time before."""
+        if not job.done() or job.cancelled():
+            return Answered(plan, Update(plan.hash, None, "R09"))
+        was = job.result()
+        return Answered(plan, Update(plan.hash, was.update.contribution, was.update.code), was.rest)
+
+    def _answered(self, plan: Plan, states: States, rest: Arrays) -> Answered:
+        try:
+            if self._stopping.is_set():
+                return Answered(plan, Update(plan.hash, None, "R09"))
+            released = self._work(plan, states)
+            if plan.transfer not in transfer.ROUNDED:
+                return Answered(plan, Update(plan.hash, released))
+            thin, left = _rounded(plan, states, released, rest)
+            return Answered(plan, Update(plan.hash, thin), left)
+        except Exception as error:
+            return Answered(plan, Update(plan.hash, None, self._note(error)))
 
     def _work(self, plan: Plan, states: States) -> Contribution:
         cohort = self.cohort(plan.study, plan.task)
@@ -159,6 +212,29 @@ class Station:
         told = "".join(traceback.format_exception(error))
         self._log.error("[X01] %s", "\n".join(map(_one_line, told.split("\n"))))
         return "X01"
+
+
+def _wanted(run: str, step: int, job: Future[Answered], plan: Plan) -> bool:
+    """Is a job still waited for, now that this plan has come? A run that has gone on never asks for an earlier step."""
+    if run == plan.run:
+        return step >= plan.step or (not job.cancel() and job.running())
+    return not job.done()
+
+
+def _rounded(plan: Plan, states: States, released: Contribution, rest: Arrays) -> tuple[Contribution, Arrays]:
+    """What leaves in place of new parameters, their rounded change, and what is left for the next one; anything else leaves as it is."""
+    asked = learner.load(plan.learner, plan.hyper)
+    parameters = transfer.averaged(asked, guard.state_for(plan, states).get(asked.name, {}), released.sums)
+    if parameters is None:
+        return released, {}
+    thin, left = transfer.thin(released, parameters, rest.get(transfer.REST), plan.transfer)
+    return thin, {transfer.REST: left}
+
+
+def _done(answered: Answered) -> Future[Answered]:
+    future: Future[Answered] = Future()
+    future.set_result(answered)
+    return future
 
 
 @cache

@@ -43,11 +43,13 @@ CODES: dict[str, str] = {
     "R06": "the coordinator's SuperLink does not do what it is asked",
     "R07": "a run ended without a result",
     "R08": "a certificate has expired, or is not by the federation's authority",
+    "R09": "a site is still at work on a plan",
     "S01": "a run folder already exists, or belongs to another configuration",
     "S02": "a ledger or a state file is broken",
     "S03": "a run folder cannot be written (disk full, no permission)",
     "W01": "an array of a kind that may not be sent",
     "W02": "a message is truncated, altered or not in the declared form",
+    "W03": "a state is told from one that the station does not hold; it is sent whole",
     "X01": "a site failed in a way that has no code of its own; the reason is in the site's log",
 }
 

@@ -13,20 +13,23 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
+from types import MappingProxyType
 from typing import Any, Literal
 
 from common.cohort import Fold
 from common.errors import CODES, WireError
 from common.keys import Signer, verify
 from common.learner import Contribution, Plan
-from common.types import Arrays, State, flatten, nest, pack, unpack
+from common.transfer import CODE, HOWS, ROUNDED, SCALE, follow
+from common.types import Arrays, State, digest, nest, pack, unpack
 
 NO_PLAN = "0" * 64
 """Stands for the plan hash when a site could not read the request at all."""
-_FORMAT = 2
+_FORMAT = 3
 
 Kind = Literal["greeting", "hello", "request", "updates"]
 States = dict[str, State]
@@ -54,6 +57,34 @@ class Packet:
     def size(self) -> int:
         """Bytes, headers of the transport excluded."""
         return len(self.text) + len(self.signature) + len(self.blob)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One learner's arrays of one fold, and how they come: `whole`, `held` (the site has them), or as a rounded change of `base`."""
+
+    fold: str
+    learner: str
+    sha: str
+    """SHA-256 of the packed arrays that the site ends up with."""
+    how: str
+    base: str
+    """SHA-256 of what a change starts from; empty otherwise."""
+    size: int
+    """Bytes in the blob."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The states of an exchange as they travel: parts, and their bytes one after another."""
+
+    parts: tuple[Part, ...]
+    blob: bytes
+
+    @property
+    def hash(self) -> str:
+        """Of the states themselves, however they travel (`Plan.state_hash`)."""
+        return state_hash(self.parts)
 
 
 @dataclass(frozen=True)
@@ -106,6 +137,8 @@ class Hello:
     """Labelled cases with an image, or 0 where they are fewer than the site's minimum."""
     imaged_estimable: bool = False
     """Whether at least 10 of them are of each of two classes: images of one class say which hospital they come from, not who is ill."""
+    seconds: float = 0.0
+    """Its doctor's forecast of the longest work on one plan; 0: none was made."""
 
     @staticmethod
     def failed(code: str, site: str = "", version: str = "") -> Hello:
@@ -116,15 +149,27 @@ class Hello:
 # ---- coordinator's side --------------------------------------------------------------------------------------------------
 
 
-def pack_states(states: States) -> tuple[bytes, str]:
-    """The blob of an exchange, and its hash (`Plan.state_hash`)."""
-    blob = pack({f"{key}\t{name}": array for key, state in states.items() for name, array in flatten(state).items()})
-    return blob, hashlib.sha256(blob).hexdigest()
+def pack_states(states: States) -> Packed:
+    """Every state as it is. The same one serves all sites of an exchange: its blob is not copied in process."""
+    pieces = [(fold, learner, pack(arrays)) for fold, state in states.items() for learner, arrays in state.items()]
+    parts = [Part(fold, learner, hashlib.sha256(piece).hexdigest(), "whole", "", len(piece)) for fold, learner, piece in pieces]
+    return Packed(tuple(parts), b"".join(piece for _, _, piece in pieces))
 
 
-def pack_request(plans: Sequence[Plan], blob: bytes, signer: Signer) -> Packet:
-    """The plans of one site. The same `blob` serves all sites of an exchange: it is not copied in process."""
-    return _signed("request", {"plans": [_plan_to_json(p) for p in plans]}, signer, blob=blob)
+def state_hash(parts: Sequence[Part]) -> str:
+    text = json.dumps(sorted([p.fold, p.learner, p.sha] for p in parts), separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def pack_change(arrays: Arrays, coded: Arrays) -> bytes:
+    """The piece of a part that comes as a change: `arrays` as they are, and codes and scales where parameters have changed."""
+    return pack({**arrays, **coded})
+
+
+def pack_request(plans: Sequence[Plan], packed: Packed, signer: Signer) -> Packet:
+    """The plans of one site."""
+    parts = [[getattr(part, f) for f in _PART] for part in packed.parts]
+    return _signed("request", {"plans": [_plan_to_json(p) for p in plans], "parts": parts}, signer, blob=packed.blob)
 
 
 def pack_greeting(greeting: Greeting, signer: Signer) -> Packet:
@@ -167,8 +212,9 @@ def unpack_hello(packet: Packet, enrolled: Mapping[str, str], to: Packet) -> Hel
     if any(not isinstance(t, str) or any(ord(c) < 32 for c in t) for t in texts):
         raise WireError("W02", "a site's greeting has a text of the wrong type or with control characters")
     counts, flags = (row["cases"], row["imaged"]), (row["estimable"], row["imaged_estimable"])
-    if any(type(n) is not int or n < 0 for n in counts) or any(type(f) is not bool for f in flags):
-        raise WireError("W02", "a site's greeting has a malformed case count or flag")
+    known = _finite(row["seconds"]) and row["seconds"] >= 0
+    if any(type(n) is not int or n < 0 for n in counts) or any(type(f) is not bool for f in flags) or not known:
+        raise WireError("W02", "a site's greeting has a malformed case count, flag or forecast")
     hello = Hello(**{**row, "modalities": tuple(row["modalities"]), "learners": tuple(row["learners"])})
     if packet.signature or hello != Hello.failed(hello.code):
         if hello.site not in enrolled:
@@ -180,14 +226,25 @@ def unpack_hello(packet: Packet, enrolled: Mapping[str, str], to: Packet) -> Hel
 # ---- the site's side -----------------------------------------------------------------------------------------------------
 
 
-def unpack_request(packet: Packet, coordinator: str) -> Request:
-    """The plans that the coordinator with the public key `coordinator` signed, and the states that came with them."""
+def unpack_request(packet: Packet, coordinator: str, held: MutableMapping[str, Arrays] | None = None) -> Request:
+    """The plans that the coordinator with the public key `coordinator` signed, and the states that came with them.
+
+    held: SHA-256 -> arrays, what a station has kept of earlier requests; those of this one are added to it. WireError W03 where a
+    state is told from one that is not among them.
+    """
     _verify(packet, coordinator, "")
-    raw = _list(_loads(packet, "request", ("plans",))["plans"], dict, "plans")
-    states, digest = _open(packet.blob)
-    plans = tuple(_plan_from_json(row) for row in raw)
-    if any(p.state_hash != digest for p in plans):
+    body = _loads(packet, "request", ("plans", "parts"))
+    plans = tuple(_plan_from_json(row) for row in _list(body["plans"], dict, "plans"))
+    parts = tuple(_part(row) for row in _list(body["parts"], list, "parts"))
+    digest_of_all = state_hash(parts)
+    if any(p.state_hash != digest_of_all for p in plans):
         raise WireError("P04", "the state that came with a plan is not the one that the plan names")
+    if all(p.how == "whole" for p in parts):
+        states = _whole(packet.blob, parts)
+    else:
+        states = _states(parts, [_told(part, piece, held or {}) for part, piece in zip(parts, _pieces(packet.blob, parts), strict=True)])
+    if held is not None and any(p.transfer != "whole" for p in plans):
+        held.update({p.sha: states[p.fold][p.learner] for p in parts})
     return Request(plans, states)
 
 
@@ -244,16 +301,63 @@ def _meant(kind: str, to: str, text: bytes) -> bytes:
 
 
 @lru_cache(maxsize=2)
-def _open(blob: bytes) -> tuple[States, str]:
+def _whole(blob: bytes, parts: tuple[Part, ...]) -> States:
     """Sites of one process share the opened blob: it is read-only. (`bytes` caches its hash, so a look-up costs nothing.)"""
+    return _states(parts, [_told(part, piece, MappingProxyType({})) for part, piece in zip(parts, _pieces(blob, parts), strict=True)])
+
+
+def _pieces(blob: bytes | memoryview, parts: Sequence[Part]) -> list[memoryview]:
+    if sum(p.size for p in parts) != len(blob):
+        raise WireError("P04", f"{len(blob)} bytes of states came, {sum(p.size for p in parts)} are declared")
+    ends = list(accumulate(p.size for p in parts))
+    return [memoryview(blob)[end - p.size : end] for p, end in zip(parts, ends, strict=True)]
+
+
+def _states(parts: Sequence[Part], arrays: Sequence[Arrays]) -> States:
     states: States = {}
-    for key, arrays in nest(unpack(blob)).items():
-        states[key] = nest(arrays)
-    return states, hashlib.sha256(blob).hexdigest()
+    for part, one in zip(parts, arrays, strict=True):
+        if part.learner in states.setdefault(part.fold, {}):
+            raise WireError("W02", f"two states of {part.learner}, fold '{part.fold}'")
+        states[part.fold][part.learner] = one
+    return states
+
+
+def _told(part: Part, piece: memoryview, held: Mapping[str, Arrays]) -> Arrays:
+    """The arrays of a part, verified against its hash."""
+    if part.how == "whole":
+        if hashlib.sha256(piece).hexdigest() != part.sha:
+            raise WireError("P04", f"the state of {part.learner}, fold '{part.fold}', is not the one that was signed")
+        return unpack(piece)
+    start = held.get(part.base if part.how in ROUNDED else part.sha)
+    if start is None:
+        raise WireError("W03", f"the state of {part.learner}, fold '{part.fold}', is told from one that this station does not hold")
+    if part.how == "held":
+        return start
+    told = unpack(piece)
+    coded = {k: told.pop(k) for k in (CODE, SCALE) if k in told}
+    parameters = {k: v for k, v in start.items() if k not in told}
+    now = {**told, **(follow(parameters, coded, part.how) if coded else parameters)}
+    if digest(now) != part.sha:
+        raise WireError("P04", f"the changed state of {part.learner}, fold '{part.fold}', is not the one that was signed")
+    return now
+
+
+def _part(row: list[Any]) -> Part:
+    kinds = (str, str, str, str, str, int)
+    if len(row) != len(kinds) or any(type(v) is not k for v, k in zip(row, kinds, strict=True)):
+        raise WireError("W02", "a part of the state is malformed")
+    part = Part(*row)
+    told = part.how in ("whole", "held", *ROUNDED) and (part.base != "") == (part.how in ROUNDED) and part.size >= 0
+    if not told or (part.how == "held" and part.size):
+        raise WireError("W02", "a part of the state is malformed")
+    return part
 
 
 def _by_index(arrays: Arrays) -> dict[str, State]:
     return {index: nest(rest) for index, rest in nest(arrays).items()}
+
+
+_PART = tuple(f.name for f in dataclasses.fields(Part))
 
 
 def _plan_to_json(plan: Plan) -> dict[str, Any]:
@@ -269,8 +373,8 @@ def _plan_from_json(row: Any) -> Plan:
         texts = ("run", "site", "study", "task", "schema", "learner", "phase", "state_hash")
         if not all(type(row[k]) is str for k in texts) or not all(type(row[k]) is int for k in ("step", "seed", "parts")):
             raise TypeError("a field of the wrong type")
-        if type(row["hyper"]) is not dict or row["privacy"] is not None:
-            raise TypeError("hyper or privacy of the wrong type")
+        if type(row["hyper"]) is not dict or row["privacy"] is not None or row["transfer"] not in HOWS:
+            raise TypeError("hyper, privacy or transfer of the wrong type")
         if not _finite(row["expires"]):
             raise TypeError("expires of the wrong type")
         folds = [

@@ -25,6 +25,8 @@ from common.schema import Floats, Schema
 from common.types import Arrays, Probs, State
 
 Hyper = Mapping[str, object]
+MEMORY = "memory/"
+"""Arrays of a learner so named are the coordinator's own (moments of a strategy, what rounding left over): they do not travel."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Plan:
     """The split seed, and the source of every public random choice (column and row subsampling). Never of noise."""
     parts: int
     """The number of hash parts that patients are folded into."""
+    transfer: str = "whole"
+    """How parameters travel in this run: one of `common.transfer.HOWS`."""
     privacy: None = None
 
     @cached_property
@@ -149,6 +153,13 @@ class Head(Federated, Protocol):
     def predict(self, state: State, cohort: Cohort) -> Probs:
         """(cases, classes); rows sum to 1. Works for cases with every feature missing, and for those without an image."""
         ...
+
+
+@runtime_checkable
+class Averaged(Federated, Protocol):
+    """A learner whose contributions are parameters times cases."""
+
+    def parameters(self, arrays: Arrays) -> Arrays: ...
 
 
 @runtime_checkable

@@ -24,7 +24,7 @@ from common.types import Arrays, digest, flatten, nest
 from server import enrolled, guards, rounds, store, strategies
 from server.jobs import build_jobs, possible
 from server.ledger import NAME, Ledger
-from server.roster import Roster, register
+from server.roster import joined_later, register
 from server.rounds import Exchange, Progress
 from server.run import Run
 
@@ -69,8 +69,8 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
     try:
         _not_refused(ledger)
         name = ledger.lines[0]["name"] if ledger.lines else f"{run_id}-{secrets.token_hex(4)}"
-        roster = register(grid, run, name, enrolled.load(run.keys), task, schema)
-        _same_sites(ledger, roster)
+        begun_with = ledger.lines[0]["sites"] if ledger.lines else ()
+        roster = register(grid, run, name, enrolled.load(run.keys), task, schema, begun_with)
         progress = _restore(ledger, folder)
         heads = possible(run, study, roster.hellos.values())
         groups = roster.groups(run.left_out_sites)
@@ -117,7 +117,8 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
         state_hash = digest({f"{k}\t{n}": a for k, s in progress.states.items() for n, a in flatten(s).items()})
         closed = next((line for line in ledger.lines if line["kind"] == "close"), None)
         if closed is None:
-            ledger.append("close", time=time.time(), state_hash=state_hash, exchanges=progress.step)
+            later = joined_later(grid, run, name, task, schema, roster)
+            ledger.append("close", time=time.time(), state_hash=state_hash, exchanges=progress.step, joined_later=later)
         elif closed["state_hash"] != state_hash:
             raise RunError("S02", f"the state in '{folder}' has hash {state_hash[:12]}, the ledger closed with {closed['state_hash'][:12]}")
         return Outcome(folder, progress.states, groups, heads, state_hash, ledger.head)
@@ -145,14 +146,6 @@ def _open(folder: Path, run: Run, run_id: str) -> Ledger:
         ]
         raise RunError("S01", f"'{folder}' belongs to a run of another configuration ({'; '.join(differ) or 'another schema or version'})")
     return ledger
-
-
-def _same_sites(ledger: Ledger, roster: Roster) -> None:
-    if ledger.lines and ledger.lines[0]["sites"] != list(roster.ready):
-        gone = sorted(set(ledger.lines[0]["sites"]) ^ set(roster.ready))
-        raise RunError(
-            "S01", f"the run was begun with other sites (differing: {', '.join(gone)}); bring the same sites, or start a new run"
-        )
 
 
 def _not_refused(ledger: Ledger) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from flwr.app import Message
@@ -12,12 +12,15 @@ from flwr.serverapp import Grid
 import common
 from common.errors import FederationError, FedmetsError
 from common.exchange import Greeting, Hello, Packet, pack_greeting, unpack_hello
-from common.records import HELLO, content, packet
+from common.records import HELLO, OUTLIVES, content, packet
 from common.schema import Schema
 from server.enrolled import Enrolled
 from server.jobs import Job
-from server.post import ask, why
+from server.post import Post, why
 from server.run import Run
+
+PATIENCE = 30.0
+"""Seconds that a site which came late has to say who it is."""
 
 
 @dataclass(frozen=True)
@@ -50,49 +53,70 @@ class Roster:
         return tuple(s for s in self.ready if s not in job.fold.sites and job.learner.modality <= set(self.hellos[s].modalities))
 
 
-def register(grid: Grid, run: Run, run_id: str, enrolled: Enrolled, task: str, schema: Schema) -> Roster:
+def register(grid: Grid, run: Run, run_id: str, enrolled: Enrolled, task: str, schema: Schema, begun_with: Collection[str] = ()) -> Roster:
     """Ask every node what it can do, until `run.expect` sites are ready or the deadline has passed (R03).
 
     A site that cannot take part (its data, schema or version) is an error that names it: it would otherwise be missing in silence. So is
-    a node that answers for a site without that site's key.
+    a node that answers for a site without that site's key. A run that is resumed goes on with the sites that it was `begun_with`.
     """
-    started = time.monotonic()
+    post, started = Post(grid), time.monotonic()
     nodes: dict[int, Hello] = {}
     wait = 0.05
     while True:
-        new = sorted(set(grid.get_node_ids()) - set(nodes))
-        greeting = pack_greeting(Greeting(run_id, run.study, task, schema.hash, time.time() + run.deadline), enrolled.signer)
-        messages = [Message(content(greeting), n, HELLO, ttl=run.deadline, group_id="hello") for n in new]
         left = run.deadline - (time.monotonic() - started)
-        replies = ask(grid, {m.metadata.dst_node_id: m for m in messages}, left, lambda _, reply: reply)
-        # a node that is there and says nothing must not be missing in silence
-        nodes |= {n: Hello.failed("R02", f"node {n}") for n in new if n not in replies}
-        for node, reply in replies.items():
-            try:
-                nodes[node] = _hello(packet(reply, "hello"), enrolled, greeting, schema)
-            except FedmetsError as error:
-                nodes[node] = Hello.failed(error.code, f"node {node}")
+        new = sorted(set(grid.get_node_ids()) - set(nodes))
+        nodes |= _greet(post, new, left, run, run_id, enrolled, task, schema)
+        mine = {n: h for n, h in nodes.items() if not begun_with or h.site in begun_with or h.site not in enrolled.sites}
+        ready = {h.site for h in mine.values() if not h.code}
+        if begun_with and ready >= set(begun_with):
+            mine = {n: h for n, h in mine.items() if h.site in begun_with}
         faults = [
             f"site '{h.site or n}' cannot take part: {h.code} ({why(h.code)}); the reason is in the site's log"
-            for n, h in nodes.items()
+            for n, h in mine.items()
             if h.code
         ]
-        names = [h.site for h in nodes.values()]
+        names = [h.site for h in mine.values()]
         faults += [
             f"{names.count(n)} nodes call themselves '{n}'; give each site its own name" for n in sorted(set(names)) if names.count(n) > 1
         ]
         if faults:
             raise FederationError("R03", *faults)
-        if len(nodes) >= run.expect:
+        if len(mine) >= (len(begun_with) or run.expect):
             break
         if time.monotonic() - started > run.deadline:
+            lacking = f"; lacking: {', '.join(sorted(set(begun_with) - ready))}" if begun_with else ""
             raise FederationError(
-                "R03", f"{len(nodes)} of {run.expect} sites registered within {run.deadline:.0f} s: {', '.join(names) or 'none'}"
+                "R03",
+                f"{len(mine)} of {len(begun_with) or run.expect} sites registered within {run.deadline:.0f} s: "
+                f"{', '.join(names) or 'none'}{lacking}",
             )
         time.sleep(wait)
         wait = min(2 * wait, 1.0)
-    order = sorted(nodes, key=lambda n: nodes[n].site)
-    return Roster({nodes[n].site: nodes[n] for n in order}, {nodes[n].site: n for n in order}, enrolled)
+    order = sorted(mine, key=lambda n: mine[n].site)
+    return Roster({mine[n].site: mine[n] for n in order}, {mine[n].site: n for n in order}, enrolled)
+
+
+def joined_later(grid: Grid, run: Run, run_id: str, task: str, schema: Schema, roster: Roster) -> list[str]:
+    """The sites that are there now and took no part: they came when the run had begun."""
+    new = sorted(set(grid.get_node_ids()) - set(roster.nodes.values()))
+    found = _greet(Post(grid), new, min(run.deadline, PATIENCE), run, run_id, roster.enrolled, task, schema)
+    return sorted({h.site for h in found.values()} - set(roster.hellos))
+
+
+def _greet(
+    post: Post, nodes: Iterable[int], seconds: float, run: Run, run_id: str, enrolled: Enrolled, task: str, schema: Schema
+) -> dict[int, Hello]:
+    """What each node says of itself; a node that is there and says nothing must not be missing in silence."""
+    greeting = pack_greeting(Greeting(run_id, run.study, task, schema.hash, time.time() + OUTLIVES * run.deadline), enrolled.signer)
+    messages = {n: Message(content(greeting), n, HELLO, ttl=OUTLIVES * run.deadline, group_id="hello") for n in nodes}
+    replies = post.ask(messages, seconds, lambda _, reply: reply)
+    found = {n: Hello.failed("R02", f"node {n}") for n in messages}
+    for node, reply in replies.items():
+        try:
+            found[node] = _hello(packet(reply, "hello"), enrolled, greeting, schema)
+        except FedmetsError as error:
+            found[node] = Hello.failed(error.code, f"node {node}")
+    return found
 
 
 def _hello(reply: Packet, enrolled: Enrolled, greeting: Packet, schema: Schema) -> Hello:

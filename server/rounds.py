@@ -6,32 +6,28 @@ error with a name, and every site's part in every exchange is in the ledger. All
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import overload
 
-from flwr.app import Message
 from flwr.serverapp import Grid
 
-from common.errors import FederationError, FedmetsError, RefusedError, WireError
-from common.exchange import NO_PLAN, Packet, States, Update, pack_request, pack_states, unpack_updates
+from common import transfer
+from common.errors import FederationError, RefusedError
+from common.exchange import States, Update
 from common.learner import Contribution, Federated, Plan, Stacked, check, hyper_of, identity, lacks, total
-from common.records import WORK, content, packet
 from common.schema import Schema
 from common.types import Arrays, State
+from server.collect import collect
 from server.jobs import Job
-from server.post import ask, why
+from server.post import Post, why
 from server.roster import Roster
 from server.run import Run
-from server.spool import SMALL, opened
+from server.shelf import Shelf
 
 CANNOT = frozenset({"P01", "D06"})
 """Codes by which a site says that it cannot do a step: named in the ledger, not counted against the quorum."""
-
-FEW = 4
-"""Large answers that are pulled together."""
 
 Combine = Callable[[Federated, Arrays, Sequence[Contribution]], tuple[Contribution, Arrays]]
 """Contributions in site order -> what `apply` gets, and the learner's arrays with any memory that the strategy keeps in them."""
@@ -57,6 +53,8 @@ class Exchange:
     """Site -> how many plans it got: what it was able to do in this step."""
     work: list[dict[str, object]]
     """Grouped by learner, phase and outcome: folds, who contributed, who refused and why."""
+    late: list[dict[str, object]]
+    """Site and step of answers that came after their step had gone on without them: none is used."""
     sent: int
     received: int
     seconds: float
@@ -83,6 +81,7 @@ def drive(
     `live` is told each site's state (ready, working, contributed, refused, or a code) as it changes.
     """
     by_key = {j.key: j for j in jobs}
+    post, shelf = Post(grid), Shelf(run.transfer)
     while open_jobs := [j for j in jobs if j.key not in progress.done]:
         ready = [
             j
@@ -103,7 +102,7 @@ def drive(
         ready = [j for j in ready if j.key not in progress.done]
         if not ready:
             continue
-        exchange = _exchange(grid, run, run_id, roster, ready, schema, progress, combine, live)
+        exchange = _exchange(post, shelf, run, run_id, roster, ready, schema, progress, combine, live)
         progress.step += 1
         watch(exchange, progress)
 
@@ -118,7 +117,8 @@ def _lacking(job: Job, by_key: Mapping[tuple[str, str], Job], progress: Progress
 
 
 def _exchange(
-    grid: Grid,
+    post: Post,
+    shelf: Shelf,
     run: Run,
     run_id: str,
     roster: Roster,
@@ -134,8 +134,7 @@ def _exchange(
         for fold in job.reads:
             wanted = (*job.learner.needs, job.learner.name)
             states.setdefault(fold.key, {}).update({n: a for n, a in progress.states[fold.key].items() if n in wanted})
-    blob, digest = pack_states(states)
-    expires = time.time() + run.deadline * (run.retries + 1)
+    lot = shelf.lay_out(states)
     able = {job.key: roster.able(job) for job in jobs}
     plans: dict[str, list[Plan]] = {}
     for job in jobs:
@@ -145,26 +144,29 @@ def _exchange(
             plans.setdefault(site, []).append(
                 Plan(
                     run_id, site, study, task, schema.hash, progress.step, job.learner.name, job.learner.phase(arrays), job.fold, job.reads,
-                    digest, able[job.key], expires, hyper_of(job.learner), run.seed, run.parts,
+                    lot.hash, able[job.key], 0.0, hyper_of(job.learner), run.seed, run.parts, run.transfer,
                 )
             )  # fmt: skip
     live(progress.step, {s: "working" if s in plans else "ready" for s in roster.ready})
-    answers, outcome, sent, received = _collect(grid, run, roster, plans, blob)
-    live(progress.step, {s: outcome.get(s, "ready") for s in roster.ready})
+    came = collect(post, run, roster, plans, lot, shelf)
+    live(progress.step, {s: came.outcome.get(s, "ready") for s in roster.ready})
     work: dict[tuple[str, ...], dict[str, object]] = {}
     for job in jobs:
-        mine = {s: answers[s][job.key] for s in able[job.key] if s in answers}
-        lost = {s: outcome[s] for s in able[job.key] if s not in answers}
+        mine = {s: came.answers[s][job.key] for s in able[job.key] if job.key in came.answers[s]}
+        lost = {s: came.outcome[s] for s in able[job.key] if s not in mine}
         lost |= {s: "D06" for s in roster.ready if s not in job.fold.sites and s not in able[job.key]}
         phase = job.learner.phase(progress.states[job.fold.key][job.learner.name])
-        contributed, refused = _apply(run, job, schema, progress, mine, lost, roster.cases, combine)
+        contributed, refused = _apply(run, job, schema, progress, mine, lost, roster.cases, combine, shelf)
         group = work.setdefault(
             (job.learner.name, phase, *contributed, "|", *(f"{s}={c}" for s, c in refused.items())),
             {"learner": job.learner.name, "phase": phase, "folds": [], "contributed": contributed, "refused": refused},
         )
         group["folds"].append(job.fold.key)  # type: ignore[attr-defined]
     asked = {s: len(p) for s, p in plans.items()}
-    return Exchange(progress.step, outcome, asked, list(work.values()), sent, received, time.monotonic() - started)
+    names = {node: site for site, node in roster.nodes.items()}
+    late: list[dict[str, object]] = [{"site": names.get(node, f"node {node}"), "step": group} for node, group in post.late()]
+    seconds = time.monotonic() - started
+    return Exchange(progress.step, came.outcome, asked, list(work.values()), late, came.sent, came.received, seconds)
 
 
 def _apply(
@@ -176,21 +178,24 @@ def _apply(
     lost: Mapping[str, str],
     cases: Mapping[str, int],
     combine: Combine,
+    shelf: Shelf,
 ) -> tuple[list[str], dict[str, str]]:
     """Check what came, require the quorum, add in site order, let the learner take its step."""
     state = _state(job, progress)
-    zero: Contribution | None = None
     good: dict[str, Contribution] = {}
     refused = dict(lost)
     plan: Plan | None = None
+    rounded: Arrays | None = None
     for site, (asked, update) in mine.items():
         plan = asked
         if update.contribution is None:
             refused[site] = update.code
             continue
-        zero = zero or identity(job.learner, state, schema, asked)
+        zero = identity(job.learner, state, schema, asked)
+        if run.transfer in transfer.ROUNDED:
+            rounded = transfer.averaged(job.learner, state.get(job.learner.name, {}), zero.sums)
         try:
-            check(update.contribution, zero, asked)
+            check(_thick(update.contribution, rounded, run.transfer), zero, asked)
             good[site] = update.contribution
         except RefusedError as error:
             refused[site] = error.code
@@ -218,10 +223,12 @@ def _apply(
             f"({told}); {way_out}",
         )
     arrays = progress.states[job.fold.key][job.learner.name]
-    combined, arrays = combine(job.learner, arrays, [good[s] for s in sorted(good)])
+    in_order = _Thickened([good[s] for s in sorted(good)], rounded, run.transfer)
+    combined, arrays = combine(job.learner, arrays, in_order)
     state = {**state, job.learner.name: arrays}
     step = job.learner.apply(state, combined, plan)
-    progress.states[job.fold.key][job.learner.name] = step.arrays
+    before = progress.states[job.fold.key][job.learner.name]
+    progress.states[job.fold.key][job.learner.name] = shelf.settle(job.key, job.learner, before, step.arrays)
     if step.done:
         progress.done.add(job.key)
     return sorted(good), refused
@@ -239,51 +246,27 @@ def _state(job: Job, progress: Progress) -> State:
     return {**many, job.learner.name: progress.states[job.fold.key][job.learner.name]}
 
 
-def _collect(
-    grid: Grid, run: Run, roster: Roster, plans: Mapping[str, list[Plan]], blob: bytes
-) -> tuple[dict[str, dict[tuple[str, str], tuple[Plan, Update]]], dict[str, str], int, int]:
-    """Send each site its plans; repeat with those that did not answer. Returns answers by site and job, outcome by site, bytes."""
-    answers: dict[str, dict[tuple[str, str], tuple[Plan, Update]]] = {}
-    outcome: dict[str, str] = {}
-    sent = received = 0
-    with opened(Path(run.out or tempfile.gettempdir()) / "spool") as spool:
-        for attempt in range(run.retries + 1):
-            missing = [s for s in plans if s not in answers]
-            if not missing:
-                break
-            if attempt:
-                time.sleep(min(0.05 * 4**attempt, run.deadline / 10))
-            requests = {s: pack_request(plans[s], blob, roster.enrolled.signer) for s in missing}
-            sent += sum(r.size for r in requests.values())
-            at = {roster.nodes[s]: s for s in missing}
-            messages = {n: Message(content(requests[s]), n, WORK, ttl=run.deadline, group_id=str(plans[s][0].step)) for n, s in at.items()}
-
-            def take(node: int, reply: Message, at: Mapping[int, str] = at) -> Packet | FedmetsError:
-                try:
-                    return spool.keep(at[node], packet(reply, "updates"))
-                except WireError as error:
-                    return error
-
-            # a large state comes back as large sums
-            replies = ask(grid, messages, run.deadline, take, at_once=FEW if len(blob) > SMALL else 10_000)
-            for site in missing:
-                came = replies.get(roster.nodes[site], FederationError("R02", f"no answer within {run.deadline:g} s"))
-                try:
-                    if isinstance(came, FedmetsError):
-                        raise came
-                    received += came.size
-                    answers[site] = _match(plans[site], unpack_updates(came, roster.enrolled.sites[site], requests[site]))
-                    outcome[site] = "contributed" if any(u.contribution for _, u in answers[site].values()) else "refused"
-                except FedmetsError as error:
-                    outcome[site] = error.code
-    return answers, outcome, sent, received
+def _thick(contribution: Contribution, rounded: Arrays | None, how: str) -> Contribution:
+    return contribution if rounded is None else transfer.thicken(contribution, rounded, how)
 
 
-def _match(plans: Sequence[Plan], updates: Sequence[Update]) -> dict[tuple[str, str], tuple[Plan, Update]]:
-    """Updates belong to plans by hash, never by position."""
-    if len(updates) == 1 and updates[0].plan_hash == NO_PLAN and updates[0].code:
-        raise RefusedError(updates[0].code, "the site could not read the request")
-    by_hash = {u.plan_hash: u for u in updates}
-    if set(by_hash) != {p.hash for p in plans} or len(updates) != len(plans):
-        raise RefusedError("P04", "the site answered other plans than those it was asked")
-    return {(p.fold.key, p.learner): (p, by_hash[p.hash]) for p in plans}
+class _Thickened(Sequence[Contribution]):
+    """Contributions as they were before their changes were rounded, each made when it is its turn: memory holds one and the sum."""
+
+    def __init__(self, thin: Sequence[Contribution], rounded: Arrays | None, how: str) -> None:
+        self._thin, self._rounded, self._how = thin, rounded, how
+
+    def __len__(self) -> int:
+        return len(self._thin)
+
+    @overload
+    def __getitem__(self, at: int) -> Contribution: ...
+    @overload
+    def __getitem__(self, at: slice) -> _Thickened: ...
+    def __getitem__(self, at: int | slice) -> Contribution | _Thickened:
+        if isinstance(at, slice):
+            return _Thickened(self._thin[at], self._rounded, self._how)
+        return _thick(self._thin[at], self._rounded, self._how)
+
+    def __iter__(self) -> Iterator[Contribution]:
+        return (self[i] for i in range(len(self)))

@@ -15,6 +15,7 @@ from common.errors import UsageError
 from common.learner import Federated, Head, Stacked, hyper_of, load
 from common.schema import Schema
 from common.study import Study
+from common.transfer import HOWS
 
 EVALUATIONS = ("within_site", "leave_one_site_out")
 
@@ -54,9 +55,11 @@ class Run:
     quorum_cases: float = 0.0
     """Share of those sites' labelled cases that the contributing ones must hold: five small hospitals do not stand for the large one."""
     deadline: float = 600.0
-    """Seconds that a site has to answer one exchange; also the longest wait for sites to register."""
+    """Seconds that a site has to answer, if only that it is still at work; also the longest wait for sites to register."""
     retries: int = 2
-    """How often an exchange is repeated with sites that did not answer."""
+    """How often a site that did not answer is asked again; and how many deadlines more one plan may take, where no forecast says more."""
+    transfer: str = "whole"
+    """`whole`: every state to every site. `changed`: what a site does not hold. `float16`, `int8`: of large models the rounded changes."""
     accept_leak: str = ""
     """Comma-separated features for which guard L03 is overridden; printed in the report."""
     resume: bool = False
@@ -178,6 +181,8 @@ def _faults(run: Run) -> list[str]:
         out.append(f"quorum_cases={run.quorum_cases} must lie in [0, 1]")
     if not 0 < run.deadline < float("inf") or run.retries < 0:
         out.append(f"deadline={run.deadline} must be above 0 and retries={run.retries} not below 0")
+    if run.transfer not in HOWS:
+        out.append(f"transfer={run.transfer!r} is unknown; allowed: {', '.join(HOWS)}")
     bad = [e for e in run.evaluations.split(",") if e and e not in EVALUATIONS]
     if bad:
         out.append(f"evaluations: unknown {', '.join(bad)}; allowed: {', '.join(EVALUATIONS)}")

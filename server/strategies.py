@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, FedProx, FedTrim
 from numpy.typing import NDArray
 
 from common.errors import FederationError, UsageError
-from common.learner import Contribution, Federated
+from common.learner import MEMORY, Averaged, Contribution, Federated
 from common.types import Arrays
 from server.rounds import Combine, add
 
@@ -32,15 +32,8 @@ STRATEGIES: dict[str, Callable[[int], FedAvg]] = {
 }
 MEANS = ("fedavg", "fedprox")
 """Flower's aggregation for these is the mean weighted by cases (a test compares them): the sum that the learner itself divides."""
-MEMORY = ("m_t", "v_t")
+MOMENTS = ("m_t", "v_t")
 FLAT = "parameters"
-
-
-@runtime_checkable
-class Averaged(Federated, Protocol):
-    """A learner whose contributions are parameters times cases."""
-
-    def parameters(self, arrays: Arrays) -> Arrays: ...
 
 
 def combiner(name: str) -> Combine:
@@ -63,9 +56,9 @@ def _aggregate(strategy: Any, learner: Averaged, arrays: Arrays, contributions: 
     current = dict(sorted(learner.parameters(arrays).items()))
     if hasattr(strategy, "current_arrays"):
         strategy.current_arrays = {FLAT: _flat(current, current)}
-    for memory in MEMORY:
-        if f"memory/{memory}" in arrays:
-            setattr(strategy, memory, {FLAT: arrays[f"memory/{memory}"]})
+    for memory in MOMENTS:
+        if f"{MEMORY}{memory}" in arrays:
+            setattr(strategy, memory, {FLAT: arrays[f"{MEMORY}{memory}"]})
     replies = []
     for i, c in enumerate(contributions):
         mean = Array((_flat(c.sums, current) / max(c.cases, 1)).astype(np.float32))
@@ -81,7 +74,7 @@ def _aggregate(strategy: Any, learner: Averaged, arrays: Arrays, contributions: 
     sums: Arrays = {k: part.reshape(v.shape) for (k, v), part in zip(current.items(), np.split(flat, ends[:-1]), strict=True)}
     tally = {k: np.asarray(sum(c.tally[k] for c in contributions)) for k in contributions[0].tally}
     memory_arrays = {
-        f"memory/{m}": np.asarray(moments[FLAT]) for m in MEMORY if isinstance(moments := getattr(strategy, m, None), dict) and moments
+        f"{MEMORY}{m}": np.asarray(moments[FLAT]) for m in MOMENTS if isinstance(moments := getattr(strategy, m, None), dict) and moments
     }
     return Contribution(sums, cases, tally), {**arrays, **memory_arrays}
 

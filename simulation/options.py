@@ -15,6 +15,7 @@ from pathlib import Path
 from client import mapping
 from common import study as studies
 from common.errors import RunError, UsageError
+from common.learner import Averaged
 from common.study import Study
 from server import store, strategies
 from server.ledger import NAME
@@ -110,7 +111,7 @@ def checked(args: argparse.Namespace, folder: Path) -> Options:
     heads = run.heads(study)
     strategies.combiner(run.strategy)
     faults = []
-    if run.strategy != "fedavg" and not any(isinstance(h, strategies.Averaged) for h in heads):
+    if run.strategy != "fedavg" and not any(isinstance(h, Averaged) for h in heads):
         names = ", ".join(h.name for h in heads)
         faults.append(f"--strategy {run.strategy} combines parameters, and {names} send sums; add --learners mlp,logistic_fedavg")
     if args.source and study.source is None:

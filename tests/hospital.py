@@ -11,7 +11,7 @@ import numpy as np
 
 from common import study as studies
 from common.cohort import Fold
-from common.exchange import Greeting, Packet, pack_greeting, pack_request, pack_states
+from common.exchange import Greeting, Packed, Packet, pack_greeting, pack_request, pack_states
 from common.learner import Plan, hyper_of, load
 from tests import ring
 
@@ -62,17 +62,17 @@ def plan(folder: Path, name: str = "North", **changes: Any) -> Plan:
     fields: dict[str, Any] = {
         "run": "run", "site": name, "study": "spread.toml", "task": "baseline", "schema": schema.hash, "step": 0,
         "learner": learner.name, "phase": learner.phase(learner.start(schema, 0)), "fold": Fold(), "reads": (Fold(),),
-        "state_hash": state(folder)[1], "participants": (name,), "expires": time.time() + 600, "hyper": hyper_of(learner), "seed": 0,
+        "state_hash": state(folder).hash, "participants": (name,), "expires": time.time() + 600, "hyper": hyper_of(learner), "seed": 0,
         "parts": 3,
     }  # fmt: skip
     return Plan(**{**fields, **changes})
 
 
-def state(folder: Path) -> tuple[bytes, str]:
+def state(folder: Path) -> Packed:
     learner = load("preprocessing")
     schema = studies.load(str(folder / "spread.toml")).schema
     return pack_states({Fold().key: {learner.name: learner.start(schema, 0)}})
 
 
 def request(folder: Path, plans: Sequence[Plan]) -> Packet:
-    return pack_request(plans, state(folder)[0], ring.COORDINATOR)
+    return pack_request(plans, state(folder), ring.COORDINATOR)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from client import answers
-from client.answers import Answers
+from client.answers import Answered, Answers
 from common.cohort import Fold
 from common.errors import RefusedError, RunError
 from common.exchange import Update
@@ -44,7 +44,7 @@ def refused(kept: Answers, asked: Plan) -> str:
 def test_the_same_plan_gets_the_same_answer_and_more_time_is_the_same_plan(folder: Path | None) -> None:
     kept = Answers(folder)
     assert kept.of(plan()) is None
-    kept.keep([(plan(), update(plan()))])
+    kept.keep([Answered(plan(), update(plan()))])
     for asked in (plan(), plan(expires=2e9)):
         again = kept.of(asked)
         assert again is not None
@@ -59,38 +59,38 @@ def test_the_same_plan_gets_the_same_answer_and_more_time_is_the_same_plan(folde
 )
 def test_another_plan_for_the_same_place_is_refused(folder: Path | None, change: dict[str, Any]) -> None:
     kept = Answers(folder)
-    kept.keep([(plan(), update(plan()))])
+    kept.keep([Answered(plan(), update(plan()))])
     assert "answered to another plan" in refused(kept, plan(**change))
 
 
 @pytest.mark.parametrize("change", [{"step": 5}, {"learner": "mlp"}, {"fold": Fold()}, {"run": "run2"}])
 def test_another_place_is_another_question(folder: Path | None, change: dict[str, Any]) -> None:
     kept = Answers(folder)
-    kept.keep([(plan(), update(plan()))])
+    kept.keep([Answered(plan(), update(plan()))])
     assert kept.of(plan(**change)) is None
 
 
 def test_a_run_never_goes_back(folder: Path | None) -> None:
     kept = Answers(folder)
     for step in (4, 5, 6):
-        kept.keep([(plan(step=step), update(plan(step=step)))])
+        kept.keep([Answered(plan(step=step), update(plan(step=step)))])
     for step in (4, 5):
         assert "never goes back" in refused(kept, plan(step=step))
     assert kept.of(plan(step=6)) is not None
     if folder is not None:
-        assert len(list(folder.rglob("*.answers"))) == answers.KEPT
+        assert len(list(folder.rglob("*.answers"))) == answers.KEPT + 1
 
 
 def test_a_refusal_is_not_kept_since_its_reason_may_be_mended(folder: Path | None) -> None:
     kept = Answers(folder)
-    kept.keep([(plan(), Update(plan().hash, None, "D00"))])
+    kept.keep([Answered(plan(), Update(plan().hash, None, "D00"))])
     assert kept.of(plan()) is None
     assert kept.of(plan(phase="other")) is None
 
 
 def test_an_answer_outlives_its_station(tmp_path: Path) -> None:
     both = [plan(), plan(learner="mlp")]
-    Answers(tmp_path).keep([(p, update(p, k)) for k, p in enumerate(both)])
+    Answers(tmp_path).keep([Answered(p, update(p, k)) for k, p in enumerate(both)])
     later = Answers(tmp_path)
     for k, p in enumerate(both):
         again = later.of(p)
@@ -102,7 +102,7 @@ def test_an_answer_outlives_its_station(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_was_altered_on_disk_is_not_given(tmp_path: Path) -> None:
-    Answers(tmp_path).keep([(plan(), update(plan()))])
+    Answers(tmp_path).keep([Answered(plan(), update(plan()))])
     (path,) = tmp_path.rglob("*.answers")
     blob = bytearray(path.read_bytes())
     blob[-1] ^= 1
@@ -113,12 +113,12 @@ def test_an_answer_that_was_altered_on_disk_is_not_given(tmp_path: Path) -> None
 
 
 def test_a_run_with_a_name_like_a_path_stays_in_the_folder(tmp_path: Path) -> None:
-    Answers(tmp_path / "in").keep([(plan(run="../../out"), update(plan(run="../../out")))])
+    Answers(tmp_path / "in").keep([Answered(plan(run="../../out"), update(plan(run="../../out")))])
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
 
 
 def test_what_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "in").write_text("a file")
     with pytest.raises(RunError) as caught:
-        Answers(tmp_path / "in").keep([(plan(), update(plan()))])
+        Answers(tmp_path / "in").keep([Answered(plan(), update(plan()))])
     assert caught.value.code == "S03"

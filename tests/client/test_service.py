@@ -141,7 +141,7 @@ def test_nobody_there(at: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_station_that_takes_too_long_is_not_waited_for(gate: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = Station.answer
-    monkeypatch.setattr(Station, "answer", lambda self, packet: time.sleep(1.5) or answer(self, packet))
+    monkeypatch.setattr(Station, "answer", lambda self, packet, seconds: time.sleep(1.5) or answer(self, packet))
     with pytest.raises(WireError, match="keeps its answer") as caught:
         Link(gate, 0.5).answer(hospital.greeting(home))
     assert code(caught) == "R02"

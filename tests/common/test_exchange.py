@@ -13,15 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common import transfer
 from common.cohort import Fold
 from common.errors import CODES, WireError
 from common.exchange import (
     NO_PLAN,
     Greeting,
     Hello,
+    Packed,
     Packet,
+    Part,
     States,
     Update,
+    pack_change,
     pack_greeting,
     pack_hello,
     pack_request,
@@ -34,14 +38,14 @@ from common.exchange import (
     unpack_updates,
 )
 from common.learner import Contribution, Plan, hyper_of, load
-from common.types import digest, flatten, pack
+from common.types import Arrays, digest, flatten, pack
 from tests import ring
 
 STATES: States = {
     "all": {"preprocessing": {"mean": np.arange(3.0)}, "logistic": {"coefficients": np.eye(2), "rounds": np.array(3)}},
     "part:1": {"preprocessing": {"mean": -np.arange(3.0)}},
 }
-BLOB, DIGEST = pack_states(STATES)
+PACKED = pack_states(STATES)
 PINNED, SITE = ring.COORDINATOR.public, ring.signer("S1")
 ENROLLED = {"S1": SITE.public, "Indivumed": ring.signer("Indivumed").public}
 ASKED = Packet("request", b"what was asked")
@@ -50,14 +54,14 @@ NAME = st.text(st.characters(min_codepoint=33, max_codepoint=300), min_size=1, m
 
 def plan(**changes: Any) -> Plan:
     first = Plan(
-        "run", "S1", "study", "now", "0" * 64, 4, "logistic", "newton", Fold(), (Fold(),), DIGEST, ("S1", "S2"), 1e9,
+        "run", "S1", "study", "now", "0" * 64, 4, "logistic", "newton", Fold(), (Fold(),), PACKED.hash, ("S1", "S2"), 1e9,
         hyper_of(load("mlp")), 3, 5,
     )  # fmt: skip
     return dataclasses.replace(first, **changes)
 
 
 def request(*plans: Plan) -> Packet:
-    return pack_request(plans, BLOB, ring.COORDINATOR)
+    return pack_request(plans, PACKED, ring.COORDINATOR)
 
 
 def updates(*them: Update) -> Packet:
@@ -88,7 +92,7 @@ def test_every_field_of_a_plan_counts_in_its_hash() -> None:
     others = {
         "run": "r", "site": "S2", "study": "s", "task": "t", "schema": "1", "step": 5, "learner": "mlp", "phase": "p",
         "fold": Fold(parts=(1,)), "reads": (), "state_hash": "1", "participants": ("S1",), "expires": 1.0, "hyper": {}, "seed": 4,
-        "parts": 6,
+        "parts": 6, "transfer": "int8",
     }  # fmt: skip
     assert set(others) | {"privacy"} == {f.name for f in dataclasses.fields(Plan)}
     assert len({plan().hash, *(plan(**{k: v}).hash for k, v in others.items())}) == len(others) + 1
@@ -137,7 +141,7 @@ def test_only_a_code_leaves_a_site_that_failed() -> None:
 
 
 def test_size_counts_arrays_and_texts() -> None:
-    assert len(BLOB) < request(plan()).size < len(BLOB) + 1500
+    assert len(PACKED.blob) < request(plan()).size < len(PACKED.blob) + 2000
 
 
 def test_one_blob_of_the_state_serves_every_site() -> None:
@@ -162,7 +166,7 @@ MEANT = {"request": "", "greeting": "", "updates": ASKED.hash, "hello": ASKED.ha
 def signed(kind: str, text: bytes) -> str:
     """A true signature under a text that nobody should sign, to get behind the check of it."""
     who = ring.COORDINATOR if kind in ("request", "greeting") else SITE
-    return who.sign(f"fedmets 2 {kind} {MEANT[kind]}\n".encode() + text)
+    return who.sign(f"fedmets 3 {kind} {MEANT[kind]}\n".encode() + text)
 
 
 def altered(kind: str, text: bytes, **more: Any) -> Packet:
@@ -316,11 +320,84 @@ def test_arrays_not_packed_by_fedmets_are_refused() -> None:
     for bad in (blob[:-1], blob + b"\0", b"", b"\xff" * 40):
         refused("updates", dataclasses.replace(GOOD["updates"][0](), blob=bad))
         refused("updates", with_sums(bad))
-        refused("request", dataclasses.replace(GOOD["request"][0](), blob=bad))
-        (packed,) = [plan(state_hash=hashlib.sha256(bad).hexdigest())]
-        refused("request", pack_request([packed], bad, ring.COORDINATOR))
+        refused("request", dataclasses.replace(GOOD["request"][0](), blob=bad), "P04")
+        packed = Packed((Part("all", "logistic", hashlib.sha256(bad).hexdigest(), "whole", "", len(bad)),), bad)
+        refused("request", pack_request([plan(state_hash=packed.hash)], packed, ring.COORDINATOR))
 
 
 def test_sums_that_were_exchanged_are_refused() -> None:
     other = pack({"0\tsums\tx": np.ones(2)})
     refused("updates", dataclasses.replace(GOOD["updates"][0](), blob=other), "P04")
+
+
+# ---- states that are told from what a station holds --------------------------------------------------------------------------------
+
+
+MODEL: Arrays = {"round": np.array(1), "w/a": np.linspace(-1, 1, 12_000, dtype=np.float32)}
+LATER: Arrays = {"round": np.array(2), "w/a": np.linspace(-1, 1.1, 12_000, dtype=np.float32)}
+
+
+def told(how: str) -> tuple[Packed, Arrays]:
+    """A state that is told from MODEL, and what it is."""
+    now, coded, _ = transfer.advance({"w/a": MODEL["w/a"]}, {"w/a": LATER["w/a"]}, None, how)
+    arrays = {"round": LATER["round"], **now}
+    piece = pack_change({"round": LATER["round"]}, coded)
+    return Packed((Part("all", "mlp", digest(arrays), how, digest(MODEL), len(piece)),), piece), arrays
+
+
+def sent(packed: Packed, **changes: Any) -> Packet:
+    return pack_request([plan(state_hash=packed.hash, transfer="int8", **changes)], packed, ring.COORDINATOR)
+
+
+@pytest.mark.parametrize("how", ["int8", "float16"])
+def test_a_changed_state_is_followed_to_the_bit_and_then_held(how: str) -> None:
+    packed, want = told(how)
+    held = {digest(MODEL): MODEL}
+    got = unpack_request(sent(packed), PINNED, held)
+    assert digest(got.states["all"]["mlp"]) == digest(want)
+    assert set(held) == {digest(MODEL), digest(want)}
+    again = Packed((Part("all", "mlp", digest(want), "held", "", 0),), b"")
+    assert again.hash == packed.hash
+    assert digest(unpack_request(sent(again), PINNED, held).states["all"]["mlp"]) == digest(want)
+    with pytest.raises(WireError) as caught:
+        unpack_request(sent(again), PINNED, {})
+    assert caught.value.code == "W03"
+
+
+def test_a_whole_state_is_kept_only_where_changes_are_to_follow() -> None:
+    held: dict[str, Arrays] = {}
+    unpack_request(request(plan()), PINNED, held)
+    assert not held
+    unpack_request(request(plan(transfer="changed")), PINNED, held)
+    assert len(held) == 3
+
+
+PARTS: dict[str, tuple[dict[str, Any], str]] = {
+    "from what is not held": ({"base": "f" * 64}, "W03"),
+    "another state": ({"sha": "f" * 64}, "P04"),
+    "of other bits": ({"how": "float16"}, "W02"),
+    "unknown": ({"how": "pickle"}, "W02"),
+    "whole with a base": ({"how": "whole"}, "W02"),
+    "held with bytes": ({"how": "held", "base": ""}, "W02"),
+    "a change without a base": ({"base": ""}, "W02"),
+    "negative": ({"size": -1}, "W02"),
+    "longer": ({"size": 10**6}, "P04"),
+    "of another type": ({"size": 1.5}, "W02"),
+}
+
+
+@pytest.mark.parametrize("fault", PARTS)
+def test_a_part_that_is_not_what_it_says_is_refused(fault: str) -> None:
+    packed, _ = told("int8")
+    changes, code = PARTS[fault]
+    bad = dataclasses.replace(packed, parts=(dataclasses.replace(packed.parts[0], **changes),))
+    with pytest.raises(WireError) as caught:
+        unpack_request(sent(bad), PINNED, {digest(MODEL): MODEL})
+    assert caught.value.code == code
+
+
+def test_two_states_of_one_learner_are_refused() -> None:
+    twice = Packed((*PACKED.parts, PACKED.parts[0]), PACKED.blob + PACKED.blob[: PACKED.parts[0].size])
+    with pytest.raises(WireError) as caught:
+        unpack_request(sent(twice), PINNED)
+    assert caught.value.code == "W02"

@@ -20,6 +20,7 @@ import common.learners
 from common.cohort import Cohort, Fold, empty
 from common.errors import RefusedError, UsageError
 from common.learner import (
+    Averaged,
     Contribution,
     Federated,
     Head,
@@ -42,7 +43,6 @@ from common.study import Study, Task
 from common.types import Arrays, State, digest, flatten, pack, unpack
 from server.jobs import Job, build_jobs
 from server.run import Run
-from server.strategies import Averaged
 from tests import synthetic
 from tests.pictures import imaging, with_pictures
 from tests.pictures import schema as pictured

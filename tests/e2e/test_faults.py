@@ -122,7 +122,7 @@ def test_a_site_that_leaves_for_good_is_named(place: Place) -> None:
     assert town.kill("flower-supernode", town.home(names[1]).name) >= 1
     town.kill("client serve", town.home(names[1]).name)
     assert ended(process) == 5, town.log("run")
-    assert names[1] in town.log("coordinator")
+    assert f"{names[1]}: R02" in town.log("run")
     town.station(names[1])
     town.courier(names[1])
     assert resumed(town, folder) == want

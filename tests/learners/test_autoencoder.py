@@ -10,10 +10,9 @@ import pytest
 
 from common.cohort import UNKNOWN, Cohort, Fold, empty
 from common.errors import UsageError
-from common.learner import fit, local_plan, total
+from common.learner import Averaged, fit, local_plan, total
 from common.learners.autoencoder import Autoencoder
 from common.types import State, digest
-from server.strategies import Averaged
 from tests.pictures import imaging, schema, sites, with_pictures
 
 PLAN = local_plan(Fold(), 3, 5)

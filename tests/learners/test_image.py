@@ -14,13 +14,12 @@ import torch
 from common import networks
 from common.cohort import UNKNOWN, Cohort, Fold, empty
 from common.errors import UsageError
-from common.learner import Plan, fit, local_plan, total
+from common.learner import Averaged, Plan, fit, local_plan, total
 from common.learners.autoencoder import Autoencoder
 from common.learners.image import Image, class_weights, prior, with_images
 from common.learners.segmentation import Segmentation
 from common.picture import EXPERT, PREDICTED, WHOLE, InMemory
 from common.types import Arrays, State, digest
-from server.strategies import Averaged
 from tests import synthetic
 from tests.pictures import imaging, schema, sites, with_pictures
 

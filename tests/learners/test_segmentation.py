@@ -11,11 +11,10 @@ import torch
 
 from common.cohort import Fold, empty
 from common.errors import UsageError
-from common.learner import Contribution, fit, local_plan, total
+from common.learner import Averaged, Contribution, fit, local_plan, total
 from common.learners.segmentation import Segmentation, dice_and_entropy, outlined, regions_of
 from common.picture import Picture
 from common.types import State, digest
-from server.strategies import Averaged
 from tests.pictures import IMAGING, imaging, schema, sites
 
 PLAN = local_plan(Fold(), 3, 5)

@@ -11,7 +11,7 @@ import pytest
 from common.errors import RunError
 from common.exchange import Packet
 from common.types import pack, unpack
-from server import rounds, spool
+from server import collect, spool
 from tests.server.test_rounds import RUN, Local, bits, driven, federation
 from tests.synthetic import sites
 
@@ -50,8 +50,8 @@ def test_the_bits_are_those_of_answers_in_memory(tmp_path: Path, monkeypatch: py
 
     want = bits(driven(federation(stations()))[0])
     monkeypatch.setattr(spool, "SMALL", 0)
-    monkeypatch.setattr(rounds, "SMALL", 0)
-    monkeypatch.setattr(rounds, "FEW", 1)
+    monkeypatch.setattr(collect, "SMALL", 0)
+    monkeypatch.setattr(collect, "FEW", 1)
     run = dataclasses.replace(RUN, out=str(tmp_path / "run"))
     assert bits(driven(federation(stations()), run)[0]) == want
     assert not (tmp_path / "run" / "spool").exists()

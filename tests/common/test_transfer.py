@@ -1,0 +1,111 @@
+"""Rounded changes: what is lost is bounded and comes back, both sides hold the same bits, and a malformed change is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays_of
+
+from common import transfer
+from common.errors import RefusedError, WireError
+from common.learner import Contribution
+from common.types import Arrays, digest
+
+LOSSY = sorted(transfer.ROUNDED)
+every = pytest.mark.parametrize("how", LOSSY)
+VALUES = st.floats(-1e6, 1e6, width=32)
+CHANGES = arrays_of.arrays(np.float32, st.integers(0, 3 * transfer.BLOCK + 5), elements=VALUES)
+STEP = {"int8": 1 / 127 / 2, "float16": 2.0**-11}
+"""Largest error of a value, in units of its block's scale."""
+
+
+def parameters(seed: int, scale: float = 1.0) -> Arrays:
+    r = np.random.default_rng(seed)
+    shapes = {"w/a": (40, 100), "w/b": (300,), "w/c": (7, 900), "w/d": ()}
+    return {k: (scale * r.normal(size=s)).astype(np.float32) for k, s in shapes.items()}
+
+
+@every
+@given(change=CHANGES)
+def test_no_value_is_off_by_more_than_half_a_step_of_its_block(how: str, change: transfer.Vector) -> None:
+    coded = transfer.round_off(change, how)
+    back = transfer.restore(coded, how, change.size)
+    scale = np.repeat(coded[transfer.SCALE], transfer.BLOCK)[: change.size]
+    assert (np.abs(back - change) <= STEP[how] * (1 + 1e-5) * scale + 1e-30).all()
+    assert (coded[transfer.SCALE] <= np.abs(change).max(initial=0)).all()
+
+
+@every
+@pytest.mark.parametrize("value", [0.0, 1e-45, 1e-38, 1e-31, 3e38, -3e38])
+def test_the_ends_of_the_range_come_back(how: str, value: float) -> None:
+    change = np.full(5, value, np.float32)
+    assert transfer.restore(transfer.round_off(change, how), how, 5) == pytest.approx(change, rel=1e-3, abs=1e-30)
+
+
+@every
+def test_bytes_of_a_value(how: str) -> None:
+    change = np.zeros(256 * transfer.BLOCK, np.float32)
+    size = sum(v.nbytes for v in transfer.round_off(change, how).values())
+    assert size / change.nbytes == pytest.approx({"int8": 0.25, "float16": 0.5}[how], abs=0.005)
+
+
+@every
+def test_a_step_is_the_same_to_the_bit_on_both_sides_and_what_is_left_comes_later(how: str) -> None:
+    """Error feedback: after many steps the sites are where the coordinator wanted them, but for one step's rounding."""
+    held, wanted, rest = parameters(0), parameters(0), None
+    for step in range(1, 30):
+        change = parameters(step, 0.01)
+        wanted = {k: wanted[k] + change[k] for k in wanted}
+        new = {k: held[k] + change[k] for k in held}
+        now, coded, rest = transfer.advance(held, new, rest, how)
+        assert digest(transfer.follow(held, coded, how)) == digest(now)
+        held = now
+    off = np.abs(transfer.flat(held) - transfer.flat(wanted)).max()
+    plain = np.abs(rest).max()
+    assert off <= plain + 1e-5
+    assert plain < 0.06 * {"int8": 1 / 127, "float16": 2.0**-10}[how] + 1e-6
+
+
+@every
+def test_a_contribution_loses_only_what_is_kept_for_the_next(how: str) -> None:
+    base = parameters(0)
+    rest, lost = None, np.zeros(transfer.flat(base).size)
+    for step in range(1, 20):
+        mine = {k: (base[k] + 0.01 * v).astype(np.float64) * 37 for k, v in parameters(step).items()}
+        whole = Contribution(mine, 37, {"loss": np.array(2.0)})
+        thin, rest = transfer.thin(whole, base, rest, how)
+        thick = transfer.thicken(thin, base, how)
+        assert (thick.cases, float(thick.tally["loss"]), set(thick.sums)) == (37, 2.0, set(mine))
+        assert all(v.dtype == np.float64 and v.shape == base[k].shape for k, v in thick.sums.items())
+        lost += (transfer.flat(mine).astype(np.float64) - transfer.flat(thick.sums)) / 37
+    assert lost == pytest.approx(rest, abs=1e-4)
+
+
+@every
+@pytest.mark.parametrize("fault", ["type", "short", "long", "nan", "scale", "missing", "more"])
+def test_a_malformed_change_is_refused(how: str, fault: str) -> None:
+    base = parameters(0)
+    coded = transfer.round_off(transfer.flat(parameters(1)), how)
+    codes, scales = coded[transfer.CODE], coded[transfer.SCALE]
+    bad: Arrays = {
+        "type": {**coded, transfer.CODE: codes.astype(np.float64)},
+        "short": {**coded, transfer.CODE: codes[:-1]},
+        "long": {**coded, transfer.SCALE: np.append(scales, np.float32(1))},
+        "nan": {**coded, transfer.SCALE: np.where(np.arange(scales.size) == 3, np.float32("nan"), scales)},
+        "scale": {**coded, transfer.SCALE: scales.astype(np.float16)},
+        "missing": {transfer.CODE: codes},
+        "more": {**coded, "patients": codes},
+    }[fault]
+    with pytest.raises(RefusedError) as caught:
+        transfer.thicken(Contribution(bad, 30), base, how)
+    assert caught.value.code == "P02"
+    with pytest.raises(WireError):
+        transfer.follow(base, bad, how)
+
+
+def test_a_small_model_and_one_of_other_numbers_are_sent_as_they_are() -> None:
+    assert transfer.worthwhile(parameters(0))
+    assert not transfer.worthwhile({"w/a": np.zeros(transfer.LEAST - 1, np.float32)})
+    assert not transfer.worthwhile({"w/a": np.zeros(transfer.LEAST)})
