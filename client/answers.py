@@ -18,7 +18,7 @@ from pathlib import Path
 from common.errors import RefusedError, RunError
 from common.exchange import Update
 from common.learner import Contribution, Plan
-from common.types import Arrays, nest, pack, unpack
+from common.types import Arrays, nest, pieces, sha256, unpack
 
 KEPT = 1
 """Steps of a run whose answers are kept: a coordinator stores its state after each, so that it asks the last one again at most."""
@@ -119,13 +119,13 @@ class Answers:
             kinds = (("sums", update.contribution.sums), ("tally", update.contribution.tally), ("rest", rest))
             arrays.update({f"{i}\t{kind}\t{k}": v for kind, them in kinds for k, v in them.items()})
         head = json.dumps(rows).encode()
-        body = len(head).to_bytes(8, "little") + head + pack(arrays)
-        path = self._home(run) / f"{max(a.plan.step for a in answered):09d}-{hashlib.sha256(body).hexdigest()}.answers"
+        parts = [len(head).to_bytes(8, "little"), head, *pieces(arrays)]
+        path = self._home(run) / f"{max(a.plan.step for a in answered):09d}-{sha256(parts)}.answers"
         aside = path.with_suffix(".part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(body)
+                file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(aside, path)

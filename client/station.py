@@ -77,13 +77,18 @@ class Station:
 
     def answer(self, packet: Packet, seconds: float | None = None) -> Packet:
         """The site's signed answer to what its coordinator signed; never raises. `seconds`: after which it says what is done by then."""
+        started = time.monotonic()
         try:
             if packet.kind == "greeting":
-                return pack_hello(self._greeted(packet), self._signer(), packet)
-            return pack_updates(self._worked(packet, seconds), self._signer(), packet)
+                answer = pack_hello(self._greeted(packet), self._signer(), packet)
+            else:
+                answer = pack_updates(self._worked(packet, seconds), self._signer(), packet)
         except Exception as error:
             # without a key of its own a site can say no more than why
-            return refusal(packet, self._note(error))
+            answer = refusal(packet, self._note(error))
+        spent = time.monotonic() - started
+        self._log.info("%s: %d bytes came, %d leave, %.2f s", packet.kind, packet.size, answer.size, spent)
+        return answer
 
     def _greeted(self, packet: Packet) -> Hello:
         try:

@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import json
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, Protocol, cast, runtime_checkable
@@ -90,22 +90,35 @@ class Contribution:
     tally: Arrays = field(default_factory=dict)
 
     def __add__(self, other: Contribution) -> Contribution:
-        for mine, theirs in ((self.sums, other.sums), (self.tally, other.tally)):
-            if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in theirs.items()}:
-                raise RefusedError("P02", f"contributions differ in names or shapes: {sorted(mine)} and {sorted(theirs)}")
-        return Contribution(
-            {k: v + other.sums[k] for k, v in self.sums.items()},
-            self.cases + other.cases,
-            {k: v + other.tally[k] for k, v in self.tally.items()},
-        )
+        return _sum([self, other])
 
 
 def total(contributions: Sequence[Contribution]) -> Contribution:
     """The sum, added in the given order (the callers' is site order): floating-point sums are then the same in every engine."""
-    out = contributions[0]
-    for c in contributions[1:]:
-        out = out + c
-    return out
+    return contributions[0] if len(contributions) == 1 else _sum(contributions)
+
+
+def _sum(contributions: Iterable[Contribution]) -> Contribution:
+    """Into one set of arrays, whatever the number of contributions."""
+    sums: Arrays | None = None
+    tally: Arrays = {}
+    cases = 0
+    for c in contributions:
+        if sums is None:
+            # 0-dimensional sums become arrays, which can be added to in place
+            sums, tally = ({k: np.array(v) for k, v in arrays.items()} for arrays in (c.sums, c.tally))
+        else:
+            for mine, theirs in ((sums, c.sums), (tally, c.tally)):
+                _add(mine, theirs)
+        cases += c.cases
+    return Contribution(sums or {}, cases, tally)
+
+
+def _add(mine: Arrays, theirs: Arrays) -> None:
+    if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in theirs.items()}:
+        raise RefusedError("P02", f"contributions differ in names or shapes: {sorted(mine)} and {sorted(theirs)}")
+    for k, v in theirs.items():
+        mine[k] = np.add(mine[k], v, out=mine[k]) if np.result_type(mine[k], v) == mine[k].dtype else mine[k] + v
 
 
 @dataclass(frozen=True)

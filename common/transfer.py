@@ -7,6 +7,7 @@ coordinator and sites hold the same ones to the bit.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 import numpy as np
@@ -21,6 +22,8 @@ How = Literal["whole", "changed", "float16", "int8"]
 HOWS: tuple[str, ...] = get_args(How)
 ROUNDED: dict[str, tuple[type, float]] = {"float16": (np.float16, 1.0), "int8": (np.int8, 127.0)}
 """Type of a rounded value, and the largest one that is used."""
+LARGEST = 1e30
+"""What no change of a parameter exceeds: parameters stay finite whatever a site sends."""
 BLOCK = 256
 """Values that share a scale, their largest magnitude: it costs 4 bytes."""
 LEAST = 10_000
@@ -29,6 +32,8 @@ CODE, SCALE = "change/codes", "change/scales"
 REST = "rest"
 _NOTHING = 1e-30
 """Changes below it stay in the rest: their scale's reciprocal would overflow."""
+
+_CACHED = 256 * BLOCK
 
 Vector = NDArray[np.float32]
 
@@ -47,77 +52,119 @@ def averaged(learner: Federated, arrays: Arrays, sums: Arrays) -> Arrays | None:
 
 
 def round_off(change: Vector, how: str) -> Arrays:
-    """(values,) -> codes (values,) and one scale a block: value = code / largest code * scale."""
+    """(values,) -> codes (values,) and one scale a block: value = code / largest code * scale. What they miss is left in `change`."""
     kind, top = ROUNDED[how]
-    blocks = np.zeros((-(-change.size // BLOCK), BLOCK), np.float32)
-    blocks.reshape(-1)[: change.size] = change
-    scales = np.abs(blocks).max(axis=1, initial=0.0)
-    scales[scales < _NOTHING] = 0
-    codes = blocks * np.divide(np.float32(top), scales, out=np.zeros_like(scales), where=scales > 0)[:, None]
-    if kind is np.int8:
-        np.rint(codes, out=codes)
-    np.clip(codes, -top, top, out=codes)  # 1 / x * x may pass 1
-    return {CODE: codes.astype(kind).reshape(-1)[: change.size], SCALE: scales}
+    codes: Array = np.empty(change.size, kind)
+    scales = np.empty(-(-change.size // BLOCK), np.float32)
+    for values, blocks in _pieces(change.size):
+        piece = np.zeros((scales[blocks].size, BLOCK), np.float32)
+        piece.reshape(-1)[: codes[values].size] = change[values]
+        largest = np.minimum(np.abs(piece).max(axis=1), np.float32(LARGEST))
+        largest[largest < _NOTHING] = 0
+        piece *= np.divide(np.float32(top), largest, out=np.zeros_like(largest), where=largest > 0)[:, None]
+        if kind is np.int8:
+            np.rint(piece, out=piece)
+        np.clip(piece, -top, top, out=piece)  # 1 / x * x may pass 1
+        codes[values] = piece.reshape(-1)[: codes[values].size]
+        scales[blocks] = largest
+        change[values] -= _value(codes[values], largest, top)
+    return {CODE: codes, SCALE: scales}
 
 
-def restore(coded: Arrays, how: str, size: int) -> Vector:
-    """(size,): the change that codes and scales stand for. WireError W02 where they are of other names, types or shapes, or not finite."""
+def add(values: Vector, coded: Arrays, how: str) -> None:
+    """Add the change that codes and scales stand for. WireError W02 where they are of other names, types or shapes, or not finite."""
+    _demand(coded, how, values.size)
+    for some, blocks in _pieces(values.size):
+        values[some] += _value(coded[CODE][some], coded[SCALE][blocks], ROUNDED[how][1])
+
+
+def _value(codes: Array, scales: Array, top: float) -> Vector:
+    return np.multiply(codes, np.repeat(scales / np.float32(top), BLOCK)[: codes.size], dtype=np.float32)
+
+
+def _pieces(size: int) -> Iterator[tuple[slice, slice]]:
+    """Values and their blocks, as many at a time as a core's cache holds."""
+    for at in range(0, size, _CACHED):
+        yield slice(at, min(at + _CACHED, size)), slice(at // BLOCK, -(-min(at + _CACHED, size) // BLOCK))
+
+
+def _demand(coded: Arrays, how: str, size: int) -> None:
+    """WireError W02 unless these are codes and scales of `size` values."""
     kind, top = ROUNDED[how]
     blocks = -(-size // BLOCK)
     wanted = {CODE: (np.dtype(kind), (size,)), SCALE: (np.dtype(np.float32), (blocks,))}
-    if {k: (v.dtype, v.shape) for k, v in coded.items()} != wanted or not all(np.isfinite(v).all() for v in coded.values()):
-        raise WireError("W02", f"a change in {how} must be {size} codes and {blocks} scales, all of them finite")
-    out = np.zeros((blocks, BLOCK), np.float32)
-    out.reshape(-1)[:size] = coded[CODE]
-    out *= (coded[SCALE] / np.float32(top))[:, None]
-    return out.reshape(-1)[:size]
+    if {k: (v.dtype, v.shape) for k, v in coded.items()} != wanted or not _within(coded[SCALE], LARGEST) or not _within(coded[CODE], top):
+        raise WireError("W02", f"a change in {how} must be {size} codes up to {top:g} and {blocks} scales up to {LARGEST:g}")
 
 
-def flat(arrays: Arrays) -> Vector:
-    """All values, names sorted."""
-    return np.concatenate([np.asarray(arrays[k], np.float32).ravel() for k in sorted(arrays)])
+def _within(values: Array, limit: float) -> bool:
+    """NaN is not."""
+    return not values.size or bool(values.max() <= limit and values.min() >= -limit)
+
+
+def flat(arrays: Arrays, by: float = 1.0) -> Vector:
+    """All values divided by `by`, names sorted: a vector of its own."""
+    out, at = np.empty(sum(v.size for v in arrays.values()), np.float32), 0
+    for k in sorted(arrays):
+        values = arrays[k].ravel()
+        np.divide(values, by, out=out[at : at + values.size], casting="unsafe")
+        at += values.size
+    return out
 
 
 def shaped(values: Vector, like: Arrays) -> Arrays:
-    """The inverse of `flat`."""
+    """The inverse of `flat`: views."""
     names = sorted(like)
     parts = np.split(values, np.cumsum([like[k].size for k in names])[:-1])
     return {k: part.reshape(like[k].shape) for k, part in zip(names, parts, strict=True)}
 
 
+def _less(values: Vector, arrays: Arrays) -> None:
+    """Subtract, in place, what `flat` would give."""
+    for k, part in shaped(values, arrays).items():
+        part -= arrays[k]
+
+
 def advance(old: Arrays, new: Arrays, rest: Array | None, how: str) -> tuple[Arrays, Arrays, Vector]:
     """At the coordinator: a step from `old`, what sites hold, towards `new`. Returns what they will hold, what is sent, what is left."""
-    base = flat(old)
-    change = flat(new) - base
+    change = flat(new)
+    _less(change, old)
     if rest is not None:
         change += rest
     coded = round_off(change, how)
-    sent = restore(coded, how, base.size)
-    return shaped(base + sent, old), coded, change - sent
+    return follow(old, coded, how), coded, change
 
 
 def follow(old: Arrays, coded: Arrays, how: str) -> Arrays:
-    """At a site: the parameters after a change, bit for bit the coordinator's."""
-    base = flat(old)
-    return shaped(base + restore(coded, how, base.size), old)
+    """The parameters after a change: at a site bit for bit the coordinator's."""
+    now = flat(old)
+    add(now, coded, how)
+    return shaped(now, old)
 
 
 def thin(contribution: Contribution, parameters: Arrays, rest: Array | None, how: str) -> tuple[Contribution, Vector]:
     """At a site: parameters times cases -> the rounded change from the global `parameters`, and what is left for the next one."""
-    cases = max(contribution.cases, 1)
-    change = flat({k: v / cases for k, v in contribution.sums.items()}) - flat(parameters)
+    change = flat(contribution.sums, max(contribution.cases, 1))
+    _less(change, parameters)
     if rest is not None and rest.shape == change.shape:
         change += rest
-    coded = round_off(change, how)
-    return Contribution(coded, contribution.cases, contribution.tally), change - restore(coded, how, change.size)
+    return Contribution(round_off(change, how), contribution.cases, contribution.tally), change
+
+
+def check(contribution: Contribution, parameters: Arrays, how: str) -> None:
+    """At the coordinator: RefusedError P02 unless the sums are a change of these parameters."""
+    try:
+        _demand(contribution.sums, how, sum(v.size for v in parameters.values()))
+    except WireError as error:
+        raise RefusedError("P02", *error.faults) from error
 
 
 def thicken(contribution: Contribution, parameters: Arrays, how: str) -> Contribution:
-    """At the coordinator: the inverse of `thin` but for what rounding lost. RefusedError P02 where it is no such change."""
-    base = flat(parameters)
-    try:
-        means = shaped(base + restore(contribution.sums, how, base.size), parameters)
-    except WireError as error:
-        raise RefusedError("P02", *error.faults) from error
-    sums: Arrays = {k: v.astype(np.float64) * contribution.cases for k, v in means.items()}
-    return Contribution(sums, contribution.cases, contribution.tally)
+    """At the coordinator: the inverse of `thin` but for what rounding lost. WireError W02 where it is no such change.
+
+    The sums are float32, as the parameters are: beside what rounding loses, more digits would be only memory.
+    """
+    sums = flat(parameters)
+    add(sums, contribution.sums, how)
+    sums *= contribution.cases
+    return Contribution(shaped(sums, parameters), contribution.cases, contribution.tally)

@@ -10,7 +10,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ State = dict[str, Arrays]
 Probs = NDArray[np.float64]
 """(cases, classes), rows sum to 1."""
 
+_LARGE = 1 << 16
 _DTYPE = re.compile(r"\|[biu]1|<[iuf][248]")
 
 
@@ -32,8 +33,13 @@ def pack(arrays: Mapping[str, Array]) -> bytes:
 
     Equal arrays give equal bytes, whatever the order of insertion. Only bool, integer and float arrays pass.
     """
+    return b"".join(pieces(arrays))
+
+
+def pieces(arrays: Mapping[str, Array]) -> list[bytes | memoryview]:
+    """What `pack` puts together, one after another; large arrays are not copied."""
     header = []
-    chunks = []
+    chunks: list[bytes | memoryview] = []
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
@@ -42,9 +48,9 @@ def pack(arrays: Mapping[str, Array]) -> bytes:
                 "W01", f"array '{name}' has dtype {array.dtype}; only bool, integer and float arrays up to 64 bits may be packed"
             )
         header.append([name, little.dtype.str, list(np.shape(arrays[name]))])
-        chunks.append(little.tobytes())
+        chunks.append(little.reshape(-1).view(np.uint8).data if little.nbytes >= _LARGE else little.tobytes())
     text = json.dumps(header, separators=(",", ":")).encode()
-    return b"".join([struct.pack("<Q", len(text)), text, *chunks])
+    return [struct.pack("<Q", len(text)), text, *chunks]
 
 
 def unpack(blob: bytes | memoryview, *, limit: int = 2**31) -> Arrays:
@@ -90,4 +96,12 @@ def nest(arrays: Mapping[str, Array]) -> State:
 
 def digest(arrays: Mapping[str, Array]) -> str:
     """SHA-256 (hex) of the canonical bytes: two states are the same model exactly when their digests are equal."""
-    return hashlib.sha256(pack(arrays)).hexdigest()
+    return sha256(pieces(arrays))
+
+
+def sha256(parts: Iterable[bytes | memoryview]) -> str:
+    """SHA-256 (hex) of bytes that lie in parts."""
+    out = hashlib.sha256()
+    for part in parts:
+        out.update(part)
+    return out.hexdigest()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import overload
 
 from flwr.serverapp import Grid
@@ -195,7 +195,11 @@ def _apply(
         if run.transfer in transfer.ROUNDED:
             rounded = transfer.averaged(job.learner, state.get(job.learner.name, {}), zero.sums)
         try:
-            check(_thick(update.contribution, rounded, run.transfer), zero, asked)
+            if rounded is None:
+                check(update.contribution, zero, asked)
+            else:
+                transfer.check(update.contribution, rounded, run.transfer)
+                check(replace(update.contribution, sums={}), replace(zero, sums={}), asked)
             good[site] = update.contribution
         except RefusedError as error:
             refused[site] = error.code
@@ -246,10 +250,6 @@ def _state(job: Job, progress: Progress) -> State:
     return {**many, job.learner.name: progress.states[job.fold.key][job.learner.name]}
 
 
-def _thick(contribution: Contribution, rounded: Arrays | None, how: str) -> Contribution:
-    return contribution if rounded is None else transfer.thicken(contribution, rounded, how)
-
-
 class _Thickened(Sequence[Contribution]):
     """Contributions as they were before their changes were rounded, each made when it is its turn: memory holds one and the sum."""
 
@@ -266,7 +266,7 @@ class _Thickened(Sequence[Contribution]):
     def __getitem__(self, at: int | slice) -> Contribution | _Thickened:
         if isinstance(at, slice):
             return _Thickened(self._thin[at], self._rounded, self._how)
-        return _thick(self._thin[at], self._rounded, self._how)
+        return self._thin[at] if self._rounded is None else transfer.thicken(self._thin[at], self._rounded, self._how)
 
     def __iter__(self) -> Iterator[Contribution]:
         return (self[i] for i in range(len(self)))

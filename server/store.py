@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from common.errors import RunError
-from common.types import Array, Arrays, pack, unpack
+from common.types import Array, Arrays, pieces, sha256, unpack
 
 KEEP = 2
 
 
 def save(folder: Path, step: int, arrays: Mapping[str, Array]) -> str:
     """Write the state after `step` and return the SHA-256 of the file; older files but one are removed."""
-    blob = pack(arrays)
+    parts = pieces(arrays)
     path = _path(folder, step)
-    write(path, blob)
+    write(path, parts)
     for old in sorted(folder.glob("*.state"))[:-KEEP]:
         old.unlink(missing_ok=True)
-    return hashlib.sha256(blob).hexdigest()
+    return sha256(parts)
 
 
 def load(folder: Path, step: int, digest: str) -> Arrays:
@@ -38,13 +38,13 @@ def load(folder: Path, step: int, digest: str) -> Arrays:
     return unpack(blob)
 
 
-def write(path: Path, blob: bytes) -> None:
+def write(path: Path, blob: bytes | Sequence[bytes | memoryview]) -> None:
     """Write a file atomically and durably: aside, synced, renamed."""
     aside = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(aside, "wb") as f:
-            f.write(blob)
+            f.writelines([blob] if isinstance(blob, bytes) else blob)
             f.flush()
             os.fsync(f.fileno())
         os.replace(aside, path)
