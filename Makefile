@@ -4,7 +4,7 @@ ARGS ?=
 PY = .venv/bin/python
 PIP = $(PY) -m pip --disable-pip-version-check install --quiet
 
-.PHONY: setup simulation test test-slow test-faults test-hospital check lint format bench images wheels clean
+.PHONY: setup simulation test test-slow test-faults test-hospital check lint format bench images archive wheels clean
 
 simulation: setup
 	$(PY) -m simulation $(ARGS)
@@ -47,6 +47,10 @@ images: wheels
 	for target in courier station coordinator; do \
 	  buildah bud --isolation chroot --network host --layers --build-arg BASE=$(BASE) --target $$target -t localhost/fedmets-$$target:$(TAG) \
 	    -f deploy/containers/Containerfile . || exit 1; done
+
+# the images as files, with checksums and bills of materials: for sites without a network
+archive: setup
+	$(PY) deploy/containers/archive.py $(ARGS)
 
 bench: setup
 	for script in bench/*.py; do $(PY) $$script || exit 1; done

@@ -36,8 +36,8 @@ class Link:
             self._reach(channel)
             call: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(METHOD)
             try:
-                pieces: Iterator[bytes] = call(frames(packet, self._socket.parent), timeout=self._seconds)
-                return assemble(pieces, self._socket.parent)
+                pieces: Iterator[bytes] = call(frames(packet), timeout=self._seconds)
+                return assemble(pieces)
             except grpc.RpcError as error:
                 code = error.code()
                 if code == grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -26,8 +26,8 @@ from client import site as site_file
 from client.answers import Answers
 from client.link import METHOD, OPTIONS
 from client.station import Station
-from common.errors import FedmetsError, RunError, UsageError, WireError
-from common.frames import assemble, frames, sweep
+from common.errors import RunError, UsageError, WireError
+from common.frames import assemble, frames
 from common.threads import fix_threads
 
 SERVICE = METHOD.split("/")[1]
@@ -120,7 +120,6 @@ class Gate:
         self._server.start()
         for name in ("", SERVICE):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        sweep(self._at.parent, 0.0)
         self._at.unlink(missing_ok=True)
         self._outer.bind(str(self._at))
         self._at.chmod(0o600)
@@ -139,15 +138,13 @@ class Gate:
 
     def _answer(self, pieces: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
-            asked, left = assemble(pieces, self._at.parent), context.time_remaining()
+            asked, left = assemble(pieces), context.time_remaining()
             # in time for the answer to be carried back
-            yield from frames(self._station.answer(asked, None if left is None else LEASE * left), self._at.parent)
-        except FedmetsError as error:
-            # a malformed packet, or a full volume: the text stays in the site's log
+            yield from frames(self._station.answer(asked, None if left is None else LEASE * left))
+        except WireError as error:
+            # a malformed packet: the text stays in the site's log
             self._station.note(str(error))
-            context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT if isinstance(error, WireError) else grpc.StatusCode.RESOURCE_EXHAUSTED, error.code
-            )
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.code)
 
     def _open(self) -> None:
         while True:

@@ -29,7 +29,8 @@ from server.flower import ADDRESS, LOOPBACK, Flower, environment
 REGISTERED = "nodes.json"
 _BACK_OFF = (0.5, 30.0)
 _LOOK = 5.0
-"""Seconds between looks at who is enrolled."""
+"""Seconds between looks at who is enrolled, and at the certificates."""
+_DAY = 86400.0
 
 
 def run(kit: Path, state: Path, tell: Callable[[str], None]) -> None:
@@ -58,13 +59,20 @@ def run(kit: Path, state: Path, tell: Callable[[str], None]) -> None:
     }  # fmt: skip
     children = _Children(commands, environment(home), tell)
     flower, looked = Flower(home, inside / "ca.pem"), 0.0
+    shown, told = _stamp(kit), time.monotonic()
     try:
         while not stopping:
             children.look()
             if time.monotonic() - looked > _LOOK and _listens(host, int(port)):
                 looked = time.monotonic()
+                renewed, due = _stamp(kit) != shown, looked - told > _DAY
                 try:
                     sync(flower, kit, state / REGISTERED, tell)
+                    if renewed or due:
+                        shown, told = _stamp(kit), looked
+                        check(kit, datetime.datetime.now(datetime.UTC), tell)
+                    if renewed:
+                        children.reload("proxy")
                 except FedmetsError as error:
                     tell(str(error))
             time.sleep(0.2)
@@ -133,6 +141,11 @@ def _short(path: Path) -> str:
     return pki.fingerprint(path.read_bytes()).replace("-", "")[:8]
 
 
+def _stamp(kit: Path) -> tuple[int, ...]:
+    """Changes when a certificate is renewed."""
+    return tuple((kit / name).stat().st_mtime_ns for name in ("server.pem", "server.key") if (kit / name).exists())
+
+
 def _listens(host: str, port: int) -> bool:
     with socket.socket() as s:
         return s.connect_ex((host, port)) == 0
@@ -159,6 +172,12 @@ class _Children:
             elif child is None and time.monotonic() - self._since.get(name, -1e9) >= self._pause.get(name, 0.0):
                 self._running[name] = subprocess.Popen(command, env=self._env)
                 self._since[name] = time.monotonic()
+
+    def reload(self, name: str) -> None:
+        """Let a process read its files anew, without a pause for whoever is connected."""
+        if name in self._running:
+            self._running[name].send_signal(signal.SIGHUP)
+            self._tell(f"the {name} shows the new certificate")
 
     def stop(self) -> None:
         for child in self._running.values():

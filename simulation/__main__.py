@@ -82,6 +82,12 @@ def parser() -> argparse.ArgumentParser:
         "--strategy", default="fedavg", help="Flower strategy for learners that send parameters (fedavg, fedadam, fedyogi, krum, ...)"
     )
     how.add_argument(
+        "--transfer",
+        default="whole",
+        metavar="HOW",
+        help="what travels: every state whole (default), what has changed, or of large models the rounded changes (float16, int8)",
+    )
+    how.add_argument(
         "--engine", choices=("inprocess", "ray"), default="inprocess", help="in this process, or Flower's simulation engine on Ray"
     )
     how.add_argument("--quorum", type=float, default=1.0, help="share of able sites that must contribute to each step (default 1)")

@@ -96,6 +96,7 @@ def checked(args: argparse.Namespace, folder: Path) -> Options:
             "learners": args.learners,
             "hyper": json.dumps(hyper) if hyper else "",
             "strategy": args.strategy,
+            "transfer": args.transfer,
             "evaluations": args.evaluations,
             "quorum": args.quorum,
             "quorum_cases": args.quorum_cases,

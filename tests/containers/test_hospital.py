@@ -195,11 +195,11 @@ def tried(what):
         return type(error).__name__
 
 def forged():
-    import grpc, hashlib
-    body = json.dumps({"format": 2, "plans": []}).encode()
+    import grpc
+    body = json.dumps({"format": 3, "plans": []}).encode()
     answers = []
     for kind in ("request", "greeting"):
-        head = {"kind": kind, "signature": "00" * 64, "sizes": [len(body), 0], "sha256": hashlib.sha256(body).hexdigest(), "file": ""}
+        head = {"kind": kind, "signature": "00" * 64, "sizes": [len(body), 0]}
         with grpc.insecure_channel("unix:/run/fedmets/station/station.sock") as channel:
             pieces = channel.stream_stream("/fedmets.Station/Answer")(iter([json.dumps(head).encode(), body]), timeout=20)
             told, *parts = list(pieces)
@@ -274,3 +274,24 @@ def test_a_hostile_bundle_finds_no_data_no_key_and_a_station_that_does_not_liste
         assert request["updates"] == [{"plan": "0" * 64, "cases": 0, "code": "P05"}]
         assert (greeting["site"]["code"], greeting["site"]["cases"]) == ("P05", 0)
         assert not [line for line in one["beside"] if "serve" in line], "the station's process is in another container"
+
+
+def test_the_images_as_files_come_with_checksums_and_a_bill_of_materials(town: Hospitals) -> None:
+    out = town.folder / "archive"
+    call(sys.executable, "deploy/containers/archive.py", "--only", "courier", "--out", str(out))
+    assert "fedmets-courier.tar: OK" in call("sha256sum", "-c", "SHA256SUMS", cwd=out).stdout
+    bill = json.loads((out / "fedmets-courier.cdx.json").read_text())
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    held = {c["name"].lower(): c["version"] for c in bill["components"]}
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    assert held["flwr"] == pinned["flwr"]
+    assert {"libc6", "grpcio", "cryptography"} <= set(held)
+    assert not {"torch", "monai", "xgboost", "pip"} & set(held)
+    # as a site without a network takes it in
+    call("podman", "tag", "localhost/fedmets-courier", "localhost/kept")
+    call("podman", "untag", "localhost/fedmets-courier")
+    try:
+        assert "fedmets-courier" in call("podman", "load", "-i", str(out / "fedmets-courier.tar")).stdout
+        call("podman", "run", "--rm", "--network", "none", "--entrypoint", "python", "localhost/fedmets-courier", "-c", "import client.app")
+    finally:
+        call("podman", "tag", "localhost/kept", "localhost/fedmets-courier")

@@ -5,6 +5,11 @@ Each ends in the state hash of an undisturbed run, at once or after `python -m s
 
 from __future__ import annotations
 
+import datetime
+import json
+import os
+import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,19 +17,23 @@ from pathlib import Path
 
 import pytest
 
+from deploy import pki
+from deploy.federation import slug
+from server import ledger
 from tests.e2e import town as towns
 from tests.e2e.town import Town
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.skipif(bool(towns.possible()), reason=towns.possible())]
 some = pytest.mark.slow
 every = pytest.mark.faults
+SPARE = "Latecomer"
 Place = tuple[Town, list[str], str]
 
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
     with towns.town() as there:
-        names, want = there.settle()
+        names, want = there.settle(SPARE)
         yield there, names, want
 
 
@@ -48,21 +57,12 @@ def test_the_station_killed_in_mid_round(place: Place) -> None:
 
 
 @some
-def test_the_serverapp_killed_in_mid_round(place: Place) -> None:
+@pytest.mark.parametrize("who", ["flwr-serverapp", "flower-superlink"])
+def test_the_coordinator_killed_in_mid_round(place: Place, who: str) -> None:
+    """The SuperLink comes back with its nodes; the run does not, whichever of the two was killed, and is resumed."""
     town, _, want = place
     process, folder = town.begin(2, 2)
-    town.until(lambda: town.kill("flwr-serverapp") >= 1, 30)
-    assert ended(process) == 5, town.log("run")
-    assert "[R07]" in town.log("run")
-    assert resumed(town, folder) == want
-
-
-@some
-def test_the_superlink_killed_in_mid_round(place: Place) -> None:
-    """It comes back with its nodes; the run does not, and is resumed."""
-    town, _, want = place
-    process, folder = town.begin(2, 2)
-    assert town.kill("flower-superlink") >= 1
+    town.until(lambda: town.kill(who) >= 1, 30)
     assert ended(process) == 5, town.log("run")
     assert "[R07]" in town.log("run")
     assert resumed(town, folder) == want
@@ -120,9 +120,216 @@ def test_a_site_that_leaves_for_good_is_named(place: Place) -> None:
     town, names, want = place
     process, folder = town.begin(2, 2, "--set", "deadline=20", "--set", "retries=0")
     assert town.kill("flower-supernode", town.home(names[1]).name) >= 1
-    town.kill("client serve", town.home(names[1]).name)
+    town.end_station(names[1])
     assert ended(process) == 5, town.log("run")
     assert f"{names[1]}: R02" in town.log("run")
     town.station(names[1])
     town.courier(names[1])
+    assert resumed(town, folder) == want
+
+
+@every
+def test_a_site_that_joins_late_takes_no_part_and_is_named(place: Place) -> None:
+    town, _, want = place
+    process, folder = town.begin(2, 2)
+    town.station(SPARE)
+    courier = town.courier(SPARE)
+    assert ended(process) == 0, town.log("run")
+    assert town.hash(folder) == want
+    assert ledger.read(folder / ledger.NAME)[-1]["joined_later"] == [SPARE]
+    os.killpg(courier.pid, signal.SIGKILL)
+    town.end_station(SPARE)
+    town.kill("flower-supernode", town.home(SPARE).name)
+
+
+# ---- disks ---------------------------------------------------------------------------------------------------------------------
+
+
+def mounted(folder: Path, size: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(folder)], check=True)
+
+
+@every
+def test_a_full_disk_at_a_site(place: Place) -> None:
+    town, names, want = place
+    town.end_station(names[0])
+    state = town.folder / "site-state" / slug(names[0]) / "station"
+    mounted(state, "100k")
+    try:
+        town.station(names[0])
+        process, folder = town.begin(2, 0, "--set", "retries=0")
+        assert ended(process) == 5, town.log("run")
+        assert f"{names[0]}: S03" in town.log("run")
+        assert "free space at the site" in (state.parent / "station.log").read_text()
+        subprocess.run(["mount", "-o", "remount,size=1g", str(state)], check=True)
+        assert resumed(town, folder) == want
+    finally:
+        town.end_station(names[0])
+        subprocess.run(["umount", str(state)], check=True)
+        town.station(names[0])
+
+
+@every
+def test_a_full_disk_at_the_coordinator(place: Place) -> None:
+    town, _, want = place
+    out = town.folder / "small"
+    mounted(out, "300k")
+    try:
+        process = town.start("small", *town.asked(2, "--out", str(out)), inside=True)
+        assert ended(process) == 5, town.log("small")
+        assert "[R07]" in town.log("small")
+        assert "[S03]" in town.log("small")
+        (folder,) = out.iterdir()
+        subprocess.run(["mount", "-o", "remount,size=1g", str(out)], check=True)
+        assert resumed(town, folder) == want
+    finally:
+        subprocess.run(["umount", str(out)], check=True)
+
+
+# ---- clocks and certificates -----------------------------------------------------------------------------------------------------
+
+CLOCK = """
+import sys, time
+real = time.time
+time.time = lambda: real() + 86400.0
+from client.__main__ import main
+sys.exit(main(["serve", *sys.argv[1:]]))
+"""
+
+
+@every
+def test_a_site_whose_clock_is_a_day_ahead_is_named(place: Place) -> None:
+    town, names, want = place
+    town.end_station(names[0])
+    town.station(names[0], towns.PYTHON, "-c", CLOCK)
+    done = town.run(2, check=False)
+    assert done.returncode == 5
+    assert "R03" in done.stderr
+    assert f"'{names[0]}' cannot take part: P04" in done.stderr
+    assert "check the clocks" in (town.folder / "site-state" / slug(names[0]) / "station.log").read_text()
+    town.end_station(names[0])
+    town.station(names[0])
+    process, folder = town.begin(2, 0)
+    assert ended(process) == 0
+    assert town.hash(folder) == want
+
+
+@every
+def test_a_certificate_that_expires_in_mid_round_is_renewed_and_the_run_goes_on(place: Place) -> None:
+    town, _, want = place
+    process, folder = town.begin(2, 2)
+    pki.server(town.coordinator, ["127.0.0.1"], datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=500))
+    town.until(lambda: "[R08]" in town.log("coordinator"), 30)
+    town.kill("nginx")  # it comes back with what is expired, and every courier is cut off
+    time.sleep(20)
+    assert "expires in -" in town.deploy("site", "list", str(town.coordinator))["warnings"]
+    shown = town.log("coordinator").count("shows the new certificate")
+    town.deploy("renew", str(town.coordinator))
+    town.until(lambda: town.log("coordinator").count("shows the new certificate") > shown, 30)
+    code = ended(process, 600)
+    assert code == 0 or "[R0" in town.log("run")
+    assert town.hash(folder) == want or resumed(town, folder) == want
+
+
+# ---- a site behind an HTTPS proxy ------------------------------------------------------------------------------------------------
+
+PROXY = """
+import asyncio, sys
+
+async def passed(reader, writer):
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+
+async def met(reader, writer):
+    asked = (await reader.readuntil(b"\\r\\n\\r\\n")).split(b"\\r\\n")[0].decode()
+    print(asked, flush=True)
+    verb, where, _ = asked.split()
+    assert verb == "CONNECT", asked
+    host, port = where.split(":")
+    there, back = await asyncio.open_connection(host, int(port))
+    writer.write(b"HTTP/1.1 200 Connection established\\r\\n\\r\\n")
+    await asyncio.gather(passed(reader, back), passed(there, writer), return_exceptions=True)
+
+async def main():
+    async with await asyncio.start_server(met, "127.0.0.1", 3128) as server:
+        print("proxy is up", flush=True)
+        await server.serve_forever()
+
+asyncio.run(main())
+"""
+
+
+@every
+def test_a_courier_and_the_doctor_go_through_a_proxy_where_there_is_one(place: Place) -> None:
+    town, names, want = place
+    town.start("https-proxy", towns.PYTHON, "-c", PROXY, inside=True)
+    town.until(lambda: "proxy is up" in town.log("https-proxy"), 30)
+    through = ("env", "HTTPS_PROXY=http://127.0.0.1:3128", "https_proxy=http://127.0.0.1:3128", "NO_PROXY=", "no_proxy=")
+    told = town.call(*through, towns.PYTHON, "-m", "deploy", "reach", str(town.home(names[1])), "--json", inside=True, check=False)
+    rows = {r["check"]: r for r in json.loads(told.stdout)["findings"]}
+    assert (rows["connection"]["state"], rows["proxy"]["said"]) == ("ok", "through 127.0.0.1:3128"), rows
+    assert "CONNECT 127.0.0.1:8443" in town.log("https-proxy")
+    before = town.log("https-proxy").count("CONNECT")
+    for name in names:
+        town.kill("flower-supernode", town.home(name).name)
+        town.courier(name, *through)
+    process, folder = town.begin(2, 0)
+    assert ended(process) == 0, town.log("run")
+    assert town.hash(folder) == want
+    assert town.log("https-proxy").count("CONNECT 127.0.0.1:8443") > before
+
+
+# ---- sites that lie, with their own key ------------------------------------------------------------------------------------------
+
+LIAR = """
+import sys
+from dataclasses import replace
+import numpy as np
+from client import service, station
+how = sys.argv.pop(1)
+
+def spoilt(contribution):
+    if how == "nan":
+        return replace(contribution, sums={k: np.full_like(v, np.nan) for k, v in contribution.sums.items()})
+    name = sorted(contribution.sums)[0]
+    other = np.zeros((3, 7)) if how == "shape" else np.zeros(8_000_000)
+    return replace(contribution, sums={**contribution.sums, name: other})
+
+class Liar(station.Station):
+    first = None
+
+    def _work(self, plan, states):
+        good = super()._work(plan, states)
+        return good if how == "replay" or plan.step < 2 else spoilt(good)
+
+    def answer(self, packet, seconds=None):
+        mine = super().answer(packet, seconds)
+        if how == "replay" and packet.kind == "request":
+            Liar.first = Liar.first or mine
+            return Liar.first
+        return mine
+
+service.Station = Liar
+from client.__main__ import main
+sys.exit(main(["serve", *sys.argv[1:]]))
+"""
+
+
+@every
+@pytest.mark.parametrize(("how", "code"), [("nan", "P02"), ("shape", "P02"), ("large", "P02"), ("replay", "P05")])
+def test_a_site_that_lies_is_named_and_the_run_goes_on_when_it_is_honest_again(place: Place, how: str, code: str) -> None:
+    town, names, want = place
+    town.end_station(names[0])
+    state = town.folder / "site-state" / slug(names[0]) / "station"
+    town.station(names[0], towns.PYTHON, "-c", LIAR, how)
+    process, folder = town.begin(2, 0, "--set", "retries=0")
+    assert ended(process) == 5, town.log("run")
+    assert f"{names[0]}: {code}" in town.log("run")
+    town.end_station(names[0])
+    # what it has signed once it signs again: an honest site begins with an empty memory
+    shutil.rmtree(state / "answers")
+    town.station(names[0])
     assert resumed(town, folder) == want

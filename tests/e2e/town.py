@@ -92,43 +92,48 @@ class Town:
         self.start(
             "coordinator", PYTHON, "-m", "deploy", "coordinator", str(self.coordinator), "--state", str(self.folder / "state"), inside=True
         )
-        self.until(lambda: "may join" in self.log("coordinator") or not list((self.coordinator / "nodes").iterdir()), 60)
+        # a node that comes before it is let in gives up at once
+        nodes = len(list((self.coordinator / "nodes").iterdir()))
+        self.until(lambda: self.log("coordinator").count("may join") >= nodes, 120)
 
-    def station(self, site: str) -> subprocess.Popen[bytes]:
-        home = self.home(site)
-        process = self.start(
-            f"station-{site}",
-            PYTHON,
-            "-m",
-            "client",
-            "serve",
-            "--site",
-            str(home / "site.toml"),
-            "--socket",
-            str(self.socket(site)),
-            inside=False,
-        )
-        self.until(lambda: "listens" in self.log(f"station-{site}"), 60)
+    def station(self, site: str, *before: str) -> subprocess.Popen[bytes]:
+        """`before`: what is run in place of `python -m client serve`, with the same options."""
+        name = f"station-{site}"
+        said = self.log(name).count("listens") if name in self.logs else 0
+        words = before or (PYTHON, "-m", "client", "serve")
+        process = self.start(name, *words, "--site", str(self.home(site) / "site.toml"), "--socket", str(self.socket(site)), inside=False)
+        self.until(lambda: self.log(name).count("listens") > said, 60)
         return process
 
-    def courier(self, site: str) -> subprocess.Popen[bytes]:
+    def end_station(self, site: str) -> None:
+        """kill -9, and wait until it is gone."""
+        while self.kill("--site", str(self.home(site))):
+            time.sleep(0.1)
+
+    def courier(self, site: str, *before: str) -> subprocess.Popen[bytes]:
+        """`before`: words before the command, such as `env HTTPS_PROXY=...`."""
         state = str(self.folder / f"flwr-{site}")
         return self.start(
             f"courier-{site}",
+            *before,
             *(PYTHON, "-m", "deploy", "courier", str(self.home(site)), "--socket", str(self.socket(site))),
             *("--state", state, "--port", str(9100 + len(self.started))),
             inside=True,
         )
 
-    def settle(self) -> tuple[list[str], str]:
-        """Two hospitals with a virtual cohort each, all of them up; their names, and the state hash that a simulation of them has."""
+    def settle(self, spare: str = "") -> tuple[list[str], str]:
+        """Two hospitals with a virtual cohort each, all of them up; their names, and the state hash that a simulation of them has.
+
+        spare: the name of a third one, enrolled and not up.
+        """
         out = self.call(PYTHON, "-m", "simulation", *SMALL, "--prepare", "--out", str(self.folder / "prepared")).stdout
         prepared = sorted((Path(out.strip().splitlines()[-1]) / "sites").iterdir())
         told = self.call(PYTHON, "-m", "simulation", *SMALL, "--out", str(self.folder / "simulated"), "--json").stdout
         names = [tomllib.loads((p / "site.toml").read_text())["name"] for p in prepared]
-        self.provision(names, "colorectal_metastasis")
-        for name, home in zip(names, prepared, strict=True):
-            self.furnish(name, home)
+        self.provision([*names, *([spare] if spare else [])], "colorectal_metastasis")
+        for name, home in zip([*names, spare], [*prepared, prepared[0]], strict=False):
+            if name:
+                self.furnish(name, home)
         self.open()
         for name in names:
             self.station(name)
@@ -165,10 +170,12 @@ class Town:
     def begin(self, sites: int, exchanges: int, *more: str) -> tuple[subprocess.Popen[bytes], Path]:
         """Start a run, and wait until so many exchanges are in its ledger; the process that follows it, and its folder."""
         before = set((self.folder / "runs").glob("*"))
+        if "run" in self.logs:
+            self.logs["run"].unlink()  # what an earlier one said is not this one's
         process = self.start("run", *self.asked(sites, *more), inside=True)
-        self.until(lambda: set((self.folder / "runs").glob("*")) - before, 120)
+        self.until(lambda: set((self.folder / "runs").glob("*")) - before or process.poll() is not None, 120)
         (folder,) = set((self.folder / "runs").glob("*")) - before
-        self.until(lambda: self.exchanges(folder) >= exchanges, 120)
+        self.until(lambda: self.exchanges(folder) >= exchanges or process.poll() is not None, 120)
         return process, folder
 
     def exchanges(self, folder: Path) -> int:
