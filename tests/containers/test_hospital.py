@@ -78,6 +78,21 @@ class Hospitals:
         (found,) = [n for n in listed if n.startswith(self.project(home)) and service in n]
         return found
 
+    def filtered(self, container: str, *words: str) -> str:
+        """iptables in a container's network namespace."""
+        pid = call("podman", "inspect", "--format", "{{.State.Pid}}", container).stdout.strip()
+        return call("nsenter", "-t", pid, "-n", "iptables", *words).stdout
+
+    def counted(self, container: str, *allowed: str) -> None:
+        """From now on the packets that leave a container are counted: those to loopback, those that are allowed, and all others."""
+        for rule in ("-o lo", *allowed, ""):
+            self.filtered(container, "-A", "OUTPUT", *rule.split(), "-j", "ACCEPT")
+
+    def packets(self, container: str) -> list[int]:
+        """By rule, the last one for all others."""
+        told = self.filtered(container, "-L", "OUTPUT", "-v", "-x", "-n").splitlines()[2:]
+        return [int(line.split()[0]) for line in told]
+
     def stop(self) -> None:
         for home in self.up:
             call(
@@ -128,6 +143,10 @@ def test_a_whole_study_over_containers_gives_the_bits_of_the_simulation(town: Ho
     while call("podman", "logs", coordinator).stderr.count("may join") < 3:
         assert time.monotonic() < end, town.logs()
         time.sleep(1)
+    couriers = [town.container(town.home(n), "courier") for n in town.names]
+    for courier in couriers:
+        town.counted(courier, f"-p tcp --dport {PORT}", "-p udp --dport 53", "-p tcp --dport 53")
+    town.counted(coordinator, "-p tcp --sport 8443")
     words = ["python", "-m", "server", "run", "--study", "colorectal_metastasis", "--expect", "3", "--json"]
     done = call("podman", "exec", coordinator, *words, "--set", "learners=logistic", "--set", "evaluations=within_site", check=False)
     assert done.returncode == 0, f"{done.stderr[-2000:]}\n{town.logs()}"
@@ -135,6 +154,10 @@ def test_a_whole_study_over_containers_gives_the_bits_of_the_simulation(town: Ho
     assert told["closed"]
     assert told["state_hash"] == want["state_hash"]
     assert sorted(told["sites"]) == sorted(town.names)
+    # nothing has left for anywhere but the coordinator's port, and nothing the coordinator but answers
+    for one in (*couriers, coordinator):
+        _, wanted, *_, others = town.packets(one)
+        assert (wanted > 0, others) == (True, 0), (one, town.filtered(one, "-L", "OUTPUT", "-v", "-n"))
 
 
 def test_the_station_has_no_network_and_the_courier_no_data(town: Hospitals) -> None:
