@@ -28,6 +28,8 @@ FEW = 4
 """Large answers that are pulled together."""
 PATIENCE = 3.0
 """How many times as long as a site has forecast one plan may take."""
+LONGEST = 86_400.0
+"""Seconds that no forecast makes longer: a site that is always at work must not hold a run up for ever."""
 
 Answers = dict[tuple[str, str], tuple[Plan, Update]]
 """Job -> what was asked and what came."""
@@ -129,7 +131,7 @@ def _given_up(asked: _Asked, error: FedmetsError, retries: int) -> bool:
 
 def _limit(run: Run, roster: Roster, site: str) -> float:
     """Seconds that a site may be at work on one plan: by its own forecast, where its doctor has made one."""
-    return max(run.deadline * (run.retries + 1), PATIENCE * roster.hellos[site].seconds)
+    return max(run.deadline * (run.retries + 1), min(PATIENCE * roster.hellos[site].seconds, LONGEST))
 
 
 def _match(plans: Sequence[Plan], updates: Sequence[Update]) -> Answers:

@@ -63,6 +63,8 @@ def summary(folder: Path) -> dict[str, object]:
         "done": exchanges[-1]["done"] if exchanges else 0,
         "jobs": lines[0]["jobs"],
         "sites": now or dict.fromkeys(lines[0]["sites"], "registered"),
+        "late": [late for line in exchanges for late in line.get("late", [])],
+        "joined_later": closed.get("joined_later", []) if closed else [],
     }
 
 
