@@ -315,6 +315,17 @@ def test_the_images_as_files_come_with_checksums_and_a_bill_of_materials(town: H
     call("podman", "untag", "localhost/fedmets-courier")
     try:
         assert "fedmets-courier" in call("podman", "load", "-i", str(out / "fedmets-courier.tar")).stdout
-        call("podman", "run", "--rm", "--network", "none", "--entrypoint", "python", "localhost/fedmets-courier", "-c", "import client.app")
+        call(
+            "podman",
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "--entrypoint",
+            "python",
+            "localhost/fedmets-courier",
+            "-c",
+            "import deploy.courier",
+        )
     finally:
         call("podman", "tag", "localhost/kept", "localhost/fedmets-courier")

@@ -219,6 +219,7 @@ def test_a_site_whose_clock_is_a_day_ahead_is_named(place: Place) -> None:
 def test_a_certificate_that_expires_in_mid_round_is_renewed_and_the_run_goes_on(place: Place) -> None:
     town, _, want = place
     process, folder = town.begin(2, 2)
+    (town.coordinator / "server.key").unlink()
     pki.server(town.coordinator, ["127.0.0.1"], datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=500))
     town.until(lambda: "[R08]" in town.log("coordinator"), 30)
     town.kill("nginx")  # it comes back with what is expired, and every courier is cut off
@@ -270,7 +271,7 @@ def test_a_courier_and_the_doctor_go_through_a_proxy_where_there_is_one(place: P
     through = ("env", "HTTPS_PROXY=http://127.0.0.1:3128", "https_proxy=http://127.0.0.1:3128", "NO_PROXY=", "no_proxy=")
     told = town.call(*through, towns.PYTHON, "-m", "deploy", "reach", str(town.home(names[1])), "--json", inside=True, check=False)
     rows = {r["check"]: r for r in json.loads(told.stdout)["findings"]}
-    assert (rows["connection"]["state"], rows["proxy"]["said"]) == ("ok", "through 127.0.0.1:3128"), rows
+    assert (rows["connection"]["state"], rows["proxy"]["said"]) == ("ok", "through http://127.0.0.1:3128"), rows
     assert "CONNECT 127.0.0.1:8443" in town.log("https-proxy")
     before = town.log("https-proxy").count("CONNECT")
     for name in names:
