@@ -53,7 +53,7 @@ archive: setup
 	$(PY) deploy/containers/archive.py $(ARGS)
 
 bench: setup
-	for script in bench/*.py; do $(PY) $$script || exit 1; done
+	for script in bench/*.py; do $(PY) -m bench.$$(basename $$script .py) || exit 1; done
 
 setup: .venv/.ready
 

@@ -1,6 +1,6 @@
 """AUC of federated boosting minus AUC of ordinary pooled XGBoost, on the same patients.
 
-    python bench/boosting_auc.py [--data DIR --study colorectal_metastasis --task preop] [--seeds 20]
+    python -m bench.boosting_auc [--data DIR --study colorectal_metastasis --task preop] [--seeds 20]
 
 Without --data: a synthetic table of 20 000 patients x 30 features at 5 sites that differ in size, prevalence, feature means and
 missingness; a seed draws the table and the fifth that is tested. With --data: a study's real table, each institution a site; a

@@ -1,6 +1,6 @@
 """The coordinator's memory with many sites and a large model: answers wait on disk, so that 50 sites need little more than 2.
 
-    python bench/coordinator.py [--sites 2 50] [--millions 12] [--rounds 3]
+    python -m bench.coordinator [--sites 2 50] [--millions 12] [--rounds 3]
 
 Each number of sites is a process of its own that drives rounds of a model of so many million float32 parameters over sites that make their
 signed answer when it is pulled. Printed is the peak of resident memory, without the pages of files that the kernel may drop (RssAnon).
@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 
 def anonymous() -> float:
@@ -155,7 +154,7 @@ def main() -> None:
     for sites in given.sites:
         more = ["--one", str(sites), "--millions", str(given.millions), "--rounds", str(given.rounds)]
         started = time.perf_counter()
-        done = subprocess.run([sys.executable, __file__, *more], check=True, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run([sys.executable, "-m", "bench.coordinator", *more], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
         peaks[sites] = float(done.stdout)
         seconds = time.perf_counter() - started
         print(f"{sites} sites, {4 * given.millions} MB of parameters: peak {peaks[sites]:.0f} MB ({seconds:.0f} s)", flush=True)

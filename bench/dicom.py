@@ -1,6 +1,6 @@
 """A DICOM series to a float32 volume in Hounsfield units: ours against SimpleITK's series reader and MONAI's PydicomReader.
 
-    python bench/dicom.py [--slices 100 --repeats 7] [--only real|plain|compressed]
+    python -m bench.dicom [--slices 100 --repeats 7] [--only real|plain|compressed]
 
 Readers take turns in one process on the same files, which the disk cache holds; a ratio is taken turn by turn. Real slices are those of
 `FEDMETS_DATA` (default ../shared/data) where they are there: 41 of CRLM-CT-1004. Compressed series are those slices (or made ones) in each
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import sys
 import tempfile
 import time
 import warnings
@@ -26,9 +25,6 @@ from numpy.typing import NDArray
 
 from client import images
 from client.volumes import Header, Series
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the writer of made files is the tests'
-
 from tests.client import scans
 
 DATA = Path(os.environ.get("FEDMETS_DATA", Path(__file__).parents[1].parent / "shared/data"))

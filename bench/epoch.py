@@ -1,6 +1,6 @@
 """An epoch of the default image network from the warm cache, against tensors in memory, and against MONAI's PersistentDataset.
 
-    python bench/epoch.py [--cases 120 --channels 4 --repeats 5]
+    python -m bench.epoch [--cases 120 --channels 4 --repeats 5]
 
 All arms train the same network with the same loss, optimiser and batches of patients, and vary crops in the same ways; they take turns.
 The cache's crops are kept files that are mapped (`client.cache`). MONAI's are what its PersistentDataset keeps, varied by its dictionary

@@ -1,6 +1,6 @@
 """What federation costs the fusion, and what the image adds, on synthetic cohorts whose best possible AUC is known.
 
-    python bench/fusion.py [--studies liver_recurrence brain_primary] [--seeds 5] [--more OPTION ...]
+    python -m bench.fusion [--studies liver_recurrence brain_primary] [--seeds 5] [--more OPTION ...]
 
 Each seed is a run of `python -m simulation` on its own cohort; figures are the within-site AUC of patient pairs. Goals: pooled minus
 federated at most 0.02, its upper 95 % limit (t, over the seeds) at most 0.04; federated fusion at least 85 % of the way from 0.5 to the

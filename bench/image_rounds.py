@@ -1,6 +1,6 @@
 """A federated round of the image network in this process, against Flower's own engine (Ray) doing the same torch work.
 
-    python bench/image_rounds.py [--sites 4 --cases 48 --rounds 6 --repeats 3]
+    python -m bench.image_rounds [--sites 4 --cases 48 --rounds 6 --repeats 3]
 
 A: the two apps over `simulation.grid.InProcessGrid` with two workers: plans, guards, ledger, state on disk and all. B: a plain Flower
 app, `FedAvg` and a client that calls the same training on the same crops, under `flwr.simulation.run_simulation`. Each turn is a
@@ -209,7 +209,7 @@ def turn(arm: str, given: argparse.Namespace) -> tuple[float, float]:
     peak = 0.0
     with tempfile.TemporaryFile() as out:
         process = subprocess.Popen(
-            [sys.executable, __file__, "--arm", arm, *size],
+            [sys.executable, "-m", "bench.image_rounds", "--arm", arm, *size],
             env={**os.environ, **quiet},
             stdout=out,
             stderr=subprocess.DEVNULL,
@@ -252,5 +252,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     main()

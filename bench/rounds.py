@@ -1,6 +1,6 @@
 """What a round costs beyond its training: the in-process engine against a plain loop over the same torch code.
 
-    python bench/rounds.py [--sites 10 --rows 200 --features 30 --rounds 20 --repeats 7] [--many 200] [--ray]
+    python -m bench.rounds [--sites 10 --rows 200 --features 30 --rounds 20 --repeats 7] [--many 200] [--ray]
 
 A: `server.rounds.drive` over `simulation.grid.InProcessGrid` with the two apps' own code: plans and updates packed and unpacked,
 guards, retries, state and ledger written and synced each round. B: a loop that calls `common.training.train` at each site and

@@ -1,6 +1,6 @@
 """How soon a simulation is on its way: `--help`, the first exchange in the ledger, the whole default run, and its peak memory.
 
-    python bench/startup.py [--repeats 5] [-- options of python -m simulation]
+    python -m bench.startup [--repeats 5] [-- options of python -m simulation]
 
 Each repeat is a new process in a new folder. The first exchange is found by watching the ledger from outside, every 5 ms. Goals:
 `--help` below 1 s, the first exchange below 5 s after the launch.

@@ -1,6 +1,6 @@
 """What a message costs at a site: Flower starts a fresh process for each, and the station behind the socket stays warm.
 
-    python bench/station.py [--rounds 7] [--megabytes 48]
+    python -m bench.station [--rounds 7] [--megabytes 48]
 
 Each figure is a whole process, A B C A B C, medians with minimum and maximum: an empty ClientApp that answers an empty message; our
 courier, which hands a greeting to a warm station and brings the signed answer back; one that imports torch and reads the table itself, as
@@ -23,16 +23,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from client.link import Link
+from client.service import Gate
+from client.site import Site
+from client.station import Station, open_station
+from common.packets import Packet
+from tests import hospital
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from client.link import Link  # noqa: E402
-from client.service import Gate  # noqa: E402
-from client.site import Site  # noqa: E402
-from client.station import Station, open_station  # noqa: E402
-from common.exchange import Packet  # noqa: E402
-from tests import hospital  # noqa: E402
-
 EMPTY = """
 from flwr.supercore.task_identity import TaskIdentity
 TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
@@ -51,7 +49,7 @@ from flwr.supercore.task_identity import TaskIdentity
 TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
 from flwr.app import Context, Message, RecordDict
 from client.app import app
-from common.exchange import Packet
+from common.packets import Packet
 from common.records import content
 text, signature = open(sys.argv[1], "rb").read(), sys.argv[2]
 asked = Message(content(Packet("greeting", text, signature)), 1, "query.hello", ttl=600); asked.metadata.__dict__["_message_id"] = "1"

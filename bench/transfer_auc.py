@@ -1,6 +1,6 @@
 """What rounding the changes of a network costs its AUC: runs of the simulation that send int8 changes against runs that send parameters.
 
-    python bench/transfer_auc.py [--study liver_recurrence] [--seeds 5] [--transfer int8] [--patients 180] [--more OPTION ...]
+    python -m bench.transfer_auc [--study liver_recurrence] [--seeds 5] [--transfer int8] [--patients 180] [--more OPTION ...]
 
 Both runs of a seed have the same synthetic cohort, sites and seeds; figures are the image network's within-site AUC of patient pairs, and
 the bytes between coordinator and sites. Goal: the mean AUC within 0.005.

@@ -1,6 +1,6 @@
 """A round with a 48 MB model over Flower's deployment engine: rounded changes against stock Flower's FedAvg, bytes and time.
 
-    python bench/wire.py [--millions 12] [--rounds 6] [--repeats 2] [--transfer int8]        (as root, for a network namespace)
+    python -m bench.wire [--millions 12] [--rounds 6] [--repeats 2] [--transfer int8]        (as root, for a network namespace)
 
 One SuperLink behind its proxy and two SuperNodes carry, in turn: a stock FedAvg app whose sites send back what they got, with so many
 million float32 parameters and with ten; and our apps with a perceptron of as many parameters and a small one, at stations that do the same
@@ -14,16 +14,12 @@ import argparse
 import itertools
 import json
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from server import ledger  # noqa: E402
-from tests.e2e import town as towns  # noqa: E402
+from server import ledger
+from tests.e2e import town as towns
 
 STOCK_SERVER = """
 import json, time

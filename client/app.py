@@ -15,7 +15,8 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from common.errors import FedmetsError, UsageError
-from common.exchange import Kind, Packet, refusal
+from common.exchange import refusal
+from common.packets import Kind, Packet
 from common.records import HELLO, OUTLIVES, WORK, content, packet
 
 app = ClientApp()

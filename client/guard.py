@@ -7,8 +7,8 @@ import time
 from client.site import Site
 from common.cohort import Cohort
 from common.errors import FedmetsError, RefusedError
-from common.exchange import States
 from common.learner import Contribution, Federated, Plan, check, identity, load
+from common.parts import States
 from common.types import State
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import grpc
 
 from common.errors import WireError
-from common.exchange import Packet
 from common.frames import CHUNK, assemble, frames
+from common.packets import Packet
 
 METHOD = "/fedmets.Station/Answer"
 OPTIONS = (

@@ -10,81 +10,23 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-import math
 import re
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import accumulate
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
+from common import packets
 from common.cohort import Fold
 from common.errors import CODES, WireError
-from common.keys import Signer, verify
+from common.keys import Signer
 from common.learner import Contribution, Plan
-from common.transfer import CODE, HOWS, ROUNDED, SCALE, follow
-from common.types import Arrays, State, digest, nest, pack, unpack
+from common.packets import Packet, demand_keys, finite, listed
+from common.parts import Packed, Part, States, state_hash, unpack_states
+from common.transfer import HOWS, ROUNDED
+from common.types import Arrays, State, nest, pack, unpack
 
 NO_PLAN = "0" * 64
 """Stands for the plan hash when a site could not read the request at all."""
-_FORMAT = 3
-
-Kind = Literal["greeting", "hello", "request", "updates"]
-States = dict[str, State]
-"""Fold key -> State: everything a run has learnt."""
-
-
-@dataclass(frozen=True)
-class Packet:
-    """What a courier carries, unread."""
-
-    kind: Kind
-    text: bytes
-    """JSON."""
-    signature: str = ""
-    """Ed25519 by the sender's key, over kind, what is answered, and text; empty where a courier itself answers with a code."""
-    blob: bytes | memoryview = b""
-    """Packed arrays (`common.types.pack`); the text names their hash."""
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 of the text: what an answer says it answers."""
-        return hashlib.sha256(self.text).hexdigest()
-
-    @property
-    def size(self) -> int:
-        """Bytes, headers of the transport excluded."""
-        return len(self.text) + len(self.signature) + len(self.blob)
-
-
-@dataclass(frozen=True)
-class Part:
-    """One learner's arrays of one fold, and how they come: `whole`, `held` (the site has them), or as a rounded change of `base`."""
-
-    fold: str
-    learner: str
-    sha: str
-    """SHA-256 of the packed arrays that the site ends up with."""
-    how: str
-    base: str
-    """SHA-256 of what a change starts from; empty otherwise."""
-    size: int
-    """Bytes in the blob."""
-
-
-@dataclass(frozen=True)
-class Packed:
-    """The states of an exchange as they travel: parts, and their bytes one after another."""
-
-    parts: tuple[Part, ...]
-    blob: bytes
-
-    @property
-    def hash(self) -> str:
-        """Of the states themselves, however they travel (`Plan.state_hash`)."""
-        return state_hash(self.parts)
 
 
 @dataclass(frozen=True)
@@ -149,47 +91,30 @@ class Hello:
 # ---- coordinator's side --------------------------------------------------------------------------------------------------
 
 
-def pack_states(states: States) -> Packed:
-    """Every state as it is. The same one serves all sites of an exchange: its blob is not copied in process."""
-    pieces = [(fold, learner, pack(arrays)) for fold, state in states.items() for learner, arrays in state.items()]
-    parts = [Part(fold, learner, hashlib.sha256(piece).hexdigest(), "whole", "", len(piece)) for fold, learner, piece in pieces]
-    return Packed(tuple(parts), b"".join(piece for _, _, piece in pieces))
-
-
-def state_hash(parts: Sequence[Part]) -> str:
-    text = json.dumps(sorted([p.fold, p.learner, p.sha] for p in parts), separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def pack_change(arrays: Arrays, coded: Arrays) -> bytes:
-    """The piece of a part that comes as a change: `arrays` as they are, and codes and scales where parameters have changed."""
-    return pack({**arrays, **coded})
-
-
 def pack_request(plans: Sequence[Plan], packed: Packed, signer: Signer) -> Packet:
     """The plans of one site."""
     parts = [[getattr(part, f) for f in _PART] for part in packed.parts]
-    return _signed("request", {"plans": [_plan_to_json(p) for p in plans], "parts": parts}, signer, blob=packed.blob)
+    return packets.sign("request", {"plans": [_plan_to_json(p) for p in plans], "parts": parts}, signer, blob=packed.blob)
 
 
 def pack_greeting(greeting: Greeting, signer: Signer) -> Packet:
-    return _signed("greeting", {"greeting": dataclasses.asdict(greeting)}, signer)
+    return packets.sign("greeting", {"greeting": dataclasses.asdict(greeting)}, signer)
 
 
 def unpack_updates(packet: Packet, public: str, to: Packet) -> list[Update]:
     """The updates of the site with the key `public`, in answer to the request `to`."""
-    body = _loads(packet, "updates", ("updates", "sums"))
-    rows = _list(body["updates"], dict, "updates")
+    body = packets.loads(packet, "updates", ("updates", "sums"))
+    rows = listed(body["updates"], dict, "updates")
     lone = [r for r in rows if r.get("plan") == NO_PLAN and r.get("code")]
     # a courier that cannot reach its station has no key: it may say so, and nothing else
     if packet.signature or len(rows) != 1 or lone != rows:
-        _verify(packet, public, to.hash)
+        packets.verify(packet, public, to.hash)
     if body["sums"] != hashlib.sha256(packet.blob).hexdigest():
         raise WireError("P04", "the sums that came are not those that were signed")
     sums = _by_index(unpack(packet.blob))
     out = []
     for i, row in enumerate(rows):
-        _only(row, {"plan", "cases", "code"}, "update")
+        demand_keys(row, {"plan", "cases", "code"}, "update")
         _code(row["code"], f"update {i}")
         if type(row["cases"]) is not int or row["cases"] < 0 or not re.fullmatch(r"[0-9a-f]{64}", str(row["plan"])):
             raise WireError("W02", f"update {i} has a malformed plan hash or case count")
@@ -205,21 +130,21 @@ def unpack_updates(packet: Packet, public: str, to: Packet) -> list[Update]:
 
 def unpack_hello(packet: Packet, enrolled: Mapping[str, str], to: Packet) -> Hello:
     """What a site says of itself; `enrolled`: site -> public key. Only a code may come without a name and a signature."""
-    row = _loads(packet, "hello", ("site",))["site"]
-    _only(row, {f.name for f in dataclasses.fields(Hello)}, "hello")
+    row = packets.loads(packet, "hello", ("site",))["site"]
+    demand_keys(row, {f.name for f in dataclasses.fields(Hello)}, "hello")
     _code(row["code"], "a site's greeting")
-    texts = [row["site"], row["version"], row["schema"], *_list(row["modalities"], str, "hello"), *_list(row["learners"], str, "hello")]
+    texts = [row["site"], row["version"], row["schema"], *listed(row["modalities"], str, "hello"), *listed(row["learners"], str, "hello")]
     if any(not isinstance(t, str) or any(ord(c) < 32 for c in t) for t in texts):
         raise WireError("W02", "a site's greeting has a text of the wrong type or with control characters")
     counts, flags = (row["cases"], row["imaged"]), (row["estimable"], row["imaged_estimable"])
-    known = _finite(row["seconds"]) and row["seconds"] >= 0
+    known = finite(row["seconds"]) and row["seconds"] >= 0
     if any(type(n) is not int or n < 0 for n in counts) or any(type(f) is not bool for f in flags) or not known:
         raise WireError("W02", "a site's greeting has a malformed case count, flag or forecast")
     hello = Hello(**{**row, "modalities": tuple(row["modalities"]), "learners": tuple(row["learners"])})
     if packet.signature or hello != Hello.failed(hello.code):
         if hello.site not in enrolled:
             raise WireError("P05", f"a node says that it is '{hello.site}', which is not enrolled")
-        _verify(packet, enrolled[hello.site], to.hash)
+        packets.verify(packet, enrolled[hello.site], to.hash)
     return hello
 
 
@@ -232,27 +157,24 @@ def unpack_request(packet: Packet, coordinator: str, held: MutableMapping[str, A
     held: SHA-256 -> arrays, what a station has kept of earlier requests; those of this one are added to it. WireError W03 where a
     state is told from one that is not among them.
     """
-    _verify(packet, coordinator, "")
-    body = _loads(packet, "request", ("plans", "parts"))
-    plans = tuple(_plan_from_json(row) for row in _list(body["plans"], dict, "plans"))
-    parts = tuple(_part(row) for row in _list(body["parts"], list, "parts"))
+    packets.verify(packet, coordinator)
+    body = packets.loads(packet, "request", ("plans", "parts"))
+    plans = tuple(_plan_from_json(row) for row in listed(body["plans"], dict, "plans"))
+    parts = tuple(_part(row) for row in listed(body["parts"], list, "parts"))
     digest_of_all = state_hash(parts)
     if any(p.state_hash != digest_of_all for p in plans):
         raise WireError("P04", "the state that came with a plan is not the one that the plan names")
-    if all(p.how == "whole" for p in parts):
-        states = _whole(packet.blob, parts)
-    else:
-        states = _states(parts, [_told(part, piece, held or {}) for part, piece in zip(parts, _pieces(packet.blob, parts), strict=True)])
+    states = unpack_states(parts, packet.blob, held or {})
     if held is not None and any(p.transfer != "whole" for p in plans):
         held.update({p.sha: states[p.fold][p.learner] for p in parts})
     return Request(plans, states)
 
 
 def unpack_greeting(packet: Packet, coordinator: str) -> Greeting:
-    _verify(packet, coordinator, "")
-    row = _loads(packet, "greeting", ("greeting",))["greeting"]
-    _only(row, {f.name for f in dataclasses.fields(Greeting)}, "greeting")
-    if not all(type(row[k]) is str for k in ("run", "study", "task", "schema")) or not _finite(row["expires"]):
+    packets.verify(packet, coordinator)
+    row = packets.loads(packet, "greeting", ("greeting",))["greeting"]
+    demand_keys(row, {f.name for f in dataclasses.fields(Greeting)}, "greeting")
+    if not all(type(row[k]) is str for k in ("run", "study", "task", "schema")) or not finite(row["expires"]):
         raise WireError("W02", "a greeting has a field of the wrong type")
     return Greeting(**row)
 
@@ -267,7 +189,7 @@ def pack_updates(updates: Sequence[Update], signer: Signer | None, to: Packet) -
             arrays.update({f"{i}\tsums\t{k}": v for k, v in u.contribution.sums.items()})
             arrays.update({f"{i}\ttally\t{k}": v for k, v in u.contribution.tally.items()})
     blob = pack(arrays)
-    return _signed("updates", {"updates": rows, "sums": hashlib.sha256(blob).hexdigest()}, signer, to.hash, blob)
+    return packets.sign("updates", {"updates": rows, "sums": hashlib.sha256(blob).hexdigest()}, signer, to.hash, blob)
 
 
 def refusal(packet: Packet, code: str) -> Packet:
@@ -278,68 +200,10 @@ def refusal(packet: Packet, code: str) -> Packet:
 
 
 def pack_hello(hello: Hello, signer: Signer | None, to: Packet) -> Packet:
-    return _signed("hello", {"site": dataclasses.asdict(hello)}, signer, to.hash)
+    return packets.sign("hello", {"site": dataclasses.asdict(hello)}, signer, to.hash)
 
 
 # ---- both ----------------------------------------------------------------------------------------------------------------
-
-
-def _signed(kind: Kind, body: Mapping[str, Any], signer: Signer | None, to: str = "", blob: bytes = b"") -> Packet:
-    text = json.dumps({"format": _FORMAT, **body}, separators=(",", ":")).encode()
-    return Packet(kind, text, signer.sign(_meant(kind, to, text)) if signer else "", blob)
-
-
-def _verify(packet: Packet, public: str, to: str) -> None:
-    if not public:
-        raise WireError("P05", f"no key is enrolled by which to judge a {packet.kind}")
-    verify(public, _meant(packet.kind, to, packet.text), packet.signature)
-
-
-def _meant(kind: str, to: str, text: bytes) -> bytes:
-    """What is signed: a text with what it is, and which text it answers, so that it serves nowhere else."""
-    return f"fedmets {_FORMAT} {kind} {to}\n".encode() + text
-
-
-@lru_cache(maxsize=2)
-def _whole(blob: bytes, parts: tuple[Part, ...]) -> States:
-    """Sites of one process share the opened blob: it is read-only. (`bytes` caches its hash, so a look-up costs nothing.)"""
-    return _states(parts, [_told(part, piece, MappingProxyType({})) for part, piece in zip(parts, _pieces(blob, parts), strict=True)])
-
-
-def _pieces(blob: bytes | memoryview, parts: Sequence[Part]) -> list[memoryview]:
-    if sum(p.size for p in parts) != len(blob):
-        raise WireError("P04", f"{len(blob)} bytes of states came, {sum(p.size for p in parts)} are declared")
-    ends = list(accumulate(p.size for p in parts))
-    return [memoryview(blob)[end - p.size : end] for p, end in zip(parts, ends, strict=True)]
-
-
-def _states(parts: Sequence[Part], arrays: Sequence[Arrays]) -> States:
-    states: States = {}
-    for part, one in zip(parts, arrays, strict=True):
-        if part.learner in states.setdefault(part.fold, {}):
-            raise WireError("W02", f"two states of {part.learner}, fold '{part.fold}'")
-        states[part.fold][part.learner] = one
-    return states
-
-
-def _told(part: Part, piece: memoryview, held: Mapping[str, Arrays]) -> Arrays:
-    """The arrays of a part, verified against its hash."""
-    if part.how == "whole":
-        if hashlib.sha256(piece).hexdigest() != part.sha:
-            raise WireError("P04", f"the state of {part.learner}, fold '{part.fold}', is not the one that was signed")
-        return unpack(piece)
-    start = held.get(part.base if part.how in ROUNDED else part.sha)
-    if start is None:
-        raise WireError("W03", f"the state of {part.learner}, fold '{part.fold}', is told from one that this station does not hold")
-    if part.how == "held":
-        return start
-    told = unpack(piece)
-    coded = {k: told.pop(k) for k in (CODE, SCALE) if k in told}
-    parameters = {k: v for k, v in start.items() if k not in told}
-    now = {**told, **(follow(parameters, coded, part.how) if coded else parameters)}
-    if digest(now) != part.sha:
-        raise WireError("P04", f"the changed state of {part.learner}, fold '{part.fold}', is not the one that was signed")
-    return now
 
 
 def _part(row: list[Any]) -> Part:
@@ -368,57 +232,25 @@ def _plan_to_json(plan: Plan) -> dict[str, Any]:
 
 
 def _plan_from_json(row: Any) -> Plan:
-    _only(row, {f.name for f in dataclasses.fields(Plan)}, "plan")
+    demand_keys(row, {f.name for f in dataclasses.fields(Plan)}, "plan")
     try:
         texts = ("run", "site", "study", "task", "schema", "learner", "phase", "state_hash")
         if not all(type(row[k]) is str for k in texts) or not all(type(row[k]) is int for k in ("step", "seed", "parts")):
             raise TypeError("a field of the wrong type")
         if type(row["hyper"]) is not dict or row["privacy"] is not None or row["transfer"] not in HOWS:
             raise TypeError("hyper, privacy or transfer of the wrong type")
-        if not _finite(row["expires"]):
+        if not finite(row["expires"]):
             raise TypeError("expires of the wrong type")
         folds = [
-            Fold(tuple(_list(sites, str, "fold")), tuple(_list(parts, int, "fold")))
-            for sites, parts in [row["fold"], *_list(row["reads"], list, "plan")]
+            Fold(tuple(listed(sites, str, "fold")), tuple(listed(parts, int, "fold")))
+            for sites, parts in [row["fold"], *listed(row["reads"], list, "plan")]
         ]
-        participants = tuple(_list(row["participants"], str, "plan"))
+        participants = tuple(listed(row["participants"], str, "plan"))
         return Plan(**{**row, "fold": folds[0], "reads": tuple(folds[1:]), "participants": participants, "expires": float(row["expires"])})
     except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise WireError("W02", f"a plan is malformed: {error}") from error
 
 
-def _loads(packet: Packet, kind: Kind, keys: tuple[str, ...]) -> Any:
-    if packet.kind != kind:
-        raise WireError("W02", f"a {kind} is expected here, this is a {packet.kind}")
-    try:
-        body = json.loads(packet.text)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise WireError("W02", "a message is not valid JSON") from error
-    if not isinstance(body, dict) or "format" not in body:
-        raise WireError("W02", "a message names no format")
-    if type(body["format"]) is not int or body["format"] != _FORMAT:
-        raise WireError(
-            "W02", f"a message has format {body['format']!r}, this version reads {_FORMAT}; use the same fedmets version on both sides"
-        )
-    _only(body, {"format", *keys}, "message")
-    return body
-
-
-def _list(value: Any, kind: type, what: str) -> list[Any]:
-    if type(value) is not list or any(type(v) is not kind for v in value):
-        raise WireError("W02", f"{what}: a list of {kind.__name__} is expected")
-    return value
-
-
-def _finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
 def _code(code: Any, where: str) -> None:
     if type(code) is not str or (code and code not in CODES):
         raise WireError("W02", f"{where} has an undeclared code")
-
-
-def _only(row: Any, keys: set[str], what: str) -> None:
-    if not isinstance(row, dict) or set(row) != keys:
-        raise WireError("W02", f"a {what} must have exactly the keys {sorted(keys)}")

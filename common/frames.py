@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import get_args
 
 from common.errors import WireError
-from common.exchange import Kind, Packet
+from common.packets import Kind, Packet
 
 CHUNK = 1 << 20
 """Bytes of a piece."""

@@ -7,7 +7,7 @@ from functools import lru_cache
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from common.errors import WireError
-from common.exchange import Kind, Packet
+from common.packets import Kind, Packet
 
 WORK = "train.work"
 HELLO = "query.hello"

@@ -16,8 +16,8 @@ from flwr.serverapp import Grid, ServerApp
 
 import common
 from common.errors import LeakError, RunError, UsageError
-from common.exchange import States
 from common.learner import Federated
+from common.parts import States
 from common.schema import Schema
 from common.threads import fix_threads
 from common.types import Arrays, digest, flatten, nest

@@ -15,8 +15,9 @@ from pathlib import Path
 from flwr.app import Message
 
 from common.errors import FederationError, FedmetsError, RefusedError, WireError
-from common.exchange import NO_PLAN, Packet, Update, pack_request, unpack_updates
+from common.exchange import NO_PLAN, Update, pack_request, unpack_updates
 from common.learner import Plan
+from common.packets import Packet
 from common.records import OUTLIVES, WORK, content, packet
 from server.post import Post
 from server.roster import Roster

@@ -11,7 +11,8 @@ from flwr.serverapp import Grid
 
 import common
 from common.errors import FederationError, FedmetsError
-from common.exchange import Greeting, Hello, Packet, pack_greeting, unpack_hello
+from common.exchange import Greeting, Hello, pack_greeting, unpack_hello
+from common.packets import Packet
 from common.records import HELLO, OUTLIVES, content, packet
 from common.schema import Schema
 from server.enrolled import Enrolled

@@ -15,8 +15,9 @@ from flwr.serverapp import Grid
 
 from common import transfer
 from common.errors import FederationError, RefusedError
-from common.exchange import States, Update
+from common.exchange import Update
 from common.learner import Contribution, Federated, Plan, Stacked, check, hyper_of, identity, lacks, total
+from common.parts import States
 from common.schema import Schema
 from common.types import Arrays, State
 from server.collect import collect

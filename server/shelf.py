@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from common.exchange import Packed, Part, States, pack_change, state_hash
 from common.learner import MEMORY, Averaged, Federated
+from common.parts import Packed, Part, States, pack_change, state_hash
 from common.transfer import REST, ROUNDED, advance, worthwhile
 from common.types import Arrays, pack
 

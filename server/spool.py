@@ -11,7 +11,7 @@ from pathlib import Path
 from shutil import rmtree
 
 from common.errors import RunError
-from common.exchange import Packet
+from common.packets import Packet
 
 SMALL = 1 << 20
 """Bytes below which an answer stays in memory."""

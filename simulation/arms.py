@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from common.cohort import Cohort, Fold, pooled
 from common.errors import RefusedError
-from common.exchange import States
 from common.learner import Federated, Stacked, TableHead, fit, lacks, local_plan
+from common.parts import States
 from common.types import State
 from server.jobs import Job
 

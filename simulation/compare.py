@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.cohort import UNKNOWN, Cohort, Fold
-from common.exchange import States
 from common.learner import Federated, Head, Stacked, TableHead
 from common.learners.evaluation import groups, leave_one_site_out, mean_log_loss, of_fold, out_of_fold, scorable, within_site
 from common.learners.preprocessing import LEARNER as PREPARE
+from common.parts import States
 from common.schema import Floats
 from common.tally import score_histogram, youden
 from common.types import Probs, State

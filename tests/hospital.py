@@ -11,8 +11,10 @@ import numpy as np
 
 from common import study as studies
 from common.cohort import Fold
-from common.exchange import Greeting, Packed, Packet, pack_greeting, pack_request, pack_states
+from common.exchange import Greeting, pack_greeting, pack_request
 from common.learner import Plan, hyper_of, load
+from common.packets import Packet
+from common.parts import Packed, pack_states
 from tests import ring
 
 STUDY = """

@@ -16,8 +16,9 @@ from flwr.app import Message
 from client import forecast
 from common.cohort import Cohort, Fold
 from common.errors import FederationError
-from common.exchange import Request, States, pack_states
+from common.exchange import Request
 from common.learner import Contribution, Plan, hyper_of, load
+from common.parts import States, pack_states
 from common.records import HELLO, content, packet
 from server.rounds import Exchange, Progress, add, drive
 from tests.courier import MemoryGrid, Node
@@ -29,8 +30,8 @@ class Slow(Local):
     """Takes `seconds` for each plan of the first step, on a thread of its own."""
 
     def __init__(self, cohort: Cohort, folder: Path, executor: ThreadPoolExecutor) -> None:
-        super().__init__(cohort, folder, 1)
-        self._at_work, self.seconds, self.open = executor, 0.0, threading.Event()
+        super().__init__(cohort, folder, 1, at_work=executor)
+        self.seconds, self.open = 0.0, threading.Event()
         self.open.set()
 
     def _work(self, plan: Plan, states: Any) -> Contribution:

@@ -20,7 +20,8 @@ from client import link, service
 from client.link import METHOD, OPTIONS, Link
 from client.station import Station, open_station
 from common.errors import RunError, UsageError, WireError
-from common.exchange import Packet, unpack_hello, unpack_updates
+from common.exchange import unpack_hello, unpack_updates
+from common.packets import Packet
 from tests import hospital, ring
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -20,16 +20,10 @@ from common.exchange import (
     NO_PLAN,
     Greeting,
     Hello,
-    Packed,
-    Packet,
-    Part,
-    States,
     Update,
-    pack_change,
     pack_greeting,
     pack_hello,
     pack_request,
-    pack_states,
     pack_updates,
     refusal,
     unpack_greeting,
@@ -38,6 +32,8 @@ from common.exchange import (
     unpack_updates,
 )
 from common.learner import Contribution, Plan, hyper_of, load
+from common.packets import Packet
+from common.parts import Packed, Part, States, pack_change, pack_states
 from common.types import Arrays, digest, flatten, pack
 from tests import ring
 

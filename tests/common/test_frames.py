@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import WireError
-from common.exchange import Kind, Packet
 from common.frames import CHUNK, assemble, frames
+from common.packets import Kind, Packet
 
 KINDS: tuple[Kind, ...] = ("greeting", "hello", "request", "updates")
 PACKETS = st.builds(Packet, st.sampled_from(KINDS), st.binary(max_size=50), st.text(max_size=5), st.binary(max_size=50))

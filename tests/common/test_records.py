@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import WireError
-from common.exchange import Kind, Packet
+from common.packets import Kind, Packet
 from common.records import content, packet
 from tests.courier import message
 

@@ -11,10 +11,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from common.cohort import Cohort, Fold, empty
-from common.exchange import Packet, Update, pack_updates, unpack_updates
+from common.exchange import Update, pack_updates, unpack_updates
 from common.learner import Contribution, Plan, fit, hyper_of, local_plan, total
 from common.learners.logistic import LEAST, Logistic
 from common.learners.preprocessing import Preprocessing
+from common.packets import Packet
 from common.records import content, packet
 from common.types import State
 from tests import ring

@@ -7,6 +7,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ import pytest
 from flwr.app import Error, Message, RecordDict
 
 import common
+from client.answers import Answers
 from client.site import Site
 from client.station import Station
 from common.cohort import Cohort, Fold
 from common.errors import FederationError
-from common.exchange import Hello, Packet, Update, pack_hello, pack_updates, refusal, unpack_request
+from common.exchange import Hello, Update, pack_hello, pack_updates, refusal, unpack_request
 from common.learner import Contribution, Federated, Plan, Step, load
+from common.packets import Packet
 from common.records import HELLO, content, packet
 from common.schema import Schema
 from common.types import Arrays, State, digest, flatten
@@ -41,11 +44,10 @@ Change = Callable[[list[Update], int], Any]
 class Local(Station):
     """The real station over a cohort that the test holds; counts how often it worked for a plan."""
 
-    def __init__(self, cohort: Cohort, folder: Path, minimum: int) -> None:
+    def __init__(self, cohort: Cohort, folder: Path, minimum: int, answers: Answers | None = None, at_work: Executor | None = None) -> None:
         pinned, key = ring.COORDINATOR.public, ring.key_file(folder, cohort.site)
-        super().__init__(
-            Site(cohort.site, folder, ("synthetic",), minimum=minimum, log=folder / "station.log", coordinator=pinned, key=key)
-        )
+        site = Site(cohort.site, folder, ("synthetic",), minimum=minimum, log=folder / "station.log", coordinator=pinned, key=key)
+        super().__init__(site, answers, at_work)
         self.held, self.worked = cohort, Counter[str]()
 
     def cohort(self, ref: str, task: str) -> Cohort:

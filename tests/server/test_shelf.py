@@ -50,9 +50,7 @@ class Town:
         """Site, and how each part of the state came."""
 
     def station(self, site: str) -> Local:
-        made = Local(self.cohorts[site], self.folder, 1)
-        made._answers = Answers(self.folder / site)
-        return made
+        return Local(self.cohorts[site], self.folder, 1, Answers(self.folder / site))
 
     def restart(self, site: str) -> None:
         self.stations[site] = self.station(site)

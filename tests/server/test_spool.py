@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.errors import RunError
-from common.exchange import Packet
+from common.packets import Packet
 from common.types import pack, unpack
 from server import collect, spool
 from tests.server.test_rounds import RUN, Local, bits, driven, federation
