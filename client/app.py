@@ -11,13 +11,13 @@ import traceback
 from pathlib import Path
 from typing import Protocol
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from common.errors import FedmetsError, UsageError
 from common.exchange import refusal
 from common.packets import Kind, Packet
-from common.records import HELLO, OUTLIVES, WORK, content, packet
+from common.records import HELLO, NUDGE, OUTLIVES, WORK, content, packet
 
 app = ClientApp()
 
@@ -38,6 +38,12 @@ def hello(message: Message, context: Context) -> Message:
 def work(message: Message, context: Context) -> Message:
     """The plans of one exchange."""
     return _carried(message, "request", context)
+
+
+@app.query(NUDGE.partition(".")[2])
+def nudge(message: Message, context: Context) -> Message:
+    """Nothing: that a message came is enough (`server.post`)."""
+    return Message(RecordDict(), reply_to=message)
 
 
 def _carried(message: Message, kind: Kind, context: Context) -> Message:

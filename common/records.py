@@ -11,6 +11,8 @@ from common.packets import Kind, Packet
 
 WORK = "train.work"
 HELLO = "query.hello"
+NUDGE = "query.nudge"
+"""Empty, and so is its answer: see `server.post`."""
 OUTLIVES = 2.0
 """How many times as long a message lives as its answer is waited for: what comes late is then told by name, not dropped by Flower."""
 _STYPE = "fedmets.arrays"

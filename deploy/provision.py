@@ -76,7 +76,7 @@ def site_kit(home: Path, site: str, out: Path) -> None:
     pki.write(out / kit.KIT, kit.text(mine))
     shutil.copyfile(home / "ca.pem", out / "ca.pem")
     values = {**_values(federation), **asdict(mine), "slug": slug(site)}
-    for name in ("site.toml", "compose.yaml", "README.md"):
+    for name in ("site.toml", "compose.yaml", "check.sh", "README.md"):
         pki.write(out / name, _render(f"site/{name}", values))
 
 

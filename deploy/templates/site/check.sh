@@ -1,0 +1,16 @@
+#!/bin/sh
+# The doctor: the station's half without a network, the courier's without data, each in its own container; exits with the worse of the two.
+#
+#   sh check.sh [--json]        one JSON object a half, one a line. COMPOSE="podman-compose" for Podman
+cd "$(dirname "$0")" || exit 2
+half() {
+    service=$1
+    shift
+    ${COMPOSE:-docker compose} run --rm -T --no-deps --entrypoint python "$service" "$@"
+}
+half station -m client check --site /kit/site.toml "$@"
+station=$?
+half courier -m deploy reach /kit "$@"
+courier=$?
+[ "$station" -gt "$courier" ] && exit "$station"
+exit "$courier"
