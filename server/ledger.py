@@ -1,110 +1,26 @@
-"""A run's only memory: an append-only file of JSON lines, each carrying the hash of the line before it.
+"""A run's only memory, a chain of lines: see `common.chain`.
 
 A line is written and synced after the state file that it names, so the newest intact line always names a state that is on disk.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from common.chain import Chain, intact_lines
 from common.errors import RunError
 
-GENESIS = "0" * 64
 NAME = "ledger.jsonl"
 
 
-class Ledger:
-    """Opened for appending; `head` is the hash of the last line."""
-
-    def __init__(self, path: Path) -> None:
-        """Open or create. A last line that was cut short by a crash is removed; any other damage is an error (S02)."""
-        self.path = path
-        self.torn = 0
-        self.lines: list[dict[str, Any]] = []
-        if path.exists():
-            self.lines, intact = _intact(path)
-            self.torn = path.stat().st_size - intact
-            if self.torn:
-                with _opened(path, "r+b") as f:
-                    f.truncate(intact)
-        self._file = _opened(path, "ab")
-
-    @property
-    def head(self) -> str:
-        return str(self.lines[-1]["hash"]) if self.lines else GENESIS
-
-    def append(self, kind: str, **content: Any) -> dict[str, Any]:
-        """Add a line, synced to disk before it returns."""
-        body = {"n": len(self.lines), "kind": kind, **content, "prev": self.head}
-        line = {**body, "hash": _hash(body)}
-        rest = memoryview(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-        size = os.fstat(self._file.fileno()).st_size
-        try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            with suppress(OSError):  # half a line would spoil the next one
-                os.ftruncate(self._file.fileno(), size)
-            raise RunError("S03", f"'{self.path}' cannot be written ({error.strerror}); free space, then resume the run") from error
-        self.lines.append(json.loads(json.dumps(line)))
-        return line
-
-    def close(self) -> None:
-        self._file.close()
+class Ledger(Chain):
+    room = "free space, then resume the run"
+    mend = "restore the run folder from a backup, or start a new run"
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     """All lines of a finished or running ledger, verified; a torn last line is left out."""
     if not path.is_file():
         raise RunError("S02", f"there is no ledger at '{path}'; is this the folder of a run?")
-    return _intact(path)[0]
-
-
-def _intact(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The verified lines, and how many bytes they take."""
-    lines: list[dict[str, Any]] = []
-    previous, taken = GENESIS, 0
-    raw = path.read_bytes()
-    for number, (text, whole) in enumerate(_split(raw), start=1):
-        try:
-            line = json.loads(text)
-            body = {k: v for k, v in line.items() if k != "hash"}
-            if line["prev"] != previous or line["hash"] != _hash(body) or line["n"] != number - 1:
-                raise ValueError("its hash or its link to the line before does not fit")
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            if not whole:
-                break  # the line that was being written when the power went
-            raise RunError(
-                "S02", f"'{path}' line {number} was altered or damaged ({error}); restore the run folder from a backup, or start a new run"
-            ) from error
-        if not whole:
-            break
-        lines.append(line)
-        previous, taken = line["hash"], taken + len(text) + 1
-    return lines, taken
-
-
-def _split(raw: bytes) -> Iterator[tuple[bytes, bool]]:
-    """Lines, each with whether it ends in a newline."""
-    parts = raw.split(b"\n")
-    yield from ((part, True) for part in parts[:-1])
-    if parts[-1]:
-        yield parts[-1], False
-
-
-def _hash(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _opened(path: Path, mode: str) -> Any:
-    try:
-        return open(path, mode, buffering=0)
-    except OSError as error:
-        raise RunError("S03", f"'{path}' cannot be opened ({error.strerror}); check the folder's permissions") from error
+    return intact_lines(path, Ledger.mend)[0]

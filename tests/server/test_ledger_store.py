@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.chain import GENESIS
 from common.errors import RunError
 from server import ledger as ledgers
 from server import store
-from server.ledger import GENESIS, Ledger, read
+from server.ledger import Ledger, read
 
 
 def written(path: Path, lines: int = 4) -> Ledger:
