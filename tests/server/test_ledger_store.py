@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common import chain
 from common.chain import GENESIS
 from common.errors import RunError
-from server import ledger as ledgers
 from server import store
 from server.ledger import Ledger, read
 
@@ -116,7 +116,7 @@ def test_lines_cannot_be_dropped_swapped_repeated_or_forged(change: str, tmp_pat
     forged = json.loads(b)
     forged["step"] = 99
     body = {k: v for k, v in forged.items() if k != "hash"}
-    forged["hash"] = ledgers._hash(body)  # a hash of its own does not help: the next line names the old one
+    forged["hash"] = chain._hash(body)  # a hash of its own does not help: the next line names the old one
     changed = {"drop": [a, c, d], "swap": [a, c, b, d], "repeat": [a, b, b, c, d], "forge": [a, json.dumps(forged).encode() + b"\n", c, d]}
     path.write_bytes(b"".join(changed[change]))
     with pytest.raises(RunError, match=r"line [23]\b") as caught:
