@@ -103,8 +103,7 @@ def _rounded(plan: Plan, states: States, released: Contribution, rest: Arrays) -
     parameters = transfer.averaged(asked, guard.state_for(plan, states).get(asked.name, {}), released.sums)
     if parameters is None:
         return released, {}
-    thin, left = transfer.thin(released, parameters, rest.get(transfer.REST), plan.transfer)
-    return thin, {transfer.REST: left}
+    return transfer.thin(released, parameters, rest, plan.transfer)
 
 
 def _without(plan: Plan, code: str) -> Future[Answered]:

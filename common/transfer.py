@@ -29,7 +29,6 @@ BLOCK = 256
 LEAST = 10_000
 """Parameters below which a model is sent as it is: every value of a small one can be afforded."""
 CODE, SCALE = "change/codes", "change/scales"
-REST = "rest"
 _NOTHING = 1e-30
 """Changes below it stay in the rest: their scale's reciprocal would overflow."""
 
@@ -125,14 +124,24 @@ def _less(values: Vector, arrays: Arrays) -> None:
         part -= arrays[k]
 
 
-def advance(old: Arrays, new: Arrays, rest: Array | None, how: str) -> tuple[Arrays, Arrays, Vector]:
+def advance(old: Arrays, new: Arrays, rest: Arrays, how: str) -> tuple[Arrays, Arrays, Arrays]:
     """At the coordinator: a step from `old`, what sites hold, towards `new`. Returns what they will hold, what is sent, what is left."""
     change = flat(new)
     _less(change, old)
-    if rest is not None:
-        change += rest
+    _again(change, rest)
     coded = round_off(change, how)
-    return follow(old, coded, how), coded, change
+    return follow(old, coded, how), coded, _kept(change)
+
+
+def _kept(left: Vector) -> Arrays:
+    """What rounding left, itself in int8: a quarter of what would go to disk each step, and what that loses is a 254th of half a step."""
+    return round_off(left, "int8")
+
+
+def _again(change: Vector, rest: Arrays) -> None:
+    """Add what the last rounding left; of a model of another size it is nothing."""
+    if rest and rest[CODE].size == change.size:
+        add(change, rest, "int8")
 
 
 def follow(old: Arrays, coded: Arrays, how: str) -> Arrays:
@@ -142,13 +151,13 @@ def follow(old: Arrays, coded: Arrays, how: str) -> Arrays:
     return shaped(now, old)
 
 
-def thin(contribution: Contribution, parameters: Arrays, rest: Array | None, how: str) -> tuple[Contribution, Vector]:
+def thin(contribution: Contribution, parameters: Arrays, rest: Arrays, how: str) -> tuple[Contribution, Arrays]:
     """At a site: parameters times cases -> the rounded change from the global `parameters`, and what is left for the next one."""
     change = flat(contribution.sums, max(contribution.cases, 1))
     _less(change, parameters)
-    if rest is not None and rest.shape == change.shape:
-        change += rest
-    return Contribution(round_off(change, how), contribution.cases, contribution.tally), change
+    _again(change, rest)
+    coded = round_off(change, how)
+    return Contribution(coded, contribution.cases, contribution.tally), _kept(change)
 
 
 def check(contribution: Contribution, parameters: Arrays, how: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from common.learner import MEMORY, Averaged, Federated
 from common.parts import Packed, Part, States, pack_change, state_hash
-from common.transfer import REST, ROUNDED, advance, worthwhile
+from common.transfer import CODE, ROUNDED, SCALE, advance, worthwhile
 from common.types import Arrays, pack
 
 Key = tuple[str, str]
@@ -105,8 +105,9 @@ class Shelf:
             return new
         coded: Arrays = {}
         if any(not np.array_equal(after[k], v) for k, v in before.items()):
-            now, coded, rest = advance(before, after, old.get(MEMORY + REST), self._how)
-            new = {**new, **now, MEMORY + REST: rest}
+            left = {k: old[MEMORY + k] for k in (CODE, SCALE) if MEMORY + k in old}
+            now, coded, left = advance(before, after, left, self._how)
+            new = {**new, **now, **{MEMORY + k: v for k, v in left.items()}}
         sent = _travels(new)
         plain = {k: v for k, v in sent.items() if k not in before}
         if set(_travels(old)) - set(plain) == set(before):

@@ -111,7 +111,7 @@ def test_rounded_changes_cost_a_fraction_and_the_model_stays_near(how: str, tmp_
     off = transfer.flat(weights(near)) - transfer.flat(weights(whole))
     assert np.linalg.norm(off) < {"int8": 0.05, "float16": 0.005}[how] * np.linalg.norm(moved)
     # what rounding leaves over is the coordinator's: no site has seen it
-    assert MEMORY + transfer.REST in near.states["all"]["mlp"]
+    assert MEMORY + transfer.CODE in near.states["all"]["mlp"]
     assert not [k for s in there.stations.values() for a in s._held.values() for k in a if k.startswith(MEMORY)]
 
 
@@ -146,7 +146,7 @@ def test_a_coordinator_that_goes_on_from_its_states_ends_in_the_same_bits(how: s
     progress = Progress()
     with pytest.raises(Stop):
         driven(there, how, progress=progress, watch=until_4)
-    assert MEMORY + transfer.REST in progress.states["all"]["mlp"] or how == "changed"
+    assert MEMORY + transfer.CODE in progress.states["all"]["mlp"] or how == "changed"
     assert _to_arrays(progress)
     again = Progress({k: {n: dict(a) for n, a in s.items()} for k, s in progress.states.items()}, set(progress.done), progress.step)
     got, _ = driven(there, how, progress=again)
