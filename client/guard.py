@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 
+from client.budget import Budget, Charge
+from client.noise import noised
 from client.site import Site
 from common.cohort import Cohort
 from common.errors import FedmetsError, RefusedError
@@ -18,7 +21,7 @@ def timely(plan: Plan) -> None:
         raise RefusedError("P04", f"the plan expired {time.time() - plan.expires:.0f} s ago; check the clocks")
 
 
-def admit(plan: Plan, site: Site, cohort: Cohort) -> Federated:
+def admit(plan: Plan, site: Site, cohort: Cohort, budget: Budget | None = None) -> Federated:
     """The learner that the plan asks for, configured; RefusedError when the site does not do that."""
     if plan.site != site.name:
         raise RefusedError("P04", f"the plan is for site '{plan.site}', this is '{site.name}'")
@@ -37,7 +40,35 @@ def admit(plan: Plan, site: Site, cohort: Cohort) -> Federated:
         raise RefusedError("P03", f"learner '{plan.learner}' has no phase '{plan.phase}'; it has {', '.join(sorted(learner.phases))}")
     if not learner.modality <= cohort.modalities:
         raise RefusedError("D06", f"learner '{plan.learner}' needs {sorted(learner.modality)}, this site holds {sorted(cohort.modalities)}")
+    site.privacy.admit(plan, datetime.date.today())
+    if budget is not None:
+        _affordable(plan, learner, cohort, budget)
     return learner
+
+
+def _affordable(plan: Plan, learner: Federated, cohort: Cohort, budget: Budget) -> None:
+    """RefusedError where the site cannot tell what the plan would cost, or cannot pay for it: before any work."""
+    if learner.sensitivity(cohort.schema, plan) is None:
+        raise RefusedError("P08", f"learner '{plan.learner}' has no bound on what one patient adds; this site has a finite epsilon")
+    if not 0 < budget.policy.delta < 1 / max(len(cohort), 1):
+        raise RefusedError(
+            "P07",
+            f"privacy.delta = {budget.policy.delta:g} must be below 1 / {len(cohort)} cases: lower it in the site file",
+        )
+    if not budget.knows(plan.budget):
+        raise RefusedError(
+            "P10",
+            f"the coordinator was told the budget head {plan.budget[:12]}, which this site's account does not have: it was restored from "
+            "an old backup, or lost. Restore the newest one",
+        )
+    budget.affordable(_charge(plan, learner))
+
+
+def _charge(plan: Plan, learner: Federated) -> Charge:
+    assert plan.privacy is not None
+    # only a learner that says so looks at none but its training rows
+    spared = plan.fold.parts if getattr(learner, "trains", False) else ()
+    return Charge.of(plan, plan.privacy.noise, spared)
 
 
 def state_for(plan: Plan, states: States) -> State:
@@ -52,9 +83,28 @@ def state_for(plan: Plan, states: States) -> State:
     return many if own is None else {**many, plan.learner: own}
 
 
-def release(contribution: Contribution, learner: Federated, state: State, plan: Plan, cohort: Cohort, minimum: int) -> Contribution:
-    """The contribution, if it is finite, of the declared shapes, and covers enough patients; otherwise RefusedError."""
+def release(
+    contribution: Contribution,
+    learner: Federated,
+    state: State,
+    plan: Plan,
+    cohort: Cohort,
+    minimum: int,
+    budget: Budget | None = None,
+) -> Contribution:
+    """The contribution, if it is finite, of the declared shapes, and covers enough patients; otherwise RefusedError.
+
+    Where the plan asks for noise it is added here, and what that costs is taken from the budget, in memory: nothing leaves before
+    `Budget.settle` has written it.
+    """
     if contribution.cases < minimum:
         raise RefusedError("P01", f"{plan.learner}, fold '{plan.fold.key}': {contribution.cases} patients, the site's minimum is {minimum}")
     check(contribution, identity(learner, state, cohort.schema, plan), plan)
-    return contribution
+    if plan.privacy is None:
+        return contribution
+    bound = learner.sensitivity(cohort.schema, plan)
+    if bound is None:
+        raise RefusedError("P08", f"learner '{plan.learner}' has no bound on what one patient adds, and the plan asks for noise")
+    if budget is not None:
+        budget.reserve(_charge(plan, learner))
+    return noised(contribution, bound, plan.privacy.noise)

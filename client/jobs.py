@@ -9,10 +9,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
+from dataclasses import replace
 from functools import partial
 
 from client import guard
 from client.answers import Answered, Answers
+from client.budget import Budget
 from client.sitelog import SiteLog
 from common import learner, transfer
 from common.exchange import Request, Update
@@ -27,8 +29,8 @@ Work = Callable[[Plan, States], Contribution]
 class Jobs:
     """at_work: one thread that works plans off, so that an answer can leave before all of its plans are done; None: whoever asks waits."""
 
-    def __init__(self, site: str, work: Work, answers: Answers, log: SiteLog, at_work: Executor | None) -> None:
-        self._site, self._work, self._answers, self._log, self._at_work = site, work, answers, log, at_work
+    def __init__(self, site: str, work: Work, answers: Answers, log: SiteLog, budget: Budget | None, at_work: Executor | None) -> None:
+        self._site, self._work, self._answers, self._log, self._budget, self._at_work = site, work, answers, log, budget, at_work
         self._jobs: dict[tuple[str, str], tuple[int, Future[Answered]]] = {}
         """Run and question -> its step, and what is being worked on: one at a time, for there is one GPU, and one memory."""
         self._one = threading.Lock()
@@ -52,11 +54,13 @@ class Jobs:
             )
 
     def _kept(self, now: list[Answered]) -> list[Update]:
+        """Charge, then store, then reply: whatever dies in between has charged too much, never too little."""
+        head = self._budget.settle() if self._budget else ""
         self._answers.keep(now)
         for answered in now:
             if answered.update.code != "R09":
                 self._jobs.pop((answered.plan.run, answered.plan.question), None)
-        return [a.update for a in now]
+        return [replace(a.update, budget=head) for a in now]
 
     def _begun(self, plan: Plan, states: States) -> Future[Answered]:
         stored = self._answers.of(plan) if plan.site == self._site else None

@@ -25,7 +25,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from client import site as site_file
 from client.answers import Answers
 from client.link import METHOD, OPTIONS
-from client.station import Station
+from client.station import Station, account
 from common.errors import RunError, UsageError, WireError
 from common.frames import assemble, frames
 from common.threads import fix_threads
@@ -44,7 +44,7 @@ def serve(path: Path, at: Path, *, tell: Callable[[str], None]) -> None:
     fix_threads()
     site = site_file.load(path)
     with _only(site.state), ThreadPoolExecutor(1, "work") as at_work:
-        station = Station(site, Answers(site.state / "answers"), at_work)
+        station = Station(site, Answers(site.state / "answers"), at_work, account(site))
         station.check()
         with Gate(station, at):
             tell(f"station of '{site.name}' listens at {at}")

@@ -7,6 +7,7 @@ import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from client.policy import Policy, parse
 from common.errors import UsageError
 from common.keys import PUBLIC
 
@@ -38,6 +39,8 @@ class Site:
     """Folder that holds the site's images; None: `data`, where that is a folder."""
     state: Path = Path("state")
     """Folder for what the station must not lose: the answers that it has given. For one station."""
+    privacy: Policy = Policy()
+    """The table `[privacy]`."""
     cache: Path = Path("cache")
     """Folder for what is prepared of the images. It holds pictures of patients, and may be deleted: it is then filled again."""
 
@@ -86,6 +89,9 @@ def load(path: Path) -> Site:
         faults.append(f"{path}: name = {raw['name']!r} is empty or has control characters")
     if isinstance(raw.get("coordinator"), str) and not PUBLIC.fullmatch(raw["coordinator"]):
         faults.append(f"{path}: coordinator = {raw['coordinator']!r} must be a public key of 64 hex digits")
+    table = raw.get("privacy", {})
+    privacy, wrong = parse(table) if isinstance(table, dict) else (Policy(), [f"privacy = {table!r} must be a table, [privacy]"])
+    faults += [f"{path}: {fault}" for fault in wrong]
     if faults:
         raise UsageError("C01", *faults)
     base = path.parent
@@ -101,6 +107,7 @@ def load(path: Path) -> Site:
         key=base / raw["key"] if "key" in raw else None,
         log=base / raw.get("log", "station.log"),
         images=base / raw["images"] if "images" in raw else None,
+        privacy=privacy,
         cache=base / raw.get("cache", "cache"),
         state=base / raw.get("state", "state"),
     )

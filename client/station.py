@@ -17,6 +17,7 @@ import common
 from client import forecast, guard, intake
 from client import site as site_file
 from client.answers import Answers
+from client.budget import Budget
 from client.held import Held
 from client.jobs import Jobs
 from client.site import Site
@@ -38,11 +39,13 @@ class Station:
     at_work: one thread that works plans off, so that an answer can leave before all of its plans are done; None: whoever asks waits.
     """
 
-    def __init__(self, site: Site, answers: Answers | None = None, at_work: Executor | None = None) -> None:
-        self.site = site
+    def __init__(self, site: Site, answers: Answers | None = None, at_work: Executor | None = None, budget: Budget | None = None) -> None:
+        if site.privacy.noised and budget is None:
+            raise AssertionError("a site with a finite epsilon needs an account")
+        self.site, self._budget = site, budget
         self._log = SiteLog(site.log)
         self._held, self._one = Held(), threading.Lock()
-        self._jobs = Jobs(site.name, self._work, answers or Answers(), self._log, at_work)
+        self._jobs = Jobs(site.name, self._work, answers or Answers(), self._log, budget, at_work)
 
     def stop(self) -> None:
         """No plan is begun from now on; the one that is being worked on is finished."""
@@ -132,9 +135,9 @@ class Station:
 
     def _work(self, plan: Plan, states: States) -> Contribution:
         cohort = self.cohort(plan.study, plan.task)
-        asked = guard.admit(plan, self.site, cohort)
+        asked = guard.admit(plan, self.site, cohort, self._budget)
         state = guard.state_for(plan, states)
-        return guard.release(asked.contribute(state, cohort, plan), asked, state, plan, cohort, self.site.minimum)
+        return guard.release(asked.contribute(state, cohort, plan), asked, state, plan, cohort, self.site.minimum, self._budget)
 
 
 def _refused(code: str) -> list[Update]:
@@ -152,11 +155,16 @@ def open_station(path: str) -> Station:
     fix_threads()
     site = site_file.load(Path(path))
     try:
-        return Station(site)
+        return Station(site, budget=account(site))
     except OSError as error:
         raise UsageError(
             "C01", f"site '{site.name}': its log '{site.log}' cannot be written ({error.strerror}); mend `log` in {path}"
         ) from error
+
+
+def account(site: Site) -> Budget | None:
+    """The site's privacy account, where its policy needs one."""
+    return Budget(site.state, site.privacy) if site.privacy.noised else None
 
 
 @cache

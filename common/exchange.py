@@ -22,6 +22,7 @@ from common.keys import Signer
 from common.learner import Contribution, Plan
 from common.packets import Packet, demand_keys, finite, listed
 from common.parts import Packed, Part, States, state_hash, unpack_states
+from common.privacy import Privacy
 from common.transfer import HOWS, ROUNDED
 from common.types import Arrays, State, nest, pack, unpack
 
@@ -56,8 +57,8 @@ class Update:
     plan_hash: str
     contribution: Contribution | None
     code: str = ""
-    spent: None = None
-    budget_head: str = ""
+    budget: str = ""
+    """The head of the site's budget chain; empty where it keeps none."""
 
 
 @dataclass(frozen=True)
@@ -114,15 +115,16 @@ def unpack_updates(packet: Packet, public: str, to: Packet) -> list[Update]:
     sums = _by_index(unpack(packet.blob))
     out = []
     for i, row in enumerate(rows):
-        demand_keys(row, {"plan", "cases", "code"}, "update")
+        demand_keys(row, {"plan", "cases", "code", "budget"}, "update")
         _code(row["code"], f"update {i}")
         if type(row["cases"]) is not int or row["cases"] < 0 or not re.fullmatch(r"[0-9a-f]{64}", str(row["plan"])):
             raise WireError("W02", f"update {i} has a malformed plan hash or case count")
+        _head(row["budget"], f"update {i}")
         arrays = sums.pop(str(i), {})
         if set(arrays) - {"sums", "tally"} or (row["code"] and (arrays or row["cases"])):
             raise WireError("W02", f"update {i} carries what is not declared")
         contribution = None if row["code"] else Contribution(arrays.get("sums", {}), row["cases"], arrays.get("tally", {}))
-        out.append(Update(row["plan"], contribution, row["code"]))
+        out.append(Update(row["plan"], contribution, row["code"], row["budget"]))
     if sums:
         raise WireError("W02", f"{len(sums)} sets of sums belong to no update")
     return out
@@ -184,7 +186,7 @@ def pack_updates(updates: Sequence[Update], signer: Signer | None, to: Packet) -
     rows = []
     arrays: Arrays = {}
     for i, u in enumerate(updates):
-        rows.append({"plan": u.plan_hash, "cases": u.contribution.cases if u.contribution else 0, "code": u.code})
+        rows.append({"plan": u.plan_hash, "cases": u.contribution.cases if u.contribution else 0, "code": u.code, "budget": u.budget})
         if u.contribution:
             arrays.update({f"{i}\tsums\t{k}": v for k, v in u.contribution.sums.items()})
             arrays.update({f"{i}\ttally\t{k}": v for k, v in u.contribution.tally.items()})
@@ -228,6 +230,7 @@ def _plan_to_json(plan: Plan) -> dict[str, Any]:
     row = {f.name: getattr(plan, f.name) for f in dataclasses.fields(plan)}
     row["fold"] = [list(plan.fold.sites), list(plan.fold.parts)]
     row["reads"] = [[list(f.sites), list(f.parts)] for f in plan.reads]
+    row["privacy"] = plan.privacy.noise if plan.privacy else None
     return row
 
 
@@ -237,8 +240,10 @@ def _plan_from_json(row: Any) -> Plan:
         texts = ("run", "site", "study", "task", "schema", "learner", "phase", "state_hash")
         if not all(type(row[k]) is str for k in texts) or not all(type(row[k]) is int for k in ("step", "seed", "parts")):
             raise TypeError("a field of the wrong type")
-        if type(row["hyper"]) is not dict or row["privacy"] is not None or row["transfer"] not in HOWS:
-            raise TypeError("hyper, privacy or transfer of the wrong type")
+        if type(row["hyper"]) is not dict or row["transfer"] not in HOWS:
+            raise TypeError("hyper or transfer of the wrong type")
+        privacy = row["privacy"] if row["privacy"] is None else Privacy(row["privacy"])
+        _head(row["budget"], "a plan")
         if not finite(row["expires"]):
             raise TypeError("expires of the wrong type")
         folds = [
@@ -246,9 +251,15 @@ def _plan_from_json(row: Any) -> Plan:
             for sites, parts in [row["fold"], *listed(row["reads"], list, "plan")]
         ]
         participants = tuple(listed(row["participants"], str, "plan"))
-        return Plan(**{**row, "fold": folds[0], "reads": tuple(folds[1:]), "participants": participants, "expires": float(row["expires"])})
+        told = {"fold": folds[0], "reads": tuple(folds[1:]), "participants": participants, "privacy": privacy}
+        return Plan(**{**row, **told, "expires": float(row["expires"])})
     except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise WireError("W02", f"a plan is malformed: {error}") from error
+
+
+def _head(head: Any, where: str) -> None:
+    if type(head) is not str or not re.fullmatch(r"([0-9a-f]{64})?", head):
+        raise WireError("W02", f"{where} has a malformed head of a budget")
 
 
 def _code(code: Any, where: str) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 from common import learners
 from common.cohort import Cohort, Fold, empty
 from common.errors import RefusedError, UsageError
+from common.privacy import Privacy
 from common.schema import Floats, Schema
 from common.types import Arrays, Probs, State
 
@@ -57,18 +58,21 @@ class Plan:
     """The number of hash parts that patients are folded into."""
     transfer: str = "whole"
     """How parameters travel in this run: one of `common.transfer.HOWS`."""
-    privacy: None = None
+    privacy: Privacy | None = None
+    """The noise that every sum must have; None: none is asked for."""
+    budget: str = ""
+    """The head of the site's budget chain as the coordinator was last told: a station that does not know it is an old copy of itself."""
 
     @cached_property
     def hash(self) -> str:
         """SHA-256 of every field; a repeated plan has the same hash."""
-        return hashlib.sha256(f"{self.question} {self.expires!r}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.question} {self.expires!r} {self.budget}".encode()).hexdigest()
 
     @cached_property
     def question(self) -> str:
-        """SHA-256 of every field but `expires`: a coordinator that resumes asks the same again, with more time."""
+        """SHA-256 of every field but `expires` and `budget`: a coordinator that resumes asks the same again, with more time."""
         folds = [[f.sites, f.parts] for f in (self.fold, *self.reads)]
-        plain = [getattr(self, f) for f in _PLAIN]
+        plain = [getattr(self, f) for f in _PLAIN] + [self.privacy.noise if self.privacy else 0]
         text = json.dumps([plain, folds, self.hyper], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -78,7 +82,7 @@ class Plan:
         return f"{self.step}\t{self.learner}\t{self.fold.key}"
 
 
-_PLAIN = tuple(f.name for f in dataclasses.fields(Plan) if f.name not in ("fold", "reads", "hyper", "expires"))
+_PLAIN = tuple(f.name for f in dataclasses.fields(Plan) if f.name not in ("fold", "reads", "hyper", "expires", "privacy", "budget"))
 
 
 @dataclass(frozen=True)
@@ -258,7 +262,7 @@ def demand(name: str, rules: Mapping[str, bool]) -> None:
 
 def hyper_names(learner: Any) -> tuple[str, ...]:
     """The fields a plan may set: all but those that say what the learner is."""
-    return tuple(f.name for f in dataclasses.fields(learner) if f.name not in ("name", "needs", "modality", "phases"))
+    return tuple(f.name for f in dataclasses.fields(learner) if f.name not in ("name", "needs", "modality", "phases", "trains"))
 
 
 def hyper_of(learner: Any) -> dict[str, object]:

@@ -17,7 +17,7 @@ from common import keys
 from common.errors import WireError
 from common.keys import Signer
 
-_FORMAT = 3
+_FORMAT = 4
 
 Kind = Literal["greeting", "hello", "request", "updates"]
 

@@ -22,6 +22,8 @@ from common.schema import Schema
 from common.threads import fix_threads
 from common.types import Arrays, digest, flatten, nest
 from server import enrolled, guards, rounds, store, strategies
+from server.accounts import NAME as BUDGETS
+from server.accounts import Accounts
 from server.jobs import build_jobs, possible
 from server.ledger import NAME, Ledger
 from server.roster import joined_later, register
@@ -96,6 +98,8 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
             versions={p: version(p) for p in ("flwr", "numpy", "xgboost")} | {"fedmets": common.__version__},
         )
 
+        accounts = Accounts(folder.absolute().parent / BUDGETS, roster.enrolled.sites)
+
         def watch(exchange: Exchange, now: Progress) -> None:
             sha = store.save(folder / STATES, now.step, _to_arrays(now))
             ledger.append(
@@ -113,7 +117,7 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
             text = json.dumps({"time": time.time(), "step": step, "jobs": len(jobs), "done": len(progress.done), "sites": dict(sites)})
             store.replace(folder / STATUS, text.encode())
 
-        rounds.drive(grid, run, name, roster, jobs, schema, progress, watch, strategies.combiner(run.strategy), live)
+        rounds.drive(grid, run, name, roster, jobs, schema, progress, watch, strategies.combiner(run.strategy), live, accounts)
         state_hash = digest({f"{k}\t{n}": a for k, s in progress.states.items() for n, a in flatten(s).items()})
         closed = next((line for line in ledger.lines if line["kind"] == "close"), None)
         if closed is None:

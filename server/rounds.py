@@ -18,8 +18,10 @@ from common.errors import FederationError, RefusedError
 from common.exchange import Update
 from common.learner import Contribution, Federated, Plan, Stacked, check, hyper_of, identity, lacks, total
 from common.parts import States
+from common.privacy import Privacy
 from common.schema import Schema
 from common.types import Arrays, State
+from server.accounts import Accounts
 from server.collect import collect
 from server.jobs import Job
 from server.post import Post, why
@@ -59,6 +61,8 @@ class Exchange:
     sent: int
     received: int
     seconds: float
+    budgets: Mapping[str, str]
+    """Site -> the head of its budget chain, where it keeps one."""
 
 
 Watch = Callable[[Exchange, Progress], None]
@@ -76,6 +80,7 @@ def drive(
     watch: Watch,
     combine: Combine,
     live: Live = lambda step, sites: None,
+    accounts: Accounts | None = None,
 ) -> None:
     """Exchange until every job is done. `progress` is advanced in place; `watch` is called after each exchange and may raise.
 
@@ -83,6 +88,7 @@ def drive(
     """
     by_key = {j.key: j for j in jobs}
     post, shelf = Post(grid), Shelf(run.transfer)
+    accounts = accounts or Accounts(None, roster.enrolled.sites)
     while open_jobs := [j for j in jobs if j.key not in progress.done]:
         ready = [
             j
@@ -103,7 +109,7 @@ def drive(
         ready = [j for j in ready if j.key not in progress.done]
         if not ready:
             continue
-        exchange = _exchange(post, shelf, run, run_id, roster, ready, schema, progress, combine, live)
+        exchange = _exchange(post, shelf, run, run_id, roster, ready, schema, progress, combine, live, accounts)
         progress.step += 1
         watch(exchange, progress)
 
@@ -128,6 +134,7 @@ def _exchange(
     progress: Progress,
     combine: Combine,
     live: Live,
+    accounts: Accounts,
 ) -> Exchange:
     started = time.monotonic()
     states: States = {}
@@ -146,10 +153,13 @@ def _exchange(
                 Plan(
                     run_id, site, study, task, schema.hash, progress.step, job.learner.name, job.learner.phase(arrays), job.fold, job.reads,
                     lot.hash, able[job.key], 0.0, hyper_of(job.learner), run.seed, run.parts, run.transfer,
+                    Privacy(run.noise) if run.noise else None, accounts.head(site),
                 )
             )  # fmt: skip
     live(progress.step, {s: "working" if s in plans else "ready" for s in roster.ready})
     came = collect(post, run, roster, plans, lot, shelf)
+    heads = {s: u.budget for s, answers in came.answers.items() for _, u in answers.values() if u.budget}
+    accounts.told(heads)
     live(progress.step, {s: came.outcome.get(s, "ready") for s in roster.ready})
     work: dict[tuple[str, ...], dict[str, object]] = {}
     for job in jobs:
@@ -167,7 +177,7 @@ def _exchange(
     names = {node: site for site, node in roster.nodes.items()}
     late: list[dict[str, object]] = [{"site": names.get(node, f"node {node}"), "step": group} for node, group in post.late()]
     seconds = time.monotonic() - started
-    return Exchange(progress.step, came.outcome, asked, list(work.values()), late, came.sent, came.received, seconds)
+    return Exchange(progress.step, came.outcome, asked, list(work.values()), late, came.sent, came.received, seconds, heads)
 
 
 def _apply(
@@ -193,6 +203,8 @@ def _apply(
             refused[site] = update.code
             continue
         zero = identity(job.learner, state, schema, asked)
+        if asked.privacy is not None:
+            zero = replace(zero, tally={})  # it would be one more release
         if run.transfer in transfer.ROUNDED:
             rounded = transfer.averaged(job.learner, state.get(job.learner.name, {}), zero.sums)
         try:

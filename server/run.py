@@ -15,7 +15,7 @@ from common.errors import UsageError
 from common.learner import Federated, Head, Stacked, hyper_of, load
 from common.schema import Schema
 from common.study import Study
-from common.transfer import HOWS
+from common.transfer import HOWS, ROUNDED
 
 EVALUATIONS = ("within_site", "leave_one_site_out")
 
@@ -60,6 +60,8 @@ class Run:
     """How often a site that did not answer is asked again; and how many deadlines more one plan may take, where no forecast says more."""
     transfer: str = "whole"
     """`whole`: every state to every site. `changed`: what a site does not hold. `float16`, `int8`: of large models the rounded changes."""
+    noise: float = 0.0
+    """Standard deviation of the noise in every sum, in units of what one patient can add to it; 0: none. Sites with a budget demand it."""
     accept_leak: str = ""
     """Comma-separated features for which guard L03 is overridden; printed in the report."""
     resume: bool = False
@@ -179,6 +181,10 @@ def _faults(run: Run) -> list[str]:
         out.append(f"quorum={run.quorum} must lie in (0, 1]")
     if not 0 <= run.quorum_cases <= 1:
         out.append(f"quorum_cases={run.quorum_cases} must lie in [0, 1]")
+    if not 0 <= run.noise < float("inf"):
+        out.append(f"noise={run.noise} must be 0 or a number above it")
+    if run.noise and run.transfer in ROUNDED:
+        out.append(f"transfer={run.transfer} rounds sums, and noise={run.noise:g} is for sums that are sent whole; leave one of them out")
     if not 0 < run.deadline < float("inf") or run.retries < 0:
         out.append(f"deadline={run.deadline} must be above 0 and retries={run.retries} not below 0")
     if run.transfer not in HOWS:

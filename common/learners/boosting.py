@@ -48,6 +48,8 @@ class Boosting:
     needs: tuple[str, ...] = ("preprocessing",)
     modality: frozenset[str] = frozenset({"table"})
     phases: frozenset[str] = frozenset({"grow", "score"})
+    trains: bool = True
+    """It sees the training rows of its fold and no others."""
     trees: int = 60
     """The most rounds; a round is a tree, or one a class when there are more than two."""
     depth: int = 3

@@ -40,6 +40,8 @@ class Logistic:
     needs: tuple[str, ...] = ("preprocessing",)
     modality: frozenset[str] = frozenset({"table"})
     phases: frozenset[str] = frozenset({"newton"})
+    trains: bool = True
+    """It sees the training rows of its fold and no others."""
     l2: float = 1.0
     """Penalty l2 / 2 * (sum of squared slopes) on the summed log-likelihood; must be > 0."""
     tolerance: float = 1e-6

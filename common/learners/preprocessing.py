@@ -37,6 +37,8 @@ class Preprocessing:
     needs: tuple[str, ...] = ()
     modality: frozenset[str] = frozenset({"table"})
     phases: frozenset[str] = frozenset({"coarse", "fine"})
+    trains: bool = True
+    """It sees the training rows of its fold and no others."""
     bins: int = 64
     """The most bins a column is cut into for histogram trees."""
     clip: float = 10.0
@@ -84,23 +86,25 @@ class Preprocessing:
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         arrays = state[self.name]
+        # no sum of ours is below 0; noise may take it there
+        sums = {k: np.maximum(v, 0) for k, v in total.sums.items()}
         if plan.phase == "coarse":
-            histogram, moments = total.sums["histogram"], total.sums["moments"]
+            histogram, moments = sums["histogram"], sums["moments"]
             mass = histogram[:, :COARSE].sum(axis=2)
             share = mass / np.maximum(mass.sum(axis=1, keepdims=True), 1)
             cells = np.maximum(np.ceil(share * FINE), 1).astype(np.int64)
             start = np.concatenate([[0], np.cumsum(cells.sum(axis=1))])
             alone = feature_auc(histogram, arrays["feature"], arrays["level"])
-            coarse = {"auc": alone, "classes": total.sums["classes"], "moments": moments, "cells": cells, "start": start}
+            coarse = {"auc": alone, "classes": sums["classes"], "moments": moments, "cells": cells, "start": start}
             return Step({**arrays, "pass": np.array(1), **coarse}, False)
         bounds = arrays["bounds"]
         count = arrays["moments"][:, 0]
         low, span = _spans(bounds)
         # divided by the cases of this pass: a site may have been lost since the other one
-        squared = np.array([total.sums["counts"][a:b].sum() for a, b in pairwise(arrays["start"])])
-        scale = span * np.sqrt(total.sums["squares"] / np.maximum(squared, 1))
+        squared = np.array([sums["counts"][a:b].sum() for a, b in pairwise(arrays["start"])])
+        scale = span * np.sqrt(sums["squares"] / np.maximum(squared, 1))
         edges = [
-            _edges(total.sums["counts"][a:b].astype(np.float64), c, bound, self.bins)
+            _edges(sums["counts"][a:b].astype(np.float64), c, bound, self.bins)
             for a, b, c, bound in zip(arrays["start"][:-1], arrays["start"][1:], arrays["cells"], bounds, strict=True)
         ]
         return Step(
@@ -159,7 +163,7 @@ def _spans(bounds: Floats) -> tuple[Floats, Floats]:
 def _mean(arrays: Arrays) -> Floats:
     """(columns,) on [0, 1], from the coarse pass."""
     count, first = arrays["moments"].T
-    return np.asarray(first / np.maximum(count, 1))
+    return np.asarray(np.minimum(first / np.maximum(count, 1), 1))
 
 
 def _unit(column: Column, x: Floats) -> Floats:

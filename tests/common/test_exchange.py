@@ -34,6 +34,7 @@ from common.exchange import (
 from common.learner import Contribution, Plan, hyper_of, load
 from common.packets import Packet
 from common.parts import Packed, Part, States, pack_change, pack_states
+from common.privacy import Privacy
 from common.types import Arrays, digest, flatten, pack
 from tests import ring
 
@@ -88,9 +89,9 @@ def test_every_field_of_a_plan_counts_in_its_hash() -> None:
     others = {
         "run": "r", "site": "S2", "study": "s", "task": "t", "schema": "1", "step": 5, "learner": "mlp", "phase": "p",
         "fold": Fold(parts=(1,)), "reads": (), "state_hash": "1", "participants": ("S1",), "expires": 1.0, "hyper": {}, "seed": 4,
-        "parts": 6, "transfer": "int8",
+        "parts": 6, "transfer": "int8", "privacy": Privacy(2.0), "budget": "1" * 64,
     }  # fmt: skip
-    assert set(others) | {"privacy"} == {f.name for f in dataclasses.fields(Plan)}
+    assert set(others) == {f.name for f in dataclasses.fields(Plan)}
     assert len({plan().hash, *(plan(**{k: v}).hash for k, v in others.items())}) == len(others) + 1
 
 
@@ -101,8 +102,9 @@ def test_a_plan_that_names_another_state_is_refused() -> None:
 
 
 ARRAYS = st.dictionaries(NAME, st.lists(st.floats(), max_size=4).map(np.array), max_size=3)
+HEADS = st.sampled_from(["", "0a" * 32])
 UPDATES = st.one_of(
-    st.builds(lambda s, n, t: Update(plan().hash, Contribution(s, n, t)), ARRAYS, st.integers(0, 10**6), ARRAYS),
+    st.builds(lambda s, n, t, b: Update(plan().hash, Contribution(s, n, t), "", b), ARRAYS, st.integers(0, 10**6), ARRAYS, HEADS),
     st.sampled_from(sorted(CODES)).map(lambda code: Update(NO_PLAN, None, code)),
 )
 
@@ -133,7 +135,7 @@ def test_greetings_come_through_unchanged() -> None:
 def test_only_a_code_leaves_a_site_that_failed() -> None:
     """Not the sentence of the error: it may quote a table."""
     content = updates(Update(plan().hash, None, "X01"))
-    assert json.loads(content.text)["updates"] == [{"plan": plan().hash, "cases": 0, "code": "X01"}]
+    assert json.loads(content.text)["updates"] == [{"plan": plan().hash, "cases": 0, "code": "X01", "budget": ""}]
 
 
 def test_size_counts_arrays_and_texts() -> None:
@@ -162,7 +164,7 @@ MEANT = {"request": "", "greeting": "", "updates": ASKED.hash, "hello": ASKED.ha
 def signed(kind: str, text: bytes) -> str:
     """A true signature under a text that nobody should sign, to get behind the check of it."""
     who = ring.COORDINATOR if kind in ("request", "greeting") else SITE
-    return who.sign(f"fedmets 3 {kind} {MEANT[kind]}\n".encode() + text)
+    return who.sign(f"fedmets 4 {kind} {MEANT[kind]}\n".encode() + text)
 
 
 def altered(kind: str, text: bytes, **more: Any) -> Packet:

@@ -219,7 +219,7 @@ def tried(what):
 
 def forged():
     import grpc
-    body = json.dumps({"format": 3, "plans": []}).encode()
+    body = json.dumps({"format": 4, "plans": []}).encode()
     answers = []
     for kind in ("request", "greeting"):
         head = {"kind": kind, "signature": "00" * 64, "sizes": [len(body), 0]}
@@ -294,7 +294,7 @@ def test_a_hostile_bundle_finds_no_data_no_key_and_a_station_that_does_not_liste
         assert (one["torch"], one["user"]) == ("ModuleNotFoundError", 10001)
         assert isinstance(one["forged"], list), one
         request, greeting = one["forged"]
-        assert request["updates"] == [{"plan": "0" * 64, "cases": 0, "code": "P05"}]
+        assert request["updates"] == [{"plan": "0" * 64, "cases": 0, "code": "P05", "budget": ""}]
         assert (greeting["site"]["code"], greeting["site"]["cases"]) == ("P05", 0)
         assert not [line for line in one["beside"] if "serve" in line], "the station's process is in another container"
 

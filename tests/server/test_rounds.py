@@ -17,6 +17,8 @@ from flwr.app import Error, Message, RecordDict
 
 import common
 from client.answers import Answers
+from client.budget import Budget
+from client.policy import Policy
 from client.site import Site
 from client.station import Station
 from common.cohort import Cohort, Fold
@@ -44,10 +46,19 @@ Change = Callable[[list[Update], int], Any]
 class Local(Station):
     """The real station over a cohort that the test holds; counts how often it worked for a plan."""
 
-    def __init__(self, cohort: Cohort, folder: Path, minimum: int, answers: Answers | None = None, at_work: Executor | None = None) -> None:
+    def __init__(
+        self,
+        cohort: Cohort,
+        folder: Path,
+        minimum: int,
+        answers: Answers | None = None,
+        at_work: Executor | None = None,
+        budget: Budget | None = None,
+    ) -> None:
         pinned, key = ring.COORDINATOR.public, ring.key_file(folder, cohort.site)
-        site = Site(cohort.site, folder, ("synthetic",), minimum=minimum, log=folder / "station.log", coordinator=pinned, key=key)
-        super().__init__(site, answers, at_work)
+        log, policy = folder / "station.log", budget.policy if budget else Policy()
+        site = Site(cohort.site, folder, ("synthetic",), minimum=minimum, log=log, coordinator=pinned, key=key, privacy=policy)
+        super().__init__(site, answers, at_work, budget)
         self.held, self.worked = cohort, Counter[str]()
 
     def cohort(self, ref: str, task: str) -> Cohort:

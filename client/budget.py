@@ -1,0 +1,176 @@
+"""What a site may still reveal about its patients: one account for every cohort, study, task, fold and run drawn from them.
+
+A line of the chain is written and synced before what it pays for leaves; a crash in between charges for nothing, never the other way
+round. A patient stands in one part of a run's split: what left out that part cost the patient nothing, so the account is kept by part,
+and the dearest part counts (of splits by other seeds each its own).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from client.policy import Policy
+from common.chain import GENESIS, Chain
+from common.errors import RefusedError, RunError, UsageError
+from common.learner import Plan
+from common.privacy import ORDERS, epsilon, gaussian
+from common.schema import Floats
+
+NAME = "budget.jsonl"
+SLACK = 300.0
+"""Seconds by which a clock may be set back, as a time server does."""
+
+
+@dataclass(frozen=True)
+class Charge:
+    """What one release costs."""
+
+    run: str
+    step: int
+    learner: str
+    fold: str
+    question: str
+    noise: float
+    split: tuple[int, int]
+    """Seed and number of parts."""
+    spared: tuple[int, ...]
+    """Parts none of whose patients are in the sum."""
+
+    @staticmethod
+    def of(plan: Plan, noise: float, spared: tuple[int, ...]) -> Charge:
+        return Charge(plan.run, plan.step, plan.learner, plan.fold.key, plan.question, noise, (plan.seed, plan.parts), spared)
+
+
+class _Account(Chain):
+    room = "free space at the site; nothing leaves until what it costs is on disk"
+    mend = "what was spent is no longer known: restore this very file; without it the site has no budget"
+
+
+class Budget:
+    """Of one station; two on one file are refused (C05), and so is a clock that is behind what is written (S04).
+
+    room: what `charge` and `affordable` compare with is the policy's epsilon and delta of today; the lines hold the noise.
+    """
+
+    def __init__(self, folder: Path, policy: Policy) -> None:
+        self.policy = policy
+        self._path = folder / NAME
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._by_split: dict[tuple[int, int], Floats] = {}
+        self._pending: list[Charge] = []
+        self._one = threading.Lock()
+        with ExitStack() as opened:
+            opened.callback(os.close, _exclusive(folder / "budget.lock"))
+            self._chain = opened.enter_context(closing(_Account(self._path)))
+            for line in self._chain.lines:
+                for row in line["charges"]:
+                    self._add(_charge(row, self._path))
+            self._clock()
+            self._opened = opened.pop_all()
+
+    @property
+    def head(self) -> str:
+        return self._chain.head
+
+    @property
+    def spent(self) -> float:
+        """Epsilon at the policy's delta, what waits to be written included."""
+        return epsilon(self._total(), self.policy.delta)
+
+    def knows(self, head: str) -> bool:
+        """Was this ever the head? One that is not comes from a later state of the account: this one is an old copy."""
+        return head in (GENESIS, "") or any(line["hash"] == head for line in self._chain.lines)
+
+    def affordable(self, charge: Charge) -> None:
+        """RefusedError P09 where the release would cost more than is left."""
+        with self._one:
+            self._afford(charge)
+
+    def reserve(self, charge: Charge) -> None:
+        """Take it from the account in memory; `settle` writes it. RefusedError P09 where it is more than is left."""
+        with self._one:
+            self._afford(charge)
+            self._pending.append(charge)
+            self._add(charge)
+
+    def settle(self) -> str:
+        """Write what was reserved, synced to disk. Returns the head. RunError S03 where the disk is full: then nothing may leave."""
+        with self._one:
+            if self._pending:
+                self._clock()
+                told = {"epsilon": self.policy.epsilon, "delta": self.policy.delta, "spent": epsilon(self._total(), self.policy.delta)}
+                self._chain.append("charge", time=time.time(), **told, charges=[asdict(c) for c in self._pending])
+                self._pending = []
+            return self.head
+
+    def close(self) -> None:
+        self._opened.close()
+
+    def _afford(self, charge: Charge) -> None:
+        after = epsilon(self._total(charge), self.policy.delta)
+        if after > self.policy.epsilon:
+            raise RefusedError(
+                "P09",
+                f"{charge.learner}, fold '{charge.fold}', noise {charge.noise:g}: epsilon would be {after:.3f} "
+                f"at delta {self.policy.delta:g}, the site allows {self.policy.epsilon:g} and has spent {self.spent:.3f}",
+            )
+
+    def _total(self, more: Charge | None = None) -> Floats:
+        total = np.zeros(len(ORDERS))
+        splits = self._by_split.keys() | ({more.split} if more else set())
+        for split in splits:
+            cost = self._by_split.get(split, np.zeros((1, len(ORDERS))))
+            total += (cost if more is None or more.split != split else cost + _cost(more)).max(axis=0)
+        return total
+
+    def _add(self, charge: Charge) -> None:
+        self._by_split[charge.split] = self._by_split.get(charge.split, 0) + _cost(charge)
+
+    def _clock(self) -> None:
+        last = max((float(line["time"]) for line in self._chain.lines), default=0.0)
+        if time.time() < last - SLACK:
+            raise RunError(
+                "S04", f"'{self._path}' was last written {last - time.time():.0f} s after what the clock says now; set the clock"
+            )
+
+
+def _cost(charge: Charge) -> Floats:
+    """(parts, orders)."""
+    parts = np.ones((charge.split[1], 1))
+    parts[list(charge.spared)] = 0
+    return np.asarray(parts * gaussian(charge.noise))
+
+
+def _charge(row: Any, path: Path) -> Charge:
+    try:
+        charge = Charge(**{**row, "split": tuple(row["split"]), "spared": tuple(row["spared"])})
+        if not charge.noise > 0 or charge.split[1] < 1 or not all(0 <= p < charge.split[1] for p in charge.spared):
+            raise ValueError("a charge is out of range")
+        return charge
+    except (TypeError, KeyError, ValueError, IndexError) as error:
+        raise RunError("S02", f"'{path}' was written by another version ({error}); use the version that wrote it") from error
+
+
+def _exclusive(path: Path) -> int:
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise UsageError("C05", f"another station has the account of '{path.parent}' open; one is enough: stop the other") from error
+    return lock
+
+
+def charges(lines: Sequence[dict[str, Any]]) -> int:
+    """How many releases have been paid for."""
+    return sum(len(line["charges"]) for line in lines)

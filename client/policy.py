@@ -1,0 +1,82 @@
+"""What a hospital allows: the table `[privacy]` of its site.toml. The station alone enforces it; no coordinator can loosen it."""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from common.errors import RefusedError
+from common.learner import Plan
+
+Require = Literal["none", "dp", "secagg"]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Without a table, none: sums leave as they are, over at least `minimum` patients."""
+
+    epsilon: float = math.inf
+    """What may ever be learnt of one patient from all that leaves, whatever the study, run or round; finite: every sum needs noise."""
+    delta: float = 0.0
+    """The chance that the epsilon does not hold; below 1 / (the site's patients)."""
+    require: Require = "none"
+    """Under what protection alone sums leave; a finite epsilon means `dp`."""
+    participants: tuple[str, ...] = ()
+    """Names of all sites with which this one lets itself be summed up; empty: any."""
+    expires: datetime.date | None = None
+    """The last day on which a plan is answered."""
+
+    @property
+    def noised(self) -> bool:
+        return self.require == "dp" or math.isfinite(self.epsilon)
+
+    def admit(self, plan: Plan, today: datetime.date) -> None:
+        """RefusedError P07 where the site does not allow the plan, whatever its budget."""
+        faults = []
+        if self.expires is not None and today > self.expires:
+            faults.append(f"this site answers no plan after {self.expires}; set privacy.expires in its site file")
+        strange = sorted(set(plan.participants) - set(self.participants)) if self.participants else []
+        if strange:
+            faults.append(f"the plan sums this site up with {', '.join(strange)}, whom privacy.participants does not name")
+        if self.noised and plan.privacy is None:
+            faults.append("this site's sums need noise, and the plan has none; the coordinator sets `noise` for the run")
+        if self.require == "secagg":
+            faults.append("this site's sums leave under secure aggregation alone, which this version does not have")
+        if faults:
+            raise RefusedError("P07", *faults)
+
+
+def parse(raw: Mapping[str, Any]) -> tuple[Policy, list[str]]:
+    """The table, and everything that is wrong with it; nothing that is wrong falls back to less privacy."""
+    known = {f.name for f in fields(Policy)}
+    faults = []
+    for key in sorted(set(raw) - known):
+        near = difflib.get_close_matches(key, known, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"allowed: {', '.join(sorted(known))}"
+        faults.append(f"unknown key 'privacy.{key}'; {hint}")
+    epsilon, delta, require = raw.get("epsilon", math.inf), raw.get("delta", 0.0), raw.get("require", "none")
+    participants, expires = raw.get("participants", []), raw.get("expires")
+    real = {k: type(v) in (int, float) and not math.isnan(v) for k, v in (("epsilon", epsilon), ("delta", delta))}
+    if not real["epsilon"] or not epsilon > 0:
+        faults.append(f"privacy.epsilon = {epsilon!r} must be a number above 0 (inf: no limit)")
+    elif epsilon > 100 and math.isfinite(epsilon):
+        faults.append(f"privacy.epsilon = {epsilon!r} protects nobody; 1 to 10 are usual, inf says openly that there is no limit")
+    if not real["delta"] or not 0 <= delta < 1:
+        faults.append(f"privacy.delta = {delta!r} must be a number from 0 to below 1")
+    elif real["epsilon"] and math.isfinite(epsilon) and not delta > 0:
+        faults.append("privacy.delta is missing: with an epsilon it must be above 0, and below 1 / (number of patients), such as 1e-5")
+    if require not in get_args(Require):
+        faults.append(f"privacy.require = {require!r} must be one of {', '.join(get_args(Require))}")
+    elif require == "dp" and real["epsilon"] and not math.isfinite(epsilon):
+        faults.append('privacy.require = "dp" needs privacy.epsilon and privacy.delta')
+    if not isinstance(participants, list) or not all(isinstance(p, str) for p in participants):
+        faults.append(f"privacy.participants = {participants!r} must be a list of names of sites")
+    if expires is not None and type(expires) is not datetime.date:
+        faults.append(f"privacy.expires = {expires!r} must be a date, such as 2027-12-31")
+    if faults:
+        return Policy(), faults
+    return Policy(float(epsilon), float(delta), require, tuple(participants), expires), []

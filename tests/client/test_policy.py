@@ -1,0 +1,91 @@
+"""The table [privacy] of a site file: what is wrong is named, and nothing wrong falls back to less privacy."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client import site as site_file
+from client.policy import Policy, parse
+from common.cohort import Fold
+from common.errors import RefusedError, UsageError
+from common.learner import Plan
+from common.privacy import Privacy
+
+TODAY = datetime.date(2026, 6, 1)
+PLAN = Plan("r", "A", "s", "t", "0" * 64, 0, "logistic", "newton", Fold(), (Fold(),), "1" * 64, ("A", "B"), 1e12, {}, 0, 5)
+DP = Policy(3.0, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ({"epsilon": 0}, "privacy.epsilon = 0 must be"),
+        ({"epsilon": -1.0, "delta": 1e-5}, "privacy.epsilon = -1.0 must be"),
+        ({"epsilon": math.nan, "delta": 1e-5}, "privacy.epsilon = nan must be"),
+        ({"epsilon": "3"}, "privacy.epsilon = '3' must be"),
+        ({"epsilon": True}, "privacy.epsilon = True must be"),
+        ({"epsilon": 1e6, "delta": 1e-5}, "protects nobody"),
+        ({"epsilon": 3.0}, "privacy.delta is missing"),
+        ({"epsilon": 3.0, "delta": 1.0}, "privacy.delta = 1.0 must be"),
+        ({"epsilon": 3.0, "delta": math.nan}, "privacy.delta = nan must be"),
+        ({"require": "dp"}, "needs privacy.epsilon"),
+        ({"require": "secure"}, "privacy.require = 'secure' must be one of"),
+        ({"participants": "A"}, "privacy.participants = 'A' must be a list"),
+        ({"expires": "2027-01-01"}, "privacy.expires = '2027-01-01' must be a date"),
+        ({"expires": datetime.datetime(2027, 1, 1)}, "must be a date"),
+        ({"epsilom": 3.0}, "did you mean 'epsilon'?"),
+    ],
+)
+def test_a_wrong_table_is_refused(table: dict[str, Any], told: str) -> None:
+    _, faults = parse(table)
+    assert told in "; ".join(faults)
+
+
+def test_all_faults_at_once() -> None:
+    assert len(parse({"epsilon": -1, "delta": 2, "require": "x", "participants": 1, "expires": 1, "other": 1})[1]) == 6
+
+
+def test_a_right_table() -> None:
+    table = {"epsilon": 3, "delta": 1e-5, "require": "dp", "participants": ["A"], "expires": datetime.date(2027, 1, 1)}
+    assert parse(table) == (Policy(3.0, 1e-5, "dp", ("A",), datetime.date(2027, 1, 1)), [])
+    assert parse({}) == (Policy(), [])
+    assert not Policy().noised
+    assert DP.noised
+
+
+def test_a_site_file_with_a_wrong_table_names_file_and_key(tmp_path: Path) -> None:
+    path = tmp_path / "site.toml"
+    for table, told in (("[privacy]\nepsilon = 3\n", "privacy.delta is missing"), ("privacy = 3\n", "must be a table")):
+        path.write_text(f'name = "A"\ndata = "."\nstudies = ["s"]\n{table}')
+        with pytest.raises(UsageError, match=told) as caught:
+            site_file.load(path)
+        assert str(path) in str(caught.value)
+    path.write_text('name = "A"\ndata = "."\nstudies = ["s"]\n[privacy]\nepsilon = 3\ndelta = 1e-5\n')
+    assert site_file.load(path).privacy == DP
+
+
+@pytest.mark.parametrize(
+    ("policy", "plan", "told"),
+    [
+        (DP, PLAN, "need noise"),
+        (Policy(expires=datetime.date(2026, 5, 31)), PLAN, "answers no plan after 2026-05-31"),
+        (Policy(participants=("A",)), PLAN, "sums this site up with B"),
+        (Policy(require="secagg"), replace(PLAN, privacy=Privacy(1.0)), "secure aggregation alone"),
+    ],
+)
+def test_what_is_not_allowed_is_refused(policy: Policy, plan: Plan, told: str) -> None:
+    with pytest.raises(RefusedError, match=told) as caught:
+        policy.admit(plan, TODAY)
+    assert caught.value.code == "P07"
+
+
+def test_what_is_allowed_passes() -> None:
+    Policy().admit(PLAN, TODAY)
+    DP.admit(replace(PLAN, privacy=Privacy(1.0)), TODAY)
+    Policy(participants=("A", "B", "C"), expires=TODAY).admit(PLAN, TODAY)

@@ -1,0 +1,147 @@
+"""A run with noise, over real stations: what each site is charged, what leaves, and what ends the run."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client.answers import Answers
+from client.budget import NAME, Budget
+from client.policy import Policy
+from common.cohort import Fold
+from common.errors import FederationError
+from common.exchange import Request
+from common.learner import Plan, hyper_of, load
+from common.parts import pack_states
+from common.privacy import Privacy, epsilon, gaussian
+from common.types import digest
+from server.accounts import Accounts
+from server.jobs import Job
+from server.rounds import Exchange, Progress, add, drive
+from tests import ring
+from tests.server.test_rounds import RUN, Local, driven, federation, registered
+from tests.synthetic import schema, sites
+
+NOISE, DELTA = 20.0, 1e-3
+NOISED = replace(RUN, noise=NOISE)
+FOLDS = [Fold(), *(Fold(parts=(p,)) for p in range(3))]
+JOBS = [Job(load("preprocessing"), fold, (fold,)) for fold in FOLDS]
+KEYS = ring.enrolled(["S0", "S1", "S2"]).sites
+
+
+@pytest.fixture
+def stations(tmp_path: Path) -> Iterator[list[Local]]:
+    with ExitStack() as opened:
+        yield [at(tmp_path, opened, c.site) for c in sites(90, 3, seed=2)]
+
+
+def at(folder: Path, opened: ExitStack, site: str, limit: float = 50.0) -> Local:
+    cohort = next(c for c in sites(90, 3, seed=2) if c.site == site)
+    budget = opened.enter_context(closing(Budget(folder / site, Policy(limit, DELTA))))
+    return Local(cohort, folder, 1, Answers(folder / site / "answers"), budget=budget)
+
+
+def run(stations: list[Local], accounts: Accounts) -> tuple[Progress, list[Exchange]]:
+    grid, progress, told = federation(stations), Progress(), list[Exchange]()
+    roster = registered(grid, NOISED)
+    drive(grid, NOISED, "run", roster, JOBS, schema(), progress, lambda e, _: told.append(e), add, accounts=accounts)
+    return progress, told
+
+
+def test_every_release_is_charged_for_the_folds_that_a_patient_is_in(stations: list[Local]) -> None:
+    progress, told = driven(federation(stations), NOISED, JOBS)
+    assert progress.done == {j.key for j in JOBS}
+    for station in stations:
+        assert station._budget is not None
+        # two passes of the full model and of three folds, two of which hold a patient
+        assert station._budget.spent == pytest.approx(epsilon(2 * 3 * gaussian(NOISE), DELTA))
+        assert told[-1].budgets[station.site.name] == station._budget.head
+        assert len({e.budgets[station.site.name] for e in told}) == len(told)
+
+
+def test_the_sums_are_noisy(stations: list[Local], tmp_path: Path) -> None:
+    accounts = Accounts(None, KEYS)
+    first, _ = run(stations, accounts)
+    plain, _ = driven(federation([Local(s.held, tmp_path, 1) for s in stations]), RUN, JOBS)
+    off = np.abs(first.states["all"]["preprocessing"]["classes"] - plain.states["all"]["preprocessing"]["classes"])
+    assert (off > 1).all()
+    # nothing of it can be made again from the seeds: another run has other noise, and is charged for itself
+    spent = [s._budget.spent for s in stations if s._budget]
+    again, _ = driven(federation(stations), NOISED, JOBS)
+    assert [s._budget.spent for s in stations if s._budget] > spent
+    assert not np.array_equal(first.states["all"]["preprocessing"]["mean"], again.states["all"]["preprocessing"]["mean"])
+
+
+def test_a_plan_that_is_repeated_gets_the_stored_answer_and_is_not_charged(stations: list[Local]) -> None:
+    learner = load("preprocessing")
+    states = {"all": {"preprocessing": learner.start(schema(), 3)}}
+    plan = Plan(
+        "r", "S0", "synthetic", "now", schema().hash, 0, "preprocessing", "coarse", Fold(), (Fold(),), pack_states(states).hash,
+        ("S0",), time.time() + 600, hyper_of(learner), 3, 3, privacy=Privacy(NOISE),
+    )  # fmt: skip
+    (first,) = stations[0].handle(Request((plan,), states))
+    assert stations[0]._budget is not None
+    spent = stations[0]._budget.spent
+    (second,) = stations[0].handle(Request((replace(plan, expires=plan.expires + 60, budget=first.budget),), states))
+    assert first.contribution is not None
+    assert second.contribution is not None
+    assert digest(first.contribution.sums) == digest(second.contribution.sums)
+    assert first.contribution.cases == second.contribution.cases
+    assert stations[0]._budget.spent == spent > 0
+
+
+def test_a_run_without_noise_is_refused(stations: list[Local]) -> None:
+    with pytest.raises(FederationError, match="P07"):
+        driven(federation(stations), RUN, JOBS)
+    assert all(s._budget is not None and s._budget.spent == 0 for s in stations)
+
+
+def test_a_learner_without_a_bound_is_refused_before_any_work(stations: list[Local]) -> None:
+    jobs = [*JOBS[:1], Job(load("mlp"), Fold(), (Fold(),))]
+    with pytest.raises(FederationError, match="P08"):
+        driven(federation(stations), NOISED, jobs)
+    assert not any("mlp" in str(line) for s in stations if s._budget for line in s._budget._chain.lines)
+
+
+def test_a_site_whose_budget_is_spent_ends_the_run_by_name(stations: list[Local], tmp_path: Path) -> None:
+    with ExitStack() as opened:
+        little = at(tmp_path / "little", opened, "S1", limit=epsilon(3.5 * gaussian(NOISE), DELTA))
+        with pytest.raises(FederationError, match="S1: P09") as caught:
+            driven(federation([stations[0], little, stations[2]]), NOISED, JOBS)
+        assert caught.value.code == "R01"
+        assert little._budget is not None
+        assert little._budget.spent == pytest.approx(epsilon(3 * gaussian(NOISE), DELTA)), "the first step's folds, and no more"
+
+
+def test_a_station_restored_from_an_older_backup_refuses_in_the_next_run(stations: list[Local], tmp_path: Path) -> None:
+    accounts = Accounts(tmp_path / "budgets.json", KEYS)
+    run(stations, accounts)
+    with ExitStack() as opened:
+        (tmp_path / "old" / "S2").mkdir(parents=True)
+        whole = (tmp_path / "S2" / NAME).read_text().splitlines(keepends=True)
+        (tmp_path / "old" / "S2" / NAME).write_text(whole[0])
+        restored = [*stations[:2], at(tmp_path / "old", opened, "S2")]
+        # another run, another coordinator's process: what it was told is on disk
+        with pytest.raises(FederationError, match="S2: P10"):
+            run(restored, Accounts(tmp_path / "budgets.json", KEYS))
+    shutil.rmtree(tmp_path / "old")
+
+
+def test_the_coordinators_file_of_heads_is_checked(tmp_path: Path) -> None:
+    accounts = Accounts(tmp_path / "budgets.json", KEYS)
+    accounts.told({"S0": "1" * 64})
+    other = Accounts(tmp_path / "budgets.json", KEYS)
+    other.told({"S1": "2" * 64})
+    accounts.told({"S2": "3" * 64})
+    found = Accounts(tmp_path / "budgets.json", KEYS)
+    assert [found.head(s) for s in KEYS] == ["1" * 64, "2" * 64, "3" * 64]
+    (tmp_path / "budgets.json").write_text('{"a": 3}')
+    with pytest.raises(Exception, match="restore it from a backup"):
+        Accounts(tmp_path / "budgets.json", KEYS)
