@@ -14,6 +14,8 @@ examples:
   python -m client serve --site site.toml --socket /run/fedmets/station.sock
   python -m client embed --site site.toml --study liver_recurrence --model runs/<run>/model --out embeddings
   python -m client explain --site site.toml --study liver_recurrence --model runs/<run>/model --out report.html
+  python -m client budget --site site.toml
+  python -m client audit --site site.toml --last 50
   python -m client cache --site site.toml --unused 90 --remove"""
 
 
@@ -47,6 +49,15 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--site", required=True, metavar="FILE", help="the site's site.toml")
     c.add_argument("--socket", default="/run/fedmets/station/station.sock", metavar="PATH", help="where the station will listen")
     c.add_argument("--json", action="store_true", help="print one JSON object")
+    for name, told in (
+        ("budget", "what the site's patients may still be asked: epsilon spent and left, by run"),
+        ("audit", "who asked what and when, and what left"),
+    ):
+        c = commands.add_parser(name, help=told, description=told)
+        c.add_argument("--site", required=True, metavar="FILE", help="the site's site.toml")
+        c.add_argument("--json", action="store_true", help="print one JSON object")
+        if name == "audit":
+            c.add_argument("--last", type=int, default=20, metavar="N", help="so many messages, the newest (default 20; 0: all)")
     told = "count the prepared images on the site's disk, and remove those that were not used for long"
     c = commands.add_parser("cache", help=told, description=told)
     c.add_argument("--site", required=True, metavar="FILE", help="the site's site.toml")
@@ -66,6 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.command == "check":
             return _check(args)
+        if args.command in ("budget", "audit"):
+            print({"budget": _budget, "audit": _audit}[args.command](args))
+            return 0
         done = {"serve": _serve, "cache": _cache}.get(args.command, _run)(args)
     except FedmetsError as error:
         print(f"error {error}", file=sys.stderr)
@@ -129,6 +143,47 @@ def _check(args: argparse.Namespace) -> int:
     found = doctor.examine(Path(args.site), Path(args.socket))
     print(json.dumps({"findings": [f.row() for f in found]}) if args.json else finding.text(found))
     return finding.status(found)
+
+
+def _budget(args: argparse.Namespace) -> str:
+    import math
+    from pathlib import Path
+
+    from client import budget
+    from client.site import load
+
+    site = load(Path(args.site))
+    told = budget.read(site.state, site.privacy)
+    if args.json:
+        # JSON knows no infinity
+        return json.dumps({k: None if v == math.inf else v for k, v in told.items()})
+    if not site.privacy.noised:
+        return f"'{site.name}' sets no epsilon: sums over at least {site.minimum} patients leave as they are"
+    lines = [f"epsilon {told['spent']:.3f} of {told['epsilon']:g} spent at delta {told['delta']:g}, {told['left']:.3f} left"]
+    return "\n".join([*lines, *(f"  run {run}: {n} releases" for run, n in told["runs"].items())])
+
+
+def _audit(args: argparse.Namespace) -> str:
+    import datetime
+    from pathlib import Path
+
+    from client import audit
+    from client.site import load
+
+    lines = audit.read(load(Path(args.site)).state)
+    shown = lines[-args.last :] if args.last else lines
+    if args.json:
+        return json.dumps({"messages": len(lines), "shown": shown})
+    out = []
+    for line in shown:
+        when = datetime.datetime.fromtimestamp(line["time"], datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+        codes: dict[str, int] = {}
+        for *_, code in line["plans"]:
+            codes[code] = codes.get(code, 0) + 1
+        said = ", ".join(f"{n} {code}" for code, n in codes.items())
+        what = f"{line['run']} step {line['step']}: {said}" if said else "no plan"
+        out.append(f"{when} {line['kind']} {what}; {line['bytes']} bytes left, {line['sha256'][:12]}")
+    return "\n".join([*out, f"{len(lines)} messages, unbroken since the first"])
 
 
 def _cache(args: argparse.Namespace) -> dict[str, object]:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from client.policy import Policy
-from common.chain import GENESIS, Chain
+from common.chain import GENESIS, Chain, intact_lines
 from common.errors import RefusedError, RunError, UsageError
 from common.learner import Plan
 from common.privacy import ORDERS, epsilon, gaussian
@@ -51,6 +51,29 @@ class Charge:
         return Charge(plan.run, plan.step, plan.learner, plan.fold.key, plan.question, noise, (plan.seed, plan.parts), spared)
 
 
+class Spending:
+    """Charges put together, by part of each split."""
+
+    def __init__(self, lines: Sequence[dict[str, Any]] = (), path: Path = Path(NAME)) -> None:
+        self._by_split: dict[tuple[int, int], Floats] = {}
+        self.charges = 0
+        for line in lines:
+            for row in line["charges"]:
+                self.add(_charge(row, path))
+
+    def add(self, charge: Charge) -> None:
+        self._by_split[charge.split] = self._by_split.get(charge.split, 0) + _cost(charge)
+        self.charges += 1
+
+    def epsilon(self, delta: float, more: Charge | None = None) -> float:
+        """At `delta`; `more`: if it were charged, too."""
+        total = np.zeros(len(ORDERS))
+        for split in self._by_split.keys() | ({more.split} if more else set()):
+            cost = self._by_split.get(split, np.zeros((1, len(ORDERS))))
+            total += (cost if more is None or more.split != split else cost + _cost(more)).max(axis=0)
+        return epsilon(total, delta)
+
+
 class _Account(Chain):
     room = "free space at the site; nothing leaves until what it costs is on disk"
     mend = "what was spent is no longer known: restore this very file; without it the site has no budget"
@@ -66,15 +89,12 @@ class Budget:
         self.policy = policy
         self._path = folder / NAME
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._by_split: dict[tuple[int, int], Floats] = {}
         self._pending: list[Charge] = []
         self._one = threading.Lock()
         with ExitStack() as opened:
             opened.callback(os.close, _exclusive(folder / "budget.lock"))
             self._chain = opened.enter_context(closing(_Account(self._path)))
-            for line in self._chain.lines:
-                for row in line["charges"]:
-                    self._add(_charge(row, self._path))
+            self._spending = Spending(self._chain.lines, self._path)
             self._clock()
             self._opened = opened.pop_all()
 
@@ -85,7 +105,7 @@ class Budget:
     @property
     def spent(self) -> float:
         """Epsilon at the policy's delta, what waits to be written included."""
-        return epsilon(self._total(), self.policy.delta)
+        return self._spending.epsilon(self.policy.delta)
 
     def knows(self, head: str) -> bool:
         """Was this ever the head? One that is not comes from a later state of the account: this one is an old copy."""
@@ -101,14 +121,14 @@ class Budget:
         with self._one:
             self._afford(charge)
             self._pending.append(charge)
-            self._add(charge)
+            self._spending.add(charge)
 
     def settle(self) -> str:
         """Write what was reserved, synced to disk. Returns the head. RunError S03 where the disk is full: then nothing may leave."""
         with self._one:
             if self._pending:
                 self._clock()
-                told = {"epsilon": self.policy.epsilon, "delta": self.policy.delta, "spent": epsilon(self._total(), self.policy.delta)}
+                told = {"epsilon": self.policy.epsilon, "delta": self.policy.delta, "spent": self.spent}
                 self._chain.append("charge", time=time.time(), **told, charges=[asdict(c) for c in self._pending])
                 self._pending = []
             return self.head
@@ -117,24 +137,13 @@ class Budget:
         self._opened.close()
 
     def _afford(self, charge: Charge) -> None:
-        after = epsilon(self._total(charge), self.policy.delta)
+        after = self._spending.epsilon(self.policy.delta, charge)
         if after > self.policy.epsilon:
             raise RefusedError(
                 "P09",
                 f"{charge.learner}, fold '{charge.fold}', noise {charge.noise:g}: epsilon would be {after:.3f} "
                 f"at delta {self.policy.delta:g}, the site allows {self.policy.epsilon:g} and has spent {self.spent:.3f}",
             )
-
-    def _total(self, more: Charge | None = None) -> Floats:
-        total = np.zeros(len(ORDERS))
-        splits = self._by_split.keys() | ({more.split} if more else set())
-        for split in splits:
-            cost = self._by_split.get(split, np.zeros((1, len(ORDERS))))
-            total += (cost if more is None or more.split != split else cost + _cost(more)).max(axis=0)
-        return total
-
-    def _add(self, charge: Charge) -> None:
-        self._by_split[charge.split] = self._by_split.get(charge.split, 0) + _cost(charge)
 
     def _clock(self) -> None:
         last = max((float(line["time"]) for line in self._chain.lines), default=0.0)
@@ -171,6 +180,14 @@ def _exclusive(path: Path) -> int:
     return lock
 
 
-def charges(lines: Sequence[dict[str, Any]]) -> int:
-    """How many releases have been paid for."""
-    return sum(len(line["charges"]) for line in lines)
+def read(folder: Path, policy: Policy) -> dict[str, Any]:
+    """What was spent and what is left, also while a station has the account open. RunError S02 where a line was altered."""
+    path = folder / NAME
+    lines = intact_lines(path, _Account.mend)[0] if path.is_file() else []
+    spending = Spending(lines, path)
+    spent = spending.epsilon(policy.delta) if lines and policy.delta else 0.0
+    runs: dict[str, int] = {}
+    for row in (row for line in lines for row in line["charges"]):
+        runs[row["run"]] = runs.get(row["run"], 0) + 1
+    left = max(policy.epsilon - spent, 0.0)
+    return {"epsilon": policy.epsilon, "delta": policy.delta, "spent": spent, "left": left, "releases": spending.charges, "runs": runs}

@@ -13,8 +13,8 @@ from dataclasses import replace
 from functools import partial
 
 from client import guard
-from client.answers import Answered, Answers
-from client.budget import Budget
+from client.answers import Answered
+from client.memory import Memory
 from client.sitelog import SiteLog
 from common import learner, transfer
 from common.exchange import Request, Update
@@ -29,8 +29,9 @@ Work = Callable[[Plan, States], Contribution]
 class Jobs:
     """at_work: one thread that works plans off, so that an answer can leave before all of its plans are done; None: whoever asks waits."""
 
-    def __init__(self, site: str, work: Work, answers: Answers, log: SiteLog, budget: Budget | None, at_work: Executor | None) -> None:
-        self._site, self._work, self._answers, self._log, self._budget, self._at_work = site, work, answers, log, budget, at_work
+    def __init__(self, site: str, work: Work, memory: Memory, log: SiteLog, at_work: Executor | None) -> None:
+        self._site, self._work, self._log, self._at_work = site, work, log, at_work
+        self._answers, self._budget = memory.answers, memory.budget
         self._jobs: dict[tuple[str, str], tuple[int, Future[Answered]]] = {}
         """Run and question -> its step, and what is being worked on: one at a time, for there is one GPU, and one memory."""
         self._one = threading.Lock()

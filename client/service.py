@@ -23,9 +23,9 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from client import site as site_file
-from client.answers import Answers
 from client.link import METHOD, OPTIONS
-from client.station import Station, account
+from client.memory import opened
+from client.station import Station
 from common.errors import RunError, UsageError, WireError
 from common.frames import assemble, frames
 from common.threads import fix_threads
@@ -43,8 +43,8 @@ def serve(path: Path, at: Path, *, tell: Callable[[str], None]) -> None:
     alone()
     fix_threads()
     site = site_file.load(path)
-    with _only(site.state), ThreadPoolExecutor(1, "work") as at_work:
-        station = Station(site, Answers(site.state / "answers"), at_work, account(site))
+    with _only(site.state), opened(site) as memory, ThreadPoolExecutor(1, "work") as at_work:
+        station = Station(site, memory, at_work)
         station.check()
         with Gate(station, at):
             tell(f"station of '{site.name}' listens at {at}")

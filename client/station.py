@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from functools import cache, lru_cache
 from pathlib import Path
@@ -16,10 +17,10 @@ import numpy as np
 import common
 from client import forecast, guard, intake
 from client import site as site_file
-from client.answers import Answers
 from client.budget import Budget
 from client.held import Held
 from client.jobs import Jobs
+from client.memory import Memory
 from client.site import Site
 from client.sitelog import SiteLog
 from common import keys, learner, study
@@ -39,13 +40,15 @@ class Station:
     at_work: one thread that works plans off, so that an answer can leave before all of its plans are done; None: whoever asks waits.
     """
 
-    def __init__(self, site: Site, answers: Answers | None = None, at_work: Executor | None = None, budget: Budget | None = None) -> None:
-        if site.privacy.noised and budget is None:
+    def __init__(self, site: Site, memory: Memory | None = None, at_work: Executor | None = None) -> None:
+        self.site, self._memory = site, memory or Memory()
+        if site.privacy.noised and self._memory.budget is None:
             raise AssertionError("a site with a finite epsilon needs an account")
-        self.site, self._budget = site, budget
         self._log = SiteLog(site.log)
         self._held, self._one = Held(), threading.Lock()
-        self._jobs = Jobs(site.name, self._work, answers or Answers(), self._log, budget, at_work)
+        self._answering: set[tuple[str, str]] = set()
+        """Study and task of the cohorts that may be answered from."""
+        self._jobs = Jobs(site.name, self._work, self._memory, self._log, at_work)
 
     def stop(self) -> None:
         """No plan is begun from now on; the one that is being worked on is finished."""
@@ -72,8 +75,16 @@ class Station:
 
     def _signed(self, packet: Packet, seconds: float | None) -> Packet:
         if packet.kind == "greeting":
-            return pack_hello(self._log.or_code(lambda: self._greeted(packet), self._failed), self._signer(), packet)
-        return pack_updates(self._log.or_code(lambda: self._worked(packet, seconds), _refused), self._signer(), packet)
+            hello = self._log.or_code(lambda: self._greeted(packet), self._failed)
+            return self._on_record(packet, (), (), pack_hello(hello, self._signer(), packet))
+        plans, updates = self._log.or_code(lambda: self._worked(packet, seconds), _refused)
+        return self._on_record(packet, plans, updates, pack_updates(updates, self._signer(), packet))
+
+    def _on_record(self, asked: Packet, plans: Sequence[Plan], updates: Sequence[Update], answer: Packet) -> Packet:
+        if self._memory.audit is not None:
+            with self._one:
+                self._memory.audit.left(asked, plans, updates, answer)
+        return answer
 
     def _greeted(self, packet: Packet) -> Hello:
         greeting = unpack_greeting(packet, self.site.coordinator)
@@ -81,10 +92,10 @@ class Station:
             raise RefusedError("P04", f"the greeting expired {time.time() - greeting.expires:.0f} s ago; check the clocks")
         return self.hello(greeting.study, greeting.task, greeting.schema)
 
-    def _worked(self, packet: Packet, seconds: float | None) -> list[Update]:
+    def _worked(self, packet: Packet, seconds: float | None) -> tuple[Sequence[Plan], list[Update]]:
         with self._one:
             request = unpack_request(packet, self.site.coordinator, self._held)
-        return self.handle(request, seconds)
+        return request.plans, self.handle(request, seconds)
 
     def _signer(self) -> Signer:
         if self.site.key is None:
@@ -131,17 +142,21 @@ class Station:
             raise RefusedError(
                 "C02", f"site '{self.site.name}' takes no part in study '{ref}'; site.toml allows {', '.join(self.site.studies)}"
             )
-        return _cohort(self.site, local, task)
+        cohort = _cohort(self.site, local, task)
+        if self._memory.snapshots is not None and (local, task) not in self._answering:
+            self._memory.snapshots.admit(local, task, cohort, self.site.minimum)
+            self._answering.add((local, task))
+        return cohort
 
     def _work(self, plan: Plan, states: States) -> Contribution:
         cohort = self.cohort(plan.study, plan.task)
-        asked = guard.admit(plan, self.site, cohort, self._budget)
+        asked = guard.admit(plan, self.site, cohort, self._memory.budget)
         state = guard.state_for(plan, states)
-        return guard.release(asked.contribute(state, cohort, plan), asked, state, plan, cohort, self.site.minimum, self._budget)
+        return guard.release(asked.contribute(state, cohort, plan), asked, state, plan, cohort, self.site.minimum, self._memory.budget)
 
 
-def _refused(code: str) -> list[Update]:
-    return [Update(NO_PLAN, None, code)]
+def _refused(code: str) -> tuple[Sequence[Plan], list[Update]]:
+    return (), [Update(NO_PLAN, None, code)]
 
 
 @cache
@@ -155,16 +170,11 @@ def open_station(path: str) -> Station:
     fix_threads()
     site = site_file.load(Path(path))
     try:
-        return Station(site, budget=account(site))
+        return Station(site, Memory(budget=Budget(site.state, site.privacy) if site.privacy.noised else None))
     except OSError as error:
         raise UsageError(
             "C01", f"site '{site.name}': its log '{site.log}' cannot be written ({error.strerror}); mend `log` in {path}"
         ) from error
-
-
-def account(site: Site) -> Budget | None:
-    """The site's privacy account, where its policy needs one."""
-    return Budget(site.state, site.privacy) if site.privacy.noised else None
 
 
 @cache

@@ -16,8 +16,7 @@ import pytest
 from flwr.app import Error, Message, RecordDict
 
 import common
-from client.answers import Answers
-from client.budget import Budget
+from client.memory import Memory
 from client.policy import Policy
 from client.site import Site
 from client.station import Station
@@ -51,14 +50,13 @@ class Local(Station):
         cohort: Cohort,
         folder: Path,
         minimum: int,
-        answers: Answers | None = None,
+        memory: Memory | None = None,
         at_work: Executor | None = None,
-        budget: Budget | None = None,
     ) -> None:
         pinned, key = ring.COORDINATOR.public, ring.key_file(folder, cohort.site)
-        log, policy = folder / "station.log", budget.policy if budget else Policy()
+        log, policy = folder / "station.log", memory.budget.policy if memory and memory.budget else Policy()
         site = Site(cohort.site, folder, ("synthetic",), minimum=minimum, log=log, coordinator=pinned, key=key, privacy=policy)
-        super().__init__(site, answers, at_work, budget)
+        super().__init__(site, memory, at_work)
         self.held, self.worked = cohort, Counter[str]()
 
     def cohort(self, ref: str, task: str) -> Cohort:

@@ -12,6 +12,7 @@ from flwr.app import Message
 
 from client.answers import Answers
 from client.held import Held
+from client.memory import Memory
 from common import transfer
 from common.cohort import Fold
 from common.learner import MEMORY, load
@@ -50,7 +51,7 @@ class Town:
         """Site, and how each part of the state came."""
 
     def station(self, site: str) -> Local:
-        return Local(self.cohorts[site], self.folder, 1, Answers(self.folder / site))
+        return Local(self.cohorts[site], self.folder, 1, Memory(Answers(self.folder / site)))
 
     def restart(self, site: str) -> None:
         self.stations[site] = self.station(site)

@@ -1,0 +1,33 @@
+"""What a station must not lose: the answers that it gave, what they cost, and the record of both. At a hospital it lies on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+
+from client import audit
+from client.answers import Answers
+from client.audit import Audit
+from client.budget import Budget
+from client.site import Site
+from client.snapshots import Snapshots
+
+
+@dataclass(frozen=True)
+class Memory:
+    answers: Answers = field(default_factory=Answers)
+    budget: Budget | None = None
+    """Where the site's policy has a finite epsilon."""
+    audit: Audit | None = None
+    snapshots: Snapshots | None = None
+
+
+@contextmanager
+def opened(site: Site) -> Iterator[Memory]:
+    """On disk, in the site's folder for it. RunError or UsageError where something there is damaged, or another station's."""
+    with ExitStack() as held:
+        site.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        budget = held.enter_context(closing(Budget(site.state, site.privacy))) if site.privacy.noised else None
+        record = held.enter_context(closing(Audit(site.state / audit.NAME)))
+        yield Memory(Answers(site.state / "answers"), budget, record, Snapshots(site.state / "cohorts"))
