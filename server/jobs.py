@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.cohort import ESTIMABLE, Fold
-from common.errors import FederationError
+from common.errors import FederationError, UsageError
 from common.exchange import Hello
-from common.learner import Federated, Stacked, load
+from common.learner import Federated, Head, Stacked, load, local_plan
+from common.schema import Schema
 from common.study import Study
 from server.run import Run
 
@@ -69,7 +70,19 @@ def build_jobs(run: Run, study: Study, groups: Sequence[tuple[str, ...]], heads:
         jobs.append(Job(load("gradcam", {"learners": hypers}), Fold(), held_out, optional=True))
     if study.schema.survival:
         jobs.append(Job(load("survival"), Fold(), (Fold(),), optional=True))
-    return jobs
+    return _bounded(jobs, study.schema) if run.noise else jobs
+
+
+def _bounded(jobs: Sequence[Job], schema: Schema) -> list[Job]:
+    """Those whose sums can be noised. UsageError C01 where one that is trained cannot; what only looks at the others is left out."""
+    plan = local_plan(Fold(), 0, 2)
+    able = {j.learner.name: j.learner.sensitivity(schema, replace(plan, phase=min(j.learner.phases))) is not None for j in jobs}
+    trained = {need for j in jobs for need in (*j.learner.needs, *([j.learner.name] if isinstance(j.learner, Head) else []))}
+    if unbounded := sorted(n for n in trained if not able.get(n, True)):
+        raise UsageError(
+            "C01", f"noise is for sums that one patient changes by a bounded amount; leave these learners out: {', '.join(unbounded)}"
+        )
+    return [j for j in jobs if able[j.learner.name]]
 
 
 def _fits(run: Run, study: Study, fold: Fold, folds: Sequence[Fold], heads: Sequence[Federated]) -> list[Job]:

@@ -16,16 +16,18 @@ from client.answers import Answers
 from client.budget import NAME, Budget
 from client.memory import Memory
 from client.policy import Policy
+from common import study as studies
 from common.cohort import Fold
-from common.errors import FederationError
+from common.errors import FederationError, UsageError
 from common.exchange import Request
 from common.learner import Plan, hyper_of, load
 from common.parts import pack_states
 from common.privacy import Privacy, epsilon, gaussian
 from common.types import digest
 from server.accounts import Accounts
-from server.jobs import Job
+from server.jobs import Job, build_jobs
 from server.rounds import Exchange, Progress, add, drive
+from server.run import Run
 from tests import ring
 from tests.server.test_rounds import RUN, Local, driven, federation, registered
 from tests.synthetic import schema, sites
@@ -146,3 +148,17 @@ def test_the_coordinators_file_of_heads_is_checked(tmp_path: Path) -> None:
     (tmp_path / "budgets.json").write_text('{"a": 3}')
     with pytest.raises(Exception, match="restore it from a backup"):
         Accounts(tmp_path / "budgets.json", KEYS)
+
+
+def test_a_run_with_noise_trains_what_is_bounded_and_leaves_out_what_only_looks_at_it() -> None:
+    study = studies.load("colorectal_metastasis")
+    run = Run(noise=5.0, learners="logistic,boosting")
+    names = {j.learner.name for j in build_jobs(run, study, (), run.heads(study))}
+    assert names == {"preprocessing", "logistic", "boosting", "survival"}
+    run = Run(noise=5.0, learners="logistic,mlp,logistic_fedavg")
+    with pytest.raises(UsageError, match="leave these learners out: logistic_fedavg, mlp"):
+        build_jobs(run, study, (), run.heads(study))
+    with pytest.raises(UsageError, match="noise=5 is for sums that are sent whole"):
+        Run.parse({"noise": 5.0, "transfer": "int8"})
+    with pytest.raises(UsageError, match="noise=-1"):
+        Run.parse({"noise": -1.0})
