@@ -26,7 +26,7 @@ format: setup
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-# every process killed, the network cut: about 15 minutes, as root
+# every process killed, the network cut: about 45 minutes, as root
 test-faults: setup
 	$(PY) -m pytest tests/e2e/test_faults.py $(ARGS)
 

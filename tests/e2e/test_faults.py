@@ -21,7 +21,7 @@ from server import ledger
 from tests.e2e import town as towns
 from tests.e2e.town import Town
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.skipif(bool(towns.possible()), reason=towns.possible())]
+pytestmark = [pytest.mark.timeout(1500), pytest.mark.skipif(bool(towns.possible()), reason=towns.possible())]
 some = pytest.mark.slow
 every = pytest.mark.faults
 SPARE = "Latecomer"
@@ -54,7 +54,8 @@ def ended(process: subprocess.Popen[bytes], seconds: float = 300) -> int:
 
 
 def resumed(town: Town, folder: Path) -> str:
-    town.call(*town.server("resume", str(folder)), inside=True)
+    # couriers that were cut off try again at ever longer intervals
+    town.call(*town.server("resume", str(folder)), inside=True, seconds=700)
     return town.hash(folder)
 
 
