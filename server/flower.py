@@ -34,7 +34,7 @@ class Flower:
     """A SuperLink at `address`, which answers on this machine alone: its Control API asks nobody who they are."""
 
     def __init__(self, home: Path, ca: Path, address: str = ADDRESS) -> None:
-        self._home = home
+        self.home = home
         home.mkdir(parents=True, exist_ok=True)
         (home / "config.toml").write_text(
             f'[superlink]\ndefault = "{_NAME}"\n[superlink.{_NAME}]\naddress = "{address}"\nroot-certificates = "{ca.resolve()}"\n'
@@ -42,7 +42,7 @@ class Flower:
 
     def start(self, app: Path, config: str) -> int:
         """Start a run of the app with this run configuration (TOML); its id at the SuperLink."""
-        path = self._home / "run.toml"
+        path = self.home / "run.toml"
         path.write_text(config)
         return int(self._ask("run", str(app), _NAME, "--run-config", str(path))["run-id"])
 
@@ -65,7 +65,7 @@ class Flower:
     def _ask(self, *words: str) -> dict[str, Any]:
         command = ["flwr", *words, "--format", "json"]
         try:
-            done = subprocess.run(command, env=environment(self._home), capture_output=True, text=True, timeout=120)
+            done = subprocess.run(command, env=environment(self.home), capture_output=True, text=True, timeout=120)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise FederationError("R06", f"'flwr {' '.join(words[:2])}' gave no answer ({error}). Is the coordinator running?") from error
         try:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import FederationError, RunError
-from server import ledger
+from server import bundle, ledger
 from server.app import STATUS
 from server.flower import Flower
 from server.run import Run
 
-APP = Path(__file__).resolve().parents[1]
 _ALIVE = 10.0
 """Seconds between questions to Flower whether a run that says nothing is still there."""
 _AWAY = 120.0
@@ -28,7 +27,7 @@ def new(flower: Flower, run: Run, tell: Tell) -> dict[str, object]:
     path = Path(run.out) / ledger.NAME
     if path.exists():
         raise RunError("S01", f"'{run.out}' already holds a run; choose another folder, or resume it: python -m server resume {run.out}")
-    return _follow(flower, flower.start(APP, run.toml), Path(run.out), tell)
+    return _follow(flower, flower.start(bundle.app(flower.home), run.toml), Path(run.out), tell)
 
 
 def resume(flower: Flower, folder: Path, tell: Tell) -> dict[str, object]:
@@ -40,7 +39,7 @@ def resume(flower: Flower, folder: Path, tell: Tell) -> dict[str, object]:
     if lines[-1]["kind"] == "close":
         return summary(folder)
     run = replace(Run.parse(lines[0]["config"]), out=str(folder.resolve()), resume=True)
-    return _follow(flower, flower.start(APP, run.toml), folder, tell)
+    return _follow(flower, flower.start(bundle.app(flower.home), run.toml), folder, tell)
 
 
 def summary(folder: Path) -> dict[str, object]:

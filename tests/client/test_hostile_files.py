@@ -400,8 +400,8 @@ def test_the_log_holds_any_name_on_one_line(data: Path) -> None:
     assert lines
     assert all("image" in line.split(" ", 2)[2] for line in lines), lines
     assert any(r"M\udcfcller\n2026-01-01 all is well" in line for line in lines)
-    station._note(DataError("D00", "one\nfile", "another"))
-    station._note(ValueError("a\x1b[31m"))
+    station._log.code(DataError("D00", "one\nfile", "another"))
+    station._log.code(ValueError("a\x1b[31m"))
     text = (data.parent / "site" / "station.log").read_text(encoding="utf-8")
     assert "  - one\\nfile\n  - another" in text
     assert "ValueError: a\\x1b[31m" in text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import shutil
 import sys
 import tempfile
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from deploy.federation import slug
-from tests.containers.test_hospital import COMPOSE, ROOT, SMALL, call
+from tests.containers.test_hospital import COMPOSE, ENGINE, ROOT, SMALL, call
 
 pytestmark = [pytest.mark.hospital, pytest.mark.timeout(900)]
 RUNBOOK = (ROOT / "deploy" / "README.md").read_text()
@@ -27,7 +26,8 @@ IMAGE = "localhost/fedmets-coordinator"
 def block(text: str, heading: str, which: int, language: str = "") -> list[str]:
     """The lines of the `which`-th code block under a heading, comments taken off."""
     section = text.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    lines = re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)[which].splitlines()
+    found = [body for kind, body in re.findall(r"^```(\w*)\n(.*?)^```$", section, re.DOTALL | re.MULTILINE) if kind == language]
+    lines = found[which].splitlines()
     return [re.sub(r"\s+# .*", "", line) for line in lines]
 
 
@@ -36,44 +36,44 @@ class Machine:
 
     def __init__(self, name: str, *more: str) -> None:
         self.name = f"fm-runbook-{name}"
-        words = ["podman", "run", "-d", "--rm", "--name", self.name, "--network", NETWORK, "--user", "0:0", "-w", "/root", *more]
+        words = [ENGINE, "run", "-d", "--rm", "--name", self.name, "--network", NETWORK, "--user", "0:0", "-w", "/root", *more]
         call(*words, "--entrypoint", "sleep", IMAGE, "infinity")
 
     def does(self, line: str) -> str:
-        return call("podman", "exec", self.name, "sh", "-c", line).stdout
+        return call(ENGINE, "exec", self.name, "sh", "-c", line).stdout
 
     def begins(self, line: str, log: str) -> None:
-        call("podman", "exec", "-d", self.name, "sh", "-c", f"{line} > /tmp/{log}.log 2>&1")
+        call(ENGINE, "exec", "-d", self.name, "sh", "-c", f"{line} > /tmp/{log}.log 2>&1")
 
     def waits(self, log: str, *texts: str) -> None:
         end = time.monotonic() + 120
-        while not all(t in (said := call("podman", "exec", self.name, "cat", f"/tmp/{log}.log", check=False).stdout) for t in texts):
+        while not all(t in (said := call(ENGINE, "exec", self.name, "cat", f"/tmp/{log}.log", check=False).stdout) for t in texts):
             assert time.monotonic() < end, said[-3000:]
             time.sleep(0.5)
 
     def takes(self, path: Path | str, there: str) -> None:
-        call("podman", "cp", str(path), f"{self.name}:{there}")
+        call(ENGINE, "cp", str(path), f"{self.name}:{there}")
 
     def gives(self, there: str, path: Path) -> None:
-        call("podman", "cp", f"{self.name}:{there}", str(path))
+        call(ENGINE, "cp", f"{self.name}:{there}", str(path))
 
 
 def read_out(told: str) -> str:
     """A fingerprint, as somebody would read it from the screen."""
-    return re.findall(r"[0-9A-Z]{4}(?:-[0-9A-Z]{4})+", told)[-1]
+    return re.findall(r"[0-9a-f]{4}(?:-[0-9a-f]{4})+", told)[-1]
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="fm-runbook-") as name:
         Path(name).chmod(0o755)
-        call("podman", "network", "create", NETWORK)
+        call(ENGINE, "network", "create", NETWORK)
         try:
             yield Path(name)
         finally:
-            listed = call("podman", "ps", "-a", "--format", "{{.Names}}").stdout.split()
-            call("podman", "rm", "-f", "-t", "0", *[n for n in listed if n.startswith("fm-runbook-")], check=False)
-            call("podman", "network", "rm", "-f", NETWORK, check=False)
+            listed = call(ENGINE, "ps", "-a", "--format", "{{.Names}}").stdout.split()
+            call(ENGINE, "rm", "-f", *[n for n in listed if n.startswith("fm-runbook-")], check=False)
+            call(ENGINE, "network", "rm", NETWORK, check=False)
 
 
 def test_a_federation_is_set_up_run_and_renewed_by_the_runbook_alone(folder: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_federation_is_set_up_run_and_renewed_by_the_runbook_alone(folder: Pat
     (folder / "federation.toml").write_text(text)
     there.takes(folder / "federation.toml", "/root/federation.toml")
 
-    provision, fingerprint, add, listing, start, run = block(RUNBOOK, "Coordinator", 1)
+    provision, fingerprint, add, listing, start, run = block(RUNBOOK, "Coordinator", 0)
     assert "kits" in there.does(provision)
     key = read_out(there.does(fingerprint))
     enroll, aloud = block(RUNBOOK, "Site IT", 0)
@@ -106,7 +106,7 @@ def test_a_federation_is_set_up_run_and_renewed_by_the_runbook_alone(folder: Pat
         at.does("printf '\\npatients = \"patients.txt\"\\n' >> KIT/site.toml; mkdir -m 700 /run/fedmets/mine")
     assert "not enrolled: none" in there.does(listing)
     there.begins(start, "coordinator")
-    there.waits("coordinator", *(f"'{s}'" for s in sites))
+    there.waits("coordinator", *(slug(s) for s in sites))
     for at in hospitals.values():
         # a folder that is the station's alone; the image's own is everybody's
         at.begins(serve.replace("/run/fedmets/", "/run/fedmets/mine/"), "station")
@@ -118,7 +118,7 @@ def test_a_federation_is_set_up_run_and_renewed_by_the_runbook_alone(folder: Pat
 
 
 def test_a_site_needs_its_kit_and_a_container_engine_alone(folder: Path) -> None:
-    """Its README's commands, on a machine without fedmets; where it says Docker, Podman."""
+    """Its README's commands, on a machine without fedmets."""
     out = call(sys.executable, "-m", "simulation", *SMALL, "--prepare", "--out", str(folder / "prepared")).stdout
     prepared = Path(out.strip().splitlines()[-1])
     (folder / "federation.toml").write_text(
@@ -132,18 +132,18 @@ def test_a_site_needs_its_kit_and_a_container_engine_alone(folder: Path) -> None
     (enroll,) = [line.strip() for line in readme.splitlines() if line.strip().startswith("docker run")]
     (where,) = re.findall(r"`(printf .*?)`", readme)
     for line in (
-        enroll.replace("docker", "podman").replace("....-....", told["fingerprint to read out to each site"]),
+        enroll.replace("docker", ENGINE).replace("....-....", told["fingerprint to read out to each site"]),
         where.replace("/path/to/data", str(prepared / "data")),
     ):
         call("sh", "-c", line, cwd=home)
     assert (home / "enrolment.json").exists()
     assert not (home / "station.key").stat().st_mode & 0o077
-    env = {"PATH": f"{Path(COMPOSE).parent}:/usr/sbin:/usr/bin:/sbin:/bin", "COMPOSE": "podman-compose"}
-    assert shutil.which("podman-compose", path=env["PATH"])
+    env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "COMPOSE": COMPOSE}
     done = call("sh", "check.sh", "--json", cwd=home, check=False, **env)
+    assert len(done.stdout.strip().splitlines()) == 2, (done.stdout, done.stderr)
     station, courier = ([(f["check"], f["state"]) for f in json.loads(line)["findings"]] for line in done.stdout.strip().splitlines())
     assert done.returncode == 3, "there is no coordinator at that name"
     assert ("kit", "ok") in courier
     assert ("name", "fault") in courier
     assert "fault" not in [state for _, state in station], done.stdout
-    call("podman-compose", "down", "-v", cwd=home, check=False, **env)
+    call(COMPOSE, "down", "-v", cwd=home, check=False)

@@ -193,7 +193,7 @@ def _release(least: int) -> Any:
     from client import guard
 
     inner = guard.release
-    return lambda c, learner, state, plan, cohort, minimum: inner(c, learner, state, plan, cohort, least)
+    return lambda c, learner, state, plan, cohort, minimum, budget: inner(c, learner, state, plan, cohort, least, budget)
 
 
 def test_leave_one_site_out_of_images_only_when_asked(tmp_path: Path) -> None:
