@@ -1,7 +1,7 @@
 #!/bin/sh
 # The doctor: the station's half without a network, the courier's without data, each in its own container; exits with the worse of the two.
 #
-#   sh check.sh [--json]        one JSON object a half, one a line. COMPOSE="podman-compose" for Podman
+#   sh check.sh [--json]        one JSON object a half, on a line that begins with {. COMPOSE="podman-compose" for Podman
 cd "$(dirname "$0")" || exit 2
 half() {
     service=$1
