@@ -21,6 +21,10 @@ class Audit(Chain):
     room = "free space at the site; nothing leaves that is not on record"
     mend = "the record is the site's own proof: keep the file as it is, and begin another"
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.forget()  # years of lines are for the file
+
     def left(self, asked: Packet, plans: Sequence[Plan], updates: Sequence[Update], answer: Packet) -> None:
         """What was asked in a message, and the answer that is about to leave. RunError S03 where the disk is full."""
         codes = {u.plan_hash: u.code or "sent" for u in updates}

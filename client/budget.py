@@ -82,7 +82,7 @@ class _Account(Chain):
 class Budget:
     """Of one station; two on one file are refused (C05), and so is a clock that is behind what is written (S04).
 
-    room: what `charge` and `affordable` compare with is the policy's epsilon and delta of today; the lines hold the noise.
+    The lines hold what was done; what it comes to, and how much is left, is by the policy's epsilon and delta of today.
     """
 
     def __init__(self, folder: Path, policy: Policy) -> None:
@@ -95,6 +95,9 @@ class Budget:
             opened.callback(os.close, _exclusive(folder / "budget.lock"))
             self._chain = opened.enter_context(closing(_Account(self._path)))
             self._spending = Spending(self._chain.lines, self._path)
+            self._heads = {GENESIS, "", *(str(line["hash"]) for line in self._chain.lines)}
+            self._last = max((float(line["time"]) for line in self._chain.lines), default=0.0)
+            self._chain.forget()
             self._clock()
             self._opened = opened.pop_all()
 
@@ -109,7 +112,7 @@ class Budget:
 
     def knows(self, head: str) -> bool:
         """Was this ever the head? One that is not comes from a later state of the account: this one is an old copy."""
-        return head in (GENESIS, "") or any(line["hash"] == head for line in self._chain.lines)
+        return head in self._heads
 
     def affordable(self, charge: Charge) -> None:
         """RefusedError P09 where the release would cost more than is left."""
@@ -129,7 +132,9 @@ class Budget:
             if self._pending:
                 self._clock()
                 told = {"epsilon": self.policy.epsilon, "delta": self.policy.delta, "spent": self.spent}
-                self._chain.append("charge", time=time.time(), **told, charges=[asdict(c) for c in self._pending])
+                self._last = time.time()
+                self._chain.append("charge", time=self._last, **told, charges=[asdict(c) for c in self._pending])
+                self._heads.add(self.head)
                 self._pending = []
             return self.head
 
@@ -146,11 +151,9 @@ class Budget:
             )
 
     def _clock(self) -> None:
-        last = max((float(line["time"]) for line in self._chain.lines), default=0.0)
-        if time.time() < last - SLACK:
-            raise RunError(
-                "S04", f"'{self._path}' was last written {last - time.time():.0f} s after what the clock says now; set the clock"
-            )
+        behind = self._last - time.time()
+        if behind > SLACK:
+            raise RunError("S04", f"'{self._path}' was last written {behind:.0f} s after what the clock says now; set the clock")
 
 
 def _cost(charge: Charge) -> Floats:

@@ -31,21 +31,25 @@ class Chain:
         self.path = path
         self.torn = 0
         self.lines: list[dict[str, Any]] = []
+        self.head = GENESIS
         if path.exists():
             self.lines, intact = intact_lines(path, self.mend)
             self.torn = path.stat().st_size - intact
             if self.torn:
                 with _opened(path, "r+b") as f:
                     f.truncate(intact)
+        if self.lines:
+            self.head = str(self.lines[-1]["hash"])
+        self._count, self._remembers = len(self.lines), True
         self._file = _opened(path, "ab")
 
-    @property
-    def head(self) -> str:
-        return str(self.lines[-1]["hash"]) if self.lines else GENESIS
+    def forget(self) -> None:
+        """Hold no lines in memory from now on: the file is what is read."""
+        self.lines, self._remembers = [], False
 
     def append(self, kind: str, **content: Any) -> dict[str, Any]:
         """Add a line, synced to disk before it returns."""
-        body = {"n": len(self.lines), "kind": kind, **content, "prev": self.head}
+        body = {"n": self._count, "kind": kind, **content, "prev": self.head}
         line = {**body, "hash": _hash(body)}
         rest = memoryview(json.dumps(line, separators=(",", ":")).encode() + b"\n")
         size = os.fstat(self._file.fileno()).st_size
@@ -57,7 +61,9 @@ class Chain:
             with suppress(OSError):  # half a line would spoil the next one
                 os.ftruncate(self._file.fileno(), size)
             raise RunError("S03", f"'{self.path}' cannot be written ({error.strerror}); {self.room}") from error
-        self.lines.append(json.loads(json.dumps(line)))
+        self._count, self.head = self._count + 1, str(line["hash"])
+        if self._remembers:
+            self.lines.append(json.loads(json.dumps(line)))
         return line
 
     def close(self) -> None:
