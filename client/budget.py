@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from client.noise import normal
 from client.policy import Policy
 from common.chain import GENESIS, Chain, intact_lines
 from common.errors import RefusedError, RunError, UsageError
@@ -27,6 +28,8 @@ from common.privacy import ORDERS, epsilon, gaussian
 from common.schema import Floats
 
 NAME = "budget.jsonl"
+COUNTS = 20.0
+"""Noise of the counts in greetings: about 28 patients, at an epsilon of a fifth."""
 SLACK = 300.0
 """Seconds by which a clock may be set back, as a time server does."""
 
@@ -97,6 +100,7 @@ class Budget:
             self._spending = Spending(self._chain.lines, self._path)
             self._heads = {GENESIS, "", *(str(line["hash"]) for line in self._chain.lines)}
             self._last = max((float(line["time"]) for line in self._chain.lines), default=0.0)
+            self._counts = {line["cohort"]: line["told"] for line in self._chain.lines if line["kind"] == "counts"}
             self._chain.forget()
             self._clock()
             self._opened = opened.pop_all()
@@ -130,13 +134,33 @@ class Budget:
         """Write what was reserved, synced to disk. Returns the head. RunError S03 where the disk is full: then nothing may leave."""
         with self._one:
             if self._pending:
-                self._clock()
-                told = {"epsilon": self.policy.epsilon, "delta": self.policy.delta, "spent": self.spent}
-                self._last = time.time()
-                self._chain.append("charge", time=self._last, **told, charges=[asdict(c) for c in self._pending])
-                self._heads.add(self.head)
+                self._write("charge", self._pending)
                 self._pending = []
             return self.head
+
+    def _write(self, kind: str, charges: Sequence[Charge], **more: Any) -> None:
+        self._clock()
+        self._last = time.time()
+        limit = {"epsilon": self.policy.epsilon, "delta": self.policy.delta, "spent": self.spent}
+        self._chain.append(kind, time=self._last, **limit, charges=[asdict(c) for c in charges], **more)
+        self._heads.add(self.head)
+
+    def counts(self, cohort: str, exact: Sequence[int]) -> list[int]:
+        """Counts of a cohort, of which a patient stands in at most two: noised once, then remembered, for they are told in every greeting.
+
+        cohort: hash of the snapshot. RefusedError P09 where even that is more than is left.
+        """
+        with self._one:
+            told = self._counts.get(cohort)
+            if told is None:
+                charge = Charge("greetings", 0, "counts", "", cohort, COUNTS, (0, 1), ())
+                self._afford(charge)
+                noisy = np.array(exact) + COUNTS * np.sqrt(2) * normal(len(exact))
+                told = [max(round(float(n)), 0) for n in noisy]
+                self._spending.add(charge)
+                self._write("counts", [charge], cohort=cohort, told=told)
+                self._counts[cohort] = told
+            return told
 
     def close(self) -> None:
         self._opened.close()

@@ -112,9 +112,14 @@ class Station:
             raise RefusedError(
                 "D07", f"the coordinator's schema of '{ref}' ({task}) is not this site's; use the same fedmets and study version"
             )
-        cases = int((cohort.labels != UNKNOWN).sum())
-        counts = np.bincount(cohort.labels[cohort.labels != UNKNOWN], minlength=2)
-        pictured = np.bincount(cohort.labels[(cohort.labels != UNKNOWN) & cohort.imaged], minlength=2)
+        known = cohort.labels != UNKNOWN
+        classes = len(cohort.schema.label.classes)
+        counts = [np.bincount(cohort.labels[mask], minlength=classes) for mask in (known, known & cohort.imaged)]
+        if self._memory.budget is not None:
+            told = self._memory.budget.counts(cohort.hash, [int(n) for n in np.concatenate(counts)])
+            counts = [np.array(told[:classes]), np.array(told[classes:])]
+        cases, imaged = (int(c.sum()) for c in counts)
+        two, two_imaged = (not self.site.pooled and bool((c >= ESTIMABLE).sum() >= 2) for c in counts)
         return Hello(
             site=self.site.name,
             version=common.__version__,
@@ -122,9 +127,9 @@ class Station:
             modalities=tuple(sorted(cohort.modalities)),
             learners=learner.names(),
             cases=cases if cases >= self.site.minimum else 0,
-            estimable=not self.site.pooled and bool((counts >= ESTIMABLE).sum() >= 2),
-            imaged=int(pictured.sum()) if pictured.sum() >= self.site.minimum else 0,
-            imaged_estimable=not self.site.pooled and bool((pictured >= ESTIMABLE).sum() >= 2),
+            estimable=two,
+            imaged=imaged if imaged >= self.site.minimum else 0,
+            imaged_estimable=two_imaged,
             seconds=forecast.load(self.site.state, Path(ref).name, task),
         )
 

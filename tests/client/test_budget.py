@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from client.budget import NAME, Budget, Charge
+from client.budget import COUNTS, NAME, Budget, Charge
 from client.policy import Policy
 from common.chain import Chain
 from common.errors import FedmetsError, RefusedError, RunError, UsageError
@@ -109,6 +109,23 @@ def test_a_lower_epsilon_of_today_counts_what_was_spent_before(tmp_path: Path, b
     with pytest.raises(RefusedError):
         less.affordable(charge(1000.0))
     less.close()
+
+
+def test_counts_are_noised_once_and_charged_once(tmp_path: Path, budget: Budget) -> None:
+    told = budget.counts("a" * 64, [60, 30])
+    assert told == budget.counts("a" * 64, [60, 30])
+    assert told != [60, 30]
+    assert budget.spent == pytest.approx(epsilon(gaussian(COUNTS), 1e-5))
+    budget.close()
+    again = Budget(tmp_path, POLICY)
+    assert again.counts("a" * 64, [60, 30]) == told
+    assert again.counts("b" * 64, [60, 30]) != told
+    assert again.spent == pytest.approx(epsilon(2 * gaussian(COUNTS), 1e-5))
+    again.close()
+    none = Budget(tmp_path, Policy(0.01, 1e-5))
+    with pytest.raises(RefusedError):
+        none.counts("c" * 64, [60, 30])
+    none.close()
 
 
 def test_two_stations_on_one_account_are_refused(tmp_path: Path, budget: Budget) -> None:

@@ -17,6 +17,7 @@ import pytest
 from client import audit
 from client import site as site_file
 from client.__main__ import main
+from client.budget import COUNTS
 from client.memory import opened
 from client.snapshots import Snapshots
 from client.station import Station
@@ -73,11 +74,14 @@ def test_the_record_has_every_message_and_the_budget_every_release(home: Path, c
     assert second["sha256"] == hashlib.sha256(answer.text).hexdigest()
     assert second["budget"] == update.budget != ""
     assert third["plans"] == [["preprocessing", "coarse", "all", 0, "P07"]]
-    assert account["spent"] == pytest.approx(epsilon(gaussian(10.0), 1e-3))
+    assert account["spent"] == pytest.approx(epsilon(gaussian(10.0) + gaussian(COUNTS), 1e-3))
     assert account["left"] == pytest.approx(30 - account["spent"])
-    assert (account["releases"], account["runs"]) == (1, {"run": 1})
+    assert (account["releases"], account["runs"]) == (2, {"greetings": 1, "run": 1})
     assert main(["budget", "--site", site]) == 0
-    assert re.match(r"epsilon 0\.\d+ of 30 spent at delta 0\.001, 29\.\d+ left\n  run run: 1 releases\n", capsys.readouterr().out)
+    assert re.match(
+        r"epsilon 0\.\d+ of 30 spent at delta 0\.001, 29\.\d+ left\n  run greetings: 1 releases\n  run run: 1 releases\n",
+        capsys.readouterr().out,
+    )
     assert main(["audit", "--site", site, "--last", "1"]) == 0
     out = capsys.readouterr().out
     assert "run step 1: 1 P07" in out

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from client.answers import Answers
-from client.budget import NAME, Budget
+from client.budget import COUNTS, NAME, Budget
 from client.memory import Memory
 from client.policy import Policy
 from common import study as studies
@@ -64,7 +64,7 @@ def test_every_release_is_charged_for_the_folds_that_a_patient_is_in(stations: l
     for station in stations:
         assert station._memory.budget is not None
         # two passes of the full model and of three folds, two of which hold a patient
-        assert station._memory.budget.spent == pytest.approx(epsilon(2 * 3 * gaussian(NOISE), DELTA))
+        assert station._memory.budget.spent == pytest.approx(epsilon(2 * 3 * gaussian(NOISE) + gaussian(COUNTS), DELTA))
         assert told[-1].budgets[station.site.name] == station._memory.budget.head
         assert len({e.budgets[station.site.name] for e in told}) == len(told)
 
@@ -103,7 +103,7 @@ def test_a_plan_that_is_repeated_gets_the_stored_answer_and_is_not_charged(stati
 def test_a_run_without_noise_is_refused(stations: list[Local]) -> None:
     with pytest.raises(FederationError, match="P07"):
         driven(federation(stations), RUN, JOBS)
-    assert all(s._memory.budget is not None and s._memory.budget.spent == 0 for s in stations)
+    assert all(s._memory.budget is not None and s._memory.budget.spent == epsilon(gaussian(COUNTS), DELTA) for s in stations)
 
 
 def test_a_learner_without_a_bound_is_refused_before_any_work(stations: list[Local], tmp_path: Path) -> None:
@@ -115,12 +115,14 @@ def test_a_learner_without_a_bound_is_refused_before_any_work(stations: list[Loc
 
 def test_a_site_whose_budget_is_spent_ends_the_run_by_name(stations: list[Local], tmp_path: Path) -> None:
     with ExitStack() as opened:
-        little = at(tmp_path / "little", opened, "S1", limit=epsilon(3.5 * gaussian(NOISE), DELTA))
+        little = at(tmp_path / "little", opened, "S1", limit=epsilon(3.5 * gaussian(NOISE) + gaussian(COUNTS), DELTA))
         with pytest.raises(FederationError, match="S1: P09") as caught:
             driven(federation([stations[0], little, stations[2]]), NOISED, JOBS)
         assert caught.value.code == "R01"
         assert little._memory.budget is not None
-        assert little._memory.budget.spent == pytest.approx(epsilon(3 * gaussian(NOISE), DELTA)), "the first step's folds, and no more"
+        assert little._memory.budget.spent == pytest.approx(epsilon(3 * gaussian(NOISE) + gaussian(COUNTS), DELTA)), (
+            "the first step's folds, and no more"
+        )
 
 
 def test_a_station_restored_from_an_older_backup_refuses_in_the_next_run(stations: list[Local], tmp_path: Path) -> None:
