@@ -30,7 +30,7 @@ CODES: dict[str, str] = {
     "L03": "a single feature predicts the label almost perfectly on the training rows",
     "L04": "a patient stands on both sides of a split, or at two sites",
     "P01": "a sum covers fewer patients than the site's minimum",
-    "P02": "a contribution is not finite, or not of the declared names and shapes",
+    "P02": "a contribution is not finite, or not of the declared names and shapes; or a state is malformed",
     "P03": "a plan asks for something that the site does not do (unknown learner, phase, fold or hyperparameter)",
     "P04": "a plan has expired, or names another run, site or state than the one it came with",
     "P05": "a message is not signed by the key that was enrolled",

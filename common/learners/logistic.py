@@ -71,7 +71,8 @@ class Logistic:
 
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
-        x = _with_one(self._rows(state, rows))
+        # by its own clip, not only by the one that came with the state: it bounds what a patient adds
+        x = _with_one(np.clip(self._rows(state, rows), -self.clip, self.clip))
         log_mu = _log_softmax(x @ self._coefficients(state).T)
         # 1 - mu to its last digit even where mu is 1 to all of its own: the ridge on the intercepts is small beside a rounding error
         mu, rest = np.exp(log_mu[:, 1:]), -np.expm1(log_mu[:, 1:])

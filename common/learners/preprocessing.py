@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.cohort import Cohort
+from common.errors import RefusedError
 from common.learner import Contribution, Plan, Step, demand
 from common.schema import Column, Floats, Schema
 from common.screening import feature_auc
@@ -150,6 +151,9 @@ def bin_indices(arrays: Arrays, cohort: Cohort) -> NDArray[np.int32]:
     x = cohort.design.astype(np.float32)
     out = np.empty(x.shape, np.int32)
     for j, (a, b) in enumerate(zip(arrays["offsets"][:-1], arrays["offsets"][1:], strict=True)):
+        # among edges out of order numpy finds one patient's place by another's
+        if not (np.diff(arrays["edges"][a:b]) >= 0).all():
+            raise RefusedError("P02", f"the bin edges of column {j} are not in order")
         out[:, j] = np.where(np.isnan(x[:, j]), -1, np.searchsorted(arrays["edges"][a:b], x[:, j], side="right"))
     return out
 
@@ -163,7 +167,7 @@ def _spans(bounds: Floats) -> tuple[Floats, Floats]:
 def _mean(arrays: Arrays) -> Floats:
     """(columns,) on [0, 1], from the coarse pass."""
     count, first = arrays["moments"].T
-    return np.asarray(np.minimum(first / np.maximum(count, 1), 1))
+    return np.asarray(np.clip(first / np.maximum(count, 1), 0, 1))
 
 
 def _unit(column: Column, x: Floats) -> Floats:

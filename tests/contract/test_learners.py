@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import common.learners
 from common.cohort import Cohort, Fold, empty
-from common.errors import RefusedError, UsageError
+from common.errors import FedmetsError, RefusedError, UsageError
 from common.learner import (
     Averaged,
     Contribution,
@@ -40,7 +40,7 @@ from common.learner import (
 from common.learners.evaluation import of_fold
 from common.schema import Schema
 from common.study import Study, Task
-from common.types import Arrays, State, digest, flatten, pack, unpack
+from common.types import Array, Arrays, State, digest, flatten, pack, unpack
 from server.jobs import Job, build_jobs
 from server.run import Run
 from tests import synthetic
@@ -367,6 +367,40 @@ def test_one_patient_moves_the_sums_by_no_more_than_declared(name: str, data: st
     without = learner.contribute(moment.state, c.where(np.arange(12) != who), moment.plan)
     moved = np.sqrt(sum(float(((with_.sums[k] - without.sums[k]).astype(float) ** 2).sum()) for k in with_.sums))
     assert moved <= bound * (1 + 1e-6)
+
+
+@learners
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_no_state_that_a_coordinator_may_send_moves_them_further(name: str, data: st.DataObject) -> None:
+    """The bound is the site's, whatever the arrays say; that they are refused, or give no number, is as good."""
+    classes = data.draw(st.sampled_from(CLASSES))
+    learner, moments = jobs(classes)[name].learner, history(name, classes)
+    moment = moments[data.draw(st.integers(0, len(moments) - 1))]
+    bound = learner.sensitivity(schema(classes), moment.plan)
+    if bound is None:
+        return
+    r = np.random.default_rng(data.draw(st.integers(0, 999)))
+    chosen = st.sampled_from(["as it is", "large", "negative", "small", "random", "nan"])
+
+    def bent(array: Array) -> Array:
+        how = data.draw(chosen)
+        if array.dtype.kind != "f" or how == "as it is":
+            return array
+        by = {"large": 1e6, "negative": -50.0, "small": 1e-6, "nan": np.nan}.get(how)
+        return (array * by + (by > 1) if by is not None else array + 10 * r.normal(size=array.shape)).astype(array.dtype)
+
+    state = {n: {k: bent(v) for k, v in arrays.items()} for n, arrays in moment.state.items()}
+    c = cohort(12, classes=classes, seed=data.draw(st.integers(0, 999)))
+    who = data.draw(st.integers(0, 11))
+    try:
+        with_ = learner.contribute(state, c, moment.plan)
+        without = learner.contribute(state, c.where(np.arange(12) != who), moment.plan)
+    except (FedmetsError, ValueError, IndexError, OverflowError, ZeroDivisionError):
+        return
+    moved = np.sqrt(sum(float(((with_.sums[k] - without.sums[k]).astype(float) ** 2).sum()) for k in with_.sums))
+    assert not np.isfinite(moved) or moved <= bound * (1 + 1e-6) + 1e-9 * max(float(np.abs(v).max(initial=0)) for v in with_.sums.values())
 
 
 # ---- what it has not seen (guard L05) ---------------------------------------------------------------------------------------
