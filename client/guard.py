@@ -107,4 +107,4 @@ def release(
         raise RefusedError("P08", f"learner '{plan.learner}' has no bound on what one patient adds, and the plan asks for noise")
     if budget is not None:
         budget.reserve(_charge(plan, learner))
-    return noised(contribution, bound, plan.privacy.noise)
+    return noised(contribution, bound, plan.privacy)

@@ -26,6 +26,11 @@ class Privacy:
     noise: float
     """Standard deviation of the noise in units of the sum's sensitivity; above 0."""
 
+    @property
+    def spread(self) -> float:
+        """The same for each of the two that a release is: sums and their count."""
+        return self.noise * math.sqrt(2)
+
     def __post_init__(self) -> None:
         if type(self.noise) is not float or not 0 < self.noise < math.inf:
             raise ValueError(f"noise = {self.noise!r} must be a number above 0")

@@ -165,7 +165,11 @@ def _guard_leaks(run: Run, schema: Schema, progress: Progress, ledger: Ledger, o
     Judged are the `outer` training sets; the inner ones are small enough for an honest marker to look perfect by chance.
     """
     fits = {key: state["preprocessing"] for key, state in progress.states.items() if "preprocessing" in state}
-    if any((key, "preprocessing") not in progress.done for key in fits) or any(line["kind"] == "guard" for line in ledger.lines):
+    if (
+        not fits
+        or any((key, "preprocessing") not in progress.done for key in fits)
+        or any(line["kind"] == "guard" for line in ledger.lines)
+    ):
         return
     found = guards.leaks({key: fits[key] for key in fits if key in outer}, schema)
     accepted = sorted(set(filter(None, run.accept_leak.split(","))) & set(found))

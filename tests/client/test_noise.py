@@ -8,6 +8,7 @@ from scipy.stats import kstest
 
 from client.noise import noised, normal
 from common.learner import Contribution
+from common.privacy import Privacy
 
 
 def test_values_are_standard_normal() -> None:
@@ -23,16 +24,16 @@ def test_no_draw_is_repeated() -> None:
 
 def test_a_sum_gets_noise_of_its_bound_and_the_count_of_one_and_no_tally_leaves() -> None:
     whole = Contribution({"a": np.zeros((100, 100)), "b": np.zeros(20_000, np.float32)}, 500, {"loss": np.array(3.0)})
-    out = noised(whole, bound=5.0, noise=2.0)
+    out = noised(whole, bound=5.0, privacy=Privacy(2.0))
     each = 2.0 * np.sqrt(2)
     assert out.tally == {}
     assert out.sums["a"].std() == pytest.approx(5 * each, rel=0.05)
     assert out.sums["b"].std() == pytest.approx(5 * each, rel=0.05)
     assert out.sums["b"].dtype == np.float32
-    counts = [noised(whole, 5.0, 2.0).cases for _ in range(400)]
+    counts = [noised(whole, 5.0, Privacy(2.0)).cases for _ in range(400)]
     assert np.std(counts) == pytest.approx(each, rel=0.2)
     assert np.mean(counts) == pytest.approx(500, abs=1)
 
 
 def test_a_count_is_never_below_zero() -> None:
-    assert min(noised(Contribution({}, 0), 1.0, 50.0).cases for _ in range(50)) == 0
+    assert min(noised(Contribution({}, 0), 1.0, Privacy(50.0)).cases for _ in range(50)) == 0

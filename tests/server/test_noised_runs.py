@@ -157,6 +157,9 @@ def test_a_run_with_noise_trains_what_is_bounded_and_leaves_out_what_only_looks_
     run = Run(noise=5.0, learners="logistic,boosting")
     names = {j.learner.name for j in build_jobs(run, study, (), run.heads(study))}
     assert names == {"preprocessing", "logistic", "boosting", "survival"}
+    run = Run(noise=5.0, learners="private_logistic")
+    jobs = build_jobs(run, study, (), run.heads(study))
+    assert [(j.learner.name, j.fold) for j in jobs] == [("private_logistic", Fold()), ("survival", Fold())]
     run = Run(noise=5.0, learners="logistic,mlp,logistic_fedavg")
     with pytest.raises(UsageError, match="leave these learners out: logistic_fedavg, mlp"):
         build_jobs(run, study, (), run.heads(study))
