@@ -100,7 +100,7 @@ def _run(args: argparse.Namespace) -> dict[str, object]:
     from client.embed import embed
     from client.explain import explain
     from client.model import open_networks
-    from client.station import open_station
+    from client.station import cohort_of, open_site
     from common import study
     from common.errors import UsageError
 
@@ -115,7 +115,7 @@ def _run(args: argparse.Namespace) -> dict[str, object]:
         def tell(at: int, of: int) -> None:
             bar.update(line, completed=at, total=of)
 
-        cohort = open_station(args.site).cohort(args.study, task)
+        cohort = cohort_of(open_site(Path(args.site)), args.study, task)
         if args.command == "embed":
             patients, slices = embed(cohort, networks, Path(args.out), tell)
             return {"patients": patients, "slices": slices, "out": args.out}

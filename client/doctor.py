@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from client import forecast, service
+from client import budget, forecast, service
 from client import site as site_file
 from client.site import Site
-from client.station import Station, open_station
+from client.station import cohort_of, open_site
 from common import keys, study
 from common.cohort import ESTIMABLE, UNKNOWN, Cohort, Fold
 from common.errors import DataError, FedmetsError
@@ -47,12 +47,25 @@ def examine(path: Path, socket: Path) -> list[Finding]:
     out += _disk(site)
     out += _gpu()
     try:
-        station = open_station(str(path))
+        open_site(path)
     except FedmetsError as error:
         return [*out, *faults("log", error, PERMISSIONS)]
+    out += _privacy(site)
     for ref in site.studies:
-        out += _study(station, ref)
+        out += _study(site, ref)
     return out
+
+
+def _privacy(site: Site) -> list[Finding]:
+    if not site.privacy.noised:
+        return [Finding("privacy", "note", f"no epsilon is set: sums over at least {site.minimum} patients leave as they are")]
+    try:
+        account = budget.read(site.state, site.privacy)
+    except FedmetsError as error:
+        return faults("privacy", error, "restore the newest copy of the budget file")
+    said = f"epsilon {account['spent']:.3f} of {account['epsilon']:g} spent, in {account['releases']} releases"
+    enough = account["left"] > account["epsilon"] / 10
+    return [Finding("privacy", "ok" if enough else "warning", said, "" if enough else "what it cannot pay for is refused (P09)")]
 
 
 def _keys(site: Site) -> list[Finding]:
@@ -115,12 +128,11 @@ def _gpu() -> list[Finding]:
     ]
 
 
-def _study(station: Station, ref: str) -> list[Finding]:
-    site = station.site
+def _study(site: Site, ref: str) -> list[Finding]:
     try:
         asked = study.load(ref)
         task = list(asked.tasks)[-1]
-        cohort = station.cohort(ref, task)
+        cohort = cohort_of(site, ref, task)
     except DataError as error:
         denied = any(word in str(error) for word in ("Permission denied", "cannot be read"))
         return faults(f"data, {ref}", error, PERMISSIONS if denied else EXPORT)
@@ -135,6 +147,9 @@ def _study(station: Station, ref: str) -> list[Finding]:
     out = [Finding(f"data, {ref}", "ok", f"{flow.read} patients read, {len(cohort)} kept, {known} with a known label ({told})")]
     out += [Finding(f"data, {ref}", "note", f"{n} left out: {why}", "exclude them knowingly, or re-export") for why, n in flow.excluded]
     out += [Finding(f"data, {ref}", "note", note) for note in flow.notes]
+    if site.privacy.noised and site.privacy.delta >= 1 / max(len(cohort), 1):
+        said = f"privacy.delta = {site.privacy.delta:g} is not below 1 / {len(cohort)} cases: every plan would be refused (P07)"
+        out.append(Finding("privacy", "fault", said, "lower it in the site file"))
     if known < site.minimum:
         said = f"{known} patients with a known label, the minimum is {site.minimum}: every sum would be refused (P01)"
         out.append(Finding(f"data, {ref}", "fault", said, "more patients, or a lower `minimum` if your rules allow it"))

@@ -46,8 +46,8 @@ class Station:
             raise AssertionError("a site with a finite epsilon needs an account")
         self._log = SiteLog(site.log)
         self._held, self._one = Held(), threading.Lock()
-        self._answering: set[tuple[str, str]] = set()
-        """Study and task of the cohorts that may be answered from."""
+        self._answering: set[str] = set()
+        """Hashes of the cohorts that may be answered from."""
         self._jobs = Jobs(site.name, self._work, self._memory, self._log, at_work)
 
     def stop(self) -> None:
@@ -142,15 +142,10 @@ class Station:
 
     def cohort(self, ref: str, task: str) -> Cohort:
         """The site's frozen snapshot for a task."""
-        local = next((s for s in self.site.studies if s == ref or Path(s).name == Path(ref).name), None)
-        if local is None:
-            raise RefusedError(
-                "C02", f"site '{self.site.name}' takes no part in study '{ref}'; site.toml allows {', '.join(self.site.studies)}"
-            )
-        cohort = _cohort(self.site, local, task)
-        if self._memory.snapshots is not None and (local, task) not in self._answering:
-            self._memory.snapshots.admit(local, task, cohort, self.site.minimum)
-            self._answering.add((local, task))
+        cohort = cohort_of(self.site, ref, task)
+        if self._memory.snapshots is not None and cohort.hash not in self._answering:
+            self._memory.snapshots.admit(ref, task, cohort, self.site.minimum)
+            self._answering.add(cohort.hash)
         return cohort
 
     def _work(self, plan: Plan, states: States) -> Contribution:
@@ -172,14 +167,29 @@ def _key(path: Path) -> Signer:
 @cache
 def open_station(path: str) -> Station:
     """The station of a `site.toml`, one a process."""
+    site = open_site(Path(path))
+    return Station(site, Memory(budget=Budget(site.state, site.privacy) if site.privacy.noised else None))
+
+
+def open_site(path: Path) -> Site:
+    """A `site.toml`, for whoever reads its data here. UsageError C01 where its log cannot be written."""
     fix_threads()
-    site = site_file.load(Path(path))
+    site = site_file.load(path)
     try:
-        return Station(site, Memory(budget=Budget(site.state, site.privacy) if site.privacy.noised else None))
+        SiteLog(site.log)
     except OSError as error:
         raise UsageError(
             "C01", f"site '{site.name}': its log '{site.log}' cannot be written ({error.strerror}); mend `log` in {path}"
         ) from error
+    return site
+
+
+def cohort_of(site: Site, ref: str, task: str) -> Cohort:
+    """A site's cohort for a task of a study that the site takes part in."""
+    local = next((s for s in site.studies if s == ref or Path(s).name == Path(ref).name), None)
+    if local is None:
+        raise RefusedError("C02", f"site '{site.name}' takes no part in study '{ref}'; site.toml allows {', '.join(site.studies)}")
+    return _cohort(site, local, task)
 
 
 @cache

@@ -18,6 +18,7 @@ from client import audit
 from client import site as site_file
 from client.__main__ import main
 from client.budget import COUNTS
+from client.doctor import examine
 from client.memory import opened
 from client.snapshots import Snapshots
 from client.station import Station
@@ -177,3 +178,22 @@ def test_a_changed_row_counts_as_a_changed_patient(home: Path) -> None:
         greeting = hospital.greeting(other)
         assert unpack_hello(there.answer(greeting), ENROLLED, greeting).code == "P10"
     assert "1 patients" in (other / "station.log").read_text()
+
+
+def test_the_doctor_says_what_is_left_and_takes_nothing_of_it(home: Path) -> None:
+    def said() -> list[tuple[str, str]]:
+        return [(f.state, f.said) for f in examine(home / "site.toml", home / "s" / "station.sock") if f.check == "privacy"]
+
+    assert said() == [("ok", "epsilon 0.000 of 30 spent, in 0 releases")]
+    with station(home) as there:
+        there.answer(hospital.greeting(home))
+        (one,) = said()
+        assert one[1].endswith("in 1 releases"), "while the station has the account open"
+    path = home / "site.toml"
+    path.write_text(path.read_text().replace("epsilon = 30", "epsilon = 0.1"))
+    ((state, text),) = said()
+    assert (state, text.split(" spent")[0][-6:]) == ("warning", "of 0.1")
+    path.write_text(path.read_text().replace("1e-3", "0.02"))
+    assert ("fault", "privacy.delta = 0.02 is not below 1 / 60 cases: every plan would be refused (P07)") in said()
+    path.write_text(path.read_text().split("[privacy]")[0])
+    assert said() == [("note", "no epsilon is set: sums over at least 5 patients leave as they are")]
