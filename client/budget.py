@@ -19,17 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from client.noise import normal
 from client.policy import Policy
 from common.chain import GENESIS, Chain, intact_lines
 from common.errors import RefusedError, RunError, UsageError
 from common.learner import Plan
-from common.privacy import ORDERS, epsilon, gaussian
+from common.noise import normal
+from common.privacy import COUNTS, ORDERS, Bound, Sampled, epsilon, gaussian, subsampled
 from common.schema import Floats
 
 NAME = "budget.jsonl"
-COUNTS = 20.0
-"""Noise of the counts in greetings: about 28 patients, at an epsilon of a fifth."""
 SLACK = 300.0
 """Seconds by which a clock may be set back, as a time server does."""
 
@@ -48,10 +46,18 @@ class Charge:
     """Seed and number of parts."""
     spared: tuple[int, ...]
     """Parts none of whose patients are in the sum."""
+    sampled: Sampled | None = None
+    """Steps of DP-SGD, beside which a count leaves; None: one sum."""
 
     @staticmethod
-    def of(plan: Plan, noise: float, spared: tuple[int, ...]) -> Charge:
-        return Charge(plan.run, plan.step, plan.learner, plan.fold.key, plan.question, noise, (plan.seed, plan.parts), spared)
+    def of(plan: Plan, noise: float, spared: tuple[int, ...], bound: Bound) -> Charge:
+        sampled = bound if isinstance(bound, Sampled) else None
+        return Charge(plan.run, plan.step, plan.learner, plan.fold.key, plan.question, noise, (plan.seed, plan.parts), spared, sampled)
+
+    @property
+    def rdp(self) -> Floats:
+        """(orders,) for a patient that is in the sum."""
+        return gaussian(self.noise) if self.sampled is None else subsampled(self.noise, self.sampled) + gaussian(COUNTS)
 
 
 class Spending:
@@ -184,12 +190,13 @@ def _cost(charge: Charge) -> Floats:
     """(parts, orders)."""
     parts = np.ones((charge.split[1], 1))
     parts[list(charge.spared)] = 0
-    return np.asarray(parts * gaussian(charge.noise))
+    return np.asarray(parts * charge.rdp)
 
 
 def _charge(row: Any, path: Path) -> Charge:
     try:
-        charge = Charge(**{**row, "split": tuple(row["split"]), "spared": tuple(row["spared"])})
+        sampled = Sampled(**row["sampled"]) if row.get("sampled") else None
+        charge = Charge(**{**row, "split": tuple(row["split"]), "spared": tuple(row["spared"]), "sampled": sampled})
         if not charge.noise > 0 or charge.split[1] < 1 or not all(0 <= p < charge.split[1] for p in charge.spared):
             raise ValueError("a charge is out of range")
         return charge

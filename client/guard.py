@@ -61,14 +61,14 @@ def _affordable(plan: Plan, learner: Federated, cohort: Cohort, budget: Budget) 
             f"the coordinator was told the budget head {plan.budget[:12]}, which this site's account does not have: it was restored from "
             "an old backup, or lost. Restore the newest one",
         )
-    budget.affordable(_charge(plan, learner))
+    budget.affordable(_charge(plan, learner, cohort))
 
 
-def _charge(plan: Plan, learner: Federated) -> Charge:
+def _charge(plan: Plan, learner: Federated, cohort: Cohort) -> Charge:
     assert plan.privacy is not None
     # only a learner that says so looks at none but its training rows
     spared = plan.fold.parts if getattr(learner, "trains", False) else ()
-    return Charge.of(plan, plan.privacy.noise, spared)
+    return Charge.of(plan, plan.privacy.noise, spared, learner.sensitivity(cohort.schema, plan))
 
 
 def state_for(plan: Plan, states: States) -> State:
@@ -106,5 +106,5 @@ def release(
     if bound is None:
         raise RefusedError("P08", f"learner '{plan.learner}' has no bound on what one patient adds, and the plan asks for noise")
     if budget is not None:
-        budget.reserve(_charge(plan, learner))
+        budget.reserve(_charge(plan, learner, cohort))
     return noised(contribution, bound, plan.privacy)

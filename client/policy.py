@@ -29,6 +29,8 @@ class Policy:
     """Names of all sites with which this one lets itself be summed up; empty: any."""
     expires: datetime.date | None = None
     """The last day on which a plan is answered."""
+    noise_seed: int | None = None
+    """Noise is drawn from it, so that a simulation can be repeated: it then hides nobody, and goes with no epsilon."""
 
     @property
     def noised(self) -> bool:
@@ -77,6 +79,13 @@ def parse(raw: Mapping[str, Any]) -> tuple[Policy, list[str]]:
         faults.append(f"privacy.participants = {participants!r} must be a list of names of sites")
     if expires is not None and type(expires) is not datetime.date:
         faults.append(f"privacy.expires = {expires!r} must be a date, such as 2027-12-31")
+    seed = raw.get("noise_seed")
+    if seed is not None and type(seed) is not int:
+        faults.append(f"privacy.noise_seed = {seed!r} must be a whole number")
+    elif seed is not None and (raw.keys() & {"epsilon", "delta", "require"}):
+        faults.append(
+            "privacy.noise_seed makes noise that can be made again, and hides nobody: leave it out, or epsilon, delta and require"
+        )
     if faults:
         return Policy(), faults
-    return Policy(float(epsilon), float(delta), require, tuple(participants), expires), []
+    return Policy(float(epsilon), float(delta), require, tuple(participants), expires, seed), []

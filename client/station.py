@@ -23,7 +23,7 @@ from client.jobs import Jobs
 from client.memory import Memory
 from client.site import Site
 from client.sitelog import SiteLog
-from common import keys, learner, study
+from common import keys, learner, noise, study
 from common.cohort import ESTIMABLE, UNKNOWN, Cohort
 from common.errors import RefusedError, UsageError
 from common.exchange import NO_PLAN, Hello, Request, Update, pack_hello, pack_updates, refusal, unpack_greeting, unpack_request
@@ -152,7 +152,9 @@ class Station:
         cohort = self.cohort(plan.study, plan.task)
         asked = guard.admit(plan, self.site, cohort, self._memory.budget)
         state = guard.state_for(plan, states)
-        return guard.release(asked.contribute(state, cohort, plan), asked, state, plan, cohort, self.site.minimum, self._memory.budget)
+        with noise.repeatable(self.site.privacy.noise_seed, f"{plan.site} {plan.question}"):
+            mine = asked.contribute(state, cohort, plan)
+            return guard.release(mine, asked, state, plan, cohort, self.site.minimum, self._memory.budget)
 
 
 def _refused(code: str) -> tuple[Sequence[Plan], list[Update]]:

@@ -21,7 +21,7 @@ import numpy as np
 from common import learners
 from common.cohort import Cohort, Fold, empty
 from common.errors import RefusedError, UsageError
-from common.privacy import Privacy
+from common.privacy import Bound, Privacy
 from common.schema import Floats, Schema
 from common.types import Arrays, Probs, State
 
@@ -158,8 +158,12 @@ class Federated(Protocol):
         """At the coordinator. Pure: the same state and total give the same arrays."""
         ...
 
-    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
-        """L2 norm by which one patient, added or removed, can change `sums`; None: cannot account."""
+    def sensitivity(self, schema: Schema, plan: Plan) -> Bound:
+        """L2 norm by which one patient, added or removed, can change `sums`; None: cannot account.
+
+        `Sampled`: under `plan.privacy` the sums have noise already (`common.training`), and are given for one case: parameters as
+        they are, by no number of cases.
+        """
         ...
 
 

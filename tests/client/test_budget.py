@@ -6,6 +6,8 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from client.budget import COUNTS, NAME, Budget, Charge
+from client.budget import NAME, Budget, Charge
 from client.policy import Policy
 from common.chain import Chain
 from common.errors import FedmetsError, RefusedError, RunError, UsageError
-from common.privacy import ORDERS, epsilon, gaussian
+from common.privacy import COUNTS, ORDERS, Sampled, epsilon, gaussian, subsampled
 
 POLICY = Policy(3.0, 1e-5)
 
@@ -225,3 +227,15 @@ def test_the_file_says_who_asked_and_what_it_cost(tmp_path: Path, budget: Budget
     assert line["charges"][0]["run"] == "r"
     assert (line["epsilon"], line["delta"]) == (3.0, 1e-5)
     assert line["spent"] == pytest.approx(budget.spent)
+
+
+def test_training_with_dp_sgd_is_charged_by_its_steps_and_the_count_beside_them(tmp_path: Path) -> None:
+    rounds = [replace(charge(1.1, run=f"r{n}"), sampled=Sampled(0.1, 20)) for n in range(3)]
+    with closing(Budget(tmp_path, Policy(30.0, 1e-5))) as budget:
+        for one in rounds[:2]:
+            budget.reserve(one)
+            budget.settle()
+    # restored from disk, it goes on as if it had never stopped
+    with closing(Budget(tmp_path, Policy(30.0, 1e-5))) as budget:
+        budget.reserve(rounds[2])
+        assert budget.spent == pytest.approx(epsilon(subsampled(1.1, Sampled(0.1, 60)) + 3 * gaussian(COUNTS), 1e-5), rel=1e-12)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from client.noise import noised, normal
+from client.noise import noised
 from common.learner import Contribution
-from common.privacy import Privacy
+from common.noise import normal, repeatable, uniform
+from common.privacy import COUNTS, Privacy, Sampled
 
 
 def test_values_are_standard_normal() -> None:
@@ -37,3 +38,25 @@ def test_a_sum_gets_noise_of_its_bound_and_the_count_of_one_and_no_tally_leaves(
 
 def test_a_count_is_never_below_zero() -> None:
     assert min(noised(Contribution({}, 0), 1.0, Privacy(50.0)).cases for _ in range(50)) == 0
+
+
+def test_what_has_noise_already_is_weighed_with_a_noisy_count_and_nothing_else() -> None:
+    whole = Contribution({"w/a": np.full(3, 2.0)}, 500, {"loss": np.array(3.0)})
+    outs = [noised(whole, Sampled(0.1, 10), Privacy(1.0)) for _ in range(400)]
+    assert all((o.sums["w/a"] == 2.0 * o.cases).all() and o.tally == {} for o in outs)
+    assert np.std([o.cases for o in outs]) == pytest.approx(COUNTS, rel=0.2)
+
+
+def test_a_simulation_can_be_repeated_and_nothing_else_can() -> None:
+    with repeatable(7, "S0 question"):
+        first = normal(50), uniform(50)
+    with repeatable(7, "S0 question"):
+        again = normal(50), uniform(50)
+    with repeatable(7, "S1 question"):
+        other = normal(50)
+    with repeatable(None, "S0 question"):
+        free = normal(50)
+    assert (first[0] == again[0]).all()
+    assert (first[1] == again[1]).all()
+    assert not np.intersect1d(first[0], np.concatenate([other, free, normal(50)])).size
+    assert 0 < first[1].min() < first[1].max() < 1

@@ -39,6 +39,8 @@ DP = Policy(3.0, 1e-5)
         ({"participants": "A"}, "privacy.participants = 'A' must be a list"),
         ({"expires": "2027-01-01"}, "privacy.expires = '2027-01-01' must be a date"),
         ({"expires": datetime.datetime(2027, 1, 1)}, "must be a date"),
+        ({"noise_seed": 1.5}, "privacy.noise_seed = 1.5 must be a whole number"),
+        ({"noise_seed": 1, "epsilon": 3.0, "delta": 1e-5}, "hides nobody"),
         ({"epsilom": 3.0}, "did you mean 'epsilon'?"),
     ],
 )
@@ -55,6 +57,7 @@ def test_a_right_table() -> None:
     table = {"epsilon": 3, "delta": 1e-5, "require": "dp", "participants": ["A"], "expires": datetime.date(2027, 1, 1)}
     assert parse(table) == (Policy(3.0, 1e-5, "dp", ("A",), datetime.date(2027, 1, 1)), [])
     assert parse({}) == (Policy(), [])
+    assert parse({"noise_seed": 3}) == (Policy(noise_seed=3), [])
     assert not Policy().noised
     assert DP.noised
 

@@ -17,7 +17,6 @@ import pytest
 from client import audit
 from client import site as site_file
 from client.__main__ import main
-from client.budget import COUNTS
 from client.doctor import examine
 from client.memory import opened
 from client.snapshots import Snapshots
@@ -25,7 +24,7 @@ from client.station import Station
 from common.cohort import Cohort
 from common.errors import RefusedError, RunError
 from common.exchange import unpack_hello, unpack_updates
-from common.privacy import Privacy, epsilon, gaussian
+from common.privacy import COUNTS, Privacy, epsilon, gaussian
 from tests import hospital, ring
 from tests.synthetic import sites
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from common.privacy import ORDERS, Privacy, epsilon, gaussian
+from common.privacy import ORDERS, Privacy, Sampled, epsilon, gaussian, subsampled
 
 
 def exact_delta(eps: float, noise: float) -> float:
@@ -39,6 +39,28 @@ def test_epsilon_is_that_of_opacus(noise: float, releases: int) -> None:
         want, _ = rdp.get_privacy_spent(orders=list(ORDERS), rdp=theirs, delta=1e-5)
     assert releases * gaussian(noise) == pytest.approx(theirs, rel=1e-12)
     assert epsilon(releases * gaussian(noise), 1e-5) == pytest.approx(max(want, 0), rel=1e-9)
+
+
+@pytest.mark.parametrize(("noise", "rate", "steps"), [(1.0, 0.05, 2000), (0.8, 0.1, 90), (2.0, 0.5, 30)])
+def test_rounds_of_dp_sgd_cost_what_one_uninterrupted_run_of_opacus_does(noise: float, rate: float, steps: int) -> None:
+    accountants = pytest.importorskip("opacus.accountants")
+    theirs = accountants.RDPAccountant()
+    for _ in range(steps):
+        theirs.step(noise_multiplier=noise, sample_rate=rate)
+    rounds = sum(subsampled(noise, Sampled(rate, n)) for n in (steps // 3, steps // 3, steps - 2 * (steps // 3)))
+    assert epsilon(np.asarray(rounds), 1e-5) == pytest.approx(theirs.get_epsilon(1e-5, alphas=list(ORDERS)), rel=1e-9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tighter = accountants.PRVAccountant()
+        for _ in range(steps):
+            tighter.step(noise_multiplier=noise, sample_rate=rate)
+        assert 0.7 < tighter.get_epsilon(1e-5) / epsilon(np.asarray(rounds), 1e-5) < 1.0
+
+
+@pytest.mark.parametrize(("rate", "steps"), [(0.0, 1), (1.1, 1), (math.nan, 1), (0.5, 0)])
+def test_sampling_is_in_range(rate: float, steps: int) -> None:
+    with pytest.raises(ValueError, match="must lie in"):
+        Sampled(rate, steps)
 
 
 def test_nothing_costs_nothing() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from client.answers import Answers
-from client.budget import COUNTS, NAME, Budget
+from client.budget import NAME, Budget
 from client.memory import Memory
 from client.policy import Policy
 from common import study as studies
@@ -22,7 +22,7 @@ from common.errors import FederationError, UsageError
 from common.exchange import Request
 from common.learner import Plan, hyper_of, load
 from common.parts import pack_states
-from common.privacy import Privacy, epsilon, gaussian
+from common.privacy import COUNTS, Privacy, epsilon, gaussian
 from common.types import digest
 from server.accounts import Accounts
 from server.jobs import Job, build_jobs
