@@ -24,7 +24,7 @@ from common.chain import GENESIS, Chain, intact_lines
 from common.errors import RefusedError, RunError, UsageError
 from common.learner import Plan
 from common.noise import normal
-from common.privacy import COUNTS, ORDERS, Bound, Sampled, epsilon, gaussian, subsampled
+from common.privacy import COUNTS, ORDERS, Bound, Sampled, epsilon, release
 from common.schema import Floats
 
 NAME = "budget.jsonl"
@@ -57,7 +57,7 @@ class Charge:
     @property
     def rdp(self) -> Floats:
         """(orders,) for a patient that is in the sum."""
-        return gaussian(self.noise) if self.sampled is None else subsampled(self.noise, self.sampled) + gaussian(COUNTS)
+        return release(self.noise, self.sampled or 1.0)
 
 
 class Spending:

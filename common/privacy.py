@@ -61,6 +61,11 @@ def gaussian(noise: float) -> Floats:
     return ORDERS / (2 * noise**2)
 
 
+def release(noise: float, bound: float | Sampled) -> Floats:
+    """Renyi divergence at `ORDERS` of what one plan's answer tells: one sum, or steps of DP-SGD and the count beside them."""
+    return subsampled(noise, bound) + gaussian(COUNTS) if isinstance(bound, Sampled) else gaussian(noise)
+
+
 @lru_cache(maxsize=64)
 def subsampled(noise: float, sampled: Sampled) -> Floats:
     """Renyi divergence at `ORDERS` of all steps of one training (Mironov, Talwar, Zhang 2019, arXiv 1908.10530, by Opacus)."""

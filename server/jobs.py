@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from common.accounting import accountable
 from common.cohort import ESTIMABLE, Fold
 from common.errors import FederationError, UsageError
 from common.exchange import Hello
-from common.learner import Federated, Head, Stacked, load, local_plan
+from common.learner import Federated, Head, Stacked, load
+from common.learners.scores import scored_by
 from common.schema import Schema
 from common.study import Study
 from server.run import Run
@@ -57,11 +59,14 @@ def explains(head: Federated) -> bool:
 
 def build_jobs(run: Run, study: Study, groups: Sequence[tuple[str, ...]], heads: Sequence[Federated]) -> list[Job]:
     """Preprocessing and every head, with all that it needs, on every fold; then what reads them all."""
-    # what is not evaluated is trained once: every fold would cost as much again
-    folds = (Fold(),) if run.noise else run.folds(groups)
+    folds = run.folds(groups)
     jobs = [job for fold in folds for job in _fits(run, study, fold, folds, heads)]
     names = [h.name for h in heads]
     hypers = run.hypers(study)
+    if run.noise:
+        judge = load("scores", {"heads": names, "learners": hypers})
+        unseen = [Job(judge, scored_by(f, run.parts), (f,)) for f in folds if len(f.parts) == 1]
+        return _bounded([*jobs, *unseen], study.schema)
     if run.evaluations:
         jobs.append(Job(load("evaluation", {"heads": names, "learners": hypers}), Fold(), folds))
     explained = [h.name for h in heads if explains(h)]
@@ -71,20 +76,18 @@ def build_jobs(run: Run, study: Study, groups: Sequence[tuple[str, ...]], heads:
         jobs.append(Job(load("gradcam", {"learners": hypers}), Fold(), held_out, optional=True))
     if study.schema.survival:
         jobs.append(Job(load("survival"), Fold(), (Fold(),), optional=True))
-    return _bounded(jobs, study.schema) if run.noise else jobs
+    return jobs
 
 
 def _bounded(jobs: Sequence[Job], schema: Schema) -> list[Job]:
-    """Those whose sums can be noised. UsageError C01 where one that is trained cannot; what only looks at the others is left out."""
-    plan = local_plan(Fold(), 0, 2)
-    able = {j.learner.name: j.learner.sensitivity(schema, replace(plan, phase=min(j.learner.phases))) is not None for j in jobs}
+    """What a run with noise does: what only looks at models is left out, for every release costs. UsageError C01: one has no bound."""
     trained = {name for j in jobs if isinstance(j.learner, Head) for name in (*j.learner.needs, j.learner.name)}
-    if unbounded := sorted(n for n in trained if not able.get(n, True)):
+    if unbounded := sorted({j.learner.name for j in jobs if j.learner.name in trained and not accountable(j.learner, schema)}):
         raise UsageError(
             "C01", f"noise is for sums that one patient changes by a bounded amount; leave these learners out: {', '.join(unbounded)}"
         )
     # preprocessing where nobody needs it is there for guard L03, and would be one more release
-    return [j for j in jobs if able[j.learner.name] and (j.learner.name != "preprocessing" or j.learner.name in trained)]
+    return [j for j in jobs if j.learner.name != "preprocessing" or j.learner.name in trained]
 
 
 def _fits(run: Run, study: Study, fold: Fold, folds: Sequence[Fold], heads: Sequence[Federated]) -> list[Job]:

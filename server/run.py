@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from common import study as studies
@@ -18,6 +18,8 @@ from common.study import Study
 from common.transfer import HOWS, ROUNDED
 
 EVALUATIONS = ("within_site", "leave_one_site_out")
+HOLDOUT = "holdout"
+"""How a run with noise is evaluated where nothing else is asked for: one part is not trained on, so that nobody pays twice."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Run:
     strategy: str = "fedavg"
     """Flower strategy by which learners that send parameters are combined."""
     evaluations: str = ",".join(EVALUATIONS)
+    """With noise `holdout` takes their place; `within_site` is then to be had too, and every patient pays for each fold it is in."""
     full: bool = False
     """Also leave-one-site-out for the learners on images: it multiplies their training."""
     left_out_sites: int = 12
@@ -84,6 +87,8 @@ class Run:
                 values[key] = float(value) if isinstance(default, float) else value  # type: ignore[arg-type]
         if not faults:
             run = Run(**values)  # type: ignore[arg-type]
+            if run.noise and run.evaluations == Run.evaluations:
+                run = replace(run, evaluations=HOLDOUT)
             faults += _faults(run)
         if faults:
             raise UsageError("C01", *faults)
@@ -155,13 +160,15 @@ class Run:
 
         Everybody; each part left out (its predictions are the within-site ones); each pair of parts left out (the out-of-fold
         predictions on training rows that set the threshold and choose the head for each part); the same for each held-out group of
-        sites: every estimable site by itself, and the others together.
+        sites: every estimable site by itself, and the others together. With noise no fold is there for thresholds.
         """
         parts = range(self.parts)
+        if HOLDOUT in self.evaluations:
+            return (Fold(parts=(0,)),)
         out = [Fold()]
         if "within_site" in self.evaluations:
             out += [Fold(parts=(p,)) for p in parts]
-            out += [Fold(parts=(p, q)) for p in parts for q in parts if p < q]
+            out += [Fold(parts=(p, q)) for p in parts for q in parts if p < q and not self.noise]
         if "leave_one_site_out" in self.evaluations:
             out += [Fold(group) for group in held_out]
             out += [Fold(group, (p,)) for group in held_out for p in parts]
@@ -189,9 +196,13 @@ def _faults(run: Run) -> list[str]:
         out.append(f"deadline={run.deadline} must be above 0 and retries={run.retries} not below 0")
     if run.transfer not in HOWS:
         out.append(f"transfer={run.transfer!r} is unknown; allowed: {', '.join(HOWS)}")
-    bad = [e for e in run.evaluations.split(",") if e and e not in EVALUATIONS]
+    allowed = (HOLDOUT, "within_site") if run.noise else EVALUATIONS
+    asked = [e for e in run.evaluations.split(",") if e]
+    bad = [e for e in asked if e not in allowed]
     if bad:
-        out.append(f"evaluations: unknown {', '.join(bad)}; allowed: {', '.join(EVALUATIONS)}")
+        out.append(f"evaluations: unknown {', '.join(bad)}{' with noise' if run.noise else ''}; allowed: {', '.join(allowed)}")
+    elif HOLDOUT in asked and len(asked) > 1:
+        out.append(f"evaluations: {HOLDOUT} goes with no other; {', '.join(asked)} are asked for")
     try:
         if run.hyper and not isinstance(json.loads(run.hyper), dict):
             raise ValueError("not a JSON object")

@@ -106,6 +106,11 @@ class Boosting:
     def phase(self, arrays: Arrays) -> str:
         return "grow" if int(arrays["finished"]) < len(arrays["column"]) else "score"
 
+    @property
+    def takes(self) -> dict[str, int]:
+        """Phase -> the most exchanges of one fit."""
+        return {"grow": self.trees * self.depth, "score": 1 if self.early_stopping else 0}
+
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         arrays = state[self.name]
         rows = cohort.train(plan.fold, plan.seed, plan.parts)

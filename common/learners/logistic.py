@@ -69,6 +69,11 @@ class Logistic:
     def phase(self, arrays: Arrays) -> str:
         return "newton"
 
+    @property
+    def takes(self) -> dict[str, int]:
+        """Phase -> the most exchanges of one fit."""
+        return {"newton": self.rounds}
+
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
         # by its own clip, not only by the one that came with the state: it bounds what a patient adds

@@ -60,6 +60,11 @@ class Preprocessing:
     def phase(self, arrays: Arrays) -> str:
         return "coarse" if int(arrays["pass"]) == 0 else "fine"
 
+    @property
+    def takes(self) -> dict[str, int]:
+        """Phase -> the most exchanges of one fit."""
+        return {"coarse": 1, "fine": 1}
+
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
         columns = rows.schema.columns

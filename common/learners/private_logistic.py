@@ -47,6 +47,11 @@ class PrivateLogistic:
     def phase(self, arrays: Arrays) -> str:
         return "newton"
 
+    @property
+    def takes(self) -> dict[str, int]:
+        """Phase -> the most exchanges of one fit."""
+        return {"newton": self.rounds}
+
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
         x = _rows(rows, self.norm)  # the site's own norm, whatever the state says

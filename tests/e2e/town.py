@@ -47,6 +47,7 @@ class Town:
         self.folder, self.space = folder, space
         self.started: list[subprocess.Popen[bytes]] = []
         self.logs: dict[str, Path] = {}
+        self.couriers: dict[str, list[subprocess.Popen[bytes]]] = {}
 
     def call(self, *words: str, inside: bool = False, check: bool = True, seconds: float = 300) -> subprocess.CompletedProcess[str]:
         command = [*(["ip", "netns", "exec", self.space] if inside else []), *words]
@@ -113,13 +114,15 @@ class Town:
     def courier(self, site: str, *before: str) -> subprocess.Popen[bytes]:
         """`before`: words before the command, such as `env HTTPS_PROXY=...`."""
         state = str(self.folder / f"flwr-{site}")
-        return self.start(
+        courier = self.start(
             f"courier-{site}",
             *before,
             *(PYTHON, "-m", "deploy", "courier", str(self.home(site)), "--socket", str(self.socket(site))),
             *("--state", state, "--port", str(9100 + len(self.started))),
             inside=True,
         )
+        self.couriers.setdefault(site, []).append(courier)
+        return courier
 
     def settle(self, spare: str = "") -> tuple[list[str], str]:
         """Two hospitals with a virtual cohort each, all of them up; their names, and the state hash that a simulation of them has.
@@ -202,6 +205,10 @@ class Town:
             except OSError:
                 continue
         return killed
+
+    def has_ended(self, site: str) -> bool:
+        """Its courier: Flower's SuperNode, which gives up on some errors."""
+        return all(p.poll() is not None for p in self.couriers[site])
 
     def log(self, name: str) -> str:
         path = self.logs[name]

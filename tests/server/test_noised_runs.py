@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -152,18 +153,51 @@ def test_the_coordinators_file_of_heads_is_checked(tmp_path: Path) -> None:
         Accounts(tmp_path / "budgets.json", KEYS)
 
 
-def test_a_run_with_noise_trains_what_is_bounded_and_leaves_out_what_only_looks_at_it() -> None:
+def test_a_run_with_noise_trains_what_is_bounded_and_scores_those_whom_it_left_out() -> None:
     study = studies.load("colorectal_metastasis")
-    run = Run(noise=5.0, learners="logistic,boosting")
-    names = {j.learner.name for j in build_jobs(run, study, (), run.heads(study))}
-    assert names == {"preprocessing", "logistic", "boosting", "survival"}
-    run = Run(noise=5.0, learners="private_logistic")
+    run = Run.parse({"noise": 5.0, "learners": "logistic,boosting"})
     jobs = build_jobs(run, study, (), run.heads(study))
-    assert [(j.learner.name, j.fold) for j in jobs] == [("private_logistic", Fold()), ("survival", Fold())]
-    run = Run(noise=5.0, learners="logistic,mlp,logistic_fedavg")
+    assert {(j.learner.name, j.fold) for j in jobs} == {
+        *((name, Fold(parts=(0,))) for name in ("preprocessing", "logistic", "boosting")),
+        ("scores", Fold(parts=(1, 2, 3, 4))),
+    }
+    assert jobs[-1].reads == (Fold(parts=(0,)),)
+    run = Run.parse({"noise": 5.0, "learners": "private_logistic", "evaluations": "within_site"})
+    jobs = build_jobs(run, study, (), run.heads(study))
+    assert [j.fold.key for j in jobs if j.learner.name == "private_logistic"] == [f.key for f in run.folds(())]
+    assert [j.learner.name for j in jobs].count("scores") == 5
+    run = Run.parse({"noise": 5.0, "learners": "private_logistic", "evaluations": ""})
+    assert [(j.learner.name, j.fold) for j in build_jobs(run, study, (), run.heads(study))] == [("private_logistic", Fold())]
+    run = Run.parse({"noise": 5.0, "learners": "logistic,mlp,logistic_fedavg"})
     with pytest.raises(UsageError, match="leave these learners out: logistic_fedavg, mlp"):
         build_jobs(run, study, (), run.heads(study))
-    with pytest.raises(UsageError, match="noise=5 is for sums that are sent whole"):
-        Run.parse({"noise": 5.0, "transfer": "int8"})
-    with pytest.raises(UsageError, match="noise=-1"):
-        Run.parse({"noise": -1.0})
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"noise": 5.0, "transfer": "int8"}, "noise=5 is for sums that are sent whole"),
+        ({"noise": -1.0}, "noise=-1"),
+        ({"noise": 5.0, "evaluations": "leave_one_site_out"}, "unknown leave_one_site_out with noise; allowed: holdout, within_site"),
+        ({"noise": 5.0, "evaluations": "holdout,within_site"}, "holdout goes with no other"),
+        ({"evaluations": "holdout"}, "unknown holdout; allowed: within_site, leave_one_site_out"),
+    ],
+)
+def test_what_does_not_go_with_noise_is_said(config: dict[str, object], told: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(told)):
+        Run.parse(config)
+
+
+def test_who_is_scored_pays_for_that_alone_and_who_is_not_for_the_training(stations: list[Local]) -> None:
+    model = load("private_logistic")
+    jobs = [
+        Job(model, Fold(parts=(0,)), (Fold(parts=(0,)),)),
+        Job(load("scores", {"heads": [model.name]}), Fold(parts=(1, 2)), (Fold(parts=(0,)),)),
+    ]
+    progress, _ = driven(federation(stations), NOISED, jobs)
+    for station in stations:
+        assert station._memory.budget is not None
+        # three exchanges of the fit; the one of the scores is another patient's
+        assert station._memory.budget.spent == pytest.approx(epsilon(3 * gaussian(NOISE) + gaussian(COUNTS), DELTA))
+    told = progress.states[Fold(parts=(1, 2)).key]["scores"]
+    assert told["spread"] == pytest.approx(NOISE * np.sqrt(2) * np.sqrt(3)), "one head, two classes, three sites"

@@ -1,0 +1,104 @@
+"""Score histograms of patients whom a model has not seen, for sums with noise: each adds one to a cell for each head and class.
+
+A job stands on the fold that leaves out all parts but those that are scored, and reads the model of the fold that leaves out these:
+nobody is both trained on and scored, so a patient who is scored pays for that alone. Bins are few, for each gets the same noise.
+Metrics follow in `common.noisy_scores`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from common.cohort import Cohort, Fold
+from common.learner import Contribution, Head, Plan, Step, demand, load
+from common.learners.evaluation import of_fold, scorable
+from common.schema import Schema
+from common.tally import checked, score_histogram
+from common.types import Arrays, State
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Arrays once done: `<head>` (judged classes, bins, 2), counts below and of the class; for two classes the second alone is judged.
+    `spread` (): the standard deviation of the noise in each count, where there was any."""
+
+    name: str = "scores"
+    modality: frozenset[str] = frozenset()
+    phases: frozenset[str] = frozenset({"score"})
+    trains: bool = True
+    """It sees the training rows of its fold and no others."""
+    heads: tuple[str, ...] = ()
+    learners: str = "{}"
+    """JSON: the heads' hyperparameters, where they are not the defaults."""
+    bins: int = 20
+
+    def __post_init__(self) -> None:
+        demand(self.name, {"2 <= bins <= 1000": 2 <= self.bins <= 1000})
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        heads = self._heads()
+        return tuple(dict.fromkeys([*(need for h in heads for need in h.needs), *(h.name for h in heads)]))
+
+    def _heads(self) -> list[Head]:
+        mine = json.loads(self.learners)
+        return [cast(Head, load(name, mine.get(name, {}))) for name in self.heads]
+
+    def start(self, schema: Schema, seed: int) -> Arrays:
+        return {}
+
+    def phase(self, arrays: Arrays) -> str:
+        return "score"
+
+    @property
+    def takes(self) -> dict[str, int]:
+        """Phase -> the most exchanges of one fit."""
+        return {"score": 1}
+
+    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+        rows = cohort.train(plan.fold, plan.seed, plan.parts)
+        fitted = of_fold(state, plan.reads[0])
+        judged = _judged(cohort.schema)
+        sums: Arrays = {}
+        for head in self._heads():
+            sums[head.name] = np.zeros((len(judged), self.bins, 2))
+            able = scorable(head, rows)
+            if able.any() and fitted.get(head.name):
+                mine = rows.where(able)
+                probs = checked(head.predict(fitted, mine), mine.labels)
+                for i, k in enumerate(judged):
+                    sums[head.name][i] = score_histogram(probs[:, k], mine.labels == k, self.bins)
+        return Contribution(sums, len(rows))
+
+    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
+        return Step({**total.sums, "spread": np.array(self._spread(state, plan, total))}, True)
+
+    def _spread(self, state: State, plan: Plan, total: Contribution) -> float:
+        if plan.privacy is None:
+            return 0.0
+        classes = max((len(v) for v in total.sums.values()), default=0)
+        return plan.privacy.spread * self._bound(classes) * float(np.sqrt(max(len(plan.participants), 1)))
+
+    def _bound(self, classes: int) -> float:
+        return float(np.sqrt(len(self.heads) * classes))
+
+    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
+        return self._bound(len(_judged(schema)))
+
+
+def scored_by(left_out: Fold, parts: int) -> Fold:
+    """The training set whose patients are those that the model of `left_out` has not seen."""
+    return Fold(parts=tuple(p for p in range(parts) if p not in left_out.parts))
+
+
+def _judged(schema: Schema) -> range:
+    """Classes with a histogram of their own; of two, one says it all."""
+    classes = len(schema.label.classes)
+    return range(1, 2) if classes == 2 else range(classes)
+
+
+LEARNER = Scores()
