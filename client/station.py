@@ -152,7 +152,7 @@ class Station:
         cohort = self.cohort(plan.study, plan.task)
         asked = guard.admit(plan, self.site, cohort, self._memory.budget)
         state = guard.state_for(plan, states)
-        with noise.repeatable(self.site.privacy.noise_seed, f"{plan.site} {plan.question}"):
+        with noise.repeatable(self.site.privacy.noise_seed, f"{plan.site} {plan.place} {plan.phase} {plan.privacy}"):
             mine = asked.contribute(state, cohort, plan)
             return guard.release(mine, asked, state, plan, cohort, self.site.minimum, self._memory.budget)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from deploy import kit
@@ -24,6 +25,6 @@ def command(folder: Path, socket: Path, port: int) -> list[str]:
 
 def run(folder: Path, socket: Path, home: Path, port: int) -> None:
     """Become the SuperNode: this process is replaced by it."""
-    words = command(folder, socket, port)
+    words = [sys.executable, "-m", "deploy.supernode", *command(folder, socket, port)]
     home.mkdir(parents=True, exist_ok=True)
     os.execvpe(words[0], words, environment(home))

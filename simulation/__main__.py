@@ -107,6 +107,16 @@ def parser() -> argparse.ArgumentParser:
     )
     judge.add_argument("--bootstraps", type=int, default=1000, metavar="N", help="resamples for the intervals (default 1000)")
     judge.add_argument(
+        "--epsilon",
+        default="",
+        metavar="E,E",
+        help="what privacy costs: train each head again at these epsilons, e.g. 1,3,10,inf (default: not)",
+    )
+    judge.add_argument("--delta", type=float, default=1e-5, metavar="D", help="the delta of those epsilons (default 1e-5)")
+    judge.add_argument(
+        "--noise-seed", type=int, metavar="N", help="draw the noise from a seed, so that the run can be repeated: it then hides nobody"
+    )
+    judge.add_argument(
         "--accept-leak",
         action="append",
         default=[],

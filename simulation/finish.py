@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -21,8 +22,10 @@ from server.report import model as model_files
 from server.report import page
 from simulation import results, show, splits
 from simulation.compare import Comparison, compare
+from simulation.options import epsilons
 from simulation.record import record
-from simulation.run import Setting, cohorts
+from simulation.run import Setting, cohorts, federate
+from simulation.utility import utility
 
 PICTURES = 6
 """Patients on a virtual site's own page of pictures."""
@@ -49,8 +52,8 @@ def finish(setting: Setting, outcome: Outcome, console: Console, started: float)
             comparison, models, repeats=args.bootstraps, seed=run.seed, tell=lambda a, b: bar.update(line, completed=a, total=b)
         )
         different = results.differences(comparison, models, repeats=args.bootstraps, seed=run.seed)
-        bar.update(line, description="report")
-        report = record(setting, outcome, comparison, {"results": rows, "differences": different}, sites, models)
+    found = {"results": rows, "differences": different, **_priced(setting, outcome, comparison, sites, console)}
+    report = record(setting, outcome, comparison, found, sites, models)
     report["seconds"] = round(time.monotonic() - started, 1)
     splits.write(setting.folder, sites, comparison, models, run.seed)
     splits.verify_written(setting.folder, setting.sites)
@@ -69,6 +72,28 @@ def finish(setting: Setting, outcome: Outcome, console: Console, started: float)
     ledger.close()
     show.closing(console, report)
     return report
+
+
+def _priced(setting: Setting, outcome: Outcome, comparison: Comparison, sites: Sequence[Cohort], console: Console) -> dict[str, Any]:
+    """What each epsilon that was asked for costs; empty without any."""
+    args = setting.args
+    asked, _ = epsilons(args.epsilon)
+    if not asked:
+        return {"utility": [], "privacy": [], "unbounded": []}
+    found = utility(
+        setting.run,
+        setting.study,
+        setting.study.schema_at(setting.task),
+        outcome,
+        comparison,
+        sites,
+        lambda run: federate(replace(setting, run=run), console),
+        epsilons=asked,
+        delta=args.delta,
+        repeats=args.bootstraps,
+        tell=lambda what, at, of: console.print(f"what privacy costs, {at + 1} of {of}: {what}", highlight=False),
+    )
+    return {"utility": found.points, "privacy": found.spent, "unbounded": found.unbounded}
 
 
 def _own_pages(setting: Setting, sites: Sequence[Cohort]) -> None:

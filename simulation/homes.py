@@ -30,6 +30,7 @@ def write_sites(
     minimum: int,
     images: Path | None = None,
     cache: Path | None = None,
+    noise_seed: int | None = None,
 ) -> dict[int, Path]:
     """A folder a site with `site.toml`, `patients.txt` and its key, as a hospital would have them; node id -> site file.
 
@@ -60,7 +61,8 @@ def write_sites(
             **({"cache": str(cache.resolve())} if cache else {}),
         }
         store.write(home / "patients.txt", ("\n".join(ids) + "\n").encode())
-        store.write(home / "site.toml", "".join(f"{k} = {_toml(v)}\n" for k, v in lines.items()).encode())
+        privacy = "" if noise_seed is None else f"[privacy]\nnoise_seed = {noise_seed}\n"
+        store.write(home / "site.toml", ("".join(f"{k} = {_toml(v)}\n" for k, v in lines.items()) + privacy).encode())
         out[n] = home / "site.toml"
     return out
 

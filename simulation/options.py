@@ -119,7 +119,14 @@ def checked(args: argparse.Namespace, folder: Path) -> Options:
         mapping.named(args.source)
     if args.bootstraps < 100:
         faults.append(f"--bootstraps {args.bootstraps} gives no interval worth printing; use at least 100 (default 1000)")
-    for option, least in (("seed", 0), ("permute_labels", 0), ("minimum_site", 1), ("minimum_patients", 1), ("virtual_sites", 2)):
+    for option, least in (
+        ("seed", 0),
+        ("permute_labels", 0),
+        ("noise_seed", 0),
+        ("minimum_site", 1),
+        ("minimum_patients", 1),
+        ("virtual_sites", 2),
+    ):
         value = getattr(args, option)
         if value is not None and value < least:
             faults.append(f"--{option.replace('_', '-')} {value} must be at least {least}")
@@ -131,9 +138,30 @@ def checked(args: argparse.Namespace, folder: Path) -> Options:
         faults.append("--phantom and --phantom-patients shape a synthetic cohort, and --data names a real one; leave one of them out")
     if not args.data and study.source is None and not twins.exists(study.name):
         faults.append(f"study '{study.name}' has no synthetic cohort; say where the tables are: --data PATH")
+    found, wrong = epsilons(args.epsilon)
+    faults += wrong
+    if found and not 0 < args.delta < 1e-2:
+        faults.append(f"--delta {args.delta:g} must lie between 0 and 0.01, and below 1 / (patients)")
+    if args.noise_seed is not None and not found:
+        faults.append(f"--noise-seed {args.noise_seed} seeds the noise that --epsilon asks for; give both, or neither")
+    if found and "within_site" not in run.evaluations:
+        faults.append("--epsilon judges heads within sites; add within_site to --evaluations")
     if faults:
         raise UsageError("C01", *faults)
     return Options(args, folder, study, task, run)
+
+
+def epsilons(text: str) -> tuple[list[float], list[str]]:
+    """Of `--epsilon`, and what is wrong with them."""
+    found: list[float] = []
+    for word in filter(None, text.split(",")):
+        try:
+            found.append(float(word))
+        except ValueError:
+            return [], [f"--epsilon {text}: '{word}' is no number; give numbers above 0, or inf"]
+    if any(not e > 0 for e in found) or len(set(found)) < len(found):
+        return [], [f"--epsilon {text}: give different numbers above 0, or inf"]
+    return found, []
 
 
 def new_folder(out: Path, study: str, settings: Mapping[str, object]) -> Path:

@@ -19,7 +19,7 @@ from simulation.compare import Comparison
 from simulation.run import Setting
 from simulation.site_probe import site_probe
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 _VIRTUAL = {
     "even": "The sites are virtual: patients were assigned to them by a hash of their ids.",
     "scanner": "The sites are the makers of the scanners, not hospitals.",
@@ -30,7 +30,8 @@ _VIRTUAL = {
 def record(
     setting: Setting, outcome: Outcome, comparison: Comparison, rows: Mapping[str, Any], sites: Sequence[Cohort], models: Sequence[str]
 ) -> dict[str, Any]:
-    """The whole report as docs/report.md describes it; `rows`: `results` and `differences`."""
+    """The whole report as docs/report.md describes it; `rows`: `results`, `differences`, `utility` and `privacy`."""
+    unbounded = rows["unbounded"]
     args, run = setting.args, setting.run
     heads = [m for m in models if m != "clinical"]
     report = {
@@ -39,7 +40,7 @@ def record(
         **_trace(setting, outcome),
         "bootstraps": args.bootstraps,
         "interval": "95 % percentile interval; patients resampled within site and class, models fixed",
-        **rows,
+        **{k: v for k, v in rows.items() if k != "unbounded"},
         "between_sites": [
             row
             for model in ("clinical", "fusion")
@@ -58,7 +59,7 @@ def record(
         "site_probe": _probe(comparison, sites, run.seed),
         "unknown_labels": results.unknown_labels(comparison, "clinical") if args.unknown_label == "sensitivity" else None,
         "permuted_labels": args.permute_labels,
-        "not_run": not_run(setting, outcome),
+        "not_run": not_run(setting, outcome) + not_noised(unbounded, args.epsilon),
         "configuration": asdict(run),
     }
     return {
@@ -239,6 +240,13 @@ def _numbers(values: Any) -> list[float | None]:
     return [round(float(v), 6) if np.isfinite(v) else None for v in np.asarray(values, float)]
 
 
+def not_noised(unbounded: Sequence[str], asked: str) -> list[str]:
+    """Heads that no noise hides a patient in."""
+    if not asked:
+        return ["privacy: not measured, --epsilon 1,3,10,inf asks for it"]
+    return [f"{', '.join(unbounded)}: not run at any epsilon, no bound on what one patient adds"] if unbounded else []
+
+
 def not_run(setting: Setting, outcome: Outcome) -> list[str]:
     """What a reader might look for and will not find."""
     out = []
@@ -294,6 +302,10 @@ def spoken(comparison: Comparison, setting: Setting) -> list[str]:
                 f"{row['share']:.0%} of the patient pairs behind the headline are of '{row['site']}', which pools "
                 f"{len(setting.parted.pooled)} small institutions: it compares patients of different hospitals"
             )
+    if setting.args.noise_seed is not None:
+        out.append(
+            f"the noise was drawn from a seed (--noise-seed {setting.args.noise_seed}) and can be made again: the run is not private"
+        )
     if setting.args.permute_labels is not None:
         out.append(
             "the labels were permuted within institutions: every AUC should lie near 0.5; cross-fitted ones a little below it, because a "

@@ -120,6 +120,7 @@ def prepare(options: Options, console: Console | None = None) -> Setting:
         minimum=args.minimum_patients,
         images=images if reading.cohort.imaged.any() else None,
         cache=cache if reading.cohort.imaged.any() else None,
+        noise_seed=args.noise_seed,
     )
     run = replace(options.run, expect=len(sites), parts=parts, keys=str((folder / homes.COORDINATOR).resolve()))
     return Setting(args, folder, study, task, reading, parted, sites, run, phantom)

@@ -113,6 +113,8 @@ def closing(console: Console, report: Mapping[str, Any]) -> None:
             )
     for said in (report["images"] or {}).get("adds", []):
         console.print(f"[bold]{said['told']}[/bold]", highlight=False)
+    if report["utility"]:
+        console.print(_utility(report["utility"]))
     share = max(report["pairs"], key=lambda p: float(p["share"]))
     console.print(f"pairs behind the headline: {share['share']:.0%} are of {share['site']}", highlight=False)
     for line in report["not_run"]:
@@ -124,6 +126,22 @@ def closing(console: Console, report: Mapping[str, Any]) -> None:
         f"{report['seconds']:.0f} s",
         highlight=False,
     )
+
+
+def _utility(points: Sequence[Mapping[str, Any]]) -> Table:
+    """AUC by epsilon of one fit."""
+    asked = list(dict.fromkeys(p["epsilon"] for p in points))
+    names = ["without noise" if e is None else f"epsilon {e:g}" for e in asked]
+    title = f"what privacy costs: AUC within sites by epsilon of one fit at delta {points[0]['delta']:g}"
+    table = Table("model", *names, title=title, title_justify="left")
+    for model in dict.fromkeys(p["model"] for p in points):
+        mine = {p["epsilon"]: p for p in points if p["model"] == model}
+        table.add_row(model, *(_point(mine[e]) for e in asked))
+    return table
+
+
+def _point(p: Mapping[str, Any]) -> str:
+    return f"{p['value']:.3f} ({p['low']:.3f}-{p['high']:.3f})" if p["estimable"] else "not estimable"
 
 
 def _cell(rows: Sequence[Mapping[str, Any]], model: str, arm: str, site: str = "all") -> str:

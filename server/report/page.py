@@ -16,6 +16,7 @@ from server.report.charts import bar
 from server.report.comparison import Index, differences, headline, sites, table
 from server.report.figures import Report, rows
 from server.report.pictures import pictures
+from server.report.privacy import privacy
 from server.report.words import ARMS, EVALUATIONS, Row, finite, percent, whole
 
 Context = dict[str, Any]
@@ -56,6 +57,7 @@ def _context(report: Report) -> Context:
         "confusion": _confusion(report, present[0], index.lead(present[0])) if present else [],
         "importance": _importance(report),
         "survival": figures.survival(report),
+        "privacy": privacy(report),
         "methods": _methods(report, index),
         "trace": _trace(report),
     }

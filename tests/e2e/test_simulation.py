@@ -137,3 +137,38 @@ def test_killed_and_resumed_gives_the_same_hash(whole: tuple[Path, dict[str, Any
     report = json.loads(done.stdout)
     assert report["state_hash"] == whole[1]["state_hash"]
     assert report["results"] == whole[1]["results"]
+
+
+def test_what_privacy_costs_is_drawn_and_can_be_repeated(tmp_path: Path) -> None:
+    import jsonschema
+
+    small = ["--learners", "logistic", "--set", "logistic.rounds=3", "--partition", "even", "--virtual-sites", "3", "--folds", "3"]
+    asked = ["--bootstraps", "100", "--evaluations", "within_site", "--epsilon", "5,inf", "--noise-seed", "4"]
+    folders = []
+    for name in ("a", "b"):
+        done = run(tmp_path, *small, *asked, "--out", name)
+        assert done.returncode == 0, done.stderr
+        folders.append(tmp_path / done.stdout.strip().splitlines()[-1])
+    report, again = (json.loads((f / "report.json").read_text()) for f in folders)
+    jsonschema.validate(report, json.loads((ROOT / "docs/report.schema.json").read_text()))
+    assert report["utility"] == again["utility"]
+    assert report["privacy"] == again["privacy"]
+    points = {(p["model"], p["epsilon"]): p for p in report["utility"]}
+    assert set(points) == {(m, e) for m in ("logistic", "private_logistic") for e in (None, 5.0)}
+    plain = next(r for r in report["results"] if (r["model"], r["arm"], r["site"], r["metric"]) == ("logistic", "federated", "all", "auc"))
+    assert points["logistic", None]["value"] == pytest.approx(plain["value"])
+    for model in ("logistic", "private_logistic"):
+        assert points[model, 5.0]["value"] < points[model, None]["value"]
+        assert points[model, 5.0]["told"]["cases"] == pytest.approx(points[model, 5.0]["n"], rel=0.5)
+    assert {(r["site"], r["learner"]) for r in report["privacy"] if r["allowed"] is None} == {
+        (s["name"], m) for s in report["sites"] for m in ("logistic", "private_logistic")
+    }
+    for row in (r for r in report["privacy"] if r["allowed"]):
+        assert 4.8 < row["epsilon"] <= row["allowed"] == 5.0
+    assert any("the run is not private" in a for a in report["alarms"])
+    assert "What privacy costs" in (folders[0] / "report.html").read_text()
+    # without a seed it cannot be repeated
+    done = run(tmp_path, *small, *asked[:-2], "--out", "c", "--json")
+    free = json.loads(done.stdout)
+    assert [p["value"] for p in free["utility"]] != [p["value"] for p in report["utility"]]
+    assert not any("not private" in a for a in free["alarms"])
