@@ -139,9 +139,8 @@ def main() -> None:
         values, plain = found[attack, way], found["", next(iter(ways))]
         lost = [v - p for v, p in zip(values, plain, strict=True)]
         who = ", ".join(f"{k} {n / given.seeds:.1f}" for k, n in sorted(out[attack, way].items()))
-        print(
-            f"  {attack or 'no attack':10} {way:15} {shown(values)}; against undisturbed {shown(lost, '+')}; refusals a run: {who or 'none'}"
-        )
+        told_of = f"{shown(values)}; against undisturbed {shown(lost, '+')}; refusals a run: {who or 'none'}"
+        print(f"  {attack or 'no attack':10} {way:15} {told_of}")
 
 
 if __name__ == "__main__":
