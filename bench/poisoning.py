@@ -38,7 +38,12 @@ from simulation.run import Setting, cohorts, prepare
 
 FOLD = Fold(parts=(0,))
 STUDY = "colorectal_metastasis"
-ATTACKS = ("", *attacks.KINDS)
+ATTACKS: Mapping[str, tuple[str, str]] = {
+    "no attack": ("", ""),
+    **{kind: (attacks.IN_DATA if kind == attacks.IN_DATA else "", kind) for kind in attacks.KINDS},
+    "flip and scale": (attacks.IN_DATA, "scale"),
+}
+"""Name -> what is in the attacker's table, and what it answers. A scaled change alone points where the honest ones do."""
 
 
 def defences(bound: float, factor: float) -> dict[str, dict[str, Any]]:
@@ -126,21 +131,21 @@ def main() -> None:
             by_kind = settings(Path(name), seed, given)
             parted = by_kind[""].parted.sites
             attacker = max(parted, key=lambda s: len(parted[s]))
-            for attack, (way, how) in itertools.product(ATTACKS, ways.items()):
+            for (attack, (table, answers)), (way, how) in itertools.product(ATTACKS.items(), ways.items()):
                 if attack == "nan" and how:
                     continue  # refused as it comes (P02), whatever follows
-                setting = by_kind.get(attack, by_kind[""])
-                progress, refused = trained(setting, attacker, attack, how, f"{seed} {attack} {way}")
+                setting = by_kind[table]
+                progress, refused = trained(setting, attacker, answers, how, f"{seed} {attack} {way}")
                 found.setdefault((attack, way), []).append(auc(setting, progress, attacker))
                 out.setdefault((attack, way), Counter()).update(refused)
         print(f"seed {seed}: {time.monotonic() - started:.0f} s", flush=True)
     print(f"{given.learner}, {given.sites} sites, {given.patients} patients, {given.seeds} seeds: mean AUC (standard error)")
     for attack, way in found:
-        values, plain = found[attack, way], found["", next(iter(ways))]
+        values, plain = found[attack, way], found[next(iter(ATTACKS)), next(iter(ways))]
         lost = [v - p for v, p in zip(values, plain, strict=True)]
         who = ", ".join(f"{k} {n / given.seeds:.1f}" for k, n in sorted(out[attack, way].items()))
         told_of = f"{shown(values)}; against undisturbed {shown(lost, '+')}; refusals a run: {who or 'none'}"
-        print(f"  {attack or 'no attack':10} {way:15} {told_of}")
+        print(f"  {attack:14} {way:14} {told_of}")
 
 
 if __name__ == "__main__":
