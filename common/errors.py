@@ -59,6 +59,7 @@ CODES: dict[str, str] = {
     "W02": "a message is truncated, altered or not in the declared form",
     "W03": "a state is told from one that the station does not hold; it is sent whole",
     "X01": "a site failed in a way that has no code of its own; the reason is in the site's log",
+    "X03": "an update is too far from the parameters it started from or from the others', or claims more cases than its site has told of",
 }
 
 

@@ -7,6 +7,7 @@ coordinator and sites hold the same ones to the bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Literal, get_args
 
@@ -75,6 +76,15 @@ def add(values: Vector, coded: Arrays, how: str) -> None:
     _demand(coded, how, values.size)
     for some, blocks in _pieces(values.size):
         values[some] += _value(coded[CODE][some], coded[SCALE][blocks], ROUNDED[how][1])
+
+
+def norm(coded: Arrays, how: str) -> float:
+    """L2 norm of the change that codes and scales stand for."""
+    square = 0.0
+    for some, blocks in _pieces(coded[CODE].size):
+        value = _value(coded[CODE][some], coded[SCALE][blocks], ROUNDED[how][1]).astype(np.float64)
+        square += float(value @ value)
+    return math.sqrt(square)
 
 
 def _value(codes: Array, scales: Array, top: float) -> Vector:

@@ -21,7 +21,7 @@ from common.parts import States
 from common.schema import Schema
 from common.threads import fix_threads
 from common.types import Arrays, digest, flatten, nest
-from server import enrolled, guards, rounds, store, strategies
+from server import doubts, enrolled, guards, rounds, store, strategies
 from server.accounts import NAME as BUDGETS
 from server.accounts import Accounts
 from server.jobs import build_jobs, possible
@@ -77,6 +77,8 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
         heads = possible(run, study, roster.hellos.values())
         groups = roster.groups(run.left_out_sites)
         jobs = build_jobs(run, study, groups, heads)
+        strategies.demand(run.strategy, jobs, roster)
+        doubts.demand(run, jobs, roster)
         outer = {j.fold.key for j in jobs if len(j.fold.parts) + bool(j.fold.sites) <= 1}
         ledger.append(
             "resume" if ledger.lines else "open",

@@ -21,6 +21,7 @@ from common.parts import States
 from common.privacy import Privacy
 from common.schema import Schema
 from common.types import Arrays, State
+from server import doubts
 from server.accounts import Accounts
 from server.collect import collect
 from server.jobs import Job
@@ -55,7 +56,7 @@ class Exchange:
     asked: Mapping[str, int]
     """Site -> how many plans it got: what it was able to do in this step."""
     work: list[dict[str, object]]
-    """Grouped by learner, phase and outcome: folds, who contributed, who refused and why."""
+    """Grouped by learner, phase and outcome: folds, who contributed, who refused and why; of whom was not believed, fold and figures."""
     late: list[dict[str, object]]
     """Site and step of answers that came after their step had gone on without them: none is used."""
     sent: int
@@ -167,12 +168,13 @@ def _exchange(
         lost = {s: came.outcome[s] for s in able[job.key] if s not in mine}
         lost |= {s: "D06" for s in roster.ready if s not in job.fold.sites and s not in able[job.key]}
         phase = job.learner.phase(progress.states[job.fold.key][job.learner.name])
-        contributed, refused = _apply(run, job, schema, progress, mine, lost, roster.cases, combine, shelf)
+        contributed, refused, doubted = _apply(run, job, schema, progress, mine, lost, roster.cases, combine, shelf)
         group = work.setdefault(
             (job.learner.name, phase, *contributed, "|", *(f"{s}={c}" for s, c in refused.items())),
-            {"learner": job.learner.name, "phase": phase, "folds": [], "contributed": contributed, "refused": refused},
+            {"learner": job.learner.name, "phase": phase, "folds": [], "contributed": contributed, "refused": refused, "doubted": []},
         )
         group["folds"].append(job.fold.key)  # type: ignore[attr-defined]
+        group["doubted"] += [f"fold '{job.fold.key}': {said}" for said in doubted.values()]  # type: ignore[operator]
     asked = {s: len(p) for s, p in plans.items()}
     names = {node: site for site, node in roster.nodes.items()}
     late: list[dict[str, object]] = [{"site": names.get(node, f"node {node}"), "step": group} for node, group in post.late()]
@@ -190,8 +192,8 @@ def _apply(
     cases: Mapping[str, int],
     combine: Combine,
     shelf: Shelf,
-) -> tuple[list[str], dict[str, str]]:
-    """Check what came, require the quorum, add in site order, let the learner take its step."""
+) -> tuple[list[str], dict[str, str], dict[str, str]]:
+    """Check what came, doubt it, require the quorum, add in site order, let the learner take its step."""
     state = _state(job, progress)
     good: dict[str, Contribution] = {}
     refused = dict(lost)
@@ -216,18 +218,22 @@ def _apply(
             good[site] = update.contribution
         except RefusedError as error:
             refused[site] = error.code
+    doubted = doubts.find(run, job.learner, state.get(job.learner.name, {}), good, rounded, cases)
+    for site in doubted:
+        del good[site]
+        refused[site] = doubts.CODE
     countable = len(good) + sum(code not in CANNOT for code in refused.values())
     if job.optional and refused and not countable:
         progress.states[job.fold.key][job.learner.name] = {}
         progress.done.add(job.key)
-        return [], refused
+        return [], refused, doubted
     held = sum(cases[s] for s in good)
     whole = held + sum(cases[s] for s, code in refused.items() if code not in CANNOT)
     if plan is None or not good or len(good) < run.quorum * countable - 1e-9 or held < run.quorum_cases * whole:
         by_code: dict[str, list[str]] = {}
         for site, code in refused.items():
             by_code.setdefault(code, []).append(site)
-        told = "; ".join(f"{', '.join(sites)}: {c} ({why(c)})" for c, sites in by_code.items())
+        told = "; ".join([*(f"{', '.join(sites)}: {c} ({why(c)})" for c, sites in by_code.items()), *doubted.values()])
         way_out = (
             "larger sites, fewer folds or a lower minimum at the sites would help"
             if not countable
@@ -248,7 +254,7 @@ def _apply(
     progress.states[job.fold.key][job.learner.name] = shelf.settle(job.key, job.learner, before, step.arrays)
     if step.done:
         progress.done.add(job.key)
-    return sorted(good), refused
+    return sorted(good), refused, doubted
 
 
 def add(learner: Federated, arrays: Arrays, contributions: Sequence[Contribution]) -> tuple[Contribution, Arrays]:

@@ -63,6 +63,10 @@ class Run:
     """How often a site that did not answer is asked again; and how many deadlines more one plan may take, where no forecast says more."""
     transfer: str = "whole"
     """`whole`: every state to every site. `changed`: what a site does not hold. `float16`, `int8`: of large models the rounded changes."""
+    norm_bound: float = 0.0
+    """Largest L2 norm by which one site's update may change a learner's parameters; beyond it the update is refused (X03). 0: none."""
+    outliers: float = 0.0
+    """How many times the median of at least four sites' norms one of them may be, before it is refused (X03); 0: as large as it likes."""
     noise: float = 0.0
     """Standard deviation of the noise in every sum, in units of what one patient can add to it; 0: none. Sites with a budget demand it."""
     accept_leak: str = ""
@@ -188,6 +192,10 @@ def _faults(run: Run) -> list[str]:
         out.append(f"quorum={run.quorum} must lie in (0, 1]")
     if not 0 <= run.quorum_cases <= 1:
         out.append(f"quorum_cases={run.quorum_cases} must lie in [0, 1]")
+    if not 0 <= run.norm_bound < float("inf"):
+        out.append(f"norm_bound={run.norm_bound} must be 0 or a number above it")
+    if run.outliers and not 1 < run.outliers < float("inf"):
+        out.append(f"outliers={run.outliers} must be 0 or above 1: half of the sites always lie beyond the median")
     if not 0 <= run.noise < float("inf"):
         out.append(f"noise={run.noise} must be 0 or a number above it")
     if run.noise and run.transfer in ROUNDED:

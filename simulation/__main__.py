@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--learners", default="", metavar="A,B", help="heads to train (default: the study's)")
     how.add_argument("--set", action="append", default=[], metavar="LEARNER.KEY=VALUE", help="a hyperparameter, e.g. boosting.trees=40")
     how.add_argument(
-        "--strategy", default="fedavg", help="Flower strategy for learners that send parameters (fedavg, fedadam, fedyogi, krum, ...)"
+        "--strategy", default="fedavg", help="Flower strategy for learners that send parameters (fedavg, fedadam, fedmedian, krum, ...)"
     )
     how.add_argument(
         "--transfer",
@@ -90,6 +90,18 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--engine", choices=("inprocess", "ray"), default="inprocess", help="in this process, or Flower's simulation engine on Ray"
     )
+    how.add_argument(
+        "--norm-bound", type=float, default=0.0, metavar="X", help="refuse an update that changes the parameters by more (L2 norm; 0: none)"
+    )
+    how.add_argument(
+        "--outliers", type=float, default=0.0, metavar="X", help="refuse one that is more than X times the median of the sites' (0: none)"
+    )
+    how.add_argument(
+        "--attack",
+        choices=("label_flip", "scale", "nan", "stale"),
+        help="one site poisons the models: with flipped labels in its table, or with scaled, non-finite or stale parameters",
+    )
+    how.add_argument("--attacker", type=int, metavar="N", help="which site does (default: the one with the most patients)")
     how.add_argument("--quorum", type=float, default=1.0, help="share of able sites that must contribute to each step (default 1)")
     how.add_argument("--quorum-cases", type=float, default=0.0, metavar="SHARE", help="and of their labelled cases (default 0)")
     how.add_argument("--deadline", type=float, default=600.0, metavar="S", help="seconds a site has for one exchange (default 600)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from common import keys
 from server import enrolled, store
@@ -31,12 +32,14 @@ def write_sites(
     images: Path | None = None,
     cache: Path | None = None,
     noise_seed: int | None = None,
+    elsewhere: Mapping[str, tuple[Path, str]] = MappingProxyType({}),
 ) -> dict[int, Path]:
     """A folder a site with `site.toml`, `patients.txt` and its key, as a hospital would have them; node id -> site file.
 
     Beside `folder`, in `coordinator/`, lie the coordinator's key and the list of the sites' public keys. Rewriting is harmless.
 
     `cache`: one folder for the prepared images of all sites, which share their files; None: each site its own.
+    `elsewhere`: site -> the folder and the source mapping of its own data, where they are not those of the others.
     """
     out: dict[int, Path] = {}
     homes = {
@@ -47,11 +50,12 @@ def write_sites(
     ref = str(Path(study).resolve()) if study.endswith((".toml", ".py")) else study
     for n, (name, ids) in enumerate(partition.sites.items(), start=1):
         home = homes[name]
+        its_data, its_source = elsewhere.get(name, (data, source))
         lines = {
             "name": name,
-            "data": str(data.resolve()),
+            "data": str(its_data.resolve()),
             "studies": [ref],
-            "source": source,
+            "source": its_source,
             "patients": "patients.txt",
             "minimum": minimum,
             "coordinator": pinned,

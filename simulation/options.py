@@ -21,6 +21,7 @@ from server import store, strategies
 from server.ledger import NAME
 from server.run import Run
 from simulation import twins
+from simulation.attacks import IN_ANSWERS, KINDS
 
 SETTINGS = "simulation.json"
 FOLDS, IMAGE_FOLDS = 5, 3
@@ -97,6 +98,8 @@ def checked(args: argparse.Namespace, folder: Path) -> Options:
             "hyper": json.dumps(hyper) if hyper else "",
             "strategy": args.strategy,
             "transfer": args.transfer,
+            "norm_bound": args.norm_bound,
+            "outliers": args.outliers,
             "evaluations": args.evaluations,
             "quorum": args.quorum,
             "quorum_cases": args.quorum_cases,
@@ -115,6 +118,12 @@ def checked(args: argparse.Namespace, folder: Path) -> Options:
     if run.strategy != "fedavg" and not any(isinstance(h, Averaged) for h in heads):
         names = ", ".join(h.name for h in heads)
         faults.append(f"--strategy {run.strategy} combines parameters, and {names} send sums; add --learners mlp,logistic_fedavg")
+    if args.attack in IN_ANSWERS and not any(isinstance(h, Averaged) for h in heads):
+        faults.append(f"--attack {args.attack} is on parameters, and this run sends none; add --learners mlp,logistic_fedavg")
+    if args.attack in IN_ANSWERS and (args.prepare or args.engine != "inprocess"):
+        faults.append(f"--attack {args.attack} is by a hostile station in this process; leave out --prepare and --engine ray")
+    if args.attacker is not None and not args.attack:
+        faults.append(f"--attacker {args.attacker} does what? say it with --attack {'|'.join(KINDS)}")
     if args.source and study.source is None:
         mapping.named(args.source)
     if args.bootstraps < 100:
@@ -123,6 +132,7 @@ def checked(args: argparse.Namespace, folder: Path) -> Options:
         ("seed", 0),
         ("permute_labels", 0),
         ("noise_seed", 0),
+        ("attacker", 1),
         ("minimum_site", 1),
         ("minimum_patients", 1),
         ("virtual_sites", 2),

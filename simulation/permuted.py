@@ -18,11 +18,17 @@ from common.cohort import UNKNOWN, Cohort
 from common.schema import Number
 from server import store
 
+Labels = np.ndarray[tuple[int], np.dtype[np.int64]]
+
 
 def write(folder: Path, reading: Reading, seed: int) -> tuple[Path, Path]:
     """`cohort.csv` and `source.toml` in `folder`; the labels of known cases are permuted within each institution."""
+    return write_table(folder, reading, shuffled(reading.cohort, reading.institutions, seed))
+
+
+def write_table(folder: Path, reading: Reading, labels: Labels) -> tuple[Path, Path]:
+    """The table with `labels` (cases,) in place of its own, and its source mapping."""
     cohort = reading.cohort
-    labels = shuffled(cohort, reading.institutions, seed)
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
     out.writerow(["patient", "institution", "label", *(f.name for f in cohort.schema.features)])
@@ -34,7 +40,7 @@ def write(folder: Path, reading: Reading, seed: int) -> tuple[Path, Path]:
     return folder / "cohort.csv", folder / "source.toml"
 
 
-def shuffled(cohort: Cohort, institutions: tuple[str, ...], seed: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def shuffled(cohort: Cohort, institutions: tuple[str, ...], seed: int) -> Labels:
     """Labels (cases,), permuted among the labelled cases of each institution."""
     rng = np.random.default_rng(seed)
     labels, homes = cohort.labels.copy(), np.array(institutions)

@@ -11,10 +11,12 @@ import numpy as np
 import common
 from common import tally
 from common.cohort import ESTIMABLE, UNKNOWN, Cohort, Flow, Fold
+from common.learner import Averaged
 from common.survival import kaplan_meier
+from server import strategies
 from server.app import Outcome
 from server.ledger import NAME, read
-from simulation import imagery, results, show, twins
+from simulation import attacks, imagery, results, show, twins
 from simulation.compare import Comparison
 from simulation.run import Setting
 from simulation.site_probe import site_probe
@@ -64,7 +66,11 @@ def record(
     }
     return {
         **report,
-        "alarms": alarms(setting, outcome, report) + show.too_small(setting) + unconverged(outcome) + spoken(comparison, setting),
+        "alarms": alarms(setting, outcome, report)
+        + show.too_small(setting)
+        + poisoned(setting)
+        + unconverged(outcome)
+        + spoken(comparison, setting),
     }
 
 
@@ -310,6 +316,23 @@ def spoken(comparison: Comparison, setting: Setting) -> list[str]:
         out.append(
             "the labels were permuted within institutions: every AUC should lie near 0.5; cross-fitted ones a little below it, because a "
             "part with more events is scored by models that saw fewer"
+        )
+    return out
+
+
+def poisoned(setting: Setting) -> list[str]:
+    """An attack that was asked for; and what a robust strategy does not cover."""
+    out = []
+    if setting.attacker:
+        what = attacks.TOLD[setting.args.attack]
+        out.append(
+            f"site '{setting.attacker}' was made to attack ({setting.args.attack}): {what}; the figures are those of an attacked run"
+        )
+    if setting.run.strategy in strategies.LEAST:
+        summed = ["preprocessing", *(h.name for h in setting.run.heads(setting.study) if not isinstance(h, Averaged))]
+        out.append(
+            f"strategy {setting.run.strategy} withstands a site that sends wrong parameters; what sends sums "
+            f"({', '.join(summed)}) is added as it is, and not defended"
         )
     return out
 

@@ -25,7 +25,7 @@ from common.study import Study
 from server import store
 from server.app import Outcome
 from server.run import Run
-from simulation import homes, partition, permuted, show, twins
+from simulation import attacks, homes, partition, permuted, show, twins
 from simulation.options import FOLDS, IMAGE_FOLDS, IMAGE_SITES, SITES, Options, forget, settle
 
 
@@ -42,6 +42,8 @@ class Setting:
     sites: dict[int, Path]
     run: Run
     phantom: bool
+    attacker: str = ""
+    """The site that has gone over to the other side; empty: none."""
 
 
 def simulate(args: argparse.Namespace) -> int:
@@ -111,6 +113,10 @@ def prepare(options: Options, console: Console | None = None) -> Setting:
     parts = args.folds or (IMAGE_FOLDS if pictured else FOLDS)
     parted = _parted(args, reading, pictured)
     _enough(args, reading, parted, parts)
+    attacker, elsewhere = attacks.chosen(args, parted), {}
+    if args.attack == attacks.IN_DATA:
+        poisoned, mapping = attacks.flipped(folder / "poisoned", reading, parted.sites[attacker])
+        elsewhere[attacker] = poisoned, str(mapping.resolve())
     sites = homes.write_sites(
         folder / "sites",
         parted,
@@ -121,9 +127,10 @@ def prepare(options: Options, console: Console | None = None) -> Setting:
         images=images if reading.cohort.imaged.any() else None,
         cache=cache if reading.cohort.imaged.any() else None,
         noise_seed=args.noise_seed,
+        elsewhere=elsewhere,
     )
     run = replace(options.run, expect=len(sites), parts=parts, keys=str((folder / homes.COORDINATOR).resolve()))
-    return Setting(args, folder, study, task, reading, parted, sites, run, phantom)
+    return Setting(args, folder, study, task, reading, parted, sites, run, phantom, attacker)
 
 
 def _data(args: argparse.Namespace, folder: Path, study: Study, tell: Callable[[int, int], None]) -> tuple[Path, bool]:
@@ -227,12 +234,16 @@ def federate(setting: Setting, console: Console) -> Outcome:
                 from simulation.ray import run_on_ray
 
                 return run_on_ray(setting.run, len(setting.sites), tell)
-            from client.app import app as client
+            from client.app import app as honest
             from server.app import coordinate
             from simulation.grid import InProcessGrid
 
             # networks spend their time outside Python's lock, tables inside it
             workers = 2 if setting.reading.cohort.imaged.any() else 1
+            client = honest
+            if setting.args.attack in attacks.IN_ANSWERS:
+                site = setting.sites[1 + list(setting.parted.sites).index(setting.attacker)]
+                client = attacks.Attacked(honest, site, setting.args.attack)
             return coordinate(InProcessGrid(client, setting.sites, workers=workers), setting.run, tell)
     except FedmetsError:
         for path in sorted((setting.folder / "sites").glob("*/station.log")):

@@ -7,7 +7,7 @@ each outer training set, by federated averaging; a site counts with its cases th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
@@ -32,6 +32,8 @@ class Autoencoder:
     needs: tuple[str, ...] = ()
     modality: frozenset[str] = frozenset({"image"})
     phases: frozenset[str] = frozenset({"train"})
+    unlabelled: ClassVar[bool] = True
+    """Its cases may be of unknown label."""
     dimensions: int = 32
     """Of the latent code."""
     grid: tuple[int, ...] = (16, 24, 24)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,8 @@ class Segmentation:
     needs: tuple[str, ...] = ()
     modality: frozenset[str] = frozenset({"image"})
     phases: frozenset[str] = frozenset({"train"})
+    unlabelled: ClassVar[bool] = True
+    """Its cases may be of unknown label."""
     grid: tuple[int, ...] = (16, 32, 32)
     widths: tuple[int, ...] = (8, 16, 32, 64)
     """Channels of each level; each but the first halves the grid."""

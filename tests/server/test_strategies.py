@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from common.learner import Contribution, Plan, fit, hyper_of, load, local_plan, 
 from common.learners.mlp import Perceptron
 from common.learners.preprocessing import Preprocessing
 from common.types import Arrays, State, digest, pack, unpack
-from server.strategies import MEANS, STRATEGIES, _aggregate, combiner
+from server.strategies import LEAST, MEANS, STRATEGIES, _aggregate, combiner
 from tests import courier
 from tests.synthetic import cohort, sites, split
 
@@ -126,21 +127,43 @@ def test_moments_live_in_the_arrays_and_a_resumed_run_has_the_same_bits(name: st
     assert digest(trained(name, those, 2, forgetful)["mlp"]) != digest(whole)  # the moments do matter
 
 
-@pytest.mark.parametrize("name", ["krum", "multikrum", "fedmedian"])
-def test_one_poisoned_site_is_ignored(name: str, those: list[Cohort]) -> None:
+@pytest.mark.parametrize("by", [1e4, 1e300])
+@pytest.mark.parametrize("name", LEAST)
+def test_one_poisoned_site_of_seven_is_ignored(name: str, by: float, those: list[Cohort]) -> None:
     state = prepared(those)
     honest = given(state, those)
-    bad = Contribution({k: v + 1e4 * honest[0].cases for k, v in honest[0].sums.items()}, honest[0].cases, honest[0].tally)
+    bad = Contribution({k: v + by * honest[0].cases for k, v in honest[0].sums.items()}, honest[0].cases, honest[0].tally)
     good = means(honest)
     low, high = good.min(axis=0) - 1e-5, good.max(axis=0) + 1e-5
     result = weights(stepped(name, state, [bad, *honest[1:]]))
     assert ((result >= low) & (result <= high)).all()
     if name == "krum":
         assert min(np.abs(row - result).max() for row in good[1:]) < 1e-5  # one site's own parameters
-    assert np.abs(weights(stepped("fedavg", state, [bad, *honest[1:]]))).max() > 1e2
+    if by < 1e30:
+        assert np.abs(weights(stepped("fedavg", state, [bad, *honest[1:]]))).max() > 1e2
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize(("name", "least"), LEAST.items())
+def test_a_robust_strategy_refuses_too_few_updates_by_name(name: str, least: int, those: list[Cohort]) -> None:
+    state = prepared(those)
+    contributions = given(state, those)
+    stepped(name, state, contributions[:least])
+    with pytest.raises(FederationError, match=rf"{least - 1} updates of mlp came, and strategy {name} needs {least}") as caught:
+        stepped(name, state, contributions[: least - 1])
+    assert caught.value.code == "R01"
+
+
+def test_what_a_robust_strategy_needs_is_what_its_paper_needs_for_one_wrong_site(those: list[Cohort]) -> None:
+    for name, least in LEAST.items():
+        for sites_there, wrong in ((least, 1), (least - 1, 0)):
+            made: Any = STRATEGIES[name](sites_there)
+            if name == "fedtrimmedavg":
+                assert int(made.beta * sites_there) == wrong
+            elif name != "fedmedian":
+                assert made.num_malicious_nodes == wrong
+
+
+@pytest.mark.parametrize("name", [n for n in STRATEGIES if n not in LEAST])
 def test_one_site_alone_is_enough(name: str, those: list[Cohort]) -> None:
     state = prepared(those)
     arrays = stepped(name, state, given(state, those[:1]))
