@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import RefusedError, RunError
 from common.exchange import Update
+from common.files import durable
 from common.learner import Contribution, Plan
 from common.types import Arrays, nest, pieces, sha256, unpack
 
@@ -121,23 +120,7 @@ class Answers:
         head = json.dumps(rows).encode()
         parts = [len(head).to_bytes(8, "little"), head, *pieces(arrays)]
         path = self._home(run) / f"{max(a.plan.step for a in answered):09d}-{sha256(parts)}.answers"
-        aside = path.with_suffix(".part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.writelines(parts)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except OSError as error:
-            with suppress(OSError):
-                aside.unlink(missing_ok=True)
-            raise RunError("S03", f"'{path}' cannot be written ({error.strerror}); free space at the site") from error
+        durable(path, parts, "free space at the site")
 
     def _read(self, name: str) -> _Run:
         run = _Run()

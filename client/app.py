@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 from common.errors import FedmetsError, UsageError
 from common.exchange import refusal
 from common.packets import Kind, Packet
-from common.records import HELLO, NUDGE, OUTLIVES, WORK, content, packet
+from common.records import HELLO, NUDGE, OUTLIVES, SECURE, WORK, content, packet
 
 app = ClientApp()
 
@@ -38,6 +38,12 @@ def hello(message: Message, context: Context) -> Message:
 def work(message: Message, context: Context) -> Message:
     """The plans of one exchange."""
     return _carried(message, "request", context)
+
+
+@app.query(SECURE.partition(".")[2])
+def secure(message: Message, context: Context) -> Message:
+    """Keys, and shares of masks."""
+    return _carried(message, "secure", context)
 
 
 @app.query(NUDGE.partition(".")[2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from client import audit
 from client.answers import Answers
@@ -21,6 +22,8 @@ class Memory:
     """Where the site's policy has a finite epsilon."""
     audit: Audit | None = None
     snapshots: Snapshots | None = None
+    masks: Path | None = None
+    """Folder for what secure aggregation must not forget."""
 
 
 @contextmanager
@@ -30,4 +33,4 @@ def opened(site: Site) -> Iterator[Memory]:
         site.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         budget = held.enter_context(closing(Budget(site.state, site.privacy))) if site.privacy.noised else None
         record = held.enter_context(closing(Audit(site.state / audit.NAME)))
-        yield Memory(Answers(site.state / "answers"), budget, record, Snapshots(site.state / "cohorts"))
+        yield Memory(Answers(site.state / "answers"), budget, record, Snapshots(site.state / "cohorts"), site.state / "secure")

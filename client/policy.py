@@ -6,10 +6,11 @@ import datetime
 import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from common.errors import RefusedError
+from common.keys import PUBLIC
 from common.learner import Plan
 
 Require = Literal["none", "dp", "secagg"]
@@ -29,6 +30,10 @@ class Policy:
     """Names of all sites with which this one lets itself be summed up; empty: any."""
     expires: datetime.date | None = None
     """The last day on which a plan is answered."""
+    peers: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Site -> identity key (64 hex digits) of those with which this one masks its sums, as these, not the coordinator, told it."""
+    fewest_sites: int = 3
+    """The fewest sites in a masked sum."""
     noise_seed: int | None = None
     """Noise is drawn from it, so that a simulation can be repeated: it then hides nobody, and goes with no epsilon."""
 
@@ -46,8 +51,10 @@ class Policy:
             faults.append(f"the plan sums this site up with {', '.join(strange)}, whom privacy.participants does not name")
         if self.noised and plan.privacy is None:
             faults.append("this site's sums need noise, and the plan has none; the coordinator sets `noise` for the run")
-        if self.require == "secagg":
-            faults.append("this site's sums leave under secure aggregation alone, which this version does not have")
+        if self.require == "secagg" and not plan.secure:
+            faults.append("this site's sums leave under secure aggregation alone; the coordinator sets `secure` for the run")
+        if plan.secure and (plan.fold.sites or any(f.sites for f in plan.reads)):
+            faults.append("the plan leaves out a whole site: beside the sum over all it would show that site's")
         if faults:
             raise RefusedError("P07", *faults)
 
@@ -86,6 +93,13 @@ def parse(raw: Mapping[str, Any]) -> tuple[Policy, list[str]]:
         faults.append(
             "privacy.noise_seed makes noise that can be made again, and hides nobody: leave it out, or epsilon, delta and require"
         )
+    peers, fewest = raw.get("peers", {}), raw.get("fewest_sites", 3)
+    if not isinstance(peers, dict) or not all(isinstance(k, str) and PUBLIC.fullmatch(str(k)) for k in peers.values()):
+        faults.append(f"privacy.peers = {peers!r} must be a table of sites and their public keys of 64 hex digits")
+    elif require == "secagg" and len(peers) < 2:
+        faults.append('privacy.require = "secagg" needs [privacy.peers]: public keys of at least two other sites, as these told you')
+    if type(fewest) is not int or fewest < 3:
+        faults.append(f"privacy.fewest_sites = {fewest!r} must be a whole number of at least 3: of two, each could take its own part off")
     if faults:
         return Policy(), faults
-    return Policy(float(epsilon), float(delta), require, tuple(participants), expires, seed), []
+    return Policy(float(epsilon), float(delta), require, tuple(participants), expires, dict(peers), fewest, seed), []

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 
 from common.cohort import Cohort
 from common.errors import RefusedError, RunError
+from common.files import durable
 
 
 class Snapshots:
@@ -34,7 +34,7 @@ class Snapshots:
                 f"before and after would give them away. Put the tables back as they were, or wait until {minimum} have changed",
             )
         if changed:
-            _write(path, now)
+            durable(path, json.dumps(now).encode(), "free space at the site")
 
 
 def _patients(cohort: Cohort) -> dict[str, str]:
@@ -57,16 +57,3 @@ def _read(path: Path) -> dict[str, str] | None:
         return dict(json.loads(path.read_text())) if path.exists() else None
     except (OSError, ValueError) as error:
         raise RunError("S02", f"'{path}' is damaged ({error}); restore it from a backup: it says whom sums were about") from error
-
-
-def _write(path: Path, patients: dict[str, str]) -> None:
-    aside = path.with_suffix(".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump(patients, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except OSError as error:
-        raise RunError("S03", f"'{path}' cannot be written ({error.strerror}); free space at the site") from error

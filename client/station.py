@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -21,16 +22,18 @@ from client.budget import Budget
 from client.held import Held
 from client.jobs import Jobs
 from client.memory import Memory
+from client.secure import Secure
 from client.site import Site
 from client.sitelog import SiteLog
 from common import keys, learner, noise, study
 from common.cohort import ESTIMABLE, UNKNOWN, Cohort
 from common.errors import RefusedError, UsageError
-from common.exchange import NO_PLAN, Hello, Request, Update, pack_hello, pack_updates, refusal, unpack_greeting, unpack_request
+from common.exchange import CANNOT, NO_PLAN, Hello, Request, Update, pack_hello, pack_updates, refusal, unpack_greeting, unpack_request
 from common.keys import Signer
 from common.learner import Contribution, Plan
 from common.packets import Packet
 from common.parts import States
+from common.secure import Masked, Told, pack_masked, pack_told, unpack_ask
 from common.threads import fix_threads
 
 
@@ -48,6 +51,8 @@ class Station:
         self._held, self._one = Held(), threading.Lock()
         self._answering: set[str] = set()
         """Hashes of the cohorts that may be answered from."""
+        policy = site.privacy
+        self._secure = Secure(site.name, self._signer, policy.peers, policy.fewest_sites, self._memory.masks)
         self._jobs = Jobs(site.name, self._work, self._memory, self._log, at_work)
 
     def stop(self) -> None:
@@ -77,7 +82,14 @@ class Station:
         if packet.kind == "greeting":
             hello = self._log.or_code(lambda: self._greeted(packet), self._failed)
             return self._on_record(packet, (), (), pack_hello(hello, self._signer(), packet))
-        plans, updates = self._log.or_code(lambda: self._worked(packet, seconds), _refused)
+        if packet.kind == "secure":
+            told = self._log.or_code(lambda: self._asked(packet), Told)
+            return self._on_record(packet, (), (), pack_told(told, self._signer(), packet))
+        plans, updates, states = self._log.or_code(lambda: self._worked(packet, seconds), _refused)
+        if any(p.secure for p in plans):
+            masked = self._log.or_code(lambda: self._masked(plans, updates, states), Masked)
+            told_of = updates if not masked.code else [replace(u, contribution=None, code=u.code or masked.code) for u in updates]
+            return self._on_record(packet, plans, told_of, pack_masked(masked, self._signer(), packet))
         return self._on_record(packet, plans, updates, pack_updates(updates, self._signer(), packet))
 
     def _on_record(self, asked: Packet, plans: Sequence[Plan], updates: Sequence[Update], answer: Packet) -> Packet:
@@ -92,10 +104,35 @@ class Station:
             raise RefusedError("P04", f"the greeting expired {time.time() - greeting.expires:.0f} s ago; check the clocks")
         return self.hello(greeting.study, greeting.task, greeting.schema)
 
-    def _worked(self, packet: Packet, seconds: float | None) -> tuple[Sequence[Plan], list[Update]]:
+    def _worked(self, packet: Packet, seconds: float | None) -> _Worked:
         with self._one:
             request = unpack_request(packet, self.site.coordinator, self._held)
-        return request.plans, self.handle(request, seconds)
+        return request.plans, self.handle(request, seconds), request.states
+
+    def _asked(self, packet: Packet) -> Told:
+        ask = unpack_ask(packet, self.site.coordinator)
+        if time.time() > ask.expires:
+            raise RefusedError("P04", f"the message expired {time.time() - ask.expires:.0f} s ago; check the clocks")
+        with self._one:
+            return self._secure.answer(ask)
+
+    def _masked(self, plans: Sequence[Plan], updates: Sequence[Update], states: States) -> Masked:
+        """All that the step asks for in one vector; zeros for what this site cannot give, which then nobody learns."""
+        if not all(p.secure for p in plans):
+            raise RefusedError("P04", "some plans of a step are to be masked and others not")
+        amiss = {u.code for u in updates} - {"", *CANNOT}
+        if amiss:
+            return Masked("R09" if "R09" in amiss else min(amiss))
+        zeros = [self._zero(p, states) for p in plans]
+        mine = [u.contribution or zero for u, zero in zip(updates, zeros, strict=True)]
+        with self._one:
+            vector, sealed = self._secure.mask(plans, zeros, mine)
+        return Masked("", max(u.budget for u in updates), vector, sealed)
+
+    def _zero(self, plan: Plan, states: States) -> Contribution:
+        schema = self.cohort(plan.study, plan.task).schema
+        zero = learner.identity(learner.load(plan.learner, plan.hyper), guard.state_for(plan, states), schema, plan)
+        return zero if plan.privacy is None else replace(zero, tally={})
 
     def _signer(self) -> Signer:
         if self.site.key is None:
@@ -120,6 +157,8 @@ class Station:
             counts = [np.array(told[:classes]), np.array(told[classes:])]
         cases, imaged = (int(c.sum()) for c in counts)
         two, two_imaged = (not self.site.pooled and bool((c >= ESTIMABLE).sum() >= 2) for c in counts)
+        if self.site.privacy.require == "secagg":
+            cases, imaged, two = 0, 0, False  # what is masked in every sum is not told here
         return Hello(
             site=self.site.name,
             version=common.__version__,
@@ -157,8 +196,11 @@ class Station:
             return guard.release(mine, asked, state, plan, cohort, self.site.minimum, self._memory.budget)
 
 
-def _refused(code: str) -> tuple[Sequence[Plan], list[Update]]:
-    return (), [Update(NO_PLAN, None, code)]
+_Worked = tuple[Sequence[Plan], list[Update], States]
+
+
+def _refused(code: str) -> _Worked:
+    return (), [Update(NO_PLAN, None, code)], {}
 
 
 @cache

@@ -23,9 +23,12 @@ from common.learner import Contribution, Plan
 from common.packets import Packet, demand_keys, finite, listed
 from common.parts import Packed, Part, States, state_hash, unpack_states
 from common.privacy import Privacy
+from common.secure import Told, pack_told
 from common.transfer import HOWS, ROUNDED
 from common.types import Arrays, State, nest, pack, unpack
 
+CANNOT = frozenset({"P01", "D06"})
+"""Codes by which a site says that it cannot do a step: named in the ledger, not counted against the quorum."""
 NO_PLAN = "0" * 64
 """Stands for the plan hash when a site could not read the request at all."""
 
@@ -198,6 +201,8 @@ def refusal(packet: Packet, code: str) -> Packet:
     """The answer of whoever has no key: a code, unsigned."""
     if packet.kind == "greeting":
         return pack_hello(Hello.failed(code), None, packet)
+    if packet.kind == "secure":
+        return pack_told(Told(code), None, packet)
     return pack_updates([Update(NO_PLAN, None, code)], None, packet)
 
 
@@ -240,8 +245,8 @@ def _plan_from_json(row: Any) -> Plan:
         texts = ("run", "site", "study", "task", "schema", "learner", "phase", "state_hash")
         if not all(type(row[k]) is str for k in texts) or not all(type(row[k]) is int for k in ("step", "seed", "parts")):
             raise TypeError("a field of the wrong type")
-        if type(row["hyper"]) is not dict or row["transfer"] not in HOWS:
-            raise TypeError("hyper or transfer of the wrong type")
+        if type(row["hyper"]) is not dict or row["transfer"] not in HOWS or type(row["secure"]) is not bool:
+            raise TypeError("hyper, transfer or secure of the wrong type")
         privacy = row["privacy"] if row["privacy"] is None else Privacy(row["privacy"])
         _head(row["budget"], "a plan")
         if not finite(row["expires"]):

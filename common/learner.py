@@ -58,6 +58,8 @@ class Plan:
     """The number of hash parts that patients are folded into."""
     transfer: str = "whole"
     """How parameters travel in this run: one of `common.transfer.HOWS`."""
+    secure: bool = False
+    """The answer is masked, with those of all plans of the step together (`common.secure`)."""
     privacy: Privacy | None = None
     """The noise that every sum must have; None: none is asked for."""
     budget: str = ""

@@ -17,9 +17,9 @@ from common import keys
 from common.errors import WireError
 from common.keys import Signer
 
-_FORMAT = 4
+_FORMAT = 5
 
-Kind = Literal["greeting", "hello", "request", "updates"]
+Kind = Literal["greeting", "hello", "request", "updates", "masked", "secure", "secured"]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from common.packets import Kind, Packet
 
 WORK = "train.work"
 HELLO = "query.hello"
+SECURE = "query.secure"
 NUDGE = "query.nudge"
 """Empty, and so is its answer: see `server.post`."""
 OUTLIVES = 2.0

@@ -77,7 +77,7 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
         heads = possible(run, study, roster.hellos.values())
         groups = roster.groups(run.left_out_sites)
         jobs = build_jobs(run, study, groups, heads)
-        strategies.demand(run.strategy, jobs, roster)
+        strategies.demand(run.strategy, jobs, roster, run.secure)
         doubts.demand(run, jobs, roster)
         outer = {j.fold.key for j in jobs if len(j.fold.parts) + bool(j.fold.sites) <= 1}
         ledger.append(

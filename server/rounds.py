@@ -6,16 +6,18 @@ error with a name, and every site's part in every exchange is in the ledger. All
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import overload
 
 from flwr.serverapp import Grid
 
 from common import transfer
 from common.errors import FederationError, RefusedError
-from common.exchange import Update
+from common.exchange import CANNOT, Update
 from common.learner import Contribution, Federated, Plan, Stacked, check, hyper_of, identity, lacks, total
 from common.parts import States
 from common.privacy import Privacy
@@ -23,15 +25,13 @@ from common.schema import Schema
 from common.types import Arrays, State
 from server import doubts
 from server.accounts import Accounts
-from server.collect import collect
+from server.collect import Collected, collect
 from server.jobs import Job
 from server.post import Post, why
 from server.roster import Roster
 from server.run import Run
+from server.secure import Secure, Summed
 from server.shelf import Shelf
-
-CANNOT = frozenset({"P01", "D06"})
-"""Codes by which a site says that it cannot do a step: named in the ledger, not counted against the quorum."""
 
 Combine = Callable[[Federated, Arrays, Sequence[Contribution]], tuple[Contribution, Arrays]]
 """Contributions in site order -> what `apply` gets, and the learner's arrays with any memory that the strategy keeps in them."""
@@ -90,6 +90,9 @@ def drive(
     by_key = {j.key: j for j in jobs}
     post, shelf = Post(grid), Shelf(run.transfer)
     accounts = accounts or Accounts(None, roster.enrolled.sites)
+    masks = Secure(post, run, run_id, roster, Path(run.out or tempfile.gettempdir())) if run.secure else None
+    if masks:
+        masks.agree()
     while open_jobs := [j for j in jobs if j.key not in progress.done]:
         ready = [
             j
@@ -110,7 +113,7 @@ def drive(
         ready = [j for j in ready if j.key not in progress.done]
         if not ready:
             continue
-        exchange = _exchange(post, shelf, run, run_id, roster, ready, schema, progress, combine, live, accounts)
+        exchange = _exchange(post, shelf, run, run_id, roster, ready, schema, progress, combine, live, accounts, masks)
         progress.step += 1
         watch(exchange, progress)
 
@@ -136,6 +139,7 @@ def _exchange(
     combine: Combine,
     live: Live,
     accounts: Accounts,
+    masks: Secure | None,
 ) -> Exchange:
     started = time.monotonic()
     states: States = {}
@@ -144,7 +148,8 @@ def _exchange(
             wanted = (*job.learner.needs, job.learner.name)
             states.setdefault(fold.key, {}).update({n: a for n, a in progress.states[fold.key].items() if n in wanted})
     lot = shelf.lay_out(states)
-    able = {job.key: roster.able(job) for job in jobs}
+    # masks cancel in the sum over all sites: whoever cannot do a job adds zeros, and nobody learns of it
+    able = {job.key: roster.ready if masks else roster.able(job) for job in jobs}
     plans: dict[str, list[Plan]] = {}
     for job in jobs:
         arrays = progress.states[job.fold.key][job.learner.name]
@@ -153,22 +158,33 @@ def _exchange(
             plans.setdefault(site, []).append(
                 Plan(
                     run_id, site, study, task, schema.hash, progress.step, job.learner.name, job.learner.phase(arrays), job.fold, job.reads,
-                    lot.hash, able[job.key], 0.0, hyper_of(job.learner), run.seed, run.parts, run.transfer,
+                    lot.hash, able[job.key], 0.0, hyper_of(job.learner), run.seed, run.parts, run.transfer, run.secure,
                     Privacy(run.noise) if run.noise else None, accounts.head(site),
                 )
             )  # fmt: skip
     live(progress.step, {s: "working" if s in plans else "ready" for s in roster.ready})
-    came = collect(post, run, roster, plans, lot, shelf)
-    heads = {s: u.budget for s, answers in came.answers.items() for _, u in answers.values() if u.budget}
+    came: Collected | Summed
+    if masks:
+        asked_of = next(iter(plans.values()))
+        zeros = [_zero(job, schema, progress, plan) for job, plan in zip(jobs, asked_of, strict=True)]
+        came = summed = masks.sum(plans, lot, shelf, zeros)
+        totals = dict(zip((job.key for job in jobs), zip(asked_of, zeros, summed.totals, strict=True), strict=True))
+        heads = summed.budgets
+    else:
+        came = collected = collect(post, run, roster, plans, lot, shelf)
+        heads = {s: u.budget for s, answers in collected.answers.items() for _, u in answers.values() if u.budget}
     accounts.told(heads)
     live(progress.step, {s: came.outcome.get(s, "ready") for s in roster.ready})
     work: dict[tuple[str, ...], dict[str, object]] = {}
     for job in jobs:
-        mine = {s: came.answers[s][job.key] for s in able[job.key] if job.key in came.answers[s]}
-        lost = {s: came.outcome[s] for s in able[job.key] if s not in mine}
-        lost |= {s: "D06" for s in roster.ready if s not in job.fold.sites and s not in able[job.key]}
         phase = job.learner.phase(progress.states[job.fold.key][job.learner.name])
-        contributed, refused, doubted = _apply(run, job, schema, progress, mine, lost, roster.cases, combine, shelf)
+        if masks:
+            contributed, refused, doubted = _apply_sum(job, progress, *totals[job.key], came.outcome, combine, shelf)
+        else:
+            mine = {s: collected.answers[s][job.key] for s in able[job.key] if job.key in collected.answers[s]}
+            lost = {s: came.outcome[s] for s in able[job.key] if s not in mine}
+            lost |= {s: "D06" for s in roster.ready if s not in job.fold.sites and s not in able[job.key]}
+            contributed, refused, doubted = _apply(run, job, schema, progress, mine, lost, roster.cases, combine, shelf)
         group = work.setdefault(
             (job.learner.name, phase, *contributed, "|", *(f"{s}={c}" for s, c in refused.items())),
             {"learner": job.learner.name, "phase": phase, "folds": [], "contributed": contributed, "refused": refused, "doubted": []},
@@ -204,9 +220,7 @@ def _apply(
         if update.contribution is None:
             refused[site] = update.code
             continue
-        zero = identity(job.learner, state, schema, asked)
-        if asked.privacy is not None:
-            zero = replace(zero, tally={})  # it would be one more release
+        zero = _zero(job, schema, progress, asked)
         if run.transfer in transfer.ROUNDED:
             rounded = transfer.averaged(job.learner, state.get(job.learner.name, {}), zero.sums)
         try:
@@ -245,16 +259,50 @@ def _apply(
             f"contributed with {held} of {whole} cases, quorum is {run.quorum:g} of those able and {run.quorum_cases:g} of their cases "
             f"({told}); {way_out}",
         )
-    arrays = progress.states[job.fold.key][job.learner.name]
-    in_order = _Thickened([good[s] for s in sorted(good)], rounded, run.transfer)
-    combined, arrays = combine(job.learner, arrays, in_order)
-    state = {**state, job.learner.name: arrays}
-    step = job.learner.apply(state, combined, plan)
+    _advance(job, progress, _Thickened([good[s] for s in sorted(good)], rounded, run.transfer), plan, combine, shelf)
+    return sorted(good), refused, doubted
+
+
+def _apply_sum(
+    job: Job,
+    progress: Progress,
+    plan: Plan,
+    zero: Contribution,
+    total: Contribution,
+    outcome: Mapping[str, str],
+    combine: Combine,
+    shelf: Shelf,
+) -> tuple[list[str], dict[str, str], dict[str, str]]:
+    """What no single site's part is known of: let the learner take its step with it."""
+    online = sorted(s for s, code in outcome.items() if code == "contributed")
+    lost = {s: code for s, code in outcome.items() if s not in online}
+    if not total.cases and plan.privacy is None:
+        if not job.optional:
+            said = "no site holds as many patients as it lets a sum cover; larger sites, fewer folds or a lower minimum would help"
+            raise FederationError("R01", f"exchange {progress.step}, {job.learner.name} on fold '{job.fold.key}': {said}")
+        progress.states[job.fold.key][job.learner.name] = {}
+        progress.done.add(job.key)
+        return [], lost, {}
+    check(total, zero, plan)
+    _advance(job, progress, [total], plan, combine, shelf)
+    return online, lost, {}
+
+
+def _advance(job: Job, progress: Progress, came: Sequence[Contribution], plan: Plan, combine: Combine, shelf: Shelf) -> None:
+    """`came`: in site order."""
     before = progress.states[job.fold.key][job.learner.name]
+    combined, arrays = combine(job.learner, before, came)
+    step = job.learner.apply({**_state(job, progress), job.learner.name: arrays}, combined, plan)
     progress.states[job.fold.key][job.learner.name] = shelf.settle(job.key, job.learner, before, step.arrays)
     if step.done:
         progress.done.add(job.key)
-    return sorted(good), refused, doubted
+
+
+def _zero(job: Job, schema: Schema, progress: Progress, plan: Plan) -> Contribution:
+    """What an answer to the plan looks like."""
+    zero = identity(job.learner, _state(job, progress), schema, plan)
+    # with noise a tally would be one more release
+    return zero if plan.privacy is None else replace(zero, tally={})
 
 
 def add(learner: Federated, arrays: Arrays, contributions: Sequence[Contribution]) -> tuple[Contribution, Arrays]:

@@ -46,7 +46,10 @@ class Run:
     strategy: str = "fedavg"
     """Flower strategy by which learners that send parameters are combined."""
     evaluations: str = ",".join(EVALUATIONS)
-    """With noise `holdout` takes their place; `within_site` is then to be had too, and every patient pays for each fold it is in."""
+    """Masked sums are evaluated within sites alone.
+
+    With noise `holdout` takes their place; `within_site` is then to be had too, and every patient pays for each fold it is in.
+    """
     full: bool = False
     """Also leave-one-site-out for the learners on images: it multiplies their training."""
     left_out_sites: int = 12
@@ -69,6 +72,8 @@ class Run:
     """How many times the median of at least four sites' norms one of them may be, before it is refused (X03); 0: as large as it likes."""
     noise: float = 0.0
     """Standard deviation of the noise in every sum, in units of what one patient can add to it; 0: none. Sites with a budget demand it."""
+    secure: bool = False
+    """Whether sums are masked, so that the coordinator sees those over all sites alone; three messages a step instead of one."""
     accept_leak: str = ""
     """Comma-separated features for which guard L03 is overridden; printed in the report."""
     resume: bool = False
@@ -93,6 +98,8 @@ class Run:
             run = Run(**values)  # type: ignore[arg-type]
             if run.noise and run.evaluations == Run.evaluations:
                 run = replace(run, evaluations=HOLDOUT)
+            if run.secure and run.evaluations == Run.evaluations:
+                run = replace(run, evaluations="within_site")
             faults += _faults(run)
         if faults:
             raise UsageError("C01", *faults)
@@ -179,6 +186,22 @@ class Run:
         return tuple(out)
 
 
+def _not_masked(run: Run) -> list[str]:
+    """What needs the updates of single sites."""
+    out = []
+    if run.transfer in ROUNDED:
+        out.append(f"transfer={run.transfer} rounds each site's update, which secure sums hide; leave one of them out")
+    if "leave_one_site_out" in run.evaluations:
+        out.append(
+            "evaluations: leave_one_site_out shows a site's sums by what its absence changes; secure sums hide them, use within_site"
+        )
+    if run.norm_bound or run.outliers or run.quorum_cases:
+        out.append("norm_bound, outliers and quorum_cases judge single sites, which secure sums hide; leave them out")
+    if run.expect < 3:
+        out.append(f"expect={run.expect}: secure sums need at least 3 sites, for of two each could take its own part off")
+    return out
+
+
 def _faults(run: Run) -> list[str]:
     out = []
     least = 3 if "within_site" in run.evaluations else 2
@@ -200,6 +223,8 @@ def _faults(run: Run) -> list[str]:
         out.append(f"noise={run.noise} must be 0 or a number above it")
     if run.noise and run.transfer in ROUNDED:
         out.append(f"transfer={run.transfer} rounds sums, and noise={run.noise:g} is for sums that are sent whole; leave one of them out")
+    if run.secure:
+        out += _not_masked(run)
     if not 0 < run.deadline < float("inf") or run.retries < 0:
         out.append(f"deadline={run.deadline} must be above 0 and retries={run.retries} not below 0")
     if run.transfer not in HOWS:

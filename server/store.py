@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from common.errors import RunError
+from common.files import durable
 from common.types import Array, Arrays, pieces, sha256, unpack
 
 KEEP = 2
@@ -40,20 +40,7 @@ def load(folder: Path, step: int, digest: str) -> Arrays:
 
 def write(path: Path, blob: bytes | Sequence[bytes | memoryview]) -> None:
     """Write a file atomically and durably: aside, synced, renamed."""
-    aside = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(aside, "wb") as f:
-            f.writelines([blob] if isinstance(blob, bytes) else blob)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(aside, path)
-    except OSError as error:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise RunError(
-            "S03", f"'{path}' cannot be written ({error.strerror}); free space or mend permissions, then resume the run"
-        ) from error
+    durable(path, blob, "free space or mend permissions, then resume the run", mode=0o666, folder=0o777)
 
 
 def replace(path: Path, blob: bytes) -> None:

@@ -64,8 +64,12 @@ def combiner(name: str) -> Combine:
     return combine
 
 
-def demand(name: str, jobs: Sequence[Job], roster: Roster) -> None:
-    """UsageError C01 where a robust strategy has too few sites for some training set: it is known before the first round."""
+def demand(name: str, jobs: Sequence[Job], roster: Roster, masked: bool) -> None:
+    """UsageError C01 where a robust strategy has too few sites for some training set, or masked sums, before the first round."""
+    if masked and name in LEAST:
+        raise UsageError(
+            "C01", f"strategy {name} compares the sites' updates, which secure sums hide; use {', '.join(set(STRATEGIES) - set(LEAST))}"
+        )
     few = [(n, j) for j in jobs if isinstance(j.learner, Averaged) and 0 < (n := len(roster.able(j))) < LEAST.get(name, 1)]
     if few:
         n, job = min(few, key=lambda pair: pair[0])
