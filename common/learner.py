@@ -286,7 +286,7 @@ def identity(learner: Federated, state: State, schema: Schema, plan: Plan) -> Co
     """
     if not plan.state_hash:
         return learner.contribute(state, empty(schema), plan)
-    asked = (plan.learner, plan.phase, plan.fold, plan.reads, plan.seed, plan.parts, json.dumps(plan.hyper, sort_keys=True))
+    asked = (plan.learner, plan.phase, plan.fold, plan.reads, plan.seed, plan.parts, plan.privacy, json.dumps(plan.hyper, sort_keys=True))
     key = (plan.state_hash, schema.hash, *asked)
     zero = _ZEROS.get(key)
     if zero is None:
