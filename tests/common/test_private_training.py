@@ -134,6 +134,8 @@ def test_a_patients_gradient_is_the_sum_of_opacus_gradients_of_its_crops(name: s
     for module in hooked.modules():
         if hasattr(module, "inplace"):
             module.inplace = False  # which its hooks forbid
+        if isinstance(module, nn.Conv2d):  # of inputs with channels last its gradients are silently wrong (1.6.0)
+            module.register_forward_pre_hook(lambda _, given_: tuple(x.contiguous() for x in given_))
     wrapped = GradSampleModule(hooked, loss_reduction="sum")
     several = 0
     for patient in range(3):
@@ -156,7 +158,9 @@ def trained_on(name: str) -> tuple[Any, Any, Any]:
     if name == "segmentation":
         pictures: Any = site.pictures
         made = networks.unet(len(IMAGING.channels), len(IMAGING.regions), (4, 8))
-        return made.train(), _examples(pictures, IMAGING, (4, 8, 8), Augment()), dice_and_entropy
+        outlined = _examples(pictures, IMAGING, (4, 8, 8), Augment())
+        outlined.noise = 0  # as they are
+        return made.train(), outlined, dice_and_entropy
     grid = (4, 32, 32) if name == "efficientnet_b3" else (4, 8, 8)
     held = case_crops(site, grid)
     if name == "autoencoder":
@@ -247,7 +251,7 @@ def test_what_comes_out_is_finite_whatever_comes_in() -> None:
     """A refusal that depends on patients would tell of them."""
     made, start = small()
     bad = {**start, "0.weight": np.full_like(start["0.weight"], np.nan)}
-    for how in (Schedule(1, 1, 1e38), Schedule(1, 1, 1e38, optimiser="adamw")):
+    for how in (Schedule(1, 1, 1e36), Schedule(1, 1, 1e36, optimiser="adamw")):
         for given_ in (start, bad):
             out = learn(made, given_, crops(5), cross_entropy, how, Private(1e6, 1e6, Sampled(1.0, 3)), device=CPU)
             assert all(np.isfinite(v).all() for v in out.values())
