@@ -124,7 +124,9 @@ def test_one_patient_who_gives_no_number_takes_nobodys_share_away() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook")
-@pytest.mark.parametrize("name", ["mlp", "compact3d", "efficientnet_b3", "autoencoder", "segmentation"])
+@pytest.mark.parametrize(
+    "name", ["mlp", "compact3d", pytest.param("efficientnet_b3", marks=pytest.mark.slow), "autoencoder", "segmentation"]
+)
 def test_a_patients_gradient_is_the_sum_of_opacus_gradients_of_its_crops(name: str) -> None:
     from opacus import GradSampleModule
 
