@@ -161,7 +161,7 @@ class Federated(Protocol):
     def sensitivity(self, schema: Schema, plan: Plan) -> Bound:
         """L2 norm by which one patient, added or removed, can change `sums`; None: cannot account.
 
-        `Sampled`: under `plan.privacy` the sums have noise already (`common.training`), and are given for one case: parameters as
+        `Sampled`: under `plan.privacy` the sums have noise already (`common.private_training`), and are given for one case: parameters as
         they are, by no number of cases.
         """
         ...

@@ -172,7 +172,7 @@ def test_a_run_with_noise_trains_what_is_bounded_and_scores_those_whom_it_left_o
     jobs = build_jobs(run, study, (), run.heads(study))
     assert {"preprocessing", "logistic", "mlp", "segmentation", "image", "scores"} == {j.learner.name for j in jobs}
     run = Run.parse({"noise": 5.0, "learners": "logistic,image,fusion"})
-    with pytest.raises(UsageError, match="leave these learners out: fusion$"):
+    with pytest.raises(UsageError, match=r"leave these learners out: fusion$"):
         build_jobs(run, study, (), run.heads(study))
 
 
