@@ -9,16 +9,56 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from common.learner import Contribution, Plan
+from common.privacy import Sampled
+from common.private_training import Private, Records, sampled
+from common.private_training import learn as learn_privately
+from common.training import Loss, Schedule, Trained, learn
 from common.types import Arrays
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+@dataclass(frozen=True)
+class Local:
+    """How a learner trains at a site. Without noise by local epochs, with noise by DP-SGD of as many epochs."""
+
+    make: Callable[..., nn.Module]
+    shape: tuple[object, ...]
+    """What `make` is given."""
+    loss: Loss
+    how: Schedule
+    rate: float
+    """With noise: the chance of a patient to be in a step."""
+    clip: float
+    """With noise: the L2 norm to which a patient's gradient is cut."""
+
+    @property
+    def sampled(self) -> Sampled:
+        return sampled(self.how.epochs, self.rate)
+
+
+def train(task: Local, arrays: Arrays, examples: Records | None, plan: Plan, site: str, cases: int) -> Contribution:
+    """What a site sends after its training; `examples` None: it has nobody to train on.
+
+    With noise: parameters as they are, by no number of cases, and no tally (`Sampled` in `common.privacy`).
+    """
+    start = bare(arrays)
+    if plan.privacy is not None:
+        private = Private(plan.privacy.noise, task.clip, task.sampled)
+        weights = learn_privately(network(task.make, *task.shape), start, examples, task.loss, task.how, private) if start else {}
+        return Contribution({k: v.astype(np.float64) for k, v in prefixed(weights).items()}, cases)
+    done = Trained(start, 0.0, 0, 0, 0)
+    if examples is not None:
+        done = learn(network(task.make, *task.shape), start, examples, task.loss, task.how, seed=site_seed(plan, arrays, site))
+    return weighted(prefixed(done.arrays), cases, {"loss": np.array(done.loss * cases), "halved": np.array(done.halved)})
 
 
 def parameters(arrays: Arrays) -> Arrays:

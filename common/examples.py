@@ -59,6 +59,7 @@ class Cases:
 
     def __init__(self, crops: Sequence[Array], counts: Rows, pictures: Sequence[Picture], labels: Rows, augment: Augment | None) -> None:
         self._store, self._present = Store(crops, counts), presence(pictures)
+        self.patient = np.arange(len(counts))
         self._labels, self._augment = torch.from_numpy(np.array(labels, np.int64)), augment
         self.noise = augment.draws(self._present.shape[1], int(counts.max())) if augment and len(counts) else 0
 
@@ -81,6 +82,7 @@ class Singles:
 
     def __init__(self, crops: Sequence[Array], counts: Rows, pictures: Sequence[Picture], augment: Augment | None) -> None:
         self._store, self._present, self._augment = Store(crops, counts), presence(pictures), augment
+        self.patient = self._store.case
         self.noise = augment.draws(self._present.shape[1], 1) if augment and len(counts) else 0
 
     def __len__(self) -> int:

@@ -163,7 +163,7 @@ class Federated(Protocol):
     def sensitivity(self, schema: Schema, plan: Plan) -> Bound:
         """L2 norm by which one patient, added or removed, can change `sums`; None: cannot account.
 
-        `Sampled`: under `plan.privacy` the sums have noise already (`common.training`), and are given for one case: parameters as
+        `Sampled`: under `plan.privacy` the sums have noise already (`common.private_training`), and are given for one case: parameters as
         they are, by no number of cases.
         """
         ...
@@ -288,7 +288,7 @@ def identity(learner: Federated, state: State, schema: Schema, plan: Plan) -> Co
     """
     if not plan.state_hash:
         return learner.contribute(state, empty(schema), plan)
-    asked = (plan.learner, plan.phase, plan.fold, plan.reads, plan.seed, plan.parts, json.dumps(plan.hyper, sort_keys=True))
+    asked = (plan.learner, plan.phase, plan.fold, plan.reads, plan.seed, plan.parts, plan.privacy, json.dumps(plan.hyper, sort_keys=True))
     key = (plan.state_hash, schema.hash, *asked)
     zero = _ZEROS.get(key)
     if zero is None:

@@ -4,7 +4,7 @@
 Hutter 2019, arXiv 1711.05101, algorithm 2). FedProx adds mu / 2 * ||w - w_global||^2 to the loss (Li et al. 2020, arXiv 1812.06127,
 eq. 2; Flower's docstring leaves the square out, the paper does not). Order of rows and augmentation are drawn from the given seed
 alone, on the CPU and for whole batches: a repeated plan gives the same parameters, and a batch that is cut into pieces, because a
-GPU's memory is full, sees the same examples.
+GPU's memory is full, sees the same examples. With noise training goes by `common.private_training`.
 """
 
 from __future__ import annotations
@@ -95,13 +95,14 @@ def train(
 
 
 class Table:
-    """Rows of a matrix with their classes."""
+    """Rows of a matrix, a patient each, with their classes."""
 
     noise = 0
 
     def __init__(self, x: Array, y: Array) -> None:
         import torch
 
+        self.patient = np.arange(len(y))
         self._x, self._y = torch.from_numpy(np.asarray(x, np.float32)), torch.from_numpy(np.asarray(y, np.int64))
 
     def __len__(self) -> int:
@@ -150,7 +151,7 @@ def learn(
         if wanted and network._compiled_call_impl is None:
             network.compile(dynamic=True)
         work = _Work(network, loss, examples, device, piece=how.batch)
-        step = _SGD(network, how) if how.optimiser == "sgd" else _AdamW(network, how)
+        step = optimiser(network, how)
         order, draws = np.random.default_rng(seed), torch.Generator().manual_seed(seed % 2**63)
         mean = float("nan")
         for epoch in range(how.epochs):
@@ -212,6 +213,11 @@ class _Work:
 
 
 # Steps are written out: importing torch.optim pulls in torch's compiler, seconds for nothing
+
+
+def optimiser(network: nn.Module, how: Schedule) -> Callable[[list[Tensor], float], None]:
+    """Takes steps of `network`, by summed gradients (which it writes over) times a number."""
+    return _SGD(network, how) if how.optimiser == "sgd" else _AdamW(network, how)
 
 
 class _SGD:

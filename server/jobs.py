@@ -66,7 +66,7 @@ def build_jobs(run: Run, study: Study, groups: Sequence[tuple[str, ...]], heads:
     if run.noise:
         judge = load("scores", {"heads": names, "learners": hypers})
         unseen = [Job(judge, scored_by(f, run.parts), (f,)) for f in folds if len(f.parts) == 1]
-        return _bounded([*jobs, *unseen], study.schema)
+        return _bounded([*jobs, *unseen], heads, study.schema)
     if run.evaluations:
         jobs.append(Job(load("evaluation", {"heads": names, "learners": hypers}), Fold(), folds))
     explained = [h.name for h in heads if explains(h)]
@@ -79,10 +79,12 @@ def build_jobs(run: Run, study: Study, groups: Sequence[tuple[str, ...]], heads:
     return jobs
 
 
-def _bounded(jobs: Sequence[Job], schema: Schema) -> list[Job]:
+def _bounded(jobs: Sequence[Job], heads: Sequence[Federated], schema: Schema) -> list[Job]:
     """What a run with noise does: what only looks at models is left out, for every release costs. UsageError C01: one has no bound."""
     trained = {name for j in jobs if isinstance(j.learner, Head) for name in (*j.learner.needs, j.learner.name)}
-    if unbounded := sorted({j.learner.name for j in jobs if j.learner.name in trained and not accountable(j.learner, schema)}):
+    # a head that has no fold to be fitted on is named, too
+    wanted = (*heads, *(j.learner for j in jobs if j.learner.name in trained))
+    if unbounded := sorted({learner.name for learner in wanted if not accountable(learner, schema)}):
         raise UsageError(
             "C01", f"noise is for sums that one patient changes by a bounded amount; leave these learners out: {', '.join(unbounded)}"
         )

@@ -16,8 +16,11 @@ from common.cohort import Cohort
 from common.crops import CaseCrops, Grid, case_crops
 from common.learner import Contribution, Plan, Step, demand
 from common.learners.image import imaging_of, with_images
+from common.privacy import Bound
+from common.private_training import Records, bounds, sampled
 from common.remembered import Remembered
 from common.schema import Floats, Schema
+from common.training import Schedule
 from common.types import Arrays, State, digest
 
 if TYPE_CHECKING:
@@ -32,6 +35,8 @@ class Autoencoder:
     needs: tuple[str, ...] = ()
     modality: frozenset[str] = frozenset({"image"})
     phases: frozenset[str] = frozenset({"train"})
+    trains: bool = True
+    """It sees the training rows of its fold and no others."""
     unlabelled: ClassVar[bool] = True
     """Its cases may be of unknown label."""
     dimensions: int = 32
@@ -44,12 +49,16 @@ class Autoencoder:
     weight_decay: float = 0.01
     proximal: float = 0.0
     """FedProx's mu."""
+    rate: float = 0.1
+    """With noise: the chance of a patient to be in a step; `batch` is then what a step's sum is divided by."""
+    clip: float = 1.0
+    """With noise: the L2 norm to which a patient's gradient is cut."""
 
     def __post_init__(self) -> None:
         whole = {f"{name} >= 1": getattr(self, name) >= 1 for name in ("rounds", "epochs", "batch", "dimensions")}
         rates = {f"{name} >= 0": getattr(self, name) >= 0 for name in ("weight_decay", "proximal")}
         grid = {"grid: three whole numbers of at least 4": len(self.grid) == 3 and all(isinstance(g, int) and g >= 4 for g in self.grid)}
-        demand(self.name, {**whole, **rates, **grid, "learning_rate > 0": self.learning_rate > 0})
+        demand(self.name, {**bounds(self.rate, self.clip), **whole, **rates, **grid, "learning_rate > 0": self.learning_rate > 0})
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         how = len(imaging_of(self.name, schema).channels), self.dimensions, self.grid
@@ -65,20 +74,16 @@ class Autoencoder:
 
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         arrays, rows = state[self.name], with_images(cohort.train(plan.fold, plan.seed, plan.parts, labelled=False))
-        weights, loss, halved = averaging.parameters(arrays), 0.0, 0
-        if len(rows):
-            from common.augment import Augment
-            from common.examples import Singles
-            from common.training import Schedule, learn
+        how = Schedule(self.epochs, self.batch, self.learning_rate, self.weight_decay, self.proximal, "adamw")
+        task = averaging.Local(_network, _how(arrays, cohort.schema), reconstruction, how, self.rate, self.clip)
+        return averaging.train(task, arrays, self._examples(state, rows) if len(rows) else None, plan, cohort.site, len(rows))
 
-            held = self.crops(state, rows)
-            varied = Augment(imaging_of(self.name, rows.schema).crop_mm, dropout=0.0)
-            examples = Singles(held, held.counts, cast(Any, rows.pictures), varied)
-            how = Schedule(self.epochs, self.batch, self.learning_rate, self.weight_decay, self.proximal, "adamw")
-            made, seed = averaging.network(_network, *_how(arrays, rows.schema)), averaging.site_seed(plan, arrays, cohort.site)
-            trained = learn(made, averaging.bare(arrays), examples, reconstruction, how, seed=seed)
-            weights, loss, halved = averaging.prefixed(trained.arrays), trained.loss, trained.halved
-        return averaging.weighted(weights, len(rows), {"loss": np.array(loss * len(rows)), "halved": np.array(halved)})
+    def _examples(self, state: State, rows: Cohort) -> Records:
+        from common.augment import Augment
+        from common.examples import Singles
+
+        held, varied = self.crops(state, rows), Augment(imaging_of(self.name, rows.schema).crop_mm, dropout=0.0)
+        return Singles(held, held.counts, cast(Any, rows.pictures), varied)
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         arrays = state[self.name]
@@ -86,8 +91,13 @@ class Autoencoder:
         new: Arrays = {**arrays, **averaging.mean(arrays, total), "round": np.array(done), "cases": np.array(total.cases)}
         return Step(new, done >= self.rounds or not total.cases)
 
-    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
-        return None  # local epochs are not a bounded sum over patients
+    @property
+    def takes(self) -> dict[str, int]:
+        """Phase -> the most exchanges of one fit."""
+        return {"train": self.rounds}
+
+    def sensitivity(self, schema: Schema, plan: Plan) -> Bound:
+        return sampled(self.epochs, self.rate)
 
     def latent(self, state: State, cohort: Cohort) -> Floats:
         """(cases, dimensions): the mean code over each case's crops; zeros where there is no image."""

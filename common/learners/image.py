@@ -16,10 +16,13 @@ import numpy as np
 from common import averaging
 from common.cohort import Cohort, Fold, pooled
 from common.crops import CaseCrops, Grid, case_crops
-from common.errors import UsageError
+from common.errors import RefusedError, UsageError
 from common.learner import Contribution, Federated, Plan, Step, demand, fit, load, local_plan
+from common.privacy import Bound
+from common.private_training import Records, bounds, sampled
 from common.remembered import Remembered
 from common.schema import Floats, Imaging, Schema
+from common.training import Schedule
 from common.types import Arrays, Probs, State, digest
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 NETWORKS = ("compact3d", "efficientnet_b3")
 INITIAL = ("random", "autoencoder")
+CERTAIN = 10.0
+"""Log-odds beyond which mean and spread do not follow a patient: 22000 to 1."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,8 @@ class Image:
     name: str = "image"
     modality: frozenset[str] = frozenset({"image"})
     phases: frozenset[str] = frozenset({"count", "train", "spread"})
+    trains: bool = True
+    """It sees the training rows of its fold and no others."""
     network: str = "compact3d"
     """`compact3d`, or `efficientnet_b3` on slabs of three slices: the original study's, which wants a grid of at least 64 x 64."""
     grid: tuple[int, ...] = (16, 24, 24)
@@ -47,6 +54,10 @@ class Image:
     weight_decay: float = 0.05
     proximal: float = 0.0
     """FedProx's mu."""
+    rate: float = 0.1
+    """With noise: the chance of a patient to be in a step; `batch` is then what a step's sum is divided by."""
+    clip: float = 1.0
+    """With noise: the L2 norm to which a patient's gradient is cut."""
     weight_cap: float = 5.0
     """How many times as much as another a class may weigh; 1: all the same."""
     segmentation: bool = True
@@ -80,7 +91,7 @@ class Image:
             "pretrained_sha256 (64 hex digits) with pretrained, and neither without the other": bool(self.pretrained)
             == (len(self.pretrained_sha256) == 64),
         }
-        demand(self.name, {**whole, **rates, **grid, **chosen, "learning_rate > 0": self.learning_rate > 0})
+        demand(self.name, {**bounds(self.rate, self.clip), **whole, **rates, **grid, **chosen, "learning_rate > 0": self.learning_rate > 0})
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         how = self.network, len(imaging_of(self.name, schema).channels), len(schema.label.classes)
@@ -108,18 +119,15 @@ class Image:
             counts = np.bincount(rows.labels, minlength=len(cohort.schema.label.classes)).astype(np.float64)
             return Contribution({"classes": counts}, len(rows))
         if plan.phase == "spread":
-            logits = self.logits(state, rows)
+            logits = np.clip(np.nan_to_num(self.logits(state, rows)), -CERTAIN, CERTAIN)
             return Contribution({"sum": logits.sum(axis=0), "squares": (logits**2).sum(axis=0)}, len(rows))
-        weights, loss, halved = averaging.parameters(arrays), 0.0, 0
-        if len(rows):
-            trained = self._train(state, rows, averaging.site_seed(plan, arrays, cohort.site))
-            weights, loss, halved = averaging.prefixed(trained.arrays), trained.loss, trained.halved
-        return averaging.weighted(weights, len(rows), {"loss": np.array(loss * len(rows)), "halved": np.array(halved)})
+        task = self._local(arrays, cohort.schema)
+        return averaging.train(task, arrays, self._examples(state, rows) if len(rows) else None, plan, cohort.site, len(rows))
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         arrays = state[self.name]
         if plan.phase == "count":
-            counts = total.sums["classes"]
+            counts = np.maximum(total.sums["classes"], 0)  # noise may take them below
             counted: Arrays = {**arrays, "counts": counts, "weights": class_weights(counts, self.weight_cap)}
             if self.initial == "autoencoder":
                 encoder = {k: v for k, v in state["autoencoder"].items() if k.startswith("w/trunk.")}
@@ -129,8 +137,15 @@ class Image:
             return Step({**arrays, **_moments(total)}, True)
         return Step({**arrays, **averaging.mean(arrays, total), "round": np.array(int(arrays["round"]) + 1)}, False)
 
-    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
-        return None  # local epochs are not a bounded sum over patients; DP-SGD accounts for its own steps
+    @property
+    def takes(self) -> dict[str, int]:
+        """Phase -> the most exchanges of one fit."""
+        return {"count": 1, "train": self.rounds, "spread": 1}
+
+    def sensitivity(self, schema: Schema, plan: Plan) -> Bound:
+        if plan.phase == "train":
+            return sampled(self.epochs, self.rate)
+        return 1.0 if plan.phase == "count" else float(np.sqrt((len(schema.label.classes) - 1) * (CERTAIN**2 + CERTAIN**4)))
 
     def predict(self, state: State, cohort: Cohort) -> Probs:
         """(cases, classes); for a case without an image the prior."""
@@ -186,26 +201,29 @@ class Image:
         set_parameters(made, averaging.bare(state[self.name]))
         return made.eval()
 
-    def _train(self, state: State, rows: Cohort, seed: int) -> Any:
-        import torch
-
+    def _examples(self, state: State, rows: Cohort) -> Records:
         from common.augment import Augment
         from common.examples import Cases
-        from common.training import Schedule, learn
 
-        arrays, held = state[self.name], self.crops(state, rows)
-        examples = Cases(held, held.counts, cast(Any, rows.pictures), rows.labels, Augment(imaging_of(self.name, rows.schema).crop_mm))
-        weights = torch.from_numpy(np.array(arrays["weights"], np.float32))
+        held, varied = self.crops(state, rows), Augment(imaging_of(self.name, rows.schema).crop_mm)
+        return Cases(held, held.counts, cast(Any, rows.pictures), rows.labels, varied)
+
+    def _local(self, arrays: Arrays, schema: Schema) -> averaging.Local:
+        weights = np.array(arrays["weights"], np.float32)
+        if weights.shape != (len(schema.label.classes),):  # looked up by patients, it would be refused for some of them only
+            raise RefusedError("P02", f"there are {len(schema.label.classes)} classes, and class weights of shape {weights.shape}")
 
         def loss(network: Any, batch: Any) -> Tensor:
+            import torch
+
             x, present, mean, labels = batch
-            patients = patient_logits(network(x, present), mean)
-            return (torch.nn.functional.cross_entropy(patients, labels, reduction="none") * weights.to(labels.device)[labels]).sum()
+            each = torch.nn.functional.cross_entropy(patient_logits(network(x, present), mean), labels, reduction="none")
+            return (each * torch.from_numpy(weights).to(labels.device)[labels]).sum()
 
         # over the rounds the rate falls along half a cosine
-        rate = self.learning_rate * 0.5 * (1 + np.cos(np.pi * int(arrays["round"]) / self.rounds))
-        how = Schedule(self.epochs, self.batch, float(rate), self.weight_decay, self.proximal, "adamw")
-        return learn(averaging.network(_classifier, *_how(arrays, rows.schema)), averaging.bare(arrays), examples, loss, how, seed=seed)
+        slower = 0.5 * (1 + np.cos(np.pi * int(arrays["round"]) / self.rounds))
+        how = Schedule(self.epochs, self.batch, float(self.learning_rate * slower), self.weight_decay, self.proximal, "adamw")
+        return averaging.Local(_classifier, _how(arrays, schema), loss, how, self.rate, self.clip)
 
     def _raw(self, state: State, rows: Cohort) -> Floats:
         """(cases, classes): the network's logits, one patient at a time, so that no patient's depend on who else is asked for."""

@@ -15,16 +15,23 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from common import averaging
 from common.cohort import Cohort, Fold, pooled
 from common.learner import Contribution, Federated, Plan, Step, demand, fit, local_plan
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.learners.preprocessing import standardise
+from common.privacy import Bound, Privacy
+from common.private_training import Private, bounds, learn, sampled
 from common.schema import Floats, Schema
+from common.training import Schedule, Table, cross_entropy, train
 from common.types import Arrays, Probs, State
 
 if TYPE_CHECKING:
     from torch import nn
+
+Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,8 @@ class Perceptron:
     needs: tuple[str, ...] = ("preprocessing",)
     modality: frozenset[str] = frozenset({"table"})
     phases: frozenset[str] = frozenset({"train"})
+    trains: bool = True
+    """It sees the training rows of its fold and no others."""
     hidden: tuple[int, ...] = (16,)
     """Units of each hidden layer (tanh: linear for small weights); none: multinomial logistic regression."""
     rounds: int = 20
@@ -44,6 +53,10 @@ class Perceptron:
     weight_decay: float = 0.02
     proximal: float = 0.0
     """FedProx's mu."""
+    rate: float = 0.1
+    """With noise: the chance of a patient to be in a step; `batch` is then what a step's sum is divided by."""
+    clip: float = 1.0
+    """With noise: the L2 norm to which a patient's gradient is cut."""
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         widths = (len(schema.columns), *self.hidden, len(schema.label.classes))
@@ -66,6 +79,9 @@ class Perceptron:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
         arrays = state[self.name]
         weights, loss = self.parameters(arrays), 0.0
+        if plan.privacy is not None:
+            noised = self._privately(weights, standardise(state["preprocessing"], rows), rows.labels, plan.privacy)
+            return Contribution({k: v.astype(np.float64) for k, v in noised.items()}, len(rows))
         if len(rows):
             x = standardise(state["preprocessing"], rows)
             seed = int.from_bytes(hashlib.sha256(f"{plan.seed}:{int(arrays['round'])}:{cohort.site}".encode()).digest()[:8], "big")
@@ -79,8 +95,13 @@ class Perceptron:
         mean = {k: (v / max(total.cases, 1)).astype(np.float32) for k, v in total.sums.items()}
         return Step({**arrays, **mean, "round": np.array(done)}, done >= self.rounds)
 
-    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
-        return None  # local epochs are not a bounded sum over patients; DP-SGD accounts for its own steps
+    @property
+    def takes(self) -> dict[str, int]:
+        """Phase -> the most exchanges of one fit."""
+        return {"train": self.rounds}
+
+    def sensitivity(self, schema: Schema, plan: Plan) -> Bound:
+        return sampled(self.epochs, self.rate)
 
     def predict(self, state: State, cohort: Cohort) -> Probs:
         return _softmax(_layers(self.parameters(state[self.name]), standardise(state["preprocessing"], cohort))[-1])
@@ -96,7 +117,7 @@ class Perceptron:
         whole = {f"{name} >= 1": getattr(self, name) >= 1 for name in ("rounds", "epochs", "batch")}
         rates = {f"{name} >= 0": getattr(self, name) >= 0 for name in ("weight_decay", "proximal")}
         layers = {"hidden layers of at least 1 unit": all(isinstance(h, int) and h >= 1 for h in self.hidden)}
-        demand(self.name, {**whole, **rates, **layers, "learning_rate > 0": self.learning_rate > 0})
+        demand(self.name, {**bounds(self.rate, self.clip), **whole, **rates, **layers, "learning_rate > 0": self.learning_rate > 0})
 
     def explain(self, state: State, cohort: Cohort) -> Floats:
         """Integrated gradients from the average patient (Sundararajan et al. 2017, eq. 1; 32 midpoints): they add up to the change
@@ -115,14 +136,10 @@ class Perceptron:
             out[:, names.index(column.feature.name), :] += values[:, j, :]
         return out
 
-    def _train(self, weights: Arrays, x: Floats, y: np.ndarray[tuple[int], np.dtype[np.int64]], seed: int) -> tuple[Arrays, float]:
-        from common.training import train
-
-        shapes = tuple((int(w.shape[1]), int(w.shape[0])) for i in range(len(weights) // 2) for w in [weights[f"w/{2 * i}.weight"]])
-        start = {k.removeprefix("w/"): v for k, v in weights.items()}
+    def _train(self, weights: Arrays, x: Floats, y: Labels, seed: int) -> tuple[Arrays, float]:
         trained, loss = train(
-            _network(shapes, threading.get_ident()),
-            start,
+            _built(weights),
+            averaging.bare(weights),
             x,
             y,
             epochs=self.epochs,
@@ -132,7 +149,20 @@ class Perceptron:
             proximal=self.proximal,
             seed=seed,
         )
-        return {f"w/{k}": v for k, v in trained.items()}, loss
+        return averaging.prefixed(trained), loss
+
+    def _privately(self, weights: Arrays, x: Floats, y: Labels, privacy: Privacy) -> Arrays:
+        import torch
+
+        how = Schedule(self.epochs, self.batch, self.learning_rate, self.weight_decay, self.proximal)
+        private = Private(privacy.noise, self.clip, sampled(self.epochs, self.rate))
+        start, device = averaging.bare(weights), torch.device("cpu")
+        return averaging.prefixed(learn(_built(weights), start, Table(x, y), cross_entropy, how, private, device=device))
+
+
+def _built(weights: Arrays) -> nn.Module:
+    shapes = tuple((int(w.shape[1]), int(w.shape[0])) for i in range(len(weights) // 2) for w in [weights[f"w/{2 * i}.weight"]])
+    return _network(shapes, threading.get_ident())
 
 
 @lru_cache(maxsize=8)

@@ -8,19 +8,23 @@ nothing to learn: every site sends zero cases, and the learner is done.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common import averaging
+from common.augment import Augment
 from common.cohort import Cohort
 from common.crops import Bits, Grid, Halves, Regions, on_grid, resample
 from common.learner import Contribution, Plan, Step, demand
 from common.learners.image import imaging_of
 from common.picture import Picture
+from common.privacy import Bound
+from common.private_training import bounds, sampled
 from common.schema import Floats, Imaging, Schema
+from common.training import Schedule
 from common.types import Arrays, State, digest
 
 if TYPE_CHECKING:
@@ -43,6 +47,8 @@ class Segmentation:
     needs: tuple[str, ...] = ()
     modality: frozenset[str] = frozenset({"image"})
     phases: frozenset[str] = frozenset({"train"})
+    trains: bool = True
+    """It sees the training rows of its fold and no others."""
     unlabelled: ClassVar[bool] = True
     """Its cases may be of unknown label."""
     grid: tuple[int, ...] = (16, 32, 32)
@@ -55,6 +61,10 @@ class Segmentation:
     weight_decay: float = 0.01
     proximal: float = 0.0
     """FedProx's mu."""
+    rate: float = 0.1
+    """With noise: the chance of a patient to be in a step; `batch` is then what a step's sum is divided by."""
+    clip: float = 1.0
+    """With noise: the L2 norm to which a patient's gradient is cut."""
 
     def __post_init__(self) -> None:
         whole = {f"{name} >= 1": getattr(self, name) >= 1 for name in ("rounds", "epochs", "batch")}
@@ -66,7 +76,7 @@ class Segmentation:
             "widths: at least two whole numbers of at least 1": levels,
             f"grid: three multiples of {step}, twice that or more": grid,
         }
-        demand(self.name, {**whole, **rates, **shapes, "learning_rate > 0": self.learning_rate > 0})
+        demand(self.name, {**bounds(self.rate, self.clip), **whole, **rates, **shapes, "learning_rate > 0": self.learning_rate > 0})
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         imaging = imaging_of(self.name, schema)
@@ -84,20 +94,15 @@ class Segmentation:
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         arrays, imaging = state[self.name], imaging_of(self.name, cohort.schema)
         rows = outlined(cohort.train(plan.fold, plan.seed, plan.parts, labelled=False))
-        weights, loss, halved = averaging.parameters(arrays), 0.0, 0
-        dice = np.zeros((len(imaging.regions), 2))
-        if rows:
-            from common.augment import Augment
-            from common.training import Schedule, learn
-
-            examples = _examples(rows, imaging, _sizes(arrays)[0], Augment(dropout=0.25 if imaging.window is None else 0.0))
-            dice = _dice(arrays, imaging, examples)
-            how = Schedule(self.epochs, self.batch, self.learning_rate, self.weight_decay, self.proximal, "adamw")
-            made, seed = averaging.network(_network, *_how(arrays, imaging)), averaging.site_seed(plan, arrays, cohort.site)
-            trained = learn(made, averaging.bare(arrays), examples, dice_and_entropy, how, seed=seed)
-            weights, loss, halved = averaging.prefixed(trained.arrays), trained.loss, trained.halved
-        tally: Arrays = {"loss": np.array(loss * len(rows)), "halved": np.array(halved), "dice": dice}
-        return averaging.weighted(weights, len(rows), tally)
+        varied = Augment(dropout=0.25 if imaging.window is None else 0.0)
+        examples = _examples(rows, imaging, _sizes(arrays)[0], varied) if rows else None
+        how = Schedule(self.epochs, self.batch, self.learning_rate, self.weight_decay, self.proximal, "adamw")
+        task = averaging.Local(_network, _how(arrays, imaging), dice_and_entropy, how, self.rate, self.clip)
+        sent = averaging.train(task, arrays, examples, plan, cohort.site, len(rows))
+        if plan.privacy is not None:
+            return sent
+        dice = _dice(arrays, imaging, examples) if examples else np.zeros((len(imaging.regions), 2))
+        return replace(sent, tally={**sent.tally, "dice": dice})
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         arrays = state[self.name]
@@ -105,8 +110,13 @@ class Segmentation:
         new: Arrays = {**arrays, **averaging.mean(arrays, total), "round": np.array(done), "cases": np.array(total.cases)}
         return Step(new, done >= self.rounds or not total.cases)
 
-    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
-        return None  # local epochs are not a bounded sum over patients
+    @property
+    def takes(self) -> dict[str, int]:
+        """Phase -> the most exchanges of one fit."""
+        return {"train": self.rounds}
+
+    def sensitivity(self, schema: Schema, plan: Plan) -> Bound:
+        return sampled(self.epochs, self.rate)
 
     def lesion_mask(self, state: State, picture: Picture, imaging: Imaging) -> Bits | None:
         """(z, y, x) on the grid of `picture.voxels`: where a lesion is likelier than not; None where nothing has been learnt."""
@@ -178,6 +188,7 @@ class _Outlined:
         from common.examples import Store, presence
 
         self._store = Store(arrays, np.ones(len(arrays), np.int64))
+        self.patient = self._store.case
         bits, channels = presence(pictures), len(arrays[0][0]) - regions
         self._present, self._augment = bits.repeat(1, channels // bits.shape[1]), augment
         self._marked = torch.tensor([p.marked for p in pictures], dtype=torch.float32)

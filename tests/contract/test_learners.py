@@ -38,6 +38,8 @@ from common.learner import (
     total,
 )
 from common.learners.evaluation import of_fold
+from common.noise import repeatable
+from common.privacy import Privacy, Sampled
 from common.schema import Schema
 from common.study import Study, Task
 from common.types import Array, Arrays, State, digest, flatten, pack, unpack
@@ -354,8 +356,8 @@ def test_one_patient_moves_the_sums_by_no_more_than_declared(name: str, data: st
     learner, moments = jobs(classes)[name].learner, history(name, classes)
     moment = moments[data.draw(st.integers(0, len(moments) - 1))]
     bound = learner.sensitivity(schema(classes), moment.plan)
-    if bound is None:
-        return  # it cannot account, and a plan with a budget will not be given to it
+    if not isinstance(bound, float):
+        return  # it cannot account, and a plan with a budget will not be given to it; or adds its noise itself, see below
     assert bound > 0
     c = cohort(12, classes=classes, seed=data.draw(st.integers(0, 999)), missing=data.draw(st.sampled_from([0.0, 0.5])))
     values = c.values.copy()
@@ -381,7 +383,7 @@ def test_no_state_that_a_coordinator_may_send_moves_them_further(name: str, data
     learner, moments = jobs(classes)[name].learner, history(name, classes)
     moment = moments[data.draw(st.integers(0, len(moments) - 1))]
     bound = learner.sensitivity(schema(classes), moment.plan)
-    if bound is None:
+    if not isinstance(bound, float):
         return
     r = np.random.default_rng(data.draw(st.integers(0, 999)))
     chosen = st.sampled_from(["as it is", "large", "negative", "small", "random", "nan"])
@@ -403,6 +405,26 @@ def test_no_state_that_a_coordinator_may_send_moves_them_further(name: str, data
         return
     moved = np.sqrt(sum(float(((with_.sums[k] - without.sums[k]).astype(float) ** 2).sum()) for k in with_.sums))
     assert not np.isfinite(moved) or moved <= bound * (1 + 1e-6) + 1e-9 * max(float(np.abs(v).max(initial=0)) for v in with_.sums.values())
+
+
+@learners
+def test_what_adds_its_noise_itself_sends_one_case_and_nothing_that_a_seed_makes_again(name: str) -> None:
+    learner, those = small(name), federation(2)
+    sampled = [m for m in history(name, 2) if isinstance(learner.sensitivity(schema(2), m.plan), Sampled)]
+    for moment in sampled[:1]:
+        plan = dataclasses.replace(moment.plan, privacy=Privacy(1.0))
+        first, again = (learner.contribute(moment.state, those[0], plan) for _ in range(2))
+        nobody = learner.contribute(moment.state, empty(schema(2)), plan)
+        assert (first.cases, first.tally) == (moment.given[0].cases, {})
+        check(first, nobody, plan)
+        assert digest(first.sums) != digest(again.sums)
+        with repeatable(7, "x"):
+            seeded = learner.contribute(moment.state, those[0], plan)
+        with repeatable(7, "x"):
+            reseeded = learner.contribute(moment.state, those[0], dataclasses.replace(plan, seed=SEED + 1))
+        assert digest(seeded.sums) == digest(reseeded.sums)
+        given = {k: moment.state[name][k] for k in nobody.sums}
+        assert all((nobody.sums[k] != v).any() for k, v in given.items()), "nobody is hidden, too"
 
 
 # ---- what it has not seen (guard L05) ---------------------------------------------------------------------------------------

@@ -11,14 +11,18 @@ import numpy as np
 import pytest
 import torch
 
+from client.noise import noised
 from common import networks
+from common.accounting import accountable
 from common.cohort import UNKNOWN, Cohort, Fold, empty
-from common.errors import UsageError
+from common.errors import RefusedError, UsageError
 from common.learner import Averaged, Plan, fit, local_plan, total
 from common.learners.autoencoder import Autoencoder
-from common.learners.image import Image, class_weights, prior, with_images
+from common.learners.image import CERTAIN, Image, class_weights, prior, with_images
 from common.learners.segmentation import Segmentation
+from common.noise import repeatable
 from common.picture import EXPERT, PREDICTED, WHOLE, InMemory
+from common.privacy import Privacy
 from common.types import Arrays, State, digest
 from tests import synthetic
 from tests.pictures import imaging, schema, sites, with_pictures
@@ -331,3 +335,48 @@ def test_what_is_remembered_of_a_cohort_is_not_another_cohorts() -> None:
     np.testing.assert_array_equal(SMALL.logits(state, mixed), before[order])
     fresh = tuple(dataclasses.replace(p, kept=InMemory()) for p in site.pictures if p)
     np.testing.assert_array_equal(SMALL.logits(state, dataclasses.replace(site, pictures=fresh)), before)
+
+
+# ---- with noise ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_fit_with_noise_in_every_phase_ends_and_predicts() -> None:
+    """Noise of a hundred patients: counts and squares come out below 0."""
+    those, privacy = sites(24, 2, seed=1), Privacy(20.0)
+    state: State = {"image": SMALL.start(those[0].schema, 1)}
+    phases = []
+    with repeatable(3, "image"):
+        while len(phases) < 10:
+            plan = dataclasses.replace(PLAN, phase=SMALL.phase(state["image"]), privacy=privacy)
+            bound = SMALL.sensitivity(those[0].schema, plan)
+            assert bound is not None
+            step = SMALL.apply(state, total([noised(SMALL.contribute(state, c, plan), bound, privacy) for c in those]), plan)
+            state, phases = {"image": step.arrays}, [*phases, plan.phase]
+            if step.done:
+                break
+    assert phases == ["count", "train", "train", "spread"]
+    assert {p: phases.count(p) for p in phases} == SMALL.takes
+    np.testing.assert_allclose(SMALL.predict(state, those[0]).sum(axis=1), 1)
+    assert np.isfinite(SMALL.standardised(state, those[0])).all()
+    assert accountable(SMALL, those[0].schema)
+
+
+def test_class_weights_of_another_shape_are_refused_before_a_patient_is_looked_at() -> None:
+    (site,) = those = sites(20, 1, seed=1)
+    state = counted(SMALL, those)
+    state["image"]["weights"] = np.ones(1)
+    for held in (site, empty(site.schema)):
+        with pytest.raises(RefusedError, match="class weights"):
+            SMALL.contribute(state, held, train_plan(privacy=Privacy(1.0)))
+
+
+def test_no_log_odds_move_mean_and_spread_further_than_certain() -> None:
+    (site,) = those = sites(20, 1, seed=1)
+    state = counted(SMALL, those)
+    state["image"]["w/head.bias"] = np.array([-1e30, 1e30], np.float32)
+    plan = dataclasses.replace(PLAN, phase="spread")
+    got = SMALL.contribute(state, site, plan)
+    np.testing.assert_allclose(got.sums["sum"], len(site) * CERTAIN)
+    bound = SMALL.sensitivity(site.schema, plan)
+    assert isinstance(bound, float)
+    assert np.hypot(CERTAIN, CERTAIN**2) <= bound

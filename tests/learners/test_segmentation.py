@@ -14,6 +14,7 @@ from common.errors import UsageError
 from common.learner import Averaged, Contribution, fit, local_plan, total
 from common.learners.segmentation import Segmentation, dice_and_entropy, outlined, regions_of
 from common.picture import Picture
+from common.privacy import Privacy
 from common.types import State, digest
 from tests.pictures import IMAGING, imaging, schema, sites
 
@@ -137,3 +138,18 @@ def test_the_same_plan_gives_the_same_bits() -> None:
 def test_hyperparameters_out_of_range_are_refused(how: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(how))):
         Segmentation(**how)
+
+
+def test_with_noise_every_site_sends_for_one_case_and_where_there_are_no_regions_nothing() -> None:
+    learner = Segmentation(grid=(4, 8, 8), widths=(4, 8), rounds=1, epochs=1, rate=0.5)
+    (site,) = sites(12, 1, seed=1, masked=0.5)
+    plan = dataclasses.replace(PLAN, phase="train", privacy=Privacy(1e-6))
+    state: State = {"segmentation": learner.start(site.schema, 1)}
+    given = learner.contribute(state, site, plan)
+    assert given.cases == len(outlined(site))
+    moved = [np.abs(given.sums[k] - v).max() for k, v in learner.parameters(state["segmentation"]).items()]
+    assert 0 < max(moved) < 1
+    assert given.tally == {}
+    bare = dataclasses.replace(site.schema, imaging=dataclasses.replace(imaging(), regions=(), lesion=()))
+    nothing = learner.contribute({"segmentation": learner.start(bare, 1)}, empty(bare), plan)
+    assert (nothing.sums, nothing.cases, nothing.tally) == ({}, 0, {})

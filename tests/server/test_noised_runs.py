@@ -23,7 +23,7 @@ from common.errors import FederationError, UsageError
 from common.exchange import Request
 from common.learner import Plan, hyper_of, load
 from common.parts import pack_states
-from common.privacy import COUNTS, Privacy, epsilon, gaussian
+from common.privacy import COUNTS, Privacy, Sampled, epsilon, gaussian, release
 from common.types import digest
 from server.accounts import Accounts
 from server.jobs import Job, build_jobs
@@ -108,10 +108,10 @@ def test_a_run_without_noise_is_refused(stations: list[Local]) -> None:
 
 
 def test_a_learner_without_a_bound_is_refused_before_any_work(stations: list[Local], tmp_path: Path) -> None:
-    jobs = [*JOBS[:1], Job(load("mlp"), Fold(), (Fold(),))]
+    jobs = [*JOBS[:1], Job(load("importance"), Fold(), (Fold(),))]
     with pytest.raises(FederationError, match="P08"):
         driven(federation(stations), NOISED, jobs)
-    assert not any("mlp" in path.read_text() for path in tmp_path.glob(f"*/{NAME}"))
+    assert not any("importance" in path.read_text() for path in tmp_path.glob(f"*/{NAME}"))
 
 
 def test_a_site_whose_budget_is_spent_ends_the_run_by_name(stations: list[Local], tmp_path: Path) -> None:
@@ -168,8 +168,11 @@ def test_a_run_with_noise_trains_what_is_bounded_and_scores_those_whom_it_left_o
     assert [j.learner.name for j in jobs].count("scores") == 5
     run = Run.parse({"noise": 5.0, "learners": "private_logistic", "evaluations": ""})
     assert [(j.learner.name, j.fold) for j in build_jobs(run, study, (), run.heads(study))] == [("private_logistic", Fold())]
-    run = Run.parse({"noise": 5.0, "learners": "logistic,mlp,logistic_fedavg"})
-    with pytest.raises(UsageError, match="leave these learners out: logistic_fedavg, mlp"):
+    run = Run.parse({"noise": 5.0, "learners": "logistic,mlp,image"})
+    jobs = build_jobs(run, study, (), run.heads(study))
+    assert {"preprocessing", "logistic", "mlp", "segmentation", "image", "scores"} == {j.learner.name for j in jobs}
+    run = Run.parse({"noise": 5.0, "learners": "logistic,image,fusion"})
+    with pytest.raises(UsageError, match=r"leave these learners out: fusion$"):
         build_jobs(run, study, (), run.heads(study))
 
 
@@ -201,3 +204,20 @@ def test_who_is_scored_pays_for_that_alone_and_who_is_not_for_the_training(stati
         assert station._memory.budget.spent == pytest.approx(epsilon(3 * gaussian(NOISE) + gaussian(COUNTS), DELTA))
     told = progress.states[Fold(parts=(1, 2)).key]["scores"]
     assert told["spread"] == pytest.approx(NOISE * np.sqrt(2) * np.sqrt(3)), "one head, two classes, three sites"
+
+
+def test_networks_train_with_noise_of_their_own_and_every_step_is_charged(stations: list[Local]) -> None:
+    network = load("mlp", {"rounds": 3, "rate": 0.2})
+    jobs = [*JOBS[:1], Job(network, Fold(), (Fold(),))]
+    progress, told = driven(federation(stations), NOISED, jobs)
+    arrays, start = progress.states["all"]["mlp"], network.start(schema(), NOISED.seed)
+    assert int(arrays["round"]) == 3
+    assert all(np.isfinite(v).all() for v in arrays.values())
+    moved = np.sqrt(sum(float(((arrays[k] - v) ** 2).sum()) for k, v in start.items() if k.startswith("w/")))
+    # thirty patients under noise of twenty times a patient's share: it is the noise that moves
+    assert moved > 1
+    want = 2 * gaussian(NOISE) + 3 * release(NOISE, Sampled(0.2, 10)) + gaussian(COUNTS)
+    for station in stations:
+        assert station._memory.budget is not None
+        assert station._memory.budget.spent == pytest.approx(epsilon(want, DELTA))
+        assert told[-1].budgets[station.site.name] == station._memory.budget.head
