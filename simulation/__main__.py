@@ -87,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="HOW",
         help="what travels: every state whole (default), what has changed, or of large models the rounded changes (float16, int8)",
     )
+    how.add_argument("--secure", action="store_true", help="mask the sums, so that the coordinator sees those over all sites alone")
     how.add_argument(
         "--engine", choices=("inprocess", "ray"), default="inprocess", help="in this process, or Flower's simulation engine on Ray"
     )

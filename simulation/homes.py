@@ -32,6 +32,7 @@ def write_sites(
     images: Path | None = None,
     cache: Path | None = None,
     noise_seed: int | None = None,
+    secure: bool = False,
     elsewhere: Mapping[str, tuple[Path, str]] = MappingProxyType({}),
 ) -> dict[int, Path]:
     """A folder a site with `site.toml`, `patients.txt` and its key, as a hospital would have them; node id -> site file.
@@ -39,6 +40,7 @@ def write_sites(
     Beside `folder`, in `coordinator/`, lie the coordinator's key and the list of the sites' public keys. Rewriting is harmless.
 
     `cache`: one folder for the prepared images of all sites, which share their files; None: each site its own.
+    `noise_seed`: what the sites draw their noise from. `secure`: the sites mask their sums, and know one another's keys.
     `elsewhere`: site -> the folder and the source mapping of its own data, where they are not those of the others.
     """
     out: dict[int, Path] = {}
@@ -65,10 +67,21 @@ def write_sites(
             **({"cache": str(cache.resolve())} if cache else {}),
         }
         store.write(home / "patients.txt", ("\n".join(ids) + "\n").encode())
-        privacy = "" if noise_seed is None else f"[privacy]\nnoise_seed = {noise_seed}\n"
-        store.write(home / "site.toml", ("".join(f"{k} = {_toml(v)}\n" for k, v in lines.items()) + privacy).encode())
+        peers = {other: keys.load(there / KEY).public for other, there in homes.items() if other != name} if secure else {}
+        text = "".join(f"{k} = {_toml(v)}\n" for k, v in lines.items()) + _privacy(noise_seed, peers)
+        store.write(home / "site.toml", text.encode())
         out[n] = home / "site.toml"
     return out
+
+
+def _privacy(noise_seed: int | None, peers: Mapping[str, str]) -> str:
+    """The table of a site's policy; noise that can be made again hides nobody, so that no protection is demanded beside it."""
+    if noise_seed is None and not peers:
+        return ""
+    seed = "" if noise_seed is None else f"noise_seed = {noise_seed}\n"
+    require = 'require = "secagg"\n' if peers and noise_seed is None else ""
+    known = "".join(f"{_toml(k)} = {_toml(v)}\n" for k, v in peers.items())
+    return f"[privacy]\n{seed}{require}" + (f"[privacy.peers]\n{known}" if known else "")
 
 
 def _toml(value: object) -> str:

@@ -99,6 +99,8 @@ def checked(args: argparse.Namespace, folder: Path) -> Options:
             "strategy": args.strategy,
             "transfer": args.transfer,
             "norm_bound": args.norm_bound,
+            "secure": args.secure,
+            "expect": 3 if args.secure else Run.expect,
             "outliers": args.outliers,
             "evaluations": args.evaluations,
             "quorum": args.quorum,

@@ -127,6 +127,7 @@ def prepare(options: Options, console: Console | None = None) -> Setting:
         images=images if reading.cohort.imaged.any() else None,
         cache=cache if reading.cohort.imaged.any() else None,
         noise_seed=args.noise_seed,
+        secure=options.run.secure,
         elsewhere=elsewhere,
     )
     run = replace(options.run, expect=len(sites), parts=parts, keys=str((folder / homes.COORDINATOR).resolve()))

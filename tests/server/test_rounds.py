@@ -52,9 +52,11 @@ class Local(Station):
         minimum: int,
         memory: Memory | None = None,
         at_work: Executor | None = None,
+        policy: Policy | None = None,
     ) -> None:
         pinned, key = ring.COORDINATOR.public, ring.key_file(folder, cohort.site)
-        log, policy = folder / "station.log", memory.budget.policy if memory and memory.budget else Policy()
+        log = folder / "station.log"
+        policy = policy or (memory.budget.policy if memory and memory.budget else Policy())
         site = Site(cohort.site, folder, ("synthetic",), minimum=minimum, log=log, coordinator=pinned, key=key, privacy=policy)
         super().__init__(site, memory, at_work)
         self.held, self.worked = cohort, Counter[str]()
