@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from deploy.federation import slug
+from server import ledger
 from tests.e2e import town as towns
 from tests.e2e.town import Town
 
@@ -52,3 +54,17 @@ def test_two_hospitals_and_a_coordinator_give_the_bits_of_the_simulation(town: T
     listening = town.call("ss", "-Hltn", inside=True).stdout
     outside = [line for line in listening.splitlines() if "127.0.0.1:" not in line.split()[3]]
     assert [line.split()[3].rpartition(":")[2] for line in outside] == ["8443"], listening
+
+
+def test_three_hospitals_that_mask_their_sums_give_the_bits_of_the_simulation(town: Town) -> None:
+    names, want = town.settle(count=3, secure=True)
+    refused = town.run(3, check=False)
+    assert "P07" in refused.stderr, "a run of open sums"
+    done = json.loads(town.run(3, "--set", "secure=true").stdout)
+    assert done["closed"]
+    assert done["state_hash"] == want
+    for name in names:
+        log = (town.folder / "site-state" / slug(name) / "station.log").read_text()
+        assert log.count("secure:") > 3, "keys, who is online, shares"
+    (folder,) = [f for f in (town.folder / "runs").iterdir() if ledger.read(f / ledger.NAME)[-1]["kind"] == "close"]
+    assert set(ledger.read(folder / ledger.NAME)[0]["cases"].values()) == {0}, "no site tells its counts"

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from common import keys
 from deploy import kit
 from deploy.federation import slug
 from server import ledger
@@ -37,7 +38,7 @@ def possible() -> str:
     return ""
 
 
-SMALL = ("--learners", "logistic", "--partition", "even", "--virtual-sites", "2", "--bootstraps", "100", "--evaluations", "within_site")
+SMALL = ("--learners", "logistic", "--partition", "even", "--bootstraps", "100", "--evaluations", "within_site", "--virtual-sites")
 
 
 class Town:
@@ -124,19 +125,22 @@ class Town:
         self.couriers.setdefault(site, []).append(courier)
         return courier
 
-    def settle(self, spare: str = "") -> tuple[list[str], str]:
-        """Two hospitals with a virtual cohort each, all of them up; their names, and the state hash that a simulation of them has.
+    def settle(self, spare: str = "", count: int = 2, secure: bool = False) -> tuple[list[str], str]:
+        """Hospitals with a virtual cohort each, all of them up; their names, and the state hash that a simulation of them has.
 
-        spare: the name of a third one, enrolled and not up.
+        spare: the name of one more, enrolled and not up. secure: they mask their sums.
         """
-        out = self.call(PYTHON, "-m", "simulation", *SMALL, "--prepare", "--out", str(self.folder / "prepared")).stdout
+        small = (*SMALL, str(count), *(["--secure"] if secure else []))
+        out = self.call(PYTHON, "-m", "simulation", *small, "--prepare", "--out", str(self.folder / "prepared")).stdout
         prepared = sorted((Path(out.strip().splitlines()[-1]) / "sites").iterdir())
-        told = self.call(PYTHON, "-m", "simulation", *SMALL, "--out", str(self.folder / "simulated"), "--json").stdout
+        told = self.call(PYTHON, "-m", "simulation", *small, "--out", str(self.folder / "simulated"), "--json").stdout
         names = [tomllib.loads((p / "site.toml").read_text())["name"] for p in prepared]
         self.provision([*names, *([spare] if spare else [])], "colorectal_metastasis")
         for name, home in zip([*names, spare], [*prepared, prepared[0]], strict=False):
             if name:
                 self.furnish(name, home)
+        if secure:
+            self.introduce(names)
         self.open()
         for name in names:
             self.station(name)
@@ -151,13 +155,24 @@ class Town:
         state = self.folder / "site-state" / slug(name)
         state.mkdir(parents=True)
         kept = {"log": str(state / "station.log"), "state": str(state / "station"), "cache": str(state / "cache")}
-        keys = {
+        lines = {
             **tomllib.loads(path.read_text()),
             **kept,
             **{k: told[k] for k in ("data", "source", "minimum")},
             "patients": "patients.txt",
         }
-        path.write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in keys.items()))
+        path.write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in lines.items()))
+
+    def introduce(self, names: Sequence[str]) -> None:
+        """Each site learns the others' public keys, as its people have told one another, and demands that sums are masked."""
+        public = {}
+        for name in names:
+            home = self.home(name)
+            public[name] = keys.load(home / tomllib.loads((home / "site.toml").read_text())["key"]).public
+        for name in names:
+            peers = "".join(f"{json.dumps(n)} = {json.dumps(k)}\n" for n, k in public.items() if n != name)
+            with open(self.home(name) / "site.toml", "a") as file:
+                file.write(f'[privacy]\nrequire = "secagg"\n[privacy.peers]\n{peers}')
 
     def server(self, *words: str) -> list[str]:
         return [PYTHON, "-m", "server", *words, "--state", str(self.folder / "state"), "--json"]
