@@ -89,7 +89,7 @@ def test_every_field_of_a_plan_counts_in_its_hash() -> None:
     others = {
         "run": "r", "site": "S2", "study": "s", "task": "t", "schema": "1", "step": 5, "learner": "mlp", "phase": "p",
         "fold": Fold(parts=(1,)), "reads": (), "state_hash": "1", "participants": ("S1",), "expires": 1.0, "hyper": {}, "seed": 4,
-        "parts": 6, "transfer": "int8", "privacy": Privacy(2.0), "budget": "1" * 64,
+        "parts": 6, "transfer": "int8", "secure": True, "privacy": Privacy(2.0), "budget": "1" * 64,
     }  # fmt: skip
     assert set(others) == {f.name for f in dataclasses.fields(Plan)}
     assert len({plan().hash, *(plan(**{k: v}).hash for k, v in others.items())}) == len(others) + 1
@@ -164,7 +164,7 @@ MEANT = {"request": "", "greeting": "", "updates": ASKED.hash, "hello": ASKED.ha
 def signed(kind: str, text: bytes) -> str:
     """A true signature under a text that nobody should sign, to get behind the check of it."""
     who = ring.COORDINATOR if kind in ("request", "greeting") else SITE
-    return who.sign(f"fedmets 4 {kind} {MEANT[kind]}\n".encode() + text)
+    return who.sign(f"fedmets 5 {kind} {MEANT[kind]}\n".encode() + text)
 
 
 def altered(kind: str, text: bytes, **more: Any) -> Packet:
