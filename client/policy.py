@@ -7,11 +7,11 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from common.errors import RefusedError
 from common.keys import PUBLIC
-from common.learner import Plan
+from common.learner import Plan, hyper_names, load, names
 
 Require = Literal["none", "dp", "secagg"]
 
@@ -34,6 +34,10 @@ class Policy:
     """Site -> identity key (64 hex digits) of those with which this one masks its sums, as these, not the coordinator, told it."""
     fewest_sites: int = 3
     """The fewest sites in a masked sum."""
+    learners: tuple[str, ...] = ()
+    """Those that a plan may ask for; empty: any."""
+    hyper: Mapping[str, tuple[float, float]] = field(default_factory=dict, hash=False)
+    """`learner.hyperparameter` -> the least and the most that a plan may ask for; what is not named: what the learner itself takes."""
     noise_seed: int | None = None
     """Noise is drawn from it, so that a simulation can be repeated: it then hides nobody, and goes with no epsilon."""
 
@@ -55,6 +59,13 @@ class Policy:
             faults.append("this site's sums leave under secure aggregation alone; the coordinator sets `secure` for the run")
         if plan.secure and (plan.fold.sites or any(f.sites for f in plan.reads)):
             faults.append("the plan leaves out a whole site: beside the sum over all it would show that site's")
+        if self.learners and plan.learner not in self.learners:
+            faults.append(f"learner '{plan.learner}' is not among privacy.learners ({', '.join(self.learners)})")
+        for key, (low, high) in self.hyper.items():
+            learner, _, name = key.partition(".")
+            value = plan.hyper.get(name) if learner == plan.learner else None
+            if value is not None and not (type(value) in (int, float) and low <= cast(float, value) <= high):
+                faults.append(f"{key}={value!r} lies outside of what privacy.hyper allows, {low:g} to {high:g}")
         if faults:
             raise RefusedError("P07", *faults)
 
@@ -100,6 +111,27 @@ def parse(raw: Mapping[str, Any]) -> tuple[Policy, list[str]]:
         faults.append('privacy.require = "secagg" needs [privacy.peers]: public keys of at least two other sites, as these told you')
     if type(fewest) is not int or fewest < 3:
         faults.append(f"privacy.fewest_sites = {fewest!r} must be a whole number of at least 3: of two, each could take its own part off")
+    allowed, hyper = raw.get("learners", []), raw.get("hyper", {})
+    if not isinstance(allowed, list) or not all(isinstance(n, str) and n in names() for n in allowed):
+        faults.append(f"privacy.learners = {allowed!r} must be a list of learners; there are {', '.join(names())}")
+    faults += _ranges(hyper)
     if faults:
         return Policy(), faults
-    return Policy(float(epsilon), float(delta), require, tuple(participants), expires, dict(peers), fewest, seed), []
+    limits = {k: (float(v[0]), float(v[1])) for k, v in hyper.items()}
+    return Policy(
+        float(epsilon), float(delta), require, tuple(participants), expires, dict(peers), fewest, tuple(allowed), limits, seed
+    ), []
+
+
+def _ranges(hyper: Any) -> list[str]:
+    """What is wrong with the table `[privacy.hyper]`."""
+    if not isinstance(hyper, dict):
+        return [f'privacy.hyper = {hyper!r} must be a table, such as "image.rounds" = [1, 20]']
+    out = []
+    for key, value in hyper.items():
+        learner, _, name = key.partition(".")
+        if learner not in names() or name not in hyper_names(load(learner)):
+            out.append(f"privacy.hyper: '{key}' is no hyperparameter of a learner; write it as \"image.rounds\"")
+        if not isinstance(value, list) or len(value) != 2 or any(type(v) not in (int, float) for v in value) or not value[0] <= value[1]:
+            out.append(f"privacy.hyper: {key} = {value!r} must be the least and the most, such as [1, 20]")
+    return out

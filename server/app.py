@@ -33,6 +33,8 @@ from server.run import Run
 app = ServerApp()
 
 STATES = "state"
+WITHHELD = "withheld"
+"""Stands in the ledger for a count that sites which mask their sums do not tell."""
 STATUS = "status.json"
 """What each site is doing now; a convenience for whoever watches, never read back."""
 
@@ -89,9 +91,9 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
             schema=schema.hash,
             registered=list(roster.hellos),
             sites=list(roster.ready),
-            cases={s: h.cases for s, h in roster.hellos.items()},
+            cases={s: WITHHELD if run.secure else h.cases for s, h in roster.hellos.items()},
             modalities={s: list(h.modalities) for s, h in roster.hellos.items()},
-            imaged={s: h.imaged for s, h in roster.hellos.items()},
+            imaged={s: WITHHELD if run.secure else h.imaged for s, h in roster.hellos.items()},
             heads=[h.name for h in heads],
             groups=[list(g) for g in groups],
             jobs=len(jobs),

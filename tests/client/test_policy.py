@@ -39,6 +39,13 @@ DP = Policy(3.0, 1e-5)
         ({"participants": "A"}, "privacy.participants = 'A' must be a list"),
         ({"expires": "2027-01-01"}, "privacy.expires = '2027-01-01' must be a date"),
         ({"expires": datetime.datetime(2027, 1, 1)}, "must be a date"),
+        ({"peers": {"B": "12"}}, "privacy.peers = {'B': '12'} must be a table"),
+        ({"require": "secagg"}, "needs [privacy.peers]"),
+        ({"fewest_sites": 2}, "at least 3"),
+        ({"learners": ["logistics"]}, "privacy.learners = ['logistics'] must be a list of learners"),
+        ({"hyper": {"image.round": [1, 2]}}, "'image.round' is no hyperparameter"),
+        ({"hyper": {"image.rounds": [3, 2]}}, "image.rounds = [3, 2] must be the least and the most"),
+        ({"hyper": []}, "must be a table"),
         ({"noise_seed": 1.5}, "privacy.noise_seed = 1.5 must be a whole number"),
         ({"noise_seed": 1, "epsilon": 3.0, "delta": 1e-5}, "hides nobody"),
         ({"epsilom": 3.0}, "did you mean 'epsilon'?"),
@@ -57,6 +64,10 @@ def test_a_right_table() -> None:
     table = {"epsilon": 3, "delta": 1e-5, "require": "dp", "participants": ["A"], "expires": datetime.date(2027, 1, 1)}
     assert parse(table) == (Policy(3.0, 1e-5, "dp", ("A",), datetime.date(2027, 1, 1)), [])
     assert parse({}) == (Policy(), [])
+    limits = {"learners": ["logistic"], "hyper": {"logistic.rounds": [1, 9]}}
+    assert parse(limits) == (Policy(learners=("logistic",), hyper={"logistic.rounds": (1.0, 9.0)}), [])
+    keys = {"B": "1" * 64, "C": "2" * 64}
+    assert parse({"require": "secagg", "peers": keys, "fewest_sites": 4}) == (Policy(require="secagg", peers=keys, fewest_sites=4), [])
     assert parse({"noise_seed": 3}) == (Policy(noise_seed=3), [])
     assert not Policy().noised
     assert DP.noised
@@ -80,6 +91,10 @@ def test_a_site_file_with_a_wrong_table_names_file_and_key(tmp_path: Path) -> No
         (Policy(expires=datetime.date(2026, 5, 31)), PLAN, "answers no plan after 2026-05-31"),
         (Policy(participants=("A",)), PLAN, "sums this site up with B"),
         (Policy(require="secagg"), replace(PLAN, privacy=Privacy(1.0)), "secure aggregation alone"),
+        (Policy(), replace(PLAN, secure=True, fold=Fold(("A",))), "leaves out a whole site"),
+        (Policy(learners=("boosting",)), PLAN, "'logistic' is not among privacy.learners"),
+        (Policy(hyper={"logistic.rounds": (1, 9)}), replace(PLAN, hyper={"rounds": 10}), "logistic.rounds=10 lies outside"),
+        (Policy(hyper={"logistic.rounds": (1, 9)}), replace(PLAN, hyper={"rounds": "9"}), "logistic.rounds='9' lies outside"),
     ],
 )
 def test_what_is_not_allowed_is_refused(policy: Policy, plan: Plan, told: str) -> None:
