@@ -65,4 +65,4 @@ def calibrate(learners: Iterable[Federated], schema: Schema, most: float, delta:
 
 def _up(noise: float) -> float:
     step = 10.0 ** (np.floor(np.log10(noise)) - 2)
-    return float(np.ceil(noise / step) * step)
+    return float(f"{np.ceil(noise / step) * step:.9g}")

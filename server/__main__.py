@@ -12,8 +12,13 @@ EPILOG = """exit status: 0 done, 2 wrong option or key, 5 the run failed, 6 the 
 
 examples:
   python -m server run --study colorectal_metastasis --expect 3
+  python -m server noise --study colorectal_metastasis --learners private_logistic --epsilon 3
   python -m server status /state/runs/20260101-120000-colorectal_metastasis
   python -m server resume /state/runs/20260101-120000-colorectal_metastasis"""
+
+
+SHOWN = {"noise": "noise"}
+"""What a command prints, where that is not the run's folder."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,6 +35,16 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="any other key of the run configuration, as JSON or text"
     )
+    n = commands.add_parser(
+        "noise", help="the noise that an epsilon affords", description="the least `noise` of a run that an epsilon affords"
+    )
+    n.add_argument("--study", required=True, metavar="NAME")
+    n.add_argument("--task", default="", help="prediction time (default: the study's last)")
+    n.add_argument("--learners", default="", metavar="A,B", help="heads to train (default: the study's)")
+    n.add_argument("--epsilon", type=float, required=True, help="for each patient, of training once")
+    n.add_argument("--delta", type=float, default=1e-5, help="of the sites' policies (default 1e-5)")
+    n.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="other keys of the run, such as hyper")
+    n.add_argument("--json", action="store_true", help="print one JSON object")
     r = commands.add_parser("resume", help="take a run up where it ended", description="take a run up where it ended")
     s = commands.add_parser("status", help="what a run is doing", description="what a run is doing")
     for one in (r, s):
@@ -55,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the run goes on at the coordinator: python -m server status DIR", file=sys.stderr)
         return 130
-    print(json.dumps(done) if args.json else done["folder"])
+    print(json.dumps(done) if args.json else done[SHOWN.get(args.command, "folder")])
     return 0
 
 
@@ -71,6 +86,8 @@ def _do(args: argparse.Namespace) -> dict[str, object]:
         if not args.json:
             print("\n".join(f"{k}: {v}" for k, v in told.items()), file=sys.stderr)
         return told
+    if args.command == "noise":
+        return _noise(args)
     if args.command == "resume":
         return _shown(args, lambda tell: launch.resume(_flower(args), Path(args.folder), tell))
     out = Path(args.out or f"{args.state}/runs").resolve() / f"{time.strftime('%Y%m%d-%H%M%S')}-{Path(args.study).stem}"
@@ -78,6 +95,18 @@ def _do(args: argparse.Namespace) -> dict[str, object]:
     run = Run.parse({"study": args.study, "task": args.task, "expect": args.expect, "out": str(out), "keys": keys, **_more(args.set)})
     run.heads(run.load_study())
     return _shown(args, lambda tell: launch.new(_flower(args), run, tell))
+
+
+def _noise(args: argparse.Namespace) -> dict[str, object]:
+    from common.errors import UsageError
+    from server.run import Run
+    from server.scores import noise_for
+
+    if not args.epsilon > 0 or not 0 < args.delta < 1:
+        raise UsageError("C01", f"--epsilon {args.epsilon:g} must be above 0, --delta {args.delta:g} between 0 and 1")
+    run = Run.parse({"study": args.study, "task": args.task, "learners": args.learners, **_more(args.set)})
+    noise = noise_for(run, run.load_study(), args.epsilon, args.delta)
+    return {"noise": noise, "epsilon": args.epsilon, "delta": args.delta, "learners": [h.name for h in run.heads(run.load_study())]}
 
 
 def _flower(args: argparse.Namespace) -> Any:

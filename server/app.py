@@ -21,7 +21,7 @@ from common.parts import States
 from common.schema import Schema
 from common.threads import fix_threads
 from common.types import Arrays, digest, flatten, nest
-from server import doubts, enrolled, guards, rounds, store, strategies
+from server import doubts, enrolled, guards, rounds, scores, store, strategies
 from server.accounts import NAME as BUDGETS
 from server.accounts import Accounts
 from server.jobs import build_jobs, possible
@@ -126,7 +126,9 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
         closed = next((line for line in ledger.lines if line["kind"] == "close"), None)
         if closed is None:
             later = joined_later(grid, run, name, task, schema, roster)
-            ledger.append("close", time=time.time(), state_hash=state_hash, exchanges=progress.step, joined_later=later)
+            seen = {h.name: scores.told(progress.states, h.name, run.seed) for h in heads} if run.noise else {}
+            told = {name: auc._asdict() for name, auc in seen.items() if auc}
+            ledger.append("close", time=time.time(), state_hash=state_hash, exchanges=progress.step, joined_later=later, scores=told)
         elif closed["state_hash"] != state_hash:
             raise RunError("S02", f"the state in '{folder}' has hash {state_hash[:12]}, the ledger closed with {closed['state_hash'][:12]}")
         return Outcome(folder, progress.states, groups, heads, state_hash, ledger.head)

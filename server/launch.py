@@ -58,6 +58,7 @@ def summary(folder: Path) -> dict[str, object]:
         "run": lines[0]["name"],
         "closed": closed is not None,
         "state_hash": closed["state_hash"] if closed else "",
+        "scores": closed.get("scores", {}) if closed else {},
         "exchanges": len(exchanges),
         "done": exchanges[-1]["done"] if exchanges else 0,
         "jobs": lines[0]["jobs"],

@@ -79,7 +79,7 @@ class Secure:
         total, sealed = self._vectors({s: p for s, p in plans.items() if s in only}, lot, shelf, out)
         out.outcome |= {s: "R02" for s in plans if s not in only}
         online = tuple(sorted(sealed))
-        self._demand(online, only, place, out)
+        self._demand(online, only, out.outcome)
         store.write(self._path, json.dumps({"place": place, "online": online}).encode())
         asks = {s: replace(self._ask(s, "online"), step=step, place=place, online=online) for s in online}
         agreed, lost = self._tell(asks, out)
@@ -113,14 +113,14 @@ class Secure:
         except (OSError, ValueError, KeyError) as error:
             raise RunError("S02", f"'{self._path}' is damaged ({error}); restore the run folder, or start a new run") from error
 
-    def _demand(self, online: tuple[str, ...], only: tuple[str, ...], place: str, out: Summed) -> None:
-        enough = max(self._run.quorum * len(self.group.sites) - 1e-9, 0)
-        said = _said(out.outcome)
+    def _demand(self, online: tuple[str, ...], only: tuple[str, ...], lost: Mapping[str, str]) -> None:
+        """Enough sites for a secure sum and for the quorum; and those that were told of this very sum before, if any were."""
+        said = _said(lost)
         try:
             self.group.demand(online)
         except RefusedError as error:
             raise FederationError("R01", f"{error} ({said}); mend the sites named and resume") from error
-        if len(online) < enough or (self._begun(place) == only != self.group.sites and online != only):
+        if len(online) < self._run.quorum * len(self.group.sites) - 1e-9 or (only != self.group.sites and online != only):
             raise FederationError(
                 "R01",
                 f"{len(online)} of {len(self.group.sites)} sites sent a masked vector, quorum is {self._run.quorum:g} of all, and of those "

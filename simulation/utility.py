@@ -19,7 +19,6 @@ from common.accounting import accountable, calibrate
 from common.cohort import UNKNOWN, Cohort, Fold
 from common.learner import Federated, Head, Hyper, TableHead, local_plan
 from common.learners.evaluation import within_site
-from common.noisy_scores import NoisyAuc, noisy_auc
 from common.parts import States
 from common.privacy import epsilon, release
 from common.schema import Floats, Schema
@@ -28,6 +27,7 @@ from server.app import Outcome
 from server.ledger import NAME
 from server.ledger import read as read_ledger
 from server.run import Run
+from server.scores import fits, told
 from simulation.compare import Comparison, Scores
 from simulation.results import Row
 from simulation.statistics import Interval, Predictions, bootstrap_weights, estimable, evaluate, interval
@@ -69,8 +69,8 @@ def utility(
     spent: list[Row] = []
     for n, (head, most) in enumerate((h, e) for h in heads for e in sorted(epsilons, reverse=True)):
         tell(f"{head.name} at epsilon {most:g}", n, len(heads) * len(epsilons))
-        fits = _fits(head, run, study)
-        noise = calibrate(fits, schema, most, delta) if math.isfinite(most) else 0.0
+        needed = fits(head, run, study)
+        noise = calibrate(needed, schema, most, delta) if math.isfinite(most) else 0.0
         if noise or (head.name, "federated", "within_site") not in comparison.scores:
             done = federate(_run(run, head, most, noise))
             auc, n_cases, events = _auc(head, done.states, run, comparison, cohorts, repeats)
@@ -78,13 +78,13 @@ def utility(
         else:
             auc, n_cases, events = _judged(comparison, comparison.scores[head.name, "federated", "within_site"][0], run.seed, repeats)
             done, lines = outcome, []
-        costs = _spent(lines, fits, schema, noise, delta) if noise else {c.site: None for c in cohorts}
-        told = _told(done.states, head.name, run.seed) if noise else None
+        costs = _spent(lines, needed, schema, noise, delta) if noise else {c.site: None for c in cohorts}
+        seen = told(done.states, head.name, run.seed) if noise else None
         most_or_none = most if math.isfinite(most) else None
         points.append(
             {"model": head.name, "epsilon": most_or_none, "delta": delta, "noise": noise, "metric": "auc", "value": auc.value}
             | {"low": auc.low, "high": auc.high, "n": n_cases, "events": events, "estimable": auc.low is not None}
-            | {"told": told._asdict() if told else None}
+            | {"told": seen._asdict() if seen else None}
         )
         spent += [
             {"site": s, "learner": head.name, "epsilon": cost, "delta": delta, "accountant": "rdp", "allowed": most_or_none}
@@ -95,21 +95,13 @@ def utility(
 
 def accountable_fit(head: Federated, run: Run, study: Study, schema: Schema) -> bool:
     """Can the head, and all that it needs, be trained with noise?"""
-    return all(accountable(f, schema) for f in _fits(head, run, study))
+    return all(accountable(f, schema) for f in fits(head, run, study))
 
 
 def _made_for_noise(run: Run, study: Study, outcome: Outcome) -> list[Federated]:
     there = {h.name for h in outcome.heads}
     tables = any(isinstance(h, TableHead) for h in outcome.heads)
     return [run.learner(MADE_FOR_NOISE, study)] if tables and MADE_FOR_NOISE not in there else []
-
-
-def _fits(head: Federated, run: Run, study: Study) -> list[Federated]:
-    """The head and what it needs, each once, as the run configures them."""
-    found: dict[str, Federated] = {}
-    for need in head.needs:
-        found |= {f.name: f for f in _fits(run.learner(need, study), run, study)}
-    return [*found.values(), head]
 
 
 def _run(run: Run, head: Federated, most: float, noise: float) -> Run:
@@ -155,10 +147,10 @@ def _judged(comparison: Comparison, scores: Scores, seed: int, repeats: int) -> 
 
 
 def _spent(
-    lines: Sequence[Mapping[str, Any]], fits: Sequence[Federated], schema: Schema, noise: float, delta: float
+    lines: Sequence[Mapping[str, Any]], needed: Sequence[Federated], schema: Schema, noise: float, delta: float
 ) -> dict[str, float | None]:
     """Site -> epsilon of what it released of one fit, the dearest of the run's, by the ledger."""
-    by_name = {f.name: f for f in fits}
+    by_name = {f.name: f for f in needed}
     total: dict[tuple[str, str], Floats] = {}
     for work in (w for line in lines if line["kind"] == "exchange" for w in line["work"] if w["learner"] in by_name):
         bound = by_name[work["learner"]].sensitivity(schema, replace(local_plan(Fold(), 0, 2), phase=work["phase"]))
@@ -170,12 +162,3 @@ def _spent(
     for (site, _), rdp in sorted(total.items()):
         out[site] = max(out.get(site) or 0.0, epsilon(rdp, delta))
     return out
-
-
-def _told(states: States, head: str, seed: int) -> NoisyAuc | None:
-    """What the coordinator knows of it, for two classes."""
-    mine = [s["scores"] for s in states.values() if "scores" in s]
-    if not mine or len(mine[0][head]) > 1:
-        return None
-    histogram = np.sum([m[head][0] for m in mine], axis=0)
-    return noisy_auc(histogram, float(np.sqrt(sum(float(m["spread"]) ** 2 for m in mine))), seed)

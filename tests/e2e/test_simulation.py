@@ -165,6 +165,8 @@ def test_what_privacy_costs_is_drawn_and_can_be_repeated(tmp_path: Path) -> None
     }
     for row in (r for r in report["privacy"] if r["allowed"]):
         assert 4.8 < row["epsilon"] <= row["allowed"] == 5.0
+    noised = ledger.read(folders[0] / "private" / "private_logistic-5" / ledger.NAME)[-1]
+    assert noised["scores"] == {"private_logistic": points["private_logistic", 5.0]["told"]}
     assert any("the run is not private" in a for a in report["alarms"])
     assert "What privacy costs" in (folders[0] / "report.html").read_text()
     # without a seed it cannot be repeated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import time
@@ -25,6 +26,7 @@ from common.learner import Plan, hyper_of, load
 from common.parts import pack_states
 from common.privacy import COUNTS, Privacy, Sampled, epsilon, gaussian, release
 from common.types import digest
+from server.__main__ import main
 from server.accounts import Accounts
 from server.jobs import Job, build_jobs
 from server.rounds import Exchange, Progress, add, drive
@@ -221,3 +223,15 @@ def test_networks_train_with_noise_of_their_own_and_every_step_is_charged(statio
         assert station._memory.budget is not None
         assert station._memory.budget.spent == pytest.approx(epsilon(want, DELTA))
         assert told[-1].budgets[station.site.name] == station._memory.budget.head
+
+
+def test_the_noise_that_an_epsilon_affords_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["noise", "--study", "colorectal_metastasis", "--epsilon", "3"]
+    assert main([*words, "--learners", "private_logistic"]) == 0
+    noise = float(capsys.readouterr().out)
+    assert 2.9 < epsilon(3 * gaussian(noise), 1e-5) <= 3
+    assert main([*words, "--learners", "private_logistic", "--set", 'hyper={"private_logistic":{"rounds":6}}', "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["noise"] == pytest.approx(noise * np.sqrt(2), rel=0.01)
+    assert main(["noise", "--study", "liver_recurrence", "--epsilon", "3"]) == 2
+    assert "'fusion' has no bound" in capsys.readouterr().err
+    assert main([*words[:-1], "nan"]) == 2
