@@ -41,8 +41,7 @@ class Evaluation:
         return tuple(dict.fromkeys(["preprocessing", *(need for h in heads for need in h.needs), *(h.name for h in heads)]))
 
     def _heads(self) -> list[Head]:
-        mine = json.loads(self.learners)
-        return [cast(Head, load(name, mine.get(name, {}))) for name in self.heads]
+        return configured(self.heads, self.learners)
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         return {}
@@ -75,6 +74,12 @@ class Evaluation:
 
     def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
         return None  # a patient enters as many pairs as a site has cases of the other class
+
+
+def configured(heads: Sequence[str], learners: str) -> list[Head]:
+    """The heads by name, with the hyperparameters that the JSON text `learners` gives for them."""
+    mine = json.loads(learners)
+    return [cast(Head, load(name, mine.get(name, {}))) for name in heads]
 
 
 def groups(folds: Sequence[Fold]) -> list[Fold]:

@@ -7,15 +7,13 @@ Metrics follow in `common.noisy_scores`.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 
 from common.cohort import Cohort, Fold
-from common.learner import Contribution, Head, Plan, Step, demand, load
-from common.learners.evaluation import of_fold, scorable
+from common.learner import Contribution, Plan, Step, demand
+from common.learners.evaluation import configured, of_fold, scorable
 from common.schema import Schema
 from common.tally import checked, score_histogram
 from common.types import Arrays, State
@@ -41,12 +39,8 @@ class Scores:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        heads = self._heads()
-        return tuple(dict.fromkeys([*(need for h in heads for need in h.needs), *(h.name for h in heads)]))
-
-    def _heads(self) -> list[Head]:
-        mine = json.loads(self.learners)
-        return [cast(Head, load(name, mine.get(name, {}))) for name in self.heads]
+        heads = configured(self.heads, self.learners)
+        return tuple(dict.fromkeys([*(need for h in heads for need in h.needs), *self.heads]))
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         return {}
@@ -64,7 +58,7 @@ class Scores:
         fitted = of_fold(state, plan.reads[0])
         judged = _judged(cohort.schema)
         sums: Arrays = {}
-        for head in self._heads():
+        for head in configured(self.heads, self.learners):
             sums[head.name] = np.zeros((len(judged), self.bins, 2))
             able = scorable(head, rows)
             if able.any() and fitted.get(head.name):
