@@ -95,16 +95,20 @@ def release(
     """The contribution, if it is finite, of the declared shapes, and covers enough patients; otherwise RefusedError.
 
     Where the plan asks for noise it is added here, and what that costs is taken from the budget, in memory: nothing leaves before
-    `Budget.settle` has written it.
+    `Budget.settle` has written it. The minimum is then held against the noisy count, for a refusal by the exact one would tell of it.
     """
-    if contribution.cases < minimum:
-        raise RefusedError("P01", f"{plan.learner}, fold '{plan.fold.key}': {contribution.cases} patients, the site's minimum is {minimum}")
     check(contribution, identity(learner, state, cohort.schema, plan), plan)
     if plan.privacy is None:
-        return contribution
+        return _enough(contribution, plan, minimum)
     bound = learner.sensitivity(cohort.schema, plan)
     if bound is None:
         raise RefusedError("P08", f"learner '{plan.learner}' has no bound on what one patient adds, and the plan asks for noise")
     if budget is not None:
         budget.reserve(_charge(plan, learner, cohort))
-    return noised(contribution, bound, plan.privacy)
+    return _enough(noised(contribution, bound, plan.privacy), plan, minimum)
+
+
+def _enough(contribution: Contribution, plan: Plan, minimum: int) -> Contribution:
+    if contribution.cases < minimum:
+        raise RefusedError("P01", f"{plan.learner}, fold '{plan.fold.key}': {contribution.cases} patients, the site's minimum is {minimum}")
+    return contribution

@@ -218,10 +218,16 @@ def test_a_bound_without_parameters_and_outliers_among_three_are_refused() -> No
 
 @pytest.mark.parametrize(("name", "least"), LEAST.items())
 def test_a_robust_strategy_names_the_sites_that_it_needs(name: str, least: int) -> None:
-    demand(name, JOBS, roster(least + 1))
+    demand(name, JOBS, roster(least + 1), masked=False)
     with pytest.raises(UsageError, match=rf"{least - 1} sites train mlp on fold 'site:S1', and strategy {name} needs {least}") as caught:
-        demand(name, JOBS, roster(least))
+        demand(name, JOBS, roster(least), masked=False)
     assert caught.value.code == "C01"
     assert "leave leave_one_site_out out" in str(caught.value)
     demand(name, JOBS[:2], roster(least))
     demand(name, [Job(load("logistic"), Fold(), (Fold(),))], roster(1))
+
+
+def test_a_robust_strategy_does_not_go_with_masked_sums() -> None:
+    with pytest.raises(UsageError, match="krum compares the sites' updates, which secure sums hide"):
+        demand("krum", JOBS, roster(9), masked=True)
+    demand("fedadam", JOBS, roster(9), masked=True)

@@ -51,7 +51,8 @@ def stations(tmp_path: Path) -> Iterator[list[Local]]:
 def at(folder: Path, opened: ExitStack, site: str, limit: float = 50.0) -> Local:
     cohort = next(c for c in sites(90, 3, seed=2) if c.site == site)
     budget = opened.enter_context(closing(Budget(folder / site, Policy(limit, DELTA))))
-    return Local(cohort, folder, 1, Memory(Answers(folder / site / "answers"), budget))
+    # no minimum: with so few patients and so much noise the count that is told may well be 0
+    return Local(cohort, folder, 0, Memory(Answers(folder / site / "answers"), budget))
 
 
 def run(stations: list[Local], accounts: Accounts) -> tuple[Progress, list[Exchange]]:
@@ -235,3 +236,24 @@ def test_the_noise_that_an_epsilon_affords_is_told(capsys: pytest.CaptureFixture
     assert main(["noise", "--study", "liver_recurrence", "--epsilon", "3"]) == 2
     assert "'fusion' has no bound" in capsys.readouterr().err
     assert main([*words[:-1], "nan"]) == 2
+
+
+def test_the_minimum_is_held_against_the_count_that_is_told(tmp_path: Path) -> None:
+    """Of the exact one a refusal would tell more than the epsilon allows: with as many patients as the minimum it goes either way."""
+    codes = []
+    with ExitStack() as opened:
+        station = at(tmp_path, opened, "S0")
+        station.site = replace(station.site, minimum=int((station.held.labels >= 0).sum()))
+        learner = load("private_logistic")
+        states = {"all": {learner.name: learner.start(schema(), 3)}}
+        for step in range(30):
+            plan = Plan(
+                "r", "S0", "synthetic", "now", schema().hash, step, learner.name, "newton", Fold(), (Fold(),), pack_states(states).hash,
+                ("S0",), time.time() + 600, hyper_of(learner), 3, 3, privacy=Privacy(NOISE),
+            )  # fmt: skip
+            (update,) = station.handle(Request((plan,), states))
+            codes.append(update.code)
+        assert {"", "P01"} == set(codes)
+        assert station._memory.budget is not None
+        # what was refused is charged as well: that it was is a release
+        assert station._memory.budget.spent == pytest.approx(epsilon(30 * gaussian(NOISE), DELTA))
