@@ -64,11 +64,12 @@ def combiner(name: str) -> Combine:
     return combine
 
 
-def demand(name: str, jobs: Sequence[Job], roster: Roster, masked: bool) -> None:
+def demand(name: str, jobs: Sequence[Job], roster: Roster, masked: bool = False) -> None:
     """UsageError C01 where a robust strategy has too few sites for some training set, or masked sums, before the first round."""
     if masked and name in LEAST:
         raise UsageError(
-            "C01", f"strategy {name} compares the sites' updates, which secure sums hide; use {', '.join(set(STRATEGIES) - set(LEAST))}"
+            "C01",
+            f"strategy {name} compares the sites' updates, which secure sums hide; use {', '.join(s for s in STRATEGIES if s not in LEAST)}",
         )
     few = [(n, j) for j in jobs if isinstance(j.learner, Averaged) and 0 < (n := len(roster.able(j))) < LEAST.get(name, 1)]
     if few:

@@ -194,7 +194,7 @@ from common.learner import Contribution, Step
 @dataclass(frozen=True)
 class Volumes:
     name: str = "volumes"
-    unlabelled: ClassVar[bool] = True
+    unlabelled = True
     needs: tuple = ()
     modality: frozenset = frozenset({"ct"})
     phases: frozenset = frozenset({"count"})

@@ -218,9 +218,9 @@ def test_a_bound_without_parameters_and_outliers_among_three_are_refused() -> No
 
 @pytest.mark.parametrize(("name", "least"), LEAST.items())
 def test_a_robust_strategy_names_the_sites_that_it_needs(name: str, least: int) -> None:
-    demand(name, JOBS, roster(least + 1), masked=False)
+    demand(name, JOBS, roster(least + 1))
     with pytest.raises(UsageError, match=rf"{least - 1} sites train mlp on fold 'site:S1', and strategy {name} needs {least}") as caught:
-        demand(name, JOBS, roster(least), masked=False)
+        demand(name, JOBS, roster(least))
     assert caught.value.code == "C01"
     assert "leave leave_one_site_out out" in str(caught.value)
     demand(name, JOBS[:2], roster(least))
