@@ -67,10 +67,8 @@ def combiner(name: str) -> Combine:
 def demand(name: str, jobs: Sequence[Job], roster: Roster, masked: bool = False) -> None:
     """UsageError C01 where a robust strategy has too few sites for some training set, or masked sums, before the first round."""
     if masked and name in LEAST:
-        raise UsageError(
-            "C01",
-            f"strategy {name} compares the sites' updates, which secure sums hide; use {', '.join(s for s in STRATEGIES if s not in LEAST)}",
-        )
+        others = ", ".join(s for s in STRATEGIES if s not in LEAST)
+        raise UsageError("C01", f"strategy {name} compares the sites' updates, which secure sums hide; use one of {others}")
     few = [(n, j) for j in jobs if isinstance(j.learner, Averaged) and 0 < (n := len(roster.able(j))) < LEAST.get(name, 1)]
     if few:
         n, job = min(few, key=lambda pair: pair[0])
