@@ -10,7 +10,7 @@ import pytest
 from deploy.federation import slug
 from server import ledger
 from tests.e2e import town as towns
-from tests.e2e.town import Town
+from tests.e2e.town import PYTHON, Town
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.skipif(bool(towns.possible()), reason=towns.possible())]
 
@@ -21,6 +21,7 @@ def town() -> Iterator[Town]:
         yield there
 
 
+PYTHON_M = (PYTHON, "-m")
 CLOSED = (
     *("/v1/control/start-run", "/v1/control/list-runs", "/v1/control/stop-run", "/v1/control/register-node"),
     *("/v1/fleet/register-node", "/v1/fleet/unregister-node", "/v1/runtime/pull-object", "/docs", "/openapi.json", "/"),
@@ -68,3 +69,37 @@ def test_three_hospitals_that_mask_their_sums_give_the_bits_of_the_simulation(to
         assert log.count("secure:") > 3, "keys, who is online, shares"
     (folder,) = [f for f in (town.folder / "runs").iterdir() if ledger.read(f / ledger.NAME)[-1]["kind"] == "close"]
     assert set(ledger.read(folder / ledger.NAME)[0]["cases"].values()) == {"withheld"}, "no site tells its counts"
+
+
+def test_two_hospitals_with_an_epsilon_are_asked_with_noise_and_keep_account(town: Town) -> None:
+    names, _ = town.settle(policy="[privacy]\nepsilon = 20.0\ndelta = 1e-4\n")
+    refused = town.run(2, check=False)
+    assert "P07" in refused.stderr, "a run without noise"
+    noise = town.call(
+        *PYTHON_M,
+        "server",
+        "noise",
+        "--study",
+        "colorectal_metastasis",
+        "--learners",
+        "private_logistic",
+        "--epsilon",
+        "15",
+        "--delta",
+        "1e-4",
+    )
+    settings = ("--set", f"noise={noise.stdout.strip()}", "--set", "learners=private_logistic", "--set", "evaluations=holdout")
+    done = json.loads(town.run(2, *settings).stdout)
+    assert done["closed"]
+    assert set(done["scores"]) == {"private_logistic"}
+
+    def account(name: str) -> dict[str, float]:
+        told = town.call(*PYTHON_M, "client", "budget", "--site", str(town.home(name) / "site.toml"), "--json").stdout
+        return dict(json.loads(told))
+
+    spent = {name: account(name)["spent"] for name in names}
+    assert all(14 < s < 20 for s in spent.values())
+    # what is left is too little for as much again
+    again = town.run(2, *settings, check=False)
+    assert "P09" in again.stderr
+    assert all(account(n)["spent"] <= 20 for n in names)

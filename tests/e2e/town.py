@@ -125,10 +125,10 @@ class Town:
         self.couriers.setdefault(site, []).append(courier)
         return courier
 
-    def settle(self, spare: str = "", count: int = 2, secure: bool = False) -> tuple[list[str], str]:
+    def settle(self, spare: str = "", count: int = 2, secure: bool = False, policy: str = "") -> tuple[list[str], str]:
         """Hospitals with a virtual cohort each, all of them up; their names, and the state hash that a simulation of them has.
 
-        spare: the name of one more, enrolled and not up. secure: they mask their sums.
+        spare: the name of one more, enrolled and not up. secure: they mask their sums. policy: what else stands in each site file.
         """
         small = (*SMALL, str(count), *(["--secure"] if secure else []))
         out = self.call(PYTHON, "-m", "simulation", *small, "--prepare", "--out", str(self.folder / "prepared")).stdout
@@ -139,6 +139,8 @@ class Town:
         for name, home in zip([*names, spare], [*prepared, prepared[0]], strict=False):
             if name:
                 self.furnish(name, home)
+                with open(self.home(name) / "site.toml", "a") as file:
+                    file.write(policy)
         if secure:
             self.introduce(names)
         self.open()
