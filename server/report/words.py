@@ -22,6 +22,7 @@ EVALUATIONS = {"within_site": "Within sites", "leave_one_site_out": "Leave one s
 MODELS = {
     "clinical": "Clinical model",
     "logistic": "Logistic regression",
+    "private_logistic": "Logistic regression made for noise",
     "boosting": "Gradient boosting (trees)",
     "mlp": "Neural network",
     "image": "Image model",
