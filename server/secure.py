@@ -215,7 +215,6 @@ class Secure:
                     continue
                 else:
                     codes[site] = got.code
-                codes = {s: c for s, c in codes.items() if s not in found}
                 del left[site]
         return found, codes
 
