@@ -97,7 +97,7 @@ def collect(post: Post, run: Run, roster: Roster, plans: Mapping[str, list[Plan]
                     out.received += reply.size
                     got = _match(asked.plans, unpack_updates(reply, roster.enrolled.sites[site], asked.request))
                     shelf.holds(site, lot)
-                    over = _goes_on(asked, got, out.answers[site], _limit(run, roster, site))
+                    over = _goes_on(asked, got, out.answers[site], limit(run, roster, site))
                     code = "R09"
                 except FedmetsError as error:
                     over, code = _given_up(asked, error, run.retries), error.code
@@ -130,7 +130,7 @@ def _given_up(asked: _Asked, error: FedmetsError, retries: int) -> bool:
     return asked.tries > retries
 
 
-def _limit(run: Run, roster: Roster, site: str) -> float:
+def limit(run: Run, roster: Roster, site: str) -> float:
     """Seconds that a site may be at work on one plan: by its own forecast, where its doctor has made one."""
     return max(run.deadline * (run.retries + 1), min(PATIENCE * roster.hellos[site].seconds, LONGEST))
 

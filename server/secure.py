@@ -25,6 +25,7 @@ from common.packets import Packet
 from common.records import OUTLIVES, SECURE, WORK, content, packet
 from common.secure import Ask, Masked, Told
 from server import store
+from server.collect import limit
 from server.post import Post, why
 from server.roster import Roster
 from server.run import Run
@@ -144,7 +145,10 @@ class Secure:
             key = self._roster.enrolled.sites[site]
             if "masked" not in reply.content and not reply.has_error():
                 updates = unpack_updates(packet(reply, "updates"), key, asked)
-                raise RefusedError(next((u.code for u in updates if u.code), "W02"), "the site could not read the request")
+                code = next((u.code for u in updates if u.code), "W02")
+                if code == "W03":
+                    shelf.forget(site)
+                raise RefusedError(code, "the site could not read the request")
             came = secure.unpack_masked(packet(reply, "masked"), key, asked, self.group.sites)
             out.received += came.vector.nbytes
             if came.code:
@@ -208,7 +212,7 @@ class Secure:
                 got = replies.get(node, FederationError("R02", "no answer"))
                 if not isinstance(got, FedmetsError):
                     found[site] = got
-                elif got.code == "R09" and time.monotonic() - since < self._run.deadline * (self._run.retries + 1):
+                elif got.code == "R09" and time.monotonic() - since < limit(self._run, self._roster, site):
                     continue
                 elif left[site] and got.code in ("R02", "W03", "R09"):
                     left[site] -= 1

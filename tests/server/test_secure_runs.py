@@ -360,3 +360,17 @@ def test_what_needs_single_sites_does_not_go_with_secure_sums(config: dict[str, 
     with pytest.raises(UsageError, match=told):
         Run.parse({"secure": True, "expect": 3, **config})
     assert Run.parse({"secure": True, "expect": 3}).evaluations == "within_site"
+
+
+def test_a_station_that_was_started_again_gets_the_states_it_lacks(stations: list[Local], tmp_path: Path) -> None:
+    turn = itertools.count()
+
+    def restarted(site: str, told: Packet, m: Message) -> Message | None:
+        if site == "S3" and told.kind == "masked" and next(turn) == 1:
+            stations[3]._held.clear()
+        return as_it_is(site, told, m)
+
+    run = replace(masked_run(transfer="changed"), retries=1)
+    progress, told = driven(federation(stations, restarted), tmp_path, run)
+    assert coefficients(progress) == pytest.approx(plain(tmp_path), abs=1e-6)
+    assert all(e.sites["S3"] == "contributed" for e in told)
