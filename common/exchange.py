@@ -1,4 +1,4 @@
-"""What crosses the wall: a Plan goes down, an Update comes up. The ONLY file that knows the wire's keys.
+"""What crosses the wall: a Plan goes down, an Update comes up. With `common.secure`, the ONLY file that knows the wire's keys.
 
 A packet is a signed JSON text and one packed blob of arrays. A request carries the plans of one exchange (all learners and folds at
 once) and the state that they read; a reply carries one Update a plan: a sum, or an error code. Nothing else is declared, so nothing
