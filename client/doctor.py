@@ -57,13 +57,16 @@ def examine(path: Path, socket: Path) -> list[Finding]:
 
 
 def _privacy(site: Site) -> list[Finding]:
+    masked = site.privacy.require == "secagg"
     if not site.privacy.noised:
-        return [Finding("privacy", "note", f"no epsilon is set: sums over at least {site.minimum} patients leave as they are")]
+        how = f"masked, with those of {', '.join(site.privacy.peers)}" if masked else "as they are"
+        return [Finding("privacy", "note", f"no epsilon is set: sums over at least {site.minimum} patients leave {how}")]
     try:
         account = budget.read(site.state, site.privacy)
     except FedmetsError as error:
         return faults("privacy", error, "restore the newest copy of the budget file")
-    said = f"epsilon {account['spent']:.3f} of {account['epsilon']:g} spent, in {account['releases']} releases"
+    said = "sums are masked; " if masked else ""
+    said += f"epsilon {account['spent']:.3f} of {account['epsilon']:g} spent, in {account['releases']} releases"
     enough = account["left"] > account["epsilon"] / 10
     return [Finding("privacy", "ok" if enough else "warning", said, "" if enough else "what it cannot pay for is refused (P09)")]
 
