@@ -196,3 +196,5 @@ def test_the_doctor_says_what_is_left_and_takes_nothing_of_it(home: Path) -> Non
     assert ("fault", "privacy.delta = 0.02 is not below 1 / 60 cases: every plan would be refused (P07)") in said()
     path.write_text(path.read_text().split("[privacy]")[0])
     assert said() == [("note", "no epsilon is set: sums over at least 5 patients leave as they are")]
+    path.write_text(path.read_text() + f'[privacy]\nrequire = "secagg"\n[privacy.peers]\nB = "{"1" * 64}"\nC = "{"2" * 64}"\n')
+    assert said() == [("note", "no epsilon is set: sums over at least 5 patients leave masked, with those of B, C")]
