@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
@@ -52,14 +52,19 @@ def cost(learners: Iterable[Federated], schema: Schema, noise: float) -> Floats:
 def calibrate(learners: Iterable[Federated], schema: Schema, most: float, delta: float) -> float:
     """The least noise (three digits, rounded up) at which fitting all of them once costs an epsilon of at most `most`."""
     fits = list(learners)
+    return least_noise(lambda noise: cost(fits, schema, noise), most, delta)
+
+
+def least_noise(charged: Callable[[float], Floats], most: float, delta: float) -> float:
+    """The same for anything: `charged` says what a noise costs, as Renyi divergences. UsageError C01: no noise below `MOST` is enough."""
     low, high = 1e-2, MOST
-    if epsilon(cost(fits, schema, high), delta) > most:
+    if epsilon(charged(high), delta) > most:
         raise UsageError(
             "C01", f"epsilon {most:g} at delta {delta:g} affords no noise below {MOST:g}; ask for more, or for fewer exchanges"
         )
     while high / low > 1.0005:
         middle = float(np.sqrt(low * high))
-        low, high = (low, middle) if epsilon(cost(fits, schema, middle), delta) <= most else (middle, high)
+        low, high = (low, middle) if epsilon(charged(middle), delta) <= most else (middle, high)
     return _up(high)
 
 
