@@ -130,6 +130,11 @@ def parser() -> argparse.ArgumentParser:
         "--noise-seed", type=int, metavar="N", help="draw the noise from a seed, so that the run can be repeated: it then hides nobody"
     )
     judge.add_argument(
+        "--audit",
+        action="store_true",
+        help="attack the models to learn who was trained on, and look for canaries through the noise (epsilon 3, or those of --epsilon)",
+    )
+    judge.add_argument(
         "--accept-leak",
         action="append",
         default=[],

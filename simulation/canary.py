@@ -8,7 +8,7 @@ trials choose the threshold, the other half bounds both error rates (Clopper & P
 FPR * e^epsilon + FNR = 1 - delta, nor with the two exchanged (Kairouz et al. 2015, arXiv 1311.0776, theorem 2.1; audits so: Jagielski
 et al. 2020, arXiv 2006.07709; Nasr et al. 2021, arXiv 2101.04535).
 
-The bound holds with `CONFIDENCE` for each audit. It is far from tight: so many trials cannot show more than `log(trials / 15)` or so,
+The bound holds with `CONFIDENCE` for each audit. It is far from tight: so many trials cannot show more than log(trials / 15) or so,
 whatever the noise, and one release of each phase is audited, not the fit that a site is charged for.
 """
 
@@ -25,22 +25,24 @@ from client.noise import noised
 from common.accounting import Accountable, least_noise
 from common.cohort import Cohort, Fold, empty, pooled
 from common.errors import FedmetsError
-from common.learner import Contribution, Federated, Plan, fit, hyper_of, load, local_plan
+from common.learner import Contribution, Federated, Plan, fit, hyper_of, local_plan
 from common.noise import repeatable
-from common.privacy import ORDERS, Privacy, Sampled, epsilon, release
+from common.privacy import Privacy, Sampled, epsilon, release
 from common.schema import Choice, Floats, Schema
 from common.types import Arrays, State
 
-TRIALS = 1000
-"""With the canary, and as many without."""
+TRIALS = 1000, 10_000
+"""With the canary, and as many without: the least, and the most, where sums are of few numbers."""
 CONFIDENCE = 0.999
 DEFAULT = 3.0
 """The epsilon that is audited where none is asked for."""
-OTHERS = 30
-"""Patients beside the canary, of random values; DP-SGD goes through the network patient by patient, and has fewer."""
+OTHERS, CANDIDATES = 8, 6
+"""Patients beside the canary, and those of whom it is chosen."""
+_NUMBERS = 20_000_000
+"""Of noise, about, that are drawn for one side of a trial."""
 _FILLS = (0.0, 1e-6, -30.0, 30.0)
-_FAINT = Privacy(1e-6)
-"""Noise beside which a share of DP-SGD is seen as it is."""
+_FAINT, _COPIES = Privacy(1e-6), 32
+"""Noise beside which a share of DP-SGD is seen as it is, and of how many it is the mean: by chance one is in none of the steps."""
 
 Row = dict[str, Any]
 Tell = Callable[[str, int, int], None]
@@ -56,7 +58,7 @@ class Moment:
 
 
 def canaries(
-    learners: Sequence[Federated],
+    chains: Sequence[Sequence[Federated]],
     schema: Schema,
     epsilons: Sequence[float],
     delta: float,
@@ -65,45 +67,44 @@ def canaries(
     noise_seed: int | None = None,
     tell: Tell = lambda what, done, of: None,
 ) -> list[Row]:
-    """`canary[]` of `report.json`: each learner on the table at the noise by which one answer of each phase costs each epsilon."""
+    """`canary[]` of `report.json`: the last of each chain at the noise by which one answer of each of its phases costs each epsilon.
+
+    The others of a chain are what the last one needs, in order. `noise_seed`: as for a run's own noise.
+    """
+    others, candidates = patients(schema, OTHERS, seed), patients(schema, CANDIDATES, seed + 1)
+    asked = [(chain, most) for chain in chains for most in epsilons]
     rows = []
-    asked = [(learner, most) for learner in learners for most in epsilons]
-    for n, (learner, most) in enumerate(asked):
-        tell(learner.name, n, len(asked))
-        with repeatable(noise_seed, f"canary {learner.name} {most:g}"):
-            others, candidates = patients(schema, OTHERS, seed), patients(schema, 16, seed + 1)
-            trial = arranged(learner, others, candidates)
-            noise = least_noise(lambda x, m=trial.moments: charged(m, x), most, delta)  # type: ignore[misc]
-            found = lower_bound(*played(trial, Privacy(noise), TRIALS), delta)
-        accounted = epsilon(charged(trial.moments, noise), delta)
-        rows.append(
-            {"learner": learner.name, "epsilon": accounted, "lower": found, "confidence": CONFIDENCE}
-            | {"releases": 2 * TRIALS * len(trial.moments), "delta": delta}
-        )
+    for n, (chain, most) in enumerate(asked):
+        name = chain[-1].name
+        tell(f"{name} at epsilon {most:g}", n, len(asked))
+        with repeatable(noise_seed, f"canary {name} {most:g}"):
+            drill = arranged(chain, others, candidates)
+            noise = least_noise(drill.charged, most, delta)
+            without, with_ = played(drill, Privacy(noise))
+        told = {"learner": name, "epsilon": epsilon(drill.charged(noise), delta), "lower": lower_bound(without, with_, delta)}
+        releases = (len(without) + len(with_)) * len(drill.moments)
+        rows.append({**told, "confidence": CONFIDENCE, "releases": releases, "delta": delta})
     return rows
 
 
 @dataclass(frozen=True)
-class Trial:
-    """Who is asked what: `without` and `with_` differ by the canaries alone, one for each moment."""
+class Drill:
+    """Who is asked what: the two sides differ by the canaries alone, one for each moment."""
 
     learner: Federated
     moments: tuple[Moment, ...]
     canaries: tuple[Cohort, ...]
     others: Cohort
 
-
-def arranged(learner: Federated, others: Cohort, candidates: Cohort) -> Trial:
-    """The worst of the candidates for each of the learner's phases, at the worst state that is found for it."""
-    private = any(isinstance(m.bound, Sampled) for m in moments(learner, others))
-    few = others.where(np.arange(len(others)) < 4) if private else others
-    worst = [_worst(learner, m, candidates) for m in moments(learner, few)]
-    return Trial(learner, tuple(m for m, _ in worst), tuple(c for _, c in worst), few)
+    def charged(self, noise: float) -> Floats:
+        """Renyi divergences of one answer to each question."""
+        return np.asarray(np.sum([release(noise, m.bound) for m in self.moments], axis=0))
 
 
-def charged(asked: Sequence[Moment], noise: float) -> Floats:
-    """Renyi divergences of one answer to each."""
-    return np.asarray(sum((release(noise, m.bound) for m in asked), np.zeros(len(ORDERS))))
+def arranged(chain: Sequence[Federated], others: Cohort, candidates: Cohort) -> Drill:
+    """The worst of the candidates for each phase of the chain's last learner, at the worst state that is found for it."""
+    worst = [_worst(chain[-1], m, candidates) for m in moments(chain, others)]
+    return Drill(chain[-1], tuple(m for m, _ in worst), tuple(c for _, c in worst), others)
 
 
 def patients(schema: Schema, count: int, seed: int) -> Cohort:
@@ -116,31 +117,23 @@ def patients(schema: Schema, count: int, seed: int) -> Cohort:
     return Cohort("others", schema, tuple(f"p{i:04d}" for i in range(count)), values, labels)
 
 
-def moments(learner: Federated, cohort: Cohort) -> Iterator[Moment]:
-    """The first question of each phase in a fit on `cohort`."""
-    plan = local_plan(Fold(), 0, 2)
+def moments(chain: Sequence[Federated], cohort: Cohort) -> Iterator[Moment]:
+    """The first question of each phase in a fit of the chain's last learner on `cohort`."""
+    plan, learner = local_plan(Fold(), 0, 2), chain[-1]
+    assert isinstance(learner, Accountable)
     fitted: State = {}
-    for need in learner.needs:
-        fitted = _fitted(load(need), fitted, cohort)
-    arrays, seen = learner.start(cohort.schema, 0), set[str]()
-    wanted = {phase for phase, times in learner.takes.items() if times} if isinstance(learner, Accountable) else set()
-    while True:
+    for need in chain[:-1]:
+        fitted = fit(need, fitted, [cohort], plan)
+    arrays, left = learner.start(cohort.schema, 0), {phase for phase, times in learner.takes.items() if times}
+    while left:
         asked = replace(plan, learner=learner.name, phase=learner.phase(arrays), hyper=hyper_of(learner))
         state = {**fitted, learner.name: arrays}
-        if asked.phase not in seen:
+        if asked.phase in left:
             bound = learner.sensitivity(cohort.schema, asked)
             assert bound is not None
             yield Moment(state, asked, bound)
-            seen.add(asked.phase)
-        if seen >= wanted:
-            return
+        left -= {asked.phase}
         arrays = learner.apply(state, learner.contribute(_read(state), cohort, asked), asked).arrays
-
-
-def _fitted(learner: Federated, state: State, cohort: Cohort) -> State:
-    for need in learner.needs:
-        state = state if need in state else _fitted(load(need), state, cohort)
-    return state if learner.name in state else fit(learner, state, [cohort], local_plan(Fold(), 0, 2))
 
 
 def _read(state: State) -> State:
@@ -158,8 +151,6 @@ def _worst(learner: Federated, at: Moment, candidates: Cohort) -> tuple[Moment, 
 
     best, (size, who) = at, largest(at)
     for name, key in ((n, k) for n, arrays in at.state.items() for k, a in arrays.items() if a.dtype.kind == "f" and a.size):
-        if isinstance(at.bound, Sampled):
-            break  # whose share is cut to the same norm at any state
         for fill in _FILLS:
             arrays: Arrays = {**best.state[name], key: np.full_like(best.state[name][key], fill)}
             other = replace(best, state={**best.state, name: arrays})
@@ -173,18 +164,17 @@ def _share(learner: Federated, at: Moment, one: Cohort) -> Arrays:
     nobody = empty(one.schema)
     try:
         if isinstance(at.bound, Sampled):
-            return _difference(*(_often(learner, at, c) for c in (one, nobody)))
-        with np.errstate(all="ignore"):
-            return _difference(*(learner.contribute(_read(at.state), c, at.plan).sums for c in (one, nobody)))
+            faint = replace(at, plan=replace(at.plan, privacy=_FAINT))
+            many = _difference(*(_answer(learner, faint, c).sums for c in (pooled([one] * _COPIES, one.site), nobody)))
+            return {k: v / _COPIES for k, v in many.items()}
+        return _difference(*(_answer(learner, at, c).sums for c in (one, nobody)))
     except FedmetsError:
         return {}
 
 
-def _often(learner: Federated, at: Moment, cohort: Cohort) -> Arrays:
-    """The mean of some trainings: by chance a patient is in none of the steps."""
-    plan = replace(at.plan, privacy=_FAINT)
-    drawn = [learner.contribute(at.state, cohort, plan).sums for _ in range(5 if len(cohort) else 1)]
-    return {k: np.mean([d[k] for d in drawn], axis=0) for k in drawn[0]}
+def _answer(learner: Federated, at: Moment, cohort: Cohort) -> Contribution:
+    with np.errstate(all="ignore"):  # a state that nobody would send may divide by 0
+        return learner.contribute(_read(at.state), cohort, at.plan)
 
 
 def _difference(a: Arrays, b: Arrays) -> Arrays:
@@ -196,36 +186,37 @@ def _size(share: Arrays) -> float:
     return norm if np.isfinite(norm) else 0.0
 
 
-def played(trial: Trial, privacy: Privacy, trials: int) -> tuple[Floats, Floats]:
-    """(trials,) each, without the canary and with it: how much what was released looks like it was there."""
+def played(drill: Drill, privacy: Privacy) -> tuple[Floats, Floats]:
+    """(trials,) each, without the canaries and with them: how much what was released looks as if they were there."""
+    numbers = sum(a.size for at in drill.moments for a in _answer(drill.learner, at, drill.others).sums.values())
+    trials = int(np.clip(_NUMBERS / numbers, *TRIALS)) if not any(isinstance(m.bound, Sampled) for m in drill.moments) else TRIALS[0]
     without, with_ = np.zeros(trials), np.zeros(trials)
-    for at, canary in zip(trial.moments, trial.canaries, strict=True):
-        there = pooled([trial.others, canary], trial.others.site)
-        share = _share(trial.learner, at, canary)
-        asked = replace(at, plan=replace(at.plan, privacy=privacy))
-        for cohort, scores in ((trial.others, without), (there, with_)):
-            scores += _scores(trial.learner, asked, cohort, share, trials, privacy)
+    for at, canary in zip(drill.moments, drill.canaries, strict=True):
+        share = _share(drill.learner, at, canary)
+        without += _scores(drill.learner, at, drill.others, share, privacy, trials)
+        with_ += _scores(drill.learner, at, pooled([drill.others, canary], drill.others.site), share, privacy, trials)
     return without, with_
 
 
-def _scores(learner: Federated, at: Moment, cohort: Cohort, share: Arrays, trials: int, privacy: Privacy) -> Floats:
-    """(trials,): the log likelihood ratio, but for a constant and a factor."""
+def _scores(learner: Federated, at: Moment, cohort: Cohort, share: Arrays, privacy: Privacy, trials: int) -> Floats:
+    """(trials,): the log likelihood ratio of what was released, but for a constant and a factor."""
     places = {k: np.flatnonzero(v) for k, v in share.items()}
     along = {k: v.ravel()[places[k]] for k, v in share.items()}
 
     def seen(sums: Arrays) -> float:
         return float(sum(along[k] @ sums[k].ravel()[places[k]].astype(np.float64) for k in along))
 
+    asked = replace(at, plan=replace(at.plan, privacy=privacy))
     if isinstance(at.bound, Sampled):
         # what is sent is this times a noisy number of cases, which tells less
-        return np.array([seen(learner.contribute(at.state, cohort, at.plan).sums) for _ in range(trials)])
-    sums: Contribution = learner.contribute(_read(at.state), cohort, at.plan)
-    sent = (noised(sums, at.bound, privacy) for _ in range(trials))
-    return np.array([seen(s.sums) / at.bound**2 + s.cases for s in sent])
+        return np.array([seen(_answer(learner, asked, cohort).sums) for _ in range(trials)])
+    answer, bound = _answer(learner, asked, cohort), at.bound
+    sent = (noised(answer, bound, privacy) for _ in range(trials))
+    return np.array([seen(s.sums) / bound**2 + s.cases for s in sent])
 
 
 def lower_bound(without: Floats, with_: Floats, delta: float) -> float:
-    """The epsilon below which nothing that is private at `delta` could be told apart so well, with `CONFIDENCE`; 0 where nothing is shown."""
+    """Whatever lets itself be told apart so well has no less epsilon at `delta`, with `CONFIDENCE`; 0 where nothing is shown."""
     half = len(without) // 2
     thresholds = np.unique(np.concatenate([without[:half], with_[:half]]))
     found = [_epsilon(without[:half], with_[:half], t, delta) for t in thresholds]

@@ -21,11 +21,12 @@ from server.ledger import NAME, Ledger
 from server.report import model as model_files
 from server.report import page
 from simulation import results, show, splits
+from simulation.audit import audit
 from simulation.compare import Comparison, compare
 from simulation.options import epsilons
 from simulation.record import record
 from simulation.run import Setting, cohorts, federate
-from simulation.utility import utility
+from simulation.utility import Utility, utility
 
 PICTURES = 6
 """Patients on a virtual site's own page of pictures."""
@@ -52,7 +53,9 @@ def finish(setting: Setting, outcome: Outcome, console: Console, started: float)
             comparison, models, repeats=args.bootstraps, seed=run.seed, tell=lambda a, b: bar.update(line, completed=a, total=b)
         )
         different = results.differences(comparison, models, repeats=args.bootstraps, seed=run.seed)
-    found = {"results": rows, "differences": different, **_priced(setting, outcome, comparison, sites, console)}
+    priced = _priced(setting, outcome, comparison, sites, console)
+    found = {"results": rows, "differences": different, "utility": priced.points, "privacy": priced.spent, "unbounded": priced.unbounded}
+    found |= audit(setting, outcome, sites, priced.models, lambda what: console.print(what, highlight=False))
     report = record(setting, outcome, comparison, found, sites, models)
     report["seconds"] = round(time.monotonic() - started, 1)
     splits.write(setting.folder, sites, comparison, models, run.seed)
@@ -74,13 +77,13 @@ def finish(setting: Setting, outcome: Outcome, console: Console, started: float)
     return report
 
 
-def _priced(setting: Setting, outcome: Outcome, comparison: Comparison, sites: Sequence[Cohort], console: Console) -> dict[str, Any]:
+def _priced(setting: Setting, outcome: Outcome, comparison: Comparison, sites: Sequence[Cohort], console: Console) -> Utility:
     """What each epsilon that was asked for costs; empty without any."""
     args = setting.args
     asked, _ = epsilons(args.epsilon)
     if not asked:
-        return {"utility": [], "privacy": [], "unbounded": []}
-    found = utility(
+        return Utility([], [], [], [])
+    return utility(
         setting.run,
         setting.study,
         setting.study.schema_at(setting.task),
@@ -93,7 +96,6 @@ def _priced(setting: Setting, outcome: Outcome, comparison: Comparison, sites: S
         repeats=args.bootstraps,
         tell=lambda what, at, of: console.print(f"what privacy costs, {at + 1} of {of}: {what}", highlight=False),
     )
-    return {"utility": found.points, "privacy": found.spent, "unbounded": found.unbounded}
 
 
 def _own_pages(setting: Setting, sites: Sequence[Cohort]) -> None:

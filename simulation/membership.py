@@ -14,6 +14,7 @@ part, models and their noise fixed; the threshold is drawn anew in each.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,8 +96,8 @@ def trials(target: Target, cohorts: Sequence[Cohort], seed: int, parts: int, min
         took_part = np.concatenate([_took_part(target.head, c, Fold(parts=(p,)), seed, parts, minimum) for c in cohorts])
         scores[p, took_part] = confidence(target, Fold(parts=(p,)), cohorts)[took_part]
     hard = np.full((parts, len(part)), np.nan)
-    for p, q in ((p, q) for p in range(parts) for q in range(p)):
-        without = confidence(target, Fold(parts=(q, p)), cohorts)
+    for p, q in itertools.combinations(range(parts), 2):
+        without = confidence(target, Fold(parts=(p, q)), cohorts)
         hard[q, part == p] = without[part == p]
         hard[p, part == q] = without[part == q]
     others = np.isnan(hard) == (np.arange(parts)[:, None] == part)

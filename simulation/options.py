@@ -152,12 +152,14 @@ def checked(args: argparse.Namespace, folder: Path) -> Options:
         faults.append(f"study '{study.name}' has no synthetic cohort; say where the tables are: --data PATH")
     found, wrong = epsilons(args.epsilon)
     faults += wrong
-    if found and not 0 < args.delta < 1e-2:
+    if (found or args.audit) and not 0 < args.delta < 1e-2:
         faults.append(f"--delta {args.delta:g} must lie between 0 and 0.01, and below 1 / (patients)")
-    if args.noise_seed is not None and not found:
-        faults.append(f"--noise-seed {args.noise_seed} seeds the noise that --epsilon asks for; give both, or neither")
+    if args.noise_seed is not None and not found and not args.audit:
+        faults.append(f"--noise-seed {args.noise_seed} seeds the noise that --epsilon or --audit asks for; give both, or neither")
     if found and "within_site" not in run.evaluations:
         faults.append("--epsilon judges heads within sites; add within_site to --evaluations")
+    if args.audit and "within_site" not in run.evaluations:
+        faults.append("--audit needs models that leave a part of each site out; add within_site to --evaluations")
     if faults:
         raise UsageError("C01", *faults)
     return Options(args, folder, study, task, run)

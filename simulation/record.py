@@ -16,7 +16,7 @@ from common.survival import kaplan_meier
 from server import strategies
 from server.app import Outcome
 from server.ledger import NAME, read
-from simulation import attacks, imagery, results, show, twins
+from simulation import attacks, imagery, membership, results, show, twins
 from simulation.compare import Comparison
 from simulation.run import Setting
 from simulation.site_probe import site_probe
@@ -32,7 +32,7 @@ _VIRTUAL = {
 def record(
     setting: Setting, outcome: Outcome, comparison: Comparison, rows: Mapping[str, Any], sites: Sequence[Cohort], models: Sequence[str]
 ) -> dict[str, Any]:
-    """The whole report as docs/report.md describes it; `rows`: `results`, `differences`, `utility` and `privacy`."""
+    """The whole report as docs/report.md describes it; `rows`: `results`, `differences`, `utility`, `privacy`, `audit`, `canary`."""
     unbounded = rows["unbounded"]
     args, run = setting.args, setting.run
     heads = [m for m in models if m != "clinical"]
@@ -61,7 +61,7 @@ def record(
         "site_probe": _probe(comparison, sites, run.seed),
         "unknown_labels": results.unknown_labels(comparison, "clinical") if args.unknown_label == "sensitivity" else None,
         "permuted_labels": args.permute_labels,
-        "not_run": not_run(setting, outcome) + not_noised(unbounded, args.epsilon),
+        "not_run": not_run(setting, outcome) + not_noised(unbounded, args.epsilon) + not_audited(rows, args.audit),
         "configuration": asdict(run),
     }
     return {
@@ -70,7 +70,8 @@ def record(
         + show.too_small(setting)
         + poisoned(setting)
         + unconverged(outcome)
-        + spoken(comparison, setting),
+        + spoken(comparison, setting)
+        + broken(report["canary"]),
     }
 
 
@@ -251,6 +252,23 @@ def not_noised(unbounded: Sequence[str], asked: str) -> list[str]:
     if not asked:
         return ["privacy: not measured, --epsilon 1,3,10,inf asks for it"]
     return [f"{', '.join(unbounded)}: not run at any epsilon, no bound on what one patient adds"] if unbounded else []
+
+
+def broken(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Learners that a canary was seen through the noise of."""
+    return [
+        f"{r['learner']}: canaries show an epsilon of at least {r['lower']:.2f}, and {r['epsilon']:.2f} is accounted: noise or bound is wrong"
+        for r in found
+        if r["lower"] > r["epsilon"]
+    ]
+
+
+def not_audited(rows: Mapping[str, Any], asked: bool) -> list[str]:
+    """What no attack was tried on."""
+    if not asked:
+        return ["audit of privacy: not run, --audit asks for it"]
+    few = sorted({r["learner"] for r in rows["audit"] if not r["estimable"]})
+    return [f"attack on {', '.join(few)}: not estimable, fewer than {membership.LEAST} patients who were not trained on"] if few else []
 
 
 def not_run(setting: Setting, outcome: Outcome) -> list[str]:

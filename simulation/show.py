@@ -115,6 +115,10 @@ def closing(console: Console, report: Mapping[str, Any]) -> None:
         console.print(f"[bold]{said['told']}[/bold]", highlight=False)
     if report["utility"]:
         console.print(_utility(report["utility"]))
+    if report["audit"]:
+        console.print(_audit(report["audit"]))
+    for line in _canaries(report["canary"]):
+        console.print(line, highlight=False)
     share = max(report["pairs"], key=lambda p: float(p["share"]))
     console.print(f"pairs behind the headline: {share['share']:.0%} are of {share['site']}", highlight=False)
     for line in report["not_run"]:
@@ -138,6 +142,28 @@ def _utility(points: Sequence[Mapping[str, Any]]) -> Table:
         mine = {p["epsilon"]: p for p in points if p["model"] == model}
         table.add_row(model, *(_point(mine[e]) for e in asked))
     return table
+
+
+def _audit(found: Sequence[Mapping[str, Any]]) -> Table:
+    """Who was trained on: 0.5 and 0.01 are chance."""
+    title = "attack on membership: members above non-members of the same model, and found at a false alarm of 1 % or less"
+    table = Table("model", "epsilon", "attack", "AUC", "found at 1 %", "non-members", title=title, title_justify="left")
+    for r in found:
+        auc, tpr = ("not estimable",) * 2
+        if r["estimable"]:
+            auc, tpr = (f"{r[k]:.3f} ({r[a]:.3f}-{r[b]:.3f})" for k, a, b in (("auc", "low", "high"), ("tpr", "tpr_low", "tpr_high")))
+        noise = "no noise" if r["epsilon"] is None else f"{r['epsilon']:g}"
+        table.add_row(r["learner"], noise, r["attack"], auc, tpr, str(r["nonmembers"]))
+    return table
+
+
+def _canaries(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What experiment says of the noise, beside what was accounted for."""
+    return [
+        f"canary, {r['learner']}: epsilon at least {r['lower']:.2f} by {r['releases']} releases ({100 * r['confidence']:g} % sure), "
+        f"{r['epsilon']:.2f} accounted"
+        for r in found
+    ]
 
 
 def _point(p: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ from server.ledger import read as read_ledger
 from server.run import Run
 from server.scores import fits, told
 from simulation.compare import Comparison, Scores
+from simulation.membership import Target
 from simulation.results import Row
 from simulation.statistics import Interval, Predictions, bootstrap_weights, estimable, evaluate, interval
 
@@ -41,11 +42,12 @@ Tell = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Utility:
-    """Rows of `report.json`: `utility[]`, `privacy[]`; heads without a bound, by name."""
+    """Rows of `report.json`: `utility[]`, `privacy[]`; heads without a bound, by name; and all models that were judged."""
 
     points: list[Row]
     spent: list[Row]
     unbounded: list[str]
+    models: list[Target]
 
 
 def utility(
@@ -63,10 +65,11 @@ def utility(
     tell: Tell,
 ) -> Utility:
     """`federate` drives a run of the same sites to its end."""
-    heads = [h for h in (*outcome.heads, *_made_for_noise(run, study, outcome)) if accountable_fit(h, run, study, schema)]
+    heads = noised_heads(run, study, schema, outcome)
     unbounded = [h.name for h in outcome.heads if h not in heads]
     points: list[Row] = []
     spent: list[Row] = []
+    models: list[Target] = []
     for n, (head, most) in enumerate((h, e) for h in heads for e in sorted(epsilons, reverse=True)):
         tell(f"{head.name} at epsilon {most:g}", n, len(heads) * len(epsilons))
         needed = fits(head, run, study)
@@ -81,6 +84,7 @@ def utility(
         costs = _spent(lines, needed, schema, noise, delta) if noise else {c.site: None for c in cohorts}
         seen = told(done.states, head.name, run.seed) if noise else None
         most_or_none = most if math.isfinite(most) else None
+        models.append(Target(cast(Head, head), most_or_none, done.states))
         points.append(
             {"model": head.name, "epsilon": most_or_none, "delta": delta, "noise": noise, "metric": "auc", "value": auc.value}
             | {"low": auc.low, "high": auc.high, "n": n_cases, "events": events, "estimable": auc.low is not None}
@@ -90,7 +94,12 @@ def utility(
             {"site": s, "learner": head.name, "epsilon": cost, "delta": delta, "accountant": "rdp", "allowed": most_or_none}
             for s, cost in costs.items()
         ]
-    return Utility(points, spent, unbounded)
+    return Utility(points, spent, unbounded, models)
+
+
+def noised_heads(run: Run, study: Study, schema: Schema, outcome: Outcome) -> list[Federated]:
+    """The run's heads that can be trained with noise, and one made for it where there is a table."""
+    return [h for h in (*outcome.heads, *_made_for_noise(run, study, outcome)) if accountable_fit(h, run, study, schema)]
 
 
 def accountable_fit(head: Federated, run: Run, study: Study, schema: Schema) -> bool:

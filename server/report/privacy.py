@@ -1,4 +1,4 @@
-"""The report's privacy page: what each epsilon costs, and what the sites spent."""
+"""The report's privacy page: what each epsilon costs, what the sites spent, and what attacks find."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from server.report.figures import Report, rows
 from server.report.words import finite
 
 Context = dict[str, Any]
+NOT_ESTIMABLE = "not estimable"
 
 
 def privacy(report: Report) -> Context | None:
-    """One table a run of `--epsilon`: a line a model, a column an epsilon; None where it was not asked for."""
-    points = rows(report, "utility")
-    if not points:
+    """One table a run of `--epsilon` (a line a model, a column an epsilon), and those of `--audit`; None where neither was asked for."""
+    points, attacks, found = (rows(report, key) for key in ("utility", "audit", "canary"))
+    if not points and not attacks and not found:
         return None
     asked = list(dict.fromkeys(finite(p.get("epsilon")) for p in points))
     names = list(dict.fromkeys(words.name(p.get("model")) for p in points))
@@ -24,15 +25,19 @@ def privacy(report: Report) -> Context | None:
     for r in rows(report, "privacy"):
         if (value := finite(r.get("epsilon"))) is not None:
             spent.setdefault((words.name(r.get("learner")), finite(r.get("allowed"))), []).append(value)
+    most = {key: max(v) for key, v in spent.items()}
+    lower = _by_asked(found, [e for e in asked if e is not None])
     return {
         "columns": ["no noise" if e is None else f"epsilon {e:g}" for e in asked],
         "lines": [{"model": words.model(n), "cells": [cells.get((n, e), _cell({})) for e in asked]} for n in names],
-        "delta": "not recorded" if (delta := finite(points[0].get("delta"))) is None else f"{delta:g}",
+        "delta": "not recorded" if not points or (delta := finite(points[0].get("delta"))) is None else f"{delta:g}",
         "spent": [
             {"model": words.model(n), "allowed": f"{e:g}", "most": f"{max(v):.2f}", "sites": len(v)}
             for (n, e), v in spent.items()
             if e is not None
         ],
+        "attacks": [_attack(r, cells, most, lower) for r in attacks],
+        "canaries": [_canary(r) for r in found],
     }
 
 
@@ -41,5 +46,54 @@ def _cell(point: Mapping[str, Any]) -> Context:
     told = point.get("told")
     seen = finite(told.get("value")) if isinstance(told, Mapping) else None
     if value is None or low is None or high is None:
-        return {"auc": "not estimable", "limits": "", "told": ""}
+        return {"auc": NOT_ESTIMABLE, "limits": "", "told": ""}
     return {"auc": f"{value:.3f}", "limits": f"{low:.3f} to {high:.3f}", "told": "" if seen is None else f"told {seen:.2f}"}
+
+
+def _attack(
+    row: Mapping[str, Any],
+    cells: Mapping[tuple[str, float | None], Context],
+    most: Mapping[tuple[str, float | None], float],
+    lower: Mapping[tuple[str, float], str],
+) -> Context:
+    """One attack beside what the same models cost and are worth."""
+    name, asked = words.name(row.get("learner")), finite(row.get("epsilon"))
+    spent = most.get((name, asked), asked)
+    return {
+        "model": words.model(name),
+        "epsilon": "no noise" if spent is None or asked is None else f"{spent:.2f}",
+        "attack": words.name(row.get("attack")),
+        "utility": cells.get((name, asked), {}).get("auc", "see results" if asked is None else NOT_ESTIMABLE),
+        "auc": _limits(*(finite(row.get(k)) for k in ("auc", "low", "high"))),
+        "found": _limits(*(finite(row.get(k)) for k in ("tpr", "tpr_low", "tpr_high"))),
+        "lower": "" if asked is None else lower.get((name, asked), ""),
+        "nonmembers": words.name(row.get("nonmembers")),
+    }
+
+
+def _limits(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None:
+        return NOT_ESTIMABLE
+    return f"{value:.3f}" if low is None or high is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _by_asked(found: list[Mapping[str, Any]], asked: list[float]) -> dict[tuple[str, float], str]:
+    """(learner, epsilon that was asked for) -> the bound: what was accounted lies below it, but not below the next."""
+    out = {}
+    for r in found:
+        accounted, lower = finite(r.get("epsilon")), finite(r.get("lower"))
+        above = [e for e in asked if accounted is not None and e >= accounted]
+        if above and lower is not None:
+            out[words.name(r.get("learner")), min(above)] = f"{lower:.2f}"
+    return out
+
+
+def _canary(row: Mapping[str, Any]) -> Context:
+    lower, accounted, sure = (finite(row.get(k)) for k in ("lower", "epsilon", "confidence"))
+    return {
+        "model": words.model(row.get("learner")),
+        "lower": words.NOT_RECORDED if lower is None else f"{lower:.2f}",
+        "epsilon": words.NOT_RECORDED if accounted is None else f"{accounted:.2f}",
+        "releases": words.name(row.get("releases")),
+        "confidence": words.NOT_RECORDED if sure is None else f"{100 * sure:g} %",
+    }

@@ -128,6 +128,8 @@ OPTIONS: list[tuple[tuple[str, ...], int, str, tuple[str, ...]]] = [
     (("--epsilon", "0"), 2, "C01", ("different numbers above 0",)),
     (("--epsilon", "3", "--delta", "0.5"), 2, "C01", ("--delta 0.5", "below 1 / (patients)")),
     (("--epsilon", "3", "--evaluations", "leave_one_site_out"), 2, "C01", ("add within_site",)),
+    (("--audit", "--evaluations", "leave_one_site_out"), 2, "C01", ("--audit needs", "add within_site")),
+    (("--audit", "--delta", "0.5"), 2, "C01", ("--delta 0.5",)),
     (("--noise-seed", "3"), 2, "C01", ("give both, or neither",)),
     (("--bootstraps", "5"), 2, "C01", ("--bootstraps 5", "at least 100")),
     (("--minimum-site", "0"), 2, "C01", ("--minimum-site 0",)),
