@@ -7,9 +7,10 @@ member and a non-member of the same model, in which the member scores higher, ov
 training set it is 0.5 to the last digit. `tpr` is the share of members above one threshold for all models, the lowest by which at most
 1 % of the non-members lie above: pooled, for a part of a hundred patients has one patient in its 1 %.
 
-`calibrated` takes from each score how hard the patient is: the mean score of the models that left out the patient's part and one
-more (Watson et al. 2022, arXiv 2111.08440, eq. 4), which only a run without noise trains. Intervals: patients resampled within their
-part, models and their noise fixed; the threshold is drawn anew in each.
+`calibrated` takes from each score how hard the patient is: the score by a model without the patient (Watson et al. 2022, arXiv 2111.08440,
+eq. 4). The model that left out p is compared with the one that left out p and q: those of q were trained on by the first and not by the
+second, those of p by neither, and but for that the two groups stand alike to both models. Only a run without noise has such models.
+Intervals: patients resampled within their part, models and their noise fixed; the threshold is set anew in each.
 """
 
 from __future__ import annotations
@@ -58,12 +59,12 @@ class Trial:
 
     @property
     def members(self) -> int:
-        """Pairs of a model and a member."""
-        return int((~np.isnan(self.scores) & self.member).sum())
+        """Patients who are one of some model."""
+        return int((~np.isnan(self.scores) & self.member).any(0).sum())
 
     @property
     def nonmembers(self) -> int:
-        return int((~np.isnan(self.scores) & ~self.member).sum())
+        return int((~np.isnan(self.scores) & ~self.member).any(0).sum())
 
 
 def membership(
@@ -88,22 +89,18 @@ def membership(
 
 
 def trials(target: Target, cohorts: Sequence[Cohort], seed: int, parts: int, minimum: int) -> dict[str, Trial]:
-    """Attack -> trial, on the models that leave one part out each."""
+    """Attack -> trial. `loss`: a row for each part that a model left out; `calibrated`: for each ordered pair of parts."""
     part = np.concatenate([c.parts(seed, parts) for c in cohorts])
-    member = part[None] != np.arange(parts)[:, None]
     scores = np.full((parts, len(part)), np.nan)
     for p in range(parts):
         took_part = np.concatenate([_took_part(target.head, c, Fold(parts=(p,)), seed, parts, minimum) for c in cohorts])
         scores[p, took_part] = confidence(target, Fold(parts=(p,)), cohorts)[took_part]
-    hard = np.full((parts, len(part)), np.nan)
-    for p, q in itertools.combinations(range(parts), 2):
-        without = confidence(target, Fold(parts=(p, q)), cohorts)
-        hard[q, part == p] = without[part == p]
-        hard[p, part == q] = without[part == q]
-    others = np.isnan(hard) == (np.arange(parts)[:, None] == part)
-    out = {"loss": Trial(scores, member)}
-    if parts > 2 and others[:, ~np.isnan(scores).all(0)].all():
-        out["calibrated"] = Trial(scores - np.nansum(hard, axis=0) / (parts - 1), member)
+    out = {"loss": Trial(scores, part[None] != np.arange(parts)[:, None])}
+    pairs = list(itertools.permutations(range(parts), 2))
+    without = {pair: confidence(target, Fold(parts=pair), cohorts) for pair in itertools.combinations(range(parts), 2)}
+    if not all(np.isnan(w).all() for w in without.values()):
+        eased = [np.where((part == p) | (part == q), scores[p] - without[min(p, q), max(p, q)], np.nan) for p, q in pairs]
+        out["calibrated"] = Trial(np.array(eased), np.array([part == q for _, q in pairs]))
     return out
 
 

@@ -257,7 +257,7 @@ def not_noised(unbounded: Sequence[str], asked: str) -> list[str]:
 def broken(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """Learners that a canary was seen through the noise of."""
     return [
-        f"{r['learner']}: canaries show an epsilon of at least {r['lower']:.2f}, and {r['epsilon']:.2f} is accounted: noise or bound is wrong"
+        f"{r['learner']}: canaries show an epsilon of at least {r['lower']:.2f}, accounted are {r['epsilon']:.2f}: noise or bound is wrong"
         for r in found
         if r["lower"] > r["epsilon"]
     ]
