@@ -41,7 +41,7 @@ OTHERS, CANDIDATES = 8, 6
 _NUMBERS = 20_000_000
 """Of noise, about, that are drawn for one side of a trial."""
 _FILLS = (0.0, 1e-6, -30.0, 30.0)
-_FAINT, _COPIES = Privacy(1e-6), 32
+_FAINT, _COPIES = Privacy(1e-6), 8
 """Noise beside which a share of DP-SGD is seen as it is, and of how many it is the mean: by chance one is in none of the steps."""
 
 Row = dict[str, Any]
@@ -102,9 +102,14 @@ class Drill:
 
 
 def arranged(chain: Sequence[Federated], others: Cohort, candidates: Cohort) -> Drill:
-    """The worst of the candidates for each phase of the chain's last learner, at the worst state that is found for it."""
+    """The worst of the candidates for each phase of the chain's last learner, at the worst state that is found for it.
+
+    In DP-SGD nobody stands beside: by chance others are in a step or not, and that would hide the canary without being accounted for.
+    """
     worst = [_worst(chain[-1], m, candidates) for m in moments(chain, others)]
-    return Drill(chain[-1], tuple(m for m, _ in worst), tuple(c for _, c in worst), others)
+    sampled = any(isinstance(m.bound, Sampled) for m, _ in worst)
+    beside = empty(others.schema) if sampled else others
+    return Drill(chain[-1], tuple(m for m, _ in worst), tuple(c for _, c in worst), beside)
 
 
 def patients(schema: Schema, count: int, seed: int) -> Cohort:

@@ -139,6 +139,50 @@ def test_killed_and_resumed_gives_the_same_hash(whole: tuple[Path, dict[str, Any
     assert report["results"] == whole[1]["results"]
 
 
+def test_an_audit_attacks_every_model_and_can_be_repeated(tmp_path: Path) -> None:
+    import jsonschema
+
+    small = ["--learners", "logistic", "--set", "logistic.rounds=3", "--partition", "even", "--virtual-sites", "3", "--folds", "3"]
+    asked = ["--bootstraps", "100", "--evaluations", "within_site", "--audit", "--epsilon", "5,inf", "--noise-seed", "4"]
+    folders = []
+    for name in ("a", "b"):
+        done = run(tmp_path, *small, *asked, "--out", name)
+        assert done.returncode == 0, done.stderr
+        folders.append(tmp_path / done.stdout.strip().splitlines()[-1])
+    report, again = (json.loads((f / "report.json").read_text()) for f in folders)
+    jsonschema.validate(report, json.loads((ROOT / "docs/report.schema.json").read_text()))
+    assert report["audit"] == again["audit"]
+    assert report["canary"] == again["canary"]
+    attacks = {(r["learner"], r["epsilon"], r["attack"]): r for r in report["audit"]}
+    models = ("logistic", "private_logistic")
+    assert set(attacks) == {(m, e, a) for m in models for e, a in ((None, "loss"), (None, "calibrated"), (5.0, "loss"))}
+    for row in attacks.values():
+        assert row["estimable"]
+        assert row["nonmembers"] == row["members"] == sum(s["n"] for s in report["sites"])
+        assert 0.4 < row["low"] <= row["auc"] <= row["high"] < 0.7
+        assert 0 <= row["tpr_low"] <= row["tpr_high"] < 0.2
+    assert {r["learner"] for r in report["canary"]} == {"preprocessing", "scores", *models}
+    assert all(0 <= r["lower"] <= r["epsilon"] <= 5 and r["delta"] == 1e-5 for r in report["canary"])
+    page = (folders[0] / "report.html").read_text()
+    assert "What an attack finds" in page
+    assert "Canaries" in page
+    assert "attack on membership" in done.stdout
+    assert "canary, scores: epsilon at least" in done.stdout
+
+
+def test_an_audit_needs_no_epsilon(tmp_path: Path) -> None:
+    small = ["--learners", "private_logistic", "--partition", "even", "--virtual-sites", "3", "--folds", "3", "--bootstraps", "100"]
+    done = run(tmp_path, *small, "--evaluations", "within_site", "--audit", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert {r["epsilon"] for r in report["audit"]} == {None}
+    assert {r["learner"] for r in report["canary"]} == {"private_logistic", "scores"}
+    assert all(2.9 < r["epsilon"] <= 3 for r in report["canary"])
+    assert report["utility"] == report["privacy"] == []
+    (folder,) = tmp_path.glob("runs/2*")
+    assert 'id="privacy">What an attack finds' in (folder / "report.html").read_text()
+
+
 def test_what_privacy_costs_is_drawn_and_can_be_repeated(tmp_path: Path) -> None:
     import jsonschema
 
