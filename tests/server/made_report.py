@@ -58,6 +58,7 @@ def make(
         "bootstraps": 1000,
         "interval": "95 % percentile interval; patients resampled within site and class, models fixed",
         "results": [r for e in evaluations for m in models for a in ARMS for r in _results(m, a, e, places, estimable, len(classes))],
+        **_private(heads[:1], n),
         "differences": [_difference(m, e, *d, places, estimable) for e in evaluations for m in models for d in DIFFERENCES],
         "between_sites": [
             _between(a, e, site_names, estimable) for e in evaluations for a in ARMS if not (a == "local" and e == "leave_one_site_out")
@@ -167,3 +168,21 @@ def _survival(classes):
         limits = {"low": [None, *(v - 0.03 for v in alive[1:])], "high": [None, *(v + 0.03 for v in alive[1:])]}
         curves.append({"class": name, "times": times, "survival": alive, "at_risk": [200 - 3 * i for i in range(60)], **limits})
     return {"name": "overall_survival", "unit": "days", "curves": curves}
+
+
+def _private(heads, n):
+    """What `--epsilon 3,inf --audit` adds, of each head."""
+    out = {"utility": [], "privacy": [], "audit": [], "canary": []}
+    limits = {"low": 0.6, "high": 0.8}
+    for h in heads:
+        for e in (None, 3.0):
+            told = {"value": 0.7, "low": 0.5, "high": 0.9, "cases": n, "positives": 40} if e else None
+            point = {"delta": 1e-5, "noise": 4.0 if e else 0.0, "metric": "auc", "value": 0.7, "n": n, "events": 40, "estimable": True}
+            out["utility"].append({"model": h, "epsilon": e, **point, **limits, "told": told})
+            spent = {"epsilon": e and 2.97, "delta": 1e-5, "accountant": "rdp", "allowed": e}
+            out["privacy"].append({"site": "Alster", "learner": h, **spent})
+            found = {"auc": 0.531, "low": 0.512, "high": 0.553, "tpr": 0.021, "tpr_low": 0.008, "tpr_high": 0.043, "fpr": 0.01}
+            row = {"learner": h, "epsilon": e, "attack": "loss", **found, "members": n, "nonmembers": n, "estimable": True}
+            out["audit"] += [row, {**row, "attack": "calibrated", **dict.fromkeys(list(found)[:6]), "estimable": False}]
+        out["canary"].append({"learner": h, "epsilon": 2.98, "lower": 0.87, "confidence": 0.999, "releases": 20000, "delta": 1e-5})
+    return out

@@ -298,6 +298,19 @@ def test_how_it_was_evaluated_is_told():
 # ---- figures ---------------------------------------------------------------------------------------------------------------------
 
 
+def test_what_an_attack_finds_stands_beside_what_privacy_costs():
+    report = make()
+    text = text_of(page.render(report)).split("What privacy costs")[-1].split("8 How it was evaluated")[0]
+    for word in ("What an attack finds", "0.531 (0.512 to 0.553)", "0.021 (0.008 to 0.043)", "2.97", "calibrated", "not estimable"):
+        assert word in text, word
+    assert "Logistic regression: at least 0.87 of 2.98 (20000 releases)" in text
+    alone = text_of(page.render({**report, "utility": [], "privacy": []}))
+    assert "What an attack finds" in alone
+    assert "What privacy costs" not in alone
+    assert "see results" in alone
+    assert "What an attack finds" not in text_of(page.render({**report, "audit": [], "canary": []}))
+
+
 def test_the_four_curves_say_in_words_what_they_draw():
     drawn = figures.curves(make(), "within_site")
     assert [f.title.split()[0] for f in drawn] == ["Receiver", "Precision", "Calibration", "Decision"]
