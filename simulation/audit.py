@@ -9,11 +9,12 @@ from typing import Any, cast
 from common.cohort import Cohort
 from common.learner import Federated, Head, TableHead, load
 from server.app import Outcome
+from server.scores import fits
 from simulation.canary import DEFAULT, canaries
 from simulation.membership import Target, membership
 from simulation.options import epsilons
 from simulation.run import Setting
-from simulation.utility import chain, noised_heads
+from simulation.utility import noised_heads
 
 
 def audit(
@@ -49,9 +50,9 @@ def _chains(setting: Setting, outcome: Outcome) -> list[list[Federated]]:
     """Each learner on the table whose sums can have noise, after what it needs; and the histograms that judge such heads."""
     run, study = setting.run, setting.study
     heads = [h for h in noised_heads(run, study, study.schema_at(setting.task), outcome) if isinstance(h, TableHead)]
-    whole = [chain(h, run, study) for h in heads]
-    found = {fits[n].name: fits[: n + 1] for fits in whole for n in range(len(fits))}
-    for fits in whole[-1:]:  # whose scores they count makes no difference
-        judge = load("scores", {"heads": [fits[-1].name], "learners": run.hypers(study)})
-        found[judge.name] = [*fits, judge]
+    chains = [fits(h, run, study) for h in heads]
+    found = {chain[n].name: chain[: n + 1] for chain in chains for n in range(len(chain))}
+    for chain in chains[-1:]:  # whose scores they count makes no difference
+        judge = load("scores", {"heads": [chain[-1].name], "learners": run.hypers(study)})
+        found[judge.name] = [*chain, judge]
     return list(found.values())
