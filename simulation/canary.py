@@ -3,10 +3,8 @@
 A canary is a patient made to stand out, and so is the state that the learner is asked at, for a coordinator may send any: of some states
 and patients the pair whose share of the sums is largest. The learner's own `contribute` answers for a few patients with and without the
 canary, one answer of each of its phases, and `client.noise` adds the noise; what DP-SGD releases has its noise already. Again and again
-an adversary who knows all but whether the canary was there looks how far what was released lies along the canary's share. Half of the
-trials choose the threshold, the other half bounds both error rates (Clopper & Pearson 1934); (epsilon, delta)-privacy allows none below
-FPR * e^epsilon + FNR = 1 - delta, nor with the two exchanged (Kairouz et al. 2015, arXiv 1311.0776, theorem 2.1; audits so: Jagielski
-et al. 2020, arXiv 2006.07709; Nasr et al. 2021, arXiv 2101.04535).
+an adversary who knows all but whether the canary was there looks how far what was released lies along the canary's share, and
+`simulation.lower_bound` says what epsilon that takes.
 
 The bound holds with `CONFIDENCE` for each audit. It is far from tight: so many trials cannot show more than log(trials / 15) or so,
 whatever the noise, and one release of each phase is audited, not the fit that a site is charged for.
@@ -19,7 +17,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.special import betaincinv
 
 from client.noise import noised
 from common.accounting import Accountable, least_noise
@@ -30,10 +27,10 @@ from common.noise import repeatable
 from common.privacy import Privacy, Sampled, epsilon, release
 from common.schema import Choice, Floats, Schema
 from common.types import Arrays, State
+from simulation.lower_bound import CONFIDENCE, lower_bound
 
 TRIALS = 1000, 10_000
 """With the canary, and as many without: the least, and the most, where sums are of few numbers."""
-CONFIDENCE = 0.999
 DEFAULT = 3.0
 """The epsilon that is audited where none is asked for."""
 OTHERS, CANDIDATES = 8, 6
@@ -218,21 +215,3 @@ def _scores(learner: Federated, at: Moment, cohort: Cohort, share: Arrays, priva
     answer, bound = _answer(learner, asked, cohort), at.bound
     sent = (noised(answer, bound, privacy) for _ in range(trials))
     return np.array([seen(s.sums) / bound**2 + s.cases for s in sent])
-
-
-def lower_bound(without: Floats, with_: Floats, delta: float) -> float:
-    """Whatever lets itself be told apart so well has no less epsilon at `delta`, with `CONFIDENCE`; 0 where nothing is shown."""
-    half = len(without) // 2
-    thresholds = np.unique(np.concatenate([without[:half], with_[:half]]))
-    found = [_epsilon(without[:half], with_[:half], t, delta) for t in thresholds]
-    return max(_epsilon(without[half:], with_[half:], float(thresholds[int(np.argmax(found))]), delta), 0.0)
-
-
-def _epsilon(without: Floats, with_: Floats, threshold: float, delta: float) -> float:
-    false, missed = _upper(int((without > threshold).sum()), len(without)), _upper(int((with_ <= threshold).sum()), len(with_))
-    return float(np.log(max((1 - delta - missed) / false, (1 - delta - false) / missed, 1e-9)))
-
-
-def _upper(found: int, of: int) -> float:
-    """Clopper-Pearson's upper limit; both rates' together hold with `CONFIDENCE`."""
-    return 1.0 if found == of else float(betaincinv(found + 1, of - found, 1 - (1 - CONFIDENCE) / 2))

@@ -17,7 +17,8 @@ from common.learner import Federated, load
 from common.noise import repeatable
 from common.privacy import Privacy, epsilon
 from common.schema import Column, Floats
-from simulation.canary import CANDIDATES, CONFIDENCE, OTHERS, Drill, arranged, canaries, lower_bound, patients, played
+from simulation.canary import CANDIDATES, OTHERS, Drill, arranged, canaries, patients, played
+from simulation.lower_bound import CONFIDENCE, lower_bound
 from tests.synthetic import schema
 
 DELTA, MOST = 1e-5, 2.0
