@@ -65,12 +65,14 @@ def build_jobs(run: Run, study: Study, groups: Sequence[tuple[str, ...]], heads:
     hypers = run.hypers(study)
     if run.noise:
         judge = load("scores", {"heads": names, "learners": hypers})
+        explained = run.importance([h.name for h in heads if explains(h)], hypers)
+        # what moves a model is one release more, so only where it is asked for
+        jobs += [Job(explained, folds[0], (folds[0],))] if accountable(explained, study.schema) else []
         unseen = [Job(judge, scored_by(f, run.parts), (f,)) for f in folds if len(f.parts) == 1]
         return _bounded([*jobs, *unseen], heads, study.schema)
     if run.evaluations:
         jobs.append(Job(load("evaluation", {"heads": names, "learners": hypers}), Fold(), folds))
-    explained = [h.name for h in heads if explains(h)]
-    jobs.append(Job(load("importance", {"heads": explained, "learners": hypers}), Fold(), (Fold(),)))
+    jobs.append(Job(run.importance([h.name for h in heads if explains(h)], hypers), Fold(), (Fold(),)))
     held_out = tuple(f for f in folds if not f.sites and len(f.parts) == 1)
     if held_out and any(h.name == "image" for h in heads):
         jobs.append(Job(load("gradcam", {"learners": hypers}), Fold(), held_out, optional=True))

@@ -132,7 +132,7 @@ class Run:
                 lacking = [n for n in learner.needs if n not in chosen and isinstance(load(n), Head)]
                 if lacking:
                     raise UsageError("C01", f"learner '{learner.name}' combines {', '.join(lacking)}; name these too")
-        known = {n for learner in found for n in (learner.name, *learner.needs)} | {"preprocessing"}
+        known = {n for learner in found for n in (learner.name, *learner.needs)} | {"preprocessing", "importance"}
         for name in json.loads(self.hyper or "{}"):
             if name not in known:
                 raise UsageError("C01", f"hyper names learner '{name}', which this run does not train ({', '.join(sorted(known))})")
@@ -149,11 +149,15 @@ class Run:
         """JSON: the hyperparameters of every learner that has other than its defaults."""
         mine = self._hyper()
         both = {n: {**study.hyper.get(n, {}), **mine.get(n, {})} for n in sorted({*study.hyper, *mine})}
-        return json.dumps({n: h for n, h in both.items() if h and not isinstance(load(n), Stacked)}, sort_keys=True)
+        return json.dumps({n: h for n, h in both.items() if h and n != "importance" and not isinstance(load(n), Stacked)}, sort_keys=True)
 
     def _hyper(self) -> dict[str, dict[str, object]]:
         hyper: dict[str, dict[str, object]] = json.loads(self.hyper or "{}")
         return hyper
+
+    def importance(self, heads: Sequence[str], hypers: str) -> Federated:
+        """What looks at which features move these heads; a `clip` lets it do so with noise."""
+        return load("importance", {"heads": list(heads), "learners": hypers, **self._hyper().get("importance", {})})
 
     def preprocessing(self, study: Study) -> Federated:
         return self.learner("preprocessing", study)

@@ -6,14 +6,15 @@ Lundberg & Lee 2017 (arXiv 1705.07874); per-patient values never leave a site, o
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 
 from common.cohort import Cohort
-from common.learner import Contribution, Plan, Step, TableHead, load
-from common.schema import Schema
+from common.learner import Contribution, Plan, Step, TableHead, demand, load
+from common.schema import Floats, Schema
 from common.types import Arrays, State
 
 
@@ -25,9 +26,16 @@ class Importance:
     name: str = "importance"
     modality: frozenset[str] = frozenset({"table"})
     phases: frozenset[str] = frozenset({"explain"})
+    trains: bool = True
+    """It sees the training rows of its fold and no others."""
     heads: tuple[str, ...] = ()
     learners: str = "{}"
     """JSON: the heads' hyperparameters, where they are not the defaults."""
+    clip: float = 0.0
+    """What a patient's values of one head are cut to (L2 norm), so that their sum can have noise; 0: they are not."""
+
+    def __post_init__(self) -> None:
+        demand(self.name, {"clip >= 0, and finite": 0 <= self.clip < math.inf})
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -40,6 +48,11 @@ class Importance:
     def phase(self, arrays: Arrays) -> str:
         return "explain"
 
+    @property
+    def takes(self) -> dict[str, int]:
+        """Phase -> the most exchanges of one fit."""
+        return {"explain": 1}
+
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
         sums: Arrays = {}
@@ -47,8 +60,15 @@ class Importance:
             head = self._head(name)
             sums[name] = np.zeros(len(rows.schema.features) + len(getattr(head, "beyond", ())))
             if len(rows) and state.get(name):
-                sums[name] = np.abs(head.explain(state, rows)).sum(axis=(0, 2)).astype(np.float64)
+                sums[name] = self._cut(np.abs(head.explain(state, rows)).sum(axis=2).astype(np.float64)).sum(axis=0)
         return Contribution(sums, len(rows))
+
+    def _cut(self, values: Floats) -> Floats:
+        """(cases, features): each row at most `clip` long; one that is no number counts as none."""
+        if not self.clip:
+            return values
+        length = np.linalg.norm(values, axis=1, keepdims=True)
+        return np.where(np.isfinite(length), values * (self.clip / np.maximum(length, self.clip)), 0.0)
 
     def _head(self, name: str) -> TableHead:
         return cast(TableHead, load(name, json.loads(self.learners).get(name, {})))
@@ -57,7 +77,8 @@ class Importance:
         return Step({**{k: v / max(total.cases, 1) for k, v in total.sums.items()}, "cases": np.array(total.cases)}, True)
 
     def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
-        return None  # contributions to the log-odds are not bounded
+        # contributions to the log-odds have no bound of their own; the factor covers rounding
+        return float(self.clip * np.sqrt(len(self.heads)) * (1 + 1e-9)) if self.clip and self.heads else None
 
 
 LEARNER = Importance()

@@ -22,7 +22,7 @@ from common import study as studies
 from common.cohort import Fold
 from common.errors import FederationError, UsageError
 from common.exchange import Request
-from common.learner import Plan, hyper_of, load
+from common.learner import Plan, hyper_of, load, local_plan
 from common.parts import pack_states
 from common.privacy import COUNTS, Privacy, Sampled, epsilon, gaussian, release
 from common.types import digest
@@ -257,3 +257,25 @@ def test_the_minimum_is_held_against_the_count_that_is_told(tmp_path: Path) -> N
         assert station._memory.budget is not None
         # what was refused is charged as well: that it was is a release
         assert station._memory.budget.spent == pytest.approx(epsilon(30 * gaussian(NOISE), DELTA))
+
+
+def test_what_moves_a_model_is_told_with_noise_where_it_is_asked_for(stations: list[Local]) -> None:
+    study = studies.load("colorectal_metastasis")
+    run = Run.parse({"noise": 5.0, "learners": "private_logistic", "hyper": '{"importance": {"clip": 2.0}}'})
+    jobs = build_jobs(run, study, (), run.heads(study))
+    assert [j.learner.name for j in jobs] == ["private_logistic", "importance", "scores"]
+    model, clip = load("private_logistic"), 0.01
+    look = load("importance", {"heads": [model.name], "clip": clip})
+    progress, _ = driven(federation(stations), NOISED, [Job(model, Fold(), (Fold(),)), Job(look, Fold(), (Fold(),))])
+    told = progress.states["all"]["importance"]
+    for station in stations:
+        assert station._memory.budget is not None
+        assert station._memory.budget.spent == pytest.approx(epsilon(4 * gaussian(NOISE) + gaussian(COUNTS), DELTA))
+        # a patient's share is cut: alone or among others, at any model
+        rows = station.held.where(np.arange(len(station.held)) == int(np.flatnonzero(station.held.labels >= 0)[0]))
+        for scale in (1.0, 1e6, np.nan):
+            state = {model.name: {**progress.states["all"][model.name]}}
+            state[model.name]["coefficients"] = state[model.name]["coefficients"] * scale
+            one = look.contribute(state, rows, replace(local_plan(Fold(), 3, 3), learner="importance")).sums[model.name]
+            assert np.linalg.norm(one) <= clip * (1 + 1e-9)
+    assert np.isfinite(told[model.name]).all()

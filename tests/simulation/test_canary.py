@@ -31,7 +31,7 @@ CHAINS: dict[str, list[Federated]] = {
     "scores": [load("private_logistic"), load("scores", {"heads": ["private_logistic"]})],
     "mlp": [load("preprocessing"), load("mlp", {"hidden": [4], "epochs": 1, "rate": 0.5})],
 }
-learners = pytest.mark.parametrize("name", CHAINS)
+learners = pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n == "mlp" else []) for n in CHAINS])
 
 
 def drill(chain: Sequence[Federated], candidates: Cohort | None = None) -> Drill:
