@@ -326,6 +326,10 @@ def spoken(comparison: Comparison, setting: Setting) -> list[str]:
                 f"{row['share']:.0%} of the patient pairs behind the headline are of '{row['site']}', which pools "
                 f"{len(setting.parted.pooled)} small institutions: it compares patients of different hospitals"
             )
+    if setting.run.secure:
+        out.append(
+            "the sites masked their sums: a coordinator has what is over all sites alone; counts and figures by site are the simulation's"
+        )
     if setting.args.noise_seed is not None:
         out.append(
             f"the noise was drawn from a seed (--noise-seed {setting.args.noise_seed}) and can be made again: the run is not private"

@@ -218,3 +218,20 @@ def test_what_privacy_costs_is_drawn_and_can_be_repeated(tmp_path: Path) -> None
     free = json.loads(done.stdout)
     assert [p["value"] for p in free["utility"]] != [p["value"] for p in report["utility"]]
     assert not any("not private" in a for a in free["alarms"])
+
+
+def test_masked_sums_give_the_same_model_and_the_same_bits_again(tmp_path: Path) -> None:
+    small = ["--learners", "logistic", "--partition", "even", "--virtual-sites", "3", "--folds", "3", "--bootstraps", "100"]
+    reports = []
+    for more in (["--secure"], ["--secure"], []):
+        done = run(tmp_path, *small, "--evaluations", "within_site", *more, "--json")
+        assert done.returncode == 0, done.stderr
+        reports.append(json.loads(done.stdout))
+    masked, again, plain = reports
+    assert masked["state_hash"] == again["state_hash"] != plain["state_hash"], "whole numbers round a little"
+    of = [
+        {(r["model"], r["metric"]): r["value"] for r in report["results"] if r["arm"] == "federated" and r["site"] == "all"}
+        for report in (masked, plain)
+    ]
+    assert of[0] == pytest.approx(of[1], abs=1e-6)
+    assert any("the sites masked their sums" in a for a in masked["alarms"])

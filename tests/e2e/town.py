@@ -125,12 +125,15 @@ class Town:
         self.couriers.setdefault(site, []).append(courier)
         return courier
 
-    def settle(self, spare: str = "", count: int = 2, secure: bool = False, policy: str = "") -> tuple[list[str], str]:
+    def settle(
+        self, spare: str = "", count: int = 2, secure: bool = False, policy: str = "", more: Sequence[str] = ()
+    ) -> tuple[list[str], str]:
         """Hospitals with a virtual cohort each, all of them up; their names, and the state hash that a simulation of them has.
 
         spare: the name of one more, enrolled and not up. secure: they mask their sums. policy: what else stands in each site file.
+        more: options of the simulation.
         """
-        small = (*SMALL, str(count), *(["--secure"] if secure else []))
+        small = (*SMALL, str(count), *(["--secure"] if secure else []), *more)
         out = self.call(PYTHON, "-m", "simulation", *small, "--prepare", "--out", str(self.folder / "prepared")).stdout
         prepared = sorted((Path(out.strip().splitlines()[-1]) / "sites").iterdir())
         told = self.call(PYTHON, "-m", "simulation", *small, "--out", str(self.folder / "simulated"), "--json").stdout
