@@ -105,7 +105,7 @@ OPTIONS: list[tuple[tuple[str, ...], int, str, tuple[str, ...]]] = [
     (("--learners", "logistik"), 2, "C02", ("'logistik'", "boosting", "logistic")),
     (("--set", "logistic.l3=1"), 2, "C01", ("'l3'", "it has", "l2")),
     (("--set", "logistic.l2=much"), 2, "C01", ("l2='much'", "expected float", "default 1.0")),
-    (("--set", "boosting.trees=2"), 2, "C01", ("'boosting'", "does not train (logistic, preprocessing)")),
+    (("--set", "boosting.trees=2"), 2, "C01", ("'boosting'", "does not train (importance, logistic, preprocessing)")),
     (("--set", "logistic"), 2, "C01", ("learner.key=value",)),
     (("--strategy", "best"), 2, "C01", ("'best'", "fedavg")),
     (("--folds", "1"), 2, "C01", ("parts=1",)),
