@@ -139,6 +139,7 @@ def test_killed_and_resumed_gives_the_same_hash(whole: tuple[Path, dict[str, Any
     assert report["results"] == whole[1]["results"]
 
 
+@pytest.mark.slow
 def test_an_audit_attacks_every_model_and_can_be_repeated(tmp_path: Path) -> None:
     import jsonschema
 

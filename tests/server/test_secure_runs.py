@@ -174,7 +174,7 @@ def test_a_site_that_falls_silent_is_left_out_or_done_without(stations: list[Loc
         later = kind == "masked" or next(steps) >= 0
         return None if first and later and _in_a_step(m, kind) else as_it_is(site, told, m)
 
-    progress, told = driven(federation(stations, silent), tmp_path)
+    progress, told = driven(federation(stations, silent), tmp_path, replace(masked_run(), deadline=0.4))
     if kind == "masked":
         assert all(e.sites["S1"] == "R02" for e in told)
         assert coefficients(progress) == pytest.approx(plain(tmp_path, [n for n in NAMES if n != "S1"]), abs=1e-6)
