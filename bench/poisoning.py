@@ -19,13 +19,14 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from client.app import app
 from common.cohort import Fold
+from common.learner import Head
 from server import doubts, enrolled, strategies
 from server.jobs import Job
 from server.roster import register
@@ -102,7 +103,7 @@ def auc(setting: Setting, progress: Progress, attacker: str) -> float:
         rows = cohort.where((cohort.parts(setting.run.seed, 2) == 0) & (cohort.labels >= 0))
         n = int((rows.labels == 1).sum()) * int((rows.labels == 0).sum())
         if cohort.site != attacker and n:
-            scores = head.predict(progress.states[FOLD.key], rows)[:, 1]  # type: ignore[attr-defined]
+            scores = cast(Head, head).predict(progress.states[FOLD.key], rows)[:, 1]
             concordant += n * float(roc_auc_score(rows.labels, scores)) if np.isfinite(scores).all() else n / 2
             pairs += n
     return concordant / pairs

@@ -63,8 +63,11 @@ class Policy:
             faults.append(f"learner '{plan.learner}' is not among privacy.learners ({', '.join(self.learners)})")
         for key, (low, high) in self.hyper.items():
             learner, _, name = key.partition(".")
-            value = plan.hyper.get(name) if learner == plan.learner else None
-            if value is not None and not (type(value) in (int, float) and low <= cast(float, value) <= high):
+            if learner != plan.learner:
+                continue
+            # what a plan leaves out, the learner fills in
+            value = plan.hyper.get(name, getattr(load(learner), name))
+            if not (type(value) in (int, float) and low <= cast(float, value) <= high):
                 faults.append(f"{key}={value!r} lies outside of what privacy.hyper allows, {low:g} to {high:g}")
         if faults:
             raise RefusedError("P07", *faults)
@@ -130,8 +133,8 @@ def _ranges(hyper: Any) -> list[str]:
     out = []
     for key, value in hyper.items():
         learner, _, name = key.partition(".")
-        if learner not in names() or name not in hyper_names(load(learner)):
-            out.append(f"privacy.hyper: '{key}' is no hyperparameter of a learner; write it as \"image.rounds\"")
+        if learner not in names() or name not in hyper_names(load(learner)) or type(getattr(load(learner), name)) not in (int, float):
+            out.append(f"privacy.hyper: '{key}' is no hyperparameter of a learner that is a number; write it as \"image.rounds\"")
         if not isinstance(value, list) or len(value) != 2 or any(type(v) not in (int, float) for v in value) or not value[0] <= value[1]:
             out.append(f"privacy.hyper: {key} = {value!r} must be the least and the most, such as [1, 20]")
     return out

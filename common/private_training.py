@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -87,8 +88,8 @@ def learn(
         each = _Patients(own, examples, loss, device) if examples is not None and len(examples) else None
         for _ in range(private.sampled.steps):
             total = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
-            for patient in np.flatnonzero(uniform(each.count) < private.sampled.rate) if each else ():
-                add_clipped(total, each.gradient(int(patient)), private.clip)  # type: ignore[union-attr]
+            for gradient in each.drawn(private.sampled.rate) if each else ():
+                add_clipped(total, gradient, private.clip)
             for t in total:
                 t += torch.from_numpy(private.noise * private.clip * normal(t.numel())).view(t.shape).to(device)
             step([t.to(torch.float32, memory_format=torch.preserve_format) for t in total], 1 / how.batch)
@@ -113,6 +114,10 @@ class _Patients:
         self._parameters = list(network.parameters())
         self._rows = np.split(np.argsort(examples.patient, kind="stable"), np.cumsum(np.bincount(examples.patient))[:-1])
         self.count = len(self._rows)
+
+    def drawn(self, rate: float) -> Iterator[list[Tensor]]:
+        """The gradients of those whom chance takes, each for itself."""
+        return (self.gradient(int(patient)) for patient in np.flatnonzero(uniform(self.count) < rate))
 
     def gradient(self, patient: int) -> list[Tensor]:
         import torch

@@ -21,7 +21,7 @@ def main() -> None:
         flower_supernode()
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else 1
-    except Exception:
+    except Exception:  # whatever it was, this process has nothing more to do
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()

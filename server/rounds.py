@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 from flwr.serverapp import Grid
 
@@ -55,7 +55,7 @@ class Exchange:
     """Site -> `contributed`, `refused` (it answered with codes only), or the code of why there was no answer."""
     asked: Mapping[str, int]
     """Site -> how many plans it got: what it was able to do in this step."""
-    work: list[dict[str, object]]
+    work: list[dict[str, Any]]
     """Grouped by learner, phase and outcome: folds, who contributed, who refused and why; of whom was not believed, fold and figures."""
     late: list[dict[str, object]]
     """Site and step of answers that came after their step had gone on without them: none is used."""
@@ -175,7 +175,7 @@ def _exchange(
         heads = {s: u.budget for s, answers in collected.answers.items() for _, u in answers.values() if u.budget}
     accounts.told(heads)
     live(progress.step, {s: came.outcome.get(s, "ready") for s in roster.ready})
-    work: dict[tuple[str, ...], dict[str, object]] = {}
+    work: dict[tuple[str, ...], dict[str, Any]] = {}
     for job in jobs:
         phase = job.learner.phase(progress.states[job.fold.key][job.learner.name])
         if masks:
@@ -189,8 +189,8 @@ def _exchange(
             (job.learner.name, phase, *contributed, "|", *(f"{s}={c}" for s, c in refused.items())),
             {"learner": job.learner.name, "phase": phase, "folds": [], "contributed": contributed, "refused": refused, "doubted": []},
         )
-        group["folds"].append(job.fold.key)  # type: ignore[attr-defined]
-        group["doubted"] += [f"fold '{job.fold.key}': {said}" for said in doubted.values()]  # type: ignore[operator]
+        group["folds"].append(job.fold.key)
+        group["doubted"] += [f"fold '{job.fold.key}': {said}" for said in doubted.values()]
     asked = {s: len(p) for s, p in plans.items()}
     names = {node: site for site, node in roster.nodes.items()}
     late: list[dict[str, object]] = [{"site": names.get(node, f"node {node}"), "step": group} for node, group in post.late()]

@@ -44,6 +44,7 @@ DP = Policy(3.0, 1e-5)
         ({"fewest_sites": 2}, "at least 3"),
         ({"learners": ["logistics"]}, "privacy.learners = ['logistics'] must be a list of learners"),
         ({"hyper": {"image.round": [1, 2]}}, "'image.round' is no hyperparameter"),
+        ({"hyper": {"image.grid": [1, 2]}}, "'image.grid' is no hyperparameter"),
         ({"hyper": {"image.rounds": [3, 2]}}, "image.rounds = [3, 2] must be the least and the most"),
         ({"hyper": []}, "must be a table"),
         ({"noise_seed": 1.5}, "privacy.noise_seed = 1.5 must be a whole number"),
@@ -95,6 +96,7 @@ def test_a_site_file_with_a_wrong_table_names_file_and_key(tmp_path: Path) -> No
         (Policy(learners=("boosting",)), PLAN, "'logistic' is not among privacy.learners"),
         (Policy(hyper={"logistic.rounds": (1, 9)}), replace(PLAN, hyper={"rounds": 10}), "logistic.rounds=10 lies outside"),
         (Policy(hyper={"logistic.rounds": (1, 9)}), replace(PLAN, hyper={"rounds": "9"}), "logistic.rounds='9' lies outside"),
+        (Policy(hyper={"logistic.rounds": (1, 9)}), PLAN, "logistic.rounds=30 lies outside"),
     ],
 )
 def test_what_is_not_allowed_is_refused(policy: Policy, plan: Plan, told: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.accounting import accountable, calibrate, cost
+from common.accounting import Accountable, accountable, calibrate, cost
 from common.errors import UsageError
 from common.learner import load, names
 from common.privacy import epsilon, gaussian
@@ -39,4 +39,5 @@ def test_an_epsilon_that_affords_nothing_and_a_learner_without_a_bound_are_refus
 def test_whoever_is_accountable_says_how_often_it_asks(name: str) -> None:
     learner = load(name)
     if accountable(learner, schema()):
-        assert set(learner.takes) == learner.phases  # type: ignore[attr-defined]
+        assert isinstance(learner, Accountable)
+        assert set(learner.takes) == learner.phases

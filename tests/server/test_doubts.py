@@ -169,10 +169,10 @@ def test_a_scaled_update_is_refused_by_name_and_the_others_go_on(defence: dict[s
     how = dataclasses.replace(LENIENT, **defence)
     progress, told = driven(lying(stations, scaled), how, f"scaled {defence}")
     work = [w for e in told for w in e.work if w["learner"] == "mlp"]
-    by_fold = {f: w for w in work for f in w["folds"]}  # type: ignore[attr-defined]
+    by_fold = {f: w for w in work for f in w["folds"]}
     assert all(w["refused"] == {"S3": "X03"} for w in by_fold.values())
     assert all("S3" not in w["contributed"] for w in by_fold.values())
-    assert any("fold 'all': S3 changes the parameters by" in line for w in work for line in w["doubted"])  # type: ignore[attr-defined]
+    assert any("fold 'all': S3 changes the parameters by" in line for w in work for line in w["doubted"])
     assert all(w["refused"] == {} and w["doubted"] == [] for e in told for w in e.work if w["learner"] == "preprocessing")
     # the same as if the liar had not been there for these learners
     assert np.abs(progress.states["all"]["mlp"]["w/0.weight"]).max() < 5
@@ -195,8 +195,8 @@ def test_a_refused_site_counts_against_the_quorum(stations: list[Local]) -> None
 
 def test_a_site_that_claims_more_cases_than_it_told_is_refused_from_the_first_sum_on(stations: list[Local]) -> None:
     _, told = driven(lying(stations, boasting), LENIENT, "boasting")
-    assert all(w["refused"]["S3"] == "X03" for e in told for w in e.work)  # type: ignore[index]
-    assert "S3 sums over 1500 cases and has told of 30 labelled ones" in told[0].work[0]["doubted"][0]  # type: ignore[index]
+    assert all(w["refused"]["S3"] == "X03" for e in told for w in e.work)
+    assert "S3 sums over 1500 cases and has told of 30 labelled ones" in told[0].work[0]["doubted"][0]
 
 
 # ---- what could not work is said before the first round ----------------------------------------------------------------------------

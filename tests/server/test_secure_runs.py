@@ -24,7 +24,7 @@ from common.cohort import Fold
 from common.errors import FederationError, UsageError
 from common.exchange import pack_request, unpack_updates
 from common.learner import Plan, hyper_of, load
-from common.packets import Packet
+from common.packets import Kind, Packet
 from common.parts import pack_states
 from common.records import HELLO, SECURE, content, packet
 from common.secure import Ask, Told, unpack_told
@@ -64,10 +64,10 @@ def stations(tmp_path: Path) -> list[Local]:
 
 
 def courier(station: Local, change: Change) -> Callable[[Message], Message | None]:
-    kinds = {HELLO: "greeting", SECURE: "secure"}
+    kinds: dict[str, Kind] = {HELLO: "greeting", SECURE: "secure"}
 
     def answer(m: Message) -> Message | None:
-        told = station.answer(packet(m, kinds.get(m.metadata.message_type, "request")))  # type: ignore[arg-type]
+        told = station.answer(packet(m, kinds.get(m.metadata.message_type, "request")))
         return change(station.site.name, told, m)
 
     return answer
