@@ -8,10 +8,7 @@ from typing import Any
 
 import numpy as np
 
-import common
 from common.cohort import ESTIMABLE, UNKNOWN, Cohort, Flow
-from common.learner import Averaged
-from server import strategies
 from server.app import Outcome
 from server.report import sums
 from simulation import attacks, imagery, membership, results, show, twins
@@ -19,7 +16,6 @@ from simulation.compare import Comparison
 from simulation.run import Setting
 from simulation.site_probe import site_probe
 
-SCHEMA_VERSION = "1.2"
 _VIRTUAL = {
     "even": "The sites are virtual: patients were assigned to them by a hash of their ids.",
     "scanner": "The sites are the makers of the scanners, not hospitals.",
@@ -75,28 +71,10 @@ def record(
 
 def _asked(setting: Setting) -> dict[str, Any]:
     """The question, and what must stand beside the answer."""
-    study, schema = setting.study, setting.study.schema_at(setting.task)
     return {
-        "schema_version": SCHEMA_VERSION,
-        "fedmets": common.__version__,
-        "study": study.name,
-        "question": study.question,
-        "task": setting.task,
-        "caution": study.tasks[setting.task].caution,
-        "virtual": study.virtual or _VIRTUAL.get(setting.parted.kind, ""),
+        **sums.asked(setting.study, setting.task, setting.run.seed, setting.reading.cohort.flow.label_source),
+        "virtual": setting.study.virtual or _VIRTUAL.get(setting.parted.kind, ""),
         "synthetic": setting.phantom,
-        "research_use_only": "Research use only. Not a medical device; not for decisions about patients.",
-        "seed": setting.run.seed,
-        "label": {
-            "name": schema.label.name,
-            "classes": list(schema.label.classes),
-            "title": schema.label.title,
-            "source": setting.reading.cohort.flow.label_source,
-        },
-        "features": [
-            {"name": f.name, "title": f.title, "unit": getattr(f, "unit", "choice"), "available_at": f.available_at}
-            for f in schema.features
-        ],
     }
 
 
@@ -247,12 +225,7 @@ def poisoned(setting: Setting) -> list[str]:
         out.append(
             f"site '{setting.attacker}' was made to attack ({setting.args.attack}): {what}; the figures are those of an attacked run"
         )
-    if setting.run.strategy in strategies.LEAST:
-        summed = ["preprocessing", *(h.name for h in setting.run.heads(setting.study) if not isinstance(h, Averaged))]
-        out.append(
-            f"strategy {setting.run.strategy} withstands a site that sends wrong parameters; what sends sums "
-            f"({', '.join(summed)}) is added as it is, and not defended"
-        )
+    out += sums.undefended(setting.run, setting.study)
     return out
 
 
@@ -265,11 +238,5 @@ def alarms(setting: Setting, outcome: Outcome, report: dict[str, Any]) -> list[s
     if setting.phantom:
         limits, limit = twins.ceilings(setting.study.name, setting.folder / "data", setting.task, outcome.heads), None
         kind = "the generator's own ceiling"
-    for r in report["results"]:
-        most = limits.get(r["model"], limit)
-        if most is not None and r["metric"] == "auc" and r["site"] == "all" and r["low"] is not None and r["low"] > most:
-            out.append(
-                f"E11: {r['model']} {r['arm']} {r['evaluation']}: the AUC's whole interval ({r['low']:.3f} to {r['high']:.3f}) "
-                f"lies above {most:.3f}, {kind}; suspect leakage"
-            )
+    out += sums.implausible(report["results"], lambda model: limits.get(model, limit), kind)
     return out

@@ -3,22 +3,49 @@ between hospitals."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import common
 from common import tally
 from common.cohort import ESTIMABLE, Fold
 from common.gradcam import focus
-from common.learner import Federated
+from common.learner import Averaged, Federated
 from common.parts import States
+from common.study import Study
 from common.survival import kaplan_meier
+from server import strategies
 from server.ledger import NAME, read
+from server.run import Run
 
+SCHEMA_VERSION = "1.2"
 Row = dict[str, Any]
+
+
+def asked(study: Study, task: str, seed: int, label_source: str) -> Row:
+    """The question, and what must stand beside the answer."""
+    schema = study.schema_at(task)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "fedmets": common.__version__,
+        "study": study.name,
+        "question": study.question,
+        "task": task,
+        "caution": study.tasks[task].caution,
+        "virtual": study.virtual,
+        "synthetic": False,
+        "research_use_only": "Research use only. Not a medical device; not for decisions about patients.",
+        "seed": seed,
+        "label": {"name": schema.label.name, "classes": list(schema.label.classes), "title": schema.label.title, "source": label_source},
+        "features": [
+            {"name": f.name, "title": f.title, "unit": getattr(f, "unit", "choice"), "available_at": f.available_at}
+            for f in schema.features
+        ],
+    }
 
 
 def trace(folder: Path, state_hash: str, ledger_head: str) -> Row:
@@ -38,7 +65,7 @@ def trace(folder: Path, state_hash: str, ledger_head: str) -> Row:
     }
 
 
-def participation(exchanges: Sequence[Row]) -> list[Row]:
+def participation(exchanges: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Site -> exchanges answered, and the codes by which it took no part in a step: nobody is missing in silence."""
     out: dict[str, Row] = {}
     for e in exchanges:
@@ -126,6 +153,33 @@ def survival(states: States, study: Any, task: str) -> Row | None:
 def _numbers(values: Any) -> list[float | None]:
     """Rounded; None where not defined (the limits before the first event)."""
     return [round(float(v), 6) if np.isfinite(v) else None for v in np.asarray(values, float)]
+
+
+def implausible(results: Sequence[Row], limit: Callable[[str], float | None], kind: str) -> list[str]:
+    """Guard E11: AUCs whose whole interval lies above what is believable of a model."""
+    headline = [r for r in results if r["metric"] == "auc" and r["site"] == "all" and r["low"] is not None]
+    return [
+        f"E11: {r['model']} {r['arm']} {r['evaluation']}: the AUC's whole interval ({r['low']:.3f} to {r['high']:.3f}) "
+        f"lies above {most:.3f}, {kind}; suspect leakage"
+        for r in headline
+        if (most := limit(r["model"])) is not None
+        and r["low"] > most
+        and r["metric"] == "auc"
+        and r["site"] == "all"
+        and r["low"] is not None
+        and r["low"] > most
+    ]
+
+
+def undefended(run: Run, study: Study) -> list[str]:
+    """What a robust strategy does not cover."""
+    if run.strategy not in strategies.LEAST:
+        return []
+    summed = ["preprocessing", *(h.name for h in run.heads(study) if not isinstance(h, Averaged))]
+    return [
+        f"strategy {run.strategy} withstands a site that sends wrong parameters; what sends sums "
+        f"({', '.join(summed)}) is added as it is, and not defended"
+    ]
 
 
 def unconverged(states: States) -> list[str]:
