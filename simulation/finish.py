@@ -64,9 +64,7 @@ def finish(setting: Setting, outcome: Outcome, console: Console, started: float)
     store.write(setting.folder / "report.json", text.encode())
     store.write(setting.folder / "report.html", page.render(report).encode())
     final = outcome.states[Fold().key]
-    model_files.write(
-        setting.folder / "model", setting.study, setting.task, final, outcome.heads, lambda n: run.learner(n, setting.study), report
-    )
+    model_files.write(setting.folder / "model", run, setting.study, setting.task, final, outcome.heads, report)
     _own_pages(setting, sites)
     ledger = Ledger(setting.folder / NAME)
     sha = hashlib.sha256(text.encode()).hexdigest()
@@ -101,7 +99,7 @@ def _priced(setting: Setting, outcome: Outcome, comparison: Comparison, sites: S
 def _own_pages(setting: Setting, sites: Sequence[Cohort]) -> None:
     """Each site's own page of pictures, in the site's folder: it is no part of the report, for it shows patients."""
     model = setting.folder / "model"
-    if (model / "networks.state").exists():
+    if "image" in json.loads((model / "model.json").read_bytes())["heads"]:
         from client.explain import explain
         from client.model import open_networks
 

@@ -45,7 +45,7 @@ def publish(folder: Path) -> Row:
     store.write(folder / "report.json", text.encode())
     store.write(folder / "report.html", page.render(done.report).encode())
     final = done.states[Fold().key]
-    model.write(folder / "model", done.study, done.task, final, done.heads, lambda n: done.run.learner(n, done.study), done.report)
+    model.write(folder / "model", done.run, done.study, done.task, final, done.heads, done.report)
     sha = hashlib.sha256(text.encode()).hexdigest()
     ledger = Ledger(folder / NAME)
     try:
