@@ -4,7 +4,7 @@ ARGS ?=
 PY = .venv/bin/python
 PIP = $(PY) -m pip --disable-pip-version-check install --quiet
 
-.PHONY: setup simulation test test-slow test-faults test-hospital check lint format bench images archive wheels clean
+.PHONY: setup simulation test test-slow test-faults test-hospital check lint format bench images archive wheels docs clean
 
 simulation: setup
 	$(PY) -m simulation $(ARGS)
@@ -52,6 +52,10 @@ images: wheels
 archive: setup
 	$(PY) deploy/containers/archive.py $(ARGS)
 
+# the documentation as a site that needs no network: site/index.html
+docs: setup
+	$(PY) -m docs.build site
+
 bench: setup
 	for script in bench/*.py; do $(PY) -m bench.$$(basename $$script .py) || exit 1; done
 
@@ -63,7 +67,7 @@ setup: .venv/.ready
 	test -x $(PY) || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (about two minutes the first time)"
 	$(PIP) -c constraints.txt torch
-	$(PIP) -c constraints.txt -e ".[dev,ray]"
+	$(PIP) -c constraints.txt -e ".[dev,ray,docs]"
 	touch $@
 
 clean:

@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     ):
         c = commands.add_parser(name, help=told, description=told)
         c.add_argument("--site", required=True, metavar="FILE", help="the site's site.toml")
-        c.add_argument("--study", required=True, metavar="NAME|FILE")
+        c.add_argument("--study", required=True, metavar="NAME|FILE", help="the study that the model is of")
         c.add_argument("--task", default="", help="prediction time (default: the study's last)")
         c.add_argument("--model", required=True, metavar="DIR", help="the folder model/ of a run")
         c.add_argument("--out", required=True, metavar="PATH", help=out)

@@ -189,15 +189,102 @@ def parse(raw: Mapping[str, Any], where: str) -> Source:
     return _Parser(where).source(raw)
 
 
-_TABLE = (
-    "files", "key", "format", "sheet", "header", "comment", "delimiter", "encoding", "decimal", "thousands", "id_length",
-    "id_pattern", "strip_zeros", "rows", "duplicates", "optional", "keep", "person", "id_per_site",
-)  # fmt: skip
-_FIELD = (
-    "table", "column", "unit", "unit_column", "keep", "values", "nulls", "absent", "optional", "out_of_range", "disagree",
-    "not_an_outcome",
-)  # fmt: skip
-_IMAGES = ("id", "id_pattern", "id_length", "strip_zeros", "channels", "mask", "values", "regions")
+TOP = {
+    "name": "by which `--source` chooses the mapping",
+    "studies": "the studies that it serves",
+    "nulls": "texts that mean missing, whatever their case; an empty cell always does",
+    "tables": "`[tables.NAME]`: the files; the first is the index, whose patients are the cohort",
+    "site": "`[site]`: which institution a patient is of",
+    "label": "`[label]`: a column and its values, or `[label.within]`, an event within a horizon",
+    "features": "`[features.NAME]`: where each of the study's features stands",
+    "survival": "`[survival]`: `times` (the first that is known counts), `unit`, `event`, `dead`, `alive`",
+    "images": "`[images]`: how images name their patients",
+}
+TABLE = {
+    "files": "names or patterns, searched under the data folder",
+    "key": "the column by which tables are joined: the patient's id",
+    "format": "`csv`, `tsv`, `xlsx` or `parquet`, where the file's name does not say it",
+    "sheet": "worksheet",
+    "header": "number of the header row, or a list of rows that are joined by ` / `",
+    "comment": "lines that start with it are skipped",
+    "delimiter": "between columns, where it is not found by itself",
+    "encoding": "of a text file",
+    "decimal": "`,` for a decimal comma",
+    "thousands": "mark between groups of three digits",
+    "id_length": "keep so many first characters of the id",
+    "id_pattern": "rows whose id does not match as a whole (legends, totals) are no cases",
+    "strip_zeros": "drop the id's leading zeros",
+    "rows": "`one` row a patient, or several that must `agree`",
+    "duplicates": "several rows where one is declared: `error`, or `quarantine` (set aside and counted)",
+    "optional": "the table may be absent; its features are then missing",
+    "keep": "`column`, `values`, `reason`: only rows with one of these values",
+    "person": "a column that knows people across ids: one person under two ids is refused (L04)",
+    "id_per_site": "ids count anew in each hospital",
+}
+FIELD = {
+    "table": "the table, where it is not the index",
+    "column": "the column's name, or several that are known, each with a `unit` where that differs",
+    "unit": "in which the table has it; converted to the study's",
+    "unit_column": "a column in which each row states its unit",
+    "keep": "as for tables, for this feature alone",
+    "values": "study value = texts in the table; for a number, the number that stands for a text",
+    "nulls": "texts that mean missing in this column alone",
+    "absent": "the export does not have it: missing for everybody, and said",
+    "optional": "some versions of the export do not have the column",
+    "out_of_range": "a value outside the bounds: `error`, or `missing` (counted)",
+    "disagree": "rows of a patient that contradict each other: `quarantine` the patient, or `missing` (the value)",
+    "not_an_outcome": "why guard L02 does not apply to it; printed in the report",
+}
+KEEP = {
+    "column": "the column that is looked at",
+    "values": "rows with one of these are kept",
+    "reason": "why patients without such a row are excluded, in the account of the patients",
+    "optional": "a table without the column keeps all rows",
+}
+LABEL = {
+    **FIELD,
+    "unknown": "values that are neither class: kept apart, never trained on, never scored",
+    "within": "in place of a column: `[label.within]`",
+}
+WITHIN = {
+    "table": "the table, where it is not the index",
+    "event": "the column of the event",
+    "event_values": "`{ yes = [...], no = [...] }`",
+    "time": "the column of the time to the event, or of the follow-up",
+    "unit": "of that time, and of the horizon",
+    "horizon": "an event up to it is the second class, event-free up to it the first, anything else unknown",
+    "competing": "the column of an event that ends the follow-up, such as death",
+    "competing_values": "`{ yes = [...], no = [...] }`",
+    "competing_title": "how the account of the patients calls it",
+}
+SITE = {
+    "table": "the table, where it is not the index",
+    "column": "the column that names the institution",
+    "slice": "first and last character of its text, from 0, the last not included",
+    "names": "text = the institution's name; several texts may have one name",
+    "constant": "one name for all, or for tables without the column",
+    "from_file": "the file's name is the institution's",
+    "pick": "several rows of a patient: they must `agree`, or the institution with `most` rows counts",
+}
+SURVIVAL = {
+    "table": "the table, where it is not the index",
+    "times": "columns of the time; the first that is known counts",
+    "unit": "of the times",
+    "event": "the column that says who died",
+    "dead": "its values for death",
+    "alive": "its values for life",
+}
+IMAGES = {
+    "id": "where a DICOM file names its patient: `PatientID`, or `path`",
+    "id_pattern": "regular expression that finds the id in it; a group `study` tells examinations apart",
+    "id_length": "keep so many first characters of the id",
+    "strip_zeros": "drop the id's leading zeros",
+    "channels": "channel = patterns of NIfTI paths; where several match, the longest counts",
+    "mask": "patterns of NIfTI label maps",
+    "values": "region = its values in a label map",
+    "regions": "region = regular expressions of the labels of DICOM segments, which match as a whole",
+}
+"""What a mapping may say, section by section, and what each key means: the reference is made from these."""
 _CHOICES: dict[str, tuple[object, ...]] = {
     "format": (None, "csv", "tsv", "xlsx", "parquet"), "decimal": (".", ","), "thousands": ("", ",", ".", " ", "'"),
     "rows": ("one", "agree"), "duplicates": ("error", "quarantine"),
@@ -228,8 +315,7 @@ class _Parser:
         return {key: value for key, value in raw.items() if key in allowed}
 
     def source(self, raw: Mapping[str, Any]) -> Source:
-        allowed = ("name", "studies", "nulls", "tables", "site", "label", "features", "survival", "images")
-        top = self.check(raw, "the mapping", allowed, ("name", "tables", "label"))
+        top = self.check(raw, "the mapping", TOP, ("name", "tables", "label"))
         tables = tuple(self.table(name, t) for name, t in top.get("tables", {}).items())
         self.tables = tuple(t.name for t in tables)
         if not tables:
@@ -245,7 +331,7 @@ class _Parser:
         return Source(str(top["name"]), studies, nulls, tables, site, label, features, survival, images)
 
     def table(self, name: str, raw: Any) -> TableSpec:
-        t = self.check(raw, f"tables.{name}", _TABLE, ("files", "key"))
+        t = self.check(raw, f"tables.{name}", TABLE, ("files", "key"))
         header = t.get("header", 1)
         layout = Layout(
             format=t.get("format"),
@@ -267,14 +353,14 @@ class _Parser:
     def keep(self, raw: Any, at: str) -> tuple[Keep, ...]:
         out = []
         for entry in raw:
-            k = self.check(entry, at, ("column", "values", "reason", "optional"), ("column", "values"))
+            k = self.check(entry, at, KEEP, ("column", "values"))
             values = _texts(k.get("values", ()))
             reason = str(k.get("reason", f"no row with {k.get('column')} = {' or '.join(values)}"))
             out.append(Keep(str(k.get("column", "")), values, reason, bool(k.get("optional", False))))
         return tuple(out)
 
     def field(self, name: str, raw: Any, at: str) -> FieldSpec:
-        f = self.check(raw, at, _FIELD)
+        f = self.check(raw, at, FIELD)
         if not f.get("absent") and "column" not in f:
             self.faults.append(f"{self.where}: {at} lacks 'column' (or absent = true)")
         table = str(f.get("table", self.tables[0] if self.tables else ""))
@@ -304,15 +390,14 @@ class _Parser:
         return {str(k): _texts(v) for k, v in raw.items()}
 
     def label(self, raw: Any) -> LabelSpec:
-        lab = self.check(raw, "label", {*_FIELD, "unknown", "within"})
+        lab = self.check(raw, "label", LABEL)
         if "within" in lab:
             return LabelSpec(None, (), self.within(lab["within"]))
-        plain = {k: v for k, v in lab.items() if k in _FIELD}
+        plain = {k: v for k, v in lab.items() if k in FIELD}
         return LabelSpec(self.field("label", plain, "label"), _texts(lab.get("unknown", ())))
 
     def within(self, raw: Any) -> Within:
-        keys = ("table", "event", "event_values", "time", "unit", "horizon", "competing", "competing_values", "competing_title")
-        w = self.check(raw, "label.within", keys, ("event", "event_values", "time", "unit", "horizon"))
+        w = self.check(raw, "label.within", WITHIN, ("event", "event_values", "time", "unit", "horizon"))
         table = {"table": w["table"]} if "table" in w else {}
 
         def flag(key: str) -> FieldSpec:
@@ -324,7 +409,7 @@ class _Parser:
         return Within(flag("event"), time, float(w.get("horizon", 0)), competing, str(w.get("competing_title", "a competing event")))
 
     def site(self, raw: Any) -> SiteSpec:
-        s = self.check(raw, "site", ("table", "column", "slice", "names", "constant", "from_file", "pick"))
+        s = self.check(raw, "site", SITE)
         if sum(key in s for key in ("column", "from_file")) + ("constant" in s and "column" not in s) != 1:
             self.faults.append(
                 f"{self.where}: site needs exactly one of column, constant, from_file (a constant beside a column: where it lacks)"
@@ -341,7 +426,7 @@ class _Parser:
         )
 
     def survival(self, raw: Any) -> SurvivalSpec:
-        s = self.check(raw, "survival", ("table", "times", "unit", "event", "dead", "alive"), ("times", "unit", "event", "dead", "alive"))
+        s = self.check(raw, "survival", SURVIVAL, ("times", "unit", "event", "dead", "alive"))
         table = {"table": s["table"]} if "table" in s else {}
         times = s.get("times", ())
         specs = tuple(
@@ -353,7 +438,7 @@ class _Parser:
         return SurvivalSpec(specs, self.field("survival event", event, "survival.event"))
 
     def images(self, raw: Any) -> ImagesSpec:
-        im = self.check(raw, "images", _IMAGES)
+        im = self.check(raw, "images", IMAGES)
         if im.get("id", "PatientID") not in ("PatientID", "path"):
             self.faults.append(f"{self.where}: images: id = {im['id']!r} is not one of PatientID, path")
         length = im.get("id_length")

@@ -17,6 +17,7 @@ class Site:
     """Relative paths are taken from the folder of the file."""
 
     name: str
+    """By which the site is known in plans and reports."""
     data: Path
     """Folder or file that holds the site's tables."""
     studies: tuple[str, ...]

@@ -30,10 +30,10 @@ def parser() -> argparse.ArgumentParser:
         return c
 
     c = command("provision", "make the coordinator's kit and one for each site")
-    c.add_argument("file", metavar="FEDERATION.TOML")
+    c.add_argument("file", metavar="FEDERATION.TOML", help="what the coordinator decided")
     c.add_argument("--out", default="kits", metavar="DIR", help="a new folder (default kits)")
     c = command("fingerprint", "what is read out, of a coordinator's folder or of a site's kit or enrolment")
-    c.add_argument("folder", metavar="PATH")
+    c.add_argument("folder", metavar="PATH", help="the folder, or enrolment.json")
     c = command("enroll", "at a site: pin the coordinator and make the site's keys")
     c.add_argument("folder", metavar="KIT", help="the folder that the coordinator sent")
     c.add_argument("--fingerprint", required=True, metavar="TYPED", help="as the coordinator read it out by telephone")
@@ -74,10 +74,10 @@ def parser() -> argparse.ArgumentParser:
         c.add_argument("folder", metavar="DIR", help="the coordinator's folder")
         c.add_argument("--json", action="store_true", help="print one JSON object")
         if name in ("add", "renew"):
-            c.add_argument("file", metavar="ENROLMENT.JSON")
+            c.add_argument("file", metavar="ENROLMENT.JSON", help="as the site sent it back")
             c.add_argument("--fingerprint", required=True, metavar="TYPED", help="as the site's IT read it out by telephone")
         if name in ("kit", "revoke"):
-            c.add_argument("site", metavar="NAME")
+            c.add_argument("site", metavar="NAME", help="the site's name in federation.toml")
         if name == "kit":
             c.add_argument("--out", required=True, metavar="DIR", help="a new folder")
     return p

@@ -17,17 +17,24 @@ HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?")
 
 @dataclass(frozen=True)
 class Federation:
+    """Written once by the coordinator, beside the kits afterwards; sites are added to it."""
+
     name: str
     """Lower-case letters, digits and '-'."""
     hosts: tuple[str, ...]
     """Names or addresses at which sites reach the coordinator; the first is the one that kits name."""
     studies: tuple[str, ...]
+    """Studies that the federation may run: names, or paths of study files."""
     sites: tuple[str, ...]
     """Names by which sites are known, in plans and reports."""
     port: int = 443
+    """Of the coordinator's proxy."""
     coordinator_image: str = "localhost/fedmets-coordinator:latest"
+    """The container image that the coordinator's compose file names."""
     courier_image: str = "localhost/fedmets-courier:latest"
+    """The courier's, in the sites' compose files."""
     station_image: str = "localhost/fedmets-station:latest"
+    """The station's, in the sites' compose files."""
 
 
 def load(path: Path) -> Federation:

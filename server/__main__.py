@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
     c = commands.add_parser("run", help="start a run and follow it", description="start a run and follow it")
-    c.add_argument("--study", required=True, metavar="NAME")
+    c.add_argument("--study", required=True, metavar="NAME", help="the study")
     c.add_argument("--task", default="", help="prediction time (default: the study's last)")
     c.add_argument("--expect", type=int, required=True, metavar="N", help="sites to wait for before the first round")
     c.add_argument("--out", default="", metavar="DIR", help="folder of the runs (default: runs, in the state)")
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     n = commands.add_parser(
         "noise", help="the noise that an epsilon affords", description="the least `noise` of a run that an epsilon affords"
     )
-    n.add_argument("--study", required=True, metavar="NAME")
+    n.add_argument("--study", required=True, metavar="NAME", help="the study")
     n.add_argument("--task", default="", help="prediction time (default: the study's last)")
     n.add_argument("--learners", default="", metavar="A,B", help="heads to train (default: the study's)")
     n.add_argument("--epsilon", type=float, required=True, help="for each patient, of training once")

@@ -37,6 +37,7 @@ class Run:
     sites: str = ""
     """Folder of site folders, used by nodes without a site of their own (Flower's simulation engine)."""
     seed: int = 0
+    """Seed of splits and subsampling; never of noise."""
     parts: int = 5
     """Hash parts for cross-fitting within sites."""
     learners: str = ""
@@ -79,6 +80,7 @@ class Run:
     accept_leak: str = ""
     """Comma-separated features for which guard L03 is overridden; printed in the report."""
     resume: bool = False
+    """Go on where the ledger in `out` ends; `python -m server resume` sets it."""
 
     @staticmethod
     def parse(config: Mapping[str, object]) -> Run:

@@ -25,10 +25,25 @@ from common.schema import Floats
 from common.types import Probs
 
 MINIMUM = 10
-METRICS = (
-    "auc", "auc_pooled", "macro_auc", "average_precision", "accuracy", "balanced_accuracy", "f1", "sensitivity", "specificity",
-    "brier", "log_loss", "calibration_slope", "calibration_intercept", "no_information_rate",
-)  # fmt: skip
+DEFINITIONS = {
+    "auc": "the headline: share of concordant pairs among all pairs of an event and a non-event of the same site; for more than two "
+    "classes the mean over the classes with at least 10 cases, each against the rest",
+    "auc_pooled": "the same over pairs of patients of any sites",
+    "macro_auc": "`auc` under the name used with many classes",
+    "average_precision": "mean precision over the recalls of a ranking by score (no interpolation); a coin gets the prevalence",
+    "accuracy": "share of right calls at the threshold; means nothing without `no_information_rate`",
+    "balanced_accuracy": "mean over the classes of the share of their cases that are called right",
+    "f1": "harmonic mean of precision and sensitivity at the threshold",
+    "sensitivity": "share of events that are called events, at Youden's threshold on out-of-fold predictions of training rows",
+    "specificity": "share of non-events that are called so, at the same threshold",
+    "brier": "mean squared distance between predicted probabilities and what happened",
+    "log_loss": "mean of minus the logarithm of the probability given to what happened",
+    "calibration_slope": "slope of the log-odds in a logistic regression of what happened on them; 1: neither over- nor underconfident",
+    "calibration_intercept": "intercept of the same with the slope held at 1; 0: neither too many nor too few events are predicted",
+    "no_information_rate": "accuracy of always calling the most frequent class; estimates nothing, and always stands beside the others",
+}
+"""Metric -> how it is defined: what the report and the reference say of it."""
+METRICS = tuple(DEFINITIONS)
 _CELLS = 1_000_000
 """Replicates are taken in blocks of about this many weights, so that memory does not grow with their number."""
 _LOST = 0.01

@@ -6,6 +6,7 @@ each outer training set, by federated averaging; a site counts with its cases th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -35,6 +36,8 @@ class Autoencoder:
     needs: tuple[str, ...] = ()
     modality: frozenset[str] = frozenset({"image"})
     phases: frozenset[str] = frozenset({"train"})
+    sends: ClassVar[Mapping[str, str]] = {"train": "its parameters times its cases with an image; with noise, DP-SGD's as they are"}
+    """Phase -> what of a site's patients is summed."""
     trains: bool = True
     """It sees the training rows of its fold and no others."""
     unlabelled: ClassVar[bool] = True
@@ -42,11 +45,17 @@ class Autoencoder:
     dimensions: int = 32
     """Of the latent code."""
     grid: tuple[int, ...] = (16, 24, 24)
+    """Voxels (z, y, x) that a crop is laid onto."""
     rounds: int = 3
+    """Rounds of federated averaging."""
     epochs: int = 2
+    """Passes over a site's crops in a round."""
     batch: int = 32
+    """Patients in a step."""
     learning_rate: float = 0.002
+    """The optimiser's step size at a site."""
     weight_decay: float = 0.01
+    """Decay of the weights."""
     proximal: float = 0.0
     """FedProx's mu."""
     rate: float = 0.1

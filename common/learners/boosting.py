@@ -20,9 +20,9 @@ References: Chen & Guestrin, XGBoost, KDD 2016, eq. 3-7 and algorithm 3; its sou
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,19 +48,31 @@ class Boosting:
     needs: tuple[str, ...] = ("preprocessing",)
     modality: frozenset[str] = frozenset({"table"})
     phases: frozenset[str] = frozenset({"grow", "score"})
+    sends: ClassVar[Mapping[str, str]] = {
+        "grow": "gradient and hessian sums by node, column and bin; where needed class counts and the last validation loss",
+        "score": "the validation loss of the last round, and the cases it is over",
+    }
+    """Phase -> what of a site's patients is summed."""
     trains: bool = True
     """It sees the training rows of its fold and no others."""
     trees: int = 60
     """The most rounds; a round is a tree, or one a class when there are more than two."""
     depth: int = 3
+    """Levels of a tree; each costs an exchange."""
     eta: float = 0.1
+    """Share of a leaf's value that is added (XGBoost's learning rate)."""
     lambda_: float = 1.0
+    """L2 penalty on the leaves' values (XGBoost's `lambda`)."""
     alpha: float = 0.0
+    """L1 penalty on the leaves' values."""
     gamma: float = 0.0
     """The least gain of a split (XGBoost's `gamma`, `min_split_loss`); `hist` applies it while growing and prunes nothing later."""
     min_child_weight: float = 1.0
+    """The least sum of hessians on either side of a split."""
     colsample_bytree: float = 1.0
+    """Share of the columns that a round may split on, chosen by hash."""
     subsample: float = 1.0
+    """Share of the patients that a round grows on, chosen by hash."""
     early_stopping: int = 0
     """Stop after this many rounds without a lower validation loss, and keep the trees up to the lowest; 0: off."""
     validation: float = 0.2

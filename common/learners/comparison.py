@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +63,12 @@ class Comparison:
     name: str = "comparison"
     modality: frozenset[str] = frozenset()
     phases: frozenset[str] = frozenset({"compare"})
+    sends: ClassVar[Mapping[str, str]] = {
+        "compare": "for each model: concordant pairs with DeLong's covariance, confusion, losses, score histograms, placements",
+    }
+    """Phase -> what of a site's patients is summed."""
     heads: tuple[str, ...] = ()
+    """The heads that are compared; the driver names them."""
     clinical: str = ""
     """The table's head that stands for the clinical model; empty: the better one on training rows."""
     learners: str = "{}"

@@ -8,9 +8,9 @@ q is scored by the model that left p and q out. Concordant pairs are counted wit
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,12 @@ class Evaluation:
     name: str = "evaluation"
     modality: frozenset[str] = frozenset()
     phases: frozenset[str] = frozenset({"score"})
+    sends: ClassVar[Mapping[str, str]] = {
+        "score": "score histograms, concordant pairs within the site, calibration sums and log losses, for each head",
+    }
+    """Phase -> what of a site's patients is summed."""
     heads: tuple[str, ...] = ()
+    """The heads that are scored; the driver names them."""
     learners: str = "{}"
     """JSON: the heads' hyperparameters, where they are not the defaults."""
 

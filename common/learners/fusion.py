@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import ClassVar, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,11 @@ class Fusion:
     name: str = "fusion"
     modality: frozenset[str] = frozenset({"image"})
     phases: frozenset[str] = frozenset({"moments", "newton"})
+    sends: ClassVar[Mapping[str, str]] = {
+        "moments": "`sum` and `squares` of the latent code",
+        "newton": "`gradient`, `hessian`, `likelihood` of its cases with an image and a label, and `image`, the sum of their log-odds",
+    }
+    """Phase -> what of a site's patients is summed."""
     clinical: str = "logistic"
     """The head whose prediction is the offset; it is the one reported as `clinical`."""
     latent: bool = True
@@ -74,7 +79,9 @@ class Fusion:
     l2_latent: float = 100.0
     """Ridge on c."""
     tolerance: float = 1e-6
+    """Stop when a Newton step changes no coefficient by more."""
     rounds: int = 30
+    """The most Newton steps."""
     learners: str = "{}"
     """JSON: the hyperparameters of the learners it reads, where they are not the defaults."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -33,16 +33,31 @@ class FusionPerceptron:
     name: str = "fusion_mlp"
     modality: frozenset[str] = frozenset({"image"})
     phases: frozenset[str] = frozenset({"moments", "train"})
+    sends: ClassVar[Mapping[str, str]] = {
+        "moments": "`sum` and `squares` of the latent code",
+        "train": "its parameters times its cases with an image and a label",
+    }
+    """Phase -> what of a site's patients is summed."""
     clinical: str = "logistic"
+    """The head whose log-odds are the offset."""
     latent: bool = True
+    """Whether the autoencoder's latent code is an input."""
     learners: str = "{}"
+    """JSON: the hyperparameters of the learners it reads, where they are not the defaults."""
     hidden: int = 8
+    """Units of the hidden layer."""
     rounds: int = 15
+    """Rounds of federated averaging."""
     epochs: int = 4
+    """Passes over a site's cases in a round."""
     batch: int = 32
+    """Patients in a step."""
     learning_rate: float = 0.02
+    """The optimiser's step size at a site."""
     weight_decay: float = 0.02
+    """Decay of the weights."""
     proximal: float = 0.0
+    """FedProx's mu."""
 
     @property
     def _linear(self) -> Fusion:

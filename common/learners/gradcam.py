@@ -7,8 +7,9 @@ dropped there; only sums of shares leave.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -29,6 +30,8 @@ class GradCam:
     name: str = "gradcam"
     modality: frozenset[str] = frozenset({"image"})
     phases: frozenset[str] = frozenset({"explain"})
+    sends: ClassVar[Mapping[str, str]] = {"explain": "`energy`: sums of the shares of Grad-CAM's energy inside and outside the outlines"}
+    """Phase -> what of a site's patients is summed."""
     learners: str = "{}"
     """JSON: the learners' hyperparameters, where they are not the defaults."""
 

@@ -7,9 +7,9 @@ cases that have an image, and with no others. A case without an image gets the p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
@@ -42,16 +42,28 @@ class Image:
     name: str = "image"
     modality: frozenset[str] = frozenset({"image"})
     phases: frozenset[str] = frozenset({"count", "train", "spread"})
+    sends: ClassVar[Mapping[str, str]] = {
+        "count": "`classes`: labelled cases with an image, by class",
+        "train": "its parameters times its labelled cases with an image; with noise, DP-SGD's as they are",
+        "spread": "`sum` and `squares` of the network's log-odds",
+    }
+    """Phase -> what of a site's patients is summed."""
     trains: bool = True
     """It sees the training rows of its fold and no others."""
     network: str = "compact3d"
     """`compact3d`, or `efficientnet_b3` on slabs of three slices: the original study's, which wants a grid of at least 64 x 64."""
     grid: tuple[int, ...] = (16, 24, 24)
+    """Voxels (z, y, x) that a crop is laid onto."""
     rounds: int = 8
+    """Rounds of federated averaging."""
     epochs: int = 3
+    """Passes over a site's patients in a round."""
     batch: int = 8
+    """Patients in a step."""
     learning_rate: float = 0.01
+    """The optimiser's step size at a site."""
     weight_decay: float = 0.05
+    """Decay of the weights."""
     proximal: float = 0.0
     """FedProx's mu."""
     rate: float = 0.1
@@ -67,6 +79,7 @@ class Image:
     pretrained: str = ""
     """A file at the coordinator with parameters to start from, by name: .npz, or a state dict of torch."""
     pretrained_sha256: str = ""
+    """SHA-256 of that file; another content is refused."""
 
     @property
     def needs(self) -> tuple[str, ...]:

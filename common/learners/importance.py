@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 
@@ -26,9 +27,12 @@ class Importance:
     name: str = "importance"
     modality: frozenset[str] = frozenset({"table"})
     phases: frozenset[str] = frozenset({"explain"})
+    sends: ClassVar[Mapping[str, str]] = {"explain": "sums of absolute SHAP values, by feature, for each head"}
+    """Phase -> what of a site's patients is summed."""
     trains: bool = True
     """It sees the training rows of its fold and no others."""
     heads: tuple[str, ...] = ()
+    """The heads that are explained; the driver names them."""
     learners: str = "{}"
     """JSON: the heads' hyperparameters, where they are not the defaults."""
     clip: float = 0.0

@@ -13,8 +13,9 @@ serves the control of steps only; ||y - mu|| <= sqrt 2 and ||diag mu - mu mu'||_
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -40,6 +41,8 @@ class Logistic:
     needs: tuple[str, ...] = ("preprocessing",)
     modality: frozenset[str] = frozenset({"table"})
     phases: frozenset[str] = frozenset({"newton"})
+    sends: ClassVar[Mapping[str, str]] = {"newton": "`gradient`, `hessian` and `likelihood` of its rows at the current coefficients"}
+    """Phase -> what of a site's patients is summed."""
     trains: bool = True
     """It sees the training rows of its fold and no others."""
     l2: float = 1.0
@@ -47,6 +50,7 @@ class Logistic:
     tolerance: float = 1e-6
     """Stop when a Newton step changes no coefficient by more: taking it leaves an error of the order of its square."""
     rounds: int = 30
+    """The most Newton steps."""
     prior: float = 1e-12
     """A ridge on the intercepts, only so that a class that nobody has leaves the system solvable."""
     clip: float = 10.0

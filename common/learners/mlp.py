@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,15 +42,22 @@ class Perceptron:
     needs: tuple[str, ...] = ("preprocessing",)
     modality: frozenset[str] = frozenset({"table"})
     phases: frozenset[str] = frozenset({"train"})
+    sends: ClassVar[Mapping[str, str]] = {"train": "its parameters times its training cases; with noise, DP-SGD's as they are"}
+    """Phase -> what of a site's patients is summed."""
     trains: bool = True
     """It sees the training rows of its fold and no others."""
     hidden: tuple[int, ...] = (16,)
     """Units of each hidden layer (tanh: linear for small weights); none: multinomial logistic regression."""
     rounds: int = 20
+    """Rounds of federated averaging."""
     epochs: int = 2
+    """Passes over a site's rows in a round."""
     batch: int = 32
+    """Patients in a step."""
     learning_rate: float = 0.05
+    """The optimiser's step size at a site."""
     weight_decay: float = 0.02
+    """Decay of the weights."""
     proximal: float = 0.0
     """FedProx's mu."""
     rate: float = 0.1

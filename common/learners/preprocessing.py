@@ -11,8 +11,10 @@ and pass, and at most 1 to each other sum, hence the sensitivity.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +40,11 @@ class Preprocessing:
     needs: tuple[str, ...] = ()
     modality: frozenset[str] = frozenset({"table"})
     phases: frozenset[str] = frozenset({"coarse", "fine"})
+    sends: ClassVar[Mapping[str, str]] = {
+        "coarse": "`histogram` of each column by class, `moments` (counts and sums), `classes` (training cases)",
+        "fine": "`counts` of the finer cells, `squares` about the mean",
+    }
+    """Phase -> what of a site's patients is summed."""
     trains: bool = True
     """It sees the training rows of its fold and no others."""
     bins: int = 64

@@ -11,8 +11,9 @@ the cut rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -30,12 +31,16 @@ class PrivateLogistic:
     needs: tuple[str, ...] = ()
     modality: frozenset[str] = frozenset({"table"})
     phases: frozenset[str] = frozenset({"newton"})
+    sends: ClassVar[Mapping[str, str]] = {"newton": "`gradient` and `hessian` of its cut rows"}
+    """Phase -> what of a site's patients is summed."""
     trains: bool = True
     """It sees the training rows of its fold and no others."""
     norm: float = 2.0
+    """L2 norm to which a patient's row, with the 1 for the intercept, is cut; above 1."""
     l2: float = 1.0
     """Penalty l2 / 2 * (sum of squared coefficients) on the summed log-likelihood."""
     rounds: int = 3
+    """Newton steps, each a release."""
 
     def __post_init__(self) -> None:
         demand(self.name, {"norm > 1": self.norm > 1, "l2 > 0": self.l2 > 0, "rounds >= 1": self.rounds >= 1})

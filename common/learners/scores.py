@@ -7,7 +7,9 @@ Metrics follow in `common.noisy_scores`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -27,12 +29,16 @@ class Scores:
     name: str = "scores"
     modality: frozenset[str] = frozenset()
     phases: frozenset[str] = frozenset({"score"})
+    sends: ClassVar[Mapping[str, str]] = {"score": "a score histogram for each head"}
+    """Phase -> what of a site's patients is summed."""
     trains: bool = True
     """It sees the training rows of its fold and no others."""
     heads: tuple[str, ...] = ()
+    """The heads that are scored; the driver names them."""
     learners: str = "{}"
     """JSON: the heads' hyperparameters, where they are not the defaults."""
     bins: int = 20
+    """Cells of a score histogram; each gets the same noise."""
 
     def __post_init__(self) -> None:
         demand(self.name, {"2 <= bins <= 1000": 2 <= self.bins <= 1000})

@@ -7,7 +7,7 @@ nothing to learn: every site sends zero cases, and the learner is done.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -47,18 +47,26 @@ class Segmentation:
     needs: tuple[str, ...] = ()
     modality: frozenset[str] = frozenset({"image"})
     phases: frozenset[str] = frozenset({"train"})
+    sends: ClassVar[Mapping[str, str]] = {"train": "its parameters times its outlined cases; with noise, DP-SGD's as they are"}
+    """Phase -> what of a site's patients is summed."""
     trains: bool = True
     """It sees the training rows of its fold and no others."""
     unlabelled: ClassVar[bool] = True
     """Its cases may be of unknown label."""
     grid: tuple[int, ...] = (16, 32, 32)
+    """Voxels (z, y, x) of the coarse volume."""
     widths: tuple[int, ...] = (8, 16, 32, 64)
     """Channels of each level; each but the first halves the grid."""
     rounds: int = 4
+    """Rounds of federated averaging."""
     epochs: int = 2
+    """Passes over a site's outlined cases in a round."""
     batch: int = 4
+    """Patients in a step."""
     learning_rate: float = 0.02
+    """The optimiser's step size at a site."""
     weight_decay: float = 0.01
+    """Decay of the weights."""
     proximal: float = 0.0
     """FedProx's mu."""
     rate: float = 0.1

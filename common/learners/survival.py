@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -21,6 +23,8 @@ class SurvivalCounts:
     needs: tuple[str, ...] = ()
     modality: frozenset[str] = frozenset({"table"})
     phases: frozenset[str] = frozenset({"count"})
+    sends: ClassVar[Mapping[str, str]] = {"count": "`counts` of events and censored cases by class and interval"}
+    """Phase -> what of a site's patients is summed."""
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         return {}
