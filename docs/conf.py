@@ -1,0 +1,20 @@
+"""Sphinx's settings; `docs.build` runs it on a folder where the pages lie as the site has them."""
+
+project = "fedmets"
+author = "the fedmets authors"
+extensions = ["myst_parser"]
+html_theme = "furo"
+html_title = "fedmets"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sourcelink = False
+html_show_sphinx = False
+html_show_copyright = False
+html_last_updated_fmt = None
+pygments_style = "default"
+pygments_dark_style = "github-dark"
+myst_heading_anchors = 4
+# the pages are plain Markdown, as GitHub shows them: nothing else is markup
+myst_enable_extensions: list[str] = []
+suppress_warnings = ["misc.highlighting_failure"]
