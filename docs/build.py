@@ -32,11 +32,11 @@ OUTSIDE = {
 """Pages that lie outside of docs/ -> where the site has them."""
 
 NAV: dict[str, tuple[str, ...]] = {
-    "Start": ("index.md", "answers.md"),
+    "Start": ("index.md",),
     "Concepts": ("concepts.md", "judged.md"),
     "How-to: data": ("howto/colorectal-table.md", "howto/colorectal-images.md", "howto/liver.md", "howto/yale.md", "howto/openbtai.md"),
     "How-to: study": ("own-study.md", "howto/study-in-code.md", "howto/learner.md"),
-    "How-to: federation": ("runbook.md", "howto/site.md", "howto/gpu.md", "howto/privacy.md"),
+    "How-to: federation": ("runbook.md", "howto/gpu.md", "howto/privacy.md"),
     "How-to: results": ("howto/read-report.md", "monitoring.md", "model.md", "*"),
     "Reference": (
         "reference/commands.md", "reference/run.md", "reference/site.md", "reference/federation.md", "reference/mapping.md",
