@@ -17,6 +17,8 @@ from common.errors import RunError
 from server import store
 
 NAME = "status.json"
+STOPPED = "stopped.json"
+"""Left beside it by whoever stopped the run; it counts until the run is resumed."""
 BEAT = 5.0
 """Seconds after which the file is written although nothing has happened: the coordinator is there."""
 _LEAST = 0.5
