@@ -1,4 +1,7 @@
-"""What is kept of a run's ledger while it is followed: totals, each site's last part, thinned curves. Its size does not grow with the run."""
+"""What is kept of a run's ledger while it is followed: totals, each site's last part, thinned curves.
+
+Its size does not grow with the run.
+"""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Log:
         self._one = threading.Lock()
         if file:
             try:
-                self._out.append(open(Path(file), "a", encoding="utf-8"))
+                self._out.append(open(Path(file), "a", encoding="utf-8"))  # noqa: SIM115 (as long as the process)
             except OSError as error:
                 raise RunError("S03", f"--log '{file}' cannot be written ({error.strerror}); choose another file") from error
 

@@ -164,9 +164,10 @@ def _sites(v: View) -> Table:
         state = Text(s.state if not s.code or s.code == s.state else f"{s.state} {s.code}", "red" if s.code else "")
         plans = f"{s.plans_done} of {s.plans_asked}" if s.plans_asked is not None else ""
         refused = ", ".join(f"{r.code} x{r.times}" for r in v.refusals if r.site == s.name)
-        row = [
-            _plain(s.name), state, _since(s.seen), plans, "" if s.forecast is None else ago(s.forecast), _number(s.cases), _number(s.imaged),
-            str(s.contributed), str(s.late or ""), refused, *([_epsilon(s)] if v.privacy else []),
+        row: list[str | Text] = [
+            _plain(s.name), state, _since(s.seen), plans, "" if s.forecast is None else ago(s.forecast),
+            _number(s.cases), _number(s.imaged), str(s.contributed), str(s.late or ""), refused,
+            *([_epsilon(s)] if v.privacy else []),
         ]  # fmt: skip
         table.add_row(*row)
     return table

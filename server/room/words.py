@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from common.errors import CODES
@@ -64,7 +64,7 @@ def _failed(line: Mapping[str, Any]) -> str:
     return f"ended without a result, {line['code']} ({meaning(line['code'])}): {'; '.join(map(str, line['said']))}"
 
 
-_SAY = {
+_SAY: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "open": _open,
     "resume": _resume,
     "exchange": _exchange,
