@@ -7,6 +7,7 @@ const by = (id) => document.getElementById(id);
 const name = location.pathname.startsWith("/runs/") ? decodeURIComponent(location.pathname.slice(6)) : "";
 const view = {};
 const older = [];
+let shown = 15; // lines of the ledger
 let ahead = 0; // seconds that the server's clock is before ours
 
 // ---- small things ---------------------------------------------------------------------------------------------------------
@@ -47,6 +48,10 @@ function cell(label, content, kind = "") {
 }
 
 function table(caption, heads, rows, kind = "stack wide") {
+  // a column in which nobody has anything says nothing
+  const bare = heads.map((_, k) => k > 0 && rows.every((row) => row.children[k].classList.contains("empty")));
+  heads = heads.filter((_, k) => !bare[k]);
+  for (const row of rows) [...row.children].forEach((c, k) => { if (bare[k]) c.remove(); });
   const head = make("tr", {}, ...heads.map(([text, cls]) => make("th", { scope: "col", class: cls }, text)));
   return make("div", { class: "scroll", role: "region", "aria-label": caption, tabindex: "0" },
     make("table", { class: kind }, make("caption", {}, caption), make("thead", {}, head), make("tbody", {}, ...rows)));
@@ -160,12 +165,13 @@ function refusals() {
 function ledger() {
   const r = view.run;
   const seen = new Set();
-  const lines = [...older, ...view.lines].filter((l) => !seen.has(l.number) && seen.add(l.number)).sort((a, b) => b.number - a.number);
+  const all = [...older, ...view.lines].filter((l) => !seen.has(l.number) && seen.add(l.number)).sort((a, b) => b.number - a.number);
+  const lines = all.slice(0, shown);
   const rows = lines.map((l) => make("tr", { class: l.verified ? null : "unverified" }, make("th", { scope: "row", class: "n" }, String(l.number)), cell("time", clock(l.time), "nowrap"),
     cell("what", l.verified ? l.text : `not verified: ${l.text}`, "text")));
   const first = lines.length ? lines[lines.length - 1].number : 1;
   const more = first > 1 ? make("button", { type: "button" }, `Show older lines (${first - 1} more)`) : null;
-  if (more) more.addEventListener("click", () => page(first));
+  if (more) more.addEventListener("click", () => { shown += 40; if (all.length > lines.length) put("ledger", ledger()); else page(first); });
   return section("ledger", "Ledger", make("p", { class: "small" }, `${r.verified} of ${plural(r.line_count, "line")} verified, each by the hash of the line before it; head `, make("code", {}, r.head)),
     table("The newest line first", [["line", "n"], ["time"], ["what"]], rows), more);
 }
@@ -176,8 +182,8 @@ async function page(before) {
 }
 
 function about() {
-  const shown = (o) => Object.entries(o).filter(([, v]) => v !== "").map(([k, v]) => [k, String(v)]);
-  return section("about", "Configuration and versions", facts(shown(view.configuration)), facts([...shown(view.run.versions), ["state hash", view.run.state_hash]]));
+  const told = (o) => Object.entries(o).filter(([, v]) => v !== "").map(([k, v]) => [k, String(v)]);
+  return section("about", "Configuration and versions", facts(told(view.configuration)), facts([...told(view.run.versions), ["state hash", view.run.state_hash]]));
 }
 
 const MADE = { summary, sites, curves, evaluation, privacy, refusals, ledger, about };

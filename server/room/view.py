@@ -196,14 +196,15 @@ def _state(
             "S02",
         )
     if told.closed:
-        return "finished", f"finished after {told.exchanges} exchanges", ""
+        return "finished", f"all {told.jobs} jobs are done, after {told.exchanges} exchanges", ""
     ended = told.ended if told.first else status.get("failed") or {}
     begun = max(_time(told.begun), 0.0)
     if stopped and float(stopped.get("time", 0.0)) >= begun:
         return "stopped", f"stopped by command; take it up again: {resume}", ""
     if ended.get("code"):
         code = str(ended["code"])
-        return "failed", f"{code}, {meaning(code)}: {'; '.join(map(str, ended.get('said') or ()))}", code
+        why, way_out = "; ".join(map(str, ended.get("said") or ())), WAYS_OUT.get(code, "")
+        return "failed", f"{code}, {meaning(code)}: {why}. What to do: {way_out} ({resume})", code
     if ended:
         return "stopped", f"interrupted at the coordinator; take it up again: {resume}", ""
     last = max(_time(status), told.latest or 0.0)
