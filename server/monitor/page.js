@@ -7,6 +7,8 @@ const by = (id) => document.getElementById(id);
 const name = location.pathname.startsWith("/runs/") ? decodeURIComponent(location.pathname.slice(6)) : "";
 const view = {};
 const older = [];
+const MANY = 40;
+let everySite = false;
 let shown = 15; // lines of the ledger
 let ahead = 0; // seconds that the server's clock is before ours
 
@@ -118,13 +120,18 @@ function sites() {
   const noisy = Boolean(view.run.privacy);
   const heads = [["site"], ["state"], ["last sign of life"], ["plans done", "n"], ["forecast", "n"], ["cases", "n"], ["with image", "n"], ["contributed", "n"], ["late", "n"]];
   if (noisy) heads.push(["epsilon spent", "n"], ["allowed", "n"]);
-  const rows = view.sites.map((s) => make("tr", {},
+  // of many sites those that something is the matter with come first
+  const odd = (s) => (s.code || s.state === "late" ? 0 : 1);
+  const sorted = view.sites.length > MANY ? [...view.sites].sort((a, b) => odd(a) - odd(b)) : view.sites;
+  const rows = sorted.slice(0, everySite ? Infinity : MANY).map((s) => make("tr", {},
     make("th", { scope: "row" }, s.name), cell("state", tag(s.state, s.code)), cell("last sign of life", since(s.seen), "nowrap"),
     cell("plans done", s.plans_asked === null ? "" : `${s.plans_done} of ${s.plans_asked}`, "n"), cell("forecast", s.forecast === null ? "" : ago(s.forecast), "n"),
     cell("cases", withheld(s.cases), "n"), cell("with image", withheld(s.imaged), "n"), cell("contributed", String(s.contributed), "n"), cell("late", s.late ? String(s.late) : "", "n"),
     ...(noisy ? [cell("epsilon spent", s.epsilon === null ? "" : short(s.epsilon), "n"), cell("allowed", withheld("withheld"), "n")] : [])));
   const hidden = view.run.withheld ? [make("p", { class: "small" }, "Sums are masked: what a single site has or measures is withheld from the coordinator.")] : [];
-  return rows.length ? section("sites", "Sites", ...hidden, table(`${plural(rows.length, "site")}; forecast: the longest work on one plan, by the site's own doctor`, heads, rows)) : null;
+  const more = rows.length < sorted.length ? make("button", { type: "button" }, `Show all ${sorted.length} sites`) : null;
+  if (more) more.addEventListener("click", () => { everySite = true; put("sites", sites()); });
+  return rows.length ? section("sites", "Sites", ...hidden, table(`${plural(sorted.length, "site")}; forecast: the longest work on one plan, by the site's own doctor`, heads, rows), more) : null;
 }
 
 function curves() {

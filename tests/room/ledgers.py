@@ -34,7 +34,7 @@ def opened(names: list[str], *, began: float = START, jobs: int = 40, **more: An
     counts = dict.fromkeys(names, "withheld") if config["secure"] else {n: 50 + 3 * k for k, n in enumerate(names)}
     return {
         "kind": "open", "time": began, "run": "0123456789abcdef", "name": "0123456789abcdef-01234567", "config": config,
-        "schema": "5" * 64, "registered": names, "sites": names, "cases": counts, "imaged": counts, "seconds": {n: 12.5 for n in names},
+        "schema": "5" * 64, "registered": names, "sites": names, "cases": counts, "imaged": counts, "seconds": dict.fromkeys(names, 12.5),
         "modalities": {n: ["table"] for n in names}, "heads": ["logistic", "mlp"], "groups": [], "jobs": jobs, "step": 0, "torn": 0,
         "versions": {"flwr": "1.41.0", "numpy": "2", "fedmets": common.__version__}, **more,
     }  # fmt: skip
