@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 from common.errors import RunError
 from server.room.words import is_code
@@ -21,25 +21,31 @@ class Log:
     """To a file, to stderr, or to nobody."""
 
     def __init__(self, file: str = "", stderr: bool = False) -> None:
-        self._out: list[TextIO] = [sys.stderr] if stderr else []
+        self._file, self._stderr = Path(file) if file else None, stderr
         self._one = threading.Lock()
-        if file:
-            try:
-                self._out.append(open(Path(file), "a", encoding="utf-8"))  # noqa: SIM115 (as long as the process)
-            except OSError as error:
-                raise RunError("S03", f"--log '{file}' cannot be written ({error.strerror}); choose another file") from error
+        self._write("")
 
     def event(self, level: Level, event: str, when: float | None = None, **fields: Any) -> None:
         """`fields` that are None are left out."""
         at = datetime.fromtimestamp(time.time() if when is None else when, UTC).isoformat(timespec="milliseconds")
         row = {"time": at, "level": level, "event": event, **{k: v for k, v in fields.items() if v is not None}}
+        self._write(json.dumps(row) + "\n")
+
+    def _write(self, text: str) -> None:
+        """The file is opened for each line: it may be moved away meanwhile, as log rotation does."""
         with self._one:
-            for out in self._out:
-                print(json.dumps(row), file=out, flush=True)
+            if self._stderr:
+                print(text, end="", file=sys.stderr, flush=True)
+            if self._file:
+                try:
+                    with open(self._file, "a", encoding="utf-8") as file:
+                        file.write(text)
+                except OSError as error:
+                    raise RunError("S03", f"--log '{self._file}' cannot be written ({error.strerror}); choose another file") from error
 
     def line(self, run: str, line: Mapping[str, Any]) -> None:
         """What one ledger line says."""
-        if self._out:
+        if self._file or self._stderr:
             for level, event, fields in events(line):
                 self.event(level, event, line.get("time"), run=run, **fields)
 

@@ -33,10 +33,11 @@ class Sink:
 
             # a folder is what a hospital's own machine has; MLflow asks for a word since it would rather have a database
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-            from mlflow import MlflowClient
+            import mlflow
         except ImportError as error:
             raise UsageError("C01", f"--mlflow needs the package mlflow-skinny ({error}): pip install 'fedmets[mlflow]'") from error
-        self._client = MlflowClient(tracking_uri=uri)
+        self._client: Any = None
+        self._make = lambda: mlflow.MlflowClient(tracking_uri=uri)
         self._uri, self._folder = uri, folder
         self._waiting: list[Line] = []
         self._ledger = Follower(folder / ledger.NAME, self._waiting.append, self._waiting.clear)
@@ -47,6 +48,7 @@ class Sink:
         """FederationError R06 where MLflow does not do it."""
         self._ledger.read()
         try:
+            self._client = self._client or self._make()
             for line in self._waiting:
                 self._line(line)
             if self._waiting and self._run:

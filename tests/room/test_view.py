@@ -247,7 +247,7 @@ def test_a_thinned_curve_keeps_its_ends_and_its_order(count: int, most: int) -> 
 def test_a_thousand_rounds_of_two_hundred_sites_are_seen_at_once_and_held_in_little_room(tmp_path: Path) -> None:
     folder = ledgers.run(tmp_path / "r", 1000, 200, close=False)
     lines = (folder / ledger.NAME).read_bytes().splitlines(keepends=True)
-    (folder / ledger.NAME).write_bytes(b"".join(lines[:501]))
+    (folder / ledger.NAME).write_bytes(b"".join(lines[:901]))
     watched = Watched(folder)
     watched.look()
     tracemalloc.start()
@@ -255,7 +255,7 @@ def test_a_thousand_rounds_of_two_hundred_sites_are_seen_at_once_and_held_in_lit
     base = tracemalloc.get_traced_memory()[0]
     slowest = 0.0
     with open(folder / ledger.NAME, "ab") as file:
-        for line in lines[501:]:
+        for line in lines[901:]:
             file.write(line)
     view = watched.look()
     grown = tracemalloc.get_traced_memory()[0] - base

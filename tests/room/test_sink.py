@@ -1,0 +1,54 @@
+"""A run in MLflow: once, whatever is repeated; with every step, in a folder on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server import ledger
+from server.__main__ import main
+from server.room.sink import Sink
+from tests.room import ledgers
+
+mlflow = pytest.importorskip("mlflow", reason="the extra [mlflow] is not installed")
+pytestmark = pytest.mark.filterwarnings("ignore")
+NAMES = ["North", "Zürich / 2"]
+
+
+def runs(uri: str) -> Any:
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    return client, client.search_runs([e.experiment_id for e in client.search_experiments()])
+
+
+def test_a_run_is_one_run_there_however_often_it_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, uri = ledgers.run(tmp_path / "r", 6, names=NAMES), f"file:{tmp_path}/ml"
+    raw = (folder / ledger.NAME).read_bytes().splitlines(keepends=True)
+    (folder / ledger.NAME).write_bytes(b"".join(raw[:4]))
+    sink = Sink(folder, uri)
+    sink.take()
+    (folder / ledger.NAME).write_bytes(b"".join(raw[:5]))
+    sink.take()
+    # another process, as after a restart of the coordinator
+    (folder / ledger.NAME).write_bytes(b"".join(raw))
+    for _ in range(2):
+        assert main(["mlflow", str(folder), "--uri", uri, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["lines"] == len(raw)
+    client, (run,) = runs(uri)
+    assert run.info.status == "FINISHED"
+    assert (run.data.params["task"], run.data.params["seed"]) == ("preop", "0")
+    assert "keys" not in run.data.params
+    history = client.get_metric_history(run.info.run_id, "mlp.loss")
+    assert [m.step for m in history] == [0, 1, 2, 3, 4, 5]
+    assert len(client.get_metric_history(run.info.run_id, "site/Z_rich _ 2/mlp.loss")) == 6
+    assert run.data.metrics["mlp.within_site.auc"] == 0.81
+    assert run.data.tags["fedmets.state_hash"] == "b" * 64
+
+
+def test_an_mlflow_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = ledgers.run(tmp_path / "r", 2, names=NAMES)
+    (tmp_path / "file").write_text("")
+    assert main(["mlflow", str(folder), "--uri", f"file:{tmp_path}/file/under"]) == 5
+    assert "[R06] MLflow at" in capsys.readouterr().err
