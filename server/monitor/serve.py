@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket as sockets
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -47,24 +49,42 @@ def run(folder: Path, access: Access, host: str, port: int, socket: str, log: Lo
         raise RunError("S01", f"there is no folder '{folder}'; say where the runs are: --out DIR")
     at = f"unix:{socket}" if socket else f"http://{f'[{host}]' if ':' in host else host}:{port}"
     config = uvicorn.Config(
-        app(folder, access, log), host=host, port=port, uds=socket or None, log_config=None, access_log=False, proxy_headers=False,
+        app(folder, access, log), host=host, port=port, log_config=None, access_log=False, proxy_headers=False,
         server_header=False, timeout_graceful_shutdown=2, lifespan="off",
     )  # fmt: skip
     server = uvicorn.Server(config)
-    # a new socket belongs to its maker alone, unless a proxy of the same group is to reach it
-    os.umask(0o117 if access.header else 0o177)
+    held = [_socket(socket, group=bool(access.header))] if socket else None
     log.event("info", "monitor_started", at=at, runs=str(folder))
     print(f"{at}  (runs in {folder}; Ctrl-C ends it)", flush=True)
     try:
-        server.run()
-    except KeyboardInterrupt:
-        pass
-    except SystemExit as error:
-        raise RunError("S03", f"cannot listen at {at}; is something else there? choose another --port") from error
+        # Ctrl-C is how it is ended; uvicorn says by SystemExit that it cannot listen
+        with suppress(KeyboardInterrupt, SystemExit):
+            server.run(sockets=held)
+    finally:
+        if socket:
+            Path(socket).unlink(missing_ok=True)
     if not server.started:
-        raise RunError("S03", f"cannot listen at {at}; is something else there? choose another --port or --socket")
+        raise RunError("S03", f"cannot listen at {at}; is something else there? choose another --port")
     log.event("info", "monitor_stopped")
     return 0
+
+
+def _socket(path: str, group: bool) -> sockets.socket:
+    """Its maker's alone, or, where a proxy is to reach it, its group's, too: uvicorn's own would be everybody's."""
+    made = sockets.socket(sockets.AF_UNIX)
+    try:
+        if made.connect_ex(path) == 0:
+            raise OSError("somebody listens there")
+        Path(path).unlink(missing_ok=True)
+        made = sockets.socket(sockets.AF_UNIX)
+        before = os.umask(0o117 if group else 0o177)
+        try:
+            made.bind(path)
+        finally:
+            os.umask(before)
+    except OSError as error:
+        raise RunError("S03", f"cannot listen at unix:{path} ({error}); choose another --socket") from error
+    return made
 
 
 def app(folder: Path, access: Access, log: Log | None = None) -> ASGIApp:

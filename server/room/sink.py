@@ -37,7 +37,7 @@ class Sink:
         except ImportError as error:
             raise UsageError("C01", f"--mlflow needs the package mlflow-skinny ({error}): pip install 'fedmets[mlflow]'") from error
         self._client: Any = None
-        self._make = lambda: mlflow.MlflowClient(tracking_uri=uri)
+        self._mlflow: Any = mlflow
         self._uri, self._folder = uri, folder
         self._waiting: list[Line] = []
         self._ledger = Follower(folder / ledger.NAME, self._waiting.append, self._waiting.clear)
@@ -48,7 +48,7 @@ class Sink:
         """FederationError R06 where MLflow does not do it."""
         self._ledger.read()
         try:
-            self._client = self._client or self._make()
+            self._client = self._client or self._mlflow.MlflowClient(tracking_uri=self._uri)
             for line in self._waiting:
                 self._line(line)
             if self._waiting and self._run:
