@@ -156,7 +156,7 @@ def _do(args: argparse.Namespace) -> dict[str, object]:
     if args.command == "stop":
         folder = runs.chosen(args.run, _runs(args))
         launch.stop(_flower(args), folder)
-        return launch.summary(folder)
+        return {"folder": str(folder), "state": "stopped"}
     if args.command == "resume":
         folder = runs.chosen(args.run, _runs(args))
         return _shown(args, folder, lambda tell: launch.resume(_flower(args), folder, tell))

@@ -33,6 +33,8 @@ class Sink:
 
             # a folder is what a hospital's own machine has; MLflow asks for a word since it would rather have a database
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+            # it greets its makers otherwise
+            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             import mlflow
         except ImportError as error:
             raise UsageError("C01", f"--mlflow needs the package mlflow-skinny ({error}): pip install 'fedmets[mlflow]'") from error
