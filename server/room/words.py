@@ -40,8 +40,12 @@ def _exchange(line: Mapping[str, Any]) -> str:
     learners = dict.fromkeys(w["learner"] for w in line["work"])
     text = f"step {line['step']}: {some(list(learners))}; {len(contributed)} of {_count(line['sites'], 'site')} contributed"
     text += f", {line['seconds']:.1f} s, {size(line['sent'])} down, {size(line['received'])} up"
-    others = [f"{s}: {what}" for s, what in line["sites"].items() if what != "contributed"]
-    refused = sorted({f"{s}: {code}" for w in line["work"] for s, code in w["refused"].items() if line["sites"].get(s) == "contributed"})
+    codes: dict[str, set[str]] = {}
+    for w in line["work"]:
+        for s, code in w["refused"].items():
+            codes.setdefault(s, set()).add(code)
+    others = [f"{s}: {' '.join(sorted(codes.get(s, {what})))}" for s, what in line["sites"].items() if what != "contributed"]
+    refused = [f"{s}: {' '.join(sorted(found))}" for s, found in sorted(codes.items()) if line["sites"].get(s) == "contributed"]
     doubted = [d for w in line["work"] for d in w.get("doubted", [])]
     late = [f"{entry['site']} (step {entry['step']})" for entry in line.get("late", [])]
     for what, who in (("not in it", others), ("refused in part", refused), ("doubted", doubted), ("late and not used", late)):
