@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from server import ledger
+from server import launch, ledger
 from server.__main__ import main
 from server.room.sink import Sink
 from tests.room import ledgers
@@ -54,3 +54,30 @@ def test_an_mlflow_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "file").write_text("")
     assert main(["mlflow", str(folder), "--uri", f"file:{tmp_path}/file/under"]) == 5
     assert "[R06] MLflow at" in capsys.readouterr().err
+
+
+def test_a_run_that_is_started_with_it_is_handed_over_as_it_goes_and_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri, seen = f"file:{tmp_path}/ml", list[int]()
+
+    def new(flower: Any, run: Any, tell: Any) -> dict[str, object]:
+        path = ledgers.run(Path(run.out), 3, names=NAMES) / ledger.NAME
+        lines = path.read_bytes().splitlines(keepends=True)
+        for steps in (1, 2, 3):
+            path.write_bytes(b"".join(lines[: 1 + steps]))
+            tell(launch.summary(path.parent))
+            client, (there,) = runs(uri)
+            seen.append(len(client.get_metric_history(there.info.run_id, "mlp.loss")))
+        path.write_bytes(b"".join(lines))
+        return launch.summary(path.parent)
+
+    monkeypatch.setattr(launch, "new", new)
+    words = ["run", "--study", "colorectal_metastasis", "--expect", "2", "--state", str(tmp_path), "--out", str(tmp_path / "runs")]
+    assert main([*words, "--mlflow", uri, "--log", str(tmp_path / "log")]) == 0
+    assert seen == [1, 2, 3]
+    _, (there,) = runs(uri)
+    assert there.info.status == "FINISHED"
+    events = [json.loads(line)["event"] for line in (tmp_path / "log").read_text().splitlines()]
+    assert events[-1] == "run_finished"
+    assert capsys.readouterr().out.strip().startswith(str(tmp_path / "runs"))
