@@ -11,7 +11,7 @@ from common.errors import WAYS_OUT
 from server.room.chronicle import WITHHELD, Chronicle, SitePart
 from server.room.follow import Follower
 from server.room.thin import Point
-from server.room.words import ago, is_code, meaning
+from server.room.words import is_code, meaning
 
 State = Literal["waiting", "running", "stalled", "stopped", "failed", "finished", "damaged"]
 STATES: tuple[State, ...] = ("waiting", "running", "stalled", "stopped", "failed", "finished", "damaged")
@@ -182,6 +182,7 @@ def view(folder: str, ledger: Follower, told: Chronicle, status: Mapping[str, An
     )
 
 
+# a sentence changes when the state does, and not every second: screen readers speak it
 def _state(
     folder: str, ledger: Follower, told: Chronicle, status: Mapping[str, Any], stopped: Mapping[str, Any], now: float
 ) -> tuple[State, str, str]:
@@ -212,12 +213,12 @@ def _state(
         if not told.first or not status.get("begun", True):
             here = len(_names(status))
             return "waiting", f"waiting for sites: {here} of {status.get('expect', '?')} have come", ""
-        return "running", f"at work on step {status.get('step', told.exchanges)}", ""
+        return "running", "at work", ""
     if not told.first and not status:
         return "waiting", "the ledger has no line yet: sites are being waited for, or the run never began", ""
     return (
         "stalled",
-        f"no sign of life for {ago(now - last)}: the coordinator's process has ended or hangs; look at its log, then: {resume}",
+        f"no sign of life for more than {FRESH:.0f} s: the coordinator's process has ended or hangs; look at its log, then: {resume}",
         "R07",
     )
 
