@@ -53,7 +53,8 @@ export function chart(title, unit, series) {
   const sites = series.filter((s) => !s.all);
   const main = series.find((s) => s.all);
   const [first, last] = main ? [main.points[0], main.points[main.points.length - 1]] : [points[0], points[points.length - 1]];
-  const told = `${main ? "All sites together: " : ""}${short(first[1])} at step ${first[0]}, ${short(last[1])} at step ${last[0]}` +
+  const end = last[0] === first[0] ? "" : `, ${short(last[1])} at step ${last[0]}`;
+  const told = `${main ? "All sites together: " : ""}${short(first[1])} at step ${first[0]}${end}` +
     (sites.length ? `; and a line for each of ${sites.length} sites.` : ".");
   const id = `chart${count++}`;
   const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-labelledby": `${id}t ${id}d` },
@@ -65,8 +66,9 @@ export function chart(title, unit, series) {
   for (const t of ticks(x0, x1, 6).filter(Number.isInteger)) svg.append(make("text", { x: x(t), y: height - 16, "text-anchor": "middle" }, String(t)));
   svg.append(make("line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom }),
     make("text", { x: width - right, y: height - 2, "text-anchor": "end" }, "exchange"));
-  const draw = (s, kind) => svg.append(make("polyline", { class: kind, points: (s.points.length > 1 ? s.points : [s.points[0], s.points[0]])
-    .map((p) => `${x(p[0]).toFixed(1)},${y(p[1]).toFixed(1)}`).join(" ") }));
+  const draw = (s, kind) => svg.append(s.points.length === 1
+    ? make("circle", { class: kind, cx: x(s.points[0][0]).toFixed(1), cy: y(s.points[0][1]).toFixed(1), r: s.all ? 4 : 2.5 })
+    : make("polyline", { class: kind, points: s.points.map((p) => `${x(p[0]).toFixed(1)},${y(p[1]).toFixed(1)}`).join(" ") }));
   sites.forEach((s, k) => draw(s, tone(k, sites.length)));
   if (main) draw(main, "all");
   const figure = make("figure", {}, make("h3", {}, unit ? `${title} (${unit})` : title), svg, make("figcaption", {}, told));

@@ -189,7 +189,7 @@ async function page(before) {
 }
 
 function about() {
-  const told = (o) => Object.entries(o).filter(([, v]) => v !== "").map(([k, v]) => [k, String(v)]);
+  const told = (o) => Object.entries(o).filter(([, v]) => v !== "").map(([k, v]) => [k, String(v).replaceAll(",", ", ")]);
   return section("about", "Configuration and versions", facts(told(view.configuration)), facts([...told(view.run.versions), ["state hash", view.run.state_hash]]));
 }
 
