@@ -10,6 +10,7 @@ import numpy as np
 
 from common.cohort import ESTIMABLE, UNKNOWN, Cohort, Flow
 from server.app import Outcome
+from server.measured import evaluated
 from server.report import sums
 from simulation import attacks, imagery, membership, results, show, twins
 from simulation.compare import Comparison
@@ -50,7 +51,7 @@ def record(
         "images": imagery.images(outcome, comparison, sites, rows["differences"], seed=run.seed, parts=run.parts, repeats=args.bootstraps),
         "curves": results.curves(comparison, models),
         "importance": sums.importance(outcome.states, outcome.heads, setting.study.schema_at(setting.task).features),
-        "federated_tallies": sums.federated_metrics(outcome.states, heads),
+        "federated_tallies": evaluated(outcome.states, heads),
         "survival": sums.survival(outcome.states, setting.study, setting.task),
         "site_probe": _probe(comparison, sites, run.seed),
         "unknown_labels": results.unknown_labels(comparison, "clinical") if args.unknown_label == "sensitivity" else None,

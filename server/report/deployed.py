@@ -20,6 +20,7 @@ from common.types import Arrays
 from server import store
 from server.app import WITHHELD, restore
 from server.ledger import NAME, Ledger, read
+from server.measured import evaluated
 from server.report import judged, model, page, sums
 from server.run import Run
 
@@ -104,7 +105,7 @@ def record(folder: Path) -> Deployed:
         "images": _images(begun, states, found["differences"]),
         "curves": judged.curves(arrays),
         "importance": sums.importance(states, heads, study.schema_at(task).features),
-        "federated_tallies": sums.federated_metrics(states, [h.name for h in heads]),
+        "federated_tallies": evaluated(states, [h.name for h in heads]),
         "survival": sums.survival(states, study, task),
         "site_probe": None,
         "unknown_labels": None,

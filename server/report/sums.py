@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 import common
-from common import tally
-from common.cohort import ESTIMABLE, Fold
+from common.cohort import Fold
 from common.gradcam import focus
 from common.learner import Averaged, Federated
 from common.parts import States
@@ -82,44 +81,6 @@ def participation(exchanges: Sequence[Mapping[str, Any]]) -> list[Row]:
                 row = out.setdefault(site, {"site": site, "contributed": 0, "not": {}})
                 row["not"][code] = row["not"].get(code, 0) + len(w["folds"])
     return list(out.values())
-
-
-def federated_metrics(states: States, heads: Sequence[str]) -> list[Row]:
-    """What the coordinator knows without seeing a patient: metrics from added tallies, each AUC with its exact binning bound."""
-    arrays = states[Fold().key].get("evaluation", {})
-    out = []
-    for head in heads:
-        for kind, evaluation in (("within", "within_site"), ("left_out", "leave_one_site_out")):
-            names = [n for n in arrays if n.startswith(f"{head}/{kind}/")]
-            if not names:
-                continue
-            mine = {n.removeprefix(f"{head}/{kind}/"): arrays[n] for n in names}
-            pairs = mine.pop("pairs")
-            total = tally.Tally.from_arrays(mine)
-            if not float(total.n):
-                continue
-            counts = total.class_counts
-            judged = [k for k in range(len(counts)) if min(counts[k], total.n - counts[k]) >= ESTIMABLE]
-            judged = judged[1:] if len(counts) == 2 else judged
-            out.append(
-                {
-                    "model": head,
-                    "evaluation": evaluation,
-                    "n": int(total.n),
-                    "auc": _mean([pairs[k, 0] / pairs[k, 1] if pairs[k, 1] else None for k in judged]),
-                    "auc_pooled": _mean([tally.auc(total.histogram[k]) for k in judged]),
-                    "bound": _mean([tally.auc_bound(total.histogram[k]) for k in judged]),
-                    "brier": total.mean_brier,
-                    "log_loss": total.mean_log_loss,
-                }
-            )
-    return out
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    """Over the classes that can be judged (one, for a label of two); None without any."""
-    known = [v for v in values if v is not None]
-    return float(np.mean(known)) if known else None
 
 
 BEYOND = {"image": "The image network's log-odds", "latent code": "The autoencoder's code of the image"}
