@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -16,12 +17,14 @@ from common.survival import kaplan_meier
 from server import strategies
 from server.app import Outcome
 from server.ledger import NAME, read
+from server.report import statements
 from simulation import attacks, imagery, membership, results, show, twins
 from simulation.compare import Comparison
 from simulation.run import Setting
 from simulation.site_probe import site_probe
+from simulation.subgroups import subgroups
 
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 _VIRTUAL = {
     "even": "The sites are virtual: patients were assigned to them by a hash of their ids.",
     "scanner": "The sites are the makers of the scanners, not hospitals.",
@@ -40,6 +43,7 @@ def record(
         **_asked(setting),
         **_patients(setting, outcome, comparison, sites),
         **_trace(setting, outcome),
+        "date": _date(setting),
         "bootstraps": args.bootstraps,
         "interval": "95 % percentile interval; patients resampled within site and class, models fixed",
         **{k: v for k, v in rows.items() if k != "unbounded"},
@@ -54,6 +58,7 @@ def record(
         "chosen": [{"arm": a, "evaluation": e, "predictions": dict(c)} for (a, e), c in comparison.chosen.items()],
         "pairs": pairs(comparison),
         "images": imagery.images(outcome, comparison, sites, rows["differences"], seed=run.seed, parts=run.parts, repeats=args.bootstraps),
+        "subgroups": subgroups(comparison, sites, repeats=args.bootstraps, seed=run.seed),
         "curves": results.curves(comparison, models),
         "importance": importance(outcome, setting.study.schema_at(setting.task).features),
         "federated_tallies": federated_metrics(outcome, heads),
@@ -80,6 +85,7 @@ def _asked(setting: Setting) -> dict[str, Any]:
     study, schema = setting.study, setting.study.schema_at(setting.task)
     return {
         "schema_version": SCHEMA_VERSION,
+        "setting": "simulation",
         "fedmets": common.__version__,
         "study": study.name,
         "question": study.question,
@@ -88,6 +94,7 @@ def _asked(setting: Setting) -> dict[str, Any]:
         "virtual": study.virtual or _VIRTUAL.get(setting.parted.kind, ""),
         "synthetic": setting.phantom,
         "research_use_only": "Research use only. Not a medical device; not for decisions about patients.",
+        "statements": statements.read(setting.args.statements),
         "seed": setting.run.seed,
         "label": {
             "name": schema.label.name,
@@ -146,6 +153,12 @@ def _trace(setting: Setting, outcome: Outcome) -> dict[str, Any]:
         "guards": {"L03": guard},
         "overrides": {"L03": guard["accepted"] if guard else [], "L02": dict(setting.reading.overrides)},
     }
+
+
+def _date(setting: Setting) -> str:
+    """When training ended, by the ledger (UTC)."""
+    closed = next(line for line in reversed(read(setting.folder / NAME)) if line["kind"] == "close")
+    return datetime.datetime.fromtimestamp(closed["time"], datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _probe(comparison: Comparison, sites: Sequence[Cohort], seed: int) -> dict[str, Any] | None:

@@ -27,11 +27,11 @@ def write(
     heads: Sequence[Federated],
     learner: Callable[[str], Federated],
     report: Mapping[str, Any],
-) -> None:
+) -> dict[str, str]:
     """`model/`: preprocessing.json, coefficients.csv, boosting.json (a native Booster), other heads' arrays, README.md, SHA256SUMS.
 
     Networks, and the fusion that reads them, go to networks.state (`common.types.unpack` and `nest` open it), their settings to
-    networks.json. `learner`: the run's learner of a name, configured.
+    networks.json. `learner`: the run's learner of a name, configured. Returns the SHA-256 of each file but the card.
     """
     schema = study.schema_at(task)
     files: dict[str, bytes] = {
@@ -56,10 +56,12 @@ def write(
     if networks:
         files["networks.state"] = pack(flatten(networks))
         files["networks.json"] = _json({n: hyper_of(learner(n)) for n in networks})
+    learnt = {name: hashlib.sha256(blob).hexdigest() for name, blob in sorted(files.items())}
     files["README.md"] = card(study, task, schema, heads, report).encode()
     sums = "".join(f"{hashlib.sha256(blob).hexdigest()}  {name}\n" for name, blob in sorted(files.items()))
     for name, blob in {**files, "SHA256SUMS": sums.encode()}.items():
         store.write(folder / name, blob)
+    return learnt
 
 
 def preprocessing(schema: Schema, state: State) -> dict[str, Any]:
