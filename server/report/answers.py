@@ -104,7 +104,7 @@ def _label(r: Report) -> str:
     label = r.get("label")
     if not isinstance(label, Mapping) or not (label.get("title") or label.get("name")):
         return ""
-    return f"{label.get('title') or label.get('name')} ({', '.join(map(str, label.get('classes') or []))})"
+    return f"{label.get('title') or label.get('name')} ({', '.join(map(words.name, label.get('classes') or []))})"
 
 
 def predictors(r: Report) -> str | None:
@@ -188,7 +188,7 @@ def uncertainty(r: Report) -> str | None:
 
 
 def updating(r: Report) -> str | None:
-    return "None: no model was recalibrated or changed after it was judged." if rows(r, "results") else None
+    return "No model was recalibrated or changed after it was judged." if rows(r, "results") else None
 
 
 def calculated(r: Report) -> str | None:
@@ -214,14 +214,14 @@ def output(r: Report) -> str | None:
     if len(classes) < 2:
         return None
     if len(classes) == 2:
-        return f"The probability of {classes[1]}; called at Youden's threshold, set on out-of-fold predictions of training rows."
+        return f"The probability of {words.name(classes[1])}; called at Youden's threshold, set on out-of-fold predictions of training rows."
     return f"The probability of each of {len(classes)} classes; the most probable one is called."
 
 
 def differing(r: Report) -> str | None:
     if r.get("groups") is None:
         return None
-    return "None within sites: the same cohort, cross-fitted. A left-out site may differ in any way that hospitals do."
+    return "Within sites they do not: the same cohort, cross-fitted. A left-out site may differ in any way that hospitals do."
 
 
 def code(r: Report) -> str | None:
@@ -349,7 +349,7 @@ def chosen(r: Report) -> str | None:
 
 def ensembles(r: Report) -> str | None:
     if "fusion" not in Index(r).models:
-        return "None." if rows(r, "results") else None
+        return "No ensemble." if rows(r, "results") else None
     return "The fusion adds the image model's log-odds to the clinical model's."
 
 

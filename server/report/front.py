@@ -39,7 +39,7 @@ def first(report: Report) -> Context:
         "permuted": report.get("permuted_labels") is not None,
         "caution": report.get("caution") or "",
         "setting": report.get("setting") or "",
-        "date": str(report.get("date") or "")[:10] or words.NOT_RECORDED,
+        "date": str(report.get("date") or "")[:10] or "date not recorded",
         "run": str(report.get("ledger_head") or "")[:16] or words.NOT_RECORDED,
         "interval": report.get("interval") or "intervals: not recorded",
         "bootstraps": whole(report.get("bootstraps")),

@@ -40,13 +40,13 @@ STYLES = {
     "kicker": ParagraphStyle("kicker", _BASE, fontSize=7.6, leading=10, textColor=MUTED, spaceAfter=1),
     "research": ParagraphStyle("research", _BASE, fontName=BOLD, textColor=ALARM, fontSize=9.2, leading=12, spaceAfter=5),
     "figure": ParagraphStyle("figure", _BASE, fontName=BOLD, fontSize=20, leading=23, textColor=TONES["federated"], spaceAfter=1),
-    "caption": ParagraphStyle("caption", _BASE, fontSize=7.4, leading=9.8, textColor=MUTED, spaceBefore=4, spaceAfter=3, keepWithNext=1),
+    "caption": ParagraphStyle("caption", _BASE, fontSize=7.4, leading=9.8, textColor=MUTED, spaceBefore=4, spaceAfter=3),
     "figcaption": ParagraphStyle("figcaption", _BASE, fontSize=7.4, leading=9.8, textColor=MUTED, spaceAfter=8),
     "li": ParagraphStyle("li", _BASE, leftIndent=11, bulletIndent=1, spaceAfter=1.6),
     "h1": ParagraphStyle("h1", _BASE, fontName=BOLD, fontSize=15, leading=18.5, spaceAfter=4),
-    "h2": ParagraphStyle("h2", _BASE, fontName=BOLD, fontSize=12.5, leading=16, spaceBefore=13, spaceAfter=5, keepWithNext=1),
-    "h3": ParagraphStyle("h3", _BASE, fontName=BOLD, fontSize=9.8, leading=12.5, spaceBefore=7, spaceAfter=3, keepWithNext=1),
-    "h4": ParagraphStyle("h4", _BASE, fontName=BOLD, fontSize=9, leading=12, spaceBefore=4, spaceAfter=3, keepWithNext=1),
+    "h2": ParagraphStyle("h2", _BASE, fontName=BOLD, fontSize=12.5, leading=16, spaceBefore=13, spaceAfter=5),
+    "h3": ParagraphStyle("h3", _BASE, fontName=BOLD, fontSize=9.8, leading=12.5, spaceBefore=7, spaceAfter=3),
+    "h4": ParagraphStyle("h4", _BASE, fontName=BOLD, fontSize=9, leading=12, spaceBefore=4, spaceAfter=3),
 }
 _ROLES = {"h1": "H1", "h2": "H2", "h3": "H3", "h4": "H4", "li": "LI"}
 _SKIPPED = {"nav", "style", "script", "head", "title"}
@@ -54,6 +54,10 @@ _WIDEST = 440
 """Drawings of at most this width stand two in a row."""
 MOST_WORD = 90.0
 """Points of a table's narrowest column at most: longer words are broken."""
+
+
+MOST_TEXT = 1200
+"""Characters of a cell that surely fits a page."""
 
 
 class Text(Paragraph):
@@ -73,7 +77,7 @@ class Text(Paragraph):
     def drawOn(self, canvas: Any, x: float, y: float, _sW: float = 0) -> None:
         if self.outline:
             key, title, level = self.outline
-            canvas.bookmarkHorizontal(key, 0, self.height + 6) if False else canvas.bookmarkPage(key, fit="XYZ", left=0, top=y + self.height + 8)
+            canvas.bookmarkPage(key, fit="XYZ", left=0, top=y + self.height + 8)
             canvas.addOutlineEntry(title, key, level, closed=level > 0)
         canvas.marks.begin(canvas, self.path, once=self.once)
         super().drawOn(canvas, x, y, _sW)
@@ -130,6 +134,8 @@ class Paper:
                 loose.append(child)
             else:
                 flush()
+                if child.tag in ("h2", "h3", "h4") and width >= self._width:
+                    out.append(CondPageBreak(_follows(e, child)))
                 out += self._block(child, width, at)
         flush()
         return out
@@ -166,7 +172,7 @@ class Paper:
             self._level = level
             key = e.attributes.get("id") or f"part-{self._number}"
             text.outline = (key, drawable(e.text), level)
-        return [CondPageBreak(70), text] if e.tag == "h2" else [text]
+        return [text]
 
     def _list(self, e: Element, width: float, at: Path) -> list[Any]:
         place, out = self._path("L", at), []
@@ -211,25 +217,25 @@ class Paper:
         return out
 
     def _grid(self, e: Element, width: float, at: Path) -> list[Any]:
-        """Small drawings and small tables two in a row; what could outgrow a page goes below one another."""
+        """Small drawings and small tables side by side; what could outgrow a page goes below one another."""
         out: list[Any] = []
         waiting: list[Element] = []
-        half = (width - 14) / 2
+        across = 3 if "tables" in e.classes else 2
+        each = width / across
 
         def flush() -> None:
-            cells = [self._block(c, half, at) for c in waiting]
+            cells = [self._block(c, each - 14, at) for c in waiting]
             cells = [[f for x in cell for f in (x._content if isinstance(x, KeepTogether) else [x])] for cell in cells]
-            if len(cells) == 1:
-                cells.append([])
+            cells += [[]] * (across - len(cells))
             if waiting:
                 style = [("VALIGN", (0, 0), (-1, -1), "TOP"), ("LEFTPADDING", (0, 0), (-1, -1), 0), ("RIGHTPADDING", (0, 0), (-1, -1), 14)]
-                out.append(Table([cells], colWidths=[half + 14, half], style=style, hAlign="LEFT"))
+                out.append(Table([cells], colWidths=[each] * across, style=style, hAlign="LEFT"))
             waiting.clear()
 
         for child in e.elements:
             if _small(child):
                 waiting.append(child)
-                if len(waiting) == 2:
+                if len(waiting) == across:
                     flush()
             else:
                 flush()
@@ -280,7 +286,7 @@ class Paper:
         if not rows:
             return []
         columns = max(sum(int(c.attributes.get("colspan", 1)) for c in r.elements) for r in rows)
-        size = 5.9 if columns > 10 else 7.6
+        size = 6.5 if columns > 10 else 7.6
         widths = _widths(rows, columns, width, size)
         cells: list[list[Any]] = []
         style: list[Any] = [
@@ -302,8 +308,11 @@ class Paper:
         out: list[Any] = []
         if said and caption is not None:
             out.append(Text(self._inline(caption.inside), STYLES["caption"], path=self._path("Caption", place)))
-        table = Table(cells, colWidths=widths, style=style, repeatRows=heads, hAlign="LEFT", splitInRow=1)
-        return [*out, table, Spacer(1, 7)]
+        # a row is kept whole unless it could outgrow a page
+        long = max(len(c.text) for r in rows for c in r.elements) > MOST_TEXT
+        table = Table(cells, colWidths=widths, style=style, repeatRows=heads, hAlign="LEFT", splitInRow=int(long))
+        room = [CondPageBreak(75)] if width >= self._width else []
+        return [*room, *out, table, Spacer(1, 7)]
 
     def _cell(self, c: Element, size: float, head: bool, at: Path) -> Any:
         if bar := c.first("svg", "bar"):
@@ -332,7 +341,7 @@ class Paper:
             return escape(drawable(flat.replace("\x01", "\u00a0").replace("\x02", "\u00a0")), quote=False)
         inner = "".join(self._run(c) for c in x.inside)
         kinds = x.classes
-        if "hidden" in kinds or x.tag in ("svg", "title"):
+        if "hidden" in kinds or "skip" in kinds or x.tag in ("svg", "title"):
             return ""
         if "key" in kinds:
             tone = next((k for k in kinds if k in TONES), "reference")
@@ -356,6 +365,21 @@ class Paper:
 
 
 _INLINE = {"strong", "em", "code", "span", "a", "br", "sup"}
+
+
+def _follows(parent: Element, heading: Element) -> float:
+    """Points that a heading needs below it, so that it does not stand alone: its sentences, and the beginning of what they introduce."""
+    after = parent.elements[next(k for k, e in enumerate(parent.elements) if e is heading) + 1 :]
+    need = 30.0
+    for e in after[:4]:
+        if e.tag in ("h2", "h3", "h4"):
+            need += 25.0
+        elif e.tag == "p":
+            need += 14.0 * (1 + len(e.text) // 110)
+        else:
+            drawn = e.first("svg", "chart") or e.first("img")
+            return need + (330.0 if drawn is not None else 80.0)
+    return need
 
 
 def _small(e: Element) -> bool:
@@ -382,11 +406,12 @@ def _widths(rows: Sequence[Element], columns: int, width: float, size: float) ->
             if spanned == 1 and at < columns:
                 if c.first("svg", "bar") is not None:
                     least[at], most[at] = max(least[at], 50), max(most[at], 110)
+                mark = 12.0 if c.first("span", "key") or c.first("span", "best") else 0.0
                 text = drawable(c.text)
                 font = MONO if c.first("code") else BOLD if c.tag == "th" else SANS
                 word = max((stringWidth(w, font, size) for w in text.split(" ")), default=0.0)
-                least[at] = max(least[at], min(word, MOST_WORD) + 7.5)
-                most[at] = max(most[at], min(stringWidth(text, font, size), 4 * MOST_WORD) + 7.5)
+                least[at] = max(least[at], min(word, MOST_WORD) + 7.5 + mark)
+                most[at] = max(most[at], min(stringWidth(text, font, size), 4 * MOST_WORD) + 7.5 + mark)
             at += spanned
     if sum(most) <= width:
         return most

@@ -44,8 +44,9 @@ def _value(r: Row | None) -> float | None:
 
 
 def _why(r: Row | None, most: float) -> str:
-    missing = words.standing(r)
-    if missing:
+    if r is None:
+        return "no result in this evaluation"
+    if missing := words.standing(r):
         return f"{missing}, not ranked"
     return f"{words.estimate(r)}, but on {words.count(_n(r), 'patient')} instead of {words.whole(most)}: not ranked"
 
