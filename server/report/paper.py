@@ -40,6 +40,7 @@ STYLES = {
     "kicker": ParagraphStyle("kicker", _BASE, fontSize=7.6, leading=10, textColor=MUTED, spaceAfter=1),
     "research": ParagraphStyle("research", _BASE, fontName=BOLD, textColor=ALARM, fontSize=9.2, leading=12, spaceAfter=5),
     "figure": ParagraphStyle("figure", _BASE, fontName=BOLD, fontSize=20, leading=23, textColor=TONES["federated"], spaceAfter=1),
+    "none": ParagraphStyle("none", _BASE, fontName=BOLD, fontSize=13, leading=17, textColor=MUTED, spaceAfter=1),
     "caption": ParagraphStyle("caption", _BASE, fontSize=7.4, leading=9.8, textColor=MUTED, spaceBefore=4, spaceAfter=3),
     "figcaption": ParagraphStyle("figcaption", _BASE, fontSize=7.4, leading=9.8, textColor=MUTED, spaceAfter=8),
     "li": ParagraphStyle("li", _BASE, leftIndent=11, bulletIndent=1, spaceAfter=1.6),
@@ -67,9 +68,18 @@ class Text(Paragraph):
         super().__init__(text, style, *rest, **more)
         self.path, self.once = path, once
         self.outline: tuple[str, str, int] | None = None
+        self._measured: float | None = None
+
+    def wrap(self, width: float, height: float) -> tuple[float, float]:
+        """A table asks three times and more: lines are broken once a width."""
+        if width != self._measured or not hasattr(self, "blPara"):
+            super().wrap(width, height)
+            self._measured = width
+        return self.width, self.height
 
     def split(self, width: float, height: float) -> list[Any]:
         parts = super().split(width, height)
+        self._measured = None  # it takes the lines apart
         for k, part in enumerate(parts):
             part.path, part.once, part.outline = self.path, self.once, self.outline if k == 0 else None
         return parts  # type: ignore[no-any-return]
@@ -153,7 +163,7 @@ class Paper:
         if e.tag in ("h1", "h2", "h3", "h4"):
             return self._heading(e, at)
         if e.tag == "p":
-            style = next((STYLES[k] for k in kinds if k in STYLES), STYLES["p"])
+            style = STYLES["none"] if "none" in kinds else next((STYLES[k] for k in kinds if k in STYLES), STYLES["p"])
             text = self._inline(e.inside)
             return [Text(text, style, path=self._path("P", at))] if text.strip() else []
         if e.tag in ("ul", "ol"):
@@ -374,6 +384,8 @@ def _follows(parent: Element, heading: Element) -> float:
     for e in after[:4]:
         if e.tag in ("h2", "h3", "h4"):
             need += 25.0
+        elif "landscape" in e.classes:
+            return need
         elif e.tag == "p":
             need += 14.0 * (1 + len(e.text) // 110)
         else:
