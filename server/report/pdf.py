@@ -31,9 +31,9 @@ _FIRST_DAY = "2000-01-01T00:00:00Z"
 def typeset(html: str, report: Mapping[str, Any]) -> bytes:
     """The page as a PDF; of `report` only what stands outside the page: title, date, hash."""
     register()
-    body = read(html)
+    body = read(_encodable(html))
     out = io.BytesIO()
-    document = _Document(out, report, hashlib.sha256(html.encode("utf-8", "replace")).hexdigest())
+    document = _Document(out, report, hashlib.sha256(_encodable(html).encode()).hexdigest())
     document.build(Paper(body, A4[0] - 2 * MARGIN, A4[1] - 2 * MARGIN).story(), canvasmaker=_Canvas)
     return out.getvalue()
 
@@ -61,10 +61,10 @@ class _Canvas(Canvas):  # type: ignore[misc]
 class _Document(BaseDocTemplate):  # type: ignore[misc]
     def __init__(self, out: io.BytesIO, report: Mapping[str, Any], digest: str) -> None:
         self._report, self._digest = report, digest
-        study, task = (words.name(report.get(k)) for k in ("study", "task"))
+        study, task, question = (_encodable(words.name(report.get(k))) for k in ("study", "task", "question"))
         super().__init__(
             out, pagesize=A4, title=f"{study}, {task}: federated learning report", author="fedmets", creator="fedmets", producer="ReportLab",
-            subject=str(report.get("question") or ""), keywords=[study, task, "federated learning", "research use only"], lang="en",
+            subject=question, keywords=[study, task, "federated learning", "research use only"], lang="en",
             invariant=1, pageCompression=1, displayDocTitle=1,
         )  # fmt: skip
         head = str(report.get("ledger_head") or report.get("state_hash") or words.NOT_RECORDED)
@@ -101,6 +101,11 @@ class _Document(BaseDocTemplate):  # type: ignore[misc]
         document._timeStamp.dhh = document._timeStamp.dmm = 0
         name = self._digest[:32].encode()
         document._ID = b"\n[<" + name + b"><" + name + b">]\n"
+
+
+def _encodable(text: str) -> str:
+    """JSON can hold halves of a character, which no encoding can write."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _moment(text: object) -> datetime.datetime:
