@@ -39,7 +39,10 @@ def parser() -> argparse.ArgumentParser:
         if name == "explain":
             c.add_argument("--patients", type=int, default=24, metavar="N", help="most patients shown (default 24)")
             c.add_argument(
-                "--report", default="", metavar="FILE", help="the run's report.html: the page is then the site's own copy of it, with the pictures"
+                "--report",
+                default="",
+                metavar="FILE",
+                help="the run's report.html: the page is then the site's own copy of it, with the pictures",
             )
     told = "answer the coordinator's plans on the site's data, until it is stopped"
     c = commands.add_parser("serve", help=told, description=told)

@@ -133,8 +133,8 @@ def legend(cohort: Cohort, networks: Networks) -> str:
     """What the pictures show, as HTML."""
     assert cohort.schema.imaging is not None
     channels = ", ".join(c.name for c in cohort.schema.imaging.channels)
-    return f"""Channels from left to right: {escape(channels)}; then the last one with Grad-CAM of the patient's log-odds of the likeliest class
-but the first against the first ({escape(cohort.schema.label.classes[0])}), after the mean over the crops. Blue: the lesion.
+    return f"""Channels from left to right: {escape(channels)}; then the last one with Grad-CAM of the patient's log-odds of the likeliest
+class but the first against the first ({escape(cohort.schema.label.classes[0])}), after the mean over the crops. Blue: the lesion.
 The final model is shown, which may have learnt from these patients. Model {escape(networks.sha256[:12])}."""
 
 

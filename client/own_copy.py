@@ -19,7 +19,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri
 
 
 def own_copy(report: Path, cohort: Cohort, networks: Networks, found: list[Panel]) -> str:
-    """The report as HTML, headed as showing patients, with `found` at its marked place. C01 where `report` is no report.html of this kind."""
+    """The report as HTML, headed as showing patients, with `found` at its marked place. C01 where `report` has none."""
     try:
         text = report.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -33,7 +33,7 @@ def own_copy(report: Path, cohort: Cohort, networks: Networks, found: list[Panel
         f"under &ldquo;{site}: its own pictures&rdquo;.</p></section>"
     )
     pictures = (
-        f'<h3>{site}: its own pictures</h3><p><strong>They show patients, and are in this copy alone.</strong> {legend(cohort, networks)}</p>'
+        f"<h3>{site}: its own pictures</h3><p><strong>They show patients: in this copy alone.</strong> {legend(cohort, networks)}</p>"
         f'<div class="pictures">{figures(found)}</div>'
     )
     text = text.replace(PICTURES, pictures)

@@ -55,7 +55,7 @@ def _row(p: Predictions, weights: NDArray[np.float32], mask: Marks) -> Row:
 
 def _features(sites: Sequence[Cohort], judged: Marks) -> list[tuple[str, str, str, Parts]]:
     """(name, title, how it was cut, group -> its patients) of each feature: a choice's values, a number's two halves."""
-    out = []
+    out: list[tuple[str, str, str, Parts]] = []
     values = np.concatenate([c.values for c in sites])
     for j, f in enumerate(sites[0].schema.features):
         x = values[:, j]

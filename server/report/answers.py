@@ -152,7 +152,9 @@ def disjoint(r: Report) -> str | None:
 def transforms(r: Report) -> str | None:
     if not rows(r, "features"):
         return None
-    return "Numbers clipped to declared bounds and standardised by federated training means, logarithm where declared; choices as 0/1 columns."
+    return (
+        "Numbers clipped to declared bounds and standardised by federated training means, logarithm where declared; choices as 0/1 columns."
+    )
 
 
 def models(r: Report) -> str | None:
@@ -214,7 +216,9 @@ def output(r: Report) -> str | None:
     if len(classes) < 2:
         return None
     if len(classes) == 2:
-        return f"The probability of {words.name(classes[1])}; called at Youden's threshold, set on out-of-fold predictions of training rows."
+        return (
+            f"The probability of {words.name(classes[1])}; called at Youden's threshold, set on out-of-fold predictions of training rows."
+        )
     return f"The probability of each of {len(classes)} classes; the most probable one is called."
 
 

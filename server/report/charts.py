@@ -69,7 +69,8 @@ def plot(key: str, title: str, text: str, series: Sequence[Series], x: Axis, y: 
         out.append(svg.line("grid", left, up(v), width - right, up(v)) + svg.words_at("tick end", left - 7, up(v) + 4, y.write(v)))
     for v in x.ticks():
         out.append(
-            svg.line("grid", across(v), top, across(v), height - bottom) + svg.words_at("tick middle", across(v), height - bottom + 17, x.write(v))
+            svg.line("grid", across(v), top, across(v), height - bottom)
+            + svg.words_at("tick middle", across(v), height - bottom + 17, x.write(v))
         )
     out.append(svg.line("axis", left, height - bottom, width - right, height - bottom) + svg.line("axis", left, top, left, height - bottom))
     out.append(svg.words_at("label middle", (left + width - right) / 2, height - 8, x.title))
@@ -168,16 +169,20 @@ def forest(key: str, title: str, text: str, groups: Sequence[Group], axis: Axis,
     at = svg.scale(axis.low, axis.high, left, right)
     out = [svg.opened(key, title, text, width, height)]
     for v in axis.ticks():
-        out.append(svg.line("grid", at(v), top, at(v), height - bottom) + svg.words_at("tick middle", at(v), height - bottom + 17, axis.write(v)))
+        out.append(
+            svg.line("grid", at(v), top, at(v), height - bottom) + svg.words_at("tick middle", at(v), height - bottom + 17, axis.write(v))
+        )
     out.append(
-        svg.line("axis", left, height - bottom, right, height - bottom) + svg.words_at("label middle", (left + right) / 2, height - 6, axis.title)
+        svg.line("axis", left, height - bottom, right, height - bottom)
+        + svg.words_at("label middle", (left + right) / 2, height - 6, axis.title)
     )
     if reference is not None:
         out.append(svg.line("line reference", at(reference), top, at(reference), height - bottom))
     y = float(top)
     for g in groups:
         out.append(
-            svg.words_at("name", 0, y + 14, svg.short(g.name, 25), g.name) + (svg.words_at("tick", 0, y + 29, g.note) if len(g.rows) > 1 else Markup(""))
+            svg.words_at("name", 0, y + 14, svg.short(g.name, 25), g.name)
+            + (svg.words_at("tick", 0, y + 29, g.note) if len(g.rows) > 1 else Markup(""))
         )
         for k, r in enumerate(g.rows):
             out.append(_estimate(r, at, y + 10 + k * row, axis, left, width))

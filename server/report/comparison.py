@@ -49,7 +49,14 @@ def headline(report: Report, index: Index, evaluation: str) -> Context:
         tested = [s for s in index.sites if (one := index.get(lead, arm, evaluation, "auc", s)) is not None and one.get("n")]
         aucs[arm] = r
         unknown = r is None and arm == "pooled" and report.get("setting") == "deployment"
-        arms.append({"arm": title, "style": arm, "auc": words.ONLY_SIMULATED if unknown else words.estimate(r), "tested": "" if r is None else _tested(r, len(tested))})
+        arms.append(
+            {
+                "arm": title,
+                "style": arm,
+                "auc": words.ONLY_SIMULATED if unknown else words.estimate(r),
+                "tested": "" if r is None else _tested(r, len(tested)),
+            }
+        )
     main = aucs["federated"]
     missing = words.standing(main)
     value = None if missing or main is None else finite(main.get("value"))

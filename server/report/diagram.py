@@ -56,7 +56,9 @@ def flow(key: str, title: str, text: str, steps: Sequence[Step], heading: str, p
     wide = (WIDTH - 12 * (across + 1)) / across
     for k, place in enumerate(shown):
         x, at = 12 + (k % across) * (wide + 12), y + 28 + (k // across) * 44
-        out.append(Markup('<rect class="box inner" x="{0}" y="{1}" width="{2}" height="38" rx="3"/>').format(svg.n(x), svg.n(at), svg.n(wide)))
+        out.append(
+            Markup('<rect class="box inner" x="{0}" y="{1}" width="{2}" height="38" rx="3"/>').format(svg.n(x), svg.n(at), svg.n(wide))
+        )
         out.append(svg.words_at("label", x + 7, at + 16, svg.short(place.name, 20), place.name))
         out.append(svg.words_at("tick", x + 7, at + 31, place.note))
     if more:

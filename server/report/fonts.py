@@ -7,6 +7,7 @@ from functools import cache
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from reportlab.pdfbase import pdfmetrics
 from reportlab.pdfbase.ttfonts import TTFont
@@ -63,7 +64,8 @@ def _character(c: str) -> str:
 @cache
 def _held() -> frozenset[int]:
     register()
-    held = [frozenset(pdfmetrics.getFont(n).face.charToGlyph) for n in (SANS, BOLD)]
+    fonts: list[Any] = [pdfmetrics.getFont(n) for n in (SANS, BOLD)]
+    held = [frozenset(f.face.charToGlyph) for f in fonts]
     return held[0] & held[1]
 
 

@@ -13,7 +13,6 @@ RARE = 0.30
 """Below this share of events, accuracy says next to nothing: the page says so (guard E01)."""
 
 
-
 def classes_of(report: Report) -> list[str]:
     return [words.name(c) for c in (report.get("label") or {}).get("classes") or []]
 

@@ -12,7 +12,6 @@ from server.report.words import Row, finite
 Context = dict[str, Any]
 
 
-
 def importance(report: Report) -> list[Context]:
     """Features by mean |SHAP|, one table a head, the bar relative to that head's largest."""
     described = {f.get("name"): f for f in rows(report, "features")}

@@ -15,7 +15,6 @@ from server.report.words import Row, finite, percent, whole
 Context = dict[str, Any]
 
 
-
 def methods(report: Report, index: Index) -> Context:
     trainable = [words.name(s) for s in report.get("trainable_sites") or []]
     configuration = report.get("configuration") or {}

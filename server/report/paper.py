@@ -64,7 +64,7 @@ MOST_TEXT = 1200
 class Text(Paragraph):
     """A paragraph that knows its place in the structure, and, for a heading, its line in the outline."""
 
-    def __init__(self, text: str | None, style: Any = None, *rest: Any, path: Path = ("P",), once: bool = False, **more: Any) -> None:
+    def __init__(self, text: Any, style: Any = None, *rest: Any, path: Path = ("P",), once: bool = False, **more: Any) -> None:
         super().__init__(text, style, *rest, **more)
         self.path, self.once = path, once
         self.outline: tuple[str, str, int] | None = None
@@ -78,11 +78,11 @@ class Text(Paragraph):
         return self.width, self.height
 
     def split(self, width: float, height: float) -> list[Any]:
-        parts = super().split(width, height)
+        parts: list[Any] = super().split(width, height)
         self._measured = None  # it takes the lines apart
         for k, part in enumerate(parts):
             part.path, part.once, part.outline = self.path, self.once, self.outline if k == 0 else None
-        return parts  # type: ignore[no-any-return]
+        return parts
 
     def drawOn(self, canvas: Any, x: float, y: float, _sW: float = 0) -> None:
         if self.outline:
@@ -90,7 +90,7 @@ class Text(Paragraph):
             canvas.bookmarkPage(key, fit="XYZ", left=0, top=y + self.height + 8)
             canvas.addOutlineEntry(title, key, level, closed=level > 0)
         canvas.marks.begin(canvas, self.path, once=self.once)
-        super().drawOn(canvas, x, y, _sW)
+        super().drawOn(canvas, x, y, _sW)  # type: ignore[call-arg]
         canvas.marks.end(canvas)
 
 
@@ -204,7 +204,7 @@ class Paper:
                 inside += self._block(child, width - 20, at)
         # a row each, so that a long list of alarms may go on on the next page
         edge, paper = (ALARM, ALARM_PAPER) if alarm else (CAUTION, CAUTION_PAPER)
-        style = [
+        style: list[Any] = [
             ("BACKGROUND", (0, 0), (-1, -1), paper), ("LINEBEFORE", (0, 0), (0, -1), 3, edge), ("LEFTPADDING", (0, 0), (-1, -1), 9),
             ("TOPPADDING", (0, 0), (-1, -1), 0), ("BOTTOMPADDING", (0, 0), (-1, -1), 1),
             ("TOPPADDING", (0, 0), (-1, 0), 3), ("BOTTOMPADDING", (0, -1), (-1, -1), 3),
@@ -221,7 +221,11 @@ class Paper:
         out: list[Any] = []
         for k in range(0, len(cards), 2):
             cells = [self._blocks(c, each - 22, at) for c in cards[k : k + 2]]
-            style: list[Any] = [("VALIGN", (0, 0), (-1, -1), "TOP"), ("LEFTPADDING", (0, 0), (-1, -1), 8), ("RIGHTPADDING", (0, 0), (-1, -1), 8)]
+            style: list[Any] = [
+                ("VALIGN", (0, 0), (-1, -1), "TOP"),
+                ("LEFTPADDING", (0, 0), (-1, -1), 8),
+                ("RIGHTPADDING", (0, 0), (-1, -1), 8),
+            ]
             style += [("BOX", (n, 0), (n, 0), 0.7, LINE) for n in range(len(cells))]
             out += [Table([cells], colWidths=[each] * len(cells), style=style, hAlign="LEFT"), Spacer(1, 6)]
         return out
@@ -234,8 +238,7 @@ class Paper:
         each = width / across
 
         def flush() -> None:
-            cells = [self._block(c, each - 14, at) for c in waiting]
-            cells = [[f for x in cell for f in (x._content if isinstance(x, KeepTogether) else [x])] for cell in cells]
+            cells = [(self._figure if c.tag == "figure" else self._block)(c, each - 14, at) for c in waiting]
             cells += [[]] * (across - len(cells))
             if waiting:
                 style = [("VALIGN", (0, 0), (-1, -1), "TOP"), ("LEFTPADDING", (0, 0), (-1, -1), 0), ("RIGHTPADDING", (0, 0), (-1, -1), 14)]
@@ -296,7 +299,7 @@ class Paper:
         if not rows:
             return []
         columns = max(sum(int(c.attributes.get("colspan", 1)) for c in r.elements) for r in rows)
-        size = 6.5 if columns > 10 else 7.6
+        size = 6.0 if columns > 10 else 7.6
         widths = _widths(rows, columns, width, size)
         cells: list[list[Any]] = []
         style: list[Any] = [
@@ -329,7 +332,13 @@ class Paper:
             return Bar(bar)
         number = "n" in c.classes
         style = ParagraphStyle(
-            "cell", _BASE, fontName=BOLD if head else SANS, fontSize=size, leading=size * 1.28, spaceAfter=0, alignment=TA_RIGHT if number else 0
+            "cell",
+            _BASE,
+            fontName=BOLD if head else SANS,
+            fontSize=size,
+            leading=size * 1.28,
+            spaceAfter=0,
+            alignment=TA_RIGHT if number else 0,
         )
         if "missing" in c.classes:
             style.textColor = MUTED

@@ -15,7 +15,6 @@ from server.report.words import Row, finite, whole
 Context = dict[str, Any]
 
 
-
 def _figure(report: Report) -> Figure | None:
     """None where nobody recorded who was read."""
     told = report.get("flow")
@@ -32,10 +31,10 @@ def _figure(report: Report) -> Figure | None:
         Step(f"{whole(told.get('kept'))} kept", unknown, [f"Labelled, of small institutions held out: {', '.join(held)}"] if held else []),
         Step(f"{whole(labelled)} labelled, {whole(events)} with the event"),
     ]
-    boxes = [
-        Place(words.name(s.get("name")), f"{whole(s.get('n'))} labelled, {words.count(s.get('events'), 'event')}") for s in places
-    ]
-    shown = [f"{p.name} {p.note}" for p in boxes[:MOST_SITES]] + ([f"and {len(boxes) - MOST_SITES} more"] if len(boxes) > MOST_SITES else [])
+    boxes = [Place(words.name(s.get("name")), f"{whole(s.get('n'))} labelled, {words.count(s.get('events'), 'event')}") for s in places]
+    shown = [f"{p.name} {p.note}" for p in boxes[:MOST_SITES]] + (
+        [f"and {len(boxes) - MOST_SITES} more"] if len(boxes) > MOST_SITES else []
+    )
     text = (
         f"{steps[0].text}; {'; '.join(out) + ' excluded' if out else 'nobody excluded'}; {steps[1].text}, {unknown}; {steps[2].text}, "
         f"at {words.count(len(boxes), 'site')}: {'; '.join(shown)}."

@@ -1,4 +1,4 @@
-"""`report.pdf`: the page of `report.html` on A4, with an outline, page numbers, and the run's hash on each page. docs/decisions/0014-report.md
+"""`report.pdf`: the page of `report.html` on A4, with an outline, page numbers, and the run's hash on each page (decision 14).
 
 Nothing here reads the clock or draws a number: the same page gives the same bytes.
 """
@@ -38,7 +38,7 @@ def typeset(html: str, report: Mapping[str, Any]) -> bytes:
     return out.getvalue()
 
 
-class _Canvas(Canvas):  # type: ignore[misc]
+class _Canvas(Canvas):
     """Knows what it has drawn (`marks`), and writes the number of pages where each page has left room for it."""
 
     TOTAL = "total"
@@ -48,22 +48,24 @@ class _Canvas(Canvas):  # type: ignore[misc]
         self.marks = Marks()
 
     def save(self) -> None:
-        pages = self._pageNumber - 1 if not self._code else self._pageNumber
+        inner: Any = self
+        pages = self.getPageNumber() - 1 if not inner._code else self.getPageNumber()
         self.beginForm(self.TOTAL, 0, -4, 60, 12)
         self.setFillColor(MUTED)
         self.setFont(SANS, 6.8)
         self.drawString(0, 0, f"of {pages}")
         self.endForm()
-        self.marks.write(self._doc)
+        self.marks.write(inner._doc)
         super().save()
 
 
-class _Document(BaseDocTemplate):  # type: ignore[misc]
+class _Document(BaseDocTemplate):
     def __init__(self, out: io.BytesIO, report: Mapping[str, Any], digest: str) -> None:
         self._report, self._digest = report, digest
         study, task, question = (_encodable(words.name(report.get(k))) for k in ("study", "task", "question"))
         super().__init__(
-            out, pagesize=A4, title=f"{study}, {task}: federated learning report", author="fedmets", creator="fedmets", producer="ReportLab",
+            out, pagesize=A4, title=f"{study}, {task}: federated learning report", author="fedmets",
+            creator="fedmets", producer="ReportLab",
             subject=question, keywords=[study, task, "federated learning", "research use only"], lang="en",
             invariant=1, pageCompression=1, displayDocTitle=1,
         )  # fmt: skip
@@ -95,7 +97,8 @@ class _Document(BaseDocTemplate):  # type: ignore[misc]
 
     def beforeDocument(self) -> None:
         """Date and id by the report."""
-        document = self.canv._doc
+        canvas: Any = self.canv
+        document = canvas._doc
         when = _moment(self._report.get("date"))
         document._timeStamp.YMDhms = (when.year, when.month, when.day, when.hour, when.minute, when.second)
         document._timeStamp.dhh = document._timeStamp.dmm = 0

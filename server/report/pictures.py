@@ -51,7 +51,9 @@ def _panel(report: Report, images: Row) -> list[Context]:
     for p in rows(images, "pictures"):
         png = str(p.get("png") or "")
         if png and _BASE64.fullmatch(png):
-            out.append({"png": png, "patient": f"{words.name(p.get('site'))}, {words.name(p.get('patient'))}", "said": words.name(p.get("said"))})
+            out.append(
+                {"png": png, "patient": f"{words.name(p.get('site'))}, {words.name(p.get('patient'))}", "said": words.name(p.get("said"))}
+            )
     return out
 
 

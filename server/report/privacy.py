@@ -14,7 +14,7 @@ NOT_ESTIMABLE = "not estimable"
 
 
 def privacy(report: Report) -> Context:
-    """What protected the patients in plain words; then a table of `--epsilon` (a line a model, a column an epsilon), and those of `--audit`."""
+    """What protected the patients in plain words; then tables of `--epsilon` (a line a model, a column an epsilon) and of `--audit`."""
     points, attacks, found = (rows(report, key) for key in ("utility", "audit", "canary"))
     asked = list(dict.fromkeys(finite(p.get("epsilon")) for p in points))
     names = list(dict.fromkeys(words.name(p.get("model")) for p in points))
@@ -44,7 +44,9 @@ def _plain(report: Report, priced: bool, attacked: bool) -> list[str]:
     """What was protected and what was not, whatever was asked for."""
     c = report.get("configuration")
     settings = c if isinstance(c, Mapping) else {}
-    out = ["Protected: no row, picture or id of a patient left a site. What left are sums over patients, and a site refuses a sum over too few."]
+    out = [
+        "Protected: no row, picture or id of a patient left a site. What left are sums over patients; a site refuses a sum over too few."
+    ]
     if report.get("setting") == "simulation":
         out[0] += " In this simulation the sites are folders of one machine; between hospitals the same code keeps to the same rules."
     secure, noise = settings.get("secure"), finite(settings.get("noise"))
@@ -60,8 +62,8 @@ def _plain(report: Report, priced: bool, attacked: bool) -> list[str]:
         out.append("Protected: the sites added noise to what left them, and counted its epsilon.")
     else:
         out.append(
-            "Not protected: no noise was added to the sums of the models above. Cells of few patients and many rounds can tell near-individual "
-            "values to a coordinator who looks for them, and a final model can tell something of those whom it was trained on."
+            "Not protected: no noise was added to the sums of the models above. Cells of few patients and many rounds can tell "
+            "near-individual values to a coordinator who looks for them, and a final model can tell something of those whom it was trained on."
         )
     if priced:
         out.append("Apart from these models, others were trained with noise, to see what it costs: below.")

@@ -1,9 +1,9 @@
 """What only people can say of a study (funding, ethics approval, registration, ...), from a TOML file: item number -> text.
 
-    [tripod]
-    18a = "Funded by ..."
-    [claim]
-    44 = "Funded by ..."
+[tripod]
+18a = "Funded by ..."
+[claim]
+44 = "Funded by ..."
 """
 
 from __future__ import annotations

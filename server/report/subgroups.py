@@ -1,4 +1,4 @@
-"""Subgroups (guard E09): the lead model's AUC apart, small cells suppressed. A difference between groups is a finding to look into, no more."""
+"""Subgroups (guard E09): the lead model's AUC apart, small cells suppressed. A difference is a finding to look into, no more."""
 
 from __future__ import annotations
 

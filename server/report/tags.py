@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from reportlab.pdfbase.pdfdoc import PDFArray, PDFDictionary, PDFString
-from reportlab.pdfgen.canvas import Canvas
 
 Path = tuple[str, ...]
 
@@ -23,7 +22,7 @@ class Marks:
         self._alternatives: dict[Path, str] = {}
         self._drawn: set[Path] = set()
 
-    def begin(self, canvas: Canvas, path: Path, alternative: str = "", once: bool = False) -> None:
+    def begin(self, canvas: Any, path: Path, alternative: str = "", once: bool = False) -> None:
         """`once`: what is repeated on a further page is no content there."""
         if once and path in self._drawn:
             canvas._code.append("/Artifact BMC")
@@ -39,7 +38,7 @@ class Marks:
             self._alternatives[path] = alternative
 
     @staticmethod
-    def end(canvas: Canvas) -> None:
+    def end(canvas: Any) -> None:
         canvas._code.append("EMC")
 
     def write(self, document: Any) -> None:

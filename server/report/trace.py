@@ -13,7 +13,6 @@ from server.report.words import finite, whole
 Context = dict[str, Any]
 
 
-
 def trace(report: Report) -> Context:
     size = report.get("bytes") or {}
     seconds = finite(report.get("seconds"))

@@ -21,7 +21,15 @@ TONES = {
     "first": HexColor(0x0B5CAD), "second": HexColor(0xB34700), "third": HexColor(0x00715B), "fourth": HexColor(0x8A2B7C),
     "fifth": HexColor(0x6B5D00), "sixth": HexColor(0x3F4A55),
 }  # fmt: skip
-_DASHES = {"local": (7, 4), "second": (7, 4), "third": (2, 3), "fourth": (9, 3, 2, 3), "fifth": (4, 2), "sixth": (12, 4), "reference": (4, 4)}
+_DASHES = {
+    "local": (7, 4),
+    "second": (7, 4),
+    "third": (2, 3),
+    "fourth": (9, 3, 2, 3),
+    "fifth": (4, 2),
+    "sixth": (12, 4),
+    "reference": (4, 4),
+}
 _THIN = {"reference": 1.3, "nobody": 1.3}
 MOST_SCALE = 0.82
 """Points a unit of the drawing at most: its text is then no larger than the page's."""

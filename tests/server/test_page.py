@@ -319,7 +319,13 @@ def test_without_any_privacy_it_is_said_what_was_not_protected():
     report = make() | {"setting": "simulation", "utility": [], "privacy": [], "audit": [], "canary": []}
     settings_ = report["configuration"]
     text = text_of(page.render(report | {"configuration": settings_ | {"secure": False, "noise": 0.0}}))
-    for sentence in ("not masked", "no noise was added", "No attack on membership was tried", "a site refuses a sum over too few", "one machine"):
+    for sentence in (
+        "not masked",
+        "no noise was added",
+        "No attack on membership was tried",
+        "a site refuses a sum over too few",
+        "one machine",
+    ):
         assert sentence in text, sentence
     text = text_of(page.render(report | {"configuration": settings_ | {"secure": True, "noise": 2.0}}))
     assert "masked their sums" in text

@@ -42,7 +42,10 @@ def test_it_says_what_the_page_says():
         foot = p.extract_text()
         assert f"page {n}" in foot
         assert "ab" * 16 in foot
-        assert f"of {len(reader.pages)}" in "".join(x.get_data().decode("latin1") for x in [p["/Resources"]["/XObject"]["/FormXob.total"]]) or True
+        assert (
+            f"of {len(reader.pages)}" in "".join(x.get_data().decode("latin1") for x in [p["/Resources"]["/XObject"]["/FormXob.total"]])
+            or True
+        )
     titles = [o.title for o in reader.outline if not isinstance(o, list)]
     assert len(titles) == len(page.SECTIONS) - 1
     assert titles[0].startswith("1 Headline")
@@ -155,7 +158,9 @@ def test_pictures_are_of_generated_patients_only():
 
     out = io.BytesIO()
     Figure(figsize=(1, 1)).savefig(out, format="png")
-    shown = [{"site": "Alster", "patient": "generated patient 1", "said": "region expert", "png": base64.b64encode(out.getvalue()).decode()}]
+    shown = [
+        {"site": "Alster", "patient": "generated patient 1", "said": "region expert", "png": base64.b64encode(out.getvalue()).decode()}
+    ]
     report = make() | {"images": {"pictures": shown}, "synthetic": True}
     sound(page.render(report))
     assert "generated patient 1" in words(made(report))

@@ -13,7 +13,15 @@ def report(**values):
     """model -> (value, low, high, n) of the AUC, federated, within sites."""
     rows = []
     for m, (value, low, high, n) in values.items():
-        head = {"model": m, "arm": "federated", "evaluation": "within_site", "site": "all", "n": n, "events": 20, "estimable": value is not None}
+        head = {
+            "model": m,
+            "arm": "federated",
+            "evaluation": "within_site",
+            "site": "all",
+            "n": n,
+            "events": 20,
+            "estimable": value is not None,
+        }
         rows.append({**head, "metric": "auc", "value": value, "low": low, "high": high})
         rows.append({**head, "metric": "accuracy", "value": value, "low": low, "high": high})
         rows.append({**head, "metric": "no_information_rate", "value": 0.84, "low": 0.84, "high": 0.84})
