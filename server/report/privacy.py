@@ -63,7 +63,7 @@ def _plain(report: Report, priced: bool, attacked: bool) -> list[str]:
     else:
         out.append(
             "Not protected: no noise was added to the sums of the models above. Cells of few patients and many rounds can tell "
-            "near-individual values to a coordinator who looks for them, and a final model can tell something of those whom it was trained on."
+            "near-individual values to a coordinator who looks for them, and a final model can tell of those it was trained on."
         )
     if priced:
         out.append("Apart from these models, others were trained with noise, to see what it costs: below.")
