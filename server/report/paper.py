@@ -299,7 +299,7 @@ class Paper:
         if not rows:
             return []
         columns = max(sum(int(c.attributes.get("colspan", 1)) for c in r.elements) for r in rows)
-        size = 6.0 if columns > 10 else 7.6
+        size = 6.3 if columns > 10 else 7.6
         widths = _widths(rows, columns, width, size)
         cells: list[list[Any]] = []
         style: list[Any] = [
@@ -386,6 +386,16 @@ class Paper:
 _INLINE = {"strong", "em", "code", "span", "a", "br", "sup"}
 
 
+def _shown(e: Element | str) -> str:
+    """The words of a cell that are set, those on a line of their own apart."""
+    if isinstance(e, str):
+        return e
+    if "hidden" in e.classes or e.tag in ("svg", "title"):
+        return ""
+    inner = "".join(_shown(x) for x in e.inside)
+    return f" {inner} " if e.tag == "br" or "limits" in e.classes else inner
+
+
 def _follows(parent: Element, heading: Element) -> float:
     """Points that a heading needs below it, so that it does not stand alone: its sentences, and the beginning of what they introduce."""
     after = parent.elements[next(k for k, e in enumerate(parent.elements) if e is heading) + 1 :]
@@ -428,7 +438,7 @@ def _widths(rows: Sequence[Element], columns: int, width: float, size: float) ->
                 if c.first("svg", "bar") is not None:
                     least[at], most[at] = max(least[at], 50), max(most[at], 110)
                 mark = 12.0 if c.first("span", "key") or c.first("span", "best") else 0.0
-                text = drawable(c.text)
+                text = drawable(" ".join(_shown(c).split()))
                 font = MONO if c.first("code") else BOLD if c.tag == "th" else SANS
                 word = max((stringWidth(w, font, size) for w in text.split(" ")), default=0.0)
                 least[at] = max(least[at], min(word, MOST_WORD) + 7.5 + mark)
