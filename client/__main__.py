@@ -15,6 +15,7 @@ examples:
   python -m client embed --site site.toml --study liver_recurrence --model runs/<run>/model --out embeddings
   python -m client explain --site site.toml --study liver_recurrence --model runs/<run>/model --out pictures.html
   python -m client explain --site site.toml --study liver_recurrence --model runs/<run>/model --report report.html --out mine.html
+  python -m client predict --model runs/<run>/model --data new_patients --out predictions
   python -m client budget --site site.toml
   python -m client audit --site site.toml --last 50
   python -m client cache --site site.toml --unused 90 --remove"""
@@ -44,6 +45,16 @@ def parser() -> argparse.ArgumentParser:
                 metavar="FILE",
                 help="the run's report.html: the page is then the site's own copy of it, with the pictures",
             )
+    told = "score the patients of a folder with a run's final model, offline, beside the data"
+    c = commands.add_parser("predict", help=told, description=told)
+    c.add_argument("--model", required=True, metavar="DIR", help="the folder model/ of a run")
+    c.add_argument("--data", required=True, metavar="PATH", help="folder or file that holds the tables; no label is read")
+    c.add_argument("--images", metavar="DIR", help="folder that holds the images (default: that of --data)")
+    c.add_argument("--source", default="", metavar="NAME|FILE", help="source mapping (default: recognised from the files)")
+    c.add_argument("--study", default="", metavar="NAME|FILE", help="the study, where the model does not bring it (a Python file)")
+    c.add_argument("--out", required=True, metavar="DIR", help="folder for predictions.csv, left_out.csv and notes.txt")
+    c.add_argument("--cache", metavar="DIR", help="where prepared images are kept (default: cache/ in --out)")
+    c.add_argument("--json", action="store_true", help="print one JSON object at the end; progress goes to stderr")
     told = "answer the coordinator's plans on the site's data, until it is stopped"
     c = commands.add_parser("serve", help=told, description=told)
     c.add_argument("--site", required=True, metavar="FILE", help="the site's site.toml")
@@ -87,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command in ("budget", "audit"):
             print({"budget": _budget, "audit": _audit}[args.command](args))
             return 0
-        done = {"serve": _serve, "cache": _cache}.get(args.command, _run)(args)
+        done = {"serve": _serve, "cache": _cache, "predict": _predict}.get(args.command, _run)(args)
     except FedmetsError as error:
         print(f"error {error}", file=sys.stderr)
         return error.exit_code
@@ -132,6 +143,37 @@ def _run(args: argparse.Namespace) -> dict[str, object]:
             write(Path(args.out), own_copy(Path(args.report), cohort, networks, found).encode())
             return {"patients": len(found), "out": args.out}
         return {"patients": explain(cohort, networks, Path(args.out), args.patients, tell), "out": args.out}
+
+
+def _predict(args: argparse.Namespace) -> dict[str, object]:
+    from pathlib import Path
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from client import intake, predict
+    from client.model import open_model
+    from common.threads import fix_threads
+
+    fix_threads()
+    model, out = open_model(Path(args.model), args.study), Path(args.out)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        line = bar.add_task("preparing images", total=None)
+        images = any("image" in h.modality for h in model.heads)
+        reading = intake.read_table(
+            model.study,
+            model.task,
+            Path(args.data),
+            source=args.source or None,
+            images=Path(args.images) if args.images else None,
+            cache=(Path(args.cache) if args.cache else out / "cache") if images else None,
+            tell=lambda at, of: bar.update(line, completed=at, total=of),
+            labelled=False,
+        )
+        bar.update(line, description="predicting", completed=0, total=None)
+        done = predict.write(model, reading, out)
+    return {**done, "out": args.out}
 
 
 def _serve(args: argparse.Namespace) -> dict[str, object]:

@@ -134,8 +134,11 @@ def read_table(
     images: Path | None = None,
     cache: Path | None = None,
     tell: Tell | None = None,
+    labelled: bool = True,
 ) -> Reading:
     """The whole table in `data` (a folder, searched recursively, or one file), and the images of its patients.
+
+    `labelled`: with labels, of at least one patient, and institutions; without, neither is looked for: for patients to be predicted.
 
     Images are looked for where the study knows any and `cache`, the folder for what is prepared of them, is given: in the folder
     `images`, by default `data` where that is a folder. `tell` hears how far their preparation is.
@@ -152,7 +155,7 @@ def read_table(
     try:
         tables = recognise.load(chosen, folder, faults)
         raise_faults(faults if chosen.index.name not in tables else [])
-        reading = _assemble(study, task, chosen, tables, faults)
+        reading = _assemble(study, task, chosen, tables, faults, labelled)
     except DataError as error:
         if told:
             raise DataError(error.code, *error.faults, told) from error
@@ -180,7 +183,7 @@ def _imaged(reading: Reading, imaging: Imaging, source: Source, folder: Path, ca
     return dataclasses.replace(reading, cohort=_with_modalities(dataclasses.replace(cohort, flow=flow, pictures=pictures)), album=album)
 
 
-def _assemble(study: Study, task: str, source: Source, tables: Mapping[str, Loaded], faults: list[Fault]) -> Reading:
+def _assemble(study: Study, task: str, source: Source, tables: Mapping[str, Loaded], faults: list[Fault], labelled: bool) -> Reading:
     schema = study.schema_at(task)
     index = tables[source.index.name]
     flow = Account(index, notes=[*_left_out_features(study, schema), *(n for t in tables.values() for n in t.notes)])
@@ -202,10 +205,14 @@ def _assemble(study: Study, task: str, source: Source, tables: Mapping[str, Load
             )
         else:
             values[:, j] = columns.feature(feature, spec, tables, flow, faults)
-    labels, label_source = _labels(source, schema, tables, flow, faults)
-    sites = columns.institutions(source.site, tables, flow, faults)
-    survival = _survival(source, schema, tables, flow, faults)
+    labels, label_source = np.full(len(flow.ids), np.nan), "not read"
+    if labelled:
+        labels, label_source = _labels(source, schema, tables, flow, faults)
+    sites = columns.institutions(source.site, tables, flow, faults) if labelled else [""] * len(flow.ids)
+    survival = _survival(source, schema, tables, flow, faults) if labelled else None
     raise_faults(faults)
+    if labelled:
+        _some_label(flow, labels)
     return _reading(study, schema, source, flow, values, labels, label_source, sites, survival, overrides)
 
 
@@ -298,6 +305,14 @@ def _survival(source: Source, schema: Schema, tables: Mapping[str, Loaded], flow
     return out
 
 
+def _some_label(flow: Account, labels: Values) -> None:
+    keep = np.array([i not in flow.gone for i in flow.ids], np.bool_)
+    if np.isnan(labels[keep]).all():
+        why = "; ".join(f"{n}: {r}" for r, n in flow.excluded()) or "no label is known"
+        what = f"of {len(flow.all_ids)} patients read, {int(keep.sum())} are kept and none has a known label ({why})"
+        raise_faults([Fault("D09", flow.index.where(), what, "Check the filters and the label's values")])
+
+
 def _reading(
     study: Study,
     schema: Schema,
@@ -312,10 +327,9 @@ def _reading(
 ) -> Reading:
     keep = np.array([i not in flow.gone for i in flow.ids], np.bool_)
     known = np.where(np.isnan(labels), UNKNOWN, labels).astype(np.int64)
-    if not keep.any() or not (known[keep] != UNKNOWN).any():
-        why = "; ".join(f"{n}: {r}" for r, n in flow.excluded()) or "no label is known"
-        what = f"of {len(flow.all_ids)} patients read, {int(keep.sum())} are kept and none has a known label ({why})"
-        raise_faults([Fault("D09", flow.index.where(), what, "Check the filters and the label's values")])
+    if not keep.any():
+        why = "; ".join(f"{n}: {r}" for r, n in flow.excluded())
+        raise_faults([Fault("D09", flow.index.where(), f"of {len(flow.all_ids)} patients read none is kept ({why})", "Check the filters")])
     account = Flow(
         read=len(flow.all_ids),
         excluded=tuple(flow.excluded()),

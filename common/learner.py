@@ -288,8 +288,8 @@ def identity(learner: Federated, state: State, schema: Schema, plan: Plan) -> Co
     """
     if not plan.state_hash:
         return learner.contribute(state, empty(schema), plan)
-    asked = (plan.learner, plan.phase, plan.fold, plan.reads, plan.seed, plan.parts, plan.privacy, json.dumps(plan.hyper, sort_keys=True))
-    key = (plan.state_hash, schema.hash, *asked)
+    fields = (plan.learner, plan.phase, plan.fold, plan.reads, plan.seed, plan.parts, plan.privacy, plan.participants, plan.secure)
+    key = (plan.state_hash, schema.hash, *fields, json.dumps(plan.hyper, sort_keys=True))
     zero = _ZEROS.get(key)
     if zero is None:
         zero = learner.contribute(state, empty(schema), plan)

@@ -47,12 +47,14 @@ def parser() -> argparse.ArgumentParser:
     n.add_argument("--json", action="store_true", help="print one JSON object")
     r = commands.add_parser("resume", help="take a run up where it ended", description="take a run up where it ended")
     s = commands.add_parser("status", help="what a run is doing", description="what a run is doing")
-    for one in (r, s):
+    told = "write the report and the model's files of a run that is done, again"
+    w = commands.add_parser("report", help=told, description=told)
+    for one in (r, s, w):
         one.add_argument("folder", metavar="DIR", help="the run's folder")
     for one in (c, r):
         one.add_argument("--state", default="/state", metavar="DIR", help="of the coordinator (default /state)")
         one.add_argument("--address", default="127.0.0.1:8000", metavar="HOST:PORT", help="the SuperLink (default 127.0.0.1:8000)")
-    for one in (c, r, s):
+    for one in (c, r, s, w):
         one.add_argument("--json", action="store_true", help="print one JSON object at the end; progress goes to stderr")
     return p
 
@@ -88,6 +90,11 @@ def _do(args: argparse.Namespace) -> dict[str, object]:
         return told
     if args.command == "noise":
         return _noise(args)
+    if args.command == "report":
+        from server.report import deployed
+
+        deployed.publish(Path(args.folder))
+        return {"folder": args.folder, "report": str(Path(args.folder) / "report.html"), "model": str(Path(args.folder) / "model")}
     if args.command == "resume":
         return _shown(args, lambda tell: launch.resume(_flower(args), Path(args.folder), tell))
     out = Path(args.out or f"{args.state}/runs").resolve() / f"{time.strftime('%Y%m%d-%H%M%S')}-{Path(args.study).stem}"

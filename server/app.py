@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flwr.app import Context
@@ -75,7 +76,7 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
         name = ledger.lines[0]["name"] if ledger.lines else f"{run_id}-{secrets.token_hex(4)}"
         begun_with = ledger.lines[0]["sites"] if ledger.lines else ()
         roster = register(grid, run, name, enrolled.load(run.keys), task, schema, begun_with)
-        progress = _restore(ledger, folder)
+        progress = restore(ledger.lines, folder)
         heads = possible(run, study, roster.hellos.values())
         groups = roster.groups(run.left_out_sites)
         jobs = build_jobs(run, study, groups, heads)
@@ -201,8 +202,9 @@ def _to_arrays(progress: Progress) -> Arrays:
     return {**arrays, "": np.frombuffer(head, np.uint8)}
 
 
-def _restore(ledger: Ledger, folder: Path) -> Progress:
-    last = next((line for line in reversed(ledger.lines) if line["kind"] == "exchange"), None)
+def restore(lines: Sequence[Mapping[str, Any]], folder: Path) -> Progress:
+    """The states that a ledger ends with, and how far the run had come."""
+    last = next((line for line in reversed(lines) if line["kind"] == "exchange"), None)
     if last is None:
         return Progress()
     arrays = store.load(folder / STATES, last["step"] + 1, last["state"])

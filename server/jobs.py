@@ -72,6 +72,9 @@ def build_jobs(run: Run, study: Study, groups: Sequence[tuple[str, ...]], heads:
         return _bounded([*jobs, *unseen], heads, study.schema)
     if run.evaluations:
         jobs.append(Job(load("evaluation", {"heads": names, "learners": hypers}), Fold(), folds))
+        if run.comparison:
+            chosen = {"clinical": clinical} if (clinical := clinical_head(study, heads)) else {}
+            jobs.append(Job(load("comparison", {"heads": names, "learners": hypers, **chosen}), Fold(), folds))
     jobs.append(Job(run.importance([h.name for h in heads if explains(h)], hypers), Fold(), (Fold(),)))
     held_out = tuple(f for f in folds if not f.sites and len(f.parts) == 1)
     if held_out and any(h.name == "image" for h in heads):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from common.errors import FederationError, RunError
 from server import bundle, ledger
 from server.app import STATUS
 from server.flower import Flower
+from server.report import deployed
 from server.run import Run
 
 _ALIVE = 10.0
@@ -36,7 +37,7 @@ def resume(flower: Flower, folder: Path, tell: Tell) -> dict[str, object]:
     lines = ledger.read(path) if path.exists() else []
     if not lines:
         raise RunError("S01", f"'{folder}' holds no run; give the folder that `python -m server run` printed")
-    if lines[-1]["kind"] == "close":
+    if _closed(lines):
         return summary(folder)
     run = replace(Run.parse(lines[0]["config"]), out=str(folder.resolve()), resume=True)
     return _follow(flower, flower.start(bundle.app(flower.home), run.toml), folder, tell)
@@ -68,8 +69,13 @@ def summary(folder: Path) -> dict[str, object]:
     }
 
 
+def _closed(lines: Sequence[Mapping[str, Any]]) -> bool:
+    """Is the run done? A line for its report may follow."""
+    return any(line["kind"] == "close" for line in lines)
+
+
 def _follow(flower: Flower, started: int, folder: Path, tell: Tell) -> dict[str, object]:
-    """Until the ledger is closed, or Flower says that the run is over; an interrupt leaves the run to go on."""
+    """Until the ledger is closed and its report written, or Flower says that the run is over; an interrupt leaves the run to go on."""
     asked, silent = time.monotonic(), 0.0
     while True:
         path = folder / ledger.NAME
@@ -77,7 +83,8 @@ def _follow(flower: Flower, started: int, folder: Path, tell: Tell) -> dict[str,
         if lines:
             told = summary(folder)
             tell(told)
-            if lines[-1]["kind"] == "close":
+            if _closed(lines):
+                deployed.publish(folder)
                 return told
         if time.monotonic() - asked > _ALIVE:
             asked = time.monotonic()
@@ -89,7 +96,7 @@ def _follow(flower: Flower, started: int, folder: Path, tell: Tell) -> dict[str,
                 if asked - silent > _AWAY:
                     raise
                 continue
-            if status.startswith("finished") and not (lines and ledger.read(path)[-1]["kind"] == "close"):
+            if status.startswith("finished") and not (lines and _closed(ledger.read(path))):
                 raise FederationError(
                     "R07",
                     f"the run has ended without a result ({status}: {why or 'no reason given'}). When that is mended: "

@@ -50,6 +50,8 @@ class Run:
 
     With noise `holdout` takes their place; `within_site` is then to be had too, and every patient pays for each fold it is in.
     """
+    comparison: bool = True
+    """After the evaluation every site compares the models on its own patients: paired differences, local models, figures by site."""
     full: bool = False
     """Also leave-one-site-out for the learners on images: it multiplies their training."""
     left_out_sites: int = 12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ def own_pages(setting: Setting, sites: Sequence[Cohort]) -> list[dict[str, Any]]
     Returns what a report may show: a few pictures of a synthetic cohort; none of a cohort of people, whatever was asked for.
     """
     model, shown = setting.folder / "model", list[dict[str, Any]]()
-    if not (model / "networks.state").exists():
+    if "image" not in json.loads((model / "model.json").read_bytes())["heads"]:
         return shown
     networks = open_networks(model)
     homes = {open_station(str(p)).site.name: p.parent for p in setting.sites.values()}

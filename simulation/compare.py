@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from common.alone import local_folds, trainable
 from common.cohort import UNKNOWN, Cohort, Fold
-from common.learner import Federated, Head, Stacked, TableHead
+from common.learner import Federated, Head, TableHead
 from common.learners.evaluation import groups, leave_one_site_out, mean_log_loss, of_fold, out_of_fold, scorable, within_site
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.parts import States
@@ -26,8 +27,6 @@ from server.jobs import Job
 from simulation import arms
 
 ARMS = ("local", "federated", "pooled")
-TRAINABLE = 5
-"""A local model needs at least this many cases of two classes in each of its training sets."""
 
 
 @dataclass(frozen=True)
@@ -52,24 +51,6 @@ class Comparison:
     """Head -> sites whose local model could be trained."""
     chosen: Mapping[tuple[str, str], Mapping[str, int]] = field(default_factory=dict)
     """(arm, evaluation) -> head -> how many predictions of `clinical` are that head's."""
-
-
-def local_folds(parts: int) -> list[Fold]:
-    """What a site trains by itself: everything, without each part, without each pair of parts."""
-    pairs = [Fold(parts=(p, q)) for p in range(parts) for q in range(parts) if p < q]
-    return [Fold(), *(Fold(parts=(p,)) for p in range(parts)), *pairs]
-
-
-def trainable(head: Head, cohort: Cohort, seed: int, parts: int) -> bool:
-    """Whether every training set of the site's own cross-fitting holds enough cases of two classes that the head can use."""
-    if not head.modality <= cohort.modalities or (isinstance(head, Stacked) and "table" not in cohort.modalities):
-        return False
-    for fold in local_folds(parts):
-        rows = cohort.train(fold, seed, parts)
-        labels = rows.labels[rows.imaged] if "image" in head.modality else rows.labels
-        if (np.bincount(labels, minlength=2) >= TRAINABLE).sum() < 2:
-            return False
-    return True
 
 
 def compare(

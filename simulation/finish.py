@@ -53,9 +53,7 @@ def finish(setting: Setting, outcome: Outcome, console: Console, started: float)
     splits.write(setting.folder, sites, comparison, models, run.seed)
     splits.verify_written(setting.folder, setting.sites)
     final = outcome.states[Fold().key]
-    report["model_files"] = model_files.write(
-        setting.folder / "model", setting.study, setting.task, final, outcome.heads, lambda n: run.learner(n, setting.study), report
-    )
+    report["model_files"] = model_files.write(setting.folder / "model", run, setting.study, setting.task, final, outcome.heads, report)
     shown = album.own_pages(setting, sites)
     if report["images"]:
         report["images"]["pictures"] = shown

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-import common
-from common import tally
-from common.cohort import ESTIMABLE, UNKNOWN, Cohort, Flow, Fold
-from common.learner import Averaged
-from common.survival import kaplan_meier
-from server import strategies
+from common.cohort import ESTIMABLE, UNKNOWN, Cohort, Flow
 from server.app import Outcome
-from server.ledger import NAME, read
-from server.report import statements
+from server.report import statements, sums
 from simulation import attacks, imagery, membership, results, show, twins
 from simulation.compare import Comparison
 from simulation.run import Setting
 from simulation.site_probe import site_probe
 from simulation.subgroups import subgroups
 
-SCHEMA_VERSION = "1.3"
 _VIRTUAL = {
     "even": "The sites are virtual: patients were assigned to them by a hash of their ids.",
     "scanner": "The sites are the makers of the scanners, not hospitals.",
@@ -42,8 +34,7 @@ def record(
     report = {
         **_asked(setting),
         **_patients(setting, outcome, comparison, sites),
-        **_trace(setting, outcome),
-        "date": _date(setting),
+        **_traced(setting, outcome),
         "bootstraps": args.bootstraps,
         "interval": "95 % percentile interval; patients resampled within site and class, models fixed",
         **{k: v for k, v in rows.items() if k != "unbounded"},
@@ -60,9 +51,9 @@ def record(
         "images": imagery.images(outcome, comparison, sites, rows["differences"], seed=run.seed, parts=run.parts, repeats=args.bootstraps),
         "subgroups": subgroups(comparison, sites, repeats=args.bootstraps, seed=run.seed),
         "curves": results.curves(comparison, models),
-        "importance": importance(outcome, setting.study.schema_at(setting.task).features),
-        "federated_tallies": federated_metrics(outcome, heads),
-        "survival": survival(outcome, setting.study, setting.task),
+        "importance": sums.importance(outcome.states, outcome.heads, setting.study.schema_at(setting.task).features),
+        "federated_tallies": sums.federated_metrics(outcome.states, heads),
+        "survival": sums.survival(outcome.states, setting.study, setting.task),
         "site_probe": _probe(comparison, sites, run.seed),
         "unknown_labels": results.unknown_labels(comparison, "clinical") if args.unknown_label == "sensitivity" else None,
         "permuted_labels": args.permute_labels,
@@ -74,7 +65,7 @@ def record(
         "alarms": alarms(setting, outcome, report)
         + show.too_small(setting)
         + poisoned(setting)
-        + unconverged(outcome)
+        + sums.unconverged(outcome.states)
         + spoken(comparison, setting)
         + broken(report["canary"]),
     }
@@ -82,30 +73,12 @@ def record(
 
 def _asked(setting: Setting) -> dict[str, Any]:
     """The question, and what must stand beside the answer."""
-    study, schema = setting.study, setting.study.schema_at(setting.task)
     return {
-        "schema_version": SCHEMA_VERSION,
-        "setting": "simulation",
-        "fedmets": common.__version__,
-        "study": study.name,
-        "question": study.question,
-        "task": setting.task,
-        "caution": study.tasks[setting.task].caution,
-        "virtual": study.virtual or _VIRTUAL.get(setting.parted.kind, ""),
+        **sums.asked(setting.study, setting.task, setting.run.seed, setting.reading.cohort.flow.label_source),
+        "virtual": setting.study.virtual or _VIRTUAL.get(setting.parted.kind, ""),
         "synthetic": setting.phantom,
-        "research_use_only": "Research use only. Not a medical device; not for decisions about patients.",
+        "setting": "simulation",
         "statements": statements.read(setting.args.statements),
-        "seed": setting.run.seed,
-        "label": {
-            "name": schema.label.name,
-            "classes": list(schema.label.classes),
-            "title": schema.label.title,
-            "source": setting.reading.cohort.flow.label_source,
-        },
-        "features": [
-            {"name": f.name, "title": f.title, "unit": getattr(f, "unit", "choice"), "available_at": f.available_at}
-            for f in schema.features
-        ],
     }
 
 
@@ -138,27 +111,10 @@ def _counts(flow: Flow) -> dict[str, Any]:
     return {"read": flow.read, "excluded": excluded, "kept": flow.kept, "unknown_label": flow.unknown_label}
 
 
-def _trace(setting: Setting, outcome: Outcome) -> dict[str, Any]:
-    """From the ledger: hashes, exchanges, who took part, what the guards found and what was overridden."""
-    lines = read(setting.folder / NAME)
-    exchanges = [line for line in lines if line["kind"] == "exchange"]
-    guard = next((line for line in lines if line["kind"] == "guard"), None)
-    return {
-        "versions": lines[0]["versions"],
-        "ledger_head": outcome.ledger_head,
-        "state_hash": outcome.state_hash,
-        "exchanges": len(exchanges),
-        "bytes": {"sent": sum(e["sent"] for e in exchanges), "received": sum(e["received"] for e in exchanges)},
-        "participation": participation(exchanges),
-        "guards": {"L03": guard},
-        "overrides": {"L03": guard["accepted"] if guard else [], "L02": dict(setting.reading.overrides)},
-    }
-
-
-def _date(setting: Setting) -> str:
-    """When training ended, by the ledger (UTC)."""
-    closed = next(line for line in reversed(read(setting.folder / NAME)) if line["kind"] == "close")
-    return datetime.datetime.fromtimestamp(closed["time"], datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _traced(setting: Setting, outcome: Outcome) -> dict[str, Any]:
+    """What the ledger says, and what the reading of the table overrode."""
+    told = sums.trace(setting.folder, outcome.state_hash, outcome.ledger_head)
+    return {**told, "overrides": {**told["overrides"], "L02": dict(setting.reading.overrides)}}
 
 
 def _probe(comparison: Comparison, sites: Sequence[Cohort], seed: int) -> dict[str, Any] | None:
@@ -168,96 +124,6 @@ def _probe(comparison: Comparison, sites: Sequence[Cohort], seed: int) -> dict[s
     known = comparison.labels != UNKNOWN
     probe = site_probe(np.concatenate([c.design for c in sites])[known], comparison.sites[known], seed)
     return None if probe is None else probe._asdict()
-
-
-def participation(exchanges: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Site -> exchanges answered, and the codes by which it took no part in a step: nobody is missing in silence."""
-    out: dict[str, dict[str, Any]] = {}
-    for e in exchanges:
-        for site, what in e["sites"].items():
-            row = out.setdefault(site, {"site": site, "contributed": 0, "not": {}})
-            if what == "contributed":
-                row["contributed"] += 1
-            else:
-                row["not"][what] = row["not"].get(what, 0) + 1
-        for w in e["work"]:
-            for site, code in w["refused"].items():
-                if e["sites"].get(site) == code:
-                    continue  # it did not answer at all: counted above, once
-                row = out.setdefault(site, {"site": site, "contributed": 0, "not": {}})
-                row["not"][code] = row["not"].get(code, 0) + len(w["folds"])
-    return list(out.values())
-
-
-def federated_metrics(outcome: Outcome, heads: Sequence[str]) -> list[dict[str, Any]]:
-    """What the coordinator knows without seeing a patient: metrics from added tallies, each AUC with its exact binning bound."""
-    arrays = outcome.states[Fold().key].get("evaluation", {})
-    out = []
-    for head in heads:
-        for kind, evaluation in (("within", "within_site"), ("left_out", "leave_one_site_out")):
-            names = [n for n in arrays if n.startswith(f"{head}/{kind}/")]
-            if not names:
-                continue
-            mine = {n.removeprefix(f"{head}/{kind}/"): arrays[n] for n in names}
-            pairs = mine.pop("pairs")
-            total = tally.Tally.from_arrays(mine)
-            if not float(total.n):
-                continue
-            counts = total.class_counts
-            judged = [k for k in range(len(counts)) if min(counts[k], total.n - counts[k]) >= ESTIMABLE]
-            judged = judged[1:] if len(counts) == 2 else judged
-            out.append(
-                {
-                    "model": head,
-                    "evaluation": evaluation,
-                    "n": int(total.n),
-                    "auc": _mean([pairs[k, 0] / pairs[k, 1] if pairs[k, 1] else None for k in judged]),
-                    "auc_pooled": _mean([tally.auc(total.histogram[k]) for k in judged]),
-                    "bound": _mean([tally.auc_bound(total.histogram[k]) for k in judged]),
-                    "brier": total.mean_brier,
-                    "log_loss": total.mean_log_loss,
-                }
-            )
-    return out
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    """Over the classes that can be judged (one, for a label of two); None without any."""
-    known = [v for v in values if v is not None]
-    return float(np.mean(known)) if known else None
-
-
-BEYOND = {"image": "The image network's log-odds", "latent code": "The autoencoder's code of the image"}
-
-
-def importance(outcome: Outcome, features: Sequence[Any]) -> list[dict[str, Any]]:
-    """Mean absolute SHAP value of each feature of each final model, from the federated sums; of the fusion, of the image too."""
-    arrays = outcome.states[Fold().key].get("importance", {})
-    out = []
-    for head in (h for h in outcome.heads if h.name in arrays):
-        titles = {f.name: f.title or f.name for f in features} | {n: BEYOND[n] for n in getattr(head, "beyond", ())}
-        pairs = sorted(zip(titles, arrays[head.name], strict=True), key=lambda pair: -pair[1])
-        out += [{"model": head.name, "feature": f, "title": titles[f], "mean_absolute_shap": float(v)} for f, v in pairs]
-    return out
-
-
-def survival(outcome: Outcome, study: Any, task: str) -> dict[str, Any] | None:
-    """Kaplan-Meier curves by class, from federated counts (a description; no model is judged by it)."""
-    arrays = outcome.states[Fold().key].get("survival")
-    described = study.schema.survival
-    if described is None or not arrays or not arrays["counts"].any():
-        return None
-    curves = []
-    for name, counts in zip(study.schema.label.classes, arrays["counts"], strict=True):
-        if counts.any():
-            described_by = kaplan_meier(counts, described.horizon)._asdict()
-            curves.append({"class": name, **{k: _numbers(v) for k, v in described_by.items()}})
-    return {"name": described.name, "unit": described.unit, "curves": curves}
-
-
-def _numbers(values: Any) -> list[float | None]:
-    """Rounded; None where not defined (the limits before the first event)."""
-    return [round(float(v), 6) if np.isfinite(v) else None for v in np.asarray(values, float)]
 
 
 def not_noised(unbounded: Sequence[str], asked: str) -> list[str]:
@@ -363,23 +229,8 @@ def poisoned(setting: Setting) -> list[str]:
         out.append(
             f"site '{setting.attacker}' was made to attack ({setting.args.attack}): {what}; the figures are those of an attacked run"
         )
-    if setting.run.strategy in strategies.LEAST:
-        summed = ["preprocessing", *(h.name for h in setting.run.heads(setting.study) if not isinstance(h, Averaged))]
-        out.append(
-            f"strategy {setting.run.strategy} withstands a site that sends wrong parameters; what sends sums "
-            f"({', '.join(summed)}) is added as it is, and not defended"
-        )
+    out += sums.undefended(setting.run, setting.study)
     return out
-
-
-def unconverged(outcome: Outcome) -> list[str]:
-    """Fits that used up their rounds: their coefficients are not those of the pooled rows."""
-    folds: dict[str, list[str]] = {}
-    for fold, state in outcome.states.items():
-        for name, arrays in state.items():
-            if "converged" in arrays and not bool(arrays["converged"]):
-                folds.setdefault(name, []).append(fold)
-    return [f"{name} did not converge on {len(f)} training sets ({', '.join(f[:3])} ...): raise {name}.rounds" for name, f in folds.items()]
 
 
 def alarms(setting: Setting, outcome: Outcome, report: dict[str, Any]) -> list[str]:
@@ -391,11 +242,5 @@ def alarms(setting: Setting, outcome: Outcome, report: dict[str, Any]) -> list[s
     if setting.phantom:
         limits, limit = twins.ceilings(setting.study.name, setting.folder / "data", setting.task, outcome.heads), None
         kind = "the generator's own ceiling"
-    for r in report["results"]:
-        most = limits.get(r["model"], limit)
-        if most is not None and r["metric"] == "auc" and r["site"] == "all" and r["low"] is not None and r["low"] > most:
-            out.append(
-                f"E11: {r['model']} {r['arm']} {r['evaluation']}: the AUC's whole interval ({r['low']:.3f} to {r['high']:.3f}) "
-                f"lies above {most:.3f}, {kind}; suspect leakage"
-            )
+    out += sums.implausible(report["results"], lambda model: limits.get(model, limit), kind)
     return out

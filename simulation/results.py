@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import tally
+from common.across import across_sites
 from common.cohort import UNKNOWN
 from simulation.compare import ARMS, Comparison, Scores
 from simulation.statistics import (
     METRICS,
     Interval,
     Predictions,
-    across_sites,
     bootstrap_weights,
     decision_curve,
     estimable,

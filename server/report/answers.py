@@ -8,6 +8,7 @@ from typing import Any
 from server.report import words
 from server.report.comparison import Index
 from server.report.figures import Report, rows
+from server.report.totals import totals
 from server.report.words import finite, number, whole
 
 
@@ -79,12 +80,13 @@ def flow(r: Report) -> str | None:
     told = r.get("flow")
     if not isinstance(told, Mapping) or finite(told.get("read")) is None:
         return None
-    n, events = totals(r)
+    n, events = _totals(r)
     return f"{whole(told.get('read'))} read, {whole(told.get('kept'))} kept, {n} labelled, {events} with the event."
 
 
-def totals(r: Report) -> tuple[str, str]:
-    return tuple(whole(sum(finite(s.get(k)) or 0 for s in rows(r, "sites"))) for k in ("n", "events"))  # type: ignore[return-value]
+def _totals(r: Report) -> tuple[str, str]:
+    found = totals(r)
+    return whole(found.labelled), whole(found.events)
 
 
 def preparation(r: Report) -> str | None:
@@ -121,7 +123,7 @@ def selection(r: Report) -> str | None:
 def size(r: Report) -> str | None:
     if not rows(r, "sites"):
         return None
-    n, events = totals(r)
+    n, events = _totals(r)
     return f"All labelled patients at hand: {n}, {events} with the event. No sample size was calculated."
 
 
@@ -198,8 +200,8 @@ def calculated(r: Report) -> str | None:
 
 
 def imbalance(r: Report) -> str | None:
-    n, events = (sum(finite(s.get(k)) or 0 for s in rows(r, "sites")) for k in ("n", "events"))
-    if not n:
+    _, n, events = totals(r)
+    if not n or events is None:
         return None
     networks = {"image", "fusion", "fusion_mlp"} & set(Index(r).models)
     weighted = " Networks on images weight classes in training, and what they say is corrected for the prior." if networks else ""
@@ -254,7 +256,7 @@ def analysed(r: Report) -> str | None:
     found = [f"{words.name(s.get('name'))} {whole(s.get('n'))} ({whole(s.get('events'))})" for s in rows(r, "sites")]
     if not found:
         return None
-    n, events = totals(r)
+    n, events = _totals(r)
     shown = f": {', '.join(found)}" if len(found) <= 12 else ""
     return f"{n} labelled, {events} events, of {words.count(len(found), 'site')}{shown}."
 

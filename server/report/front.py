@@ -6,7 +6,8 @@ from typing import Any
 
 from server.report import words
 from server.report.figures import Report, rows
-from server.report.words import finite, percent, whole
+from server.report.totals import totals
+from server.report.words import percent, whole
 
 Context = dict[str, Any]
 RARE = 0.30
@@ -19,8 +20,7 @@ def classes_of(report: Report) -> list[str]:
 
 def first(report: Report) -> Context:
     classes, label = classes_of(report), report.get("label") or {}
-    sites = rows(report, "sites")
-    patients, n, events = (sum(int(finite(s.get(k)) or 0) for s in sites) for k in ("patients", "n", "events"))
+    sites, (patients, n, events) = rows(report, "sites"), totals(report)
     event = classes[1] if len(classes) == 2 else f"any class but {classes[0]}" if classes else "event"
     return {
         "question": report.get("question") or "Question not recorded",
@@ -31,9 +31,9 @@ def first(report: Report) -> Context:
         "classes": classes,
         "event": event,
         "boxes": _boxes(report),
-        "totals": {"patients": patients, "labelled": n, "events": events, "sites": len(sites)},
-        "prevalence": percent(events / n, 1) if n else words.NOT_RECORDED,
-        "rare": len(classes) == 2 and n > 0 and events / n < RARE,
+        "totals": {"patients": whole(patients), "labelled": whole(n), "events": whole(events), "sites": len(sites)},
+        "prevalence": percent(events / n, 1) if n and events is not None else words.NOT_RECORDED,
+        "rare": len(classes) == 2 and bool(n) and events is not None and events / (n or 1) < RARE,
         "synthetic": bool(report.get("synthetic")),
         "permuted": report.get("permuted_labels") is not None,
         "caution": report.get("caution") or "",

@@ -6,62 +6,90 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.learner import Federated, hyper_of
+from common.learner import MEMORY, Federated, hyper_of
 from common.schema import Schema
 from common.study import Study
+from common.tally import youden
 from common.types import State, flatten, pack
 from server import store
+from server.jobs import clinical_head
+from server.run import Run
+
+FORMAT = 1
+"""Of model.json and model.state."""
 
 
 def write(
-    folder: Path,
-    study: Study,
-    task: str,
-    state: State,
-    heads: Sequence[Federated],
-    learner: Callable[[str], Federated],
-    report: Mapping[str, Any],
+    folder: Path, run: Run, study: Study, task: str, state: State, heads: Sequence[Federated], report: Mapping[str, Any]
 ) -> dict[str, str]:
-    """`model/`: preprocessing.json, coefficients.csv, boosting.json (a native Booster), other heads' arrays, README.md, SHA256SUMS.
+    """`model/`: what a site predicts with (model.json, model.state: `client.model` opens them), and for other programs preprocessing.json,
+    schema.json, coefficients.csv, boosting.json (a native Booster), other heads' arrays; README.md, SHA256SUMS.
 
-    Networks, and the fusion that reads them, go to networks.state (`common.types.unpack` and `nest` open it), their settings to
-    networks.json. `learner`: the run's learner of a name, configured. Returns the SHA-256 of each file but the card.
+    `state`: that of the final models. A study of one's own lies beside it, where it is a TOML file.
+    Returns the SHA-256 of each file but the card.
     """
     schema = study.schema_at(task)
+    fitted = [h for h in heads if state.get(h.name)]  # what could not be fitted on everybody is not there; the report says so
     files: dict[str, bytes] = {
-        "preprocessing.json": _json(preprocessing(schema, state)),
+        # a head made for noise standardises nothing
+        **({"preprocessing.json": _json(preprocessing(schema, state))} if state.get("preprocessing") else {}),
         "schema.json": _json(_schema(study, task, schema)),
+        **_predicting(run, study, task, state, fitted, report),
     }
-    networks: State = {}
-    for head in heads:
-        if not state.get(head.name):
-            continue  # it could not be fitted on everybody; the report says so
+    for head in fitted:
         if head.name == "logistic":
             files["coefficients.csv"] = coefficients(schema, state).encode()
         elif head.name == "boosting":
             from common.learners.boosting import booster
 
             files["boosting.json"] = bytes(booster(state, schema).save_raw("json"))
-        elif "image" in head.modality:
-            networks |= {n: state[n] for n in (*head.needs, head.name) if n in state and n not in ("preprocessing", "logistic", "boosting")}
-        else:
+        elif "image" not in head.modality:
             arrays = {k: {"dtype": str(v.dtype), "shape": list(v.shape), "values": v.ravel().tolist()} for k, v in state[head.name].items()}
             files[f"{head.name}.json"] = _json(arrays)
-    if networks:
-        files["networks.state"] = pack(flatten(networks))
-        files["networks.json"] = _json({n: hyper_of(learner(n)) for n in networks})
     learnt = {name: hashlib.sha256(blob).hexdigest() for name, blob in sorted(files.items())}
     files["README.md"] = card(study, task, schema, heads, report).encode()
     sums = "".join(f"{hashlib.sha256(blob).hexdigest()}  {name}\n" for name, blob in sorted(files.items()))
     for name, blob in {**files, "SHA256SUMS": sums.encode()}.items():
         store.write(folder / name, blob)
     return learnt
+
+
+def _predicting(run: Run, study: Study, task: str, state: State, heads: Sequence[Federated], report: Mapping[str, Any]) -> dict[str, bytes]:
+    names = list(dict.fromkeys(n for h in heads for n in (*h.needs, h.name) if state.get(n)))
+    own = Path(run.study)
+    told = {
+        "format": FORMAT,
+        "fedmets": report["fedmets"],
+        "study": study.name,
+        "study_file": "study.toml" if own.suffix == ".toml" else "",
+        "task": task,
+        "schema": study.schema_at(task).hash,
+        "learners": {n: hyper_of(run.learner(n, study)) for n in names},
+        "heads": [h.name for h in heads],
+        "clinical": clinical_head(study, heads) or "",
+        "thresholds": _thresholds(state, heads),
+        "state_hash": report["state_hash"],
+    }
+    mine = {n: {k: v for k, v in state[n].items() if not k.startswith(MEMORY)} for n in names}
+    study_file = {"study.toml": own.read_bytes()} if told["study_file"] else {}
+    return {"model.json": _json(told), "model.state": pack(flatten(mine)), **study_file}
+
+
+def _thresholds(state: State, heads: Sequence[Federated]) -> dict[str, float]:
+    """For two classes: Youden's, on the predictions of everybody by models that had not seen them."""
+    out = {}
+    for head in heads:
+        histogram = state.get("evaluation", {}).get(f"{head.name}/within/histogram")
+        best = youden(histogram[1]) if histogram is not None and len(histogram) == 2 else None
+        if best is not None:
+            out[head.name] = best.threshold
+    return out
 
 
 def preprocessing(schema: Schema, state: State) -> dict[str, Any]:
@@ -125,6 +153,7 @@ def coefficients(schema: Schema, state: State) -> str:
 def card(study: Study, task: str, schema: Schema, heads: Sequence[Federated], report: Mapping[str, Any]) -> str:
     """A model card (Mitchell et al. 2019, arXiv 1810.03993): use, data, figures with their intervals, limits."""
     caution = study.tasks[task].caution
+    labelled, events = totals(report)
     lines = [
         f"# {study.name}, {task}",
         "",
@@ -137,7 +166,7 @@ def card(study: Study, task: str, schema: Schema, heads: Sequence[Federated], re
         *([f"**{study.virtual}**", ""] if study.virtual else []),
         "## Trained on",
         "",
-        f"{sum(s['n'] for s in report['sites'])} labelled cases ({sum(s['events'] for s in report['sites'])} events) "
+        f"{labelled} labelled cases ({events} events) "
         f"of {len(report['sites'])} sites; "
         f"label: {schema.label.title or schema.label.name} ({', '.join(schema.label.classes)}), from {report['label']['source']}.",
         "",
@@ -165,6 +194,16 @@ def card(study: Study, task: str, schema: Schema, heads: Sequence[Federated], re
         "",
     ]
     return "\n".join(lines)
+
+
+def totals(report: Mapping[str, Any]) -> tuple[int, int]:
+    """Labelled cases and events over all sites; of sites that keep theirs to themselves, as the sums tell them."""
+    known = report.get("totals") or {}
+    sites = report["sites"]
+    return (
+        int(known.get("labelled") or sum(s["n"] or 0 for s in sites)),
+        int(known.get("events") or sum(s["events"] or 0 for s in sites)),
+    )
 
 
 def _schema(study: Study, task: str, schema: Schema) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from server.report import words
 from server.report.diagram import MOST_SITES, Place, Step, flow
 from server.report.figures import Figure, Report, rows
+from server.report.totals import totals
 from server.report.words import Row, finite, whole
 
 Context = dict[str, Any]
@@ -21,7 +22,7 @@ def _figure(report: Report) -> Figure | None:
     if not isinstance(told, Mapping) or finite(told.get("read")) is None:
         return None
     places = rows(report, "sites")
-    labelled, events = (sum(int(finite(s.get(k)) or 0) for s in places) for k in ("n", "events"))
+    _, labelled, events = totals(report)
     out = [f"{n} {reason}" for reason, n in _excluded(told)]
     unknown = f"{whole(told.get('unknown_label'))} without a known label: never filled in, never scored"
     small = report.get("small_sites") or {}

@@ -41,7 +41,11 @@ def cohort() -> Cohort:
 
 def write_model(folder: Path, cohort: Cohort, image: Image = IMAGE) -> Path:
     state = fit(image, {}, [cohort], local_plan(Fold(), 0, 3))
-    files = {"networks.state": pack(flatten(state)), "networks.json": json.dumps({"image": hyper_of(image)}).encode()}
+    told = {
+        "format": 1, "fedmets": "0", "study": "liver_recurrence", "study_file": "", "task": "", "schema": cohort.schema.hash,
+        "learners": {"image": hyper_of(image)}, "heads": ["image"], "clinical": "", "thresholds": {},
+    }  # fmt: skip
+    files = {"model.state": pack(flatten(state)), "model.json": json.dumps(told).encode()}
     sums = "".join(f"{hashlib.sha256(b).hexdigest()}  {n}\n" for n, b in files.items())
     folder.mkdir()
     for name, blob in {**files, "SHA256SUMS": sums.encode()}.items():
@@ -124,16 +128,16 @@ def test_a_model_that_is_not_the_runs_is_refused(fault: str, cohort: Cohort, mod
     for f in model.iterdir():
         (folder / f.name).write_bytes(f.read_bytes())
     if fault == "altered":
-        blob = bytearray((folder / "networks.state").read_bytes())
+        blob = bytearray((folder / "model.state").read_bytes())
         blob[-1] ^= 1
-        (folder / "networks.state").write_bytes(blob)
+        (folder / "model.state").write_bytes(blob)
     elif fault == "lost":
-        (folder / "networks.json").unlink()
+        (folder / "model.json").unlink()
     else:
-        text = json.dumps({"image": {"colour": 3}}).encode()
-        (folder / "networks.json").write_bytes(text)
+        text = json.dumps({**json.loads((folder / "model.json").read_bytes()), "learners": {"image": {"colour": 3}}}).encode()
+        (folder / "model.json").write_bytes(text)
         known = (folder / "SHA256SUMS").read_text().splitlines()
-        sums = [line for line in known if "json" not in line] + [f"{hashlib.sha256(text).hexdigest()}  networks.json"]
+        sums = [line for line in known if "json" not in line] + [f"{hashlib.sha256(text).hexdigest()}  model.json"]
         (folder / "SHA256SUMS").write_text("\n".join(sums) + "\n")
     assert (
         main(["embed", "--site", "none.toml", "--study", "liver_recurrence", "--model", str(folder), "--out", str(tmp_path / "out")]) == 3

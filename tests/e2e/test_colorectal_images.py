@@ -39,7 +39,7 @@ def test_the_report_says_that_image_and_fusion_were_not_run_and_why(pictured: tu
     assert why in report["not_run"]
     assert why in (folder / "report.html").read_text()
     assert {r["model"] for r in report["results"]} == {"clinical", "logistic", "boosting"}
-    assert not (folder / "model" / "networks.state").exists()
+    assert "image" not in json.loads((folder / "model" / "model.json").read_text())["learners"]
     assert not [a for a in report["alarms"] if a.startswith("E11")]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +38,13 @@ def test_two_hospitals_and_a_coordinator_give_the_bits_of_the_simulation(town: T
     assert done["state_hash"] == want
     assert set(done["sites"]) == set(names)
     assert town.outside() == 0
+    folder = Path(done["folder"])
+    report = json.loads((folder / "report.json").read_text())
+    assert report["setting"] == "deployment"
+    assert [s["name"] for s in report["sites"]] == sorted(names)
+    assert any(d["b"].endswith(" local") for d in report["differences"])
+    assert (folder / "model" / "coefficients.csv").exists()
+    assert ledger.read(folder / ledger.NAME)[-1]["sha256"] == hashlib.sha256((folder / "report.json").read_bytes()).hexdigest()
 
     # ---- the front door, from where the couriers are: the same certificate, and nothing but what a courier needs ----
     ca = str(town.coordinator / "ca.pem")
@@ -68,8 +77,12 @@ def test_three_hospitals_that_mask_their_sums_give_the_bits_of_the_simulation(to
     for name in names:
         log = (town.folder / "site-state" / slug(name) / "station.log").read_text()
         assert log.count("secure:") > 3, "keys, who is online, shares"
-    (folder,) = [f for f in (town.folder / "runs").iterdir() if ledger.read(f / ledger.NAME)[-1]["kind"] == "close"]
+    folder = Path(done["folder"])
     assert set(ledger.read(folder / ledger.NAME)[0]["cases"].values()) == {"withheld"}, "no site tells its counts"
+    report = json.loads((folder / "report.json").read_text())
+    assert {r["site"] for r in report["results"]} == {"all"}, "figures over all sites alone"
+    assert {s["n"] for s in report["sites"]} == {None}
+    assert report["totals"]["labelled"] > 0
 
 
 def test_two_hospitals_with_an_epsilon_are_asked_with_noise_and_keep_account(town: Town) -> None:
@@ -93,6 +106,9 @@ def test_two_hospitals_with_an_epsilon_are_asked_with_noise_and_keep_account(tow
     done = json.loads(town.run(2, *settings).stdout)
     assert done["closed"]
     assert set(done["scores"]) == {"private_logistic"}
+    report = json.loads((Path(done["folder"]) / "report.json").read_text())
+    assert not report["results"]
+    assert report["noisy_scores"][0]["model"] == "private_logistic"
 
     def account(name: str) -> dict[str, float]:
         told = town.call(*PYTHON_M, "client", "budget", "--site", str(town.home(name) / "site.toml"), "--json").stdout

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from client.station import cohort_of, open_site
+from common.cohort import UNKNOWN, Fold
+from common.learner import Head
+from common.tally import score_histogram
 from server import ledger
+from server.app import restore
+from server.report import deployed
+from server.run import Run
 from simulation.statistics import METRICS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -74,6 +85,99 @@ def test_federated_logistic_is_pooled_logistic(whole: tuple[Path, dict[str, Any]
     for (arm, *rest), value in rows.items():
         if arm == "federated" and value is not None:
             assert value == pytest.approx(rows["pooled", *rest], abs=1e-6)
+
+
+def test_a_coordinator_without_patients_reports_the_same(whole: tuple[Path, dict[str, Any]]) -> None:
+    """Local against federated, at the same patients, from sums alone: the figures of the predictions themselves."""
+    folder, report = whole
+    told = deployed.record(folder).report
+    exact = {(r["model"], r["arm"], r["evaluation"], r["site"], r["metric"]): r for r in report["results"]}
+    # few trees, so that many patients share a bin of the histogram
+    binned = dict.fromkeys(("average_precision", "calibration_slope", "calibration_intercept", "auc_pooled"), 1e-2)
+    assert {(r["model"], r["arm"]) for r in told["results"]} == {
+        (m, a) for m in ("clinical", "logistic", "boosting") for a in ("federated", "local")
+    }
+    for r in told["results"]:
+        is_ = exact[r["model"], r["arm"], r["evaluation"], r["site"], r["metric"]]
+        assert (r["n"], r["events"], r["estimable"]) == (is_["n"], is_["events"], is_["estimable"])
+        assert r["value"] == (None if is_["value"] is None else pytest.approx(is_["value"], abs=binned.get(r["metric"], 1e-9)))
+    apart = {(d["a"], d["b"], d["evaluation"]): d for d in report["differences"]}
+    assert told["differences"]
+    for d in told["differences"]:
+        is_ = apart[d["a"], d["b"], d["evaluation"]]
+        assert (d["n"], d["sites"]) == (is_["n"], is_["sites"])
+        assert d["difference"] == pytest.approx(is_["difference"], abs=1e-9)
+        # two ways to an interval: of the same width, more or less
+        assert d["high"] - d["low"] == pytest.approx(is_["high"] - is_["low"], rel=0.35)
+    assert [(s["name"], s["n"], s["events"]) for s in told["sites"]] == [(s["name"], s["n"], s["events"]) for s in report["sites"]]
+    final = {(r["model"], r["metric"]): r for r in told["final_model"] if r["site"] == "all"}
+    within = {
+        r["model"]: r
+        for r in told["results"]
+        if (r["arm"], r["evaluation"], r["site"], r["metric"]) == ("federated", "within_site", "all", "auc")
+    }
+    # patients that it has seen: it does better there than it will
+    assert final["boosting", "auc"]["value"] > within["boosting"]["value"]
+
+
+def test_new_patients_are_scored_as_the_federation_scored_them(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, report = whole
+    lines = ledger.read(folder / ledger.NAME)
+    arrays = restore(lines, folder).states[Fold().key]["comparison"]
+    data = tmp_path / "new"
+    shutil.copytree(folder / "data", data)
+    for path in data.rglob("clinical.tsv"):
+        # what is to be predicted is not known
+        rows = [line.split("\t") for line in path.read_text().splitlines()]
+        keep = [i for i, name in enumerate(rows[0]) if "ajcc_pathologic_m" not in name and "ajcc_clinical_m" not in name]
+        assert len(keep) < len(rows[0])
+        path.write_text("".join("\t".join(row[i] for i in keep) + "\n" for row in rows))
+    out = tmp_path / "out"
+    words = ["-m", "client", "predict", "--model", str(folder / "model"), "--data", str(data), "--out", str(out), "--json"]
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    told = {row["patient"]: row for row in csv.DictReader((out / "predictions.csv").read_text().splitlines())}
+    assert json.loads(done.stdout)["patients"] == len(told) == report["flow"]["kept"]
+    assert len((out / "left_out.csv").read_text().splitlines()) - 1 == report["flow"]["read"] - report["flow"]["kept"]
+    assert {stat.S_IMODE(f.stat().st_mode) for f in out.iterdir()} == {0o600}
+    # each site's own station, with the model that the coordinator ended with
+    states = restore(lines, folder).states[Fold().key]
+    run = Run.parse(lines[0]["config"])
+    labels: dict[str, list[tuple[float, bool]]] = {}
+    for home in sorted((folder / "sites").iterdir()):
+        cohort = cohort_of(open_site(home / "site.toml"), run.study, run.task)
+        for head in run.heads(run.load_study()):
+            if head.name not in ("logistic", "boosting"):
+                continue
+            assert isinstance(head, Head)
+            probs = head.predict(states, cohort)[:, 1]
+            mine = [float(told[i][f"{head.name}: M1"]) for i in cohort.ids]
+            assert mine == pytest.approx(probs, abs=1e-5)
+            known = zip(mine, cohort.labels == 1, cohort.labels != UNKNOWN, strict=True)
+            labels.setdefault(head.name, []).extend((p, bool(y)) for p, y, k in known if k)
+    for name, pairs in labels.items():
+        scores, truth = np.array([p for p, _ in pairs]), np.array([y for _, y in pairs])
+        # what the sites told of their own patients in the run; nine digits may fall on the other side of a bin's edge
+        apart = np.abs(score_histogram(scores, truth) - arrays[f"final/federated/{name}/histogram"][1]).sum()
+        assert apart <= 0.02 * len(pairs)
+
+
+def test_a_model_for_another_schema_and_an_altered_one_are_refused(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, _ = whole
+
+    def refused(model: Path, *more: str) -> str:
+        words = ["-m", "client", "predict", "--model", str(model), "--data", str(folder / "data"), "--out", str(tmp_path / "out"), *more]
+        done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.returncode in (2, 3)
+        return done.stderr
+
+    assert "[D07]" in refused(folder / "model", "--study", "brain_primary") or "no task" in refused(
+        folder / "model", "--study", "brain_primary"
+    )
+    shutil.copytree(folder / "model", tmp_path / "model")
+    (tmp_path / "model" / "model.state").write_bytes((folder / "model" / "model.state").read_bytes()[:-1])
+    assert "model.state: not the file that SHA256SUMS names" in refused(tmp_path / "model")
+    assert not (tmp_path / "out" / "predictions.csv").exists()
 
 
 def test_the_ledger_is_whole_and_names_every_site(whole: tuple[Path, dict[str, Any]]) -> None:

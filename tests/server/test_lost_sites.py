@@ -15,7 +15,7 @@ from common.exchange import NO_PLAN, Update
 from common.learner import fit, load, local_plan
 from common.learners.preprocessing import LEARNER as PREPARE
 from server.jobs import Job
-from simulation.record import participation
+from server.report.sums import participation
 from tests.server.test_rounds import RUN as STRICT
 from tests.server.test_rounds import Change, Local, driven, federation, registered, tasks
 from tests.synthetic import sites

@@ -153,6 +153,19 @@ def test_a_deployment_says_what_only_a_simulation_knows():
     assert "only a simulation can know it" in words(made(report))
 
 
+def test_counts_that_sites_keep_are_not_counted_as_none():
+    report = make() | {"setting": "deployment", "flow": None, "totals": {"labelled": 700, "events": 90}}
+    report["sites"] = [{**s, "patients": None, "n": None, "events": None} for s in report["sites"]]
+    text = text_of(page.render(report))
+    assert "700 with a known label, 90 events (12.9" in text
+    assert "each site keeps it to itself" in text
+    assert " 0 patients" not in text
+    assert "700 labelled, 90 events" in text
+    without = text_of(page.render({k: v for k, v in report.items() if k != "totals"}))
+    assert "not recorded with a known label" in without
+    assert words(made(report))
+
+
 def test_pictures_are_of_generated_patients_only():
     from matplotlib.figure import Figure
 

@@ -8,12 +8,12 @@ from scipy import stats
 from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
+from common.across import across_sites, random_effects
 from common.calibration import logit
 from common.errors import DataError, UsageError
 from simulation.statistics import (
     METRICS,
     Predictions,
-    across_sites,
     bootstrap_weights,
     by_site,
     decision_curve,
@@ -22,7 +22,6 @@ from simulation.statistics import (
     interval,
     paired_difference,
     prior_correct,
-    random_effects,
     standard_error,
     unknown_label_bounds,
 )

@@ -1,0 +1,251 @@
+"""Models side by side on the same patients, where nobody has all the patients: the second exchange, after `evaluation`.
+
+Each site scores its patients again, by the federated models that have not seen them, by the final ones that have, and by what it can
+train alone. What leaves are concordant pairs within the site with their DeLong covariance (`common.delong`), confusion counts at the
+thresholds that everybody's training rows have set, losses, score histograms, and placements in everybody's scores, which the first
+exchange has added. The coordinator has each site's sums apart, and under secure aggregation those over all sites alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.alone import local_folds, trainable
+from common.cohort import UNKNOWN, Cohort, Fold
+from common.delong import concordance, pooled_moments
+from common.learner import Contribution, Head, Plan, Step, TableHead, load
+from common.learners.evaluation import (
+    configured,
+    groups,
+    leave_one_site_out,
+    mean_log_loss,
+    of_fold,
+    out_of_fold,
+    scorable,
+    within_site,
+)
+from common.schema import Floats, Schema
+from common.tally import Tally, brier_terms, log_loss_terms, score_histogram, youden
+from common.types import Array, Arrays, Probs, State
+
+WITHIN, LEFT_OUT, FINAL = "within", "left_out", "final"
+CLINICAL = "clinical"
+"""The table's head that the study names, else for each training set the one with the lower out-of-fold log loss."""
+Model = tuple[str, str, str]
+"""Evaluation, arm (`federated` or `local`), head."""
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """One model on a site's patients; `seen` marks those that have a prediction."""
+
+    probs: Probs
+    thresholds: Floats
+    seen: NDArray[np.bool_]
+    loss: Floats
+    """Of the training rows of each patient's model, out of fold: what a choice between heads looks at."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Arrays once done. For each `<evaluation>/<arm>/<head>/`, by site (participants, or 1 where sums are masked): `counts` (sites,
+    classes), `concordant` and `pairs` (sites, held), `spread` (sites, held, held), `confusion` (sites, classes, classes), `losses`
+    (sites, classes, 2, 2: Brier and log loss, their sum and that of their squares); over all sites `histogram` (classes, bins, 2) and
+    `pooled` (the moments of `common.delong.pooled_moments`). For each `difference/<evaluation>/<head> <arm>|<head> <arm>/`: `counts`,
+    `concordant` (2, held), `pairs`, `spread` (2 held, 2 held), `sites`."""
+
+    name: str = "comparison"
+    modality: frozenset[str] = frozenset()
+    phases: frozenset[str] = frozenset({"compare"})
+    heads: tuple[str, ...] = ()
+    clinical: str = ""
+    """The table's head that stands for the clinical model; empty: the better one on training rows."""
+    learners: str = "{}"
+    """JSON: the heads' hyperparameters, and preprocessing's, where they are not the defaults."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        heads = configured(self.heads, self.learners)
+        return tuple(dict.fromkeys(["preprocessing", *(n for h in heads for n in h.needs), *(h.name for h in heads), "evaluation"]))
+
+    def start(self, schema: Schema, seed: int) -> Arrays:
+        return {}
+
+    def phase(self, arrays: Arrays) -> str:
+        return "compare"
+
+    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+        heads = configured(self.heads, self.learners)
+        scored = self._federated(heads, state, cohort, plan) | self._local(heads, cohort, plan)
+        sites = 1 if plan.secure else max(len(plan.participants), 1)
+        # nobody's cohort declares the shapes
+        slot = plan.participants.index(cohort.site) if sites > 1 and cohort.site in plan.participants else 0
+        sums: Arrays = {}
+        for model, scores in scored.items():
+            mine = _apart(scores, cohort.labels, sites, slot)
+            mine["histogram"] = _histogram(scores, cohort.labels)
+            if model[1] == "federated" and model[0] != FINAL and model[2] != CLINICAL:
+                everybody = of_fold(state, Fold())["evaluation"][f"{model[2]}/{model[0]}/histogram"]
+                known = scores.seen & (cohort.labels != UNKNOWN)
+                mine["pooled"] = pooled_moments(scores.probs[known], cohort.labels[known], everybody)
+            sums |= {f"{'/'.join(model)}/{k}": v for k, v in mine.items()}
+        for evaluation, a, b in paired(self.heads, heads):
+            one, other = scored[evaluation, a[1], a[0]], scored[evaluation, b[1], b[0]]
+            named = f"difference/{evaluation}/{' '.join(a)}|{' '.join(b)}"
+            sums |= {f"{named}/{k}": v for k, v in _together(one, other, cohort.labels).items()}
+        return Contribution(sums, int((cohort.labels != UNKNOWN).sum()))
+
+    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
+        return Step(dict(total.sums), True)
+
+    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
+        return None  # a patient enters as many pairs as a site has cases of the other class
+
+    def _federated(self, heads: Sequence[Head], state: State, cohort: Cohort, plan: Plan) -> dict[Model, _Scores]:
+        parts, left_out = cohort.parts(plan.seed, plan.parts), groups(plan.reads)
+        at = next((i for i, f in enumerate(left_out) if cohort.site in f.sites), None)
+        told = of_fold(state, Fold())["evaluation"]
+        out: dict[Model, _Scores] = {}
+        for head in heads:
+            cuts, losses = _set(told, head.name, WITHIN)
+            out[WITHIN, "federated", head.name] = _Scores(
+                *_both(within_site(head, state, cohort, plan.reads, parts), cuts[parts]), losses[parts]
+            )
+            cuts, losses = _set(told, head.name, LEFT_OUT)
+            cut, loss = (cuts[at], losses[at]) if at is not None else (0.5, np.inf)
+            out[LEFT_OUT, "federated", head.name] = _Scores(
+                *_both(leave_one_site_out(head, state, cohort, plan.reads), np.full(len(cohort), cut)), np.full(len(cohort), loss)
+            )
+            out[FINAL, "federated", head.name] = _final(head, state, cohort, told)
+        for evaluation in (WITHIN, LEFT_OUT, FINAL):
+            out |= self._chosen(heads, evaluation, "federated", out)
+        return out
+
+    def _local(self, heads: Sequence[Head], cohort: Cohort, plan: Plan) -> dict[Model, _Scores]:
+        """What the site trains alone, judged on its own patients: the table's heads. Nobody is scored where it cannot."""
+        tables = [h for h in heads if isinstance(h, TableHead)]
+        prepare = load("preprocessing", json.loads(self.learners).get("preprocessing", {}))
+        parts, folds = cohort.parts(plan.seed, plan.parts), local_folds(plan.parts)
+        out: dict[Model, _Scores] = {}
+        for head in tables:
+            state: State = {}
+            if "table" in cohort.modalities and trainable(head, cohort, plan.seed, plan.parts):
+                for fold in folds:
+                    alone = head.alone([cohort], fold, plan.seed, plan.parts, prepare)
+                    state |= {f"{fold.key}\t{n}": arrays for n, arrays in alone.items()}
+            cuts, losses = np.full(plan.parts, 0.5), np.full(plan.parts, np.inf)
+            for p in range(plan.parts) if state else ():
+                probs, seen = out_of_fold(head, state, cohort, Fold(parts=(p,)), folds, parts)
+                best = youden(_binary(probs, seen, cohort.labels))
+                cuts[p], losses[p] = best.threshold if best else 0.5, mean_log_loss(probs, cohort.labels, seen)
+            out[WITHIN, "local", head.name] = _Scores(*_both(within_site(head, state, cohort, folds, parts), cuts[parts]), losses[parts])
+        return out | self._chosen(heads, WITHIN, "local", out)
+
+    def _chosen(self, heads: Sequence[Head], evaluation: str, arm: str, scored: Mapping[Model, _Scores]) -> dict[Model, _Scores]:
+        """The clinical model, patient by patient; none where the run has no head on the table."""
+        names = [h.name for h in heads if isinstance(h, TableHead)]
+        if not names:
+            return {}
+        those = [scored[evaluation, arm, n] for n in names]
+        loss = np.stack([s.loss for s in those])
+        best = np.full(loss.shape[1], names.index(self.clinical)) if self.clinical in names else loss.argmin(axis=0)
+        rows = np.arange(len(best))
+        seen = those[0].seen if len(those) == 1 else np.stack([s.seen for s in those])[best, rows]
+        chosen = _Scores(
+            np.stack([s.probs for s in those])[best, rows], np.stack([s.thresholds for s in those])[best, rows], seen, loss[best, rows]
+        )
+        return {(evaluation, arm, CLINICAL): chosen}
+
+
+def paired(names: Sequence[str], heads: Sequence[Head]) -> list[tuple[str, tuple[str, str], tuple[str, str]]]:
+    """(evaluation, (head, arm), (head, arm)) of the differences that are taken: against local, logistic against the others of the
+    table, the fusion against its parts."""
+    tables = [h.name for h in heads if isinstance(h, TableHead)]
+    out = [(WITHIN, (n, "federated"), (n, "local")) for n in (*([CLINICAL] if tables else []), *tables)]
+    for evaluation in (WITHIN, LEFT_OUT):
+        pairs = [("logistic", n) for n in tables if "logistic" in tables and n != "logistic"]
+        pairs += [("fusion", n) for n in (CLINICAL, "image") if "fusion" in names and (n in names or (n == CLINICAL and tables))]
+        out += [(evaluation, (a, "federated"), (b, "federated")) for a, b in pairs]
+    return out
+
+
+def _both(scored: tuple[Probs, NDArray[np.bool_]], thresholds: Floats) -> tuple[Probs, Floats, NDArray[np.bool_]]:
+    return scored[0], thresholds, scored[1]
+
+
+def _set(told: Arrays, head: str, evaluation: str) -> tuple[Floats, Floats]:
+    """(parts or groups,) thresholds and log losses, from everybody's training rows out of fold."""
+    best = [youden(h) for h in told[f"{head}/thresholds/{evaluation}"]]
+    losses = told[f"{head}/log_loss/{evaluation}"]
+    mean = np.divide(losses[:, 0], losses[:, 1], out=np.full(len(losses), np.inf), where=losses[:, 1] > 0)
+    return np.array([b.threshold if b else 0.5 for b in best]), mean
+
+
+def _final(head: Head, state: State, cohort: Cohort, told: Arrays) -> _Scores:
+    """The model that leaves the federation, on patients of whom it has seen most: how it does there is no estimate of how it will do."""
+    n, classes = len(cohort), len(cohort.schema.label.classes)
+    probs, seen = np.full((n, classes), 1 / classes), np.zeros(n, np.bool_)
+    own = of_fold(state, Fold())
+    if own.get(head.name):
+        seen = scorable(head, cohort)
+        if seen.any():
+            probs[seen] = head.predict(own, cohort.where(seen))
+    best = youden(told[f"{head.name}/{WITHIN}/histogram"][1])
+    scored, loss = float(told[f"{head.name}/{WITHIN}/n"]), float(told[f"{head.name}/{WITHIN}/log_loss"])
+    return _Scores(probs, np.full(n, best.threshold if best else 0.5), seen, np.full(n, loss / scored if scored else np.inf))
+
+
+def _apart(scores: _Scores, labels: NDArray[np.int64], sites: int, slot: int) -> Arrays:
+    """A site's own sums, in its slot."""
+    known = scores.seen & (labels != UNKNOWN)
+    probs, truth = scores.probs[known], labels[known]
+    classes = probs.shape[1]
+    ordered = concordance(probs[:, None, :], truth)
+    called = probs.argmax(1) if classes > 2 else (probs[:, 1] >= scores.thresholds[known]).astype(np.int64)
+    terms = np.stack([brier_terms(probs, np.eye(classes)[truth]), log_loss_terms(probs, np.eye(classes)[truth])], 1)
+    losses = np.stack([np.stack([terms[truth == c].sum(0), (terms[truth == c] ** 2).sum(0)], 1) for c in range(classes)])
+    mine: Arrays = {
+        "counts": np.bincount(truth, minlength=classes).astype(np.float64),
+        "concordant": ordered.concordant[0],
+        "pairs": ordered.pairs,
+        "spread": ordered.spread,
+        "confusion": np.bincount(classes * truth + called, minlength=classes**2).reshape(classes, classes).astype(np.float64),
+        "losses": losses,
+    }
+    return {k: _in(v, sites, slot) for k, v in mine.items()}
+
+
+def _in(value: Array, sites: int, slot: int) -> Array:
+    out = np.zeros((sites, *value.shape))
+    out[slot] = value
+    return out
+
+
+def _histogram(scores: _Scores, labels: NDArray[np.int64]) -> Array:
+    return Tally.of(scores.probs, np.where(scores.seen, labels, UNKNOWN)).histogram.astype(np.float64)
+
+
+def _binary(probs: Probs, seen: NDArray[np.bool_], labels: NDArray[np.int64]) -> Array:
+    keep = seen & (labels != UNKNOWN)
+    return score_histogram(probs[keep, 1], labels[keep] == 1)
+
+
+def _together(a: _Scores, b: _Scores, labels: NDArray[np.int64]) -> Arrays:
+    """Two models on the patients that both score."""
+    known = a.seen & b.seen & (labels != UNKNOWN)
+    ordered = concordance(np.stack([a.probs[known], b.probs[known]], 1), labels[known])
+    return {
+        "counts": np.bincount(labels[known], minlength=a.probs.shape[1]).astype(np.float64),
+        "concordant": ordered.concordant,
+        "pairs": ordered.pairs,
+        "spread": ordered.spread,
+        "sites": np.array(float(ordered.pairs.any())),
+    }
+
+
+LEARNER = Comparison()

@@ -1,0 +1,205 @@
+"""The report of a run between hospitals: from its ledger and its last state alone, for nobody has the patients together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from common.cohort import Fold
+from common.errors import RunError
+from common.learner import Federated
+from common.learners.comparison import FINAL
+from common.parts import States
+from common.study import Study
+from common.types import Arrays
+from server.app import WITHHELD, restore
+from server.ledger import NAME, Ledger, read
+from server.report import faces, judged, model, sums
+from server.run import Run
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A run that is done: its report, and what the model's files are made of."""
+
+    report: Row
+    study: Study
+    task: str
+    states: States
+    heads: list[Federated]
+    run: Run
+
+
+def publish(folder: Path) -> Row:
+    """Write the report in its three faces and model/ into the run's folder; returns the report. The same run gives the same bytes."""
+    done = record(folder)
+    final = done.states[Fold().key]
+    report = done.report | {"model_files": model.write(folder / "model", done.run, done.study, done.task, final, done.heads, done.report)}
+    files = faces.write(folder, report)
+    ledger = Ledger(folder / NAME)
+    try:
+        if not any(line["kind"] == "report" and line.get("files") == files for line in ledger.lines):
+            ledger.append("report", time=time.time(), file="report.json", sha256=files["report.json"], files=files)
+    finally:
+        ledger.close()
+    return report
+
+
+def record(folder: Path) -> Deployed:
+    """RunError S01 where the run is not closed."""
+    lines = read(folder / NAME)
+    closed = next((line for line in lines if line["kind"] == "close"), None)
+    if closed is None:
+        raise RunError(
+            "S01", f"the run in '{folder}' is not done, so there is nothing to report; resume it: python -m server resume {folder}"
+        )
+    begun = lines[0]
+    run = replace(Run.parse(begun["config"]), out=str(folder))
+    study = run.load_study()
+    task = run.task_of(study)
+    states = restore(lines, folder).states
+    heads = [h for h in run.heads(study) if h.name in begun["heads"]]
+    arrays, sites = states[Fold().key].get("comparison", {}), begun["sites"]
+    found = {
+        "results": judged.results(arrays, sites, run.seed),
+        "differences": judged.differences(arrays),
+        "final_model": judged.final(arrays, sites, run.seed),
+    }
+    last = max(i for i, line in enumerate(lines) if line["kind"] in ("exchange", "close", "resume", "guard"))
+    report = {
+        "setting": "deployment",
+        **sums.asked(study, task, run.seed, "each site's own table, by its mapping"),
+        "flow": None,
+        "sites": _sites(begun, arrays),
+        "totals": _totals(arrays),
+        "partition": "natural",
+        "small_sites": None,
+        "groups": begun["groups"],
+        **_trainable(arrays, sites),
+        **sums.trace(folder, closed["state_hash"], lines[last]["hash"]),
+        "bootstraps": judged.REPEATS,
+        "interval": judged.INTERVAL,
+        **found,
+        "utility": [],
+        "privacy": [],
+        "audit": [],
+        "canary": [],
+        "noisy_scores": [{"model": name, **auc} for name, auc in closed.get("scores", {}).items()],
+        "between_sites": [row for name in ("clinical", "fusion") for row in judged.between_sites(arrays, sites, name)],
+        "chosen": [],
+        "pairs": judged.pairs(arrays, sites, "clinical"),
+        "images": _images(begun, states, found["differences"]),
+        "curves": judged.curves(arrays),
+        "importance": sums.importance(states, heads, study.schema_at(task).features),
+        "federated_tallies": sums.federated_metrics(states, [h.name for h in heads]),
+        "survival": sums.survival(states, study, task),
+        "site_probe": None,
+        "unknown_labels": None,
+        "permuted_labels": None,
+        "not_run": _not_run(run, study, begun, heads, arrays),
+        "configuration": asdict(run),
+        "seconds": round(closed["time"] - begun["time"], 1),
+    }
+    alarm = study.tasks[task].alarm
+    report["alarms"] = [
+        *(f"guard L03 was overridden for feature '{f}'" for f in report["overrides"]["L03"]),
+        *sums.implausible(report["results"], lambda _: alarm, "the plausible limit of this study"),
+        *sums.undefended(run, study),
+        *sums.unconverged(states),
+        *_absent(lines),
+    ]
+    return Deployed(report, study, task, states, heads, run)
+
+
+def _sites(begun: Mapping[str, Any], arrays: Arrays) -> list[Row]:
+    """Labelled cases as each site told them, events by the comparison; None where it keeps a number to itself, or masks hide it."""
+    names = begun["sites"]
+    counts = _counts(arrays)
+    apart = counts is not None and len(counts) == len(names) and not begun["config"]["secure"]
+    out = []
+    for i, name in enumerate(names):
+        told = begun["cases"].get(name)
+        mine = counts[i] if apart and counts is not None else None
+        out.append(
+            {
+                "name": name,
+                "patients": None,
+                "n": int(mine.sum()) if mine is not None else None if told in (WITHHELD, 0) else told,
+                "events": int(mine[1:].sum()) if mine is not None else None,
+            }
+        )
+    return out
+
+
+def _counts(arrays: Arrays) -> Any:
+    """(sites, classes): of the model that scored most patients; None without a comparison."""
+    found = [m.arrays["counts"] for m in judged.models(arrays) if m.evaluation == FINAL]
+    return max(found, key=lambda c: float(c.sum()), default=None)
+
+
+def _totals(arrays: Arrays) -> Row | None:
+    """Over all sites, which masks do not hide."""
+    counts = _counts(arrays)
+    return None if counts is None else {"labelled": int(counts.sum()), "events": int(counts[:, 1:].sum())}
+
+
+def _trainable(arrays: Arrays, sites: Sequence[str]) -> Row:
+    local = [m for m in judged.models(arrays) if m.arm == "local" and len(m.arrays["counts"]) == len(sites)]
+    by_head = {m.name: [s for s, c in zip(sites, m.arrays["counts"], strict=True) if c.any()] for m in local if m.name != "clinical"}
+    return {"trainable_sites": [s for s in sites if any(s in mine for mine in by_head.values())], "trainable": by_head}
+
+
+def _images(begun: Mapping[str, Any], states: States, differences: Sequence[Row]) -> Row | None:
+    """What is known of the images without seeing one; None where no site holds any."""
+    if not any("image" in m for m in begun["modalities"].values()):
+        return None
+    return {
+        "sites": [],
+        "roi_source": [],
+        "adds": sums.adds(differences),
+        "fusion": sums.fusion_weights(states),
+        "explanation": sums.energy(states),
+    }
+
+
+def _not_run(run: Run, study: Study, begun: Mapping[str, Any], heads: Sequence[Federated], arrays: Arrays) -> list[str]:
+    """What a reader might look for and will not find."""
+    out = ["pooled models: not run, they need all rows in one place, which only a simulation has"]
+    out.append("who was read and left out: kept by each site, in its own log")
+    lost = [h.name for h in run.heads(study) if h not in heads]
+    if lost:
+        out.append(f"{', '.join(lost)}: not run, no site holds images of enough labelled patients of each of two classes")
+    if not arrays:
+        why = "with noise every look at the models costs privacy" if run.noise else "the run's configuration leaves it out"
+        out.append(f"comparison of the models on the sites' patients: not run, {why}")
+    if run.secure:
+        out.append("figures by site: not run, the sites masked their sums")
+    local = {m.name for m in judged.models(arrays) if m.arm == "local"}
+    if arrays and not local:
+        out.append("local models: not run, no site has enough cases of two classes in each training set")
+    for evaluation in judged.EVALUATIONS.values():
+        if evaluation not in run.evaluations:
+            out.append(f"{evaluation}: not run, not asked for")
+    if "leave_one_site_out" in run.evaluations and not begun["groups"]:
+        out.append("leave_one_site_out: not run, it needs two sites or more, and one with enough cases of each of two classes")
+    return out
+
+
+def _absent(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Sites that did not do all that they were asked, sites that came late, updates that were not believed."""
+    exchanges = [line for line in lines if line["kind"] == "exchange"]
+    out = []
+    for row in sums.participation(exchanges):
+        if row["not"]:
+            told = ", ".join(f"{code} {n} times" for code, n in row["not"].items())
+            out.append(f"site '{row['site']}' did not take part in everything: {told} (contributed to {row['contributed']} exchanges)")
+    later: list[str] = next((line["joined_later"] for line in lines if line["kind"] == "close"), [])
+    if later:
+        out.append(f"joined after the run had begun, and took no part: {', '.join(later)}")
+    doubted = [said for e in exchanges for w in e["work"] for said in w.get("doubted", [])]
+    return out + ([f"{len(doubted)} updates were not believed (X03); the first: {doubted[0]}"] if doubted else [])
