@@ -325,7 +325,8 @@ class Paper:
         long = max(len(c.text) for r in rows for c in r.elements) > MOST_TEXT
         table = Table(cells, colWidths=widths, style=style, repeatRows=heads, hAlign="LEFT", splitInRow=int(long))
         room = [CondPageBreak(75)] if width >= self._width else []
-        return [*room, *out, table, Spacer(1, 7)]
+        table.spaceAfter = 7
+        return [*room, *out, table]
 
     def _cell(self, c: Element, size: float, head: bool, at: Path) -> Any:
         if bar := c.first("svg", "bar"):
