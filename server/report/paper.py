@@ -13,102 +13,31 @@ from typing import Any
 
 from reportlab.lib.enums import TA_RIGHT
 from reportlab.lib.styles import ParagraphStyle
-from reportlab.pdfbase.pdfmetrics import stringWidth
 from reportlab.platypus import (
     CondPageBreak,
-    Flowable,
     Image,
     KeepTogether,
     NextPageTemplate,
     PageBreak,
-    Paragraph,
     Spacer,
     Table,
 )
 
 from server.report.fonts import BOLD, MONO, SANS, drawable
+from server.report.measures import follows, small
+from server.report.measures import widths as widths_of
+from server.report.paragraphs import BASE, STYLES, Marked, Text
 from server.report.tags import Path
 from server.report.tree import Element
-from server.report.vector import ALARM, ALARM_PAPER, CAUTION, CAUTION_PAPER, GRID, INK, LINE, MUTED, TONES, Bar, Drawing, Legend
+from server.report.vector import ALARM, ALARM_PAPER, CAUTION, CAUTION_PAPER, GRID, LINE, MUTED, TONES, Bar, Drawing, Legend
 
-SIZE = 8.6
-_BASE = ParagraphStyle("text", fontName=SANS, fontSize=SIZE, leading=SIZE * 1.38, textColor=INK, spaceAfter=3.5, splitLongWords=1)
-STYLES = {
-    "p": _BASE,
-    "lead": ParagraphStyle("lead", _BASE, fontSize=9.2, leading=13),
-    "small": ParagraphStyle("small", _BASE, fontSize=7.4, leading=10, textColor=MUTED),
-    "kicker": ParagraphStyle("kicker", _BASE, fontSize=7.6, leading=10, textColor=MUTED, spaceAfter=1),
-    "research": ParagraphStyle("research", _BASE, fontName=BOLD, textColor=ALARM, fontSize=9.2, leading=12, spaceAfter=5),
-    "figure": ParagraphStyle("figure", _BASE, fontName=BOLD, fontSize=20, leading=23, textColor=TONES["federated"], spaceAfter=1),
-    "none": ParagraphStyle("none", _BASE, fontName=BOLD, fontSize=13, leading=17, textColor=MUTED, spaceAfter=1),
-    "caption": ParagraphStyle("caption", _BASE, fontSize=7.4, leading=9.8, textColor=MUTED, spaceBefore=4, spaceAfter=3),
-    "figcaption": ParagraphStyle("figcaption", _BASE, fontSize=7.4, leading=9.8, textColor=MUTED, spaceAfter=8),
-    "li": ParagraphStyle("li", _BASE, leftIndent=11, bulletIndent=1, spaceAfter=1.6),
-    "h1": ParagraphStyle("h1", _BASE, fontName=BOLD, fontSize=15, leading=18.5, spaceAfter=4),
-    "h2": ParagraphStyle("h2", _BASE, fontName=BOLD, fontSize=12.5, leading=16, spaceBefore=13, spaceAfter=5),
-    "h3": ParagraphStyle("h3", _BASE, fontName=BOLD, fontSize=9.8, leading=12.5, spaceBefore=7, spaceAfter=3),
-    "h4": ParagraphStyle("h4", _BASE, fontName=BOLD, fontSize=9, leading=12, spaceBefore=4, spaceAfter=3),
-}
 _ROLES = {"h1": "H1", "h2": "H2", "h3": "H3", "h4": "H4", "li": "LI"}
 _SKIPPED = {"nav", "style", "script", "head", "title"}
-_WIDEST = 440
-"""Drawings of at most this width stand two in a row."""
-MOST_WORD = 90.0
-"""Points of a table's narrowest column at most: longer words are broken."""
+_INLINE = {"strong", "em", "code", "span", "a", "br", "sup"}
 
 
 MOST_TEXT = 1200
 """Characters of a cell that surely fits a page."""
-
-
-class Text(Paragraph):
-    """A paragraph that knows its place in the structure, and, for a heading, its line in the outline."""
-
-    def __init__(self, text: Any, style: Any = None, *rest: Any, path: Path = ("P",), once: bool = False, **more: Any) -> None:
-        super().__init__(text, style, *rest, **more)
-        self.path, self.once = path, once
-        self.outline: tuple[str, str, int] | None = None
-        self._measured: float | None = None
-
-    def wrap(self, width: float, height: float) -> tuple[float, float]:
-        """A table asks three times and more: lines are broken once a width."""
-        if width != self._measured or not hasattr(self, "blPara"):
-            super().wrap(width, height)
-            self._measured = width
-        return self.width, self.height
-
-    def split(self, width: float, height: float) -> list[Any]:
-        parts: list[Any] = super().split(width, height)
-        self._measured = None  # it takes the lines apart
-        for k, part in enumerate(parts):
-            part.path, part.once, part.outline = self.path, self.once, self.outline if k == 0 else None
-        return parts
-
-    def drawOn(self, canvas: Any, x: float, y: float, _sW: float = 0) -> None:
-        if self.outline:
-            key, title, level = self.outline
-            canvas.bookmarkPage(key, fit="XYZ", left=0, top=y + self.height + 8)
-            canvas.addOutlineEntry(title, key, level, closed=level > 0)
-        canvas.marks.begin(canvas, self.path, once=self.once)
-        super().drawOn(canvas, x, y, _sW)  # type: ignore[call-arg]
-        canvas.marks.end(canvas)
-
-
-class Marked(Flowable):
-    """A drawing or a picture with its text alternative."""
-
-    def __init__(self, drawn: Any, path: Path, alternative: str) -> None:
-        super().__init__()
-        self._drawn, self.path, self._alternative = drawn, path, alternative
-
-    def wrap(self, width: float, height: float) -> tuple[float, float]:
-        size: tuple[float, float] = self._drawn.wrap(width, height)
-        return size
-
-    def drawOn(self, canvas: Any, x: float, y: float, _sW: float = 0) -> None:
-        canvas.marks.begin(canvas, self.path, self._alternative)
-        self._drawn.drawOn(canvas, x, y, _sW)
-        canvas.marks.end(canvas)
 
 
 class Paper:
@@ -145,7 +74,7 @@ class Paper:
             else:
                 flush()
                 if child.tag in ("h2", "h3", "h4") and width >= self._width:
-                    out.append(CondPageBreak(_follows(e, child)))
+                    out.append(CondPageBreak(follows(e, child)))
                 out += self._block(child, width, at)
         flush()
         return out
@@ -246,7 +175,7 @@ class Paper:
             waiting.clear()
 
         for child in e.elements:
-            if _small(child):
+            if small(child):
                 waiting.append(child)
                 if len(waiting) == across:
                     flush()
@@ -300,7 +229,7 @@ class Paper:
             return []
         columns = max(sum(int(c.attributes.get("colspan", 1)) for c in r.elements) for r in rows)
         size = 6.3 if columns > 10 else 7.6
-        widths = _widths(rows, columns, width, size)
+        widths = widths_of(rows, columns, width, size)
         cells: list[list[Any]] = []
         style: list[Any] = [
             ("VALIGN", (0, 0), (-1, -1), "TOP"), ("LINEBELOW", (0, 0), (-1, -1), 0.4, GRID), ("LEFTPADDING", (0, 0), (-1, -1), 0),
@@ -334,7 +263,7 @@ class Paper:
         number = "n" in c.classes
         style = ParagraphStyle(
             "cell",
-            _BASE,
+            BASE,
             fontName=BOLD if head else SANS,
             fontSize=size,
             leading=size * 1.28,
@@ -382,72 +311,3 @@ class Paper:
             "strong": f"<b>{inner}</b>", "em": f"<i>{inner}</i>", "code": f'<font name="{MONO}" size="-1">{inner}</font>',
             "sup": f"<super>{inner}</super>", "br": "<br/>",
         }.get(x.tag, inner)  # fmt: skip
-
-
-_INLINE = {"strong", "em", "code", "span", "a", "br", "sup"}
-
-
-def _shown(e: Element | str) -> str:
-    """The words of a cell that are set, those on a line of their own apart."""
-    if isinstance(e, str):
-        return e
-    if "hidden" in e.classes or e.tag in ("svg", "title"):
-        return ""
-    inner = "".join(_shown(x) for x in e.inside)
-    return f" {inner} " if e.tag == "br" or "limits" in e.classes else inner
-
-
-def _follows(parent: Element, heading: Element) -> float:
-    """Points that a heading needs below it, so that it does not stand alone: its sentences, and the beginning of what they introduce."""
-    after = parent.elements[next(k for k, e in enumerate(parent.elements) if e is heading) + 1 :]
-    need = 30.0
-    for e in after[:4]:
-        if e.tag in ("h2", "h3", "h4"):
-            need += 25.0
-        elif "landscape" in e.classes:
-            return need
-        elif e.tag == "p":
-            need += 14.0 * (1 + len(e.text) // 110)
-        else:
-            drawn = e.first("svg", "chart") or e.first("img")
-            return need + (330.0 if drawn is not None else 80.0)
-    return need
-
-
-def _small(e: Element) -> bool:
-    """Does it surely fit half a page's width and a part of its height?"""
-    if e.tag == "figure":
-        svg = e.first("svg", "chart")
-        box = svg.attributes.get("viewbox", "").split() if svg else []
-        return e.first("img") is not None or (len(box) == 4 and float(box[2]) <= _WIDEST)
-    table = e.first("table")
-    if table is None:
-        return False
-    cells = [c for c in table.walk() if c.tag in ("td", "th")]
-    rows = sum(1 for r in table.walk() if r.tag == "tr")
-    return 0 < rows <= 16 and all(len(c.text) <= 60 for c in cells) and len(cells) / rows <= 4
-
-
-def _widths(rows: Sequence[Element], columns: int, width: float, size: float) -> list[float]:
-    """Column widths by what stands in them: all in one line where there is room, else at least the longest word."""
-    least, most = [12.0] * columns, [12.0] * columns
-    for row in rows:
-        at = 0
-        for c in row.elements:
-            spanned = int(c.attributes.get("colspan", 1))
-            if spanned == 1 and at < columns:
-                if c.first("svg", "bar") is not None:
-                    least[at], most[at] = max(least[at], 50), max(most[at], 110)
-                mark = 12.0 if c.first("span", "key") or c.first("span", "best") else 0.0
-                text = drawable(" ".join(_shown(c).split()))
-                font = MONO if c.first("code") else BOLD if c.tag == "th" else SANS
-                word = max((stringWidth(w, font, size) for w in text.split(" ")), default=0.0)
-                least[at] = max(least[at], min(word, MOST_WORD) + 7.5 + mark)
-                most[at] = max(most[at], min(stringWidth(text, font, size), 4 * MOST_WORD) + 7.5 + mark)
-            at += spanned
-    if sum(most) <= width:
-        return most
-    if sum(least) >= width:
-        return [v * width / sum(least) for v in least]
-    room, wanted = width - sum(least), [b - a for a, b in zip(least, most, strict=True)]
-    return [a + room * w / (sum(wanted) or 1) for a, w in zip(least, wanted, strict=True)]

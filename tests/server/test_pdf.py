@@ -42,10 +42,8 @@ def test_it_says_what_the_page_says():
         foot = p.extract_text()
         assert f"page {n}" in foot
         assert "ab" * 16 in foot
-        assert (
-            f"of {len(reader.pages)}" in "".join(x.get_data().decode("latin1") for x in [p["/Resources"]["/XObject"]["/FormXob.total"]])
-            or True
-        )
+        # the number of pages is drawn once, and named on each
+        assert f"of {len(reader.pages)}" in foot
     titles = [o.title for o in reader.outline if not isinstance(o, list)]
     assert len(titles) == len(page.SECTIONS) - 1
     assert titles[0].startswith("1 Headline")
@@ -57,8 +55,8 @@ def test_it_says_what_the_page_says():
 
 def test_the_front_page_is_the_first():
     text = " ".join(made(make()).pages[0].extract_text().split())
-    for said in ("Has the cancer spread?", "Research use only", "no difference shown", "What it must not be used for", "869"):
-        assert said.replace("869", "") in text
+    for said in ("Has the cancer spread?", "Research use only", "no difference shown", "What it must not be used for"):
+        assert said in text
     assert "2 Patients" not in text
 
 
