@@ -63,6 +63,8 @@ def record(folder: Path) -> Deployed:
     study = run.load_study()
     task = run.task_of(study)
     states = restore(lines, folder).states
+    # a run that holds a part out has no model of everybody: the one that it has is the one that leaves
+    states = {Fold().key: states[run.folds(())[0].key], **states}
     heads = [h for h in run.heads(study) if h.name in begun["heads"]]
     arrays, sites = states[Fold().key].get("comparison", {}), begun["sites"]
     found = {

@@ -1,0 +1,103 @@
+"""The report of a run between hospitals, from ledger and states alone: what it says, and what it leaves open."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.cohort import Cohort
+from common.errors import RunError
+from common.study import Study, Task
+from server import app, ledger
+from server.report import deployed
+from server.run import Run
+from tests import ring
+from tests.server.test_rounds import Local, federation
+from tests.synthetic import schema, sites
+
+STUDY = Study("synthetic", "does it work?", schema(), {"now": Task("now", caution="A test.", alarm=0.5)}, ("logistic",))
+
+
+@pytest.fixture
+def held() -> list[Cohort]:
+    return sites(240, 3, seed=2)
+
+
+def ran(held: list[Cohort], folder: Path, monkeypatch: pytest.MonkeyPatch, **how: Any) -> dict[str, Any]:
+    monkeypatch.setattr(Run, "load_study", lambda self: STUDY)
+    monkeypatch.setattr(app.enrolled, "load", lambda keys: ring.enrolled(["S0", "S1", "S2"]))
+    stations = [Local(c, folder, 1) for c in held]
+    run = Run.parse({"study": "synthetic", "task": "now", "seed": 3, "parts": 3, "expect": 3, "out": str(folder / "run"), **how})
+    app.coordinate(federation(stations), run)
+    return deployed.publish(folder / "run")
+
+
+def test_it_says_local_against_federated_and_what_it_cannot_say(
+    held: list[Cohort], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = ran(held, tmp_path, monkeypatch)
+    folder = tmp_path / "run"
+    assert report["setting"] == "deployment"
+    assert [(s["name"], s["n"]) for s in report["sites"]] == [(c.site, int((c.labels >= 0).sum())) for c in held]
+    assert report["totals"]["labelled"] == sum(s["n"] for s in report["sites"])
+    assert {(d["a"], d["b"]) for d in report["differences"]} == {
+        ("clinical federated", "clinical local"),
+        ("logistic federated", "logistic local"),
+    }
+    assert all(d["estimable"] and d["low"] < d["difference"] < d["high"] for d in report["differences"])
+    assert any("pooled models: not run" in n for n in report["not_run"])
+    assert {r["arm"] for r in report["results"]} == {"federated", "local"}
+    assert any(a.startswith("E11") for a in report["alarms"]), "the planted signal is above what the task calls plausible"
+    page = (folder / "report.html").read_text()
+    assert "does it work?" in page
+    assert json.loads((folder / "report.json").read_text()) == report
+
+
+def test_it_can_be_written_again_in_the_same_bytes(held: list[Cohort], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran(held, tmp_path, monkeypatch)
+    folder = tmp_path / "run"
+    first = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    deployed.publish(folder)
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == first
+    assert [line["kind"] for line in ledger.read(folder / ledger.NAME)].count("report") == 1
+
+
+def test_a_site_of_one_class_has_no_local_model_and_is_not_ranked(
+    held: list[Cohort], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = dataclasses.replace(held[2], labels=held[2].labels * 0)
+    report = ran([*held[:2], one], tmp_path, monkeypatch)
+    assert report["trainable_sites"] == ["S0", "S1"]
+    mine = {r["metric"]: r for r in report["results"] if r["site"] == "S2" and r["arm"] == "federated" and r["model"] == "logistic"}
+    assert not mine["auc"]["estimable"]
+    assert mine["auc"]["value"] is None
+    assert next(s for s in report["sites"] if s["name"] == "S2")["events"] == 0
+    assert all(b["worst_site"] != "S2" for b in report["between_sites"])
+
+
+def test_nothing_is_said_of_models_that_were_not_compared(held: list[Cohort], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = ran(held, tmp_path, monkeypatch, comparison=False)
+    assert not report["results"]
+    assert any("comparison of the models" in n for n in report["not_run"])
+    assert report["federated_tallies"], "what the evaluation added is there"
+
+
+def test_with_noise_there_is_the_noisy_score_alone(held: list[Cohort], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = ran(held, tmp_path, monkeypatch, noise=2.0, learners="private_logistic")
+    assert not report["results"]
+    assert [s["model"] for s in report["noisy_scores"]] == ["private_logistic"]
+    assert (tmp_path / "run" / "model" / "private_logistic.json").exists()
+
+
+def test_a_run_that_is_not_done_has_no_report(held: list[Cohort], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran(held, tmp_path, monkeypatch)
+    path = tmp_path / "run" / ledger.NAME
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-2]))
+    with pytest.raises(RunError, match="server resume") as caught:
+        deployed.record(tmp_path / "run")
+    assert caught.value.code == "S01"
