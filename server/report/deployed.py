@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,11 +15,10 @@ from common.learners.comparison import FINAL
 from common.parts import States
 from common.study import Study
 from common.types import Arrays
-from server import store
 from server.app import WITHHELD, restore
 from server.ledger import NAME, Ledger, read
 from server.measured import evaluated
-from server.report import judged, model, page, sums
+from server.report import faces, judged, model, sums
 from server.run import Run
 
 Row = dict[str, Any]
@@ -40,21 +37,18 @@ class Deployed:
 
 
 def publish(folder: Path) -> Row:
-    """Write report.html, report.json and model/ into the run's folder; returns the report. The same run gives the same bytes."""
+    """Write the report in its three faces and model/ into the run's folder; returns the report. The same run gives the same bytes."""
     done = record(folder)
-    text = json.dumps(done.report, indent=1, allow_nan=False)
-    store.write(folder / "report.json", text.encode())
-    store.write(folder / "report.html", page.render(done.report).encode())
     final = done.states[Fold().key]
-    model.write(folder / "model", done.run, done.study, done.task, final, done.heads, done.report)
-    sha = hashlib.sha256(text.encode()).hexdigest()
+    report = done.report | {"model_files": model.write(folder / "model", done.run, done.study, done.task, final, done.heads, done.report)}
+    files = faces.write(folder, report)
     ledger = Ledger(folder / NAME)
     try:
-        if not any(line["kind"] == "report" and line["sha256"] == sha for line in ledger.lines):
-            ledger.append("report", time=time.time(), file="report.json", sha256=sha)
+        if not any(line["kind"] == "report" and line.get("files") == files for line in ledger.lines):
+            ledger.append("report", time=time.time(), file="report.json", sha256=files["report.json"], files=files)
     finally:
         ledger.close()
-    return done.report
+    return report
 
 
 def record(folder: Path) -> Deployed:

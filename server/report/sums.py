@@ -3,6 +3,7 @@ between hospitals."""
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,7 @@ from server import strategies
 from server.ledger import NAME, read
 from server.run import Run
 
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 Row = dict[str, Any]
 
 
@@ -52,7 +53,9 @@ def trace(folder: Path, state_hash: str, ledger_head: str) -> Row:
     lines = read(folder / NAME)
     exchanges = [line for line in lines if line["kind"] == "exchange"]
     guard = next((line for line in lines if line["kind"] == "guard"), None)
+    closed = next((line for line in reversed(lines) if line["kind"] == "close"), lines[-1])
     return {
+        "date": datetime.datetime.fromtimestamp(closed["time"], datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "versions": lines[0]["versions"],
         "ledger_head": ledger_head,
         "state_hash": state_hash,
