@@ -13,7 +13,8 @@ EPILOG = """exit status: 0 done, 2 wrong option, 3 unusable data, 6 a file canno
 examples:
   python -m client serve --site site.toml --socket /run/fedmets/station.sock
   python -m client embed --site site.toml --study liver_recurrence --model runs/<run>/model --out embeddings
-  python -m client explain --site site.toml --study liver_recurrence --model runs/<run>/model --out report.html
+  python -m client explain --site site.toml --study liver_recurrence --model runs/<run>/model --out pictures.html
+  python -m client explain --site site.toml --study liver_recurrence --model runs/<run>/model --report report.html --out mine.html
   python -m client predict --model runs/<run>/model --data new_patients --out predictions
   python -m client budget --site site.toml
   python -m client audit --site site.toml --last 50
@@ -38,6 +39,12 @@ def parser() -> argparse.ArgumentParser:
         c.add_argument("--json", action="store_true", help="print one JSON object at the end; progress goes to stderr")
         if name == "explain":
             c.add_argument("--patients", type=int, default=24, metavar="N", help="most patients shown (default 24)")
+            c.add_argument(
+                "--report",
+                default="",
+                metavar="FILE",
+                help="the run's report.html: the page is then the site's own copy of it, with the pictures",
+            )
     told = "score the patients of a folder with a run's final model, offline, beside the data"
     c = commands.add_parser("predict", help=told, description=told)
     c.add_argument("--model", required=True, metavar="DIR", help="the folder model/ of a run")
@@ -109,8 +116,9 @@ def _run(args: argparse.Namespace) -> dict[str, object]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from client.embed import embed
-    from client.explain import explain
+    from client.explain import explain, panels, write
     from client.model import open_networks
+    from client.own_copy import own_copy
     from client.station import cohort_of, open_site
     from common import study
     from common.errors import UsageError
@@ -130,6 +138,10 @@ def _run(args: argparse.Namespace) -> dict[str, object]:
         if args.command == "embed":
             patients, slices = embed(cohort, networks, Path(args.out), tell)
             return {"patients": patients, "slices": slices, "out": args.out}
+        if args.report:
+            found = panels(cohort, networks, args.patients, tell)
+            write(Path(args.out), own_copy(Path(args.report), cohort, networks, found).encode())
+            return {"patients": len(found), "out": args.out}
         return {"patients": explain(cohort, networks, Path(args.out), args.patients, tell), "out": args.out}
 
 

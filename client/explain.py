@@ -36,16 +36,29 @@ class Panel:
     chance: float
     png: bytes
 
+    @property
+    def said(self) -> str:
+        """What stands beside the picture."""
+        share = "the map is flat"
+        if np.isfinite(self.inside):
+            share = f"{self.inside:.0%} of the map inside the outline, {self.chance:.0%} by chance"
+        said = f"true class {self.truth}; image model: {self.told}; region {self.region}"
+        return said + (f"; {share}" if self.region != "whole" else "")
+
 
 def explain(cohort: Cohort, networks: Networks, path: Path, most: int, tell: Callable[[int, int], None]) -> int:
     """Write the page for at most `most` patients, spread over the classes; returns how many. D09 where no case has an image."""
+    found = panels(cohort, networks, most, tell)
+    write(path, page(cohort, networks, found).encode())
+    return len(found)
+
+
+def panels(cohort: Cohort, networks: Networks, most: int, tell: Callable[[int, int], None]) -> list[Panel]:
+    """At most `most` patients, spread over the classes. D09 where no case has an image."""
     rows = with_images(cohort)
     if not len(rows):
         raise DataError("D09", f"site '{cohort.site}': no case has an image; there is nothing to explain")
-    rows = rows.where(_spread(rows, most))
-    panels = list(_panels(rows, networks, tell))
-    _write(path, _page(cohort, networks, panels).encode())
-    return len(panels)
+    return list(_panels(rows.where(_spread(rows, most)), networks, tell))
 
 
 def _spread(rows: Cohort, most: int) -> Any:
@@ -103,21 +116,29 @@ def _png(values: Any, heat: Any) -> bytes:
     return out.getvalue()
 
 
-def _page(cohort: Cohort, networks: Networks, panels: list[Panel]) -> str:
-    assert cohort.schema.imaging is not None
-    channels = ", ".join(c.name for c in cohort.schema.imaging.channels)
+def figures(found: list[Panel]) -> str:
+    """A figure a patient, as HTML."""
     cards = []
-    for p in panels:
-        share = (
-            "the map is flat" if not np.isfinite(p.inside) else f"{p.inside:.0%} of the map inside the outline, {p.chance:.0%} by chance"
-        )
-        said = f"true class {p.truth}; image model: {p.told}; region {p.region}" + (f"; {share}" if p.region != "whole" else "")
+    for p in found:
         picture = base64.b64encode(p.png).decode()
         alt = f"Slices of patient {p.patient} and where the prediction comes from"
         cards.append(
             f'<figure><img alt="{escape(alt)}" src="data:image/png;base64,{picture}"><figcaption><strong>{escape(p.patient)}</strong> '
-            f"{escape(said)}</figcaption></figure>"
+            f"{escape(p.said)}</figcaption></figure>"
         )
+    return "".join(cards)
+
+
+def legend(cohort: Cohort, networks: Networks) -> str:
+    """What the pictures show, as HTML."""
+    assert cohort.schema.imaging is not None
+    channels = ", ".join(c.name for c in cohort.schema.imaging.channels)
+    return f"""Channels from left to right: {escape(channels)}; then the last one with Grad-CAM of the patient's log-odds of the likeliest
+class but the first against the first ({escape(cohort.schema.label.classes[0])}), after the mean over the crops. Blue: the lesion.
+The final model is shown, which may have learnt from these patients. Model {escape(networks.sha256[:12])}."""
+
+
+def page(cohort: Cohort, networks: Networks, found: list[Panel]) -> str:
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(cohort.site)}: where the image model looks</title>
@@ -132,16 +153,14 @@ img {{ width: 100%; image-rendering: auto; }}
 <h1>{escape(cohort.site)}: where the image model looks</h1>
 <p class="warn"><strong>This page shows patients and names them. It belongs to the site and must not leave it.</strong>
 Research use only; not a medical device.</p>
-<p>Channels from left to right: {escape(channels)}; then the last one with Grad-CAM of the patient's log-odds of the likeliest class
-but the first against the first ({escape(cohort.schema.label.classes[0])}), after the mean over the crops. Blue: the lesion.
-The final model is shown, which may have learnt from these patients. Model {escape(networks.sha256[:12])}.</p>
+<p>{legend(cohort, networks)}</p>
 <main>
-{"".join(cards)}
+{figures(found)}
 </main></body></html>
 """
 
 
-def _write(path: Path, blob: bytes) -> None:
+def write(path: Path, blob: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(path.name + ".part")

@@ -77,10 +77,7 @@ def intact_lines(path: Path, mend: str) -> tuple[list[dict[str, Any]], int]:
     raw = path.read_bytes()
     for number, (text, whole) in enumerate(_split(raw), start=1):
         try:
-            line = json.loads(text)
-            body = {k: v for k, v in line.items() if k != "hash"}
-            if line["prev"] != previous or line["hash"] != _hash(body) or line["n"] != number - 1:
-                raise ValueError("its hash or its link to the line before does not fit")
+            line = linked(text, previous, number)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             if not whole:
                 break  # the line that was being written when the power went
@@ -90,6 +87,15 @@ def intact_lines(path: Path, mend: str) -> tuple[list[dict[str, Any]], int]:
         lines.append(line)
         previous, taken = line["hash"], taken + len(text) + 1
     return lines, taken
+
+
+def linked(text: bytes, previous: str, number: int) -> dict[str, Any]:
+    """Line `number` (from 1), which must follow the line of hash `previous`. ValueError and the like where it does not."""
+    line: dict[str, Any] = json.loads(text)
+    body = {k: v for k, v in line.items() if k != "hash"}
+    if line["prev"] != previous or line["hash"] != _hash(body) or line["n"] != number - 1:
+        raise ValueError("its hash or its link to the line before does not fit")
+    return line
 
 
 def _split(raw: bytes) -> Iterator[tuple[bytes, bool]]:

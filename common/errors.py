@@ -63,6 +63,60 @@ CODES: dict[str, str] = {
 }
 
 
+WAYS_OUT: dict[str, str] = {
+    "C01": "correct the option or the key; the message beside the code names it",
+    "C02": "check the name or the path; python -m simulation --help lists the studies",
+    "C03": "correct the study's file; the message beside the code names the place",
+    "C04": "enrol the site, or put the key back where it was; a lost key is replaced as the runbook says",
+    "C05": "the site stops the other station, or starts this one without a network and with a socket of its own; its log says which",
+    "D00": "the site puts the file back as it was exported; its log names it",
+    "D01": "the site corrects the value or declares it as a null token in its mapping; its log names column and value",
+    "D02": "the site removes the double rows, or says in its mapping which one counts; its log names them",
+    "D03": "the site's mapping must name the label's column and its values",
+    "D05": "the site checks the key column by which its tables are joined",
+    "D06": "nothing to do where the site has no such data; else it says in site.toml where they lie",
+    "D07": "the site converts the unit, or both sides install the same version of fedmets and of the study",
+    "D08": "the site adds the column, or names in its mapping where it is",
+    "D09": "the site checks its data and its mapping: nobody is left after the exclusions in its log",
+    "L01": "leave the feature out of this task, or choose a later prediction time",
+    "L02": "leave the feature out; it tells the outcome",
+    "L03": "leave the feature out, or start a new run that names it in accept_leak once it is known to be harmless",
+    "L04": "find the patient who stands twice, and give each one id",
+    "M01": "bring back sites that dropped out and resume; three sites at least must take part, more where a site says so",
+    "M02": "compare the keys in [privacy.peers] with those that the sites have enrolled; if they agree, ask the site named",
+    "M03": "scale the feature, or clip it in the study: the site's log names the value",
+    "P01": "nothing to do while others take part; larger sites, fewer parts or a lower minimum at the site would bring it in",
+    "P02": "ask the site: its log names the array; where the learning rate is too high, lower it in a new run",
+    "P03": "leave the learner or the hyperparameter out, or ask the site to install this version and allow it",
+    "P04": "set the clocks, and install the same version of fedmets on both sides; then resume",
+    "P05": "check by telephone that the fingerprints agree; a site that has new keys enrols again",
+    "P06": "the run folder is an older copy: restore the newest one, or start a new run",
+    "P07": "read the site's policy with its IT: participants, date, or a run with noise (python -m server noise)",
+    "P08": "leave the learner out, or clip it: python -m server noise says which have no bound",
+    "P09": "the site's privacy budget is used up: go on without the site, or its IT raises the epsilon, knowing what that means",
+    "P10": "the site's IT restores the newest state of its station; nothing else helps",
+    "R01": "mend what the sites named say, and resume; or start a new run with a lower quorum",
+    "R02": "the site looks whether courier and station are up (python -m deploy doctor); resume, or give a longer deadline in a new run",
+    "R03": "start the couriers that are missing, and resume; or expect fewer sites in a new run",
+    "R04": "raise the number of rounds of the learner named",
+    "R05": "the site starts its station, and checks that the courier sees the socket",
+    "R06": "look whether the coordinator is up; its log says why not",
+    "R07": "read the coordinator's log, mend what it says, and resume",
+    "R08": "python -m deploy renew makes a new certificate; the site checks its ca.pem",
+    "R09": "wait: the site is at work; a longer deadline asks it less often",
+    "S01": "choose another folder, or resume the run that is there",
+    "S02": "restore the run's folder from a backup, or start a new run",
+    "S03": "free space or mend permissions, then resume",
+    "S04": "the site sets its clock",
+    "W01": "install the same version of fedmets on both sides",
+    "W02": "install the same version of fedmets on both sides; where it comes again, look for what alters messages on the way",
+    "W03": "nothing to do: the state is sent whole the next time",
+    "X01": "the site's log has the reason: ask its IT for it",
+    "X03": "ask the site what it has trained on; resume without it, or raise norm_bound or outliers if it is honest",
+}
+"""What whoever runs a federation does about a code: the coordinator sees no more of a site's error than that."""
+
+
 class FedmetsError(Exception):
     """An error with a documented code. `faults` are sentences for whoever may see the data; they never cross the wire."""
 

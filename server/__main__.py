@@ -1,4 +1,4 @@
-"""`python -m server`: start, resume and look at a run, on the machine (or in the container) of the coordinator's SuperLink."""
+"""`python -m server`: start, stop, resume and look at runs, on the machine (or in the container) of the coordinator's SuperLink."""
 
 from __future__ import annotations
 
@@ -6,18 +6,26 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-EPILOG = """exit status: 0 done, 2 wrong option or key, 5 the run failed, 6 the folder, 130 interrupted (the run goes on)
+EPILOG = """exit status: 0 done, 2 wrong option or key, 4 no such run, 5 the run failed, 6 the folder, 130 interrupted (the run goes on)
+of status, show and watch: 0 finished or at work, 3 waiting for sites or without a sign of life, 4 no such run, 5 failed, 6 its ledger is
+damaged, 7 stopped
 
 examples:
   python -m server run --study colorectal_metastasis --expect 3
   python -m server noise --study colorectal_metastasis --learners private_logistic --epsilon 3
-  python -m server status /state/runs/20260101-120000-colorectal_metastasis
-  python -m server resume /state/runs/20260101-120000-colorectal_metastasis"""
+  python -m server runs
+  python -m server status 20260101-120000-colorectal_metastasis
+  python -m server watch /state/runs/20260101-120000-colorectal_metastasis
+  python -m server stop 20260101-12
+  python -m server resume 20260101-12
+  python -m server monitor
+RUN is a run's folder, or the beginning of its name; without one, the newest run"""
 
 
-SHOWN = {"noise": "noise"}
+SHOWN = {"noise": "noise", "mlflow": "run"}
 """What a command prints, where that is not the run's folder."""
 
 
@@ -46,16 +54,45 @@ def parser() -> argparse.ArgumentParser:
     n.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="other keys of the run, such as hyper")
     n.add_argument("--json", action="store_true", help="print one JSON object")
     r = commands.add_parser("resume", help="take a run up where it ended", description="take a run up where it ended")
-    s = commands.add_parser("status", help="what a run is doing", description="what a run is doing")
+    x = commands.add_parser("stop", help="end a run, to be resumed or not", description="end a run at the SuperLink; it can be resumed")
+    s = commands.add_parser("status", help="what a run is doing", description="what a run is doing, in short")
+    v = commands.add_parser("show", help="all that a run's ledger says", description="all that a run's ledger says")
+    w = commands.add_parser("watch", help="follow a run to its end", description="follow a run to its end; Ctrl-C leaves it to go on")
+    ls = commands.add_parser("runs", help="the runs there are", description="the runs there are, the newest first")
+    m = commands.add_parser(
+        "monitor", help="the live page and the metrics", description="serve a page that follows the runs, and their metrics"
+    )
+    f = commands.add_parser("mlflow", help="hand a run to MLflow", description="write parameters and metrics of a run to MLflow")
+    for one in (s, v, w):
+        one.add_argument("run", nargs="?", default="", metavar="RUN", help="folder or name of the run (default: the newest)")
     told = "write the report and the model's files of a run that is done, again"
-    w = commands.add_parser("report", help=told, description=told)
-    for one in (r, s, w):
-        one.add_argument("folder", metavar="DIR", help="the run's folder")
-    for one in (c, r):
+    g = commands.add_parser("report", help=told, description=told)
+    for one in (r, x, f, g):
+        one.add_argument("run", metavar="RUN", help="folder or name of the run")
+    for one in (r, x, s, v, w, ls, m, f, g):
+        one.add_argument("--out", default="", metavar="DIR", help="folder of the runs (default: runs, in the state)")
+    for one in (c, r, x, s, v, w, ls, m, f, g):
         one.add_argument("--state", default="/state", metavar="DIR", help="of the coordinator (default /state)")
+    for one in (c, r, x):
         one.add_argument("--address", default="127.0.0.1:8000", metavar="HOST:PORT", help="the SuperLink (default 127.0.0.1:8000)")
-    for one in (c, r, s, w):
+    for one in (c, r, x, g):
         one.add_argument("--json", action="store_true", help="print one JSON object at the end; progress goes to stderr")
+    for one in (s, v, ls, f):
+        one.add_argument("--json", action="store_true", help="print one JSON object")
+    w.add_argument("--json", action="store_true", help="print one JSON object a line, at each change")
+    for one in (c, r, w, m):
+        one.add_argument("--log", default="", metavar="FILE", help="append what happens to a file, one JSON object a line")
+        one.add_argument("--log-json", action="store_true", help="the same to stderr, in place of progress")
+    for one in (c, r):
+        one.add_argument("--mlflow", default="", metavar="URI", help="hand parameters and metrics to this MLflow tracking server or folder")
+    f.add_argument("--uri", required=True, help="of the tracking server, or file:/path/of/a/folder")
+    m.add_argument("--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1: this machine alone)")
+    m.add_argument("--port", type=int, default=8090, help="default 8090")
+    m.add_argument("--socket", default="", metavar="PATH", help="listen at a Unix socket instead of a port")
+    m.add_argument("--token-file", default="", metavar="FILE", help="whoever looks must know the token in this file")
+    m.add_argument("--proxy", action="append", default=[], metavar="IP", help="address of a proxy that says who the user is")
+    m.add_argument("--user-header", default="", metavar="NAME", help="the header in which it does, such as X-Remote-User")
+    m.add_argument("--name", action="append", default=[], metavar="HOST", help="a name under which the page is reached (Host header)")
     return p
 
 
@@ -65,43 +102,77 @@ def main(argv: Sequence[str] | None = None) -> int:
     from common.errors import FedmetsError
 
     try:
+        if args.command in _LOOKS:
+            return _look(args)
         done = _do(args)
     except FedmetsError as error:
         print(f"error {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the run goes on at the coordinator: python -m server status DIR", file=sys.stderr)
+        print("interrupted; the run goes on at the coordinator: python -m server status", file=sys.stderr)
         return 130
     print(json.dumps(done) if args.json else done[SHOWN.get(args.command, "folder")])
     return 0
 
 
+_LOOKS = ("status", "show", "watch", "runs", "monitor")
+
+
+def _look(args: argparse.Namespace) -> int:
+    """What only reads: needs neither Flower nor a learner."""
+    from server.room import terminal
+    from server.room.log import Log
+
+    folder = _runs(args)
+    if args.command == "monitor":
+        from server.monitor import serve
+        from server.monitor.access import Access
+
+        access = Access.parse(args.host, args.socket, args.token_file, args.proxy, args.user_header, args.name)
+        return serve.run(folder, access, args.host, args.port, args.socket, Log(args.log, args.log_json))
+    if args.command == "runs":
+        return terminal.listed(folder, args.json)
+    if args.command == "watch":
+        return terminal.watch(args.run, folder, args.json, Log(args.log, args.log_json))
+    return (terminal.status if args.command == "status" else terminal.show)(args.run, folder, args.json)
+
+
+def _runs(args: argparse.Namespace) -> Path:
+    return Path(args.out or f"{args.state}/runs")
+
+
 def _do(args: argparse.Namespace) -> dict[str, object]:
     import time
-    from pathlib import Path
 
+    if args.command == "noise":
+        return _noise(args)
+    from server.room import runs
+
+    if args.command == "mlflow":
+        from server.room import sink
+
+        return sink.write(runs.chosen(args.run, _runs(args)), args.uri)
     from server import launch
     from server.run import Run
 
-    if args.command == "status":
-        told = launch.summary(Path(args.folder))
-        if not args.json:
-            print("\n".join(f"{k}: {v}" for k, v in told.items()), file=sys.stderr)
-        return told
-    if args.command == "noise":
-        return _noise(args)
+    if args.command == "stop":
+        folder = runs.chosen(args.run, _runs(args))
+        launch.stop(_flower(args), folder)
+        return {"folder": str(folder), "state": "stopped"}
     if args.command == "report":
         from server.report import deployed
 
-        deployed.publish(Path(args.folder))
-        return {"folder": args.folder, "report": str(Path(args.folder) / "report.html"), "model": str(Path(args.folder) / "model")}
+        folder = runs.chosen(args.run, _runs(args))
+        deployed.publish(folder)
+        return {"folder": str(folder), "report": str(folder / "report.html"), "model": str(folder / "model")}
     if args.command == "resume":
-        return _shown(args, lambda tell: launch.resume(_flower(args), Path(args.folder), tell))
-    out = Path(args.out or f"{args.state}/runs").resolve() / f"{time.strftime('%Y%m%d-%H%M%S')}-{Path(args.study).stem}"
+        folder = runs.chosen(args.run, _runs(args))
+        return _shown(args, folder, lambda tell: launch.resume(_flower(args), folder, tell))
+    out = _runs(args).resolve() / f"{time.strftime('%Y%m%d-%H%M%S')}-{Path(args.study).stem}"
     keys = str(Path(args.keys).resolve())
     run = Run.parse({"study": args.study, "task": args.task, "expect": args.expect, "out": str(out), "keys": keys, **_more(args.set)})
     run.heads(run.load_study())
-    return _shown(args, lambda tell: launch.new(_flower(args), run, tell))
+    return _shown(args, out, lambda tell: launch.new(_flower(args), run, tell))
 
 
 def _noise(args: argparse.Namespace) -> dict[str, object]:
@@ -117,8 +188,6 @@ def _noise(args: argparse.Namespace) -> dict[str, object]:
 
 
 def _flower(args: argparse.Namespace) -> Any:
-    from pathlib import Path
-
     from server.flower import LOOPBACK, Flower
 
     state = Path(args.state).resolve()
@@ -142,19 +211,44 @@ def _more(pairs: Sequence[str]) -> dict[str, object]:
     return out
 
 
-def _shown(args: argparse.Namespace, do: Any) -> dict[str, object]:
+def _shown(args: argparse.Namespace, folder: Path, do: Any) -> dict[str, object]:
+    """Follow a run that `do` starts, on the terminal, in the log and to MLflow, whichever are asked for."""
+    from contextlib import ExitStack
+
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from common.errors import FedmetsError
+    from server.room.log import Log
+    from server.room.watched import Watched
+
+    log = Log(args.log, args.log_json)
+    watched = Watched(folder, lambda line: log.line(folder.name, line))
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with ExitStack() as opened:
+        keep = None
+        if args.mlflow:
+            from server.room.sink import Sink
+
+            keep = Sink(folder, args.mlflow)
+            opened.callback(keep.take)
+        bar = opened.enter_context(Progress(*columns, console=Console(stderr=True), transient=True, disable=args.log_json))
         line = bar.add_task("waiting for sites", total=None)
 
         def tell(now: Mapping[str, Any]) -> None:
             sites = ", ".join(f"{s} {state}" for s, state in list(now["sites"].items())[:6])
             bar.update(line, total=now["jobs"], completed=now["done"], description=f"exchange {now['exchanges']}: {sites}")
+            watched.look()
+            if keep:
+                keep.take()
 
-        return dict(do(tell))
+        try:
+            return dict(do(tell))
+        except FedmetsError as error:
+            log.event("error", "command_failed", run=folder.name, code=error.code)
+            raise
+        finally:
+            watched.look()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -16,28 +17,32 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 import common
-from common.errors import LeakError, RunError, UsageError
+from common.cohort import Fold
+from common.errors import FedmetsError, LeakError, RunError, UsageError
 from common.learner import Federated
 from common.parts import States
 from common.schema import Schema
+from common.study import Study
 from common.threads import fix_threads
 from common.types import Arrays, digest, flatten, nest
-from server import doubts, enrolled, guards, rounds, scores, store, strategies
+from server import doubts, enrolled, guards, rounds, scores, signs, store, strategies
 from server.accounts import NAME as BUDGETS
 from server.accounts import Accounts
+from server.charges import DELTA, Charges, planned
 from server.jobs import build_jobs, possible
 from server.ledger import NAME, Ledger
+from server.measured import evaluated
 from server.roster import joined_later, register
 from server.rounds import Exchange, Progress
 from server.run import Run
+from server.signs import Signs
 
 app = ServerApp()
 
 STATES = "state"
 WITHHELD = "withheld"
 """Stands in the ledger for a count that sites which mask their sums do not tell."""
-STATUS = "status.json"
-"""What each site is doing now; a convenience for whoever watches, never read back."""
+STATUS = signs.NAME
 
 
 @app.main()
@@ -70,71 +75,101 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
         raise UsageError("C01", "out is empty; say where the run goes: --run-config 'out=\"/path/of/a/new/folder\"'")
     folder = Path(run.out)
     run_id = run.id(study, schema)
-    ledger = _open(folder, run, run_id)
+    ledger, alive = _open(folder, run, run_id), Signs(folder / STATUS)
     try:
-        _not_refused(ledger)
-        name = ledger.lines[0]["name"] if ledger.lines else f"{run_id}-{secrets.token_hex(4)}"
-        begun_with = ledger.lines[0]["sites"] if ledger.lines else ()
-        roster = register(grid, run, name, enrolled.load(run.keys), task, schema, begun_with)
-        progress = restore(ledger.lines, folder)
-        heads = possible(run, study, roster.hellos.values())
-        groups = roster.groups(run.left_out_sites)
-        jobs = build_jobs(run, study, groups, heads)
-        strategies.demand(run.strategy, jobs, roster, run.secure)
-        doubts.demand(run, jobs, roster)
-        outer = {j.fold.key for j in jobs if len(j.fold.parts) + bool(j.fold.sites) <= 1}
-        ledger.append(
-            "resume" if ledger.lines else "open",
-            time=time.time(),
-            run=run_id,
-            name=name,
-            config=asdict(run),
-            schema=schema.hash,
-            registered=list(roster.hellos),
-            sites=list(roster.ready),
-            cases={s: WITHHELD if run.secure else h.cases for s, h in roster.hellos.items()},
-            modalities={s: list(h.modalities) for s, h in roster.hellos.items()},
-            imaged={s: WITHHELD if run.secure else h.imaged for s, h in roster.hellos.items()},
-            heads=[h.name for h in heads],
-            groups=[list(g) for g in groups],
-            jobs=len(jobs),
-            step=progress.step,
-            torn=ledger.torn,
-            versions={p: version(p) for p in ("flwr", "numpy", "xgboost")} | {"fedmets": common.__version__},
-        )
-
-        accounts = Accounts(folder.absolute().parent / BUDGETS, roster.enrolled.sites)
-
-        def watch(exchange: Exchange, now: Progress) -> None:
-            sha = store.save(folder / STATES, now.step, _to_arrays(now))
-            ledger.append(
-                "exchange",
-                time=time.time(),
-                **asdict(exchange),
-                state=sha,
-                done=len(now.done),
-            )
-            _guard_leaks(run, schema, now, ledger, outer)
-            if tell:
-                tell(exchange, now, len(jobs))
-
-        def live(step: int, sites: Mapping[str, str]) -> None:
-            text = json.dumps({"time": time.time(), "step": step, "jobs": len(jobs), "done": len(progress.done), "sites": dict(sites)})
-            store.replace(folder / STATUS, text.encode())
-
-        rounds.drive(grid, run, name, roster, jobs, schema, progress, watch, strategies.combiner(run.strategy), live, accounts)
-        state_hash = digest({f"{k}\t{n}": a for k, s in progress.states.items() for n, a in flatten(s).items()})
-        closed = next((line for line in ledger.lines if line["kind"] == "close"), None)
-        if closed is None:
-            later = joined_later(grid, run, name, task, schema, roster)
-            seen = {h.name: scores.told(progress.states, h.name, run.seed) for h in heads} if run.noise else {}
-            told = {name: auc._asdict() for name, auc in seen.items() if auc}
-            ledger.append("close", time=time.time(), state_hash=state_hash, exchanges=progress.step, joined_later=later, scores=told)
-        elif closed["state_hash"] != state_hash:
-            raise RunError("S02", f"the state in '{folder}' has hash {state_hash[:12]}, the ledger closed with {closed['state_hash'][:12]}")
-        return Outcome(folder, progress.states, groups, heads, state_hash, ledger.head)
+        with alive:
+            return _coordinate(grid, run, study, schema, ledger, alive, tell)
+    except (FedmetsError, KeyboardInterrupt) as error:
+        _ended(ledger, alive, error)
+        raise
     finally:
         ledger.close()
+
+
+def _ended(ledger: Ledger, alive: Signs, error: FedmetsError | KeyboardInterrupt) -> None:
+    """Whoever looks at the run later learns why it is not at work; where not even that can be written, the terminal still says it."""
+    why = {"code": error.code, "said": list(error.faults)} if isinstance(error, FedmetsError) else {}
+    with suppress(RunError):
+        alive.say(failed=why)
+        if ledger.lines:  # the first line of a ledger says which run it is of
+            ledger.append("failed" if why else "stopped", time=time.time(), **why)
+
+
+def _coordinate(
+    grid: Grid, run: Run, study: Study, schema: Schema, ledger: Ledger, alive: Signs, tell: Callable[[Exchange, Progress, int], None] | None
+) -> Outcome:
+    folder, task, run_id = Path(run.out), run.task, run.id(study, schema)
+    _not_refused(ledger)
+    name = ledger.lines[0]["name"] if ledger.lines else f"{run_id}-{secrets.token_hex(4)}"
+    begun_with = ledger.lines[0]["sites"] if ledger.lines else ()
+    alive.say(study=run.study, task=task, run=name, expect=len(begun_with) or run.expect, begun=False)
+    roster = register(grid, run, name, enrolled.load(run.keys), task, schema, begun_with, alive.here)
+    progress = restore(ledger.lines, folder)
+    heads = possible(run, study, roster.hellos.values())
+    groups = roster.groups(run.left_out_sites)
+    jobs = build_jobs(run, study, groups, heads)
+    strategies.demand(run.strategy, jobs, roster, run.secure)
+    doubts.demand(run, jobs, roster)
+    outer = {j.fold.key for j in jobs if len(j.fold.parts) + bool(j.fold.sites) <= 1}
+    ledger.append(
+        "resume" if ledger.lines else "open",
+        time=time.time(),
+        run=run_id,
+        name=name,
+        config=asdict(run),
+        schema=schema.hash,
+        registered=list(roster.hellos),
+        sites=list(roster.ready),
+        cases={s: WITHHELD if run.secure else h.cases for s, h in roster.hellos.items()},
+        modalities={s: list(h.modalities) for s, h in roster.hellos.items()},
+        imaged={s: WITHHELD if run.secure else h.imaged for s, h in roster.hellos.items()},
+        seconds={s: h.seconds for s, h in roster.hellos.items()},
+        heads=[h.name for h in heads],
+        groups=[list(g) for g in groups],
+        jobs=len(jobs),
+        step=progress.step,
+        **({"delta": DELTA, "planned": planned(jobs, schema, run.noise, run.parts)} if run.noise else {}),
+        torn=ledger.torn,
+        versions={p: version(p) for p in ("flwr", "numpy", "xgboost")} | {"fedmets": common.__version__},
+    )
+
+    alive.say(begun=True, jobs=len(jobs), done=len(progress.done))
+    charges = Charges(jobs, schema, run.noise, run.parts) if run.noise else None
+    for line in ledger.lines if charges else ():
+        if line["kind"] == "exchange" and charges:
+            charges.take(line["work"])
+    accounts = Accounts(folder.absolute().parent / BUDGETS, roster.enrolled.sites)
+
+    def watch(exchange: Exchange, now: Progress) -> None:
+        sha = store.save(folder / STATES, now.step, _to_arrays(now))
+        if charges:
+            charges.take(exchange.work)
+        scored = any(w["learner"] == "evaluation" and Fold().key in w["folds"] for w in exchange.work)
+        ledger.append(
+            "exchange",
+            time=time.time(),
+            **asdict(exchange),
+            **({"spent": charges.told()} if charges else {}),
+            **({"evaluation": evaluated(now.states, [h.name for h in heads])} if scored else {}),
+            state=sha,
+            done=len(now.done),
+        )
+        alive.say(done=len(now.done))
+        _guard_leaks(run, schema, now, ledger, outer)
+        if tell:
+            tell(exchange, now, len(jobs))
+
+    rounds.drive(grid, run, name, roster, jobs, schema, progress, watch, strategies.combiner(run.strategy), alive, accounts)
+    state_hash = digest({f"{k}\t{n}": a for k, s in progress.states.items() for n, a in flatten(s).items()})
+    closed = next((line for line in ledger.lines if line["kind"] == "close"), None)
+    if closed is None:
+        later = joined_later(grid, run, name, task, schema, roster)
+        seen = {h.name: scores.told(progress.states, h.name, run.seed) for h in heads} if run.noise else {}
+        told = {name: auc._asdict() for name, auc in seen.items() if auc}
+        ledger.append("close", time=time.time(), state_hash=state_hash, exchanges=progress.step, joined_later=later, scores=told)
+    elif closed["state_hash"] != state_hash:
+        raise RunError("S02", f"the state in '{folder}' has hash {state_hash[:12]}, the ledger closed with {closed['state_hash'][:12]}")
+    return Outcome(folder, progress.states, groups, heads, state_hash, ledger.head)
 
 
 def _open(folder: Path, run: Run, run_id: str) -> Ledger:

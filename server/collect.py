@@ -23,6 +23,7 @@ from server.post import Post
 from server.roster import Roster
 from server.run import Run
 from server.shelf import Lot, Shelf
+from server.signs import Signs
 from server.spool import SMALL, opened
 
 FEW = 4
@@ -60,8 +61,11 @@ class _Asked:
     request: Packet = field(default_factory=lambda: Packet("request", b""))
 
 
-def collect(post: Post, run: Run, roster: Roster, plans: Mapping[str, list[Plan]], lot: Lot, shelf: Shelf) -> Collected:
+def collect(
+    post: Post, run: Run, roster: Roster, plans: Mapping[str, list[Plan]], lot: Lot, shelf: Shelf, signs: Signs | None = None
+) -> Collected:
     """Send each site its plans, until they are answered or it is given up."""
+    signs = signs or Signs(None)
     out = Collected({s: {} for s in plans}, {})
     waiting = {s: _Asked(list(p), time.monotonic()) for s, p in plans.items()}
     with opened(Path(run.out or tempfile.gettempdir()) / "spool") as spool:
@@ -81,6 +85,8 @@ def collect(post: Post, run: Run, roster: Roster, plans: Mapping[str, list[Plan]
             }
 
             def take(node: int, reply: Message, at: Mapping[int, str] = at) -> Packet | FedmetsError:
+                if not reply.has_error():
+                    signs.heard(at[node])
                 try:
                     return spool.keep(at[node], packet(reply, "updates"))
                 except WireError as error:
@@ -106,6 +112,7 @@ def collect(post: Post, run: Run, roster: Roster, plans: Mapping[str, list[Plan]
                 if not asked.plans:
                     code = "contributed" if any(u.contribution for _, u in out.answers[site].values()) else "refused"
                 out.outcome[site] = code
+                signs.open(site, len(asked.plans))
                 if over:
                     del waiting[site]
     return out

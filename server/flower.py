@@ -51,6 +51,10 @@ class Flower:
         rows = self._ask("list", _NAME, "--run-id", str(run)).get("runs", [])
         return (str(rows[0]["status"]), str(rows[0].get("status-details", ""))) if rows else ("unknown", "")
 
+    def stop(self, run: int) -> None:
+        """End a run. FederationError R06 where it is over already."""
+        self._ask("stop", str(run), _NAME)
+
     def nodes(self) -> frozenset[int]:
         """The nodes that may join."""
         return frozenset(int(r["node-id"]) for r in self._ask("supernode", "list", _NAME).get("nodes", []))

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import FederationError, RunError
-from server import bundle, ledger
-from server.app import STATUS
+from server import bundle, ledger, signs, store
 from server.flower import Flower
 from server.report import deployed
 from server.run import Run
+from server.signs import STOPPED
 
+SUPERLINK = "superlink.json"
+"""Under which id the SuperLink has the run."""
 _ALIVE = 10.0
 """Seconds between questions to Flower whether a run that says nothing is still there."""
 _AWAY = 120.0
@@ -28,7 +30,7 @@ def new(flower: Flower, run: Run, tell: Tell) -> dict[str, object]:
     path = Path(run.out) / ledger.NAME
     if path.exists():
         raise RunError("S01", f"'{run.out}' already holds a run; choose another folder, or resume it: python -m server resume {run.out}")
-    return _follow(flower, flower.start(bundle.app(flower.home), run.toml), Path(run.out), tell)
+    return _follow(flower, _started(flower, run), Path(run.out), tell)
 
 
 def resume(flower: Flower, folder: Path, tell: Tell) -> dict[str, object]:
@@ -40,7 +42,36 @@ def resume(flower: Flower, folder: Path, tell: Tell) -> dict[str, object]:
     if _closed(lines):
         return summary(folder)
     run = replace(Run.parse(lines[0]["config"]), out=str(folder.resolve()), resume=True)
-    return _follow(flower, flower.start(bundle.app(flower.home), run.toml), folder, tell)
+    return _follow(flower, _started(flower, run), folder, tell)
+
+
+def stop(flower: Flower, folder: Path) -> None:
+    """End a run at the SuperLink, so that it is seen to be stopped and can be resumed.
+
+    The ledger is the ServerApp's alone, and Flower ends that process: that somebody stopped the run is in a file beside it.
+    """
+    path = folder / ledger.NAME
+    lines = ledger.read(path) if path.exists() else []
+    if any(line["kind"] == "close" for line in lines):
+        raise RunError("S01", f"the run in '{folder}' is finished; there is nothing to stop")
+    try:
+        started = int(json.loads((folder / SUPERLINK).read_text())["run"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            "S01", f"'{folder}' was not started by `python -m server run` ({error}); stop it where it was started: flwr list, flwr stop ID"
+        ) from error
+    if not flower.status(started)[0].startswith("finished"):
+        flower.stop(started)
+    store.write(folder / STOPPED, json.dumps({"time": time.time()}).encode())
+
+
+def _started(flower: Flower, run: Run) -> int:
+    """The run's id at the SuperLink, which `stop` needs."""
+    folder = Path(run.out)
+    (folder / STOPPED).unlink(missing_ok=True)
+    started = flower.start(bundle.app(flower.home), run.toml)
+    store.write(folder / SUPERLINK, json.dumps({"run": started}).encode())
+    return started
 
 
 def summary(folder: Path) -> dict[str, object]:
@@ -51,7 +82,7 @@ def summary(folder: Path) -> dict[str, object]:
     exchanges = [line for line in lines if line["kind"] == "exchange"]
     closed = next((line for line in lines if line["kind"] == "close"), None)
     try:
-        now = json.loads((folder / STATUS).read_text())["sites"]
+        now = json.loads((folder / signs.NAME).read_text())["sites"]
     except (OSError, ValueError, KeyError):
         now = {}
     return {
@@ -97,6 +128,8 @@ def _follow(flower: Flower, started: int, folder: Path, tell: Tell) -> dict[str,
                     raise
                 continue
             if status.startswith("finished") and not (lines and _closed(ledger.read(path))):
+                if (folder / STOPPED).exists():
+                    raise FederationError("R07", f"the run was stopped; take it up again: python -m server resume {folder}")
                 raise FederationError(
                     "R07",
                     f"the run has ended without a result ({status}: {why or 'no reason given'}). When that is mended: "

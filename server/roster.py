@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from flwr.app import Message
@@ -54,11 +54,21 @@ class Roster:
         return tuple(s for s in self.ready if s not in job.fold.sites and job.learner.modality <= set(self.hellos[s].modalities))
 
 
-def register(grid: Grid, run: Run, run_id: str, enrolled: Enrolled, task: str, schema: Schema, begun_with: Collection[str] = ()) -> Roster:
+def register(
+    grid: Grid,
+    run: Run,
+    run_id: str,
+    enrolled: Enrolled,
+    task: str,
+    schema: Schema,
+    begun_with: Collection[str] = (),
+    here: Callable[[Mapping[str, str]], None] = lambda sites: None,
+) -> Roster:
     """Ask every node what it can do, until `run.expect` sites are ready or the deadline has passed (R03).
 
     A site that cannot take part (its data, schema or version) is an error that names it: it would otherwise be missing in silence. So is
     a node that answers for a site without that site's key. A run that is resumed goes on with the sites that it was `begun_with`.
+    `here` is told who has come so far.
     """
     post, started = Post(grid), time.monotonic()
     nodes: dict[int, Hello] = {}
@@ -77,6 +87,7 @@ def register(grid: Grid, run: Run, run_id: str, enrolled: Enrolled, task: str, s
             if h.code
         ]
         names = [h.site for h in mine.values()]
+        here({h.site: h.code or "registered" for h in mine.values()})
         faults += [
             f"{names.count(n)} nodes call themselves '{n}'; give each site its own name" for n in sorted(set(names)) if names.count(n) > 1
         ]

@@ -27,11 +27,13 @@ from server import doubts
 from server.accounts import Accounts
 from server.collect import Collected, collect
 from server.jobs import Job
+from server.measured import KINDS, Measured
 from server.post import Post, why
 from server.roster import Roster
 from server.run import Run
 from server.secure import Secure, Summed
 from server.shelf import Shelf
+from server.signs import Signs
 
 Combine = Callable[[Federated, Arrays, Sequence[Contribution]], tuple[Contribution, Arrays]]
 """Contributions in site order -> what `apply` gets, and the learner's arrays with any memory that the strategy keeps in them."""
@@ -64,10 +66,11 @@ class Exchange:
     seconds: float
     budgets: Mapping[str, str]
     """Site -> the head of its budget chain, where it keeps one."""
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    """Learner -> means per case of what is watched (`server.measured`): over all sites and, where sums are open, by site."""
 
 
 Watch = Callable[[Exchange, Progress], None]
-Live = Callable[[int, Mapping[str, str]], None]
 
 
 def drive(
@@ -80,16 +83,17 @@ def drive(
     progress: Progress,
     watch: Watch,
     combine: Combine,
-    live: Live = lambda step, sites: None,
+    signs: Signs | None = None,
     accounts: Accounts | None = None,
 ) -> None:
     """Exchange until every job is done. `progress` is advanced in place; `watch` is called after each exchange and may raise.
 
-    `live` is told each site's state (ready, working, contributed, refused, or a code) as it changes.
+    `signs` is told each site's state (ready, working, contributed, refused, or a code) as it changes, and whenever a site is heard of.
     """
     by_key = {j.key: j for j in jobs}
     post, shelf = Post(grid), Shelf(run.transfer)
     accounts = accounts or Accounts(None, roster.enrolled.sites)
+    signs = signs or Signs(None)
     masks = Secure(post, run, run_id, roster, Path(run.out or tempfile.gettempdir())) if run.secure else None
     if masks:
         masks.agree()
@@ -113,7 +117,7 @@ def drive(
         ready = [j for j in ready if j.key not in progress.done]
         if not ready:
             continue
-        exchange = _exchange(post, shelf, run, run_id, roster, ready, schema, progress, combine, live, accounts, masks)
+        exchange = _exchange(post, shelf, run, run_id, roster, ready, schema, progress, combine, signs, accounts, masks)
         progress.step += 1
         watch(exchange, progress)
 
@@ -137,7 +141,7 @@ def _exchange(
     schema: Schema,
     progress: Progress,
     combine: Combine,
-    live: Live,
+    signs: Signs,
     accounts: Accounts,
     masks: Secure | None,
 ) -> Exchange:
@@ -162,29 +166,30 @@ def _exchange(
                     Privacy(run.noise) if run.noise else None, accounts.head(site),
                 )
             )  # fmt: skip
-    live(progress.step, {s: "working" if s in plans else "ready" for s in roster.ready})
+    signs.step(progress.step, {s: "working" if s in plans else "ready" for s in roster.ready}, {s: len(p) for s, p in plans.items()})
     came: Collected | Summed
     if masks:
         asked_of = next(iter(plans.values()))
         zeros = [_zero(job, schema, progress, plan) for job, plan in zip(jobs, asked_of, strict=True)]
-        came = summed = masks.sum(plans, lot, shelf, zeros)
+        came = summed = masks.sum(plans, lot, shelf, zeros, signs.heard)
         totals = dict(zip((job.key for job in jobs), zip(asked_of, zeros, summed.totals, strict=True), strict=True))
         heads = summed.budgets
     else:
-        came = collected = collect(post, run, roster, plans, lot, shelf)
+        came = collected = collect(post, run, roster, plans, lot, shelf, signs)
         heads = {s: u.budget for s, answers in collected.answers.items() for _, u in answers.values() if u.budget}
     accounts.told(heads)
-    live(progress.step, {s: came.outcome.get(s, "ready") for s in roster.ready})
+    signs.step(progress.step, {s: came.outcome.get(s, "ready") for s in roster.ready})
     work: dict[tuple[str, ...], dict[str, Any]] = {}
+    measured = Measured()
     for job in jobs:
         phase = job.learner.phase(progress.states[job.fold.key][job.learner.name])
         if masks:
-            contributed, refused, doubted = _apply_sum(job, progress, *totals[job.key], came.outcome, combine, shelf)
+            contributed, refused, doubted = _apply_sum(job, progress, *totals[job.key], came.outcome, combine, shelf, measured)
         else:
             mine = {s: collected.answers[s][job.key] for s in able[job.key] if job.key in collected.answers[s]}
             lost = {s: came.outcome[s] for s in able[job.key] if s not in mine}
             lost |= {s: "D06" for s in roster.ready if s not in job.fold.sites and s not in able[job.key]}
-            contributed, refused, doubted = _apply(run, job, schema, progress, mine, lost, roster.cases, combine, shelf)
+            contributed, refused, doubted = _apply(run, job, schema, progress, mine, lost, roster.cases, combine, shelf, measured)
         group = work.setdefault(
             (job.learner.name, phase, *contributed, "|", *(f"{s}={c}" for s, c in refused.items())),
             {"learner": job.learner.name, "phase": phase, "folds": [], "contributed": contributed, "refused": refused, "doubted": []},
@@ -195,7 +200,8 @@ def _exchange(
     names = {node: site for site, node in roster.nodes.items()}
     late: list[dict[str, object]] = [{"site": names.get(node, f"node {node}"), "step": group} for node, group in post.late()]
     seconds = time.monotonic() - started
-    return Exchange(progress.step, came.outcome, asked, list(work.values()), late, came.sent, came.received, seconds, heads)
+    spent = came.sent, came.received, seconds
+    return Exchange(progress.step, came.outcome, asked, list(work.values()), late, *spent, heads, measured.rows())
 
 
 def _apply(
@@ -208,6 +214,7 @@ def _apply(
     cases: Mapping[str, int],
     combine: Combine,
     shelf: Shelf,
+    measured: Measured,
 ) -> tuple[list[str], dict[str, str], dict[str, str]]:
     """Check what came, doubt it, require the quorum, add in site order, let the learner take its step."""
     state = _state(job, progress)
@@ -259,6 +266,11 @@ def _apply(
             f"contributed with {held} of {whole} cases, quorum is {run.quorum:g} of those able and {run.quorum_cases:g} of their cases "
             f"({told}); {way_out}",
         )
+    if not run.noise:
+        watched = {
+            s: replace(good[s], sums={k: v for k, v in good[s].sums.items() if rounded is None and k in KINDS}) for s in sorted(good)
+        }
+        measured.add(job.learner.name, job.fold.key, total(list(watched.values())), watched)
     _advance(job, progress, _Thickened([good[s] for s in sorted(good)], rounded, run.transfer), plan, combine, shelf)
     return sorted(good), refused, doubted
 
@@ -272,6 +284,7 @@ def _apply_sum(
     outcome: Mapping[str, str],
     combine: Combine,
     shelf: Shelf,
+    measured: Measured,
 ) -> tuple[list[str], dict[str, str], dict[str, str]]:
     """What no single site's part is known of: let the learner take its step with it."""
     online = sorted(s for s, code in outcome.items() if code == "contributed")
@@ -284,6 +297,8 @@ def _apply_sum(
         progress.done.add(job.key)
         return [], lost, {}
     check(total, zero, plan)
+    if plan.privacy is None:
+        measured.add(job.learner.name, job.fold.key, total, {})
     _advance(job, progress, [total], plan, combine, shelf)
     return online, lost, {}
 

@@ -56,6 +56,7 @@ class Secure:
         self._post, self._run, self._name, self._roster, self._path = post, run, run_id, roster, folder / NAME
         self.group = secagg.group(roster.ready)
         self._keys: dict[str, tuple[str, str]] = {}
+        self._heard: Callable[[str], None] = lambda site: None
 
     def agree(self) -> None:
         """Every site tells its key, and takes the others'. FederationError R03: some do not, and without keys no site masks."""
@@ -71,8 +72,16 @@ class Secure:
             )
         return found
 
-    def sum(self, plans: Mapping[str, list[Plan]], lot: Lot, shelf: Shelf, zeros: Sequence[Contribution]) -> Summed:
-        """One step. FederationError R01 where too few sites take part in it."""
+    def sum(
+        self,
+        plans: Mapping[str, list[Plan]],
+        lot: Lot,
+        shelf: Shelf,
+        zeros: Sequence[Contribution],
+        heard: Callable[[str], None] = lambda site: None,
+    ) -> Summed:
+        """One step; `heard` is told of each site that answers. FederationError R01 where too few sites take part in it."""
+        self._heard = heard
         out = Summed()
         first = next(iter(plans.values()))
         step, place = first[0].step, secure.place(first, self.group)
@@ -202,6 +211,8 @@ class Secure:
             def one(
                 node: int, reply: Message, of: Mapping[int, str] = of, made: Mapping[str, tuple[str, Packet]] = made
             ) -> T | FedmetsError:
+                if not reply.has_error():
+                    self._heard(of[node])
                 try:
                     return take(of[node], made[of[node]][1], reply)
                 except FedmetsError as error:

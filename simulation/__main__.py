@@ -149,6 +149,12 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--out", default="runs", metavar="DIR", help="where the run's folder is made (default runs/)")
     run.add_argument("--cache", metavar="DIR", help="where prepared images are kept (default DIR of --out, cache/)")
     run.add_argument("--resume", metavar="RUN", help="go on with an interrupted run: its folder; other options are taken from it")
+    run.add_argument(
+        "--statements",
+        default="",
+        metavar="FILE",
+        help="what only people can say (funding, ethics, ...), for the report's checklists: docs/report.md",
+    )
     run.add_argument("--prepare", action="store_true", help="only write the site folders, for `flwr run`")
     run.add_argument("--draft", metavar="TABLE", help="print a study file for this table, to be corrected, and stop")
     run.add_argument("--json", action="store_true", help="print one JSON object at the end instead of tables; progress goes to stderr")

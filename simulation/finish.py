@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,15 +10,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from client.station import open_station
 from common.cohort import Cohort, Fold
-from server import store
 from server.app import Outcome
 from server.jobs import build_jobs, clinical_head
 from server.ledger import NAME, Ledger
+from server.report import faces
 from server.report import model as model_files
-from server.report import page
-from simulation import results, show, splits
+from simulation import album, results, show, splits
 from simulation.audit import audit
 from simulation.compare import Comparison, compare
 from simulation.options import epsilons
@@ -28,12 +24,9 @@ from simulation.record import record
 from simulation.run import Setting, cohorts, federate
 from simulation.utility import Utility, utility
 
-PICTURES = 6
-"""Patients on a virtual site's own page of pictures."""
-
 
 def finish(setting: Setting, outcome: Outcome, console: Console, started: float) -> dict[str, Any]:
-    """Write report.json, report.html and model/, print the tables; returns the report."""
+    """Write the report in its three faces and model/, print the tables; returns the report."""
     sites = cohorts(setting)
     run, args = setting.run, setting.args
     folds = run.folds(outcome.groups)
@@ -57,19 +50,18 @@ def finish(setting: Setting, outcome: Outcome, console: Console, started: float)
     found = {"results": rows, "differences": different, "utility": priced.points, "privacy": priced.spent, "unbounded": priced.unbounded}
     found |= audit(setting, outcome, sites, priced.models, lambda what: console.print(what, highlight=False))
     report = record(setting, outcome, comparison, found, sites, models)
-    report["seconds"] = round(time.monotonic() - started, 1)
     splits.write(setting.folder, sites, comparison, models, run.seed)
     splits.verify_written(setting.folder, setting.sites)
-    text = json.dumps(report, indent=1, allow_nan=False)  # a NaN in a report would be a figure that nobody can read: fail instead
-    store.write(setting.folder / "report.json", text.encode())
-    store.write(setting.folder / "report.html", page.render(report).encode())
     final = outcome.states[Fold().key]
-    model_files.write(setting.folder / "model", run, setting.study, setting.task, final, outcome.heads, report)
-    _own_pages(setting, sites)
+    report["model_files"] = model_files.write(setting.folder / "model", run, setting.study, setting.task, final, outcome.heads, report)
+    shown = album.own_pages(setting, sites)
+    if report["images"]:
+        report["images"]["pictures"] = shown
+    report["seconds"] = round(time.monotonic() - started, 1)
+    files = faces.write(setting.folder, report)
     ledger = Ledger(setting.folder / NAME)
-    sha = hashlib.sha256(text.encode()).hexdigest()
-    if not any(line["kind"] == "report" and line["sha256"] == sha for line in ledger.lines):
-        ledger.append("report", time=time.time(), file="report.json", sha256=sha)
+    if not any(line["kind"] == "report" and line.get("files") == files for line in ledger.lines):
+        ledger.append("report", time=time.time(), file="report.json", sha256=files["report.json"], files=files)
     ledger.close()
     show.closing(console, report)
     return report
@@ -94,20 +86,6 @@ def _priced(setting: Setting, outcome: Outcome, comparison: Comparison, sites: S
         repeats=args.bootstraps,
         tell=lambda what, at, of: console.print(f"what privacy costs, {at + 1} of {of}: {what}", highlight=False),
     )
-
-
-def _own_pages(setting: Setting, sites: Sequence[Cohort]) -> None:
-    """Each site's own page of pictures, in the site's folder: it is no part of the report, for it shows patients."""
-    model = setting.folder / "model"
-    if "image" in json.loads((model / "model.json").read_bytes())["heads"]:
-        from client.explain import explain
-        from client.model import open_networks
-
-        networks = open_networks(model)
-        homes = {open_station(str(p)).site.name: p.parent for p in setting.sites.values()}
-        for cohort in sites:
-            if cohort.imaged.any():
-                explain(cohort, networks, homes[cohort.site] / "images.html", PICTURES, lambda at, of: None)
 
 
 def compared(

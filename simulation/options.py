@@ -19,6 +19,7 @@ from common.learner import Averaged
 from common.study import Study
 from server import store, strategies
 from server.ledger import NAME
+from server.report import statements
 from server.run import Run
 from simulation import twins
 from simulation.attacks import IN_ANSWERS, KINDS
@@ -45,7 +46,7 @@ class Options:
 
 def settle(args: argparse.Namespace) -> Options:
     """Check the options, then make a new folder; or take up the folder and the options of the run to resume."""
-    for key in ("data", "study", "images", "cache"):
+    for key in ("data", "study", "images", "cache", "statements"):
         if (value := getattr(args, key)) and Path(value).exists():
             setattr(args, key, str(Path(value).resolve()))
     if args.resume is not None:
@@ -116,6 +117,7 @@ def checked(args: argparse.Namespace, folder: Path) -> Options:
     )
     heads = run.heads(study)
     strategies.combiner(run.strategy)
+    statements.read(args.statements)
     faults = []
     if run.strategy != "fedavg" and not any(isinstance(h, Averaged) for h in heads):
         names = ", ".join(h.name for h in heads)

@@ -10,11 +10,13 @@ import numpy as np
 
 from common.cohort import ESTIMABLE, UNKNOWN, Cohort, Flow
 from server.app import Outcome
-from server.report import sums
+from server.measured import evaluated
+from server.report import statements, sums
 from simulation import attacks, imagery, membership, results, show, twins
 from simulation.compare import Comparison
 from simulation.run import Setting
 from simulation.site_probe import site_probe
+from simulation.subgroups import subgroups
 
 _VIRTUAL = {
     "even": "The sites are virtual: patients were assigned to them by a hash of their ids.",
@@ -48,9 +50,10 @@ def record(
         "chosen": [{"arm": a, "evaluation": e, "predictions": dict(c)} for (a, e), c in comparison.chosen.items()],
         "pairs": pairs(comparison),
         "images": imagery.images(outcome, comparison, sites, rows["differences"], seed=run.seed, parts=run.parts, repeats=args.bootstraps),
+        "subgroups": subgroups(comparison, sites, repeats=args.bootstraps, seed=run.seed),
         "curves": results.curves(comparison, models),
         "importance": sums.importance(outcome.states, outcome.heads, setting.study.schema_at(setting.task).features),
-        "federated_tallies": sums.federated_metrics(outcome.states, heads),
+        "federated_tallies": evaluated(outcome.states, heads),
         "survival": sums.survival(outcome.states, setting.study, setting.task),
         "site_probe": _probe(comparison, sites, run.seed),
         "unknown_labels": results.unknown_labels(comparison, "clinical") if args.unknown_label == "sensitivity" else None,
@@ -75,6 +78,8 @@ def _asked(setting: Setting) -> dict[str, Any]:
         **sums.asked(setting.study, setting.task, setting.run.seed, setting.reading.cohort.flow.label_source),
         "virtual": setting.study.virtual or _VIRTUAL.get(setting.parted.kind, ""),
         "synthetic": setting.phantom,
+        "setting": "simulation",
+        "statements": statements.read(setting.args.statements),
     }
 
 

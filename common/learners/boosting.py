@@ -144,7 +144,9 @@ class Boosting:
             slot = np.where(used[:, None], slots[np.arange(slots.shape[0]), nodes], -1)
             for key, values in (("gradient", at.gradient), ("hessian", at.hessian)):
                 sums[key] = splits.histogram(at.bins, slot, values, cells, int(open_.sum()))
-        return Contribution(sums, len(rows))
+        # by the finished trees: new with each round's first exchange
+        tally = {"log_loss": np.array(losses(at.margin, rows.labels).sum())} if level == 0 else {}
+        return Contribution(sums, len(rows), tally)
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         arrays = dict(state[self.name])

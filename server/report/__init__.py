@@ -1,1 +1,1 @@
-"""The faces of a run: the page a clinician reads (`page`), the model as files (`model`). Both are made from the report alone."""
+"""The faces of a run (`faces`): the page a clinician reads, on screen and on paper; the model as files (`model`). From the report alone."""

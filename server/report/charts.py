@@ -1,8 +1,7 @@
 """Charts as inline SVG: curves, step curves and forest plots that scale, print, follow the page's colours and can be read aloud.
 
 Colours are CSS classes that the page defines (federated, local, pooled, reference, first to sixth), never literals; a
-series is told apart by dash and marker too, so that a grey print stays readable. Lengths are SVG units, drawn at about one pixel each.
-The text alternative goes into `<title>` and `<desc>`.
+series is told apart by dash and marker too, so that a grey print stays readable.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
+from server.report import svg
 from server.report.words import finite
 
 Points = list[tuple[float, float]]
@@ -59,22 +59,23 @@ def plot(key: str, title: str, text: str, series: Sequence[Series], x: Axis, y: 
     """Curves over two axes. `key`: unique on the page. Later series lie on top; what leaves the axes is clipped."""
     width, height, left, right, top, bottom = 440, 330, 52, 14, 12, 48
     across, up = (
-        _scale(x.low, x.high, left, width - right),
-        _scale(y.low, y.high, height - bottom, top),
+        svg.scale(x.low, x.high, left, width - right),
+        svg.scale(y.low, y.high, height - bottom, top),
     )
-    out = [_open(key, title, text, width, height)]
+    out = [svg.opened(key, title, text, width, height)]
     out.append(Markup('<clipPath id="{0}-clip"><rect x="{1}" y="{2}" width="{3}" height="{4}"/></clipPath>').format(
         key, left, top - 3, width - right - left + 3, height - bottom - top + 6))  # fmt: skip
     for v in y.ticks():
-        out.append(_line("grid", left, up(v), width - right, up(v)) + _text("tick end", left - 7, up(v) + 4, y.write(v)))
+        out.append(svg.line("grid", left, up(v), width - right, up(v)) + svg.words_at("tick end", left - 7, up(v) + 4, y.write(v)))
     for v in x.ticks():
         out.append(
-            _line("grid", across(v), top, across(v), height - bottom) + _text("tick middle", across(v), height - bottom + 17, x.write(v))
+            svg.line("grid", across(v), top, across(v), height - bottom)
+            + svg.words_at("tick middle", across(v), height - bottom + 17, x.write(v))
         )
-    out.append(_line("axis", left, height - bottom, width - right, height - bottom) + _line("axis", left, top, left, height - bottom))
-    out.append(_text("label middle", (left + width - right) / 2, height - 8, x.title))
+    out.append(svg.line("axis", left, height - bottom, width - right, height - bottom) + svg.line("axis", left, top, left, height - bottom))
+    out.append(svg.words_at("label middle", (left + width - right) / 2, height - 8, x.title))
     middle = (top + height - bottom) / 2
-    out.append(Markup('<text class="label middle" transform="translate(13 {0}) rotate(-90)">{1}</text>').format(_n(middle), y.title))
+    out.append(Markup('<text class="label middle" transform="translate(13 {0}) rotate(-90)">{1}</text>').format(svg.n(middle), y.title))
     out.append(Markup('<g clip-path="url(#{0}-clip)">').format(key))
     out += [_series(s, across, up) for s in series]
     return Markup("").join([*out, Markup("</g></svg>")])
@@ -84,9 +85,9 @@ def _series(s: Series, across: Callable[[float], float], up: Callable[[float], f
     out = Markup("")
     if s.band:
         edge = [(across(a), up(h)) for a, _, h in s.band] + [(across(a), up(low)) for a, low, _ in reversed(s.band)]
-        out += Markup('<polygon class="band {0}" points="{1}"/>').format(s.style, _path(edge))
+        out += Markup('<polygon class="band {0}" points="{1}"/>').format(s.style, svg.path(edge))
     drawn = _thin([(across(a), up(b)) for a, b in (_stairs(s.points) if s.steps else s.points)])
-    out += Markup('<polyline class="line {0}" points="{1}"/>').format(s.style, _path(drawn))
+    out += Markup('<polyline class="line {0}" points="{1}"/>').format(s.style, svg.path(drawn))
     if s.marked:
         out += Markup("").join(marker(s.style, across(a), up(b)) for a, b in s.points)
     return out
@@ -117,12 +118,12 @@ def marker(style: str, x: float, y: float, size: float = 4.5) -> Markup:
     """Circle federated, square local, diamond pooled."""
     if style == "local":
         return Markup('<rect class="mark {0}" x="{1}" y="{2}" width="{3}" height="{3}"/>').format(
-            style, _n(x - size + 0.5), _n(y - size + 0.5), _n(2 * size - 1)
+            style, svg.n(x - size + 0.5), svg.n(y - size + 0.5), svg.n(2 * size - 1)
         )
     if style == "pooled":
         corners = [(x, y - size - 0.5), (x + size + 0.5, y), (x, y + size + 0.5), (x - size - 0.5, y)]
-        return Markup('<polygon class="mark {0}" points="{1}"/>').format(style, _path(corners))
-    return Markup('<circle class="mark {0}" cx="{1}" cy="{2}" r="{3}"/>').format(style, _n(x), _n(y), _n(size))
+        return Markup('<polygon class="mark {0}" points="{1}"/>').format(style, svg.path(corners))
+    return Markup('<circle class="mark {0}" cx="{1}" cy="{2}" r="{3}"/>').format(style, svg.n(x), svg.n(y), svg.n(size))
 
 
 def legend(series: Iterable[tuple[str, str]], marked: bool = False, line: str = "line") -> Markup:
@@ -165,29 +166,33 @@ def forest(key: str, title: str, text: str, groups: Sequence[Group], axis: Axis,
     """Groups (sites) of estimates (arms) on one axis, with the figures at the right; `reference`: a vertical line."""
     row, gap, top, bottom, left, right, width = 17, 14, 8, 44, 232, 560, 720
     height = top + sum(len(g.rows) * row + gap for g in groups) + bottom
-    at = _scale(axis.low, axis.high, left, right)
-    out = [_open(key, title, text, width, height)]
+    at = svg.scale(axis.low, axis.high, left, right)
+    out = [svg.opened(key, title, text, width, height)]
     for v in axis.ticks():
-        out.append(_line("grid", at(v), top, at(v), height - bottom) + _text("tick middle", at(v), height - bottom + 17, axis.write(v)))
+        out.append(
+            svg.line("grid", at(v), top, at(v), height - bottom) + svg.words_at("tick middle", at(v), height - bottom + 17, axis.write(v))
+        )
     out.append(
-        _line("axis", left, height - bottom, right, height - bottom) + _text("label middle", (left + right) / 2, height - 6, axis.title)
+        svg.line("axis", left, height - bottom, right, height - bottom)
+        + svg.words_at("label middle", (left + right) / 2, height - 6, axis.title)
     )
     if reference is not None:
-        out.append(_line("line reference", at(reference), top, at(reference), height - bottom))
+        out.append(svg.line("line reference", at(reference), top, at(reference), height - bottom))
     y = float(top)
     for g in groups:
         out.append(
-            _text("name", 0, y + 14, _short(g.name, 25), g.name) + (_text("tick", 0, y + 29, g.note) if len(g.rows) > 1 else Markup(""))
+            svg.words_at("name", 0, y + 14, svg.short(g.name, 25), g.name)
+            + (svg.words_at("tick", 0, y + 29, g.note) if len(g.rows) > 1 else Markup(""))
         )
         for k, r in enumerate(g.rows):
             out.append(_estimate(r, at, y + 10 + k * row, axis, left, width))
         y += len(g.rows) * row + gap
-        out.append(_line("grid", 0, y - gap / 2 + 1, width, y - gap / 2 + 1))
+        out.append(svg.line("grid", 0, y - gap / 2 + 1, width, y - gap / 2 + 1))
     return Markup("").join([*out, Markup("</svg>")])
 
 
 def _estimate(r: Estimate, at: Callable[[float], float], y: float, axis: Axis, left: float, width: float) -> Markup:
-    out = _text("tick end", left - 10, y + 4, r.label) + _text("tick end", width, y + 4, r.text)
+    out = svg.words_at("tick end", left - 10, y + 4, r.label) + svg.words_at("tick end", width, y + 4, r.text)
     if r.value is None:
         return out
 
@@ -197,59 +202,24 @@ def _estimate(r: Estimate, at: Callable[[float], float], y: float, axis: Axis, l
     if r.predicted is not None:
         a, b = map(inside, r.predicted)
         out += (
-            _line(f"predicted {r.style}", a, y, b, y)
-            + _line(f"whisker {r.style}", a, y - 4, a, y + 4)
-            + _line(f"whisker {r.style}", b, y - 4, b, y + 4)
+            svg.line(f"predicted {r.style}", a, y, b, y)
+            + svg.line(f"whisker {r.style}", a, y - 4, a, y + 4)
+            + svg.line(f"whisker {r.style}", b, y - 4, b, y + 4)
         )
     if r.low is not None and r.high is not None:
         a, b = inside(r.low), inside(r.high)
         if r.mean:
             return out + Markup('<polygon class="mark {0}" points="{1}"/>').format(
-                r.style, _path([(a, y), (inside(r.value), y - 6), (b, y), (inside(r.value), y + 6)])
+                r.style, svg.path([(a, y), (inside(r.value), y - 6), (b, y), (inside(r.value), y + 6)])
             )
-        out += _line(f"whisker {r.style}", a, y, b, y)
+        out += svg.line(f"whisker {r.style}", a, y, b, y)
     return out + marker(r.style, inside(r.value), y)
 
 
 def bar(share: float) -> Markup:
     """A horizontal bar for a table cell: `share` of the cell's width. The cell beside it holds the number."""
-    width = _n(100 * min(max(share, 0.0), 1.0))
+    width = svg.n(100 * min(max(share, 0.0), 1.0))
     return Markup(
         '<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true" focusable="false">'
         '<rect width="{0}" height="10"/></svg>'
     ).format(width)
-
-
-# ---- primitives ----------------------------------------------------------------------------------------------------------------
-
-
-def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    return lambda v: start + (v - low) / (high - low) * (end - start)
-
-
-def _open(key: str, title: str, text: str, width: float, height: float) -> Markup:
-    return Markup(
-        '<svg role="img" aria-labelledby="{0}-title {0}-desc" viewBox="0 0 {1} {2}" class="chart">'
-        '<title id="{0}-title">{3}</title><desc id="{0}-desc">{4}</desc>'
-    ).format(key, _n(width), _n(height), title, text)
-
-
-def _line(style: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
-    return Markup('<line class="{0}" x1="{1}" y1="{2}" x2="{3}" y2="{4}"/>').format(style, *map(_n, (x1, y1, x2, y2)))
-
-
-def _text(style: str, x: float, y: float, text: str, full: str = "") -> Markup:
-    whole = Markup("<title>{0}</title>").format(full) if full and full != text else ""
-    return Markup('<text class="{0}" x="{1}" y="{2}">{3}{4}</text>').format(style, _n(x), _n(y), whole, text)
-
-
-def _path(points: Points) -> str:
-    return " ".join(f"{_n(x)},{_n(y)}" for x, y in points)
-
-
-def _n(v: float) -> str:
-    return f"{v:.1f}".removesuffix(".0")
-
-
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"

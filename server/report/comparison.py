@@ -48,7 +48,15 @@ def headline(report: Report, index: Index, evaluation: str) -> Context:
         r = index.get(lead, arm, evaluation, "auc")
         tested = [s for s in index.sites if (one := index.get(lead, arm, evaluation, "auc", s)) is not None and one.get("n")]
         aucs[arm] = r
-        arms.append({"arm": title, "style": arm, "auc": words.estimate(r), "tested": "" if r is None else _tested(r, len(tested))})
+        unknown = r is None and arm == "pooled" and report.get("setting") == "deployment"
+        arms.append(
+            {
+                "arm": title,
+                "style": arm,
+                "auc": words.ONLY_SIMULATED if unknown else words.estimate(r),
+                "tested": "" if r is None else _tested(r, len(tested)),
+            }
+        )
     main = aucs["federated"]
     missing = words.standing(main)
     value = None if missing or main is None else finite(main.get("value"))
@@ -139,6 +147,7 @@ def sites(report: Report, index: Index, evaluation: str) -> Context:
     """The leading model at each site in its three arms, in the report's order, and what is said across sites."""
     out = []
     lead = index.lead(evaluation)
+    hidden = ("pooled",) if report.get("setting") == "deployment" else ()
     for site in index.sites:
         found = {arm: index.get(lead, arm, evaluation, "auc", site) for arm in ARMS}
         # a site without a local model still has patients: those of the arm that scored most
@@ -149,7 +158,7 @@ def sites(report: Report, index: Index, evaluation: str) -> Context:
                     "site": site,
                     "n": whole(tested.get("n")),
                     "events": whole(tested.get("events")),
-                    "cells": [words.estimate(found[a]) for a in ARMS],
+                    "cells": [words.ONLY_SIMULATED if found[a] is None and a in hidden else words.estimate(found[a]) for a in ARMS],
                 }
             )
     said = []
@@ -177,3 +186,14 @@ def _worst(r: Row) -> str:
     if r.get("worst_site") is None or finite(r.get("worst_auc")) is None:
         return " No site is estimable."
     return f" Lowest of {words.count(r.get('estimable_sites'), 'estimable site')}: {r['worst_site']}, {number(r['worst_auc'])}."
+
+
+def confusion(report: Report, classes: Sequence[str], evaluation: str, model: str) -> list[Context]:
+    """Counts by true and called class of a model, one table an arm."""
+    out = []
+    for arm, title in ARMS.items():
+        for r in rows(report, "curves"):
+            counts = r.get("confusion")
+            if (r.get("model"), r.get("arm"), r.get("evaluation")) == (model, arm, evaluation) and counts and len(counts) == len(classes):
+                out.append({"arm": title, "rows": [(c, [whole(v) for v in row]) for c, row in zip(classes, counts, strict=True) if row]})
+    return out

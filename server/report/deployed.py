@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,10 +15,10 @@ from common.learners.comparison import FINAL
 from common.parts import States
 from common.study import Study
 from common.types import Arrays
-from server import store
 from server.app import WITHHELD, restore
 from server.ledger import NAME, Ledger, read
-from server.report import judged, model, page, sums
+from server.measured import evaluated
+from server.report import faces, judged, model, sums
 from server.run import Run
 
 Row = dict[str, Any]
@@ -39,21 +37,18 @@ class Deployed:
 
 
 def publish(folder: Path) -> Row:
-    """Write report.html, report.json and model/ into the run's folder; returns the report. The same run gives the same bytes."""
+    """Write the report in its three faces and model/ into the run's folder; returns the report. The same run gives the same bytes."""
     done = record(folder)
-    text = json.dumps(done.report, indent=1, allow_nan=False)
-    store.write(folder / "report.json", text.encode())
-    store.write(folder / "report.html", page.render(done.report).encode())
     final = done.states[Fold().key]
-    model.write(folder / "model", done.run, done.study, done.task, final, done.heads, done.report)
-    sha = hashlib.sha256(text.encode()).hexdigest()
+    report = done.report | {"model_files": model.write(folder / "model", done.run, done.study, done.task, final, done.heads, done.report)}
+    files = faces.write(folder, report)
     ledger = Ledger(folder / NAME)
     try:
-        if not any(line["kind"] == "report" and line["sha256"] == sha for line in ledger.lines):
-            ledger.append("report", time=time.time(), file="report.json", sha256=sha)
+        if not any(line["kind"] == "report" and line.get("files") == files for line in ledger.lines):
+            ledger.append("report", time=time.time(), file="report.json", sha256=files["report.json"], files=files)
     finally:
         ledger.close()
-    return done.report
+    return report
 
 
 def record(folder: Path) -> Deployed:
@@ -104,7 +99,7 @@ def record(folder: Path) -> Deployed:
         "images": _images(begun, states, found["differences"]),
         "curves": judged.curves(arrays),
         "importance": sums.importance(states, heads, study.schema_at(task).features),
-        "federated_tallies": sums.federated_metrics(states, [h.name for h in heads]),
+        "federated_tallies": evaluated(states, [h.name for h in heads]),
         "survival": sums.survival(states, study, task),
         "site_probe": None,
         "unknown_labels": None,

@@ -158,8 +158,15 @@ def _above(model: Points, decision: Row) -> str:
 # ---- sites -----------------------------------------------------------------------------------------------------------------------
 
 
-def sites(report: Report, evaluation: str, model: str = "clinical") -> Figure | None:
-    """Forest plot of the AUC of each site that is estimable in some arm, and of the random-effects means; None without any."""
+MOST_SITES = 14
+"""Sites in one drawing, so that it fits a page of paper."""
+
+
+def sites(report: Report, evaluation: str, model: str = "clinical") -> list[Figure]:
+    """Forest plots of the AUC of each site that is estimable in some arm, and of the random-effects means; none without any.
+
+    Many sites are drawn in several plots with one axis.
+    """
     mine = [r for r in rows(report, "results") if (r.get("model"), r.get("evaluation"), r.get("metric")) == (model, evaluation, "auc")]
     by = {(r["site"], r.get("arm")): r for r in mine if isinstance(r.get("site"), str) and r["site"] != "all"}
     groups = []
@@ -171,23 +178,22 @@ def sites(report: Report, evaluation: str, model: str = "clinical") -> Figure | 
         note = f"n = {words.whole(one.get('n'))}, {words.count(one.get('events'), 'event')}"
         groups.append(Group(site, note, [_estimate(arm, r) for arm, r in arms.items()]))
     if not groups:
-        return None
+        return []
     shown, means = len(groups), _means(report, evaluation, model)
     if means.rows:
         groups.append(means)
     limits = [v for g in groups for r in g.rows for v in (r.value, r.low, *(r.predicted or ())) if v is not None]
     low = max(0.0, math.floor(10 * min([0.5, *limits]) + 1e-9) / 10)
     text = f"{words.count(shown, 'estimable site')}; the figures stand at the right and in the table. Vertical line at 0.5: chance."
-    svg = forest(
-        f"forest-{evaluation}",
-        f"AUC by site, {words.EVALUATIONS.get(evaluation, evaluation).lower()}",
-        text,
-        groups,
-        Axis("AUC, 95 % interval", low, 1.0),
-        0.5,
-    )
     swatches = legend([(ARMS[a], a) for a in ARMS], marked=True, line="whisker")
-    return Figure("AUC by site", svg, swatches, text)
+    pieces = [groups[k : k + MOST_SITES] for k in range(0, len(groups), MOST_SITES)]
+    out = []
+    for k, piece in enumerate(pieces, start=1):
+        part = f", part {k} of {len(pieces)}" if len(pieces) > 1 else ""
+        title = f"AUC by site, {words.EVALUATIONS.get(evaluation, evaluation).lower()}{part}"
+        drawn = forest(f"forest-{evaluation}-{k}", title, text, piece, Axis("AUC, 95 % interval", low, 1.0), 0.5)
+        out.append(Figure(f"AUC by site{part}", drawn, swatches, text))
+    return out
 
 
 def _estimate(arm: str, r: Row) -> Estimate:

@@ -25,11 +25,14 @@ FORMAT = 1
 """Of model.json and model.state."""
 
 
-def write(folder: Path, run: Run, study: Study, task: str, state: State, heads: Sequence[Federated], report: Mapping[str, Any]) -> None:
+def write(
+    folder: Path, run: Run, study: Study, task: str, state: State, heads: Sequence[Federated], report: Mapping[str, Any]
+) -> dict[str, str]:
     """`model/`: what a site predicts with (model.json, model.state: `client.model` opens them), and for other programs preprocessing.json,
     schema.json, coefficients.csv, boosting.json (a native Booster), other heads' arrays; README.md, SHA256SUMS.
 
     `state`: that of the final models. A study of one's own lies beside it, where it is a TOML file.
+    Returns the SHA-256 of each file but the card.
     """
     schema = study.schema_at(task)
     fitted = [h for h in heads if state.get(h.name)]  # what could not be fitted on everybody is not there; the report says so
@@ -49,10 +52,12 @@ def write(folder: Path, run: Run, study: Study, task: str, state: State, heads: 
         elif "image" not in head.modality:
             arrays = {k: {"dtype": str(v.dtype), "shape": list(v.shape), "values": v.ravel().tolist()} for k, v in state[head.name].items()}
             files[f"{head.name}.json"] = _json(arrays)
+    learnt = {name: hashlib.sha256(blob).hexdigest() for name, blob in sorted(files.items())}
     files["README.md"] = card(study, task, schema, heads, report).encode()
     sums = "".join(f"{hashlib.sha256(blob).hexdigest()}  {name}\n" for name, blob in sorted(files.items()))
     for name, blob in {**files, "SHA256SUMS": sums.encode()}.items():
         store.write(folder / name, blob)
+    return learnt
 
 
 def _predicting(run: Run, study: Study, task: str, state: State, heads: Sequence[Federated], report: Mapping[str, Any]) -> dict[str, bytes]:

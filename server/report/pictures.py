@@ -1,7 +1,11 @@
-"""The page's part on images: who has them, where regions come from, what the fusion makes of them. No picture: those stay at the site."""
+"""The page's part on images: who has them, where regions come from, what the fusion makes of them.
+
+Pictures of people stay at their site. Only a synthetic cohort's report holds any.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from server.report import words
@@ -10,6 +14,7 @@ from server.report.words import Row, finite, number, whole
 
 Context = dict[str, Any]
 SOURCES = {"expert": "outlined by an expert", "predicted": "found by the segmentation network", "whole": "the whole field of view"}
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 _COUNTS = ("patients", "with_table", "with_image", "labelled_with_image", "expert_outlines")
 
 
@@ -33,7 +38,23 @@ def pictures(report: Report) -> Context | None:
         ],
         "roi": [_source(r) for r in rows(images, "roi_source")],
         "explanation": _explanation(images.get("explanation")),
+        "panel": _panel(report, images),
+        "withheld": not report.get("synthetic"),
     }
+
+
+def _panel(report: Report, images: Row) -> list[Context]:
+    """Generated patients alone: whatever else is in the report, a cohort that is not declared synthetic shows nobody."""
+    if report.get("synthetic") is not True:
+        return []
+    out = []
+    for p in rows(images, "pictures"):
+        png = str(p.get("png") or "")
+        if png and _BASE64.fullmatch(png):
+            out.append(
+                {"png": png, "patient": f"{words.name(p.get('site'))}, {words.name(p.get('patient'))}", "said": words.name(p.get("said"))}
+            )
+    return out
 
 
 def _source(r: Row) -> Context:

@@ -13,11 +13,9 @@ Context = dict[str, Any]
 NOT_ESTIMABLE = "not estimable"
 
 
-def privacy(report: Report) -> Context | None:
-    """One table a run of `--epsilon` (a line a model, a column an epsilon), and those of `--audit`; None where neither was asked for."""
+def privacy(report: Report) -> Context:
+    """What protected the patients in plain words; then tables of `--epsilon` (a line a model, a column an epsilon) and of `--audit`."""
     points, attacks, found = (rows(report, key) for key in ("utility", "audit", "canary"))
-    if not points and not attacks and not found:
-        return None
     asked = list(dict.fromkeys(finite(p.get("epsilon")) for p in points))
     names = list(dict.fromkeys(words.name(p.get("model")) for p in points))
     cells = {(words.name(p.get("model")), finite(p.get("epsilon"))): _cell(p) for p in points}
@@ -28,6 +26,7 @@ def privacy(report: Report) -> Context | None:
     most = {key: max(v) for key, v in spent.items()}
     lower = _by_asked(found, [e for e in asked if e is not None])
     return {
+        "plain": _plain(report, bool(points), bool(attacks or found)),
         "columns": ["no noise" if e is None else f"epsilon {e:g}" for e in asked],
         "lines": [{"model": words.model(n), "cells": [cells.get((n, e), _cell({})) for e in asked]} for n in names],
         "delta": "not recorded" if not points or (delta := finite(points[0].get("delta"))) is None else f"{delta:g}",
@@ -39,6 +38,38 @@ def privacy(report: Report) -> Context | None:
         "attacks": [_attack(r, cells, most, lower) for r in attacks],
         "canaries": [_canary(r) for r in found],
     }
+
+
+def _plain(report: Report, priced: bool, attacked: bool) -> list[str]:
+    """What was protected and what was not, whatever was asked for."""
+    c = report.get("configuration")
+    settings = c if isinstance(c, Mapping) else {}
+    out = [
+        "Protected: no row, picture or id of a patient left a site. What left are sums over patients; a site refuses a sum over too few."
+    ]
+    if report.get("setting") == "simulation":
+        out[0] += " In this simulation the sites are folders of one machine; between hospitals the same code keeps to the same rules."
+    secure, noise = settings.get("secure"), finite(settings.get("noise"))
+    if secure is None:
+        out.append("Whether the sums were masked is not recorded.")
+    elif secure:
+        out.append("Protected: the sites masked their sums, so that the coordinator could read those over all sites alone.")
+    else:
+        out.append("Not protected: the sums were not masked. The coordinator could read each site's own.")
+    if noise is None:
+        out.append("Whether noise was added to the sums is not recorded.")
+    elif noise > 0:
+        out.append("Protected: the sites added noise to what left them, and counted its epsilon.")
+    else:
+        out.append(
+            "Not protected: no noise was added to the sums of the models above. Cells of few patients and many rounds can tell "
+            "near-individual values to a coordinator who looks for them, and a final model can tell of those it was trained on."
+        )
+    if priced:
+        out.append("Apart from these models, others were trained with noise, to see what it costs: below.")
+    if not attacked:
+        out.append("No attack on membership was tried on these models; nothing is known of what one would find.")
+    return out
 
 
 def _cell(point: Mapping[str, Any]) -> Context:

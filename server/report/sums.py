@@ -3,6 +3,7 @@ between hospitals."""
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,8 +12,7 @@ from typing import Any
 import numpy as np
 
 import common
-from common import tally
-from common.cohort import ESTIMABLE, Fold
+from common.cohort import Fold
 from common.gradcam import focus
 from common.learner import Averaged, Federated
 from common.parts import States
@@ -22,7 +22,7 @@ from server import strategies
 from server.ledger import NAME, read
 from server.run import Run
 
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 Row = dict[str, Any]
 
 
@@ -53,7 +53,9 @@ def trace(folder: Path, state_hash: str, ledger_head: str) -> Row:
     lines = read(folder / NAME)
     exchanges = [line for line in lines if line["kind"] == "exchange"]
     guard = next((line for line in lines if line["kind"] == "guard"), None)
+    closed = next((line for line in reversed(lines) if line["kind"] == "close"), lines[-1])
     return {
+        "date": datetime.datetime.fromtimestamp(closed["time"], datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "versions": lines[0]["versions"],
         "ledger_head": ledger_head,
         "state_hash": state_hash,
@@ -82,44 +84,6 @@ def participation(exchanges: Sequence[Mapping[str, Any]]) -> list[Row]:
                 row = out.setdefault(site, {"site": site, "contributed": 0, "not": {}})
                 row["not"][code] = row["not"].get(code, 0) + len(w["folds"])
     return list(out.values())
-
-
-def federated_metrics(states: States, heads: Sequence[str]) -> list[Row]:
-    """What the coordinator knows without seeing a patient: metrics from added tallies, each AUC with its exact binning bound."""
-    arrays = states[Fold().key].get("evaluation", {})
-    out = []
-    for head in heads:
-        for kind, evaluation in (("within", "within_site"), ("left_out", "leave_one_site_out")):
-            names = [n for n in arrays if n.startswith(f"{head}/{kind}/")]
-            if not names:
-                continue
-            mine = {n.removeprefix(f"{head}/{kind}/"): arrays[n] for n in names}
-            pairs = mine.pop("pairs")
-            total = tally.Tally.from_arrays(mine)
-            if not float(total.n):
-                continue
-            counts = total.class_counts
-            judged = [k for k in range(len(counts)) if min(counts[k], total.n - counts[k]) >= ESTIMABLE]
-            judged = judged[1:] if len(counts) == 2 else judged
-            out.append(
-                {
-                    "model": head,
-                    "evaluation": evaluation,
-                    "n": int(total.n),
-                    "auc": _mean([pairs[k, 0] / pairs[k, 1] if pairs[k, 1] else None for k in judged]),
-                    "auc_pooled": _mean([tally.auc(total.histogram[k]) for k in judged]),
-                    "bound": _mean([tally.auc_bound(total.histogram[k]) for k in judged]),
-                    "brier": total.mean_brier,
-                    "log_loss": total.mean_log_loss,
-                }
-            )
-    return out
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    """Over the classes that can be judged (one, for a label of two); None without any."""
-    known = [v for v in values if v is not None]
-    return float(np.mean(known)) if known else None
 
 
 BEYOND = {"image": "The image network's log-odds", "latent code": "The autoencoder's code of the image"}

@@ -16,6 +16,8 @@ Row = Mapping[str, Any]
 NOT_ESTIMABLE = "not estimable"
 NO_MODEL = "no model"
 NOT_RECORDED = "not recorded"
+ONLY_SIMULATED = "only a simulation can know it"
+"""The pooled arm of a deployment: nobody has all rows in one place."""
 
 ARMS = {"federated": "Federated", "local": "Local", "pooled": "Pooled"}
 EVALUATIONS = {"within_site": "Within sites", "leave_one_site_out": "Leave one site out"}

@@ -16,12 +16,14 @@ from pyarrow import parquet
 
 from client.__main__ import main
 from client.embed import embed
-from client.explain import explain
+from client.explain import explain, panels, write
 from client.model import Networks, open_networks
+from client.own_copy import own_copy
 from common.cohort import Cohort, Fold
-from common.errors import DataError
+from common.errors import DataError, UsageError
 from common.learner import fit, hyper_of, local_plan
 from common.learners.image import Image
+from common.mark import PICTURES
 from common.types import flatten, pack
 from tests import pictures
 
@@ -149,3 +151,41 @@ def test_options_out_of_range_are_refused(model: Path, tmp_path: Path, capsys: A
     given = ["--site", "x.toml", "--study", "liver_recurrence", "--model", str(model), "--out", str(tmp_path / "p.html")]
     assert main(["explain", *given, "--patients", "0"]) == 2
     assert "--patients 0" in capsys.readouterr().err
+
+
+def report_with(place: str) -> str:
+    inside = f'<div class="page"><h1>Report</h1>{place}<script>steal()</script></div>'
+    return f'<!DOCTYPE html>\n<html lang="en"><head></head><body>{inside}</body></html>'
+
+
+def test_a_sites_own_copy_shows_its_patients_where_the_report_has_a_place(cohort: Cohort, networks: Networks, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(report_with(PICTURES))
+    found = panels(cohort, networks, 4, silent)
+    hostile = dataclasses.replace(cohort, site="<b>Site</b>")
+    text = own_copy(path, hostile, networks, found)
+    assert text.count("data:image/png;base64,") == 4
+    assert "<b>Site</b>" not in text
+    assert text.index("shows patients") < text.index("<h1>Report")
+    # whatever the coordinator's file holds, the policy stands before it
+    assert re.match(r'<!DOCTYPE html>\n<meta http-equiv="Content-Security-Policy" content="default-src \'none\';', text)
+    assert "script-src" not in text.split(">", 2)[1]
+    write(tmp_path / "mine.html", text.encode())
+    assert private(tmp_path / "mine.html")
+
+
+@pytest.mark.parametrize("place", ["", PICTURES * 2])
+def test_a_file_that_is_no_report_is_refused(place: str, cohort: Cohort, networks: Networks, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(report_with(place))
+    for given in (path, tmp_path / "none.html"):
+        with pytest.raises(UsageError) as caught:
+            own_copy(given, cohort, networks, [])
+        assert caught.value.code == "C01"
+
+
+def test_the_reports_page_has_the_place_once_where_images_were_used() -> None:
+    from server.report import page
+
+    assert page.render({"images": {"sites": []}}).count(PICTURES) == 1
+    assert PICTURES not in page.render({})

@@ -102,6 +102,19 @@ def test_the_proxy_killed_in_mid_round(place: Place) -> None:
     assert town.hash(folder) == want
 
 
+@some
+def test_a_run_that_is_stopped_by_command(place: Place) -> None:
+    town, _, want = place
+    process, folder = town.begin(2, 2)
+    town.call(*town.server("stop", str(folder)), inside=True)
+    assert ended(process) == 5, town.log("run")
+    assert "the run was stopped" in town.log("run")
+    seen = town.call(*town.server("status", str(folder)), check=False)
+    assert (seen.returncode, json.loads(seen.stdout)["state"]) == (7, "stopped")
+    assert resumed(town, folder) == want
+    assert town.call(*town.server("status", str(folder))).returncode == 0
+
+
 @every
 def test_the_clientapp_killed_in_mid_round(place: Place) -> None:
     town, _, want = place

@@ -32,7 +32,11 @@ def make(
     n = sum(p["n"] for p in places)
     heads = models[1:]
     return {
-        "schema_version": "1.0",
+        "schema_version": "1.3",
+        "setting": "simulation",
+        "date": "2026-11-22T18:34:44Z",
+        "statements": {"tripod": {"18a": "Nobody funded it."}},
+        "model_files": {"coefficients.csv": "ef" * 32},
         "fedmets": "0.1.0",
         "study": "colorectal_metastasis",
         "question": "Has the cancer spread?",
@@ -64,6 +68,7 @@ def make(
             _between(a, e, site_names, estimable) for e in evaluations for a in ARMS if not (a == "local" and e == "leave_one_site_out")
         ],
         "chosen": [{"arm": a, "evaluation": e, "predictions": {"logistic": 40, "boosting": 1}} for a in ARMS for e in evaluations],
+        "subgroups": _subgroups() if estimable else [],
         "curves": [
             _curves(m, a, e, len(classes))
             for m in models
@@ -145,6 +150,17 @@ def _between(arm, evaluation, site_names, estimable):
         "worst_site": site_names[0] if estimable else None, "worst_auc": 0.71 if estimable else None,
         "random_effects": summary if estimable >= 3 else None,
     }  # fmt: skip
+
+
+def _subgroups():
+    head = {"model": "clinical", "by": "sex", "title": "Sex", "note": ""}
+    told = {"auc": 0.81, "low": 0.7, "high": 0.9, "estimable": True, "suppressed": False}
+    hidden = {**dict.fromkeys(("auc", "low", "high", "events")), "estimable": False, "suppressed": True}
+    return [
+        {**head, "group": "female", "n": 250, "events": 40, **told},
+        {**head, "group": "male", "n": 200, **hidden},
+        {**head, "group": "not known", "n": None, **hidden},
+    ]
 
 
 def _curves(model, arm, evaluation, classes):

@@ -65,7 +65,10 @@ def sound(html):
     assert len(ids) == len(set(ids)), sorted(i for i in ids if ids.count(i) > 1)
     for e in found:
         tag, attrs = e["tag"], e["attrs"]
-        assert tag not in ("script", "iframe", "object", "embed", "link", "img", "base", "form"), tag
+        assert tag not in ("script", "iframe", "object", "embed", "link", "base", "form"), tag
+        if tag == "img":
+            assert attrs.pop("src").startswith("data:image/png;base64,")
+            assert attrs["alt"]
         for name, value in attrs.items():
             assert not name.startswith("on"), name
             assert name not in ("src", "srcset", "action", "xlink:href"), name
@@ -91,6 +94,7 @@ def sound(html):
     levels = [int(e["tag"][1]) for e in found if e["tag"] in ("h1", "h2", "h3", "h4")]
     assert levels.count(1) == 1
     assert levels[0] == 1
+    assert all(b <= a + 1 for a, b in pairwise(levels)), levels
     assert html.count("http:") == html.count("https:") == html.count("@import") == html.count("url(#") - html.count('clip-path="url(#') == 0
     assert 'lang="en"' in html
     assert "viewport" in html
@@ -285,7 +289,7 @@ def test_sites_keep_their_order_and_say_why_they_have_no_figure():
 
 
 def test_how_it_was_evaluated_is_told():
-    text = text_of(page.render(make())).split("8 How it was evaluated")[-1]
+    text = text_of(page.render(make())).split("11 How it was evaluated Splits")[-1]
     for sentence in (
         "P01 (2 times): a sum covers fewer patients than the site's minimum", "refused (1 time): the site's guard refused",
         "OUTSIDE the bound", "the sites can be told apart", "no better than chance", "Carcinoembryonic antigen 0.880 below the limit",
@@ -300,7 +304,7 @@ def test_how_it_was_evaluated_is_told():
 
 def test_what_an_attack_finds_stands_beside_what_privacy_costs():
     report = make()
-    text = text_of(page.render(report)).split("What privacy costs")[-1].split("8 How it was evaluated")[0]
+    text = text_of(page.render(report)).split("What privacy costs")[-1].split("11 How it was evaluated")[0]
     for word in ("What an attack finds", "0.531 (0.512 to 0.553)", "0.021 (0.008 to 0.043)", "2.97", "calibrated", "not estimable"):
         assert word in text, word
     assert "Logistic regression: at least 0.87 of 2.98 (20000 releases)" in text
@@ -309,6 +313,24 @@ def test_what_an_attack_finds_stands_beside_what_privacy_costs():
     assert "What privacy costs" not in alone
     assert "see results" in alone
     assert "What an attack finds" not in text_of(page.render({**report, "audit": [], "canary": []}))
+
+
+def test_without_any_privacy_it_is_said_what_was_not_protected():
+    report = make() | {"setting": "simulation", "utility": [], "privacy": [], "audit": [], "canary": []}
+    settings_ = report["configuration"]
+    text = text_of(page.render(report | {"configuration": settings_ | {"secure": False, "noise": 0.0}}))
+    for sentence in (
+        "not masked",
+        "no noise was added",
+        "No attack on membership was tried",
+        "a site refuses a sum over too few",
+        "one machine",
+    ):
+        assert sentence in text, sentence
+    text = text_of(page.render(report | {"configuration": settings_ | {"secure": True, "noise": 2.0}}))
+    assert "masked their sums" in text
+    assert "added noise" in text
+    assert "is not recorded" in text_of(page.render({**report, "configuration": None}))
 
 
 def test_the_four_curves_say_in_words_what_they_draw():
@@ -321,11 +343,18 @@ def test_the_four_curves_say_in_words_what_they_draw():
 
 
 def test_the_forest_leaves_out_what_is_not_estimable():
-    figure = figures.sites(make(site_names=("Yes", "Also", "Third", "Never"), estimable=3), "within_site")
+    (figure,) = figures.sites(make(site_names=("Yes", "Also", "Third", "Never"), estimable=3), "within_site")
     assert "Yes" in figure.svg
     assert "Never" not in figure.svg
     assert "Mean over sites" in figure.svg
-    assert figures.sites(make(estimable=0), "within_site") is None
+    assert figures.sites(make(estimable=0), "within_site") == []
+
+
+def test_many_sites_are_drawn_in_several_plots():
+    found = figures.sites(make(site_names=tuple(f"Site {k}" for k in range(40)), estimable=40), "within_site")
+    assert len(found) == 3
+    assert "part 3 of 3" in found[-1].title
+    assert "Mean over sites" in found[-1].svg
 
 
 def test_numbers_at_risk_are_those_at_the_start_of_the_interval():

@@ -1,0 +1,168 @@
+"""Who may look: this machine alone by default; elsewhere whoever knows the token, or whom a proxy that is named here vouches for."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import secrets
+import stat
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from common.errors import UsageError
+
+COOKIE = "fedmets_session"
+SESSION = 12 * 3600.0
+"""Seconds that a login lasts."""
+_SESSIONS = 1000
+_SHORTEST = 16
+"""Characters of a token."""
+_WRONG = 1.0
+"""Seconds that a wrong login takes; one is looked at after the other."""
+
+Answer = Literal["yes", "no", "host", "query"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request says of where it is from."""
+
+    peer: str
+    """Address; '' over a Unix socket."""
+    host: str
+    bearer: str
+    cookie: str
+    user: str
+    """What the user header holds, whoever wrote it."""
+    query: str
+
+
+@dataclass(frozen=True)
+class Access:
+    token: str = ""
+    header: str = ""
+    proxies: frozenset[str] = frozenset()
+    socket: bool = False
+    names: frozenset[str] = frozenset()
+    """Host names that are answered; empty: all, for a token or a proxy is demanded anyhow."""
+    sessions: dict[str, float] = field(default_factory=dict)
+    """Session -> until when."""
+    slow: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @staticmethod
+    def parse(host: str, socket: str, token_file: str, proxies: Sequence[str], header: str, names: Sequence[str]) -> Access:
+        """UsageError C01 for what would let anybody look, C04 for a token that is none."""
+        faults = []
+        listed = set()
+        for proxy in proxies:
+            try:
+                listed.add(str(ipaddress.ip_address(proxy)))
+            except ValueError:
+                faults.append(f"--proxy {proxy!r} is no address; give the proxy's IP address, once for each")
+        if header and not (socket or listed or proxies):
+            faults.append(
+                f"--user-header {header} could be written by anybody: give the proxy's address, --proxy IP, or listen at --socket"
+            )
+        if proxies and not header:
+            faults.append("--proxy says who may vouch for users, and --user-header in which header; give both")
+        if socket and host != "127.0.0.1":
+            faults.append("--socket and --host exclude each other")
+        here = bool(socket) or loopback(host)
+        if not here and not token_file and not header:
+            faults.append(
+                f"--host {host} would show the runs to everybody who reaches it: give --token-file FILE, or --proxy IP with --user-header "
+                "NAME, or listen at 127.0.0.1"
+            )
+        if faults:
+            raise UsageError("C01", *faults)
+        token = _token(Path(token_file)) if token_file else ""
+        own = {"localhost", "127.0.0.1", "::1", host} if here and not socket and not token and not header else set()
+        answered = frozenset(n.lower() for n in (*own, *names))
+        return Access(token, header, frozenset(listed), bool(socket), answered)
+
+    @property
+    def demanded(self) -> bool:
+        """Must whoever looks show anything?"""
+        return bool(self.token or self.header)
+
+    def answer(self, asked: Asked, now: float | None = None) -> Answer:
+        if self.names and _bare(asked.host) not in self.names and not self.socket:
+            return "host"
+        if "token=" in asked.query.lower():
+            return "query"
+        if not self.demanded:
+            return "yes"
+        if self.header and asked.user and (asked.peer == "" if self.socket else _plain(asked.peer) in self.proxies):
+            return "yes"
+        if self.token and (self.knows(asked.bearer) or self._in(asked.cookie, time.time() if now is None else now)):
+            return "yes"
+        return "no"
+
+    def knows(self, token: str) -> bool:
+        return bool(self.token) and hmac.compare_digest(token.encode(), self.token.encode())
+
+    async def login(self, token: str) -> str:
+        """A new session, or '' for a wrong token, which takes its time."""
+        if not self.knows(token):
+            async with self.slow:
+                await asyncio.sleep(_WRONG)
+            return ""
+        now = time.time()
+        for old in [s for s, until in self.sessions.items() if until < now]:
+            del self.sessions[old]
+        while len(self.sessions) >= _SESSIONS:
+            del self.sessions[next(iter(self.sessions))]
+        session = secrets.token_urlsafe(32)
+        self.sessions[session] = now + SESSION
+        return session
+
+    def _in(self, cookie: str, now: float) -> bool:
+        # a hash table's look-up of 256 random bits tells nobody which of them were right
+        return self.sessions.get(cookie, 0.0) > now
+
+
+def loopback(host: str) -> bool:
+    """Does only this machine reach it?"""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _token(path: Path) -> str:
+    try:
+        open_to = path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError("C04", f"--token-file '{path}' cannot be read ({error}); write a token of your own into it") from error
+    if open_to:
+        raise UsageError("C04", f"--token-file '{path}' can be read by others; chmod 600 {path}")
+    if len(token) < _SHORTEST or any(c.isspace() for c in token):
+        raise UsageError(
+            "C04", f"--token-file '{path}' must hold one word of at least {_SHORTEST} characters: openssl rand -hex 24 > {path}"
+        )
+    return token
+
+
+def _bare(host: str) -> str:
+    """A Host header without its port."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def _plain(peer: str) -> str:
+    try:
+        address = ipaddress.ip_address(peer)
+    except ValueError:
+        return peer
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped or address)

@@ -1,0 +1,83 @@
+"""Who was read, left out and kept, over all and at each site."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from server.report import words
+from server.report.diagram import MOST_SITES, Place, Step, flow
+from server.report.figures import Figure, Report, rows
+from server.report.totals import totals
+from server.report.words import Row, finite, whole
+
+Context = dict[str, Any]
+
+
+def _figure(report: Report) -> Figure | None:
+    """None where nobody recorded who was read."""
+    told = report.get("flow")
+    if not isinstance(told, Mapping) or finite(told.get("read")) is None:
+        return None
+    places = rows(report, "sites")
+    _, labelled, events = totals(report)
+    out = [f"{n} {reason}" for reason, n in _excluded(told)]
+    unknown = f"{whole(told.get('unknown_label'))} without a known label: never filled in, never scored"
+    small = report.get("small_sites") or {}
+    held = [f"{whole(v)} of {words.name(k)}" for k, v in (small.get("held_out") or {}).items()]
+    steps = [
+        Step(f"{whole(told.get('read'))} patients read", "Excluded:" if out else "Nobody excluded", out),
+        Step(f"{whole(told.get('kept'))} kept", unknown, [f"Labelled, of small institutions held out: {', '.join(held)}"] if held else []),
+        Step(f"{whole(labelled)} labelled, {whole(events)} with the event"),
+    ]
+    boxes = [Place(words.name(s.get("name")), f"{whole(s.get('n'))} labelled, {words.count(s.get('events'), 'event')}") for s in places]
+    shown = [f"{p.name} {p.note}" for p in boxes[:MOST_SITES]] + (
+        [f"and {len(boxes) - MOST_SITES} more"] if len(boxes) > MOST_SITES else []
+    )
+    text = (
+        f"{steps[0].text}; {'; '.join(out) + ' excluded' if out else 'nobody excluded'}; {steps[1].text}, {unknown}; {steps[2].text}, "
+        f"at {words.count(len(boxes), 'site')}: {'; '.join(shown)}."
+    )
+    drawn = flow("patients", "Flow of patients", text, steps, words.count(len(boxes), "site"), boxes)
+    return Figure("Flow of patients", drawn, Markup(""), text)
+
+
+def _excluded(flow: Row) -> list[tuple[str, str]]:
+    return [(words.name(e.get("reason")), whole(e.get("n"))) for e in flow.get("excluded") or [] if isinstance(e, Mapping)]
+
+
+def patients(report: Report) -> Context:
+    told, small = report.get("flow") or {}, report.get("small_sites") or {}
+    own = {s.get("name"): s for s in rows(told, "sites")}
+    known = finite(told.get("kept")), finite(told.get("unknown_label"))
+    groups = []
+    for key, what in (
+        ("pooled", f"pooled into the site '{small.get('pooled_site') or 'other'}'"),
+        ("held_out", "held out, taking no part"),
+    ):
+        if members := small.get(key):
+            names = ", ".join(f"{k} ({whole(v)})" for k, v in members.items())
+            groups.append(
+                f"{words.count(len(members), 'institution')} under {whole(small.get('minimum'))} labelled cases, {what}: {names}."
+            )
+    return {
+        "figure": _figure(report),
+        **{k: whole(told.get(k)) for k in ("read", "kept", "unknown_label")},
+        "labelled": whole(known[0] - known[1]) if known[0] is not None and known[1] is not None else words.NOT_RECORDED,
+        "excluded": _excluded(told),
+        "notes": [words.name(n) for n in told.get("notes") or []],
+        "source": told.get("label_source") or words.NOT_RECORDED,
+        "small": groups,
+        "sites": [
+            {
+                "name": words.name(s.get("name")),
+                **{k: whole(s.get(k)) for k in ("patients", "n", "events")},
+                **{k: whole(own.get(s.get("name"), {}).get(k)) for k in ("read", "kept", "unknown_label")},
+                "excluded": _excluded(own.get(s.get("name"), {})),
+                "recorded": (own.get(s.get("name")) or {}).get("excluded") is not None,
+            }
+            for s in rows(report, "sites")
+        ],
+    }
