@@ -93,8 +93,6 @@ def laid_out(path: str, text: str, known: Mapping[str, str]) -> str:
     parts = re.split(r"(^ *```.*?^ *```$)", text, flags=re.DOTALL | re.MULTILINE)
     text = "".join(p if p.lstrip().startswith("```") else _LINK.sub(link, p) for p in parts)
     text = _MADE.sub(lambda m: reference.made(m[1]), text)
-    # Pygments has no word for "plain"; a block without a language is for a shell
-    text = re.sub(r"(^ *```)\n((?:.*\n)*?)( *```$)", r"\1sh\n\2\3", text, flags=re.MULTILINE)
     if known[path] == "index.md":
         text += "".join(_toctree(["self" if p == "index.md" else p for p in entries], title) for title, entries in menu(known).items())
     if known[path] == "decisions/README.md":
@@ -121,7 +119,7 @@ def build(out: Path) -> None:
         source = Path(folder) / "source"
         source.mkdir()
         lay_out(source)
-        words = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "-W", "--keep-going", "-n", "-j", "2"]
+        words = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "-W", "--keep-going", "-n"]
         env = {k: v for k, v in os.environ.items() if k != "SOURCE_DATE_EPOCH"}
         subprocess.run([*words, "-d", f"{folder}/doctrees", str(source), f"{folder}/site"], check=True, env=env)
         shutil.rmtree(Path(folder) / "site" / ".doctrees", ignore_errors=True)
