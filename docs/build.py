@@ -94,7 +94,9 @@ def laid_out(path: str, text: str, known: Mapping[str, str]) -> str:
     text = "".join(p if p.lstrip().startswith("```") else _LINK.sub(link, p) for p in parts)
     text = _MADE.sub(lambda m: reference.made(m[1]), text)
     if known[path] == "index.md":
-        text += "".join(_toctree(["self" if p == "index.md" else p for p in entries], title) for title, entries in menu(known).items())
+        text += "".join(
+            _toctree(["Sixty seconds <self>" if p == "index.md" else p for p in entries], title) for title, entries in menu(known).items()
+        )
     if known[path] == "decisions/README.md":
         text += _toctree(sorted(posixpath.basename(p) for p in known.values() if re.match(r"decisions/\d", p)))
     return text

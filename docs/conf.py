@@ -12,6 +12,8 @@ html_show_sourcelink = False
 html_show_sphinx = False
 html_show_copyright = False
 html_last_updated_fmt = None
+# two hyphens begin an option
+smartquotes = False
 # a block that names no language is for a shell
 highlight_language = "sh"
 pygments_style = "default"

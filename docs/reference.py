@@ -287,7 +287,9 @@ def of_studies() -> str:
             out.append(f"{prose(study.virtual)}\n")
         out.append(table(("task", "what is said beside it"), ((code(k), prose(t.caution)) for k, t in study.tasks.items())))
         out.append(table(("feature", "what it is", "unit", "bounds or values", "available at"), features(schema)))
-        out.append(f"Label: {code(label.name)}, {prose(label.title)}; classes {', '.join(map(code, label.classes))}, the first the reference.\n")
+        out.append(
+            f"Label: {code(label.name)}, {prose(label.title)}; classes {', '.join(map(code, label.classes))}, the first the reference.\n"
+        )
         out.append(f"Heads, in order: {', '.join(map(code, study.learners))}.\n")
         if schema.imaging:
             image = schema.imaging

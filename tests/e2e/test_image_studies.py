@@ -88,6 +88,9 @@ def test_a_site_embeds_and_explains_with_the_model(liver: tuple[dict[str, Any], 
     explained = launch("client", "explain", *given, "--out", str(tmp_path / "page.html"), "--patients", "2")
     assert explained.returncode == 0, explained.stderr
     assert (tmp_path / "page.html").read_text().count("<figure>") == 2
+    copied = launch("client", "explain", *given, "--report", str(folder / "report.html"), "--out", str(tmp_path / "mine.html"))
+    assert copied.returncode == 0, copied.stderr
+    assert stat.S_IMODE((tmp_path / "mine.html").stat().st_mode) == 0o600
 
 
 def test_a_second_start_opens_no_image(liver: tuple[dict[str, Any], Path]) -> None:

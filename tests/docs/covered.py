@@ -1,0 +1,117 @@
+"""How each command of the documentation is held: executed here, with its placeholders filled, or by a test elsewhere that is named.
+
+A new command needs a line in `HELD`; a new kind of placeholder a line in the world that fills it (`tests/docs/worlds.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+RUNBOOK = "tests/containers/test_runbook.py::test_a_federation_is_set_up_run_and_renewed_by_the_runbook_alone"
+IMAGES = "tests/e2e/test_image_studies.py::"
+SINK = "tests/room/test_sink.py::"
+TINY = "--prepare --phantom-patients 150"
+"""Read and partition for real, and stop before training."""
+FEW = "--prepare --minimum-patients 1 --virtual-sites 2"
+
+
+@dataclass(frozen=True)
+class Here:
+    """Executed in the folder that `world` makes; `more` is appended to the command, which is otherwise as written."""
+
+    world: str = "nothing"
+    more: str = ""
+    status: tuple[int, ...] = (0,)
+    until: str = ""
+    """A command that would go on for ever is ended when it has printed this."""
+    slow: str = ""
+    """Options with which the slow suite runs it to its end, too."""
+
+
+@dataclass(frozen=True)
+class There:
+    """Executed by a test elsewhere, whose file must hold the command's words; `block`: it takes the runbook's block itself."""
+
+    test: str
+    block: bool = False
+
+
+GDC = "python -m simulation --study colorectal_metastasis --data tcga-coadread"
+CT = f"{GDC} --images tcga-ct"
+LIVER = "python -m simulation --study liver_recurrence"
+BRAIN = "python -m simulation --study brain_primary"
+QUICK = "--set boosting.trees=3 --bootstraps 100 --evaluations within_site --folds 3"
+ON_TABLE = f"--learners logistic,boosting {QUICK}"
+
+HELD: dict[str, Here | There] = {
+    # README.md, docs/howto: simulations
+    "make simulation": Here("repository"),
+    LIVER: There(IMAGES + "test_the_report_has_all_models_in_all_arms"),
+    f"FEDMETS_DEVICE=cpu {LIVER}": Here(more=f"--phantom-patients 20 {FEW}"),
+    BRAIN: There(IMAGES + "test_sites_without_a_table_or_without_images_take_part_in_what_they_can"),
+    f"{LIVER} --phantom null": There(IMAGES + "test_where_the_image_carries_nothing_the_report_says_so"),
+    f"{BRAIN} --phantom missing": There(IMAGES + "test_sites_without_a_table_or_without_images_take_part_in_what_they_can"),
+    "python -m simulation --study colorectal_metastasis --phantom images": There(
+        "tests/e2e/test_colorectal_images.py::test_the_report_says_that_image_and_fusion_were_not_run_and_why"
+    ),
+    "python -m simulation --audit --epsilon 3,inf": Here(more=TINY, slow=f"--learners private_logistic --phantom-patients 250 {QUICK}"),
+    "python -m simulation --epsilon 1,3,10,inf": Here(more=TINY, slow=f"--learners private_logistic --phantom-patients 250 {QUICK}"),
+    "python -m simulation --secure": Here(
+        more=f"{TINY} --partition even", slow=f"--learners logistic --phantom-patients 250 --partition even {QUICK}"
+    ),
+    "python -m simulation --study colorectal_metastasis --data /path/to/tcga-coadread --task preop": Here("gdc", "--prepare"),
+    f"{LIVER} --data /path/to/Colorectal-Liver-Metastases": Here("liver", FEW),
+    "python -m simulation --prepare --data /path/to/tcga-coadread": Here("gdc"),
+    "python -m simulation --draft hospitals.csv > my_study.toml": Here("hospitals"),
+    "python -m simulation --study my_study.toml --data hospitals.csv": Here("drafted", "--prepare", slow=ON_TABLE),
+    # docs/howto: the collections
+    f"{GDC} --prepare": Here("gdc"),
+    f"{GDC} --task preop": Here("gdc", "--prepare"),
+    GDC: Here("gdc", "--prepare", slow=ON_TABLE),
+    f"{CT} --prepare": Here("gdc with ct"),
+    f"{CT} --task preop": Here("gdc with ct", "--prepare"),
+    f"{LIVER} --data Colorectal-Liver-Metastases --prepare": Here("liver", FEW),
+    f"{LIVER} --data Colorectal-Liver-Metastases": Here("liver", FEW),
+    f"{BRAIN} --data Pretreat-MetsToBrain-Masks --prepare": Here("yale", "--minimum-patients 1 --minimum-site 1"),
+    f"{BRAIN} --data Pretreat-MetsToBrain-Masks": Here("yale", "--prepare --minimum-patients 1 --minimum-site 1"),
+    f"{BRAIN} --data openbtai --prepare": Here("openbtai"),
+    f"{BRAIN} --data openbtai": Here("openbtai", "--prepare"),
+    # a site, for itself
+    "python -m client embed --site site.toml --study liver_recurrence --model runs/<folder>/model --out embeddings": There(
+        IMAGES + "test_a_site_embeds_and_explains_with_the_model"
+    ),
+    "python -m client explain --site site.toml --study liver_recurrence --model runs/<folder>/model --out images.html": There(
+        IMAGES + "test_a_site_embeds_and_explains_with_the_model"
+    ),
+    "python -m client explain --site site.toml --study liver_recurrence --model model --report report.html --out mine.html": There(
+        IMAGES + "test_a_site_embeds_and_explains_with_the_model"
+    ),
+    "python -m client budget --site site.toml": Here("site"),
+    "python -m client audit --site site.toml --last 50": There(
+        "tests/client/test_site_records.py::test_the_record_has_every_message_and_the_budget_every_release"
+    ),
+    # a federation
+    "python -m server noise --study colorectal_metastasis --learners private_logistic --epsilon 3": Here(),
+    "python -m deploy provision federation.toml --out kits": Here("federation"),
+    "python -m deploy fingerprint kits/coordinator": Here("kits"),
+    "python -m deploy enroll kit --fingerprint XXXX-XXXX-...": Here("kits"),
+    "python -m deploy enroll KIT --fingerprint XXXX-...": Here("kits"),
+    "python -m deploy fingerprint KIT/enrolment.json": Here("enrolled"),
+    "python -m deploy site add kits/coordinator enrolment.json --fingerprint XXXX-XXXX-...": Here("enrolled"),
+    "python -m deploy site add kits/coordinator enrolment.json --fingerprint XXXX-...": Here("enrolled"),
+    "python -m deploy site list kits/coordinator": Here("kits"),
+    # nobody is at that name: the doctor finds it, and says what to do
+    "python -m deploy doctor kit": Here("enrolled", status=(1, 3)),
+    "python -m deploy coordinator kits/coordinator --state state": There(RUNBOOK, block=True),
+    "python -m server run --study colorectal_metastasis --expect 2 --keys kits/coordinator --state state": There(RUNBOOK, block=True),
+    "unshare --net --map-root-user python -m client serve --site KIT/site.toml --socket /run/fedmets/station.sock": There(
+        RUNBOOK, block=True
+    ),
+    "python -m deploy courier KIT --socket /run/fedmets/station.sock --state /var/lib/fedmets": There(RUNBOOK, block=True),
+    # docs/monitoring.md
+    "python -m server monitor --out state/runs": Here("runs", "--port 0", until="http://127.0.0.1:"),
+    "podman exec -d CONTAINER python -m server monitor --state /state --socket /state/room.sock": Here("runs", until="unix:"),
+    "pip install 'fedmets[mlflow]'": There("tests/docs/test_commands.py::test_extras_that_pages_name_are_declared"),
+    "python -m server run --study colorectal_metastasis --expect 3 --mlflow http://127.0.0.1:5000": There(SINK),
+    "python -m server mlflow RUN --uri file:/path/of/a/folder": There(SINK),
+}

@@ -1,0 +1,225 @@
+"""Every command of the documentation is executed: here, or by a named test that is verified to hold it. Nothing is left out in silence."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+import types
+from pathlib import Path
+
+import pytest
+
+from client import mapping
+from client.policy import parse
+from common.cohort import Fold
+from common.learner import fit, local_plan
+from common.ownstudy import from_toml
+from common.study import load
+from tests import synthetic
+from tests.docs.covered import HELD, Here, There
+from tests.docs.pages import OTHER, ROOT, SHELL, Block, Command, commands, every_block
+from tests.docs.worlds import WORLDS, Fill, environment, run
+
+COMMANDS = commands()
+
+
+def plain(line: str) -> str:
+    """Spaces that only line things up do not count."""
+    return re.sub(r" +", " ", line)
+
+
+LINES = sorted({plain(c.line) for c in COMMANDS})
+HERE = [n for n in LINES if isinstance(HELD.get(n), Here)]
+SLOW = [n for n in HERE if getattr(HELD[n], "slow", "")]
+THERE = [c for c in COMMANDS if isinstance(HELD.get(plain(c.line)), There)]
+
+
+def test_every_command_is_held() -> None:
+    """The list of what holds what is printed: `pytest -s` shows it, and so does a failure."""
+    for c in COMMANDS:
+        how = HELD.get(plain(c.line))
+        told = f"here, in '{how.world}'{' and to its end' * bool(how.slow)}" if isinstance(how, Here) else how.test if how else "NOTHING"
+        print(f"{c.block.where}: {c.line}\n    {told}")
+    open_ = [f"{c.block.where}: {c.line}" for c in COMMANDS if plain(c.line) not in HELD]
+    assert not open_, "no test executes these; say how in tests/docs/covered.py"
+    assert sorted(HELD.keys() - set(LINES)) == [], "these stand on no page any more"
+
+
+def test_every_block_says_what_it_is() -> None:
+    assert [b.where for b in every_block() if b.language not in (*SHELL, *OTHER)] == []
+
+
+Done = dict[tuple[str, frozenset[str]], "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def done_before() -> Done:
+    """Commands that say the same in another order, or on another page, are executed once."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Fill]]:
+    return {}
+
+
+def world(name: str, made: dict[str, tuple[Path, Fill]], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Fill]:
+    """A folder of one's own in which that world lies."""
+    if name not in made:
+        first = tmp_path_factory.mktemp("world") / "here"
+        first.mkdir()
+        made[name] = first, WORLDS[name](first)
+    first, fill = made[name]
+    mine = tmp_path_factory.mktemp("command") / "here"
+    shutil.copytree(first, mine, symlinks=True)
+    return mine, fill
+
+
+def filled(line: str, fill: Fill) -> str:
+    for placeholder, value in fill.items():
+        line = line.replace(placeholder, value)
+    return line
+
+
+@pytest.mark.parametrize("line", HERE)
+def test_it_does_what_is_written(
+    line: str, made: dict[str, tuple[Path, Fill]], done_before: Done, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    how = HELD[line]
+    assert isinstance(how, Here)
+    folder, fill = world(how.world, made, tmp_path_factory)
+    asked = filled(f"{line} {how.more}".strip(), fill)
+    if how.until:
+        return waits(asked, folder, how.until)
+    same = how.world, frozenset(asked.split())
+    done = done_before[same] if same in done_before else done_before.setdefault(same, run(asked, folder))
+    assert done.returncode in how.status, f"{asked}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+    return None
+
+
+def waits(asked: str, folder: Path, until: str) -> None:
+    """A command that serves: it says so, and ends when it is told to."""
+    log = folder / "said"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec {asked}"], cwd=folder, env=environment(folder), stdout=out, stderr=subprocess.STDOUT
+        )
+        try:
+            end = time.monotonic() + 60
+            while until not in log.read_text():
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < end, log.read_text()
+                time.sleep(0.1)
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(30)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", SLOW)
+def test_it_does_so_to_the_end(line: str, made: dict[str, tuple[Path, Fill]], tmp_path_factory: pytest.TempPathFactory) -> None:
+    how = HELD[line]
+    assert isinstance(how, Here)
+    folder, fill = world(how.world, made, tmp_path_factory)
+    done = run(filled(f"{line} {how.slow}", fill), folder)
+    assert done.returncode == 0, f"{done.stdout[-3000:]}{done.stderr[-3000:]}"
+    report = json.loads((folder / done.stdout.strip().splitlines()[-1] / "report.json").read_text())
+    assert report["results"]
+
+
+@pytest.mark.parametrize("command", THERE, ids=lambda c: f"{c.block.where} {c.line[:60]}")
+def test_who_holds_it_elsewhere_does(command: Command) -> None:
+    how = HELD[plain(command.line)]
+    assert isinstance(how, There)
+    name, _, test = how.test.partition("::")
+    text = (ROOT / name).read_text()
+    tree = ast.parse(text)
+    tests = {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name.startswith("test_")}
+    assert test in tests if test else tests, f"{name} has no test '{test}'"
+    if how.block:
+        # the test takes the lines from the page by heading and number of the block
+        block = command.block
+        same = [b for b in every_block() if (b.page, b.heading, b.language) == (block.page, block.heading, block.language)]
+        assert f'block(RUNBOOK, "{block.heading}", {same.index(block)})' in text
+        return
+    texts = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    spoken = {word for t in texts for word in t.split()}
+    words = [w for w in shlex.split(command.line) if re.fullmatch(r"--[a-z-]+|[a-z]+_[a-z]+|fedmets\[.*", w)]
+    after = shlex.split(command.line)
+    if "-m" in after:
+        at = after.index("-m")
+        words += [w for w in after[at + 2 : at + 3] if not w.startswith("-")]
+    assert [w for w in words if w not in spoken and w != "--out"] == [], f"{name} does not hold these words of: {command.line}"
+
+
+def test_extras_that_pages_name_are_declared() -> None:
+    """`pip install 'fedmets[mlflow]'`, say."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = {m for b in every_block() for m in re.findall(r"fedmets\[([a-z,]+)\]", b.body)}
+    assert "mlflow" in named, "fedmets[mlflow]"
+    assert {n for m in named for n in m.split(",")} <= declared.keys()
+
+
+def examples(language: str) -> list[Block]:
+    return [b for b in every_block() if b.language == language]
+
+
+@pytest.mark.parametrize("block", examples("toml"), ids=lambda b: b.where)
+def test_toml_examples_are_read(block: Block) -> None:
+    raw = tomllib.loads(block.body)
+    if {"label", "feature"} <= raw.keys():
+        assert from_toml(raw, block.where).schema.features
+    if "privacy" in raw:
+        assert parse(raw["privacy"])[1] == []
+    if "images" in raw:
+        whole = {"name": "x", "tables": {"t": {"files": ["x"], "key": "id"}}, "label": {"column": "y"}, **raw}
+        assert mapping.parse(whole, block.where).images.channels
+
+
+def test_the_study_in_code_is_one(tmp_path: Path) -> None:
+    (block,) = [b for b in examples("python") if "STUDY = Study(" in b.body]
+    (tmp_path / "study.py").write_text(block.body)
+    study = load(str(tmp_path / "study.py"))
+    assert study.source is not None
+    source = mapping.parse(study.source, block.where)
+    assert set(source.features) == {f.name for f in study.schema.features}
+
+
+def test_the_learner_learns() -> None:
+    (block,) = [b for b in examples("python") if "LEARNER = " in b.body]
+    module = types.ModuleType("example")
+    sys.modules["example"] = module
+    try:
+        exec(compile(block.body, block.where, "exec"), module.__dict__)
+    finally:
+        del sys.modules["example"]
+    learner = module.LEARNER
+    cohorts = synthetic.sites(90)
+    whole = fit(learner, {}, cohorts, local_plan(Fold(), 0, 3))
+    counts = sum(len(c) for c in cohorts)
+    assert counts == 90
+    shares = learner.predict(whole, cohorts[0])
+    assert shares.shape == (len(cohorts[0]), 2)
+    assert abs(shares.sum(axis=1) - 1).max() < 1e-12
+    assert set(learner.sends) == learner.phases
+
+
+def test_the_report_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = [b for b in examples("python") if "report.json" in b.body]
+    row = {"metric": "auc", "site": "all", "estimable": True, "model": "logistic", "arm": "federated", "evaluation": "within_site"}
+    (tmp_path / "report.json").write_text(json.dumps({"results": [{**row, "value": 0.81, "low": 0.7, "high": 0.9}]}))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block.body, block.where, "exec"), {})
+    assert capsys.readouterr().out == "logistic federated within_site 0.81 0.7 0.9\n"
+
+
+def test_every_python_example_is_executed() -> None:
+    assert len(examples("python")) == 3, "a new one needs a test above"
