@@ -43,6 +43,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "not_an_outcome": (str,),
 }  # fmt: skip
 
+KEYS = tuple(dict.fromkeys((*_TOP, *_LABEL, *_FEATURE, *_KEEP, *_TASK, *_SURVIVAL)))
+"""Every key that a study file may have."""
+
 ANY_TABLE = ("*.csv", "*.tsv", "*.txt", "*.xlsx", "*.parquet")
 """What is read where the file does not name its table: every table under the data folder."""
 

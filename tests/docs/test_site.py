@@ -1,0 +1,168 @@
+"""The documentation as a site: it builds without a warning, needs nothing from a network, and its reference has all that the code has."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client import mapping, policy, site
+from common import learner, study
+from common.errors import CODES
+from common.ownstudy import KEYS
+from deploy import federation
+from docs import build, reference
+from server import run
+from simulation.statistics import METRICS
+
+bs4 = pytest.importorskip("bs4", reason="the extra [docs] is not installed")
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("docs") / "site"
+    done = subprocess.run([sys.executable, "-m", "docs.build", str(out)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def page(built: Path, name: str) -> Any:
+    return bs4.BeautifulSoup((built / f"{name}.html").read_text(), "html.parser")
+
+
+def rows(found: Any) -> Iterator[list[str]]:
+    """Cells of every row of the tables below `found`, without their heads."""
+    for row in found.select("article table tbody tr") or found.select("table tbody tr"):
+        yield [" ".join(cell.get_text(" ").split()) for cell in row.select("td")]
+
+
+def declared(built: Path, name: str, expected: list[str]) -> None:
+    """The first column is exactly these, each once, and nobody is without a meaning (the last column)."""
+    found = list(rows(page(built, name)))
+    assert Counter(r[0] for r in found) == Counter(expected)
+    assert [r[0] for r in found if not r[-1]] == [], "without a description"
+
+
+def test_every_page_is_in_the_menu(built: Path) -> None:
+    listed = {a["href"].split("#")[0] for a in page(built, "index").select(".sidebar-tree a")} - {""}
+    there = {f"{p.removesuffix('.md')}.html" for p in build.pages().values() if not p.startswith("decisions/0")} - {"index.html"}
+    assert there <= listed
+    assert len(list((built / "decisions").glob("0*.html"))) == len(list((ROOT / "docs/decisions").glob("0*.md")))
+
+
+def test_nothing_is_loaded_from_elsewhere(built: Path) -> None:
+    loaded = []
+    for path in built.rglob("*.html"):
+        soup = bs4.BeautifulSoup(path.read_text(), "html.parser")
+        loaded += [t.get("src") for t in soup.select("[src]")] + [t.get("href") for t in soup.select("link[href]")]
+    assert [x for x in loaded if re.match(r"(https?:)?//", x or "")] == []
+    for path in built.rglob("*.css"):
+        assert re.findall(r"(?:url\(|@import)\s*['\"]?(?:https?:)?//[^)'\"]*", path.read_text()) == [], path
+
+
+def test_it_is_searched_without_a_server(built: Path) -> None:
+    """The index is a script, which a browser loads from a file, too."""
+    assert "norm_bound" in (built / "searchindex.js").read_text()
+    assert "searchindex.js" in (built / "search.html").read_text()
+
+
+def test_a_link_that_leads_nowhere_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "pages", lambda: {"README.md": "index.md"})
+    monkeypatch.setattr(build, "laid_out", lambda path, text, known: "# A page\n\n[there](#nowhere)\n")
+    with pytest.raises(subprocess.CalledProcessError):
+        build.build(tmp_path / "site")
+
+
+def test_runs(built: Path) -> None:
+    declared(built, "reference/run", [k.name for k in reference.keys(run.Run)])
+
+
+def test_sites(built: Path) -> None:
+    expected = [k.name for cls in (site.Site, policy.Policy) for k in reference.keys(cls)]
+    declared(built, "reference/site", expected)
+
+
+def test_federations(built: Path) -> None:
+    declared(built, "reference/federation", [k.name for k in reference.keys(federation.Federation)])
+
+
+def test_source_mappings(built: Path) -> None:
+    keys = [k for _, told in reference.SECTIONS for k in told if told is not mapping.LABEL or k not in mapping.FIELD]
+    declared(built, "reference/mapping", keys)
+
+
+def test_every_key_that_a_shipped_mapping_uses_is_known() -> None:
+    for path in sorted(mapping.SOURCES.glob("*.toml")):
+        raw = tomllib.loads(path.read_text())
+        assert set(raw) <= mapping.TOP.keys()
+        assert {k for t in raw["tables"].values() for k in t} <= mapping.TABLE.keys()
+        assert {k for f in raw["features"].values() for k in f} <= mapping.FIELD.keys()
+
+
+def test_own_studies(built: Path) -> None:
+    """Every key of a study file stands on its page, in a table, an example or the text."""
+    text = " ".join(page(built, "own-study").get_text(" ").split())
+    assert [k for k in KEYS if not re.search(rf"(?<![\w]){k}(?![\w])", text)] == []
+
+
+def test_metrics(built: Path) -> None:
+    declared(built, "reference/metrics", list(METRICS))
+
+
+def test_errors(built: Path) -> None:
+    declared(built, "errors", list(CODES))
+
+
+def test_environment(built: Path) -> None:
+    declared(built, "reference/environment", list(reference.ENVIRONMENT))
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    code = [p for p in tracked if p.startswith(("common/", "client/", "server/", "simulation/", "deploy/")) or p == ".ci/run"]
+    named = {n for p in code for n in re.findall(r"\bFEDMETS_[A-Z]+\b", (ROOT / p).read_text(errors="replace"))}
+    assert named <= reference.ENVIRONMENT.keys()
+
+
+@pytest.mark.parametrize("module", reference.PARSERS)
+def test_options(built: Path, module: str) -> None:
+    sections = {h.get_text(" ", strip=True).removesuffix("¶").strip(): h for h in page(built, "reference/commands").select("h2, h3")}
+    for command in reference.commands(module):
+        title = next(t for t in sections if t.rstrip("#¶ ") == command.words)
+        found = list(rows(_after(sections[title])))
+        assert [r[0] for r in found] == [o for o, _ in command.options], command.words
+        assert [r[0] for r in found if not r[-1]] == [], f"{command.words}: without a description"
+
+
+def _after(heading: Any) -> Any:
+    """The first table below a heading."""
+    return heading.find_next("div", class_="table-wrapper")
+
+
+def test_learners(built: Path) -> None:
+    soup = page(built, "reference/learners")
+    sections = {s.find(["h1", "h2"]).find("code").get_text(): s for s in soup.select("section") if s.find(["h1", "h2"]).find("code")}
+    assert set(sections) == set(learner.names())
+    for name, section in sections.items():
+        one = learner.load(name)
+        found = list(rows(section))
+        assert Counter(r[0] for r in found) == Counter([*one.sends, *learner.hyper_names(one)]), name
+        assert [r[0] for r in found if not r[-1]] == [], f"{name}: without a description"
+        assert set(one.sends) == one.phases, f"{name} says of each phase what a site sends"
+
+
+def test_studies(built: Path) -> None:
+    soup = page(built, "reference/studies")
+    for name in study.names():
+        section = next(s for s in soup.select("section") if s.find(["h1", "h2"]).get_text().startswith(name))
+        found = list(rows(section))
+        features = study.load(name).schema.features
+        for f in features:
+            mine = [r for r in found if r[0] == f.name and len(r) == 5]
+            assert len(mine) == 1, f.name
+            assert all(mine[0]), f.name
