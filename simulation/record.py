@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from common.cohort import ESTIMABLE, UNKNOWN, Cohort, Flow
+from common.cohort import ESTIMABLE, UNKNOWN, Cohort, Flow, Fold
 from server.app import Outcome
 from server.measured import evaluated
-from server.report import statements, sums
+from server.report import judged, statements, sums
 from simulation import attacks, imagery, membership, results, show, twins
 from simulation.compare import Comparison
 from simulation.run import Setting
@@ -52,6 +52,7 @@ def record(
         "images": imagery.images(outcome, comparison, sites, rows["differences"], seed=run.seed, parts=run.parts, repeats=args.bootstraps),
         "subgroups": subgroups(comparison, sites, repeats=args.bootstraps, seed=run.seed),
         "curves": results.curves(comparison, models),
+        "final_model": judged.final(outcome.states[Fold().key].get("comparison", {}), sorted(c.site for c in sites), run.seed),
         "importance": sums.importance(outcome.states, outcome.heads, setting.study.schema_at(setting.task).features),
         "federated_tallies": evaluated(outcome.states, heads),
         "survival": sums.survival(outcome.states, setting.study, setting.task),

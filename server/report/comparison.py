@@ -48,12 +48,11 @@ def headline(report: Report, index: Index, evaluation: str) -> Context:
         r = index.get(lead, arm, evaluation, "auc")
         tested = [s for s in index.sites if (one := index.get(lead, arm, evaluation, "auc", s)) is not None and one.get("n")]
         aucs[arm] = r
-        unknown = r is None and arm == "pooled" and report.get("setting") == "deployment"
         arms.append(
             {
                 "arm": title,
                 "style": arm,
-                "auc": words.ONLY_SIMULATED if unknown else words.estimate(r),
+                "auc": _told(report, arm, evaluation, r),
                 "tested": "" if r is None else _tested(r, len(tested)),
             }
         )
@@ -77,6 +76,10 @@ def headline(report: Report, index: Index, evaluation: str) -> Context:
         "averaged": evaluation == "leave_one_site_out",
         "differences": differences,
     }
+
+
+def _told(report: Report, arm: str, evaluation: str, r: Row | None) -> str:
+    return words.ONLY_SIMULATED if r is None and words.untold(report, arm, evaluation) else words.estimate(r)
 
 
 def _tested(r: Row, sites: int) -> str:
@@ -147,7 +150,6 @@ def sites(report: Report, index: Index, evaluation: str) -> Context:
     """The leading model at each site in its three arms, in the report's order, and what is said across sites."""
     out = []
     lead = index.lead(evaluation)
-    hidden = ("pooled",) if report.get("setting") == "deployment" else ()
     for site in index.sites:
         found = {arm: index.get(lead, arm, evaluation, "auc", site) for arm in ARMS}
         # a site without a local model still has patients: those of the arm that scored most
@@ -158,7 +160,10 @@ def sites(report: Report, index: Index, evaluation: str) -> Context:
                     "site": site,
                     "n": whole(tested.get("n")),
                     "events": whole(tested.get("events")),
-                    "cells": [words.ONLY_SIMULATED if found[a] is None and a in hidden else words.estimate(found[a]) for a in ARMS],
+                    "cells": [
+                        words.ONLY_SIMULATED if r is None and words.untold(report, a, evaluation) else words.estimate(r)
+                        for a, r in found.items()
+                    ],
                 }
             )
     said = []

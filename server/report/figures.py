@@ -185,7 +185,8 @@ def sites(report: Report, evaluation: str, model: str = "clinical") -> list[Figu
     limits = [v for g in groups for r in g.rows for v in (r.value, r.low, *(r.predicted or ())) if v is not None]
     low = max(0.0, math.floor(10 * min([0.5, *limits]) + 1e-9) / 10)
     text = f"{words.count(shown, 'estimable site')}; the figures stand at the right and in the table. Vertical line at 0.5: chance."
-    swatches = legend([(ARMS[a], a) for a in ARMS], marked=True, line="whisker")
+    drawn_arms = [a for a in ARMS if any(arm == a for _, arm in by)]
+    swatches = legend([(ARMS[a], a) for a in drawn_arms], marked=True, line="whisker")
     pieces = [groups[k : k + MOST_SITES] for k in range(0, len(groups), MOST_SITES)]
     out = []
     for k, piece in enumerate(pieces, start=1):

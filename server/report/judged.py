@@ -84,7 +84,7 @@ def _rows(m: Model, sites: Sequence[str], seed: int) -> Iterator[Row]:
     for site, at in where.items():
         counts = m.counts(at)
         n, events = int(counts.sum()), int(counts[1:].sum())
-        found = _metrics(m, at, seed) if n else {}
+        found = _metrics(m, at, seed) if n else dict.fromkeys(_BY_SITE, Estimate(None))
         if site == "all":
             found |= _of_histogram(m, seed)
         for metric in (k for k in _ORDER if k in found):
@@ -101,6 +101,10 @@ _ORDER = (
     "auc", "auc_pooled", "macro_auc", "average_precision", "accuracy", "balanced_accuracy", "f1", "sensitivity", "specificity",
     "brier", "log_loss", "calibration_slope", "calibration_intercept", "no_information_rate",
 )  # fmt: skip
+
+
+_BY_SITE = tuple(m for m in _ORDER if m not in ("auc_pooled", "average_precision", "calibration_slope", "calibration_intercept"))
+"""What is told of a site: the others look at scores across sites."""
 
 
 def judged(counts: Floats) -> list[int]:

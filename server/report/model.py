@@ -19,6 +19,8 @@ from common.tally import youden
 from common.types import State, flatten, pack
 from server import store
 from server.jobs import clinical_head
+from server.report import words
+from server.report.totals import totals
 from server.run import Run
 
 FORMAT = 1
@@ -153,7 +155,7 @@ def coefficients(schema: Schema, state: State) -> str:
 def card(study: Study, task: str, schema: Schema, heads: Sequence[Federated], report: Mapping[str, Any]) -> str:
     """A model card (Mitchell et al. 2019, arXiv 1810.03993): use, data, figures with their intervals, limits."""
     caution = study.tasks[task].caution
-    labelled, events = totals(report)
+    whole = totals(report)
     lines = [
         f"# {study.name}, {task}",
         "",
@@ -166,7 +168,7 @@ def card(study: Study, task: str, schema: Schema, heads: Sequence[Federated], re
         *([f"**{study.virtual}**", ""] if study.virtual else []),
         "## Trained on",
         "",
-        f"{labelled} labelled cases ({events} events) "
+        f"{words.whole(whole.labelled)} labelled cases ({words.whole(whole.events)} events) "
         f"of {len(report['sites'])} sites; "
         f"label: {schema.label.title or schema.label.name} ({', '.join(schema.label.classes)}), from {report['label']['source']}.",
         "",
@@ -194,16 +196,6 @@ def card(study: Study, task: str, schema: Schema, heads: Sequence[Federated], re
         "",
     ]
     return "\n".join(lines)
-
-
-def totals(report: Mapping[str, Any]) -> tuple[int, int]:
-    """Labelled cases and events over all sites; of sites that keep theirs to themselves, as the sums tell them."""
-    known = report.get("totals") or {}
-    sites = report["sites"]
-    return (
-        int(known.get("labelled") or sum(s["n"] or 0 for s in sites)),
-        int(known.get("events") or sum(s["events"] or 0 for s in sites)),
-    )
 
 
 def _schema(study: Study, task: str, schema: Schema) -> dict[str, Any]:

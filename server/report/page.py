@@ -16,6 +16,7 @@ from common.mark import PICTURES
 from server.report import checklist, claim, figures, tripod, words
 from server.report.comparison import Index, confusion, differences, headline, sites, table
 from server.report.figures import Report
+from server.report.final import final, noisy
 from server.report.front import classes_of, first
 from server.report.importance import importance
 from server.report.methods import methods
@@ -78,6 +79,8 @@ def _context(report: Report) -> Context:
         "ranked": [ranking(index, e) for e in present],
         "differences": [differences(report, e) for e in present],
         "sites": [sites(report, index, e) | {"figures": figures.sites(report, e, index.lead(e))} for e in present],
+        "final": final(report, index.lead(present[0])) if present else None,
+        "noisy": noisy(report),
         "subgroups": subgroups(report),
         "subgroup_lead": lead(report),
         "images": pictures(report),

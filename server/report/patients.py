@@ -68,7 +68,9 @@ def patients(report: Report) -> Context:
         "labelled": whole(known[0] - known[1]) if known[0] is not None and known[1] is not None else words.NOT_RECORDED,
         "excluded": _excluded(told),
         "notes": [words.name(n) for n in told.get("notes") or []],
-        "source": told.get("label_source") or words.NOT_RECORDED,
+        "source": told.get("label_source") or (report.get("label") or {}).get("source") or words.NOT_RECORDED,
+        # between hospitals each site keeps its own account
+        "accounts": bool(own) or report.get("setting") != "deployment",
         "small": groups,
         "sites": [
             {

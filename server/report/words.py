@@ -17,7 +17,7 @@ NOT_ESTIMABLE = "not estimable"
 NO_MODEL = "no model"
 NOT_RECORDED = "not recorded"
 ONLY_SIMULATED = "only a simulation can know it"
-"""The pooled arm of a deployment: nobody has all rows in one place."""
+"""The pooled arm of a deployment, for nobody has all rows in one place; and hospitals' own models elsewhere, for they do not travel."""
 
 ARMS = {"federated": "Federated", "local": "Local", "pooled": "Pooled"}
 EVALUATIONS = {"within_site": "Within sites", "leave_one_site_out": "Leave one site out"}
@@ -154,6 +154,12 @@ def name(value: object) -> str:
 
 def arm(value: object) -> str:
     return ARMS.get(str(value), name(value))
+
+
+def untold(report: Row, arm: str, evaluation: str) -> bool:
+    """Is it something that only a simulation can know?"""
+    elsewhere = arm == "local" and evaluation == "leave_one_site_out"
+    return report.get("setting") == "deployment" and (arm == "pooled" or elsewhere)
 
 
 def evaluation(value: object) -> str:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from common.cohort import Cohort
@@ -19,6 +20,7 @@ from tests import ring
 from tests.server.test_rounds import Local, federation
 from tests.synthetic import schema, sites
 
+ROOT = Path(__file__).parent.parent.parent
 STUDY = Study("synthetic", "does it work?", schema(), {"now": Task("now", caution="A test.", alarm=0.5)}, ("logistic",))
 
 
@@ -33,7 +35,9 @@ def ran(held: list[Cohort], folder: Path, monkeypatch: pytest.MonkeyPatch, **how
     stations = [Local(c, folder, 1) for c in held]
     run = Run.parse({"study": "synthetic", "task": "now", "seed": 3, "parts": 3, "expect": 3, "out": str(folder / "run"), **how})
     app.coordinate(federation(stations), run)
-    return deployed.publish(folder / "run")
+    report = deployed.publish(folder / "run")
+    jsonschema.validate(report, json.loads((ROOT / "docs/report.schema.json").read_text()))
+    return report
 
 
 def test_it_says_local_against_federated_and_what_it_cannot_say(
@@ -54,6 +58,9 @@ def test_it_says_local_against_federated_and_what_it_cannot_say(
     assert any(a.startswith("E11") for a in report["alarms"]), "the planted signal is above what the task calls plausible"
     page = (folder / "report.html").read_text()
     assert "does it work?" in page
+    assert "The final model at every site" in page
+    assert "only a simulation can know it" in page
+    assert (folder / "report.pdf").read_bytes().startswith(b"%PDF")
     assert json.loads((folder / "report.json").read_text()) == report
 
 
@@ -91,6 +98,7 @@ def test_with_noise_there_is_the_noisy_score_alone(held: list[Cohort], tmp_path:
     assert not report["results"]
     assert [s["model"] for s in report["noisy_scores"]] == ["private_logistic"]
     assert (tmp_path / "run" / "model" / "private_logistic.json").exists()
+    assert "Every sum of this run had noise" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_run_that_is_not_done_has_no_report(held: list[Cohort], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
