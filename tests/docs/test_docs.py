@@ -20,13 +20,7 @@ from server.__main__ import parser as server_parser
 from server.run import Run
 from simulation.__main__ import parser
 from simulation.statistics import METRICS
-
-ROOT = Path(__file__).parent.parent.parent
-PAGES = (
-    [ROOT / n for n in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
-    + [ROOT / "deploy" / "README.md"]
-    + sorted((ROOT / "docs").rglob("*.md"))
-)
+from tests.docs.pages import PAGES, ROOT
 
 
 def test_error_codes_are_documented() -> None:
