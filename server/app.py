@@ -88,10 +88,11 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
 
 def _ended(ledger: Ledger, alive: Signs, error: FedmetsError | KeyboardInterrupt) -> None:
     """Whoever looks at the run later learns why it is not at work; where not even that can be written, the terminal still says it."""
-    why = {"code": error.code, "said": list(error.faults)} if isinstance(error, FedmetsError) else {}
+    why: dict[str, Any] = {"code": error.code, "said": list(error.faults)} if isinstance(error, FedmetsError) else {}
     with suppress(RunError):
         alive.say(failed=why)
-        if ledger.lines:  # the first line of a ledger says which run it is of
+        # the first line of a ledger says which run it is of; and what is wrong with a run's folder changes nothing in it
+        if ledger.lines and not why.get("code", "").startswith("S"):
             ledger.append("failed" if why else "stopped", time=time.time(), **why)
 
 
