@@ -112,8 +112,8 @@ def _data(schema: Schema, report: Report) -> str:
         [
             "## Training data",
             "",
-            f"{labelled} labelled cases ({events} events) of {len(report['sites'])} sites; label: {schema.label.title or schema.label.name} "
-            f"({', '.join(schema.label.classes)}), from {report['label']['source']}.",
+            f"{labelled} labelled cases ({events} events) of {len(report['sites'])} sites; label: "
+            f"{schema.label.title or schema.label.name} ({', '.join(schema.label.classes)}), from {report['label']['source']}.",
             "",
             *sites,
             "",
@@ -187,8 +187,8 @@ def _limits(report: Report) -> str:
             "",
             *said,
             "",
-            "Bias mitigation: AUCs count pairs within sites, so that no model is rewarded for telling hospitals apart; classes of the image "
-            f"network weigh by their inverse counts, and its probabilities are corrected for it. Beyond that: {MISSING}.",
+            "Bias mitigation: AUCs count pairs within sites, so that no model is rewarded for telling hospitals apart; classes of the "
+            f"image network weigh by their inverse counts, and its probabilities are corrected for it. Beyond that: {MISSING}.",
             "",
             f"Clinical risk level, and what to do when it fails: {MISSING}.",
             "",
