@@ -20,6 +20,11 @@ from common.types import State
 from server.report import programs
 
 MISSING = "MISSING"
+SCRIPTS = '''"""What configs/inference.json names."""
+
+from . import networks as networks
+from . import score as score
+'''
 NO_LICENCE = "MISSING: nobody has named a licence for these parameters. Ask the federation that trained them; research use only."
 
 
@@ -31,7 +36,7 @@ def files(study: Study, task: str, state: State, network: programs.Network, prog
         "configs/inference.json": _json(_inference(schema, state)),
         "models/model.pt": _parameters(network),
         "models/model.pt2": programs.pt2(program),
-        "scripts/__init__.py": b'"""What configs/inference.json names."""\n\nfrom . import networks as networks\nfrom . import score as score\n',
+        "scripts/__init__.py": SCRIPTS.encode(),
         "scripts/networks.py": Path(networks.__file__).read_bytes(),
         "scripts/score.py": Path(__file__).with_name("scoring.py").read_bytes(),
         "docs/README.md": _readme(study, task, network, report).encode(),

@@ -22,10 +22,6 @@ def figures(schema: Schema, state: State, clinical: str) -> dict[str, Any]:
     fusion, image = state["fusion"], state["image"]
     counts = state["preprocessing"]["classes"] + 0.5
     beta, classes = fusion["coefficients"][0], schema.label.classes
-    latent = [
-        {"mean": float(m), "scale": float(s), "coefficient": [float(c) for c in beta[:, 2 + j]]}
-        for j, (m, s) in enumerate(zip(fusion["mean"], fusion["scale"], strict=True))
-    ]
     return {
         "formula": FORMULA,
         "reference": classes[0],
@@ -40,7 +36,10 @@ def figures(schema: Schema, state: State, clinical: str) -> dict[str, Any]:
                     "mean": float(image["mean"][k]),
                     "spread": float(image["spread"][k]),
                 },
-                "latent_code": [{**one, "coefficient": one["coefficient"][k]} for one in latent],
+                "latent_code": [
+                    {"mean": float(m), "scale": float(s), "coefficient": float(c)}
+                    for m, s, c in zip(fusion["mean"], fusion["scale"], beta[k, 2:], strict=True)
+                ],
                 "prior_log_odds": float(np.log(counts[1 + k] / counts[0])),
             }
             for k, name in enumerate(classes[1:])

@@ -54,7 +54,7 @@ def write(folder: Path, run: Run, study: Study, task: str, state: State, heads: 
             files[f"{head.name}.json"] = _json(arrays)
     if any(h.name == "fusion" for h in fitted):
         fusion = next(h for h in fitted if h.name == "fusion")
-        files["fusion.json"] = _json(fusion_file.figures(schema, state, hyper_of(fusion)["clinical"]))
+        files["fusion.json"] = _json(fusion_file.figures(schema, state, str(hyper_of(fusion)["clinical"])))
     files |= _networks(study, task, schema, {n: a for n, a in state.items() if _learnt(n, fitted)}, report)
     files["README.md"] = card(study, task, schema, heads, report).encode()
     sums = "".join(f"{hashlib.sha256(blob).hexdigest()}  {name}\n" for name, blob in sorted(files.items()))
