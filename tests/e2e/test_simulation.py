@@ -162,6 +162,28 @@ def test_new_patients_are_scored_as_the_federation_scored_them(whole: tuple[Path
         assert apart <= 0.02 * len(pairs)
 
 
+def test_a_site_fine_tunes_the_model_for_itself(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, report = whole
+    largest = max(report["sites"], key=lambda s: s["events"])["name"]
+    site = next(p for p in (folder / "sites").iterdir() if open_site(p / "site.toml").site.name == largest) / "site.toml"
+    words = ["--site", str(site), "--model", str(folder / "model"), "--out", str(tmp_path / "own"), "--json"]
+    done = subprocess.run([sys.executable, "-m", "client", "finetune", *words], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    within = {
+        (r["model"], r["arm"]): r for r in report["results"] if (r["evaluation"], r["site"], r["metric"]) == ("within_site", largest, "auc")
+    }
+    for row in told["heads"]:
+        # the run's own local models, on the same parts
+        assert row["n"] == within[row["head"], "local"]["n"]
+        assert row["models"]["local"]["auc"] == pytest.approx(within[row["head"], "local"]["value"], abs=1e-9)
+        # the federation's has seen them
+        assert row["models"]["federation"]["auc"] > within[row["head"], "federated"]["value"] - 0.02
+    words = ["predict", "--model", str(tmp_path / "own"), "--data", str(folder / "data"), "--out", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-m", "client", *words], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_model_for_another_schema_and_an_altered_one_are_refused(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, _ = whole
 

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import yaml
 from common.cohort import Cohort, Fold
 from common.learner import fit, local_plan
 from common.learners.autoencoder import Autoencoder
+from common.learners.boosting import Boosting
 from common.learners.fusion import Fusion
 from common.learners.image import Image
 from common.learners.logistic import Logistic
@@ -30,11 +32,13 @@ from server.report import model, programs
 from server.run import Run
 from tests import pictures
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 """torch's tracer alone takes seconds."""
 IMAGE = Image(grid=(8, 12, 12), rounds=2, epochs=2, segmentation=False)
 CODER = Autoencoder(grid=(8, 12, 12), dimensions=4, rounds=1, epochs=1)
 OUTLINER = Segmentation(grid=(16, 16, 16), rounds=1, epochs=1)
+TREES = Boosting(trees=3)
 FUSION = Fusion(learners=json.dumps({"image": {"segmentation": False, "grid": [8, 12, 12]}}))
 
 
@@ -49,7 +53,7 @@ class Left:
     report: dict[str, Any]
 
     def write(self, folder: Path) -> None:
-        heads = (Logistic(), IMAGE, FUSION)
+        heads = (Logistic(), TREES, IMAGE, FUSION)
         model.write(folder, Run(study="t", parts=3), self.study, next(iter(self.study.tasks)), self.state, heads, self.report)
 
 
@@ -64,7 +68,7 @@ def result(name: str, metric: str, value: float | None, **more: Any) -> dict[str
 def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
     cohort = dataclasses.replace((a := pictures.sites(40, 1)[0]), pictures=(None, *a.pictures[1:]))
     plan, state = local_plan(Fold(), 0, 3), {}
-    for learner in (PREPARE, Logistic(), CODER, OUTLINER, IMAGE):
+    for learner in (PREPARE, Logistic(), TREES, CODER, OUTLINER, IMAGE):
         state = fit(learner, state, [cohort], plan)
     classes, r = len(cohort.schema.label.classes), np.random.default_rng(1)
     codes = CODER.latent(state, cohort)[1:]
@@ -250,6 +254,21 @@ def test_the_card_opens_with_yaml_and_invents_nothing(left: Left) -> None:
         assert field in body
     assert body.count("MISSING") > 8
     assert "Not for use." in body
+
+
+def test_the_page_s_examples_run(left: Left, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "model.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    mine = [b for b in blocks if "site.toml" not in b]
+    assert len(mine) == len(blocks) - 1 >= 5
+    (tmp_path / "model").symlink_to(left.folder)
+    np.save(tmp_path / "crops.npy", crops_of(left, 1))
+    told = outside("".join(f"exec({b!r}, {{}})\n" for b in mine), cwd=tmp_path)
+    odds = [float(x) for x in re.findall(r"log-odds: \D*(-?[\d.]+(?:e-?\d+)?)", told)]
+    expected = IMAGE.logits(left.state, left.cohort.where(left.cohort.imaged))[1, 0]
+    assert odds == pytest.approx([expected] * 2, abs=1e-4)
+    for name in (p.name for p in left.folder.iterdir()):
+        assert f"`{name}" in page, name
 
 
 def test_a_table_alone_leaves_no_network(left: Left, tmp_path: Path) -> None:
