@@ -17,8 +17,8 @@ MISSING = "MISSING"
 Report = Mapping[str, Any]
 
 
-def card(study: Study, task: str, schema: Schema, heads: Sequence[Federated], report: Report) -> str:
-    """`model/README.md`."""
+def card(study: Study, task: str, schema: Schema, heads: Sequence[Federated], report: Report, lost: Sequence[str] = ()) -> str:
+    """`model/README.md`. `lost`: networks that could not be exported, with the reason."""
     parts = [
         front_matter(study, task, heads, report),
         f"\n# {study.name}, {task}\n\n{study.question}\n",
@@ -26,7 +26,7 @@ def card(study: Study, task: str, schema: Schema, heads: Sequence[Federated], re
         _basic(study, task, report),
         _uses(study, task, schema, report),
         _inputs(schema, report),
-        _models(schema, heads),
+        _models(heads, lost),
         _data(schema, report),
         _figures(heads, report),
         _limits(report),
@@ -100,8 +100,9 @@ def _inputs(schema: Schema, report: Report) -> str:
     )
 
 
-def _models(schema: Schema, heads: Sequence[Federated]) -> str:
+def _models(heads: Sequence[Federated], lost: Sequence[str]) -> str:
     lines = [f"- `{h.name}`: {json.dumps(hyper_of(h), sort_keys=True)}" for h in heads]
+    lines += [f"- Not exported for other programs: {one}" for one in lost]
     return "\n".join(["## Models", "", *lines, "", "Foundation models: none, unless a learner above names a file (`pretrained`).", ""])
 
 

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,9 @@ def write(folder: Path, run: Run, study: Study, task: str, state: State, heads: 
     if any(h.name == "fusion" for h in fitted):
         fusion = next(h for h in fitted if h.name == "fusion")
         files["fusion.json"] = _json(fusion_file.figures(schema, state, str(hyper_of(fusion)["clinical"])))
-    files |= _networks(study, task, schema, {n: a for n, a in state.items() if _learnt(n, fitted)}, report)
-    files["README.md"] = card(study, task, schema, heads, report).encode()
+    exported, lost = _networks(study, task, schema, {n: a for n, a in state.items() if _learnt(n, fitted)}, report)
+    files |= exported
+    files["README.md"] = card(study, task, schema, heads, report, lost).encode()
     sums = "".join(f"{hashlib.sha256(blob).hexdigest()}  {name}\n" for name, blob in sorted(files.items()))
     for name, blob in {**files, "SHA256SUMS": sums.encode()}.items():
         store.write(folder / name, blob)
@@ -66,16 +68,25 @@ def _learnt(name: str, fitted: Sequence[Federated]) -> bool:
     return any(name in (h.name, *h.needs) for h in fitted)
 
 
-def _networks(study: Study, task: str, schema: Schema, state: State, report: Mapping[str, Any]) -> dict[str, bytes]:
-    """ONNX files, and the bundle; nothing where no network on images was trained."""
+def _networks(study: Study, task: str, schema: Schema, state: State, report: Mapping[str, Any]) -> tuple[dict[str, bytes], list[str]]:
+    """ONNX files, and the bundle; nothing where no network on images was trained. And what could not be exported, with the reason.
+
+    A run that took days must not be lost to an exporter: what fedmets itself predicts with is written whatever becomes of these.
+    """
     files: dict[str, bytes] = {}
+    lost = []
     for network in programs.leaving(schema, state):
-        program = programs.traced(network)
-        files[f"{network.name}.onnx"] = programs.onnx(network, program, _told(study, task, schema, report))
-        if network.name == "image":
-            inside = bundle.files(study, task, state, network, program, report)
-            files |= {f"bundle/{name}": blob for name, blob in inside.items()}
-    return files
+        try:
+            program = programs.traced(network)
+            made = {f"{network.name}.onnx": programs.onnx(network, program, _told(study, task, schema, report))}
+            if network.name == "image":
+                inside = bundle.files(study, task, state, network, program, report)
+                made |= {f"bundle/{name}": blob for name, blob in inside.items()}
+            files |= made
+        except Exception as error:
+            lost.append(f"{network.name}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+            logging.getLogger("fedmets").warning("not exported for other programs: %s; model.state has it", lost[-1])
+    return files, lost
 
 
 def _told(study: Study, task: str, schema: Schema, report: Mapping[str, Any]) -> dict[str, str]:

@@ -165,7 +165,7 @@ def test_new_patients_are_scored_as_the_federation_scored_them(whole: tuple[Path
 def test_a_site_fine_tunes_the_model_for_itself(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, report = whole
     largest = max(report["sites"], key=lambda s: s["events"])["name"]
-    site = next(p for p in (folder / "sites").iterdir() if open_site(p / "site.toml").site.name == largest) / "site.toml"
+    site = next(p for p in (folder / "sites").iterdir() if open_site(p / "site.toml").name == largest) / "site.toml"
     words = ["--site", str(site), "--model", str(folder / "model"), "--out", str(tmp_path / "own"), "--json"]
     done = subprocess.run([sys.executable, "-m", "client", "finetune", *words], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

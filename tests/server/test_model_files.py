@@ -271,6 +271,18 @@ def test_the_page_s_examples_run(left: Left, tmp_path: Path) -> None:
         assert f"`{name}" in page, name
 
 
+def test_what_cannot_be_exported_costs_no_model(left: Left, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    def broken(network: programs.Network) -> Any:
+        raise RuntimeError("no such operator\nand a page of it")
+
+    monkeypatch.setattr(programs, "traced", broken)
+    left.write(tmp_path)
+    assert not list(tmp_path.glob("*.onnx"))
+    assert (tmp_path / "model.state").read_bytes() == (left.folder / "model.state").read_bytes()
+    assert "Not exported for other programs: image: RuntimeError: no such operator\n" in (tmp_path / "README.md").read_text()
+    assert "image: RuntimeError" in caplog.text
+
+
 def test_a_table_alone_leaves_no_network(left: Left, tmp_path: Path) -> None:
     state = {n: left.state[n] for n in ("preprocessing", "logistic")}
     model.write(tmp_path, Run(study="t", parts=3), left.study, next(iter(left.study.tasks)), state, (Logistic(),), left.report)
