@@ -199,7 +199,8 @@ def _finetune(args: argparse.Namespace) -> int:
         def tell(what: str, at: int, of: int) -> None:
             bar.update(line, description=what, completed=at, total=of)
 
-        cohort = cohort_of(open_site(Path(args.site)), args.study or model.told["study"], model.task)
+        site = open_site(Path(args.site))
+        cohort = cohort_of(site, args.study or finetune.named(model, site), model.task)
         told = finetune.finetune(model, cohort, Path(args.out), how, tell, local=not args.no_local)
     if args.json:
         print(json.dumps({**told, "out": args.out}))

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from common.centred import FREE, Point, climb, recalibrated
+from common.alone import TRAINABLE
+from common.centred import INTERCEPT, Point, climb, recalibrated
 from common.cohort import Cohort, Fold
 from common.learner import Federated, Head, Plan, Stacked, configured, hyper_of, local_plan
 from common.schema import Floats
@@ -52,11 +53,11 @@ class How:
 
 
 def adapted(heads: Sequence[Head], state: State, cohort: Cohort, fold: Fold, seed: int, parts: int, how: How) -> State:
-    """The state with every head moved to the labelled patients that `fold` trains on; a head that can use none of them stays."""
+    """The state with every head moved to the labelled patients that `fold` trains on; a head for which they are too few stays."""
     plan, new = local_plan(fold, seed, parts), dict(state)
     rows = cohort.train(fold, seed, parts)
     for head in heads:
-        if head.name not in state or not usable(head, rows).any():
+        if head.name not in state or not enough(head, rows):
             continue
         if head.name in NETWORKS:
             new[head.name] = _trained(head, state, cohort, plan, how)[head.name]
@@ -65,6 +66,11 @@ def adapted(heads: Sequence[Head], state: State, cohort: Cohort, fold: Fold, see
         elif head.name == "boosting":
             new[head.name] = _recalibrated(head, state, rows)[head.name]
     return new
+
+
+def enough(head: Federated, rows: Cohort) -> bool:
+    """Whether labelled patients are enough for a head to learn from: some of each of two classes."""
+    return bool((np.bincount(rows.labels[usable(head, rows)], minlength=2) >= TRAINABLE).sum() >= 2)
 
 
 def usable(head: Federated, cohort: Cohort) -> Any:
@@ -90,7 +96,7 @@ def _centred(head: Any, state: State, cohort: Cohort, plan: Plan, how: How) -> S
     arrays = state[head.name]
     centre, shape = arrays["coefficients"].ravel(), arrays["coefficients"].shape
     penalty = np.full(shape, how.ridge)
-    penalty[:, 0] = FREE
+    penalty[:, 0] = INTERCEPT
     asked = replace(plan, learner=head.name, phase="newton", hyper=hyper_of(head))
 
     def at(beta: Floats) -> Point:

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from client import worth
-from client.adapting import NETWORKS, How, usable
+from client.adapting import NETWORKS, How, enough, usable
 from client.model import Model
+from client.site import Site
 from client.worth import Compared, Tell
+from common import study as studies
 from common.alone import TRAINABLE
 from common.cohort import UNKNOWN, Cohort
 from common.errors import DataError, UsageError
@@ -54,6 +56,12 @@ def finetune(model: Model, cohort: Cohort, folder: Path, how: How, tell: Tell, *
     return told
 
 
+def named(model: Model, site: Site) -> str:
+    """The study as the site's own file names it: a study of one's own is a path there."""
+    name = str(model.told["study"])
+    return next((s for s in site.studies if s == name or (Path(s).suffix and studies.load(s).name == name)), name)
+
+
 def _admit(model: Model, cohort: Cohort, folder: Path, how: How) -> None:
     if cohort.schema.hash != model.told["schema"]:
         raise DataError("D07", f"D07 the site's schema is {cohort.schema.hash[:12]}, the model is for {model.told['schema'][:12]}")
@@ -62,10 +70,9 @@ def _admit(model: Model, cohort: Cohort, folder: Path, how: How) -> None:
             how.tuned(head)
     if not how.ridge > 0:
         raise UsageError("C01", f"--ridge {how.ridge} must be above 0")
-    labels = [cohort.labels[usable(h, cohort) & (cohort.labels != UNKNOWN)] for h in model.heads]
-    counts = [np.bincount(x, minlength=2) for x in labels]
-    if not any((c >= TRAINABLE).sum() >= 2 for c in counts):
-        most = max(counts, key=lambda c: int(c.sum()))
+    known = cohort.where(cohort.labels != UNKNOWN)
+    if not any(enough(h, known) for h in model.heads):
+        most = max((np.bincount(known.labels[usable(h, known)], minlength=2) for h in model.heads), key=lambda c: int(c.sum()))
         names = ", ".join(f"{n} {c}" for c, n in zip(cohort.schema.label.classes, most, strict=False))
         raise DataError(
             "D09", f"site '{cohort.site}': {names}; fine-tuning needs {TRAINABLE} labelled patients of each of two classes. Predict instead"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.adapting import How, adapted
+from client.adapting import How, adapted, enough
 from client.model import Model
 from common.alone import trainable
 from common.calibration import calibration_sums, logit, solve_calibration
@@ -60,7 +60,8 @@ def compare(model: Model, cohort: Cohort, seed: int, parts: int, how: How, tell:
             scores[LOCAL] = _scores(head, cohort, states)
         done += parts
         told = _row(head, scores, cohort)
-        rows.append({**told, "fine_tuning": how.words(head)})
+        few = not enough(head, cohort.train(Fold(), seed, parts)) and not isinstance(head, Stacked)
+        rows.append({**told, "fine_tuning": "as it was: too few labelled patients" if few else how.words(head)})
         best = _threshold(scores[TUNED], cohort)
         if told["estimable"] and best is not None:
             thresholds[head.name] = best

@@ -1,8 +1,9 @@
 """A model moved to other patients without letting go of what it knew: maximum likelihood with a ridge centred at the old coefficients.
 
-Logistic regression: argmax over beta of sum_i log p(y_i | x_i; beta) - ridge / 2 * sum over slopes (beta_j - beta0_j)^2, intercepts free
-(a ridge of 1e-6): updating with shrinkage towards the old model (Steyerberg et al. 2004, Stat Med 23:2567). Recalibration of any log-odds
-z_k against class 0 to a_k + b z_k (Platt; Cox 1958): ridge 1 on b - 1, so that there is a maximum where the classes separate.
+Logistic regression: argmax over beta of sum_i log p(y_i | x_i; beta) - ridge / 2 * sum over slopes (beta_j - beta0_j)^2, and a ridge of
+0.1 on how far intercepts move: updating with shrinkage towards the old model (Steyerberg et al. 2004, Stat Med 23:2567). Recalibration
+of any log-odds z_k against class 0 to a_k + b z_k (Platt; Cox 1958): a ridge of 1 on b - 1, so that there is a maximum where the classes
+separate, and 0.1 on a. A class that none of the patients has stays possible: the ridge on intercepts weighs about half a patient.
 Both by damped Newton on a concave function: exact.
 """
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from common.schema import Floats
 
-FREE = 1e-6
+INTERCEPT = 0.1
 
 
 class Point(NamedTuple):
@@ -61,5 +62,5 @@ def recalibrated(logits: Floats, labels: NDArray[np.int64], ridge: float = 1.0) 
         hessian = np.einsum("nkp,nkl,nlq->pq", by, weight, by, optimize=True)
         return Point(float((truth * log_mu).sum()), np.einsum("nk,nkp->p", truth[:, 1:] - mu, by), hessian)
 
-    found = climb(at, np.array([0.0] * others + [1.0]), np.array([FREE] * others + [ridge]))
+    found = climb(at, np.array([0.0] * others + [1.0]), np.array([INTERCEPT] * others + [ridge]))
     return found[:-1], float(found[-1])

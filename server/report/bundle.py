@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common import networks
+import common
 from common.learners.image import NETWORKS
 from common.schema import Schema
 from common.study import Study
@@ -37,7 +37,7 @@ def files(study: Study, task: str, state: State, network: programs.Network, prog
         "models/model.pt": _parameters(network),
         "models/model.pt2": programs.pt2(program),
         "scripts/__init__.py": SCRIPTS.encode(),
-        "scripts/networks.py": Path(networks.__file__).read_bytes(),
+        "scripts/networks.py": Path(common.__file__).with_name("networks.py").read_bytes(),
         "scripts/score.py": Path(__file__).with_name("scoring.py").read_bytes(),
         "docs/README.md": _readme(study, task, network, report).encode(),
         "LICENSE": f"{NO_LICENCE}\n".encode(),

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from common import networks
 from common.averaging import bare
 from common.learners.image import NETWORKS
 from common.learners.segmentation import SOFT_TISSUE
@@ -111,6 +110,8 @@ def scaling(imaging: Imaging) -> str:
 def _image(schema: Schema, imaging: Imaging, arrays: Arrays) -> Network:
     import torch
 
+    from common import networks
+
     channels, classes = len(imaging.channels), len(schema.label.classes)
     module = networks.Scores(NETWORKS[int(arrays["network"])], channels, classes)
     load(module.network, bare(arrays))
@@ -131,6 +132,8 @@ def _image(schema: Schema, imaging: Imaging, arrays: Arrays) -> Network:
 
 
 def _autoencoder(schema: Schema, imaging: Imaging, arrays: Arrays) -> Network:
+    from common import networks
+
     channels, grid = len(imaging.channels), tuple(int(g) for g in arrays["grid"])
     module = networks.AutoEncoder(channels, len(arrays["w/code.bias"]), (grid[0], grid[1], grid[2]))
     load(module, bare(arrays))
@@ -145,6 +148,8 @@ def _autoencoder(schema: Schema, imaging: Imaging, arrays: Arrays) -> Network:
 
 
 def _segmentation(schema: Schema, imaging: Imaging, arrays: Arrays) -> Network:
+    from common import networks
+
     views = 1 if imaging.window is None else 2
     channels, grid = views * len(imaging.channels), tuple(int(g) for g in arrays["grid"])
     module = networks.unet(channels, len(imaging.regions), tuple(int(w) for w in arrays["widths"]))

@@ -72,7 +72,7 @@ def test_logistic_is_the_ridge_at_the_federations_coefficients(federation: tuple
         b = beta.reshape(old.shape)
         eta = np.concatenate([np.zeros((len(x), 1)), x @ b.T], axis=1)
         likelihood = eta[np.arange(len(x)), y] - np.log(np.exp(eta).sum(axis=1))
-        penalty = 10 * ((b - old)[:, 1:] ** 2).sum() + 1e-6 * ((b - old)[:, 0] ** 2).sum()
+        penalty = 10 * ((b - old)[:, 1:] ** 2).sum() + 0.1 * ((b - old)[:, 0] ** 2).sum()
         return float(penalty / 2 - likelihood.sum())
 
     found = minimize(loss, old.ravel(), tol=1e-14, options={"gtol": 1e-8}).x.reshape(old.shape)
@@ -232,3 +232,39 @@ def test_an_interruption_leaves_no_model(federation: tuple[Cohort, State], tmp_p
     with pytest.raises(KeyboardInterrupt):
         finetune.finetune(model_of(mine, TABLE, state, tmp_path), mine, tmp_path / "own", HOW, stop)
     assert not (tmp_path / "own").exists()
+
+
+def test_a_class_that_nobody_at_the_site_has_stays_possible() -> None:
+    whole = synthetic.cohort(300, classes=3, missing=0.0)
+    state = trained([whole], TABLE[:2])
+    two = whole.where(whole.labels < 2)
+    new = adapted(TABLE[:2], state, two, Fold(), 0, 5, HOW)
+    for head in TABLE[:2]:
+        rare = head.predict(new, two)[:, 2].mean()
+        assert 1e-4 < rare < head.predict(state, two)[:, 2].mean()
+
+
+def test_a_head_for_which_patients_are_too_few_stays_and_says_so(tmp_path: Path) -> None:
+    mine, other = pictures.sites(80, 2)
+    image = Image(grid=(8, 12, 12), rounds=1, epochs=1, segmentation=False)
+    state = trained([other], (Logistic(), image))
+    few = dataclasses.replace(mine, site="mine", pictures=(*mine.pictures[:4], *[None] * (len(mine) - 4)))
+    assert adapted((image,), state, few, Fold(), 0, 5, HOW)["image"] is state["image"]
+    told = finetune.finetune(model_of(few, (Logistic(), image), state, tmp_path), few, tmp_path / "own", HOW, silent, local=False)
+    said = {r["head"]: (r["fine_tuning"], r["estimable"]) for r in told["heads"]}
+    assert said["image"] == ("as it was: too few labelled patients", False)
+    assert said["logistic"][1]
+
+
+def test_a_study_of_ones_own_is_found_as_the_site_names_it(federation: tuple[Cohort, State], tmp_path: Path) -> None:
+    from client.site import Site
+
+    mine, state = federation
+    model = model_of(mine, TABLE[:1], state, tmp_path, study="Kidneys")
+    (tmp_path / "own.py").write_text(
+        "from common.study import Study, Task\nfrom tests import synthetic\n"
+        "STUDY = Study('Kidneys', '?', synthetic.schema(), {'now': Task('now')})\n"
+    )
+    path = str(tmp_path / "own.py")
+    assert finetune.named(model, Site("a", tmp_path, ("liver_recurrence", path))) == path
+    assert finetune.named(model, Site("a", tmp_path, ("liver_recurrence",))) == "Kidneys"

@@ -19,7 +19,7 @@ def test_recalibration_is_the_maximum(others: int) -> None:
     def loss(theta: np.ndarray) -> float:  # type: ignore[type-arg]
         full = np.concatenate([np.zeros((200, 1)), theta[:-1] + theta[-1] * z], axis=1)
         likelihood = full[np.arange(200), y] - np.log(np.exp(full).sum(axis=1))
-        return float(0.5 * (theta[-1] - 1) ** 2 - likelihood.sum())
+        return float(0.5 * (theta[-1] - 1) ** 2 + 0.05 * (theta[:-1] ** 2).sum() - likelihood.sum())
 
     a, b = recalibrated(z, y)
     found = minimize(loss, [0.0] * others + [1.0], tol=1e-12).x

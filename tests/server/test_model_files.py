@@ -264,7 +264,7 @@ def test_the_page_s_examples_run(left: Left, tmp_path: Path) -> None:
     (tmp_path / "model").symlink_to(left.folder)
     np.save(tmp_path / "crops.npy", crops_of(left, 1))
     told = outside("".join(f"exec({b!r}, {{}})\n" for b in mine), cwd=tmp_path)
-    odds = [float(x) for x in re.findall(r"log-odds: \D*(-?[\d.]+(?:e-?\d+)?)", told)]
+    odds = [float(x) for x in re.findall(r"log-odds: [^\d-]*(-?[\d.]+(?:e-?\d+)?)", told)]
     expected = IMAGE.logits(left.state, left.cohort.where(left.cohort.imaged))[1, 0]
     assert odds == pytest.approx([expected] * 2, abs=1e-4)
     for name in (p.name for p in left.folder.iterdir()):
