@@ -108,7 +108,9 @@ def _regions(model: Model, cohort: Cohort) -> list[str]:
 def _of(model: Model) -> list[str]:
     """Which model it was."""
     told = model.told
+    own = [f"this is a model that the site '{told['site']}' made for itself, and is not to be sent"] if told.get("site_local") else []
     return [
+        *own,
         f"model: study {told['study']}, task {told['task']}, parameters {model.sha256}, fedmets {told['fedmets']}",
         "research use only: not a medical device, not for decisions about patients",
     ]

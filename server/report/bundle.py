@@ -119,12 +119,13 @@ def _metadata(study: Study, task: str, schema: Schema, network: programs.Network
             "outputs": {
                 "pred": {
                     "type": "probabilities",
-                    "format": "logits",
+                    "format": "classes",
                     "num_channels": len(schema.label.classes),
                     "spatial_shape": [],
                     "dtype": "float32",
                     "value_range": [],
-                    "is_patch_data": False,
+                    "is_patch_data": True,
+                    "scale": "logits, one crop's; a patient's are their mean",
                     "channel_def": {str(i): c for i, c in enumerate(schema.label.classes)},
                 }
             },

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ def card(study: Study, task: str, schema: Schema, heads: Sequence[Federated], re
         _limits(report),
         _upkeep(report),
     ]
-    return "\n".join(parts)
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(parts))
 
 
 def totals(report: Report) -> tuple[int, int]:

@@ -182,6 +182,7 @@ def test_a_site_fine_tunes_the_model_for_itself(whole: tuple[Path, dict[str, Any
     words = ["predict", "--model", str(tmp_path / "own"), "--data", str(folder / "data"), "--out", str(tmp_path / "out")]
     done = subprocess.run([sys.executable, "-m", "client", *words], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+    assert f"a model that the site '{largest}' made for itself" in (tmp_path / "out" / "notes.txt").read_text()
 
 
 def test_a_model_for_another_schema_and_an_altered_one_are_refused(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
