@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from client.station import cohort_of, open_site
 from common.cohort import UNKNOWN, Fold
@@ -223,6 +224,23 @@ def test_the_model_is_a_native_booster(whole: tuple[Path, dict[str, Any]]) -> No
     booster.load_model(folder / "model" / "boosting.json")
     assert booster.num_boosted_rounds() == 6
     assert set(booster.feature_names or ()) >= {"age", "cea"}
+
+
+def test_the_model_is_whole_and_its_card_tells_the_reports_figures(whole: tuple[Path, dict[str, Any]]) -> None:
+    folder, report = whole
+    done = subprocess.run(["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=folder / "model", capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = yaml.safe_load((folder / "model" / "README.md").read_text().split("---\n")[1])
+    index = {(r["task"]["name"].partition(":")[0], r["dataset"]["split"]): r["metrics"] for r in told["model-index"][0]["results"]}
+    for (model, evaluation), metrics in index.items():
+        auc = next(m for m in metrics if m["type"] == "roc_auc")
+        row = next(
+            r
+            for r in report["results"]
+            if (r["model"], r["arm"], r["evaluation"], r["site"], r["metric"]) == (model, "federated", evaluation, "all", "auc")
+        )
+        assert (auc["value"], auc["args"]["low"], auc["args"]["high"]) == (row["value"], row["low"], row["high"])
+    assert {m for m, _ in index} == {"logistic", "boosting"}
 
 
 @pytest.mark.slow
