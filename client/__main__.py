@@ -16,6 +16,7 @@ examples:
   python -m client explain --site site.toml --study liver_recurrence --model runs/<run>/model --out pictures.html
   python -m client explain --site site.toml --study liver_recurrence --model runs/<run>/model --report report.html --out mine.html
   python -m client predict --model runs/<run>/model --data new_patients --out predictions
+  python -m client finetune --site site.toml --model runs/<run>/model --out own_model
   python -m client budget --site site.toml
   python -m client audit --site site.toml --last 50
   python -m client cache --site site.toml --unused 90 --remove"""
@@ -54,6 +55,17 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--study", default="", metavar="NAME|FILE", help="the study, where the model does not bring it (a Python file)")
     c.add_argument("--out", required=True, metavar="DIR", help="folder for predictions.csv, left_out.csv and notes.txt")
     c.add_argument("--cache", metavar="DIR", help="where prepared images are kept (default: cache/ in --out)")
+    c.add_argument("--json", action="store_true", help="print one JSON object at the end; progress goes to stderr")
+    told = "adapt a run's final model to the site's own patients, and say what that is worth; offline, nothing is sent"
+    c = commands.add_parser("finetune", help=told, description=told)
+    c.add_argument("--site", required=True, metavar="FILE", help="the site's site.toml")
+    c.add_argument("--model", required=True, metavar="DIR", help="the folder model/ of a run")
+    c.add_argument("--study", default="", metavar="NAME|FILE", help="the study as site.toml names it, where the model does not bring it")
+    c.add_argument("--out", required=True, metavar="DIR", help="folder for the site's own model and comparison.json")
+    c.add_argument("--epochs", type=int, metavar="N", help="of each network (default 3)")
+    c.add_argument("--learning-rate", type=float, metavar="X", help="of each network (default: a tenth of the learner's own)")
+    c.add_argument("--ridge", type=float, metavar="X", help="how firmly a logistic regression is held by the federation's (default 10)")
+    c.add_argument("--no-local", action="store_true", help="leave out what the site trains alone")
     c.add_argument("--json", action="store_true", help="print one JSON object at the end; progress goes to stderr")
     told = "answer the coordinator's plans on the site's data, until it is stopped"
     c = commands.add_parser("serve", help=told, description=told)
@@ -98,6 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command in ("budget", "audit"):
             print({"budget": _budget, "audit": _audit}[args.command](args))
             return 0
+        if args.command == "finetune":
+            return _finetune(args)
         done = {"serve": _serve, "cache": _cache, "predict": _predict}.get(args.command, _run)(args)
     except FedmetsError as error:
         print(f"error {error}", file=sys.stderr)
@@ -174,6 +188,41 @@ def _predict(args: argparse.Namespace) -> dict[str, object]:
         bar.update(line, description="predicting", completed=0, total=None)
         done = predict.write(model, reading, out)
     return {**done, "out": args.out}
+
+
+def _finetune(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from client import finetune
+    from client.adapting import How
+    from client.model import open_model
+    from client.station import cohort_of, open_site
+
+    given = {"epochs": args.epochs, "learning_rate": args.learning_rate, "ridge": args.ridge}
+    how = How(**{k: v for k, v in given.items() if v is not None})
+    model = open_model(Path(args.model), args.study)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        line = bar.add_task("reading the site's patients", total=None)
+
+        def tell(what: str, at: int, of: int) -> None:
+            bar.update(line, description=what, completed=at, total=of)
+
+        site = open_site(Path(args.site))
+        cohort = cohort_of(site, args.study or finetune.named(model, site), model.task)
+        told = finetune.finetune(model, cohort, Path(args.out), how, tell, local=not args.no_local)
+    if args.json:
+        print(json.dumps({**told, "out": args.out}))
+        return 0
+    console = Console()
+    console.print(finetune.table(told))
+    for note in finetune.notes(told):
+        console.print(note, highlight=False)
+    console.print(f"{args.out}: for this site alone", highlight=False)
+    return 0
 
 
 def _serve(args: argparse.Namespace) -> dict[str, object]:

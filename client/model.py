@@ -35,6 +35,7 @@ class Model:
     told: Mapping[str, Any]
     """All of model.json."""
     sha256: str
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def open_model(folder: Path, study: str = "") -> Model:
         heads = tuple(cast(Head, load(n, told["learners"][n])) for n in told["heads"])
     except (UsageError, KeyError) as error:
         raise _foreign(folder, told, error) from error
-    return Model(found, told["task"], state, heads, told["clinical"], told["thresholds"], told, sha256)
+    return Model(found, told["task"], state, heads, told["clinical"], told["thresholds"], told, sha256, folder)
 
 
 def open_networks(folder: Path) -> Networks:

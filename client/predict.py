@@ -59,9 +59,10 @@ def write(model: Model, reading: Reading, folder: Path) -> dict[str, int]:
     if not any(s.seen.any() for s in scored):
         held = ", ".join(sorted(cohort.modalities)) or "nothing"
         raise DataError("D06", f"D06 none of the model's heads can score these {len(cohort)} patients: the folder holds {held}")
-    _put(folder / "predictions.csv", _table(_header(model), _rows(model, cohort, scored)))
     _put(folder / "left_out.csv", _table(["patient", "why"], sorted(reading.left_out.items())))
     _put(folder / "notes.txt", "".join(f"{line}\n" for line in (*cohort.flow.notes, *reading.told(cohort.ids), *_of(model))))
+    # last, so that where there are predictions there is what must be read with them
+    _put(folder / "predictions.csv", _table(_header(model), _rows(model, cohort, scored)))
     return {"patients": len(cohort), **{s.head.name: int(s.seen.sum()) for s in scored}, "left out": len(reading.left_out)}
 
 
@@ -107,7 +108,9 @@ def _regions(model: Model, cohort: Cohort) -> list[str]:
 def _of(model: Model) -> list[str]:
     """Which model it was."""
     told = model.told
+    own = [f"this is a model that the site '{told['site']}' made for itself, and is not to be sent"] if told.get("site_local") else []
     return [
+        *own,
         f"model: study {told['study']}, task {told['task']}, parameters {model.sha256}, fedmets {told['fedmets']}",
         "research use only: not a medical device, not for decisions about patients",
     ]

@@ -107,14 +107,17 @@ class EfficientNet25D(nn.Module):  # type: ignore[misc]
         return net._swish(net._bn1(net._conv_head(net._conv_head_padding(net._blocks(y)))))
 
     def classify(self, features: Tensor, present: Tensor) -> Tensor:
-        pooled = features.mean((2, 3))
-        per = len(pooled) // max(len(present), 1)
-        logits = self.head(torch.cat([pooled, present.repeat_interleave(per, dim=0)], dim=1))
-        return logits.unflatten(0, (len(present), per)).mean(dim=1)
+        return self._classify(features, present, len(features) // max(len(present), 1))
 
     def forward(self, x: Tensor, present: Tensor) -> Tensor:
         """(n, classes) logits."""
-        return self.classify(self.features(x), present)
+        return self._classify(self.features(x), present, len(slabs(x.shape[2])))
+
+    def _classify(self, features: Tensor, present: Tensor, per: int) -> Tensor:
+        """`per`: slabs a crop."""
+        pooled = features.mean((2, 3))
+        logits = self.head(torch.cat([pooled, present.repeat_interleave(per, dim=0)], dim=1))
+        return logits.unflatten(0, (present.shape[0], per)).mean(dim=1)
 
 
 class AutoEncoder(nn.Module):  # type: ignore[misc]
@@ -156,6 +159,32 @@ def unet(channels: int, regions: int, widths: tuple[int, ...]) -> nn.Module:
 def classifier(name: str, channels: int, classes: int) -> nn.Module:
     """`compact3d` or `efficientnet_b3`."""
     return {"compact3d": Compact3D, "efficientnet_b3": EfficientNet25D}[name](channels, classes)
+
+
+class Scores(nn.Module):  # type: ignore[misc]
+    """A trained classifier as it leaves a federation, in one piece: `correction` (classes,) takes off what the class weights of training
+    added (Elkan 2001). A patient's scores are the means over the patient's crops."""
+
+    def __init__(self, name: str, channels: int, classes: int) -> None:
+        super().__init__()
+        self.network = classifier(name, channels, classes)
+        self.register_buffer("correction", torch.zeros(classes))
+
+    def forward(self, crops: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, classes) log-probabilities up to a number, and (n, classes - 1) log-odds against the first class."""
+        logits = self.network(crops, present) - self.correction
+        return logits, logits[:, 1:] - logits[:, :1]
+
+
+class Coded(nn.Module):  # type: ignore[misc]
+    """An autoencoder that gives both its code and what it remembers of the crop."""
+
+    def __init__(self, network: AutoEncoder) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.encode(crops), self.network(crops)
 
 
 def slabs(depth: int) -> range:

@@ -48,7 +48,9 @@ def test_the_server_never_names_a_cohort() -> None:
         assert "Cohort" not in named, path
 
 
-@pytest.mark.parametrize("module", ["simulation.__main__", "server.app", "client.app", "simulation.run"])
+@pytest.mark.parametrize(
+    "module", ["simulation.__main__", "server.app", "client.app", "simulation.run", "server.report.model", "client.finetune"]
+)
 def test_no_heavy_import(module: str) -> None:
     code = f"import sys, {module}; print(','.join(m for m in {HEAVY!r} if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

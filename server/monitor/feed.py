@@ -114,6 +114,12 @@ class Feeds:
         """The newest first."""
         return [p.name for p in runs.found(self.folder)]
 
+    async def read(self, most: int) -> None:
+        """The newest runs, one after the other."""
+        for name in self.names()[:most]:
+            if feed := self.get(name):
+                await feed.look()
+
     def get(self, name: str) -> Feed | None:
         """None for a name that is no run's."""
         if name not in self.names():

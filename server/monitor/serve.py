@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket as sockets
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -50,7 +51,7 @@ def run(folder: Path, access: Access, host: str, port: int, socket: str, log: Lo
     at = f"unix:{socket}" if socket else f"http://{f'[{host}]' if ':' in host else host}:{port}"
     config = uvicorn.Config(
         app(folder, access, log), host=host, port=port, log_config=None, access_log=False, proxy_headers=False,
-        server_header=False, timeout_graceful_shutdown=2, lifespan="off",
+        server_header=False, timeout_graceful_shutdown=2, lifespan="on",
     )  # fmt: skip
     server = uvicorn.Server(config)
     held = [_socket(socket, group=bool(access.header))] if socket else None
@@ -89,7 +90,15 @@ def _socket(path: str, group: bool) -> sockets.socket:
 
 def app(folder: Path, access: Access, log: Log | None = None) -> ASGIApp:
     feeds = Feeds(folder)
-    return Guarded(Starlette(routes=_routes(feeds, access)), access, log or Log())
+
+    @asynccontextmanager
+    async def begun(_: Starlette) -> AsyncIterator[None]:
+        # long ledgers are read before anybody asks for them
+        reading = asyncio.create_task(feeds.read(NEWEST))
+        yield
+        reading.cancel()
+
+    return Guarded(Starlette(routes=_routes(feeds, access), lifespan=begun), access, log or Log())
 
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -179,6 +188,8 @@ class Guarded:
         self._inner, self._access, self._log = inner, access, log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._inner(scope, receive, send)
         if scope["type"] != "http":
             return
         request = Request(scope, receive)

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from common.tally import youden
 from common.types import State, flatten, pack
 from server import store
 from server.jobs import clinical_head
-from server.report import words
-from server.report.totals import totals
+from server.report import bundle, fusion_file, programs
+from server.report.card import card
 from server.run import Run
 
 FORMAT = 1
@@ -31,7 +32,8 @@ def write(
     folder: Path, run: Run, study: Study, task: str, state: State, heads: Sequence[Federated], report: Mapping[str, Any]
 ) -> dict[str, str]:
     """`model/`: what a site predicts with (model.json, model.state: `client.model` opens them), and for other programs preprocessing.json,
-    schema.json, coefficients.csv, boosting.json (a native Booster), other heads' arrays; README.md, SHA256SUMS.
+    schema.json, coefficients.csv, boosting.json (a native Booster), fusion.json, other heads' arrays, the networks as ONNX files, a MONAI
+    bundle; README.md, SHA256SUMS.
 
     `state`: that of the final models. A study of one's own lies beside it, where it is a TOML file.
     Returns the SHA-256 of each file but the card.
@@ -54,12 +56,59 @@ def write(
         elif "image" not in head.modality:
             arrays = {k: {"dtype": str(v.dtype), "shape": list(v.shape), "values": v.ravel().tolist()} for k, v in state[head.name].items()}
             files[f"{head.name}.json"] = _json(arrays)
+    if any(h.name == "fusion" for h in fitted):
+        fusion = next(h for h in fitted if h.name == "fusion")
+        files["fusion.json"] = _json(fusion_file.figures(schema, state, str(hyper_of(fusion)["clinical"])))
+    exported, lost = _networks(study, task, schema, {n: a for n, a in state.items() if _learnt(n, fitted)}, report)
+    files |= exported
     learnt = {name: hashlib.sha256(blob).hexdigest() for name, blob in sorted(files.items())}
-    files["README.md"] = card(study, task, schema, heads, report).encode()
+    files["README.md"] = card(study, task, schema, heads, report, lost).encode()
     sums = "".join(f"{hashlib.sha256(blob).hexdigest()}  {name}\n" for name, blob in sorted(files.items()))
     for name, blob in {**files, "SHA256SUMS": sums.encode()}.items():
         store.write(folder / name, blob)
     return learnt
+
+
+def _learnt(name: str, fitted: Sequence[Federated]) -> bool:
+    return any(name in (h.name, *h.needs) for h in fitted)
+
+
+def _networks(study: Study, task: str, schema: Schema, state: State, report: Mapping[str, Any]) -> tuple[dict[str, bytes], list[str]]:
+    """ONNX files, and the bundle; nothing where no network on images was trained. And what could not be exported, with the reason.
+
+    A run that took days must not be lost to an exporter: what fedmets itself predicts with is written whatever becomes of these.
+    """
+    files: dict[str, bytes] = {}
+    lost = []
+    for network in programs.leaving(schema, state):
+        try:
+            program = programs.traced(network)
+            made = {f"{network.name}.onnx": programs.onnx(network, program, _told(study, task, schema, report))}
+            if network.name == "image":
+                inside = bundle.files(study, task, state, network, program, report)
+                made |= {f"bundle/{name}": blob for name, blob in inside.items()}
+            files |= made
+        except Exception as error:
+            lost.append(f"{network.name}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+            logging.getLogger("fedmets").warning("not exported for other programs: %s; model.state has it", lost[-1])
+    return files, lost
+
+
+def _told(study: Study, task: str, schema: Schema, report: Mapping[str, Any]) -> dict[str, str]:
+    """What an ONNX file says of itself."""
+    imaging = schema.imaging
+    assert imaging is not None
+    told = {
+        "study": study.name,
+        "task": task,
+        "classes": json.dumps(schema.label.classes),
+        "channels": json.dumps([c.name for c in imaging.channels]),
+        "spacing_mm": json.dumps(imaging.spacing_mm),
+        "crop_mm": json.dumps(imaging.crop_mm),
+        "intensity": programs.scaling(imaging),
+        "use": report["research_use_only"],
+    }
+    return {**told, "schema": schema.hash, "state_hash": report["state_hash"], "version": str(report["fedmets"])}
 
 
 def _predicting(run: Run, study: Study, task: str, state: State, heads: Sequence[Federated], report: Mapping[str, Any]) -> dict[str, bytes]:
@@ -77,6 +126,9 @@ def _predicting(run: Run, study: Study, task: str, state: State, heads: Sequence
         "clinical": clinical_head(study, heads) or "",
         "thresholds": _thresholds(state, heads),
         "state_hash": report["state_hash"],
+        "seed": run.seed,
+        "parts": run.parts,
+        "sites": [s["name"] for s in report["sites"]],
     }
     mine = {n: {k: v for k, v in state[n].items() if not k.startswith(MEMORY)} for n in names}
     study_file = {"study.toml": own.read_bytes()} if told["study_file"] else {}
@@ -150,52 +202,6 @@ def coefficients(schema: Schema, state: State) -> str:
                 ]
             )
     return text.getvalue()
-
-
-def card(study: Study, task: str, schema: Schema, heads: Sequence[Federated], report: Mapping[str, Any]) -> str:
-    """A model card (Mitchell et al. 2019, arXiv 1810.03993): use, data, figures with their intervals, limits."""
-    caution = study.tasks[task].caution
-    whole = totals(report)
-    lines = [
-        f"# {study.name}, {task}",
-        "",
-        study.question,
-        "",
-        f"**{report['research_use_only']}**",
-        "",
-        *([f"**{caution}**", ""] if caution else []),
-        *(["**Trained on a synthetic cohort: of no clinical meaning.**", ""] if report["synthetic"] else []),
-        *([f"**{study.virtual}**", ""] if study.virtual else []),
-        "## Trained on",
-        "",
-        f"{words.whole(whole.labelled)} labelled cases ({words.whole(whole.events)} events) "
-        f"of {len(report['sites'])} sites; "
-        f"label: {schema.label.title or schema.label.name} ({', '.join(schema.label.classes)}), from {report['label']['source']}.",
-        "",
-        "## Inputs",
-        "",
-        *(f"- {f['title'] or f['name']} (`{f['name']}`, {f['unit']}), available {f['available_at']}" for f in report["features"]),
-        "",
-        "## Models",
-        "",
-        *(f"- `{h.name}`: {json.dumps(hyper_of(h), sort_keys=True)}" for h in heads),
-        "",
-        "## How well it does",
-        "",
-        f"AUC of patient pairs within sites ({report['interval']}; federated models):",
-        "",
-    ]
-    for r in report["results"]:
-        if r["metric"] == "auc" and r["arm"] == "federated" and r["site"] == "all":
-            shown = f"{r['value']:.3f} ({r['low']:.3f} to {r['high']:.3f})" if r["estimable"] else "not estimable"
-            lines.append(f"- {r['model']}, {r['evaluation']}: {shown}, n = {r['n']}, events = {r['events']}")
-    lines += ["", "## Said beside it", "", *(f"- {a}" for a in report["alarms"] or ["no alarm"]), *(f"- {n}" for n in report["not_run"])]
-    lines += [
-        "",
-        f"State hash `{report['state_hash']}`, ledger head `{report['ledger_head']}`, seed {report['seed']}, fedmets {report['fedmets']}.",
-        "",
-    ]
-    return "\n".join(lines)
 
 
 def _schema(study: Study, task: str, schema: Schema) -> dict[str, Any]:

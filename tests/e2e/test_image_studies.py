@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
+import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -11,7 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
+import openpyxl
 import pytest
+
+from client.model import open_networks
+from client.station import cohort_of, open_site
+from common.cohort import Fold
+from common.learner import Head
+from server import ledger
+from server.app import restore
+from server.run import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = (
@@ -111,6 +125,161 @@ print("OPENED", len(opened))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert "OPENED 0" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def unlabelled(liver: tuple[dict[str, Any], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run's data as a later patient's is: nothing is known of what came after the operation."""
+    data = tmp_path_factory.mktemp("new") / "data"
+    shutil.copytree(liver[1] / "data", data)
+    for path in data.rglob("*.xlsx"):
+        book = openpyxl.load_workbook(path)
+        sheet = book.worksheets[0]
+        for i in reversed(range(1, sheet.max_column + 1)):
+            if re.search(r"vital|DFS|progression|survival", str(sheet.cell(1, i).value)):
+                sheet.delete_cols(i)
+        book.save(path)
+    return data
+
+
+def predict(model: Path, data: Path, out: Path, cache: Path) -> dict[str, dict[str, str]]:
+    done = launch("client", "predict", "--model", str(model), "--data", str(data), "--out", str(out), "--cache", str(cache), "--json")
+    assert done.returncode == 0, done.stderr
+    return {row["patient"]: row for row in csv.DictReader((out / "predictions.csv").read_text().splitlines())}
+
+
+def test_new_patients_are_scored_as_at_the_stations(liver: tuple[dict[str, Any], Path], unlabelled: Path, tmp_path: Path) -> None:
+    report, folder = liver
+    told = predict(folder / "model", unlabelled, tmp_path / "out", tmp_path / "cache")
+    assert len(told) == report["flow"]["kept"]
+    lines = ledger.read(folder / ledger.NAME)
+    state, run = restore(lines, folder).states[Fold().key], Run.parse(lines[0]["config"])
+    heads = run.heads(run.load_study())
+    assert {h.name for h in heads} == {"logistic", "image", "fusion"}
+    for home in sorted((folder / "sites").iterdir()):
+        cohort = cohort_of(open_site(home / "site.toml"), run.study, run.task_of(run.load_study()))
+        for head in heads:
+            assert isinstance(head, Head)
+            rows = cohort.where(cohort.imaged) if head.name == "image" else cohort
+            mine = [float(told[i][f"{head.name}: recurred"]) for i in rows.ids]
+            assert mine == pytest.approx(head.predict(state, rows)[:, 1], abs=1e-5)
+        for i in np.array(cohort.ids)[~cohort.imaged]:
+            assert told[i]["image: recurred"] == "" == told[i]["region"]
+            assert told[i]["fusion: recurred"] == told[i]["logistic: recurred"]
+
+
+def test_who_has_an_unusable_image_is_predicted_by_the_table_and_told_why(
+    liver: tuple[dict[str, Any], Path], unlabelled: Path, tmp_path: Path
+) -> None:
+    _, folder = liver
+    whole = predict(folder / "model", unlabelled, tmp_path / "whole", tmp_path / "cache")
+    harmed = [i for i, row in whole.items() if row["region"] == "expert"][:3]
+    data = tmp_path / "data"
+    shutil.copytree(unlabelled, data)
+    for how, patient in zip(("a slice", "a header", "pixels"), harmed, strict=True):
+        series: dict[Path, list[Path]] = {}
+        for file in sorted(data.rglob("*.dcm")):
+            if patient in str(file):
+                series.setdefault(file.parent, []).append(file)
+        slices = max(series.values(), key=len)
+        file = slices[len(slices) // 2]
+        if how == "a slice":
+            file.unlink()
+        else:
+            file.write_bytes(file.read_bytes()[: 1000 if how == "a header" else file.stat().st_size * 2 // 3])
+    told = predict(folder / "model", data, tmp_path / "out", tmp_path / "cache")
+    notes = (tmp_path / "out" / "notes.txt").read_text().splitlines()
+    for patient in harmed:
+        assert told[patient]["image: recurred"] == "" == told[patient]["region"]
+        assert told[patient]["fusion: recurred"] == told[patient]["logistic: recurred"] == whole[patient]["logistic: recurred"]
+        assert [n for n in notes if f"patient {patient} set aside: " in n]
+    assert {i: told[i] for i in told if i not in harmed} == {i: whole[i] for i in whole if i not in harmed}
+
+
+def test_a_site_fine_tunes_for_itself_and_predicts_with_what_it_made(
+    liver: tuple[dict[str, Any], Path], unlabelled: Path, tmp_path: Path
+) -> None:
+    _, folder = liver
+    site = next(p for p in sorted((folder / "sites").iterdir())) / "site.toml"
+    own = tmp_path / "own"
+    words = ["--site", str(site), "--model", str(folder / "model"), "--out", str(own)]
+    done = launch("client", "finetune", *words, "--no-local", "--epochs", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert {r["head"] for r in told["heads"]} == {"logistic", "image", "fusion"}
+    assert all(r["estimable"] and set(r["models"]) == {"federation", "fine-tuned"} for r in told["heads"])
+    assert "flattered" in told["seen"]
+    ours = predict(own, unlabelled, tmp_path / "out", tmp_path / "cache")
+    theirs = predict(folder / "model", unlabelled, tmp_path / "out2", tmp_path / "cache")
+    moved = [abs(float(ours[i]["fusion: recurred"]) - float(theirs[i]["fusion: recurred"])) for i in ours]
+    assert 0 < max(moved) < 0.5
+    shown = launch("client", "finetune", *words, "--no-local", "--epochs", "1")
+    assert shown.returncode == 0, shown.stderr
+    assert "AUC within the site" in re.sub(r"\s+", " ", shown.stdout) or "fine-tuned" in shown.stdout
+
+
+def test_a_site_writes_crops_and_the_bundle_scores_them_as_the_learner_does(liver: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    _, folder = liver
+    home = tmp_path / "site"
+    shutil.copytree(next(p for p in sorted((folder / "sites").iterdir())), home)
+    (home / "model").symlink_to(folder / "model")
+    code = next(b for b in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "model.md").read_text(), re.DOTALL) if "site.toml" in b)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=home, env=env, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    words = ["run", "--config_file", "configs/inference.json", "--meta_file", "configs/metadata.json"]
+    words += ["--dataset_dir", str(home / "crops"), "--output_dir", str(home / "scored")]
+    done = subprocess.run(
+        [sys.executable, "-m", "monai.bundle", *words], cwd=folder / "model" / "bundle", capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    told = {r["patient"]: float(r["recurred"]) for r in csv.DictReader((home / "scored" / "predictions.csv").read_text().splitlines())}
+    networks = open_networks(folder / "model")
+    cohort = cohort_of(open_site(home / "site.toml"), "liver_recurrence", "preop")
+    imaged = cohort.where(cohort.imaged)
+    assert [told[i] for i in imaged.ids] == pytest.approx(networks.image.predict(networks.state, imaged)[:, 1], abs=1e-5)
+    assert len(told) == len(imaged) > 50
+
+
+def test_what_cannot_be_predicted_leaves_nothing_half_written(liver: tuple[dict[str, Any], Path], unlabelled: Path, tmp_path: Path) -> None:
+    _, folder = liver
+    table = tmp_path / "table"
+    table.mkdir()
+    for file in unlabelled.glob("*.xlsx"):
+        shutil.copy(file, table)
+    images = tmp_path / "images"
+    (images / "some").mkdir(parents=True)
+    shutil.copy(next(unlabelled.rglob("*.dcm")), images / "some")
+    days = tmp_path / "days"
+    shutil.copytree(table, days)
+    for file in days.glob("*.xlsx"):
+        book = openpyxl.load_workbook(file)
+        book.worksheets[0].cell(2, 3).value = 20_000
+        book.save(file)
+    cut = tmp_path / "cut"
+    shutil.copytree(folder / "model", cut)
+    (cut / "model.state").write_bytes((cut / "model.state").read_bytes()[:100_000])
+    (tmp_path / "file").write_text("mine")
+
+    def refused(status: int, data: Path, out: Path, model: Path = folder / "model") -> str:
+        words = ["--model", str(model), "--data", str(data), "--out", str(out), "--cache", str(tmp_path / "cache")]
+        done = launch("client", "predict", *words)
+        assert done.returncode == status, done.stderr
+        assert "Traceback" not in done.stderr
+        assert not list(out.glob("*")) or not out.is_dir()
+        return re.sub(r"\s+", " ", done.stderr)
+
+    assert "none of the tables is there" in refused(3, images, tmp_path / "a")
+    assert "outside 0 to 120 years" in refused(3, days, tmp_path / "b")
+    assert "not the file that SHA256SUMS names" in refused(3, table, tmp_path / "c", cut)
+    assert "cannot be written" in refused(6, table, tmp_path / "file" / "out")
+    assert "cannot be written" in refused(6, table, tmp_path / "file")
+    # without images the table speaks, and what else lies in the folder stays
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    told = predict(folder / "model", table, tmp_path / "out", tmp_path / "cache")
+    assert {row["image: recurred"] for row in told.values()} == {""}
+    assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
 
 
 def test_sites_without_a_table_or_without_images_take_part_in_what_they_can(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from client.station import cohort_of, open_site
 from common.cohort import UNKNOWN, Fold
@@ -171,6 +172,29 @@ def test_new_patients_are_scored_as_the_federation_scored_them(whole: tuple[Path
         assert apart <= 0.02 * len(pairs)
 
 
+def test_a_site_fine_tunes_the_model_for_itself(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, report = whole
+    largest = max(report["sites"], key=lambda s: s["events"])["name"]
+    site = next(p for p in (folder / "sites").iterdir() if open_site(p / "site.toml").name == largest) / "site.toml"
+    words = ["--site", str(site), "--model", str(folder / "model"), "--out", str(tmp_path / "own"), "--json"]
+    done = subprocess.run([sys.executable, "-m", "client", "finetune", *words], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    within = {
+        (r["model"], r["arm"]): r for r in report["results"] if (r["evaluation"], r["site"], r["metric"]) == ("within_site", largest, "auc")
+    }
+    for row in told["heads"]:
+        # the run's own local models, on the same parts
+        assert row["n"] == within[row["head"], "local"]["n"]
+        assert row["models"]["local"]["auc"] == pytest.approx(within[row["head"], "local"]["value"], abs=1e-9)
+        # the federation's has seen them
+        assert row["models"]["federation"]["auc"] > within[row["head"], "federated"]["value"] - 0.02
+    words = ["predict", "--model", str(tmp_path / "own"), "--data", str(folder / "data"), "--out", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-m", "client", *words], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert f"a model that the site '{largest}' made for itself" in (tmp_path / "out" / "notes.txt").read_text()
+
+
 def test_a_model_for_another_schema_and_an_altered_one_are_refused(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, _ = whole
 
@@ -211,6 +235,23 @@ def test_the_model_is_a_native_booster(whole: tuple[Path, dict[str, Any]]) -> No
     booster.load_model(folder / "model" / "boosting.json")
     assert booster.num_boosted_rounds() == 6
     assert set(booster.feature_names or ()) >= {"age", "cea"}
+
+
+def test_the_model_is_whole_and_its_card_tells_the_reports_figures(whole: tuple[Path, dict[str, Any]]) -> None:
+    folder, report = whole
+    done = subprocess.run(["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=folder / "model", capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = yaml.safe_load((folder / "model" / "README.md").read_text().split("---\n")[1])
+    index = {(r["task"]["name"].partition(":")[0], r["dataset"]["split"]): r["metrics"] for r in told["model-index"][0]["results"]}
+    for (model, evaluation), metrics in index.items():
+        auc = next(m for m in metrics if m["type"] == "roc_auc")
+        row = next(
+            r
+            for r in report["results"]
+            if (r["model"], r["arm"], r["evaluation"], r["site"], r["metric"]) == (model, "federated", evaluation, "all", "auc")
+        )
+        assert (auc["value"], auc["args"]["low"], auc["args"]["high"]) == (row["value"], row["low"], row["high"])
+    assert {m for m, _ in index} == {"logistic", "boosting"}
 
 
 @pytest.mark.slow

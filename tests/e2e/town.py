@@ -208,7 +208,7 @@ class Town:
     def hash(self, folder: Path) -> str:
         """In the closing line of a run's ledger; '' before there is one."""
         lines = ledger.read(folder / ledger.NAME)
-        return str(lines[-1]["state_hash"]) if lines and lines[-1]["kind"] == "close" else ""
+        return next((str(line["state_hash"]) for line in lines if line["kind"] == "close"), "")
 
     def kill(self, *words: str) -> int:
         """kill -9 of every process of this town with all these words in its command line; how many."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 import socket
 import subprocess
 import sys
@@ -10,10 +10,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 ROOT = Path(__file__).parent.parent.parent
+Event = tuple[str, str, dict[str, Any]]
 
 
 def free_port() -> int:
@@ -31,7 +33,7 @@ def monitor(runs: Path, *words: str, host: str = "127.0.0.1") -> Iterator[tuple[
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         if "--socket" in words:
-            until(lambda: os.path.exists(words[words.index("--socket") + 1]))
+            until(lambda: listens(words[words.index("--socket") + 1]))
         else:
             until(lambda: answers(port))
         yield f"http://127.0.0.1:{port}", process
@@ -45,6 +47,11 @@ def answers(port: int) -> bool:
         return s.connect_ex(("127.0.0.1", port)) == 0
 
 
+def listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as s:
+        return s.connect_ex(path) == 0
+
+
 def until(what: object, seconds: float = 30) -> None:
     assert callable(what)
     end = time.monotonic() + seconds
@@ -55,3 +62,23 @@ def until(what: object, seconds: float = 30) -> None:
 
 def status(address: str, **more: object) -> int:
     return httpx.get(address, trust_env=False, **more).status_code  # type: ignore[arg-type]
+
+
+@contextmanager
+def events(at: str, run: str, last: str = "") -> Iterator[Iterator[Event]]:
+    """Id, kind and content of each."""
+    headers = {"Last-Event-ID": last} if last else {}
+    with httpx.stream("GET", f"{at}/api/runs/{run}/events", headers=headers, trust_env=False, timeout=30) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+
+        def told() -> Iterator[Event]:
+            row: dict[str, str] = {}
+            for line in answer.iter_lines():
+                if line.startswith(("id:", "event:", "data:")):
+                    key, _, value = line.partition(": ")
+                    row[key] = value
+                elif not line and row:
+                    yield row["id"], row["event"], json.loads(row["data"])
+                    row = {}
+
+        yield told()

@@ -244,7 +244,7 @@ def test_a_thinned_curve_keeps_its_ends_and_its_order(count: int, most: int) -> 
     assert len(xs) >= min(count, most // 2)
 
 
-def test_a_thousand_rounds_of_two_hundred_sites_are_seen_at_once_and_held_in_little_room(tmp_path: Path) -> None:
+def test_a_thousand_rounds_of_two_hundred_sites_are_held_in_little_room(tmp_path: Path) -> None:
     folder = ledgers.run(tmp_path / "r", 1000, 200, close=False)
     lines = (folder / ledger.NAME).read_bytes().splitlines(keepends=True)
     (folder / ledger.NAME).write_bytes(b"".join(lines[:901]))
@@ -253,7 +253,6 @@ def test_a_thousand_rounds_of_two_hundred_sites_are_seen_at_once_and_held_in_lit
     tracemalloc.start()
     watched.look()
     base = tracemalloc.get_traced_memory()[0]
-    slowest = 0.0
     with open(folder / ledger.NAME, "ab") as file:
         for line in lines[901:]:
             file.write(line)
@@ -262,11 +261,4 @@ def test_a_thousand_rounds_of_two_hundred_sites_are_seen_at_once_and_held_in_lit
     tracemalloc.stop()
     assert view.step == 1000
     assert grown < 1_000_000, "what is held does not grow with the rounds"
-    with open(folder / ledger.NAME, "ab", buffering=0) as file:
-        for k in range(3):
-            file.write(lines[-1][: 10 * k])  # not a line yet
-            began = time.perf_counter()
-            json.dumps(watched.look().json())
-            slowest = max(slowest, time.perf_counter() - began)
-    assert slowest < 1.0
     assert len(json.dumps(view.json())) < 1_000_000
