@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 RUNBOOK = "tests/containers/test_runbook.py::test_a_federation_is_set_up_run_and_renewed_by_the_runbook_alone"
 IMAGES = "tests/e2e/test_image_studies.py::"
+PREDICTED = IMAGES + "test_new_patients_are_scored_as_at_the_stations"
+TUNED = IMAGES + "test_a_site_fine_tunes_for_itself_and_predicts_with_what_it_made"
 SINK = "tests/room/test_sink.py::"
 TINY = "--prepare --phantom-patients 150"
 """Read and partition for real, and stop before training."""
@@ -90,6 +92,14 @@ HELD: dict[str, Here | There] = {
     "python -m client audit --site site.toml --last 50": There(
         "tests/client/test_site_records.py::test_the_record_has_every_message_and_the_budget_every_release"
     ),
+    # docs/model.md: `cd` is where the bundle's test runs it
+    "python -m client predict --model runs/<folder>/model --data new_patients --out predictions": There(PREDICTED),
+    "python -m client predict --model model --data new_patients --out predictions": There(PREDICTED),
+    "python -m client finetune --site site.toml --model runs/<folder>/model --out own_model": There(TUNED),
+    "python -m client finetune --site site.toml --model model --out own_model --epochs 3": There(TUNED),
+    "cd model/bundle": There(IMAGES + "test_a_site_writes_crops_and_the_bundle_scores_them_as_the_learner_does"),
+    "python -m monai.bundle run --config_file configs/inference.json --meta_file configs/metadata.json --dataset_dir ../../crops"
+    " --output_dir ../../scored": There(IMAGES + "test_a_site_writes_crops_and_the_bundle_scores_them_as_the_learner_does"),
     # a federation
     "python -m server noise --study colorectal_metastasis --learners private_logistic --epsilon 3": Here(),
     "python -m deploy provision federation.toml --out kits": Here("federation"),
@@ -115,3 +125,14 @@ HELD: dict[str, Here | There] = {
     "python -m server run --study colorectal_metastasis --expect 3 --mlflow http://127.0.0.1:5000": There(SINK),
     "python -m server mlflow RUN --uri file:/path/of/a/folder": There(SINK),
 }
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "docs/howto/learner.md": ("tests/docs/test_commands.py::test_the_learner_learns",),
+    "docs/howto/study-in-code.md": ("tests/docs/test_commands.py::test_the_study_in_code_is_one",),
+    "docs/howto/read-report.md": ("tests/docs/test_commands.py::test_the_report_is_read",),
+    "docs/model.md": (
+        "tests/server/test_model_files.py::test_the_page_s_examples_run",
+        IMAGES + "test_a_site_writes_crops_and_the_bundle_scores_them_as_the_learner_does",
+    ),
+}
+"""Page -> the tests that take its Python examples from it and run them."""

@@ -22,9 +22,9 @@ from client.policy import parse
 from common.cohort import Fold
 from common.learner import fit, local_plan
 from common.ownstudy import from_toml
-from common.study import load
+from common.study import load, names
 from tests import synthetic
-from tests.docs.covered import HELD, Here, There
+from tests.docs.covered import EXAMPLES, HELD, Here, There
 from tests.docs.pages import OTHER, ROOT, SHELL, Block, Command, commands, every_block
 from tests.docs.worlds import WORLDS, Fill, environment, run
 
@@ -152,7 +152,7 @@ def test_who_holds_it_elsewhere_does(command: Command) -> None:
         return
     texts = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
     spoken = {word for t in texts for word in t.split()}
-    words = [w for w in shlex.split(command.line) if re.fullmatch(r"--[a-z-]+|[a-z]+_[a-z]+|fedmets\[.*", w)]
+    words = [w for w in shlex.split(command.line) if w.startswith(("--", "fedmets[")) or w in names()]
     after = shlex.split(command.line)
     if "-m" in after:
         at = after.index("-m")
@@ -222,4 +222,11 @@ def test_the_report_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
 
 
 def test_every_python_example_is_executed() -> None:
-    assert len(examples("python")) == 3, "a new one needs a test above"
+    """By tests that take them from their page."""
+    assert {b.page for b in examples("python")} == EXAMPLES.keys(), "say in tests/docs/covered.py which test runs these"
+    for page, tests in EXAMPLES.items():
+        for test in tests:
+            name, _, function = test.partition("::")
+            text = (ROOT / name).read_text()
+            assert f"def {function}(" in text, test
+            assert 'examples("python")' in text or Path(page).name in text, f"{name} does not read {page}"
