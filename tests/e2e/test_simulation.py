@@ -340,6 +340,7 @@ def test_an_audit_needs_no_epsilon(tmp_path: Path) -> None:
     assert "What an attack finds" in (folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_what_privacy_costs_is_drawn_and_can_be_repeated(tmp_path: Path) -> None:
     import jsonschema
 
@@ -377,6 +378,7 @@ def test_what_privacy_costs_is_drawn_and_can_be_repeated(tmp_path: Path) -> None
     assert not any("not private" in a for a in free["alarms"])
 
 
+@pytest.mark.slow
 def test_masked_sums_give_the_same_model_and_the_same_bits_again(tmp_path: Path) -> None:
     small = ["--learners", "logistic", "--partition", "even", "--virtual-sites", "3", "--folds", "3", "--bootstraps", "100"]
     reports = []
