@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from common import tally
 from common.across import across_sites
 from common.cohort import UNKNOWN
+from server.report.judged import points, rounded
 from simulation.compare import ARMS, Comparison, Scores
 from simulation.statistics import (
     METRICS,
@@ -230,21 +231,14 @@ def curves(comparison: Comparison, models: Sequence[str]) -> list[Row]:
         row["confusion"] = np.bincount(p.labels * p.classes + called, minlength=p.classes**2).reshape(p.classes, p.classes).tolist()
         if p.classes == 2:
             histogram = tally.score_histogram(p.probs[:, 1], p.labels == 1)
-            row["roc"] = _points(tally.roc(histogram))
-            row["precision_recall"] = _points(tally.precision_recall(histogram))
+            row["roc"] = points(tally.roc(histogram))
+            row["precision_recall"] = points(tally.precision_recall(histogram))
             decision = decision_curve(p)
             if decision is not None:
-                row["decision"] = {k: _round(v) for k, v in decision._asdict().items()}
+                row["decision"] = {k: rounded(v) for k, v in decision._asdict().items()}
             row["calibration"] = _calibration(p)
         rows.append(row)
     return rows
-
-
-def _points(curve: tally.Curve | None) -> list[list[float]] | None:
-    if curve is None:
-        return None
-    corners = np.flatnonzero(np.r_[True, (np.diff(curve.x) != 0) | (np.diff(curve.y) != 0)])
-    return [_round(curve.x[corners]), _round(curve.y[corners])]
 
 
 def _calibration(p: Predictions, bins: int = 8) -> list[dict[str, float]]:
@@ -252,10 +246,6 @@ def _calibration(p: Predictions, bins: int = 8) -> list[dict[str, float]]:
     order = np.argsort(p.probs[:, 1], kind="stable")
     groups = [g for g in np.array_split(order, min(bins, max(1, len(order) // 10))) if len(g)]
     return [{"predicted": float(p.probs[g, 1].mean()), "observed": float((p.labels[g] == 1).mean()), "n": len(g)} for g in groups]
-
-
-def _round(values: NDArray[np.float64]) -> list[float]:
-    return [round(float(v), 6) for v in values]
 
 
 def unknown_labels(comparison: Comparison, model: str) -> list[Row]:

@@ -253,19 +253,20 @@ def curves(arrays: Arrays) -> list[Row]:
         if m.classes == 2:
             histogram = m.arrays["histogram"][1]
             decision = tally.decision_curve(histogram)
-            row |= {"roc": _points(tally.roc(histogram)), "precision_recall": _points(tally.precision_recall(histogram))}
+            row |= {"roc": points(tally.roc(histogram)), "precision_recall": points(tally.precision_recall(histogram))}
             if decision is not None:
-                row["decision"] = {k: _round(v) for k, v in decision._asdict().items()}
+                row["decision"] = {k: rounded(v) for k, v in decision._asdict().items()}
             row["calibration"] = _calibration(histogram)
         rows.append(row)
     return rows
 
 
-def _points(curve: tally.Curve | None) -> list[list[float]] | None:
+def points(curve: tally.Curve | None) -> list[list[float]] | None:
+    """The corners of a step curve, for drawing."""
     if curve is None:
         return None
     corners = np.flatnonzero(np.r_[True, (np.diff(curve.x) != 0) | (np.diff(curve.y) != 0)])
-    return [_round(curve.x[corners]), _round(curve.y[corners])]
+    return [rounded(curve.x[corners]), rounded(curve.y[corners])]
 
 
 def _calibration(histogram: Floats, groups: int = 8) -> list[dict[str, float]]:
@@ -280,7 +281,7 @@ def _calibration(histogram: Floats, groups: int = 8) -> list[dict[str, float]]:
     ]
 
 
-def _round(values: Floats) -> list[float]:
+def rounded(values: Floats) -> list[float]:
     return [round(float(v), 6) for v in values]
 
 
