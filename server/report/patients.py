@@ -75,7 +75,7 @@ def patients(report: Report) -> Context:
         "sites": [
             {
                 "name": words.name(s.get("name")),
-                **{k: whole(s.get(k)) for k in ("patients", "n", "events")},
+                **{k: _told(report, s.get(k)) for k in ("patients", "n", "events")},
                 **{k: whole(own.get(s.get("name"), {}).get(k)) for k in ("read", "kept", "unknown_label")},
                 "excluded": _excluded(own.get(s.get("name"), {})),
                 "recorded": (own.get(s.get("name")) or {}).get("excluded") is not None,
@@ -83,3 +83,8 @@ def patients(report: Report) -> Context:
             for s in rows(report, "sites")
         ],
     }
+
+
+def _told(report: Report, count: object) -> str:
+    """Between hospitals a count that is not there was kept by its site, or is hidden by masks."""
+    return "withheld" if count is None and report.get("setting") == "deployment" else whole(count)
