@@ -81,8 +81,7 @@ def test_the_station_killed_in_mid_round(place: Place) -> None:
     assert town.hash(folder) == want
 
 
-@some
-@pytest.mark.parametrize("who", ["flwr-serverapp", "flower-superlink"])
+@pytest.mark.parametrize("who", [pytest.param("flwr-serverapp", marks=some), "flower-superlink"])
 def test_the_coordinator_killed_in_mid_round(place: Place, who: str) -> None:
     """The SuperLink comes back with its nodes; the run does not, whichever of the two was killed, and is resumed."""
     town, _, want = place
@@ -93,7 +92,6 @@ def test_the_coordinator_killed_in_mid_round(place: Place, who: str) -> None:
     assert resumed(town, folder) == want
 
 
-@some
 def test_the_proxy_killed_in_mid_round(place: Place) -> None:
     town, _, want = place
     process, folder = town.begin(2, 2)
