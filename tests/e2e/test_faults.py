@@ -100,7 +100,6 @@ def test_the_proxy_killed_in_mid_round(place: Place) -> None:
     assert town.hash(folder) == want
 
 
-@some
 def test_a_run_that_is_stopped_by_command(place: Place) -> None:
     town, _, want = place
     process, folder = town.begin(2, 2)
