@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from client import mapping
+from client import mapping_file
 from client.mapping import FieldSpec, Source, TableSpec
 from client.patients import Loaded, absent, some
 from client.tables import Layout, Part, find
@@ -56,10 +56,10 @@ def choose(study: Study, folder: Folder, asked: str | None) -> tuple[Source, str
     Raises DataError D00 where no file is there or the index table is broken, UsageError C02 where several mappings fit.
     """
     if asked is not None:
-        return mapping.named(asked), ""
+        return mapping_file.named(asked), ""
     if study.source is not None:
-        return mapping.parse(study.source, f"study '{study.name}'"), ""
-    candidates = mapping.builtin(study.name)
+        return mapping_file.parse(study.source, f"study '{study.name}'"), ""
+    candidates = mapping_file.builtin(study.name)
     if not candidates:
         raise UsageError("C02", f"no source mapping serves study '{study.name}'; give it one in a TOML file (docs/own-study.md)")
     there = [c for c in candidates if folder.files(c.index, index=True)]

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from client import mapping, policy, site
+from client import mapping_file, mapping_keys, policy, site
 from client.__main__ import parser as client_parser
 from common import learner as learners
 from common import study as studies
@@ -159,15 +159,15 @@ def of_federation() -> str:
 
 
 SECTIONS: tuple[tuple[str, Mapping[str, str]], ...] = (
-    ("The file", mapping.TOP),
-    ("`[tables.NAME]`", mapping.TABLE),
-    ("`[[tables.NAME.keep]]`", mapping.KEEP),
-    ("`[site]`", mapping.SITE),
-    ("`[label]`", mapping.LABEL),
-    ("`[label.within]`", mapping.WITHIN),
-    ("`[features.NAME]`", mapping.FIELD),
-    ("`[survival]`", mapping.SURVIVAL),
-    ("`[images]`", mapping.IMAGES),
+    ("The file", mapping_keys.TOP),
+    ("`[tables.NAME]`", mapping_keys.TABLE),
+    ("`[[tables.NAME.keep]]`", mapping_keys.KEEP),
+    ("`[site]`", mapping_keys.SITE),
+    ("`[label]`", mapping_keys.LABEL),
+    ("`[label.within]`", mapping_keys.WITHIN),
+    ("`[features.NAME]`", mapping_keys.FIELD),
+    ("`[survival]`", mapping_keys.SURVIVAL),
+    ("`[images]`", mapping_keys.IMAGES),
 )
 
 
@@ -175,8 +175,8 @@ def of_mapping() -> str:
     out = []
     for title, told in SECTIONS:
         # a label is a field with two keys more: its section has these alone
-        rows = {k: v for k, v in told.items() if told is not mapping.LABEL or k not in mapping.FIELD}
-        more = "As `[features.NAME]`, and:\n\n" if told is mapping.LABEL else ""
+        rows = {k: v for k, v in told.items() if told is not mapping_keys.LABEL or k not in mapping_keys.FIELD}
+        more = "As `[features.NAME]`, and:\n\n" if told is mapping_keys.LABEL else ""
         out.append(f"## {title}\n\n{more}{table(('key', 'meaning'), ((code(k), v) for k, v in rows.items()))}")
     return "\n".join(out)
 
@@ -298,7 +298,7 @@ def of_studies() -> str:
             regions = ", ".join(map(code, image.regions)) or "none"
             spacing = " x ".join(f"{s:g}" for s in image.spacing_mm)
             out.append(f"Regions that an expert may have outlined: {regions}.{lesion} Prepared at {spacing} mm (z, y, x).\n")
-        sources = [source.name for source in mapping.builtin(name)]
+        sources = [source.name for source in mapping_file.builtin(name)]
         out.append(f"Source mappings that come with it: {', '.join(map(code, sources)) or 'none'}.\n")
     return "\n".join(out)
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from client import mapping
+from client import mapping_file
 from common import study as studies
 from common.errors import RunError, UsageError
 from common.learner import Averaged
@@ -129,7 +129,7 @@ def checked(args: argparse.Namespace, folder: Path) -> Options:
     if args.attacker is not None and not args.attack:
         faults.append(f"--attacker {args.attacker} does what? say it with --attack {'|'.join(KINDS)}")
     if args.source and study.source is None:
-        mapping.named(args.source)
+        mapping_file.named(args.source)
     if args.bootstraps < 100:
         faults.append(f"--bootstraps {args.bootstraps} gives no interval worth printing; use at least 100 (default 1000)")
     for option, least in (

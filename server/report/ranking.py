@@ -64,11 +64,14 @@ def _overlap(ranked: Sequence[tuple[str, Row | None]]) -> str:
 
 
 def _touch(a: Row | None, b: Row | None) -> bool:
-    limits = [finite(r.get(k)) for r in (a, b) if r is not None for k in ("low", "high")]
-    if len(limits) < 4 or any(v is None for v in limits):
-        return True
-    low_a, high_a, low_b, high_b = limits
-    return bool(low_a <= high_b and low_b <= high_a)  # type: ignore[operator]
+    """An interval that is not known touches every other."""
+    one, other = _limits(a), _limits(b)
+    return one is None or other is None or (one[0] <= other[1] and other[0] <= one[1])
+
+
+def _limits(r: Row | None) -> tuple[float, float] | None:
+    low, high = (finite((r or {}).get(k)) for k in ("low", "high"))
+    return None if low is None or high is None else (low, high)
 
 
 def _figure(index: Index, evaluation: str, metric: Metric, ranked: Sequence[str]) -> Figure:

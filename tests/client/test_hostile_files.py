@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client import cache as caches
-from client import gzipped, images, imaging, mapping, segmentations, sequences
+from client import gzipped, images, imaging, mapping_file, segmentations, sequences
 from client import nifti as reader
 from client.filling import LONGEST_NAME
 from client.intake import Reading, read_table
@@ -362,7 +362,7 @@ def test_a_mask_on_the_grid_of_another_sequence_is_laid_onto_the_first(tmp_path:
 
 
 def test_ids_end_where_they_end_and_folders_name_no_sequence() -> None:
-    yale = mapping.named("yale").images
+    yale = mapping_file.named("yale").images
     keys = Keys(yale, Path("/x"))
     for path, key in (
         ("sub-12a/anat/sub-12a_T1w.nii.gz", ""),
@@ -373,7 +373,7 @@ def test_ids_end_where_they_end_and_folders_name_no_sequence() -> None:
         assert keys.parse(path)[0] == key, path
     assert named("site_ce-2020/sub-13/anat/sub-13_T1w.nii.gz", yale.channels) == "t1n"
     assert named("site-2020/sub-13/anat/sub-13_ce-gd_T1w.nii.gz", yale.channels) == "t1c"
-    gdc = Keys(mapping.named("gdc").images, Path("/x"))
+    gdc = Keys(mapping_file.named("gdc").images, Path("/x"))
     assert gdc.parse("TCGA-AA-3495-01A")[0] == "TCGA-AA-3495"
     assert gdc.parse("TCGA-AA-34957")[0] == ""
 

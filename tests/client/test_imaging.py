@@ -20,10 +20,11 @@ import pytest
 from exams import CT, MR, YALE, body, brain, brains, ct, nifti, seg, study, table
 
 from client import cache as caches
-from client import imaging, mapping
+from client import imaging, mapping_file
 from client.filling import Made, make
 from client.imaging import headers_of
 from client.intake import Reading, read_table, select
+from client.mapping import ImagesSpec
 from client.naming import Keys, check, named
 from client.site import load as load_site
 from client.station import open_station
@@ -191,7 +192,7 @@ def test_any_number_of_workers_gives_the_same_bits(tmp_path: Path) -> None:
     data = town(tmp_path / "data", IDS, 4)
     found = []
     for workers in (0, 1, 3):
-        album = imaging.read(data, mapping.ImagesSpec(), CT, "scans", IDS, tmp_path / f"cache{workers}", workers=workers)
+        album = imaging.read(data, ImagesSpec(), CT, "scans", IDS, tmp_path / f"cache{workers}", workers=workers)
         found.append([(p.key, p.voxels.tobytes(), p.coarse.tobytes(), p.box) for p in album.pictures.values()])
     assert found[0] == found[1] == found[2]
     assert len(found[0]) == 4
@@ -455,12 +456,12 @@ def test_a_bids_like_folder_and_patterns_that_both_match(tmp_path: Path) -> None
 
 
 def test_keys_and_patterns() -> None:
-    keys = Keys(mapping.ImagesSpec(id_pattern=r"TCGA-\w\w-\w{4}"), Path("/x"))
+    keys = Keys(ImagesSpec(id_pattern=r"TCGA-\w\w-\w{4}"), Path("/x"))
     assert keys.parse("TCGA-AA-0001-01A") == ("TCGA-AA-0001", "")
     assert keys.parse("CPTAC-1") == ("", "")
-    assert Keys(mapping.ImagesSpec(id_length=4, strip_zeros=True), Path("/x")).parse("0012-3") == ("12", "")
-    assert Keys(mapping.ImagesSpec(strip_zeros=True), Path("/x")).parse("000") == ("000", "")
-    yale = mapping.named("yale").images
+    assert Keys(ImagesSpec(id_length=4, strip_zeros=True), Path("/x")).parse("0012-3") == ("12", "")
+    assert Keys(ImagesSpec(strip_zeros=True), Path("/x")).parse("000") == ("000", "")
+    yale = mapping_file.named("yale").images
     for path, key, channel in (
         ("Pretreat/BraTS-MET-00086-000/BraTS-MET-00086-000-t1c.nii.gz", ("86", "000"), "t1c"),
         ("sub-001/ses-02/anat/sub-001_ses-02_ce-gd_T1w.nii.gz", ("1", "02"), "t1c"),
@@ -487,12 +488,12 @@ def test_a_mapping_of_images_is_checked_as_a_whole(tmp_path: Path) -> None:
 
 
 def test_builtin_mappings_name_what_their_studies_have() -> None:
-    for source in (mapping.named(p.stem) for p in sorted(mapping.SOURCES.glob("*.toml"))):
+    for source in (mapping_file.named(p.stem) for p in sorted(mapping_file.SOURCES.glob("*.toml"))):
         for name in source.studies:
             found = studies.load(name).schema.imaging
             assert found is not None
             check(source.images, found, source.name)
-    assert mapping.named("crlm").images.regions["lesion"] != ()
+    assert mapping_file.named("crlm").images.regions["lesion"] != ()
 
 
 # --- sites -----------------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from client import intake, mapping
+from client import intake, mapping_file
 from common import study as studies
 from common.errors import UsageError
 from tests.client.exports import PATIENTS, STUDY, Row, cbioportal, edit, faults, gdc, write
@@ -99,7 +99,7 @@ def test_a_file_named_outright_is_recognised_by_its_columns(tmp_path: Path) -> N
 
 def test_mappings_name_their_faults() -> None:
     raw = {"name": "x", "tables": {"t": {"files": ["a.csv"], "kee": "id", "rows": "some"}}, "label": {}, "sites": 1}
-    text = faults(lambda: mapping.parse(raw, "x.toml"), UsageError)
+    text = faults(lambda: mapping_file.parse(raw, "x.toml"), UsageError)
     for part in (
         "unknown key 'kee'; did you mean 'keep'",
         "lacks 'key'",
@@ -113,8 +113,8 @@ def test_mappings_name_their_faults() -> None:
 def test_every_mapping_serves_its_studies() -> None:
     for name in studies.names():
         study = studies.load(name)
-        assert mapping.builtin(name), name
-        for source in mapping.builtin(name):
+        assert mapping_file.builtin(name), name
+        for source in mapping_file.builtin(name):
             assert set(source.features) == {f.name for f in study.schema.features}
             for f in study.schema.features:
                 assert set(source.features[f.name].values) <= set(getattr(f, "values", ())), f.name

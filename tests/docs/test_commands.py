@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from client import mapping
+from client import mapping_file
 from client.policy import parse
 from common.cohort import Fold
 from common.learner import fit, local_plan
@@ -181,7 +181,7 @@ def test_toml_examples_are_read(block: Block) -> None:
         assert parse(raw["privacy"])[1] == []
     if "images" in raw:
         whole = {"name": "x", "tables": {"t": {"files": ["x"], "key": "id"}}, "label": {"column": "y"}, **raw}
-        assert mapping.parse(whole, block.where).images.channels
+        assert mapping_file.parse(whole, block.where).images.channels
 
 
 def test_the_study_in_code_is_one(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_the_study_in_code_is_one(tmp_path: Path) -> None:
     (tmp_path / "study.py").write_text(block.body)
     study = load(str(tmp_path / "study.py"))
     assert study.source is not None
-    source = mapping.parse(study.source, block.where)
+    source = mapping_file.parse(study.source, block.where)
     assert set(source.features) == {f.name for f in study.schema.features}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from client import mapping, policy, site
+from client import mapping_file, mapping_keys, policy, site
 from common import learner, study
 from common.errors import CODES
 from common.ownstudy import KEYS
@@ -95,16 +95,16 @@ def test_federations(built: Path) -> None:
 
 
 def test_source_mappings(built: Path) -> None:
-    keys = [k for _, told in reference.SECTIONS for k in told if told is not mapping.LABEL or k not in mapping.FIELD]
+    keys = [k for _, told in reference.SECTIONS for k in told if told is not mapping_keys.LABEL or k not in mapping_keys.FIELD]
     declared(built, "reference/mapping", keys)
 
 
 def test_every_key_that_a_shipped_mapping_uses_is_known() -> None:
-    for path in sorted(mapping.SOURCES.glob("*.toml")):
+    for path in sorted(mapping_file.SOURCES.glob("*.toml")):
         raw = tomllib.loads(path.read_text())
-        assert set(raw) <= mapping.TOP.keys()
-        assert {k for t in raw["tables"].values() for k in t} <= mapping.TABLE.keys()
-        assert {k for f in raw["features"].values() for k in f} <= mapping.FIELD.keys()
+        assert set(raw) <= mapping_keys.TOP.keys()
+        assert {k for t in raw["tables"].values() for k in t} <= mapping_keys.TABLE.keys()
+        assert {k for f in raw["features"].values() for k in f} <= mapping_keys.FIELD.keys()
 
 
 def test_own_studies(built: Path) -> None:

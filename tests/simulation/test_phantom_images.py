@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client import imaging, mapping
+from client import imaging, mapping_file
 from client.album import Album
 from common.errors import DataError, UsageError
 from common.study import load
@@ -45,7 +45,7 @@ def album(folder: Path, kind: str, ids: list[str], cache: Path) -> Album:
     study, source, _ = SOURCES[kind]
     schema = load(study).schema
     assert schema.imaging is not None
-    return imaging.read(folder, mapping.named(source).images, schema.imaging, source, ids, cache, workers=0)
+    return imaging.read(folder, mapping_file.named(source).images, schema.imaging, source, ids, cache, workers=0)
 
 
 def truth_of(folder: Path, kind: str) -> Truth:
