@@ -19,7 +19,7 @@ NAME = "audit.jsonl"
 
 class Audit(Chain):
     room = "free space at the site; nothing leaves that is not on record"
-    mend = "the record is the site's own proof: keep the file as it is, and begin another"
+    mend = "the record is the site's own proof: move it and the .end beside it elsewhere, keep both, and begin another"
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)

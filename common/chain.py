@@ -1,5 +1,9 @@
 """An append-only file of JSON lines, each carrying the hash of the line before it: nothing in it can be altered, or taken out, unseen.
 
+How many lines there are, and the hash of the last one, stand in a small file beside it, so that an end which was cut off is seen, too. It
+is written after the line: it may be one line behind, and never ahead. Where it is absent (a chain that was copied alone, or is of an
+earlier version), an end cannot be missed.
+
 It is the coordinator's ledger, and at a site the budget and the record of what was asked and what left.
 """
 
@@ -8,14 +12,43 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.errors import RunError
 
 GENESIS = "0" * 64
+
+
+@dataclass(frozen=True)
+class End:
+    """What a chain's end was when it was last written."""
+
+    lines: int
+    hash: str
+
+    @staticmethod
+    def of(path: Path) -> End | None:
+        """Of the chain at `path`; None where nothing, or nothing legible, stands beside it."""
+        try:
+            lines, told = _beside(path).read_text(encoding="ascii").split()
+            return End(int(lines), told)
+        except (OSError, ValueError):
+            return None
+
+    def missed(self, lines: int, torn: bool) -> str:
+        """What is wrong with a chain of so many whole lines; empty where none is cut off. `torn`: and a piece of one more."""
+        gone = self.lines - lines - torn  # a disk may lose the end of a line that it had promised to hold
+        if gone <= 0:
+            return ""
+        return f"{gone} line{'s' * (gone > 1)} at its end {'were' if gone > 1 else 'was'} cut off: it had {self.lines}"
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.end")
 
 
 class Chain:
@@ -32,9 +65,9 @@ class Chain:
         self.torn = 0
         self.lines: list[dict[str, Any]] = []
         self.head = GENESIS
-        if path.exists():
+        if path.exists() or End.of(path):
             self.lines, intact = intact_lines(path, self.mend)
-            self.torn = path.stat().st_size - intact
+            self.torn = path.stat().st_size - intact if path.exists() else 0
             if self.torn:
                 with _opened(path, "r+b") as f:
                     f.truncate(intact)
@@ -42,6 +75,8 @@ class Chain:
             self.head = str(self.lines[-1]["hash"])
         self._count, self._remembers = len(self.lines), True
         self._file = _opened(path, "ab")
+        if self.torn:
+            self._mark()
 
     def forget(self) -> None:
         """Hold no lines in memory from now on: the file is what is read."""
@@ -62,9 +97,19 @@ class Chain:
                 os.ftruncate(self._file.fileno(), size)
             raise RunError("S03", f"'{self.path}' cannot be written ({error.strerror}); {self.room}") from error
         self._count, self.head = self._count + 1, str(line["hash"])
+        self._mark()
         if self._remembers:
             self.lines.append(json.loads(json.dumps(line)))
         return line
+
+    def _mark(self) -> None:
+        """Always of the same length, so that it is written over in place. A mark that stays behind misses less, and harms nothing."""
+        with suppress(OSError):
+            where = os.open(_beside(self.path), os.O_WRONLY | os.O_CREAT, 0o666)
+            try:
+                os.pwrite(where, f"{self._count:012d} {self.head}\n".encode(), 0)
+            finally:
+                os.close(where)
 
     def close(self) -> None:
         self._file.close()
@@ -74,7 +119,9 @@ def intact_lines(path: Path, mend: str) -> tuple[list[dict[str, Any]], int]:
     """The verified lines, and how many bytes they take. A line that was cut short is left out; any other damage is an error (S02)."""
     lines: list[dict[str, Any]] = []
     previous, taken = GENESIS, 0
-    raw = path.read_bytes()
+    # before the lines: whoever writes meanwhile can only add some
+    end = End.of(path)
+    raw = path.read_bytes() if path.exists() else b""
     for number, (text, whole) in enumerate(_split(raw), start=1):
         try:
             line = linked(text, previous, number)
@@ -86,7 +133,14 @@ def intact_lines(path: Path, mend: str) -> tuple[list[dict[str, Any]], int]:
             break
         lines.append(line)
         previous, taken = line["hash"], taken + len(text) + 1
+    if end and (wrong := end.missed(len(lines), torn=taken < len(raw)) or _other(end, lines)):
+        raise RunError("S02", f"'{path}' was altered or damaged ({wrong}); {mend}")
     return lines, taken
+
+
+def _other(end: End, lines: Sequence[Mapping[str, Any]]) -> str:
+    held = len(lines) < end.lines or not end.lines or lines[end.lines - 1]["hash"] == end.hash
+    return "" if held else f"line {end.lines} is not the one that was written"
 
 
 def linked(text: bytes, previous: str, number: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.chain import GENESIS, linked
+from common.chain import GENESIS, End, linked
 
 PIECE = 1 << 20
 """Bytes that are read at a time."""
@@ -40,13 +40,20 @@ class Follower:
 
     def _clear(self) -> None:
         self.head = GENESIS
-        self.fault: Fault | None = None
+        self._damaged: Fault | None = None
         self.torn = 0
         """Bytes of a last line without an end: cut off, or being written."""
         self._at = 0
         self.starts = array("Q")
         """Where each line begins, those after a fault too."""
         self.verified = 0
+        self._end: End | None = None
+
+    @property
+    def fault(self) -> Fault | None:
+        """The first there is; lines that are missing at the end count as one after the last."""
+        missed = self._end.missed(self.lines, self.torn > 0) if self._end else ""
+        return self._damaged or (Fault(self.lines + 1, missed) if missed else None)
 
     @property
     def lines(self) -> int:
@@ -56,6 +63,7 @@ class Follower:
     def read(self) -> bool:
         """Take what is new; whether there was anything. A file that is not there is one without lines."""
         try:
+            end = End.of(self.path)  # before the lines: whoever writes meanwhile can only add some
             with open(self.path, "rb") as file:
                 seen = os.fstat(file.fileno())
                 now = (seen.st_ino, seen.st_size, seen.st_mtime_ns)
@@ -65,7 +73,7 @@ class Follower:
                     # another file, a shorter one, or the same length written over: what was verified is no longer what is there
                     self._clear()
                     self._restart()
-                self._known = now
+                self._known, self._end = now, end
                 self._rest(file)
         except FileNotFoundError:
             if self._known is None:
@@ -88,14 +96,16 @@ class Follower:
         self.torn = len(rest)
 
     def _line(self, text: bytes) -> None:
-        if self.fault:
+        if self._damaged:
             return
         try:
             line = linked(text, self.head, self.lines)
             if json.dumps(line, separators=(",", ":")).encode() != text:
                 raise ValueError("its text is not as the coordinator writes it")
+            if self._end and self._end.lines == self.lines and self._end.hash != line["hash"]:
+                raise ValueError("it is not the line that was written")
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            self.fault = Fault(self.lines, _said(error))
+            self._damaged = Fault(self.lines, _said(error))
             return
         self.head, self.verified = str(line["hash"]), self.lines
         self._take(line)

@@ -166,11 +166,15 @@ def test_a_clock_that_was_set_back_is_refused(tmp_path: Path, budget: Budget, mo
 def test_an_old_copy_does_not_know_the_newest_head(tmp_path: Path, budget: Budget) -> None:
     budget.reserve(charge())
     first = budget.settle()
-    old = (tmp_path / NAME).read_bytes()
+    old = {path: path.read_bytes() for path in tmp_path.glob(f"{NAME}*")}
     budget.reserve(charge())
     second = budget.settle()
     budget.close()
-    (tmp_path / NAME).write_bytes(old)
+    (tmp_path / NAME).write_bytes(old[tmp_path / NAME])
+    with pytest.raises(RunError, match="1 line at its end was cut off: it had 2"):
+        Budget(tmp_path, POLICY)
+    for path, raw in old.items():
+        path.write_bytes(raw)
     restored = Budget(tmp_path, POLICY)
     assert restored.knows(first)
     assert restored.knows("")
@@ -199,13 +203,14 @@ def test_a_crash_never_counts_too_little(moment: str, tmp_path: Path, budget: Bu
     """Whatever is cut off the file's end was never paid for and never left."""
     budget.reserve(charge())
     budget.settle()
-    whole = (tmp_path / NAME).read_bytes()
+    whole, end = (tmp_path / NAME).read_bytes(), (tmp_path / f"{NAME}.end").read_bytes()
     budget.reserve(charge())
     budget.settle()
     both = (tmp_path / NAME).read_bytes()
     budget.close()
     for cut in range(len(whole), len(both), 37):
         (tmp_path / NAME).write_bytes(both[:cut])
+        (tmp_path / f"{NAME}.end").write_bytes(end)
         torn = Budget(tmp_path, POLICY)
         assert torn.spent == pytest.approx(epsilon(gaussian(10.0), 1e-5))
         torn.close()

@@ -168,6 +168,26 @@ def test_a_ledger_that_was_cut_off_shows_what_is_left_and_never_looks_finished(
     assert any(f"line {whole + 1} is not complete ({torn} bytes)" in n for n in view.notes) == bool(torn)
 
 
+def test_whole_lines_cut_off_the_end_are_missed_until_they_are_back(tmp_path: Path) -> None:
+    """What is left is a ledger without a fault; how long it was stands beside it."""
+    bodies = [json.loads(line) for line in small(tmp_path / "r")[1].splitlines()]
+    (tmp_path / "mine").mkdir()
+    written = ledger.Ledger(tmp_path / "mine" / ledger.NAME)
+    for body in bodies:
+        written.append(**{k: v for k, v in body.items() if k not in ("n", "prev", "hash")})
+    written.close()
+    path = tmp_path / "mine" / ledger.NAME
+    raw, told = path.read_bytes(), Watched(tmp_path / "mine")
+    assert told.look().state == "finished"
+    path.write_bytes(b"".join(raw.splitlines(keepends=True)[:-2]))
+    for view in (told.look(), seen(tmp_path / "mine")):
+        assert (view.state, view.fault_line, view.code) == ("damaged", len(bodies) - 1, "S02")
+        assert f"2 lines at its end were cut off: it had {len(bodies)}" in view.said
+        assert view.verified == len(bodies) - 2
+    path.write_bytes(raw)
+    assert told.look().state == "finished"
+
+
 def test_a_line_taken_out_put_in_or_exchanged_is_found(tmp_path: Path) -> None:
     folder, raw = small(tmp_path / "r")
     lines = raw.splitlines(keepends=True)

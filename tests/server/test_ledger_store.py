@@ -124,6 +124,53 @@ def test_lines_cannot_be_dropped_swapped_repeated_or_forged(change: str, tmp_pat
     assert caught.value.code == "S02"
 
 
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_an_end_that_was_cut_off_is_missed(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Where whole lines are gone, with a piece of one more or without; nothing is a ledger of no lines."""
+    path = tmp_path_factory.mktemp("cut") / "ledger.jsonl"
+    lines = data.draw(st.integers(1, 12))
+    written(path, lines)
+    starts = [0, *(i + 1 for i, byte in enumerate(path.read_bytes()) if byte == ord("\n"))]
+    keep = data.draw(st.integers(0, lines - 1))
+    piece = data.draw(st.booleans()) and keep < lines - 1
+    path.write_bytes(path.read_bytes()[: starts[keep] + 5 * piece])
+    if not keep and not piece and data.draw(st.booleans()):
+        path.unlink()
+    gone = lines - keep - piece
+    for opened in (read, Ledger) if path.exists() else (Ledger,):
+        with pytest.raises(RunError, match=f"{gone} lines? at its end w(as|ere) cut off: it had {lines}") as caught:
+            opened(path)
+        assert caught.value.code == "S02"
+
+
+def test_a_chain_of_other_lines_is_not_the_one_that_was_written(tmp_path: Path) -> None:
+    """Whoever writes the whole ledger anew has hashes that fit each other."""
+    path, other = tmp_path / "ledger.jsonl", tmp_path / "other" / "ledger.jsonl"
+    written(path)
+    other.parent.mkdir()
+    ledger = Ledger(other)
+    for n in range(4):
+        ledger.append("exchange", step=n)
+    ledger.close()
+    path.write_bytes(other.read_bytes())
+    for opened in (read, Ledger):
+        with pytest.raises(RunError, match="line 4 is not the one that was written"):
+            opened(path)
+
+
+@pytest.mark.parametrize("mark", ["behind", "absent", "illegible"])
+def test_a_mark_that_is_behind_absent_or_illegible_harms_nothing(mark: str, tmp_path: Path) -> None:
+    path, end = tmp_path / "ledger.jsonl", tmp_path / "ledger.jsonl.end"
+    written(path, 3)
+    before = end.read_text()
+    written(path, 1)
+    {"behind": lambda: end.write_text(before), "absent": end.unlink, "illegible": lambda: end.write_bytes(b"\xff\0")}[mark]()
+    assert len(read(path)) == 4
+    written(path, 1)
+    assert end.read_text().split() == ["000000000005", read(path)[-1]["hash"]]
+
+
 def test_no_ledger_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no ledger") as caught:
         read(tmp_path / "ledger.jsonl")
