@@ -26,7 +26,7 @@ from client.secure import Secure
 from client.site import Site
 from client.sitelog import SiteLog
 from common import keys, learner, noise, study
-from common.cohort import ESTIMABLE, UNKNOWN, Cohort
+from common.cohort import ESTIMABLE, UNKNOWN, Cohort, Flow
 from common.errors import RefusedError, UsageError
 from common.exchange import CANNOT, NO_PLAN, Hello, Request, Update, pack_hello, pack_updates, refusal, unpack_greeting, unpack_request
 from common.keys import Signer
@@ -159,10 +159,12 @@ class Station:
         two, two_imaged = (not self.site.pooled and bool((c >= ESTIMABLE).sum() >= 2) for c in counts)
         if self.site.privacy.require == "secagg":
             cases, imaged, two = 0, 0, False  # what is masked in every sum is not told here
+        open_ = cases >= self.site.minimum and not self.site.privacy.noised
         return Hello(
             site=self.site.name,
             version=common.__version__,
             schema=cohort.schema.hash,
+            flow=_told(cohort.flow, self.site.minimum) if open_ else (),
             modalities=tuple(sorted(cohort.modalities)),
             learners=learner.names(),
             cases=cases if cases >= self.site.minimum else 0,
@@ -194,6 +196,13 @@ class Station:
         with noise.repeatable(self.site.privacy.noise_seed, f"{plan.site} {plan.place} {plan.phase} {plan.privacy}"):
             mine = asked.contribute(state, cohort, plan)
             return guard.release(mine, asked, state, plan, cohort, self.site.minimum, self._memory.budget)
+
+
+def _told(flow: Flow, minimum: int) -> tuple[int, ...]:
+    """Patients read, left out, and without a known label; nothing where any is a few and no more."""
+    left_out = flow.read - flow.kept
+    few = any(0 < n < minimum for n in (left_out, flow.unknown_label))
+    return () if few else (flow.read, left_out, flow.unknown_label)
 
 
 _Worked = tuple[Sequence[Plan], list[Update], States]

@@ -85,6 +85,8 @@ class Hello:
     """Whether at least 10 of them are of each of two classes: images of one class say which hospital they come from, not who is ill."""
     seconds: float = 0.0
     """Its doctor's forecast of the longest work on one plan; 0: none was made."""
+    flow: tuple[int, ...] = ()
+    """Patients read, left out, and kept without a known label, as the reports of studies ask for; empty where the site keeps them."""
 
     @staticmethod
     def failed(code: str, site: str = "", version: str = "") -> Hello:
@@ -143,9 +145,12 @@ def unpack_hello(packet: Packet, enrolled: Mapping[str, str], to: Packet) -> Hel
         raise WireError("W02", "a site's greeting has a text of the wrong type or with control characters")
     counts, flags = (row["cases"], row["imaged"]), (row["estimable"], row["imaged_estimable"])
     known = finite(row["seconds"]) and row["seconds"] >= 0
-    if any(type(n) is not int or n < 0 for n in counts) or any(type(f) is not bool for f in flags) or not known:
+    flow = listed(row["flow"], int, "hello")
+    if any(type(n) is not int or n < 0 for n in (*counts, *flow)) or any(type(f) is not bool for f in flags) or not known:
         raise WireError("W02", "a site's greeting has a malformed case count, flag or forecast")
-    hello = Hello(**{**row, "modalities": tuple(row["modalities"]), "learners": tuple(row["learners"])})
+    if flow and (len(flow) != 3 or flow[0] < flow[1] + flow[2]):
+        raise WireError("W02", "a site's greeting has an account of its patients that does not add up")
+    hello = Hello(**{**row, "modalities": tuple(row["modalities"]), "learners": tuple(row["learners"]), "flow": tuple(flow)})
     if packet.signature or hello != Hello.failed(hello.code):
         if hello.site not in enrolled:
             raise WireError("P05", f"a node says that it is '{hello.site}', which is not enrolled")

@@ -17,7 +17,7 @@ from common import keys
 from common.errors import WireError
 from common.keys import Signer
 
-_FORMAT = 5
+_FORMAT = 6
 
 Kind = Literal["greeting", "hello", "request", "updates", "masked", "secure", "secured"]
 

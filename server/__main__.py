@@ -67,6 +67,12 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("run", nargs="?", default="", metavar="RUN", help="folder or name of the run (default: the newest)")
     told = "write the report and the model's files of a run that is done, again"
     g = commands.add_parser("report", help=told, description=told)
+    g.add_argument(
+        "--statements",
+        default="",
+        metavar="FILE",
+        help="TOML of what only people can say, for the TRIPOD+AI and CLAIM tables (docs/report.md); kept with the run",
+    )
     for one in (r, x, f, g):
         one.add_argument("run", metavar="RUN", help="folder or name of the run")
     for one in (r, x, s, v, w, ls, m, f, g):
@@ -163,7 +169,7 @@ def _do(args: argparse.Namespace) -> dict[str, object]:
         from server.report import deployed
 
         folder = runs.chosen(args.run, _runs(args))
-        deployed.publish(folder)
+        deployed.publish(folder, args.statements)
         return {"folder": str(folder), "report": str(folder / "report.html"), "model": str(folder / "model")}
     if args.command == "resume":
         folder = runs.chosen(args.run, _runs(args))

@@ -124,6 +124,7 @@ def _coordinate(
         cases={s: WITHHELD if run.secure else h.cases for s, h in roster.hellos.items()},
         modalities={s: list(h.modalities) for s, h in roster.hellos.items()},
         imaged={s: WITHHELD if run.secure else h.imaged for s, h in roster.hellos.items()},
+        flow={s: WITHHELD if run.secure else list(h.flow) or WITHHELD for s, h in roster.hellos.items()},
         seconds={s: h.seconds for s, h in roster.hellos.items()},
         heads=[h.name for h in heads],
         groups=[list(g) for g in groups],

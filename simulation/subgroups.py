@@ -1,8 +1,4 @@
-"""Guard E09: how well the leading federated model does in subgroups of the patients, with small cells suppressed.
-
-A cell of fewer than 10 patients is not told, and neither is one that the total minus the others would tell: groups of one feature are
-parts of one whole, whose counts stand on the report's first page.
-"""
+"""Guard E09: how well the leading federated model does in subgroups of the patients, with small cells suppressed (`common.subgroups`)."""
 
 from __future__ import annotations
 
@@ -12,17 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.cohort import ESTIMABLE, UNKNOWN, Cohort
-from common.schema import Choice, Number
+from common.cohort import UNKNOWN, Cohort
+from common.schema import Number
+from common.subgroups import LEADS, Marks, groups, hidden
 from simulation.compare import Comparison
 from simulation.statistics import Interval, Predictions, bootstrap_weights, estimable, evaluate, interval
 
 Row = dict[str, Any]
-Marks = NDArray[np.bool_]
 Parts = Mapping[str, Marks]
-LEAST = ESTIMABLE
-LEADS = ("fusion", "clinical")
-NOT_KNOWN = "not known"
 
 
 def subgroups(comparison: Comparison, sites: Sequence[Cohort], *, repeats: int, seed: int) -> list[Row]:
@@ -59,25 +52,16 @@ def _features(sites: Sequence[Cohort], judged: Marks) -> list[tuple[str, str, st
     values = np.concatenate([c.values for c in sites])
     for j, f in enumerate(sites[0].schema.features):
         x = values[:, j]
-        note, parts = ("", _choices(f, x)) if isinstance(f, Choice) else _halves(f, x, judged)
-        out.append((f.name, f.title or f.name, note, {**parts, NOT_KNOWN: np.isnan(x)}))
+        cut = _median(x[judged]) if isinstance(f, Number) else None
+        note = f"cut at the median of those judged, {cut:.4g} {f.unit}" if isinstance(f, Number) and cut is not None else ""
+        out.append((f.name, f.title or f.name, note, groups(f, x, cut)))
     return out
 
 
-def _choices(feature: Choice, x: NDArray[np.float64]) -> dict[str, Marks]:
-    return {v: x == k for k, v in enumerate(feature.values)}
-
-
-def _halves(feature: Number, x: NDArray[np.float64], judged: Marks) -> tuple[str, dict[str, Marks]]:
-    """No schema declares clinical cuts, so the cut is the median of the patients who are judged, and is said to be."""
-    mine = x[judged & ~np.isnan(x)]
-    if not len(mine):
-        return "", {}
-    middle = float(np.median(mine))
-    text = f"{middle:.4g}"
-    note = f"cut at the median of those judged, {text} {feature.unit}"
-    # the comparison is with the rounded figure, so that the groups are what their names say
-    return note, {f"up to {text}": x <= float(text), f"above {text}": x > float(text)}
+def _median(x: NDArray[np.float64]) -> float | None:
+    """No schema declares clinical cuts."""
+    known = x[~np.isnan(x)]
+    return float(np.median(known)) if len(known) else None
 
 
 def _places(comparison: Comparison, sites: Sequence[Cohort], judged: Marks) -> list[tuple[str, str, str, Parts]]:
@@ -104,21 +88,9 @@ def suppressed(rows: Sequence[Row]) -> list[Row]:
     Counts of patients; and of events, where either events or the others are few. At least two cells are taken out where any is, and
     together they hold enough that their sum says nothing of a small one.
     """
-    few = _hidden([(r["n"],) for r in rows])
-    events = _hidden([(r["events"], r["n"] - r["events"]) for r in rows])
+    few = hidden([(r["n"],) for r in rows])
+    events = hidden([(r["events"], r["n"] - r["events"]) for r in rows])
     return [
         {**r, "n": None if a else r["n"], "events": None if a or b else r["events"], "suppressed": a or b}
         for r, a, b in zip(rows, few, events, strict=True)
     ]
-
-
-def _hidden(cells: Sequence[tuple[int, ...]]) -> list[bool]:
-    """Which of the cells must go: the small ones, then the next smallest until what is gone cannot be worked out."""
-    gone = [min(c) < LEAST for c in cells]
-    order = sorted(range(len(cells)), key=lambda i: min(cells[i]))
-    for i in order:
-        sums = [sum(c[k] for c, g in zip(cells, gone, strict=True) if g) for k in range(len(cells[0]))]
-        if not any(gone) or (sum(gone) > 1 and min(sums) >= LEAST):
-            break
-        gone[i] = True
-    return gone

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from common.cohort import UNKNOWN, Cohort
+from common.cohort import UNKNOWN, Cohort, Flow
 from common.schema import Choice, Label, Number, Schema, Survival
 
 Table = np.ndarray[Any, Any]
@@ -40,7 +40,12 @@ def cohort(
     y = np.where(r.random(n) < unknown, UNKNOWN, y)
     survival = np.stack([r.exponential(800, n), (r.random(n) < 0.4).astype(float)], axis=1)
     survival[r.random(n) < 0.1] = np.nan
-    return Cohort("all", s, tuple(f"p{i:05d}" for i in range(n)), x, y.astype(np.int64), survival=survival)
+    return Cohort("all", s, tuple(f"p{i:05d}" for i in range(n)), x, y.astype(np.int64), account(y), survival=survival)
+
+
+def account(labels: Table) -> Flow:
+    """Of a site that leaves nobody out."""
+    return Flow(len(labels), kept=len(labels), unknown_label=int((labels == UNKNOWN).sum()), label_source="made")
 
 
 def split(whole: Cohort, at: Sequence[int] | Table, count: int | None = None) -> list[Cohort]:
@@ -56,6 +61,7 @@ def split(whole: Cohort, at: Sequence[int] | Table, count: int | None = None) ->
                 tuple(whole.ids[i] for i in mine),
                 whole.values[mine],
                 whole.labels[mine],
+                account(whole.labels[mine]),
                 survival=None if whole.survival is None else whole.survival[mine],
             )
         )

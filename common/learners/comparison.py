@@ -1,9 +1,10 @@
 """Models side by side on the same patients, where nobody has all the patients: the second exchange, after `evaluation`.
 
-Each site scores its patients again, by the federated models that have not seen them, by the final ones that have, and by what it can
-train alone. What leaves are concordant pairs within the site with their DeLong covariance (`common.delong`), confusion counts at the
-thresholds that everybody's training rows have set, losses, score histograms, and placements in everybody's scores, which the first
-exchange has added. The coordinator has each site's sums apart, and under secure aggregation those over all sites alone.
+Each site scores its patients again, by the federated models that have not seen them, by the final ones that have, and by what it can train
+alone. What leaves are concordant pairs within the site with their DeLong covariance (`common.delong`), in subgroups too
+(`common.subgroups`), confusion counts at the thresholds that everybody's training rows have set, losses, score histograms, and placements
+in everybody's scores, which the first exchange has added. The coordinator has each site's sums apart, and under secure aggregation those
+over all sites alone.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from common import subgroups
 from common.alone import local_folds, trainable
 from common.cohort import UNKNOWN, Cohort, Fold
 from common.delong import concordance, pooled_moments
@@ -58,13 +60,14 @@ class Comparison:
     classes), `concordant` and `pairs` (sites, held), `spread` (sites, held, held), `confusion` (sites, classes, classes), `losses`
     (sites, classes, 2, 2: Brier and log loss, their sum and that of their squares); over all sites `histogram` (classes, bins, 2) and
     `pooled` (the moments of `common.delong.pooled_moments`). For each `difference/<evaluation>/<head> <arm>|<head> <arm>/`: `counts`,
-    `concordant` (2, held), `pairs`, `spread` (2 held, 2 held), `sites`."""
+    `concordant` (2, held), `pairs`, `spread` (2 held, 2 held), `sites`. For `subgroups/<head>/` what `common.subgroups.sums` has."""
 
     name: str = "comparison"
     modality: frozenset[str] = frozenset()
     phases: frozenset[str] = frozenset({"compare"})
     sends: ClassVar[Mapping[str, str]] = {
-        "compare": "for each model: concordant pairs with DeLong's covariance, confusion, losses, score histograms, placements",
+        "compare": "for each model: concordant pairs with DeLong's covariance, confusion, losses, score histograms, placements; for the "
+        "leading one concordant pairs in subgroups of 10 patients or more of each class",
     }
     """Phase -> what of a site's patients is summed."""
     heads: tuple[str, ...] = ()
@@ -104,6 +107,9 @@ class Comparison:
             one, other = scored[evaluation, a[1], a[0]], scored[evaluation, b[1], b[0]]
             named = f"difference/{evaluation}/{' '.join(a)}|{' '.join(b)}"
             sums |= {f"{named}/{k}": v for k, v in _together(one, other, cohort.labels).items()}
+        if (lead := next((m for m in subgroups.LEADS if (WITHIN, "federated", m) in scored), None)) is not None:
+            apart = self._subgroups(scored[WITHIN, "federated", lead], of_fold(state, Fold())["preprocessing"], cohort)
+            sums |= {f"subgroups/{lead}/{k}": v for k, v in apart.items()}
         return Contribution(sums, int((cohort.labels != UNKNOWN).sum()))
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
@@ -111,6 +117,10 @@ class Comparison:
 
     def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
         return None  # a patient enters as many pairs as a site has cases of the other class
+
+    def _subgroups(self, scores: _Scores, preprocessing: Arrays, cohort: Cohort) -> Arrays:
+        known, at = scores.seen & (cohort.labels != UNKNOWN), subgroups.cuts(cohort.schema, preprocessing)
+        return subgroups.sums(cohort.schema, at, cohort.values[known], scores.probs[known], cohort.labels[known])
 
     def _federated(self, heads: Sequence[Head], state: State, cohort: Cohort, plan: Plan) -> dict[Model, _Scores]:
         parts, left_out = cohort.parts(plan.seed, plan.parts), groups(plan.reads)

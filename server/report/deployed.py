@@ -15,10 +15,11 @@ from common.learners.comparison import FINAL
 from common.parts import States
 from common.study import Study
 from common.types import Arrays
+from server import store
 from server.app import WITHHELD, restore
 from server.ledger import NAME, Ledger, read
 from server.measured import evaluated
-from server.report import faces, judged, model, sums
+from server.report import faces, grouped, judged, model, statements, sums
 from server.run import Run
 
 Row = dict[str, Any]
@@ -36,8 +37,14 @@ class Deployed:
     run: Run
 
 
-def publish(folder: Path) -> Row:
-    """Write the report in its three faces and model/ into the run's folder; returns the report. The same run gives the same bytes."""
+def publish(folder: Path, stated: str = "") -> Row:
+    """Write the report in its three faces and model/ into the run's folder; returns the report. The same run gives the same bytes.
+
+    stated: a file of statements (`server.report.statements`), which the run's folder keeps from then on.
+    """
+    if stated:
+        statements.read(stated)
+        store.write(folder / statements.NAME, Path(stated).read_bytes())
     done = record(folder)
     final = done.states[Fold().key]
     report = done.report | {"model_files": model.write(folder / "model", done.run, done.study, done.task, final, done.heads, done.report)}
@@ -77,7 +84,7 @@ def record(folder: Path) -> Deployed:
     report = {
         "setting": "deployment",
         **sums.asked(study, task, run.seed, "each site's own table, by its mapping"),
-        "flow": None,
+        "flow": _flow(begun),
         "sites": _sites(begun, arrays),
         "totals": _totals(arrays),
         "partition": "natural",
@@ -95,6 +102,7 @@ def record(folder: Path) -> Deployed:
         "noisy_scores": [{"model": name, **auc} for name, auc in closed.get("scores", {}).items()],
         "between_sites": [row for name in ("clinical", "fusion") for row in judged.between_sites(arrays, sites, name)],
         "chosen": [],
+        "subgroups": grouped.in_subgroups(arrays, study.schema_at(task), states[Fold().key].get("preprocessing", {})),
         "pairs": judged.pairs(arrays, sites, "clinical"),
         "images": _images(begun, states, found["differences"]),
         "curves": judged.curves(arrays),
@@ -105,6 +113,7 @@ def record(folder: Path) -> Deployed:
         "unknown_labels": None,
         "permuted_labels": None,
         "not_run": _not_run(run, study, begun, heads, arrays),
+        "statements": statements.read(str(kept) if (kept := folder / statements.NAME).is_file() else ""),
         "configuration": asdict(run),
         "seconds": round(closed["time"] - begun["time"], 1),
     }
@@ -119,9 +128,38 @@ def record(folder: Path) -> Deployed:
     return Deployed(report, study, task, states, heads, run)
 
 
+def _flow(begun: Mapping[str, Any]) -> Row | None:
+    """Each site's account, as far as it tells it; the sum where every site does; None where none does."""
+    told = _accounts(begun)
+    known = [row for row in told.values() if row]
+    if not known:
+        return None
+    every = [sum(row[k] for row in known) for k in range(3)] if len(known) == len(told) else None
+    return {
+        **_account(every),
+        "label_source": "each site's own table, by its mapping",
+        "notes": [f"{len(told) - len(known)} of {len(told)} sites keep their account to themselves"] if len(known) < len(told) else [],
+        "sites": [{"name": s, **_account(row)} for s, row in told.items()],
+    }
+
+
+def _accounts(begun: Mapping[str, Any]) -> dict[str, list[int] | None]:
+    """Site -> patients read, left out, without a known label; None where it keeps them, as sites of earlier versions do."""
+    told = {s: begun.get("flow", {}).get(s, WITHHELD) for s in begun["sites"]}
+    return {s: None if row == WITHHELD else row for s, row in told.items()}
+
+
+def _account(told: Sequence[int] | None) -> Row:
+    if told is None:
+        return {"read": None, "excluded": None, "kept": None, "unknown_label": None}
+    read, left_out, unknown = told
+    excluded = [{"reason": "left out by the site's mapping, for reasons in its log", "n": left_out}] if left_out else []
+    return {"read": read, "excluded": excluded, "kept": read - left_out, "unknown_label": unknown}
+
+
 def _sites(begun: Mapping[str, Any], arrays: Arrays) -> list[Row]:
     """Labelled cases as each site told them, events by the comparison; None where it keeps a number to itself, or masks hide it."""
-    names = begun["sites"]
+    names, accounts = begun["sites"], _accounts(begun)
     counts = _counts(arrays)
     apart = counts is not None and len(counts) == len(names) and not begun["config"]["secure"]
     out = []
@@ -131,7 +169,7 @@ def _sites(begun: Mapping[str, Any], arrays: Arrays) -> list[Row]:
         out.append(
             {
                 "name": name,
-                "patients": None,
+                "patients": account[0] - account[1] if (account := accounts[name]) else None,
                 "n": int(mine.sum()) if mine is not None else None if told in (WITHHELD, 0) else told,
                 "events": int(mine[1:].sum()) if mine is not None else None,
             }
@@ -173,7 +211,8 @@ def _images(begun: Mapping[str, Any], states: States, differences: Sequence[Row]
 def _not_run(run: Run, study: Study, begun: Mapping[str, Any], heads: Sequence[Federated], arrays: Arrays) -> list[str]:
     """What a reader might look for and will not find."""
     out = ["pooled models: not run, they need all rows in one place, which only a simulation has"]
-    out.append("who was read and left out: kept by each site, in its own log")
+    if not any(_accounts(begun).values()):
+        out.append("who was read and left out: kept by each site, in its own log")
     lost = [h.name for h in run.heads(study) if h not in heads]
     if lost:
         out.append(f"{', '.join(lost)}: not run, no site holds images of enough labelled patients of each of two classes")
@@ -182,6 +221,8 @@ def _not_run(run: Run, study: Study, begun: Mapping[str, Any], heads: Sequence[F
         out.append(f"comparison of the models on the sites' patients: not run, {why}")
     if run.secure:
         out.append("figures by site: not run, the sites masked their sums")
+    if arrays and not any(name.startswith("subgroups/") and name.endswith("counts") and arrays[name].any() for name in arrays):
+        out.append("subgroups: not told, no site holds 10 patients of each class in any")
     local = {m.name for m in judged.models(arrays) if m.arm == "local"}
     if arrays and not local:
         out.append("local models: not run, no site has enough cases of two classes in each training set")

@@ -62,7 +62,7 @@ def models(arrays: Mapping[str, NDArray[Any]]) -> list[Model]:
     """Those that scored anybody, in the order of names."""
     found: dict[tuple[str, str, str], Arrays] = {}
     for name, value in arrays.items():
-        if not name.startswith("difference/"):
+        if not name.startswith(("difference/", "subgroups/")):
             evaluation, arm, head, leaf = name.split("/")
             found.setdefault((evaluation, arm, head), {})[leaf] = value
     return [Model(*key, mine) for key, mine in sorted(found.items()) if mine["counts"].any()]

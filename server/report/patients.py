@@ -76,7 +76,7 @@ def patients(report: Report) -> Context:
             {
                 "name": words.name(s.get("name")),
                 **{k: _told(report, s.get(k)) for k in ("patients", "n", "events")},
-                **{k: whole(own.get(s.get("name"), {}).get(k)) for k in ("read", "kept", "unknown_label")},
+                **{k: _told(report, own.get(s.get("name"), {}).get(k)) for k in ("read", "kept", "unknown_label")},
                 "excluded": _excluded(own.get(s.get("name"), {})),
                 "recorded": (own.get(s.get("name")) or {}).get("excluded") is not None,
             }

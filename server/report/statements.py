@@ -14,6 +14,8 @@ from pathlib import Path
 from common.errors import UsageError
 from server.report import claim, tripod
 
+NAME = "statements.toml"
+"""In the folder of a run between hospitals."""
 CHECKLISTS = {"tripod": tripod.ITEMS, "claim": claim.ITEMS}
 
 

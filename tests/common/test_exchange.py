@@ -123,7 +123,7 @@ def test_updates_come_through_unchanged(them: list[Update]) -> None:
 
 
 GREETING = Greeting("run", "study", "task", "schema", 1e9)
-HELLO = Hello("Indivumed", "1.0", "f" * 64, ("table",), ("boosting", "logistic"), 87, True, "")
+HELLO = Hello("Indivumed", "1.0", "f" * 64, ("table",), ("boosting", "logistic"), 87, True, "", flow=(120, 20, 13))
 
 
 def test_greetings_come_through_unchanged() -> None:
@@ -164,7 +164,7 @@ MEANT = {"request": "", "greeting": "", "updates": ASKED.hash, "hello": ASKED.ha
 def signed(kind: str, text: bytes) -> str:
     """A true signature under a text that nobody should sign, to get behind the check of it."""
     who = ring.COORDINATOR if kind in ("request", "greeting") else SITE
-    return who.sign(f"fedmets 5 {kind} {MEANT[kind]}\n".encode() + text)
+    return who.sign(f"fedmets 6 {kind} {MEANT[kind]}\n".encode() + text)
 
 
 def altered(kind: str, text: bytes, **more: Any) -> Packet:
@@ -219,6 +219,11 @@ def test_an_answer_to_one_question_does_not_serve_for_another() -> None:
         with pytest.raises(WireError) as caught:
             read(good)
         assert caught.value.code == "P05"
+
+
+@pytest.mark.parametrize("flow", [(1,), (5, 3, 3), (5, -1, 0), (5, 1), (5, 0, 0, 0)])
+def test_an_account_of_patients_that_does_not_add_up_is_refused(flow: tuple[int, ...]) -> None:
+    refused("hello", pack_hello(dataclasses.replace(HELLO, flow=flow), ring.signer("Indivumed"), ASKED), "W02")
 
 
 def test_another_sites_key_does_not_serve() -> None:

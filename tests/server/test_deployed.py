@@ -10,8 +10,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from common.cohort import Cohort
-from common.errors import RunError
+from common.cohort import Cohort, Flow
+from common.errors import RunError, UsageError
 from common.study import Study, Task
 from server import app, ledger
 from server.report import deployed
@@ -29,10 +29,11 @@ def held() -> list[Cohort]:
     return sites(240, 3, seed=2)
 
 
-def ran(held: list[Cohort], folder: Path, monkeypatch: pytest.MonkeyPatch, **how: Any) -> dict[str, Any]:
+def ran(held: list[Cohort], folder: Path, monkeypatch: pytest.MonkeyPatch, minimum: int = 1, **how: Any) -> dict[str, Any]:
     monkeypatch.setattr(Run, "load_study", lambda self: STUDY)
     monkeypatch.setattr(app.enrolled, "load", lambda keys: ring.enrolled(["S0", "S1", "S2"]))
-    stations = [Local(c, folder, 1) for c in held]
+    folder.mkdir(exist_ok=True)
+    stations = [Local(c, folder, minimum) for c in held]
     run = Run.parse({"study": "synthetic", "task": "now", "seed": 3, "parts": 3, "expect": 3, "out": str(folder / "run"), **how})
     app.coordinate(federation(stations), run)
     report = deployed.publish(folder / "run")
@@ -73,6 +74,57 @@ def test_it_can_be_written_again_in_the_same_bytes(held: list[Cohort], tmp_path:
     assert [line["kind"] for line in ledger.read(folder / ledger.NAME)].count("report") == 1
 
 
+def test_what_only_people_know_is_kept_with_the_run(held: list[Cohort], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran(held, tmp_path, monkeypatch)
+    folder, file = tmp_path / "run", tmp_path / "mine.toml"
+    assert "Funded by nobody" not in (folder / "report.html").read_text()
+    file.write_text('[tripod]\n18z = "x"\n')
+    with pytest.raises(UsageError, match="tripod has no item '18z'"):
+        deployed.publish(folder, str(file))
+    file.write_text('[tripod]\n18a = "Funded by nobody."\n')
+    deployed.publish(folder, str(file))
+    file.unlink()
+    deployed.publish(folder)
+    assert json.loads((folder / "report.json").read_text())["statements"] == {"tripod": {"18a": "Funded by nobody."}}
+    assert "Funded by nobody" in (folder / "report.html").read_text()
+
+
+def test_the_flow_is_what_the_sites_tell_of_theirs(held: list[Cohort], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site with a few patients left out keeps its account, and then there is no sum over all that would tell it."""
+    several = [dataclasses.replace(c, flow=Flow(120, (("no consent", 40),), 80)) for c in held]
+    report = ran(several, tmp_path / "all", monkeypatch, minimum=10)
+    assert {k: report["flow"][k] for k in ("read", "kept", "unknown_label")} == {"read": 360, "kept": 240, "unknown_label": 0}
+    assert [e["n"] for e in report["flow"]["excluded"]] == [120]
+    assert [s["patients"] for s in report["sites"]] == [80, 80, 80]
+    page = (tmp_path / "all" / "run" / "report.html").read_text()
+    assert "360 patients read" in page
+    assert "no consent" not in page, "a site's words for its reasons stay there"
+    few = [*several[:2], dataclasses.replace(held[2], flow=Flow(83, (("no consent", 3),), 80))]
+    report = ran(few, tmp_path / "few", monkeypatch, minimum=10)
+    assert report["flow"]["read"] is None
+    assert [s["read"] for s in report["flow"]["sites"]] == [120, 120, None]
+    assert [s["patients"] for s in report["sites"]] == [80, 80, None]
+    assert "1 of 3 sites keep" in (tmp_path / "few" / "run" / "report.html").read_text()
+    assert "kept by each site" not in " ".join(report["not_run"])
+
+
+def test_subgroups_are_looked_at_where_sites_hold_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = ran(sites(600, 3, seed=2), tmp_path, monkeypatch)
+    rows = report["subgroups"]
+    assert {r["by"] for r in rows} >= {"x0", "marker", "place"}
+    for by in {r["by"] for r in rows}:
+        mine = [r for r in rows if r["by"] == by]
+        told = sum(r["n"] or 0 for r in mine)
+        assert told == 600 or all(f"sites tell of {told} of 600 patients" in r["note"] for r in mine)
+        assert any(r["estimable"] and r["low"] < r["auc"] < r["high"] for r in mine)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Subgroups by place" in page
+    assert "no site told of a subgroup" not in page
+    small = ran(sites(60, 3, seed=2), tmp_path / "small", monkeypatch)
+    assert small["subgroups"] == []
+    assert any("subgroups: not told" in n for n in small["not_run"])
+
+
 def test_a_site_of_one_class_has_no_local_model_and_is_not_ranked(
     held: list[Cohort], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +158,7 @@ def test_a_run_that_is_not_done_has_no_report(held: list[Cohort], tmp_path: Path
     path = tmp_path / "run" / ledger.NAME
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:-2]))
+    path.with_name(f"{ledger.NAME}.end").unlink()
     with pytest.raises(RunError, match="server resume") as caught:
         deployed.record(tmp_path / "run")
     assert caught.value.code == "S01"

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from common.cohort import Cohort
 from common.schema import Choice, Label, Number, Schema
+from common.subgroups import LEAST
 from simulation.compare import Comparison, Scores
-from simulation.subgroups import LEAST, subgroups, suppressed
+from simulation.subgroups import subgroups, suppressed
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=2, max_size=8))
