@@ -10,7 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ import pytest
 
 from client.model import open_networks
 from client.station import cohort_of, open_site
-from common.cohort import Fold
+from common.cohort import Cohort, Fold
 from common.learner import Head
+from common.learners.evaluation import scorable
 from server import ledger
 from server.app import restore
 from server.run import Run
@@ -152,20 +153,28 @@ def test_new_patients_are_scored_as_at_the_stations(liver: tuple[dict[str, Any],
     report, folder = liver
     told = predict(folder / "model", unlabelled, tmp_path / "out", tmp_path / "cache")
     assert len(told) == report["flow"]["kept"]
-    lines = ledger.read(folder / ledger.NAME)
-    state, run = restore(lines, folder).states[Fold().key], Run.parse(lines[0]["config"])
-    heads = run.heads(run.load_study())
-    assert {h.name for h in heads} == {"logistic", "image", "fusion"}
-    for home in sorted((folder / "sites").iterdir()):
-        cohort = cohort_of(open_site(home / "site.toml"), run.study, run.task_of(run.load_study()))
-        for head in heads:
-            assert isinstance(head, Head)
-            rows = cohort.where(cohort.imaged) if head.name == "image" else cohort
-            mine = [float(told[i][f"{head.name}: recurred"]) for i in rows.ids]
-            assert mine == pytest.approx(head.predict(state, rows)[:, 1], abs=1e-5)
-        for i in np.array(cohort.ids)[~cohort.imaged]:
+    for home in agree(told, folder, {"logistic", "image", "fusion"}):
+        for i in np.array(home.ids)[~home.imaged]:
             assert told[i]["image: recurred"] == "" == told[i]["region"]
             assert told[i]["fusion: recurred"] == told[i]["logistic: recurred"]
+
+
+def agree(told: Mapping[str, Mapping[str, str]], folder: Path, names: set[str]) -> list[Cohort]:
+    """What was predicted offline is what the stations' own learners predict of the same patients; returns the stations' cohorts."""
+    lines = ledger.read(folder / ledger.NAME)
+    state, run = restore(lines, folder).states[Fold().key], Run.parse(lines[0]["config"])
+    study = run.load_study()
+    heads = [h for h in run.heads(study) if isinstance(h, Head)]
+    assert {h.name for h in heads} == names
+    homes = [cohort_of(open_site(h / "site.toml"), run.study, run.task_of(study)) for h in sorted((folder / "sites").iterdir())]
+    for cohort in homes:
+        for head in heads:
+            rows = cohort.where(scorable(head, cohort))
+            for k, name in enumerate(cohort.schema.label.classes):
+                if f"{head.name}: {name}" in next(iter(told.values())):
+                    mine = [float(told[i][f"{head.name}: {name}"]) for i in rows.ids]
+                    assert mine == pytest.approx(head.predict(state, rows)[:, k], abs=1e-5)
+    return homes
 
 
 def test_who_has_an_unusable_image_is_predicted_by_the_table_and_told_why(
@@ -283,7 +292,7 @@ def test_what_cannot_be_predicted_leaves_nothing_half_written(liver: tuple[dict[
 
 
 def test_sites_without_a_table_or_without_images_take_part_in_what_they_can(tmp_path: Path) -> None:
-    report, _ = simulate(
+    report, folder = simulate(
         tmp_path, "--study", "brain_primary", "--phantom", "missing", "--phantom-patients", "170",
         "--evaluations", "within_site", "--minimum-patients", "5",
     )  # fmt: skip
@@ -296,6 +305,9 @@ def test_sites_without_a_table_or_without_images_take_part_in_what_they_can(tmp_
         if not s["with_image"] or not s["with_table"]:
             assert codes[name]["D06"] > 0
     assert value(report, "fusion")["n"] > max(value(report, "clinical")["n"], value(report, "image")["n"])
+    told = predict(folder / "model", folder / "data", tmp_path / "out", tmp_path / "cache")
+    homes = agree(told, folder, {"logistic", "image", "fusion"})
+    assert sum(int((h.imaged & ~h.tabled).sum()) for h in homes) > 0, "some have an image alone"
 
 
 def test_where_the_image_carries_nothing_the_report_says_so(tmp_path: Path) -> None:
