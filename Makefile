@@ -1,6 +1,9 @@
 # `make simulation` and `make test` set up everything they need in .venv/ of this folder.
 PYTHON ?= python3
 ARGS ?=
+# processes that share a suite, a file of tests at a time: much of it waits for other processes
+WORKERS ?= 2
+SHARED = -n $(WORKERS) --dist loadfile
 PY = .venv/bin/python
 PIP = $(PY) -m pip --disable-pip-version-check install --quiet
 
@@ -10,10 +13,10 @@ simulation: setup
 	$(PY) -m simulation $(ARGS)
 
 test: setup
-	$(PY) -m pytest -m "not slow and not hospital and not faults" $(ARGS)
+	$(PY) -m pytest $(SHARED) -m "not slow and not hospital and not faults" $(ARGS)
 
 test-slow: setup
-	$(PY) -m pytest -m slow $(ARGS)
+	$(PY) -m pytest $(SHARED) -m slow $(ARGS)
 
 check: lint test
 

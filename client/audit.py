@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.chain import Chain, intact_lines
+from common.chain import Chain
 from common.errors import RunError
 from common.exchange import Update
 from common.learner import Plan
@@ -49,4 +49,4 @@ def read(folder: Path) -> list[dict[str, Any]]:
     path = folder / NAME
     if not path.is_file():
         raise RunError("S02", f"there is no record at '{path}'; is `state` in the site file the station's?")
-    return intact_lines(path, Audit.mend)[0]
+    return Audit.held(path).lines

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from client.policy import Policy
-from common.chain import GENESIS, Chain, intact_lines
+from common.chain import GENESIS, Chain
 from common.errors import RefusedError, RunError, UsageError
 from common.learner import Plan
 from common.noise import normal
@@ -217,7 +217,7 @@ def _exclusive(path: Path) -> int:
 def read(folder: Path, policy: Policy) -> dict[str, Any]:
     """What was spent and what is left, also while a station has the account open. RunError S02 where a line was altered."""
     path = folder / NAME
-    lines = intact_lines(path, _Account.mend)[0] if path.is_file() else []
+    lines = _Account.held(path).lines if path.is_file() else []
     spending = Spending(lines, path)
     spent = spending.epsilon(policy.delta) if lines and policy.delta else 0.0
     runs: dict[str, int] = {}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,16 +39,31 @@ class End:
         except (OSError, ValueError):
             return None
 
-    def missed(self, lines: int, torn: bool) -> str:
-        """What is wrong with a chain of so many whole lines; empty where none is cut off. `torn`: and a piece of one more."""
-        gone = self.lines - lines - torn  # a disk may lose the end of a line that it had promised to hold
-        if gone <= 0:
-            return ""
-        return f"{gone} line{'s' * (gone > 1)} at its end {'were' if gone > 1 else 'was'} cut off: it had {self.lines}"
+    def missed(self, lines: int, torn: bool) -> int:
+        """How many lines a chain of so many whole ones has lost; `torn`: it has a piece of one more."""
+        return max(self.lines - lines - torn, 0)
+
+
+def cut_off(lost: int) -> str:
+    return f"{lost} line{'s' * (lost > 1)} at its end {'were' if lost > 1 else 'was'} cut off"
 
 
 def _beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.end")
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a chain's file holds."""
+
+    lines: list[dict[str, Any]]
+    """Verified."""
+    bytes: int
+    """That they take."""
+    torn: int
+    """Bytes of a last line that was cut short, and is left out."""
+    lost: int
+    """Lines that there were once, and of which nothing is left."""
 
 
 class Chain:
@@ -58,25 +73,54 @@ class Chain:
     """Said where the disk is full."""
     mend = "restore it from a backup"
     """Said where it was altered or damaged."""
+    goes_on = False
+    """Where its end was cut off: from what is left, and `lost` says how many lines were; otherwise that is damage (S02)."""
 
     def __init__(self, path: Path) -> None:
         """Open or create. A last line that was cut short by a crash is removed; any other damage is an error (S02)."""
         self.path = path
-        self.torn = 0
+        self.torn = self.lost = 0
         self.lines: list[dict[str, Any]] = []
         self.head = GENESIS
         if path.exists() or End.of(path):
-            self.lines, intact = intact_lines(path, self.mend)
-            self.torn = path.stat().st_size - intact if path.exists() else 0
+            held = self.held(path)
+            self.lines, self.torn, self.lost = held.lines, held.torn, held.lost
             if self.torn:
                 with _opened(path, "r+b") as f:
-                    f.truncate(intact)
+                    f.truncate(held.bytes)
         if self.lines:
             self.head = str(self.lines[-1]["hash"])
         self._count, self._remembers = len(self.lines), True
         self._file = _opened(path, "ab")
-        if self.torn:
+        if self.torn and not self.lost:
             self._mark()
+
+    @classmethod
+    def held(cls, path: Path) -> Held:
+        """RunError S02 for damage: for a line that does not fit, and, unless the chain goes on without it, for an end that is missing."""
+        lines: list[dict[str, Any]] = []
+        previous, taken = GENESIS, 0
+        # before the lines: whoever writes meanwhile can only add some
+        end = End.of(path)
+        raw = path.read_bytes() if path.exists() else b""
+        for number, (text, whole) in enumerate(_split(raw), start=1):
+            try:
+                line = linked(text, previous, number)
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                if not whole:
+                    break  # the line that was being written when the power went
+                raise RunError("S02", f"'{path}' line {number} was altered or damaged ({error}); {cls.mend}") from error
+            if not whole:
+                break
+            lines.append(line)
+            previous, taken = line["hash"], taken + len(text) + 1
+        torn = len(raw) - taken
+        lost = end.missed(len(lines), torn > 0) if end else 0
+        if end and 0 < end.lines <= len(lines) and lines[end.lines - 1]["hash"] != end.hash:
+            raise RunError("S02", f"'{path}' line {end.lines} was altered or damaged (it is not the one that was written); {cls.mend}")
+        if lost and not cls.goes_on:
+            raise RunError("S02", f"'{path}' was altered or damaged ({cut_off(lost)}); {cls.mend}")
+        return Held(lines, taken, torn, lost)
 
     def forget(self) -> None:
         """Hold no lines in memory from now on: the file is what is read."""
@@ -113,34 +157,6 @@ class Chain:
 
     def close(self) -> None:
         self._file.close()
-
-
-def intact_lines(path: Path, mend: str) -> tuple[list[dict[str, Any]], int]:
-    """The verified lines, and how many bytes they take. A line that was cut short is left out; any other damage is an error (S02)."""
-    lines: list[dict[str, Any]] = []
-    previous, taken = GENESIS, 0
-    # before the lines: whoever writes meanwhile can only add some
-    end = End.of(path)
-    raw = path.read_bytes() if path.exists() else b""
-    for number, (text, whole) in enumerate(_split(raw), start=1):
-        try:
-            line = linked(text, previous, number)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            if not whole:
-                break  # the line that was being written when the power went
-            raise RunError("S02", f"'{path}' line {number} was altered or damaged ({error}); {mend}") from error
-        if not whole:
-            break
-        lines.append(line)
-        previous, taken = line["hash"], taken + len(text) + 1
-    if end and (wrong := end.missed(len(lines), torn=taken < len(raw)) or _other(end, lines)):
-        raise RunError("S02", f"'{path}' was altered or damaged ({wrong}); {mend}")
-    return lines, taken
-
-
-def _other(end: End, lines: Sequence[Mapping[str, Any]]) -> str:
-    held = len(lines) < end.lines or not end.lines or lines[end.lines - 1]["hash"] == end.hash
-    return "" if held else f"line {end.lines} is not the one that was written"
 
 
 def linked(text: bytes, previous: str, number: int) -> dict[str, Any]:

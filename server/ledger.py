@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from common.chain import Chain, intact_lines
+from common.chain import Chain
 from common.errors import RunError
 
 NAME = "ledger.jsonl"
@@ -17,10 +17,11 @@ NAME = "ledger.jsonl"
 class Ledger(Chain):
     room = "free space, then resume the run"
     mend = "restore the run folder from a backup, or start a new run"
+    goes_on = True  # from the state that its last line names; the line that is written then says how many were lost
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All lines of a finished or running ledger, verified; a torn last line is left out."""
+    """All lines that a finished or running ledger holds, verified; a torn last line is left out."""
     if not path.is_file():
         raise RunError("S02", f"there is no ledger at '{path}'; is this the folder of a run?")
-    return intact_lines(path, Ledger.mend)[0]
+    return Ledger.held(path).lines

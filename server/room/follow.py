@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.chain import GENESIS, End, linked
+from common.chain import GENESIS, End, cut_off, linked
 
 PIECE = 1 << 20
 """Bytes that are read at a time."""
@@ -52,8 +52,8 @@ class Follower:
     @property
     def fault(self) -> Fault | None:
         """The first there is; lines that are missing at the end count as one after the last."""
-        missed = self._end.missed(self.lines, self.torn > 0) if self._end else ""
-        return self._damaged or (Fault(self.lines + 1, missed) if missed else None)
+        lost = self._end.missed(self.lines, self.torn > 0) if self._end else 0
+        return self._damaged or (Fault(self.lines + 1, f"{cut_off(lost)}: it had {self.lines + lost}") if lost else None)
 
     @property
     def lines(self) -> int:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from common.chain import cut_off
 from common.errors import CODES
 
 _MOST = 6
@@ -32,7 +33,8 @@ def _open(line: Mapping[str, Any]) -> str:
 
 def _resume(line: Mapping[str, Any]) -> str:
     torn = f"; {line['torn']} bytes of a line that was cut short were removed" if line.get("torn") else ""
-    return f"resumed at step {line['step']} with {_count(line['sites'], 'site')}{torn}"
+    lost = f"; {cut_off(line['lost']).replace('its end', 'the end of its ledger')}" if line.get("lost") else ""
+    return f"resumed at step {line['step']} with {_count(line['sites'], 'site')}{torn}{lost}"
 
 
 def _exchange(line: Mapping[str, Any]) -> str:

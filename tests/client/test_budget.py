@@ -171,7 +171,7 @@ def test_an_old_copy_does_not_know_the_newest_head(tmp_path: Path, budget: Budge
     second = budget.settle()
     budget.close()
     (tmp_path / NAME).write_bytes(old[tmp_path / NAME])
-    with pytest.raises(RunError, match="1 line at its end was cut off: it had 2"):
+    with pytest.raises(RunError, match="1 line at its end was cut off"):
         Budget(tmp_path, POLICY)
     for path, raw in old.items():
         path.write_bytes(raw)

@@ -303,6 +303,41 @@ def test_a_hostile_bundle_finds_no_data_no_key_and_a_station_that_does_not_liste
         assert not [line for line in one["beside"] if "serve" in line], "the station's process is in another container"
 
 
+def test_the_live_page_is_a_service_that_asks_for_its_token_and_can_write_nothing(town: Hospitals) -> None:
+    home, secret = town.coordinator, "0123456789abcdef0123456789abcdef"
+    token = home / "monitor.token"
+    token.write_text(secret)
+    token.chmod(0o600)
+    call("chown", USER, str(token))
+    call(COMPOSE, "-p", town.project(home), "--profile", "monitor", "up", "-d", "monitor", cwd=home, FEDMETS_USER=USER)
+    monitor = town.container(home, "monitor")
+
+    def get(path: str, *more: str) -> tuple[str, str]:
+        told = call("curl", "-s", "-w", "\n%{http_code}", *more, f"http://127.0.0.1:8090{path}", check=False).stdout
+        text, _, status = told.rpartition("\n")
+        return status, text
+
+    try:
+        end = time.monotonic() + 60
+        while get("/metrics")[0] == "000":
+            assert time.monotonic() < end, call(ENGINE, "logs", monitor, check=False).stderr
+            time.sleep(0.5)
+        known = ("-H", f"Authorization: Bearer {secret}")
+        assert get("/metrics")[0] == get("/metrics", "-H", "Authorization: Bearer wrong")[0] == "401"
+        assert get(f"/metrics?token={secret}")[0] == "400", "a token in an address ends up in logs"
+        status, text = get("/metrics", *known)
+        assert status == "200"
+        assert "fedmets_run" in text
+        status, runs = get("/api/runs", *known)
+        assert status == "200"
+        held = call(ENGINE, "exec", town.container(home, "coordinator"), "sh", "-c", "ls /state/runs 2>/dev/null || true").stdout.split()
+        assert all(name in runs for name in held)
+        for folder in ("/state", "/kit", "/opt"):
+            assert call(ENGINE, "exec", monitor, "touch", f"{folder}/x", check=False).returncode
+    finally:
+        call(ENGINE, "rm", "-f", "-t", "1", monitor, check=False)
+
+
 @pytest.mark.skipif(ENGINE != "podman", reason="images are built and saved by buildah")
 def test_the_images_as_files_come_with_checksums_and_a_bill_of_materials(town: Hospitals) -> None:
     out = town.folder / "archive"

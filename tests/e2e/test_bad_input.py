@@ -368,6 +368,9 @@ def test_a_ledger_line_that_was_cut_short_is_not_damage(copy: Path, finished: Pa
     done = run(copy.parent, "--resume", str(copy), "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["state_hash"] == state_hash(finished)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    (again,) = [line for line in lines if line["kind"] == "resume"]
+    assert (again["torn"], again["lost"]) == (40, 1), "that a whole line was lost, too, is on record"
 
 
 # ---- interruption and a full disk -------------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def test_the_station_killed_in_mid_round(place: Place) -> None:
     assert town.hash(folder) == want
 
 
-@pytest.mark.parametrize("who", [pytest.param("flwr-serverapp", marks=some), "flower-superlink"])
+@pytest.mark.parametrize("who", [pytest.param("flwr-serverapp", marks=some), pytest.param("flower-superlink", marks=every)])
 def test_the_coordinator_killed_in_mid_round(place: Place, who: str) -> None:
     """The SuperLink comes back with its nodes; the run does not, whichever of the two was killed, and is resumed."""
     town, _, want = place
@@ -92,6 +92,7 @@ def test_the_coordinator_killed_in_mid_round(place: Place, who: str) -> None:
     assert resumed(town, folder) == want
 
 
+@every
 def test_the_proxy_killed_in_mid_round(place: Place) -> None:
     town, _, want = place
     process, folder = town.begin(2, 2)
@@ -100,6 +101,7 @@ def test_the_proxy_killed_in_mid_round(place: Place) -> None:
     assert town.hash(folder) == want
 
 
+@every
 def test_a_run_that_is_stopped_by_command(place: Place) -> None:
     town, _, want = place
     process, folder = town.begin(2, 2)

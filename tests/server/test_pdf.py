@@ -156,7 +156,7 @@ def test_counts_that_sites_keep_are_not_counted_as_none():
     report["sites"] = [{**s, "patients": None, "n": None, "events": None} for s in report["sites"]]
     text = text_of(page.render(report))
     assert "700 with a known label, 90 events (12.9" in text
-    assert "each site keeps it to itself" in text
+    assert "keeps it to itself, in its own log" in text
     assert " 0 patients" not in text
     assert "700 labelled, 90 events" in text
     without = text_of(page.render({k: v for k, v in report.items() if k != "totals"}))
