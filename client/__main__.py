@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 EPILOG = """exit status: 0 done, 2 wrong option, 3 unusable data, 6 a file cannot be written, 130 interrupted
 
@@ -22,78 +23,65 @@ examples:
   python -m client cache --site site.toml --unused 90 --remove"""
 
 
+COMMANDS = {
+    "embed": "write per-patient and per-slice embeddings of the site's images",
+    "explain": "write the site's own page of Grad-CAM pictures",
+    "predict": "score the patients of a folder with a run's final model, offline, beside the data",
+    "finetune": "adapt a run's final model to the site's own patients, and say what that is worth; offline, nothing is sent",
+    "serve": "answer the coordinator's plans on the site's data, until it is stopped",
+    "check": "the station's half of the doctor: data, counts, GPU, disk, isolation",
+    "budget": "what the site's patients may still be asked: epsilon spent and left, by run",
+    "audit": "who asked what and when, and what left",
+    "cache": "count the prepared images on the site's disk, and remove those that were not used for long",
+}
+OUTPUTS = {
+    "embed": "folder for patients.parquet and slices.parquet",
+    "explain": "the page, an HTML file",
+    "predict": "folder for predictions.csv, left_out.csv and notes.txt",
+    "finetune": "folder for the site's own model and comparison.json",
+}
+
+
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m client", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, told, out in (
-        ("embed", "write per-patient and per-slice embeddings of the site's images", "folder for patients.parquet and slices.parquet"),
-        ("explain", "write the site's own page of Grad-CAM pictures", "the page, an HTML file"),
-    ):
-        c = commands.add_parser(name, help=told, description=told)
-        c.add_argument("--site", required=True, metavar="FILE", help="the site's site.toml")
-        c.add_argument("--study", required=True, metavar="NAME|FILE", help="the study that the model is of")
-        c.add_argument("--task", default="", help="prediction time (default: the study's last)")
-        c.add_argument("--model", required=True, metavar="DIR", help="the folder model/ of a run")
-        c.add_argument("--out", required=True, metavar="PATH", help=out)
-        c.add_argument("--json", action="store_true", help="print one JSON object at the end; progress goes to stderr")
-        if name == "explain":
-            c.add_argument("--patients", type=int, default=24, metavar="N", help="most patients shown (default 24)")
-            c.add_argument(
-                "--report",
-                default="",
-                metavar="FILE",
-                help="the run's report.html: the page is then the site's own copy of it, with the pictures",
-            )
-    told = "score the patients of a folder with a run's final model, offline, beside the data"
-    c = commands.add_parser("predict", help=told, description=told)
-    c.add_argument("--model", required=True, metavar="DIR", help="the folder model/ of a run")
-    c.add_argument("--data", required=True, metavar="PATH", help="folder or file that holds the tables; no label is read")
-    c.add_argument("--images", metavar="DIR", help="folder that holds the images (default: that of --data)")
-    c.add_argument("--source", default="", metavar="NAME|FILE", help="source mapping (default: recognised from the files)")
-    c.add_argument("--study", default="", metavar="NAME|FILE", help="the study, where the model does not bring it (a Python file)")
-    c.add_argument("--out", required=True, metavar="DIR", help="folder for predictions.csv, left_out.csv and notes.txt")
-    c.add_argument("--cache", metavar="DIR", help="where prepared images are kept (default: cache/ in --out)")
-    c.add_argument("--json", action="store_true", help="print one JSON object at the end; progress goes to stderr")
-    told = "adapt a run's final model to the site's own patients, and say what that is worth; offline, nothing is sent"
-    c = commands.add_parser("finetune", help=told, description=told)
-    c.add_argument("--site", required=True, metavar="FILE", help="the site's site.toml")
-    c.add_argument("--model", required=True, metavar="DIR", help="the folder model/ of a run")
-    c.add_argument("--study", default="", metavar="NAME|FILE", help="the study as site.toml names it, where the model does not bring it")
-    c.add_argument("--out", required=True, metavar="DIR", help="folder for the site's own model and comparison.json")
-    c.add_argument("--epochs", type=int, metavar="N", help="of each network (default 3)")
-    c.add_argument("--learning-rate", type=float, metavar="X", help="of each network (default: a tenth of the learner's own)")
-    c.add_argument("--ridge", type=float, metavar="X", help="how firmly a logistic regression is held by the federation's (default 10)")
-    c.add_argument("--no-local", action="store_true", help="leave out what the site trains alone")
-    c.add_argument("--json", action="store_true", help="print one JSON object at the end; progress goes to stderr")
-    told = "answer the coordinator's plans on the site's data, until it is stopped"
-    c = commands.add_parser("serve", help=told, description=told)
-    c.add_argument("--site", required=True, metavar="FILE", help="the site's site.toml")
-    c.add_argument(
-        "--socket", required=True, metavar="PATH", help="where the courier finds the station; its folder is made, for this user only"
-    )
-    c.add_argument("--json", action="store_true", help="lines for programs on stderr")
-    told = "the station's half of the doctor: data, counts, GPU, disk, isolation"
-    c = commands.add_parser("check", help=told, description=told)
-    c.add_argument("--site", required=True, metavar="FILE", help="the site's site.toml")
-    c.add_argument("--socket", default="/run/fedmets/station/station.sock", metavar="PATH", help="where the station will listen")
-    c.add_argument("--json", action="store_true", help="print one JSON object")
-    for name, told in (
-        ("budget", "what the site's patients may still be asked: epsilon spent and left, by run"),
-        ("audit", "who asked what and when, and what left"),
-    ):
-        c = commands.add_parser(name, help=told, description=told)
-        c.add_argument("--site", required=True, metavar="FILE", help="the site's site.toml")
-        c.add_argument("--json", action="store_true", help="print one JSON object")
-        if name == "audit":
-            c.add_argument("--last", type=int, default=20, metavar="N", help="so many messages, the newest (default 20; 0: all)")
-    told = "count the prepared images on the site's disk, and remove those that were not used for long"
-    c = commands.add_parser("cache", help=told, description=told)
-    c.add_argument("--site", required=True, metavar="FILE", help="the site's site.toml")
-    c.add_argument("--unused", type=float, default=90, metavar="DAYS", help="not opened for so many days (default 90)")
-    c.add_argument("--remove", action="store_true", help="remove these; they are made again if they are asked for")
-    c.add_argument("--json", action="store_true", help="print one JSON object")
+    made = {name: commands.add_parser(name, help=told, description=told) for name, told in COMMANDS.items()}
+
+    def option(names: str, *flags: str, **how: Any) -> None:
+        for name in names.split():
+            made[name].add_argument(*flags, **how)
+
+    option("embed explain finetune serve check budget audit cache", "--site", required=True, metavar="FILE", help="the site's site.toml")
+    option("embed explain", "--study", required=True, metavar="NAME|FILE", help="the study that the model is of")
+    option("embed explain", "--task", default="", help="prediction time (default: the study's last)")
+    option("embed explain predict finetune", "--model", required=True, metavar="DIR", help="the folder model/ of a run")
+    option("predict", "--data", required=True, metavar="PATH", help="folder or file that holds the tables; no label is read")
+    option("predict", "--images", metavar="DIR", help="folder that holds the images (default: that of --data)")
+    option("predict", "--source", default="", metavar="NAME|FILE", help="source mapping (default: recognised from the files)")
+    lacking = "the study, as site.toml names it where there is one, if the model does not bring it (a Python file)"
+    option("predict finetune", "--study", default="", metavar="NAME|FILE", help=lacking)
+    for name, what in OUTPUTS.items():
+        option(name, "--out", required=True, metavar="PATH", help=what)
+    option("predict", "--cache", metavar="DIR", help="where prepared images are kept (default: cache/ in --out)")
+    option("explain", "--patients", type=int, default=24, metavar="N", help="most patients shown (default 24)")
+    copy = "the run's report.html: the page is then the site's own copy of it, with the pictures"
+    option("explain", "--report", default="", metavar="FILE", help=copy)
+    option("finetune", "--epochs", type=int, metavar="N", help="of each network (default 3)")
+    option("finetune", "--learning-rate", type=float, metavar="X", help="of each network (default: a tenth of the learner's own)")
+    option("finetune", "--ridge", type=float, metavar="X", help="how firmly a logistic regression is held by the federation's (default 10)")
+    option("finetune", "--no-local", action="store_true", help="leave out what the site trains alone")
+    where = "where the courier finds the station; its folder is made, for this user only"
+    option("serve", "--socket", required=True, metavar="PATH", help=where)
+    option("check", "--socket", default="/run/fedmets/station/station.sock", metavar="PATH", help="where the station will listen")
+    option("audit", "--last", type=int, default=20, metavar="N", help="so many messages, the newest (default 20; 0: all)")
+    option("cache", "--unused", type=float, default=90, metavar="DAYS", help="not opened for so many days (default 90)")
+    option("cache", "--remove", action="store_true", help="remove these; they are made again if they are asked for")
+    at_end = "print one JSON object at the end; progress goes to stderr"
+    option("embed explain predict finetune", "--json", action="store_true", help=at_end)
+    option("serve", "--json", action="store_true", help="lines for programs on stderr")
+    option("check budget audit cache", "--json", action="store_true", help="print one JSON object")
     return p
 
 

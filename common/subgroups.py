@@ -1,7 +1,8 @@
-"""Guard E09: the parts of the patients that are looked at apart, and what of them is told.
+"""Guard E09: the parts of the patients that are looked at apart, and what a site tells of them.
 
 A cell of fewer than 10 patients is not told, and neither is one that the total minus the others would tell: groups of one feature are
-parts of one whole, whose counts are told elsewhere. Between hospitals each site takes such cells out of its own sums, before they leave.
+parts of one whole, whose counts are told elsewhere. Between hospitals each site takes small groups out of its own sums before they leave,
+and with them so many other patients, always the same ones, that whoever is left out is in a crowd.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.cohort import ESTIMABLE
-from common.delong import against, concordance
+from common.delong import concordance
 from common.schema import Choice, Feature, Floats, Number, Schema
 from common.types import Arrays, Probs
 
@@ -35,21 +36,6 @@ def groups(feature: Feature, x: Floats, cut: float | None) -> dict[str, Marks]:
     return {**parts, NOT_KNOWN: np.isnan(x)}
 
 
-def hidden(cells: Sequence[Sequence[int]]) -> list[bool]:
-    """Which of the cells must go: those with a small count, then the next smallest until what is gone cannot be worked out.
-
-    At least two go where any does, and together they hold enough that their sum says nothing of a small one.
-    """
-    gone = [min(c) < LEAST for c in cells]
-    order = sorted(range(len(cells)), key=lambda i: min(cells[i]))
-    for i in order:
-        sums = [sum(c[k] for c, g in zip(cells, gone, strict=True) if g) for k in range(len(cells[0]))]
-        if not any(gone) or (sum(gone) > 1 and min(sums) >= LEAST):
-            break
-        gone[i] = True
-    return gone
-
-
 # ---- between hospitals ------------------------------------------------------------------------------------------------------
 
 
@@ -60,28 +46,46 @@ def cuts(schema: Schema, preprocessing: Mapping[str, NDArray[np.generic]]) -> di
     return {c.feature.name: float(c.to_natural(np.array(m))) for c, m in found if isinstance(c.feature, Number)}
 
 
-def sums(schema: Schema, at: Mapping[str, float], values: Floats, probs: Probs, labels: NDArray[np.int64]) -> Arrays:
-    """One site's, of a model's out-of-fold predictions. values (n, features), probs (n, classes), labels (n,).
+def sums(
+    schema: Schema, at: Mapping[str, float], values: Floats, probs: Probs, labels: NDArray[np.int64], order: NDArray[np.int64]
+) -> Arrays:
+    """One site's, of a model's out-of-fold predictions. values (n, features), probs (n, classes), labels (n,); order (n,): see `told`.
 
     Groups of all features in the schema's order, stacked: `counts` (groups, classes), `concordant` and `pairs` (groups, held), `spread`
     (groups, held, held). Zeros for what is not told.
     """
     classes = probs.shape[1]
-    held = len(against(classes))
-    told: list[tuple[Floats, Floats, Floats, Floats]] = []
+    rows: list[tuple[Floats, Floats, Floats, Floats]] = []
     for j, feature in enumerate(schema.features):
         parts = list(groups(feature, values[:, j], at.get(feature.name)).values())
-        counts = [np.bincount(labels[mask], minlength=classes) for mask in parts]
-        there = [i for i, c in enumerate(counts) if c.any()]
-        gone = dict(zip(there, hidden([tuple(map(int, counts[i])) for i in there]), strict=True)) if there else {}
-        for i, mask in enumerate(parts):
-            if gone.get(i, True):
-                told.append((np.zeros(classes), np.zeros(held), np.zeros(held), np.zeros((held, held))))
-            else:
-                one = concordance(probs[mask][:, None, :], labels[mask])
-                told.append((counts[i].astype(np.float64), one.concordant[0], one.pairs, one.spread))
+        for mask in told(parts, labels, classes, order):
+            one = concordance(probs[mask][:, None, :], labels[mask])
+            counts = np.bincount(labels[mask], minlength=classes).astype(np.float64)
+            rows.append((counts, one.concordant[0], one.pairs, one.spread))
     names = ("counts", "concordant", "pairs", "spread")
-    return {name: np.stack(each) for name, each in zip(names, zip(*told, strict=True), strict=True)} if told else {}
+    return {name: np.stack(each) for name, each in zip(names, zip(*rows, strict=True), strict=True)} if rows else {}
+
+
+def told(parts: Sequence[Marks], labels: NDArray[np.int64], classes: int, order: NDArray[np.int64]) -> list[Marks]:
+    """Of each group the patients of whom the site tells; the groups are parts of all its patients.
+
+    A group is told where it has 10 of each class. Those of whom nothing is told are nobody, or 10 of each class themselves: where they are
+    fewer, the first in `order` (a permutation of the patients that has nothing to do with them) are left out of their groups with them.
+    """
+
+    def enough(mask: Marks) -> bool:
+        return bool((np.bincount(labels[mask], minlength=classes) >= LEAST).all())
+
+    kept = [mask & enough(mask) for mask in parts]
+    while True:
+        inside = np.logical_or.reduce(kept)
+        rest = np.bincount(labels[~inside], minlength=classes)
+        if not rest.any() or (rest >= LEAST).all() or not inside.any():
+            return kept
+        for c in range(classes):
+            some = order[(inside & (labels == c))[order]][: max(LEAST - rest[c], 0)]
+            inside[some] = False
+        kept = [mask & inside & enough(mask & inside) for mask in kept]
 
 
 def named(schema: Schema, at: Mapping[str, float]) -> list[tuple[Feature, str]]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from common.cohort import UNKNOWN, Cohort
 from common.schema import Number
-from common.subgroups import LEADS, Marks, groups, hidden
+from common.subgroups import LEADS, LEAST, Marks, groups
 from simulation.compare import Comparison
 from simulation.statistics import Interval, Predictions, bootstrap_weights, estimable, evaluate, interval
 
@@ -88,9 +88,24 @@ def suppressed(rows: Sequence[Row]) -> list[Row]:
     Counts of patients; and of events, where either events or the others are few. At least two cells are taken out where any is, and
     together they hold enough that their sum says nothing of a small one.
     """
-    few = hidden([(r["n"],) for r in rows])
-    events = hidden([(r["events"], r["n"] - r["events"]) for r in rows])
+    few = _hidden([(r["n"],) for r in rows])
+    events = _hidden([(r["events"], r["n"] - r["events"]) for r in rows])
     return [
         {**r, "n": None if a else r["n"], "events": None if a or b else r["events"], "suppressed": a or b}
         for r, a, b in zip(rows, few, events, strict=True)
     ]
+
+
+def _hidden(cells: Sequence[Sequence[int]]) -> list[bool]:
+    """Which of the cells must go: those with a small count, then the next smallest until what is gone cannot be worked out.
+
+    At least two go where any does, and together they hold enough that their sum says nothing of a small one.
+    """
+    gone = [min(c) < LEAST for c in cells]
+    order = sorted(range(len(cells)), key=lambda i: min(cells[i]))
+    for i in order:
+        sums = [sum(c[k] for c, g in zip(cells, gone, strict=True) if g) for k in range(len(cells[0]))]
+        if not any(gone) or (sum(gone) > 1 and min(sums) >= LEAST):
+            break
+        gone[i] = True
+    return gone

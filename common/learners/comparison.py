@@ -9,6 +9,7 @@ over all sites alone.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ class Comparison:
 
     def _subgroups(self, scores: _Scores, preprocessing: Arrays, cohort: Cohort) -> Arrays:
         known, at = scores.seen & (cohort.labels != UNKNOWN), subgroups.cuts(cohort.schema, preprocessing)
-        return subgroups.sums(cohort.schema, at, cohort.values[known], scores.probs[known], cohort.labels[known])
+        return subgroups.sums(cohort.schema, at, cohort.values[known], scores.probs[known], cohort.labels[known], _shuffled(cohort, known))
 
     def _federated(self, heads: Sequence[Head], state: State, cohort: Cohort, plan: Plan) -> dict[Model, _Scores]:
         parts, left_out = cohort.parts(plan.seed, plan.parts), groups(plan.reads)
@@ -176,6 +177,12 @@ class Comparison:
             np.stack([s.probs for s in those])[best, rows], np.stack([s.thresholds for s in those])[best, rows], seen, loss[best, rows]
         )
         return {(evaluation, arm, CLINICAL): chosen}
+
+
+def _shuffled(cohort: Cohort, known: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """An order of the marked patients by a hash of their ids: the same in every run, so that no two runs' sums differ by a patient."""
+    ids = (i for i, mine in zip(cohort.ids, known, strict=True) if mine)
+    return np.argsort([int.from_bytes(hashlib.sha256(i.encode()).digest()[:7], "big") for i in ids], kind="stable").astype(np.int64)
 
 
 def paired(names: Sequence[str], heads: Sequence[Head]) -> list[tuple[str, tuple[str, str], tuple[str, str]]]:

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# With the word `packages`: Debian's packages only.
+# With the word `packages`: Debian's packages only, and the browser that the live page is tested in.
 # Exit status 3: this machine cannot be made ready (no packages to be had); anything else but 0 is a fault of ours.
 # Make a Debian machine ready for containers without an engine's service: podman, buildah, a base image of Debian's own, and the three images.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 if [ "$(id -u)" != 0 ]; then echo "make test-hospital needs root: it installs packages and makes networks" >&2; exit 3; fi
 needed="podman buildah runc netavark aardvark-dns debootstrap iptables iproute2 nginx-light curl"
+if [ "${1:-}" = packages ]; then needed="$needed chromium"; fi
 missing=""
 for package in $needed; do dpkg -s "$package" >/dev/null 2>&1 || missing="$missing $package"; done
 if [ -n "$missing" ]; then

@@ -153,7 +153,7 @@ def _account(told: Sequence[int] | None) -> Row:
     if told is None:
         return {"read": None, "excluded": None, "kept": None, "unknown_label": None}
     read, left_out, unknown = told
-    excluded = [{"reason": "left out by the site's mapping, for reasons in its log", "n": left_out}] if left_out else []
+    excluded = [{"reason": "by the site's own mapping", "n": left_out}] if left_out else []
     return {"read": read, "excluded": excluded, "kept": read - left_out, "unknown_label": unknown}
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from common.delong import Concordance, aucs, concordance
 from common.schema import Choice, Label, Number, Schema
-from common.subgroups import LEAST, NOT_KNOWN, cuts, groups, hidden, named, sums
+from common.subgroups import LEAST, NOT_KNOWN, cuts, groups, named, sums
 
 FEATURES = (Number("age", "years", 18, 99, "now"), Number("marker", "ug/L", 0, 1e4, "now", scale="log"), Choice("sex", ("f", "m"), "now"))
 SCHEMA = Schema("x", FEATURES, Label("y", ("no", "yes")), ("now",))
@@ -31,7 +31,7 @@ def test_no_small_cell_leaves_a_site_and_none_can_be_worked_out(sizes: list[int]
     rows = named(SCHEMA, AT)
     for n in sizes:
         values, probs, labels = site(n, rng)
-        told = sums(SCHEMA, AT, values, probs, labels)
+        told = sums(SCHEMA, AT, values, probs, labels, rng.permutation(n))
         assert {k: v.shape for k, v in told.items()} == {k: v.shape for k, v in sums(SCHEMA, AT, *nobody()).items()}
         counts, total = told["counts"], np.bincount(labels, minlength=2)
         assert ((counts == 0).all(1) | (counts >= LEAST).all(1)).all()
@@ -41,14 +41,27 @@ def test_no_small_cell_leaves_a_site_and_none_can_be_worked_out(sizes: list[int]
             assert not rest.any() or (rest >= LEAST).all() or not mine.any()
 
 
-def nobody() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return np.empty((0, 3)), np.empty((0, 2)), np.empty(0, np.int64)
+def nobody() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    return np.empty((0, 3)), np.empty((0, 2)), np.empty(0, np.int64), np.empty(0, np.int64)
+
+
+def test_a_few_without_a_value_cost_a_few_others_and_no_group() -> None:
+    """Who is left out with them does not hang on the value, and is the same whenever it is asked."""
+    rng = np.random.default_rng(3)
+    values, probs, labels = site(200, rng, lack=0.0)
+    values[:3, 0] = np.nan
+    order = rng.permutation(200)
+    told = sums(SCHEMA, AT, values, probs, labels, order)
+    ages = [i for i, (f, _) in enumerate(named(SCHEMA, AT)) if f.name == "age"]
+    assert told["counts"][ages][:2].sum() == 200 - 2 * LEAST
+    assert not told["counts"][ages[2]].any()
+    assert all((told[k] == v).all() for k, v in sums(SCHEMA, AT, values, probs, labels, order).items())
 
 
 def test_added_over_sites_it_is_the_auc_within_sites_of_each_group() -> None:
     rng = np.random.default_rng(1)
     sites = [site(n, rng, lack=0.0) for n in (300, 400, 500)]
-    told = [sums(SCHEMA, AT, *s) for s in sites]
+    told = [sums(SCHEMA, AT, *s, np.arange(len(s[2]))) for s in sites]
     total = {k: sum(t[k] for t in told) for k in told[0]}
     for i, (feature, group) in enumerate(named(SCHEMA, AT)):
         j = FEATURES.index(feature)
@@ -77,12 +90,3 @@ def test_numbers_are_cut_at_everybody_s_mean_in_their_own_unit() -> None:
         "above 61.25": [False, False, True, False],
         NOT_KNOWN: [False, False, False, True],
     }
-
-
-@given(cells=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), min_size=1, max_size=8))
-def test_what_is_taken_out_cannot_be_worked_out(cells: list[tuple[int, int]]) -> None:
-    gone = hidden(cells)
-    assert all(g or min(c) >= LEAST for c, g in zip(cells, gone, strict=True))
-    if any(gone) and not all(gone):
-        assert sum(gone) > 1
-        assert min(sum(c[k] for c, g in zip(cells, gone, strict=True) if g) for k in (0, 1)) >= LEAST
