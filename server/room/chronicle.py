@@ -5,7 +5,7 @@ Its size does not grow with the run.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,7 +62,7 @@ class Chronicle:
         """A `failed` or `stopped` line, as long as nothing has gone on since."""
         self.guard: dict[str, Any] = {}
         self.evaluation: list[dict[str, Any]] = []
-        self.sites: dict[str, SitePart] = {}
+        self.sites: dict[str, SitePart] = defaultdict(SitePart)
         self.curves: dict[tuple[str, str], CurvePart] = {}
         self.seconds = Thin(POINTS)
         self.exchanges = self.done = self.jobs = self.sent = self.received = self.resumed = 0
@@ -98,7 +98,7 @@ class Chronicle:
             self.resumed += 1
         self.begun, self.ended, self.jobs = dict(line), {}, int(line["jobs"])
         for name in line["registered"]:
-            part = self.sites.setdefault(str(name), SitePart())
+            part = self.sites[str(name)]
             part.state, part.code = ("ready" if name in line["sites"] else "registered"), ""
             part.seen = max(part.seen or 0.0, float(line["time"]))
 
@@ -111,28 +111,28 @@ class Chronicle:
         self.seconds.add(step, self.last_seconds)
         self.learners = list(dict.fromkeys(str(w["learner"]) for w in line["work"]))
         codes: dict[str, set[str]] = {}
+        none: set[str] = set()
         for work in line["work"]:
             for site, code in work["refused"].items():
                 codes.setdefault(site, set()).add(str(code))
         for site, what in line["sites"].items():
-            part = self.sites.setdefault(str(site), SitePart())
-            mine = codes.get(site, set())
+            part, mine, coded = self.sites[str(site)], codes.get(site, none), is_code(str(what))
             part.state = str(what)
-            part.code = str(what) if is_code(what) else min(mine, default="") if what == "refused" else ""
-            if not is_code(what):
+            part.code = str(what) if coded else min(mine, default="") if what == "refused" else ""
+            if not coded:
                 part.seen = time
                 part.contributed += what == "contributed"
-            for code in mine | ({str(what)} if is_code(what) else set()):
+            for code in mine | {str(what)} if coded else mine:
                 part.refused[code] += 1
                 part.refused_at[code] = step
         for entry in line.get("late", []):
-            part = self.sites.setdefault(str(entry["site"]), SitePart())
+            part = self.sites[str(entry["site"])]
             part.late, part.late_at, part.seen = part.late + 1, time, time
         for row in line.get("metrics", []):
             self._metrics(step, row)
         self.evaluation = list(line.get("evaluation", self.evaluation))
         for site, spent in line.get("spent", {}).items():
-            part = self.sites.setdefault(str(site), SitePart())
+            part = self.sites[str(site)]
             part.spent, part.spent_by = float(spent["epsilon"]), {str(k): float(v) for k, v in spent["learners"].items()}
 
     def _metrics(self, step: int, row: Mapping[str, Any]) -> None:
@@ -141,8 +141,9 @@ class Chronicle:
             curve.all.add(step, float(value))
             for site, mine in row["sites"].items():
                 if metric in mine:
-                    few = SITE_POINTS // max(len(self.sites), 1)
-                    curve.sites.setdefault(str(site), Thin(min(few, POINTS))).add(step, float(mine[metric]))
+                    if site not in curve.sites:
+                        curve.sites[str(site)] = Thin(min(SITE_POINTS // max(len(self.sites), 1), POINTS))
+                    curve.sites[str(site)].add(step, float(mine[metric]))
 
     def _guard(self, line: Mapping[str, Any]) -> None:
         self.guard = dict(line)

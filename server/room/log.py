@@ -57,7 +57,7 @@ def events(line: Mapping[str, Any]) -> Iterator[tuple[Level, str, dict[str, Any]
         yield "info", "run_opened" if kind == "open" else "run_resumed", {"step": step, "sites": len(line["sites"]), "jobs": line["jobs"]}
     elif kind == "exchange":
         codes = {(s, str(c)) for w in line["work"] for s, c in w["refused"].items()}
-        codes |= {(s, str(what)) for s, what in line["sites"].items() if is_code(what)}
+        codes |= {(s, str(what)) for s, what in line["sites"].items() if is_code(str(what))}
         contributed = sum(what == "contributed" for what in line["sites"].values())
         yield (
             "info",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from common.chain import cut_off
@@ -13,8 +14,10 @@ _MOST = 6
 """Names in a list."""
 
 
-def is_code(text: object) -> bool:
-    return isinstance(text, str) and re.fullmatch(r"[A-Z]\d\d", text) is not None
+@lru_cache(maxsize=1024)
+def is_code(text: str) -> bool:
+    """Asked of every site in every line; the words are few."""
+    return re.fullmatch(r"[A-Z]\d\d", text) is not None
 
 
 def meaning(code: str) -> str:
