@@ -74,7 +74,7 @@ class Chain:
     mend = "restore it from a backup"
     """Said where it was altered or damaged."""
     goes_on = False
-    """Where its end was cut off: from what is left, and `lost` says how many lines were; otherwise that is damage (S02)."""
+    """Where its end was cut off: from what is left, and the next line says how many were `lost`; otherwise that is damage (S02)."""
 
     def __init__(self, path: Path) -> None:
         """Open or create. A last line that was cut short by a crash is removed; any other damage is an error (S02)."""
@@ -128,7 +128,8 @@ class Chain:
 
     def append(self, kind: str, **content: Any) -> dict[str, Any]:
         """Add a line, synced to disk before it returns."""
-        body = {"n": self._count, "kind": kind, **content, "prev": self.head}
+        lost = {"lost": self.lost} if self.lost else {}
+        body = {"n": self._count, "kind": kind, **content, **lost, "prev": self.head}
         line = {**body, "hash": _hash(body)}
         rest = memoryview(json.dumps(line, separators=(",", ":")).encode() + b"\n")
         size = os.fstat(self._file.fileno()).st_size
@@ -140,7 +141,7 @@ class Chain:
             with suppress(OSError):  # half a line would spoil the next one
                 os.ftruncate(self._file.fileno(), size)
             raise RunError("S03", f"'{self.path}' cannot be written ({error.strerror}); {self.room}") from error
-        self._count, self.head = self._count + 1, str(line["hash"])
+        self._count, self.head, self.lost = self._count + 1, str(line["hash"]), 0
         self._mark()
         if self._remembers:
             self.lines.append(json.loads(json.dumps(line)))

@@ -132,7 +132,6 @@ def _coordinate(
         step=progress.step,
         **({"delta": DELTA, "planned": planned(jobs, schema, run.noise, run.parts)} if run.noise else {}),
         torn=ledger.torn,
-        **({"lost": ledger.lost} if ledger.lost else {}),
         versions={p: version(p) for p in ("flwr", "numpy", "xgboost")} | {"fedmets": common.__version__},
     )
 

@@ -17,7 +17,7 @@ NAME = "ledger.jsonl"
 class Ledger(Chain):
     room = "free space, then resume the run"
     mend = "restore the run folder from a backup, or start a new run"
-    goes_on = True  # from the state that its last line names; the line that is written then says how many were lost
+    goes_on = True  # from the state that its last line names
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -20,10 +20,10 @@ _NAMES = ("counts", "concordant", "pairs", "spread")
 def in_subgroups(arrays: Arrays, schema: Schema, preprocessing: Arrays) -> list[Row]:
     """A row a group of the features in which any site tells one; None where none tells of it."""
     lead = next((m for m in subgroups.LEADS if f"subgroups/{m}/counts" in arrays), None)
-    if lead is None:
+    scored = next((m for m in models(arrays) if (m.evaluation, m.arm, m.name) == (WITHIN, "federated", lead)), None)
+    if lead is None or scored is None:
         return []
     mine = {k: arrays[f"subgroups/{lead}/{k}"] for k in _NAMES}
-    scored = next(m for m in models(arrays) if (m.evaluation, m.arm, m.name) == (WITHIN, "federated", lead))
     everybody, at = int(scored.counts(slice(None)).sum()), subgroups.cuts(schema, preprocessing)
     named = subgroups.named(schema, at)
     rows: list[Row] = []

@@ -27,6 +27,8 @@ class Fault:
 
     line: int
     what: str
+    lost: int = 0
+    """Lines that are missing at the end, where nothing that is there is wrong."""
 
 
 class Follower:
@@ -53,7 +55,7 @@ class Follower:
     def fault(self) -> Fault | None:
         """The first there is; lines that are missing at the end count as one after the last."""
         lost = self._end.missed(self.lines, self.torn > 0) if self._end else 0
-        return self._damaged or (Fault(self.lines + 1, f"{cut_off(lost)}: it had {self.lines + lost}") if lost else None)
+        return self._damaged or (Fault(self.lines + 1, f"{cut_off(lost)}: it had {self.lines + lost}", lost) if lost else None)
 
     @property
     def lines(self) -> int:

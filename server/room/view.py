@@ -190,6 +190,13 @@ def _state(
     if ledger.fault:
         line = ledger.fault
         known = f"the {line.line - 1} lines before it are verified" if line.line > 1 else "no line is verified"
+        if line.lost:
+            return (
+                "damaged",
+                f"line {line.line} of the ledger is missing ({line.what}); {known}: restore the run's folder from a backup, or go on from "
+                f"what is left, which puts the loss on record: {resume}",
+                "S02",
+            )
         return (
             "damaged",
             f"line {line.line} of the ledger was altered or damaged ({line.what}); {known}, what comes after it is not to be "

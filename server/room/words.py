@@ -27,7 +27,8 @@ def meaning(code: str) -> str:
 def said(line: Mapping[str, Any]) -> str:
     """One sentence or two; a kind of line that this version does not know is named. KeyError and the like for a line of another form."""
     kind = line["kind"]
-    return _SAY[kind](line) if kind in _SAY else f"a line of kind '{kind}', which this version of fedmets does not know"
+    text = _SAY[kind](line) if kind in _SAY else f"a line of kind '{kind}', which this version of fedmets does not know"
+    return f"{text}; {cut_off(line['lost']).replace('its end', 'the end of what stands above')}" if line.get("lost") else text
 
 
 def _open(line: Mapping[str, Any]) -> str:
@@ -36,8 +37,7 @@ def _open(line: Mapping[str, Any]) -> str:
 
 def _resume(line: Mapping[str, Any]) -> str:
     torn = f"; {line['torn']} bytes of a line that was cut short were removed" if line.get("torn") else ""
-    lost = f"; {cut_off(line['lost']).replace('its end', 'the end of its ledger')}" if line.get("lost") else ""
-    return f"resumed at step {line['step']} with {_count(line['sites'], 'site')}{torn}{lost}"
+    return f"resumed at step {line['step']} with {_count(line['sites'], 'site')}{torn}"
 
 
 def _exchange(line: Mapping[str, Any]) -> str:

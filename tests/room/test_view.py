@@ -186,6 +186,13 @@ def test_whole_lines_cut_off_the_end_are_missed_until_they_are_back(tmp_path: Pa
         assert view.verified == len(bodies) - 2
     path.write_bytes(raw)
     assert told.look().state == "finished"
+    path.write_bytes(b"".join(raw.splitlines(keepends=True)[:-2]))
+    again = ledger.Ledger(path)
+    again.append("stopped", time=ledgers.START + 1e6)
+    again.close()
+    view = told.look()
+    assert (view.state, view.fault) == ("stopped", "")
+    assert view.lines[-1].text.endswith("2 lines at the end of what stands above were cut off"), "it is never forgotten"
 
 
 def test_a_line_taken_out_put_in_or_exchanged_is_found(tmp_path: Path) -> None:

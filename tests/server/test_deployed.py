@@ -120,6 +120,8 @@ def test_subgroups_are_looked_at_where_sites_hold_enough(tmp_path: Path, monkeyp
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Subgroups by place" in page
     assert "no site told of a subgroup" not in page
+    left_out = ran(sites(90, 3, seed=2), tmp_path / "left out", monkeypatch, evaluations="leave_one_site_out")
+    assert left_out["subgroups"] == [], "they are looked at within sites alone"
     small = ran(sites(60, 3, seed=2), tmp_path / "small", monkeypatch)
     assert small["subgroups"] == []
     assert any("subgroups: not told" in n for n in small["not_run"])
