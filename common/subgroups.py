@@ -33,7 +33,8 @@ def groups(feature: Feature, x: Floats, cut: float | None) -> dict[str, Marks]:
     else:
         # the comparison is with the rounded figure, so that the groups are what their names say
         parts = {f"up to {cut:.4g}": x <= float(f"{cut:.4g}"), f"above {cut:.4g}": x > float(f"{cut:.4g}")}
-    return {**parts, NOT_KNOWN: np.isnan(x)}
+    # a vocabulary may have these words for a value of its own
+    return {**parts, NOT_KNOWN: parts.get(NOT_KNOWN, np.zeros(len(x), np.bool_)) | np.isnan(x)}
 
 
 # ---- between hospitals ------------------------------------------------------------------------------------------------------

@@ -82,6 +82,11 @@ def test_added_over_sites_it_is_the_auc_within_sites_of_each_group() -> None:
         assert covariance[0, 0] == pytest.approx(spread[0, 0] * (1000 / total["pairs"][i][0]) ** 2)
 
 
+def test_a_value_that_is_called_not_known_is_in_that_group() -> None:
+    found = groups(Choice("grade", ("low", NOT_KNOWN), "now"), np.array([0.0, 1.0, np.nan]), None)
+    assert {k: v.tolist() for k, v in found.items()} == {"low": [True, False, False], NOT_KNOWN: [False, True, True]}
+
+
 def test_numbers_are_cut_at_everybody_s_mean_in_their_own_unit() -> None:
     assert cuts(SCHEMA, {"mean": np.array([61.25, np.log1p(20.0), 0.4])}) == {"age": 61.25, "marker": pytest.approx(20.0)}
     x = np.array([61.2, 61.25, 61.26, np.nan])
