@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,8 +42,12 @@ class Deployed:
 def publish(folder: Path, stated: str = "") -> Row:
     """Write the report in its three faces and model/ into the run's folder; returns the report. The same run gives the same bytes.
 
-    stated: a file of statements (`server.report.statements`), which the run's folder keeps from then on.
+    stated: a file of statements (`server.report.statements`), which the run's folder keeps from then on. RunError S01 for a simulation,
+    whose own report says more.
     """
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        if json.loads((folder / "report.json").read_text())["setting"] == "simulation":
+            raise RunError("S01", f"'{folder}' is a simulation's; to write its report again: python -m simulation --resume {folder}")
     if stated:
         statements.read(stated)
         store.write(folder / statements.NAME, Path(stated).read_bytes())

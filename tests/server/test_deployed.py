@@ -127,6 +127,16 @@ def test_subgroups_are_looked_at_where_sites_hold_enough(tmp_path: Path, monkeyp
     assert any("subgroups: not told" in n for n in small["not_run"])
 
 
+def test_a_simulation_s_report_is_not_written_over(held: list[Cohort], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = ran(held, tmp_path, monkeypatch)
+    file = tmp_path / "run" / "report.json"
+    file.write_text(json.dumps({**report, "setting": "simulation"}))
+    with pytest.raises(RunError, match="python -m simulation --resume"):
+        deployed.publish(tmp_path / "run")
+    file.write_text("torn")
+    assert deployed.publish(tmp_path / "run") == report
+
+
 def test_a_site_of_one_class_has_no_local_model_and_is_not_ranked(
     held: list[Cohort], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
