@@ -58,8 +58,11 @@ class Marks:
                 nodes[path].kids.append(PDFDictionary({"Type": "/MCR", "Pg": page, "MCID": number}))
                 here.append(nodes[path].reference)
             parents.append(PDFArray(here))
+        # a header among cells is its row's, one among headers its column's
+        of_cells = {path[:-1] for path in nodes if path and _role(path) == "TD"}
         for path, node in nodes.items():
-            node.close(self._alternatives.get(path, ""))
+            scope = ("Row" if path[:-1] in of_cells else "Column") if path and _role(path) == "TH" else ""
+            node.close(self._alternatives.get(path, ""), scope)
         pairs = [x for n, array in enumerate(parents) for x in (n, document.Reference(array))]
         root.dict |= {
             "K": PDFArray([whole.reference]),
@@ -79,14 +82,13 @@ class _Node:
         self._dictionary = PDFDictionary({"Type": "/StructElem", "S": f"/{role}", "P": parent})
         self.reference = document.Reference(self._dictionary)
         self.kids: list[Any] = []
-        self._role = role
 
-    def close(self, alternative: str) -> None:
+    def close(self, alternative: str, scope: str) -> None:
         more: dict[str, Any] = {"K": PDFArray(self.kids)}
         if alternative:
             more["Alt"] = PDFString(alternative)
-        if self._role == "TH":
-            more["A"] = PDFDictionary({"O": "/Table", "Scope": "/Column"})
+        if scope:
+            more["A"] = PDFDictionary({"O": "/Table", "Scope": f"/{scope}"})
         self._dictionary.dict |= more
 
 

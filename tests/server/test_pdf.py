@@ -64,18 +64,24 @@ def test_it_is_tagged():
     report = make()
     root = made(report).trailer["/Root"]
     assert root["/MarkInfo"]["/Marked"]
-    roles, alternatives = {}, []
+    roles, alternatives, scopes = {}, [], set()
 
     def walk(element):
         element = element.get_object()
         if isinstance(element, dict) and "/S" in element:
             roles[element["/S"]] = roles.get(element["/S"], 0) + 1
             alternatives.extend([element["/Alt"]] if "/Alt" in element else [])
+            cells = [kid.get_object() for kid in element["/K"]] if element["/S"] == "/TR" else []
+            heads = [cell for cell in cells if cell["/S"] == "/TH"]
+            wanted = "/Row" if len(heads) < len(cells) else "/Column"
+            assert {head["/A"]["/Scope"] for head in heads} <= {wanted}
+            scopes.update(head["/A"]["/Scope"] for head in heads)
             for kid in element["/K"]:
                 walk(kid)
 
     walk(root["/StructTreeRoot"]["/K"][0])
     assert {"/Document", "/H1", "/H2", "/H3", "/P", "/L", "/LI", "/Table", "/TR", "/TH", "/TD", "/Figure", "/Caption"} <= set(roles)
+    assert scopes == {"/Row", "/Column"}
     assert roles["/H1"] == 1
     assert len(alternatives) == roles["/Figure"]
     assert any("patients read" in a for a in alternatives)
