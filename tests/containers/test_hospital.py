@@ -305,6 +305,7 @@ def test_a_hostile_bundle_finds_no_data_no_key_and_a_station_that_does_not_liste
 
 def test_the_live_page_is_a_service_that_asks_for_its_token_and_can_write_nothing(town: Hospitals) -> None:
     home, secret = town.coordinator, "0123456789abcdef0123456789abcdef"
+    coordinator = town.container(home, "coordinator")
     token = home / "monitor.token"
     token.write_text(secret)
     token.chmod(0o600)
@@ -330,7 +331,7 @@ def test_the_live_page_is_a_service_that_asks_for_its_token_and_can_write_nothin
         assert "fedmets_run" in text
         status, runs = get("/api/runs", *known)
         assert status == "200"
-        held = call(ENGINE, "exec", town.container(home, "coordinator"), "sh", "-c", "ls /state/runs 2>/dev/null || true").stdout.split()
+        held = call(ENGINE, "exec", coordinator, "sh", "-c", "ls /state/runs 2>/dev/null || true").stdout.split()
         assert all(name in runs for name in held)
         for folder in ("/state", "/kit", "/opt"):
             assert call(ENGINE, "exec", monitor, "touch", f"{folder}/x", check=False).returncode
