@@ -44,8 +44,8 @@ class End:
         return max(self.lines - lines - torn, 0)
 
 
-def cut_off(lost: int) -> str:
-    return f"{lost} line{'s' * (lost > 1)} at its end {'were' if lost > 1 else 'was'} cut off"
+def cut_off(lost: int, where: str = "its end") -> str:
+    return f"{lost} line{'s' * (lost > 1)} at {where} {'were' if lost > 1 else 'was'} cut off"
 
 
 def _beside(path: Path) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,9 +44,8 @@ def publish(folder: Path, stated: str = "") -> Row:
     stated: a file of statements (`server.report.statements`), which the run's folder keeps from then on. RunError S01 for a simulation,
     whose own report says more.
     """
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        if json.loads((folder / "report.json").read_text())["setting"] == "simulation":
-            raise RunError("S01", f"'{folder}' is a simulation's; to write its report again: python -m simulation --resume {folder}")
+    if _setting(folder) == "simulation":
+        raise RunError("S01", f"'{folder}' is a simulation's; to write its report again: python -m simulation --resume {folder}")
     if stated:
         statements.read(stated)
         store.write(folder / statements.NAME, Path(stated).read_bytes())
@@ -62,6 +60,14 @@ def publish(folder: Path, stated: str = "") -> Row:
     finally:
         ledger.close()
     return report
+
+
+def _setting(folder: Path) -> object:
+    """Of the report that lies there; None without one, or where it cannot be read."""
+    try:
+        return json.loads((folder / "report.json").read_text())["setting"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def record(folder: Path) -> Deployed:

@@ -28,7 +28,7 @@ def said(line: Mapping[str, Any]) -> str:
     """One sentence or two; a kind of line that this version does not know is named. KeyError and the like for a line of another form."""
     kind = line["kind"]
     text = _SAY[kind](line) if kind in _SAY else f"a line of kind '{kind}', which this version of fedmets does not know"
-    return f"{text}; {cut_off(line['lost']).replace('its end', 'the end of what stands above')}" if line.get("lost") else text
+    return f"{text}; {cut_off(line['lost'], 'the end of what stands above')}" if line.get("lost") else text
 
 
 def _open(line: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from client.budget import NAME, Budget, Charge
+from client.budget import NAME, Budget, Charge, read
 from client.policy import Policy
 from common.chain import Chain
 from common.errors import FedmetsError, RefusedError, RunError, UsageError
@@ -173,6 +173,10 @@ def test_an_old_copy_does_not_know_the_newest_head(tmp_path: Path, budget: Budge
     (tmp_path / NAME).write_bytes(old[tmp_path / NAME])
     with pytest.raises(RunError, match="1 line at its end was cut off"):
         Budget(tmp_path, POLICY)
+    (tmp_path / NAME).unlink()
+    for look in (Budget, read):
+        with pytest.raises(RunError, match="2 lines at its end were cut off"):
+            look(tmp_path, POLICY)
     for path, raw in old.items():
         path.write_bytes(raw)
     restored = Budget(tmp_path, POLICY)
