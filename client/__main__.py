@@ -301,4 +301,6 @@ def _cache(args: argparse.Namespace) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from common.leaving import leave
+
+    leave(main)

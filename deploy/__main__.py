@@ -218,4 +218,6 @@ def _site(args: argparse.Namespace) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from common.leaving import leave
+
+    leave(main)

@@ -258,4 +258,6 @@ def _shown(args: argparse.Namespace, folder: Path, do: Any) -> dict[str, object]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from common.leaving import leave
+
+    leave(main)

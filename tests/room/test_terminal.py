@@ -128,6 +128,19 @@ def test_the_log_names_site_step_and_code(tmp_path: Path, capsys: pytest.Capture
     assert main(["watch", str(tmp_path / "r"), "--log", str(tmp_path / "no" / "log")]) == 6
 
 
+@pytest.mark.parametrize("words", [["show", "--json"], ["status"], ["runs", "--json"], ["--help"]])
+def test_a_reader_that_has_seen_enough_is_no_error(words: list[str], tmp_path: Path) -> None:
+    """`python -m server show RUN --json | head -c 10`."""
+    folder = ledgers.run(tmp_path / "r", 300, names=NAMES)
+    more = [str(folder)] if words[0] in ("show", "status") else ["--out", str(tmp_path)] if words[0] == "runs" else []
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", "server", *words, *more], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert "Traceback" not in done.stderr, done.stderr
+    assert "Exception ignored" not in done.stderr, done.stderr
+
+
 def test_watch_follows_while_lines_come_and_an_interrupt_leaves_the_run(tmp_path: Path) -> None:
     folder = ledgers.run(tmp_path / "r", 8, names=NAMES)
     raw = (folder / ledger.NAME).read_bytes().splitlines(keepends=True)
