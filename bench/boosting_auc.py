@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from common.cohort import Cohort, Fold
-from common.learner import fit, local_plan
+from common.data.cohort import Cohort, Fold
+from common.data.schema import Label, Number, Schema
+from common.federated.learner import fit, local_plan
 from common.learners.boosting import Boosting
 from common.learners.preprocessing import Preprocessing
-from common.schema import Label, Number, Schema
 from common.types import State
 
 PARTS = 5
@@ -60,8 +60,8 @@ def synthetic(seed: int, patients: int = 20_000, columns: int = 30) -> list[Coho
 
 
 def real(data: Path, study: str, task: str) -> list[Cohort]:
-    from client.intake import read_table
-    from common.study import load
+    from client.cohort.reader import read_table
+    from common.study.load import load
 
     reading = read_table(load(study), task, data)
     where = np.array(reading.institutions)

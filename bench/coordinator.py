@@ -35,19 +35,19 @@ def one(sites: int, millions: int, rounds_: int) -> float:
     from flwr.supercore.run import Run as FlowerRun
     from flwr.supercore.task_identity import TaskIdentity
 
-    from common import keys
-    from common.cohort import Cohort, Fold
-    from common.exchange import Hello, Update, pack_updates, unpack_request
-    from common.learner import Contribution, Plan, Step
-    from common.records import content, packet
-    from common.schema import Label, Number, Schema
+    from common.data.cohort import Cohort, Fold
+    from common.data.schema import Label, Number, Schema
+    from common.federated.learner import Contribution, Plan, Step
     from common.types import Arrays, State
-    from server.enrolled import Enrolled
-    from server.jobs import Job
-    from server.roster import Roster
-    from server.rounds import Exchange, Progress, drive
-    from server.run import Run
-    from server.strategies import combiner
+    from common.wire import signing
+    from common.wire.flower_records import content, packet
+    from common.wire.messages import Hello, Update, pack_updates, unpack_request
+    from server.config.enrolled_sites import Enrolled
+    from server.config.jobs import Job
+    from server.config.run_config import Run
+    from server.rounds.driver import Exchange, Progress, drive
+    from server.rounds.registration import Roster
+    from server.rounds.strategies import combiner
 
     TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
 
@@ -114,8 +114,8 @@ def one(sites: int, millions: int, rounds_: int) -> float:
         def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
             return self.pull_messages(self.push_messages(messages))
 
-    coordinator = keys.new()
-    signers = {f"S{k:03d}": keys.new() for k in range(sites)}
+    coordinator = signing.new()
+    signers = {f"S{k:03d}": signing.new() for k in range(sites)}
     schema = Schema(name="bench", times=("now",), features=(Number("age", "years", 0, 120, "now"),), label=Label("y", ("no", "yes")))
     hellos = {s: Hello(s, "", schema.hash, ("table",), ("wide",), 30) for s in signers}
     roster = Roster(hellos, {s: k for k, s in enumerate(signers)}, Enrolled(coordinator, {s: k.public for s, k in signers.items()}))

@@ -23,20 +23,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from client import images
-from client.volumes import Header, Series
-from tests.client import scans
+from client.imaging.formats import readers as image_readers
+from client.imaging.geometry.volumes import Header, Series
+from tests.client.imaging import scans
 
 DATA = Path(os.environ.get("FEDMETS_DATA", Path(__file__).parents[1].parent / "shared/data"))
 Reader = Callable[[Series], NDArray[np.float32]]
 
 
 def ours(series: Series) -> NDArray[np.float32]:
-    return images.read(grouped([Path(f) for f in series.files])).array
+    return image_readers.read(grouped([Path(f) for f in series.files])).array
 
 
 def again(series: Series) -> NDArray[np.float32]:
-    return images.read(series).array
+    return image_readers.read(series).array
 
 
 def simpleitk(series: Series) -> NDArray[np.float32]:
@@ -73,8 +73,8 @@ def series_in(folder: Path) -> Series:
 
 
 def grouped(paths: Sequence[Path]) -> Series:
-    found = [images.header(p) for p in paths]
-    (series,) = images.group([h for h in found if isinstance(h, Header)])
+    found = [image_readers.header(p) for p in paths]
+    (series,) = image_readers.group([h for h in found if isinstance(h, Header)])
     if series.faults:
         raise SystemExit(str(series.faults))
     return series

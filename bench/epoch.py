@@ -2,10 +2,10 @@
 
     python -m bench.epoch [--cases 120 --channels 4 --repeats 5]
 
-All arms train the same network with the same loss, optimiser and batches of patients, and vary crops in the same ways; they take turns.
-The cache's crops are kept files that are mapped (`client.cache`). MONAI's are what its PersistentDataset keeps, varied by its dictionary
-transforms and read by its DataLoader, in this process or in a worker, with and without metadata. Then: what a site's process holds in
-memory beside the mapped cache.
+All arms train the same network with the same loss, optimiser and batches of patients, and vary crops in the same ways; they take turns. The
+cache's crops are kept files that are mapped (`client.imaging.pipeline.image_cache`). MONAI's are what its PersistentDataset keeps, varied
+by its dictionary transforms and read by its DataLoader, in this process or in a worker, with and without metadata. Then: what a site's
+process holds in memory beside the mapped cache.
 """
 
 from __future__ import annotations
@@ -25,17 +25,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from client.cache import Cache
-from common import averaging
-from common.augment import Augment
-from common.crops import CaseCrops
-from common.examples import Cases, presence
-from common.learners.image import patient_logits
-from common.networks import Compact3D
-from common.picture import Picture
-from common.schema import Channel, Imaging
-from common.threads import fix_threads
-from common.training import Schedule, learn
+from client.imaging.pipeline.image_cache import Cache
+from common.data.picture import Picture
+from common.data.schema import Channel, Imaging
+from common.networks import federated_averaging
+from common.networks.architectures import Compact3D
+from common.networks.augmentation import Augment
+from common.networks.crops import CaseCrops, patient_logits
+from common.networks.datasets import Cases, presence
+from common.networks.training import Schedule, learn
+from common.runtime.threads import fix_threads
 from common.types import Arrays
 
 GRID = (16, 24, 24)
@@ -168,8 +167,8 @@ def main() -> None:
     fix_threads()
     imaging = Imaging(tuple(Channel(f"c{i}", "MR") for i in range(given.channels)), ("lesion",), lesion=("lesion",))
     augment = Augment(imaging.crop_mm)
-    network = averaging.network(Compact3D, given.channels, 2)
-    start = averaging.bare(averaging.drawn(Compact3D, (given.channels, 2), 0))
+    network = federated_averaging.network(Compact3D, given.channels, 2)
+    start = federated_averaging.bare(federated_averaging.drawn(Compact3D, (given.channels, 2), 0))
     with tempfile.TemporaryDirectory() as name:
         held = pictures(given.cases, imaging, Cache(Path(name)))
         labels = np.arange(given.cases) % 2

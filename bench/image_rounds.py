@@ -2,10 +2,10 @@
 
     python -m bench.image_rounds [--sites 4 --cases 48 --rounds 6 --repeats 3]
 
-A: the two apps over `simulation.grid.InProcessGrid` with two workers: plans, guards, ledger, state on disk and all. B: a plain Flower
-app, `FedAvg` and a client that calls the same training on the same crops, under `flwr.simulation.run_simulation`. Each turn is a
-process of its own, A and B in turns; memory is the sum of the process tree's proportional set sizes at its peak. The first round of
-each, in which everything is imported and cut, is left out. Goals: time at most 1.0, memory at most 0.5.
+A: the two apps over `simulation.federation.in_process_grid.InProcessGrid` with two workers: plans, guards, ledger, state on disk and all.
+B: a plain Flower app, `FedAvg` and a client that calls the same training on the same crops, under `flwr.simulation.run_simulation`. Each
+turn is a process of its own, A and B in turns; memory is the sum of the process tree's proportional set sizes at its peak. The first round
+of each, in which everything is imported and cut, is left out. Goals: time at most 1.0, memory at most 0.5.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ SITES, CASES, ROUNDS = 4, 48, 6
 
 def cohort(site: int, cases: int) -> Any:
     """Noise with a bright ball for half of the patients, one crop of 16 x 24 x 24 each."""
-    from common.cohort import Cohort
-    from common.picture import Picture
-    from common.schema import Channel, Imaging, Label, Number, Schema
+    from common.data.cohort import Cohort
+    from common.data.picture import Picture
+    from common.data.schema import Channel, Imaging, Label, Number, Schema
 
     imaging = Imaging((Channel("ct", "CT"),), ("lesion",), lesion=("lesion",), window=(-160, 240), crop_mm=(32.0, 48.0, 48.0))
     schema = Schema("bench", (Number("x", "u", -8, 8, "now"),), Label("y", ("no", "yes")), ("now",), imaging=imaging)
@@ -57,21 +57,22 @@ def cohort(site: int, cases: int) -> Any:
 
 def here(sites: int, cases: int, rounds: int) -> list[float]:
     from client import app as courier
-    from client.site import Site
-    from client.station import Station
-    from common.cohort import Fold
-    from common.learner import load
-    from common.threads import fix_threads
+    from client.site.site_file import Site
+    from client.station.station import Station
+    from common.data.cohort import Fold
+    from common.federated.learner import load
+    from common.runtime.threads import fix_threads
     from common.types import flatten
-    from server import enrolled, store
-    from server import rounds as driver
-    from server.jobs import Job
-    from server.ledger import Ledger
-    from server.roster import register
-    from server.run import Run
-    from server.strategies import combiner
-    from simulation import homes
-    from simulation.grid import InProcessGrid
+    from server.config import enrolled_sites
+    from server.config.jobs import Job
+    from server.config.run_config import Run
+    from server.ledger import state_store
+    from server.ledger.ledger import Ledger
+    from server.rounds import driver
+    from server.rounds.registration import register
+    from server.rounds.strategies import combiner
+    from simulation.federation import site_folders
+    from simulation.federation.in_process_grid import InProcessGrid
 
     fix_threads()
     with tempfile.TemporaryDirectory() as name:
@@ -79,7 +80,7 @@ def here(sites: int, cases: int, rounds: int) -> list[float]:
 
         class Holding(Station):
             def __init__(self, held: Any) -> None:
-                key = folder / held.site / homes.KEY
+                key = folder / held.site / site_folders.KEY
                 super().__init__(Site(held.site, folder, ("bench",), coordinator=pinned, key=key, log=folder / "station.log"))
                 self.held = held
 
@@ -87,19 +88,19 @@ def here(sites: int, cases: int, rounds: int) -> list[float]:
                 return self.held
 
         those = [cohort(k, cases) for k in range(sites)]
-        pinned = homes.enrol(folder / homes.COORDINATOR, {c.site: folder / c.site for c in those})
+        pinned = site_folders.enrol(folder / site_folders.COORDINATOR, {c.site: folder / c.site for c in those})
         stations = {f"/{k}": Holding(c) for k, c in enumerate(those)}
         courier.door = lambda context, seconds: stations[str(context.node_config["site"])]  # type: ignore[assignment]
         grid = InProcessGrid(courier.app, {k + 1: Path(f"/{k}") for k in range(sites)}, workers=2)
         run = Run(study="bench", task="now", out=str(folder), expect=sites)
         schema = stations["/0"].held.schema
-        roster = register(grid, run, "bench", enrolled.load(str(folder / homes.COORDINATOR)), "now", schema)
+        roster = register(grid, run, "bench", enrolled_sites.load(str(folder / site_folders.COORDINATOR)), "now", schema)
         ledger, seconds, last = Ledger(folder / "ledger.jsonl"), list[float](), time.perf_counter()
 
         def watch(exchange: Any, now: Any) -> None:
             nonlocal last
             arrays = {f"{k}\t{n}": a for k, s in now.states.items() for n, a in flatten(s).items()}
-            ledger.append("exchange", time=time.time(), state=store.save(folder / "state", now.step, arrays))
+            ledger.append("exchange", time=time.time(), state=state_store.save(folder / "state", now.step, arrays))
             seconds.append(time.perf_counter() - last)
             last = time.perf_counter()
 
@@ -122,11 +123,12 @@ def on_ray(sites: int, cases: int, rounds: int) -> list[float]:
     @client.train()
     def train(message: Message, context: Context) -> Message:
         import common
-        from common import averaging
-        from common.augment import Augment
-        from common.examples import Cases
         from common.learners import image
-        from common.training import Schedule, learn
+        from common.networks import federated_averaging
+        from common.networks.augmentation import Augment
+        from common.networks.crops import patient_logits
+        from common.networks.datasets import Cases
+        from common.networks.training import Schedule, learn
 
         held = common.__dict__.setdefault("_bench", {})
         k = int(context.node_config["partition-id"])
@@ -139,12 +141,12 @@ def on_ray(sites: int, cases: int, rounds: int) -> list[float]:
             import torch
 
             x, present, mean, labels = batch
-            return torch.nn.functional.cross_entropy(image.patient_logits(network(x, present), mean), labels, reduction="sum")
+            return torch.nn.functional.cross_entropy(patient_logits(network(x, present), mean), labels, reduction="sum")
 
         start = {n: np.array(a.numpy()) for n, a in message.content["arrays"].items()}
         settings = image.LEARNER
         how = Schedule(settings.epochs, settings.batch, settings.learning_rate, settings.weight_decay, 0.0, "adamw")
-        trained = learn(averaging.network(image._classifier, "compact3d", 1, 2), start, held[k], loss, how, seed=k)
+        trained = learn(federated_averaging.network(image._classifier, "compact3d", 1, 2), start, held[k], loss, how, seed=k)
         content = RecordDict(
             {"arrays": ArrayRecord({n: Array(a) for n, a in trained.arrays.items()}), "metrics": MetricRecord({"num-examples": cases})}
         )
@@ -161,8 +163,8 @@ def on_ray(sites: int, cases: int, rounds: int) -> list[float]:
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
-        from common import averaging
         from common.learners import image
+        from common.networks import federated_averaging as averaging
 
         weights = averaging.bare(averaging.drawn(image._classifier, ("compact3d", 1, 2), 0))
         strategy = Timed(fraction_train=1.0, fraction_evaluate=0.0, min_available_nodes=sites)

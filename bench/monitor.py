@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 
 import httpx
+from tests.server.monitor import ledgers
+from tests.server.monitor.web.place import events, monitor
 
-from server import ledger
-from tests.monitor.place import events, monitor
-from tests.room import ledgers
+from server.ledger import ledger
 
 NEW = 100
 

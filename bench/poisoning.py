@@ -25,24 +25,25 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from client.app import app
-from common.cohort import Fold
-from common.learner import Head
-from server import doubts, enrolled, strategies
-from server.jobs import Job
-from server.roster import register
-from server.rounds import Exchange, Progress, drive
-from simulation import attacks, twins
+from common.data.cohort import Fold
+from common.federated.learner import Head
+from server.config import enrolled_sites
+from server.config.jobs import Job
+from server.rounds import strategies, update_screening
+from server.rounds.driver import Exchange, Progress, drive
+from server.rounds.registration import register
 from simulation.__main__ import parser
-from simulation.grid import InProcessGrid
-from simulation.options import checked
-from simulation.run import Setting, cohorts, prepare
+from simulation.federation import malicious_site, synthetic_cohorts
+from simulation.federation.in_process_grid import InProcessGrid
+from simulation.federation.options import checked
+from simulation.federation.setting import Setting, cohorts, prepare
 
 FOLD = Fold(parts=(0,))
 STUDY = "colorectal_metastasis"
 ATTACKS: Mapping[str, tuple[str, str]] = {
     "no attack": ("", ""),
-    **{kind: (attacks.IN_DATA if kind == attacks.IN_DATA else "", kind) for kind in attacks.KINDS},
-    "flip and scale": (attacks.IN_DATA, "scale"),
+    **{kind: (malicious_site.IN_DATA if kind == malicious_site.IN_DATA else "", kind) for kind in malicious_site.KINDS},
+    "flip and scale": (malicious_site.IN_DATA, "scale"),
 }
 """Name -> what is in the attacker's table, and what it answers. A scaled change alone points where the honest ones do."""
 
@@ -59,9 +60,9 @@ def defences(bound: float, factor: float) -> dict[str, dict[str, Any]]:
 
 def settings(folder: Path, seed: int, given: argparse.Namespace) -> dict[str, Setting]:
     """The sites as they are, and with the labels of one flipped."""
-    twins.write(STUDY, folder / "data", seed=seed, mode="default", patients=given.patients, tell=lambda done, of: None)
+    synthetic_cohorts.write(STUDY, folder / "data", seed=seed, mode="default", patients=given.patients, tell=lambda done, of: None)
     out = {}
-    for kind in ("", attacks.IN_DATA):
+    for kind in ("", malicious_site.IN_DATA):
         words = ["--data", str(folder / "data"), "--seed", str(seed), "--learners", given.learner, "--folds", "2", "--evaluations", ""]
         words += ["--set", f"{given.learner}.rounds={given.rounds}"]
         words += ["--partition", "even", "--virtual-sites", str(given.sites), "--quorum", "0.5", "--study", STUDY]
@@ -73,12 +74,12 @@ def settings(folder: Path, seed: int, given: argparse.Namespace) -> dict[str, Se
 
 def trained(setting: Setting, attacker: str, attack: str, how: Mapping[str, Any], name: str) -> tuple[Progress, Counter[str]]:
     """The states, and how often who was refused with which code."""
-    client = attacks.Attacked(app, path_of(setting, attacker), attack) if attack in attacks.IN_ANSWERS else app
+    client = malicious_site.Attacked(app, path_of(setting, attacker), attack) if attack in malicious_site.IN_ANSWERS else app
     run = dataclasses.replace(setting.run, task=setting.task, **how)
     grid, schema = InProcessGrid(client, setting.sites), setting.study.schema_at(setting.task)
     jobs = [Job(x, FOLD, (FOLD,)) for x in (run.preprocessing(setting.study), *run.heads(setting.study))]
-    roster = register(grid, run, name, enrolled.load(run.keys), setting.task, schema)
-    doubts.demand(run, jobs, roster)
+    roster = register(grid, run, name, enrolled_sites.load(run.keys), setting.task, schema)
+    update_screening.demand(run, jobs, roster)
     strategies.demand(run.strategy, jobs, roster)
     progress, refused = Progress(), Counter[str]()
 

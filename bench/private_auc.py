@@ -15,12 +15,12 @@ import math
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from client.noise import noised
-from common.cohort import Cohort, Fold
-from common.learner import Head, fit, local_plan, total
+from client.station.gaussian_noise import noised
+from common.data.cohort import Cohort, Fold
+from common.federated.learner import Head, fit, local_plan, total
 from common.learners.logistic import LEARNER as EXACT
 from common.learners.private_logistic import LEARNER
-from common.privacy import Privacy, epsilon, gaussian
+from common.privacy.mechanism import Privacy, epsilon, gaussian
 from common.types import State
 from tests.synthetic import sites
 

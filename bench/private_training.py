@@ -18,18 +18,18 @@ import numpy as np
 import torch
 
 from bench.private_auc import auc
-from client.noise import noised
-from common import networks
-from common.accounting import calibrate
-from common.cohort import Cohort, Fold
-from common.learner import Federated, fit, local_plan, total
-from common.learners.image import patient_logits
+from client.station.gaussian_noise import noised
+from common.data.cohort import Cohort, Fold
+from common.federated.accounting import calibrate
+from common.federated.learner import Federated, fit, local_plan, total
 from common.learners.mlp import Perceptron
 from common.learners.preprocessing import Preprocessing
-from common.privacy import Privacy
-from common.private_training import Private, Sampled
-from common.private_training import learn as privately
-from common.training import Schedule, learn
+from common.networks import architectures
+from common.networks.crops import patient_logits
+from common.networks.dp_sgd import Private, Sampled
+from common.networks.dp_sgd import learn as privately
+from common.networks.training import Schedule, learn
+from common.privacy.mechanism import Privacy
 from common.types import State
 from tests.synthetic import sites
 
@@ -81,9 +81,9 @@ def seconds(patients: int, crops: int, steps: int) -> tuple[float, float]:
         x, present, mean, labels = batch
         return torch.nn.functional.cross_entropy(patient_logits(made(x, present), mean), labels, reduction="sum")
 
-    made = networks.Compact3D(1, 2).to(memory_format=torch.channels_last_3d)
-    networks.draw(made, 1, last=True)
-    start, those, cpu = networks.parameters(made), Volumes(patients, crops), torch.device("cpu")
+    made = architectures.Compact3D(1, 2).to(memory_format=torch.channels_last_3d)
+    architectures.draw(made, 1, last=True)
+    start, those, cpu = architectures.parameters(made), Volumes(patients, crops), torch.device("cpu")
     how, private = Schedule(steps, patients, 0.01, optimiser="adamw"), Private(1.0, 1.0, Sampled(1.0, steps))
     times = []
     for run in (

@@ -2,10 +2,10 @@
 
     python -m bench.rounds [--sites 10 --rows 200 --features 30 --rounds 20 --repeats 7] [--many 200] [--ray]
 
-A: `server.rounds.drive` over `simulation.grid.InProcessGrid` with the two apps' own code: plans and updates packed and unpacked,
-guards, retries, state and ledger written and synced each round. B: a loop that calls `common.training.train` at each site and
-averages. A and B take turns in one process; a ratio is of the medians of one run. Goal: at most 1.3. CPU seconds are printed beside the
-wall clock's: they leave out waiting for the disk and for whatever else the machine does. `--many`: memory and time a
+A: `server.rounds.driver.drive` over `simulation.federation.in_process_grid.InProcessGrid` with the two apps' own code: plans and updates
+packed and unpacked, guards, retries, state and ledger written and synced each round. B: a loop that calls `common.networks.training.train`
+at each site and averages. A and B take turns in one process; a ratio is of the medians of one run. Goal: at most 1.3. CPU seconds are
+printed beside the wall clock's: they leave out waiting for the disk and for whatever else the machine does. `--many`: memory and time a
 site; goals: below 1 MB a site beyond its rows, time proportional to the sites. `--ray`: the same apps on Flower's Ray engine.
 """
 
@@ -29,23 +29,25 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from client import app as courier
-from client.site import Site
-from client.station import Station
-from common.cohort import Cohort, Fold
-from common.learner import fit, local_plan
+from client.site.site_file import Site
+from client.station.station import Station
+from common.data.cohort import Cohort, Fold
+from common.data.schema import Label, Number, Schema
+from common.federated.learner import fit, local_plan
 from common.learners.mlp import Perceptron
 from common.learners.preprocessing import Preprocessing, standardise
-from common.schema import Label, Number, Schema
-from common.threads import fix_threads
+from common.runtime.threads import fix_threads
 from common.types import Arrays, flatten
-from server import enrolled, rounds, store
-from server.jobs import Job
-from server.ledger import Ledger
-from server.roster import register
-from server.run import Run
-from server.strategies import combiner
-from simulation import homes
-from simulation.grid import InProcessGrid
+from server.config import enrolled_sites
+from server.config.jobs import Job
+from server.config.run_config import Run
+from server.ledger import state_store
+from server.ledger.ledger import Ledger
+from server.rounds import driver
+from server.rounds.registration import register
+from server.rounds.strategies import combiner
+from simulation.federation import site_folders
+from simulation.federation.in_process_grid import InProcessGrid
 
 ALL = Fold()
 
@@ -55,7 +57,7 @@ class Holding(Station):
 
     def __init__(self, held: Cohort, folder: Path, pinned: str) -> None:
         super().__init__(
-            Site(held.site, folder, ("bench",), coordinator=pinned, key=folder / held.site / homes.KEY, log=folder / "station.log")
+            Site(held.site, folder, ("bench",), coordinator=pinned, key=folder / held.site / site_folders.KEY, log=folder / "station.log")
         )
         self.held = held
 
@@ -92,27 +94,27 @@ def since(start: Seconds) -> Seconds:
 def engine(grid: Grid, those: int, schema: Schema, learner: Perceptron, folder: Path) -> list[Seconds]:
     """Each training round, as `server.app` drives them."""
     run = Run(study="bench", task="now", out=str(folder), learners="mlp", expect=those)
-    roster = register(grid, run, "bench", enrolled.load(str(folder / homes.COORDINATOR)), "now", schema)
+    roster = register(grid, run, "bench", enrolled_sites.load(str(folder / site_folders.COORDINATOR)), "now", schema)
     ledger, seconds, last = Ledger(folder / "ledger.jsonl"), list[Seconds](), clock()
 
-    def watch(exchange: rounds.Exchange, now: rounds.Progress) -> None:
+    def watch(exchange: driver.Exchange, now: driver.Progress) -> None:
         nonlocal last
         arrays = {f"{k}\t{n}": a for k, s in now.states.items() for n, a in flatten(s).items()}
-        sha = store.save(folder / "state", now.step, arrays)
+        sha = state_store.save(folder / "state", now.step, arrays)
         ledger.append("exchange", time=time.time(), **asdict(exchange), state=sha, done=len(now.done))
         if exchange.work[0]["learner"] == "mlp":
             seconds.append(since(last))
         last = clock()
 
     jobs = [Job(one, ALL, (ALL,)) for one in (Preprocessing(), learner)]
-    rounds.drive(grid, run, "bench", roster, jobs, schema, rounds.Progress(), watch, combiner("fedavg"))
+    driver.drive(grid, run, "bench", roster, jobs, schema, driver.Progress(), watch, combiner("fedavg"))
     ledger.close()
     return seconds
 
 
 def in_process(those: list[Cohort], learner: Perceptron) -> list[Seconds]:
     with tempfile.TemporaryDirectory() as name:
-        pinned = homes.enrol(Path(name) / homes.COORDINATOR, {c.site: Path(name) / c.site for c in those})
+        pinned = site_folders.enrol(Path(name) / site_folders.COORDINATOR, {c.site: Path(name) / c.site for c in those})
         stations = {f"/{c.site}": Holding(c, Path(name), pinned) for c in those}
         courier.door = lambda context, seconds: stations[str(context.node_config["site"])]  # type: ignore[assignment]
         grid = InProcessGrid(courier.app, {k + 1: Path(path) for k, path in enumerate(stations)})
@@ -123,7 +125,7 @@ def plain(those: list[Cohort], learner: Perceptron) -> list[Seconds]:
     """Each round of the loop that one would write by hand: rows prepared once, one network, parameters in memory."""
     from torch import nn
 
-    from common.training import train
+    from common.networks.training import train
 
     plan = local_plan(ALL, 0, 5)
     prepared = fit(Preprocessing(), {}, those, plan)["preprocessing"]
@@ -209,7 +211,7 @@ def on_ray(those: list[Cohort], learner: Perceptron) -> list[Seconds]:
     client, server, seconds = ClientApp(), ServerApp(), list[Seconds]()
     rows, features, count = len(those[0]), len(those[0].schema.columns), len(those)
     folder = Path(tempfile.mkdtemp())
-    pinned = homes.enrol(folder / homes.COORDINATOR, {c.site: folder / c.site for c in those})
+    pinned = site_folders.enrol(folder / site_folders.COORDINATOR, {c.site: folder / c.site for c in those})
 
     def station(context: Context, seconds: float) -> Holding:
         held: dict[int, Holding] = courier.__dict__.setdefault("_held", {})

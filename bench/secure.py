@@ -19,21 +19,21 @@ from pathlib import Path
 
 import numpy as np
 
-from client.budget import Budget, Charge
-from client.policy import Policy
-from client.secure import Secure
-from common import keys
-from common.cohort import Fold
-from common.exchange import Update, pack_updates
-from common.learner import Contribution, Plan, local_plan
-from common.packets import Packet
-from common.secure import Ask, Masked, pack_masked
+from client.site.privacy_policy import Policy
+from client.station.privacy_budget import Budget, Charge
+from client.station.secure_aggregation import Secure
+from common.data.cohort import Fold
+from common.federated.learner import Contribution, Plan, local_plan
+from common.wire import signing
+from common.wire.envelope import Packet
+from common.wire.masked_messages import Ask, Masked, pack_masked
+from common.wire.messages import Update, pack_updates
 
 
-def group(count: int) -> tuple[Secure, keys.Signer, list[str]]:
+def group(count: int) -> tuple[Secure, signing.Signer, list[str]]:
     """One site of `count` that have exchanged keys."""
     names = [f"site {k:03d}" for k in range(count)]
-    signers = {n: keys.new() for n in names}
+    signers = {n: signing.new() for n in names}
     peers = {n: s.public for n, s in signers.items()}
     sites = {n: Secure(n, partial(signers.__getitem__, n), peers, 3, None) for n in names}
     told = {n: s.answer(Ask("bench", n, "key", 0.0)) for n, s in sites.items()}

@@ -23,11 +23,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from client.link import Link
-from client.service import Gate
-from client.site import Site
-from client.station import Station, open_station
-from common.packets import Packet
+from client.site.site_file import Site
+from client.station.socket_client import Link
+from client.station.socket_server import Gate
+from client.station.station import Station, open_station
+from common.wire.envelope import Packet
 from tests import hospital
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,8 +49,8 @@ from flwr.supercore.task_identity import TaskIdentity
 TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
 from flwr.app import Context, Message, RecordDict
 from client.app import app
-from common.packets import Packet
-from common.records import content
+from common.wire.envelope import Packet
+from common.wire.flower_records import content
 text, signature = open(sys.argv[1], "rb").read(), sys.argv[2]
 asked = Message(content(Packet("greeting", text, signature)), 1, "query.hello", ttl=600); asked.metadata.__dict__["_message_id"] = "1"
 reply = app(asked, Context(1, 1, {sys.argv[3]: sys.argv[4]}, RecordDict(), {}))

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from server import ledger
+from server.ledger import ledger
 from tests.e2e import town as towns
 
 STOCK_SERVER = """
@@ -78,7 +78,7 @@ out = ""
 START = """
 import sys
 from pathlib import Path
-from server.flower import LOOPBACK, Flower
+from server.coordinator.superlink import LOOPBACK, Flower
 state = Path(sys.argv[1])
 Flower(state / "flwr", state / LOOPBACK / "ca.pem").start(Path(sys.argv[2]), sys.argv[3])
 """

@@ -117,17 +117,17 @@ def _run(args: argparse.Namespace) -> dict[str, object]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from client.embed import embed
-    from client.explain import explain, panels, write
-    from client.model import open_networks
-    from client.own_copy import own_copy
-    from client.station import cohort_of, open_site
-    from common import study
+    from client.local_model.embed import embed
+    from client.local_model.explain import explain, panels, write
+    from client.local_model.model_folder import open_networks
+    from client.local_model.report_with_pictures import own_copy
+    from client.station.station import cohort_of, open_site
     from common.errors import UsageError
+    from common.study import load as studies
 
     if getattr(args, "patients", 1) < 1:
         raise UsageError("C01", f"--patients {args.patients} must be at least 1")
-    task = args.task or list(study.load(args.study).tasks)[-1]
+    task = args.task or list(studies.load(args.study).tasks)[-1]
     networks = open_networks(Path(args.model))
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
@@ -153,9 +153,10 @@ def _predict(args: argparse.Namespace) -> dict[str, object]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from client import intake, predict
-    from client.model import open_model
-    from common.threads import fix_threads
+    from client.cohort import reader
+    from client.local_model import predict
+    from client.local_model.model_folder import open_model
+    from common.runtime.threads import fix_threads
 
     fix_threads()
     model, out = open_model(Path(args.model), args.study), Path(args.out)
@@ -163,7 +164,7 @@ def _predict(args: argparse.Namespace) -> dict[str, object]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         line = bar.add_task("preparing images", total=None)
         images = any("image" in h.modality for h in model.heads)
-        reading = intake.read_table(
+        reading = reader.read_table(
             model.study,
             model.task,
             Path(args.data),
@@ -184,10 +185,10 @@ def _finetune(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from client import finetune
-    from client.adapting import How
-    from client.model import open_model
-    from client.station import cohort_of, open_site
+    from client.local_model import finetune
+    from client.local_model.adaptation import How
+    from client.local_model.model_folder import open_model
+    from client.station.station import cohort_of, open_site
 
     given = {"epochs": args.epochs, "learning_rate": args.learning_rate, "ridge": args.ridge}
     how = How(**{k: v for k, v in given.items() if v is not None})
@@ -216,7 +217,7 @@ def _finetune(args: argparse.Namespace) -> int:
 def _serve(args: argparse.Namespace) -> dict[str, object]:
     from pathlib import Path
 
-    from client.service import serve
+    from client.station.socket_server import serve
 
     def tell(text: str) -> None:
         print(json.dumps({"said": text}) if args.json else text, file=sys.stderr, flush=True)
@@ -229,22 +230,22 @@ def _check(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from client import doctor
-    from common import finding
+    from common.runtime import health_check
 
     found = doctor.examine(Path(args.site), Path(args.socket))
-    print(json.dumps({"findings": [f.row() for f in found]}) if args.json else finding.text(found))
-    return finding.status(found)
+    print(json.dumps({"findings": [f.row() for f in found]}) if args.json else health_check.text(found))
+    return health_check.status(found)
 
 
 def _budget(args: argparse.Namespace) -> str:
     import math
     from pathlib import Path
 
-    from client import budget
-    from client.site import load
+    from client.site.site_file import load
+    from client.station import privacy_budget
 
     site = load(Path(args.site))
-    told = budget.read(site.state, site.privacy)
+    told = privacy_budget.read(site.state, site.privacy)
     if args.json:
         # JSON knows no infinity
         return json.dumps({k: None if v == math.inf else v for k, v in told.items()})
@@ -258,10 +259,10 @@ def _audit(args: argparse.Namespace) -> str:
     import datetime
     from pathlib import Path
 
-    from client import audit
-    from client.site import load
+    from client.site.site_file import load
+    from client.station import audit_log
 
-    lines = audit.read(load(Path(args.site)).state)
+    lines = audit_log.read(load(Path(args.site)).state)
     shown = lines[-args.last :] if args.last else lines
     if args.json:
         return json.dumps({"messages": len(lines), "shown": shown})
@@ -281,8 +282,8 @@ def _cache(args: argparse.Namespace) -> dict[str, object]:
     import time
     from pathlib import Path
 
-    from client.cache import Cache
-    from client.site import load
+    from client.imaging.pipeline.image_cache import Cache
+    from client.site.site_file import load
     from common.errors import UsageError
 
     if not args.unused >= 0:
@@ -301,6 +302,6 @@ def _cache(args: argparse.Namespace) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    from common.leaving import leave
+    from common.runtime.exit_status import leave
 
     leave(main)

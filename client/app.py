@@ -15,9 +15,9 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from common.errors import FedmetsError, UsageError
-from common.exchange import refusal
-from common.packets import Kind, Packet
-from common.records import HELLO, NUDGE, OUTLIVES, SECURE, WORK, content, packet
+from common.wire.envelope import Kind, Packet
+from common.wire.flower_records import HELLO, NUDGE, OUTLIVES, SECURE, WORK, content, packet
+from common.wire.messages import refusal
 
 app = ClientApp()
 
@@ -48,7 +48,7 @@ def secure(message: Message, context: Context) -> Message:
 
 @app.query(NUDGE.partition(".")[2])
 def nudge(message: Message, context: Context) -> Message:
-    """Nothing: that a message came is enough (`server.post`)."""
+    """Nothing: that a message came is enough (`server.rounds.transport`)."""
     return Message(RecordDict(), reply_to=message)
 
 
@@ -78,10 +78,10 @@ def door(context: Context, seconds: float) -> Door:
     site file (`site="..."`) or, on Flower's simulation engine, as the n-th one of the run's folder.
     """
     if "socket" in context.node_config:
-        from client.link import Link
+        from client.station.socket_client import Link
 
         return Link(Path(str(context.node_config["socket"])), seconds)
-    from client.station import open_station
+    from client.station.station import open_station
 
     if "site" in context.node_config:
         return open_station(str(context.node_config["site"]))

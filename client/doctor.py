@@ -14,17 +14,18 @@ from pathlib import Path
 
 import numpy as np
 
-from client import budget, forecast, service
-from client import site as site_file
-from client.site import Site
-from client.station import cohort_of, open_site
-from common import keys, study
-from common.cohort import ESTIMABLE, UNKNOWN, Cohort, Fold
+from client.site import site_file
+from client.site.site_file import Site
+from client.station import privacy_budget, socket_server, time_forecast
+from client.station.station import cohort_of, open_site
+from common.data.cohort import ESTIMABLE, UNKNOWN, Cohort, Fold
 from common.errors import DataError, FedmetsError
-from common.finding import Finding, faults
-from common.learner import fit, hyper_of, load, local_plan
-from common.study import Study
+from common.federated.learner import fit, hyper_of, load, local_plan
+from common.runtime.health_check import Finding, faults
+from common.study import load as studies
+from common.study.study import Study
 from common.types import flatten, pack
+from common.wire import signing
 
 PERMISSIONS = "fix permissions: the user that the station runs as must be able to read it"
 EXPORT = "re-export the table as the study's mapping declares it, or correct the mapping; rows that cannot be mended: exclude them"
@@ -62,7 +63,7 @@ def _privacy(site: Site) -> list[Finding]:
         how = f"masked, with those of {', '.join(site.privacy.peers)}" if masked else "as they are"
         return [Finding("privacy", "note", f"no epsilon is set: sums over at least {site.minimum} patients leave {how}")]
     try:
-        account = budget.read(site.state, site.privacy)
+        account = privacy_budget.read(site.state, site.privacy)
     except FedmetsError as error:
         return faults("privacy", error, "restore the newest copy of the budget file")
     said = "sums are masked; " if masked else ""
@@ -77,7 +78,7 @@ def _keys(site: Site) -> list[Finding]:
             Finding("keys", "fault", "no coordinator is pinned, or no key named", "enrol: python -m deploy enroll KIT --fingerprint ...")
         ]
     try:
-        keys.load(site.key)
+        signing.load(site.key)
     except FedmetsError as error:
         return faults("keys", error, f"chmod 600 {site.key}, or enrol again")
     return [Finding("keys", "ok", f"plans of {site.coordinator[:16]}... are answered")]
@@ -86,7 +87,7 @@ def _keys(site: Site) -> list[Finding]:
 def _isolation(socket: Path) -> list[Finding]:
     out = []
     for check, look, do in (
-        ("isolation", service.alone, "start the station without a network; the container's compose file does"),
+        ("isolation", socket_server.alone, "start the station without a network; the container's compose file does"),
         ("socket", lambda: _socket(socket), "another --socket, or mend its owner and mode"),
     ):
         try:
@@ -99,8 +100,8 @@ def _isolation(socket: Path) -> list[Finding]:
 
 
 def _socket(at: Path) -> None:
-    service.check_path(at)
-    service.own(at.parent)
+    socket_server.check_path(at)
+    socket_server.own(at.parent)
 
 
 def _disk(site: Site) -> list[Finding]:
@@ -133,7 +134,7 @@ def _gpu() -> list[Finding]:
 
 def _study(site: Site, ref: str) -> list[Finding]:
     try:
-        asked = study.load(ref)
+        asked = studies.load(ref)
         task = list(asked.tasks)[-1]
         cohort = cohort_of(site, ref, task)
     except DataError as error:
@@ -163,7 +164,7 @@ def _study(site: Site, ref: str) -> list[Finding]:
         longest, told_so = _tried(asked, cohort, ref)
         out += told_so
         try:
-            forecast.save(site.state, Path(ref).name, task, longest)
+            time_forecast.save(site.state, Path(ref).name, task, longest)
         except FedmetsError as error:
             out += faults(f"forecast, {ref}", error, PERMISSIONS)
     return out

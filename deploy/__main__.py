@@ -124,12 +124,12 @@ def _fingerprint(args: argparse.Namespace) -> dict[str, object]:
     from pathlib import Path
 
     from deploy import kit, provision
-    from server import enrolled
+    from server.config import enrolled_sites
 
     path = Path(args.folder)
     if path.is_file():
         return {"fingerprint": kit.read(path, kit.Enrolment).fingerprint}
-    return {"fingerprint": provision.fingerprint(path) if (path / enrolled.KEY).exists() else kit.fingerprint(path)}
+    return {"fingerprint": provision.fingerprint(path) if (path / enrolled_sites.KEY).exists() else kit.fingerprint(path)}
 
 
 def _enroll(args: argparse.Namespace) -> dict[str, object]:
@@ -163,15 +163,15 @@ def _doctor(args: argparse.Namespace) -> int:
     import datetime
     from pathlib import Path
 
-    from common import finding
+    from common.runtime import health_check
     from deploy import doctor
 
     if args.command == "reach":
         found = doctor.reach(Path(args.folder), datetime.datetime.now(datetime.UTC))
     else:
         found = doctor.joined(Path(args.folder), Path(args.socket).resolve(), args.compose)
-    print(json.dumps({"findings": [f.row() for f in found]}) if args.json else finding.text(found))
-    return finding.status(found)
+    print(json.dumps({"findings": [f.row() for f in found]}) if args.json else health_check.text(found))
+    return health_check.status(found)
 
 
 def _coordinator(args: argparse.Namespace) -> dict[str, object]:
@@ -218,6 +218,6 @@ def _site(args: argparse.Namespace) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    from common.leaving import leave
+    from common.runtime.exit_status import leave
 
     leave(main)

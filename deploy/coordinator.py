@@ -19,12 +19,13 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
-from common import keys
 from common.errors import FederationError, FedmetsError, RunError
+from common.wire import signing
 from deploy import pki
 from deploy.provision import NODES
-from server import enrolled, store
-from server.flower import ADDRESS, LOOPBACK, Flower, environment
+from server.config import enrolled_sites
+from server.coordinator.superlink import ADDRESS, LOOPBACK, Flower, environment
+from server.ledger import state_store
 
 REGISTERED = "nodes.json"
 _BACK_OFF = (0.5, 30.0)
@@ -94,7 +95,7 @@ def loopback(folder: Path, now: datetime.datetime) -> Path:
 
 def check(kit: Path, now: datetime.datetime, tell: Callable[[str], None]) -> None:
     """The kit's keys and certificates are there, fit together and are valid; C04, C05. What expires soon is told."""
-    keys.load(kit / enrolled.KEY)
+    signing.load(kit / enrolled_sites.KEY)
     for name in ("ca.pem", "server.pem"):
         left = pki.days_left(kit / name, now)
         if left < 0:
@@ -130,11 +131,11 @@ def sync(flower: Flower, kit: Path, file: Path, tell: Callable[[str], None]) -> 
     for name in sorted(known.keys() - wanted.keys()):
         flower.unregister(known.pop(name))
         tell(f"node {name} may no longer join")
-        store.write(file, json.dumps(known).encode())
+        state_store.write(file, json.dumps(known).encode())
     for name in sorted(wanted.keys() - known.keys()):
         known[name] = flower.register(wanted[name], name)
         tell(f"node {name} may join")
-        store.write(file, json.dumps(known).encode())
+        state_store.write(file, json.dumps(known).encode())
 
 
 def _short(path: Path) -> str:

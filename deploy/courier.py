@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from deploy import kit
-from server.flower import environment
+from server.coordinator.superlink import environment
 
 
 def command(folder: Path, socket: Path, port: int) -> list[str]:

@@ -21,7 +21,7 @@ from packaging.version import Version
 
 import common
 from common.errors import FedmetsError
-from common.finding import Finding, State, faults
+from common.runtime.health_check import Finding, State, faults
 from deploy import kit, pki
 
 SKEW = 30.0

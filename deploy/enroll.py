@@ -7,11 +7,11 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from common import keys
 from common.errors import UsageError
+from common.wire import signing
 from deploy import kit, pki
 from deploy.kit import ENROLMENT, KIT, PINNED, Enrolment, Kit
-from server import store
+from server.ledger import state_store
 
 STATION, COURIER = "station.key", "courier.key"
 
@@ -33,11 +33,11 @@ def enroll(folder: Path, typed: str, *, new_keys: bool = False) -> Enrolment:
     if new_keys:
         for name in (STATION, COURIER):
             (folder / name).unlink(missing_ok=True)
-    station = keys.ensure(folder / STATION)
+    station = signing.ensure(folder / STATION)
     if not (folder / COURIER).exists():
         pki.private(folder / COURIER, ec.SECP384R1())
     mine = Enrolment(found.federation, found.site, station.public, pki.node_public(folder / COURIER).decode().strip())
     pin = {"site": found.site, "federation": found.federation, "fingerprint": told}
-    store.write(folder / PINNED, (json.dumps(pin, indent=1) + "\n").encode())
-    store.write(folder / ENROLMENT, kit.text(mine))
+    state_store.write(folder / PINNED, (json.dumps(pin, indent=1) + "\n").encode())
+    state_store.write(folder / ENROLMENT, kit.text(mine))
     return mine

@@ -8,8 +8,8 @@ import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from common import study as studies
 from common.errors import FedmetsError, UsageError
+from common.study import load as studies
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?")

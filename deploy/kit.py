@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from common.errors import UsageError
-from common.keys import PUBLIC
+from common.wire.signing import PUBLIC
 from deploy import pki
 
 KIT, ENROLMENT, PINNED = "kit.json", "enrolment.json", "pinned.json"

@@ -16,12 +16,13 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import common
-from common import keys
 from common.errors import RunError, UsageError
+from common.wire import signing
 from deploy import kit, pki
 from deploy.federation import Federation, load, slug
 from deploy.kit import Enrolment, Kit
-from server import enrolled, store
+from server.config import enrolled_sites
+from server.ledger import state_store
 
 TEMPLATES = Path(__file__).parent / "templates"
 NODES = "nodes"
@@ -41,7 +42,7 @@ def provision(file: Path, out: Path, now: datetime.datetime) -> str:
         home.chmod(0o700)
         pki.authority(home, federation.name, now)
         pki.server(home, federation.hosts, now)
-        keys.ensure(home / enrolled.KEY)
+        signing.ensure(home / enrolled_sites.KEY)
         shutil.copyfile(file, home / "federation.toml")
         values = _values(federation)
         for name in ("compose.yaml", "nginx.conf", "README.md"):
@@ -58,7 +59,7 @@ def provision(file: Path, out: Path, now: datetime.datetime) -> str:
 
 
 def fingerprint(home: Path) -> str:
-    return kit.of(home / "ca.pem", keys.load(home / enrolled.KEY).public)
+    return kit.of(home / "ca.pem", signing.load(home / enrolled_sites.KEY).public)
 
 
 def site_kit(home: Path, site: str, out: Path) -> None:
@@ -71,7 +72,7 @@ def site_kit(home: Path, site: str, out: Path) -> None:
     if out.exists():
         raise RunError("S01", f"'{out}' is there already; choose a new folder for the kit")
     out.mkdir(parents=True)
-    public = keys.load(home / enrolled.KEY).public
+    public = signing.load(home / enrolled_sites.KEY).public
     mine = Kit(federation.name, site, federation.hosts[0], federation.port, federation.studies, public, common.__version__)
     pki.write(out / kit.KIT, kit.text(mine))
     shutil.copyfile(home / "ca.pem", out / "ca.pem")
@@ -102,8 +103,8 @@ def add(home: Path, file: Path, typed: str, *, instead: bool = False) -> Enrolme
     ]
     if faults:
         raise UsageError("C04", *faults)
-    store.write(home / NODES / f"{slug(found.site)}.pub", (found.courier + "\n").encode())
-    store.write(home / enrolled.SITES, enrolled.text({**listed, found.site: found.station}).encode())
+    state_store.write(home / NODES / f"{slug(found.site)}.pub", (found.courier + "\n").encode())
+    state_store.write(home / enrolled_sites.SITES, enrolled_sites.text({**listed, found.site: found.station}).encode())
     return found
 
 
@@ -114,7 +115,7 @@ def revoke(home: Path, site: str) -> None:
         raise UsageError("C01", f"site '{site}' is not enrolled; enrolled are: {', '.join(listed) or 'none'}")
     (home / NODES / f"{slug(site)}.pub").unlink(missing_ok=True)
     left = {k: v for k, v in listed.items() if k != site}
-    store.write(home / enrolled.SITES, enrolled.text(left).encode())
+    state_store.write(home / enrolled_sites.SITES, enrolled_sites.text(left).encode())
 
 
 def renew(home: Path, now: datetime.datetime) -> None:
@@ -139,15 +140,15 @@ def renew_authority(home: Path, now: datetime.datetime) -> str:
         aside = Path(name)
         pki.authority(aside, federation.name, now)
         both = (aside / "ca.pem").read_bytes() + (home / "ca.pem").read_bytes()
-        store.write(home / "ca.pem", both)
+        state_store.write(home / "ca.pem", both)
         (aside / "ca.key").replace(home / "ca.key")
     return fingerprint(home)
 
 
 def sites(home: Path) -> dict[str, str]:
     """Enrolled site -> station's public key; none before the first."""
-    path = home / enrolled.SITES
-    return enrolled.sites(path) if path.exists() and path.read_text().strip() != "[sites]" else {}
+    path = home / enrolled_sites.SITES
+    return enrolled_sites.sites(path) if path.exists() and path.read_text().strip() != "[sites]" else {}
 
 
 def _values(federation: Federation) -> dict[str, object]:

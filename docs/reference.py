@@ -18,17 +18,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from client import mapping_file, mapping_keys, policy, site
 from client.__main__ import parser as client_parser
-from common import learner as learners
-from common import study as studies
-from common.schema import Number, Schema
+from client.site import privacy_policy, site_file
+from client.table import mapping_file, mapping_keys
+from common.data.schema import Number, Schema
+from common.federated import learner as learners
+from common.study import load as studies
 from deploy import federation
 from deploy.__main__ import parser as deploy_parser
-from server import run
 from server.__main__ import parser as server_parser
+from server.config import run_config
 from simulation.__main__ import parser as simulation_parser
-from simulation.statistics import DEFINITIONS
+from simulation.evaluation.bootstrap import DEFINITIONS
 
 HERE = Path(__file__).parent
 PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
@@ -143,15 +144,15 @@ def settings(found: Iterable[Key]) -> str:
 
 
 def of_run() -> str:
-    return settings(keys(run.Run))
+    return settings(keys(run_config.Run))
 
 
 def of_site() -> str:
-    return settings(keys(site.Site))
+    return settings(keys(site_file.Site))
 
 
 def of_policy() -> str:
-    return settings(keys(policy.Policy))
+    return settings(keys(privacy_policy.Policy))
 
 
 def of_federation() -> str:

@@ -126,16 +126,16 @@ _LOOKS = ("status", "show", "watch", "runs", "monitor")
 
 def _look(args: argparse.Namespace) -> int:
     """What only reads: needs neither Flower nor a learner."""
-    from server.room import terminal
-    from server.room.log import Log
+    from server.monitor import terminal
+    from server.monitor.json_log import Log
 
     folder = _runs(args)
     if args.command == "monitor":
-        from server.monitor import serve
-        from server.monitor.access import Access
+        from server.monitor.web import service
+        from server.monitor.web.access import Access
 
         access = Access.parse(args.host, args.socket, args.token_file, args.proxy, args.user_header, args.name)
-        return serve.run(folder, access, args.host, args.port, args.socket, Log(args.log, args.log_json))
+        return service.run(folder, access, args.host, args.port, args.socket, Log(args.log, args.log_json))
     if args.command == "runs":
         return terminal.listed(folder, args.json)
     if args.command == "watch":
@@ -152,27 +152,27 @@ def _do(args: argparse.Namespace) -> dict[str, object]:
 
     if args.command == "noise":
         return _noise(args)
-    from server.room import runs
+    from server.monitor import run_folders
 
     if args.command == "mlflow":
-        from server.room import sink
+        from server.monitor import mlflow_sink
 
-        return sink.write(runs.chosen(args.run, _runs(args)), args.uri)
-    from server import launch
-    from server.run import Run
+        return mlflow_sink.write(run_folders.chosen(args.run, _runs(args)), args.uri)
+    from server.config.run_config import Run
+    from server.coordinator import launch
 
     if args.command == "stop":
-        folder = runs.chosen(args.run, _runs(args))
+        folder = run_folders.chosen(args.run, _runs(args))
         launch.stop(_flower(args), folder)
         return {"folder": str(folder), "state": "stopped"}
     if args.command == "report":
-        from server.report import deployed
+        from server.report import deployment
 
-        folder = runs.chosen(args.run, _runs(args))
-        deployed.publish(folder, args.statements)
+        folder = run_folders.chosen(args.run, _runs(args))
+        deployment.publish(folder, args.statements)
         return {"folder": str(folder), "report": str(folder / "report.html"), "model": str(folder / "model")}
     if args.command == "resume":
-        folder = runs.chosen(args.run, _runs(args))
+        folder = run_folders.chosen(args.run, _runs(args))
         return _shown(args, folder, lambda tell: launch.resume(_flower(args), folder, tell))
     out = _runs(args).resolve() / f"{time.strftime('%Y%m%d-%H%M%S')}-{Path(args.study).stem}"
     keys = str(Path(args.keys).resolve())
@@ -183,8 +183,8 @@ def _do(args: argparse.Namespace) -> dict[str, object]:
 
 def _noise(args: argparse.Namespace) -> dict[str, object]:
     from common.errors import UsageError
-    from server.run import Run
-    from server.scores import noise_for
+    from server.config.run_config import Run
+    from server.rounds.noisy_scores import noise_for
 
     if not args.epsilon > 0 or not 0 < args.delta < 1:
         raise UsageError("C01", f"--epsilon {args.epsilon:g} must be above 0, --delta {args.delta:g} between 0 and 1")
@@ -194,7 +194,7 @@ def _noise(args: argparse.Namespace) -> dict[str, object]:
 
 
 def _flower(args: argparse.Namespace) -> Any:
-    from server.flower import LOOPBACK, Flower
+    from server.coordinator.superlink import LOOPBACK, Flower
 
     state = Path(args.state).resolve()
     return Flower(state / "flwr", state / LOOPBACK / "ca.pem", args.address)
@@ -225,8 +225,8 @@ def _shown(args: argparse.Namespace, folder: Path, do: Any) -> dict[str, object]
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from common.errors import FedmetsError
-    from server.room.log import Log
-    from server.room.watched import Watched
+    from server.monitor.json_log import Log
+    from server.monitor.run_watcher import Watched
 
     log = Log(args.log, args.log_json)
     watched = Watched(folder, lambda line: log.line(folder.name, line))
@@ -234,7 +234,7 @@ def _shown(args: argparse.Namespace, folder: Path, do: Any) -> dict[str, object]
     with ExitStack() as opened:
         keep = None
         if args.mlflow:
-            from server.room.sink import Sink
+            from server.monitor.mlflow_sink import Sink
 
             keep = Sink(folder, args.mlflow)
             opened.callback(keep.take)
@@ -258,6 +258,6 @@ def _shown(args: argparse.Namespace, folder: Path, do: Any) -> dict[str, object]
 
 
 if __name__ == "__main__":
-    from common.leaving import leave
+    from common.runtime.exit_status import leave
 
     leave(main)

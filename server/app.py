@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -17,32 +17,32 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 import common
-from common.cohort import Fold
+from common.data.cohort import Fold
+from common.data.schema import Schema
 from common.errors import FedmetsError, LeakError, RunError, UsageError
-from common.learner import Federated
-from common.parts import States
-from common.schema import Schema
-from common.study import Study
-from common.threads import fix_threads
-from common.types import Arrays, digest, flatten, nest
-from server import doubts, enrolled, guards, rounds, scores, signs, store, strategies
-from server.accounts import NAME as BUDGETS
-from server.accounts import Accounts
-from server.charges import DELTA, Charges, planned
-from server.jobs import build_jobs, possible
-from server.ledger import NAME, Ledger
-from server.measured import evaluated
-from server.roster import joined_later, register
-from server.rounds import Exchange, Progress
-from server.run import Run
-from server.signs import Signs
+from common.federated.learner import Federated
+from common.runtime.threads import fix_threads
+from common.study.study import Study
+from common.types import Arrays, digest, flatten
+from common.wire.state_transfer import States
+from server.config import enrolled_sites
+from server.config.jobs import build_jobs, possible
+from server.config.run_config import Run
+from server.ledger import heartbeat, state_store
+from server.ledger.heartbeat import Signs
+from server.ledger.ledger import NAME, Ledger
+from server.rounds import driver, leak_guard, noisy_scores, strategies, update_screening
+from server.rounds.budget_heads import NAME as BUDGETS
+from server.rounds.budget_heads import Accounts
+from server.rounds.driver import Exchange, Progress
+from server.rounds.privacy_charges import DELTA, Charges, planned
+from server.rounds.registration import joined_later, register
+from server.rounds.resume import STATES, WITHHELD, restore
+from server.rounds.round_metrics import evaluated
 
 app = ServerApp()
 
-STATES = "state"
-WITHHELD = "withheld"
-"""Stands in the ledger for a count that sites which mask their sums do not tell."""
-STATUS = signs.NAME
+STATUS = heartbeat.NAME
 
 
 @app.main()
@@ -104,13 +104,13 @@ def _coordinate(
     name = ledger.lines[0]["name"] if ledger.lines else f"{run_id}-{secrets.token_hex(4)}"
     begun_with = ledger.lines[0]["sites"] if ledger.lines else ()
     alive.say(study=run.study, task=task, run=name, expect=len(begun_with) or run.expect, begun=False)
-    roster = register(grid, run, name, enrolled.load(run.keys), task, schema, begun_with, alive.here)
+    roster = register(grid, run, name, enrolled_sites.load(run.keys), task, schema, begun_with, alive.here)
     progress = restore(ledger.lines, folder)
     heads = possible(run, study, roster.hellos.values())
     groups = roster.groups(run.left_out_sites)
     jobs = build_jobs(run, study, groups, heads)
     strategies.demand(run.strategy, jobs, roster, run.secure)
-    doubts.demand(run, jobs, roster)
+    update_screening.demand(run, jobs, roster)
     outer = {j.fold.key for j in jobs if len(j.fold.parts) + bool(j.fold.sites) <= 1}
     ledger.append(
         "resume" if ledger.lines else "open",
@@ -143,7 +143,7 @@ def _coordinate(
     accounts = Accounts(folder.absolute().parent / BUDGETS, roster.enrolled.sites)
 
     def watch(exchange: Exchange, now: Progress) -> None:
-        sha = store.save(folder / STATES, now.step, _to_arrays(now))
+        sha = state_store.save(folder / STATES, now.step, _to_arrays(now))
         if charges:
             charges.take(exchange.work)
         scored = any(w["learner"] == "evaluation" and Fold().key in w["folds"] for w in exchange.work)
@@ -161,12 +161,12 @@ def _coordinate(
         if tell:
             tell(exchange, now, len(jobs))
 
-    rounds.drive(grid, run, name, roster, jobs, schema, progress, watch, strategies.combiner(run.strategy), alive, accounts)
+    driver.drive(grid, run, name, roster, jobs, schema, progress, watch, strategies.combiner(run.strategy), alive, accounts)
     state_hash = digest({f"{k}\t{n}": a for k, s in progress.states.items() for n, a in flatten(s).items()})
     closed = next((line for line in ledger.lines if line["kind"] == "close"), None)
     if closed is None:
         later = joined_later(grid, run, name, task, schema, roster)
-        seen = {h.name: scores.told(progress.states, h.name, run.seed) for h in heads} if run.noise else {}
+        seen = {h.name: noisy_scores.told(progress.states, h.name, run.seed) for h in heads} if run.noise else {}
         told = {name: auc._asdict() for name, auc in seen.items() if auc}
         ledger.append("close", time=time.time(), state_hash=state_hash, exchanges=progress.step, joined_later=later, scores=told)
     elif closed["state_hash"] != state_hash:
@@ -200,7 +200,7 @@ def _not_refused(ledger: Ledger) -> None:
     """A run that guard L03 stopped is not gone on with by resuming it."""
     for line in ledger.lines:
         if line["kind"] == "guard" and line["refused"]:
-            raise LeakError("L03", *guards.describe({f: tuple(line["found"][f]) for f in line["refused"]}, line["refused"]))
+            raise LeakError("L03", *leak_guard.describe({f: tuple(line["found"][f]) for f in line["refused"]}, line["refused"]))
 
 
 def _guard_leaks(run: Run, schema: Schema, progress: Progress, ledger: Ledger, outer: Collection[str]) -> None:
@@ -218,33 +218,22 @@ def _guard_leaks(run: Run, schema: Schema, progress: Progress, ledger: Ledger, o
         or any(line["kind"] == "guard" for line in ledger.lines)
     ):
         return
-    found = guards.leaks({key: fits[key] for key in fits if key in outer}, schema)
+    found = leak_guard.leaks({key: fits[key] for key in fits if key in outer}, schema)
     accepted = sorted(set(filter(None, run.accept_leak.split(","))) & set(found))
     refused = sorted(set(found) - set(accepted))
     ledger.append(
         "guard",
         guard="L03",
-        auc={f: round(v, 6) for f, v in guards.single_feature_auc(fits["all"], schema).items()},
+        auc={f: round(v, 6) for f, v in leak_guard.single_feature_auc(fits["all"], schema).items()},
         found={f: list(where) for f, where in found.items()},
         accepted=accepted,
         refused=refused,
     )
     if refused:
-        raise LeakError("L03", *guards.describe(found, refused))
+        raise LeakError("L03", *leak_guard.describe(found, refused))
 
 
 def _to_arrays(progress: Progress) -> Arrays:
     head = json.dumps({"step": progress.step, "done": sorted(map(list, progress.done))}).encode()
     arrays = {f"{k}\t{n}": a for k, s in progress.states.items() for n, a in flatten(s).items()}
     return {**arrays, "": np.frombuffer(head, np.uint8)}
-
-
-def restore(lines: Sequence[Mapping[str, Any]], folder: Path) -> Progress:
-    """The states that a ledger ends with, and how far the run had come."""
-    last = next((line for line in reversed(lines) if line["kind"] == "exchange"), None)
-    if last is None:
-        return Progress()
-    arrays = store.load(folder / STATES, last["step"] + 1, last["state"])
-    head = json.loads(bytes(arrays.pop("")))
-    states = {key: nest(rest) for key, rest in nest(arrays).items()}
-    return Progress(states, {(fold, name) for fold, name in head["done"]}, head["step"])

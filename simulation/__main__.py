@@ -184,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.draft:
             from pathlib import Path
 
-            from client.draft import draft
+            from client.table.study_draft import draft
 
             sys.stdout.write(draft(Path(args.draft)))
             sys.stdout.flush()
@@ -205,6 +205,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from common.leaving import leave
+    from common.runtime.exit_status import leave
 
     leave(main)

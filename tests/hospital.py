@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from common import study as studies
-from common.cohort import Fold
-from common.exchange import Greeting, pack_greeting, pack_request
-from common.learner import Plan, hyper_of, load
-from common.packets import Packet
-from common.parts import Packed, pack_states
+from common.data.cohort import Fold
+from common.federated.learner import Plan, hyper_of, load
+from common.study import load as studies
+from common.wire.envelope import Packet
+from common.wire.messages import Greeting, pack_greeting, pack_request
+from common.wire.state_transfer import Packed, pack_states
 from tests import ring
 
 STUDY = """

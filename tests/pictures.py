@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from common.cohort import Cohort
-from common.picture import Picture
-from common.schema import Channel, Imaging, Schema
+from common.data.cohort import Cohort
+from common.data.picture import Picture
+from common.data.schema import Channel, Imaging, Schema
 from tests import synthetic
 
 UNIT = 1 / 4096

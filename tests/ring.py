@@ -6,16 +6,16 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from common import keys
-from common.keys import Signer
-from server.enrolled import Enrolled
+from common.wire import signing
+from common.wire.signing import Signer
+from server.config.enrolled_sites import Enrolled
 
-COORDINATOR = keys.new()
+COORDINATOR = signing.new()
 
 
 @cache
 def signer(site: str) -> Signer:
-    return keys.new()
+    return signing.new()
 
 
 def enrolled(names: Iterable[str]) -> Enrolled:
@@ -26,6 +26,6 @@ def key_file(folder: Path, site: str) -> Path:
     """The site's key on disk, as a station reads it."""
     path = folder / f"{site}.key"
     if not path.exists():
-        path.write_bytes(keys.pem(signer(site)))
+        path.write_bytes(signing.pem(signer(site)))
         path.chmod(0o600)
     return path

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from common.cohort import UNKNOWN, Cohort, Flow
-from common.schema import Choice, Label, Number, Schema, Survival
+from common.data.cohort import UNKNOWN, Cohort, Flow
+from common.data.schema import Choice, Label, Number, Schema, Survival
 
 Table = np.ndarray[Any, Any]
 

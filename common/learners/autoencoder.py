@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
-from common import averaging
-from common.cohort import Cohort
-from common.crops import CaseCrops, Grid, case_crops
-from common.learner import Contribution, Plan, Step, demand
-from common.learners.image import imaging_of, with_images
-from common.privacy import Bound
-from common.private_training import Records, bounds, sampled
-from common.remembered import Remembered
-from common.schema import Floats, Schema
-from common.training import Schedule
+from common.data.cohort import Cohort
+from common.data.imaging_of import imaging_of
+from common.data.schema import Floats, Schema
+from common.federated.learner import Contribution, Plan, Step, demand
+from common.learners.image import with_images
+from common.networks import federated_averaging
+from common.networks.cache import Remembered
+from common.networks.crops import CaseCrops, Grid, case_crops
+from common.networks.dp_sgd import Records, bounds, sampled
+from common.networks.training import Schedule
+from common.privacy.mechanism import Bound
 from common.types import Arrays, State, digest
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Autoencoder:
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         how = len(imaging_of(self.name, schema).channels), self.dimensions, self.grid
-        weights = averaging.drawn(_network, how, seed)
+        weights = federated_averaging.drawn(_network, how, seed)
         return {"round": np.array(0), "cases": np.array(0), "grid": np.array(self.grid, np.int64), **weights}
 
     def phase(self, arrays: Arrays) -> str:
@@ -79,17 +80,17 @@ class Autoencoder:
 
     def parameters(self, arrays: Arrays) -> Arrays:
         """The global parameters: what is averaged."""
-        return averaging.parameters(arrays)
+        return federated_averaging.parameters(arrays)
 
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         arrays, rows = state[self.name], with_images(cohort.train(plan.fold, plan.seed, plan.parts, labelled=False))
         how = Schedule(self.epochs, self.batch, self.learning_rate, self.weight_decay, self.proximal, "adamw")
-        task = averaging.Local(_network, _how(arrays, cohort.schema), reconstruction, how, self.rate, self.clip)
-        return averaging.train(task, arrays, self._examples(state, rows) if len(rows) else None, plan, cohort.site, len(rows))
+        task = federated_averaging.Local(_network, _how(arrays, cohort.schema), reconstruction, how, self.rate, self.clip)
+        return federated_averaging.train(task, arrays, self._examples(state, rows) if len(rows) else None, plan, cohort.site, len(rows))
 
     def _examples(self, state: State, rows: Cohort) -> Records:
-        from common.augment import Augment
-        from common.examples import Singles
+        from common.networks.augmentation import Augment
+        from common.networks.datasets import Singles
 
         held, varied = self.crops(state, rows), Augment(imaging_of(self.name, rows.schema).crop_mm, dropout=0.0)
         return Singles(held, held.counts, cast(Any, rows.pictures), varied)
@@ -97,7 +98,7 @@ class Autoencoder:
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         arrays = state[self.name]
         done = int(arrays["round"]) + 1
-        new: Arrays = {**arrays, **averaging.mean(arrays, total), "round": np.array(done), "cases": np.array(total.cases)}
+        new: Arrays = {**arrays, **federated_averaging.mean(arrays, total), "round": np.array(done), "cases": np.array(total.cases)}
         return Step(new, done >= self.rounds or not total.cases)
 
     @property
@@ -112,9 +113,9 @@ class Autoencoder:
         """(cases, dimensions): the mean code over each case's crops; zeros where there is no image."""
         import torch
 
-        from common.devices import choose, repeatable
-        from common.examples import Cases
-        from common.training import load
+        from common.networks.datasets import Cases
+        from common.networks.devices import choose, repeatable
+        from common.networks.training import load
 
         arrays = state[self.name]
         out = np.zeros((len(cohort), len(arrays["w/code.bias"])))
@@ -129,8 +130,8 @@ class Autoencoder:
             device = choose()
             cases = Cases(held, held.counts, cast(Any, rows.pictures), rows.labels, None)
             with repeatable(device), torch.inference_mode():
-                made = averaging.network(_network, *_how(arrays, rows.schema)).to(device)
-                load(made, averaging.bare(arrays))
+                made = federated_averaging.network(_network, *_how(arrays, rows.schema)).to(device)
+                load(made, federated_averaging.bare(arrays))
                 for i, key in enumerate(keys):  # one patient at a time: a code depends on nobody else
                     if found[i] is None:
                         x, _, mean, _ = cases.batch(np.array([i]), device, None)
@@ -170,9 +171,9 @@ def reconstruction(network: Any, batch: Any) -> Tensor:
 
 
 def _network(channels: int, latent: int, grid: Grid) -> Any:
-    from common import networks
+    from common.networks import architectures
 
-    return networks.AutoEncoder(channels, latent, grid)
+    return architectures.AutoEncoder(channels, latent, grid)
 
 
 LEARNER = Autoencoder()

@@ -2,7 +2,7 @@
 
 Every site bins its rows by the edges that preprocessing agreed on. An exchange grows one level of one round's trees (one tree a
 class, side by side; one for two classes): the sites send gradient and hessian sums by node, column and bin, and the coordinator
-takes the best split of each node (`common.splits`). Leaves follow from the last splits' own sums, so a round costs `depth`
+takes the best split of each node (`common.trees.best_split`). Leaves follow from the last splits' own sums, so a round costs `depth`
 exchanges, fewer where nothing splits. With early stopping, the validation loss of the last round rides on the next round's first
 exchange, and one more exchange measures the last round.
 
@@ -27,20 +27,21 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from common import splits, trees
-from common.cohort import Cohort, Fold
+from common.data.cohort import Cohort, Fold
+from common.data.schema import Floats, Schema
 from common.errors import UsageError
-from common.learner import Contribution, Federated, Plan, Step, fit, local_plan
+from common.federated.learner import Contribution, Federated, Plan, Step, fit, local_plan
 from common.learners.preprocessing import LEARNER as PREPARE
-from common.learners.preprocessing import bin_indices
-from common.schema import Floats, Schema
-from common.standing import SURE, losses, standing
+from common.trees import best_split
+from common.trees import model as trees_model
+from common.trees.binning import bin_indices
+from common.trees.site_cache import SURE, losses, standing
 from common.types import Arrays, Probs, State
 
 
 @dataclass(frozen=True)
 class Boosting:
-    """Arrays: those of `common.trees`, the last tree growing while `finished` < trees; `level` the depth that the next exchange
+    """Arrays: those of `common.trees.model`, the last tree growing while `finished` < trees; `level` the depth that the next exchange
     splits; `base` (groups,) the margin before the first tree (NaN until known); `losses`: a finished round's mean validation loss.
     A model from `alone` has one array instead: `booster`, the bytes of XGBoost's JSON."""
 
@@ -101,14 +102,14 @@ class Boosting:
             raise UsageError("C01", *(f"learner '{self.name}' needs {rule}; change that hyperparameter" for rule in broken))
 
     @property
-    def penalty(self) -> splits.Penalty:
-        return splits.Penalty(self.lambda_, self.alpha, self.gamma, self.min_child_weight)
+    def penalty(self) -> best_split.Penalty:
+        return best_split.Penalty(self.lambda_, self.alpha, self.gamma, self.min_child_weight)
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         groups = _groups(schema)
         fixed = np.log(self.base_score / (1 - self.base_score)) if groups == 1 and self.base_score else self.base_score
         return {
-            **trees.blank(groups, self.depth),
+            **trees_model.blank(groups, self.depth),
             "finished": np.array(0),
             "level": np.array(0),
             "base": np.full(groups, fixed if self.base_score else np.nan, np.float32),
@@ -133,17 +134,17 @@ class Boosting:
         if self.early_stopping:
             sums["validation"] = np.zeros(2)
             if level == 0 and finished:
-                sums["validation"][:] = splits.exact(losses(at.margin[held], rows.labels[held])).sum(), held.sum()
+                sums["validation"][:] = best_split.exact(losses(at.margin[held], rows.labels[held])).sum(), held.sum()
         if plan.phase == "grow":
             used = ~held if self.subsample == 1 else ~held & (_hashed(rows, plan.seed, finished) < self.subsample)
             cells = self._cells(state["preprocessing"], plan.seed, finished)
-            growing = trees.between(arrays, finished, finished + 1)
-            open_ = trees.open_nodes(growing["column"][0], level)
+            growing = trees_model.between(arrays, finished, finished + 1)
+            open_ = trees_model.open_nodes(growing["column"][0], level)
             slots = np.where(open_, np.cumsum(open_).reshape(open_.shape) - 1, -1)
-            nodes = trees.walk(growing, at.bins, level)[:, 0]
+            nodes = trees_model.walk(growing, at.bins, level)[:, 0]
             slot = np.where(used[:, None], slots[np.arange(slots.shape[0]), nodes], -1)
             for key, values in (("gradient", at.gradient), ("hessian", at.hessian)):
-                sums[key] = splits.histogram(at.bins, slot, values, cells, int(open_.sum()))
+                sums[key] = best_split.histogram(at.bins, slot, values, cells, int(open_.sum()))
         # by the finished trees: new with each round's first exchange
         tally = {"log_loss": np.array(losses(at.margin, rows.labels).sum())} if level == 0 else {}
         return Contribution(sums, len(rows), tally)
@@ -157,45 +158,45 @@ class Boosting:
             arrays["losses"] = np.append(arrays["losses"], loss / patients if patients > 0 else np.inf)
             best = int(arrays["losses"].argmin()) if np.isfinite(arrays["losses"]).any() else finished - 1
             if plan.phase == "score" or finished - 1 - best >= self.early_stopping:
-                kept = trees.between(arrays, 0, best + 1)
+                kept = trees_model.between(arrays, 0, best + 1)
                 return Step({**arrays, **kept, "finished": np.array(best + 1)}, True)
         cells = self._cells(state["preprocessing"], plan.seed, finished)
-        found = splits.search(total.sums["gradient"], total.sums["hessian"], cells, self.penalty)
-        tree = {name: arrays[name][finished].copy() for name in trees.KINDS}
-        self._split(tree, trees.open_nodes(tree["column"], level), found)
-        arrays |= {name: np.concatenate([arrays[name][:finished], tree[name][None]]) for name in trees.KINDS}
+        found = best_split.search(total.sums["gradient"], total.sums["hessian"], cells, self.penalty)
+        tree = {name: arrays[name][finished].copy() for name in trees_model.KINDS}
+        self._split(tree, trees_model.open_nodes(tree["column"], level), found)
+        arrays |= {name: np.concatenate([arrays[name][:finished], tree[name][None]]) for name in trees_model.KINDS}
         if found.worth.any() and level + 1 < self.depth:
             return Step({**arrays, "level": np.array(level + 1)}, False)
         arrays |= {"level": np.array(0), "finished": np.array(finished + 1)}
         if finished + 1 < self.trees:
-            fresh = trees.blank(len(arrays["base"]), self.depth)
+            fresh = trees_model.blank(len(arrays["base"]), self.depth)
             return Step({**arrays, **{name: np.concatenate([arrays[name], fresh[name]]) for name in fresh}}, False)
         return Step(arrays, not self.early_stopping)
 
-    def _split(self, tree: Arrays, open_: NDArray[np.bool_], found: splits.Splits) -> None:
+    def _split(self, tree: Arrays, open_: NDArray[np.bool_], found: best_split.Splits) -> None:
         """Write the splits found at the open nodes of one round's trees, and their children as leaves."""
         group, node = np.nonzero(open_)
         eta = np.float32(self.eta)
         stump = node == 0
         if stump.any():
             tree["hess"][group[stump], 0] = found.total[1, stump]
-            tree["value"][group[stump], 0] = splits.weight(found.total[:, stump], self.penalty) * eta
+            tree["value"][group[stump], 0] = best_split.weight(found.total[:, stump], self.penalty) * eta
         k, i, made = group[found.worth], node[found.worth], found.worth
         for name, values in (("column", found.column), ("bin", found.bin), ("left", found.left), ("gain", found.gain)):
             tree[name][k, i] = values[made]
-        tree["value"][k, i] = splits.weight(found.total[:, made], self.penalty)
+        tree["value"][k, i] = best_split.weight(found.total[:, made], self.penalty)
         for side in (0, 1):
             sums = found.sums[:, made, side]
             tree["hess"][k, 2 * i + 1 + side] = sums[1]
-            tree["value"][k, 2 * i + 1 + side] = splits.weight(sums, self.penalty) * eta
+            tree["value"][k, 2 * i + 1 + side] = best_split.weight(sums, self.penalty) * eta
 
-    def _cells(self, preprocessing: Arrays, seed: int, tree: int) -> splits.Grid:
+    def _cells(self, preprocessing: Arrays, seed: int, tree: int) -> best_split.Grid:
         """The histogram's cells in one round: all columns, or those that the public seed draws for it."""
         count = len(preprocessing["offsets"]) - 1
         columns = np.arange(count)
         if self.colsample_bytree < 1:
             columns = np.sort(np.argsort(_mixed(columns.astype(np.uint64), seed, tree))[: self._sampled(count)])
-        return splits.grid(preprocessing["offsets"], columns)
+        return best_split.grid(preprocessing["offsets"], columns)
 
     def _sampled(self, columns: int) -> int:
         return min(columns, max(1, int(np.float32(self.colsample_bytree) * columns)))
@@ -210,13 +211,13 @@ class Boosting:
     def predict(self, state: State, cohort: Cohort) -> Probs:
         arrays = state[self.name]
         if "booster" in arrays:
-            model = trees.from_json(arrays["booster"].tobytes())
-            p = model.predict(trees.matrix(cohort.design), validate_features=False).astype(np.float64)
+            model = trees_model.from_json(arrays["booster"].tobytes())
+            p = model.predict(trees_model.matrix(cohort.design), validate_features=False).astype(np.float64)
             p = p.reshape(len(cohort), _groups(cohort.schema))
         else:
-            done = trees.between(arrays, 0, int(arrays["finished"]))
+            done = trees_model.between(arrays, 0, int(arrays["finished"]))
             start = np.tile(_base(arrays, state["preprocessing"]), (len(cohort), 1))
-            p = trees.probabilities(trees.margins(done, bin_indices(state["preprocessing"], cohort), start)).astype(np.float64)
+            p = trees_model.probabilities(trees_model.margins(done, bin_indices(state["preprocessing"], cohort), start)).astype(np.float64)
         return np.concatenate([1 - p, p], axis=1) if p.shape[1] == 1 else p / p.sum(axis=1, keepdims=True)
 
     def alone(self, cohorts: Sequence[Cohort], fold: Fold, seed: int, parts: int, prepare: Federated = PREPARE) -> State:
@@ -260,7 +261,9 @@ class Boosting:
 
     def explain(self, state: State, cohort: Cohort) -> Floats:
         """(cases, features, 1 or classes): XGBoost's TreeSHAP in log-odds; the columns of one unordered choice are added."""
-        contributions = booster(state, cohort.schema).predict(trees.matrix(cohort.design), pred_contribs=True, validate_features=False)
+        contributions = booster(state, cohort.schema).predict(
+            trees_model.matrix(cohort.design), pred_contribs=True, validate_features=False
+        )
         columns, names = cohort.schema.columns, [f.name for f in cohort.schema.features]
         by_column = contributions.reshape(len(cohort), _groups(cohort.schema), len(columns) + 1).astype(np.float64)
         out = np.zeros((len(cohort), len(names), by_column.shape[1]))
@@ -273,9 +276,9 @@ def booster(state: State, schema: Schema) -> Any:
     """The model as a native `xgboost.Booster`: features are the schema's columns by name, in natural units, NaN where missing."""
     arrays = state["boosting"]
     if "booster" in arrays:
-        return trees.from_json(arrays["booster"].tobytes())
+        return trees_model.from_json(arrays["booster"].tobytes())
     p = state["preprocessing"]
-    return trees.booster(trees.between(arrays, 0, int(arrays["finished"])), _base(arrays, p), p["edges"], p["offsets"], schema)
+    return trees_model.booster(trees_model.between(arrays, 0, int(arrays["finished"])), _base(arrays, p), p["edges"], p["offsets"], schema)
 
 
 # ---- public chance: hashes of the seed, the tree and the patient ----------------------------------------------------------

@@ -1,10 +1,10 @@
 """Models side by side on the same patients, where nobody has all the patients: the second exchange, after `evaluation`.
 
 Each site scores its patients again, by the federated models that have not seen them, by the final ones that have, and by what it can train
-alone. What leaves are concordant pairs within the site with their DeLong covariance (`common.delong`), in subgroups too
-(`common.subgroups`), confusion counts at the thresholds that everybody's training rows have set, losses, score histograms, and placements
-in everybody's scores, which the first exchange has added. The coordinator has each site's sums apart, and under secure aggregation those
-over all sites alone.
+alone. What leaves are concordant pairs within the site with their DeLong covariance (`common.metrics.delong`), in subgroups too
+(`common.metrics.subgroups`), confusion counts at the thresholds that everybody's training rows have set, losses, score histograms, and
+placements in everybody's scores, which the first exchange has added. The coordinator has each site's sums apart, and under secure
+aggregation those over all sites alone.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from common import subgroups
-from common.alone import local_folds, trainable
-from common.cohort import UNKNOWN, Cohort, Fold
-from common.delong import concordance, pooled_moments
-from common.learner import Contribution, Head, Plan, Step, TableHead, load
+from common.data.cohort import UNKNOWN, Cohort, Fold
+from common.data.schema import Floats, Schema
+from common.federated.learner import Contribution, Head, Plan, Step, TableHead, load
+from common.federated.local_baseline import local_folds, trainable
 from common.learners.evaluation import (
     configured,
     groups,
@@ -33,8 +32,15 @@ from common.learners.evaluation import (
     scorable,
     within_site,
 )
-from common.schema import Floats, Schema
-from common.tally import Tally, brier_terms, log_loss_terms, score_histogram, youden
+from common.metrics import subgroups
+from common.metrics.delong import concordance, pooled_moments
+from common.metrics.score_histogram import (
+    Tally,
+    brier_terms,
+    log_loss_terms,
+    score_histogram,
+    youden,
+)
 from common.types import Array, Arrays, Probs, State
 
 WITHIN, LEFT_OUT, FINAL = "within", "left_out", "final"
@@ -58,10 +64,11 @@ class _Scores:
 @dataclass(frozen=True)
 class Comparison:
     """Arrays once done. For each `<evaluation>/<arm>/<head>/`, by site (participants, or 1 where sums are masked): `counts` (sites,
-    classes), `concordant` and `pairs` (sites, held), `spread` (sites, held, held), `confusion` (sites, classes, classes), `losses`
-    (sites, classes, 2, 2: Brier and log loss, their sum and that of their squares); over all sites `histogram` (classes, bins, 2) and
-    `pooled` (the moments of `common.delong.pooled_moments`). For each `difference/<evaluation>/<head> <arm>|<head> <arm>/`: `counts`,
-    `concordant` (2, held), `pairs`, `spread` (2 held, 2 held), `sites`. For `subgroups/<head>/` what `common.subgroups.sums` has."""
+    classes), `concordant` and `pairs` (sites, held), `spread` (sites, held, held), `confusion` (sites, classes, classes), `losses` (sites,
+    classes, 2, 2: Brier and log loss, their sum and that of their squares); over all sites `histogram` (classes, bins, 2) and `pooled` (the
+    moments of `common.metrics.delong.pooled_moments`). For each `difference/<evaluation>/<head> <arm>|<head> <arm>/`: `counts`,
+    `concordant` (2, held), `pairs`, `spread` (2 held, 2 held), `sites`. For `subgroups/<head>/` what `common.metrics.subgroups.sums` has.
+    """
 
     name: str = "comparison"
     modality: frozenset[str] = frozenset()

@@ -15,10 +15,10 @@ from typing import ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from common.cohort import UNKNOWN, Cohort, Fold
-from common.learner import Contribution, Head, Plan, Stacked, Step, lacks, load
-from common.schema import Schema
-from common.tally import BINS, Tally, log_loss_terms, pair_counts
+from common.data.cohort import UNKNOWN, Cohort, Fold
+from common.data.schema import Schema
+from common.federated.learner import Contribution, Head, Plan, Stacked, Step, lacks, load
+from common.metrics.score_histogram import BINS, Tally, log_loss_terms, pair_counts
 from common.types import Arrays, Probs, State
 
 

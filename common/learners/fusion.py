@@ -26,10 +26,20 @@ from typing import ClassVar, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from common.calibration import EPSILON
-from common.cohort import Cohort, Fold
-from common.learner import Contribution, Federated, Head, Plan, Step, TableHead, demand, lacks, load
-from common.schema import Floats, Schema
+from common.data.cohort import Cohort, Fold
+from common.data.schema import Floats, Schema
+from common.federated.learner import (
+    Contribution,
+    Federated,
+    Head,
+    Plan,
+    Step,
+    TableHead,
+    demand,
+    lacks,
+    load,
+)
+from common.metrics.calibration import EPSILON
 from common.types import Arrays, Probs, State, digest
 
 LEAST = -50.0

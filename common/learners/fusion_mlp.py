@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from common.cohort import Cohort
-from common.learner import Contribution, Plan, Step, demand
+from common.data.cohort import Cohort
+from common.data.schema import Floats, Schema
+from common.federated.learner import Contribution, Plan, Step, demand
 from common.learners.fusion import Fusion, Inputs
-from common.schema import Floats, Schema
 from common.types import Arrays, Probs, State
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class FusionPerceptron:
     def _fit(self, weights: Arrays, variant: int, inputs: Inputs, labels: Any, keep: Any, seed: int) -> tuple[Arrays, float]:
         import torch
 
-        from common.training import Schedule, learn
+        from common.networks.training import Schedule, learn
 
         start = {n: weights[f"w/{variant}/{n}"] for n in _LAYERS}
         if not keep.any():

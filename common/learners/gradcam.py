@@ -13,19 +13,20 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from common.cohort import UNKNOWN, Cohort
-from common.crops import speaks_of_lesions
-from common.gradcam import TERMS, energy, heatmaps, terms
-from common.learner import Contribution, Plan, Step, load
-from common.learners.image import Image, imaging_of
-from common.picture import EXPERT
-from common.schema import Floats, Schema
+from common.data.cohort import UNKNOWN, Cohort
+from common.data.imaging_of import imaging_of
+from common.data.picture import EXPERT
+from common.data.schema import Floats, Schema
+from common.federated.learner import Contribution, Plan, Step, load
+from common.learners.image import Image
+from common.networks.crops import speaks_of_lesions
+from common.networks.gradcam_maps import TERMS, energy, heatmaps, terms
 from common.types import Arrays, State
 
 
 @dataclass(frozen=True)
 class GradCam:
-    """Arrays once done: `energy` (7,), the sums of `common.gradcam.TERMS`; `common.gradcam.focus` reads them."""
+    """Arrays once done: `energy` (7,), the sums of `common.networks.gradcam_maps.TERMS`; its `focus` reads them."""
 
     name: str = "gradcam"
     modality: frozenset[str] = frozenset({"image"})
@@ -76,8 +77,8 @@ class GradCam:
         """(cases with expert lesions, TERMS)."""
         if not len(cohort):
             return np.zeros((0, len(TERMS)))
-        from common.devices import choose, repeatable
-        from common.examples import Cases
+        from common.networks.datasets import Cases
+        from common.networks.devices import choose, repeatable
 
         image, device = self._image(), choose()
         held = image.crops(state, cohort)

@@ -13,16 +13,26 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
-from common import averaging
-from common.cohort import Cohort, Fold, pooled
-from common.crops import CaseCrops, Grid, case_crops
-from common.errors import RefusedError, UsageError
-from common.learner import Contribution, Federated, Plan, Step, demand, fit, load, local_plan
-from common.privacy import Bound
-from common.private_training import Records, bounds, sampled
-from common.remembered import Remembered
-from common.schema import Floats, Imaging, Schema
-from common.training import Schedule
+from common.data.cohort import Cohort, Fold, pooled
+from common.data.imaging_of import imaging_of
+from common.data.schema import Floats, Schema
+from common.errors import RefusedError
+from common.federated.learner import (
+    Contribution,
+    Federated,
+    Plan,
+    Step,
+    demand,
+    fit,
+    load,
+    local_plan,
+)
+from common.networks import federated_averaging
+from common.networks.cache import Remembered
+from common.networks.crops import CaseCrops, Grid, case_crops, patient_logits
+from common.networks.dp_sgd import Records, bounds, sampled
+from common.networks.training import Schedule
+from common.privacy.mechanism import Bound
 from common.types import Arrays, Probs, State, digest
 
 if TYPE_CHECKING:
@@ -108,11 +118,11 @@ class Image:
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         how = self.network, len(imaging_of(self.name, schema).channels), len(schema.label.classes)
-        weights = averaging.drawn(_classifier, how, seed)
+        weights = federated_averaging.drawn(_classifier, how, seed)
         if self.pretrained:
-            from common.pretrained import adopt
+            from common.networks.pretrained import adopt
 
-            weights = averaging.prefixed(adopt(self.pretrained, self.pretrained_sha256, averaging.bare(weights)))
+            weights = federated_averaging.prefixed(adopt(self.pretrained, self.pretrained_sha256, federated_averaging.bare(weights)))
         sizes: Arrays = {"network": np.array(NETWORKS.index(self.network)), "grid": np.array(self.grid, np.int64)}
         others = len(schema.label.classes) - 1
         return {"round": np.array(0), "mean": np.zeros(others), "spread": np.ones(others), **sizes, **weights}
@@ -124,7 +134,7 @@ class Image:
 
     def parameters(self, arrays: Arrays) -> Arrays:
         """The global parameters: what is averaged."""
-        return averaging.parameters(arrays)
+        return federated_averaging.parameters(arrays)
 
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         arrays, rows = state[self.name], with_images(cohort.train(plan.fold, plan.seed, plan.parts))
@@ -135,7 +145,7 @@ class Image:
             logits = np.clip(np.nan_to_num(self.logits(state, rows)), -CERTAIN, CERTAIN)
             return Contribution({"sum": logits.sum(axis=0), "squares": (logits**2).sum(axis=0)}, len(rows))
         task = self._local(arrays, cohort.schema)
-        return averaging.train(task, arrays, self._examples(state, rows) if len(rows) else None, plan, cohort.site, len(rows))
+        return federated_averaging.train(task, arrays, self._examples(state, rows) if len(rows) else None, plan, cohort.site, len(rows))
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         arrays = state[self.name]
@@ -148,7 +158,7 @@ class Image:
             return Step(counted, total.cases == 0)
         if plan.phase == "spread":
             return Step({**arrays, **_moments(total)}, True)
-        return Step({**arrays, **averaging.mean(arrays, total), "round": np.array(int(arrays["round"]) + 1)}, False)
+        return Step({**arrays, **federated_averaging.mean(arrays, total), "round": np.array(int(arrays["round"]) + 1)}, False)
 
     @property
     def takes(self) -> dict[str, int]:
@@ -208,20 +218,20 @@ class Image:
 
     def built(self, state: State, schema: Schema, device: Any) -> Any:
         """The network with its parameters, ready to predict."""
-        from common.training import load as set_parameters
+        from common.networks.training import load as set_parameters
 
-        made = averaging.network(_classifier, *_how(state[self.name], schema)).to(device)
-        set_parameters(made, averaging.bare(state[self.name]))
+        made = federated_averaging.network(_classifier, *_how(state[self.name], schema)).to(device)
+        set_parameters(made, federated_averaging.bare(state[self.name]))
         return made.eval()
 
     def _examples(self, state: State, rows: Cohort) -> Records:
-        from common.augment import Augment
-        from common.examples import Cases
+        from common.networks.augmentation import Augment
+        from common.networks.datasets import Cases
 
         held, varied = self.crops(state, rows), Augment(imaging_of(self.name, rows.schema).crop_mm)
         return Cases(held, held.counts, cast(Any, rows.pictures), rows.labels, varied)
 
-    def _local(self, arrays: Arrays, schema: Schema) -> averaging.Local:
+    def _local(self, arrays: Arrays, schema: Schema) -> federated_averaging.Local:
         weights = np.array(arrays["weights"], np.float32)
         if weights.shape != (len(schema.label.classes),):  # looked up by patients, it would be refused for some of them only
             raise RefusedError("P02", f"there are {len(schema.label.classes)} classes, and class weights of shape {weights.shape}")
@@ -236,14 +246,14 @@ class Image:
         # over the rounds the rate falls along half a cosine
         slower = 0.5 * (1 + np.cos(np.pi * int(arrays["round"]) / self.rounds))
         how = Schedule(self.epochs, self.batch, float(self.learning_rate * slower), self.weight_decay, self.proximal, "adamw")
-        return averaging.Local(_classifier, _how(arrays, schema), loss, how, self.rate, self.clip)
+        return federated_averaging.Local(_classifier, _how(arrays, schema), loss, how, self.rate, self.clip)
 
     def _raw(self, state: State, rows: Cohort) -> Floats:
         """(cases, classes): the network's logits, one patient at a time, so that no patient's depend on who else is asked for."""
         import torch
 
-        from common.devices import choose, repeatable
-        from common.examples import Cases
+        from common.networks.datasets import Cases
+        from common.networks.devices import choose, repeatable
 
         held = self.crops(state, rows)
         model = digest(state[self.name]), held.key, held.name
@@ -265,11 +275,6 @@ class Image:
 
 SCORES = Remembered(16 * 2**20)
 """Patients' logits, by network and picture."""
-
-
-def patient_logits(crops: Tensor, mean: Tensor) -> Tensor:
-    """(crops, classes) -> (cases, classes): the mean over each case's crops, in float32 whatever the network computes in."""
-    return (mean[:, :, None] * crops.float()[None]).sum(dim=1)
 
 
 def _moments(total: Contribution) -> Arrays:
@@ -304,21 +309,15 @@ def with_images(cohort: Cohort) -> Cohort:
     return held
 
 
-def imaging_of(learner: str, schema: Schema) -> Imaging:
-    if schema.imaging is None:
-        raise UsageError("C01", f"learner '{learner}' needs a study that declares images; '{schema.name}' declares none, leave it out")
-    return schema.imaging
-
-
 def _how(arrays: Arrays, schema: Schema) -> tuple[object, ...]:
     """What the network is built from; the arrays tell, whatever this learner's own hyperparameters are."""
     return NETWORKS[int(arrays["network"])], len(imaging_of("image", schema).channels), len(schema.label.classes)
 
 
 def _classifier(name: str, channels: int, classes: int) -> Any:
-    from common import networks
+    from common.networks import architectures
 
-    return networks.classifier(name, channels, classes)
+    return architectures.classifier(name, channels, classes)
 
 
 LEARNER = Image()

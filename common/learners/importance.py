@@ -13,9 +13,9 @@ from typing import ClassVar, cast
 
 import numpy as np
 
-from common.cohort import Cohort
-from common.learner import Contribution, Plan, Step, TableHead, demand, load
-from common.schema import Floats, Schema
+from common.data.cohort import Cohort
+from common.data.schema import Floats, Schema
+from common.federated.learner import Contribution, Plan, Step, TableHead, demand, load
 from common.types import Arrays, State
 
 

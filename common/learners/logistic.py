@@ -19,11 +19,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from common.cohort import Cohort, Fold
-from common.learner import Contribution, Federated, Plan, Step, demand, fit, local_plan
+from common.data.cohort import Cohort, Fold
+from common.data.schema import Floats, Schema
+from common.federated.learner import Contribution, Federated, Plan, Step, demand, fit, local_plan
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.learners.preprocessing import standardise
-from common.schema import Floats, Schema
 from common.types import Arrays, Probs, State
 
 LONGEST = 2.0

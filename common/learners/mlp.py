@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from common import averaging
-from common.cohort import Cohort, Fold, pooled
-from common.learner import Contribution, Federated, Plan, Step, demand, fit, local_plan
+from common.data.cohort import Cohort, Fold, pooled
+from common.data.schema import Floats, Schema
+from common.federated.learner import Contribution, Federated, Plan, Step, demand, fit, local_plan
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.learners.preprocessing import standardise
-from common.privacy import Bound, Privacy
-from common.private_training import Private, bounds, learn, sampled
-from common.schema import Floats, Schema
-from common.training import Schedule, Table, cross_entropy, train
+from common.networks import federated_averaging
+from common.networks.dp_sgd import Private, bounds, learn, sampled
+from common.networks.training import Schedule, Table, cross_entropy, train
+from common.privacy.mechanism import Bound, Privacy
 from common.types import Arrays, Probs, State
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Perceptron:
     def _train(self, weights: Arrays, x: Floats, y: Labels, seed: int) -> tuple[Arrays, float]:
         trained, loss = train(
             _built(weights),
-            averaging.bare(weights),
+            federated_averaging.bare(weights),
             x,
             y,
             epochs=self.epochs,
@@ -156,15 +156,15 @@ class Perceptron:
             proximal=self.proximal,
             seed=seed,
         )
-        return averaging.prefixed(trained), loss
+        return federated_averaging.prefixed(trained), loss
 
     def _privately(self, weights: Arrays, x: Floats, y: Labels, privacy: Privacy) -> Arrays:
         import torch
 
         how = Schedule(self.epochs, self.batch, self.learning_rate, self.weight_decay, self.proximal)
         private = Private(privacy.noise, self.clip, sampled(self.epochs, self.rate))
-        start, device = averaging.bare(weights), torch.device("cpu")
-        return averaging.prefixed(learn(_built(weights), start, Table(x, y), cross_entropy, how, private, device=device))
+        start, device = federated_averaging.bare(weights), torch.device("cpu")
+        return federated_averaging.prefixed(learn(_built(weights), start, Table(x, y), cross_entropy, how, private, device=device))
 
 
 def _built(weights: Arrays) -> nn.Module:

@@ -19,11 +19,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from common.cohort import Cohort
-from common.errors import RefusedError
-from common.learner import Contribution, Plan, Step, demand
-from common.schema import Column, Floats, Schema
-from common.screening import feature_auc
+from common.data.cohort import Cohort
+from common.data.schema import Column, Floats, Schema
+from common.federated.learner import Contribution, Plan, Step, demand
+from common.metrics.feature_auc import feature_auc
 from common.types import Arrays, State
 
 COARSE = 256
@@ -156,18 +155,6 @@ def standardise(arrays: Arrays, cohort: Cohort) -> Floats:
         # a cohort is frozen, and a fold's training rows are standardised alike round after round
         cached = cohort.__dict__["_standardised"] = key, z
     return cached[1]
-
-
-def bin_indices(arrays: Arrays, cohort: Cohort) -> NDArray[np.int32]:
-    """(cases, columns): the bin of each value, 0 .. number of edges; -1 where missing. A value equal to an edge is right of it."""
-    x = cohort.design.astype(np.float32)
-    out = np.empty(x.shape, np.int32)
-    for j, (a, b) in enumerate(zip(arrays["offsets"][:-1], arrays["offsets"][1:], strict=True)):
-        # among edges out of order numpy finds one patient's place by another's
-        if not (np.diff(arrays["edges"][a:b]) >= 0).all():
-            raise RefusedError("P02", f"the bin edges of column {j} are not in order")
-        out[:, j] = np.where(np.isnan(x[:, j]), -1, np.searchsorted(arrays["edges"][a:b], x[:, j], side="right"))
-    return out
 
 
 def _spans(bounds: Floats) -> tuple[Floats, Floats]:

@@ -2,7 +2,7 @@
 
 A job stands on the fold that leaves out all parts but those that are scored, and reads the model of the fold that leaves out these:
 nobody is both trained on and scored, so a patient who is scored pays for that alone. Bins are few, for each gets the same noise.
-Metrics follow in `common.noisy_scores`.
+Metrics follow in `common.metrics.noisy_auc`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from common.cohort import Cohort, Fold
-from common.learner import Contribution, Plan, Step, demand
+from common.data.cohort import Cohort, Fold
+from common.data.schema import Schema
+from common.federated.learner import Contribution, Plan, Step, demand
 from common.learners.evaluation import configured, of_fold, scorable
-from common.schema import Schema
-from common.tally import checked, score_histogram
+from common.metrics.score_histogram import checked, score_histogram
 from common.types import Arrays, State
 
 

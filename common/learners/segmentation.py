@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from common import averaging
-from common.augment import Augment
-from common.cohort import Cohort
-from common.crops import Bits, Grid, Halves, Regions, on_grid, resample
-from common.learner import Contribution, Plan, Step, demand
-from common.learners.image import imaging_of
-from common.picture import Picture
-from common.privacy import Bound
-from common.private_training import bounds, sampled
-from common.schema import Floats, Imaging, Schema
-from common.training import Schedule
+from common.data.cohort import Cohort
+from common.data.imaging_of import imaging_of
+from common.data.picture import Picture
+from common.data.schema import Floats, Imaging, Schema
+from common.federated.learner import Contribution, Plan, Step, demand
+from common.networks import federated_averaging
+from common.networks.augmentation import Augment
+from common.networks.crops import Bits, Grid, Halves, Regions, on_grid, resample
+from common.networks.dp_sgd import bounds, sampled
+from common.networks.training import Schedule
+from common.privacy.mechanism import Bound
 from common.types import Arrays, State, digest
 
 if TYPE_CHECKING:
@@ -88,7 +88,9 @@ class Segmentation:
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         imaging = imaging_of(self.name, schema)
-        weights = averaging.drawn(_network, (_channels(imaging), len(imaging.regions), self.widths), seed) if imaging.regions else {}
+        weights = (
+            federated_averaging.drawn(_network, (_channels(imaging), len(imaging.regions), self.widths), seed) if imaging.regions else {}
+        )
         sizes: Arrays = {"grid": np.array(self.grid, np.int64), "widths": np.array(self.widths, np.int64)}
         return {"round": np.array(0), "cases": np.array(0), **sizes, **weights}
 
@@ -97,7 +99,7 @@ class Segmentation:
 
     def parameters(self, arrays: Arrays) -> Arrays:
         """The global parameters: what is averaged."""
-        return averaging.parameters(arrays)
+        return federated_averaging.parameters(arrays)
 
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         arrays, imaging = state[self.name], imaging_of(self.name, cohort.schema)
@@ -105,8 +107,8 @@ class Segmentation:
         varied = Augment(dropout=0.25 if imaging.window is None else 0.0)
         examples = _examples(rows, imaging, _sizes(arrays)[0], varied) if rows else None
         how = Schedule(self.epochs, self.batch, self.learning_rate, self.weight_decay, self.proximal, "adamw")
-        task = averaging.Local(_network, _how(arrays, imaging), dice_and_entropy, how, self.rate, self.clip)
-        sent = averaging.train(task, arrays, examples, plan, cohort.site, len(rows))
+        task = federated_averaging.Local(_network, _how(arrays, imaging), dice_and_entropy, how, self.rate, self.clip)
+        sent = federated_averaging.train(task, arrays, examples, plan, cohort.site, len(rows))
         if plan.privacy is not None:
             return sent
         dice = _dice(arrays, imaging, examples) if examples else np.zeros((len(imaging.regions), 2))
@@ -115,7 +117,7 @@ class Segmentation:
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         arrays = state[self.name]
         done = int(arrays["round"]) + 1
-        new: Arrays = {**arrays, **averaging.mean(arrays, total), "round": np.array(done), "cases": np.array(total.cases)}
+        new: Arrays = {**arrays, **federated_averaging.mean(arrays, total), "round": np.array(done), "cases": np.array(total.cases)}
         return Step(new, done >= self.rounds or not total.cases)
 
     @property
@@ -148,7 +150,7 @@ def probabilities(arrays: Arrays, imaging: Imaging, picture: Picture) -> Floats:
     """(regions, *grid) over the whole field of view."""
     import torch
 
-    from common.devices import choose, repeatable
+    from common.networks.devices import choose, repeatable
 
     device = choose()
     grid, _ = _sizes(arrays)
@@ -193,7 +195,7 @@ class _Outlined:
     def __init__(self, arrays: Sequence[Halves], pictures: Sequence[Picture], regions: int, augment: Any) -> None:
         import torch
 
-        from common.examples import Store, presence
+        from common.networks.datasets import Store, presence
 
         self._store = Store(arrays, np.ones(len(arrays), np.int64))
         self.patient = self._store.case
@@ -239,7 +241,7 @@ def _dice(arrays: Arrays, imaging: Imaging, examples: _Outlined) -> Floats:
     """(regions, 2): the sum over cases of the Dice of regions cut at one half, and in how many cases each is marked."""
     import torch
 
-    from common.devices import choose, repeatable
+    from common.networks.devices import choose, repeatable
 
     device = choose()
     out = np.zeros((len(imaging.regions), 2))
@@ -255,10 +257,10 @@ def _dice(arrays: Arrays, imaging: Imaging, examples: _Outlined) -> Floats:
 
 
 def _loaded(arrays: Arrays, imaging: Imaging, device: Any) -> Any:
-    from common.training import load
+    from common.networks.training import load
 
-    made = averaging.network(_network, *_how(arrays, imaging)).to(device)
-    load(made, averaging.bare(arrays))
+    made = federated_averaging.network(_network, *_how(arrays, imaging)).to(device)
+    load(made, federated_averaging.bare(arrays))
     return made.eval()
 
 
@@ -275,9 +277,9 @@ def _sizes(arrays: Arrays) -> tuple[Grid, tuple[int, ...]]:
 
 
 def _network(channels: int, regions: int, widths: tuple[int, ...]) -> Any:
-    from common import networks
+    from common.networks import architectures
 
-    return networks.unet(channels, regions, widths)
+    return architectures.unet(channels, regions, widths)
 
 
 LEARNER = Segmentation()

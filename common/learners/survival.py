@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from common.cohort import UNKNOWN, Cohort
-from common.learner import Contribution, Plan, Step
-from common.schema import Schema
-from common.survival import survival_counts
+from common.data.cohort import UNKNOWN, Cohort
+from common.data.schema import Schema
+from common.federated.learner import Contribution, Plan, Step
+from common.metrics.kaplan_meier import survival_counts
 from common.types import Arrays, State
 
 

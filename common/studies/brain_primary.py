@@ -4,8 +4,8 @@ Sources of the cases: OpenBTAI (doi 10.1038/s41597-023-02123-0), 75 patients, ta
 10.7937/6be1-r748) with four MR sequences. The sites of both are the makers of the scanners.
 """
 
-from common.schema import Channel, Choice, Imaging, Label, Number, Schema
-from common.study import Study, Task
+from common.data.schema import Channel, Choice, Imaging, Label, Number, Schema
+from common.study.study import Study, Task
 
 MRI = "first_mri"
 

@@ -3,8 +3,8 @@
 Source of the cases: TCGA-COAD and TCGA-READ, whose tissue source sites are real hospitals.
 """
 
-from common.schema import Channel, Choice, Imaging, Label, Number, Schema, Survival
-from common.study import Study, Task
+from common.data.schema import Channel, Choice, Imaging, Label, Number, Schema, Survival
+from common.study.study import Study, Task
 
 PREOP, POST = "preop", "postresection"
 

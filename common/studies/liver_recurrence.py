@@ -3,8 +3,8 @@
 Source of the cases: TCIA Colorectal-Liver-Metastases (doi 10.7937/QXK2-QG03), 197 patients of one hospital.
 """
 
-from common.schema import Channel, Choice, Imaging, Label, Number, Schema, Survival
-from common.study import Study, Task
+from common.data.schema import Channel, Choice, Imaging, Label, Number, Schema, Survival
+from common.study.study import Study, Task
 
 PREOP = "preop"
 NO_YES = ("no", "yes")

@@ -1,1 +1,1 @@
-"""The live page of the coordinator's room, and the metrics endpoint: read only, from ledgers alone."""
+"""What a run's ledger says, on the terminal, as metrics and in a log."""

@@ -1,1 +1,1 @@
-"""The faces of a run (`faces`): the page a clinician reads, on screen and on paper; the model as files (`model`). From the report alone."""
+"""The report of a run, on the page and on paper, from its record alone."""

@@ -17,8 +17,8 @@ import pytest
 
 from deploy import kit
 from deploy.federation import slug
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PORT = 18443
 USER = "10001:10001"
 ENGINE = os.environ.get("FEDMETS_ENGINE", "podman")

@@ -20,15 +20,15 @@ import pytest
 
 import common
 from client import doctor as station
-from client import service
-from common import finding
-from common.finding import Finding
-from common.study import Study, Task
+from client.station import socket_server
+from common.runtime import health_check
+from common.runtime.health_check import Finding
+from common.study.study import Study, Task
 from deploy import doctor, enroll, kit, pki, provision
 from tests import hospital, pictures
+from tests.paths import ROOT
 
 NOW = datetime.datetime.now(datetime.UTC)
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def of(findings: list[Finding], check: str) -> list[Finding]:
@@ -46,8 +46,8 @@ def only(findings: list[Finding], check: str) -> Finding:
 @pytest.mark.parametrize(
     ("states", "status"), [((), 0), (("ok", "note"), 0), (("ok", "warning"), 1), (("fault", "ok"), 3), (("warning", "fault"), 3)]
 )
-def test_the_exit_status_is_that_of_the_worst_line(states: tuple[finding.State, ...], status: int) -> None:
-    assert finding.status(Finding("x", s, "said") for s in states) == status
+def test_the_exit_status_is_that_of_the_worst_line(states: tuple[health_check.State, ...], status: int) -> None:
+    assert health_check.status(Finding("x", s, "said") for s in states) == status
 
 
 def test_a_finding_there_and_back_and_nothing_else() -> None:
@@ -64,7 +64,7 @@ def test_a_finding_there_and_back_and_nothing_else() -> None:
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """As inside the station's container; that there is none elsewhere has a test of its own."""
-    monkeypatch.setattr(service, "alone", lambda: None)
+    monkeypatch.setattr(socket_server, "alone", lambda: None)
 
 
 def examined(tmp_path: Path, **keys: object) -> list[Finding]:
@@ -74,7 +74,7 @@ def examined(tmp_path: Path, **keys: object) -> list[Finding]:
 @pytest.mark.usefixtures("alone")
 def test_a_site_that_is_well(tmp_path: Path) -> None:
     found = examined(tmp_path)
-    assert finding.worst(found) == "note", finding.text(found)
+    assert health_check.worst(found) == "note", health_check.text(found)
     assert "60 patients read, 60 kept, 60 with a known label" in of(found, "data")[0].said
     assert "about" in only(found, "forecast").said
     assert only(found, "isolation").state == "ok"
@@ -95,7 +95,7 @@ def test_the_forecast_of_images_is_of_training_and_of_the_cases_that_have_one() 
 
 
 def test_a_network_is_a_fault(tmp_path: Path) -> None:
-    if not [n for _, n in socket.if_nameindex() if n != "lo" and service._up(n)]:
+    if not [n for _, n in socket.if_nameindex() if n != "lo" and socket_server._up(n)]:
         pytest.skip("this machine has no network to be refused for")
     found = only(examined(tmp_path), "isolation")
     assert (found.state, "[C05]" in found.said) == ("fault", True)
@@ -223,7 +223,7 @@ def reached(there: Coordinator) -> list[Finding]:
 def test_a_way_that_is_well_and_what_is_asked(there: Coordinator) -> None:
     there.serve()
     found = reached(there)
-    assert finding.worst(found) == "ok", finding.text(found)
+    assert health_check.worst(found) == "ok", health_check.text(found)
     assert {"kit", "authority", "name", "connection", "certificate", "version", "clock"} == {f.check for f in found}
     assert there.asked == [("/health", "")]
 
@@ -298,9 +298,9 @@ def test_a_proxy_that_is_not_there_is_named_without_its_password(there: Coordina
     monkeypatch.delenv("no_proxy", raising=False)
     there.serve()
     found = reached(there)
-    assert finding.worst(found) == "fault"
-    assert "secret" not in finding.text(found)
-    assert f"127.0.0.1:{port}" in finding.text(found)
+    assert health_check.worst(found) == "fault"
+    assert "secret" not in health_check.text(found)
+    assert f"127.0.0.1:{port}" in health_check.text(found)
     assert there.asked == []
 
 

@@ -15,12 +15,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from client import site as site_file
-from common import keys
+from client.site import site_file
 from common.errors import FedmetsError, RunError, UsageError
+from common.wire import signing
 from deploy import enroll, federation, kit, pki, provision
 from deploy.__main__ import main
-from server import enrolled
+from server.config import enrolled_sites
 
 NOW = datetime.datetime.now(datetime.UTC)
 FILE = """
@@ -113,11 +113,11 @@ def test_enrolment_there_and_back(home: Path, north: Path) -> None:
     assert {(north / n).stat().st_mode & 0o777 for n in (enroll.STATION, enroll.COURIER)} == {0o600}
     added = provision.add(home, north / kit.ENROLMENT, back.fingerprint)
     assert added == back
-    assert enrolled.load(str(home)).sites == {"North": keys.load(north / enroll.STATION).public}
+    assert enrolled_sites.load(str(home)).sites == {"North": signing.load(north / enroll.STATION).public}
     assert (home / "nodes" / "north.pub").read_text().startswith("ecdsa-sha2-nistp384 ")
     # the site file as it is in the kit is one that the station reads
     site = site_file.load(north / "site.toml")
-    assert (site.name, site.coordinator, site.key) == ("North", keys.load(home / "plan.key").public, north / enroll.STATION)
+    assert (site.name, site.coordinator, site.key) == ("North", signing.load(home / "plan.key").public, north / enroll.STATION)
     assert site.studies == ("colorectal_metastasis", "liver_recurrence")
     assert kit.check(north).site == "North"
     # a second time nothing changes
@@ -143,7 +143,7 @@ def test_a_kit_that_was_exchanged_on_its_way_makes_no_keys(home: Path, north: Pa
         shutil.copyfile(rogue / "ca.pem", north / "ca.pem")
     if what == "plan key":
         raw = json.loads((north / kit.KIT).read_text())
-        (north / kit.KIT).write_text(json.dumps({**raw, "coordinator": keys.new().public}))
+        (north / kit.KIT).write_text(json.dumps({**raw, "coordinator": signing.new().public}))
     if what == "a digit":
         told = ("0" if told[0] != "0" else "1") + told[1:]
     before = sorted(p.name for p in north.iterdir())
@@ -161,7 +161,7 @@ def test_a_kit_that_is_exchanged_later_is_refused_at_the_next_start(kits: Path, 
         shutil.copyfile(home / "ca.pem", north / "ca.pem")
     raw = json.loads((north / kit.KIT).read_text())
     if what == "plan key":
-        (north / kit.KIT).write_text(json.dumps({**raw, "coordinator": keys.new().public}))
+        (north / kit.KIT).write_text(json.dumps({**raw, "coordinator": signing.new().public}))
     if what == "site":
         (north / kit.KIT).write_text(json.dumps({**raw, "site": "South"}))
     refused(UsageError, "C04", kit.check, north)
@@ -177,7 +177,7 @@ def test_an_enrolment_that_is_not_the_sites_is_refused(home: Path, north: Path, 
     changed = {
         "another site's": {"site": "Elsewhere"},
         "another federation's": {"federation": "other"},
-        "an altered key": {"station": keys.new().public},
+        "an altered key": {"station": signing.new().public},
     }.get(what, {})
     file.write_text(json.dumps({**raw, **changed}))
     if what == "a wrong digit":
@@ -220,7 +220,7 @@ def test_revoking_and_enrolling_again(home: Path, north: Path) -> None:
     provision.revoke(home, "North")
     assert provision.sites(home) == {}
     assert not list((home / "nodes").iterdir())
-    refused(UsageError, "C04", enrolled.load, str(home))
+    refused(UsageError, "C04", enrolled_sites.load, str(home))
     refused(UsageError, "C01", provision.revoke, home, "North")
     provision.add(home, north / kit.ENROLMENT, back.fingerprint)
     assert list(provision.sites(home)) == ["North"]

@@ -11,7 +11,7 @@ RUNBOOK = "tests/containers/test_runbook.py::test_a_federation_is_set_up_run_and
 IMAGES = "tests/e2e/test_image_studies.py::"
 PREDICTED = IMAGES + "test_new_patients_are_scored_as_at_the_stations"
 TUNED = IMAGES + "test_a_site_fine_tunes_for_itself_and_predicts_with_what_it_made"
-SINK = "tests/room/test_sink.py::"
+SINK = "tests/server/monitor/test_mlflow_sink.py::"
 TINY = "--prepare --phantom-patients 150"
 """Read and partition for real, and stop before training."""
 FEW = "--prepare --minimum-patients 1 --virtual-sites 2"
@@ -90,7 +90,7 @@ HELD: dict[str, Here | There] = {
     ),
     "python -m client budget --site site.toml": Here("site"),
     "python -m client audit --site site.toml --last 50": There(
-        "tests/client/test_site_records.py::test_the_record_has_every_message_and_the_budget_every_release"
+        "tests/client/station/test_audit_log.py::test_the_record_has_every_message_and_the_budget_every_release"
     ),
     # docs/model.md: `cd` is where the bundle's test runs it
     "python -m client predict --model runs/<folder>/model --data new_patients --out predictions": There(PREDICTED),
@@ -131,7 +131,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "docs/howto/study-in-code.md": ("tests/docs/test_commands.py::test_the_study_in_code_is_one",),
     "docs/howto/read-report.md": ("tests/docs/test_commands.py::test_the_report_is_read",),
     "docs/model.md": (
-        "tests/server/test_model_files.py::test_the_page_s_examples_run",
+        "tests/server/export/test_model_folder.py::test_the_page_s_examples_run",
         IMAGES + "test_a_site_writes_crops_and_the_bundle_scores_them_as_the_learner_does",
     ),
 }

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.paths import ROOT
+
 PAGES = (
     [ROOT / n for n in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
     + [ROOT / "deploy" / "README.md", ROOT / "bench" / "README.md"]

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from client import mapping_file
-from client.policy import parse
-from common.cohort import Fold
-from common.learner import fit, local_plan
-from common.ownstudy import from_toml
-from common.study import load, names
+from client.site.privacy_policy import parse
+from client.table import mapping_file
+from common.data.cohort import Fold
+from common.federated.learner import fit, local_plan
+from common.study.load import load, names
+from common.study.study_file import from_toml
 from tests import synthetic
 from tests.docs.covered import EXAMPLES, HELD, Here, There
 from tests.docs.pages import OTHER, ROOT, SHELL, Block, Command, commands, every_block

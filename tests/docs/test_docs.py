@@ -17,9 +17,9 @@ from client.__main__ import parser as client_parser
 from common.errors import CODES
 from deploy.__main__ import parser as deploy_parser
 from server.__main__ import parser as server_parser
-from server.run import Run
+from server.config.run_config import Run
 from simulation.__main__ import parser
-from simulation.statistics import METRICS
+from simulation.evaluation.bootstrap import METRICS
 from tests.docs.pages import PAGES, ROOT
 
 

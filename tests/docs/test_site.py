@@ -13,17 +13,19 @@ from typing import Any
 
 import pytest
 
-from client import mapping_file, mapping_keys, policy, site
-from common import learner, study
+from client.site import privacy_policy, site_file
+from client.table import mapping_file, mapping_keys
 from common.errors import CODES
-from common.ownstudy import KEYS
+from common.federated import learner
+from common.study import load as studies
+from common.study.study_file import KEYS
 from deploy import federation
 from docs import build, reference
-from server import run
-from simulation.statistics import METRICS
+from server.config import run_config
+from simulation.evaluation.bootstrap import METRICS
+from tests.paths import ROOT
 
 bs4 = pytest.importorskip("bs4", reason="the extra [docs] is not installed")
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +84,11 @@ def test_a_link_that_leads_nowhere_is_an_error(tmp_path: Path, monkeypatch: pyte
 
 
 def test_runs(built: Path) -> None:
-    declared(built, "reference/run", [k.name for k in reference.keys(run.Run)])
+    declared(built, "reference/run", [k.name for k in reference.keys(run_config.Run)])
 
 
 def test_sites(built: Path) -> None:
-    expected = [k.name for cls in (site.Site, policy.Policy) for k in reference.keys(cls)]
+    expected = [k.name for cls in (site_file.Site, privacy_policy.Policy) for k in reference.keys(cls)]
     declared(built, "reference/site", expected)
 
 
@@ -158,10 +160,10 @@ def test_learners(built: Path) -> None:
 
 def test_studies(built: Path) -> None:
     soup = page(built, "reference/studies")
-    for name in study.names():
+    for name in studies.names():
         section = next(s for s in soup.select("section") if s.find(["h1", "h2"]).get_text().startswith(name))
         found = list(rows(section))
-        features = study.load(name).schema.features
+        features = studies.load(name).schema.features
         for f in features:
             mine = [r for r in found if r[0] == f.name and len(r) == 5]
             assert len(mine) == 1, f.name

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from simulation import twins
+from simulation.federation import synthetic_cohorts
 from tests.docs.pages import ROOT, every_block
+from tests.paths import DATA
 
 Fill = dict[str, str]
-DATA = Path(os.environ.get("FEDMETS_DATA", ROOT.parent / "shared/data"))
 
 
 def call(line: str, folder: Path) -> str:
@@ -48,7 +48,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 def phantom(study: str, folder: Path, patients: int, mode: str = "default") -> None:
     """A synthetic cohort's files, with the images of a few."""
-    twins.write(study, folder, seed=0, mode=mode, patients=patients, tell=lambda at, of: None)
+    synthetic_cohorts.write(study, folder, seed=0, mode=mode, patients=patients, tell=lambda at, of: None)
     for person in [p for pattern in ("*/CRLM-CT-*", "*/BraTS-MET-*", "TCGA-*/TCGA-*") for p in sorted(folder.glob(pattern))][4:]:
         shutil.rmtree(person)
 

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from simulation import options as simulation
 from simulation.__main__ import parser
-from simulation.phantom import colorectal, faults
+from simulation.federation import options as simulation
+from simulation.phantom.colorectal import writer
+from simulation.phantom.faults import table_faults
 from tests.guards.drill import STUDY, people, write
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 SMALL = ("--learners", "logistic", "--bootstraps", "100", "--evaluations", "within_site")
 Done = subprocess.CompletedProcess[str]
 
@@ -156,7 +157,7 @@ def test_a_wrong_option(town: Path, tmp_path: Path, options: tuple[str, ...], st
 
 
 def test_a_study_without_synthetic_cohort_asks_for_its_tables(tmp_path: Path) -> None:
-    renamed = "import dataclasses\nfrom common.study import load\nSTUDY = dataclasses.replace(load('liver_recurrence'), name='mine')\n"
+    renamed = "import dataclasses\nfrom common.study.load import load\nSTUDY = dataclasses.replace(load('liver_recurrence'), name='mine')\n"
     (tmp_path / "mine.py").write_text(renamed)
     refused(run(tmp_path, "--study", str(tmp_path / "mine.py")), 2, "C01", "'mine'", "--data PATH")
 
@@ -174,7 +175,7 @@ def test_every_fault_of_a_study_file_at_once(town: Path, tmp_path: Path) -> None
 
 # ---- data -------------------------------------------------------------------------------------------------------------------
 
-REFUSED = [f for f in faults.FAULTS if f.answer == "error"]
+REFUSED = [f for f in table_faults.FAULTS if f.answer == "error"]
 
 CULPRIT = {
     "undeclared null token": ("clinical.tsv", "'demographic.age_at_index'", "'n.k.' in 6 rows", "nulls"),
@@ -198,7 +199,7 @@ CULPRIT = {
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phantom")
-    colorectal.write(folder)
+    writer.write(folder)
     return folder
 
 
@@ -209,29 +210,29 @@ def broken(phantom: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("fault", REFUSED, ids=lambda f: f.name)
-def test_a_table_that_cannot_be_used(broken: Path, tmp_path: Path, fault: faults.Planted) -> None:
+def test_a_table_that_cannot_be_used(broken: Path, tmp_path: Path, fault: table_faults.Planted) -> None:
     fault.plant(broken)
-    source = ("--source", str(broken / faults.MAPPING)) if (broken / faults.MAPPING).exists() else ()
+    source = ("--source", str(broken / table_faults.MAPPING)) if (broken / table_faults.MAPPING).exists() else ()
     done = run(tmp_path, "--data", "data", *SMALL, *source)
     refused(done, 4 if fault.code.startswith("L") else 3, fault.code, *CULPRIT[fault.name])
 
 
 def test_every_fault_of_the_tables_at_once(broken: Path, tmp_path: Path) -> None:
     for name in ("undeclared null token", "another CEA unit", "value outside the vocabulary", "undeclared label value"):
-        faults.named(name).plant(broken)
+        table_faults.named(name).plant(broken)
     done = run(tmp_path, "--data", "data", *SMALL)
     refused(done, 3, "4 faults", "D01 coad/clinical.tsv", "D03 coad/clinical.tsv", "D07 coad/follow_up.tsv", "'Stomach, NOS'")
 
 
 def test_a_copied_label_is_a_leak(broken: Path, tmp_path: Path) -> None:
-    faults.named("copy of the label").plant(broken)
+    table_faults.named("copy of the label").plant(broken)
     done = run(tmp_path, "--data", "data", *SMALL)
     refused(done, 4, "[L03]", "'prior_malignancy'", "AUC 1.000", "--accept-leak prior_malignancy")
     assert not list(tmp_path.glob("runs/*/report.*"))
 
 
 def test_a_site_with_one_class_runs_and_is_not_estimable(broken: Path, tmp_path: Path) -> None:
-    faults.named("one-class site").plant(broken)
+    table_faults.named("one-class site").plant(broken)
     done = run(tmp_path, "--data", "data", *SMALL)
     assert done.returncode == 0, done.stderr
     line = next(x for x in done.stdout.splitlines() if x.startswith("│ Christiana") and "not estimable" in x)
@@ -245,7 +246,7 @@ def test_a_site_with_one_class_runs_and_is_not_estimable(broken: Path, tmp_path:
 
 @pytest.mark.slow
 def test_contradicting_rows_are_set_aside_and_counted(broken: Path, tmp_path: Path) -> None:
-    faults.named("contradicting rows").plant(broken)
+    table_faults.named("contradicting rows").plant(broken)
     done = run(tmp_path, "--data", "data", *SMALL, "--json")
     report = json.loads(done.stdout)
     assert any("D02" in e["reason"] and e["n"] == 1 for e in report["flow"]["excluded"])
@@ -254,7 +255,7 @@ def test_contradicting_rows_are_set_aside_and_counted(broken: Path, tmp_path: Pa
 
 @pytest.mark.slow
 def test_a_site_without_patients_is_no_site(broken: Path, tmp_path: Path) -> None:
-    faults.named("empty site").plant(broken)
+    table_faults.named("empty site").plant(broken)
     done = run(tmp_path, "--data", "data", *SMALL, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)

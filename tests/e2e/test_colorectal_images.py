@@ -11,9 +11,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from simulation import twins
+from simulation.federation import synthetic_cohorts
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PATIENTS = 150
 pytestmark = pytest.mark.slow
 
@@ -46,10 +46,13 @@ def test_the_report_says_that_image_and_fusion_were_not_run_and_why(pictured: tu
 def test_the_flow_and_the_sites_account_for_the_images(pictured: tuple[dict[str, Any], Path]) -> None:
     report, folder = pictured
     flow = report["flow"]
-    assert f"images: {twins.IMAGES} cases with an image, {flow['kept'] - twins.IMAGES - 1} without, 1 quarantined (D06: 1)" in flow["notes"]
+    assert (
+        f"images: {synthetic_cohorts.IMAGES} cases with an image, {flow['kept'] - synthetic_cohorts.IMAGES - 1} without, 1 quarantined "
+        "(D06: 1)" in flow["notes"]
+    )
     assert "D05: 1 patients with images are not in the table" in flow["notes"]
     sites = report["images"]["sites"]
-    assert sum(s["with_image"] for s in sites) == twins.IMAGES > sum(s["labelled_with_image"] for s in sites)
+    assert sum(s["with_image"] for s in sites) == synthetic_cohorts.IMAGES > sum(s["labelled_with_image"] for s in sites)
     assert sum(s["expert_outlines"] for s in sites) == 0
     assert report["images"]["adds"] == report["images"]["roi_source"] == []
     assert report["images"]["fusion"] is report["images"]["explanation"] is None

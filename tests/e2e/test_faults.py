@@ -17,7 +17,7 @@ import pytest
 
 from deploy import pki
 from deploy.federation import slug
-from server import ledger
+from server.ledger import ledger
 from tests.e2e import town as towns
 from tests.e2e.town import Town
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deploy.federation import slug
-from server import ledger
+from server.ledger import ledger
 from tests.e2e import town as towns
 from tests.e2e.town import PYTHON, Town
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from server import ledger
+from server.ledger import ledger
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
 TABLE = ["--learners", "logistic", "--partition", "even", "--virtual-sites", "2", "--bootstraps", "100", "--evaluations", "within_site"]
 QUIET = {

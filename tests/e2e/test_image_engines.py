@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from server import ledger
+from server.ledger import ledger
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
     *("--study", "liver_recurrence", "--phantom-patients", "120", "--virtual-sites", "2", "--bootstraps", "100"),
     *("--learners", "logistic,image,fusion", "--evaluations", "within_site", "--set", "segmentation.rounds=1"),

@@ -19,16 +19,16 @@ import numpy as np
 import openpyxl
 import pytest
 
-from client.model import open_networks
-from client.station import cohort_of, open_site
-from common.cohort import Cohort, Fold
-from common.learner import Head
+from client.local_model.model_folder import open_networks
+from client.station.station import cohort_of, open_site
+from common.data.cohort import Cohort, Fold
+from common.federated.learner import Head
 from common.learners.evaluation import scorable
-from server import ledger
-from server.app import restore
-from server.run import Run
+from server.config.run_config import Run
+from server.ledger import ledger
+from server.rounds.resume import restore
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 QUICK = (
     "segmentation.rounds=1",
     "segmentation.epochs=1",
@@ -116,7 +116,7 @@ import sys
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" and str(args[0]).endswith(".dcm") else None)
 from pathlib import Path
-from client.intake import read_table
+from client.cohort.reader import read_table
 from common import study
 cohort = read_table(study.load("liver_recurrence"), "preop", Path({str(data)!r}), cache=Path({str(cache)!r})).cohort
 assert cohort.imaged.sum() > 100, cohort.imaged.sum()

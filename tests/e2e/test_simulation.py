@@ -19,17 +19,17 @@ import numpy as np
 import pytest
 import yaml
 
-from client.station import cohort_of, open_site
-from common.cohort import UNKNOWN, Fold
-from common.learner import Head
-from common.tally import score_histogram
-from server import ledger
-from server.app import restore
-from server.report import deployed
-from server.run import Run
-from simulation.statistics import METRICS
+from client.station.station import cohort_of, open_site
+from common.data.cohort import UNKNOWN, Fold
+from common.federated.learner import Head
+from common.metrics.score_histogram import score_histogram
+from server.config.run_config import Run
+from server.ledger import ledger
+from server.report import deployment
+from server.rounds.resume import restore
+from simulation.evaluation.bootstrap import METRICS
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 SMALL = ["--set", "boosting.trees=6", "--bootstraps", "100"]
 
 
@@ -100,7 +100,7 @@ def test_federated_logistic_is_pooled_logistic(whole: tuple[Path, dict[str, Any]
 def test_a_coordinator_without_patients_reports_the_same(whole: tuple[Path, dict[str, Any]]) -> None:
     """Local against federated, at the same patients, from sums alone: the figures of the predictions themselves."""
     folder, report = whole
-    told = deployed.record(folder).report
+    told = deployment.record(folder).report
     exact = {(r["model"], r["arm"], r["evaluation"], r["site"], r["metric"]): r for r in report["results"]}
     # few trees, so that many patients share a bin of the histogram
     binned = dict.fromkeys(("average_precision", "calibration_slope", "calibration_intercept", "auc_pooled"), 1e-2)

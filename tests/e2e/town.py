@@ -19,12 +19,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common import keys
+from common.wire import signing
 from deploy import kit
 from deploy.federation import slug
-from server import ledger
+from server.ledger import ledger
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PYTHON = sys.executable
 
 
@@ -173,7 +173,7 @@ class Town:
         public = {}
         for name in names:
             home = self.home(name)
-            public[name] = keys.load(home / tomllib.loads((home / "site.toml").read_text())["key"]).public
+            public[name] = signing.load(home / tomllib.loads((home / "site.toml").read_text())["key"]).public
         for name in names:
             peers = "".join(f"{json.dumps(n)} = {json.dumps(k)}\n" for n, k in public.items() if n != name)
             with open(self.home(name) / "site.toml", "a") as file:

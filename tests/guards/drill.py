@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from common.cohort import Cohort
+from common.data.cohort import Cohort
 from server.app import Outcome
 from simulation.__main__ import main, parser
-from simulation.compare import Comparison
-from simulation.finish import compared
-from simulation.options import checked
-from simulation.run import Setting, cohorts, federate, prepare
+from simulation.evaluation.predictions import Comparison
+from simulation.federation.options import checked
+from simulation.federation.setting import Setting, cohorts, federate, prepare
+from simulation.report.finish import compared
 
 Row = dict[str, str]
 

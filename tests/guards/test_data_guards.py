@@ -8,24 +8,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import client.station
-import common.learner
 import common.learners
-from client import intake
 from client.app import app as client_app
-from common.cohort import UNKNOWN, Cohort, Fold
+from client.cohort import reader
+from client.station import station as stations
+from common.data.cohort import UNKNOWN, Cohort, Fold
 from common.errors import DataError, FederationError
-from common.exchange import Hello
-from common.learner import load
-from common.study import load as load_study
+from common.federated import learner
+from common.federated.learner import load
+from common.study.load import load as load_study
 from common.types import digest, flatten
-from server import enrolled, rounds
-from server.jobs import Job
-from server.ledger import read
-from server.roster import Roster, register
-from server.rounds import Progress
-from server.strategies import combiner
-from simulation.grid import InProcessGrid
+from common.wire.messages import Hello
+from server.config import enrolled_sites
+from server.config.jobs import Job
+from server.ledger.ledger import read
+from server.rounds import driver
+from server.rounds.driver import Progress
+from server.rounds.registration import Roster, register
+from server.rounds.strategies import combiner
+from simulation.federation.in_process_grid import InProcessGrid
 from tests import ring
 from tests.guards.drill import PARTS, STUDY, Done, Row, begin, changed, command, people, train, write
 
@@ -37,9 +38,9 @@ def rows() -> list[Row]:
     return people(sizes=SMALL)
 
 
-def reading(folder: Path, rows: list[Row], study: str = STUDY) -> intake.Reading:
+def reading(folder: Path, rows: list[Row], study: str = STUDY) -> reader.Reading:
     path = write(folder, rows, study)
-    return intake.read_table(load_study(str(path)), "late", folder / "data")
+    return reader.read_table(load_study(str(path)), "late", folder / "data")
 
 
 def refused(folder: Path, rows: list[Row], study: str = STUDY) -> DataError:
@@ -169,14 +170,14 @@ def test_d05_a_missing_key_column_is_an_error(tmp_path: Path, rows: list[Row]) -
 
 
 def test_d05_ids_without_a_partner_are_counted_and_listed(tmp_path: Path) -> None:
-    from simulation.phantom import colorectal
+    from simulation.phantom.colorectal import writer
 
-    colorectal.write(tmp_path)
+    writer.write(tmp_path)
     study = load_study("colorectal_metastasis")
     table = tmp_path / "coad" / "pathology_detail.tsv"
     lines = table.read_text().splitlines(keepends=True)
     table.write_text("".join([*lines[:1], *(line.replace("TCGA-", "XXXX-") if n < 3 else line for n, line in enumerate(lines[1:]))]))
-    flow = intake.read_table(study, "postresection", tmp_path).cohort.flow
+    flow = reader.read_table(study, "postresection", tmp_path).cohort.flow
     listed = flow.ids["pathology: without a case"]
     assert listed
     assert all(i.startswith("XXXX-") for i in listed)
@@ -188,7 +189,7 @@ def test_d05_ids_without_a_partner_are_counted_and_listed(tmp_path: Path) -> Non
 IMAGE = """
 import numpy as np
 from dataclasses import dataclass
-from common.learner import Contribution, Step
+from common.federated.learner import Contribution, Step
 
 
 @dataclass(frozen=True)
@@ -229,25 +230,25 @@ def volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def with_images(
     tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch, holds: set[str]
-) -> tuple[list[rounds.Exchange], Progress]:
+) -> tuple[list[driver.Exchange], Progress]:
     """A learner that needs CT volumes, driven over the town, of which the sites in `holds` have some."""
-    assert "volumes" in common.learner.names()
-    select = intake.select
+    assert "volumes" in learner.names()
+    select = reader.select
 
-    def selected(reading: intake.Reading, site: str, patients: frozenset[str] | None = None) -> Cohort:
+    def selected(reading: reader.Reading, site: str, patients: frozenset[str] | None = None) -> Cohort:
         found = select(reading, site, patients)
         return dataclasses.replace(found, modalities=frozenset({"table", "ct"})) if site in holds else found
 
-    monkeypatch.setattr(client.station.intake, "select", selected)
+    monkeypatch.setattr(stations.reader, "select", selected)
     setting = begin(tmp_path / "town", rows)
     schema = setting.study.schema_at(setting.task)
     grid = InProcessGrid(client_app, setting.sites)
-    roster = register(grid, setting.run, "r", enrolled.load(setting.run.keys), setting.task, schema)
-    seen: list[rounds.Exchange] = []
+    roster = register(grid, setting.run, "r", enrolled_sites.load(setting.run.keys), setting.task, schema)
+    seen: list[driver.Exchange] = []
     progress = Progress()
     job = Job(load("volumes"), Fold(), (Fold(),))
     run = dataclasses.replace(setting.run, task=setting.task)
-    rounds.drive(grid, run, "r", roster, [job], schema, progress, lambda e, p: seen.append(e), combiner("fedavg"))
+    driver.drive(grid, run, "r", roster, [job], schema, progress, lambda e, p: seen.append(e), combiner("fedavg"))
     return seen, progress
 
 
@@ -323,14 +324,14 @@ def test_d07_a_site_with_another_schema_stops_the_run_before_round_1_by_name(tmp
 
 def test_d07_the_coordinator_looks_for_itself(tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
     """A site that does not compare schemas, but says honestly which one it has."""
-    hello = client.station.Station.hello
+    hello = stations.Station.hello
 
-    def honest(station: client.station.Station, ref: str, task: str, schema: str) -> Hello:
+    def honest(station: stations.Station, ref: str, task: str, schema: str) -> Hello:
         other = hello(station, ref, task, schema)
         return dataclasses.replace(other, schema="0" * 64) if other.site == "Beech" else other
 
     setting = begin(tmp_path / "town", rows)
-    monkeypatch.setattr(client.station.Station, "hello", honest)
+    monkeypatch.setattr(stations.Station, "hello", honest)
     with pytest.raises(FederationError, match="site 'Beech' cannot take part: D07") as caught:
         train(setting)
     assert caught.value.code == "R03"
@@ -346,7 +347,7 @@ def test_d07_equal_schemas_are_in_the_ledger_and_start(tmp_path: Path, rows: lis
 
 def test_d07_a_hello_is_refused_by_its_schema_alone(tmp_path: Path, rows: list[Row]) -> None:
     setting = begin(tmp_path / "town", rows)
-    station = client.station.open_station(str(setting.sites[1]))
+    station = stations.open_station(str(setting.sites[1]))
     mine = setting.study.schema_at(setting.task).hash
     assert station.hello(setting.run.study, setting.task, mine).code == ""
     answer = station.hello(setting.run.study, setting.task, "0" * 64)

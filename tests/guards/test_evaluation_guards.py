@@ -12,16 +12,17 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from common.cohort import UNKNOWN, Cohort
-from common.tally import youden
+from common.data.cohort import UNKNOWN, Cohort
+from common.metrics.score_histogram import youden
 from server.app import Outcome
-from simulation import record, show, splits
 from simulation.__main__ import parser
-from simulation.compare import Comparison
-from simulation.phantom import colorectal
-from simulation.results import results
-from simulation.run import Setting
-from simulation.statistics import METRICS, bootstrap_weights
+from simulation.evaluation import split_checks
+from simulation.evaluation.bootstrap import METRICS, bootstrap_weights
+from simulation.evaluation.metric_rows import results
+from simulation.evaluation.predictions import Comparison
+from simulation.federation.setting import Setting
+from simulation.phantom.colorectal import writer
+from simulation.report import record, terminal
 from tests.guards.drill import PARTS, STUDY, Done, begin, command, judge, people, train
 
 MODELS, ARMS = ("clinical", "logistic", "boosting"), ("local", "federated", "pooled")
@@ -61,7 +62,7 @@ def written(whole: Done) -> Written:
     names = {s["name"] for s in whole.report["sites"]}
     patients, labels, sites = [], [], []
     probs: dict[str, list[list[float]]] = {}
-    for path in sorted((whole.folder / "sites").glob(f"*/{splits.FILE}")):
+    for path in sorted((whole.folder / "sites").glob(f"*/{split_checks.FILE}")):
         site = next(n for n in names if path.parent.name.endswith(n.lower()))
         with path.open(newline="", encoding="utf-8") as f:
             for line in csv.DictReader(f, delimiter="\t"):
@@ -112,8 +113,8 @@ def test_e01_the_terminal_says_not_estimable(whole: Done, site: str) -> None:
 
 def test_e01_the_terminal_gives_no_figure_where_there_is_none() -> None:
     row = {"model": "m", "arm": "federated", "site": "S", "value": None, "low": None, "high": None, "n": 12, "estimable": False}
-    assert show._cell([row], "m", "federated", "S") == "not estimable"
-    assert show._cell([row | {"n": 0}], "m", "federated", "S") == "no model"
+    assert terminal._cell([row], "m", "federated", "S") == "not estimable"
+    assert terminal._cell([row | {"n": 0}], "m", "federated", "S") == "no model"
 
 
 def test_e01_the_page_says_not_estimable(whole: Done) -> None:
@@ -424,8 +425,8 @@ def test_e11_fires_when_the_whole_interval_lies_above_the_limit_and_only_then() 
 
 
 def test_e11_a_phantom_is_held_against_its_own_ceiling(tmp_path: Path) -> None:
-    colorectal.write(tmp_path / "data")
-    truth = colorectal.read_truth(tmp_path / "data")
+    writer.write(tmp_path / "data")
+    truth = writer.read_truth(tmp_path / "data")
     assert truth is not None
     ceiling = truth.ceilings["postresection"]
     assert 0.8 < ceiling < 0.99

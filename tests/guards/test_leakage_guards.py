@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,21 +12,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client import intake
-from common.cohort import UNKNOWN, Cohort, Fold
+from client.cohort import reader
+from client.table import mapping_file
+from common.data.cohort import UNKNOWN, Cohort, Fold
 from common.errors import LeakError
-from common.learner import fit, load, local_plan
-from common.study import load as load_study
+from common.federated.learner import fit, load, local_plan
+from common.study.load import load as load_study
 from common.types import Arrays, digest
-from server import guards
-from server.ledger import read
-from simulation import permuted, splits
-from simulation.site_probe import site_probe
+from server.ledger.ledger import read
+from server.rounds import leak_guard
+from simulation.evaluation import split_checks
+from simulation.evaluation.site_probe import site_probe
+from simulation.federation import label_permutation
 from tests.guards.drill import PARTS, STUDY, Done, Row, begin, changed, command, judge, launch, people, train, write
+from tests.paths import DATA
 from tests.synthetic import cohort as synthetic
 from tests.synthetic import sites as synthetic_sites
 
-REAL = Path(os.environ.get("FEDMETS_DATA", Path(__file__).parents[2] / ".." / "shared" / "data")) / "tcga-coadread"
+REAL = DATA / "tcga-coadread"
 SMALL = {"Ash": 45, "Beech": 42}
 QUICK = ("--evaluations", "within_site")
 
@@ -47,7 +49,7 @@ def feature(study: str, name: str, **keys: str) -> str:
 
 def test_l01_a_later_feature_is_no_column_of_the_earlier_task_and_is_named(tmp_path: Path, rows: list[Row]) -> None:
     study = load_study(str(write(tmp_path / "town", rows)))
-    early, late = (intake.read_table(study, task, tmp_path / "town" / "data").cohort for task in ("early", "late"))
+    early, late = (reader.read_table(study, task, tmp_path / "town" / "data").cohort for task in ("early", "late"))
     assert [c.name for c in early.schema.columns] == ["age", "marker", "kind=b", "kind=c"]
     assert [c.name for c in late.schema.columns] == ["age", "marker", "kind=b", "kind=c", "nodes"]
     assert early.design.shape[1] == 4
@@ -109,14 +111,14 @@ def test_l02_an_override_is_printed_in_the_report(tmp_path: Path, rows: list[Row
 def test_l02_the_stage_of_the_real_table_is_refused(tmp_path: Path) -> None:
     if not REAL.is_dir():
         pytest.skip(f"no real data: {REAL} is not there (set FEDMETS_DATA)")
-    text = (Path(intake.__file__).parent / "sources" / "gdc.toml").read_text(encoding="utf-8")
+    text = (mapping_file.SOURCES / "gdc.toml").read_text(encoding="utf-8")
     (tmp_path / "leaky.toml").write_text(text.replace('"diagnoses.prior_malignancy"', '"diagnoses.ajcc_pathologic_stage"'))
     study = load_study("colorectal_metastasis")
     with pytest.raises(LeakError) as caught:
-        intake.read_table(study, "preop", REAL, source=str(tmp_path / "leaky.toml"))
+        reader.read_table(study, "preop", REAL, source=str(tmp_path / "leaky.toml"))
     assert caught.value.code == "L02"
     assert "column 'diagnoses.ajcc_pathologic_stage'" in str(caught.value)
-    assert intake.read_table(study, "preop", REAL).source == "gdc"
+    assert reader.read_table(study, "preop", REAL).source == "gdc"
 
 
 # ---- L03 --------------------------------------------------------------------------------------------------------------------
@@ -138,13 +140,13 @@ def planted(name: str, values: dict[int, float], n: int = 120) -> Cohort:
 
 
 def found(c: Cohort) -> set[str]:
-    return set(guards.leaks({"all": histograms([c])}, c.schema))
+    return set(leak_guard.leaks({"all": histograms([c])}, c.schema))
 
 
 def test_l03_an_ordinary_cohort_has_no_leak() -> None:
     c = synthetic(120, seed=3)
     assert found(c) == set()
-    assert all(0.5 <= auc < 0.95 for auc in guards.single_feature_auc(histograms([c]), c.schema).values())
+    assert all(0.5 <= auc < 0.95 for auc in leak_guard.single_feature_auc(histograms([c]), c.schema).values())
 
 
 @pytest.mark.parametrize(
@@ -196,7 +198,9 @@ def test_l03_sees_the_leak_however_the_patients_are_divided(count: int, seed: in
     whole = planted("x1", {0: -2.0, 1: 2.0})
     at = np.random.default_rng(seed).integers(0, count, len(whole))
     pieces = [whole.where(at == k) for k in range(count)]
-    assert guards.single_feature_auc(histograms(pieces), whole.schema) == guards.single_feature_auc(histograms([whole]), whole.schema)
+    assert leak_guard.single_feature_auc(histograms(pieces), whole.schema) == leak_guard.single_feature_auc(
+        histograms([whole]), whole.schema
+    )
 
 
 def test_l03_judges_training_rows_only() -> None:
@@ -206,8 +210,10 @@ def test_l03_judges_training_rows_only() -> None:
     test = c.parts(0, PARTS) == 1
     mixed = dataclasses.replace(c, values=np.where(test[:, None], c.values, clean.values))
     fold = Fold(parts=(1,))
-    assert guards.leaks({fold.key: histograms([mixed], fold)}, c.schema) == {}
-    assert guards.single_feature_auc(histograms([mixed], fold), c.schema) == guards.single_feature_auc(histograms([clean], fold), c.schema)
+    assert leak_guard.leaks({fold.key: histograms([mixed], fold)}, c.schema) == {}
+    assert leak_guard.single_feature_auc(histograms([mixed], fold), c.schema) == leak_guard.single_feature_auc(
+        histograms([clean], fold), c.schema
+    )
 
 
 LEAKY = feature(STUDY, "ward", values='["north", "south"]', available_at='"admission"')
@@ -261,7 +267,7 @@ def test_l03_a_feature_that_leaks_nothing_is_not_called_overridden(tmp_path: Pat
 def test_l04_the_split_is_by_patient() -> None:
     those = synthetic_sites(90)
     folds = [Fold(), *(Fold(parts=(p,)) for p in range(PARTS)), Fold(("S1",)), Fold(("S1",), (2,))]
-    splits.verify(those, folds, 0, PARTS)
+    split_checks.verify(those, folds, 0, PARTS)
     for c in those:
         for fold in folds:
             inside = set(c.train(fold, 0, PARTS).ids)
@@ -273,7 +279,7 @@ def test_l04_a_patient_at_two_sites_is_refused_by_name() -> None:
     a, b, *rest = synthetic_sites(90)
     twice = dataclasses.replace(b, ids=(a.ids[0], *b.ids[1:]))
     with pytest.raises(LeakError) as caught:
-        splits.verify([a, twice, *rest], [Fold()], 0, PARTS)
+        split_checks.verify([a, twice, *rest], [Fold()], 0, PARTS)
     assert caught.value.code == "L04"
     assert str(caught.value) == f"[L04] L04 patient '{a.ids[0]}' stands at site 'S0' and at site 'S1'; remove one of the two records"
 
@@ -285,9 +291,9 @@ def test_l04_a_split_that_trains_on_its_test_rows_is_refused() -> None:
 
     (c,) = synthetic_sites(60, 1)
     bad = Leaky(c.site, c.schema, c.ids, c.values, c.labels)
-    splits.verify([bad], [Fold()], 0, PARTS)
+    split_checks.verify([bad], [Fold()], 0, PARTS)
     with pytest.raises(LeakError, match=r"fold 'part:1' trains on .* patients of site 'S0' that it is tested on"):
-        splits.verify([bad], [Fold(parts=(1,))], 0, PARTS)
+        split_checks.verify([bad], [Fold(parts=(1,))], 0, PARTS)
 
 
 def predictions(folder: Path) -> dict[int, Path]:
@@ -301,19 +307,19 @@ def test_l04_is_verified_again_from_what_was_written(whole: Done, tmp_path: Path
     folder = tmp_path / "run"
     shutil.copytree(whole.folder, folder)
     sites = predictions(folder)
-    splits.verify_written(folder, sites)
+    split_checks.verify_written(folder, sites)
     source, target = sites[1], sites[1 if where == "the same site" else 2]
-    line = (source.parent / splits.FILE).read_text().splitlines()[1].split("\t")
+    line = (source.parent / split_checks.FILE).read_text().splitlines()[1].split("\t")
     line[1] = str((int(line[1]) + 1) % PARTS)
-    with (target.parent / splits.FILE).open("a") as f:
+    with (target.parent / split_checks.FILE).open("a") as f:
         f.write("\t".join(line) + "\n")
     with pytest.raises(LeakError, match=f"L04 patient {line[0]} stands in") as caught:
-        splits.verify_written(folder, sites)
+        split_checks.verify_written(folder, sites)
     assert caught.value.code == "L04"
 
 
 def test_l04_what_was_written_names_nobody(whole: Done) -> None:
-    written = "".join((p.parent / splits.FILE).read_text() for p in predictions(whole.folder).values())
+    written = "".join((p.parent / split_checks.FILE).read_text() for p in predictions(whole.folder).values())
     assert not any(row["patient"] in written for row in people())
 
 
@@ -425,15 +431,15 @@ def test_l06_permuted_labels_give_an_interval_around_one_half(tmp_path: Path) ->
 
 def test_l06_labels_move_within_institutions_and_nothing_else_does(tmp_path: Path, rows: list[Row]) -> None:
     study = load_study(str(write(tmp_path / "town", rows)))
-    reading = intake.read_table(study, "late", tmp_path / "town" / "data")
-    labels = permuted.shuffled(reading.cohort, reading.institutions, 4)
+    reading = reader.read_table(study, "late", tmp_path / "town" / "data")
+    labels = label_permutation.shuffled(reading.cohort, reading.institutions, 4)
     homes = np.array(reading.institutions)
     assert not np.array_equal(labels, reading.cohort.labels)
     assert np.array_equal(labels == UNKNOWN, reading.cohort.labels == UNKNOWN)
     for home in SMALL:
         assert sorted(labels[homes == home]) == sorted(reading.cohort.labels[homes == home])
-    data, mapping = permuted.write(tmp_path / "permuted", reading, 4)
-    again = intake.read_table(study, "late", data, source=str(mapping))
+    data, mapping = label_permutation.write(tmp_path / "permuted", reading, 4)
+    again = reader.read_table(study, "late", data, source=str(mapping))
     assert np.array_equal(again.cohort.values, reading.cohort.values, equal_nan=True)
     assert np.array_equal(again.cohort.labels, labels)
     assert again.institutions == reading.institutions
@@ -469,7 +475,7 @@ def test_written_predictions_are_complete(whole: Done) -> None:
     """One line a patient, with every arm's probabilities."""
     patients = {s["name"]: s["patients"] for s in whole.report["sites"]}
     for path in predictions(whole.folder).values():
-        with (path.parent / splits.FILE).open(newline="") as f:
+        with (path.parent / split_checks.FILE).open(newline="") as f:
             lines = list(csv.DictReader(f, delimiter="\t"))
         name = next(n for n in patients if path.parent.name.endswith(n.lower()))
         assert len(lines) == len({line["patient"] for line in lines}) == patients[name]

@@ -1,19 +1,17 @@
 """The readers against the counts that were taken from the real collections by hand."""
 
-import os
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from client import intake
-from client.tables import Layout, read
-from common import study as studies
-from common.cohort import UNKNOWN
+from client.cohort import reader
+from client.table.readers import Layout, read
+from common.data.cohort import UNKNOWN
 from common.errors import LeakError
-
-DATA = Path(os.environ.get("FEDMETS_DATA", Path(__file__).parents[2].parent / "shared/data"))
+from common.study import load as studies
+from tests.paths import DATA
 
 INSTITUTIONS = {
     "Indivumed": (254, 253, 38, 215),
@@ -41,16 +39,16 @@ def folder(name: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tcga() -> intake.Reading:
-    return intake.read_table(studies.load("colorectal_metastasis"), "postresection", folder("tcga-coadread"))
+def tcga() -> reader.Reading:
+    return reader.read_table(studies.load("colorectal_metastasis"), "postresection", folder("tcga-coadread"))
 
 
-def known(c: intake.Cohort, name: str) -> int:
+def known(c: reader.Cohort, name: str) -> int:
     j = [f.name for f in c.schema.features].index(name)
     return int((~np.isnan(c.values[:, j])).sum())
 
 
-def test_tcga_flow(tcga: intake.Reading) -> None:
+def test_tcga_flow(tcga: reader.Reading) -> None:
     flow = tcga.cohort.flow
     assert tcga.source == "gdc"
     assert (flow.read, flow.kept, [n for _, n in flow.excluded]) == (633, 631, [2])
@@ -59,7 +57,7 @@ def test_tcga_flow(tcga: intake.Reading) -> None:
     assert flow.unknown_label == 76
 
 
-def test_tcga_raw_m(tcga: intake.Reading) -> None:
+def test_tcga_raw_m(tcga: reader.Reading) -> None:
     raw: dict[str, set[str]] = defaultdict(set)
     for path in sorted(folder("tcga-coadread").rglob("clinical.tsv")):
         part = read(path, Layout(), [])
@@ -71,7 +69,7 @@ def test_tcga_raw_m(tcga: intake.Reading) -> None:
     assert Counter(m for v in raw.values() for m in v) == {"M0": 466, "M1": 75, "M1a": 11, "M1b": 3, "MX": 64, "'--": 12}
 
 
-def test_tcga_features(tcga: intake.Reading) -> None:
+def test_tcga_features(tcga: reader.Reading) -> None:
     c = tcga.cohort
     assert (known(c, "cea"), known(c, "nodes_positive")) == (402, 593)
     for name in ("age", "sex", "location", "histology", "t", "n"):
@@ -80,7 +78,7 @@ def test_tcga_features(tcga: intake.Reading) -> None:
     assert np.isfinite(c.survival).all(axis=1).sum() > 600
 
 
-def test_tcga_institutions(tcga: intake.Reading) -> None:
+def test_tcga_institutions(tcga: reader.Reading) -> None:
     found = {}
     for name in set(tcga.institutions):
         labels = tcga.cohort.labels[np.array([i == name for i in tcga.institutions])]
@@ -91,9 +89,9 @@ def test_tcga_institutions(tcga: intake.Reading) -> None:
     assert max(v[1] for v in rest) <= 3
 
 
-def test_tcga_one_institution(tcga: intake.Reading) -> None:
+def test_tcga_one_institution(tcga: reader.Reading) -> None:
     mine = frozenset(i for i, s in zip(tcga.cohort.ids, tcga.institutions, strict=True) if s == "Pittsburgh")
-    c = intake.select(tcga, "Pittsburgh", mine)
+    c = reader.select(tcga, "Pittsburgh", mine)
     assert (len(c), c.flow.read, c.flow.unknown_label) == (27, 27, 5)
 
 
@@ -117,13 +115,13 @@ def test_tcga_stage_is_refused(tmp_path: Path) -> None:
         """)
     study = studies.load(str(tmp_path / "mine.toml"))
     with pytest.raises(LeakError) as caught:
-        intake.read(study, "baseline", folder("tcga-coadread"))
+        reader.read(study, "baseline", folder("tcga-coadread"))
     assert caught.value.code == "L02"
 
 
 def test_crlm() -> None:
     data = folder("crlm")
-    r = intake.read_table(studies.load("liver_recurrence"), "preop", data)
+    r = reader.read_table(studies.load("liver_recurrence"), "preop", data)
     c = r.cohort
     assert (r.source, len(c), "CRLM-CT-1024" in c.ids) == ("crlm", 197, False)
     assert known(c, "cea") == known(c, "clinical_risk_score") == 197 - 29
@@ -146,7 +144,7 @@ def test_crlm() -> None:
 
 
 def test_openbtai() -> None:
-    r = intake.read_table(studies.load("brain_primary"), "first_mri", folder("openbtai"))
+    r = reader.read_table(studies.load("brain_primary"), "first_mri", folder("openbtai"))
     classes = r.cohort.schema.label.classes
     assert Counter(classes[i] for i in r.cohort.labels) == {"breast": 22, "nsclc": 38, "sclc": 5, "melanoma": 6, "other": 2 + 1 + 1}
     assert Counter(r.institutions) == {"GE": 29, "Philips": 25, "Siemens": 21}

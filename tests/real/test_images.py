@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from client import images
-from client.segmentations import read_segmentation
-from client.volumes import Header, Series
+from client.imaging.formats import readers as image_readers
+from client.imaging.formats.segmentations import read_segmentation
+from client.imaging.geometry.volumes import Header, Series
 from common.errors import DataError, Fault
+from tests.paths import DATA
 
-DATA = Path(os.environ.get("FEDMETS_DATA", Path(__file__).parents[2].parent / "shared/data"))
 COLOURS = ("GREEN", "ORANGE", "PURPLE", "LIGHT_BLUE", "DARK_BLUE")
 
 
@@ -27,9 +26,9 @@ def folder(name: str) -> Path:
 
 
 def found(*paths: Path) -> list[Series]:
-    headers = [images.header(p) for p in paths]
+    headers = [image_readers.header(p) for p in paths]
     assert not [h for h in headers if isinstance(h, Fault)]
-    return images.group([h for h in headers if isinstance(h, Header)])
+    return image_readers.group([h for h in headers if isinstance(h, Header)])
 
 
 def sitk_read(files: Any) -> tuple[np.ndarray, Any]:
@@ -45,7 +44,7 @@ def sitk_read(files: Any) -> tuple[np.ndarray, Any]:
 def test_ct_equals_simpleitk(name: str, count: int, spacing: float) -> None:
     (series,) = found(*sorted(p for p in folder(name).rglob("*") if p.is_file()))
     assert (len(series.files), series.channel, series.faults) == (count, "ct", ())
-    volume = images.read(series)
+    volume = image_readers.read(series)
     theirs, image = sitk_read(series.files)
     assert theirs.min() < -3000  # padding, which ends at -1024 here
     assert np.array_equal(volume.array, np.maximum(theirs, -1024))
@@ -60,7 +59,7 @@ def test_headers_hold_nothing_of_the_patient_but_the_key() -> None:
     import pydicom
 
     ds = pydicom.dcmread(paths[0], stop_before_pixels=True)
-    header = images.header(paths[0])
+    header = image_readers.header(paths[0])
     assert isinstance(header, Header)
     assert {"PatientName", "AccessionNumber"} <= set(header.identity)
     told = json.dumps({**dataclasses.asdict(header), "path": "", "patient": ""})
@@ -100,7 +99,7 @@ def test_a_small_object_and_its_multiframe_image() -> None:
     assert classic.geometry is not None
     assert enhanced.geometry is not None
     assert enhanced.geometry.same_as(classic.geometry)
-    assert np.array_equal(images.read(enhanced).array, images.read(classic).array)
+    assert np.array_equal(image_readers.read(enhanced).array, image_readers.read(classic).array)
     (seg,) = found(at / "seg/label.seg")
     mask = read_segmentation(seg, classic.geometry, {"liver": ["liver"]}, classic)
     assert np.array_equal(mask.bits, nrrd("23x38x3/nrrd/label.nrrd") == 1)
@@ -108,7 +107,7 @@ def test_a_small_object_and_its_multiframe_image() -> None:
 
 @pytest.mark.parametrize(("name", "reference"), [("noppv", "noppv"), ("ppv5", "ppv5")])
 def test_labelmaps_equal_their_references(name: str, reference: str) -> None:
-    from client.volumes import Geometry
+    from client.imaging.geometry.volumes import Geometry
 
     at = folder("segmentations")
     (seg,) = found(at / f"sparse-labelmap-{name}.dcm")
@@ -133,7 +132,7 @@ def test_nifti_brains_equal_simpleitk() -> None:
     assert len(all_series) == 4
     for series in all_series:
         assert series.faults == ()
-        volume = images.read(series)
+        volume = image_readers.read(series)
         image = sitk.DICOMOrient(sitk.ReadImage(series.files[0], sitk.sitkFloat32), "LPS")
         assert volume.array.shape == (155, 240, 240)
         assert np.array_equal(volume.array, sitk.GetArrayFromImage(image))

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-DATA = Path(os.environ.get("FEDMETS_DATA", ROOT.parent / "shared/data")).resolve()
+from tests.paths import DATA, ROOT
 
 pytestmark = [
     pytest.mark.slow,

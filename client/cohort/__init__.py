@@ -1,0 +1,1 @@
+"""From a site's tables and images to its frozen Cohort."""

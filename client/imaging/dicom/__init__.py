@@ -1,0 +1,1 @@
+"""DICOM: headers, pixels, series, slice geometry, split series, MR sequences, segmentation objects."""

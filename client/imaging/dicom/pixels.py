@@ -1,0 +1,268 @@
+"""A DICOM series' pixels to a float32 volume: Hounsfield units for CT, rescaled values for MR.
+
+Headers have been read already (`client.imaging.formats.readers.header`) and say where pixels begin and how they are stored, so no file is
+parsed a second time: uncompressed pixels are read from their place, compressed ones go to the decoder that is fastest for their syntax.
+Slope and intercept are those of each slice (each frame) itself. CT below -1024 HU is padding outside the field of view, whatever number the
+scanner wrote there, and becomes -1024 HU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.imaging.dicom import bounded_inflate
+from client.imaging.dicom import header as dicom_header
+from client.imaging.dicom.elements import quiet
+from client.imaging.dicom.pixel_layout import COPY_AGAIN, NATIVE
+from client.imaging.geometry.volumes import Header, Series, Volume
+from common.errors import DataError, Fault, raise_faults
+
+AIR = -1024.0
+"""The lowest Hounsfield unit that is kept: below it scanners write padding (-2000, -3024, -32768)."""
+
+PLUGINS = {
+    "1.2.840.10008.1.2.4.80": "pyjpegls",
+    "1.2.840.10008.1.2.4.81": "pyjpegls",
+    "1.2.840.10008.1.2.4.90": "pylibjpeg",
+    "1.2.840.10008.1.2.4.91": "pylibjpeg",
+    "1.2.840.10008.1.2.5": "pylibjpeg",
+}
+"""Transfer syntax -> the fastest of pydicom's plugins (`bench/dicom.py`); for the others there is only one."""
+
+BY_GDCM = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (57, 70, 90, 91))
+"""Single frames of these are decoded by gdcm into our own memory; through pydicom's plugin the same decoder's bytes go through a str."""
+
+
+@dataclass
+class _Account:
+    """What happened on the way, for the notes and for guard D06."""
+
+    low: float = np.inf
+    high: float = -np.inf
+    padded: int = 0
+    notes: dict[str, None] = field(default_factory=dict)
+
+
+def read(series: Series) -> Volume:
+    """The volume of a series without faults, in the convention of `client.imaging.geometry.volumes`.
+
+    Raises DataError: D00 for a file that cannot be decoded, D06 for a series with faults, doubled slices that differ, or values that are
+    no CT's.
+    """
+    if series.faults or series.geometry is None or not series.slices:
+        raise DataError("D06", *(series.faults or (f"{series.uid}: it has no geometry and cannot be read as a volume",)))
+    count = len(series.slices)
+    axes = [abs(t) - 1 for t in series.turn]
+    rows, columns = (series.geometry.shape[axes.index(a)] for a in (1, 2))
+    out = np.empty((count, rows, columns), np.float32)
+    account = _Account()
+    wanted: dict[int, list[tuple[int, int]]] = {}
+    for k, (file, frame) in enumerate(series.slices):
+        wanted.setdefault(file, []).append((frame, k))
+    for file, frames in wanted.items():
+        known = series.headers[file] if series.headers else None
+        # a header that was remembered by an older version may lack how pixels are stored
+        _fill(known if known and known.scales else _again(series.files[file]), frames, out, account)
+    _compare(series, out, account)
+    if series.modality == "CT":
+        _check_hounsfield(series, out, account)
+    elif account.low == account.high:
+        raise_faults([Fault("D06", _first(series), f"every voxel is {account.low:g}", COPY_AGAIN)])
+    if series.turn != (1, 2, 3):
+        flips = tuple(slice(None, None, -1 if t < 0 else 1) for t in series.turn)
+        out = np.ascontiguousarray(out.transpose(axes)[flips])
+    if account.padded:
+        account.notes[f"padding: {account.padded} slices hold values below {AIR:g} HU, which became {AIR:g} HU"] = None
+    return Volume(out, series.geometry, tuple(account.notes))
+
+
+def _again(path: str) -> Header:
+    found = dicom_header.header(Path(path))
+    if isinstance(found, Header) and not found.faults:
+        return found
+    if isinstance(found, Fault):
+        raise_faults([found])
+    raise DataError("D00", *(found.faults if isinstance(found, Header) else (f"{path}: it is no image any more. Start again",)))
+
+
+def _first(series: Series) -> str:
+    return series.files[0] if len(series.files) == 1 else f"{series.files[0]} and {len(series.files) - 1} more files"
+
+
+def _fill(header: Header, frames: Sequence[tuple[int, int]], out: NDArray[np.float32], account: _Account) -> None:
+    """Decode `frames` (frame, slice) of one file into their slices of `out`."""
+    path = header.path
+    try:
+        wanted = [frame for frame, _ in frames]
+        with quiet:
+            for (frame, k), raw in zip(frames, _raw(header, wanted), strict=True):
+                _rescale(raw, header, frame, out[k], account)
+    except DataError:
+        raise
+    except OSError as e:
+        raise DataError("D00", f"{path}: it cannot be read ({e.strerror or e}). Check the file and its permissions") from e
+    except Exception as e:  # decoders fail in their own ways: this series is lost, the site is not
+        reason = str(e).strip().replace("\n", " ")[:160]
+        raise DataError("D00", f"{path}: its pixels cannot be decoded ({type(e).__name__}: {reason}). {COPY_AGAIN}") from e
+
+
+def _dtype(h: Header) -> np.dtype[Any]:
+    return np.dtype(f"{'>' if h.big_endian else '<'}{'i' if h.signed else 'u'}{h.allocated // 8}")
+
+
+def _raw(h: Header, frames: Sequence[int]) -> Iterator[NDArray[Any]]:
+    """The stored values of `frames`, (rows, columns) each, bits as in the file."""
+    if h.transfer_syntax == bounded_inflate.DEFLATED:
+        most = h.offset + len(h.frames) * h.rows * h.columns * h.allocated // 8
+        yield from _native(bounded_inflate.pixels(h.path, most), h, h.offset, frames)
+        return
+    if h.transfer_syntax in BY_GDCM and list(frames) == [0] and (raw := _by_gdcm(h)) is not None:
+        yield raw
+        return
+    with Path(h.path).open("rb") as f:
+        f.seek(h.offset - 12)
+        tag = b"\x7f\xe0\x00\x10" if h.big_endian else b"\xe0\x7f\x10\x00"
+        if tag not in f.read(12):  # 12 bytes before the value, or 8 where the value representation is implicit
+            raise DataError("D00", f"{h.path}: it has changed since its header was read. Start again")
+        if h.transfer_syntax in NATIVE:
+            yield from _native(f, h, h.offset, frames)
+        else:
+            yield from _decoded(f.read(), h, frames)
+
+
+def _native(f: BinaryIO, h: Header, start: int, frames: Sequence[int]) -> Iterator[NDArray[Any]]:
+    kind, count = _dtype(h), h.rows * h.columns
+    for frame in frames:
+        f.seek(start + frame * count * kind.itemsize)
+        part = f.read(count * kind.itemsize)
+        if len(part) < count * kind.itemsize:
+            what = f"{len(part)} of {count * kind.itemsize} bytes of frame {frame + 1} are there"
+            raise DataError("D00", f"{h.path}: it is cut short: {what}. {COPY_AGAIN}")
+        yield np.frombuffer(part, kind, count).reshape(h.rows, h.columns)
+
+
+def _by_gdcm(h: Header) -> NDArray[Any] | None:
+    """The only frame of a compressed file; None when gdcm will not, or sees other pixels than the header promises."""
+    import gdcm  # type: ignore[import-untyped]
+
+    gdcm.Trace.WarningOff()
+    gdcm.Trace.ErrorOff()
+    reader, box = gdcm.ImageRegionReader(), gdcm.BoxRegion()
+    reader.SetFileName(h.path)
+    if not reader.ReadInformation():
+        return None
+    box.SetDomain(0, h.columns - 1, 0, h.rows - 1, 0, 0)
+    reader.SetRegion(box)
+    raw = np.empty((h.rows, h.columns), _dtype(h))
+    form = reader.GetImage().GetPixelFormat()
+    same = (form.GetBitsAllocated(), form.GetSamplesPerPixel(), reader.ComputeBufferLength()) == (h.allocated, 1, raw.nbytes)
+    return raw if same and reader.ReadIntoBuffer(raw.data.cast("B")) else None
+
+
+def _decoded(data: bytes, h: Header, frames: Sequence[int]) -> Iterator[NDArray[Any]]:
+    """Frames of encapsulated pixel data."""
+    from pydicom.pixels.decoders.base import get_decoder
+
+    options: dict[str, Any] = {
+        "raw": True,
+        "decoding_plugin": PLUGINS.get(h.transfer_syntax, ""),
+        "pixel_keyword": "PixelData",
+        "rows": h.rows,
+        "columns": h.columns,
+        "samples_per_pixel": 1,
+        "photometric_interpretation": h.photometric or "MONOCHROME2",
+        "number_of_frames": len(h.frames),
+        "bits_allocated": h.allocated,
+        "bits_stored": h.stored,
+        "pixel_representation": int(h.signed),
+    }
+    decoder = get_decoder(h.transfer_syntax)
+    if len(frames) == 1:
+        yield decoder.as_array(data, index=frames[0], **options)[0]
+        return
+    order = sorted(frames)  # a decoder walks the fragments forwards
+    whole = {n: a for n, (a, _) in zip(order, decoder.iter_array(data, indices=order, **options), strict=True)}
+    yield from (whole[n] for n in frames)
+
+
+def _rescale(raw: NDArray[Any], h: Header, frame: int, out: NDArray[np.float32], account: _Account) -> None:
+    """Stored values of one slice to units, into `out`."""
+    slope, intercept = h.scales[frame] if len(h.scales) > 1 else h.scales[0]
+    padded = _padded(raw, h, slope, intercept, account)
+    if h.stored < h.allocated:
+        raw = _without_spare_bits(raw, h)
+    if slope == 1.0 and intercept == int(intercept) and raw.dtype.itemsize < 4:
+        np.add(raw, np.float32(intercept), out=out, dtype=np.float32)
+    else:
+        out[...] = raw * slope + intercept
+    ct = h.modality == "CT"
+    if padded is not None:
+        out[padded] = AIR if ct else 0.0
+    low = float(out.min())
+    if ct and low < AIR:
+        np.maximum(out, np.float32(AIR), out=out)
+        account.padded += 1
+    account.low, account.high = min(account.low, low), max(account.high, float(out.max()))
+
+
+def _without_spare_bits(raw: NDArray[Any], h: Header) -> NDArray[Any]:
+    """Overlays and rubbish above (or below) the stored bits removed, the sign extended."""
+    up = h.allocated - 1 - h.high
+    up = up if 0 <= up <= h.allocated - h.stored else h.allocated - h.stored
+    return (raw << up) >> (h.allocated - h.stored)
+
+
+def _padded(raw: NDArray[Any], h: Header, slope: float, intercept: float, account: _Account) -> NDArray[np.bool_] | None:
+    """Where the file's padding stands, when it needs care.
+
+    In CT padding mostly lies below -1024 HU, where all values end at -1024. It needs care when a negative number was written into unsigned
+    pixels: then it is found by its bits, before the spare ones are removed. A padding value within the range of tissue is not believed.
+    """
+    if h.padding is None:
+        return None
+    value = h.padding - 65536 if h.signed and h.padding > 32767 else h.padding
+    units = value * slope + intercept
+    if h.modality == "CT" and -1000.0 < units <= 4095.0:
+        account.notes[f"PixelPaddingValue {value} means {units:g} HU, which tissue has too: it was not taken for padding"] = None
+        return None
+    if (h.modality == "CT" and units <= AIR) or (h.modality != "CT" and value == 0):
+        return None
+    found = np.asarray(raw == value)
+    return found if found.any() else None
+
+
+def _compare(series: Series, out: NDArray[np.float32], account: _Account) -> None:
+    """Spare copies of a slice must equal the one that is kept."""
+    spare = np.empty((1, *out.shape[1:]), np.float32)
+    faults = []
+    for path, frame, k in series.spares:
+        _fill(_again(path), [(frame, 0)], spare, _Account())
+        if not np.array_equal(spare[0], out[k]):
+            kept = series.files[series.slices[k][0]]
+            what = "two slices lie at one position and differ, and nothing tells which is right"
+            faults.append(Fault("D06", f"{kept} and {path}", what, "Export the series again, or leave it out"))
+    raise_faults(faults)
+    if series.spares:
+        account.notes[f"doubled slices: {len(series.spares)} copies have equal pixels and were left out"] = None
+
+
+def _check_hounsfield(series: Series, out: NDArray[np.float32], account: _Account) -> None:
+    """Guard D06: whether the values can be a CT's. Air must be there, or nearly everything be soft tissue (a cut-out of the body)."""
+    what = ""
+    if account.low == account.high:
+        what = f"every voxel is {account.low:g} HU"
+    elif account.high > 60_000:
+        what = f"values reach {account.high:g} HU"
+    elif account.low >= -200.0:
+        sample = out[:: max(1, len(out) // 16), ::4, ::4]
+        soft = float(((sample >= -200) & (sample <= 300)).mean())
+        if soft < 0.5:
+            what = f"no voxel is below -200 HU and {1 - soft:.0%} of them are above 300 HU: its values are not rescaled to Hounsfield units"
+    if what:
+        raise_faults([Fault("D06", _first(series), what, "Check RescaleSlope and RescaleIntercept at the scanner's export")])

@@ -1,0 +1,237 @@
+"""Headers to series: which files are one volume, in which order, and why a series must not be used.
+
+Pure: nothing is opened. Positions decide, never file names or instance numbers: slices are ordered along their common normal, and must lie
+evenly on it (`client.imaging.dicom.slice_geometry`). A series that must not be used has faults, said with the file and what to do; nothing
+here raises.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.imaging.dicom import mr_sequence
+from client.imaging.dicom.header import SECONDARY_CAPTURE
+from client.imaging.dicom.slice_geometry import (
+    OTHER_SERIES,
+    Slice,
+    axes,
+    by_place,
+    even,
+    mixtures,
+    normal,
+    unlike,
+    where,
+)
+from client.imaging.dicom.split_series import apart
+from client.imaging.geometry.volumes import Geometry, Header, Series
+
+LOSSY = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 81, 91, 203))
+
+PAGES = frozenset(
+    ("MOSAIC", "SCREEN SAVE", "SCREENSAVE", "DOSE_INFO", "DOSE", "CT_SOM5 PROT", "CT_SOM7 PROT", "CT_SOM5 DOSE", "PROJECTION IMAGE")
+)
+PROJECTIONS = frozenset(("MIP", "MINIP", "MPR THICK", "VRT", "VOLUME RENDERED", "RENDERED", "CSAPARALLEL", "CSAMIP"))
+
+
+def group(headers: Sequence[Header]) -> list[Series]:
+    """Series in the order of their first file; a SEG object and a NIfTI file are each a series of their own."""
+    out: list[Series] = []
+    held: dict[tuple[str, ...], list[Header]] = {}
+    for h in headers:
+        alone = h.path if h.kind == "nifti" or h.modality == "SEG" else ""
+        held.setdefault((h.kind, h.modality, h.patient, h.study, h.series, alone), []).append(h)
+    for those in held.values():
+        out += _nifti(those[0]) if those[0].kind == "nifti" else _series(those)
+    return _unique(out)
+
+
+def _unique(series: list[Series]) -> list[Series]:
+    """The same uid under two patients, or twice in other files, is numbered, for a uid stands for one series."""
+    seen: Counter[str] = Counter()
+    out = []
+    for s in series:
+        seen[s.uid] += 1
+        if seen[s.uid] > 1:
+            note = "its SeriesInstanceUID is also used by other files (another patient, study or object): taken apart by these"
+            s = replace(s, uid=f"{s.uid}#{seen[s.uid]}", notes=(*s.notes, note))
+        out.append(s)
+    return out
+
+
+def _nifti(h: Header) -> list[Series]:
+    if h.faults:
+        return [_made(h, [h], faults=h.faults)]
+    geometry, turn = affine_geometry(h)
+    return [_made(h, [h], geometry=geometry, turn=turn, slices=((0, 0),))]
+
+
+def affine_geometry(h: Header) -> tuple[Geometry, tuple[int, ...]]:
+    """RAS+ to LPS+, and its axes (i, j, k) turned to (z, y, x)."""
+    matrix = np.array(h.affine, np.float64)
+    matrix[:2] *= -1
+    i, j, k = (matrix[:, n] for n in range(3))
+    return turned((h.shape[0], h.shape[1], h.shape[2]), matrix[:, 3], np.stack([i, j, k]))
+
+
+def _made(first: Header, headers: Sequence[Header], **more: Any) -> Series:
+    """A series of these files; `more`: what is to differ from what the first header says."""
+    made = Series(
+        uid=first.series,
+        kind=first.kind,
+        modality=first.modality,
+        patient=first.patient,
+        study=first.study,
+        frame_of_reference=next((h.frame_of_reference for h in headers if h.frame_of_reference), ""),
+        description=first.description,
+        maker=first.maker,
+        model=first.model,
+        transfer_syntax=first.transfer_syntax,
+        files=tuple(h.path for h in headers),
+        headers=tuple(headers),
+        references=first.references,
+        identity=tuple(sorted({name for h in headers for name in h.identity})),
+        geometry=None,
+    )
+    return replace(made, **more)
+
+
+def _series(headers: list[Header]) -> list[Series]:
+    first = headers[0]
+    if first.modality == "SEG":
+        return [_made(first, headers, faults=first.faults)]
+    kinds: dict[str, list[Header]] = {}
+    for h in headers:
+        kinds.setdefault(_unfit(h), []).append(h)
+    out = []
+    for why, those in kinds.items():
+        if why:
+            mark = "" if len(kinds) == 1 else f"#{why.split(':')[0].split('(')[0].strip().replace(' ', '-')}"
+            out.append(_made(those[0], those, uid=first.series + mark, faults=(f"{where(h.path for h in those)}: {why}. {OTHER_SERIES}",)))
+        else:
+            out += _volumes(those)
+    return out
+
+
+def _unfit(h: Header) -> str:
+    """Why a file is no slice of a volume, whatever lies around it; '' when it may be one."""
+    words = set(h.image_type)
+    if h.sop_class.startswith(SECONDARY_CAPTURE):
+        return "secondary capture: a screenshot or a scanned page, without a place in the patient"
+    if h.modality == "other":
+        return f"modality '{h.declared_modality}' is not an image that is read here (CT, MR, SEG)"
+    if h.samples != 1 or h.photometric in ("RGB", "PALETTE COLOR") or h.photometric.startswith("YBR"):
+        return f"colour picture ({h.photometric or f'{h.samples} samples a pixel'}): its values are no measurements"
+    if "LOCALIZER" in words or "SCOUT" in words:
+        return "localizer (scout): a plan of the scan, not a volume"
+    if words & PAGES:
+        return f"derived page ({', '.join(sorted(words & PAGES))}): a report, a mosaic or a projection, not a slice of a volume"
+    if words & PROJECTIONS:
+        return f"rendering ({', '.join(sorted(words & PROJECTIONS))}): projected, not measured, values"
+    return ""
+
+
+def _volumes(headers: list[Header]) -> list[Series]:
+    first = headers[0]
+    slices = [Slice(h, n) for h in headers for n in range(len(h.frames))]
+    faults = [*dict.fromkeys(f for h in headers for f in h.faults), *mixtures(headers, slices)]
+    if faults:
+        return [_made(first, headers, faults=tuple(faults))]
+    along = normal(slices[0].frame)
+    at = np.array([s.frame.position for s in slices], np.float64)
+    order = np.argsort(at @ along, kind="stable")
+    slices, at = [slices[i] for i in order], at[order]
+    parts = apart(slices)
+    if len(parts) == 1:
+        return [_volume(first.series, slices, along, ())]
+    out = []
+    for name, those in parts:
+        note = f"one of {len(parts)} images that share a SeriesInstanceUID: taken apart by {name}"
+        out.append(_volume(f"{first.series}#{name.replace(' ', '')}", those, along, (note,)))
+    return out
+
+
+def _volume(uid: str, slices: list[Slice], along: NDArray[np.float64], notes: tuple[str, ...]) -> Series:
+    """One stack, its slices sorted by position; doubled places keep their first, the others are compared with it on reading."""
+    places = [sorted(p, key=lambda s: (s.header.instance or 0, s.header.path, s.number)) for p in by_place(slices, along)]
+    kept = [p[0] for p in places]
+    headers = list(dict.fromkeys(s.header for s in kept))
+    files = tuple(h.path for h in headers)
+    index = {path: n for n, path in enumerate(files)}
+    spares = tuple((s.header.path, s.number, k) for k, place in enumerate(places) for s in place[1:])
+    faults, strays, step = even(kept, along)
+    several = sum(len({(s.header.sop or s.header.path, s.number) for s in place}) > 1 for place in places)
+    faults += unlike(headers, kept)
+    if several > 1 and 2 * several >= len(places):
+        faults.append(
+            f"{where(s.header.path for s in slices)}: several images of the same places ({several} of {len(places)}) share one series, "
+            "and no attribute (echo, b-value, phase, acquisition) tells them apart. Send each as a series of its own, or leave it out"
+        )
+    told = [*notes, *strays, *_remarks(headers, kept, step)]
+    if spares:
+        told.append(f"{len(spares)} slices are there twice: one of each is taken when, on reading, their pixels turn out equal")
+    more: dict[str, Any] = {}
+    if not faults and step is not None:
+        frame = kept[0].frame
+        (row, column), (down, right) = axes(frame), frame.spacing or (0.0, 0.0)
+        shape = (len(kept), headers[0].rows, headers[0].columns)
+        origin = np.array(frame.position, np.float64)
+        more["geometry"], more["turn"] = turned(shape, origin, np.stack([step, column * down, row * right]))
+    named, why = mr_sequence.channel(replace(headers[0], echo_time=_float(kept[0].trait("EchoTime")) or headers[0].echo_time))
+    return _made(
+        headers[0],
+        headers,
+        uid=uid,
+        slices=tuple((index[s.header.path], s.number) for s in kept),
+        spares=spares,
+        channel=named,
+        notes=(*told, why) if why else tuple(told),
+        faults=tuple(faults),
+        **more,
+    )
+
+
+def _float(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _remarks(headers: list[Header], kept: list[Slice], step: NDArray[np.float64] | None) -> Iterable[str]:
+    first = headers[0]
+    thickness = kept[0].frame.thickness
+    apart = float(np.linalg.norm(step)) if step is not None else 0.0
+    if thickness and apart and abs(thickness - apart) > 0.1 * apart:
+        yield f"SliceThickness says {thickness:g} mm, the positions are {apart:g} mm apart: the positions are believed"
+    if first.transfer_syntax in LOSSY:
+        yield "lossy compression: its values are approximate"
+    if first.photometric == "MONOCHROME1":
+        yield "MONOCHROME1: shown inverted by viewers; its values are taken as they are"
+    if len({h.frame_of_reference for h in headers}) > 1:
+        yield "some of its files name no frame of reference: they are taken to lie in that of the others"
+
+
+def turned(shape: tuple[int, int, int], origin: NDArray[np.float64], steps: NDArray[np.float64]) -> tuple[Geometry, tuple[int, ...]]:
+    """A grid with its axes permuted and reversed to the nearest ones of the convention; no voxel moves.
+
+    shape: along the file's three axes; origin: LPS mm of its first voxel; steps: (3, 3), row i from one voxel to the next along axis i.
+    Returns the geometry, and for each of z, y, x the file's axis as 1, 2 or 3, negative where it is reversed.
+    """
+    cosine = steps / np.linalg.norm(steps, axis=1, keepdims=True)
+    axes = max(permutations(range(3)), key=lambda p: sum(abs(cosine[a, 2 - t]) for t, a in enumerate(p)))
+    origin, out, turn = np.array(origin, np.float64), np.empty((3, 3)), []
+    for target, axis in enumerate(axes):
+        back = cosine[axis, 2 - target] < 0
+        if back:
+            origin = origin + (shape[axis] - 1) * steps[axis]
+        out[target] = -steps[axis] if back else steps[axis]
+        turn.append(-(axis + 1) if back else axis + 1)
+    z, y, x = (shape[a] for a in axes)
+    return Geometry((z, y, x), (float(origin[0]), float(origin[1]), float(origin[2])), out), tuple(turn)

@@ -1,0 +1,159 @@
+"""What experts outlined, on the grid of the image it was outlined on: DICOM SEG objects and NIfTI label maps to a Mask.
+
+A SEG holds frames, each somewhere in the patient; they are put where their positions say and never where their numbers would suggest.
+BINARY and FRACTIONAL objects (overlaps allowed, fewer frames than slices) and LABELMAP objects are read. An object that was drawn on
+another series, or lies outside the image, is refused: a shifted outline is worse than none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.imaging.dicom.seg_object import Outlines, outlines
+from client.imaging.dicom.seg_placement import place
+from client.imaging.dicom.seg_reference import drawn_on
+from client.imaging.formats import nifti
+from client.imaging.geometry.volumes import Geometry, Mask, Series
+from common.errors import DataError, Fault, raise_faults
+
+
+def check_reference(seg: Series, image: Series) -> None:
+    """DataError D07 unless the SEG says that it was drawn on this image, or lies in its frame of reference; and lies in no other."""
+    way = "Send the segmentation of this series, or the series that was segmented"
+    frames = seg.frame_of_reference, image.frame_of_reference
+    shared = bool(frames[0]) and frames[0] == frames[1]
+    drawn = drawn_on(seg, image)
+    if drawn and all(frames) and not shared:
+        what = f"it was drawn on series {image.uid}, but lies in frame of reference {frames[0]}, not in the image's {frames[1]}"
+        raise_faults([Fault("D07", seg.files[0], what, way)])
+    if drawn or (shared and seg.patient == image.patient):
+        return
+    what = (
+        f"it was drawn on series {', '.join(seg.references) or '(none named)'} (frame of reference {frames[0] or 'none'}), "
+        f"the image is series {image.uid} (frame of reference {frames[1] or 'none'})"
+    )
+    raise_faults([Fault("D07", seg.files[0], what, way)])
+
+
+@contextmanager
+def _refusing(path: str) -> Iterator[None]:
+    """What a broken segmentation makes of the arithmetic is its own fault (D00): the mask is lost, the image is not."""
+    try:
+        with np.errstate(over="raise", divide="raise", invalid="raise"):
+            yield
+    except DataError:
+        raise
+    except MemoryError as error:
+        raise DataError("D00", f"{path}: there is not enough memory to read the segmentation. Close other programs") from error
+    except Exception as error:  # arithmetic on hostile numbers fails in many ways: this mask is lost, the image is not
+        reason = str(error).strip().replace("\n", " ")[:160]
+        what = f"the segmentation cannot be laid on the image ({type(error).__name__}: {reason})"
+        raise DataError("D00", f"{path}: {what}. Export the segmentation again, or leave it out") from error
+
+
+def read_segmentation(series: Series, onto: Geometry, regions: Mapping[str, Sequence[str]], image: Series | None = None) -> Mask:
+    """A DICOM SEG on the grid `onto`. `regions`: region i (bit i of the mask) -> regular expressions for the labels of its segments.
+
+    Expressions match whole labels, in any case. `image`: the series of `onto`, to check that the SEG belongs to it. A mask none of whose
+    regions is `marked` speaks about other things than the study does; `notes` names its labels. Raises DataError: D00 for a broken file,
+    D07 when it belongs elsewhere or does not fit on the grid.
+    """
+    if len(regions) > 8:
+        raise AssertionError("a mask has 8 bits")
+    if image is not None:
+        check_reference(series, image)
+    with _refusing(series.files[0]):
+        held = outlines(series.files[0])
+        wanted, left = _matched(held.labels, regions)
+        bits = _frame_bits(held, wanted)
+        notes = list(held.notes)
+        if image is not None and not drawn_on(series, image):
+            notes.append("drawn on another series of the same frame of reference")
+        if left:
+            notes.append(f"segments of no region, left out: {', '.join(left)}")
+        out = np.zeros(onto.shape, np.uint8)
+        notes += place(held, bits, onto, out)
+    marked = tuple(any(i in those for those in wanted.values()) for i in range(len(regions)))
+    return Mask(out, marked, tuple(notes))
+
+
+def _matched(labels: Mapping[int, str], regions: Mapping[str, Sequence[str]]) -> tuple[dict[int, tuple[int, ...]], list[str]]:
+    """(segment number -> the regions it belongs to, the labels that belong to none)."""
+    out, left = {}, []
+    for number, label in labels.items():
+        hits = tuple(
+            i for i, patterns in enumerate(regions.values()) if any(re.fullmatch(p, label.strip(), re.IGNORECASE) for p in patterns)
+        )
+        out[number] = hits
+        if not hits and number:  # segment 0 of a LABELMAP is its background
+            left.append(f"'{label}'")
+    return out, left
+
+
+def _frame_bits(held: Outlines, wanted: Mapping[int, tuple[int, ...]]) -> NDArray[np.uint8]:
+    """(frames, rows, columns): the bits of the regions that each frame outlines."""
+    masks = {number: np.uint8(sum(1 << i for i in those)) for number, those in wanted.items()}
+    if None in held.segments:  # a LABELMAP: its values are segment numbers
+        table = np.zeros(65536, np.uint8)
+        for number, mask in masks.items():
+            table[number] = mask
+        return np.asarray(table[held.values])
+    out = np.zeros(held.values.shape, np.uint8)
+    for n, segment in enumerate(held.segments):
+        if segment is not None and masks[segment]:
+            out[n] = held.values[n] * masks[segment]
+    return out
+
+
+def read_label_map(path: Path, onto: Geometry, regions: Mapping[str, Sequence[int]]) -> Mask:
+    """A NIfTI file of labels on the grid `onto`. `regions`: region i (bit i of the mask) -> the label values that belong to it.
+
+    A region with values is marked, also when no voxel has them. Raises DataError: D00 for a broken file, D07 when its affine or size
+    contradicts the image's, or when it holds values that are not whole or belong to no region.
+    """
+    with _refusing(str(path)):
+        return _label_map(path, onto, regions)
+
+
+def _label_map(path: Path, onto: Geometry, regions: Mapping[str, Sequence[int]]) -> Mask:
+    values, told = nifti.voxels(path)
+    turned, geometry = nifti.turn(values, told)
+    if geometry.shape != onto.shape:
+        what = f"it has {'x'.join(map(str, geometry.shape))} voxels, its image {'x'.join(map(str, onto.shape))} (z, y, x)"
+        raise_faults([Fault("D07", str(path), what, "Send the label map of this image, on its grid")])
+    apart = float(np.linalg.norm(geometry.corners_mm() - onto.corners_mm(), axis=1).max())
+    if apart > 0.25 * min(onto.spacing_mm):
+        what = f"its affine puts voxels up to {apart:.2f} mm from where the image's does"
+        raise_faults([Fault("D07", str(path), what, "Send the label map of this image, or convert both from the same series")])
+    labels = _whole_numbers(path, turned)
+    found, counts = np.unique(labels, return_counts=True)
+    declared = {int(v) for those in regions.values() for v in those} | {0}
+    odd = [(int(v), int(n)) for v, n in zip(found, counts, strict=True) if int(v) not in declared]
+    if odd:
+        told_odd = ", ".join(f"{v} in {n} voxels" for v, n in odd[:8]) + (f" and {len(odd) - 8} further values" if len(odd) > 8 else "")
+        what = f"it holds labels that belong to no region: {told_odd}; declared are {', '.join(map(str, sorted(declared)))}"
+        raise_faults([Fault("D07", str(path), what, "Declare them in the source's mapping, or mend the label map")])
+    out = np.zeros(geometry.shape, np.uint8)
+    for i, those in enumerate(regions.values()):
+        if len(those):
+            out |= np.isin(labels, list(those)).astype(np.uint8) << np.uint8(i)
+    return Mask(out, tuple(bool(len(those)) for those in regions.values()))
+
+
+def _whole_numbers(path: Path, values: NDArray[np.generic]) -> NDArray[np.int64]:
+    if values.dtype.kind in "iu":
+        return np.asarray(values, np.int64)
+    floats = np.asarray(values, np.float64)
+    nan = int(np.count_nonzero(~np.isfinite(floats)))
+    near = np.rint(np.where(np.isfinite(floats), floats, 0.0))
+    off = int(np.count_nonzero(np.abs(floats - near) > 0.01)) if not nan else 0
+    if nan or off:
+        what = f"{nan} voxels are NaN" if nan else f"{off} voxels hold values between the labels, as interpolation leaves them"
+        raise_faults([Fault("D07", str(path), what, "Resample label maps with the nearest neighbour, or send the original")])
+    return near.astype(np.int64)

@@ -1,0 +1,1 @@
+"""Volumes in patient space: resampling, preprocessing."""

@@ -1,0 +1,1 @@
+"""Preparation of a cohort's images: many cases at once, cached, resumable."""

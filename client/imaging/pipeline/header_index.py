@@ -1,0 +1,149 @@
+"""What is remembered of image files, so that a second start opens none of them: path, size and time of change -> SHA-256 and header.
+
+One line of JSON a file in the site's cache, appended as files are read: whatever is killed loses the lines it had not written, and a line
+that is damaged is a file to be read again. The headers hold the patient key and nothing else of a patient: of free text only the words
+that a sequence is told by are kept. The file stays at the site.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import client
+from client.imaging.dicom import mr_sequence
+from client.imaging.geometry.volumes import Frame, Header
+from client.imaging.pipeline.image_cache import full, own, replace
+from common.errors import Fault
+
+
+@cache
+def fingerprint() -> str:
+    """SHA-256 of the client's own files. What was read or chosen by other code is read and chosen again: that costs little."""
+    h = hashlib.sha256()
+    for path in sorted(Path(client.__file__).parent.rglob("*.py")):
+        h.update(path.read_bytes())
+    return h.hexdigest()
+
+
+Stamp = tuple[int, int]
+"""Size in bytes and time of change in ns: another one, and the file is another file."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """One file: its header, or why it has none; its SHA-256 once it was read as a whole."""
+
+    stamp: Stamp
+    header: Header | None
+    fault: Fault | None = None
+    sha256: str = ""
+
+
+class Remembered:
+    """The lines of one cache folder. Not for several threads; several processes may append."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "files.jsonl"
+        self._known: dict[str, Known] = {}
+        self._stale: dict[str, Known] = {}
+        """Read by other code: the hash of the file still holds."""
+        self._lines = 0
+        try:
+            text = self._path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise full(self._path, error) from error
+        for line in text.splitlines():
+            self._lines += 1
+            try:
+                path, known, mine = _parsed(line)
+            except (ValueError, KeyError, TypeError):
+                continue
+            (self._known if mine else self._stale)[path] = known
+
+    def get(self, path: str, stamp: Stamp) -> Known | None:
+        """What is known of a file, as long as it is the same file."""
+        known = self._known.get(path)
+        return known if known is not None and known.stamp == stamp else None
+
+    def sha256(self, path: str, stamp: Stamp) -> str:
+        """The hash of a file, whichever code read it; '' where it is not known."""
+        found = (self._known.get(path), self._stale.get(path))
+        return next((known.sha256 for known in found if known is not None and known.stamp == stamp and known.sha256), "")
+
+    def add(self, found: Iterable[tuple[str, Known]]) -> None:
+        """Remember files, at once and on disk. Raises RunError S03 where the folder cannot be written."""
+        lines = []
+        for path, known in found:
+            self._known[path] = known
+            lines.append(_line(path, known))
+        if not lines:
+            return
+        own(self._path.parent)
+        self._lines += len(lines)
+        if self._lines > 2 * len(self._known) + 1000:
+            replace(self._path, "".join(_line(p, k) for p, k in self._known.items()).encode())
+            self._lines = len(self._known)
+            return
+        try:
+            handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                # a line that was cut off by a kill must not swallow the next one
+                blob = b"\n" + "".join(lines).encode()
+                while blob:
+                    blob = blob[os.write(handle, blob) :]
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise full(self._path, error) from error
+
+
+def _line(path: str, known: Known) -> str:
+    header = _slim(_telling(known.header)) if known.header else None
+    fault = dataclasses.astuple(known.fault) if known.fault else None
+    return json.dumps([fingerprint()[:16], path, *known.stamp, known.sha256, header, fault], separators=(",", ":")) + "\n"
+
+
+def _parsed(line: str) -> tuple[str, Known, bool]:
+    """Path, what is known of it, and whether this very code read it (its header is else left out)."""
+    version, path, size, changed, sha256, header, fault = json.loads(line)
+    if not isinstance(path, str):
+        raise ValueError(line)
+    if version != fingerprint()[:16]:
+        return path, Known((size, changed), None, None, sha256), False
+    return path, Known((size, changed), Header.from_json(header) if header else None, Fault(*fault) if fault else None, sha256), True
+
+
+_DEFAULTS = {kind: {f.name: f.default for f in dataclasses.fields(kind)} for kind in (Header, Frame)}
+
+
+_WORDS = (mr_sequence.AFTER, mr_sequence.BEFORE, mr_sequence.FLAIR, re.compile(r"\bt2", re.IGNORECASE))
+"""What `sequences` looks for in a description."""
+
+
+def _telling(header: Header) -> Header:
+    """Somebody typed what the series and the contrast agent are called, perhaps with the patient's name: kept is what decides."""
+    description = " ".join(found.group() for words in _WORDS for found in words.finditer(header.description))
+    agent = header.contrast.strip().lower()
+    return dataclasses.replace(header, description=description, contrast="yes" if agent and agent not in mr_sequence.NO_AGENT else agent)
+
+
+def _slim(thing: Header | Frame) -> dict[str, Any]:
+    """The fields that differ from their defaults: most of a header is empty."""
+    defaults = _DEFAULTS[type(thing)]
+    out = {}
+    for f in dataclasses.fields(thing):
+        value = getattr(thing, f.name)
+        if value != defaults.get(f.name, dataclasses.MISSING):
+            out[f.name] = [_slim(frame) for frame in value] if f.name == "frames" else value
+    return out

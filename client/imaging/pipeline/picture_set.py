@@ -1,0 +1,155 @@
+"""The pictures of a folder, by patient, and the account of everybody else's: counts for the flow, sentences for the site's log.
+
+What was chosen for the patients of a table is remembered as a whole, so that a second start neither reads nor sorts the headers again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from client.imaging.geometry.volumes import Header
+from client.imaging.pipeline.image_cache import Cache, Entry
+from client.imaging.selection.case import Trouble
+from client.imaging.selection.series_selection import Chosen
+from common.data.picture import Picture
+from common.errors import Fault
+
+
+@dataclass(frozen=True)
+class Album:
+    """The pictures of a folder, by patient, and what is to be said of everybody else's."""
+
+    pictures: Mapping[str, Picture] = field(default_factory=dict)
+    troubles: Mapping[str, Sequence[Trouble]] = field(default_factory=dict)
+    """Patient -> why their images are set aside."""
+    remarks: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
+    """Patient -> (what is counted, sentence for the site's log)."""
+    channels: tuple[str, ...] = ()
+    outlined: bool = False
+    """Whether the study knows regions that an expert may outline."""
+    general: tuple[str, ...] = ()
+    """Notes on the folder as a whole."""
+    log: tuple[str, ...] = ()
+    """Sentences on the folder as a whole, for the site's log."""
+    strangers: tuple[str, ...] = ()
+
+    def notes(self, ids: Collection[str]) -> tuple[str, ...]:
+        """What a flow tells of the patients `ids`: counts, no ids."""
+        if not (self.pictures or self.troubles or self.strangers):
+            return self.general
+        mine = [self.pictures[i] for i in ids if i in self.pictures]
+        aside = Counter(self.troubles[i][0][0] for i in ids if i in self.troubles)
+        gone = sum(aside.values())
+        by = f" ({', '.join(f'{code}: {n}' for code, n in sorted(aside.items()))})" if aside else ""
+        notes = [f"images: {len(mine)} cases with an image, {len(ids) - len(mine) - gone} without, {gone} quarantined{by}"]
+        if mine and self.outlined:
+            expert = sum(p.mask is not None for p in mine)
+            notes.append(f"images: {expert} with an expert's mask, {len(mine) - expert} without")
+        for c, name in enumerate(self.channels):
+            missing = sum(not p.present[c] for p in mine)
+            if missing:
+                notes.append(f"images: sequence {name} is missing in {missing} cases")
+        told = Counter(what for i in ids for what in {w for w, _ in self.remarks.get(i, ())})
+        return (*notes, *(f"images: {what} ({n} cases)" for what, n in sorted(told.items())), *self.general)
+
+    def named(self, ids: Collection[str]) -> dict[str, tuple[str, ...]]:
+        """The patients behind the counts; stays at the site."""
+        if not (self.pictures or self.troubles or self.strangers):
+            return {}
+        out = {
+            "images: quarantined": tuple(i for i in ids if i in self.troubles),
+            "images: none": tuple(i for i in ids if i not in self.pictures and i not in self.troubles),
+            "images: ids that the table lacks": self.strangers,
+        }
+        return {k: v for k, v in out.items() if v}
+
+    def told(self, ids: Collection[str]) -> list[str]:
+        """What the site's log gets: file, why, and what to do."""
+        lines = [f"image of patient {i} set aside: {text}" for i in ids for _, text in self.troubles.get(i, ())]
+        return [*lines, *(f"image of patient {i}: {text}" for i in ids for _, text in self.remarks.get(i, ())), *self.log]
+
+    def summary(self) -> dict[str, Any]:
+        """All but the pictures themselves, in the form of JSON."""
+        return {
+            "pictures": {i: p.key for i, p in self.pictures.items()},
+            "troubles": dict(self.troubles),
+            "remarks": dict(self.remarks),
+            "channels": self.channels,
+            "outlined": self.outlined,
+            "general": self.general,
+            "log": self.log,
+            "strangers": self.strangers,
+        }
+
+
+def remembered(key: str, store: Cache) -> Album | None:
+    """The album whose summary is kept under `key`, if all its pictures are still there. Raises Broken where one of the files is."""
+    entry = store.open(key, "album")
+    if entry is None:
+        return None
+    told = entry.told
+    entries = {i: (k, store.open(k)) for i, k in told["pictures"].items()}
+    pictures = {i: picture(k, e, store) for i, (k, e) in entries.items() if e is not None}
+    if len(pictures) < len(entries):
+        return None
+    pairs = {what: {i: [(a, b) for a, b in rows] for i, rows in told[what].items()} for what in ("troubles", "remarks")}
+    lists = {what: tuple(told[what]) for what in ("channels", "general", "log", "strangers")}
+    return Album(pictures, pairs["troubles"], pairs["remarks"], outlined=told["outlined"], **lists)
+
+
+def picture(key: str, entry: Entry, store: Cache) -> Picture:
+    """The picture that an entry of the cache holds; its arrays stay mapped."""
+    told, arrays = entry.told, entry.arrays
+    z, y, x = told["spacing_mm"]
+    return Picture(
+        key,
+        arrays["voxels"],
+        told["unit"],
+        (z, y, x),
+        tuple(told["present"]),
+        arrays["coarse"],
+        arrays.get("mask"),
+        arrays.get("coarse_mask"),
+        tuple(told["marked"]),
+        tuple((a, b) for a, b in told["box"]),
+        told["scanner"],
+        store.kept(key),
+    )
+
+
+def account(
+    headers: Sequence[Header],
+    broken: Sequence[tuple[str, Fault]],
+    chosen: Chosen,
+    ids: Collection[str],
+    remade: int,
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Notes and log lines on the folder as a whole. Identity: names of tags, never what they hold."""
+    notes, log = [], []
+    owners = set(chosen.cases) | {i for i, t in chosen.troubles.items() if t}
+    if chosen.strangers and not owners:
+        notes.append(f"D05: none of the {len(chosen.strangers)} patients with images is in the table; check [images] of the source mapping")
+        log.append(
+            f"D05 images: none of their {len(chosen.strangers)} ids (e.g. {', '.join(chosen.strangers[:3])}) is one of the table's "
+            f"(e.g. {', '.join(sorted(ids)[:3])}); give id_pattern or id_length in [images] of the source mapping"
+        )
+    elif chosen.strangers:
+        notes.append(f"D05: {len(chosen.strangers)} patients with images are not in the table")
+    if chosen.unlinked:
+        codes = Counter(f.code for f in chosen.unlinked)
+        notes.append(f"images: {len(chosen.unlinked)} files cannot be used ({', '.join(f'{c}: {n}' for c, n in sorted(codes.items()))})")
+    log += [str(fault) for _, fault in broken]
+    if chosen.unnamed:
+        notes.append(f"images: {chosen.unnamed} NIfTI files whose path tells no patient or no sequence; see [images] of the source mapping")
+    identity = Counter(name for h in headers for name in h.identity)
+    if identity:
+        notes.append(
+            "images: tags that may identify a patient hold a value: " + ", ".join(f"{n} ({c} files)" for n, c in sorted(identity.items()))
+        )
+        log.append("images: de-identify the files; none of these tags was read into the cohort: " + ", ".join(sorted(identity)))
+    if remade:
+        notes.append(f"images: {remade} entries of the cache were broken and were made again")
+    return tuple(notes), tuple(log)

@@ -1,0 +1,1 @@
+"""Which series of a patient counts: identifiers, ranking, selection, duplicates."""

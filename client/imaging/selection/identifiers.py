@@ -1,0 +1,80 @@
+"""What a source mapping says of images: whose they are, and which sequence a NIfTI file holds."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath, PurePosixPath
+
+from client.imaging.geometry.volumes import Series
+from client.table.mapping import ImagesSpec
+from common.data.schema import Imaging
+from common.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Reads patients' keys as the source mapping says."""
+
+    spec: ImagesSpec
+    root: Path
+
+    def of(self, series: Series) -> tuple[str, str]:
+        """The patient's id ('' where there is none), and the study."""
+        by_path = series.kind == "nifti" or self.spec.id == "path"
+        first = series.files[0] if series.files else series.uid
+        patient, study = self.parse(self.inside(first) if by_path else series.patient)
+        if not study:
+            study = str(PurePath(first).parent) if series.kind == "nifti" else series.study
+        return patient, study
+
+    def parse(self, text: str) -> tuple[str, str]:
+        study = ""
+        if self.spec.id_pattern:
+            match = re.search(self.spec.id_pattern, text)
+            if match is None:
+                return "", ""
+            groups = match.groupdict()
+            text = groups["id"] if "id" in groups else match.group(1) if match.re.groups else match.group()
+            study = groups.get("study") or ""
+        text = (text or "").strip()
+        text = text[: self.spec.id_length] if self.spec.id_length else text
+        return ((text.lstrip("0") or text) if self.spec.strip_zeros else text), study
+
+    def inside(self, path: str) -> str:
+        """A path as seen from the folder of images."""
+        try:
+            return Path(path).relative_to(self.root).as_posix()
+        except ValueError:
+            return path
+
+
+def named(path: str, patterns: Mapping[str, Sequence[str]]) -> str:
+    """The name whose pattern matches a file; of several the longest pattern; '' where none does.
+
+    A pattern is matched with the file's own name, for a folder's name may hold anything; one with a '/' with as many of its last parts,
+    each by itself.
+    """
+    pure = PurePosixPath(path)
+    hits = [(len(p), name) for name, ps in patterns.items() for p in ps if _matches(pure, p)]
+    return max(hits)[1] if hits else ""
+
+
+def _matches(path: PurePosixPath, pattern: str) -> bool:
+    wanted = [part for part in pattern.split("/") if part]
+    last = path.parts[-len(wanted) :]
+    return len(last) == len(wanted) > 0 and all(fnmatch.fnmatchcase(part, p) for part, p in zip(last, wanted, strict=True))
+
+
+def check(spec: ImagesSpec, imaging: Imaging, source: str) -> None:
+    """What the mapping names, the study must have (C02)."""
+    channels, regions = [c.name for c in imaging.channels], list(imaging.regions)
+    faults = [f"images.channels: '{n}' is none of the study's channels {', '.join(channels)}" for n in spec.channels if n not in channels]
+    for key, names in (("regions", spec.regions), ("values", spec.values)):
+        faults += [
+            f"images.{key}: '{n}' is none of the study's regions {', '.join(regions) or '(it has none)'}" for n in names if n not in regions
+        ]
+    if faults:
+        raise UsageError("C02", *(f"source mapping '{source}': {f}; correct the mapping" for f in faults))

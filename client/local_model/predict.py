@@ -1,0 +1,126 @@
+"""The federation's final model on new patients, beside their data: the same reading, the same refusals, no network, nothing sent.
+
+`predictions.csv` has a line a patient, `left_out.csv` whom it does not speak about and why, `notes.txt` what the reading had to say.
+Files are readable by their owner alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.cohort.reader import Reading
+from client.local_model.model_folder import Model
+from common.data.cohort import Cohort
+from common.data.picture import ROI_SOURCES
+from common.errors import DataError
+from common.federated.learner import Head
+from common.learners.evaluation import scorable
+from common.runtime.atomic_files import durable
+from common.types import Probs
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What one head says: (cases, classes) probabilities, and which cases have any."""
+
+    head: Head
+    probs: Probs
+    seen: NDArray[np.bool_]
+
+
+def score(model: Model, cohort: Cohort) -> list[Scored]:
+    """Every head on the cases that it can say something about. D07 where the cohort was read for another schema."""
+    if cohort.schema.hash != model.told["schema"]:
+        raise DataError(
+            "D07", f"D07 the cases were read for schema {cohort.schema.hash[:12]}, the model is for {model.told['schema'][:12]}"
+        )
+    classes = len(cohort.schema.label.classes)
+    out = []
+    for head in model.heads:
+        probs, seen = np.full((len(cohort), classes), np.nan), scorable(head, cohort)
+        if seen.any():
+            probs[seen] = head.predict(model.state, cohort.where(seen))
+        out.append(Scored(head, probs, seen))
+    return out
+
+
+def write(model: Model, reading: Reading, folder: Path) -> dict[str, int]:
+    """Write the three files; how many patients each head scored, and how many were left out."""
+    cohort = reading.cohort
+    scored = score(model, cohort)
+    if not any(s.seen.any() for s in scored):
+        held = ", ".join(sorted(cohort.modalities)) or "nothing"
+        raise DataError("D06", f"D06 none of the model's heads can score these {len(cohort)} patients: the folder holds {held}")
+    _put(folder / "left_out.csv", _table(["patient", "why"], sorted(reading.left_out.items())))
+    _put(folder / "notes.txt", "".join(f"{line}\n" for line in (*cohort.flow.notes, *reading.told(cohort.ids), *_of(model))))
+    # last, so that where there are predictions there is what must be read with them
+    _put(folder / "predictions.csv", _table(_header(model), _rows(model, cohort, scored)))
+    return {"patients": len(cohort), **{s.head.name: int(s.seen.sum()) for s in scored}, "left out": len(reading.left_out)}
+
+
+def _header(model: Model) -> list[str]:
+    classes = model.study.schema_at(model.task).label.classes
+    columns = ["patient", "features_known", "features_missing", "region"]
+    for head in model.heads:
+        columns += [f"{head.name}: {c}" for c in (classes[1:] if len(classes) == 2 else classes)]
+        columns += [f"{head.name}: called"] if len(classes) > 2 or head.name in model.thresholds else []
+    return columns
+
+
+def _rows(model: Model, cohort: Cohort, scored: Sequence[Scored]) -> list[list[str]]:
+    classes, names = cohort.schema.label.classes, [f.name for f in cohort.schema.features]
+    regions = _regions(model, cohort)
+    out = []
+    for i, patient in enumerate(cohort.ids):
+        missing = [n for n, v in zip(names, cohort.values[i], strict=True) if np.isnan(v)]
+        row = [patient, str(len(names) - len(missing)), " ".join(missing), regions[i]]
+        for s in scored:
+            mine, known = s.probs[i], bool(s.seen[i])
+            row += [f"{p:.9g}" if known else "" for p in (mine[1:] if len(classes) == 2 else mine)]
+            if len(classes) > 2:
+                row.append(classes[int(mine.argmax())] if known else "")
+            elif s.head.name in model.thresholds:
+                row.append(classes[int(mine[1] >= model.thresholds[s.head.name])] if known else "")
+        out.append(row)
+    return out
+
+
+def _regions(model: Model, cohort: Cohort) -> list[str]:
+    """Where the image model looked: a region by an expert, one found by the segmentation network, the whole; '' without an image."""
+    out = [""] * len(cohort)
+    image: Any = next((h for h in model.heads if h.name == "image"), None)
+    if image is not None and cohort.imaged.any():
+        sources = image.crops(model.state, cohort.where(cohort.imaged)).sources
+        assert set(sources) <= set(ROI_SOURCES)
+        for i, source in zip(np.flatnonzero(cohort.imaged), sources, strict=True):
+            out[i] = source
+    return out
+
+
+def _of(model: Model) -> list[str]:
+    """Which model it was."""
+    told = model.told
+    own = [f"this is a model that the site '{told['site']}' made for itself, and is not to be sent"] if told.get("site_local") else []
+    return [
+        *own,
+        f"model: study {told['study']}, task {told['task']}, parameters {model.sha256}, fedmets {told['fedmets']}",
+        "research use only: not a medical device, not for decisions about patients",
+    ]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue()
+
+
+def _put(path: Path, text: str) -> None:
+    durable(path, text.encode(), "free space or mend permissions, and start again", mode=0o600, folder=0o700)

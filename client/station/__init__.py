@@ -1,0 +1,1 @@
+"""The station: plans admitted, worked, charged and answered, beside the data and without a network."""

@@ -1,0 +1,114 @@
+"""The two doors of a hospital: what may be asked (`admit`), and what may leave (`release`)."""
+
+from __future__ import annotations
+
+import datetime
+import time
+
+from client.site.site_file import Site
+from client.station.gaussian_noise import noised
+from client.station.privacy_budget import Budget, Charge
+from common.data.cohort import Cohort
+from common.errors import FedmetsError, RefusedError
+from common.federated.learner import Contribution, Federated, Plan, check, identity, load
+from common.types import State
+from common.wire.state_transfer import States
+
+
+def timely(plan: Plan) -> None:
+    """RefusedError P04 where a plan that comes in has expired; one that has come in time may wait its turn."""
+    if time.time() > plan.expires:
+        raise RefusedError("P04", f"the plan expired {time.time() - plan.expires:.0f} s ago; check the clocks")
+
+
+def admit(plan: Plan, site: Site, cohort: Cohort, budget: Budget | None = None) -> Federated:
+    """The learner that the plan asks for, configured; RefusedError when the site does not do that."""
+    if plan.site != site.name:
+        raise RefusedError("P04", f"the plan is for site '{plan.site}', this is '{site.name}'")
+    if plan.schema != cohort.schema.hash:
+        raise RefusedError(
+            "D07",
+            f"the plan's schema {plan.schema[:12]} is not this site's ({cohort.schema.hash[:12]}); use the same fedmets and study version",
+        )
+    if plan.parts < 2 or any(p < 0 or p >= plan.parts for f in (plan.fold, *plan.reads) for p in f.parts):
+        raise RefusedError("P03", f"fold '{plan.fold.key}' is not one of {plan.parts} parts")
+    try:
+        learner = load(plan.learner, plan.hyper)
+    except FedmetsError as error:
+        raise RefusedError("P03", *error.faults) from error
+    if plan.phase not in learner.phases:
+        raise RefusedError("P03", f"learner '{plan.learner}' has no phase '{plan.phase}'; it has {', '.join(sorted(learner.phases))}")
+    if not learner.modality <= cohort.modalities:
+        raise RefusedError("D06", f"learner '{plan.learner}' needs {sorted(learner.modality)}, this site holds {sorted(cohort.modalities)}")
+    site.privacy.admit(plan, datetime.date.today())
+    if budget is not None:
+        _affordable(plan, learner, cohort, budget)
+    return learner
+
+
+def _affordable(plan: Plan, learner: Federated, cohort: Cohort, budget: Budget) -> None:
+    """RefusedError where the site cannot tell what the plan would cost, or cannot pay for it: before any work."""
+    if learner.sensitivity(cohort.schema, plan) is None:
+        raise RefusedError("P08", f"learner '{plan.learner}' has no bound on what one patient adds; this site has a finite epsilon")
+    if not 0 < budget.policy.delta < 1 / max(len(cohort), 1):
+        raise RefusedError(
+            "P07",
+            f"privacy.delta = {budget.policy.delta:g} must be below 1 / {len(cohort)} cases: lower it in the site file",
+        )
+    if not budget.knows(plan.budget):
+        raise RefusedError(
+            "P10",
+            f"the coordinator was told the budget head {plan.budget[:12]}, which this site's account does not have: it was restored from "
+            "an old backup, or lost. Restore the newest one",
+        )
+    budget.affordable(_charge(plan, learner, cohort))
+
+
+def _charge(plan: Plan, learner: Federated, cohort: Cohort) -> Charge:
+    assert plan.privacy is not None
+    # only a learner that says so looks at none but its training rows
+    spared = plan.fold.parts if getattr(learner, "trains", False) else ()
+    return Charge.of(plan, plan.privacy.noise, spared, learner.sensitivity(cohort.schema, plan))
+
+
+def state_for(plan: Plan, states: States) -> State:
+    """The state that a plan reads: its fold's, or, for several folds, one entry `fold key<tab>learner` each."""
+    missing = [f.key for f in plan.reads if f.key not in states]
+    if missing:
+        raise RefusedError("P04", f"the state of fold(s) {', '.join(missing)} did not come with the plan")
+    if plan.reads == (plan.fold,):
+        return states[plan.fold.key]
+    many = {f"{f.key}\t{name}": arrays for f in plan.reads for name, arrays in states[f.key].items()}
+    own = states.get(plan.fold.key, {}).get(plan.learner)
+    return many if own is None else {**many, plan.learner: own}
+
+
+def release(
+    contribution: Contribution,
+    learner: Federated,
+    state: State,
+    plan: Plan,
+    cohort: Cohort,
+    minimum: int,
+    budget: Budget | None = None,
+) -> Contribution:
+    """The contribution, if it is finite, of the declared shapes, and covers enough patients; otherwise RefusedError.
+
+    Where the plan asks for noise it is added here, and what that costs is taken from the budget, in memory: nothing leaves before
+    `Budget.settle` has written it. The minimum is then held against the noisy count, for a refusal by the exact one would tell of it.
+    """
+    check(contribution, identity(learner, state, cohort.schema, plan), plan)
+    if plan.privacy is None:
+        return _enough(contribution, plan, minimum)
+    bound = learner.sensitivity(cohort.schema, plan)
+    if bound is None:
+        raise RefusedError("P08", f"learner '{plan.learner}' has no bound on what one patient adds, and the plan asks for noise")
+    if budget is not None:
+        budget.reserve(_charge(plan, learner, cohort))
+    return _enough(noised(contribution, bound, plan.privacy), plan, minimum)
+
+
+def _enough(contribution: Contribution, plan: Plan, minimum: int) -> Contribution:
+    if contribution.cases < minimum:
+        raise RefusedError("P01", f"{plan.learner}, fold '{plan.fold.key}': {contribution.cases} patients, the site's minimum is {minimum}")
+    return contribution

@@ -1,0 +1,276 @@
+"""The site's station, which holds the data: admit a plan, contribute, release an update. It has no network of its own.
+
+At a hospital `client.station.socket_server` puts it behind a socket; in simulation the courier calls this object in its own process.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+from functools import cache, lru_cache
+from pathlib import Path
+
+import numpy as np
+
+import common
+from client.cohort import reader
+from client.site import site_file
+from client.site.site_file import Site
+from client.site.site_log import SiteLog
+from client.station import guard, time_forecast
+from client.station.durable_state import Memory
+from client.station.privacy_budget import Budget
+from client.station.secure_aggregation import Secure
+from client.station.state_cache import Held
+from client.station.work_queue import Jobs
+from common.data.cohort import ESTIMABLE, UNKNOWN, Cohort, Flow
+from common.errors import RefusedError, UsageError
+from common.federated import learner
+from common.federated.learner import Contribution, Plan
+from common.privacy import random as system_random
+from common.runtime.threads import fix_threads
+from common.study import load as studies
+from common.wire import signing
+from common.wire.envelope import Packet
+from common.wire.masked_messages import Masked, Told, pack_masked, pack_told, unpack_ask
+from common.wire.messages import (
+    CANNOT,
+    NO_PLAN,
+    Hello,
+    Request,
+    Update,
+    pack_hello,
+    pack_updates,
+    refusal,
+    unpack_greeting,
+    unpack_request,
+)
+from common.wire.signing import Signer
+from common.wire.state_transfer import States
+
+
+class Station:
+    """Keeps the cohort warm between plans. Errors are written to the site's log in full; callers get codes only.
+
+    at_work: one thread that works plans off, so that an answer can leave before all of its plans are done; None: whoever asks waits.
+    """
+
+    def __init__(self, site: Site, memory: Memory | None = None, at_work: Executor | None = None) -> None:
+        self.site, self._memory = site, memory or Memory()
+        if site.privacy.noised and self._memory.budget is None:
+            raise AssertionError("a site with a finite epsilon needs an account")
+        self._log = SiteLog(site.log)
+        self._held, self._one = Held(), threading.Lock()
+        self._answering: set[str] = set()
+        """Hashes of the cohorts that may be answered from."""
+        policy = site.privacy
+        self._secure = Secure(site.name, self._signer, policy.peers, policy.fewest_sites, self._memory.masks)
+        self._jobs = Jobs(site.name, self._work, self._memory, self._log, at_work)
+
+    def stop(self) -> None:
+        """No plan is begun from now on; the one that is being worked on is finished."""
+        self._jobs.stop()
+
+    def check(self) -> None:
+        """Whatever a station that serves can lack (C04): it is found at the start, not in a round."""
+        if not self.site.coordinator:
+            raise UsageError("C04", f"site '{self.site.name}' has pinned no coordinator; enrol it, and set `coordinator` in its site file")
+        self._signer()
+
+    def note(self, text: str) -> None:
+        """A line in the site's log."""
+        self._log.error(text)
+
+    def answer(self, packet: Packet, seconds: float | None = None) -> Packet:
+        """The site's signed answer to what its coordinator signed; never raises. `seconds`: after which it says what is done by then."""
+        started = time.monotonic()
+        # without a key of its own a site can say no more than why
+        answer = self._log.or_code(lambda: self._signed(packet, seconds), lambda code: refusal(packet, code))
+        spent = time.monotonic() - started
+        self._log.info(f"{packet.kind}: {packet.size} bytes came, {answer.size} leave, {spent:.2f} s")
+        return answer
+
+    def _signed(self, packet: Packet, seconds: float | None) -> Packet:
+        if packet.kind == "greeting":
+            hello = self._log.or_code(lambda: self._greeted(packet), self._failed)
+            return self._on_record(packet, (), (), pack_hello(hello, self._signer(), packet))
+        if packet.kind == "secure":
+            told = self._log.or_code(lambda: self._asked(packet), Told)
+            return self._on_record(packet, (), (), pack_told(told, self._signer(), packet))
+        plans, updates, states = self._log.or_code(lambda: self._worked(packet, seconds), _refused)
+        if any(p.secure for p in plans):
+            masked = self._log.or_code(lambda: self._masked(plans, updates, states), Masked)
+            told_of = updates if not masked.code else [replace(u, contribution=None, code=u.code or masked.code) for u in updates]
+            return self._on_record(packet, plans, told_of, pack_masked(masked, self._signer(), packet))
+        return self._on_record(packet, plans, updates, pack_updates(updates, self._signer(), packet))
+
+    def _on_record(self, asked: Packet, plans: Sequence[Plan], updates: Sequence[Update], answer: Packet) -> Packet:
+        if self._memory.audit is not None:
+            with self._one:
+                self._memory.audit.left(asked, plans, updates, answer)
+        return answer
+
+    def _greeted(self, packet: Packet) -> Hello:
+        greeting = unpack_greeting(packet, self.site.coordinator)
+        if time.time() > greeting.expires:
+            raise RefusedError("P04", f"the greeting expired {time.time() - greeting.expires:.0f} s ago; check the clocks")
+        return self.hello(greeting.study, greeting.task, greeting.schema)
+
+    def _worked(self, packet: Packet, seconds: float | None) -> _Worked:
+        with self._one:
+            request = unpack_request(packet, self.site.coordinator, self._held)
+        return request.plans, self.handle(request, seconds), request.states
+
+    def _asked(self, packet: Packet) -> Told:
+        ask = unpack_ask(packet, self.site.coordinator)
+        if time.time() > ask.expires:
+            raise RefusedError("P04", f"the message expired {time.time() - ask.expires:.0f} s ago; check the clocks")
+        with self._one:
+            return self._secure.answer(ask)
+
+    def _masked(self, plans: Sequence[Plan], updates: Sequence[Update], states: States) -> Masked:
+        """All that the step asks for in one vector; zeros for what this site cannot give, which then nobody learns."""
+        if not all(p.secure for p in plans):
+            raise RefusedError("P04", "some plans of a step are to be masked and others not")
+        amiss = {u.code for u in updates} - {"", *CANNOT}
+        if amiss:
+            return Masked("R09" if "R09" in amiss else min(amiss))
+        zeros = [self._zero(p, states) for p in plans]
+        mine = [u.contribution or zero for u, zero in zip(updates, zeros, strict=True)]
+        with self._one:
+            vector, sealed = self._secure.mask(plans, zeros, mine)
+        return Masked("", max(u.budget for u in updates), vector, sealed)
+
+    def _zero(self, plan: Plan, states: States) -> Contribution:
+        schema = self.cohort(plan.study, plan.task).schema
+        zero = learner.identity(learner.load(plan.learner, plan.hyper), guard.state_for(plan, states), schema, plan)
+        return zero if plan.privacy is None else replace(zero, tally={})
+
+    def _signer(self) -> Signer:
+        if self.site.key is None:
+            raise UsageError("C04", f"site '{self.site.name}' has no key to sign with; enrol it, and name `key` in its site file")
+        return _key(self.site.key)
+
+    def hello(self, ref: str, task: str, schema: str) -> Hello:
+        """Can this site take part in a task? Reads the cohort; never raises."""
+        return self._log.or_code(lambda: self._hello(ref, task, schema), self._failed)
+
+    def _hello(self, ref: str, task: str, schema: str) -> Hello:
+        cohort = self.cohort(ref, task)
+        if schema != cohort.schema.hash:
+            raise RefusedError(
+                "D07", f"the coordinator's schema of '{ref}' ({task}) is not this site's; use the same fedmets and study version"
+            )
+        known = cohort.labels != UNKNOWN
+        classes = len(cohort.schema.label.classes)
+        counts = [np.bincount(cohort.labels[mask], minlength=classes) for mask in (known, known & cohort.imaged)]
+        if self._memory.budget is not None:
+            told = self._memory.budget.counts(cohort.hash, [int(n) for n in np.concatenate(counts)])
+            counts = [np.array(told[:classes]), np.array(told[classes:])]
+        cases, imaged = (int(c.sum()) for c in counts)
+        two, two_imaged = (not self.site.pooled and bool((c >= ESTIMABLE).sum() >= 2) for c in counts)
+        if self.site.privacy.require == "secagg":
+            cases, imaged, two = 0, 0, False  # what is masked in every sum is not told here
+        open_ = cases >= self.site.minimum and not self.site.privacy.noised
+        return Hello(
+            site=self.site.name,
+            version=common.__version__,
+            schema=cohort.schema.hash,
+            flow=_told(cohort.flow, self.site.minimum) if open_ else (),
+            modalities=tuple(sorted(cohort.modalities)),
+            learners=learner.names(),
+            cases=cases if cases >= self.site.minimum else 0,
+            estimable=two,
+            imaged=imaged if imaged >= self.site.minimum else 0,
+            imaged_estimable=two_imaged,
+            seconds=time_forecast.load(self.site.state, Path(ref).name, task),
+        )
+
+    def _failed(self, code: str) -> Hello:
+        return Hello.failed(code, self.site.name, common.__version__)
+
+    def handle(self, request: Request, seconds: float | None = None) -> list[Update]:
+        """One Update a plan, in their order; never raises. A plan that is not done after `seconds` gets the code R09."""
+        return self._jobs.handle(request, seconds)
+
+    def cohort(self, ref: str, task: str) -> Cohort:
+        """The site's frozen snapshot for a task."""
+        cohort = cohort_of(self.site, ref, task)
+        if self._memory.snapshots is not None and cohort.hash not in self._answering:
+            self._memory.snapshots.admit(ref, task, cohort, self.site.minimum)
+            self._answering.add(cohort.hash)
+        return cohort
+
+    def _work(self, plan: Plan, states: States) -> Contribution:
+        cohort = self.cohort(plan.study, plan.task)
+        asked = guard.admit(plan, self.site, cohort, self._memory.budget)
+        state = guard.state_for(plan, states)
+        with system_random.repeatable(self.site.privacy.noise_seed, f"{plan.site} {plan.place} {plan.phase} {plan.privacy}"):
+            mine = asked.contribute(state, cohort, plan)
+            return guard.release(mine, asked, state, plan, cohort, self.site.minimum, self._memory.budget)
+
+
+def _told(flow: Flow, minimum: int) -> tuple[int, ...]:
+    """Patients read, left out, and without a known label; nothing where any is a few and no more."""
+    left_out = flow.read - flow.kept
+    few = any(0 < n < minimum for n in (left_out, flow.unknown_label))
+    return () if few else (flow.read, left_out, flow.unknown_label)
+
+
+_Worked = tuple[Sequence[Plan], list[Update], States]
+
+
+def _refused(code: str) -> _Worked:
+    return (), [Update(NO_PLAN, None, code)], {}
+
+
+@cache
+def _key(path: Path) -> Signer:
+    return signing.load(path)
+
+
+@cache
+def open_station(path: str) -> Station:
+    """The station of a `site.toml`, one a process."""
+    site = open_site(Path(path))
+    return Station(site, Memory(budget=Budget(site.state, site.privacy) if site.privacy.noised else None))
+
+
+def open_site(path: Path) -> Site:
+    """A `site.toml`, for whoever reads its data here. UsageError C01 where its log cannot be written."""
+    fix_threads()
+    site = site_file.load(path)
+    try:
+        SiteLog(site.log)
+    except OSError as error:
+        raise UsageError(
+            "C01", f"site '{site.name}': its log '{site.log}' cannot be written ({error.strerror}); mend `log` in {path}"
+        ) from error
+    return site
+
+
+def cohort_of(site: Site, ref: str, task: str) -> Cohort:
+    """A site's cohort for a task of a study that the site takes part in."""
+    local = next((s for s in site.studies if s == ref or Path(s).name == Path(ref).name), None)
+    if local is None:
+        raise RefusedError("C02", f"site '{site.name}' takes no part in study '{ref}'; site.toml allows {', '.join(site.studies)}")
+    return _cohort(site, local, task)
+
+
+@cache
+def _cohort(site: Site, ref: str, task: str) -> Cohort:
+    patients = frozenset(site.patients.read_text(encoding="utf-8").split("\n")) - {""} if site.patients else None
+    reading = _table(ref, task, site.data, site.source, site.images, site.cache)
+    cohort = reader.select(reading, site.name, patients)
+    for line in reading.told(cohort.ids):
+        SiteLog(site.log).info(line)
+    return cohort
+
+
+@lru_cache(maxsize=4)
+def _table(ref: str, task: str, data: Path, source: str, images: Path | None, cache: Path) -> reader.Reading:
+    """Virtual sites of one table, in one process, read it once, and share one cache of its images."""
+    return reader.read_table(studies.load(ref), task, data, source=source or None, images=images, cache=cache)

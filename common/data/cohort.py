@@ -1,0 +1,177 @@
+"""A frozen snapshot of one site's cases for one Schema, and the account of who was left out and why."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.data.picture import Picture
+from common.data.schema import Floats, Schema
+from common.errors import UsageError
+
+UNKNOWN = -1
+"""The label of a case whose label is not known. Such a case is kept apart: it is never trained on and never scored."""
+
+ESTIMABLE = 10
+"""Guard E01: fewer cases than this in each of two classes, and nothing is estimated from them."""
+
+
+@dataclass(frozen=True, order=True)
+class Fold:
+    """A training set, named by what it leaves out: whole sites, some of the hash parts of every site, or nothing.
+
+    `Fold()` trains on everybody; `Fold(parts=(2,))` is the model that predicts part 2; `Fold(parts=(2, 4))` is the one whose
+    predictions on part 4 set the threshold used on part 2; `Fold(sites=("A",))` never sees site A.
+    """
+
+    sites: tuple[str, ...] = ()
+    parts: tuple[int, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """A name for files and ledgers."""
+        words = []
+        if self.sites:
+            names = "|".join(self.sites)
+            words.append(
+                f"site:{names}" if len(self.sites) == 1 else f"sites:{len(self.sites)}:{hashlib.sha256(names.encode()).hexdigest()[:8]}"
+            )
+        if self.parts:
+            words.append("part:" + "+".join(map(str, self.parts)))
+        return " ".join(words) or "all"
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Patients read = excluded + kept. Counts may travel; `ids` stay at the site (they name patients)."""
+
+    read: int = 0
+    excluded: tuple[tuple[str, int], ...] = ()
+    """(reason, patients), in the order in which the reasons were applied; a patient is counted once."""
+    kept: int = 0
+    unknown_label: int = 0
+    """Kept patients whose label is unknown: not trained on, not scored."""
+    label_source: str = ""
+    notes: tuple[str, ...] = ()
+    """Sentences with counts but without ids: unmatched join keys, values set aside by a declared rule."""
+    ids: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        gone = sum(n for _, n in self.excluded)
+        if self.read != gone + self.kept:
+            raise AssertionError(f"flow account does not add up: read {self.read}, excluded {gone}, kept {self.kept}")
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """One site's cases. Arrays share their first axis; cases are sorted by id, so that sums are reproducible."""
+
+    site: str
+    schema: Schema
+    ids: tuple[str, ...]
+    values: Floats
+    """(cases, features): numbers in the schema's unit, choices as vocabulary index; NaN where missing."""
+    labels: NDArray[np.int64]
+    """(cases,): class index, or UNKNOWN."""
+    flow: Flow = field(default_factory=Flow)
+    modalities: frozenset[str] = frozenset({"table"})
+    survival: Floats | None = None
+    """(cases, 2): follow-up time in the schema's unit and event (1) or censored (0); NaN where not known."""
+    pictures: tuple[Picture | None, ...] = ()
+    """(cases,): each case's image, or None; empty where the site holds none."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def design(self) -> Floats:
+        """(cases, schema columns) in natural units, NaN where missing."""
+        matrix = self.schema.design(self.values)
+        matrix.flags.writeable = False
+        return matrix
+
+    @cached_property
+    def tabled(self) -> NDArray[np.bool_]:
+        """(cases,): has the case a table row with any known value?"""
+        return np.asarray(~np.isnan(self.values).all(axis=1)) if "table" in self.modalities else np.zeros(len(self), np.bool_)
+
+    @cached_property
+    def imaged(self) -> NDArray[np.bool_]:
+        """(cases,): has the case an image?"""
+        return np.array([p is not None for p in self.pictures], np.bool_) if self.pictures else np.zeros(len(self), np.bool_)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the snapshot. Stays at the site: it would let an outsider test a guess of the table."""
+        h = hashlib.sha256(self.schema.hash.encode())
+        pictures = "\n".join(p.key if p else "" for p in self.pictures)
+        for part in ("\n".join(self.ids).encode(), self.values.tobytes(), self.labels.tobytes(), pictures.encode()):
+            h.update(hashlib.sha256(part).digest())
+        return h.hexdigest()
+
+    def where(self, mask: NDArray[np.bool_]) -> Cohort:
+        """The cases that `mask` marks."""
+        if bool(mask.all()):
+            return self
+        return replace(
+            self,
+            ids=tuple(i for i, keep in zip(self.ids, mask, strict=True) if keep),
+            values=self.values[mask],
+            labels=self.labels[mask],
+            survival=None if self.survival is None else self.survival[mask],
+            pictures=tuple(p for p, keep in zip(self.pictures, mask, strict=True) if keep) if self.pictures else (),
+        )
+
+    def parts(self, seed: int, count: int) -> NDArray[np.int64]:
+        """(cases,): the hash part, 0 .. count - 1, of each patient. It depends on the split seed and the id alone."""
+        if count < 2:
+            raise UsageError("C01", f"the number of folds is {count}; at least 2 are needed")
+        cache: dict[tuple[int, int], NDArray[np.int64]] = self.__dict__.setdefault("_parts", {})
+        if (seed, count) not in cache:
+            cache[seed, count] = np.array([part_of(seed, i, count) for i in self.ids], np.int64).reshape(len(self.ids))
+        return cache[seed, count]
+
+    def train(self, fold: Fold, seed: int, count: int, *, labelled: bool = True) -> Cohort:
+        """The cases that `fold` trains on; with `labelled=False` also those of unknown label (never those of what it leaves out)."""
+        cache: dict[tuple[Fold, int, int, bool], Cohort] = self.__dict__.setdefault("_train", {})
+        key = (fold, seed, count, labelled)
+        if key not in cache:
+            mask = self.labels != UNKNOWN if labelled else np.ones(len(self), np.bool_)
+            if self.site in fold.sites:
+                mask = np.zeros(len(self), np.bool_)
+            elif fold.parts:
+                mask = mask & ~np.isin(self.parts(seed, count), fold.parts)
+            cache[key] = self.where(mask)
+        return cache[key]
+
+
+def part_of(seed: int, patient: str, count: int) -> int:
+    """The hash part of one patient: SHA-256 of seed and id, modulo the number of parts."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{patient}".encode()).digest()[:8], "big") % count
+
+
+def empty(schema: Schema, site: str = "") -> Cohort:
+    """A cohort of nobody: what every learner must answer with zeros of the right shape."""
+    return Cohort(site, schema, (), np.empty((0, len(schema.features))), np.empty(0, np.int64))
+
+
+def pooled(cohorts: Sequence[Cohort], name: str = "pooled") -> Cohort:
+    """All cases of several sites as one cohort; only a simulation, or a single site, can have such a thing."""
+    return replace(
+        cohorts[0],
+        site=name,
+        ids=tuple(i for c in cohorts for i in c.ids),
+        values=np.concatenate([c.values for c in cohorts]),
+        labels=np.concatenate([c.labels for c in cohorts]),
+        survival=None
+        if any(c.survival is None for c in cohorts)
+        else np.concatenate([c.survival for c in cohorts if c.survival is not None]),
+        pictures=tuple(p for c in cohorts for p in (c.pictures or (None,) * len(c))) if any(c.pictures for c in cohorts) else (),
+        modalities=frozenset().union(*(c.modalities for c in cohorts)),
+        flow=Flow(),
+    )

@@ -1,0 +1,1 @@
+"""The contract: Plan, Contribution, Learner, and what each is accounted for."""

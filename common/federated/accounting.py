@@ -1,0 +1,73 @@
+"""What a fit will cost before it is begun, and the noise that an epsilon affords."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from common.data.cohort import Fold
+from common.data.schema import Floats, Schema
+from common.errors import UsageError
+from common.federated.learner import Federated, local_plan
+from common.privacy.mechanism import ORDERS, epsilon, release
+
+_PLAN = local_plan(Fold(), 0, 2)
+MOST = 1e5
+"""Noise beyond which nothing is left of a sum."""
+
+
+@runtime_checkable
+class Accountable(Federated, Protocol):
+    """A learner all of whose sums can be noised, and whose fits end."""
+
+    @property
+    def takes(self) -> Mapping[str, int]:
+        """Phase -> the most exchanges of one fit."""
+        ...
+
+
+def accountable(learner: Federated, schema: Schema) -> bool:
+    """Does it bound, or noise by itself, what it sends in each of its phases?"""
+    return isinstance(learner, Accountable) and all(
+        learner.sensitivity(schema, replace(_PLAN, phase=p)) is not None for p in learner.phases
+    )
+
+
+def cost(learners: Iterable[Federated], schema: Schema, noise: float) -> Floats:
+    """Renyi divergences, at the most, of fitting all of them once on patients who are in every sum. UsageError C01 for one that cannot."""
+    total = np.zeros(len(ORDERS))
+    for learner in learners:
+        if not isinstance(learner, Accountable) or not accountable(learner, schema):
+            raise UsageError("C01", f"learner '{learner.name}' has no bound on what one patient adds, so that no noise hides a patient")
+        for phase, times in learner.takes.items():
+            bound = learner.sensitivity(schema, replace(_PLAN, phase=phase))
+            assert bound is not None
+            total += times * release(noise, bound)
+    return total
+
+
+def calibrate(learners: Iterable[Federated], schema: Schema, most: float, delta: float) -> float:
+    """The least noise (three digits, rounded up) at which fitting all of them once costs an epsilon of at most `most`."""
+    fits = list(learners)
+    return least_noise(lambda noise: cost(fits, schema, noise), most, delta)
+
+
+def least_noise(charged: Callable[[float], Floats], most: float, delta: float) -> float:
+    """The same for anything: `charged` says what a noise costs, as Renyi divergences. UsageError C01: no noise below `MOST` is enough."""
+    low, high = 1e-2, MOST
+    if epsilon(charged(high), delta) > most:
+        raise UsageError(
+            "C01", f"epsilon {most:g} at delta {delta:g} affords no noise below {MOST:g}; ask for more, or for fewer exchanges"
+        )
+    while high / low > 1.0005:
+        middle = float(np.sqrt(low * high))
+        low, high = (low, middle) if epsilon(charged(middle), delta) <= most else (middle, high)
+    return _up(high)
+
+
+def _up(noise: float) -> float:
+    step = 10.0 ** (np.floor(np.log10(noise)) - 2)
+    return float(f"{np.ceil(noise / step) * step:.9g}")

@@ -1,0 +1,340 @@
+"""Something federated: it starts, asks each site for a Contribution, applies the total, says when it is done.
+
+A learner is a frozen dataclass whose fields are its hyperparameters; all that changes lives in the arrays that go in and come
+out (FedJAX's `init` and `apply`). Each learner bounds what one *patient* can add to its sums and declares that bound.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import pkgutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any, Protocol, cast, runtime_checkable
+
+import numpy as np
+
+from common import learners
+from common.data.cohort import Cohort, Fold, empty
+from common.data.schema import Floats, Schema
+from common.errors import RefusedError, UsageError
+from common.privacy.mechanism import Bound, Privacy
+from common.types import Arrays, Probs, State
+
+Hyper = Mapping[str, object]
+MEMORY = "memory/"
+"""Arrays of a learner so named are the coordinator's own (moments of a strategy, what rounding left over): they do not travel."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a coordinator asks of one site for one learner and one fold in one exchange."""
+
+    run: str
+    site: str
+    study: str
+    task: str
+    schema: str
+    """Hash of the task's schema; a site that has another one refuses."""
+    step: int
+    learner: str
+    phase: str
+    fold: Fold
+    reads: tuple[Fold, ...]
+    """The folds whose state the learner reads: its own, or several for an evaluation."""
+    state_hash: str
+    """Of the state that travels with the plan."""
+    participants: tuple[str, ...]
+    expires: float
+    """Unix time after which a site refuses the plan."""
+    hyper: Hyper
+    seed: int
+    """The split seed, and the source of every public random choice (column and row subsampling). Never of noise."""
+    parts: int
+    """The number of hash parts that patients are folded into."""
+    transfer: str = "whole"
+    """How parameters travel in this run: one of `common.wire.compression.HOWS`."""
+    secure: bool = False
+    """The answer is masked, with those of all plans of the step together (`common.wire.masked_messages`)."""
+    privacy: Privacy | None = None
+    """The noise that every sum must have; None: none is asked for."""
+    budget: str = ""
+    """The head of the site's budget chain as the coordinator was last told: a station that does not know it is an old copy of itself."""
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of every field; a repeated plan has the same hash."""
+        return hashlib.sha256(f"{self.question} {self.expires!r} {self.budget}".encode()).hexdigest()
+
+    @cached_property
+    def question(self) -> str:
+        """SHA-256 of every field but `expires` and `budget`: a coordinator that resumes asks the same again, with more time."""
+        folds = [[f.sites, f.parts] for f in (self.fold, *self.reads)]
+        plain = [getattr(self, f) for f in _PLAIN] + [self.privacy.noise if self.privacy else 0]
+        text = json.dumps([plain, folds, self.hyper], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def place(self) -> str:
+        """Where in its run the plan stands: a site answers one question there."""
+        return f"{self.step}\t{self.learner}\t{self.fold.key}"
+
+
+_PLAIN = tuple(f.name for f in dataclasses.fields(Plan) if f.name not in ("fold", "reads", "hyper", "expires", "privacy", "budget"))
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """A summand: named sums over a site's patients, how many patients, and a tally (sums that are watched, not learnt from)."""
+
+    sums: Arrays
+    cases: int
+    tally: Arrays = field(default_factory=dict)
+
+    def __add__(self, other: Contribution) -> Contribution:
+        return _sum([self, other])
+
+
+def total(contributions: Sequence[Contribution]) -> Contribution:
+    """The sum, added in the given order (the callers' is site order): floating-point sums are then the same in every engine."""
+    return contributions[0] if len(contributions) == 1 else _sum(contributions)
+
+
+def _sum(contributions: Iterable[Contribution]) -> Contribution:
+    """Into one set of arrays, whatever the number of contributions."""
+    sums: Arrays | None = None
+    tally: Arrays = {}
+    cases = 0
+    for c in contributions:
+        if sums is None:
+            # 0-dimensional sums become arrays, which can be added to in place
+            sums, tally = ({k: np.array(v) for k, v in arrays.items()} for arrays in (c.sums, c.tally))
+        else:
+            for mine, theirs in ((sums, c.sums), (tally, c.tally)):
+                _add(mine, theirs)
+        cases += c.cases
+    return Contribution(sums or {}, cases, tally)
+
+
+def _add(mine: Arrays, theirs: Arrays) -> None:
+    if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in theirs.items()}:
+        raise RefusedError("P02", f"contributions differ in names or shapes: {sorted(mine)} and {sorted(theirs)}")
+    for k, v in theirs.items():
+        mine[k] = np.add(mine[k], v, out=mine[k]) if np.result_type(mine[k], v) == mine[k].dtype else mine[k] + v
+
+
+@dataclass(frozen=True)
+class Step:
+    """What `apply` returns: the new arrays, and whether the learner is done."""
+
+    arrays: Arrays
+    done: bool
+
+
+@runtime_checkable
+class Federated(Protocol):
+    """What the driver and the station need. `state` maps learner names to arrays and holds at least `needs` and itself."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def needs(self) -> tuple[str, ...]: ...
+    @property
+    def modality(self) -> frozenset[str]: ...
+    @property
+    def phases(self) -> frozenset[str]: ...
+    def start(self, schema: Schema, seed: int) -> Arrays: ...
+    def phase(self, arrays: Arrays) -> str:
+        """What the next exchange asks for."""
+        ...
+
+    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+        """At a site. `cohort` is the whole site; the learner takes `cohort.train(plan.fold, ...)` itself."""
+        ...
+
+    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
+        """At the coordinator. Pure: the same state and total give the same arrays."""
+        ...
+
+    def sensitivity(self, schema: Schema, plan: Plan) -> Bound:
+        """L2 norm by which one patient, added or removed, can change `sums`; None: cannot account.
+
+        `Sampled`: under `plan.privacy` the sums have noise already (`common.networks.dp_sgd`), and are given for one case: parameters as
+        they are, by no number of cases.
+        """
+        ...
+
+
+@runtime_checkable
+class Head(Federated, Protocol):
+    """A learner that predicts the label."""
+
+    def predict(self, state: State, cohort: Cohort) -> Probs:
+        """(cases, classes); rows sum to 1. Works for cases with every feature missing, and for those without an image."""
+        ...
+
+
+@runtime_checkable
+class Averaged(Federated, Protocol):
+    """A learner whose contributions are parameters times cases."""
+
+    def parameters(self, arrays: Arrays) -> Arrays: ...
+
+
+@runtime_checkable
+class TableHead(Head, Protocol):
+    """A head on the clinical table."""
+
+    def alone(self, cohorts: Sequence[Cohort], fold: Fold, seed: int, parts: int, prepare: Federated = ...) -> State:
+        """The same model without federation, from the rows of `cohorts` put together: one hospital's own, or pooled.
+
+        `prepare`: the run's preprocessing; the default one where none is given.
+        """
+        ...
+
+    def explain(self, state: State, cohort: Cohort) -> Floats:
+        """(cases, features, classes - 1 or classes): additive contributions (SHAP) of each *feature* to the log-odds."""
+        ...
+
+
+@runtime_checkable
+class Stacked(Head, Protocol):
+    """A head fitted on the out-of-fold predictions of other heads: it exists for outer training sets only."""
+
+    @property
+    def outer(self) -> tuple[str, ...]:
+        """Of `needs`: the learners that only the outer training set need have."""
+        ...
+
+    def predict_inside(self, outer: State, inner: State, cohort: Cohort, part: int) -> Probs:
+        """Cases of `part`, a training part of `outer`, by models that have not seen them: `inner` left out that part too."""
+        ...
+
+
+def lacks(learner: Federated, state: State, without: Sequence[str] = ()) -> bool:
+    """Is something missing in one fold's state that the learner cannot do without? `without`: what it need not have there.
+
+    A learner may name in `spares` what of its `needs` it uses only where it is there.
+    """
+    spared = (*getattr(learner, "spares", ()), *without)
+    return any(not state.get(need) for need in learner.needs if need not in spared)
+
+
+def load(name: str, hyper: Hyper | None = None) -> Federated:
+    """The learner in `common/learners/<name>.py` with `hyper` in place of its defaults; every unknown field is named."""
+    return _load(name, json.dumps(hyper or {}, sort_keys=True))
+
+
+@lru_cache(maxsize=256)
+def _load(name: str, hyper: str) -> Federated:
+    """A site answers the same few plans again and again."""
+    if name not in names():
+        raise UsageError("C02", f"learner '{name}' is unknown; there are {', '.join(names())}")
+    learner = importlib.import_module(f"common.learners.{name}").LEARNER
+    return cast(Federated, configured(learner, json.loads(hyper)))
+
+
+def configured(learner: Any, hyper: Hyper) -> Any:
+    """A copy of `learner` with other hyperparameters; lists become tuples, types must match the defaults'."""
+    fields = {f.name: getattr(learner, f.name) for f in dataclasses.fields(learner) if f.name in hyper_names(learner)}
+    faults = []
+    values: dict[str, object] = {}
+    for key, value in hyper.items():
+        value = tuple(value) if isinstance(value, list) else value
+        if key not in fields:
+            faults.append(f"learner '{learner.name}' has no hyperparameter '{key}'; it has {', '.join(sorted(fields)) or 'none'}")
+        elif type(value) is not type(fields[key]) and not (isinstance(fields[key], float) and type(value) is int):
+            faults.append(
+                f"learner '{learner.name}': {key}={value!r} is a {type(value).__name__}, "
+                f"expected {type(fields[key]).__name__} (default {fields[key]!r})"
+            )
+        else:
+            values[key] = float(value) if isinstance(fields[key], float) else value  # type: ignore[arg-type]
+    if faults:
+        raise UsageError("C01", *faults)
+    return dataclasses.replace(learner, **values)
+
+
+def demand(name: str, rules: Mapping[str, bool]) -> None:
+    """Refuse hyperparameters out of range, all at once (C01). NaN fulfils no rule."""
+    broken = [rule for rule, holds in rules.items() if not holds]
+    if broken:
+        raise UsageError("C01", *(f"learner '{name}' needs {rule}; change that hyperparameter" for rule in broken))
+
+
+def hyper_names(learner: Any) -> tuple[str, ...]:
+    """The fields a plan may set: all but those that say what the learner is."""
+    return tuple(f.name for f in dataclasses.fields(learner) if f.name not in ("name", "needs", "modality", "phases", "trains"))
+
+
+def hyper_of(learner: Any) -> dict[str, object]:
+    """The hyperparameters of `learner`, as a plan carries them."""
+    return {k: list(v) if isinstance(v := getattr(learner, k), tuple) else v for k in hyper_names(learner)}
+
+
+def names() -> tuple[str, ...]:
+    """All learners: the files of `common/learners/`."""
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(learners.__path__)))
+
+
+def identity(learner: Federated, state: State, schema: Schema, plan: Plan) -> Contribution:
+    """Zero of the sum: declares the names, shapes and dtypes that an Update for this plan must have.
+
+    Remembered for the state that the plan names: the coordinator, and virtual sites of one process, ask for the same one.
+    """
+    if not plan.state_hash:
+        return learner.contribute(state, empty(schema), plan)
+    fields = (plan.learner, plan.phase, plan.fold, plan.reads, plan.seed, plan.parts, plan.privacy, plan.participants, plan.secure)
+    key = (plan.state_hash, schema.hash, *fields, json.dumps(plan.hyper, sort_keys=True))
+    zero = _ZEROS.get(key)
+    if zero is None:
+        zero = learner.contribute(state, empty(schema), plan)
+        while len(_ZEROS) >= 1024:
+            _ZEROS.pop(next(iter(_ZEROS)), None)
+        _ZEROS[key] = zero
+    return zero
+
+
+_ZEROS: dict[tuple[object, ...], Contribution] = {}
+
+
+def check(contribution: Contribution, zero: Contribution, plan: Plan) -> None:
+    """Names, dtypes and shapes are the identity element's, and every number is finite (P02)."""
+    faults = []
+    for kind, mine, declared in (("sum", contribution.sums, zero.sums), ("tally", contribution.tally, zero.tally)):
+        if set(mine) != set(declared):
+            faults.append(f"{plan.learner}: the {kind}s are named {sorted(mine)}, declared are {sorted(declared)}")
+            continue
+        for name, array in mine.items():
+            if array.shape != declared[name].shape or array.dtype != declared[name].dtype:
+                faults.append(
+                    f"{plan.learner}: {kind} '{name}' is {array.dtype} {array.shape}, "
+                    f"declared {declared[name].dtype} {declared[name].shape}"
+                )
+            elif not np.isfinite(array).all():
+                faults.append(f"{plan.learner}: {kind} '{name}' has {int((~np.isfinite(array)).sum())} non-finite values")
+    if faults:
+        raise RefusedError("P02", *faults)
+
+
+def fit(learner: Federated, state: State, cohorts: Sequence[Cohort], plan: Plan, *, limit: int = 10_000) -> State:
+    """Run `learner` to its end in this process over `cohorts`, with the same sums as a federation of them."""
+    state = {**state, learner.name: learner.start(cohorts[0].schema, plan.seed)}
+    for step in range(limit):
+        asked = dataclasses.replace(
+            plan, learner=learner.name, step=step, phase=learner.phase(state[learner.name]), hyper=hyper_of(learner)
+        )
+        result = learner.apply(state, total([learner.contribute(state, c, asked) for c in cohorts]), asked)
+        state = {**state, learner.name: result.arrays}
+        if result.done:
+            return state
+    raise UsageError("R04", f"learner '{learner.name}' was not done after {limit} steps")
+
+
+def local_plan(fold: Fold, seed: int, parts: int) -> Plan:
+    """A plan for `fit`: nothing is sent, so nothing expires."""
+    return Plan("local", "", "", "", "", 0, "", "", fold, (fold,), "", (), float("inf"), {}, seed, parts)

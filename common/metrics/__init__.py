@@ -1,0 +1,1 @@
+"""Metrics from sums: score histograms, DeLong, meta-analysis, calibration, Kaplan-Meier, subgroups."""

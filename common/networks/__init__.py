@@ -1,0 +1,1 @@
+"""Networks and their training: architectures, crops, augmentation, DP-SGD, federated averaging."""

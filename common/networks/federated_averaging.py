@@ -1,0 +1,118 @@
+"""What learners trained by federated averaging share (McMahan et al. 2017, arXiv 1602.05629, algorithm 1).
+
+A site sends its parameters times its number of cases; the coordinator divides the sum by all cases. Parameters stand among a learner's
+arrays under `w/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from common.federated.learner import Contribution, Plan
+from common.networks.dp_sgd import Private, Records, sampled
+from common.networks.dp_sgd import learn as learn_privately
+from common.networks.training import Loss, Schedule, Trained, learn
+from common.privacy.mechanism import Sampled
+from common.types import Arrays
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Local:
+    """How a learner trains at a site. Without noise by local epochs, with noise by DP-SGD of as many epochs."""
+
+    make: Callable[..., nn.Module]
+    shape: tuple[object, ...]
+    """What `make` is given."""
+    loss: Loss
+    how: Schedule
+    rate: float
+    """With noise: the chance of a patient to be in a step."""
+    clip: float
+    """With noise: the L2 norm to which a patient's gradient is cut."""
+
+    @property
+    def sampled(self) -> Sampled:
+        return sampled(self.how.epochs, self.rate)
+
+
+def train(task: Local, arrays: Arrays, examples: Records | None, plan: Plan, site: str, cases: int) -> Contribution:
+    """What a site sends after its training; `examples` None: it has nobody to train on.
+
+    With noise: parameters as they are, by no number of cases, and no tally (`Sampled` in `common.privacy.mechanism`).
+    """
+    start = bare(arrays)
+    if plan.privacy is not None:
+        private = Private(plan.privacy.noise, task.clip, task.sampled)
+        weights = learn_privately(network(task.make, *task.shape), start, examples, task.loss, task.how, private) if start else {}
+        return Contribution({k: v.astype(np.float64) for k, v in prefixed(weights).items()}, cases)
+    done = Trained(start, 0.0, 0, 0, 0)
+    if examples is not None:
+        done = learn(network(task.make, *task.shape), start, examples, task.loss, task.how, seed=site_seed(plan, arrays, site))
+    return weighted(prefixed(done.arrays), cases, {"loss": np.array(done.loss * cases), "halved": np.array(done.halved)})
+
+
+def parameters(arrays: Arrays) -> Arrays:
+    """The global parameters: what is averaged."""
+    return {k: v for k, v in arrays.items() if k.startswith("w/")}
+
+
+def bare(arrays: Arrays) -> Arrays:
+    """The global parameters under the network's own names."""
+    return {k.removeprefix("w/"): v for k, v in arrays.items() if k.startswith("w/")}
+
+
+def prefixed(weights: Arrays) -> Arrays:
+    return {f"w/{k}": v for k, v in weights.items()}
+
+
+def weighted(weights: Arrays, cases: int, tally: Arrays) -> Contribution:
+    """Parameters (`w/...`) times cases."""
+    sums: Arrays = {k: v.astype(np.float64) * cases if cases else np.zeros(v.shape) for k, v in weights.items()}
+    return Contribution(sums, cases, tally)
+
+
+def mean(arrays: Arrays, total: Contribution) -> Arrays:
+    """The new parameters; the old ones where nobody had a case."""
+    if not total.cases:
+        return parameters(arrays)
+    return {k: (v / total.cases).astype(np.float32) for k, v in total.sums.items()}
+
+
+def site_seed(plan: Plan, arrays: Arrays, site: str) -> int:
+    """What order and augmentation are drawn from: other for each round and site, the same for a repeated plan."""
+    text = f"{plan.seed}:{int(arrays['round'])}:{site}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def network(make: Callable[..., nn.Module], *how: object) -> Any:
+    """`make(*how)`, one a thread: making a network takes as long as some steps, and whoever uses it sets every parameter anew."""
+    return _network(make, how, threading.get_ident())
+
+
+@lru_cache(maxsize=16)
+def _network(make: Callable[..., nn.Module], how: tuple[object, ...], thread: int) -> Any:
+    import torch
+
+    with torch.inference_mode(False):  # whoever predicts first, others train in it
+        made = make(*how)
+        rank = max(p.ndim for p in made.parameters())
+        return made.to(memory_format=torch.channels_last_3d if rank == 5 else torch.channels_last)
+
+
+def drawn(make: Callable[..., nn.Module], how: tuple[object, ...], seed: int) -> Arrays:
+    """A network's initial parameters (`w/...`), from the seed alone."""
+    from common.networks import architectures
+
+    made = make(*how)
+    architectures.draw(made, seed)
+    return prefixed(architectures.parameters(made))

@@ -1,0 +1,1 @@
+"""Processes and files: atomic writes, hash chains, threads, exit statuses, health checks."""

@@ -1,0 +1,1 @@
+"""Secure aggregation: groups, Shamir shares, pairwise keys, masks, fixed point."""

@@ -1,0 +1,1 @@
+"""One clinical question, and the file that states it."""

@@ -1,0 +1,1 @@
+"""Boosted trees from histograms: binning, best split, model."""

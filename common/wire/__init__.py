@@ -1,0 +1,1 @@
+"""What crosses the wall, and how: messages, envelopes, framing, state transfer, signing."""

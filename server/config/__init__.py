@@ -1,0 +1,1 @@
+"""What a run is: its configuration, its jobs, the sites that are enrolled."""

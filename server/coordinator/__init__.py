@@ -1,0 +1,1 @@
+"""Runs started and stopped at a coordinator's SuperLink."""

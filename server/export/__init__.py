@@ -1,0 +1,1 @@
+"""A run's model for others: its folder, ONNX, MONAI bundle, model card."""

@@ -1,0 +1,1 @@
+"""A run's memory: the hash-chained ledger, states, the heartbeat beside it."""

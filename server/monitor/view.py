@@ -1,0 +1,309 @@
+"""One view of a run, from its ledger alone, and from `status.json` where that is fresh: what terminal, page and metrics all show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import common
+from common.errors import WAYS_OUT
+from server.monitor.curve_thinning import Point
+from server.monitor.ledger_follower import Follower
+from server.monitor.ledger_summary import WITHHELD, Chronicle, SitePart
+from server.monitor.wording import is_code, meaning
+
+State = Literal["waiting", "running", "stalled", "stopped", "failed", "finished", "damaged"]
+STATES: tuple[State, ...] = ("waiting", "running", "stalled", "stopped", "failed", "finished", "damaged")
+FRESH = 30.0
+"""Seconds without a sign of life after which a run that should be at work is called stalled."""
+_HIDDEN = ("keys", "sites", "out", "resume")
+
+
+@dataclass(frozen=True)
+class SiteView:
+    name: str
+    state: str
+    """registered, ready, working, contributed, late, refused, or the code of why there was no answer."""
+    code: str
+    seen: float | None
+    """Unix time of the last sign of life."""
+    plans_done: int | None
+    plans_asked: int | None
+    """Of the step that is under way."""
+    forecast: float | None
+    """Seconds that its doctor has forecast for the longest work on one plan."""
+    cases: int | str | None
+    imaged: int | str | None
+    """`withheld` where sums are masked."""
+    contributed: int
+    late: int
+    epsilon: float | None
+    """At the most, what this run has cost one of its patients."""
+    epsilon_by: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class CurveView:
+    learner: str
+    metric: str
+    all: tuple[Point, ...]
+    sites: Mapping[str, tuple[Point, ...]]
+
+
+@dataclass(frozen=True)
+class RefusalView:
+    site: str
+    code: str
+    times: int
+    """Exchanges."""
+    step: int
+    """The last of them."""
+    meaning: str
+    way_out: str
+
+
+@dataclass(frozen=True)
+class LineView:
+    number: int
+    time: float | None
+    kind: str
+    text: str
+    verified: bool
+
+
+@dataclass(frozen=True)
+class View:
+    folder: str
+    name: str
+    study: str
+    task: str
+    state: State
+    said: str
+    """The state in a sentence, with the way out where one is needed."""
+    code: str
+    step: int
+    """Exchanges that are in the ledger."""
+    jobs: int
+    done: int
+    learners: tuple[str, ...]
+    """Of the last exchange."""
+    expect: int
+    sites: tuple[SiteView, ...]
+    withheld: bool
+    """Sums are masked: what single sites have is not known here."""
+    curves: tuple[CurveView, ...]
+    evaluation: tuple[Mapping[str, Any], ...]
+    scores: Mapping[str, Any]
+    """AUC by noisy histograms, of a run with noise."""
+    privacy: Mapping[str, Any] | None
+    """noise, delta, and what the whole run costs a patient at the most; None without noise."""
+    began: float | None
+    latest: float | None
+    seconds: Mapping[str, float | None]
+    """Round times: last, mean, all."""
+    round_times: tuple[Point, ...]
+    sent: int
+    received: int
+    refusals: tuple[RefusalView, ...]
+    joined_later: tuple[str, ...]
+    guard: Mapping[str, Any]
+    configuration: Mapping[str, Any]
+    versions: Mapping[str, str]
+    notes: tuple[str, ...]
+    lines: tuple[LineView, ...]
+    """The newest, the oldest first."""
+    line_count: int
+    verified: int
+    fault_line: int | None
+    fault: str
+    head: str
+    state_hash: str
+    resumed: int
+
+    def json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def view(folder: str, ledger: Follower, told: Chronicle, status: Mapping[str, Any], stopped: Mapping[str, Any], now: float) -> View:
+    """`status`, `stopped`: what is in those files, empty where there are none."""
+    first, begun = told.first, told.begun
+    config = begun.get("config") or first.get("config") or {}
+    alive = now - _time(status) < FRESH
+    state, said, code = _state(folder, ledger, told, status, stopped, now)
+    live = status if state in ("running", "waiting") and alive else {}
+    secure = bool(config.get("secure"))
+    return View(
+        folder=folder,
+        name=str(first.get("name") or status.get("run") or ""),
+        study=str(config.get("study") or status.get("study") or ""),
+        task=str(config.get("task") or status.get("task") or ""),
+        state=state,
+        said=said,
+        code=code,
+        step=told.exchanges,
+        jobs=told.jobs,
+        done=told.done,
+        learners=tuple(told.learners),
+        expect=int(config.get("expect") or status.get("expect") or 0),
+        sites=tuple(_site(name, told, live, _signs(status)) for name in sorted({*told.sites, *_names(live)})),
+        withheld=secure,
+        curves=tuple(
+            CurveView(learner, metric, c.all.points, {s: t.points for s, t in sorted(c.sites.items())})
+            for (learner, metric), c in sorted(told.curves.items())
+        ),
+        evaluation=tuple(told.evaluation),
+        scores=dict(told.closed.get("scores") or {}),
+        privacy=_privacy(config, first),
+        began=told.began,
+        latest=max(filter(None, (told.latest, _time(status) or None)), default=None),
+        seconds={
+            "last": told.last_seconds,
+            "mean": told.spent_time / told.exchanges if told.exchanges else None,
+            "all": told.spent_time,
+        },
+        round_times=told.seconds.points,
+        sent=told.sent,
+        received=told.received,
+        refusals=_refusals(told),
+        joined_later=tuple(map(str, told.closed.get("joined_later") or ())),
+        guard={k: told.guard[k] for k in ("guard", "found", "accepted", "refused") if k in told.guard},
+        configuration={k: v for k, v in config.items() if k not in _HIDDEN},
+        versions={str(k): str(v) for k, v in (begun.get("versions") or {}).items()},
+        notes=_notes(ledger, told),
+        lines=tuple(LineView(n, t, kind, text, True) for n, t, kind, text in told.lines),
+        line_count=ledger.lines,
+        verified=ledger.verified,
+        fault_line=ledger.fault.line if ledger.fault else None,
+        fault=ledger.fault.what if ledger.fault else "",
+        head=ledger.head,
+        state_hash=str(told.closed.get("state_hash", "")),
+        resumed=told.resumed,
+    )
+
+
+# a sentence changes when the state does, and not every second: screen readers speak it
+def _state(
+    folder: str, ledger: Follower, told: Chronicle, status: Mapping[str, Any], stopped: Mapping[str, Any], now: float
+) -> tuple[State, str, str]:
+    resume = f"python -m server resume {folder}"
+    if ledger.fault:
+        line = ledger.fault
+        known = f"the {line.line - 1} lines before it are verified" if line.line > 1 else "no line is verified"
+        if line.lost:
+            return (
+                "damaged",
+                f"line {line.line} of the ledger is missing ({line.what}); {known}: restore the run's folder from a backup, or go on from "
+                f"what is left, which puts the loss on record: {resume}",
+                "S02",
+            )
+        return (
+            "damaged",
+            f"line {line.line} of the ledger was altered or damaged ({line.what}); {known}, what comes after it is not to be "
+            "trusted: restore the run's folder from a backup, or start a new run",
+            "S02",
+        )
+    if told.closed:
+        return "finished", f"all {told.jobs} jobs are done, after {told.exchanges} exchanges", ""
+    ended = told.ended if told.first else status.get("failed") or {}
+    begun = max(_time(told.begun), 0.0)
+    if stopped and float(stopped.get("time", 0.0)) >= begun:
+        return "stopped", f"stopped by command; take it up again: {resume}", ""
+    if ended.get("code"):
+        code = str(ended["code"])
+        why, way_out = "; ".join(map(str, ended.get("said") or ())), WAYS_OUT.get(code, "")
+        return "failed", f"{code}, {meaning(code)}: {why}. What to do: {way_out} ({resume})", code
+    if ended:
+        return "stopped", f"interrupted at the coordinator; take it up again: {resume}", ""
+    last = max(_time(status), told.latest or 0.0)
+    if now - last < FRESH:
+        if not told.first or not status.get("begun", True):
+            here = len(_names(status))
+            return "waiting", f"waiting for sites: {here} of {status.get('expect', '?')} have come", ""
+        return "running", "at work", ""
+    if not told.first and not status:
+        return "waiting", "the ledger has no line yet: sites are being waited for, or the run never began", ""
+    return (
+        "stalled",
+        f"no sign of life for more than {FRESH:.0f} s: the coordinator's process has ended or hangs; look at its log, then: {resume}",
+        "R07",
+    )
+
+
+def _site(name: str, told: Chronicle, live: Mapping[str, Any], heard: Mapping[str, Any]) -> SiteView:
+    part, now = told.sites.get(name, SitePart()), str(_names(live).get(name, ""))
+    state, code = part.state, part.code
+    if now and not (now == "refused" and part.code):
+        state, code = now, now if is_code(now) else ""
+    if part.late_at and part.late_at >= (part.seen or 0.0) and state not in ("working", "contributed"):
+        state = "late"
+    plans = _pair((live.get("plans") or {}).get(name)) if state == "working" else (None, None)
+    seen = max(filter(None, (part.seen, _number(heard.get(name)))), default=None)
+    return SiteView(
+        name, state, code, seen, *plans, _forecast(told, name), _count(told, "cases", name), _count(told, "imaged", name),
+        part.contributed, part.late, part.spent, dict(part.spent_by),
+    )  # fmt: skip
+
+
+def _refusals(told: Chronicle) -> tuple[RefusalView, ...]:
+    return tuple(
+        RefusalView(site, code, times, part.refused_at.get(code, 0), meaning(code), WAYS_OUT.get(code, ""))
+        for site, part in sorted(told.sites.items())
+        for code, times in sorted(part.refused.items())
+    )
+
+
+def _notes(ledger: Follower, told: Chronicle) -> tuple[str, ...]:
+    out = []
+    written = str((told.begun.get("versions") or {}).get("fedmets", ""))
+    if told.first and written != common.__version__:
+        out.append(
+            f"written by fedmets {written or 'of an unknown version'}, shown by {common.__version__}: what that version wrote differently "
+            "may be missing here"
+        )
+    if ledger.torn:
+        out.append(
+            f"line {ledger.lines + 1} is not complete ({ledger.torn} bytes): it is being written, or was cut off; resuming removes it"
+        )
+    out += [f"line {n}: {text}" for n, text in told.odd.items()]
+    if told.resumed:
+        out.append(f"resumed {told.resumed} time{'' if told.resumed == 1 else 's'}")
+    return tuple(out)
+
+
+def _privacy(config: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, Any] | None:
+    noise = _number(config.get("noise"))
+    if not noise:
+        return None
+    return {"noise": noise, "delta": first.get("delta"), "planned": first.get("planned"), "allowed": WITHHELD}
+
+
+def _names(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    sites = status.get("sites")
+    return sites if isinstance(sites, dict) else {}
+
+
+def _signs(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    heard = status.get("heard")
+    return heard if isinstance(heard, dict) else {}
+
+
+def _forecast(told: Chronicle, name: str) -> float | None:
+    return _number((told.begun.get("seconds") or {}).get(name)) or None
+
+
+def _count(told: Chronicle, what: str, name: str) -> int | str | None:
+    value = (told.begun.get(what) or {}).get(name)
+    return value if isinstance(value, int) or value == WITHHELD else None
+
+
+def _pair(value: Any) -> tuple[int | None, int | None]:
+    return (int(value[0]), int(value[1])) if isinstance(value, list) and len(value) == 2 else (None, None)
+
+
+def _time(what: Mapping[str, Any]) -> float:
+    return _number(what.get("time")) or 0.0
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

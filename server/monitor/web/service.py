@@ -1,0 +1,232 @@
+"""The page's server: Starlette on uvicorn, at a port or a Unix socket. It reads ledgers, and has no way to change anything."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket as sockets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from importlib.resources import files
+from pathlib import Path
+from urllib.parse import parse_qs
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from common.errors import RunError
+from server.monitor.json_log import Log
+from server.monitor.terminal import brief
+from server.monitor.web.access import COOKIE, SESSION, Access, Asked
+from server.monitor.web.event_stream import Feed, Feeds
+from server.monitor.web.prometheus import NEWEST, Collected
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; form-action 'self'; "
+        "base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+MOST = 500
+"""Browsers that watch at a time."""
+_BODY = 4096
+"""Bytes of a login."""
+_ASSETS = {"page.css": "text/css", "page.js": "text/javascript", "charts.js": "text/javascript", "login.css": "text/css"}
+
+
+def run(folder: Path, access: Access, host: str, port: int, socket: str, log: Log) -> int:
+    """Until SIGTERM or SIGINT; returns the exit status."""
+    if not folder.is_dir():
+        raise RunError("S01", f"there is no folder '{folder}'; say where the runs are: --out DIR")
+    at = f"unix:{socket}" if socket else f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    config = uvicorn.Config(
+        app(folder, access, log), host=host, port=port, log_config=None, access_log=False, proxy_headers=False,
+        server_header=False, timeout_graceful_shutdown=2, lifespan="on",
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    held = [_socket(socket, group=bool(access.header))] if socket else None
+    log.event("info", "monitor_started", at=at, runs=str(folder))
+    print(f"{at}  (runs in {folder}; Ctrl-C ends it)", flush=True)
+    try:
+        # Ctrl-C is how it is ended; uvicorn says by SystemExit that it cannot listen
+        with suppress(KeyboardInterrupt, SystemExit):
+            server.run(sockets=held)
+    finally:
+        if socket:
+            Path(socket).unlink(missing_ok=True)
+    if not server.started:
+        raise RunError("S03", f"cannot listen at {at}; is something else there? choose another --port")
+    log.event("info", "monitor_stopped")
+    return 0
+
+
+def _socket(path: str, group: bool) -> sockets.socket:
+    """Its maker's alone, or, where a proxy is to reach it, its group's, too: uvicorn's own would be everybody's."""
+    made = sockets.socket(sockets.AF_UNIX)
+    try:
+        if made.connect_ex(path) == 0:
+            raise OSError("somebody listens there")
+        Path(path).unlink(missing_ok=True)
+        made = sockets.socket(sockets.AF_UNIX)
+        before = os.umask(0o117 if group else 0o177)
+        try:
+            made.bind(path)
+        finally:
+            os.umask(before)
+    except OSError as error:
+        raise RunError("S03", f"cannot listen at unix:{path} ({error}); choose another --socket") from error
+    return made
+
+
+def app(folder: Path, access: Access, log: Log | None = None) -> ASGIApp:
+    feeds = Feeds(folder)
+
+    @asynccontextmanager
+    async def begun(_: Starlette) -> AsyncIterator[None]:
+        # long ledgers are read before anybody asks for them
+        reading = asyncio.create_task(feeds.read(NEWEST))
+        yield
+        reading.cancel()
+
+    return Guarded(Starlette(routes=_routes(feeds, access), lifespan=begun), access, log or Log())
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def _routes(feeds: Feeds, access: Access) -> list[Route]:
+    async def page(request: Request) -> Response:
+        return _asset("page.html", "text/html")
+
+    async def asset(request: Request) -> Response:
+        name = request.path_params["name"]
+        return _asset(name, _ASSETS[name]) if name in _ASSETS else _lost()
+
+    async def listed(request: Request) -> Response:
+        seen = [brief(await feed.look()) | {"name": name} for name in feeds.names()[:NEWEST] if (feed := feeds.get(name))]
+        return JSONResponse(seen)
+
+    def of_run(then: Callable[[Request, Feed], Awaitable[Response]]) -> Handler:
+        async def found(request: Request) -> Response:
+            feed = feeds.get(request.path_params["name"])
+            return await then(request, feed) if feed else _lost()
+
+        return found
+
+    async def whole(request: Request, feed: Feed) -> Response:
+        return JSONResponse((await feed.look()).json())
+
+    async def lines(request: Request, feed: Feed) -> Response:
+        before = request.query_params.get("before", "")
+        found = await feed.lines(int(before) if before.isdecimal() and len(before) < 12 else None)
+        return JSONResponse([vars(line) for line in found])
+
+    async def events(request: Request, feed: Feed) -> Response:
+        if feed.watchers >= MOST:
+            return PlainTextResponse("too many watch this run\n", 503)
+        last = request.headers.get("last-event-id", "")
+        return StreamingResponse(feed.events(last), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+    async def metrics(request: Request) -> Response:
+        from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+        seen = [(name, await feed.look()) for name in feeds.names()[:NEWEST] if (feed := feeds.get(name))]
+        return Response(generate_latest(Collected(seen)), media_type=CONTENT_TYPE_LATEST)
+
+    async def login(request: Request) -> Response:
+        if request.method != "POST":
+            return _asset("login.html", "text/html")
+        body = b""
+        async for piece in request.stream():
+            body += piece
+            if len(body) > _BODY:
+                return PlainTextResponse("too long\n", 413)
+        token = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0].strip()
+        session = await access.login(token)
+        if not session:
+            return _asset("login.html", "text/html", 401)
+        answer = RedirectResponse("./", 303)
+        secure = request.headers.get("x-forwarded-proto") == "https"
+        answer.set_cookie(COOKIE, session, max_age=int(SESSION), httponly=True, samesite="strict", secure=secure)
+        return answer
+
+    return [
+        Route("/", page),
+        Route("/runs/{name}", page),
+        Route("/assets/{name}", asset),
+        Route("/api/runs", listed),
+        Route("/api/runs/{name}", of_run(whole)),
+        Route("/api/runs/{name}/lines", of_run(lines)),
+        Route("/api/runs/{name}/events", of_run(events)),
+        Route("/metrics", metrics),
+        *([Route("/login", login, methods=["GET", "POST"])] if access.token else []),
+    ]
+
+
+def _asset(name: str, kind: str, status: int = 200) -> Response:
+    return Response(files("server.monitor.web").joinpath(name).read_bytes(), status, media_type=kind)
+
+
+def _lost() -> Response:
+    return JSONResponse({"error": "there is no such run"}, 404)
+
+
+class Guarded:
+    """Before everything else: who asks, by which method; behind it: the headers of every answer."""
+
+    def __init__(self, inner: ASGIApp, access: Access, log: Log) -> None:
+        self._inner, self._access, self._log = inner, access, log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._inner(scope, receive, send)
+        if scope["type"] != "http":
+            return
+        request = Request(scope, receive)
+
+        async def sealed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], *((k.lower().encode(), v.encode()) for k, v in HEADERS.items())]}
+            await send(message)
+
+        refusal = self._refusal(request)
+        await (refusal or self._inner)(scope, receive, sealed)
+
+    def _refusal(self, request: Request) -> Response | None:
+        path = request.url.path
+        entering = bool(self._access.token) and path in ("/login", "/assets/login.css")
+        if request.method not in ("GET", "HEAD") and not (entering and request.method == "POST"):
+            return PlainTextResponse("read only\n", 405, headers={"Allow": "GET, HEAD"})
+        answer = self._access.answer(_asked(request, self._access.header))
+        if answer == "yes" or (answer == "no" and entering):
+            return None
+        self._log.event("warning", "access_refused", why=answer, path=path, peer=request.client.host if request.client else "socket")
+        if answer == "host":
+            return PlainTextResponse("this name is not one of the page's; see --name\n", 421)
+        if answer == "query":
+            return PlainTextResponse("a token in an address ends up in logs; send it in a header, or use /login\n", 400)
+        if self._access.token and "text/html" in request.headers.get("accept", ""):
+            return RedirectResponse("/login", 303)
+        return PlainTextResponse("not allowed without a token or a proxy's word\n", 401, headers={"WWW-Authenticate": "Bearer"})
+
+
+def _asked(request: Request, header: str) -> Asked:
+    kind, _, bearer = request.headers.get("authorization", "").partition(" ")
+    return Asked(
+        peer=request.client.host if request.client else "",
+        host=request.headers.get("host", ""),
+        bearer=bearer.strip() if kind.lower() == "bearer" else "",
+        cookie=request.cookies.get(COOKIE, ""),
+        user=request.headers.get(header, "") if header else "",
+        query=request.url.query,
+    )

@@ -1,0 +1,1 @@
+"""Reporting checklists: TRIPOD+AI and CLAIM, item by item."""

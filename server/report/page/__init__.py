@@ -1,0 +1,1 @@
+"""The report as a page: front, tables, charts in their places."""

@@ -1,0 +1,29 @@
+"""Resume: how far a run had come, from its ledger and the states beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.types import nest
+from server.ledger import state_store
+from server.rounds.driver import Progress
+
+STATES = "state"
+
+
+WITHHELD = "withheld"
+"""Stands in the ledger for a count that sites which mask their sums do not tell."""
+
+
+def restore(lines: Sequence[Mapping[str, Any]], folder: Path) -> Progress:
+    """The states that a ledger ends with, and how far the run had come."""
+    last = next((line for line in reversed(lines) if line["kind"] == "exchange"), None)
+    if last is None:
+        return Progress()
+    arrays = state_store.load(folder / STATES, last["step"] + 1, last["state"])
+    head = json.loads(bytes(arrays.pop("")))
+    states = {key: nest(rest) for key, rest in nest(arrays).items()}
+    return Progress(states, {(fold, name) for fold, name in head["done"]}, head["step"])

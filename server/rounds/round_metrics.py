@@ -1,0 +1,123 @@
+"""What an exchange's sums say of how training goes, for the ledger: means per case, over all sites and, where sums are open, by site.
+
+Nothing is asked for it: it is taken from tallies and from sums that learners send anyhow. Sums with noise have no tally, and are not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from common.data.cohort import ESTIMABLE, Fold
+from common.federated.learner import Contribution
+from common.metrics import score_histogram
+from common.wire.state_transfer import States
+
+Values = dict[str, float]
+
+
+def _per_case(name: str, sign: float = 1.0) -> Callable[[Contribution], float | None]:
+    # a stacked head has one likelihood a variant: the first is of all its training cases
+    return lambda c: sign * float(np.ravel({**c.sums, **c.tally}[name])[0]) / c.cases if c.cases else None
+
+
+def _of_pair(name: str) -> Callable[[Contribution], float | None]:
+    def ratio(c: Contribution) -> float | None:
+        above, below = np.asarray({**c.sums, **c.tally}[name], np.float64).reshape(-1, 2).sum(axis=0)
+        return float(above / below) if below else None
+
+    return ratio
+
+
+KINDS: Mapping[str, tuple[str, Callable[[Contribution], float | None]]] = {
+    "loss": ("loss", _per_case("loss")),
+    "log_loss": ("log_loss", _per_case("log_loss")),
+    "likelihood": ("log_loss", _per_case("likelihood", -1.0)),
+    "validation": ("validation_loss", _of_pair("validation")),
+    "dice": ("dice", _of_pair("dice")),
+}
+"""Array of a contribution -> the metric that it becomes, and how."""
+
+
+def values(contribution: Contribution) -> Values:
+    """Metric -> its mean; empty where a learner sends nothing of the kind, or from nobody."""
+    names = {*contribution.sums, *contribution.tally}
+    found = {metric: of(contribution) for name, (metric, of) in KINDS.items() if name in names}
+    return {metric: _short(value) for metric, value in found.items() if value is not None and np.isfinite(value)}
+
+
+class Measured:
+    """One exchange's, gathered job by job."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, dict[str, tuple[Values, dict[str, Values]]]] = {}
+
+    def add(self, learner: str, fold: str, total: Contribution, by_site: Mapping[str, Contribution]) -> None:
+        if mine := values(total):
+            self._found.setdefault(learner, {})[fold] = mine, {s: v for s, c in by_site.items() if (v := values(c))}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A learner a row: of the training set of all patients where it is among the exchange's, else the mean over those there are."""
+        return [_row(learner, folds) for learner, folds in self._found.items()]
+
+
+def _row(learner: str, folds: Mapping[str, tuple[Values, dict[str, Values]]]) -> dict[str, Any]:
+    whole = Fold().key
+    chosen = {whole: folds[whole]} if whole in folds else folds
+    sites = sorted({s for _, by_site in chosen.values() for s in by_site})
+    return {
+        "learner": learner,
+        "folds": len(chosen),
+        "fold": whole if whole in folds else "",
+        "all": _mean([v for v, _ in chosen.values()]),
+        "sites": {s: _mean([b[s] for _, b in chosen.values() if s in b]) for s in sites},
+    }
+
+
+def _mean(found: Sequence[Values]) -> Values:
+    names = dict.fromkeys(n for v in found for n in v)
+    return {n: _short(float(np.mean([v[n] for v in found if n in v]))) for n in names}
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def evaluated(states: States, heads: Sequence[str]) -> list[dict[str, Any]]:
+    """What the coordinator knows without seeing a patient: metrics from added tallies, each AUC with its exact binning bound."""
+    arrays = states.get(Fold().key, {}).get("evaluation", {})
+    out = []
+    for head in heads:
+        for kind, evaluation in (("within", "within_site"), ("left_out", "leave_one_site_out")):
+            names = [n for n in arrays if n.startswith(f"{head}/{kind}/")]
+            if not names:
+                continue
+            mine = {n.removeprefix(f"{head}/{kind}/"): arrays[n] for n in names}
+            pairs = mine.pop("pairs")
+            total = score_histogram.Tally.from_arrays(mine)
+            if not float(total.n):
+                continue
+            counts = total.class_counts
+            judged = [k for k in range(len(counts)) if min(counts[k], total.n - counts[k]) >= ESTIMABLE]
+            judged = judged[1:] if len(counts) == 2 else judged
+            out.append(
+                {
+                    "model": head,
+                    "evaluation": evaluation,
+                    "n": int(total.n),
+                    "auc": _known([pairs[k, 0] / pairs[k, 1] if pairs[k, 1] else None for k in judged]),
+                    "auc_pooled": _known([score_histogram.auc(total.histogram[k]) for k in judged]),
+                    "bound": _known([score_histogram.auc_bound(total.histogram[k]) for k in judged]),
+                    "brier": total.mean_brier,
+                    "log_loss": total.mean_log_loss,
+                }
+            )
+    return out
+
+
+def _known(found: Sequence[float | None]) -> float | None:
+    """The mean over the classes that can be judged (one, for a label of two); None without any."""
+    known = [v for v in found if v is not None]
+    return float(np.mean(known)) if known else None

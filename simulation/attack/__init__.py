@@ -1,0 +1,1 @@
+"""What attacks find: membership, canaries, and what privacy costs."""

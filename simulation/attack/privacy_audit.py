@@ -1,0 +1,58 @@
+"""`--audit`: who was trained on, by the models of the run; and canaries, by the learners that can have noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from common.data.cohort import Cohort
+from common.federated.learner import Federated, Head, TableHead, load
+from server.app import Outcome
+from server.rounds.noisy_scores import fits
+from simulation.attack.canary import DEFAULT, canaries
+from simulation.attack.membership import Target, membership
+from simulation.attack.privacy_cost import noised_heads
+from simulation.federation.options import epsilons
+from simulation.federation.setting import Setting
+
+
+def audit(
+    setting: Setting, outcome: Outcome, cohorts: Sequence[Cohort], models: Sequence[Target], tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """Rows of `report.json`: `audit[]`, `canary[]`; both empty where it was not asked for. `models`: those that `--epsilon` has trained."""
+    args, run = setting.args, setting.run
+    if not args.audit:
+        return {"audit": [], "canary": []}
+    released: dict[tuple[str, float | None], Target] = {(h.name, None): Target(cast(Head, h), None, outcome.states) for h in outcome.heads}
+    attacked = membership(
+        list({**released, **{(m.head.name, m.epsilon): m for m in models}}.values()),
+        cohorts,
+        seed=run.seed,
+        parts=run.parts,
+        minimum=args.minimum_patients,
+        repeats=args.bootstraps,
+        tell=lambda what, at, of: tell(f"audit, attack {at + 1} of {of}: {what}"),
+    )
+    found = canaries(
+        _chains(setting, outcome),
+        setting.study.schema_at(setting.task),
+        [e for e in epsilons(args.epsilon)[0] if math.isfinite(e)] or [DEFAULT],
+        args.delta,
+        seed=run.seed,
+        noise_seed=args.noise_seed,
+        tell=lambda what, at, of: tell(f"audit, canary {at + 1} of {of}: {what}"),
+    )
+    return {"audit": attacked, "canary": found}
+
+
+def _chains(setting: Setting, outcome: Outcome) -> list[list[Federated]]:
+    """Each learner on the table whose sums can have noise, after what it needs; and the histograms that judge such heads."""
+    run, study = setting.run, setting.study
+    heads = [h for h in noised_heads(run, study, study.schema_at(setting.task), outcome) if isinstance(h, TableHead)]
+    chains = [fits(h, run, study) for h in heads]
+    found = {chain[n].name: chain[: n + 1] for chain in chains for n in range(len(chain))}
+    for chain in chains[-1:]:  # whose scores they count makes no difference
+        judge = load("scores", {"heads": [chain[-1].name], "learners": run.hypers(study)})
+        found[judge.name] = [*chain, judge]
+    return list(found.values())

@@ -1,0 +1,1 @@
+"""Local, federated and pooled models on the same patients: predictions, metrics, intervals, checks."""

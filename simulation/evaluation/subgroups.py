@@ -1,0 +1,119 @@
+"""Guard E09: how well the leading federated model does in subgroups of the patients, with small cells suppressed
+(`common.metrics.subgroups`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.data.cohort import UNKNOWN, Cohort
+from common.data.schema import Number
+from common.metrics.subgroups import LEADS, LEAST, Marks, groups
+from simulation.evaluation.bootstrap import (
+    Interval,
+    Predictions,
+    bootstrap_weights,
+    estimable,
+    evaluate,
+    interval,
+)
+from simulation.evaluation.predictions import Comparison
+
+Row = dict[str, Any]
+Parts = Mapping[str, Marks]
+
+
+def subgroups(comparison: Comparison, sites: Sequence[Cohort], *, repeats: int, seed: int) -> list[Row]:
+    """A row a group, by each feature, by site, and by the maker of the scanner: from out-of-fold predictions within sites."""
+    lead = next((m for m in LEADS if any(s.seen.any() for s in comparison.scores.get((m, "federated", "within_site"), []))), None)
+    if lead is None:
+        return []
+    scores = comparison.scores[lead, "federated", "within_site"][0]
+    known = comparison.labels != UNKNOWN
+    judged = known & scores.seen
+    weights = bootstrap_weights(comparison.labels[known], comparison.sites[known], repeats, seed)[:, judged[known]]
+    p = Predictions(scores.probs[judged], comparison.labels[judged], comparison.sites[judged], scores.thresholds[judged])
+    rows: list[Row] = []
+    for by, title, note, parts in _features(sites, judged) + _places(comparison, sites, judged):
+        here = [_row(p, weights, mask[judged]) | {"group": name} for name, mask in parts.items() if (mask & judged).any()]
+        if len(here) > 1:
+            rows += [{"model": lead, "by": by, "title": title, "note": note, **r} for r in suppressed(here)]
+    return rows
+
+
+def _row(p: Predictions, weights: NDArray[np.float32], mask: Marks) -> Row:
+    labels = p.labels[mask]
+    one = Interval(None, None, None)
+    if estimable(labels):
+        one = interval(*evaluate(p.where(mask), weights[:, mask], ("auc",))["auc"])
+    can = one.value is not None and one.low is not None
+    value, low, high = one if can else (None, None, None)
+    return {"n": len(labels), "events": int((labels > 0).sum()), "auc": value, "low": low, "high": high, "estimable": can}
+
+
+def _features(sites: Sequence[Cohort], judged: Marks) -> list[tuple[str, str, str, Parts]]:
+    """(name, title, how it was cut, group -> its patients) of each feature: a choice's values, a number's two halves."""
+    out: list[tuple[str, str, str, Parts]] = []
+    values = np.concatenate([c.values for c in sites])
+    for j, f in enumerate(sites[0].schema.features):
+        x = values[:, j]
+        cut = _median(x[judged]) if isinstance(f, Number) else None
+        note = f"cut at the median of those judged, {cut:.4g} {f.unit}" if isinstance(f, Number) and cut is not None else ""
+        out.append((f.name, f.title or f.name, note, groups(f, x, cut)))
+    return out
+
+
+def _median(x: NDArray[np.float64]) -> float | None:
+    """No schema declares clinical cuts."""
+    known = x[~np.isnan(x)]
+    return float(np.median(known)) if len(known) else None
+
+
+def _places(comparison: Comparison, sites: Sequence[Cohort], judged: Marks) -> list[tuple[str, str, str, Parts]]:
+    by_site = {s: comparison.sites == s for s in dict.fromkeys(comparison.sites.tolist())}
+    out: list[tuple[str, str, str, Parts]] = [("site", "Site", "", by_site)]
+    if any(c.imaged.any() for c in sites):
+        makers = np.array([_maker(c, i) for c in sites for i in range(len(c))])
+        found = sorted(set(makers[judged].tolist()) - {_NO_IMAGE})
+        out.append(("scanner", "Maker of the scanner", "", {m: makers == m for m in [*found, _NO_IMAGE]}))
+    return out
+
+
+_NO_IMAGE = "no image"
+
+
+def _maker(cohort: Cohort, at: int) -> str:
+    picture = cohort.pictures[at] if cohort.pictures else None
+    return _NO_IMAGE if picture is None else picture.scanner or "not told"
+
+
+def suppressed(rows: Sequence[Row]) -> list[Row]:
+    """Rows of one whole without their small cells, nor those that would tell them: what is taken out is None, and marked.
+
+    Counts of patients; and of events, where either events or the others are few. At least two cells are taken out where any is, and
+    together they hold enough that their sum says nothing of a small one.
+    """
+    few = _hidden([(r["n"],) for r in rows])
+    events = _hidden([(r["events"], r["n"] - r["events"]) for r in rows])
+    return [
+        {**r, "n": None if a else r["n"], "events": None if a or b else r["events"], "suppressed": a or b}
+        for r, a, b in zip(rows, few, events, strict=True)
+    ]
+
+
+def _hidden(cells: Sequence[Sequence[int]]) -> list[bool]:
+    """Which of the cells must go: those with a small count, then the next smallest until what is gone cannot be worked out.
+
+    At least two go where any does, and together they hold enough that their sum says nothing of a small one.
+    """
+    gone = [min(c) < LEAST for c in cells]
+    order = sorted(range(len(cells)), key=lambda i: min(cells[i]))
+    for i in order:
+        sums = [sum(c[k] for c, g in zip(cells, gone, strict=True) if g) for k in range(len(cells[0]))]
+        if not any(gone) or (sum(gone) > 1 and min(sums) >= LEAST):
+            break
+        gone[i] = True
+    return gone

@@ -1,0 +1,1 @@
+"""Virtual hospitals: options, partition, site folders, engines, attackers."""

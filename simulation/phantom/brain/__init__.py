@@ -1,0 +1,1 @@
+"""The brain phantom: four MR sequences with outlines and a workbook."""

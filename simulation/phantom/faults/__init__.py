@@ -1,0 +1,1 @@
+"""One planted fault each, in tables and in images."""

@@ -1,0 +1,1 @@
+"""The liver phantom: CT with outlines and a workbook."""

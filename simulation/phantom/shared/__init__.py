@@ -1,0 +1,1 @@
+"""What phantoms are made with: scanners, shapes, holdings, draws, files."""

@@ -1,0 +1,1 @@
+"""What a simulation leaves: its record, the closing lines on the terminal."""

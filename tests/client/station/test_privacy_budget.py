@@ -1,0 +1,250 @@
+"""The account of a site's patients: it composes over everything, outlives the station, and cannot be altered, shared or set back."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from client.site.privacy_policy import Policy
+from client.station.privacy_budget import NAME, Budget, Charge, read
+from common.errors import FedmetsError, RefusedError, RunError, UsageError
+from common.privacy.mechanism import COUNTS, ORDERS, Sampled, epsilon, gaussian, subsampled
+from common.runtime.hash_chain import Chain
+
+POLICY = Policy(3.0, 1e-5)
+
+
+@pytest.fixture
+def budget(tmp_path: Path) -> Iterator[Budget]:
+    there = Budget(tmp_path, POLICY)
+    yield there
+    there.close()
+
+
+def charge(noise: float = 10.0, split: tuple[int, int] = (0, 5), spared: tuple[int, ...] = (), run: str = "r") -> Charge:
+    return Charge(run, 0, "logistic", "all", "q", noise, split, spared)
+
+
+CHARGES = st.lists(
+    st.builds(
+        charge,
+        st.floats(5, 100),
+        st.tuples(st.integers(0, 2), st.just(3)),
+        st.lists(st.integers(0, 2), unique=True, max_size=2).map(tuple),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(them=CHARGES)
+def test_what_was_spent_is_no_patients_less_than_it_was(them: list[Charge], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A patient stands in one part of each split; the dearest choice of parts is what counts."""
+    there = Budget(tmp_path_factory.mktemp("b"), Policy(100.0, 1e-5))
+    for c in them:
+        there.reserve(c)
+    there.settle()
+    worst = 0.0
+    for parts in np.ndindex(3, 3, 3):
+        cost = np.zeros(len(ORDERS))
+        for c in them:
+            if parts[c.split[0]] not in c.spared:
+                cost += gaussian(c.noise)
+        worst = max(worst, epsilon(cost, 1e-5))
+    assert there.spent >= worst * (1 - 1e-12)
+    by_split = [[c for c in them if c.split[0] == s] for s in range(3)]
+    if sum(bool(x) for x in by_split) <= 1:
+        # of one split it is what the worst-off patients paid, where one order is the best for all
+        assert there.spent <= epsilon(sum((gaussian(c.noise) for c in them), np.zeros(len(ORDERS))), 1e-5) * (1 + 1e-12)
+    there.close()
+
+
+def test_folds_are_charged_as_what_they_are(tmp_path: Path, budget: Budget) -> None:
+    """The full model, and each fold that a patient is in: of five folds four."""
+    budget.reserve(charge())
+    for part in range(5):
+        budget.reserve(charge(spared=(part,)))
+    assert budget.spent == pytest.approx(epsilon(5 * gaussian(10.0), 1e-5))
+
+
+def test_spending_outlives_the_station_and_its_runs(tmp_path: Path, budget: Budget) -> None:
+    budget.reserve(charge(run="one"))
+    head = budget.settle()
+    budget.close()
+    again = Budget(tmp_path, POLICY)
+    again.reserve(charge(run="two"))
+    assert again.settle() != head
+    assert again.knows(head)
+    assert again.spent == pytest.approx(epsilon(2 * gaussian(10.0), 1e-5))
+    again.close()
+
+
+def test_more_than_is_left_is_refused_and_not_charged(budget: Budget) -> None:
+    done = 0
+    while epsilon((done + 1) * gaussian(10.0), 1e-5) <= 3.0:
+        budget.affordable(charge())
+        budget.reserve(charge())
+        done += 1
+    assert done > 10
+    for use in (budget.affordable, budget.reserve):
+        with pytest.raises(RefusedError) as caught:
+            use(charge())
+        assert caught.value.code == "P09"
+    assert budget.spent == pytest.approx(epsilon(done * gaussian(10.0), 1e-5))
+
+
+def test_a_lower_epsilon_of_today_counts_what_was_spent_before(tmp_path: Path, budget: Budget) -> None:
+    budget.reserve(charge(3.0))
+    budget.settle()
+    budget.close()
+    less = Budget(tmp_path, Policy(1.0, 1e-5))
+    with pytest.raises(RefusedError):
+        less.affordable(charge(1000.0))
+    less.close()
+
+
+def test_counts_are_noised_once_and_charged_once(tmp_path: Path, budget: Budget) -> None:
+    told = budget.counts("a" * 64, [60, 30])
+    assert told == budget.counts("a" * 64, [60, 30])
+    assert told != [60, 30]
+    assert budget.spent == pytest.approx(epsilon(gaussian(COUNTS), 1e-5))
+    budget.close()
+    again = Budget(tmp_path, POLICY)
+    assert again.counts("a" * 64, [60, 30]) == told
+    assert again.counts("b" * 64, [60, 30]) != told
+    assert again.spent == pytest.approx(epsilon(2 * gaussian(COUNTS), 1e-5))
+    again.close()
+    none = Budget(tmp_path, Policy(0.01, 1e-5))
+    with pytest.raises(RefusedError):
+        none.counts("c" * 64, [60, 30])
+    none.close()
+
+
+def test_two_stations_on_one_account_are_refused(tmp_path: Path, budget: Budget) -> None:
+    with pytest.raises(UsageError, match="another station") as caught:
+        Budget(tmp_path, POLICY)
+    assert caught.value.code == "C05"
+
+
+def test_an_account_edited_by_hand_is_refused(tmp_path: Path, budget: Budget) -> None:
+    budget.reserve(charge())
+    budget.settle()
+    budget.reserve(charge())
+    budget.settle()
+    budget.close()
+    path = tmp_path / NAME
+    path.write_text(path.read_text().replace('"noise":10.0', '"noise":90.0', 1))
+    with pytest.raises(RunError, match="restore this very file") as caught:
+        Budget(tmp_path, POLICY)
+    assert caught.value.code == "S02"
+
+
+def test_a_clock_that_was_set_back_is_refused(tmp_path: Path, budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
+    budget.reserve(charge())
+    budget.settle()
+    budget.reserve(charge())
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 3600)
+    with pytest.raises(RunError, match="set the clock") as caught:
+        budget.settle()
+    assert caught.value.code == "S04"
+    budget.close()
+    with pytest.raises(RunError):
+        Budget(tmp_path, POLICY)
+
+
+def test_an_old_copy_does_not_know_the_newest_head(tmp_path: Path, budget: Budget) -> None:
+    budget.reserve(charge())
+    first = budget.settle()
+    old = {path: path.read_bytes() for path in tmp_path.glob(f"{NAME}*")}
+    budget.reserve(charge())
+    second = budget.settle()
+    budget.close()
+    (tmp_path / NAME).write_bytes(old[tmp_path / NAME])
+    with pytest.raises(RunError, match="1 line at its end was cut off"):
+        Budget(tmp_path, POLICY)
+    (tmp_path / NAME).unlink()
+    for look in (Budget, read):
+        with pytest.raises(RunError, match="2 lines at its end were cut off"):
+            look(tmp_path, POLICY)
+    for path, raw in old.items():
+        path.write_bytes(raw)
+    restored = Budget(tmp_path, POLICY)
+    assert restored.knows(first)
+    assert restored.knows("")
+    assert not restored.knows(second)
+    restored.close()
+
+
+def test_a_full_disk_charges_in_memory_and_lets_nothing_leave(budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
+    budget.reserve(charge())
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError) as caught:
+        budget.settle()
+    assert caught.value.code == "S03"
+    monkeypatch.undo()
+    spent = budget.spent
+    budget.settle()
+    assert budget.spent == spent > 0
+
+
+@pytest.mark.parametrize("moment", ["write", "fsync"])
+def test_a_crash_never_counts_too_little(moment: str, tmp_path: Path, budget: Budget) -> None:
+    """Whatever is cut off the file's end was never paid for and never left."""
+    budget.reserve(charge())
+    budget.settle()
+    whole, end = (tmp_path / NAME).read_bytes(), (tmp_path / f"{NAME}.end").read_bytes()
+    budget.reserve(charge())
+    budget.settle()
+    both = (tmp_path / NAME).read_bytes()
+    budget.close()
+    for cut in range(len(whole), len(both), 37):
+        (tmp_path / NAME).write_bytes(both[:cut])
+        (tmp_path / f"{NAME}.end").write_bytes(end)
+        torn = Budget(tmp_path, POLICY)
+        assert torn.spent == pytest.approx(epsilon(gaussian(10.0), 1e-5))
+        torn.close()
+
+
+def test_a_line_of_another_version_is_refused(tmp_path: Path, budget: Budget) -> None:
+    budget.close()
+    strange = Chain(tmp_path / NAME)
+    strange.append("charge", time=time.time(), charges=[{"run": "r", "cost": 3}])
+    strange.close()
+    with pytest.raises(FedmetsError, match="another version"):
+        Budget(tmp_path, POLICY)
+
+
+def test_the_file_says_who_asked_and_what_it_cost(tmp_path: Path, budget: Budget) -> None:
+    budget.reserve(charge())
+    budget.settle()
+    line = json.loads((tmp_path / NAME).read_text())
+    assert line["charges"][0]["run"] == "r"
+    assert (line["epsilon"], line["delta"]) == (3.0, 1e-5)
+    assert line["spent"] == pytest.approx(budget.spent)
+
+
+def test_training_with_dp_sgd_is_charged_by_its_steps_and_the_count_beside_them(tmp_path: Path) -> None:
+    rounds = [replace(charge(1.1, run=f"r{n}"), sampled=Sampled(0.1, 20)) for n in range(3)]
+    with closing(Budget(tmp_path, Policy(30.0, 1e-5))) as budget:
+        for one in rounds[:2]:
+            budget.reserve(one)
+            budget.settle()
+    # restored from disk, it goes on as if it had never stopped
+    with closing(Budget(tmp_path, Policy(30.0, 1e-5))) as budget:
+        budget.reserve(rounds[2])
+        assert budget.spent == pytest.approx(epsilon(subsampled(1.1, Sampled(0.1, 60)) + 3 * gaussian(COUNTS), 1e-5), rel=1e-12)

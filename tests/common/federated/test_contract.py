@@ -1,0 +1,581 @@
+"""What every learner promises. The files of `common/learners/` are found by globbing: a new one needs no new line here."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import common.learners
+from common.data.cohort import Cohort, Fold, empty
+from common.data.schema import Schema
+from common.errors import FedmetsError, RefusedError, UsageError
+from common.federated.learner import (
+    Averaged,
+    Contribution,
+    Federated,
+    Head,
+    Plan,
+    Stacked,
+    Step,
+    TableHead,
+    check,
+    configured,
+    fit,
+    hyper_names,
+    hyper_of,
+    load,
+    local_plan,
+    total,
+)
+from common.learners.evaluation import of_fold
+from common.privacy.mechanism import Privacy, Sampled
+from common.privacy.random import repeatable
+from common.study.study import Study, Task
+from common.types import Array, Arrays, State, digest, flatten, pack, unpack
+from server.config.jobs import Job, build_jobs
+from server.config.run_config import HOLDOUT, Run
+from tests import synthetic
+from tests.pictures import imaging, with_pictures
+from tests.pictures import schema as pictured
+from tests.pictures import sites as pictured_sites
+
+NAMES = sorted(p.stem for p in Path(common.learners.__file__).parent.glob("[!_]*.py"))
+SEED, PARTS = 11, 3
+CLASSES = (2, 3)
+HEADS = tuple(n for n in NAMES if isinstance(load(n), Head))
+TABLE_HEADS = tuple(n for n in HEADS if isinstance(load(n), TableHead))
+IMAGING = imaging(crops=1)
+TINY = {"autoencoder": [4, 8, 8], "image": [4, 8, 8], "segmentation": [4, 4, 4]}
+"""The grids of networks that train in a moment."""
+
+
+def hyper(name: str) -> dict[str, object]:
+    """Few rounds, so that a whole fit takes milliseconds."""
+    learner = load(name)
+    few: dict[str, object] = {key: 3 for key in ("trees", "rounds") if key in hyper_names(learner)}
+    if name in TINY:
+        few |= {"rounds": 2, "epochs": 1, "batch": 32, "learning_rate": 0.01, "grid": TINY[name]}
+    if "widths" in hyper_names(learner):
+        few["widths"] = [4, 8]
+    return few
+
+
+@cache
+def study(classes: int) -> Study:
+    return Study("synthetic", "?", schema(classes), {"now": Task("now")}, HEADS, {n: hyper(n) for n in NAMES if hyper(n)})
+
+
+RUN = Run(seed=SEED, parts=PARTS, learners=",".join(HEADS))
+heads = pytest.mark.parametrize("name", HEADS)
+table_heads = pytest.mark.parametrize("name", TABLE_HEADS)
+learners = pytest.mark.parametrize("name", NAMES)
+
+
+def small(name: str) -> Federated:
+    """The learner as the runs below have it; what reads all heads reads all there are."""
+    return jobs(2)[name].learner
+
+
+def schema(classes: int) -> Schema:
+    return pictured(classes, IMAGING)
+
+
+def cohort(n: int, **how: Any) -> Cohort:
+    return with_pictures(synthetic.cohort(n, **how), IMAGING, seed=int(how.get("seed", 0)))
+
+
+def split(whole: Cohort, at: Sequence[int], count: int) -> list[Cohort]:
+    return [dataclasses.replace(whole.where(np.array(at) == k), site=f"S{k}") for k in range(count)]
+
+
+@cache
+def federation(classes: int, count: int = 3, n: int = 90) -> list[Cohort]:
+    """Some cases without an image, some images without a mask, some labels unknown."""
+    return pictured_sites(n, count, IMAGING, share=0.9, masked=0.9, classes=classes, seed=5, unknown=0.1)
+
+
+@cache
+def found(classes: int) -> tuple[Job, ...]:
+    """The jobs of a run that trains every head."""
+    return tuple(build_jobs(RUN, study(classes), tuple((f"S{k}",) for k in range(3)), RUN.heads(study(classes))))
+
+
+@cache
+def jobs(classes: int) -> dict[str, Job]:
+    """Each learner's job: the last one of the run, on the fold `all`; for what a run with noise alone has, that one's."""
+    noised = dataclasses.replace(RUN, noise=1.0, learners="private_logistic", evaluations=HOLDOUT)
+    bounded = build_jobs(noised, study(classes), (), noised.heads(study(classes)))
+    mine = {j.learner.name: j for j in bounded} | {j.learner.name: j for j in found(classes) if j.fold == Fold()}
+    return {n: mine.get(n, Job(load(n, hyper(n)), Fold(), (Fold(),))) for n in NAMES}
+
+
+def several(job: Job) -> bool:
+    return job.reads != (job.fold,)
+
+
+def prepared(job: Job, those: Sequence[Cohort]) -> State:
+    """What the job reads, and the learner's own start: one fold's state, or several under `fold key<tab>learner`."""
+    return {**reading(job, those, {}), job.learner.name: job.learner.start(those[0].schema, SEED)}
+
+
+Fitted = dict[tuple[Fold, str], Arrays]
+
+
+def reading(job: Job, those: Sequence[Cohort], fitted: Fitted) -> State:
+    classes = len(those[0].schema.label.classes)
+    trains = {(j.fold, j.learner.name) for j in found(classes)}
+    names = tuple(dict.fromkeys(n for need in job.learner.needs for n in (*jobs(classes)[need].learner.needs, need)))
+    if not several(job):
+        # what is stacked on other heads exists for the run's outer folds only
+        gone = {n for n in names if isinstance(jobs(classes)[n].learner, Stacked) and (job.fold, n) not in trains}
+        return {n: {} if n in gone else fit_one(n, job.fold, those, fitted) for n in names}
+    return {f"{f.key}\t{n}": fit_one(n, f, those, fitted) for f in job.reads for n in names if (f, n) in trains}
+
+
+def fit_one(name: str, fold: Fold, those: Sequence[Cohort], fitted: Fitted) -> Arrays:
+    """One learner's arrays for one fold, with all that it needs."""
+    if (fold, name) not in fitted:
+        classes = len(those[0].schema.label.classes)
+        job = next((j for j in found(classes) if (j.fold, j.learner.name) == (fold, name)), None)
+        job = job or dataclasses.replace(jobs(classes)[name], fold=fold, reads=(fold,))
+        # networks take long, and that they look at nothing but their training rows is tested below
+        seen = tuple(c.train(fold, SEED, PARTS, labelled=False).hash for c in those)
+        key = (name, classes, fold, *seen, *(c.site for c in those))
+        arrays = _NETWORKS.get(key) if name in TINY else None
+        if arrays is None:
+            plan = dataclasses.replace(local_plan(fold, SEED, PARTS), reads=job.reads)
+            arrays = fit(job.learner, reading(job, those, fitted), those, plan)[name]
+            _NETWORKS.update({key: arrays} if name in TINY else {})
+        fitted[fold, name] = arrays
+    return fitted[fold, name]
+
+
+_NETWORKS: dict[tuple[object, ...], Arrays] = {}
+
+
+def asked(job: Job, state: State) -> Plan:
+    learner = job.learner
+    plan = dataclasses.replace(local_plan(job.fold, SEED, PARTS), reads=job.reads)
+    return dataclasses.replace(plan, learner=learner.name, phase=learner.phase(state[learner.name]), hyper=hyper_of(learner))
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One exchange: the state before it, the plan, what the sites gave, the step taken."""
+
+    state: State
+    plan: Plan
+    given: tuple[Contribution, ...]
+    step: Step
+
+
+def walk(job: Job, those: Sequence[Cohort], state: State | None = None) -> Iterator[Moment]:
+    learner = job.learner
+    state = state or prepared(job, those)
+    for _ in range(200):
+        plan = asked(job, state)
+        given_ = tuple(learner.contribute(state, c, plan) for c in those)
+        step = learner.apply(state, total(given_), plan)
+        yield Moment(state, plan, given_, step)
+        state = {**state, learner.name: step.arrays}
+        if step.done:
+            return
+    raise AssertionError(f"{learner.name} does not come to an end")
+
+
+@cache
+def history(name: str, classes: int) -> tuple[Moment, ...]:
+    return tuple(walk(jobs(classes)[name], federation(classes)))
+
+
+def frozen(state: State) -> State:
+    out: State = {}
+    for name, arrays in state.items():
+        out[name] = {k: v.copy() for k, v in arrays.items()}
+        for v in out[name].values():
+            v.flags.writeable = False
+    return out
+
+
+def both(c: Contribution) -> Arrays:
+    return flatten({"sums": c.sums, "tally": c.tally})
+
+
+def same(a: Contribution, b: Contribution) -> bool:
+    return a.cases == b.cases and digest(both(a)) == digest(both(b))
+
+
+# ---- what it is -------------------------------------------------------------------------------------------------------------
+
+
+@learners
+def test_is_a_frozen_dataclass_named_as_its_file(name: str) -> None:
+    learner = importlib.import_module(f"common.learners.{name}").LEARNER
+    assert isinstance(learner, Federated)
+    assert learner.name == name
+    assert dataclasses.is_dataclass(learner)
+    field = hyper_names(learner)[0] if hyper_names(learner) else "name"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(learner, field, getattr(learner, field))
+    assert set(learner.needs) <= set(NAMES)
+    assert {m.plan.phase for m in history(name, 2)} <= learner.phases
+
+
+@learners
+def test_hyperparameters_survive_json(name: str) -> None:
+    learner = small(name)
+    assert configured(load(name), json.loads(json.dumps(hyper_of(learner)))) == learner
+
+
+@learners
+def test_an_unknown_or_mistyped_hyperparameter_is_refused_by_name(name: str) -> None:
+    with pytest.raises(UsageError, match="learning_speed") as caught:
+        load(name, {"learning_speed": 1, "names": "x"})
+    assert caught.value.code == "C01"
+    assert len(caught.value.faults) == 2
+    for key, value in hyper_of(load(name)).items():
+        with pytest.raises(UsageError, match=key):
+            load(name, {key: {"a": 1} if value != {} else 1})
+
+
+# ---- how it works -----------------------------------------------------------------------------------------------------------
+
+
+@learners
+@pytest.mark.parametrize("classes", CLASSES)
+def test_start_contribute_and_apply_are_pure(name: str, classes: int) -> None:
+    learner, those = jobs(classes)[name].learner, federation(classes)
+    assert digest(learner.start(those[0].schema, SEED)) == digest(learner.start(those[0].schema, SEED))
+    for moment in history(name, classes):
+        state = frozen(moment.state)
+        before = [c.hash for c in those]
+        assert learner.phase(state[name]) == moment.plan.phase
+        for c, first in zip(those, moment.given, strict=True):
+            assert same(learner.contribute(state, c, moment.plan), first)
+        sums = both(total(moment.given))
+        again = learner.apply(state, total(moment.given), moment.plan)
+        assert digest(again.arrays) == digest(moment.step.arrays)
+        assert again.done == moment.step.done
+        assert digest(both(total(moment.given))) == digest(sums)
+        assert digest(flatten(state)) == digest(flatten(moment.state))
+        assert [dataclasses.replace(c).hash for c in those] == before
+
+
+@learners
+@pytest.mark.parametrize("classes", CLASSES)
+def test_nobody_is_the_identity_element_and_declares_names_shapes_and_dtypes(name: str, classes: int) -> None:
+    for moment in history(name, classes):
+        zero = jobs(classes)[name].learner.contribute(moment.state, empty(schema(classes)), moment.plan)
+        assert zero.cases == 0
+        for c in moment.given:
+            check(c, zero, moment.plan)
+            assert same(c + zero, c)
+            assert same(zero + c, c)
+        assert not any(v.any() for v in both(zero).values())
+
+
+@learners
+def test_a_contribution_of_other_names_or_shapes_is_refused(name: str) -> None:
+    moment = history(name, 2)[0]
+    good = moment.given[0]
+    zero = jobs(2)[name].learner.contribute(moment.state, empty(schema(2)), moment.plan)
+    key = next(iter(good.sums))
+    wrong: dict[str, Any] = {
+        "shape": {**good.sums, key: np.zeros((7, 7, 7))},
+        "dtype": {
+            **good.sums,
+            key: good.sums[key].astype(np.float32) if good.sums[key].dtype != np.float32 else good.sums[key].astype(int),
+        },
+        "nan": {**good.sums, key: np.full_like(good.sums[key], np.nan)} if good.sums[key].dtype.kind == "f" else {},
+        "name": {**good.sums, "more": np.zeros(1)},
+        "lacking": {k: v for k, v in good.sums.items() if k != key},
+    }
+    for sums in wrong.values():
+        with pytest.raises(RefusedError) as caught:
+            check(Contribution(sums, good.cases, good.tally), zero, moment.plan)
+        assert caught.value.code == "P02"
+
+
+@learners
+def test_adding_is_associative_up_to_rounding(name: str) -> None:
+    for moment in history(name, 2):
+        a, b, c = moment.given
+        left, right = both((a + b) + c), both(a + (b + c))
+        for key, value in left.items():
+            np.testing.assert_allclose(value, right[key], rtol=1e-12, atol=1e-9)
+        assert ((a + b) + c).cases == (a + (b + c)).cases
+
+
+EXACT = [n for n in NAMES if not isinstance(load(n), Averaged) and not several(jobs(2)[n])]
+
+
+@pytest.mark.parametrize("name", EXACT)
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_sums_do_not_depend_on_how_patients_are_split(name: str, data: st.DataObject) -> None:
+    classes = data.draw(st.sampled_from(CLASSES))
+    whole = cohort(40, classes=classes, seed=data.draw(st.integers(0, 99)), unknown=0.1)
+    count = data.draw(st.integers(1, 6))
+    those = split(whole, data.draw(st.lists(st.integers(0, count - 1), min_size=40, max_size=40)), count)
+    job = jobs(classes)[name]
+    for moment in walk(job, [whole]):
+        parts = total([job.learner.contribute(moment.state, c, moment.plan) for c in those])
+        (one,) = moment.given
+        assert parts.cases == one.cases
+        for key, value in both(one).items():
+            np.testing.assert_allclose(both(parts)[key], value, rtol=1e-9, atol=1e-9)
+
+
+@learners
+@pytest.mark.parametrize("classes", CLASSES)
+def test_goes_on_from_packed_arrays_at_any_step(name: str, classes: int) -> None:
+    moments = history(name, classes)
+    want = digest(moments[-1].step.arrays)
+    for at in {0, 1, len(moments) // 2, len(moments) - 1} & set(range(len(moments))):
+        state = {n: unpack(pack(arrays)) for n, arrays in moments[at].state.items()}
+        *_, last = walk(jobs(classes)[name], federation(classes), state)
+        assert digest(last.step.arrays) == want
+
+
+@learners
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_one_patient_moves_the_sums_by_no_more_than_declared(name: str, data: st.DataObject) -> None:
+    classes = data.draw(st.sampled_from(CLASSES))
+    learner, moments = jobs(classes)[name].learner, history(name, classes)
+    moment = moments[data.draw(st.integers(0, len(moments) - 1))]
+    bound = learner.sensitivity(schema(classes), moment.plan)
+    if not isinstance(bound, float):
+        return  # it cannot account, and a plan with a budget will not be given to it; or adds its noise itself, see below
+    assert bound > 0
+    c = cohort(12, classes=classes, seed=data.draw(st.integers(0, 999)), missing=data.draw(st.sampled_from([0.0, 0.5])))
+    values = c.values.copy()
+    who = data.draw(st.integers(0, 11))
+    for j, feature in enumerate(c.schema.features):
+        # the one patient may sit on the bounds
+        if hasattr(feature, "low") and data.draw(st.booleans()):
+            values[who, j] = data.draw(st.sampled_from([feature.low, feature.high]))
+    c = dataclasses.replace(c, values=values, labels=np.where(np.arange(12) == who, data.draw(st.integers(0, classes - 1)), c.labels))
+    with_ = learner.contribute(moment.state, c, moment.plan)
+    without = learner.contribute(moment.state, c.where(np.arange(12) != who), moment.plan)
+    moved = np.sqrt(sum(float(((with_.sums[k] - without.sums[k]).astype(float) ** 2).sum()) for k in with_.sums))
+    assert moved <= bound * (1 + 1e-6)
+
+
+@learners
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_no_state_that_a_coordinator_may_send_moves_them_further(name: str, data: st.DataObject) -> None:
+    """The bound is the site's, whatever the arrays say; that they are refused, or give no number, is as good."""
+    classes = data.draw(st.sampled_from(CLASSES))
+    learner, moments = jobs(classes)[name].learner, history(name, classes)
+    moment = moments[data.draw(st.integers(0, len(moments) - 1))]
+    bound = learner.sensitivity(schema(classes), moment.plan)
+    if not isinstance(bound, float):
+        return
+    r = np.random.default_rng(data.draw(st.integers(0, 999)))
+    chosen = st.sampled_from(["as it is", "large", "negative", "small", "random", "nan"])
+
+    def bent(array: Array) -> Array:
+        how = data.draw(chosen)
+        if array.dtype.kind != "f" or how == "as it is":
+            return array
+        by = {"large": 1e6, "negative": -50.0, "small": 1e-6, "nan": np.nan}.get(how)
+        return (array * by + (by > 1) if by is not None else array + 10 * r.normal(size=array.shape)).astype(array.dtype)
+
+    state = {n: {k: bent(v) for k, v in arrays.items()} for n, arrays in moment.state.items()}
+    c = cohort(12, classes=classes, seed=data.draw(st.integers(0, 999)))
+    who = data.draw(st.integers(0, 11))
+    try:
+        with_ = learner.contribute(state, c, moment.plan)
+        without = learner.contribute(state, c.where(np.arange(12) != who), moment.plan)
+    except (FedmetsError, ValueError, IndexError, OverflowError, ZeroDivisionError):
+        return
+    moved = np.sqrt(sum(float(((with_.sums[k] - without.sums[k]).astype(float) ** 2).sum()) for k in with_.sums))
+    assert not np.isfinite(moved) or moved <= bound * (1 + 1e-6) + 1e-9 * max(float(np.abs(v).max(initial=0)) for v in with_.sums.values())
+
+
+@learners
+def test_what_adds_its_noise_itself_sends_one_case_and_nothing_that_a_seed_makes_again(name: str) -> None:
+    learner, those = small(name), federation(2)
+    sampled = [m for m in history(name, 2) if isinstance(learner.sensitivity(schema(2), m.plan), Sampled)]
+    for moment in sampled[:1]:
+        plan = dataclasses.replace(moment.plan, privacy=Privacy(1.0))
+        first, again = (learner.contribute(moment.state, those[0], plan) for _ in range(2))
+        nobody = learner.contribute(moment.state, empty(schema(2)), plan)
+        assert (first.cases, first.tally) == (moment.given[0].cases, {})
+        check(first, nobody, plan)
+        assert digest(first.sums) != digest(again.sums)
+        with repeatable(7, "x"):
+            seeded = learner.contribute(moment.state, those[0], plan)
+        with repeatable(7, "x"):
+            reseeded = learner.contribute(moment.state, those[0], dataclasses.replace(plan, seed=SEED + 1))
+        assert digest(seeded.sums) == digest(reseeded.sums)
+        given = {k: moment.state[name][k] for k in nobody.sums}
+        assert all((nobody.sums[k] != v).any() for k, v in given.items()), "nobody is hidden, too"
+
+
+# ---- what it has not seen (guard L05) ---------------------------------------------------------------------------------------
+
+
+def poisoned(those: Sequence[Cohort], fold: Fold) -> list[Cohort]:
+    """Other values, labels and follow-up wherever a row is outside the training set of `fold`."""
+    out = []
+    for c in those:
+        kept = set(c.train(fold, SEED, PARTS, labelled=False).ids)
+        bad = np.array([i not in kept for i in c.ids])
+        other = cohort(len(c), classes=len(c.schema.label.classes), seed=99)
+        labels = np.where(bad & (c.labels >= 0), (c.labels + 1) % len(c.schema.label.classes), c.labels)
+        pictures = tuple(q if b and p else p for p, q, b in zip(c.pictures, other.pictures, bad, strict=True))
+        assert bad.any()
+        values = np.where(bad[:, None], other.values, c.values)
+        out.append(dataclasses.replace(c, values=values, labels=labels, pictures=pictures, flow=c.flow))
+    return out
+
+
+TRAINED = [n for n in NAMES if n in TINY or ("preprocessing" in (n, *load(n).needs) and not several(jobs(2)[n]))]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("fold", [Fold(parts=(1,)), Fold(("S1",)), Fold(("S0",), (2,))], ids=lambda f: f.key)
+def test_rows_outside_the_training_set_change_nothing(name: str, fold: Fold) -> None:
+    job = dataclasses.replace(jobs(2)[name], fold=fold, reads=(fold,))
+    those = federation(2)
+    (*_, clean), (*_, dirty) = walk(job, those), walk(job, poisoned(those, fold) if fold.parts else [*poisoned_site(those, fold)])
+    assert digest(clean.step.arrays) == digest(dirty.step.arrays)
+    (*_, other) = walk(
+        dataclasses.replace(job, fold=Fold(), reads=(Fold(),)), poisoned(those, fold) if fold.parts else poisoned_site(those, fold)
+    )
+    (*_, whole) = walk(dataclasses.replace(job, fold=Fold(), reads=(Fold(),)), those)
+    assert digest(other.step.arrays) != digest(whole.step.arrays)  # the poison does work where it is eaten
+
+
+def poisoned_site(those: Sequence[Cohort], fold: Fold) -> list[Cohort]:
+    return [poisoned([c], fold)[0] if c.site in fold.sites else c for c in those]
+
+
+@pytest.mark.parametrize("name", [n for n in HEADS if isinstance(load(n), Stacked)])
+def test_a_head_on_other_heads_does_not_see_the_test_rows_of_its_outer_fold(name: str) -> None:
+    fold, those = Fold(parts=(1,)), federation(2)
+    (job,) = (j for j in found(2) if (j.fold, j.learner.name) == (fold, name))
+    (*_, clean), (*_, dirty) = walk(job, those), walk(job, poisoned(those, fold))
+    assert digest(clean.step.arrays) == digest(dirty.step.arrays)
+    (*_, other) = walk(job, poisoned(those, Fold(parts=(0,))))
+    assert digest(other.step.arrays) != digest(clean.step.arrays)
+
+
+JUDGES = [n for n in NAMES if len(jobs(2)[n].reads) > 1 and "heads" in hyper_names(load(n))]
+
+
+# who needs the evaluation has its thresholds from there
+@pytest.mark.parametrize("name", [n for n in JUDGES if "evaluation" not in load(n).needs])
+def test_thresholds_of_a_fold_do_not_see_its_test_rows(name: str) -> None:
+    job = jobs(2)[name]
+    those = pictured_sites(45, 3, IMAGING, seed=5)
+    (clean,) = walk(job, those)
+    for at, fold in enumerate([Fold(parts=(p,)) for p in range(PARTS)]):
+        (dirty,) = walk(job, poisoned(those, fold))
+        assert_unmoved(clean.step.arrays, dirty.step.arrays, HEADS, "within", at)
+    # learners on images leave no site out but in a full run
+    job = dataclasses.replace(job, learner=configured(job.learner, {"heads": list(TABLE_HEADS)}))
+    (clean,) = walk(job, those)
+    alone = [f for f in job.reads if f.sites and not f.parts]
+    assert len(alone) == 3
+    for at, fold in enumerate(alone):
+        (dirty,) = walk(job, poisoned_site(those, fold))
+        assert_unmoved(clean.step.arrays, dirty.step.arrays, TABLE_HEADS, "left_out", at)
+
+
+def assert_unmoved(clean: Arrays, dirty: Arrays, those: Sequence[str], kind: str, at: int) -> None:
+    names = [k for k in clean if "/thresholds/" in k or "/log_loss/" in k]
+    chosen = [k for k in names if k.endswith(kind)]
+    assert len(chosen) == 2 * len(those)
+    for key in chosen:
+        assert clean[key][at].tobytes() == dirty[key][at].tobytes(), key
+        assert clean[key][at].any(), key
+    assert any(clean[k].tobytes() != dirty[k].tobytes() for k in names)
+
+
+# ---- heads ------------------------------------------------------------------------------------------------------------------
+
+
+def trained(name: str, classes: int) -> State:
+    last = history(name, classes)[-1]
+    return {**(of_fold(last.state, Fold()) if several(jobs(classes)[name]) else last.state), name: last.step.arrays}
+
+
+def nothing_known(classes: int) -> Cohort:
+    c = cohort(4, classes=classes)
+    return dataclasses.replace(c, values=np.full_like(c.values, np.nan))
+
+
+@heads
+@pytest.mark.parametrize("classes", CLASSES)
+def test_predictions_are_distributions_even_for_patients_of_whom_nothing_is_known(name: str, classes: int) -> None:
+    head, state = small(name), trained(name, classes)
+    assert isinstance(head, Head)
+    for c in (*federation(classes), nothing_known(classes), empty(schema(classes))):
+        p = head.predict(state, c)
+        assert p.shape == (len(c), classes)
+        assert ((p >= 0) & (p <= 1)).all()
+        np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-6)
+
+
+@heads
+@pytest.mark.parametrize("classes", CLASSES)
+def test_a_prediction_depends_on_the_patient_alone(name: str, classes: int) -> None:
+    head, state = small(name), trained(name, classes)
+    assert isinstance(head, Head)
+    (c, *_) = federation(classes)
+    together = head.predict(state, c)
+    some = np.arange(len(c)) % 3 == 0
+    np.testing.assert_allclose(head.predict(state, c.where(some)), together[some], atol=1e-12)
+    assert together.std(axis=0).min() > 1e-4  # not a constant
+
+
+@table_heads
+@pytest.mark.parametrize("classes", CLASSES)
+def test_explanations_add_up_to_the_log_odds(name: str, classes: int) -> None:
+    """Contributions and a base that is the same for everybody; integrated gradients of a network add up to their quadrature."""
+    head, state = small(name), trained(name, classes)
+    assert isinstance(head, TableHead)
+    c = dataclasses.replace(federation(classes)[0])
+    values = head.explain(state, c)
+    assert values.shape[:2] == (len(c), len(c.schema.features))
+    assert values.shape[2] in (classes - 1, classes)
+    p = head.predict(state, c)
+    if values.shape[2] == classes:
+        values = values[:, :, 1:] - values[:, :, :1]
+    rest = np.log(p[:, 1:] / p[:, :1]) - values.sum(axis=1)
+    spread = 0.05 if isinstance(head, Averaged) and hyper_of(head).get("hidden") else 1e-5
+    assert np.ptp(rest, axis=0).max() <= spread
+    assert head.explain(state, empty(c.schema)).shape == (0, *values.shape[1:2], *head.explain(state, c).shape[2:])
+
+
+@table_heads
+def test_alone_trains_without_federation_and_predicts(name: str) -> None:
+    head = small(name)
+    assert isinstance(head, TableHead)
+    those = federation(2)
+    for some in (those[:1], those):
+        state = head.alone(some, Fold(parts=(0,)), SEED, PARTS)
+        for c in (those[2], nothing_known(2), empty(schema(2))):
+            p = head.predict(state, c)
+            assert p.shape == (len(c), 2)
+            np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-6)
+        assert head.explain(state, those[2]).shape[:2] == (len(those[2]), len(schema(2).features))
+    poison = [dataclasses.replace(c, flow=c.flow) for c in poisoned(those, Fold(parts=(0,)))]
+    left, right = head.alone(those, Fold(parts=(0,)), SEED, PARTS), head.alone(poison, Fold(parts=(0,)), SEED, PARTS)
+    assert digest(flatten(left)) == digest(flatten(right))

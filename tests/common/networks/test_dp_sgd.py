@@ -1,0 +1,280 @@
+"""DP-SGD: a patient is one record however many crops, chance and noise are as promised, and without them it is gradient descent."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom, kstest
+from torch import nn
+
+from common.data.cohort import Fold
+from common.errors import RefusedError
+from common.federated.accounting import cost
+from common.federated.learner import local_plan
+from common.learners.autoencoder import reconstruction
+from common.learners.mlp import Perceptron
+from common.learners.segmentation import _examples, dice_and_entropy
+from common.networks import architectures
+from common.networks.augmentation import Augment
+from common.networks.crops import case_crops, patient_logits
+from common.networks.datasets import Cases, Singles
+from common.networks.dp_sgd import Private, _Patients, add_clipped, learn, sampled
+from common.networks.training import Schedule, Table, cross_entropy
+from common.networks.training import learn as learn_plainly
+from common.privacy.mechanism import COUNTS, ORDERS, Sampled, epsilon, gaussian, release
+from common.privacy.random import repeatable
+from common.types import Arrays, digest
+from tests.pictures import IMAGING, sites
+from tests.synthetic import schema
+
+CPU = torch.device("cpu")
+
+
+class Crops:
+    """Rows of a table, of which a patient may have many; what is asked for is remembered."""
+
+    noise = 0
+
+    def __init__(self, x: Any, y: Any, patient: Any) -> None:
+        self._x, self._y, self.patient = torch.tensor(x, dtype=torch.float32), torch.tensor(y), np.asarray(patient)
+        self.asked: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._y)
+
+    def batch(self, rows: Any, device: torch.device, noise: Any) -> tuple[Any, ...]:
+        self.asked += sorted(set(self.patient[rows].tolist()))
+        return self._x[rows], self._y[rows]
+
+
+def crops(patients: int, many: int = 10, seed: int = 0) -> Crops:
+    """The last patient has `many` crops, of large values; the others two each."""
+    r = np.random.default_rng(seed)
+    patient = np.concatenate([np.repeat(np.arange(patients - 1), 2), np.full(many, patients - 1)])
+    x = r.normal(size=(len(patient), 3)) * np.where(patient == patients - 1, 100.0, 1.0)[:, None]
+    order = r.permutation(len(patient))
+    return Crops(x[order], r.integers(0, 2, len(patient)), patient[order])
+
+
+def without_the_last(those: Crops) -> Crops:
+    keep = those.patient < those.patient.max()
+    return Crops(those._x[keep].numpy(), those._y[keep].numpy(), those.patient[keep])
+
+
+def small(scale: float = 0.5, seed: int = 1) -> tuple[nn.Module, Arrays]:
+    made = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    r = np.random.default_rng(seed)
+    return made, {k: (scale * r.normal(size=v.shape)).astype(np.float32) for k, v in made.state_dict().items()}
+
+
+def clipped(network: nn.Module, those: Crops, clip: float) -> list[torch.Tensor]:
+    total = [torch.zeros_like(p, dtype=torch.float64) for p in network.parameters()]
+    each = _Patients(network, those, cross_entropy, CPU)
+    for p in range(each.count):
+        add_clipped(total, each.gradient(p), clip)
+    return total
+
+
+def norm(tensors: list[torch.Tensor]) -> float:
+    return float(sum(float(t.double().square().sum()) for t in tensors) ** 0.5)
+
+
+# ---- a patient is one record ------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 999),
+    st.sampled_from([1e-3, 1.0, 1e3, 1e6, 1e20, 1e38]),
+    st.sampled_from([1e-3, 1.0, 50.0]),
+    st.sampled_from(["finite", "nan", "inf"]),
+)
+def test_a_patient_with_ten_crops_moves_the_sum_by_no_more_than_the_clip(seed: int, scale: float, clip: float, kind: str) -> None:
+    """Whatever the parameters: large ones blow up what rounding leaves, so that not a bit of the others' gradients may change."""
+    network, _ = small()
+    r = np.random.default_rng(seed)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.copy_(torch.from_numpy(np.clip(scale * r.normal(size=p.shape), -3e38, 3e38).astype(np.float32)))
+        if kind != "finite":
+            next(network.parameters())[0, 0] = float(kind)
+    those = crops(9, seed=seed)
+    with_, less = clipped(network, those, clip), clipped(network, without_the_last(those), clip)
+    assert all(bool(t.isfinite().all()) for t in with_)
+    assert norm([a - b for a, b in zip(with_, less, strict=True)]) <= clip * (1 + 1e-9)
+
+
+def test_one_patient_who_gives_no_number_takes_nobodys_share_away() -> None:
+    network, start = small()
+    those = crops(6)
+    those._x[those.patient == 5] = torch.inf
+    with torch.no_grad():
+        for p, v in zip(network.parameters(), start.values(), strict=True):
+            p.copy_(torch.from_numpy(v))
+    with_, less = clipped(network, those, 1.0), clipped(network, without_the_last(those), 1.0)
+    assert all(torch.equal(a, b) for a, b in zip(with_, less, strict=True))
+    assert norm(less) > 0.1
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook")
+@pytest.mark.parametrize(
+    "name", ["mlp", "compact3d", pytest.param("efficientnet_b3", marks=pytest.mark.slow), "autoencoder", "segmentation"]
+)
+def test_a_patients_gradient_is_the_sum_of_opacus_gradients_of_its_crops(name: str) -> None:
+    from opacus import GradSampleModule
+
+    network, examples, loss = trained_on(name)
+    each = _Patients(network, examples, loss, CPU)
+    hooked = copy.deepcopy(network)
+    for module in hooked.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = False  # which its hooks forbid
+        if isinstance(module, nn.Conv2d):  # of inputs with channels last its gradients are silently wrong (1.6.0)
+            module.register_forward_pre_hook(lambda _, given_: tuple(x.contiguous() for x in given_))
+    wrapped = GradSampleModule(hooked, loss_reduction="sum")
+    several = 0
+    for patient in range(3):
+        rows = np.flatnonzero(examples.patient == patient)
+        loss(wrapped, examples.batch(rows, CPU, None)).backward()
+        mine = each.gradient(patient)
+        largest = max(float(g.abs().max()) for g in mine)
+        for p, g in zip(hooked.parameters(), mine, strict=True):
+            several = max(several, len(p.grad_sample))
+            np.testing.assert_allclose(g, p.grad_sample.sum(0), atol=1e-4 * largest)
+            p.grad_sample = None
+    assert several > 1 or name in ("mlp", "segmentation")
+
+
+def trained_on(name: str) -> tuple[Any, Any, Any]:
+    (site,) = sites(6, 1, seed=1)
+    if name == "mlp":
+        r = np.random.default_rng(0)
+        return small()[0], Table(r.normal(size=(4, 3)), r.integers(0, 2, 4)), cross_entropy
+    if name == "segmentation":
+        pictures: Any = site.pictures
+        made = architectures.unet(len(IMAGING.channels), len(IMAGING.regions), (4, 8))
+        outlined = _examples(pictures, IMAGING, (4, 8, 8), Augment())
+        outlined.noise = 0  # as they are
+        return made.train(), outlined, dice_and_entropy
+    grid = (4, 32, 32) if name == "efficientnet_b3" else (4, 8, 8)
+    held = case_crops(site, grid)
+    if name == "autoencoder":
+        made = architectures.AutoEncoder(len(IMAGING.channels), 4, grid)
+        return made.train(), Singles(held, held.counts, site.pictures, None), reconstruction  # type: ignore[arg-type]
+    made = architectures.classifier(name, len(IMAGING.channels), 2)
+    architectures.draw(made, 3, last=True)
+
+    def loss(network: Any, batch: Any) -> Any:
+        x, present, mean, labels = batch
+        return nn.functional.cross_entropy(patient_logits(network(x, present), mean), labels, reduction="sum")
+
+    return made.train(), Cases(held, held.counts, site.pictures, site.labels, None), loss  # type: ignore[arg-type]
+
+
+# ---- chance and noise -------------------------------------------------------------------------------------------------------
+
+ONE = Schedule(epochs=1, batch=1, learning_rate=1.0)
+
+
+def test_noise_has_the_promised_size_also_where_there_is_nobody() -> None:
+    made = nn.Linear(100, 100)
+    start = {k: np.zeros(v.shape, np.float32) for k, v in made.state_dict().items()}
+    for those in (None, Table(np.zeros((0, 100)), np.zeros(0)), Table(np.zeros((1, 100)), np.zeros(1))):
+        # a patient who is never drawn: the rate is as good as 0
+        out = learn(made, start, those, cross_entropy, ONE, Private(2.0, 3.0, Sampled(1e-12, 1)), device=CPU)
+        noise = np.concatenate([v.ravel() for v in out.values()]) / 6
+        assert kstest(noise, "norm").pvalue > 1e-4
+        assert noise.std() == pytest.approx(1, abs=0.03)
+    halved = learn(made, start, None, cross_entropy, Schedule(1, 2, 1.0), Private(2.0, 3.0, Sampled(0.5, 1)), device=CPU)
+    assert halved["weight"].std() == pytest.approx(3, rel=0.03), "what is divided by is the public batch"
+    again = learn(made, start, None, cross_entropy, Schedule(1, 2, 1.0), Private(2.0, 3.0, Sampled(0.5, 1)), device=CPU)
+    assert not (again["weight"] == halved["weight"]).any()
+
+
+def test_each_patient_is_in_a_step_by_chance_and_for_itself() -> None:
+    those, steps, rate = crops(20, many=2), 300, 0.15
+    made, start = small()
+    how = Schedule(1, 1000, 0.01)
+    learn(made, start, those, cross_entropy, how, Private(1.0, 1.0, Sampled(rate, steps)), device=CPU)
+    taken = np.bincount(those.asked, minlength=20)
+    assert binom.cdf(taken, steps, rate).min() > 1e-6
+    assert binom.sf(taken, steps, rate).min() > 1e-6
+    assert np.std(taken) > 2  # a fixed number for each would not be chance
+    assert len(those.asked) == pytest.approx(20 * steps * rate, rel=0.15)
+
+
+def test_chance_can_be_repeated_in_a_simulation_alone() -> None:
+    those, (made, start), private = crops(20), small(), Private(1.0, 1.0, Sampled(0.3, 5))
+
+    def digested() -> str:
+        return digest(learn(made, start, those, cross_entropy, Schedule(1, 5, 0.1), private, device=CPU))
+
+    with repeatable(7, "x"):
+        first = digested()
+    with repeatable(7, "x"):
+        assert digested() == first
+    assert len({first, digested(), digested()}) == 3
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+def test_without_noise_and_with_everybody_it_is_gradient_descent(optimiser: Any) -> None:
+    r = np.random.default_rng(0)
+    those, (made, start) = Table(r.normal(size=(30, 3)), r.integers(0, 2, 30)), small()
+    how = Schedule(6, 30, 0.05, weight_decay=0.1, proximal=0.2, optimiser=optimiser)
+    want = learn_plainly(made, start, those, cross_entropy, how, seed=0, device=CPU).arrays
+    got = learn(made, start, those, cross_entropy, how, Private(1e-12, 1e3, sampled(6, 1.0)), device=CPU)
+    for k, v in want.items():
+        assert np.abs(v - start[k]).max() > 0.01
+        np.testing.assert_allclose(got[k], v, atol=2e-5)
+
+
+def test_the_network_that_is_lent_stays_as_it_is() -> None:
+    made, start = small()
+    before = digest(architectures.parameters(made))
+    learn(made, start, crops(5), cross_entropy, ONE, Private(1.0, 1.0, Sampled(0.5, 2)), device=CPU)
+    assert digest(architectures.parameters(made)) == before
+
+
+def test_a_network_with_running_statistics_is_refused_by_name() -> None:
+    made = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    with pytest.raises(RefusedError, match=r"1\.running_mean.*use group") as caught:
+        learn(made, {}, None, cross_entropy, ONE, Private(1.0, 1.0, Sampled(0.5, 2)), device=CPU)
+    assert caught.value.code == "P08"
+
+
+def test_what_comes_out_is_finite_whatever_comes_in() -> None:
+    """A refusal that depends on patients would tell of them."""
+    made, start = small()
+    bad = {**start, "0.weight": np.full_like(start["0.weight"], np.nan)}
+    for how in (Schedule(1, 1, 1e36), Schedule(1, 1, 1e36, optimiser="adamw")):
+        for given_ in (start, bad):
+            out = learn(made, given_, crops(5), cross_entropy, how, Private(1e6, 1e6, Sampled(1.0, 3)), device=CPU)
+            assert all(np.isfinite(v).all() for v in out.values())
+
+
+# ---- what it costs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("epochs", "rate", "steps"), [(2, 0.1, 20), (3, 0.1, 30), (1, 1.0, 1), (1, 0.3, 4), (5, 0.0001, 50_000)])
+def test_steps_are_public(epochs: int, rate: float, steps: int) -> None:
+    assert sampled(epochs, rate) == Sampled(rate, steps)
+
+
+def test_rounds_cost_what_opacus_accountant_says_of_all_their_steps() -> None:
+    from opacus.accountants import RDPAccountant
+
+    learner = Perceptron(rounds=7, epochs=2, rate=0.05)
+    accountant = RDPAccountant()
+    for _ in range(7 * 40):
+        accountant.step(noise_multiplier=1.3, sample_rate=0.05)
+    bound = learner.sensitivity(schema(), local_plan(Fold(), 0, 5))
+    assert isinstance(bound, Sampled)
+    ours = 7 * (release(1.3, bound) - gaussian(COUNTS))
+    assert epsilon(ours, 1e-5) == pytest.approx(accountant.get_epsilon(1e-5, alphas=list(ORDERS)), rel=1e-9)
+    np.testing.assert_allclose(cost([learner], schema(), 1.3), 7 * release(1.3, bound))
