@@ -16,7 +16,7 @@ import numpy as np
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-import common
+from common import __version__
 from common.data.cohort import Fold
 from common.data.schema import Schema
 from common.errors import FedmetsError, LeakError, RunError, UsageError
@@ -132,7 +132,7 @@ def _coordinate(
         step=progress.step,
         **({"delta": DELTA, "planned": planned(jobs, schema, run.noise, run.parts)} if run.noise else {}),
         torn=ledger.torn,
-        versions={p: version(p) for p in ("flwr", "numpy", "xgboost")} | {"fedmets": common.__version__},
+        versions={p: version(p) for p in ("flwr", "numpy", "xgboost")} | {"fedmets": __version__},
     )
 
     alive.say(begun=True, jobs=len(jobs), done=len(progress.done))

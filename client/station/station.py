@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-import common
 from client.cohort import reader
 from client.site import site_file
 from client.site.site_file import Site
@@ -26,6 +25,7 @@ from client.station.privacy_budget import Budget
 from client.station.secure_aggregation import Secure
 from client.station.state_cache import Held
 from client.station.work_queue import Jobs
+from common import __version__
 from common.data.cohort import ESTIMABLE, UNKNOWN, Cohort, Flow
 from common.errors import RefusedError, UsageError
 from common.federated import learner
@@ -177,7 +177,7 @@ class Station:
         open_ = cases >= self.site.minimum and not self.site.privacy.noised
         return Hello(
             site=self.site.name,
-            version=common.__version__,
+            version=__version__,
             schema=cohort.schema.hash,
             flow=_told(cohort.flow, self.site.minimum) if open_ else (),
             modalities=tuple(sorted(cohort.modalities)),
@@ -190,7 +190,7 @@ class Station:
         )
 
     def _failed(self, code: str) -> Hello:
-        return Hello.failed(code, self.site.name, common.__version__)
+        return Hello.failed(code, self.site.name, __version__)
 
     def handle(self, request: Request, seconds: float | None = None) -> list[Update]:
         """One Update a plan, in their order; never raises. A plan that is not done after `seconds` gets the code R09."""

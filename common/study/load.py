@@ -30,7 +30,7 @@ def load(ref: str) -> Study:
         return _from_python(path)
     if ref not in names():
         raise UsageError("C02", f"study '{ref}' is unknown; there are {', '.join(names())}, or give the path of a .toml or .py file")
-    study: Study = importlib.import_module(f"common.studies.{ref}").STUDY
+    study: Study = importlib.import_module(f"{studies.__name__}.{ref}").STUDY
     return study
 
 

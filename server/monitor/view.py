@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import common
+from common import __version__
 from common.errors import WAYS_OUT
 from server.monitor.curve_thinning import Point
 from server.monitor.ledger_follower import Follower
@@ -256,9 +256,9 @@ def _refusals(told: Chronicle) -> tuple[RefusalView, ...]:
 def _notes(ledger: Follower, told: Chronicle) -> tuple[str, ...]:
     out = []
     written = str((told.begun.get("versions") or {}).get("fedmets", ""))
-    if told.first and written != common.__version__:
+    if told.first and written != __version__:
         out.append(
-            f"written by fedmets {written or 'of an unknown version'}, shown by {common.__version__}: what that version wrote differently "
+            f"written by fedmets {written or 'of an unknown version'}, shown by {__version__}: what that version wrote differently "
             "may be missing here"
         )
     if ledger.torn:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-import common
+from common import __version__
 from common.data.schema import Schema
 from common.errors import FederationError, FedmetsError
 from common.wire.envelope import Packet
@@ -133,7 +133,7 @@ def _greet(
 
 def _hello(reply: Packet, enrolled: Enrolled, greeting: Packet, schema: Schema) -> Hello:
     hello = unpack_hello(reply, enrolled.sites, greeting)
-    if not hello.code and hello.version != common.__version__:
+    if not hello.code and hello.version != __version__:
         return replace(hello, code="P04")
     if not hello.code and hello.schema != schema.hash:
         return replace(hello, code="D07")
