@@ -112,10 +112,10 @@ def joined(folder: Path, at: Path, compose: str) -> list[Finding]:
     """Both halves, each in the place of its process: by compose, or as processes of this machine (the station's without a network)."""
     if compose:
         run = [*compose.split(), "run", "--rm", "-T", "--no-deps"]
-        station = [*run, "--entrypoint", "python", "station", "-m", "client", "check", "--site", "/kit/site.toml", "--json"]
-        courier = [*run, "--entrypoint", "python", "courier", "-m", "deploy", "reach", "/kit", "--json"]
+        station = [*run, "--entrypoint", "fedmets", "station", "client", "check", "--site", "/kit/site.toml", "--json"]
+        courier = [*run, "--entrypoint", "fedmets", "courier", "deploy", "reach", "/kit", "--json"]
     else:
-        python = [sys.executable, "-m"]
+        python = [sys.executable, "-m", "fedmets"]
         apart = ["unshare", "--net", "--map-root-user"] if shutil.which("unshare") else []
         station = [*apart, *python, "client", "check", "--site", str(folder / "site.toml"), "--socket", str(at), "--json"]
         courier = [*python, "deploy", "reach", str(folder), "--json"]
