@@ -26,6 +26,7 @@ from common.federated import learner as learners
 from common.study import load as studies
 from deploy import federation
 from deploy.__main__ import parser as deploy_parser
+from docs import rooms
 from server.__main__ import parser as server_parser
 from server.config import run_config
 from simulation.__main__ import parser as simulation_parser
@@ -350,6 +351,9 @@ MADE: dict[str, Callable[[], str]] = {
     "studies": of_studies,
     "report": of_report,
     "environment": of_environment,
+    "rooms": rooms.picture,
+    "route": rooms.route,
+    "roomlist": rooms.table,
 }
 """Marker of a page -> what stands there."""
 

@@ -98,21 +98,14 @@ class Hospitals:
         return [int(line.split()[0]) for line in told]
 
     def stop(self) -> None:
+        """Containers and volumes of this town, by name: the machine has others."""
         for home in self.up:
-            call(
-                COMPOSE,
-                "-p",
-                self.project(home),
-                "down",
-                "-v",
-                "-t",
-                "1",
-                cwd=home,
-                check=False,
-                FEDMETS_DATA="/",
-                FEDMETS_USER=USER,
-            )
-        call(ENGINE, "volume", "prune", "-f", check=False)
+            down = ["-p", self.project(home), "down", "-v", "-t", "1"]
+            call(COMPOSE, *down, cwd=home, check=False, FEDMETS_DATA="/", FEDMETS_USER=USER)
+            left = call(ENGINE, "volume", "ls", "-q").stdout.split()
+            for volume in left:
+                if volume.startswith(f"{self.project(home)}_"):
+                    call(ENGINE, "volume", "rm", volume, check=False)
 
     def logs(self) -> str:
         listed = call(ENGINE, "ps", "-a", "--format", "{{.Names}}").stdout.split()
