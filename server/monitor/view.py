@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from common import __version__
-from common.errors import WAYS_OUT
+from common.errors import CODES
 from server.monitor.curve_thinning import Point
 from server.monitor.ledger_follower import Follower
 from server.monitor.ledger_summary import WITHHELD, Chronicle, SitePart
@@ -211,7 +211,7 @@ def _state(
         return "stopped", f"stopped by command; take it up again: {resume}", ""
     if ended.get("code"):
         code = str(ended["code"])
-        why, way_out = "; ".join(map(str, ended.get("said") or ())), WAYS_OUT.get(code, "")
+        why, way_out = "; ".join(map(str, ended.get("said") or ())), CODES[code].way_out if code in CODES else ""
         return "failed", f"{code}, {meaning(code)}: {why}. What to do: {way_out} ({resume})", code
     if ended:
         return "stopped", f"interrupted at the coordinator; take it up again: {resume}", ""
@@ -247,7 +247,7 @@ def _site(name: str, told: Chronicle, live: Mapping[str, Any], heard: Mapping[st
 
 def _refusals(told: Chronicle) -> tuple[RefusalView, ...]:
     return tuple(
-        RefusalView(site, code, times, part.refused_at.get(code, 0), meaning(code), WAYS_OUT.get(code, ""))
+        RefusalView(site, code, times, part.refused_at.get(code, 0), meaning(code), CODES[code].way_out if code in CODES else "")
         for site, part in sorted(told.sites.items())
         for code, times in sorted(part.refused.items())
     )
