@@ -106,7 +106,7 @@ def here(sites: int, cases: int, rounds: int) -> list[float]:
 
         learner = load("image", {"segmentation": False, "rounds": rounds})
         job = Job(learner, Fold(), (Fold(),))
-        driver.drive(grid, run, "bench", roster, [job], schema, driver.Progress(), watch, combiner("fedavg"))
+        driver.drive(driver.Federation(grid, run, "bench", roster, [job], schema, combiner("fedavg")), driver.Progress(), watch)
         ledger.close()
     return seconds[2:]  # without the counting and the first round
 

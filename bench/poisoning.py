@@ -30,7 +30,7 @@ from common.federated.learner import Head
 from server.config import enrolled_sites
 from server.config.jobs import Job
 from server.rounds import strategies, update_screening
-from server.rounds.driver import Exchange, Progress, drive
+from server.rounds.driver import Exchange, Federation, Progress, drive
 from server.rounds.registration import register
 from simulation.__main__ import parser
 from simulation.federation import malicious_site, synthetic_cohorts
@@ -88,7 +88,7 @@ def trained(setting: Setting, attacker: str, attack: str, how: Mapping[str, Any]
             codes: Any = work["refused"]
             refused.update(f"{'attacker' if attack and site == attacker else 'honest'} {code}" for site, code in codes.items())
 
-    drive(grid, run, name, roster, jobs, schema, progress, watch, strategies.combiner(run.strategy))
+    drive(Federation(grid, run, name, roster, jobs, schema, strategies.combiner(run.strategy)), progress, watch)
     return progress, refused
 
 

@@ -107,7 +107,7 @@ def engine(grid: Grid, those: int, schema: Schema, learner: Perceptron, folder: 
         last = clock()
 
     jobs = [Job(one, ALL, (ALL,)) for one in (Preprocessing(), learner)]
-    driver.drive(grid, run, "bench", roster, jobs, schema, driver.Progress(), watch, combiner("fedavg"))
+    driver.drive(driver.Federation(grid, run, "bench", roster, jobs, schema, combiner("fedavg")), driver.Progress(), watch)
     ledger.close()
     return seconds
 

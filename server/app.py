@@ -31,10 +31,10 @@ from server.config.run_config import Run
 from server.ledger import heartbeat, state_store
 from server.ledger.heartbeat import Signs
 from server.ledger.ledger import NAME, Ledger
-from server.rounds import driver, leak_guard, noisy_scores, strategies, update_screening
+from server.rounds import leak_guard, noisy_scores, strategies, update_screening
 from server.rounds.budget_heads import NAME as BUDGETS
 from server.rounds.budget_heads import Accounts
-from server.rounds.driver import Exchange, Progress
+from server.rounds.driver import Exchange, Federation, Progress, drive
 from server.rounds.privacy_charges import DELTA, Charges, planned
 from server.rounds.registration import joined_later, register
 from server.rounds.resume import STATES, WITHHELD, restore
@@ -161,7 +161,8 @@ def _coordinate(
         if tell:
             tell(exchange, now, len(jobs))
 
-    driver.drive(grid, run, name, roster, jobs, schema, progress, watch, strategies.combiner(run.strategy), alive, accounts)
+    federation = Federation(grid, run, name, roster, jobs, schema, strategies.combiner(run.strategy), alive, accounts)
+    drive(federation, progress, watch)
     state_hash = digest({f"{k}\t{n}": a for k, s in progress.states.items() for n, a in flatten(s).items()})
     closed = next((line for line in ledger.lines if line["kind"] == "close"), None)
     if closed is None:

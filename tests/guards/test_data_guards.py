@@ -248,7 +248,7 @@ def with_images(
     progress = Progress()
     job = Job(load("volumes"), Fold(), (Fold(),))
     run = dataclasses.replace(setting.run, task=setting.task)
-    driver.drive(grid, run, "r", roster, [job], schema, progress, lambda e, p: seen.append(e), combiner("fedavg"))
+    driver.drive(driver.Federation(grid, run, "r", roster, [job], schema, combiner("fedavg")), progress, lambda e, p: seen.append(e))
     return seen, progress
 
 

@@ -11,7 +11,7 @@ import pytest
 from common.errors import RunError
 from common.types import pack, unpack
 from common.wire.envelope import Packet
-from server.rounds import disk_spool, open_sums
+from server.rounds import disk_spool, retries
 from tests.server.rounds.test_driver import RUN, Local, bits, driven, federation
 from tests.synthetic import sites
 
@@ -50,8 +50,8 @@ def test_the_bits_are_those_of_answers_in_memory(tmp_path: Path, monkeypatch: py
 
     want = bits(driven(federation(stations()))[0])
     monkeypatch.setattr(disk_spool, "SMALL", 0)
-    monkeypatch.setattr(open_sums, "SMALL", 0)
-    monkeypatch.setattr(open_sums, "FEW", 1)
+    monkeypatch.setattr(retries, "SMALL", 0)
+    monkeypatch.setattr(retries, "FEW", 1)
     run = dataclasses.replace(RUN, out=str(tmp_path / "run"))
     assert bits(driven(federation(stations()), run)[0]) == want
     assert not (tmp_path / "run" / "spool").exists()

@@ -31,7 +31,7 @@ from common.wire.masked_messages import Ask, Told, unpack_told
 from common.wire.messages import pack_request, unpack_updates
 from common.wire.state_transfer import pack_states
 from server.config.run_config import Run
-from server.rounds.driver import Exchange, Progress, add, drive
+from server.rounds.driver import Exchange, Federation, Progress, drive
 from server.rounds.registration import Roster
 from tests import ring
 from tests.courier import MemoryGrid
@@ -91,7 +91,8 @@ def roster(grid: MemoryGrid, run: Run) -> Roster:
 def driven(grid: MemoryGrid, folder: Path, run: Run | None = None, name: str = "") -> tuple[Progress, list[Exchange]]:
     run = replace(run or masked_run(), out=str(folder))
     progress, told = Progress(), list[Exchange]()
-    drive(grid, run, name or f"r{next(COUNT)}", roster(grid, run), tasks(FOLDS), schema(), progress, lambda e, _: told.append(e), add)
+    named = Federation(grid, run, name or f"r{next(COUNT)}", roster(grid, run), tasks(FOLDS), schema())
+    drive(named, progress, lambda e, _: told.append(e))
     return progress, told
 
 
@@ -104,7 +105,7 @@ def plain(folder: Path, names: Sequence[str] = NAMES) -> np.ndarray:
     open_ = [Local(next(c for c in sites(150, 5, seed=2) if c.site == n), folder, 1) for n in names]
     grid, progress = federation(open_), Progress()
     run = replace(RUN, expect=len(names))
-    drive(grid, run, "plain", roster(grid, run), tasks(FOLDS), schema(), progress, lambda e, _: None, add)
+    drive(Federation(grid, run, "plain", roster(grid, run), tasks(FOLDS), schema()), progress, lambda e, _: None)
     return coefficients(progress)
 
 
@@ -223,11 +224,11 @@ def test_a_coordinator_that_is_killed_after_the_vectors_goes_on_to_the_same_sum(
     run, progress = replace(masked_run(), out=str(tmp_path)), Progress()
     grid = federation(stations, killed)
     with pytest.raises(KeyboardInterrupt):
-        drive(grid, run, name, roster(grid, run), tasks(FOLDS), schema(), progress, lambda e, _: None, add)
+        drive(Federation(grid, run, name, roster(grid, run), tasks(FOLDS), schema()), progress, lambda e, _: None)
     # the stations are started again as well: what they must not forget is on disk
     again = [station(tmp_path, n) for n in NAMES]
     grid = federation(again)
-    drive(grid, run, name, roster(grid, run), tasks(FOLDS), schema(), progress, lambda e, _: None, add)
+    drive(Federation(grid, run, name, roster(grid, run), tasks(FOLDS), schema()), progress, lambda e, _: None)
     assert coefficients(progress) == pytest.approx(plain(tmp_path), abs=1e-6)
 
 
