@@ -69,7 +69,7 @@ def here(sites: int, cases: int, rounds: int) -> list[float]:
     from server.ledger import state_store
     from server.ledger.ledger import Ledger
     from server.rounds import driver
-    from server.rounds.registration import register
+    from server.rounds.registration import Invitation, register
     from server.rounds.strategies import combiner
     from simulation.federation import site_folders
     from simulation.federation.in_process_grid import InProcessGrid
@@ -94,7 +94,7 @@ def here(sites: int, cases: int, rounds: int) -> list[float]:
         grid = InProcessGrid(courier.app, {k + 1: Path(f"/{k}") for k in range(sites)}, workers=2)
         run = Run(study="bench", task="now", out=str(folder), expect=sites)
         schema = stations["/0"].held.schema
-        roster = register(grid, run, "bench", enrolled_sites.load(str(folder / site_folders.COORDINATOR)), "now", schema)
+        roster = register(grid, Invitation(run, "bench", enrolled_sites.load(str(folder / site_folders.COORDINATOR)), "now", schema))
         ledger, seconds, last = Ledger(folder / "ledger.jsonl"), list[float](), time.perf_counter()
 
         def watch(exchange: Any, now: Any) -> None:

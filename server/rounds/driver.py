@@ -158,31 +158,30 @@ def _exchange(means: _Means, jobs: Sequence[Job], progress: Progress) -> Exchang
     for site in (s for q in questions for s in q.plans):
         asked[site] = asked.get(site, 0) + 1
     signs.step(progress.step, {s: "working" if s in asked else "ready" for s in ready}, asked)
-    answers = means.sums.collect(questions, lot)
-    means.accounts.told(answers.budgets)
-    signs.step(progress.step, {s: answers.outcome.get(s, "ready") for s in ready})
+    collected = means.sums.collect(questions, lot)
+    means.accounts.told(collected.budgets)
+    signs.step(progress.step, {s: collected.outcome.get(s, "ready") for s in ready})
     work: dict[tuple[str, ...], dict[str, Any]] = {}
     measured = Measured()
-    for question in questions:
-        total = answers.total(question)
-        if total.summands:
-            _advance(means, question, total.summands, progress)
+    for question, summed in zip(questions, collected.totals, strict=True):
+        if summed.summands:
+            _advance(means, question, summed.summands, progress)
         else:
             _leave_out(question.job, progress)
-        if total.watched is not None:
-            measured.add(question.job.learner.name, question.job.fold.key, total.watched, total.by_site)
-        _note(work, question, total)
+        if summed.watched is not None:
+            measured.add(question.job.learner.name, question.job.fold.key, summed.watched, summed.by_site)
+        _note(work, question, summed)
     names = {node: site for site, node in asking.roster.nodes.items()}
     return Exchange(
         step=progress.step,
-        sites=dict(answers.outcome),
+        sites=dict(collected.outcome),
         asked=asked,
         work=list(work.values()),
         late=[{"site": names.get(node, f"node {node}"), "step": group} for node, group in asking.post.late()],
         sent=asking.sent - sent,
         received=asking.received - received,
         seconds=time.monotonic() - started,
-        budgets=dict(answers.budgets),
+        budgets=dict(collected.budgets),
         metrics=measured.rows(),
     )
 
@@ -228,12 +227,11 @@ def _advance(means: _Means, question: Question, summands: Sequence[Contribution]
         progress.done.add(job.key)
 
 
-def _note(work: dict[tuple[str, ...], dict[str, Any]], question: Question, total: Total) -> None:
+def _note(work: dict[tuple[str, ...], dict[str, Any]], question: Question, summed: Total) -> None:
     """One entry for all folds with the same learner, phase and outcome."""
     name, fold = question.job.learner.name, question.job.fold.key
-    group = work.setdefault(
-        (name, question.phase, *total.contributed, "|", *(f"{s}={c}" for s, c in total.refused.items())),
-        {"learner": name, "phase": question.phase, "folds": [], "contributed": total.contributed, "refused": total.refused, "doubted": []},
-    )
+    refused = [f"{s}={c}" for s, c in summed.refused.items()]
+    entry = {"learner": name, "phase": question.phase, "folds": [], "contributed": summed.contributed, "refused": summed.refused}
+    group = work.setdefault((name, question.phase, *summed.contributed, "|", *refused), entry | {"doubted": []})
     group["folds"].append(fold)
-    group["doubted"] += [f"fold '{fold}': {reason}" for reason in total.doubted.values()]
+    group["doubted"] += [f"fold '{fold}': {reason}" for reason in summed.doubted.values()]

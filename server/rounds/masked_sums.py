@@ -26,7 +26,7 @@ from server.config.jobs import Job
 from server.ledger import state_store
 from server.rounds.retries import Asking
 from server.rounds.state_delivery import Lot
-from server.rounds.sums import Question, Total, by_site
+from server.rounds.sums import Collected, Question, Total, by_site
 from server.rounds.transport import why
 
 NAME = "online.json"
@@ -48,28 +48,6 @@ class _Vectors:
             raise WireError("M02", f"'{site}' sent {came.vector.size} numbers, the others {self.total.size}")
         self.total = np.add(self.total, came.vector, out=self.total) if self.sealed else came.vector.copy()
         self.sealed[site], self.budgets[site] = came.sealed, came.budget
-
-
-@dataclass(frozen=True)
-class MaskedAnswers:
-    totals: Mapping[tuple[str, str], Contribution]
-    """Job -> the sum over all online sites."""
-    outcome: Mapping[str, str]
-    """Site -> `contributed`, or the code of why it is not in the sum."""
-    budgets: Mapping[str, str]
-
-    def total(self, question: Question) -> Total:
-        online = sorted(s for s, code in self.outcome.items() if code == "contributed")
-        lost = {s: code for s, code in self.outcome.items() if s not in online}
-        job, total, noised = question.job, self.totals[question.job.key], question.plan.privacy is not None
-        if not total.cases and not noised:
-            if job.optional:
-                return Total([], [], lost)
-            raise question.failed(
-                "no site holds as many patients as it lets a sum cover; larger sites, fewer folds or a lower minimum would help"
-            )
-        check(total, question.zero(), question.plan)
-        return Total([total], online, lost, watched=None if noised else total)
 
 
 class MaskedSums:
@@ -94,8 +72,7 @@ class MaskedSums:
     def asked(self, job: Job) -> tuple[str, ...]:
         return self._roster.ready
 
-    def collect(self, questions: Sequence[Question], lot: Lot) -> MaskedAnswers:
-        """FederationError R01 where too few sites take part in the sum."""
+    def collect(self, questions: Sequence[Question], lot: Lot) -> Collected:
         plans, zeros = by_site(questions), [q.zero() for q in questions]
         asked = next(iter(plans.values()))
         step, place = asked[0].step, masked_messages.place(asked, self.group)
@@ -114,9 +91,10 @@ class MaskedSums:
         self._unmask(online, {s: t.shares for s, t in told.items()}, vectors.total, {**lost, **silent})
         like = masked_messages.joined(zeros)
         decoded = dict(fixed_point.decode(vectors.total, like, masked_messages.scale(self.group), len(online)))
-        totals = dict(zip((q.job.key for q in questions), masked_messages.parted(decoded, zeros), strict=True))
+        sums = zip(questions, masked_messages.parted(decoded, zeros), zeros, strict=True)
+        totals = (_total(question, summed, zero, online, outcome) for question, summed, zero in sums)
         budgets = {s: head for s, head in vectors.budgets.items() if head}
-        return MaskedAnswers(totals, outcome | dict.fromkeys(online, "contributed"), budgets)
+        return Collected(totals, outcome | dict.fromkeys(online, "contributed"), budgets)
 
     def _unmask(
         self, online: tuple[str, ...], told: Mapping[str, Mapping[str, group.Shares]], total: Words, lost: Mapping[str, str]
@@ -193,6 +171,17 @@ class MaskedSums:
 
         codes = self._asking.ask(dict.fromkeys(asks, 1), write, read)
         return told, codes | refused
+
+
+def _total(question: Question, summed: Contribution, zero: Contribution, online: Sequence[str], lost: Mapping[str, str]) -> Total:
+    noised = question.plan.privacy is not None
+    if not summed.cases and not noised:
+        if question.job.optional:
+            return Total([], [], dict(lost))
+        way_out = "larger sites, fewer folds or a lower minimum would help"
+        raise question.failed(f"no site holds as many patients as it lets a sum cover; {way_out}")
+    check(summed, zero, question.plan)
+    return Total([summed], list(online), dict(lost), watched=None if noised else summed)
 
 
 def _owed(site: str, code: str, refused: dict[str, str]) -> int:

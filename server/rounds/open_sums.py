@@ -20,7 +20,7 @@ from server.rounds.disk_spool import opened
 from server.rounds.retries import Asking
 from server.rounds.round_metrics import KINDS
 from server.rounds.state_delivery import Lot
-from server.rounds.sums import Question, Total, by_site
+from server.rounds.sums import Collected, Question, Total, by_site
 from server.rounds.transport import why
 
 Key = tuple[str, str]
@@ -34,7 +34,7 @@ class OpenSums:
     def asked(self, job: Job) -> tuple[str, ...]:
         return self.asking.roster.able(job)
 
-    def collect(self, questions: Sequence[Question], lot: Lot) -> OpenAnswers:
+    def collect(self, questions: Sequence[Question], lot: Lot) -> Collected:
         roster, shelf = self.asking.roster, self.asking.shelf
         left = by_site(questions)
         updates: dict[str, dict[Key, Update]] = {s: {} for s in left}
@@ -60,25 +60,14 @@ class OpenSums:
         for site, of in updates.items():
             answered = "contributed" if any(u.contribution for u in of.values()) else "refused"
             outcome[site] = codes.get(site, answered)
-        return OpenAnswers(self.asking, updates, outcome)
+        budgets = {s: u.budget for s, of in updates.items() for u in of.values() if u.budget}
+        return Collected((self._total(q, updates, outcome) for q in questions), outcome, budgets)
 
-
-@dataclass(frozen=True)
-class OpenAnswers:
-    asking: Asking
-    updates: Mapping[str, Mapping[Key, Update]]
-    """Site -> job -> what came."""
-    outcome: Mapping[str, str]
-
-    @property
-    def budgets(self) -> dict[str, str]:
-        return {s: u.budget for s, of in self.updates.items() for u in of.values() if u.budget}
-
-    def total(self, question: Question) -> Total:
+    def _total(self, question: Question, updates: Mapping[str, Mapping[Key, Update]], outcome: Mapping[str, str]) -> Total:
         """Check what came, doubt it, require the quorum."""
         job, run, roster = question.job, self.asking.run, self.asking.roster
-        came = {s: self.updates[s][job.key] for s in question.plans if job.key in self.updates[s]}
-        refused = {s: self.outcome[s] for s in question.plans if s not in came}
+        came = {s: updates[s][job.key] for s in question.plans if job.key in updates[s]}
+        refused = {s: outcome[s] for s in question.plans if s not in came}
         refused |= {s: "D06" for s in roster.ready if s not in job.fold.sites and s not in question.plans}
         good: dict[str, Contribution] = {}
         rounded: Arrays | None = None

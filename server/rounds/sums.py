@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -61,22 +61,16 @@ class Total:
     by_site: Mapping[str, Contribution] = field(default_factory=dict)
 
 
-class Answers(Protocol):
-    """One step's."""
+@dataclass(frozen=True)
+class Collected:
+    """What one step came to."""
 
-    @property
-    def outcome(self) -> Mapping[str, str]:
-        """Site -> `contributed`, `refused` (codes only), or the code of why some of what was asked is not there."""
-        ...
-
-    @property
-    def budgets(self) -> Mapping[str, str]:
-        """Site -> the head of its budget chain, where it keeps one."""
-        ...
-
-    def total(self, question: Question) -> Total:
-        """FederationError R01 where it has not its quorum."""
-        ...
+    totals: Iterator[Total]
+    """One a question, each made when it is its turn. FederationError R01 where it has not its quorum."""
+    outcome: Mapping[str, str]
+    """Site -> `contributed`, `refused` (codes only), or the code of why some of what was asked is not there."""
+    budgets: Mapping[str, str]
+    """Site -> the head of its budget chain, where it keeps one."""
 
 
 class Sums(Protocol):
@@ -86,8 +80,8 @@ class Sums(Protocol):
         """The sites that get a plan for a job."""
         ...
 
-    def collect(self, questions: Sequence[Question], lot: Lot) -> Answers:
-        """Ask the sites one step's questions, with the states of the `lot`, until they are answered or given up."""
+    def collect(self, questions: Sequence[Question], lot: Lot) -> Collected:
+        """Ask until the sites have answered or are given up. FederationError R01 where no sum can be had of those that have."""
         ...
 
 

@@ -31,7 +31,7 @@ from common.wire.messages import Hello, Update, pack_hello, pack_updates, refusa
 from server.config.jobs import Job
 from server.config.run_config import Run
 from server.rounds.driver import Exchange, Federation, Progress, drive
-from server.rounds.registration import Roster, register
+from server.rounds.registration import Invitation, Roster, register
 from tests import ring
 from tests.courier import MemoryGrid, Node
 from tests.synthetic import schema, sites
@@ -111,7 +111,7 @@ def tasks(folds: Sequence[Fold] = FOLDS, heads: Sequence[str] = ("logistic",)) -
 
 
 def registered(grid: MemoryGrid, run: Run = RUN) -> Roster:
-    return register(grid, run, "run", ring.enrolled(["S0", "S1", "S2"]), "now", schema())
+    return register(grid, Invitation(run, "run", ring.enrolled(["S0", "S1", "S2"]), "now", schema()))
 
 
 def driven(grid: MemoryGrid, run: Run = RUN, jobs: Sequence[Job] | None = None) -> tuple[Progress, list[Exchange]]:

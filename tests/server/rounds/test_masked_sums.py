@@ -83,9 +83,9 @@ def federation(stations: Sequence[Local], change: Change = as_it_is) -> MemoryGr
 
 
 def roster(grid: MemoryGrid, run: Run) -> Roster:
-    from server.rounds.registration import register
+    from server.rounds.registration import Invitation, register
 
-    return register(grid, run, "run", ring.enrolled(NAMES), "now", schema())
+    return register(grid, Invitation(run, "run", ring.enrolled(NAMES), "now", schema()))
 
 
 def driven(grid: MemoryGrid, folder: Path, run: Run | None = None, name: str = "") -> tuple[Progress, list[Exchange]]:

@@ -22,7 +22,7 @@ from server.config.jobs import Job
 from server.config.run_config import Run
 from server.rounds import update_screening
 from server.rounds.driver import Exchange, Federation, Progress, drive
-from server.rounds.registration import Roster, register
+from server.rounds.registration import Invitation, Roster, register
 from server.rounds.strategies import LEAST, demand
 from tests import ring
 from tests.courier import MemoryGrid
@@ -160,7 +160,7 @@ def boasting(c: Contribution) -> Contribution:
 
 
 def driven(grid: MemoryGrid, how: Run, name: str) -> tuple[Progress, list[Exchange]]:
-    roster = register(grid, how, name, ring.enrolled(f"S{k}" for k in range(5)), "now", schema())
+    roster = register(grid, Invitation(how, name, ring.enrolled(f"S{k}" for k in range(5)), "now", schema()))
     progress, told = Progress(), list[Exchange]()
     drive(Federation(grid, how, name, roster, JOBS, schema()), progress, lambda e, _: told.append(e))
     return progress, told
