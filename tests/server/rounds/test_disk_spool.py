@@ -30,6 +30,13 @@ def test_a_large_answer_is_mapped_and_a_small_one_stays(tmp_path: Path) -> None:
     np.testing.assert_array_equal(unpack(kept.blob)["w"], arrays["w"])
 
 
+def test_a_site_that_answers_in_parts_keeps_what_it_has_said_before(tmp_path: Path) -> None:
+    first, second = (pack({"w": np.full(disk_spool.SMALL, value)}) for value in (1.0, 2.0))
+    with disk_spool.opened(tmp_path / "spool") as there:
+        parts = [there.keep("S1", Packet("updates", b"text", "00", blob)) for blob in (first, second)]
+    assert [float(unpack(p.blob)["w"].max()) for p in parts] == [1.0, 2.0]
+
+
 def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / "spool").mkdir()
     (tmp_path / "spool" / "old.blob").write_bytes(b"x")
