@@ -28,7 +28,7 @@ from common.wire import masked_messages
 from common.wire.envelope import Kind, Packet
 from common.wire.flower_records import HELLO, SECURE, content, packet
 from common.wire.masked_messages import Ask, Told, unpack_told
-from common.wire.messages import pack_request, unpack_updates
+from common.wire.messages import pack_request, refusal, unpack_updates
 from common.wire.state_transfer import pack_states
 from server.config.run_config import Run
 from server.rounds.driver import Exchange, Federation, Progress, drive
@@ -376,3 +376,32 @@ def test_a_station_that_was_started_again_gets_the_states_it_lacks(stations: lis
     progress, told = driven(federation(stations, restarted), tmp_path, run)
     assert coefficients(progress) == pytest.approx(plain(tmp_path), abs=1e-6)
     assert all(e.sites["S3"] == "contributed" for e in told)
+
+
+@pytest.mark.parametrize("kind", ["masked", "secured"])
+def test_a_courier_that_has_lost_its_station_for_a_moment_is_tried_again(stations: list[Local], tmp_path: Path, kind: str) -> None:
+    turn = itertools.count()
+
+    def lost(site: str, told: Packet, m: Message) -> Message | None:
+        if site == "S3" and told.kind == kind and next(turn) == 1:
+            asked = packet(m, "request" if kind == "masked" else "secure")
+            return Message(content(refusal(asked, "R05")), reply_to=m)
+        return as_it_is(site, told, m)
+
+    _, told = driven(federation(stations, lost), tmp_path, replace(masked_run(), retries=1))
+    assert all(e.sites == dict.fromkeys(NAMES, "contributed") for e in told)
+
+
+def test_what_a_site_has_refused_is_not_asked_again(stations: list[Local], tmp_path: Path) -> None:
+    asked = itertools.count()
+
+    def denied(site: str, told: Packet, m: Message) -> Message | None:
+        if site != "S3" or told.kind != "masked":
+            return as_it_is(site, told, m)
+        next(asked)
+        answer = masked_messages.pack_masked(masked_messages.Masked("P07"), ring.signer("S3"), packet(m, "request"))
+        return Message(content(answer), reply_to=m)
+
+    _, told = driven(federation(stations, denied), tmp_path, replace(masked_run(), retries=2))
+    assert all(e.sites["S3"] == "P07" for e in told)
+    assert next(asked) == len(told)
