@@ -160,7 +160,7 @@ def _predict(args: argparse.Namespace) -> dict[str, object]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         line = bar.add_task("preparing images", total=None)
         images = any("image" in h.modality for h in model.heads)
-        reading = reader.read_table(
+        reading = reader.read_unlabelled(
             model.study,
             model.task,
             Path(args.data),
@@ -168,7 +168,6 @@ def _predict(args: argparse.Namespace) -> dict[str, object]:
             images=Path(args.images) if args.images else None,
             cache=(Path(args.cache) if args.cache else out / "cache") if images else None,
             tell=lambda at, of: bar.update(line, completed=at, total=of),
-            labelled=False,
         )
         bar.update(line, description="predicting", completed=0, total=None)
         done = predict.write(model, reading, out)
@@ -285,7 +284,7 @@ def _cache(args: argparse.Namespace) -> dict[str, object]:
     if not args.unused >= 0:
         raise UsageError("C01", f"--unused {args.unused} must be a number of days, 0 or more")
     cache = Cache(load(Path(args.site)).cache)
-    held = cache.held()
+    held = cache.files()
     unused = [h for h in held if h.used < time.time() - args.unused * 86_400]
     removed = cache.remove_unused(args.unused) if args.remove else []
     return {

@@ -60,7 +60,7 @@ def write(model: Model, reading: Reading, folder: Path) -> dict[str, int]:
         held = ", ".join(sorted(cohort.modalities)) or "nothing"
         raise DataError("D06", f"D06 none of the model's heads can score these {len(cohort)} patients: the folder holds {held}")
     _put(folder / "left_out.csv", _table(["patient", "why"], sorted(reading.left_out.items())))
-    _put(folder / "notes.txt", "".join(f"{line}\n" for line in (*cohort.flow.notes, *reading.told(cohort.ids), *_of(model))))
+    _put(folder / "notes.txt", "".join(f"{line}\n" for line in (*cohort.flow.notes, *reading.image_log(cohort.ids), *_of(model))))
     # last, so that where there are predictions there is what must be read with them
     _put(folder / "predictions.csv", _table(_header(model), _rows(model, cohort, scored)))
     return {"patients": len(cohort), **{s.head.name: int(s.seen.sum()) for s in scored}, "left out": len(reading.left_out)}

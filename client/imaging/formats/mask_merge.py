@@ -27,7 +27,7 @@ NEAR = 0.25
 class Outlined:
     mask: Mask | None = None
     """None where no segmentation speaks about any region."""
-    troubles: tuple[tuple[str, str], ...] = ()
+    rejections: tuple[tuple[str, str], ...] = ()
     """(code, sentence) of each segmentation that cannot be used."""
     notes: tuple[str, ...] = ()
     passing: bool = False
@@ -39,7 +39,7 @@ def outlined(
 ) -> Outlined:
     """`masks` on the grid of the first of `volumes`, whose series are `images`; region i of `regions` is bit i. Never raises."""
     found: Mask | None = None
-    troubles: list[tuple[str, str]] = []
+    rejections: list[tuple[str, str]] = []
     notes: list[str] = []
     passing = False
     for series in masks:
@@ -47,14 +47,14 @@ def outlined(
         try:
             mask = _read(series, images, volumes, regions, spec)
         except DataError as error:
-            troubles.append((error.code, " ".join(error.faults)))
+            rejections.append((error.code, " ".join(error.faults)))
             passing |= isinstance(error.__cause__, MemoryError)
         except MemoryError:
-            troubles.append(("D00", f"D00 {file}: there is not enough memory to read the segmentation. Close other programs"))
+            rejections.append(("D00", f"D00 {file}: there is not enough memory to read the segmentation. Close other programs"))
             passing = True
         except Exception as error:  # whatever a reader makes of a strange file: this mask is lost, the image is not
             text = "".join(traceback.format_exception(error))
-            troubles.append(("X01", f"{file}: reading the segmentation failed; report it with this text: {text}"))
+            rejections.append(("X01", f"{file}: reading the segmentation failed; report it with this text: {text}"))
         else:
             notes += mask.notes
             if found is None:
@@ -62,7 +62,7 @@ def outlined(
             else:
                 notes += _disagreement(found, mask, file, regions)
                 found = _merged(found, mask)
-    return Outlined(found if found is not None and any(found.marked) else None, tuple(troubles), tuple(notes), passing)
+    return Outlined(found if found is not None and any(found.marked) else None, tuple(rejections), tuple(notes), passing)
 
 
 def _read(series: Series, images: Mapping[str, Series], volumes: Mapping[str, Volume], regions: Sequence[str], spec: ImagesSpec) -> Mask:

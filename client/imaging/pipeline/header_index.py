@@ -41,7 +41,7 @@ Stamp = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Known:
+class IndexedFile:
     """One file: its header, or why it has none; its SHA-256 once it was read as a whole."""
 
     stamp: Stamp
@@ -50,13 +50,13 @@ class Known:
     sha256: str = ""
 
 
-class Remembered:
+class HeaderIndex:
     """The lines of one cache folder. Not for several threads; several processes may append."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "files.jsonl"
-        self._known: dict[str, Known] = {}
-        self._stale: dict[str, Known] = {}
+        self._known: dict[str, IndexedFile] = {}
+        self._stale: dict[str, IndexedFile] = {}
         """Read by other code: the hash of the file still holds."""
         self._lines = 0
         try:
@@ -73,7 +73,7 @@ class Remembered:
                 continue
             (self._known if mine else self._stale)[path] = known
 
-    def get(self, path: str, stamp: Stamp) -> Known | None:
+    def get(self, path: str, stamp: Stamp) -> IndexedFile | None:
         """What is known of a file, as long as it is the same file."""
         known = self._known.get(path)
         return known if known is not None and known.stamp == stamp else None
@@ -83,7 +83,7 @@ class Remembered:
         found = (self._known.get(path), self._stale.get(path))
         return next((known.sha256 for known in found if known is not None and known.stamp == stamp and known.sha256), "")
 
-    def add(self, found: Iterable[tuple[str, Known]]) -> None:
+    def add(self, found: Iterable[tuple[str, IndexedFile]]) -> None:
         """Remember files, at once and on disk. Raises RunError S03 where the folder cannot be written."""
         lines = []
         for path, known in found:
@@ -110,20 +110,20 @@ class Remembered:
             raise full(self._path, error) from error
 
 
-def _line(path: str, known: Known) -> str:
+def _line(path: str, known: IndexedFile) -> str:
     header = _slim(_telling(known.header)) if known.header else None
     fault = dataclasses.astuple(known.fault) if known.fault else None
     return json.dumps([fingerprint()[:16], path, *known.stamp, known.sha256, header, fault], separators=(",", ":")) + "\n"
 
 
-def _parsed(line: str) -> tuple[str, Known, bool]:
+def _parsed(line: str) -> tuple[str, IndexedFile, bool]:
     """Path, what is known of it, and whether this very code read it (its header is else left out)."""
     version, path, size, changed, sha256, header, fault = json.loads(line)
     if not isinstance(path, str):
         raise ValueError(line)
     if version != fingerprint()[:16]:
-        return path, Known((size, changed), None, None, sha256), False
-    return path, Known((size, changed), Header.from_json(header) if header else None, Fault(*fault) if fault else None, sha256), True
+        return path, IndexedFile((size, changed), None, None, sha256), False
+    return path, IndexedFile((size, changed), Header.from_json(header) if header else None, Fault(*fault) if fault else None, sha256), True
 
 
 _DEFAULTS = {kind: {f.name: f.default for f in dataclasses.fields(kind)} for kind in (Header, Frame)}

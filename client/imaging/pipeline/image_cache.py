@@ -35,7 +35,7 @@ _SUFFIXES = frozenset({".image", ".array", ".album"})
 _DAY = 86_400
 
 
-class Broken(Exception):
+class BrokenEntryError(Exception):
     """A file of the cache is not what was written: to be removed and made again."""
 
 
@@ -44,11 +44,11 @@ class Entry:
     """What one file holds: read-only arrays, mapped, and what was said beside them."""
 
     arrays: Mapping[str, Array]
-    told: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Held:
+class CachedFile:
     """A file of the cache. `size` in bytes, `used`: when it was last opened, seconds since 1970."""
 
     path: Path
@@ -65,7 +65,7 @@ class Cache:
     def open(self, key: str, kind: str = "image") -> Entry | None:
         """The entry of `key`, verified; None where there is none yet.
 
-        Raises Broken, and has then removed the file; RunError S03 where it may not be read, or is no file.
+        Raises BrokenEntryError, and has then removed the file; RunError S03 where it may not be read, or is no file.
         """
         return _opened(self._path(key, kind))
 
@@ -82,19 +82,19 @@ class Cache:
         """Remove what writers that were killed left behind; returns how many files."""
         return sum(_abandoned(path) for path in self.folder.rglob("*.part")) if self.folder.is_dir() else 0
 
-    def held(self) -> list[Held]:
+    def files(self) -> list[CachedFile]:
         """Every file of the cache, oldest use first."""
         found = []
         for path in self.folder.rglob("*") if self.folder.is_dir() else ():
             if path.suffix in _SUFFIXES:
                 with suppress(FileNotFoundError):
                     now = path.stat()
-                    found.append(Held(path, now.st_size, max(now.st_atime, now.st_mtime)))
+                    found.append(CachedFile(path, now.st_size, max(now.st_atime, now.st_mtime)))
         return sorted(found, key=lambda h: (h.used, h.path))
 
-    def remove_unused(self, days: float) -> list[Held]:
+    def remove_unused(self, days: float) -> list[CachedFile]:
         """Remove what nobody opened for so many days; what is mapped by a process stays readable there. Raises RunError S03."""
-        old = [h for h in self.held() if h.used < time.time() - days * _DAY]
+        old = [h for h in self.files() if h.used < time.time() - days * _DAY]
         for one in old:
             try:
                 one.path.unlink(missing_ok=True)
@@ -118,9 +118,9 @@ class OnDisk:
             path = self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.array"
             try:
                 found = _opened(path)
-            except Broken:
+            except BrokenEntryError:
                 found = None
-            if found is None or found.told != {"name": name}:
+            if found is None or found.metadata != {"name": name}:
                 write(path, {"array": np.asarray(make())}, {"name": name})
                 found = _opened(path)
             assert found is not None
@@ -219,7 +219,7 @@ _VERIFIED: dict[str, tuple[int, int, int]] = {}
 
 
 def _opened(path: Path) -> Entry | None:
-    """None where there is no such file. Raises Broken, RunError S03 where it cannot be read."""
+    """None where there is no such file. Raises BrokenEntryError, RunError S03 where it cannot be read."""
     try:
         with open(path, "rb") as f:
             now = os.fstat(f.fileno())
@@ -234,7 +234,7 @@ def _opened(path: Path) -> Entry | None:
     except (ValueError, KeyError, TypeError, struct.error) as error:
         with suppress(OSError):
             path.unlink()
-        raise Broken(f"'{path}' is broken ({error}); it was removed and is made again") from error
+        raise BrokenEntryError(f"'{path}' is broken ({error}); it was removed and is made again") from error
     _VERIFIED[str(path)] = stamp
     if time.time() - now.st_atime > _DAY:
         with suppress(OSError):  # said to the file system, which may be mounted so that it notes no reading by itself

@@ -19,8 +19,8 @@ from client.imaging.formats import mask_merge
 from client.imaging.geometry import preprocessing
 from client.imaging.geometry.volumes import Geometry, Series
 from client.imaging.pipeline.header_index import Stamp
-from client.imaging.pipeline.image_cache import Broken, Cache
-from client.imaging.selection.case import Case, Trouble
+from client.imaging.pipeline.image_cache import BrokenEntryError, Cache
+from client.imaging.selection.case import Case, Rejection
 from client.table.mapping import ImagesSpec
 from common.data.schema import Imaging
 from common.errors import DataError, RunError
@@ -45,13 +45,13 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Made:
+class PreparedCase:
     """What came of a job: the entry's key, or what is wrong with the case."""
 
     key: str
     hashes: Mapping[str, tuple[Stamp, str]]
     """Of files that were read: the stamp they had before, and the SHA-256."""
-    trouble: Trouble | None = None
+    rejection: Rejection | None = None
 
 
 def key_of(case: Case, hashes: Mapping[str, str], imaging: Imaging, spec: ImagesSpec) -> str:
@@ -72,7 +72,7 @@ def key_of(case: Case, hashes: Mapping[str, str], imaging: Imaging, spec: Images
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
 
-def make(job: Job) -> Made:
+def make(job: Job) -> PreparedCase:
     """Fill the cache with one case. Raises RunError S03 where the cache cannot be written; what is wrong with the case is returned."""
     case = job.case
     read: dict[str, tuple[Stamp, str]] = {}
@@ -82,25 +82,25 @@ def make(job: Job) -> Made:
                 read[path] = _hashed(path)
     except OSError as error:
         text = f"{error.filename}: the file cannot be read ({error.strerror}); mend its permissions or copy it again"
-        return Made("", {}, ("D00", text))
+        return PreparedCase("", {}, ("D00", text))
     key = key_of(case, {**job.hashes, **{path: sha for path, (_, sha) in read.items()}}, job.imaging, job.spec)
     try:
         if job.cache.open(key) is not None:
-            return Made(key, read)
-    except Broken:
+            return PreparedCase(key, read)
+    except BrokenEntryError:
         pass
     try:
         key = _fill(job, key)
     except DataError as error:
-        return Made(key, read, (error.code, " ".join(error.faults)))
+        return PreparedCase(key, read, (error.code, " ".join(error.faults)))
     except MemoryError:
-        return Made(key, read, ("D00", f"{case.files[0]}: there is not enough memory to prepare the image; close other programs"))
+        return PreparedCase(key, read, ("D00", f"{case.files[0]}: there is not enough memory to prepare the image; close other programs"))
     except RunError:
         raise
     except Exception as error:  # whatever a decoder makes of a strange file: this case is lost, the site is not
         text = "".join(traceback.format_exception(error))
-        return Made(key, read, ("X01", f"{case.files[0]}: preparing the image failed; report it with this text: {text}"))
-    return Made(key, read)
+        return PreparedCase(key, read, ("X01", f"{case.files[0]}: preparing the image failed; report it with this text: {text}"))
+    return PreparedCase(key, read)
 
 
 def _fill(job: Job, key: str) -> str:
@@ -124,13 +124,13 @@ def _fill(job: Job, key: str) -> str:
         "box": done.box,
         "scanner": case.scanner,
         "notes": list(dict.fromkeys([*(n for v in volumes.values() for n in v.notes), *done.notes, *outlined.notes])),
-        "mask_troubles": outlined.troubles,
+        "mask_troubles": outlined.rejections,
         "passing": outlined.passing,
         "looks": [_look(image) for image, there in zip(done.coarse, done.present, strict=True) if there],
     }
     if outlined.passing:
         # under another name, so that the next start looks for the whole one and tries again
-        key = hashlib.sha256(f"{key} {outlined.troubles}".encode()).hexdigest()
+        key = hashlib.sha256(f"{key} {outlined.rejections}".encode()).hexdigest()
     job.cache.store(key, arrays, told)
     return key
 

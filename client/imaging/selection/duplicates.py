@@ -10,10 +10,10 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
 from client.imaging.geometry.volumes import Series
-from client.imaging.selection.case import Case, Trouble
+from client.imaging.selection.case import Case, Rejection
 
 
-def misspelt(cases: Mapping[str, Case], series: Sequence[Series]) -> dict[str, Trouble]:
+def misspelt(cases: Mapping[str, Case], series: Sequence[Series]) -> dict[str, Rejection]:
     """Patients whose image is of a series that names its patient in several ways, which differ in case and blanks alone (D05)."""
     names: dict[tuple[str, str], set[str]] = defaultdict(set)
     for one in series:
@@ -30,7 +30,7 @@ def misspelt(cases: Mapping[str, Case], series: Sequence[Series]) -> dict[str, T
     return out
 
 
-def shared(looks: Mapping[str, Collection[str]], cases: Mapping[str, Case]) -> dict[str, Trouble]:
+def shared(looks: Mapping[str, Collection[str]], cases: Mapping[str, Case]) -> dict[str, Rejection]:
     """Patients one of whose images is another patient's too (L04). `looks`: patient -> digests of their images."""
     owners: dict[str, set[str]] = defaultdict(set)
     for patient, mine in looks.items():

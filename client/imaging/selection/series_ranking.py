@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePath
 
 from client.imaging.geometry.volumes import Series
-from client.imaging.selection.case import Case, Trouble
+from client.imaging.selection.case import Case, Rejection
 from common.data.schema import Imaging
 from common.errors import Fault
 
@@ -27,7 +27,7 @@ def examination(
     levels: Mapping[str, int],
     broken: Sequence[tuple[str, Fault]],
     imaging: Imaging,
-) -> tuple[Case, list[Trouble], list[tuple[str, str]]]:
+) -> tuple[Case, list[Rejection], list[tuple[str, str]]]:
     """The best series of each channel; why the examination cannot be used; what is to be said.
 
     outlined: uids of the series that a segmentation was drawn on; levels: of each series, see there.
@@ -37,7 +37,7 @@ def examination(
         return elsewhere(series, imaging)
 
     taken: dict[str, Series] = {}
-    troubles: list[Trouble] = []
+    rejections: list[Rejection] = []
     remarks: list[tuple[str, str]] = []
     for name in (c.name for c in imaging.channels):
         if name not in channels:
@@ -46,7 +46,7 @@ def examination(
         usable = [s for s in ranked if not _faults(s)]
         if not usable:
             texts = [t for s in ranked for t in _faults(s)] or [str(fault) for _, fault in broken] or [f"D00 channel '{name}' of {patient}"]
-            troubles.append((_code(texts[0]), texts[0]))
+            rejections.append((_code(texts[0]), texts[0]))
             continue
         best = taken[name] = usable[0]
         first = ranked[0]
@@ -66,8 +66,8 @@ def examination(
     used = {str(PurePath(f).parent) for s in taken.values() if s.kind == "dicom" for f in s.files}
     others = {str(PurePath(f).parent) for ss in channels.values() for s in ss if s not in taken.values() for f in s.files}
     # an unreadable file among a series' own may be one of its slices
-    troubles += [(fault.code, str(fault)) for path, fault in broken if str(PurePath(path).parent) in used - others][:1]
-    return Case(patient, taken), troubles, remarks
+    rejections += [(fault.code, str(fault)) for path, fault in broken if str(PurePath(path).parent) in used - others][:1]
+    return Case(patient, taken), rejections, remarks
 
 
 def levels(series: Sequence[Series], imaging: Imaging) -> dict[str, int]:

@@ -218,7 +218,7 @@ def test_the_flow_tells_what_was_not_used(reading: Reading, written: tuple[Path,
     assert "D05: 1 patients with images are not in the table" in flow.notes
     assert any("of several series of a sequence" in n and "(1 cases)" in n for n in flow.notes)
     assert not any("TCGA-" in n for n in flow.notes)
-    assert any(alone in line and "localizer" in line for line in reading.told(reading.cohort.ids))
+    assert any(alone in line and "localizer" in line for line in reading.image_log(reading.cohort.ids))
 
 
 # ---- what is refused --------------------------------------------------------------------------------------------------------

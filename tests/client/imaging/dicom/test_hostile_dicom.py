@@ -372,7 +372,7 @@ def read(folder: Path, monkeypatch: pytest.MonkeyPatch, asked: Study = STUDY) ->
 
 
 def told(reading: Reading) -> str:
-    return "\n".join(reading.told(["P1", "P2", "P3", "7", "8"]))
+    return "\n".join(reading.image_log(["P1", "P2", "P3", "7", "8"]))
 
 
 def phases(folder: Path) -> None:
