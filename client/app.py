@@ -1,4 +1,4 @@
-"""The courier: Flower's ClientApp. It carries packets between the coordinator and the site's station, and sees no data.
+"""Courier: Flower's ClientApp, which carries packets between the coordinator and the site's station, and sees no data.
 
 It imports neither torch nor the learners: Flower starts a fresh process for every message. Nothing that goes wrong here may travel as
 text: Flower would send a traceback, so every answer that is not the station's is a code.

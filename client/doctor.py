@@ -1,4 +1,4 @@
-"""The station's half of the doctor: is the data readable and in schema, is there enough of it, and can this machine work on it?
+"""Self-check of a site's station: is the data readable and in schema, is there enough of it, and can this machine work on it?
 
 It runs where the station runs, without a network, and writes nothing but what a station would, and its forecast of the longest work on
 one plan, which the station tells the coordinator. What else it says stays at the site.

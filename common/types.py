@@ -1,4 +1,4 @@
-"""Shape aliases, and the one way to turn arrays into bytes and into a hash.
+"""Types of arrays and shapes, and the one way to turn arrays into bytes and into a hash.
 
 `Arrays` is a flat mapping of names to numpy arrays; `State` maps a learner's name to its arrays. The global model is a State.
 """

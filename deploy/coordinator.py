@@ -1,4 +1,4 @@
-"""The coordinator's container: a proxy in front, Flower's SuperLink behind it, and the list of nodes that may join kept as it is enrolled.
+"""Coordinator container: a TLS proxy in front, Flower's SuperLink behind it, and the list of enrolled nodes kept in step.
 
 The SuperLink listens on loopback alone, where `python -m server` starts runs; sites reach what `nginx.conf` lets through. What dies is
 started again: the SuperLink finds its nodes and runs in its database, and `python -m server resume` takes a run up.

@@ -1,4 +1,4 @@
-"""At a site: Flower's SuperNode with the site's key, for the coordinator that the site enrolled with and no other."""
+"""Courier process at a site: Flower's SuperNode with the site's key, for the coordinator that the site enrolled with and no other."""
 
 from __future__ import annotations
 

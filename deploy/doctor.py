@@ -1,4 +1,4 @@
-"""The courier's half of the doctor, and how the two halves are joined: each runs where its process runs, and says what it sees.
+"""Self-check of a site's network and keys (the courier's half), and how it is joined with the station's: each runs where its process runs.
 
 The courier's half opens one connection: a GET of the coordinator's health page, which tells its version. Nothing about data is in it.
 """

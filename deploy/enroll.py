@@ -1,4 +1,4 @@
-"""At a site: pin the coordinator, make the site's own keys, and write what goes back. The private halves never leave the folder."""
+"""Enrolment of a site: pin the coordinator, make the site's own keys, write what goes back. The private halves never leave the folder."""
 
 from __future__ import annotations
 

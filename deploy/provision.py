@@ -1,4 +1,4 @@
-"""From `federation.toml` to a coordinator's kit and one kit a site; and what a coordinator does with them later.
+"""Provisioning: from `federation.toml` to a coordinator's kit and one kit a site; adding, revoking and renewing later.
 
 The coordinator's folder holds secrets (`ca.key`, `server.key`, `plan.key`, mode 600) and what was enrolled (`sites.toml`, `nodes/`). A
 site's kit holds none.

@@ -1,4 +1,4 @@
-"""One simulated federation from its options to its report. Every step can be repeated: that is all that resuming needs."""
+"""Simulation: one federation from its options to its report. Every step can be repeated: that is all that resuming needs."""
 
 from __future__ import annotations
 

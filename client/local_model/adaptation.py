@@ -1,4 +1,4 @@
-"""A federation's final model, moved to a site's own patients, head by head. Nothing leaves the site.
+"""Domain adaptation: a federation's final model fine-tuned to a site's own patients, head by head. Nothing leaves the site.
 
 - networks (`image`, `mlp`, `logistic_fedavg`): some epochs more from the federation's parameters, by the learner's own training at a site;
 - `logistic`: a refit with a ridge centred at the federation's coefficients (`client.local_model.centred_ridge`);

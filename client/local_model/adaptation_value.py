@@ -1,4 +1,4 @@
-"""What fine-tuning is worth at a site: each labelled patient scored by the federation's model, by one fine-tuned without the patient's
+"""Evaluation of fine-tuning at a site: each labelled patient scored by the federation's model, by one fine-tuned without the patient's
 part, and by what the site trains alone without it; side by side on the same patients.
 
 Intervals are DeLong's. "Not estimable" under 10 of a class.

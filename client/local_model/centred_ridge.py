@@ -1,4 +1,4 @@
-"""A model moved to other patients without letting go of what it knew: maximum likelihood with a ridge centred at the old coefficients.
+"""Centred ridge: maximum likelihood with a ridge centred at the old coefficients, so that a model moves without losing what it knew.
 
 Logistic regression: argmax over beta of sum_i log p(y_i | x_i; beta) - ridge / 2 * sum over slopes (beta_j - beta0_j)^2, and a ridge of
 0.1 on how far intercepts move: updating with shrinkage towards the old model (Steyerberg et al. 2004, Stat Med 23:2567). Recalibration

@@ -1,4 +1,4 @@
-"""What the image network makes of a site's own pictures, as tables for the site's own use: nothing of it is ever sent.
+"""Image embeddings: the image network's features of a site's own pictures, as tables for the site's own use. Nothing of it is sent.
 
 A *patient* embedding is the encoder's feature map, averaged over space and over the patient's crops; a *slice* embedding is the map
 averaged over one of its axial planes. Files are readable by their owner alone.

@@ -1,4 +1,4 @@
-"""A site's own report on the image network: where in its patients' pictures the reported log-odds come from. It stays at the site.
+"""Saliency report: where in a site's own pictures the image network's reported log-odds come from. It stays at the site.
 
 One self-contained page with Grad-CAM over the middle of each patient's largest lesion, and the patient's predictions. It names patients
 and shows them: it is written for its owner alone, and nothing in fedmets reads it back.

@@ -1,4 +1,4 @@
-"""A federation's final model, as a run leaves it in `model/`, opened at a site for its own use."""
+"""Model folder: a federation's final model, as a run leaves it in `model/`, opened at a site for its own use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The federation's final model on new patients, beside their data: the same reading, the same refusals, no network, nothing sent.
+"""Prediction for new patients by the federation's final model, beside their data: same reading, same refusals, no network.
 
 `predictions.csv` has a line a patient, `left_out.csv` whom it does not speak about and why, `notes.txt` what the reading had to say.
 Files are readable by their owner alone.

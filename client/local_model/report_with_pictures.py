@@ -1,4 +1,4 @@
-"""A site's own copy of a federation's report, with the site's own pictures in it. It shows patients, and stays where they are.
+"""Local copy of a federation's report, with the site's own pictures in it. It shows patients, and stays where they are.
 
 The report comes from the coordinator, whom the site does not trust with pictures: a policy before its first byte forbids the copy to
 run anything, or to load or send anything, whatever the report holds.

@@ -1,4 +1,4 @@
-"""A frozen snapshot of one site's cases for one Schema, and the account of who was left out and why."""
+"""Cohort: a frozen snapshot of one site's cases for one Schema, and the account of who was left out and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Differential privacy as everybody here speaks of it: what a plan asks for, what a release costs, what releases cost together.
+"""Differential privacy: the Gaussian mechanism's cost, subsampling, composition to (epsilon, delta).
 
 The unit is the patient; neighbouring cohorts differ by one patient added or removed, with all rows, images and crops. What leaves is a
 sum over patients with Gaussian noise of `noise` times its sensitivity (an L2 norm), so one release is Renyi-private with

@@ -1,4 +1,4 @@
-"""Files that outlive a crash: written aside, synced, renamed; what is there is the old one or the new one."""
+"""Atomic file writes: written aside, synced, renamed, so that a crash leaves the old file or the new one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An append-only file of JSON lines, each carrying the hash of the line before it: nothing in it can be altered, or taken out, unseen.
+"""Hash chain: an append-only file of JSON lines, each carrying the hash of the line before it, so that nothing is altered or cut unseen.
 
 How many lines there are, and the hash of the last one, stand in a small file beside it, so that an end which was cut off is seen, too. It
 is written after the line: it may be one line behind, and never ahead. Where it is absent (a chain that was copied alone, or is of an

@@ -1,4 +1,4 @@
-"""Sums as whole numbers modulo 2^64: what masks can be added to, and what comes out of a sum exactly.
+"""Fixed-point encoding of sums, modulo 2^64: what masks can be added to, and what comes out of a sum exactly.
 
 A number x is sent as round(x 2^fraction), negative ones in two's complement. Each site's part is bounded so that the parts of all sites
 together stay below 2^63: their sum wraps only as often as the masks do, and is the sum of the rounded numbers to the last bit.

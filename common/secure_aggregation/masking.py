@@ -1,4 +1,4 @@
-"""Masks: long vectors that look random, from short seeds, and that cancel in the sum over all sites (Bonawitz et al. 2017, CCS, sec. 4).
+"""Pairwise masks: long vectors that look random, from short seeds, and cancel in the sum over all sites (Bonawitz et al. 2017, sec. 4).
 
 A site adds to its vector the stream of a seed of its own, and for each other site the stream of a seed that the two share: one of them
 adds it, the other subtracts it. Everything is modulo 2^64, where a number plus a uniform one is uniform.

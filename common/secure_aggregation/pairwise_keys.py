@@ -1,4 +1,4 @@
-"""What two sites have between them and nobody else: seeds of masks, and sealed texts that the coordinator carries unread.
+"""Pairwise keys (X25519): the secrets of two sites, for seeds of masks and sealed texts that the coordinator carries unread.
 
 X25519 (RFC 7748) once a run; what comes of it goes through HKDF-SHA256 (RFC 5869) for each purpose and each step, so that a seed that is
 revealed says nothing of another (Flamingo, arXiv 2306.09364, sec. 4). Texts are sealed with ChaCha20-Poly1305 (RFC 8439).

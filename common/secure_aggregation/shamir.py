@@ -1,4 +1,4 @@
-"""Secrets in shares: any `threshold` of them give the secret, fewer say nothing of it (Shamir 1979, CACM 22(11)).
+"""Shamir's secret sharing: any `threshold` of the shares give the secret, fewer say nothing of it (Shamir 1979, CACM 22(11)).
 
 The field is that of the prime 2^320 + 27. A secret is 32 bytes with 8 bytes of its SHA-256 behind them: shares that do not belong together
 are found out, but for a chance of 2^-64, and not taken for a secret.

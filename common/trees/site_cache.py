@@ -1,4 +1,4 @@
-"""What a site remembers of its rows between exchanges of boosting: bins, margins under the finished trees, gradients there.
+"""Site cache of boosting: bins, margins under the finished trees and gradients of a site's rows, kept between exchanges.
 
 It is kept with the cohort, which is frozen, and is used only for a state whose edges and trees have the same hashes; a longer
 state of the same trees continues it, any other starts again. What is remembered therefore never changes what is answered.

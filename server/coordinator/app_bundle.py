@@ -1,4 +1,4 @@
-"""The folder that Flower makes its app bundle from: this checkout, or, where fedmets is installed, a copy of its packages."""
+"""Flower app bundle: the folder it is made from. This checkout, or, where fedmets is installed, a copy of its packages."""
 
 from __future__ import annotations
 

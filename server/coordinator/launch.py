@@ -1,4 +1,4 @@
-"""Start a run at a coordinator's SuperLink, follow it by its ledger, take it up again after whatever ended it."""
+"""Launch of a run at a coordinator's SuperLink: start it, follow it by its ledger, resume it after whatever ended it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flower's own command line, for the coordinator's side of a SuperLink: start a run, look at it, say which nodes may join."""
+"""SuperLink control by Flower's own command line: start a run, look at it, say which nodes may join."""
 
 from __future__ import annotations
 

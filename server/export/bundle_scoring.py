@@ -1,4 +1,4 @@
-"""Scores prepared crops with a trained classifier. It is copied into a MONAI bundle as `scripts/score.py` and needs nothing of fedmets.
+"""Scoring script of a MONAI bundle (`scripts/score.py`): prepared crops by a trained classifier. It needs nothing of fedmets.
 
 A patient is a NumPy file (crops, channels + 1, z, y, x), float32, the last channel the share of lesion; a missing channel is all zero.
 """

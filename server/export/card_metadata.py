@@ -1,4 +1,4 @@
-"""The YAML that opens a model card: what the Hugging Face hub reads of it, model-index and its metrics included."""
+"""Model card metadata: the YAML that opens it, which the Hugging Face hub reads, model-index and its metrics included."""
 
 from __future__ import annotations
 

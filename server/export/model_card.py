@@ -1,4 +1,4 @@
-"""The model card: Hugging Face's front matter, then what the Coalition for Health AI's applied model card asks for (and Mitchell et al.
+"""Model card: Hugging Face's front matter, then what the Coalition for Health AI's applied model card asks for (and Mitchell et al.
 2019, arXiv 1810.03993), from the report alone. What nothing has told reads MISSING; nothing is invented."""
 
 from __future__ import annotations

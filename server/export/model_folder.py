@@ -1,4 +1,4 @@
-"""The model as files that outlive the run: coefficients with names and units, the native Booster, preprocessing, a model card."""
+"""Model folder of a run: coefficients with names and units, the native Booster, preprocessing, a model card. It outlives the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The networks as programs that need neither fedmets nor its code: ONNX (any runtime), and torch.export's .pt2.
+"""ONNX export of the networks (any runtime), and torch.export's .pt2: programs that need neither fedmets nor its code.
 
 Both are made of one traced graph with a free number of crops. What an input or output is, and how an image becomes one, is written into
 each file. The same parameters give the same ONNX bytes: what a tracer notes of its own machine (paths, stack traces) is taken out.

@@ -1,4 +1,4 @@
-"""Signs of life of a run, in `status.json`: who is at work, who was heard of when, how far each is.
+"""Heartbeat of a run, in `status.json`: who is at work, who was heard of when, how far each is.
 
 For whoever watches; a run never reads it back.
 """

@@ -1,4 +1,4 @@
-"""A run's only memory, a chain of lines: see `common.runtime.hash_chain`.
+"""Ledger: a run's only memory, a chain of lines. See `common.runtime.hash_chain`.
 
 A line is written and synced after the state file that it names, so the newest intact line always names a state that is on disk.
 """

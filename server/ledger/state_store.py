@@ -1,4 +1,4 @@
-"""State on disk: one file an exchange, written aside and renamed, so that a crash leaves the old one or the new one."""
+"""State store: one file an exchange, written aside and renamed, so that a crash leaves the old one or the new one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A curve that takes any number of points and holds a few: every second one goes whenever there are too many."""
+"""Curve thinning: any number of points go in and a few are held. Every second one goes whenever there are too many."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A log of one JSON object a line, for the coordinator's own tools. It has what the ledger has, and so nothing of a patient."""
+"""JSON log, one object a line, for the coordinator's own tools. It has what the ledger has, and so nothing of a patient."""
 
 from __future__ import annotations
 

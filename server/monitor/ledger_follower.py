@@ -1,4 +1,4 @@
-"""A ledger read as it grows: only new bytes, the chain verified as they come, and what does not fit said with its line.
+"""Ledger follower: a ledger read as it grows. Only new bytes, the chain verified as they come, and what does not fit said with its line.
 
 Resuming a run demands an intact ledger (`server.ledger.ledger.read`). Looking at one does not: the lines before a fault are verified, those
 after it are shown as what they are, not verified.

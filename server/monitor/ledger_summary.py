@@ -1,4 +1,4 @@
-"""What is kept of a run's ledger while it is followed: totals, each site's last part, thinned curves.
+"""Ledger summary, kept while a run is followed: totals, each site's last part, thinned curves.
 
 Its size does not grow with the run.
 """

@@ -1,4 +1,4 @@
-"""A run handed to MLflow: configuration as parameters, curves and metrics by step, hashes and paths as tags. Needs the extra `[mlflow]`.
+"""MLflow sink: configuration as parameters, curves and metrics by step, hashes and paths as tags. Needs the extra `[mlflow]`.
 
 Only the ledger is read. What MLflow has of a run already is not written again: a run that is resumed, or written twice, is one run there.
 """

@@ -1,4 +1,4 @@
-"""The runs that lie beside each other in a folder, and which one is meant by a name."""
+"""Run folders: the runs that lie beside each other in a folder, and which one is meant by a name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that is looked at: its folder, followed."""
+"""Run watcher: a run's folder, followed."""
 
 from __future__ import annotations
 

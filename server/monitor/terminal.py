@@ -1,4 +1,4 @@
-"""What the coordinator's commands print of a run: for people by rich, for programs one JSON object, and an exit status for cron."""
+"""Terminal output of the coordinator's commands: for people by rich, for programs one JSON object, an exit status for cron."""
 
 from __future__ import annotations
 

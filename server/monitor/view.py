@@ -1,4 +1,4 @@
-"""One view of a run, from its ledger alone, and from `status.json` where that is fresh: what terminal, page and metrics all show."""
+"""View of a run, from its ledger alone, and from `status.json` where that is fresh: what terminal, page and metrics all show."""
 
 from __future__ import annotations
 

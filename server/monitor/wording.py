@@ -1,4 +1,4 @@
-"""A ledger's lines in words."""
+"""Wording of a ledger's lines, for people."""
 
 from __future__ import annotations
 

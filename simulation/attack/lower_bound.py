@@ -1,4 +1,4 @@
-"""The least epsilon that explains how well two sides are told apart, by trials of both.
+"""Lower bound on epsilon by trials: the least that explains how well two sides are told apart.
 
 Half of the trials choose a threshold, the other half bounds both of its error rates (Clopper & Pearson 1934). (epsilon, delta)-privacy
 allows none below FPR * e^epsilon + FNR = 1 - delta, nor with the two exchanged (Kairouz et al. 2015, arXiv 1311.0776, theorem 2.1);

@@ -1,4 +1,4 @@
-"""Who was trained on? The attack by loss on the models of the run: a patient who was is scored a little too well.
+"""Membership inference by loss on the models of the run: a patient who was trained on is scored a little too well.
 
 The score is minus the log loss of the patient's own class under the released model (Yeom et al. 2018, arXiv 1709.01604, sec. 3.2).
 Cross-fitting is what makes the trial fair: members of a model are the patients whom it was trained on, non-members those of the part that

@@ -1,4 +1,4 @@
-"""`--audit`: who was trained on, by the models of the run; and canaries, by the learners that can have noise."""
+"""Privacy audit (`--audit`): membership inference on the models of the run, and canaries by the learners that can have noise."""
 
 from __future__ import annotations
 

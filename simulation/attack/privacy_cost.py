@@ -1,4 +1,4 @@
-"""What privacy costs: each head trained again at each epsilon, through the same two apps, and judged on the same patients.
+"""Privacy-utility curve: each head trained again at each epsilon, through the same two apps, and judged on the same patients.
 
 Each epsilon is that of one fit, which is what a hospital would release. That the fit is repeated with each part left out, and judged with
 no noise in the figure, only a simulation can afford: `told` is what a coordinator would see who had noisy score histograms alone.

@@ -1,4 +1,4 @@
-"""An in-process implementation of Flower's Grid: the same two apps, without Ray and without sockets.
+"""In-process Grid of Flower: the same two apps, without Ray and without sockets.
 
 Messages wait in a queue that one daemon thread works off in order, so a deadline holds even against a site that hangs; more
 workers pay only where sites spend their time outside Python's lock. Uses three internals of flwr 1.41 (TaskIdentity,

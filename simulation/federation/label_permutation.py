@@ -1,4 +1,4 @@
-"""Guard L06: the same table with its labels shuffled within each institution; whatever is still predicted then is an artefact.
+"""Label permutation (guard L06): the labels shuffled within each institution; whatever is still predicted then is an artefact.
 
 The table is written out as any hospital's would be, with a source mapping beside it, and read back by the same readers.
 """

@@ -1,4 +1,4 @@
-"""A virtual site that has gone over to the other side: what poisoning does to a run, and what the defences make of it.
+"""Malicious site (data and model poisoning): a virtual site that attacks the run, and what the defences make of it.
 
 `label_flip` is in the site's table, and everything that the site computes is honest. The others are in what it answers: a hostile station
 around the site's own, which signs with the site's key, for the site itself is the attacker.

@@ -1,4 +1,4 @@
-"""From the command line to a checked configuration and a folder: whatever an option can get wrong is said before a folder exists."""
+"""Options of a simulation, checked: from the command line to a configuration and a folder. All faults are said before a folder exists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is a virtual site: the real institutions of a table, the small ones pooled or held out, and never dropped in silence."""
+"""Partition of patients into virtual sites: the real institutions of a table, the small ones pooled or held out, none silently dropped."""
 
 from __future__ import annotations
 

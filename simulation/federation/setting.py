@@ -1,4 +1,4 @@
-"""Setting: everything that a simulated run needs, decided before its first round, and the federation run on it."""
+"""Setting of a simulated run: everything it needs, decided before its first round, and the federation run on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Virtual sites on disk: a folder a site as a hospital would have it, and the keys by which coordinator and sites know each other."""
+"""Site folders of virtual sites: each as a hospital would have it, and the keys by which coordinator and sites know each other."""
 
 from __future__ import annotations
 

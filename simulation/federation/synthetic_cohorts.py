@@ -1,4 +1,4 @@
-"""Which synthetic cohort stands in for a study's patients, and the best AUC that any model could reach on it."""
+"""Synthetic cohorts: which one stands in for a study's patients, and the best AUC that any model could reach on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Believable site folders with a planted truth: what guards, learners and reports are tried on where no real data may be.
+"""Phantoms: believable site folders with a planted truth, on which guards, learners and reports are tried where no real data may be.
 
 A phantom is drawn from distributions set by hand to look like the aggregates of a real cohort; no row or id of a real patient is in it.
 Because the generator is known, so is the best AUC that any model could reach on it (its *ceiling*), and a phantom is held against that,
@@ -13,9 +13,9 @@ never against a paper.
 
 Two phantoms have images; half of what decides their label stands in the table only, half in the image only:
 
-- `liver`: CT with outlines and a workbook, as TCIA's Colorectal-Liver-Metastases; `liver_model`, `liver_table`, `liver_body`,
-  `liver_anatomy`, `liver_dicom` draw, tabulate, shape, render and file it
-- `brain`: four MR sequences with outlines and a workbook, as Yale's Pretreat-MetsToBrain-Masks; `brain_model`, `brain_anatomy`
+- `liver`: CT with outlines and a workbook, as TCIA's Colorectal-Liver-Metastases; `model`, `table`, `body`,
+  `anatomy`, `dicom` draw, tabulate, shape, render and file it
+- `brain`: four MR sequences with outlines and a workbook, as Yale's Pretreat-MetsToBrain-Masks; `model`, `anatomy`
 - `scanners`, `holdings`: which maker's scanner saw whom, and whose images, outlines or clinical rows are missing
 - `shapes`, `processes`, `workbook`, `nifti_files`, `image_truth`: what both are made with
 - `image_faults`: one planted fault each in their files

@@ -1,4 +1,4 @@
-"""Files whose data set is deflated as a whole, inflated within bounds: a few kilobytes may claim to hold gigabytes.
+"""Deflated DICOM files (the data set compressed as a whole), inflated within bounds: a few kilobytes may claim to hold gigabytes.
 
 Nothing behind the pixel data is inflated, and of what lies before them no more than a header can need.
 """
@@ -21,7 +21,7 @@ HEAD = 16 << 20
 """Bytes: the pixel data must begin within these, inflated."""
 WHOLE = 1 << 30
 """Bytes: the pixel data must end within these, inflated."""
-MOST = 1032
+LARGEST_RATIO = 1032
 """No deflated byte becomes more than this many."""
 _PIECE = 1 << 20
 
@@ -83,9 +83,9 @@ def pixels(path: str, most: int) -> BinaryIO:
 def _pieces(f: BinaryIO, most: int) -> Iterator[bytes]:
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     while most > 0 and not inflate.eof:
-        packed = inflate.unconsumed_tail or f.read(1 << 16)
-        piece = inflate.decompress(packed, min(most, _PIECE))
-        if not packed and not piece:
+        compressed = inflate.unconsumed_tail or f.read(1 << 16)
+        piece = inflate.decompress(compressed, min(most, _PIECE))
+        if not compressed and not piece:
             return  # it is cut short
         most -= len(piece)
         yield piece

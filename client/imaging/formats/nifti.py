@@ -34,9 +34,9 @@ def header(path: Path) -> Header | Fault:
     try:
         with quiet:
             head = _head(path)
-            told = _told(path, head)
+            parsed = _header(path, head)
             _all_there(path, head)
-            return told
+            return parsed
     except OSError as e:
         return unreadable(path, f"it cannot be read ({e.strerror or e})", COPY_AGAIN)
     except Exception as e:  # whatever the parser makes of a broken file: this file is lost, the site is not
@@ -78,15 +78,15 @@ def _size(head: Any) -> tuple[int, int]:
 
 def _all_there(path: Path, head: Any) -> None:
     """Whether the file is long enough for what its header claims; how much a compressed one really holds is found out when it is read."""
-    have, needed = path.stat().st_size, sum(_size(head))
+    size, needed = path.stat().st_size, sum(_size(head))
     if _compressed(path):
-        if have * bounded_gzip.MOST < needed:
-            raise ValueError(f"its header claims {needed} bytes, more than {have} compressed bytes can hold")
-    elif have < needed:
-        raise ValueError(f"cut short: {have} of {needed} bytes are there")
+        if size * bounded_gzip.LARGEST_RATIO < needed:
+            raise ValueError(f"its header claims {needed} bytes, more than {size} compressed bytes can hold")
+    elif size < needed:
+        raise ValueError(f"cut short: {size} of {needed} bytes are there")
 
 
-def _told(path: Path, head: Any) -> Header:
+def _header(path: Path, head: Any) -> Header:
     shape = tuple(int(n) for n in head.get_data_shape())
     affine, faults = _affine(str(path), head, shape)
     return Header(
@@ -126,8 +126,8 @@ def _affine(path: str, head: Any, shape: tuple[int, ...]) -> tuple[NDArray[np.fl
         shear = float(np.abs(cosine.T @ cosine - np.eye(3)).max())
         if shear > 0.01:
             faults.append(f"{path}: its affine is sheared by {np.degrees(np.arcsin(min(1.0, shear))):.1f} degrees. {CONVERT}")
-        if scode and qcode and not faults and (apart := _apart(affine, np.asarray(qform) * unit, shape)) > 0.5:
-            faults.append(f"{path}: qform and sform put the same voxel up to {apart:.1f} mm apart. {CONVERT}")
+        if scode and qcode and not faults and (distance := _apart(affine, np.asarray(qform) * unit, shape)) > 0.5:
+            faults.append(f"{path}: qform and sform put the same voxel up to {distance:.1f} mm apart. {CONVERT}")
     return affine, faults
 
 
@@ -140,36 +140,36 @@ def _apart(a: NDArray[np.float64], b: NDArray[np.float64], shape: tuple[int, ...
 
 def voxels(path: Path) -> tuple[NDArray[Any], Header]:
     """The file's values, scaled (scl_slope, scl_inter), axes (i, j, k), and its header. DataError D00 when they cannot be read."""
-    told = header(path)
-    if isinstance(told, Fault):
-        raise_faults([told])
+    parsed = header(path)
+    if isinstance(parsed, Fault):
+        raise_faults([parsed])
         raise AssertionError
-    if told.faults:
-        raise DataError("D07", *told.faults)
+    if parsed.faults:
+        raise DataError("D07", *parsed.faults)
     try:
         with quiet:
             values = _values(path)
     except (OSError, EOFError, ValueError, zlib.error) as e:
         raise_faults([unreadable(path, f"its voxels cannot be read: it is cut short or damaged ({e})", COPY_AGAIN)])
-    return values.reshape(values.shape[:3]), told
+    return values.reshape(values.shape[:3]), parsed
 
 
 def _values(path: Path) -> NDArray[Any]:
     from nibabel.volumeutils import apply_read_scaling
 
     head = _head(path)
-    kind, shape, (offset, length) = head.get_data_dtype(), head.get_data_shape(), _size(head)
+    dtype, shape, (offset, length) = head.get_data_dtype(), head.get_data_shape(), _size(head)
     if _compressed(path):
-        held = bounded_gzip.array(path, offset, length).view(kind).reshape(shape, order="F")
+        stored = bounded_gzip.array(path, offset, length).view(dtype).reshape(shape, order="F")
     else:
-        held = np.memmap(path, kind, "r", offset, shape, order="F")
+        stored = np.memmap(path, dtype, "r", offset, shape, order="F")
     slope, inter = (None if v is None else np.float64(v) for v in head.get_slope_inter())
-    return np.asanyarray(apply_read_scaling(held, slope, inter))
+    return np.asanyarray(apply_read_scaling(stored, slope, inter))
 
 
-def turn(values: NDArray[Any], told: Header) -> tuple[NDArray[Any], Geometry]:
+def turn(values: NDArray[Any], parsed: Header) -> tuple[NDArray[Any], Geometry]:
     """(i, j, k) -> (z, y, x) of the convention, a view; and its geometry."""
-    geometry, order = affine_geometry(told)
+    geometry, order = affine_geometry(parsed)
     flips = tuple(slice(None, None, -1 if t < 0 else 1) for t in order)
     return values.transpose([abs(t) - 1 for t in order])[flips], geometry
 
@@ -177,13 +177,13 @@ def turn(values: NDArray[Any], told: Header) -> tuple[NDArray[Any], Geometry]:
 def read(series: Series) -> Volume:
     """float32 volume. Raises DataError: D00 (cut short, damaged), D06 (NaN, constant), D07 (affine)."""
     path = Path(series.files[0])
-    values, told = voxels(path)
-    turned, geometry = turn(values, told)
+    values, parsed = voxels(path)
+    turned, geometry = turn(values, parsed)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
         out = np.ascontiguousarray(turned, np.float32)
-    odd = int(np.count_nonzero(~np.isfinite(out)))
-    if odd:
-        what = f"{odd} of {out.size} voxels are NaN or infinite"
+    not_finite = int(np.count_nonzero(~np.isfinite(out)))
+    if not_finite:
+        what = f"{not_finite} of {out.size} voxels are NaN or infinite"
         raise_faults(
             [Fault("D06", str(path), what, "Convert it again; what those voxels held is not known, so nothing is put in their place")]
         )

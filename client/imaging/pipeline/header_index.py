@@ -1,4 +1,4 @@
-"""What is remembered of image files, so that a second start opens none of them: path, size and time of change -> SHA-256 and header.
+"""Header index of image files: path, size and time of change to SHA-256 and header, so that a second start opens no image.
 
 One line of JSON a file in the site's cache, appended as files are read: whatever is killed loses the lines it had not written, and a line
 that is damaged is a file to be read again. The headers hold the patient key and nothing else of a patient: of free text only the words

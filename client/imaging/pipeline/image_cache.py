@@ -1,4 +1,4 @@
-"""Prepared images on the site's disk: one file a case, named by what it was made from, mapped into memory when it is used.
+"""Image cache: prepared images on the site's disk, one file a case, named by what it was made from, mapped into memory when used.
 
 A file is written aside, synced and renamed, so that whatever happens leaves the whole file or none; it carries a checksum of each array,
 which is compared when a process opens it for the first time. Two processes that make the same file make the same bytes, so it does not

@@ -1,4 +1,4 @@
-"""The pictures of a folder, by patient, and the account of everybody else's: counts for the flow, sentences for the site's log.
+"""Picture set of a folder: pictures by patient, and the account of everybody else's. Counts for the flow, sentences for the site's log.
 
 What was chosen for the patients of a table is remembered as a whole, so that a second start neither reads nor sorts the headers again.
 """

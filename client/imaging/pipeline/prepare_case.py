@@ -1,4 +1,4 @@
-"""One case's files to one entry of the cache: hashed, read, prepared, stored. The part of the work that several processes share.
+"""Preparation of one case: its files hashed, read, prepared, stored as one entry of the cache. The work that several processes share.
 
 The entry's key is the SHA-256 of what it is made from: the files' hashes by sequence, what the study and the source mapping say about
 preparing them, and the version of the preparation. The same files in another folder are the same entry.

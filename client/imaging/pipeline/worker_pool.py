@@ -1,4 +1,4 @@
-"""The same function on many items in a few processes of their own: so that what images need of memory is given back, and cores are used.
+"""Worker pool: one function on many items in a few processes, so that what images need of memory is given back, and cores are used.
 
 Not multiprocessing: its children import the caller's main module again and outlive a caller that is killed. These are plain children
 that read their work from a pipe; they end when the pipe does. One that dies (out of memory, say) costs the item it had, and is

@@ -1,4 +1,4 @@
-"""Images that do not stand for one person each, and are therefore set aside: one image under two ids, one series under two spellings.
+"""Duplicate images, set aside: one image under two ids, one series under two spellings of an id.
 
 A person under two ids may stand on both sides of a split, or at two sites; a series whose slices name their patient now so, now so is
 half a series under each of them.

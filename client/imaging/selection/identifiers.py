@@ -1,4 +1,4 @@
-"""What a source mapping says of images: whose they are, and which sequence a NIfTI file holds."""
+"""Patient identifiers and sequence names of image files, as a source mapping says how to read them."""
 
 from __future__ import annotations
 

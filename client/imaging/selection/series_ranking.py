@@ -1,4 +1,4 @@
-"""Which series of one examination are taken for the study's channels, and why an examination cannot be used.
+"""Series ranking within one examination: which is taken for each of the study's channels, and why an examination cannot be used.
 
 Pure. Of several usable series of a sequence, the one that an expert's segmentation was drawn on is taken, else an original before what was
 computed from it, else the one with most slices, else the first by uid or path.

@@ -1,4 +1,4 @@
-"""Who may look: this machine alone by default; elsewhere whoever knows the token, or whom a proxy that is named here vouches for."""
+"""Access control: this machine alone by default; elsewhere whoever knows the token, or whom a proxy that is named here vouches for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One follower a run, shared by all who look at it: what changed is made once, and every browser gets the same bytes."""
+"""Event stream: one follower a run, shared by all who look at it. What changed is made once, and every browser gets the same bytes."""
 
 from __future__ import annotations
 

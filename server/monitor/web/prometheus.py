@@ -1,4 +1,4 @@
-"""A run's view as Prometheus metrics. `NAMES` is what docs/monitoring.md lists; a test holds the three against one another."""
+"""Prometheus metrics of a run's view. `NAMES` is what docs/monitoring.md lists; a test holds the three against one another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page's server: Starlette on uvicorn, at a port or a Unix socket. It reads ledgers, and has no way to change anything."""
+"""Web service of the monitor: Starlette on uvicorn, at a port or a Unix socket. It reads ledgers, and has no way to change anything."""
 
 from __future__ import annotations
 

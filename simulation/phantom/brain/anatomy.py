@@ -1,4 +1,4 @@
-"""One patient's skull-stripped brain in four MR sequences: drawn as a few numbers (`Head`), then rendered on a grid of 2.5 mm.
+"""Brain anatomy of one patient, skull-stripped, in four MR sequences: drawn as a few numbers (`Head`), rendered on a grid of 2.5 mm.
 
 The three latents show in every lesion: how much of a ring it is (a large dead core, a bright rim and wide oedema, against a solid lesion
 in little oedema), its signal on T1, and its signal on T2. Number, size and place of the lesions are drawn apart from them.

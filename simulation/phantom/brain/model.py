@@ -1,8 +1,8 @@
-"""The model that the brain phantom is drawn from: the primary tumour sets the odds of what the table says and of how the lesions look.
+"""Generative model of the brain phantom: the primary tumour sets the odds of what the table says and of how the lesions look.
 
     y ~ the collection's shares of primary tumours
     age | y ~ N     sex | y, smoking | y ~ Bernoulli           in the table only
-    u | y ~ N(mean_y, 1), independent, three of them           in the image only: ring, T1, T2 (`brain_anatomy`)
+    u | y ~ N(mean_y, 1), independent, three of them           in the image only: ring, T1, T2 (`anatomy`)
 
 Given y, table and image are independent, so the posterior given either or both follows by Bayes' rule; for each class against the rest it
 orders patients as well as can be (Neyman and Pearson 1933). Number, size and place of the lesions say nothing.

@@ -1,4 +1,4 @@
-"""The brain phantom on disk: a synthetic twin of Yale's Pretreat-MetsToBrain-Masks as a user downloads it.
+"""Brain phantom on disk: a synthetic twin of Yale's Pretreat-MetsToBrain-Masks as a user downloads it.
 
     <folder>/Pretreat-MetsToBrain-Masks-Clinical.xlsx                    a row for each patient, keyed by the number `BraTS_MET_ID`
     <folder>/Pretreat-MetsToBrain-Masks/BraTS-MET-9xxxx-000/
@@ -7,7 +7,7 @@
     <folder>/truth.json                                                  the generator's own truth (`Truth`)
 
 No real subject's number is above 90000. The grid has the collection's field of view at 2.5 mm instead of 1 mm, which keeps files small.
-`brain_model` says what the primary tumour decides, `brain_anatomy` what is seen.
+`model` says what the primary tumour decides, `anatomy` what is seen.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the best possible model could reach on the phantom: the posterior of M by Bayes' rule, and its AUC.
+"""Bayes-optimal AUC of the colorectal phantom: the posterior of M by Bayes' rule, which no model can beat.
 
 No score orders patients better than the true posterior given what the score may look at (Neyman and Pearson 1933), so the AUC of
 the posterior is an upper bound, in expectation, for every model of that task. What is observed includes *which* values are missing: the

@@ -1,4 +1,4 @@
-"""One phantom patient as the rows of the GDC's export: what the reader has to see through stands here, what it should find does not.
+"""GDC records of one phantom patient: what the reader has to see through stands here, what it should find does not.
 
 Suffix letters, null tokens in several spellings, diagnoses that are not the primary tumour and carry an M of their own, a row for each
 treatment, tests other than CEA, and columns that give M away (stage, survival, residual disease, response).

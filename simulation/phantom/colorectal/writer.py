@@ -1,4 +1,4 @@
-"""The colorectal phantom on disk: a synthetic twin of TCGA-COAD and TCGA-READ in the GDC's export of 2025 (dotted headers).
+"""Colorectal phantom on disk: a synthetic twin of TCGA-COAD and TCGA-READ in the GDC's export of 2025 (dotted headers).
 
     <folder>/coad/clinical.tsv           rows are diagnosis x treatment, primary and other diagnoses
     <folder>/coad/pathology_detail.tsv   a row for each patient

@@ -1,4 +1,4 @@
-"""One planted fault each in the images of a folder that `liver.write` or `brain.write` has written: bad files as hospitals have them.
+"""Image faults, planted one each in the folder that `liver.write` or `brain.write` has written: bad files as hospitals have them.
 
     from simulation.phantom import image_faults, liver
     liver.write(folder)

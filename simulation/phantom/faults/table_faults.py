@@ -1,4 +1,4 @@
-"""One planted fault each, in a folder that `colorectal.write` has written: for the tests of the guards, and to see a guard fire.
+"""Table faults, planted one each in a folder that `colorectal.write` has written: to test the guards, and to see a guard fire.
 
     from simulation.phantom import colorectal, faults
     colorectal.write(folder)

@@ -1,4 +1,4 @@
-"""One patient's upper abdomen (`liver_body.Body`) as Hounsfield units and outlines.
+"""Abdominal anatomy of one patient (`liver.body.Body`) as Hounsfield units and outlines.
 
 The latent u moves the attenuation of the core of each lesion against its rim (`core_hu`), and nothing else.
 """

@@ -1,4 +1,4 @@
-"""A rendered abdomen as DICOM, in the tree that the NBIA Data Retriever makes: CT series, a localizer, outlines as SEG.
+"""DICOM files of a rendered abdomen, in the tree that the NBIA Data Retriever makes: CT series, a localizer, outlines as SEG.
 
     <collection>/<PatientID>/<date>-NA-<study>-<5 digits>/<number>.000000-<series>-<5 digits>/1-01.dcm
 

@@ -1,4 +1,4 @@
-"""The model that the liver phantom is drawn from: a recurrence sets the odds of what the table says and of how the lesions look.
+"""Generative model of the liver phantom: a recurrence sets the odds of what the table says and of how the lesions look.
 
     y ~ Bernoulli                                     recurrence within 24 months
     log CEA | y ~ N      node, extrahepatic, synchronous, chemotherapy | y ~ Bernoulli      in the table only

@@ -1,4 +1,4 @@
-"""The rows of the liver phantom's workbook: the collection's columns, inputs and outcomes alike, -999 where nothing is known."""
+"""Clinical table of the liver phantom: the collection's columns, inputs and outcomes alike, -999 where nothing is known."""
 
 from __future__ import annotations
 

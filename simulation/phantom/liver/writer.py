@@ -1,11 +1,11 @@
-"""The liver phantom on disk: a synthetic twin of TCIA's Colorectal-Liver-Metastases as a user downloads it.
+"""Liver phantom on disk: a synthetic twin of TCIA's Colorectal-Liver-Metastases as a user downloads it.
 
     <folder>/Colorectal-Liver-Metastases-Clinical-data-April-2023.xlsx   a row for each patient, -999 is missing
     <folder>/metadata.csv                                                a row for each series, as the NBIA Data Retriever writes it
     <folder>/Colorectal-Liver-Metastases/<PatientID>/<study>/<series>/1-01.dcm   one CT and one SEG series a patient
     <folder>/truth.json                                                  the generator's own truth (`Truth`)
 
-Ids are CRLM-CT-9001 and above; no real patient has one. `liver_model` says what decides the outcome, `liver_body` and `liver_anatomy`
+Ids are CRLM-CT-9001 and above; no real patient has one. `model` says what decides the outcome, `body` and `anatomy`
 what is seen.
 """
 

@@ -1,4 +1,4 @@
-"""The same work on many patients, over the processors of this machine: results in order, equal to those of one process."""
+"""Process pool for phantoms: the same work on many patients, results in order, equal to those of one process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The makers of the scanners of the imaging phantoms, what each does to an image, and which patient was scanned by which.
+"""Scanners of the imaging phantoms: their makers, what each does to an image, and which patient was scanned by which.
 
 A maker says nothing about a patient's outcome: it is drawn apart from everything else. The numbers are set by hand so that the four
 differ visibly in noise, sharpness, offset and file conventions, as real ones do.
