@@ -74,7 +74,7 @@ def settings(folder: Path, seed: int, given: argparse.Namespace) -> dict[str, Se
 
 def trained(setting: Setting, attacker: str, attack: str, how: Mapping[str, Any], name: str) -> tuple[Progress, Counter[str]]:
     """The states, and how often who was refused with which code."""
-    client = malicious_site.Attacked(app, path_of(setting, attacker), attack) if attack in malicious_site.IN_ANSWERS else app
+    client = malicious_site.AttackedApp(app, path_of(setting, attacker), attack) if attack in malicious_site.IN_ANSWERS else app
     run = dataclasses.replace(setting.run, task=setting.task, **how)
     grid, schema = InProcessGrid(client, setting.sites), setting.study.schema_at(setting.task)
     jobs = [Job(x, FOLD, (FOLD,)) for x in (run.preprocessing(setting.study), *run.heads(setting.study))]

@@ -180,13 +180,13 @@ def _finetune(args: argparse.Namespace) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from client.local_model import finetune
-    from client.local_model.adaptation import How
+    from client.local_model.adaptation import FineTuning
     from client.local_model.model_folder import open_model
     from client.station.station import cohort_of, open_site
     from common.runtime.console import Console
 
     given = {"epochs": args.epochs, "learning_rate": args.learning_rate, "ridge": args.ridge}
-    how = How(**{k: v for k, v in given.items() if v is not None})
+    how = FineTuning(**{k: v for k, v in given.items() if v is not None})
     model = open_model(Path(args.model), args.study)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

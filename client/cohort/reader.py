@@ -1,5 +1,4 @@
-"""Cohort reader: a data folder to a Cohort. The mapping that fits, the columns that the study asks for, the account of who was left
-out.
+"""Cohort reader: a data folder to a Cohort. Features, labels within a horizon, survival, and the account of who was left out.
 
 All faults of all tables are collected and raised together (guards D00-D09). Nothing is filled, and nothing is dropped without a
 reason in the flow.
@@ -262,10 +261,10 @@ def _left_out_features(study: Study, schema: Schema) -> list[str]:
     """Guard L01 (prediction time): features that become available after the task's time do not enter, and the flow says so."""
     have = {f.name for f in schema.features}
     later = [f for f in study.schema.features if f.name not in have]
-    return [
-        f"L01: left out, since available only at '{t}': " + ", ".join(f.name for f in later if f.available_at == t)
-        for t in dict.fromkeys(f.available_at for f in later)
-    ]
+    by_time: dict[str, list[str]] = {}
+    for feature in later:
+        by_time.setdefault(feature.available_at, []).append(feature.name)
+    return [f"L01: left out, since available only at '{time}': {', '.join(names)}" for time, names in by_time.items()]
 
 
 def _guard(study: Study, source: Source, tables: Mapping[str, Loaded], schema: Schema, flow: Account) -> dict[str, str]:

@@ -18,7 +18,7 @@ from common.runtime.report_marker import PICTURES
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
-def own_copy(report: Path, cohort: Cohort, networks: Networks, found: list[Panel]) -> str:
+def own_copy(report: Path, cohort: Cohort, networks: Networks, panels: list[Panel]) -> str:
     """The report as HTML, headed as showing patients, with `found` at its marked place. C01 where `report` has none."""
     try:
         text = report.read_text(encoding="utf-8")
@@ -34,7 +34,7 @@ def own_copy(report: Path, cohort: Cohort, networks: Networks, found: list[Panel
     )
     pictures = (
         f"<h3>{site}: its own pictures</h3><p><strong>They show patients: in this copy alone.</strong> {legend(cohort, networks)}</p>"
-        f'<div class="pictures">{figures(found)}</div>'
+        f'<div class="pictures">{figures(panels)}</div>'
     )
     text = text.replace(PICTURES, pictures)
     head, page, rest = text.partition('<div class="page">')

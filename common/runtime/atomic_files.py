@@ -20,11 +20,11 @@ def durable(path: Path, blob: bytes | Sequence[bytes | memoryview], way_out: str
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
-        there = os.open(path.parent, os.O_RDONLY)
+        directory = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(there)
+            os.fsync(directory)
         finally:
-            os.close(there)
+            os.close(directory)
     except OSError as error:
         with suppress(OSError):
             aside.unlink(missing_ok=True)

@@ -46,5 +46,5 @@ def write(network: Any, patients: Sequence[str], classes: Sequence[str], path: s
         out = csv.writer(file, lineterminator="\n")
         out.writerow(["patient", *classes])
         for patient in patients:
-            found = score(network, np.load(patient, allow_pickle=False))
-            out.writerow([Path(patient).stem, *(f"{p:.9g}" for p in found)])
+            probs = score(network, np.load(patient, allow_pickle=False))
+            out.writerow([Path(patient).stem, *(f"{p:.9g}" for p in probs)])

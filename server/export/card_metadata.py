@@ -21,7 +21,7 @@ METRICS = {
 def front_matter(study: Study, task: str, heads: Sequence[Federated], report: Mapping[str, Any]) -> str:
     """Between two lines of dashes. Figures that are not estimable are in no index; the card says so."""
     image = any("image" in h.modality for h in heads)
-    told = {
+    metadata = {
         "license": "other",
         "license_name": "MISSING",
         "library_name": "fedmets",
@@ -30,16 +30,16 @@ def front_matter(study: Study, task: str, heads: Sequence[Federated], report: Ma
         "metrics": [kind for kind, _ in METRICS.values()],
         "model-index": [{"name": f"{study.name}-{task}", "results": _results(study, task, heads, report)}],
     }
-    return "---\n" + "".join(_yaml(told)) + "---\n"
+    return "---\n" + "".join(_yaml(metadata)) + "---\n"
 
 
 def _results(study: Study, task: str, heads: Sequence[Federated], report: Mapping[str, Any]) -> list[dict[str, Any]]:
     out = []
     for head in heads:
         kind = "image-classification" if head.name == "image" else "tabular-classification"
-        mine = [r for r in report["results"] if (r["model"], r["arm"], r["site"]) == (head.name, "federated", "all")]
-        for evaluation in dict.fromkeys(r["evaluation"] for r in mine):
-            rows = [r for r in mine if r["evaluation"] == evaluation and r["metric"] in METRICS and r["estimable"]]
+        own_rows = [r for r in report["results"] if (r["model"], r["arm"], r["site"]) == (head.name, "federated", "all")]
+        for evaluation in dict.fromkeys(r["evaluation"] for r in own_rows):
+            rows = [r for r in own_rows if r["evaluation"] == evaluation and r["metric"] in METRICS and r["estimable"]]
             if rows:
                 data = {"type": study.name, "name": f"{study.name}, {_data(report)}", "config": task, "split": evaluation}
                 out.append(
@@ -70,12 +70,12 @@ def _yaml(value: Mapping[str, Any], depth: int = 0) -> list[str]:
             out += [f"{pad}{key}:\n", *_yaml(item, depth + 1)]
         elif isinstance(item, list) and item:
             out.append(f"{pad}{key}:\n")
-            for one in item:
-                if isinstance(one, Mapping):
-                    lines = _yaml(one, depth + 1)
+            for element in item:
+                if isinstance(element, Mapping):
+                    lines = _yaml(element, depth + 1)
                     out += [f"{pad}- {lines[0].lstrip()}", *lines[1:]]
                 else:
-                    out.append(f"{pad}- {json.dumps(one)}\n")
+                    out.append(f"{pad}- {json.dumps(element)}\n")
         else:
             out.append(f"{pad}{key}: {json.dumps(item)}\n")
     return out

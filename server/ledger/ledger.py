@@ -24,4 +24,4 @@ def read(path: Path) -> list[dict[str, Any]]:
     """All lines that a finished or running ledger holds, verified; a torn last line is left out."""
     if not path.is_file():
         raise RunError("S02", f"there is no ledger at '{path}'; is this the folder of a run?")
-    return Ledger.held(path).lines
+    return Ledger.contents(path).lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 Point = tuple[int, float]
 
 
-class Thin:
+class ThinnedCurve:
     def __init__(self, most: int) -> None:
         self._most = max(most, 4)
         self._every = 1

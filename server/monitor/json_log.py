@@ -27,8 +27,8 @@ class Log:
 
     def event(self, level: Level, event: str, when: float | None = None, **fields: Any) -> None:
         """`fields` that are None are left out."""
-        at = datetime.fromtimestamp(time.time() if when is None else when, UTC).isoformat(timespec="milliseconds")
-        row = {"time": at, "level": level, "event": event, **{k: v for k, v in fields.items() if v is not None}}
+        stamp = datetime.fromtimestamp(time.time() if when is None else when, UTC).isoformat(timespec="milliseconds")
+        row = {"time": stamp, "level": level, "event": event, **{k: v for k, v in fields.items() if v is not None}}
         self._write(json.dumps(row) + "\n")
 
     def _write(self, text: str) -> None:

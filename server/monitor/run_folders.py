@@ -28,13 +28,13 @@ def chosen(word: str, folder: Path) -> Path:
     """A run by its folder, by that folder's name or by the run's own, each of which may be cut short; without a word the newest."""
     if word and (Path(word) / ledger.NAME).is_file():
         return Path(word)
-    there = found(folder)
+    runs = found(folder)
     if not word:
-        if there:
-            return there[0]
+        if runs:
+            return runs[0]
         raise UnknownRunError("S01", f"there is no run in '{folder}'; say where the runs are: --out DIR")
-    exact = [p for p in there if word in (p.name, named(p))]
-    matching = exact or [p for p in there if p.name.startswith(word) or named(p).startswith(word)]
+    exact = [p for p in runs if word in (p.name, named(p))]
+    matching = exact or [p for p in runs if p.name.startswith(word) or named(p).startswith(word)]
     if not matching:
         raise UnknownRunError("S01", f"'{word}' holds no run, and none in '{folder}' is called so: python -m server runs")
     if len(matching) > 1:

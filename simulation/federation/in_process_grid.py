@@ -77,9 +77,9 @@ class InProcessGrid(Grid):
         end = None if timeout is None else time.monotonic() + timeout
         out: list[Message] = []
         while open_ids and (end is None or time.monotonic() < end):
-            got = list(self.pull_messages(open_ids))
-            open_ids -= {m.metadata.reply_to_message_id for m in got}
-            out += got
+            replies = list(self.pull_messages(open_ids))
+            open_ids -= {m.metadata.reply_to_message_id for m in replies}
+            out += replies
         return out
 
     def _work(self) -> None:

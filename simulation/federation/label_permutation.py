@@ -85,5 +85,8 @@ def _values(cohort: Cohort, row: int) -> list[str]:
     out = []
     for j, f in enumerate(cohort.schema.features):
         x = cohort.values[row, j]
-        out.append("" if np.isnan(x) else repr(float(x)) if isinstance(f, Number) else f.values[int(x)])
+        if np.isnan(x):
+            out.append("")
+        else:
+            out.append(repr(float(x)) if isinstance(f, Number) else f.values[int(x)])
     return out

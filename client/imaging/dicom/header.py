@@ -1,4 +1,4 @@
-"""DICOM header of one file: one pass up to the pixels, tolerant of what scanners and archives really write.
+"""DICOM header of one file: one pass up to the pixels, tolerant of what scanners and archives write; identity tags by name.
 
 Values are taken as the bytes that stand in the file and parsed here, so that an empty string, a list where one number belongs or a
 value that breaks the standard costs that attribute alone and never the file. Tags that could tell who the patient is are looked at for
@@ -68,9 +68,10 @@ def header(path: Path) -> Header | Fault | None:
             if head is not None and len(head) == bounded_inflate.HEAD and head[source.tell() :][:4] != b"\xe0\x7f\x10\x00":
                 raise EOFError
             meta = getattr(dataset, "file_meta", None)
-            syntax = DEFLATED if head is not None else str(meta.get("TransferSyntaxUID", "")) if meta else ""
-            directory = str(meta.get("MediaStorageSOPClassUID", "")) == DIRECTORY if meta else False
-            if directory:
+            syntax = str(meta.get("TransferSyntaxUID", "")) if meta else ""
+            if head is not None:
+                syntax = DEFLATED
+            if meta and str(meta.get("MediaStorageSOPClassUID", "")) == DIRECTORY:
                 return None
             values = Elements(dataset)
             parsed = _header(path, values, syntax, size)

@@ -76,7 +76,8 @@ def _values(path: str, dataset: Any, e: Elements, kind: str) -> NDArray[np.uint8
 
 def _described(path: str, e: Elements, kind: str, labels: dict[int, str], values: NDArray[np.uint8] | NDArray[np.uint16]) -> Outlines:
     shared, frames = e.first(tags.SHARED), e.items(tags.PER_FRAME)
-    faults, notes, positions, segments, axes, gaps, thickness = [], [], [], [], [], [], []
+    faults, notes, positions, axes, gaps, thickness = [], [], [], [], [], []
+    segments: list[int | None] = []
     if kind not in ("BINARY", "FRACTIONAL", "LABELMAP"):
         faults.append(f"its SegmentationType is '{kind}' (BINARY, FRACTIONAL and LABELMAP are read)")
     if len(frames) != len(values):
@@ -96,7 +97,10 @@ def _described(path: str, e: Elements, kind: str, labels: dict[int, str], values
         axes.append(np.outer(spacing, 1) * np.array([cosines[3:], cosines[:3]]))
         gaps.append(measures.decimal(tags.BETWEEN))
         thickness.append(measures.decimal(tags.THICKNESS))
-        segments.append(None if kind == "LABELMAP" else segment_group.short(REFERENCED_NUMBER) if segment_group else 0)
+        if kind == "LABELMAP":
+            segments.append(None)
+        else:
+            segments.append(segment_group.short(REFERENCED_NUMBER) if segment_group else 0)
     unknown = sorted({s for s in segments if s is not None} - labels.keys())
     if kind == "LABELMAP":
         unknown = sorted({int(v) for v in np.unique(values)} - labels.keys() - {0, *e.packed(tags.PADDING, "H")})

@@ -62,7 +62,7 @@ def _coarser(outlines: Outlines, slice_numbers: NDArray[np.float64], spacing: fl
     """Whether its frames, all of them on slices of the image, stand for thicker slices than the image's.
 
     They do not where two of them lie on neighbouring slices. Else SpacingBetweenSlices tells, or a SliceThickness that is the distance
-    between them. number: the slice that each frame lies on.
+    between them. slice_numbers: the slice that each frame lies on.
     """
     gaps = np.diff(np.unique(np.rint(slice_numbers))) * spacing
     nearest = float(gaps.min()) if len(gaps) else None
@@ -143,7 +143,7 @@ def _resample(outlines: Outlines, bits: NDArray[np.uint8], onto: Geometry, out: 
 
 
 def _gather(planes: NDArray[np.uint8], plane_slot: NDArray[np.int64], grid: Geometry, onto: Geometry, out: NDArray[np.uint8]) -> None:
-    """out[z, y, x] = own at the nearest place, 0 outside. slot: which plane of `own` each slice of its grid is, -1 for an empty one."""
+    """out[z, y, x] = planes at the nearest place, 0 outside. plane_slot: the plane of each slice, -1 for an empty one."""
     start = grid.to_index(np.array([onto.origin_mm]))[0]
     step = onto.steps_mm @ np.linalg.inv(grid.steps_mm)  # (3, 3): own-grid index from one voxel of `onto` to the next along z, y, x
     y, x = np.arange(onto.shape[1])[:, None, None] * step[1], np.arange(onto.shape[2])[None, :, None] * step[2]

@@ -44,10 +44,12 @@ def split_series(slices: list[Slice]) -> list[tuple[str, list[Slice]]]:
 def _differing_attributes(slices: Sequence[Slice]) -> dict[str, list[str]]:
     """Of each attribute that differs between slices: its value on each of them."""
     attributes = [{"FrameOfReferenceUID": s.header.frame_of_reference, **dict(s.frame.traits)} for s in slices]
-    columns = {
-        name: [of_slice.get(name, "") for of_slice in attributes] for name in dict.fromkeys(n for of_slice in attributes for n in of_slice)
-    }
-    return {name: column for name, column in columns.items() if len(set(column)) > 1}
+    differing = {}
+    for name in dict.fromkeys(name for of_slice in attributes for name in of_slice):
+        column = [of_slice.get(name, "") for of_slice in attributes]
+        if len(set(column)) > 1:
+            differing[name] = column
+    return differing
 
 
 def _by_value(slices: Sequence[Slice], values: Sequence[str]) -> dict[str, list[Slice]]:

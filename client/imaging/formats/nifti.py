@@ -114,7 +114,11 @@ def _affine(path: str, head: Any, shape: tuple[int, ...]) -> tuple[NDArray[np.fl
         faults.append(f"{path}: its voxels are {head.get_data_dtype()}, not numbers. Leave it out")
     qform, qcode = head.get_qform(coded=True)
     sform, scode = head.get_sform(coded=True)
-    affine = sform if scode else qform if qcode else np.full((4, 4), np.nan)
+    affine = np.full((4, 4), np.nan)
+    if scode:
+        affine = sform
+    elif qcode:
+        affine = qform
     unit = {"meter": 1000.0, "micron": 1e-3}.get(head.get_xyzt_units()[0], 1.0)
     affine = np.asarray(affine, np.float64) * np.array([[unit]] * 3 + [[1.0]])
     if not (scode or qcode):

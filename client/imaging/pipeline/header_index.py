@@ -68,27 +68,27 @@ class HeaderIndex:
         for line in text.splitlines():
             self._lines += 1
             try:
-                path, known, mine = _parsed(line)
+                path, entry, by_this_code = _parsed(line)
             except (ValueError, KeyError, TypeError):
                 continue
-            (self._known if mine else self._stale)[path] = known
+            (self._known if by_this_code else self._stale)[path] = entry
 
     def get(self, path: str, stamp: Stamp) -> IndexedFile | None:
         """What is known of a file, as long as it is the same file."""
-        known = self._known.get(path)
-        return known if known is not None and known.stamp == stamp else None
+        entry = self._known.get(path)
+        return entry if entry is not None and entry.stamp == stamp else None
 
     def sha256(self, path: str, stamp: Stamp) -> str:
         """The hash of a file, whichever code read it; '' where it is not known."""
-        found = (self._known.get(path), self._stale.get(path))
-        return next((known.sha256 for known in found if known is not None and known.stamp == stamp and known.sha256), "")
+        entries = (self._known.get(path), self._stale.get(path))
+        return next((entry.sha256 for entry in entries if entry is not None and entry.stamp == stamp and entry.sha256), "")
 
-    def add(self, found: Iterable[tuple[str, IndexedFile]]) -> None:
+    def add(self, files: Iterable[tuple[str, IndexedFile]]) -> None:
         """Remember files, at once and on disk. Raises RunError S03 where the folder cannot be written."""
         lines = []
-        for path, known in found:
-            self._known[path] = known
-            lines.append(_line(path, known))
+        for path, entry in files:
+            self._known[path] = entry
+            lines.append(_line(path, entry))
         if not lines:
             return
         own(self._path.parent)
@@ -110,10 +110,10 @@ class HeaderIndex:
             raise full(self._path, error) from error
 
 
-def _line(path: str, known: IndexedFile) -> str:
-    header = _slim(_telling(known.header)) if known.header else None
-    fault = dataclasses.astuple(known.fault) if known.fault else None
-    return json.dumps([fingerprint()[:16], path, *known.stamp, known.sha256, header, fault], separators=(",", ":")) + "\n"
+def _line(path: str, entry: IndexedFile) -> str:
+    header = _slim(_without_free_text(entry.header)) if entry.header else None
+    fault = dataclasses.astuple(entry.fault) if entry.fault else None
+    return json.dumps([fingerprint()[:16], path, *entry.stamp, entry.sha256, header, fault], separators=(",", ":")) + "\n"
 
 
 def _parsed(line: str) -> tuple[str, IndexedFile, bool]:
@@ -133,19 +133,19 @@ _WORDS = (mr_sequence.AFTER, mr_sequence.BEFORE, mr_sequence.FLAIR, re.compile(r
 """What `sequences` looks for in a description."""
 
 
-def _telling(header: Header) -> Header:
+def _without_free_text(header: Header) -> Header:
     """Somebody typed what the series and the contrast agent are called, perhaps with the patient's name: kept is what decides."""
-    description = " ".join(found.group() for words in _WORDS for found in words.finditer(header.description))
+    description = " ".join(word.group() for words in _WORDS for word in words.finditer(header.description))
     agent = header.contrast.strip().lower()
     return dataclasses.replace(header, description=description, contrast="yes" if agent and agent not in mr_sequence.NO_AGENT else agent)
 
 
-def _slim(thing: Header | Frame) -> dict[str, Any]:
+def _slim(record: Header | Frame) -> dict[str, Any]:
     """The fields that differ from their defaults: most of a header is empty."""
-    defaults = _DEFAULTS[type(thing)]
+    defaults = _DEFAULTS[type(record)]
     out = {}
-    for f in dataclasses.fields(thing):
-        value = getattr(thing, f.name)
+    for f in dataclasses.fields(record):
+        value = getattr(record, f.name)
         if value != defaults.get(f.name, dataclasses.MISSING):
             out[f.name] = [_slim(frame) for frame in value] if f.name == "frames" else value
     return out

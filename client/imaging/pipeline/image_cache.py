@@ -69,10 +69,10 @@ class Cache:
         """
         return _opened(self._path(key, kind))
 
-    def store(self, key: str, arrays: Mapping[str, Array], told: Mapping[str, Any], kind: str = "image") -> None:
+    def store(self, key: str, arrays: Mapping[str, Array], metadata: Mapping[str, Any], kind: str = "image") -> None:
         """Write an entry. Raises RunError S03 where the disk is full or may not be written."""
         own(self.folder)
-        write(self._path(key, kind), arrays, told)
+        write(self._path(key, kind), arrays, metadata)
 
     def kept(self, key: str) -> OnDisk:
         """Where arrays that are derived from an entry are kept."""
@@ -84,22 +84,22 @@ class Cache:
 
     def files(self) -> list[CachedFile]:
         """Every file of the cache, oldest use first."""
-        found = []
+        cached = []
         for path in self.folder.rglob("*") if self.folder.is_dir() else ():
             if path.suffix in _SUFFIXES:
                 with suppress(FileNotFoundError):
                     now = path.stat()
-                    found.append(CachedFile(path, now.st_size, max(now.st_atime, now.st_mtime)))
-        return sorted(found, key=lambda h: (h.used, h.path))
+                    cached.append(CachedFile(path, now.st_size, max(now.st_atime, now.st_mtime)))
+        return sorted(cached, key=lambda h: (h.used, h.path))
 
     def remove_unused(self, days: float) -> list[CachedFile]:
         """Remove what nobody opened for so many days; what is mapped by a process stays readable there. Raises RunError S03."""
         old = [h for h in self.files() if h.used < time.time() - days * _DAY]
-        for one in old:
+        for file in old:
             try:
-                one.path.unlink(missing_ok=True)
+                file.path.unlink(missing_ok=True)
             except OSError as error:
-                raise full(one.path, error) from error
+                raise full(file.path, error) from error
         return old
 
     def _path(self, key: str, kind: str) -> Path:
@@ -117,14 +117,14 @@ class OnDisk:
         if name not in self._open:
             path = self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.array"
             try:
-                found = _opened(path)
+                entry = _opened(path)
             except BrokenEntryError:
-                found = None
-            if found is None or found.metadata != {"name": name}:
+                entry = None
+            if entry is None or entry.metadata != {"name": name}:
                 write(path, {"array": np.asarray(make())}, {"name": name})
-                found = _opened(path)
-            assert found is not None
-            self._open[name] = found.arrays["array"]
+                entry = _opened(path)
+            assert entry is not None
+            self._open[name] = entry.arrays["array"]
         return self._open[name]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -132,16 +132,16 @@ class OnDisk:
         return {"folder": self.folder, "_open": {}}
 
 
-def write(path: Path, arrays: Mapping[str, Array], told: Mapping[str, Any]) -> None:
+def write(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
     """Arrays and a JSON-able text to one file, atomically and durably. Raises RunError S03."""
     # not ascontiguousarray, which makes a scalar an array of one
     parts = {name: np.require(array, requirements="C") for name, array in arrays.items()}
-    at = 0
+    offset = 0
     rows: list[tuple[str, str, list[int], int, int]] = []
     for name, array in parts.items():
-        rows.append((name, array.dtype.str, list(array.shape), at, zlib.crc32(array.data)))
-        at += -(-array.nbytes // _ALIGN) * _ALIGN
-    header = json.dumps({"arrays": rows, "told": told}, sort_keys=True).encode()
+        rows.append((name, array.dtype.str, list(array.shape), offset, zlib.crc32(array.data)))
+        offset += -(-array.nbytes // _ALIGN) * _ALIGN
+    header = json.dumps({"arrays": rows, "told": metadata}, sort_keys=True).encode()
     start = -(-(_FIXED.size + len(header)) // _ALIGN) * _ALIGN
 
     def fill(f: IO[bytes]) -> None:
@@ -149,7 +149,7 @@ def write(path: Path, arrays: Mapping[str, Array], told: Mapping[str, Any]) -> N
         for array, row in zip(parts.values(), rows, strict=True):
             f.seek(start + row[3])
             f.write(array.data)
-        f.truncate(start + at)
+        f.truncate(start + offset)
 
     _write(path, fill)
 
@@ -250,9 +250,9 @@ def _parsed(view: mmap.mmap | bytes, *, verify: bool) -> Entry:
     header = json.loads(text)
     start = -(-(_FIXED.size + length) // _ALIGN) * _ALIGN
     out: dict[str, Array] = {}
-    for name, kind, shape, at, expected in header["arrays"]:
+    for name, kind, shape, start_of_array, expected in header["arrays"]:
         # refuses an array that reaches beyond the end of the file
-        array = np.frombuffer(view, np.dtype(kind), int(np.prod(shape, dtype=np.int64)), start + at).reshape(shape)
+        array = np.frombuffer(view, np.dtype(kind), int(np.prod(shape, dtype=np.int64)), start + start_of_array).reshape(shape)
         if verify and zlib.crc32(array.data) != expected:
             raise ValueError(f"the checksum of '{name}' differs")
         out[name] = array

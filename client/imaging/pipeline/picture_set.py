@@ -40,16 +40,18 @@ class PictureSet:
         """What a flow tells of the patients `ids`: counts, no ids."""
         if not (self.pictures or self.rejections or self.strangers):
             return self.general
-        mine = [self.pictures[i] for i in ids if i in self.pictures]
-        aside = Counter(self.rejections[i][0][0] for i in ids if i in self.rejections)
-        gone = sum(aside.values())
-        by = f" ({', '.join(f'{code}: {n}' for code, n in sorted(aside.items()))})" if aside else ""
-        notes = [f"images: {len(mine)} cases with an image, {len(ids) - len(mine) - gone} without, {gone} quarantined{by}"]
-        if mine and self.outlined:
-            expert = sum(p.mask is not None for p in mine)
-            notes.append(f"images: {expert} with an expert's mask, {len(mine) - expert} without")
+        pictures = [self.pictures[i] for i in ids if i in self.pictures]
+        rejected = Counter(self.rejections[i][0][0] for i in ids if i in self.rejections)
+        set_aside = sum(rejected.values())
+        by = f" ({', '.join(f'{code}: {n}' for code, n in sorted(rejected.items()))})" if rejected else ""
+        notes = [
+            f"images: {len(pictures)} cases with an image, {len(ids) - len(pictures) - set_aside} without, {set_aside} quarantined{by}"
+        ]
+        if pictures and self.outlined:
+            expert = sum(p.mask is not None for p in pictures)
+            notes.append(f"images: {expert} with an expert's mask, {len(pictures) - expert} without")
         for c, name in enumerate(self.channels):
-            missing = sum(not p.present[c] for p in mine)
+            missing = sum(not p.present[c] for p in pictures)
             if missing:
                 notes.append(f"images: sequence {name} is missing in {missing} cases")
         remarks: Counter[str] = Counter()
@@ -100,9 +102,13 @@ def cached(key: str, store: Cache) -> PictureSet | None:
     pictures = {i: picture(k, e, store) for i, (k, e) in entries.items() if e is not None}
     if len(pictures) < len(entries):
         return None
-    pairs = {what: {i: [(a, b) for a, b in rows] for i, rows in summary[what].items()} for what in ("rejections", "remarks")}
-    lists = {what: tuple(summary[what]) for what in ("channels", "general", "log", "strangers")}
-    return PictureSet(pictures, pairs["rejections"], pairs["remarks"], outlined=summary["outlined"], **lists)
+    lists = {key: tuple(summary[key]) for key in ("channels", "general", "log", "strangers")}
+    return PictureSet(pictures, _pairs(summary["rejections"]), _pairs(summary["remarks"]), outlined=summary["outlined"], **lists)
+
+
+def _pairs(rows: Mapping[str, Sequence[Sequence[str]]]) -> dict[str, list[tuple[str, str]]]:
+    """Pairs by patient, out of the lists that JSON has made of them."""
+    return {patient: [(first, second) for first, second in pairs] for patient, pairs in rows.items()}
 
 
 def picture(key: str, entry: Entry, store: Cache) -> Picture:

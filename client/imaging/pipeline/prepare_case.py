@@ -112,26 +112,26 @@ def _fill(job: Job, key: str) -> str:
     for name, volume in volumes.items():
         _check_size(case.channels[name], volume.geometry)
     outlined = mask_merge.outlined(case.masks, case.channels, volumes, tuple(imaging.regions), job.spec)
-    done = preprocessing.prepare(volumes, outlined.mask, imaging)
-    arrays: dict[str, Array] = {"voxels": done.voxels, "coarse": done.coarse}
-    if done.mask is not None and done.coarse_mask is not None:
-        arrays |= {"mask": done.mask, "coarse_mask": done.coarse_mask}
-    told = {
-        "unit": done.unit,
-        "spacing_mm": done.spacing_mm,
-        "present": done.present,
-        "marked": done.marked,
-        "box": done.box,
+    prepared = preprocessing.prepare(volumes, outlined.mask, imaging)
+    arrays: dict[str, Array] = {"voxels": prepared.voxels, "coarse": prepared.coarse}
+    if prepared.mask is not None and prepared.coarse_mask is not None:
+        arrays |= {"mask": prepared.mask, "coarse_mask": prepared.coarse_mask}
+    metadata = {
+        "unit": prepared.unit,
+        "spacing_mm": prepared.spacing_mm,
+        "present": prepared.present,
+        "marked": prepared.marked,
+        "box": prepared.box,
         "scanner": case.scanner,
-        "notes": list(dict.fromkeys([*(n for v in volumes.values() for n in v.notes), *done.notes, *outlined.notes])),
+        "notes": list(dict.fromkeys([*(n for v in volumes.values() for n in v.notes), *prepared.notes, *outlined.notes])),
         "mask_troubles": outlined.rejections,
         "passing": outlined.passing,
-        "looks": [_look(image) for image, there in zip(done.coarse, done.present, strict=True) if there],
+        "looks": [_look(image) for image, present in zip(prepared.coarse, prepared.present, strict=True) if present],
     }
     if outlined.passing:
         # under another name, so that the next start looks for the whole one and tries again
         key = hashlib.sha256(f"{key} {outlined.rejections}".encode()).hexdigest()
-    job.cache.store(key, arrays, told)
+    job.cache.store(key, arrays, metadata)
     return key
 
 

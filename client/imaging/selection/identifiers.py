@@ -37,7 +37,8 @@ class Keys:
             if match is None:
                 return "", ""
             groups = match.groupdict()
-            text = groups["id"] if "id" in groups else match.group(1) if match.re.groups else match.group()
+            whole_or_first = match.group(1) if match.re.groups else match.group()
+            text = groups.get("id", whole_or_first)
             study = groups.get("study") or ""
         text = (text or "").strip()
         text = text[: self.spec.id_length] if self.spec.id_length else text

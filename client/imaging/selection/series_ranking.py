@@ -54,12 +54,12 @@ def examination(
             text = f"patient {patient}: {best.files[0]} is used, since {_faults(first)[0]}"
             remarks.append(("another series stands in for one that cannot be used, D06", text))
         elif len(usable) > 1:
-            how = "the one that a segmentation refers to" if best.uid in outlined else "the one with most slices"
+            reason = "the one that a segmentation refers to" if best.uid in outlined else "the one with most slices"
             if best.uid not in outlined and slices(best) < max(map(slices, usable)):
                 longer = [s for s in usable if slices(s) > slices(best)]
-                how = "the one of the study's part of the body" if all(map(astray, longer)) else "the least derived one"
-            text = f"patient {patient}: {len(usable)} series of '{name}', {how} is used: {best.files[0]}"
-            remarks.append((f"of several series of a sequence {how} is used", text))
+                reason = "the one of the study's part of the body" if all(map(astray, longer)) else "the least derived one"
+            text = f"patient {patient}: {len(usable)} series of '{name}', {reason} is used: {best.files[0]}"
+            remarks.append((f"of several series of a sequence {reason} is used", text))
         if astray(best):
             text = f"patient {patient}: BodyPartExamined is {best.headers[0].body_part}, used: {best.files[0]}"
             remarks.append(("an image is used whose header names another part of the body", text))
@@ -80,9 +80,9 @@ def levels(series: Sequence[Series], imaging: Imaging) -> dict[str, int]:
     widest = max(reach.values(), default=0.0)
     out = {}
     for s in series:
-        told = s.headers[0].image_type[:2] if s.headers else ()
+        image_type = s.headers[0].image_type[:2] if s.headers else ()
         short = reach[s.uid] < 0.5 * widest
-        out[s.uid] = 2 if short or elsewhere(s, imaging) else ("DERIVED" in told) + ("SECONDARY" in told)
+        out[s.uid] = 2 if short or elsewhere(s, imaging) else ("DERIVED" in image_type) + ("SECONDARY" in image_type)
     return out
 
 
@@ -94,8 +94,8 @@ def elsewhere(series: Series, imaging: Imaging) -> bool:
 
 def _reach(series: Series) -> float:
     """mm from the first slice of a DICOM series to its last one; 0 where there are none."""
-    at = [f.position for h in series.headers for f in h.frames if f.position is not None]
-    return math.dist(map(min, zip(*at, strict=True)), map(max, zip(*at, strict=True))) if at else 0.0
+    positions = [f.position for h in series.headers for f in h.frames if f.position is not None]
+    return math.dist(map(min, zip(*positions, strict=True)), map(max, zip(*positions, strict=True))) if positions else 0.0
 
 
 def slices(series: Series) -> int:

@@ -114,11 +114,11 @@ def _linked(
                 around[str(folder)].add(patient)
     linked: dict[str, list[BrokenFile]] = defaultdict(list)
     for path, fault in broken:
-        known = {keys.parse(part)[0] for part in (keys.inside(path), *PurePath(keys.inside(path)).parts)} & set(table)
-        near = next((around[str(f)] for f in PurePath(path).parents if around.get(str(f))), set())
-        if len(known) == 1:
-            linked[known.pop()].append((path, fault))
-        elif len(near) == 1 and (patient := next(iter(near))):
+        patients_in_path = {keys.parse(part)[0] for part in (keys.inside(path), *PurePath(keys.inside(path)).parts)} & set(table)
+        patients_nearby = next((around[str(f)] for f in PurePath(path).parents if around.get(str(f))), set())
+        if len(patients_in_path) == 1:
+            linked[patients_in_path.pop()].append((path, fault))
+        elif len(patients_nearby) == 1 and (patient := next(iter(patients_nearby))):
             linked[patient].append((path, fault))
         else:
             out.unlinked.append(fault)

@@ -191,9 +191,9 @@ def _scanned(name: str, image: Field, brain: Solid, scanner: Mr, rng: np.random.
 
     white = SIGNAL[name][WHITE]
     pixel = scanner.blur_mm / SPACING
-    seen = white * (gaussian_filter(image, pixel) / white) ** scanner.contrast
-    seen *= 1 + scanner.bias * smooth_noise(rng, image.shape, (3, 3, 3)).clip(-2, 2) / 2
+    signal = white * (gaussian_filter(image, pixel) / white) ** scanner.contrast
+    signal *= 1 + scanner.bias * smooth_noise(rng, image.shape, (3, 3, 3)).clip(-2, 2) / 2
     level = scanner.noise * (520 if name.startswith("t1") else 430)
     noise = level * rng.standard_normal((2, *image.shape), np.float32)
-    out = scanner.gain * np.hypot(seen + noise[0], noise[1])
+    out = scanner.gain * np.hypot(signal + noise[0], noise[1])
     return np.asarray(np.where(brain, np.clip(np.rint(out), 1, 32000), 0), np.float32)

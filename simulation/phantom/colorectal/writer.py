@@ -117,8 +117,8 @@ def write(
     if scans:
         truth = dataclasses.replace(truth, images=ct_images.write(folder, scans, tell))
     # a cohort without images is written as it was before there were any
-    told = {name: value for name, value in dataclasses.asdict(truth).items() if name != "images" or value}
-    (folder / TRUTH).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    declared = {name: value for name, value in dataclasses.asdict(truth).items() if name != "images" or value}
+    (folder / TRUTH).write_text(json.dumps(declared, indent=2) + "\n", encoding="utf-8")
     return truth
 
 
@@ -162,7 +162,7 @@ def _people(d: Draw, primary: Bools, rng: np.random.Generator) -> list[Patient]:
 def _truth(d: Draw, seed: int, patients: int, null: bool) -> Truth:
     population, population_within, prevalence = ceiling.population(null)
     cohort, cohort_within = ceiling.flat() if null else ceiling.ceilings(d)
-    here = {h.name: d.where(d.hospital == at) for at, h in enumerate(HOSPITALS)}
+    by_hospital = {h.name: d.where(d.hospital == at) for at, h in enumerate(HOSPITALS)}
     return Truth(
         seed=seed,
         patients=patients,
@@ -171,7 +171,7 @@ def _truth(d: Draw, seed: int, patients: int, null: bool) -> Truth:
         known=int(d.known.sum()),
         events=int(d.m[d.known].sum()),
         cea=int(np.isfinite(d.cea).sum()),
-        hospitals={name: (len(part), int(part.known.sum()), int(part.m[part.known].sum())) for name, part in here.items()},
+        hospitals={name: (len(part), int(part.known.sum()), int(part.m[part.known].sum())) for name, part in by_hospital.items()},
         prevalence=prevalence,
         coefficients=model.coefficients(),
         shifts={h.name: h.shift for h in HOSPITALS},

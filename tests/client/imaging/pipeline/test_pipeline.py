@@ -569,9 +569,8 @@ def test_sites_of_scanners(tmp_path: Path) -> None:
     assert sorted(i for s in parted.sites.values() for i in s) == ids
     assert parted.sites["GE"] == (ids[0], ids[3], ids[5], ids[8])
     assert parted.sites["no scanner named"] == (ids[4], ids[9], ids[10], ids[11])
-    files = site_folders.write_sites(
-        tmp_path / "sites", parted, data=data, study="s.py", source="", minimum=1, images=data / "images", cache=tmp_path / "shared"
-    )
+    template = site_folders.SiteTemplate("s.py", data, "", 1, images=data / "images", cache=tmp_path / "shared")
+    files = site_folders.write_sites(tmp_path / "sites", parted, template)
     site = load_site(files[1])
     assert (site.images, site.cache) == (data / "images", tmp_path / "shared")
     with pytest.raises(DataError, match="partition natural"):
