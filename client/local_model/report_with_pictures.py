@@ -19,7 +19,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri
 
 
 def own_copy(report: Path, cohort: Cohort, networks: Networks, panels: list[Panel]) -> str:
-    """The report as HTML, headed as showing patients, with `found` at its marked place. C01 where `report` has none."""
+    """The report as HTML, headed as showing patients, with `panels` at its marked place. C01 where `report` has none."""
     try:
         text = report.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:

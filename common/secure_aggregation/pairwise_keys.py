@@ -51,7 +51,7 @@ def new() -> Agreer:
 
 
 def agree(private: Agreer, public: str, site: str, other: str, run: str) -> Pair:
-    """What `site`, which holds `mine`, has with `other`, whose key is `public`. WireError M02 where that is not a key."""
+    """What `site`, which holds `private`, has with `other`, whose key is `public`. WireError M02 where that is not a key."""
     try:
         shared = private.key.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(public)))
     except (TypeError, ValueError) as error:

@@ -81,7 +81,7 @@ def affine_geometry(h: Header) -> tuple[Geometry, tuple[int, ...]]:
 
 
 def _series_of(first: Header, headers: Sequence[Header], **fields: Any) -> Series:
-    """A series of these files; `more`: what is to differ from what the first header says."""
+    """A series of these files; `fields`: what is to differ from what the first header says."""
     series = Series(
         uid=first.series,
         kind=first.kind,
