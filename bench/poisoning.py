@@ -42,7 +42,7 @@ FOLD = Fold(parts=(0,))
 STUDY = "colorectal_metastasis"
 ATTACKS: Mapping[str, tuple[str, str]] = {
     "no attack": ("", ""),
-    **{kind: (malicious_site.IN_DATA if kind == malicious_site.IN_DATA else "", kind) for kind in malicious_site.KINDS},
+    **{kind: (malicious_site.IN_DATA if kind == malicious_site.IN_DATA else "", kind) for kind in malicious_site.ATTACKS},
     "flip and scale": (malicious_site.IN_DATA, "scale"),
 }
 """Name -> what is in the attacker's table, and what it answers. A scaled change alone points where the honest ones do."""

@@ -31,8 +31,8 @@ from common.federated.learner import (
 from common.federated.local_baseline import TRAINABLE
 from common.types import State
 
-EPOCHS, SLOWER, RIDGE = 3, 0.1, 10.0
-NETWORKS = ("image", "mlp", "logistic_fedavg")
+EPOCHS, LEARNING_RATE_SHARE, RIDGE = 3, 0.1, 10.0
+NETWORK_HEADS = ("image", "mlp", "logistic_fedavg")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class FineTuning:
 
     def words(self, head: Federated) -> str:
         """What becomes of a head."""
-        if head.name in NETWORKS:
+        if head.name in NETWORK_HEADS:
             return f"{self.epochs} epochs at a learning rate of {self._rate(head):g}"
         return {
             "logistic": f"refit with a ridge of {self.ridge:g} centred at the federation's coefficients",
@@ -57,7 +57,7 @@ class FineTuning:
         return configured(head, {"epochs": self.epochs, "learning_rate": self._rate(head)})
 
     def _rate(self, head: Any) -> float:
-        return self.learning_rate if self.learning_rate is not None else SLOWER * float(head.learning_rate)
+        return self.learning_rate if self.learning_rate is not None else LEARNING_RATE_SHARE * float(head.learning_rate)
 
 
 def adapted(heads: Sequence[Head], state: State, cohort: Cohort, fold: Fold, seed: int, parts: int, settings: FineTuning) -> State:
@@ -67,7 +67,7 @@ def adapted(heads: Sequence[Head], state: State, cohort: Cohort, fold: Fold, see
     for head in heads:
         if head.name not in state or not enough(head, rows):
             continue
-        if head.name in NETWORKS:
+        if head.name in NETWORK_HEADS:
             moved[head.name] = _trained(head, state, cohort, plan, settings)[head.name]
         elif head.name == "logistic":
             moved[head.name] = _centred(head, state, cohort, plan, settings)[head.name]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from client.local_model import adaptation_value
-from client.local_model.adaptation import NETWORKS, FineTuning, enough, usable
+from client.local_model.adaptation import NETWORK_HEADS, FineTuning, enough, usable
 from client.local_model.adaptation_value import Comparison, Tell
 from client.local_model.model_folder import Model
 from client.site.site_file import Site
@@ -66,7 +66,7 @@ def _admit(model: Model, cohort: Cohort, folder: Path, settings: FineTuning) -> 
     if cohort.schema.hash != model.declared["schema"]:
         raise DataError("D07", f"D07 the site's schema is {cohort.schema.hash[:12]}, the model is for {model.declared['schema'][:12]}")
     for head in model.heads:
-        if head.name in NETWORKS:
+        if head.name in NETWORK_HEADS:
             settings.tuned(head)
     if not settings.ridge > 0:
         raise UsageError("C01", f"--ridge {settings.ridge} must be above 0")

@@ -15,6 +15,8 @@ State = Literal["ok", "note", "warning", "fault"]
 
 @dataclass(frozen=True)
 class Finding:
+    """One thing that was looked at."""
+
     check: str
     """'data', 'disk', 'certificate' ..."""
     state: State

@@ -9,7 +9,7 @@ from typing import Any
 from common.federated.learner import Federated
 from common.study.study import Study
 
-METRICS = {
+CARD_METRICS = {
     "auc": ("roc_auc", "AUC of patient pairs within sites"),
     "average_precision": ("average_precision", "average precision"),
     "brier": ("brier_score", "Brier score"),
@@ -27,7 +27,7 @@ def front_matter(study: Study, task: str, heads: Sequence[Federated], report: Ma
         "library_name": "fedmets",
         "tags": ["federated-learning", "medical", "oncology", "metastasis", *(["medical-imaging", "monai", "onnx"] if image else [])],
         "pipeline_tag": "image-classification" if [h.name for h in heads] == ["image"] else "tabular-classification",
-        "metrics": [kind for kind, _ in METRICS.values()],
+        "metrics": [kind for kind, _ in CARD_METRICS.values()],
         "model-index": [{"name": f"{study.name}-{task}", "results": _results(study, task, heads, report)}],
     }
     return "---\n" + "".join(_yaml(metadata)) + "---\n"
@@ -39,7 +39,7 @@ def _results(study: Study, task: str, heads: Sequence[Federated], report: Mappin
         kind = "image-classification" if head.name == "image" else "tabular-classification"
         own_rows = [r for r in report["results"] if (r["model"], r["arm"], r["site"]) == (head.name, "federated", "all")]
         for evaluation in dict.fromkeys(r["evaluation"] for r in own_rows):
-            rows = [r for r in own_rows if r["evaluation"] == evaluation and r["metric"] in METRICS and r["estimable"]]
+            rows = [r for r in own_rows if r["evaluation"] == evaluation and r["metric"] in CARD_METRICS and r["estimable"]]
             if rows:
                 data = {"type": study.name, "name": f"{study.name}, {_data(report)}", "config": task, "split": evaluation}
                 out.append(
@@ -57,7 +57,7 @@ def _data(report: Mapping[str, Any]) -> str:
 
 
 def _metric(row: Mapping[str, Any]) -> dict[str, Any]:
-    kind, title = METRICS[row["metric"]]
+    kind, title = CARD_METRICS[row["metric"]]
     limits = {"low": row["low"], "high": row["high"], "n": row["n"], "events": row["events"]}
     return {"type": kind, "name": title, "value": row["value"], "args": {k: v for k, v in limits.items() if v is not None}}
 

@@ -6,6 +6,8 @@ Point = tuple[int, float]
 
 
 class ThinnedCurve:
+    """At most `most` points (and the newest) of a curve that goes on."""
+
     def __init__(self, most: int) -> None:
         self._most = max(most, 4)
         self._every = 1

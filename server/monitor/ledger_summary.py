@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server.monitor.curve_thinning import ThinnedCurve
-from server.monitor.wording import is_code, said
+from server.monitor.wording import is_code, sentence
 
 HELD_LINES = 40
 """Lines that are held in words."""
@@ -76,7 +76,7 @@ class LedgerSummary:
     def take(self, line: Mapping[str, Any]) -> None:
         number = int(line["n"]) + 1
         try:
-            text = said(line)
+            text = sentence(line)
             kind = str(line["kind"])
             if kind in _TAKE:
                 _TAKE[kind](self, line)

@@ -16,7 +16,7 @@ class UnknownRunError(RunError):
     exit_code: ClassVar[int] = 4
 
 
-def found(folder: Path) -> list[Path]:
+def listed(folder: Path) -> list[Path]:
     """The folders that hold a ledger, the newest run first: by name, which begins with the time."""
     try:
         return sorted((p for p in folder.iterdir() if (p / ledger.NAME).is_file()), key=lambda p: p.name, reverse=True)
@@ -28,7 +28,7 @@ def chosen(word: str, folder: Path) -> Path:
     """A run by its folder, by that folder's name or by the run's own, each of which may be cut short; without a word the newest."""
     if word and (Path(word) / ledger.NAME).is_file():
         return Path(word)
-    runs = found(folder)
+    runs = listed(folder)
     if not word:
         if runs:
             return runs[0]

@@ -14,7 +14,7 @@ from server.ledger.heartbeat import STOPPED
 from server.monitor.ledger_follower import Follower, Line
 from server.monitor.ledger_summary import LedgerSummary
 from server.monitor.view import LineView, View, view
-from server.monitor.wording import said
+from server.monitor.wording import sentence
 
 
 class RunWatcher:
@@ -50,10 +50,10 @@ class RunWatcher:
 def _line_view(number: int, text: bytes, verified: bool) -> LineView:
     try:
         line = json.loads(text)
-        kind, when, sentence = str(line["kind"]), line.get("time"), said(line)
+        kind, when, words = str(line["kind"]), line.get("time"), sentence(line)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return LineView(number, None, "?", text[:200].decode("utf-8", "replace"), verified)
-    return LineView(number, float(when) if isinstance(when, int | float) else None, kind, sentence, verified)
+    return LineView(number, float(when) if isinstance(when, int | float) else None, kind, words, verified)
 
 
 def _read(path: Path) -> Mapping[str, Any]:

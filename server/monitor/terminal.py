@@ -65,7 +65,7 @@ def show(word: str, folder: Path, as_json: bool) -> int:
 
 def listed(folder: Path, as_json: bool) -> int:
     """Every run in the folder, the newest first."""
-    views = [RunWatcher(path).look() for path in run_folders.found(folder)]
+    views = [RunWatcher(path).look() for path in run_folders.listed(folder)]
     if as_json:
         print(json.dumps([brief(v) for v in views]))
         return 0

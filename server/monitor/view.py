@@ -14,7 +14,7 @@ from server.monitor.ledger_summary import WITHHELD, LedgerSummary, SitePart
 from server.monitor.wording import is_code, meaning
 
 State = Literal["waiting", "running", "stalled", "stopped", "failed", "finished", "damaged"]
-STATES: tuple[State, ...] = ("waiting", "running", "stalled", "stopped", "failed", "finished", "damaged")
+RUN_STATES: tuple[State, ...] = ("waiting", "running", "stalled", "stopped", "failed", "finished", "damaged")
 FRESH_SECONDS = 30.0
 """Seconds without a sign of life after which a run that should be at work is called stalled."""
 _HIDDEN_SETTINGS = ("keys", "sites", "out", "resume")
@@ -22,6 +22,8 @@ _HIDDEN_SETTINGS = ("keys", "sites", "out", "resume")
 
 @dataclass(frozen=True)
 class SiteView:
+    """One site, as the run's ledger and its heartbeat show it."""
+
     name: str
     state: str
     """registered, ready, working, contributed, late, refused, or the code of why there was no answer."""
@@ -45,6 +47,8 @@ class SiteView:
 
 @dataclass(frozen=True)
 class CurveView:
+    """One metric of one learner by step: (step, value), over all sites and at each."""
+
     learner: str
     metric: str
     all: tuple[Point, ...]
@@ -53,6 +57,8 @@ class CurveView:
 
 @dataclass(frozen=True)
 class RefusalView:
+    """One code for which a site was not in exchanges."""
+
     site: str
     code: str
     times: int
@@ -65,6 +71,8 @@ class RefusalView:
 
 @dataclass(frozen=True)
 class LineView:
+    """One line of the ledger, in words."""
+
     number: int
     time: float | None
     kind: str
@@ -74,6 +82,8 @@ class LineView:
 
 @dataclass(frozen=True)
 class View:
+    """A run at one moment."""
+
     folder: str
     name: str
     study: str

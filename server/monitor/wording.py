@@ -24,10 +24,10 @@ def meaning(code: str) -> str:
     return CODES.get(code, "a code that this version of fedmets does not know")
 
 
-def said(line: Mapping[str, Any]) -> str:
+def sentence(line: Mapping[str, Any]) -> str:
     """One sentence or two; a kind of line that this version does not know is named. KeyError and the like for a line of another form."""
     kind = line["kind"]
-    text = _SAY[kind](line) if kind in _SAY else f"a line of kind '{kind}', which this version of fedmets does not know"
+    text = _SENTENCES[kind](line) if kind in _SENTENCES else f"a line of kind '{kind}', which this version of fedmets does not know"
     return f"{text}; {cut_off(line['lost'], 'the end of what stands above')}" if line.get("lost") else text
 
 
@@ -73,7 +73,7 @@ def _failed(line: Mapping[str, Any]) -> str:
     return f"ended without a result, {line['code']} ({meaning(line['code'])}): {'; '.join(map(str, line['said']))}"
 
 
-_SAY: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+_SENTENCES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "open": _open,
     "resume": _resume,
     "exchange": _exchange,

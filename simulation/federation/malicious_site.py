@@ -35,7 +35,7 @@ from simulation.federation.partition import Partition
 
 IN_DATA = "label_flip"
 IN_ANSWERS = ("scale", "nan", "stale")
-KINDS = (IN_DATA, *IN_ANSWERS)
+ATTACKS = (IN_DATA, *IN_ANSWERS)
 FACTOR = 20.0
 """By how much `scale` multiplies the change of the parameters."""
 DESCRIPTIONS = {

@@ -23,14 +23,14 @@ from server.ledger.ledger import NAME
 from server.report.checklists import statements
 from server.rounds import strategies
 from simulation.federation import synthetic_cohorts
-from simulation.federation.malicious_site import IN_ANSWERS, KINDS
+from simulation.federation.malicious_site import ATTACKS, IN_ANSWERS
 
 SETTINGS = "simulation.json"
-FOLDS, IMAGE_FOLDS = 5, 3
+DEFAULT_FOLDS, DEFAULT_IMAGE_FOLDS = 5, 3
 """Parts for cross-fitting where none are asked for; fewer where networks are trained on each."""
-SITES, IMAGE_SITES = 5, 3
+DEFAULT_SITES, DEFAULT_IMAGE_SITES = 5, 3
 """Virtual sites where no number is asked for; fewer where each should train networks by itself too."""
-LEAST: Mapping[str, int] = {
+LEAST_VALUES: Mapping[str, int] = {
     "seed": 0,
     "permute_labels": 0,
     "noise_seed": 0,
@@ -40,7 +40,7 @@ LEAST: Mapping[str, int] = {
     "virtual_sites": 2,
 }
 """Option -> the least value that makes sense."""
-_FREE = frozenset({"resume", "json", "prepare", "draft", "given"})
+_NOT_OF_THE_RUN = frozenset({"resume", "json", "prepare", "draft", "given"})
 """Options that are no part of what a run is."""
 
 
@@ -66,7 +66,7 @@ def settle(args: argparse.Namespace) -> Options:
         folder = Path(args.resume) if Path(args.resume).exists() else Path(args.out) / args.resume
         return checked(_resumed(args, folder), folder)
     checked(args, Path(args.out))
-    settings = {k: v for k, v in vars(args).items() if k not in _FREE}
+    settings = {k: v for k, v in vars(args).items() if k not in _NOT_OF_THE_RUN}
     return checked(args, new_folder(Path(args.out), Path(args.study).stem, settings))
 
 
@@ -81,12 +81,12 @@ def _resumed(args: argparse.Namespace, folder: Path) -> argparse.Namespace:
     """The options that the run was begun with; one given again must say the same, for it would otherwise be ignored (C01)."""
     try:
         settings = json.loads((folder / SETTINGS).read_text())
-        if not isinstance(settings, dict) or not set(vars(args)) - _FREE <= set(settings):
+        if not isinstance(settings, dict) or not set(vars(args)) - _NOT_OF_THE_RUN <= set(settings):
             raise ValueError(f"'{SETTINGS}' does not hold the options of a run")
     except (OSError, ValueError) as error:
         text = f"'{args.resume}' is not the folder of a simulation ({error}); give the folder that the run printed"
         raise RunError("S01", text) from error
-    given_again = {k: v for k, v in vars(args).items() if k in getattr(args, "given", ()) and k not in _FREE | {"out"}}
+    given_again = {k: v for k, v in vars(args).items() if k in getattr(args, "given", ()) and k not in _NOT_OF_THE_RUN | {"out"}}
     differ = [f"--{k.replace('_', '-')} {v} (the run: {settings[k]})" for k, v in given_again.items() if v != settings[k]]
     if differ:
         raise UsageError("C01", f"--resume goes on with the run's own options; leave out {', '.join(differ)}, or start a new run")
@@ -104,7 +104,7 @@ def checked(args: argparse.Namespace, folder: Path) -> Options:
             "study": args.study,
             "task": task,
             "seed": args.seed,
-            "parts": args.folds or FOLDS,
+            "parts": args.folds or DEFAULT_FOLDS,
             "full": args.full,
             "learners": args.learners,
             "hyper": json.dumps(hyper) if hyper else "",
@@ -153,14 +153,14 @@ def _parameter_faults(args: argparse.Namespace, run: Run, heads: Sequence[Federa
     if args.attack in IN_ANSWERS and (args.prepare or args.engine != "inprocess"):
         yield f"--attack {args.attack} is by a hostile station in this process; leave out --prepare and --engine ray"
     if args.attacker is not None and not args.attack:
-        yield f"--attacker {args.attacker} does what? say it with --attack {'|'.join(KINDS)}"
+        yield f"--attacker {args.attacker} does what? say it with --attack {'|'.join(ATTACKS)}"
 
 
 def _range_faults(args: argparse.Namespace) -> Iterator[str]:
     """Numbers below what makes sense."""
     if args.bootstraps < 100:
         yield f"--bootstraps {args.bootstraps} gives no interval worth printing; use at least 100 (default 1000)"
-    for option, least in LEAST.items():
+    for option, least in LEAST_VALUES.items():
         value = getattr(args, option)
         if value is not None and value < least:
             yield f"--{option.replace('_', '-')} {value} must be at least {least}"

@@ -69,7 +69,7 @@ def skewed(reading: Reading, count: int, seed: int, minimum: int, concentration:
     return _virtual(reading, [int(rng.choice(count, p=shares[k])) for k in labels.tolist()], count, minimum, "skewed")
 
 
-MAKERS = (
+MAKER_PATTERNS = (
     ("GE", r"\bge\b|general electric"),
     ("Siemens", r"siemens"),
     ("Philips", r"philips|picker|marconi"),
@@ -82,7 +82,7 @@ MAKERS = (
 
 def maker(declared: str) -> str:
     """One name for a maker, however a file writes it; '' where it says nothing."""
-    return next((name for name, pattern in MAKERS if re.search(pattern, declared, re.IGNORECASE)), " ".join(declared.split()))
+    return next((name for name, pattern in MAKER_PATTERNS if re.search(pattern, declared, re.IGNORECASE)), " ".join(declared.split()))
 
 
 def by_scanner(reading: Reading, minimum: int, small: str) -> Partition:

@@ -29,10 +29,10 @@ from simulation.federation import (
     synthetic_cohorts,
 )
 from simulation.federation.options import (
-    FOLDS,
-    IMAGE_FOLDS,
-    IMAGE_SITES,
-    SITES,
+    DEFAULT_FOLDS,
+    DEFAULT_IMAGE_FOLDS,
+    DEFAULT_IMAGE_SITES,
+    DEFAULT_SITES,
     Options,
 )
 
@@ -79,7 +79,7 @@ def prepare(options: Options, console: Console | None = None) -> Setting:
         cohort = replace(shuffled.cohort, flow=reading.cohort.flow, pictures=reading.cohort.pictures, modalities=reading.cohort.modalities)
         reading = replace(shuffled, cohort=cohort, overrides=reading.overrides)
     pictured = _pictured(options.run, study, reading)
-    parts = args.folds or (IMAGE_FOLDS if pictured else FOLDS)
+    parts = args.folds or (DEFAULT_IMAGE_FOLDS if pictured else DEFAULT_FOLDS)
     parted = _parted(args, reading, pictured)
     _enough(args, reading, parted, parts)
     attacker, elsewhere = malicious_site.chosen(args, parted), {}
@@ -180,7 +180,7 @@ def _parted(args: argparse.Namespace, reading: Reading, pictured: bool) -> parti
     if kind == "scanner":
         return partition.by_scanner(reading, args.minimum_site, args.small_sites)
     split = partition.even if kind == "even" else partition.skewed
-    return split(reading, args.virtual_sites or (IMAGE_SITES if pictured else SITES), args.seed, args.minimum_site)
+    return split(reading, args.virtual_sites or (DEFAULT_IMAGE_SITES if pictured else DEFAULT_SITES), args.seed, args.minimum_site)
 
 
 def federate(setting: Setting, console: Console) -> Outcome:

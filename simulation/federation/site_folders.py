@@ -12,12 +12,12 @@ from server.config import enrolled_sites
 from server.ledger import state_store
 from simulation.federation.partition import Partition
 
-COORDINATOR, KEY = "coordinator", "station.key"
+COORDINATOR, STATION_KEY = "coordinator", "station.key"
 
 
 def enrol(coordinator: Path, homes: Mapping[str, Path]) -> str:
     """Make what keys are missing (those that are there stay), and list the sites' public halves; the coordinator's public key."""
-    listed = {name: signing.ensure(home / KEY).public for name, home in homes.items()}
+    listed = {name: signing.ensure(home / STATION_KEY).public for name, home in homes.items()}
     state_store.write(coordinator / enrolled_sites.SITES, enrolled_sites.text(listed).encode())
     return signing.ensure(coordinator / enrolled_sites.KEY).public
 
@@ -66,7 +66,7 @@ def write_sites(folder: Path, partition: Partition, template: SiteTemplate) -> d
             "patients": "patients.txt",
             "minimum": template.minimum,
             "coordinator": pinned,
-            "key": KEY,
+            "key": STATION_KEY,
             "pooled": bool(name) and name == partition.pooled_site,
         }
         for key, path in (("images", template.images), ("cache", template.cache)):
@@ -74,7 +74,7 @@ def write_sites(folder: Path, partition: Partition, template: SiteTemplate) -> d
                 lines[key] = str(path.resolve())
         peers = {}
         if template.secure:
-            peers = {other: signing.load(home / KEY).public for other, home in homes.items() if other != name}
+            peers = {other: signing.load(home / STATION_KEY).public for other, home in homes.items() if other != name}
         text = "".join(f"{k} = {_toml(v)}\n" for k, v in lines.items()) + _privacy(template.noise_seed, peers)
         state_store.write(homes[name] / "patients.txt", ("\n".join(ids) + "\n").encode())
         files[n] = homes[name] / "site.toml"

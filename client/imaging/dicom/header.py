@@ -24,7 +24,7 @@ from common.errors import Fault
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-IMAGES: dict[str, Modality] = {
+IMAGE_CLASSES: dict[str, Modality] = {
     "1.2.840.10008.5.1.4.1.1.2": "CT",
     "1.2.840.10008.5.1.4.1.1.2.1": "CT",
     "1.2.840.10008.5.1.4.1.1.2.2": "CT",
@@ -62,10 +62,10 @@ def header(path: Path) -> Header | Fault | None:
         size = path.stat().st_size
         with quiet, path.open("rb") as f:
             # a deflated data set is read without the meta information before it
-            head = bounded_inflate.inflated(f, bounded_inflate.HEAD) if bounded_inflate.starts(f) else None
+            head = bounded_inflate.inflated(f, bounded_inflate.LARGEST_HEADER) if bounded_inflate.starts(f) else None
             source: BinaryIO = f if head is None else BytesIO(head)
             dataset = dcmread(source, stop_before_pixels=True, specific_tags=_wanted(), force=True)
-            if head is not None and len(head) == bounded_inflate.HEAD and head[source.tell() :][:4] != b"\xe0\x7f\x10\x00":
+            if head is not None and len(head) == bounded_inflate.LARGEST_HEADER and head[source.tell() :][:4] != b"\xe0\x7f\x10\x00":
                 raise EOFError
             meta = getattr(dataset, "file_meta", None)
             syntax = str(meta.get("TransferSyntaxUID", "")) if meta else ""
@@ -81,15 +81,15 @@ def header(path: Path) -> Header | Fault | None:
             if head is not None:
                 size = (
                     bounded_inflate.length(path, len(head) + pixel_layout.pixel_bytes(values))
-                    if len(head) == bounded_inflate.HEAD
+                    if len(head) == bounded_inflate.LARGEST_HEADER
                     else len(head)
                 )
             offset, why_cut = pixel_layout.extent(source, size, values, syntax, _implicit(dataset, syntax))
     except OSError as e:
         return unreadable(path, f"it cannot be read ({e.strerror or e})", "Check that the file is there and that the station may read it")
     except Exception as e:  # whatever a parser makes of a broken file: this file is lost, the site is not
-        if isinstance(e, EOFError) and head is not None and len(head) == bounded_inflate.HEAD:
-            return unreadable(path, f"its deflated header has more than {bounded_inflate.HEAD >> 20} MB", COPY_AGAIN)
+        if isinstance(e, EOFError) and head is not None and len(head) == bounded_inflate.LARGEST_HEADER:
+            return unreadable(path, f"its deflated header has more than {bounded_inflate.LARGEST_HEADER >> 20} MB", COPY_AGAIN)
         return unreadable(path, f"it begins as DICOM and then breaks off or is damaged ({type(e).__name__}: {_short(e)})", COPY_AGAIN)
     return unreadable(path, why_cut, COPY_AGAIN) if why_cut else replace(parsed, offset=offset)
 
@@ -109,7 +109,7 @@ def _header(path: Path, e: Elements, syntax: str, size: int) -> Header | Fault:
     sop_class, declared = e.text(tags.SOP_CLASS), e.text(tags.MODALITY).upper()
     if not (sop_class or declared or e.text(tags.SERIES)):
         return unreadable(path, "it holds neither a SOP class nor a modality: it is not DICOM, or its header is damaged", COPY_AGAIN)
-    modality = IMAGES.get(sop_class, "other")
+    modality = IMAGE_CLASSES.get(sop_class, "other")
     if not sop_class and declared in ("CT", "MR", "SEG"):
         modality = {"CT": "CT", "MR": "MR", "SEG": "SEG"}[declared]  # type: ignore[assignment]
     patient = e.text(tags.PATIENT_ID)

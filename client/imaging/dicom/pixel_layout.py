@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from client.imaging.dicom import tags
-from client.imaging.dicom.bounded_inflate import DEFLATED, LARGEST_RATIO, WHOLE
+from client.imaging.dicom.bounded_inflate import DEFLATED, LARGEST_DATA_SET, LARGEST_RATIO
 from client.imaging.dicom.elements import Elements
 
 IMPLICIT = "1.2.840.10008.1.2"
@@ -103,8 +103,8 @@ def impossible(e: Elements, size: int, syntax: str) -> str:
         return ""  # a file that is cut short is told from one that claims too much
     # of compressed pixel data each frame is at least an item's tag and length
     needed = max(count, pixel_bytes(e)) if syntax in NATIVE else 8 * count
-    if syntax == DEFLATED and needed > WHOLE:
-        return f"its {count} frames take {needed} bytes; of deflated pixel data {WHOLE} are the most that is read here"
+    if syntax == DEFLATED and needed > LARGEST_DATA_SET:
+        return f"its {count} frames take {needed} bytes; of deflated pixel data {LARGEST_DATA_SET} are the most that is read here"
     if needed > (LARGEST_RATIO * size if syntax == DEFLATED else size) and count > 1:
         return f"NumberOfFrames is {count}, which takes at least {needed} bytes; the file has {size}"
     return ""

@@ -23,7 +23,7 @@ from client.imaging.dicom.pixel_layout import COPY_AGAIN, NATIVE
 from client.imaging.geometry.volumes import Header, Series, Volume
 from common.errors import DataError, Fault, raise_faults
 
-AIR = -1024.0
+LOWEST_HU = -1024.0
 """The lowest Hounsfield unit that is kept: below it scanners write padding (-2000, -3024, -32768)."""
 
 PLUGINS = {
@@ -78,7 +78,7 @@ def read(series: Series) -> Volume:
         flips = tuple(slice(None, None, -1 if t < 0 else 1) for t in series.turn)
         out = np.ascontiguousarray(out.transpose(axes)[flips])
     if account.padded:
-        account.notes[f"padding: {account.padded} slices hold values below {AIR:g} HU, which became {AIR:g} HU"] = None
+        account.notes[f"padding: {account.padded} slices hold values below {LOWEST_HU:g} HU, which became {LOWEST_HU:g} HU"] = None
     return Volume(out, series.geometry, tuple(account.notes))
 
 
@@ -203,10 +203,10 @@ def _rescale(raw: NDArray[Any], h: Header, frame: int, out: NDArray[np.float32],
         out[...] = raw * slope + intercept
     ct = h.modality == "CT"
     if padded is not None:
-        out[padded] = AIR if ct else 0.0
+        out[padded] = LOWEST_HU if ct else 0.0
     low = float(out.min())
-    if ct and low < AIR:
-        np.maximum(out, np.float32(AIR), out=out)
+    if ct and low < LOWEST_HU:
+        np.maximum(out, np.float32(LOWEST_HU), out=out)
         account.padded += 1
     account.low, account.high = min(account.low, low), max(account.high, float(out.max()))
 
@@ -231,7 +231,7 @@ def _padded(raw: NDArray[Any], h: Header, slope: float, intercept: float, accoun
     if h.modality == "CT" and -1000.0 < units <= 4095.0:
         account.notes[f"PixelPaddingValue {value} means {units:g} HU, which tissue has too: it was not taken for padding"] = None
         return None
-    if (h.modality == "CT" and units <= AIR) or (h.modality != "CT" and value == 0):
+    if (h.modality == "CT" and units <= LOWEST_HU) or (h.modality != "CT" and value == 0):
         return None
     padding = np.asarray(raw == value)
     return padding if padding.any() else None

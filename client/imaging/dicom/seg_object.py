@@ -14,8 +14,9 @@ from client.imaging.dicom.elements import Elements, quiet
 from client.imaging.dicom.pixel_layout import COPY_AGAIN, NATIVE
 from common.errors import DataError
 
-SEGMENTS, NUMBER, LABEL, KIND, MAXIMUM = 0x00620002, 0x00620004, 0x00620005, 0x00620001, 0x0062000E
-AGAIN = "Export the segmentation again, or leave it out"
+SEGMENTATION_TYPE, MAXIMUM_FRACTIONAL_VALUE = 0x00620001, 0x0062000E
+SEGMENT_SEQUENCE, SEGMENT_NUMBER, SEGMENT_LABEL = 0x00620002, 0x00620004, 0x00620005
+EXPORT_AGAIN = "Export the segmentation again, or leave it out"
 IDENTIFICATION, REFERENCED_NUMBER = 0x0062000A, 0x0062000B
 
 
@@ -43,8 +44,8 @@ def read_outlines(path: str) -> Outlines:
         with quiet:
             dataset = bounded_inflate.whole(path)
             e = Elements(dataset)
-            kind = e.text(KIND).upper()
-            labels = {item.short(NUMBER): item.text(LABEL) for item in e.items(SEGMENTS)}
+            kind = e.text(SEGMENTATION_TYPE).upper()
+            labels = {item.short(SEGMENT_NUMBER): item.text(SEGMENT_LABEL) for item in e.items(SEGMENT_SEQUENCE)}
             values = _values(path, dataset, e, kind)
             return _described(path, e, kind, labels, values)
     except DataError:
@@ -68,8 +69,8 @@ def _values(path: str, dataset: Any, e: Elements, kind: str) -> NDArray[np.uint8
     else:
         values = get_decoder(syntax).as_array(dataset, raw=True)[0].reshape(count, rows, columns)
     if kind == "FRACTIONAL":
-        if not (maximum := e.short(MAXIMUM)):
-            raise DataError("D06", f"{path}: MaximumFractionalValue is 0 or missing, so what one half is is unknown. {AGAIN}")
+        if not (maximum := e.short(MAXIMUM_FRACTIONAL_VALUE)):
+            raise DataError("D06", f"{path}: MaximumFractionalValue is 0 or missing, so what one half is is unknown. {EXPORT_AGAIN}")
         return (2 * values.astype(np.uint32) >= maximum).astype(np.uint8)
     return values if kind == "LABELMAP" else (values != 0).astype(np.uint8)
 
@@ -112,7 +113,7 @@ def _described(path: str, e: Elements, kind: str, labels: dict[int, str], values
     if between is not None and not 0.01 <= between <= 1000:
         faults.append(f"its SpacingBetweenSlices is {between:g} mm")
     if faults:
-        raise DataError("D07", *(f"{path}: {fault}. {AGAIN}" for fault in faults))
+        raise DataError("D07", *(f"{path}: {fault}. {EXPORT_AGAIN}" for fault in faults))
     if kind == "FRACTIONAL":
         notes.append("fractional segments: a pixel of at least one half counts as outlined")
     return Outlines(

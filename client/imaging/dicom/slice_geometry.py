@@ -20,9 +20,9 @@ from client.imaging.geometry.volumes import Frame, Header
 
 T = TypeVar("T")
 
-JUMP = 500.0
+INTERCEPT_JUMP_HU = 500.0
 """HU: slices of one CT that are scaled alike do not differ by more in what is added to their values."""
-MINIMUM = 3
+FEWEST_SLICES = 3
 """Fewer slices than this are a sketch, not a volume."""
 
 COMPRESSED = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81, 90, 91, 201, 202, 203)) | {"1.2.840.10008.1.2.5"}
@@ -31,6 +31,8 @@ OTHER_SERIES = "Nothing to do: the study's other series are read"
 
 @dataclass(frozen=True)
 class Slice:
+    """One frame of a file, on the way into a stack."""
+
     header: Header
     number: int
     """Its frame in the file."""
@@ -157,7 +159,7 @@ def unlike(headers: Sequence[Header], slices: Sequence[Slice]) -> Iterable[str]:
         by_storage.setdefault((slope, s.header.signed, s.header.stored), []).append(i)
     for indices in by_storage.values():
         intercepts = [scales[i][1] for i in indices]
-        if slices[0].header.modality == "CT" and max(intercepts) - min(intercepts) > JUMP:
+        if slices[0].header.modality == "CT" and max(intercepts) - min(intercepts) > INTERCEPT_JUMP_HU:
             differs = [f"{a:g}" != f"{_usual(intercepts):g}" for a in intercepts]
             yield from _mixed([slices[i] for i in indices], "RescaleIntercept", [f"{a:g}" for a in intercepts], differs, way)
 
@@ -165,9 +167,13 @@ def unlike(headers: Sequence[Header], slices: Sequence[Slice]) -> Iterable[str]:
 def even(kept: list[Slice], along: NDArray[np.float64]) -> tuple[list[str], list[str], NDArray[np.float64] | None]:
     """(faults, notes, the step from slice to slice, LPS mm)."""
     paths = [s.header.path for s in kept]
-    if len(kept) < MINIMUM:
+    if len(kept) < FEWEST_SLICES:
         few = "one slice is" if len(kept) == 1 else f"{len(kept)} slices are"
-        return [f"{where(paths)}: {few} no volume (at least {MINIMUM} are needed). {OTHER_SERIES}, or export the whole series"], [], None
+        return (
+            [f"{where(paths)}: {few} no volume (at least {FEWEST_SLICES} are needed). {OTHER_SERIES}, or export the whole series"],
+            [],
+            None,
+        )
     positions = np.array([s.frame.position for s in kept], np.float64)
     depth = positions @ along
     mean = float(depth[-1] - depth[0]) / (len(kept) - 1)

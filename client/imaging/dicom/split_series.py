@@ -13,13 +13,13 @@ from itertools import combinations, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from client.imaging.dicom.slice_geometry import MINIMUM, Slice, by_place, even, normal
+from client.imaging.dicom.slice_geometry import FEWEST_SLICES, Slice, by_place, even, normal
 
 WHEN_TAKEN = frozenset(("AcquisitionNumber", "AcquisitionTime", "TriggerTime"))
 """MR takes the odd and the even slices of one volume after each other, so these part it only where the slices are too thick for that."""
 WHEN_MADE = "ContentTime"
 """Says when a slice was reconstructed, which may be in any order."""
-OVERLAP = 1.25
+OVERLAP_STEPS = 1.25
 """Slices thicker than this many steps lie over their neighbours."""
 
 
@@ -31,7 +31,7 @@ def split_series(slices: list[Slice]) -> list[tuple[str, list[Slice]]]:
     """
     places = by_place(slices, normal(slices[0].frame))
     copies = max(len({(s.header.sop or s.header.path, s.number) for s in place}) for place in places)
-    attributes = _differing_attributes(slices) if len(slices) >= 2 * MINIMUM or copies > 1 else {}
+    attributes = _differing_attributes(slices) if len(slices) >= 2 * FEWEST_SLICES or copies > 1 else {}
     for name, values in attributes.items():
         if len(set(values)) <= copies and _same_places(places, values):
             return _split_by(slices, name, values)
@@ -84,7 +84,7 @@ def _same_places(places: Sequence[Sequence[Slice]], values: Sequence[str]) -> bo
 
 def _interleaved(slices: list[Slice], values: Sequence[str], when_taken: bool) -> bool:
     """Whether the values part the slices into even stacks that lie over each other."""
-    if len(set(values)) * MINIMUM > len(slices):
+    if len(set(values)) * FEWEST_SLICES > len(slices):
         return False
     along = normal(slices[0].frame)
     if when_taken and slices[0].header.modality != "CT" and not _thick(slices, along):
@@ -105,4 +105,4 @@ def _interleaved(slices: list[Slice], values: Sequence[str], when_taken: bool) -
 
 def _thick(slices: Sequence[Slice], along: NDArray[np.float64]) -> bool:
     depths = np.unique(np.round(np.array([s.frame.position for s in slices], np.float64) @ along, 2))
-    return bool(len(depths) > 1 and (slices[0].frame.thickness or 0.0) > OVERLAP * float(np.median(np.diff(depths))))
+    return bool(len(depths) > 1 and (slices[0].frame.thickness or 0.0) > OVERLAP_STEPS * float(np.median(np.diff(depths))))

@@ -24,7 +24,9 @@ NEAR = 0.25
 
 
 @dataclass(frozen=True)
-class Outlined:
+class MergedMask:
+    """One case's mask, and what became of the segmentations that are not in it."""
+
     mask: Mask | None = None
     """None where no segmentation speaks about any region."""
     rejections: tuple[tuple[str, str], ...] = ()
@@ -34,9 +36,9 @@ class Outlined:
     """Whether one was lost for lack of memory: another time it may be read."""
 
 
-def outlined(
+def merge_masks(
     masks: Sequence[Series], images: Mapping[str, Series], volumes: Mapping[str, Volume], regions: Sequence[str], spec: ImagesSpec
-) -> Outlined:
+) -> MergedMask:
     """`masks` on the grid of the first of `volumes`, whose series are `images`; region i of `regions` is bit i. Never raises."""
     merged: Mask | None = None
     rejections: list[tuple[str, str]] = []
@@ -62,7 +64,7 @@ def outlined(
             else:
                 notes += _disagreement(merged, mask, file, regions)
                 merged = _merged(merged, mask)
-    return Outlined(merged if merged is not None and any(merged.marked) else None, tuple(rejections), tuple(notes), passing)
+    return MergedMask(merged if merged is not None and any(merged.marked) else None, tuple(rejections), tuple(notes), passing)
 
 
 def _read(series: Series, images: Mapping[str, Series], volumes: Mapping[str, Volume], regions: Sequence[str], spec: ImagesSpec) -> Mask:

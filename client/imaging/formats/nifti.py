@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from client.imaging.dicom.elements import quiet
 from client.imaging.dicom.header import unreadable
 from client.imaging.dicom.series import affine_geometry
-from client.imaging.dicom.slice_geometry import MINIMUM
+from client.imaging.dicom.slice_geometry import FEWEST_SLICES
 from client.imaging.formats import bounded_gzip
 from client.imaging.geometry.volumes import Geometry, Header, Series, Volume
 from common.errors import DataError, Fault, raise_faults
 
-COPY_AGAIN = "Copy or convert it again"
-CONVERT = "Convert it again from DICOM, or set both affines alike"
+CONVERT_OR_COPY_AGAIN = "Copy or convert it again"
+CONVERT_AGAIN = "Convert it again from DICOM, or set both affines alike"
 MOST_VOXELS = 1 << 30
 """1024 x 1024 x 1024, 4 GB as the numbers that are worked with: no CT or MR volume of a patient has more."""
 
@@ -38,9 +38,9 @@ def header(path: Path) -> Header | Fault:
             _all_there(path, head)
             return parsed
     except OSError as e:
-        return unreadable(path, f"it cannot be read ({e.strerror or e})", COPY_AGAIN)
+        return unreadable(path, f"it cannot be read ({e.strerror or e})", CONVERT_OR_COPY_AGAIN)
     except Exception as e:  # whatever the parser makes of a broken file: this file is lost, the site is not
-        return unreadable(path, f"it is not NIfTI, or damaged ({type(e).__name__}: {str(e)[:160]})", COPY_AGAIN)
+        return unreadable(path, f"it is not NIfTI, or damaged ({type(e).__name__}: {str(e)[:160]})", CONVERT_OR_COPY_AGAIN)
 
 
 def _compressed(path: Path) -> bool:
@@ -106,8 +106,10 @@ def _affine(path: str, head: Any, shape: tuple[int, ...]) -> tuple[NDArray[np.fl
     if len(shape) < 3 or any(n != 1 for n in shape[3:]):
         what = f"it has {len(shape)} dimensions {'x'.join(map(str, shape))}, not one volume"
         faults.append(f"{path}: {what}. Split it into one file a volume (fslsplit), or leave it out")
-    elif min(shape[:3]) < MINIMUM:
-        faults.append(f"{path}: {'x'.join(map(str, shape[:3]))} voxels are no volume (at least {MINIMUM} slices are needed). Leave it out")
+    elif min(shape[:3]) < FEWEST_SLICES:
+        faults.append(
+            f"{path}: {'x'.join(map(str, shape[:3]))} voxels are no volume (at least {FEWEST_SLICES} slices are needed). Leave it out"
+        )
     elif math.prod(shape[:3]) > MOST_VOXELS:
         faults.append(f"{path}: {'x'.join(map(str, shape[:3]))} voxels; at most {MOST_VOXELS} (1024x1024x1024) are read. Leave it out")
     if head.get_data_dtype().kind not in "iuf":
@@ -122,16 +124,16 @@ def _affine(path: str, head: Any, shape: tuple[int, ...]) -> tuple[NDArray[np.fl
     unit = {"meter": 1000.0, "micron": 1e-3}.get(head.get_xyzt_units()[0], 1.0)
     affine = np.asarray(affine, np.float64) * np.array([[unit]] * 3 + [[1.0]])
     if not (scode or qcode):
-        faults.append(f"{path}: neither qform nor sform is set, so left and right are unknown. {CONVERT}")
+        faults.append(f"{path}: neither qform nor sform is set, so left and right are unknown. {CONVERT_AGAIN}")
     elif not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        faults.append(f"{path}: its affine is singular and puts no voxel anywhere. {CONVERT}")
+        faults.append(f"{path}: its affine is singular and puts no voxel anywhere. {CONVERT_AGAIN}")
     else:
         cosine = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
         shear = float(np.abs(cosine.T @ cosine - np.eye(3)).max())
         if shear > 0.01:
-            faults.append(f"{path}: its affine is sheared by {np.degrees(np.arcsin(min(1.0, shear))):.1f} degrees. {CONVERT}")
+            faults.append(f"{path}: its affine is sheared by {np.degrees(np.arcsin(min(1.0, shear))):.1f} degrees. {CONVERT_AGAIN}")
         if scode and qcode and not faults and (distance := _apart(affine, np.asarray(qform) * unit, shape)) > 0.5:
-            faults.append(f"{path}: qform and sform put the same voxel up to {distance:.1f} mm apart. {CONVERT}")
+            faults.append(f"{path}: qform and sform put the same voxel up to {distance:.1f} mm apart. {CONVERT_AGAIN}")
     return affine, faults
 
 
@@ -154,7 +156,7 @@ def voxels(path: Path) -> tuple[NDArray[Any], Header]:
         with quiet:
             values = _values(path)
     except (OSError, EOFError, ValueError, zlib.error) as e:
-        raise_faults([unreadable(path, f"its voxels cannot be read: it is cut short or damaged ({e})", COPY_AGAIN)])
+        raise_faults([unreadable(path, f"its voxels cannot be read: it is cut short or damaged ({e})", CONVERT_OR_COPY_AGAIN)])
     return values.reshape(values.shape[:3]), parsed
 
 
@@ -192,5 +194,5 @@ def read(series: Series) -> Volume:
             [Fault("D06", str(path), what, "Convert it again; what those voxels held is not known, so nothing is put in their place")]
         )
     if float(out.min()) == float(out.max()):
-        raise_faults([Fault("D06", str(path), f"every voxel is {float(out.flat[0]):g}", COPY_AGAIN)])
+        raise_faults([Fault("D06", str(path), f"every voxel is {float(out.flat[0]):g}", CONVERT_OR_COPY_AGAIN)])
     return Volume(out, geometry)

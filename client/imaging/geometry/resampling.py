@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from client.imaging.geometry.volumes import Geometry, Volume
 from common.errors import DataError
 
-OVERLAP = 0.5
+LEAST_COVERAGE = 0.5
 """A sequence must cover at least this share of the first one's grid."""
 
 Floats = NDArray[np.float32]
@@ -79,11 +79,11 @@ def onto(grid: Geometry, volume: Volume, values: Values, name: str, outside: flo
     lattice = np.stack(np.meshgrid(*(np.linspace(0, n - 1, 9) for n in grid.shape), indexing="ij"), -1).reshape(-1, 3)
     indices = own.to_index(grid.to_mm(lattice))
     covered = float(((indices >= -0.5) & (indices <= np.array(own.shape) - 0.5)).all(axis=1).mean())
-    if covered < OVERLAP:
+    if covered < LEAST_COVERAGE:
         raise DataError(
             "D07",
-            f"channel '{name}' covers {covered:.0%} of the grid of the first channel ({OVERLAP:.0%} are needed): they show different "
-            "places; check that the sequences are of one examination",
+            f"channel '{name}' covers {covered:.0%} of the grid of the first channel ({LEAST_COVERAGE:.0%} are needed): they show "
+            "different places; check that the sequences are of one examination",
         )
     array = np.stack([values(flat) for flat in volume.array])
     # where the other grid is finer, its values are averaged first, so that none is passed over

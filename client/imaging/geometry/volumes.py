@@ -56,6 +56,8 @@ class Geometry:
 
 @dataclass(frozen=True, eq=False)
 class Volume:
+    """Voxel values with their geometry."""
+
     array: NDArray[np.float32]
     """(z, y, x), C-contiguous: Hounsfield units for CT, the file's own units for MR. Finite."""
     geometry: Geometry
@@ -65,6 +67,8 @@ class Volume:
 
 @dataclass(frozen=True, eq=False)
 class Mask:
+    """Outlined regions on the grid of an image."""
+
     bits: NDArray[np.uint8]
     """(z, y, x): bit i is region i; regions may overlap."""
     marked: tuple[bool, ...]

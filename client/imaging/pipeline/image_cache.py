@@ -28,7 +28,7 @@ from common.errors import RunError
 from common.types import Array
 
 MAGIC = b"FEDMETS1"
-_FIXED = struct.Struct("<8sQI")
+_PREFIX = struct.Struct("<8sQI")
 """Magic, length of the JSON header, its CRC-32."""
 _ALIGN = 4096
 _SUFFIXES = frozenset({".image", ".array", ".album"})
@@ -142,10 +142,10 @@ def write(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, Any]) 
         rows.append((name, array.dtype.str, list(array.shape), offset, zlib.crc32(array.data)))
         offset += -(-array.nbytes // _ALIGN) * _ALIGN
     header = json.dumps({"arrays": rows, "told": metadata}, sort_keys=True).encode()
-    start = -(-(_FIXED.size + len(header)) // _ALIGN) * _ALIGN
+    start = -(-(_PREFIX.size + len(header)) // _ALIGN) * _ALIGN
 
     def fill(f: IO[bytes]) -> None:
-        f.write(_FIXED.pack(MAGIC, len(header), zlib.crc32(header)) + header)
+        f.write(_PREFIX.pack(MAGIC, len(header), zlib.crc32(header)) + header)
         for array, row in zip(parts.values(), rows, strict=True):
             f.seek(start + row[3])
             f.write(array.data)
@@ -243,12 +243,12 @@ def _opened(path: Path) -> Entry | None:
 
 
 def _parsed(view: mmap.mmap | bytes, *, verify: bool) -> Entry:
-    magic, length, checksum = _FIXED.unpack_from(view)
-    text = view[_FIXED.size : _FIXED.size + length]
+    magic, length, checksum = _PREFIX.unpack_from(view)
+    text = view[_PREFIX.size : _PREFIX.size + length]
     if magic != MAGIC or zlib.crc32(text) != checksum:
         raise ValueError("its header is damaged")
     header = json.loads(text)
-    start = -(-(_FIXED.size + length) // _ALIGN) * _ALIGN
+    start = -(-(_PREFIX.size + length) // _ALIGN) * _ALIGN
     out: dict[str, Array] = {}
     for name, kind, shape, start_of_array, expected in header["arrays"]:
         # refuses an array that reaches beyond the end of the file

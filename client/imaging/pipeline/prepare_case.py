@@ -36,6 +36,8 @@ FIELD_MM = (10.0, 3000.0)
 
 @dataclass(frozen=True)
 class Job:
+    """One case to be prepared."""
+
     case: Case
     hashes: Mapping[str, str]
     """Of files whose SHA-256 is known already."""
@@ -111,8 +113,8 @@ def _fill(job: Job, key: str) -> str:
     volumes = {name: image_readers.read(series) for name, series in case.channels.items()}
     for name, volume in volumes.items():
         _check_size(case.channels[name], volume.geometry)
-    outlined = mask_merge.outlined(case.masks, case.channels, volumes, tuple(imaging.regions), job.spec)
-    prepared = preprocessing.prepare(volumes, outlined.mask, imaging)
+    merged = mask_merge.merge_masks(case.masks, case.channels, volumes, tuple(imaging.regions), job.spec)
+    prepared = preprocessing.prepare(volumes, merged.mask, imaging)
     arrays: dict[str, Array] = {"voxels": prepared.voxels, "coarse": prepared.coarse}
     if prepared.mask is not None and prepared.coarse_mask is not None:
         arrays |= {"mask": prepared.mask, "coarse_mask": prepared.coarse_mask}
@@ -123,14 +125,14 @@ def _fill(job: Job, key: str) -> str:
         "marked": prepared.marked,
         "box": prepared.box,
         "scanner": case.scanner,
-        "notes": list(dict.fromkeys([*(n for v in volumes.values() for n in v.notes), *prepared.notes, *outlined.notes])),
-        "mask_troubles": outlined.rejections,
-        "passing": outlined.passing,
+        "notes": list(dict.fromkeys([*(n for v in volumes.values() for n in v.notes), *prepared.notes, *merged.notes])),
+        "mask_troubles": merged.rejections,
+        "passing": merged.passing,
         "looks": [_look(image) for image, present in zip(prepared.coarse, prepared.present, strict=True) if present],
     }
-    if outlined.passing:
+    if merged.passing:
         # under another name, so that the next start looks for the whole one and tries again
-        key = hashlib.sha256(f"{key} {outlined.rejections}".encode()).hexdigest()
+        key = hashlib.sha256(f"{key} {merged.rejections}".encode()).hexdigest()
     job.cache.store(key, arrays, metadata)
     return key
 

@@ -44,6 +44,8 @@ class RequestOrigin:
 
 @dataclass(frozen=True)
 class Access:
+    """Who may look, and by what they show it."""
+
     token: str = ""
     header: str = ""
     proxies: frozenset[str] = frozenset()

@@ -112,7 +112,7 @@ class Feeds:
 
     def names(self) -> list[str]:
         """The newest first."""
-        return [p.name for p in run_folders.found(self.folder)]
+        return [p.name for p in run_folders.listed(self.folder)]
 
     async def read(self, most: int) -> None:
         """The newest runs, one after the other."""

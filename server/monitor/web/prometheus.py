@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from server.monitor.view import STATES, SiteView, View
+from server.monitor.view import RUN_STATES, SiteView, View
 
 NEWEST_RUNS = 20
 """Runs that are exported."""
@@ -83,7 +83,7 @@ def _samples(v: View) -> Iterator[Sample]:
 
 def _run_samples(v: View) -> Iterator[Sample]:
     yield "fedmets_run", (v.study, v.task, v.versions.get("fedmets", "")), 1
-    for state in STATES:
+    for state in RUN_STATES:
         yield "fedmets_run_state", (state,), float(v.state == state)
     yield "fedmets_run_jobs", (), v.jobs
     yield "fedmets_run_jobs_done", (), v.done

@@ -47,6 +47,8 @@ SULCUS, VENTRICLE, CORTEX, WHITE, DEEP = 1, 2, 3, 4, 5
 
 @dataclass(frozen=True)
 class Metastasis:
+    """One lesion of a brain."""
+
     centre: Point
     semi: Point
 

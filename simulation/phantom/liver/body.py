@@ -18,6 +18,8 @@ PIXELS: Final = 128
 
 @dataclass(frozen=True)
 class Lesion:
+    """One lesion of a liver."""
+
     centre: Point
     semi: Point
     seed: int

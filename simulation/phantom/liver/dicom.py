@@ -24,7 +24,7 @@ from simulation.phantom.liver.anatomy import Rendered
 from simulation.phantom.shared.scanners import Ct, Maker
 from simulation.phantom.shared.shapes import Field, Solid
 
-STUDY: Final = "CT ABDOMEN  W CONTRAST"
+STUDY_DESCRIPTION: Final = "CT ABDOMEN  W CONTRAST"
 OUTLINES: Final = "Segmentation  Liver"
 METADATA: Final = (
     "Series UID", "Collection", "3rd Party Analysis", "Data Description URI", "Subject ID", "Study UID", "Study Description", "Study Date",
@@ -205,7 +205,8 @@ def _common(subject: Subject, modality: str, series: str, maker: str, model: str
     return _of(
         SpecificCharacterSet="ISO_IR 100", StudyDate=day, SeriesDate=day, ContentDate=day, AcquisitionDate=day, StudyTime="120000",
         SeriesTime="120000", ContentTime="120000", AccessionNumber="", Modality=modality, Manufacturer=maker, ReferringPhysicianName="",
-        StudyDescription=STUDY, ManufacturerModelName=model, PatientName=subject.patient, PatientID=subject.patient, PatientBirthDate="",
+        StudyDescription=STUDY_DESCRIPTION, ManufacturerModelName=model,
+        PatientName=subject.patient, PatientID=subject.patient, PatientBirthDate="",
         PatientSex="M" if subject.male else "F", PatientAge=f"{subject.age:03d}Y", PatientIdentityRemoved="YES",
         DeidentificationMethod="synthetic", StudyInstanceUID=subject.uid("study"), SeriesInstanceUID=series, StudyID="",
     )  # fmt: skip
@@ -264,7 +265,7 @@ def _text(value: float) -> str:
 
 
 def _folder(root: Path, subject: Subject, number: int, series: str, uid: str) -> Path:
-    study = f"{subject.day:%m-%d-%Y}-NA-{STUDY}-{subject.uid('study')[-5:]}"
+    study = f"{subject.day:%m-%d-%Y}-NA-{STUDY_DESCRIPTION}-{subject.uid('study')[-5:]}"
     folder = root / subject.collection / subject.patient / study / f"{number}.000000-{series}-{uid[-5:]}"
     folder.mkdir(parents=True)
     (folder / "LICENSE").write_text(LICENSE, encoding="utf-8")
@@ -297,7 +298,7 @@ def _row(root: Path, folder: Path, subject: Subject, dataset: Dataset, name: str
     size = sum(path.stat().st_size for path in folder.glob("*.dcm"))
     day = f"{dataset.StudyDate[4:6]}-{dataset.StudyDate[6:]}-{dataset.StudyDate[:4]}"
     values = (
-        dataset.SeriesInstanceUID, subject.collection, "NO", "", dataset.PatientID, dataset.StudyInstanceUID, STUDY, day,
+        dataset.SeriesInstanceUID, subject.collection, "NO", "", dataset.PatientID, dataset.StudyInstanceUID, STUDY_DESCRIPTION, day,
         dataset.SeriesDescription, dataset.Manufacturer, dataset.Modality, name, uid, str(count), f"{size / 1e6:.2f} MB",
         f"./{folder.relative_to(root).as_posix()}", "2023-04-01T00:00:00.000",
     )  # fmt: skip

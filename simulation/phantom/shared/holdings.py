@@ -25,6 +25,8 @@ ABSENT: Final[dict[str, Part]] = {"Philips": "table", "Canon": "image", "Siemens
 
 @dataclass(frozen=True)
 class Holding:
+    """What the phantom's hospital has of one patient."""
+
     image: bool
     mask: bool
     """Never without an image."""

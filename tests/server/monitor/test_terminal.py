@@ -19,7 +19,7 @@ from server.coordinator.superlink import SuperLink
 from server.ledger import ledger
 from server.ledger.heartbeat import STOPPED
 from server.monitor.terminal import EXIT
-from server.monitor.view import STATES
+from server.monitor.view import RUN_STATES
 from tests.paths import ROOT
 from tests.server.monitor import ledgers
 
@@ -47,7 +47,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def test_each_state_has_its_exit_status(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert set(EXIT) == set(STATES)
+    assert set(EXIT) == set(RUN_STATES)
     for folder in sorted(place.iterdir()):
         state = folder.name[2:]
         for command in ("status", "show"):

@@ -238,7 +238,7 @@ def test_what_a_deflated_file_swells_to_is_bounded(tmp_path: Path, monkeypatch: 
     paths = scans.write(tmp_path, stored, Scan(syntax="deflated"))
     seen: list[int] = []
     pieces = bounded_inflate._pieces
-    monkeypatch.setattr(bounded_inflate, "HEAD", 4096)  # the pixels reach beyond
+    monkeypatch.setattr(bounded_inflate, "LARGEST_HEADER", 4096)  # the pixels reach beyond
     monkeypatch.setattr(bounded_inflate, "_pieces", lambda f, most: (seen.append(len(p)) or p for p in pieces(f, most)))
     repacked(paths[0], lambda raw: raw + b"\xe1\x7f\x10\x00OW\0\0" + struct.pack("<I", 32 << 20) + bytes(32 << 20))
     (series,) = grouped(tmp_path)
@@ -252,7 +252,7 @@ def test_what_a_deflated_file_swells_to_is_bounded(tmp_path: Path, monkeypatch: 
     repacked(paths[1], long)
     monkeypatch.undo()
     assert isinstance(image_readers.header(paths[1]), Header)
-    monkeypatch.setattr(bounded_inflate, "HEAD", 4096)
+    monkeypatch.setattr(bounded_inflate, "LARGEST_HEADER", 4096)
     broken(paths[1], "deflated header has more than")
 
 
