@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from client.imaging.pipeline.picture_set import PictureSet
-from client.imaging.pipeline.run import PictureRequest, Tell
-from client.imaging.pipeline.run import read as read_images
+from client.imaging.pipeline.prepare_images import PictureRequest, Tell
+from client.imaging.pipeline.prepare_images import read as read_images
 from client.table import columns, detect_mapping
 from client.table.columns import Values
 from client.table.mapping import Source

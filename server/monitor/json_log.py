@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.errors import RunError
-from server.monitor.wording import is_code
+from server.monitor.ledger_wording import is_code
 
 Level = Literal["info", "warning", "error"]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server.monitor.curve_thinning import ThinnedCurve
-from server.monitor.wording import is_code, sentence
+from server.monitor.ledger_wording import is_code, sentence
 
 HELD_LINES = 40
 """Lines that are held in words."""

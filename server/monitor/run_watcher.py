@@ -13,8 +13,8 @@ from server.ledger import heartbeat, ledger
 from server.ledger.heartbeat import STOPPED
 from server.monitor.ledger_follower import Follower, Line
 from server.monitor.ledger_summary import LedgerSummary
+from server.monitor.ledger_wording import sentence
 from server.monitor.view import LineView, View, view
-from server.monitor.wording import sentence
 
 
 class RunWatcher:

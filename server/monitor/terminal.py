@@ -17,9 +17,9 @@ from rich.text import Text
 from common.runtime.console import Console
 from server.monitor import run_folders
 from server.monitor.json_log import Log
+from server.monitor.ledger_wording import ago, size
 from server.monitor.run_watcher import RunWatcher
 from server.monitor.view import SiteView, State, View
-from server.monitor.wording import ago, size
 
 EXIT: Mapping[State, int] = {
     "finished": 0, "running": 0, "waiting": 3, "stalled": 3, "failed": 5, "damaged": 6, "stopped": 7,

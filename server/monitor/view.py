@@ -11,7 +11,7 @@ from common.errors import WAYS_OUT
 from server.monitor.curve_thinning import Point
 from server.monitor.ledger_follower import Follower
 from server.monitor.ledger_summary import WITHHELD, LedgerSummary, SitePart
-from server.monitor.wording import is_code, meaning
+from server.monitor.ledger_wording import is_code, meaning
 
 State = Literal["waiting", "running", "stalled", "stopped", "failed", "finished", "damaged"]
 RUN_STATES: tuple[State, ...] = ("waiting", "running", "stalled", "stopped", "failed", "finished", "damaged")

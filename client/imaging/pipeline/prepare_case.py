@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from client.imaging.formats import mask_merge
-from client.imaging.geometry import preprocessing
+from client.imaging.geometry import image_preprocessing
 from client.imaging.geometry.volumes import Geometry, Series
 from client.imaging.pipeline.header_index import Stamp
 from client.imaging.pipeline.image_cache import BrokenEntryError, Cache
@@ -59,7 +59,7 @@ class PreparedCase:
 def key_of(case: Case, hashes: Mapping[str, str], imaging: Imaging, spec: ImagesSpec) -> str:
     """The name of the case's entry."""
     made_from = {
-        "version": preprocessing.VERSION,
+        "version": image_preprocessing.VERSION,
         "channels": {name: sorted(hashes[f] for f in series.files) for name, series in case.channels.items()},
         "masks": [sorted(hashes[f] for f in series.files) for series in case.masks],
         # a file may hold several images (echoes): which of its frames
@@ -114,7 +114,7 @@ def _fill(job: Job, key: str) -> str:
     for name, volume in volumes.items():
         _check_size(case.channels[name], volume.geometry)
     merged = mask_merge.merge_masks(case.masks, case.channels, volumes, tuple(imaging.regions), job.spec)
-    prepared = preprocessing.prepare(volumes, merged.mask, imaging)
+    prepared = image_preprocessing.prepare(volumes, merged.mask, imaging)
     arrays: dict[str, Array] = {"voxels": prepared.voxels, "coarse": prepared.coarse}
     if prepared.mask is not None and prepared.coarse_mask is not None:
         arrays |= {"mask": prepared.mask, "coarse_mask": prepared.coarse_mask}

@@ -7,7 +7,7 @@
     <folder>/truth.json                                                  the generator's own truth (`Truth`)
 
 No real subject's number is above 90000. The grid has the collection's field of view at 2.5 mm instead of 1 mm, which keeps files small.
-`model` says what the primary tumour decides, `anatomy` what is seen.
+`generative_model` says what the primary tumour decides, `anatomy` what is seen.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from simulation.phantom.brain import model
+from simulation.phantom.brain import generative_model as model
 from simulation.phantom.brain.anatomy import SEQUENCES, SPACING, Head, draw_head, render
-from simulation.phantom.brain.model import CLASSES, Draw
+from simulation.phantom.brain.generative_model import CLASSES, Draw
 from simulation.phantom.shared import image_truth, processes, scanners
 from simulation.phantom.shared.holdings import Holding, holdings
 from simulation.phantom.shared.image_truth import Case, Truth

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.data.schema import Floats
-from simulation.phantom.colorectal import model as g
+from simulation.phantom.colorectal import generative_model as g
+from simulation.phantom.colorectal.generative_model import MISSING, Draw
 from simulation.phantom.colorectal.hospitals import HOSPITALS
-from simulation.phantom.colorectal.model import MISSING, Draw
 from simulation.phantom.shared import draws
 from simulation.phantom.shared.draws import Ints, auc, pair_counts
 

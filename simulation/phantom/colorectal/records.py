@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from simulation.phantom.colorectal.model import INVASIONS, MISSING
+from simulation.phantom.colorectal.generative_model import INVASIONS, MISSING
 
 NULL: Final = "'--"
 

@@ -24,10 +24,11 @@ from typing import Final
 import numpy as np
 
 from common.errors import DataError, UsageError
-from simulation.phantom.colorectal import ceiling, model, records
+from simulation.phantom.colorectal import ceiling, records
+from simulation.phantom.colorectal import generative_model as model
 from simulation.phantom.colorectal import images as ct_images
+from simulation.phantom.colorectal.generative_model import Draw
 from simulation.phantom.colorectal.hospitals import CODES, HOSPITALS
-from simulation.phantom.colorectal.model import Draw
 from simulation.phantom.colorectal.records import Patient, Row
 from simulation.phantom.shared.draws import Bools
 from simulation.phantom.shared.image_truth import MARK

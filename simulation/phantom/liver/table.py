@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from simulation.phantom.liver.body import Body
-from simulation.phantom.liver.model import HORIZON, Draw
+from simulation.phantom.liver.generative_model import HORIZON, Draw
 from simulation.phantom.shared.workbook import Cell
 
 SHEET: Final = "TCIA_n=197"

@@ -5,7 +5,7 @@
     <folder>/Colorectal-Liver-Metastases/<PatientID>/<study>/<series>/1-01.dcm   one CT and one SEG series a patient
     <folder>/truth.json                                                  the generator's own truth (`Truth`)
 
-Ids are CRLM-CT-9001 and above; no real patient has one. `model` says what decides the outcome, `body` and `anatomy`
+Ids are CRLM-CT-9001 and above; no real patient has one. `generative_model` says what decides the outcome, `body` and `anatomy`
 what is seen.
 """
 
@@ -21,9 +21,9 @@ from typing import Final
 
 import numpy as np
 
-from simulation.phantom.liver import model
+from simulation.phantom.liver import generative_model as model
 from simulation.phantom.liver.body import PIXELS, Body, draw_body
-from simulation.phantom.liver.model import Draw
+from simulation.phantom.liver.generative_model import Draw
 from simulation.phantom.liver.table import DICTIONARY, HEADER, SHEET, Followup, follow, row
 from simulation.phantom.shared import image_truth, processes, scanners
 from simulation.phantom.shared.holdings import Holding, holdings

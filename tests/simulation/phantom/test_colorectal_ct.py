@@ -20,8 +20,9 @@ from common.data.cohort import UNKNOWN
 from common.errors import UsageError
 from common.study.load import load
 from simulation.federation import synthetic_cohorts
+from simulation.phantom.colorectal import generative_model as model
 from simulation.phantom.colorectal import images as ct_images
-from simulation.phantom.colorectal import model, writer
+from simulation.phantom.colorectal import writer
 from simulation.phantom.colorectal.images import Scan
 from simulation.phantom.colorectal.records import Patient
 from simulation.phantom.colorectal.writer import Truth

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.imaging.pipeline import run as pipeline
+from client.imaging.pipeline import prepare_images as pipeline
 from client.imaging.pipeline.picture_set import PictureSet
 from client.table import mapping_file
 from common.errors import DataError, UsageError

@@ -20,7 +20,7 @@ from client.imaging.formats import readers as image_readers
 from client.imaging.formats import segmentations as reading
 from client.imaging.formats.segmentations import read_segmentation
 from client.imaging.geometry.volumes import Header, Series
-from client.imaging.pipeline import run as pipeline
+from client.imaging.pipeline import prepare_images as pipeline
 from common.errors import DataError, Fault
 from common.study.study import Study
 from tests.client.imaging import scans

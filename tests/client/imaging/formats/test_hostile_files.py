@@ -23,10 +23,10 @@ from client.imaging.dicom import mr_sequence
 from client.imaging.formats import bounded_gzip, segmentations
 from client.imaging.formats import nifti as reader
 from client.imaging.formats import readers as image_readers
-from client.imaging.geometry.preprocessing import prepare
+from client.imaging.geometry.image_preprocessing import prepare
 from client.imaging.geometry.volumes import Geometry, Header, Series, Volume
 from client.imaging.pipeline import image_cache as caches
-from client.imaging.pipeline import run as pipeline
+from client.imaging.pipeline import prepare_images as pipeline
 from client.imaging.pipeline.header_index import HeaderIndex, IndexedFile
 from client.imaging.selection.case import LONGEST_NAME
 from client.imaging.selection.identifiers import Keys, named

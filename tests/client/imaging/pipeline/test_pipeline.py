@@ -20,9 +20,9 @@ import pytest
 
 from client.cohort.reader import Reading, read_table, select
 from client.imaging.pipeline import image_cache as caches
-from client.imaging.pipeline import run as pipeline
+from client.imaging.pipeline import prepare_images as pipeline
 from client.imaging.pipeline.prepare_case import PreparedCase, make
-from client.imaging.pipeline.run import PictureRequest, headers_of
+from client.imaging.pipeline.prepare_images import PictureRequest, headers_of
 from client.imaging.selection.identifiers import Keys, check, named
 from client.site.site_file import load as load_site
 from client.station.station import open_station
