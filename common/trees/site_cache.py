@@ -1,6 +1,6 @@
 """What a site remembers of its rows between exchanges of boosting: bins, margins under the finished trees, gradients there.
 
-It is kept with the cohort, which is frozen, and is used only for a state whose edges and trees have the same hashes; a longer
+It lives as long as the cohort, and is used only for a state whose edges and trees have the same hashes; a longer
 state of the same trees continues it, any other starts again. What is remembered therefore never changes what is answered.
 """
 
@@ -39,14 +39,14 @@ class Standing:
 
 
 def standing(rows: Cohort, preprocessing: Arrays, arrays: Arrays, base: NDArray[np.float32]) -> Standing:
-    """Where `rows` stand under the finished trees; remembered with the cohort, which is frozen, and continued where possible."""
+    """Where `rows` stand under the finished trees; remembered as long as the cohort lives, and continued where possible."""
     edges = _fingerprint(preprocessing, ("edges", "offsets"), None)
     finished = int(arrays["finished"])
 
     def grown(rounds: int) -> bytes:
         return _fingerprint(arrays, ("column", "bin", "left", "value"), rounds) + base.tobytes()
 
-    known: Standing | None = rows.__dict__.get("_boosting")
+    known: Standing | None = rows.derived.get("boosting")
     if known is not None and known.edges != edges:
         known = None
     whole = grown(finished)
@@ -58,7 +58,7 @@ def standing(rows: Cohort, preprocessing: Arrays, arrays: Arrays, base: NDArray[
         first, margin = known.rounds, known.margin
     margin = trees_model.margins(trees_model.between(arrays, first, finished), bins, margin)
     out = Standing(edges, whole, finished, bins, margin, *_gradients(margin, rows.labels))
-    rows.__dict__["_boosting"] = out
+    rows.derived["boosting"] = out
     return out
 
 
