@@ -23,9 +23,10 @@ from client.site.site_file import Site
 from common.data.cohort import UNKNOWN, Cohort
 from common.errors import DataError, UsageError
 from common.federated.local_baseline import TRAINABLE
+from common.federated.model_state import FORMAT, model_state
 from common.runtime.atomic_files import durable
 from common.study import load as studies
-from common.types import digest, flatten, pack
+from common.types import digest, flatten
 
 SEEN = (
     "The federation's model was trained on this site's patients, too: it has seen those that it is judged on here, and so has what the "
@@ -96,6 +97,7 @@ def _write(model: Model, cohort: Cohort, folder: Path, done: Compared, told: Map
     state = flatten(done.state)
     mine = {
         **model.told,
+        "format": FORMAT,
         "state_hash": digest(state),
         "thresholds": dict(done.thresholds),
         "site_local": True,
@@ -105,7 +107,7 @@ def _write(model: Model, cohort: Cohort, folder: Path, done: Compared, told: Map
         "use": OURS,
     }
     files = {
-        "model.state": pack(state),
+        "model.state": model_state(done.state),
         "model.json": _json(mine),
         "comparison.json": _json(told),
         "README.md": _readme(model, cohort, told).encode(),

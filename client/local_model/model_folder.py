@@ -11,13 +11,11 @@ from typing import Any, cast
 
 from common.errors import DataError, FedmetsError, UsageError
 from common.federated.learner import Head, load
+from common.federated.model_state import READ, opened
 from common.learners.image import Image
 from common.study import load as studies
 from common.study.study import Study
-from common.types import State, nest, unpack
-
-FORMAT = 1
-"""Of the files that this version reads."""
+from common.types import State
 
 
 @dataclass(frozen=True)
@@ -99,12 +97,12 @@ def _read(folder: Path) -> tuple[dict[str, Any], State, str]:
     told: dict[str, Any] = {}
     try:
         told = json.loads(blobs["model.json"])
-        if told["format"] != FORMAT:
-            raise ValueError(f"format {told['format']}, this version reads {FORMAT}")
+        if told["format"] not in READ:
+            raise ValueError(f"format {told['format']}, this version reads {' and '.join(map(str, READ))}")
         lacking = {"study", "study_file", "task", "schema", "learners", "heads", "clinical", "thresholds"} - set(told)
         if lacking:
             raise ValueError(f"model.json lacks {', '.join(sorted(lacking))}")
-        return told, nest(unpack(blobs["model.state"])), sums["model.state"]
+        return told, opened(blobs["model.state"]), sums["model.state"]
     except (FedmetsError, ValueError, KeyError, TypeError) as error:
         raise _foreign(folder, told, error) from error
 
