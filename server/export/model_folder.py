@@ -30,8 +30,8 @@ def write(
     folder: Path, run: Run, study: Study, task: str, state: State, heads: Sequence[Federated], report: Mapping[str, Any]
 ) -> dict[str, str]:
     """`model/`: what a site predicts with (model.json, model.state as safetensors: `client.local_model.model_folder` opens them), and
-    for other programs preprocessing.json, schema.json, coefficients.csv, boosting.json (a native Booster), fusion.json, other heads' arrays, the networks as
-    ONNX files, a MONAI bundle; README.md, SHA256SUMS.
+    for other programs preprocessing.json, schema.json, coefficients.csv, boosting.json (a native Booster), fusion.json, other heads'
+    arrays, the networks as ONNX files, a MONAI bundle; README.md, SHA256SUMS.
 
     `state`: that of the final models. A study of one's own lies beside it, where it is a TOML file.
     Returns the SHA-256 of each file but the card.
