@@ -125,6 +125,8 @@ def read(path: Path, layout: Layout, faults: list[Fault]) -> Part | None:
     try:
         if path.stat().st_size == 0:
             raise ValueError("the file is empty (0 bytes)")
+        if min(layout.header, default=0) < 1:
+            raise ValueError(f"its header is declared in row {', '.join(map(str, layout.header)) or 'none'}, and rows count from 1")
         if kind in ("csv", "tsv"):
             part = _text(path, layout, known)
         elif kind == "xlsx":
