@@ -67,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     for name, what in OUTPUTS.items():
         option(name, "--out", required=True, metavar="PATH", help=what)
     option("predict", "--cache", metavar="DIR", help="where prepared images are kept (default: cache/ in --out)")
+    option("predict", "--plots", action="store_true", help="also plot which feature moved whose prediction (shap-HEAD.png)")
     option("explain", "--patients", type=int, default=24, metavar="N", help="most patients shown (default 24)")
     copy = "the run's report.html: the page is then the site's own copy of it, with the pictures"
     option("explain", "--report", default="", metavar="FILE", help=copy)
@@ -149,7 +150,7 @@ def _predict(args: argparse.Namespace) -> dict[str, object]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from client.cohort import reader
-    from client.local_model import predict
+    from client.local_model import contributions, predict
     from client.local_model.model_folder import open_model
     from common.runtime.console import Console
     from common.runtime.threads import fix_threads
@@ -170,7 +171,10 @@ def _predict(args: argparse.Namespace) -> dict[str, object]:
             tell=lambda at, of: bar.update(line, completed=at, total=of),
         )
         bar.update(line, description="predicting", completed=0, total=None)
-        done = predict.write(model, reading, out)
+        done: dict[str, object] = {**predict.write(model, reading, out)}
+        if args.plots:
+            bar.update(line, description="plotting")
+            done["plots"] = contributions.write(model, reading.cohort, out)
     return {**done, "out": args.out}
 
 

@@ -24,6 +24,7 @@ from common.federated.learner import fit, hyper_of, load, local_plan
 from common.runtime.health_check import Finding, faults
 from common.study import load as studies
 from common.study.study import Study
+from common.trees.model import distributions
 from common.types import flatten, pack
 from common.wire import signing
 
@@ -47,6 +48,7 @@ def examine(path: Path, socket: Path) -> list[Finding]:
     out += _isolation(socket)
     out += _disk(site)
     out += _gpu()
+    out += _xgboost()
     try:
         open_site(path)
     except FedmetsError as error:
@@ -130,6 +132,18 @@ def _gpu() -> list[Finding]:
     return [
         Finding("GPU", "ok" if free > 4e9 else "warning", text, "" if free > 4e9 else "stop what else uses it, or expect halved batches")
     ]
+
+
+def _xgboost() -> list[Finding]:
+    """With both distributions, which one's files are loaded is chance, and removing one breaks the other."""
+    there = distributions()
+    said = " and ".join(f"{distribution} {version}" for distribution, version in there.items())
+    if len(there) == 1:
+        return [Finding("XGBoost", "ok", said)]
+    if there:
+        do = "pip uninstall -y xgboost xgboost-cpu, then install one: xgboost-cpu, or xgboost for a GPU"
+        return [Finding("XGBoost", "warning", f"{said} are both installed, in one folder", do)]
+    return [Finding("XGBoost", "fault", "neither xgboost-cpu nor xgboost is installed: no trees can be used", "pip install xgboost-cpu")]
 
 
 def _study(site: Site, ref: str) -> list[Finding]:

@@ -23,6 +23,7 @@ from common.errors import FedmetsError, LeakError, RunError, UsageError
 from common.federated.learner import Federated
 from common.runtime.threads import fix_threads
 from common.study.study import Study
+from common.trees.model import distributions
 from common.types import Arrays, digest, flatten
 from common.wire.state_transfer import States
 from server.config import enrolled_sites
@@ -133,7 +134,7 @@ def _coordinate(
         step=progress.step,
         **({"delta": DELTA, "planned": planned(jobs, schema, run.noise, run.parts)} if run.noise else {}),
         torn=ledger.torn,
-        versions={p: version(p) for p in ("flwr", "numpy", "xgboost")} | {"fedmets": __version__},
+        versions={p: version(p) for p in ("flwr", "numpy")} | distributions() | {"fedmets": __version__},
     )
 
     alive.say(begun=True, jobs=len(jobs), done=len(progress.done))

@@ -23,9 +23,10 @@ from client.site.site_file import Site
 from common.data.cohort import UNKNOWN, Cohort
 from common.errors import DataError, UsageError
 from common.federated.local_baseline import TRAINABLE
+from common.federated.model_state import FORMAT, model_state
 from common.runtime.atomic_files import durable
 from common.study import load as studies
-from common.types import digest, flatten, pack
+from common.types import digest, flatten
 
 SEEN = (
     "The federation's model was trained on this site's patients, too: it has seen those that it is judged on here, and so has what the "
@@ -98,6 +99,7 @@ def _write(model: Model, cohort: Cohort, folder: Path, comparison: Comparison, r
     state = flatten(comparison.state)
     model_json = {
         **model.declared,
+        "format": FORMAT,
         "state_hash": digest(state),
         "thresholds": dict(comparison.thresholds),
         "site_local": True,
@@ -107,7 +109,7 @@ def _write(model: Model, cohort: Cohort, folder: Path, comparison: Comparison, r
         "use": OURS,
     }
     files = {
-        "model.state": pack(state),
+        "model.state": model_state(comparison.state),
         "model.json": _json(model_json),
         "comparison.json": _json(record),
         "README.md": _readme(model, cohort, record).encode(),

@@ -11,13 +11,11 @@ from typing import Any, cast
 
 from common.errors import DataError, FedmetsError, UsageError
 from common.federated.learner import Head, load
+from common.federated.model_state import READ, opened
 from common.learners.image import Image
 from common.study import load as studies
 from common.study.study import Study
-from common.types import State, nest, unpack
-
-FORMAT = 1
-"""Of the files that this version reads."""
+from common.types import State
 
 
 @dataclass(frozen=True)
@@ -100,12 +98,12 @@ def _read(folder: Path) -> tuple[dict[str, Any], State, str]:
     declared: dict[str, Any] = {}
     try:
         declared = json.loads(blobs["model.json"])
-        if declared["format"] != FORMAT:
-            raise ValueError(f"format {declared['format']}, this version reads {FORMAT}")
+        if declared["format"] not in READ:
+            raise ValueError(f"format {declared['format']}, this version reads {' and '.join(map(str, READ))}")
         missing = {"study", "study_file", "task", "schema", "learners", "heads", "clinical", "thresholds"} - set(declared)
         if missing:
             raise ValueError(f"model.json lacks {', '.join(sorted(missing))}")
-        return declared, nest(unpack(blobs["model.state"])), checksums["model.state"]
+        return declared, opened(blobs["model.state"]), checksums["model.state"]
     except (FedmetsError, ValueError, KeyError, TypeError) as error:
         raise _foreign(folder, declared, error) from error
 

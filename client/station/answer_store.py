@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 from common.errors import RefusedError, RunError
 from common.federated.learner import Contribution, Plan
 from common.runtime.atomic_files import durable
+from common.runtime.cache import Cache
 from common.types import Arrays, nest, pieces, sha256, unpack
 from common.wire.messages import Update
 
@@ -57,7 +57,7 @@ class Answers:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
-        self._runs: OrderedDict[str, _Run] = OrderedDict()
+        self._runs: Cache[str, _Run] = Cache(_RUNS)
 
     def of(self, plan: Plan) -> Update | None:
         """The stored answer to a plan, or None where it is new. RefusedError P06 where its place is taken, or long past."""
@@ -98,9 +98,6 @@ class Answers:
     def _run(self, name: str) -> _Run:
         if name not in self._runs:
             self._runs[name] = self._read(name) if self._folder is not None else _Run()
-            if len(self._runs) > _RUNS:
-                self._runs.popitem(last=False)
-        self._runs.move_to_end(name)
         return self._runs[name]
 
     # ---- on disk: one file a request, `<step>-<hash>.answers` in the run's folder -------------------------------------------

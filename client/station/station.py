@@ -24,7 +24,6 @@ from client.station import guard, time_forecast
 from client.station.durable_state import Memory
 from client.station.privacy_budget import Budget
 from client.station.secure_aggregation import Secure
-from client.station.state_cache import Held
 from client.station.work_queue import Jobs
 from common import __version__
 from common.data.cohort import ESTIMABLE, UNKNOWN, Cohort, Flow
@@ -51,7 +50,7 @@ from common.wire.messages import (
     unpack_request,
 )
 from common.wire.signing import Signer
-from common.wire.state_transfer import States
+from common.wire.state_transfer import States, held_states
 
 Asked = TypeVar("Asked", Greeting, Ask, Request)
 
@@ -92,7 +91,7 @@ class Station:
         if site.privacy.noised and self._memory.budget is None:
             raise AssertionError("a site with a finite epsilon needs an account")
         self._log = SiteLog(site.log)
-        self._held, self._one = Held(), threading.Lock()
+        self._held, self._one = held_states(), threading.Lock()
         self._answering: set[str] = set()
         """Hashes of the cohorts that may be answered from."""
         policy = site.privacy

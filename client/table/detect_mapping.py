@@ -44,7 +44,7 @@ class Folder:
     def index_part(self, path: Path, layout: Layout) -> tuple[Part | None, list[Fault]]:
         """As `part`, for the table that names the patients: without a row it is empty or cut off (D00)."""
         part, faults = self.part(path, layout)
-        if part is None or part.rows:
+        if part is None or len(part):
             return part, faults
         what = f"the table ends with its header ({len(part.header)} columns) and has no row"
         return None, [Fault("D00", self.name(path), what, "Export or copy it again, or take the file away")]

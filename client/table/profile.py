@@ -131,7 +131,7 @@ def survey(path: Path) -> Survey:
     if not read_in:
         raise_faults(faults)
     told = [f"could not be read and is left out: {fault}" for fault in faults]
-    file, (layout, first, sheets) = max(read_in, key=lambda pair: len(pair[1][1].rows) * len(pair[1][1].header))
+    file, (layout, first, sheets) = max(read_in, key=lambda pair: len(pair[1][1]) * len(pair[1][1].header))
     group = [(f, x) for f, x in read_in if _alike(x[1].header, first.header) and f.suffix.lower() == file.suffix.lower()]
     layout = replace(layout, encoding=_common_encoding([x[0].encoding for _, x in group]))
     told += [
@@ -144,7 +144,7 @@ def survey(path: Path) -> Survey:
     names = tuple(f.relative_to(root).as_posix() for f, _ in group)
     others = [f.relative_to(root).as_posix() for f in files if f.relative_to(root).as_posix() not in names]
     told += [f"not part of this table, since its columns differ: {name}" for name in others if not any(name in t for t in told)]
-    hospitals = tuple(name for name, part in zip(file_names(parts, root), parts, strict=True) for _ in part.rows)
+    hospitals = tuple(name for name, part in zip(file_names(parts, root), parts, strict=True) for _ in part.lines)
     return _columns(parts, layout, sheets, names, not others, hospitals, told)
 
 
@@ -171,19 +171,29 @@ def _columns(
     return Survey(names, whole, layout, sheets, columns, left_out, hospitals, tuple(dict.fromkeys(told)))
 
 
+_SHAPE = str.maketrans(dict.fromkeys("23456789", "1"))
+"""Numbers of one shape, '52.7' and '31.4', are looked at once; a leading zero is another shape."""
+_NUMERIC = re.compile(r"[+-]?\d[\d.,' \u00a0\u202f]*")
+_COMMA = re.compile(r"[+-]?\d{1,3}((\.|'| )\d{3})+,\d+|[+-]?0,\d+|[+-]?\d+,(\d{1,2}|\d{4,})")
+_POINT = re.compile(r"[+-]?\d{1,3}((,|'| )\d{3})+\.\d+|[+-]?0\.\d+|[+-]?\d+\.(\d{1,2}|\d{4,})")
+_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}([.,' ])\d{3}(?!\d)")
+
+
 def notation(columns: Iterable[Sequence[str]]) -> tuple[Literal[".", ","], str]:
     """The decimal mark, and the mark between thousands ('' for none), that the columns of numbers seem to use."""
     comma, point, grouped = False, False, Counter[str]()
     for cells in columns:
-        texts = {c for c in cells if c}
-        shaped = {t for t in texts if re.fullmatch(r"[+-]?\d[\d.,' \u00a0\u202f]*", t)}
-        shaped -= {t for t in shaped if t.count(".") > 1 and _DATE.fullmatch(t)}
-        texts -= {t for t in texts - shaped if looks_null(t)}
-        if not shaped or len(shaped) < 0.8 * len(texts):
+        shapes = Counter(text.translate(_SHAPE) for text in set(cells) - {""})
+        numeric = {shape for shape in shapes if _NUMERIC.fullmatch(shape)}
+        numeric -= {shape for shape in numeric if shape.count(".") > 1 and _DATE.fullmatch(shape)}
+        values = sum(n for shape, n in shapes.items() if shape in numeric or not looks_null(shape))
+        if not numeric or sum(shapes[shape] for shape in numeric) < 0.8 * values:
             continue
-        comma |= any(re.fullmatch(r"[+-]?\d{1,3}((\.|'| )\d{3})+,\d+|[+-]?0,\d+|[+-]?\d+,(\d{1,2}|\d{4,})", t) for t in shaped)
-        point |= any(re.fullmatch(r"[+-]?\d{1,3}((,|'| )\d{3})+\.\d+|[+-]?0\.\d+|[+-]?\d+\.(\d{1,2}|\d{4,})", t) for t in shaped)
-        grouped.update(m.group(1) for t in shaped if (m := re.match(r"[+-]?[1-9]\d{0,2}([.,' ])\d{3}(?!\d)", t)))
+        comma |= any(_COMMA.fullmatch(shape) for shape in numeric)
+        point |= any(_POINT.fullmatch(shape) for shape in numeric)
+        for shape in numeric:
+            if thousands := _GROUPED.match(shape):
+                grouped[thousands.group(1)] += shapes[shape]
     decimal: Literal[".", ","] = "," if comma and not point else "."
     grouped.pop(decimal, None)
     return decimal, grouped.most_common(1)[0][0] if grouped else ""
@@ -216,7 +226,7 @@ def _open(path: Path, faults: list[Fault]) -> tuple[Layout, Part, tuple[str, ...
     if not read_in:
         faults += known[:1]
         return None
-    return *max(read_in, key=lambda pair: len(pair[1].rows) * len(pair[1].header)), tuple(sheets)
+    return *max(read_in, key=lambda pair: len(pair[1]) * len(pair[1].header)), tuple(sheets)
 
 
 def _sheets(path: Path) -> dict[str, int]:
@@ -264,7 +274,7 @@ def _later_header(path: Path, layout: Layout) -> list[tuple[Layout, Part]]:
     """Lines of a title may stand above the header of a text table."""
     for row in range(2, _HEADER_ROWS):
         found = read(path, later := replace(layout, header=(row,)), [])
-        if found is not None and len(found.header) > 1 and len(found.rows) > 1:
+        if found is not None and len(found.header) > 1 and len(found) > 1:
             return [(later, found)]
     return []
 

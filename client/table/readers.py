@@ -1,11 +1,13 @@
 """Tables as they lie on a hospital's disk, read as text: every cell a string, the empty string where there is nothing.
 
 Nothing is guessed to be missing here: a tissue source site may be called `NA`. What counts as missing is declared by a source
-mapping (guard D01). Text tables go through the csv module, workbooks through openpyxl, Parquet through pyarrow.
+mapping (guard D01). Text tables go through pyarrow.csv where nothing about them is in doubt (`plain_csv`), else through the csv module;
+workbooks through openpyxl, Parquet through pyarrow. The cells stay in Arrow columns: as Python strings they would take five times the room.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import datetime
 import difflib
@@ -14,20 +16,30 @@ import math
 import re
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from client.table import plain_csv
 from common.errors import Fault
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Kind = Literal["csv", "tsv", "xlsx", "parquet"]
 SUFFIXES: dict[str, Kind] = {
     ".csv": "csv", ".tsv": "tsv", ".txt": "tsv", ".tab": "tsv", ".xlsx": "xlsx", ".xlsm": "xlsx", ".parquet": "parquet", ".pq": "parquet",
 }  # fmt: skip
 
-csv.field_size_limit(10_000_000)
+csv.field_size_limit(plain_csv.LONGEST_LINE)
+
+_OF_ASCII = frozenset({"ascii", "utf-8", "iso8859-1", "iso8859-15", "cp1252"})
+"""Codecs in which ASCII bytes mean ASCII."""
+_BATCH = 4096
+"""Rows that stand as Python strings at a time."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +67,13 @@ class Part:
 
     path: Path
     header: tuple[str, ...]
-    rows: list[list[str]] = field(repr=False)
-    lines: list[int] = field(repr=False)
+    columns: tuple[pa.ChunkedArray, ...] = field(repr=False)
+    """One a name of the header: texts, none of them null."""
+    lines: Sequence[int] = field(repr=False)
     """The row number of each row in its file."""
+
+    def __len__(self) -> int:
+        return len(self.lines)
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -73,8 +89,13 @@ class Part:
 
     def column(self, name: str) -> list[str]:
         """The cells of one column, from the first row to the last."""
-        i = self.index[name]
-        return [row[i] for row in self.rows]
+        cells: list[str] = self.columns[self.index[name]].to_pylist()
+        return cells
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """All cells as Python strings: five times the room of the columns."""
+        return [list(row) for row in zip(*(column.to_pylist() for column in self.columns), strict=True)]
 
 
 def find(data: Path, patterns: Sequence[str]) -> list[Path]:
@@ -104,11 +125,13 @@ def read(path: Path, layout: Layout, faults: list[Fault]) -> Part | None:
     try:
         if path.stat().st_size == 0:
             raise ValueError("the file is empty (0 bytes)")
+        if min(layout.header, default=0) < 1:
+            raise ValueError(f"its header is declared in row {', '.join(map(str, layout.header)) or 'none'}, and rows count from 1")
         if kind in ("csv", "tsv"):
             part = _text(path, layout, known)
         elif kind == "xlsx":
             grid = _sheet(path, layout)
-            part = _framed(path, grid, list(range(1, len(grid) + 1)), layout.header, known, strict=False)
+            part = _framed(path, zip(grid, range(1, len(grid) + 1), strict=True), layout.header, known, strict=False)
         elif kind == "parquet":
             part = _parquet(path, layout)
         else:
@@ -140,25 +163,72 @@ def text_of(cell: object, decimal: str = ".") -> str:
 
 def _text(path: Path, layout: Layout, faults: list[Fault]) -> Part | None:
     raw = path.read_bytes()
-    text, skipped = _uncommented(_decoded(raw, layout.encoding), layout.comment)
+    part = _plain(path, raw, layout)
+    return part if part is not None else _framed(path, _strict_rows(path, raw, layout), layout.header, faults, strict=True)
+
+
+def _plain(path: Path, raw: bytes, layout: Layout) -> Part | None:
+    """The table by Arrow, or None where anything about it is in doubt: then the strict reader decides, and words the fault."""
+    text = _utf8(raw, layout.encoding)
+    start, comments = 0, 0
+    if layout.comment:
+        comment = layout.comment.encode()
+        while text.startswith(comment, start) and (end := text.find(b"\n", start)) >= 0:
+            start, comments = end + 1, comments + 1
+        if text.startswith(comment, start) or text.find(b"\n" + comment, start) >= 0 or set(comment) & set(b"\r\n"):
+            return None
+    last = max(layout.header)
+    end = start
+    for _ in range(last):
+        end = text.find(b"\n", end) + 1 or len(text) + 1
+    try:
+        top = text[start : end - 1].decode()
+    except UnicodeDecodeError:
+        return None
+    delimiter = layout.delimiter or _delimiter(top, path, layout)
+    lines = plain_csv.Lines.of(text, start, delimiter)
+    if lines is None or len(lines.starts) <= last:
+        return None
+    rows = list(csv.reader(top.split("\n"), delimiter=delimiter, strict=True))
+    names = _names(rows, layout.header)
+    body = plain_csv.read(text, lines, last, len(names), delimiter) if any(names) else None
+    if body is None:
+        return None
+    table, at = body
+    return Part(path, names, tuple(table.columns), (at + 1 + comments).tolist())
+
+
+def _strict_rows(path: Path, raw: bytes, layout: Layout) -> Iterator[tuple[list[str], int]]:
+    """Each row and its line. Raises ValueError for whatever RFC 4180 does not allow, and for rows inside a cell."""
+    text, numbers = _uncommented(_decoded(raw, layout.encoding), layout.comment)
     delimiter = layout.delimiter or _delimiter(text, path, layout)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows: list[list[str]] = []
-    lines: list[int] = []
+    before = 0
     try:
-        before = 0
         for row in reader:
             # a stray quote swallows the lines up to the next one: such a cell holds whole rows
             if reader.line_num > before + 1 and any("\n" in c and c.count(delimiter) >= max(1, len(row) - 1) for c in row):
-                raise ValueError(f"line {skipped[before]}: a quotation mark is opened and swallows the lines that follow")
-            rows.append(row)
-            lines.append(skipped[before])
+                raise ValueError(f"line {numbers[before]}: a quotation mark is opened and swallows the lines that follow")
+            yield row, numbers[before]
             before = reader.line_num
     except csv.Error as error:
         raise ValueError(
-            f"line {skipped[min(before, len(skipped) - 1)]}: {error}; the file is truncated or a quotation mark is not closed"
+            f"line {numbers[min(before, len(numbers) - 1)]}: {error}; the file is truncated or a quotation mark is not closed"
         ) from error
-    return _framed(path, rows, lines, layout.header, faults, strict=True)
+
+
+def _utf8(raw: bytes, encoding: str) -> bytes:
+    """The text in UTF-8, without its byte order mark. What is said to be UTF-8 is not looked at: Arrow does, and the strict reader."""
+    if raw.startswith(codecs.BOM_UTF8):
+        return raw[len(codecs.BOM_UTF8) :]
+    try:
+        codec = codecs.lookup(encoding).name
+    except LookupError:
+        codec = ""
+    wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if not wide and (codec == "utf-8" or (codec in _OF_ASCII and raw.isascii())):
+        return raw
+    return _decoded(raw, encoding).encode(errors="surrogatepass")
 
 
 def _decoded(raw: bytes, encoding: str) -> str:
@@ -179,11 +249,11 @@ def _decoded(raw: bytes, encoding: str) -> str:
         raise ValueError(f"the encoding '{encoding}' is unknown; use e.g. utf-8 or latin-1") from error
 
 
-def _uncommented(text: str, comment: str) -> tuple[str, list[int]]:
+def _uncommented(text: str, comment: str) -> tuple[str, Sequence[int]]:
     """The text without comment lines, and the number in the file of each line that is left (with one more for the end)."""
-    lines = text.splitlines(keepends=True) if comment else None
-    if lines is None:
-        return text, list(range(1, text.count("\n") + text.count("\r") + 3))
+    if not comment:
+        return text, range(1, text.count("\n") + text.count("\r") + 3)
+    lines = list(io.StringIO(text, newline=""))
     kept = [(i, line) for i, line in enumerate(lines, 1) if not line.startswith(comment)]
     return "".join(line for _, line in kept), [i for i, _ in kept] + [len(lines) + 1]
 
@@ -247,34 +317,48 @@ def _unmerge(grid: list[list[str]], xml: bytes, header: int) -> None:
             row[left - 1 : right] = [shown] * (right - left + 1)
 
 
+def _names(rows: Sequence[list[str]], header: tuple[int, ...]) -> tuple[str, ...]:
+    """The columns' names; the header's rows are joined by ' / '."""
+    width = max(len(row) for row in rows[min(header) - 1 : max(header)])
+    names = []
+    for column in range(width):
+        words = [" ".join(rows[n - 1][column].split()) for n in header if column < len(rows[n - 1])]
+        names.append(" / ".join(filter(None, words)))
+    return tuple(names)
+
+
 def _framed(
-    path: Path, rows: list[list[str]], lines: list[int], header: tuple[int, ...], faults: list[Fault], *, strict: bool
+    path: Path, rows: Iterable[tuple[list[str], int]], header: tuple[int, ...], faults: list[Fault], *, strict: bool
 ) -> Part | None:
     """Header and body. Empty rows are no rows. `strict`: a row with more or fewer fields than the header is a fault."""
-    first, last = min(header) - 1, max(header)
-    if len(rows) < last or not any(any(c.strip() for c in rows[n - 1]) for n in header):
-        raise ValueError(f"the file has {len(rows)} rows and no header in row {', '.join(map(str, header))}")
-    width = max(len(row) for row in rows[first:last])
-    names = [" / ".join(filter(None, (" ".join(rows[n - 1][i].split()) for n in header if i < len(rows[n - 1])))) for i in range(width)]
+    import pyarrow as pa
+
+    rest = iter(rows)
+    top = [row for row, _ in islice(rest, max(header))]
+    if len(top) < max(header) or not any(any(c.strip() for c in top[n - 1]) for n in header):
+        total = len(top) + sum(1 for _ in rest)
+        raise ValueError(f"the file has {total} rows and no header in row {', '.join(map(str, header))}")
+    names = list(_names(top, header))
     while names and not names[-1] and not strict:
         names.pop()
-    body = [(row, line) for row, line in zip(rows[last:], lines[last:], strict=True) if any(c and not c.isspace() for c in row)]
-    if strict:
-        ragged = [(line, len(row)) for row, line in body if len(row) != len(names)]
-        if ragged:
-            seen = "; ".join(f"line {line} has {n}" for line, n in ragged[:5])
-            faults.append(
-                Fault(
-                    "D00",
-                    path.name,
-                    f"{len(ragged)} rows have fewer or more fields than the header's {len(names)} ({seen})",
-                    "The file is truncated, or a field holds an unquoted delimiter; export it again",
-                )
-            )
-            return None
     width = len(names)
-    even = [row if len(row) == width else (row + [""] * (width - len(row)))[:width] for row, _ in body]
-    return Part(path, tuple(names), even, [line for _, line in body])
+    chunks: list[list[pa.Array]] = [[] for _ in names]
+    lines: list[int] = []
+    ragged: list[tuple[int, int]] = []
+    body = ((row, line) for row, line in rest if any(c and not c.isspace() for c in row))
+    while batch := list(islice(body, _BATCH)):
+        if strict:
+            ragged += [(line, len(row)) for row, line in batch if len(row) != width]
+        lines += [line for _, line in batch]
+        even = [row if len(row) == width else (row + [""] * (width - len(row)))[:width] for row, _ in batch]
+        for column, cells in zip(chunks, zip(*even, strict=True), strict=True):
+            column.append(pa.array(cells, pa.string()))
+    if ragged:
+        seen = "; ".join(f"line {line} has {n}" for line, n in ragged[:5])
+        what = f"{len(ragged)} rows have fewer or more fields than the header's {width} ({seen})"
+        faults.append(Fault("D00", path.name, what, "The file is truncated, or a field holds an unquoted delimiter; export it again"))
+        return None
+    return Part(path, tuple(names), tuple(pa.chunked_array(column, pa.string()) for column in chunks), lines)
 
 
 def _parquet(path: Path, layout: Layout) -> Part:
@@ -285,6 +369,9 @@ def _parquet(path: Path, layout: Layout) -> Part:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
         raise ValueError(f"the file is not Parquet, or is broken ({error})") from error
-    columns = [[text_of(cell, layout.decimal) for cell in column.to_pylist()] for column in table.columns]
-    rows = [list(row) for row in zip(*columns, strict=True)]
-    return Part(path, tuple(" ".join(str(n).split()) for n in table.column_names), rows, list(range(1, len(rows) + 1)))
+    columns = []
+    for column in table.columns:
+        texts = [[text_of(cell, layout.decimal) for cell in chunk.to_pylist()] for chunk in column.chunks]
+        columns.append(pa.chunked_array([pa.array(cells, pa.string()) for cells in texts], pa.string()))
+    names = tuple(" ".join(str(name).split()) for name in table.column_names)
+    return Part(path, names, tuple(columns), range(1, table.num_rows + 1))

@@ -48,7 +48,7 @@ class Loaded:
     def of(cls, spec: TableSpec, parts: list[Part], root: Path, nulls: tuple[str, ...], site: SiteSpec, faults: list[Fault]) -> Loaded:
         table = cls(spec, parts, root, nulls, [])
         if site.from_file:
-            table.hospitals = [name for name, part in zip(file_names(parts, table.folder), parts, strict=True) for _ in part.rows]
+            table.hospitals = [name for name, part in zip(file_names(parts, table.folder), parts, strict=True) for _ in part.lines]
         elif site.column and all(site.column in part.index for part in parts):
             table.hospitals = [cell.strip() for part in parts for cell in part.column(site.column)]
         table.ids = [_id(cell, spec) for part in parts for cell in part.column(spec.key)]

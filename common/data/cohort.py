@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass, replace
 from functools import cached_property
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from common.data.picture import Picture
 from common.data.schema import Floats, Schema
 from common.errors import UsageError
+from common.runtime.cache import Cache
 
 UNKNOWN = -1
 """The label of a case whose label is not known. Such a case is kept apart: it is never trained on and never scored."""
@@ -67,9 +70,12 @@ class Flow:
             raise AssertionError(f"flow account does not add up: read {self.read}, excluded {excluded}, kept {self.kept}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cohort:
-    """One site's cases. Arrays share their first axis; cases are sorted by id, so that sums are reproducible."""
+    """One site's cases. Arrays share their first axis; cases are sorted by id, so that sums are reproducible.
+
+    A cohort is equal to itself alone: what is derived from it is remembered by its identity.
+    """
 
     site: str
     schema: Schema
@@ -131,23 +137,53 @@ class Cohort:
         """(cases,): the hash part, 0 .. count - 1, of each patient. It depends on the split seed and the id alone."""
         if count < 2:
             raise UsageError("C01", f"the number of folds is {count}; at least 2 are needed")
-        cache: dict[tuple[int, int], NDArray[np.int64]] = self.__dict__.setdefault("_parts", {})
-        if (seed, count) not in cache:
-            cache[seed, count] = np.array([part_of(seed, i, count) for i in self.ids], np.int64).reshape(len(self.ids))
-        return cache[seed, count]
+        parts: NDArray[np.int64] | None = self.derived.get(("parts", seed, count))
+        if parts is None:
+            parts = np.array([part_of(seed, i, count) for i in self.ids], np.int64).reshape(len(self.ids))
+            self.derived["parts", seed, count] = parts
+        return parts
 
     def train(self, fold: Fold, seed: int, count: int, *, labelled: bool = True) -> Cohort:
         """The cases that `fold` trains on; with `labelled=False` also those of unknown label (never those of what it leaves out)."""
-        cache: dict[tuple[Fold, int, int, bool], Cohort] = self.__dict__.setdefault("_train", {})
-        key = (fold, seed, count, labelled)
-        if key not in cache:
-            mask = self.labels != UNKNOWN if labelled else np.ones(len(self), np.bool_)
+
+        def trained_on() -> NDArray[np.bool_]:
             if self.site in fold.sites:
-                mask = np.zeros(len(self), np.bool_)
-            elif fold.parts:
-                mask = mask & ~np.isin(self.parts(seed, count), fold.parts)
-            cache[key] = self.where(mask)
-        return cache[key]
+                return np.zeros(len(self), np.bool_)
+            mask = self.labels != UNKNOWN if labelled else np.ones(len(self), np.bool_)
+            return mask & ~np.isin(self.parts(seed, count), fold.parts) if fold.parts else mask
+
+        return self.selected(("train", fold, seed, count, labelled), trained_on)
+
+    @property
+    def derived(self) -> Cache[Hashable, Any]:
+        """What learners have made of these cases, by a key of their own, as long as the cohort lives. Never the cohort itself."""
+        derived = _DERIVED.get(self)
+        return _DERIVED.setdefault(self, Cache(DERIVED_LIMIT, _bytes)) if derived is None else derived
+
+    def selected(self, key: Hashable, mask: Callable[[], NDArray[np.bool_]]) -> Cohort:
+        """The cases that `mask` marks, remembered under `key`: the same cohort as long as it is remembered."""
+        rows: Cohort | None = self.derived.get(key)
+        if rows is None:
+            rows = self.where(mask())
+            if rows is not self:
+                self.derived[key] = rows
+        return rows
+
+
+_DERIVED: WeakKeyDictionary[Cohort, Cache[Hashable, Any]] = WeakKeyDictionary()
+DERIVED_LIMIT = 1 << 31
+"""Bytes of arrays that are derived from one cohort."""
+
+
+def _bytes(derived: object) -> int:
+    """Of the arrays in what is derived from a cohort."""
+    if isinstance(derived, np.ndarray):
+        return int(derived.nbytes)
+    if isinstance(derived, Cohort):
+        return _bytes((derived.values, derived.labels, derived.survival))
+    if isinstance(derived, tuple):
+        return sum(map(_bytes, derived))
+    return _bytes(tuple(vars(derived).values())) if is_dataclass(derived) else 0
 
 
 def part_of(seed: int, patient: str, count: int) -> int:

@@ -23,6 +23,7 @@ from common.data.cohort import Cohort, Fold, empty
 from common.data.schema import Floats, Schema
 from common.errors import RefusedError, UsageError
 from common.privacy.mechanism import Bound, Privacy
+from common.runtime.cache import Cache
 from common.types import Arrays, Probs, State
 
 Hyper = Mapping[str, object]
@@ -293,13 +294,11 @@ def identity(learner: Federated, state: State, schema: Schema, plan: Plan) -> Co
     zero = _ZEROS.get(key)
     if zero is None:
         zero = learner.contribute(state, empty(schema), plan)
-        while len(_ZEROS) >= 1024:
-            _ZEROS.pop(next(iter(_ZEROS)), None)
         _ZEROS[key] = zero
     return zero
 
 
-_ZEROS: dict[tuple[object, ...], Contribution] = {}
+_ZEROS: Cache[tuple[object, ...], Contribution] = Cache(1024)
 
 
 def check(contribution: Contribution, zero: Contribution, plan: Plan) -> None:

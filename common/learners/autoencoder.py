@@ -18,12 +18,12 @@ from common.data.schema import Floats, Schema
 from common.federated.learner import Contribution, Plan, Step, demand
 from common.learners.image import with_images
 from common.networks import federated_averaging
-from common.networks.cache import Remembered
 from common.networks.crops import CaseCrops, Grid, case_crops
 from common.networks.dp_sgd import Records, bounds, sampled
 from common.networks.training import Schedule
 from common.privacy.mechanism import Bound
-from common.types import Arrays, State, digest
+from common.runtime.cache import Cache, array_bytes
+from common.types import Array, Arrays, State, digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -136,7 +136,7 @@ class Autoencoder:
                     if found[i] is None:
                         x, _, mean, _ = cases.batch(np.array([i]), device, None)
                         one = (mean @ made.encode(x))[0].double().cpu().numpy()
-                        CODES.put(key, one)
+                        CODES[key] = one
                         found[i] = one
         out[cohort.imaged] = found
         return out
@@ -147,7 +147,7 @@ class Autoencoder:
         return case_crops(rows, _grid(state[self.name]))
 
 
-CODES = Remembered(32 * 2**20)
+CODES: Cache[tuple[str, ...], Array] = Cache(32 * 2**20, array_bytes)
 """Patients' codes, by autoencoder and picture."""
 
 

@@ -286,11 +286,11 @@ def booster(state: State, schema: Schema) -> Any:
 
 def _hashed(rows: Cohort, seed: int, tree: int) -> Floats:
     """(cases,): a number in [0, 1) by patient and tree (-1: the held-out patients)."""
-    cache: dict[int, NDArray[np.uint64]] = rows.__dict__.setdefault("_boosting_hash", {})
-    if seed not in cache:
-        ids = b"".join(hashlib.sha256(f"boosting:{seed}:{i}".encode()).digest()[:8] for i in rows.ids)
-        cache[seed] = np.frombuffer(ids, np.dtype("<u8")).astype(np.uint64)
-    return np.asarray((_mixed(cache[seed], seed, tree) >> np.uint64(11)) * 2.0**-53)
+    hashes: NDArray[np.uint64] | None = rows.derived.get(("boosting", seed))
+    if hashes is None:
+        digests = b"".join(hashlib.sha256(f"boosting:{seed}:{i}".encode()).digest()[:8] for i in rows.ids)
+        hashes = rows.derived["boosting", seed] = np.frombuffer(digests, np.dtype("<u8")).astype(np.uint64)
+    return np.asarray((_mixed(hashes, seed, tree) >> np.uint64(11)) * 2.0**-53)
 
 
 def _mixed(x: NDArray[np.uint64], seed: int, tree: int) -> NDArray[np.uint64]:

@@ -28,12 +28,12 @@ from common.federated.learner import (
     local_plan,
 )
 from common.networks import federated_averaging
-from common.networks.cache import Remembered
 from common.networks.crops import CaseCrops, Grid, case_crops, patient_logits
 from common.networks.dp_sgd import Records, bounds, sampled
 from common.networks.training import Schedule
 from common.privacy.mechanism import Bound
-from common.types import Arrays, Probs, State, digest
+from common.runtime.cache import Cache, array_bytes
+from common.types import Array, Arrays, Probs, State, digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -268,12 +268,12 @@ class Image:
                     if found[i] is None:
                         x, present, mean, _ = cases.batch(np.array([i]), device, None)
                         one = patient_logits(network(x, present), mean)[0].double().cpu().numpy()
-                        SCORES.put(key, one)
+                        SCORES[key] = one
                         found[i] = one
         return np.stack(cast(Any, found))
 
 
-SCORES = Remembered(16 * 2**20)
+SCORES: Cache[tuple[str, ...], Array] = Cache(16 * 2**20, array_bytes)
 """Patients' logits, by network and picture."""
 
 
@@ -302,11 +302,8 @@ def prior(counts: Floats) -> Floats:
 
 def with_images(cohort: Cohort) -> Cohort:
     """The cases that have an image."""
-    # a cohort is frozen, and its training rows are asked for round after round
-    held: Cohort | None = cohort.__dict__.get("_with_images")
-    if held is None:
-        held = cohort.__dict__["_with_images"] = cohort.where(cohort.imaged)
-    return held
+    # its training rows are asked for round after round
+    return cohort.selected("with images", lambda: cohort.imaged)
 
 
 def _how(arrays: Arrays, schema: Schema) -> tuple[object, ...]:

@@ -144,7 +144,7 @@ class Preprocessing:
 def standardise(arrays: Arrays, cohort: Cohort) -> Floats:
     """(cases, columns) on the model scale with mean 0 and standard deviation 1 over the training rows; missing becomes 0 (the mean)."""
     key = tuple(arrays[name].tobytes() for name in ("mean", "scale", "clip"))
-    cached: tuple[tuple[bytes, ...], Floats] | None = cohort.__dict__.get("_standardised")
+    cached: tuple[tuple[bytes, ...], Floats] | None = cohort.derived.get("standardised")
     if cached is None or cached[0] != key:
         z = np.empty(cohort.design.shape)
         for j, column in enumerate(cohort.schema.columns):
@@ -152,8 +152,8 @@ def standardise(arrays: Arrays, cohort: Cohort) -> Floats:
         clip = float(arrays["clip"])
         z = np.nan_to_num(np.clip(z, -clip, clip), nan=0.0)
         z.flags.writeable = False
-        # a cohort is frozen, and a fold's training rows are standardised alike round after round
-        cached = cohort.__dict__["_standardised"] = key, z
+        # a fold's training rows are standardised alike round after round
+        cached = cohort.derived["standardised"] = key, z
     return cached[1]
 
 

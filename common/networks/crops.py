@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from common.data.cohort import Cohort
 from common.data.picture import EXPERT, PREDICTED, WHOLE, Picture
 from common.data.schema import Floats, Imaging
-from common.networks.cache import Remembered
+from common.runtime.cache import Cache, array_bytes
 from common.types import Array
 
 if TYPE_CHECKING:
@@ -127,22 +127,22 @@ class CaseCrops(Sequence[Halves]):
             lesions = self._regions(picture)
             none = lesions is None or not lesions.any()
             cut = around(picture, self._imaging, self._grid, np.zeros((1, 1, 1), np.bool_) if none else cast(Bits, lesions))
-            PREDICTIONS.put(asked, cut)
+            PREDICTIONS[asked] = cut
         return (cut, PREDICTED) if len(cut) else crops(picture, self._imaging, self._grid)
 
 
 def case_crops(rows: Cohort, grid: Grid, regions: Regions | None = None, key: str = "") -> CaseCrops:
     """The crops of cases that all have an image; the last ones asked for are remembered with the cohort."""
     asked = (grid, key)
-    held: tuple[tuple[Grid, str], CaseCrops] | None = rows.__dict__.get("_crops")
+    held: tuple[tuple[Grid, str], CaseCrops] | None = rows.derived.get("crops")
     if held is None or held[0] != asked:
         assert rows.schema.imaging is not None
         pictures = [p for p in rows.pictures if p is not None]
-        held = rows.__dict__["_crops"] = asked, CaseCrops(pictures, rows.schema.imaging, grid, regions, key)
+        held = rows.derived["crops"] = asked, CaseCrops(pictures, rows.schema.imaging, grid, regions, key)
     return held[1]
 
 
-PREDICTIONS = Remembered(96 * 2**20)
+PREDICTIONS: Cache[tuple[str, ...], Array] = Cache(96 * 2**20, array_bytes)
 """Crops round predicted lesions; none for a picture in which no lesion was found."""
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,17 @@ KINDS = {"column": np.int32, "bin": np.int32, "left": np.bool_, "value": np.floa
 ABOVE_ALL_VALUES = float(np.finfo(np.float32).max)
 """The threshold of a split that parts the known values (all left) from the missing ones."""
 _CHUNK = 4096
+
+
+def distributions() -> dict[str, str]:
+    """Distribution -> version, of the two that install the package xgboost, in one folder: there should be one."""
+    there = {}
+    for distribution in ("xgboost-cpu", "xgboost"):
+        try:
+            there[distribution] = version(distribution)
+        except PackageNotFoundError:
+            continue
+    return there
 
 
 def blank(groups: int, depth: int) -> Arrays:

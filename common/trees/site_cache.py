@@ -1,6 +1,6 @@
 """Site cache of boosting: bins, margins under the finished trees and gradients of a site's rows, kept between exchanges.
 
-It is kept with the cohort, which is frozen, and is used only for a state whose edges and trees have the same hashes; a longer
+It lives as long as the cohort, and is used only for a state whose edges and trees have the same hashes; a longer
 state of the same trees continues it, any other starts again. What is remembered therefore never changes what is answered.
 """
 
@@ -39,14 +39,14 @@ class Standing:
 
 
 def standing(rows: Cohort, preprocessing: Arrays, arrays: Arrays, base: NDArray[np.float32]) -> Standing:
-    """Where `rows` stand under the finished trees; remembered with the cohort, which is frozen, and continued where possible."""
+    """Where `rows` stand under the finished trees; remembered as long as the cohort lives, and continued where possible."""
     edges = _fingerprint(preprocessing, ("edges", "offsets"), None)
     finished = int(arrays["finished"])
 
     def grown(rounds: int) -> bytes:
         return _fingerprint(arrays, ("column", "bin", "left", "value"), rounds) + base.tobytes()
 
-    cached: Standing | None = rows.__dict__.get("_boosting")
+    cached: Standing | None = rows.derived.get("boosting")
     if cached is not None and cached.edges != edges:
         cached = None
     fingerprint = grown(finished)
@@ -58,7 +58,7 @@ def standing(rows: Cohort, preprocessing: Arrays, arrays: Arrays, base: NDArray[
         first, margin = cached.rounds, cached.margin
     margin = trees_model.margins(trees_model.between(arrays, first, finished), bins, margin)
     current = Standing(edges, fingerprint, finished, bins, margin, *_gradients(margin, rows.labels))
-    rows.__dict__["_boosting"] = current
+    rows.derived["boosting"] = current
     return current
 
 

@@ -180,7 +180,10 @@ def unpack_request(packet: Packet, coordinator: str, held: MutableMapping[str, A
         raise WireError("P04", "the state that came with a plan is not the one that the plan names")
     states = unpack_states(parts, packet.blob, held or {})
     if held is not None and any(p.transfer != "whole" for p in plans):
-        held.update({p.sha: states[p.fold][p.learner] for p in parts})
+        for part in parts:
+            if held.get(part.sha) is None:
+                # its own copy: a view would keep the whole message in memory
+                held[part.sha] = {name: array.copy() for name, array in states[part.fold][part.learner].items()}
     return Request(plans, states)
 
 

@@ -14,6 +14,7 @@ from itertools import accumulate
 from types import MappingProxyType
 
 from common.errors import WireError
+from common.runtime.cache import Cache, arrays_bytes
 from common.types import Arrays, State, digest, pack, unpack
 from common.wire.compression import CODE, ROUNDED, SCALE, follow
 
@@ -64,6 +65,15 @@ def state_hash(parts: Sequence[Part]) -> str:
 def pack_change(arrays: Arrays, coded: Arrays) -> bytes:
     """The piece of a part that comes as a change: `arrays` as they are, and codes and scales where parameters have changed."""
     return pack({**arrays, **coded})
+
+
+HELD_LIMIT = 1 << 30
+"""Bytes: EfficientNet-B3 of 20 training sets. What is dropped is sent anew (W03)."""
+
+
+def held_states() -> Cache[str, Arrays]:
+    """SHA-256 -> arrays: what a station holds, so that a coordinator need not send it again. Empty again when it is restarted."""
+    return Cache(HELD_LIMIT, arrays_bytes)
 
 
 def unpack_states(parts: tuple[Part, ...], blob: bytes | memoryview, held: Mapping[str, Arrays]) -> States:

@@ -15,25 +15,23 @@ import numpy as np
 
 from common.data.schema import Schema
 from common.federated.learner import MEMORY, Federated, hyper_of
+from common.federated.model_state import FORMAT, model_state
 from common.metrics.score_histogram import youden
 from common.study.study import Study
-from common.types import State, flatten, pack
+from common.types import State
 from server.config.jobs import clinical_head
 from server.config.run_config import Run
 from server.export import fusion_file, monai_bundle, onnx_export
 from server.export.model_card import card
 from server.ledger import state_store
 
-FORMAT = 1
-"""Of model.json and model.state."""
-
 
 def write(
     folder: Path, run: Run, study: Study, task: str, state: State, heads: Sequence[Federated], report: Mapping[str, Any]
 ) -> dict[str, str]:
-    """`model/`: what a site predicts with (model.json, model.state: `client.local_model.model_folder` opens them), and for other programs
-    preprocessing.json, schema.json, coefficients.csv, boosting.json (a native Booster), fusion.json, other heads' arrays, the networks as
-    ONNX files, a MONAI bundle; README.md, SHA256SUMS.
+    """`model/`: what a site predicts with (model.json, model.state as safetensors: `client.local_model.model_folder` opens them), and
+    for other programs preprocessing.json, schema.json, coefficients.csv, boosting.json (a native Booster), fusion.json, other heads'
+    arrays, the networks as ONNX files, a MONAI bundle; README.md, SHA256SUMS.
 
     `state`: that of the final models. A study of one's own lies beside it, where it is a TOML file.
     Returns the SHA-256 of each file but the card.
@@ -132,7 +130,7 @@ def _predicting(run: Run, study: Study, task: str, state: State, heads: Sequence
     }
     arrays = {n: {k: v for k, v in state[n].items() if not k.startswith(MEMORY)} for n in names}
     study_file = {"study.toml": study_path.read_bytes()} if model_json["study_file"] else {}
-    return {"model.json": _json(model_json), "model.state": pack(flatten(arrays)), **study_file}
+    return {"model.json": _json(model_json), "model.state": model_state(arrays), **study_file}
 
 
 def _thresholds(state: State, heads: Sequence[Federated]) -> dict[str, float]:

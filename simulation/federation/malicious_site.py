@@ -17,7 +17,6 @@ from flwr.clientapp import ClientApp
 
 from client.cohort.reader import Reading
 from client.station import guard
-from client.station.state_cache import Held
 from client.station.station import Station, open_station
 from common.data.cohort import UNKNOWN
 from common.errors import FedmetsError, UsageError
@@ -28,7 +27,7 @@ from common.wire.compression import CODE, SCALE
 from common.wire.envelope import Packet
 from common.wire.flower_records import HELLO, NUDGE, content, packet
 from common.wire.messages import Update, pack_updates, refusal, unpack_request
-from common.wire.state_transfer import States
+from common.wire.state_transfer import States, held_states
 from server.ledger import state_store
 from simulation.federation import label_permutation
 from simulation.federation.partition import Partition
@@ -86,7 +85,7 @@ class HostileStation:
     """A station that lies about parameters, and is honest in all else."""
 
     def __init__(self, station: Station, kind: str) -> None:
-        self._station, self._kind, self._held = station, kind, Held()
+        self._station, self._kind, self._held = station, kind, held_states()
         assert station.site.key is not None
         self._signer = signing.load(station.site.key)
         self._first = station.site.key.parent / "first"

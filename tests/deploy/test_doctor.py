@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from client.station import socket_server
 from common.runtime import health_check
 from common.runtime.health_check import Finding
 from common.study.study import Study, Task
+from common.trees import model as trees
 from deploy import doctor, enroll, kit, pki, provision
 from tests import hospital, pictures
 from tests.paths import ROOT
@@ -69,6 +71,24 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def examined(tmp_path: Path, **keys: object) -> list[Finding]:
     return station.examine(hospital.site(tmp_path / "north", **keys), tmp_path / "s" / "s.sock")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("installed", "state"),
+    [({"xgboost-cpu"}, "ok"), ({"xgboost"}, "ok"), ({"xgboost", "xgboost-cpu"}, "warning"), (set(), "fault")],
+)
+@pytest.mark.usefixtures("alone")
+def test_one_xgboost_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: set[str], state: str) -> None:
+    def version(distribution: str) -> str:
+        if distribution not in installed:
+            raise PackageNotFoundError(distribution)
+        return "3.2.0"
+
+    monkeypatch.setattr(trees, "version", version)
+    found = only(examined(tmp_path), "XGBoost")
+    assert found.state == state
+    assert all(f"{distribution} 3.2.0" in found.said for distribution in installed)
+    assert bool(found.do) == (state != "ok")
 
 
 @pytest.mark.usefixtures("alone")

@@ -18,6 +18,7 @@ from client.local_model.model_folder import Model
 from common.data.cohort import Cohort, Fold
 from common.errors import DataError, UsageError
 from common.federated.learner import Federated, Head, fit, hyper_of, local_plan
+from common.federated.model_state import opened
 from common.learners.boosting import Boosting
 from common.learners.fusion import Fusion
 from common.learners.image import Image
@@ -26,7 +27,7 @@ from common.learners.mlp import Perceptron
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.learners.preprocessing import standardise
 from common.study.study import Study, Task
-from common.types import State, nest, unpack
+from common.types import State
 from tests import pictures, synthetic
 
 HOW = FineTuning()
@@ -172,7 +173,7 @@ def test_the_comparison_is_of_the_same_patients(federation: tuple[Cohort, State]
     assert said["site_local"] is True
     assert said["base"] == {"state_hash": "x", "sha256": "0" * 64}
     assert "not to be sent" in said["use"]
-    written = nest(unpack(files["model.state"].read_bytes()))
+    written = opened(files["model.state"].read_bytes())
     whole = adapted(TABLE, state, mine, Fold(), 0, 5, HOW)
     assert (written["logistic"]["coefficients"] == whole["logistic"]["coefficients"]).all()
     assert json.loads(files["comparison.json"].read_text()) == json.loads(json.dumps(told))

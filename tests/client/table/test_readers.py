@@ -95,6 +95,15 @@ def test_broken_files(tmp_path: Path, name: str, content: bytes, message: str) -
     assert message in bad(path)
 
 
+@pytest.mark.parametrize("header", [(), (0,), (0, 1), (-1,)])
+@pytest.mark.parametrize("name", ["a.csv", "a.xlsx"])
+def test_a_header_is_declared_in_a_row(tmp_path: Path, header: tuple[int, ...], name: str) -> None:
+    path = workbook(tmp_path / name, [["id", "x"], ["1", 2.0]]) if name == "a.xlsx" else tmp_path / name
+    if name == "a.csv":
+        path.write_text("id,x\n1,2\n")
+    assert "rows count from 1" in bad(path, Layout(header=header))
+
+
 def test_truncated_workbook_and_parquet(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from common.data.picture import EXPERT, PREDICTED, WHOLE, InMemory, Picture
 from common.data.schema import Channel, Imaging
 from common.networks import crops as module
-from common.networks.cache import ENTRY, Remembered
 from common.networks.crops import (
     CaseCrops,
     around,
@@ -25,6 +24,7 @@ from common.networks.crops import (
     resample,
     whole,
 )
+from common.runtime.cache import Cache, array_bytes
 from common.types import Array
 
 CT = Imaging(
@@ -142,7 +142,7 @@ def test_predicted_lesions_serve_where_no_expert_looked() -> None:
 
 
 def test_predicted_crops_are_cut_again_when_they_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PREDICTIONS", Remembered(1))
+    monkeypatch.setattr(module, "PREDICTIONS", Cache(1, array_bytes))
     asked = []
     predicted = np.zeros((20, 24, 28), np.bool_)
     predicted[3:7, 3:7, 3:7] = True
@@ -156,17 +156,6 @@ def test_predicted_crops_are_cut_again_when_they_are_forgotten(monkeypatch: pyte
     np.testing.assert_array_equal(many[0], many[1])
     assert asked == ["a", "b", "a", "b"]
     assert list(many.counts) == [1, 1]
-
-
-def test_the_memory_keeps_within_its_bytes_and_drops_what_was_used_longest_ago() -> None:
-    memory = Remembered(3 * (80 + ENTRY))
-    for key in "abc":
-        memory.put((key,), np.zeros(10))
-    assert memory.get(("a",)) is not None
-    memory.put(("d",), np.zeros(10))
-    assert [memory.get((k,)) is not None for k in "abcd"] == [True, False, True, True]
-    memory.put(("d",), np.zeros(10))
-    assert len(memory) == 3
 
 
 class Counting:

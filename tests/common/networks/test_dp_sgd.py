@@ -122,6 +122,23 @@ def test_one_patient_who_gives_no_number_takes_nobodys_share_away() -> None:
     assert norm(less) > 0.1
 
 
+@pytest.mark.parametrize("name", ["mlp", "compact3d", "efficientnet_b3", "autoencoder", "segmentation"])
+def test_opacus_validator_has_nothing_against_a_network_that_is_trained(name: str) -> None:
+    from opacus.validators import ModuleValidator
+
+    network, _, _ = trained_on(name)
+    assert ModuleValidator.validate(network, strict=False) == []
+
+
+def test_what_opacus_validator_refuses_is_refused() -> None:
+    from opacus.validators import ModuleValidator
+
+    network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    assert ModuleValidator.validate(network, strict=False)
+    with pytest.raises(RefusedError, match="P08"):
+        learn(network, {}, None, cross_entropy, Schedule(1, 8, 0.1), Private(1.0, 1.0, sampled(1, 0.5)), device=CPU)
+
+
 @pytest.mark.filterwarnings("ignore:Full backward hook")
 @pytest.mark.parametrize(
     "name", ["mlp", "compact3d", pytest.param("efficientnet_b3", marks=pytest.mark.slow), "autoencoder", "segmentation"]

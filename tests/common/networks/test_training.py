@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from common.errors import RefusedError, UsageError
-from common.networks.training import Schedule, Table, Trained, cross_entropy, learn, train
+from common.networks.training import Schedule, Table, Trained, cross_entropy, learn, optimiser, train
 from common.types import Arrays, digest
 
 CPU = torch.device("cpu")
@@ -81,6 +81,31 @@ def test_steps_follow_their_formulas(optimiser: Any) -> None:
             w = w - 0.1 * 0.05 * decays * w
             w = w - 0.1 * (m / (1 - 0.9**t)) / (np.sqrt(s / (1 - 0.999**t)) + 1e-8)
     np.testing.assert_allclose(np.concatenate([got["weight"][0], got["bias"]]), w, rtol=2e-5)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_steps_are_those_of_torch_optim_to_the_last_bit(kind: Any, decay: float) -> None:
+    ours, theirs = (nn.Sequential(nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 2)) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    step = optimiser(ours, Schedule(1, 8, learning_rate=0.02, weight_decay=decay, optimiser=kind))
+    reference: torch.optim.Optimizer
+    if kind == "sgd":
+        reference = torch.optim.SGD(theirs.parameters(), lr=0.02, momentum=0.9, weight_decay=decay)
+    else:
+        matrices = [p for p in theirs.parameters() if p.ndim > 1]
+        others = [p for p in theirs.parameters() if p.ndim == 1]
+        groups = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+        reference = torch.optim.AdamW(groups, lr=0.02, foreach=True)
+    draws = torch.Generator().manual_seed(1)
+    for _ in range(50):
+        gradients = [torch.randn(p.shape, generator=draws) for p in ours.parameters()]
+        for p, gradient in zip(theirs.parameters(), gradients, strict=True):
+            p.grad = gradient * 0.125
+        step(gradients, 0.125)
+        reference.step()
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(p, q)
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])

@@ -12,9 +12,9 @@ from flwr.app import Message
 
 from client.station.answer_store import Answers
 from client.station.durable_state import Memory
-from client.station.state_cache import Held
 from common.data.cohort import Fold
 from common.federated.learner import MEMORY, load
+from common.runtime.cache import Cache, arrays_bytes
 from common.types import Arrays, digest
 from common.wire import compression
 from common.wire.flower_records import HELLO, content, packet
@@ -155,7 +155,7 @@ def test_a_coordinator_that_goes_on_from_its_states_ends_in_the_same_bits(how: s
 
 
 def test_a_station_keeps_no_more_than_it_has_room_for() -> None:
-    held = Held(limit=100)
+    held: Cache[str, Arrays] = Cache(100, arrays_bytes)
     for k in range(5):
         held[str(k)] = {"a": np.zeros(5)}  # 40 bytes
     assert sorted(held) == ["3", "4"]
