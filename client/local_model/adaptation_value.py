@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from client.local_model.adaptation import How, adapted, enough
 from client.local_model.model_folder import Model
-from common.data.cohort import ESTIMABLE, UNKNOWN, Cohort, Fold
+from common.data.cohort import UNKNOWN, Cohort, Fold
 from common.data.schema import Floats
 from common.federated.learner import Head, Stacked, load
 from common.federated.local_baseline import trainable
 from common.learners.evaluation import scorable
 from common.metrics.calibration import calibration_sums, logit, solve_calibration
-from common.metrics.delong import against, aucs, concordance, difference, limits
+from common.metrics.delong import aucs, concordance, difference, limits
+from common.metrics.estimability import judged
 from common.metrics.score_histogram import score_histogram, youden
 from common.types import Probs, State
 
@@ -91,21 +92,21 @@ def _row(head: Head, scores: Mapping[str, Probs], cohort: Cohort) -> dict[str, A
     seen = np.all([~np.isnan(p).any(axis=1) for p in scores.values()], axis=0)
     labels, names = cohort.labels[seen], list(scores)
     counts = np.bincount(labels, minlength=len(cohort.schema.label.classes))
-    judged = [k for k in against(len(counts)) if min(counts[k], len(labels) - counts[k]) >= ESTIMABLE]
+    classes = judged(counts)
     row: dict[str, Any] = {
         "head": head.name,
         "n": len(labels),
         "counts": dict(zip(cohort.schema.label.classes, map(int, counts), strict=True)),
-        "estimable": bool(judged),
+        "estimable": bool(classes),
         "models": {},
         "differences": [],
     }
-    if not judged:
+    if not classes:
         row["models"] = {n: {"auc": None, "low": None, "high": None, "slope": None, "intercept": None} for n in names}
         return row
     probs = np.stack([scores[n][seen] for n in names], axis=1)
-    values, covariance = aucs(concordance(probs, labels), judged, len(counts))
-    smaller = min(min(counts[k], len(labels) - counts[k]) for k in judged)
+    values, covariance = aucs(concordance(probs, labels), classes, len(counts))
+    smaller = min(min(counts[k], len(labels) - counts[k]) for k in classes)
     for i, name in enumerate(names):
         told = limits(float(values[i]), float(covariance[i, i]), float(smaller))
         slope, intercept = _calibration(probs[:, i], labels)

@@ -43,6 +43,11 @@ def edges(bins: int = BINS) -> Floats:
     return out
 
 
+def middles(bins: int = BINS) -> Floats:
+    """(bins,): the probability in the middle of each bin, by the angle that the bins are uniform in."""
+    return np.asarray(np.sin(np.pi / 2 * (np.arange(bins) + 0.5) / bins) ** 2)
+
+
 def score_histogram(scores: Floats, positive: NDArray[np.bool_], bins: int = BINS) -> NDArray[np.int64]:
     """(n,) probabilities and truths -> (bins, 2) counts: column 0 negatives, column 1 positives. P02 for a score outside [0, 1]."""
     scores, positive = np.asarray(scores, np.float64), np.asarray(positive, np.bool_)
@@ -137,10 +142,13 @@ def precision_recall(histogram: Array) -> Curve | None:
     return Curve(above[:, 1] / above[-1, 1], above[:, 1] / above.sum(1), cuts[called])
 
 
-def average_precision(histogram: Array) -> float | None:
-    """Sum over thresholds of (rise of recall) * precision, without interpolation. None without positives."""
-    curve = precision_recall(histogram)
-    return None if curve is None else float((np.diff(curve.x, prepend=0.0) * curve.y).sum())
+def average_precision(histogram: Array) -> Floats:
+    """(..., bins, 2) -> (...): sum over thresholds of (rise of recall) * precision, without interpolation. NaN without positives."""
+    falling = np.asarray(histogram, np.float64)[..., ::-1, :]
+    above = falling.cumsum(-2)
+    precision = above[..., 1] / np.maximum(above.sum(-1), 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray((falling[..., 1] * precision).sum(-1) / above[..., -1, 1])
 
 
 @dataclass(frozen=True)

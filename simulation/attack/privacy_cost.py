@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from common.data.cohort import UNKNOWN, Cohort, Fold
+from common.data.cohort import Cohort, Fold
 from common.data.schema import Floats, Schema
 from common.federated.accounting import accountable, calibrate
 from common.federated.learner import Federated, Head, Hyper, TableHead, local_plan
@@ -29,16 +29,8 @@ from server.ledger.ledger import NAME
 from server.ledger.ledger import read as read_ledger
 from server.rounds.noisy_scores import fits, told
 from simulation.attack.membership import Target
-from simulation.evaluation.bootstrap import (
-    Interval,
-    Predictions,
-    bootstrap_weights,
-    estimable,
-    evaluate,
-    interval,
-)
-from simulation.evaluation.metric_rows import Row
-from simulation.evaluation.predictions import Comparison, Scores
+from simulation.evaluation.predictions import Scores
+from simulation.evaluation.sums import Row, Sums
 
 MADE_FOR_NOISE = "private_logistic"
 """Always beside the run's own heads, where there is a table: these were built to be exact."""
@@ -62,13 +54,12 @@ def utility(
     study: Study,
     schema: Schema,
     outcome: Outcome,
-    comparison: Comparison,
+    sums: Sums,
     cohorts: Sequence[Cohort],
     federate: Callable[[Run], Outcome],
     *,
     epsilons: Sequence[float],
     delta: float,
-    repeats: int,
     tell: Tell,
 ) -> Utility:
     """`federate` drives a run of the same sites to its end."""
@@ -81,20 +72,18 @@ def utility(
         tell(f"{head.name} at epsilon {most:g}", n, len(heads) * len(epsilons))
         needed = fits(head, run, study)
         noise = calibrate(needed, schema, most, delta) if math.isfinite(most) else 0.0
-        if noise or (head.name, "federated", "within_site") not in comparison.scores:
+        scores = sums.scores(head.name, "federated", "within_site")
+        done, lines = outcome, list[dict[str, Any]]()
+        if noise or not scores:
             done = federate(_run(run, head, most, noise))
-            auc, n_cases, events = _auc(head, done.states, run, comparison, cohorts, repeats)
-            lines = read_ledger(done.folder / NAME)
-        else:
-            auc, n_cases, events = _judged(comparison, comparison.scores[head.name, "federated", "within_site"][0], run.seed, repeats)
-            done, lines = outcome, []
+            scores, lines = [_scored(head, done.states, run, cohorts)], read_ledger(done.folder / NAME)
+        auc = sums.of(scores).row()
         costs = _spent(lines, needed, schema, noise, delta) if noise else {c.site: None for c in cohorts}
         seen = told(done.states, head.name, run.seed) if noise else None
         most_or_none = most if math.isfinite(most) else None
         models.append(Target(cast(Head, head), most_or_none, done.states))
         points.append(
-            {"model": head.name, "epsilon": most_or_none, "delta": delta, "noise": noise, "metric": "auc", "value": auc.value}
-            | {"low": auc.low, "high": auc.high, "n": n_cases, "events": events, "estimable": auc.low is not None}
+            {"model": head.name, "epsilon": most_or_none, "delta": delta, "noise": noise, "metric": "auc", "value": auc.pop("auc"), **auc}
             | {"told": seen._asdict() if seen else None}
         )
         spent += [
@@ -138,28 +127,13 @@ def _run(run: Run, head: Federated, most: float, noise: float) -> Run:
     )
 
 
-def _auc(
-    head: Federated, states: States, run: Run, comparison: Comparison, cohorts: Sequence[Cohort], repeats: int
-) -> tuple[Interval, int, int]:
+def _scored(head: Federated, states: States, run: Run, cohorts: Sequence[Cohort]) -> Scores:
     """Each part by the model that left it out."""
     folds = [Fold(parts=(p,)) for p in range(run.parts)]
     flat = {f"{k}\t{n}": a for k, s in states.items() for n, a in s.items()}
     scored = [within_site(cast(Head, head), flat, c, folds, c.parts(run.seed, run.parts)) for c in cohorts]
     probs, seen = (np.concatenate([s[i] for s in scored]) for i in (0, 1))
-    return _judged(comparison, Scores(probs, np.full(len(probs), 0.5), seen.astype(np.bool_)), run.seed, repeats)
-
-
-def _judged(comparison: Comparison, scores: Scores, seed: int, repeats: int) -> tuple[Interval, int, int]:
-    """The headline's AUC with its interval (patients resampled, models and their noise fixed), cases and events."""
-    known = comparison.labels != UNKNOWN
-    mask = known & scores.seen
-    labels = comparison.labels[mask]
-    if not mask.any() or not estimable(labels):
-        return Interval(None, None, None), len(labels), int((labels > 0).sum())
-    weights = bootstrap_weights(comparison.labels[known], comparison.sites[known], repeats, seed)[:, mask[known]]
-    p = Predictions(scores.probs[mask], labels, comparison.sites[mask], scores.thresholds[mask])
-    value, drawn = evaluate(p, weights, ("auc",))["auc"]
-    return interval(value, drawn), len(labels), int((labels > 0).sum())
+    return Scores(probs, np.full(len(probs), 0.5), seen.astype(np.bool_))
 
 
 def _spent(

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from common.data.cohort import UNKNOWN, Cohort, Fold
 from common.data.schema import Floats
+from common.errors import DataError
 from common.federated.learner import Federated, Head, TableHead
 from common.federated.local_baseline import local_folds, trainable
 from common.learners.evaluation import groups, leave_one_site_out, mean_log_loss, of_fold, out_of_fold, scorable, within_site
 from common.learners.preprocessing import LEARNER as PREPARE
-from common.metrics.score_histogram import score_histogram, youden
+from common.metrics.score_histogram import checked, score_histogram, youden
 from common.types import Probs, State
 from common.wire.state_transfer import States
 from server.config.jobs import Job
@@ -35,7 +36,19 @@ class Scores:
 
     probs: Probs
     thresholds: Floats
+    """(n,): of two classes the second is called when p >= this, which other patients' out-of-fold predictions have set."""
     seen: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        n = len(self.probs)
+        object.__setattr__(self, "probs", checked(self.probs, np.full(n, UNKNOWN)))
+        if not n == len(self.thresholds) == len(self.seen):
+            counts = f"{n} predictions, {len(self.thresholds)} thresholds, {len(self.seen)} marks of who was scored"
+            raise DataError("D05", f"predictions that do not belong together: {counts}; pass one of each a patient")
+        missing = np.isnan(self.thresholds[self.seen]).sum()
+        if missing and self.probs.shape[1] == 2:
+            told = f"{missing} of {n} patients have no threshold (NaN)"
+            raise DataError("D05", f"{told}; they would all be called negative, so give each the one of its training folds")
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,14 @@ class Comparison:
     """Head -> sites whose local model could be trained."""
     chosen: Mapping[tuple[str, str], Mapping[str, int]] = field(default_factory=dict)
     """(arm, evaluation) -> head -> how many predictions of `clinical` are that head's."""
+
+    def __post_init__(self) -> None:
+        for scores in (s for variants in self.scores.values() for s in variants):
+            checked(scores.probs, self.labels)
+
+    @property
+    def classes(self) -> int:
+        return next(int(s.probs.shape[1]) for variants in self.scores.values() for s in variants)
 
 
 def compare(

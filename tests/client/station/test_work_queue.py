@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from flwr.app import Message
-from tests.server.rounds.test_driver import RUN, Local, bits, driven, node, registered, tasks
 
 from client.station import time_forecast
 from common.data.cohort import Cohort, Fold
@@ -23,6 +22,7 @@ from common.wire.messages import Request
 from common.wire.state_transfer import States, pack_states
 from server.rounds.driver import Exchange, Progress, add, drive
 from tests.courier import MemoryGrid, Node
+from tests.server.rounds.test_driver import RUN, Local, bits, driven, node, registered, tasks
 from tests.synthetic import schema, sites
 
 

@@ -115,7 +115,7 @@ def test_one_class_gives_none_and_never_a_number():
     assert score_histogram.roc(h) is None
     assert score_histogram.youden(h) is None
     assert score_histogram.at_threshold(h, 0.5).specificity is None
-    assert score_histogram.average_precision(h[:, ::-1]) is None
+    assert np.isnan(score_histogram.average_precision(h[:, ::-1]))
     assert score_histogram.decision_curve(np.zeros((1000, 2))) is None
 
 
