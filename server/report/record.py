@@ -126,9 +126,6 @@ def _not_run(done: Finished, imaged: bool) -> list[str]:
         out.append(f"{', '.join(lost)}: not run, {why}")
     elif not any("image" in h.modality for h in asked):
         out.append("image models and fusion: not run, not asked for")
-    pictured = [h.name for h in done.heads if "image" in h.modality]
-    if pictured and done.groups and "leave_one_site_out" in run.evaluations and not run.full:
-        out.append(f"{', '.join(pictured)}: leave_one_site_out not run, --full asks for it")
     out += [f"{evaluation}: not run, not asked for" for evaluation in EVALUATIONS if evaluation not in run.evaluations]
     if "leave_one_site_out" in run.evaluations and not done.groups:
         out.append(f"leave_one_site_out: not run, it needs two sites or more, and one with {ESTIMABLE} cases of each of two classes")

@@ -55,7 +55,7 @@ def record(
             {**_patients(setting, sums, sites), **_keys(setting, outcome, sums, sites), **asked},
             label_source=setting.reading.cohort.flow.label_source,
             imaged=bool(setting.reading.cohort.imaged.any()),
-            not_run=not_noised(unbounded, setting.args.epsilon) + not_audited(rows, setting.args.audit),
+            not_run=not_left_out(done) + not_noised(unbounded, setting.args.epsilon) + not_audited(rows, setting.args.audit),
             alarms=alarms(setting) + terminal.too_small(setting) + spoken(sums, setting) + broken(rows["canary"]),
             limit=limit,
             limit_of=limit_of,
@@ -117,6 +117,14 @@ def _probe(comparison: Comparison, sites: Sequence[Cohort], seed: int) -> dict[s
     known = comparison.labels != UNKNOWN
     probe = site_probe(np.concatenate([c.design for c in sites])[known], comparison.sites[known], seed)
     return None if probe is None else probe._asdict()
+
+
+def not_left_out(done: Finished) -> list[str]:
+    """Networks, whose training on each group's left-out sites takes long."""
+    pictured = [h.name for h in done.heads if "image" in h.modality]
+    if pictured and done.groups and "leave_one_site_out" in done.run.evaluations and not done.run.full:
+        return [f"{', '.join(pictured)}: leave_one_site_out not run, --full asks for it"]
+    return []
 
 
 def not_noised(unbounded: Sequence[str], asked: str) -> list[str]:
