@@ -24,6 +24,7 @@ from client.table import mapping_file, mapping_keys
 from common.data.schema import Number, Schema
 from common.errors import CODES
 from common.federated import learner as learners
+from common.metrics.definitions import METRICS
 from common.study import load as studies
 from deploy import federation
 from deploy.__main__ import parser as deploy_parser
@@ -31,7 +32,6 @@ from docs import rooms
 from server.__main__ import parser as server_parser
 from server.config import run_config
 from simulation.__main__ import parser as simulation_parser
-from simulation.evaluation.bootstrap import DEFINITIONS
 
 HERE = Path(__file__).parent
 PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
@@ -237,7 +237,7 @@ def of_commands() -> str:
 
 
 def of_metrics() -> str:
-    return table(("metric", "definition"), ((code(k), v) for k, v in DEFINITIONS.items()))
+    return table(("metric", "definition"), ((code(m.name), m.definition) for m in METRICS))
 
 
 def _about(learner: Any) -> str:

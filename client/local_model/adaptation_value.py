@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from client.local_model.adaptation import FineTuning, adapted, enough
 from client.local_model.model_folder import Model
-from common.data.cohort import ESTIMABLE, UNKNOWN, Cohort, Fold
+from common.data.cohort import UNKNOWN, Cohort, Fold
 from common.data.schema import Floats
 from common.federated.learner import Head, Stacked, load
 from common.federated.local_baseline import trainable
 from common.learners.evaluation import scorable
 from common.metrics.calibration import calibration_sums, logit, solve_calibration
-from common.metrics.delong import against, aucs, concordance, difference, limits
+from common.metrics.delong import aucs, concordance, difference, limits
+from common.metrics.estimability import judged
 from common.metrics.score_histogram import score_histogram, youden
 from common.types import Probs, State
 
@@ -91,7 +92,7 @@ def _row(head: Head, scores: Mapping[str, Probs], cohort: Cohort) -> dict[str, A
     scored = np.all([~np.isnan(p).any(axis=1) for p in scores.values()], axis=0)
     labels, names = cohort.labels[scored], list(scores)
     counts = np.bincount(labels, minlength=len(cohort.schema.label.classes))
-    classes = [k for k in against(len(counts)) if min(counts[k], len(labels) - counts[k]) >= ESTIMABLE]
+    classes = judged(counts)
     row: dict[str, Any] = {
         "head": head.name,
         "n": len(labels),

@@ -19,46 +19,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.data.cohort import UNKNOWN, Cohort, Fold
-from common.data.schema import Floats, Schema
+from common.data.schema import Schema
 from common.federated.learner import Contribution, Head, Plan, Step, TableHead, load
 from common.federated.local_baseline import local_folds, trainable
 from common.learners.evaluation import (
+    Predicted,
+    chosen,
     configured,
     groups,
     leave_one_site_out,
-    mean_log_loss,
     of_fold,
     out_of_fold,
     scorable,
+    threshold_and_loss,
     within_site,
 )
 from common.metrics import subgroups
+from common.metrics.definitions import calls
 from common.metrics.delong import concordance, pooled_moments
 from common.metrics.score_histogram import (
     Tally,
     brier_terms,
     log_loss_terms,
-    score_histogram,
     youden,
 )
-from common.types import Array, Arrays, Probs, State
+from common.types import Array, Arrays, State
 
 WITHIN, LEFT_OUT, FINAL = "within", "left_out", "final"
 CLINICAL = "clinical"
 """The table's head that the study names, else for each training set the one with the lower out-of-fold log loss."""
 Model = tuple[str, str, str]
 """Evaluation, arm (`federated` or `local`), head."""
-
-
-@dataclass(frozen=True)
-class _Scores:
-    """One model on a site's patients; `seen` marks those that have a prediction."""
-
-    probs: Probs
-    thresholds: Floats
-    seen: NDArray[np.bool_]
-    loss: Floats
-    """Of the training rows of each patient's model, out of fold: what a choice between heads looks at."""
 
 
 @dataclass(frozen=True)
@@ -126,64 +117,52 @@ class Comparison:
     def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
         return None  # a patient enters as many pairs as a site has cases of the other class
 
-    def _subgroups(self, scores: _Scores, preprocessing: Arrays, cohort: Cohort) -> Arrays:
+    def _subgroups(self, scores: Predicted, preprocessing: Arrays, cohort: Cohort) -> Arrays:
         known, at = scores.seen & (cohort.labels != UNKNOWN), subgroups.cuts(cohort.schema, preprocessing)
         return subgroups.sums(cohort.schema, at, cohort.values[known], scores.probs[known], cohort.labels[known], _shuffled(cohort, known))
 
-    def _federated(self, heads: Sequence[Head], state: State, cohort: Cohort, plan: Plan) -> dict[Model, _Scores]:
+    def _federated(self, heads: Sequence[Head], state: State, cohort: Cohort, plan: Plan) -> dict[Model, Predicted]:
         parts, left_out = cohort.parts(plan.seed, plan.parts), groups(plan.reads)
         at = next((i for i, f in enumerate(left_out) if cohort.site in f.sites), None)
         told = of_fold(state, Fold())["evaluation"]
-        out: dict[Model, _Scores] = {}
+        out: dict[Model, Predicted] = {}
         for head in heads:
-            cuts, losses = _set(told, head.name, WITHIN)
-            out[WITHIN, "federated", head.name] = _Scores(
-                *_both(within_site(head, state, cohort, plan.reads, parts), cuts[parts]), losses[parts]
-            )
-            cuts, losses = _set(told, head.name, LEFT_OUT)
-            cut, loss = (cuts[at], losses[at]) if at is not None else (0.5, np.inf)
-            out[LEFT_OUT, "federated", head.name] = _Scores(
-                *_both(leave_one_site_out(head, state, cohort, plan.reads), np.full(len(cohort), cut)), np.full(len(cohort), loss)
-            )
+            scored = within_site(head, state, cohort, plan.reads, parts)
+            out[WITHIN, "federated", head.name] = Predicted.by_part(scored, _set(told, head.name, WITHIN), parts)
+            set_on = (0.5, np.inf) if at is None else _set(told, head.name, LEFT_OUT)[at]
+            scored = leave_one_site_out(head, state, cohort, plan.reads)
+            out[LEFT_OUT, "federated", head.name] = Predicted.alike(scored, *set_on)
             out[FINAL, "federated", head.name] = _final(head, state, cohort, told)
         for evaluation in (WITHIN, LEFT_OUT, FINAL):
             out |= self._chosen(heads, evaluation, "federated", out)
         return out
 
-    def _local(self, heads: Sequence[Head], cohort: Cohort, plan: Plan) -> dict[Model, _Scores]:
+    def _local(self, heads: Sequence[Head], cohort: Cohort, plan: Plan) -> dict[Model, Predicted]:
         """What the site trains alone, judged on its own patients: the table's heads. Nobody is scored where it cannot."""
         tables = [h for h in heads if isinstance(h, TableHead)]
         prepare = load("preprocessing", json.loads(self.learners).get("preprocessing", {}))
         parts, folds = cohort.parts(plan.seed, plan.parts), local_folds(plan.parts)
-        out: dict[Model, _Scores] = {}
+        out: dict[Model, Predicted] = {}
         for head in tables:
             state: State = {}
             if "table" in cohort.modalities and trainable(head, cohort, plan.seed, plan.parts):
                 for fold in folds:
                     alone = head.alone([cohort], fold, plan.seed, plan.parts, prepare)
                     state |= {f"{fold.key}\t{n}": arrays for n, arrays in alone.items()}
-            cuts, losses = np.full(plan.parts, 0.5), np.full(plan.parts, np.inf)
+            set_on = [(0.5, np.inf)] * plan.parts
             for p in range(plan.parts) if state else ():
                 probs, seen = out_of_fold(head, state, cohort, Fold(parts=(p,)), folds, parts)
-                best = youden(_binary(probs, seen, cohort.labels))
-                cuts[p], losses[p] = best.threshold if best else 0.5, mean_log_loss(probs, cohort.labels, seen)
-            out[WITHIN, "local", head.name] = _Scores(*_both(within_site(head, state, cohort, folds, parts), cuts[parts]), losses[parts])
+                set_on[p] = threshold_and_loss(probs, seen, cohort.labels)
+            out[WITHIN, "local", head.name] = Predicted.by_part(within_site(head, state, cohort, folds, parts), set_on, parts)
         return out | self._chosen(heads, WITHIN, "local", out)
 
-    def _chosen(self, heads: Sequence[Head], evaluation: str, arm: str, scored: Mapping[Model, _Scores]) -> dict[Model, _Scores]:
+    def _chosen(self, heads: Sequence[Head], evaluation: str, arm: str, scored: Mapping[Model, Predicted]) -> dict[Model, Predicted]:
         """The clinical model, patient by patient; none where the run has no head on the table."""
         names = [h.name for h in heads if isinstance(h, TableHead)]
         if not names:
             return {}
-        those = [scored[evaluation, arm, n] for n in names]
-        loss = np.stack([s.loss for s in those])
-        best = np.full(loss.shape[1], names.index(self.clinical)) if self.clinical in names else loss.argmin(axis=0)
-        rows = np.arange(len(best))
-        seen = those[0].seen if len(those) == 1 else np.stack([s.seen for s in those])[best, rows]
-        chosen = _Scores(
-            np.stack([s.probs for s in those])[best, rows], np.stack([s.thresholds for s in those])[best, rows], seen, loss[best, rows]
-        )
-        return {(evaluation, arm, CLINICAL): chosen}
+        clinical, _ = chosen(names, [scored[evaluation, arm, n] for n in names], self.clinical)
+        return {(evaluation, arm, CLINICAL): clinical}
 
 
 def _shuffled(cohort: Cohort, known: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -204,19 +183,14 @@ def paired(names: Sequence[str], heads: Sequence[Head]) -> list[tuple[str, tuple
     return out
 
 
-def _both(scored: tuple[Probs, NDArray[np.bool_]], thresholds: Floats) -> tuple[Probs, Floats, NDArray[np.bool_]]:
-    return scored[0], thresholds, scored[1]
-
-
-def _set(told: Arrays, head: str, evaluation: str) -> tuple[Floats, Floats]:
-    """(parts or groups,) thresholds and log losses, from everybody's training rows out of fold."""
+def _set(told: Arrays, head: str, evaluation: str) -> list[tuple[float, float]]:
+    """Of each part or group the threshold and the log loss, from everybody's training rows out of fold."""
     best = [youden(h) for h in told[f"{head}/thresholds/{evaluation}"]]
-    losses = told[f"{head}/log_loss/{evaluation}"]
-    mean = np.divide(losses[:, 0], losses[:, 1], out=np.full(len(losses), np.inf), where=losses[:, 1] > 0)
-    return np.array([b.threshold if b else 0.5 for b in best]), mean
+    losses = [total / n if n else np.inf for total, n in told[f"{head}/log_loss/{evaluation}"].tolist()]
+    return [(b.threshold if b else 0.5, loss) for b, loss in zip(best, losses, strict=True)]
 
 
-def _final(head: Head, state: State, cohort: Cohort, told: Arrays) -> _Scores:
+def _final(head: Head, state: State, cohort: Cohort, told: Arrays) -> Predicted:
     """The model that leaves the federation, on patients of whom it has seen most: how it does there is no estimate of how it will do."""
     n, classes = len(cohort), len(cohort.schema.label.classes)
     probs, seen = np.full((n, classes), 1 / classes), np.zeros(n, np.bool_)
@@ -227,16 +201,15 @@ def _final(head: Head, state: State, cohort: Cohort, told: Arrays) -> _Scores:
             probs[seen] = head.predict(own, cohort.where(seen))
     best = youden(told[f"{head.name}/{WITHIN}/histogram"][1])
     scored, loss = float(told[f"{head.name}/{WITHIN}/n"]), float(told[f"{head.name}/{WITHIN}/log_loss"])
-    return _Scores(probs, np.full(n, best.threshold if best else 0.5), seen, np.full(n, loss / scored if scored else np.inf))
+    return Predicted.alike((probs, seen), best.threshold if best else 0.5, loss / scored if scored else np.inf)
 
 
-def _apart(scores: _Scores, labels: NDArray[np.int64], sites: int, slot: int) -> Arrays:
+def _apart(scores: Predicted, labels: NDArray[np.int64], sites: int, slot: int) -> Arrays:
     """A site's own sums, in its slot."""
     known = scores.seen & (labels != UNKNOWN)
     probs, truth = scores.probs[known], labels[known]
     classes = probs.shape[1]
-    ordered = concordance(probs[:, None, :], truth)
-    called = probs.argmax(1) if classes > 2 else (probs[:, 1] >= scores.thresholds[known]).astype(np.int64)
+    ordered, called = concordance(probs[:, None, :], truth), calls(probs, scores.thresholds[known])
     terms = np.stack([brier_terms(probs, np.eye(classes)[truth]), log_loss_terms(probs, np.eye(classes)[truth])], 1)
     losses = np.stack([np.stack([terms[truth == c].sum(0), (terms[truth == c] ** 2).sum(0)], 1) for c in range(classes)])
     mine: Arrays = {
@@ -256,16 +229,11 @@ def _in(value: Array, sites: int, slot: int) -> Array:
     return out
 
 
-def _histogram(scores: _Scores, labels: NDArray[np.int64]) -> Array:
+def _histogram(scores: Predicted, labels: NDArray[np.int64]) -> Array:
     return Tally.of(scores.probs, np.where(scores.seen, labels, UNKNOWN)).histogram.astype(np.float64)
 
 
-def _binary(probs: Probs, seen: NDArray[np.bool_], labels: NDArray[np.int64]) -> Array:
-    keep = seen & (labels != UNKNOWN)
-    return score_histogram(probs[keep, 1], labels[keep] == 1)
-
-
-def _together(a: _Scores, b: _Scores, labels: NDArray[np.int64]) -> Arrays:
+def _together(a: Predicted, b: Predicted, labels: NDArray[np.int64]) -> Arrays:
     """Two models on the patients that both score."""
     known = a.seen & b.seen & (labels != UNKNOWN)
     ordered = concordance(np.stack([a.probs[known], b.probs[known]], 1), labels[known])

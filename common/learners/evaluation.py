@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.data.cohort import UNKNOWN, Cohort, Fold
-from common.data.schema import Schema
+from common.data.schema import Floats, Schema
 from common.federated.learner import Contribution, Head, Plan, Stacked, Step, lacks, load
-from common.metrics.score_histogram import BINS, Tally, log_loss_terms, pair_counts
+from common.metrics.score_histogram import BINS, Tally, log_loss_terms, pair_counts, score_histogram, youden
 from common.types import Arrays, Probs, State
 
 
@@ -165,6 +165,45 @@ def _tally(prefix: str, probs: Probs, labels: NDArray[np.int64]) -> Arrays:
     tally = Tally.of(probs, labels)
     arrays = {f"{prefix}/{k}": np.asarray(v, np.float64) for k, v in tally.arrays().items()}
     return {**arrays, f"{prefix}/pairs": pair_counts(tally.histogram)}
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """One model on a site's patients; `seen` marks those that have a prediction."""
+
+    probs: Probs
+    thresholds: Floats
+    seen: NDArray[np.bool_]
+    loss: Floats
+    """Of the training rows of each patient's model, out of fold: what a choice between heads looks at."""
+
+    @classmethod
+    def by_part(cls, scored: Scored, set_on: Sequence[tuple[float, float]], parts: NDArray[np.int64]) -> Predicted:
+        """`set_on`: threshold and log loss of each part's training rows."""
+        thresholds, losses = np.array(set_on).T
+        return cls(scored[0], thresholds[parts], scored[1], losses[parts])
+
+    @classmethod
+    def alike(cls, scored: Scored, threshold: float, loss: float) -> Predicted:
+        """All by one model."""
+        n = len(scored[0])
+        return cls(scored[0], np.full(n, threshold), scored[1], np.full(n, loss))
+
+
+def threshold_and_loss(probs: Probs, seen: NDArray[np.bool_], labels: NDArray[np.int64]) -> tuple[float, float]:
+    """Youden's threshold and the log loss of out-of-fold predictions of training rows; 0.5 and infinity without any of both classes."""
+    keep = seen & (labels != UNKNOWN)
+    best = youden(score_histogram(probs[keep, 1], labels[keep] == 1))
+    return 0.5 if best is None else best.threshold, mean_log_loss(probs, labels, seen)
+
+
+def chosen(names: Sequence[str], heads: Sequence[Predicted], declared: str | None) -> tuple[Predicted, NDArray[np.int64]]:
+    """The study's declared head, else, patient by patient, the one with the lower log loss on that patient's training rows; and which."""
+    loss = np.stack([h.loss for h in heads])
+    best = np.full(loss.shape[1], names.index(declared)) if declared in names else loss.argmin(axis=0)
+    at = best, np.arange(len(best))
+    probs, thresholds, seen = (np.stack([getattr(h, k) for h in heads])[at] for k in ("probs", "thresholds", "seen"))
+    return Predicted(probs, thresholds, seen, loss[at]), best
 
 
 def mean_log_loss(probs: Probs, labels: NDArray[np.int64], seen: NDArray[np.bool_]) -> float:

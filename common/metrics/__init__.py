@@ -1,1 +1,1 @@
-"""Metrics from sums: score histograms, DeLong, meta-analysis, calibration, Kaplan-Meier, subgroups."""
+"""Metrics from sums: definitions, estimability, resampling, score histograms, DeLong, meta-analysis, calibration, survival, subgroups."""

@@ -5,13 +5,11 @@ precision, ROC, sensitivity, decision curve follow from the sum. Scores that fal
 within `auc_bound` of the AUC of the raw scores, exactly. The bins are uniform in asin(sqrt(p)), the angle that gives a proportion
 a constant variance (Fisher 1922): of 1000 bins the first ends at 2.5e-6, those at p = 0.05 are 0.0007 and those at 0.5 are 0.0016
 wide, so rare events and saturated models keep their order where a grid uniform in p would tie them.
-
-Where every site's histogram is known, pairs of patients are counted within sites: the headline, free of differences between sites.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import NamedTuple
@@ -41,6 +39,11 @@ def edges(bins: int = BINS) -> Floats:
     out = np.concatenate([half, (1 - half[::-1])[1 if bins % 2 == 0 else 0 :]])
     out.flags.writeable = False
     return out
+
+
+def middles(bins: int = BINS) -> Floats:
+    """(bins,): the probability in the middle of each bin, by the angle that the bins are uniform in."""
+    return np.asarray(np.sin(np.pi / 2 * (np.arange(bins) + 0.5) / bins) ** 2)
 
 
 def score_histogram(scores: Floats, positive: NDArray[np.bool_], bins: int = BINS) -> NDArray[np.int64]:
@@ -84,24 +87,6 @@ def auc_bound(histogram: Array) -> float | None:
     return _ratio(tied / 2, pairs)
 
 
-class SitePairs(NamedTuple):
-    """`within`: concordant pairs within sites / pairs within sites, the headline. `pooled`: AUC of all scores together."""
-
-    within: float | None
-    within_bound: float | None
-    pooled: float | None
-    pooled_bound: float | None
-    pairs: int
-    """Pairs within sites."""
-
-
-def site_pairs(histograms: Array) -> SitePairs:
-    """From one histogram a site, (sites, bins, 2). A site with one class has no pair and so no say in `within`."""
-    concordant, pairs, tied = pair_counts(histograms).sum(0)
-    pooled = np.asarray(histograms).sum(0)
-    return SitePairs(_ratio(concordant, pairs), _ratio(tied / 2, pairs), auc(pooled), auc_bound(pooled), int(pairs))
-
-
 # ---- thresholds ----------------------------------------------------------------------------------------------------------
 
 
@@ -137,10 +122,13 @@ def precision_recall(histogram: Array) -> Curve | None:
     return Curve(above[:, 1] / above[-1, 1], above[:, 1] / above.sum(1), cuts[called])
 
 
-def average_precision(histogram: Array) -> float | None:
-    """Sum over thresholds of (rise of recall) * precision, without interpolation. None without positives."""
-    curve = precision_recall(histogram)
-    return None if curve is None else float((np.diff(curve.x, prepend=0.0) * curve.y).sum())
+def average_precision(histogram: Array) -> Floats:
+    """(..., bins, 2) -> (...): sum over thresholds of (rise of recall) * precision, without interpolation. NaN without positives."""
+    falling = np.asarray(histogram, np.float64)[..., ::-1, :]
+    above = falling.cumsum(-2)
+    precision = above[..., 1] / np.maximum(above.sum(-1), 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray((falling[..., 1] * precision).sum(-1) / above[..., -1, 1])
 
 
 @dataclass(frozen=True)
@@ -161,23 +149,6 @@ class Operating:
     def specificity(self) -> float | None:
         return _ratio(self.tn, self.tn + self.fp)
 
-    @property
-    def precision(self) -> float | None:
-        return _ratio(self.tp, self.tp + self.fp)
-
-    @property
-    def f1(self) -> float | None:
-        return _ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
-
-    @property
-    def accuracy(self) -> float | None:
-        return _ratio(self.tp + self.tn, self.tp + self.fp + self.tn + self.fn)
-
-
-def at_threshold(histogram: Array, threshold: float) -> Operating:
-    """Counts at the bin edge nearest to `threshold`; `.threshold` is that edge, for which the counts are exact."""
-    return _operating(histogram, int(np.abs(edges(len(histogram))[:-1] - threshold).argmin()))
-
 
 def youden(histogram: Array) -> Operating | None:
     """The edge with the largest sensitivity + specificity - 1 (Youden 1950); of equals the lowest, the most sensitive. None: one class."""
@@ -185,11 +156,8 @@ def youden(histogram: Array) -> Operating | None:
     if not above[0].all():
         return None
     # tp / P - fp / N over a common denominator: whole numbers, so that equals are equal
-    return _operating(histogram, int((above[:, 1] * above[0, 0] - above[:, 0] * above[0, 1]).argmax()))
-
-
-def _operating(histogram: Array, k: int) -> Operating:
-    (fp, tp), (negatives, positives) = _at_or_above(histogram)[k], np.asarray(histogram).sum(0)
+    k = int((above[:, 1] * above[0, 0] - above[:, 0] * above[0, 1]).argmax())
+    (fp, tp), (negatives, positives) = above[k], above[0]
     return Operating(float(edges(len(histogram))[k]), int(tp), int(fp), int(negatives - fp), int(positives - tp))
 
 
@@ -280,29 +248,12 @@ class Tally:
         return np.asarray(self.confusion.sum(1))
 
     @property
-    def accuracy(self) -> float | None:
-        return _ratio(float(np.trace(self.confusion)), float(self.n))
-
-    @property
-    def no_information_rate(self) -> float | None:
-        """The accuracy of naming the largest class for everybody."""
-        return _ratio(float(self.class_counts.max()), float(self.n))
-
-    @property
     def mean_brier(self) -> float | None:
         return _ratio(float(self.brier), float(self.n))
 
     @property
     def mean_log_loss(self) -> float | None:
         return _ratio(float(self.log_loss), float(self.n))
-
-
-def total(tallies: Sequence[Tally]) -> Tally:
-    """The sum, in the given order."""
-    out = tallies[0]
-    for t in tallies[1:]:
-        out = out + t
-    return out
 
 
 def checked(probs: Probs, labels: NDArray[np.int64]) -> Probs:

@@ -3,42 +3,29 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from common.data.cohort import Fold
+from common.data.schema import Floats
 from common.errors import RunError
-from common.federated.learner import Federated
-from common.learners.comparison import FINAL
-from common.study.study import Study
 from common.types import Arrays
-from common.wire.state_transfer import States
 from server.config.run_config import Run
 from server.export import model_folder
 from server.ledger import state_store
-from server.ledger.ledger import NAME, Ledger, read
+from server.ledger.ledger import NAME, read
+from server.report import record as assembled
 from server.report import write
 from server.report.checklists import statements
-from server.report.content import federated_sums, model_metrics, subgroup_rows
+from server.report.content import comparison_sums, federated_sums, model_metrics, subgroup_rows
+from server.report.content.model_metrics import Model
+from server.report.record import Evaluation, Finished, Setting
 from server.rounds.resume import WITHHELD, restore
-from server.rounds.round_metrics import evaluated
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Deployed:
-    """A run that is done: its report, and what the model's files are made of."""
-
-    report: Row
-    study: Study
-    task: str
-    states: States
-    heads: list[Federated]
-    run: Run
+LABELS = "each site's own table, by its mapping"
 
 
 def publish(folder: Path, stated: str = "") -> Row:
@@ -52,18 +39,11 @@ def publish(folder: Path, stated: str = "") -> Row:
     if stated:
         statements.read(stated)
         state_store.write(folder / statements.NAME, Path(stated).read_bytes())
-    done = record(folder)
+    done, report = record(folder)
     final = done.states[Fold().key]
-    report = done.report | {
-        "model_files": model_folder.write(folder / "model", done.run, done.study, done.task, final, done.heads, done.report)
-    }
-    files = write.write(folder, report)
-    ledger = Ledger(folder / NAME)
-    try:
-        if not any(line["kind"] == "report" and line.get("files") == files for line in ledger.lines):
-            ledger.append("report", time=time.time(), file="report.json", sha256=files["report.json"], files=files)
-    finally:
-        ledger.close()
+    files = model_folder.write(folder / "model", done.run, done.study, done.task, final, done.heads, report)
+    report = report | {"model_files": files}
+    write.publish(folder, report)
     return report
 
 
@@ -75,8 +55,8 @@ def _setting(folder: Path) -> object:
         return None
 
 
-def record(folder: Path) -> Deployed:
-    """RunError S01 where the run is not closed."""
+def record(folder: Path) -> tuple[Finished, Row]:
+    """The run, and its report but for `model_files`. RunError S01 where the run is not closed."""
     lines = read(folder / NAME)
     closed = next((line for line in lines if line["kind"] == "close"), None)
     if closed is None:
@@ -91,58 +71,46 @@ def record(folder: Path) -> Deployed:
     # a run that holds a part out has no model of everybody: the one that it has is the one that leaves
     states = {Fold().key: states[run.folds(())[0].key], **states}
     heads = [h for h in run.heads(study) if h.name in begun["heads"]]
-    arrays, sites = states[Fold().key].get("comparison", {}), begun["sites"]
-    found = {
-        "results": model_metrics.results(arrays, sites, run.seed),
-        "differences": model_metrics.differences(arrays),
-        "final_model": model_metrics.final(arrays, sites, run.seed),
-    }
     last = max(i for i, line in enumerate(lines) if line["kind"] in ("exchange", "close", "resume", "guard"))
-    report = {
+    done = Finished(run, study, task, folder, states, heads, begun["groups"], closed["state_hash"], lines[last]["hash"])
+    arrays: Arrays = states[Fold().key].get("comparison", {})
+    models = comparison_sums.models(arrays, begun["sites"], run.seed)
+    evaluation = Evaluation(models, comparison_sums.paired(arrays), models, comparison_sums.REPEATS, comparison_sums.INTERVAL)
+    alarm = study.tasks[task].alarm
+    return done, assembled.record(
+        done,
+        evaluation,
+        Setting(
+            _keys(done, models, arrays, lines, closed),
+            label_source=LABELS,
+            imaged=_imaged(begun),
+            not_run=_not_run(run, begun, arrays, models),
+            alarms=_absent(lines),
+            limit=lambda _: alarm,
+            limit_of="the plausible limit of this study",
+        ),
+    )
+
+
+def _keys(done: Finished, models: Sequence[Model], arrays: Arrays, lines: Sequence[Mapping[str, Any]], closed: Mapping[str, Any]) -> Row:
+    """What is known between hospitals alone: accounts as far as sites tell them, and scores with noise."""
+    begun, kept, final = lines[0], done.folder / statements.NAME, done.states[Fold().key]
+    headline = next((m for m in models if (m.evaluation, m.arm, m.name) == ("within_site", "federated", "clinical")), None)
+    counts = _counts(models)
+    return {
         "setting": "deployment",
-        **federated_sums.asked(study, task, run.seed, "each site's own table, by its mapping"),
         "flow": _flow(begun),
-        "sites": _sites(begun, arrays),
-        "totals": _totals(arrays),
+        "sites": _sites(begun, counts),
+        "totals": None if counts is None else {"labelled": int(counts.sum()), "events": int(counts[:, 1:].sum())},
         "partition": "natural",
-        "small_sites": None,
-        "groups": begun["groups"],
-        **_trainable(arrays, sites),
-        **federated_sums.trace(folder, closed["state_hash"], lines[last]["hash"]),
-        "bootstraps": model_metrics.REPEATS,
-        "interval": model_metrics.INTERVAL,
-        **found,
-        "utility": [],
-        "privacy": [],
-        "audit": [],
-        "canary": [],
+        **_trainable(models, begun["sites"]),
         "noisy_scores": [{"model": name, **auc} for name, auc in closed.get("scores", {}).items()],
-        "between_sites": [row for name in ("clinical", "fusion") for row in model_metrics.between_sites(arrays, sites, name)],
-        "chosen": [],
-        "subgroups": subgroup_rows.in_subgroups(arrays, study.schema_at(task), states[Fold().key].get("preprocessing", {})),
-        "pairs": model_metrics.pairs(arrays, sites, "clinical"),
-        "images": _images(begun, states, found["differences"]),
-        "curves": model_metrics.curves(arrays),
-        "importance": federated_sums.importance(states, heads, study.schema_at(task).features),
-        "federated_tallies": evaluated(states, [h.name for h in heads]),
-        "survival": federated_sums.survival(states, study, task),
-        "site_probe": None,
-        "unknown_labels": None,
-        "permuted_labels": None,
-        "not_run": _not_run(run, study, begun, heads, arrays),
-        "statements": statements.read(str(kept) if (kept := folder / statements.NAME).is_file() else ""),
-        "configuration": asdict(run),
+        "subgroups": subgroup_rows.in_subgroups(arrays, models, done.study.schema_at(done.task), final.get("preprocessing", {})),
+        "pairs": model_metrics.pairs(headline.sites, headline.sums.of_sites) if headline and headline.sites else [],
+        "images": {"sites": [], "roi_source": []} if _imaged(begun) else None,
+        "statements": statements.read(str(kept) if kept.is_file() else ""),
         "seconds": round(closed["time"] - begun["time"], 1),
     }
-    alarm = study.tasks[task].alarm
-    report["alarms"] = [
-        *(f"guard L03 was overridden for feature '{f}'" for f in report["overrides"]["L03"]),
-        *federated_sums.implausible(report["results"], lambda _: alarm, "the plausible limit of this study"),
-        *federated_sums.undefended(run, study),
-        *federated_sums.unconverged(states),
-        *_absent(lines),
-    ]
-    return Deployed(report, study, task, states, heads, run)
 
 
 def _flow(begun: Mapping[str, Any]) -> Row | None:
@@ -154,7 +122,7 @@ def _flow(begun: Mapping[str, Any]) -> Row | None:
     every = [sum(row[k] for row in known) for k in range(3)] if len(known) == len(told) else None
     return {
         **_account(every),
-        "label_source": "each site's own table, by its mapping",
+        "label_source": LABELS,
         "notes": [f"{len(told) - len(known)} of {len(told)} sites keep their account to themselves"] if len(known) < len(told) else [],
         "sites": [{"name": s, **_account(row)} for s, row in told.items()],
     }
@@ -174,10 +142,9 @@ def _account(told: Sequence[int] | None) -> Row:
     return {"read": read, "excluded": excluded, "kept": read - left_out, "unknown_label": unknown}
 
 
-def _sites(begun: Mapping[str, Any], arrays: Arrays) -> list[Row]:
+def _sites(begun: Mapping[str, Any], counts: Floats | None) -> list[Row]:
     """Labelled cases as each site told them, events by the comparison; None where it keeps a number to itself, or masks hide it."""
     names, accounts = begun["sites"], _accounts(begun)
-    counts = _counts(arrays)
     apart = counts is not None and len(counts) == len(names) and not begun["config"]["secure"]
     out = []
     for i, name in enumerate(names):
@@ -194,45 +161,27 @@ def _sites(begun: Mapping[str, Any], arrays: Arrays) -> list[Row]:
     return out
 
 
-def _counts(arrays: Arrays) -> Any:
-    """(sites, classes): of the model that scored most patients; None without a comparison."""
-    found = [m.arrays["counts"] for m in model_metrics.models(arrays) if m.evaluation == FINAL]
+def _counts(models: Sequence[Model]) -> Floats | None:
+    """(sites, classes), or (1, classes) over all: of the final model that scored most patients; None without a comparison."""
+    found = [m.sums.of_sites for m in models if m.evaluation == model_metrics.FINAL]
     return max(found, key=lambda c: float(c.sum()), default=None)
 
 
-def _totals(arrays: Arrays) -> Row | None:
-    """Over all sites, which masks do not hide."""
-    counts = _counts(arrays)
-    return None if counts is None else {"labelled": int(counts.sum()), "events": int(counts[:, 1:].sum())}
-
-
-def _trainable(arrays: Arrays, sites: Sequence[str]) -> Row:
-    local = [m for m in model_metrics.models(arrays) if m.arm == "local" and len(m.arrays["counts"]) == len(sites)]
-    by_head = {m.name: [s for s, c in zip(sites, m.arrays["counts"], strict=True) if c.any()] for m in local if m.name != "clinical"}
+def _trainable(models: Sequence[Model], sites: Sequence[str]) -> Row:
+    local = [(m.name, m.sums.of_sites) for m in models if m.arm == "local" and m.name != "clinical"]
+    by_head = {name: [s for s, c in zip(sites, counts, strict=True) if c.any()] for name, counts in local if len(counts) == len(sites)}
     return {"trainable_sites": [s for s in sites if any(s in mine for mine in by_head.values())], "trainable": by_head}
 
 
-def _images(begun: Mapping[str, Any], states: States, differences: Sequence[Row]) -> Row | None:
-    """What is known of the images without seeing one; None where no site holds any."""
-    if not any("image" in m for m in begun["modalities"].values()):
-        return None
-    return {
-        "sites": [],
-        "roi_source": [],
-        "adds": federated_sums.adds(differences),
-        "fusion": federated_sums.fusion_weights(states),
-        "explanation": federated_sums.energy(states),
-    }
+def _imaged(begun: Mapping[str, Any]) -> bool:
+    return any("image" in m for m in begun["modalities"].values())
 
 
-def _not_run(run: Run, study: Study, begun: Mapping[str, Any], heads: Sequence[Federated], arrays: Arrays) -> list[str]:
-    """What a reader might look for and will not find."""
+def _not_run(run: Run, begun: Mapping[str, Any], arrays: Arrays, models: Sequence[Model]) -> list[str]:
+    """What a simulation's reader would find, and none between hospitals."""
     out = ["pooled models: not run, they need all rows in one place, which only a simulation has"]
     if not any(_accounts(begun).values()):
         out.append("who was read and left out: kept by each site, in its own log")
-    lost = [h.name for h in run.heads(study) if h not in heads]
-    if lost:
-        out.append(f"{', '.join(lost)}: not run, no site holds images of enough labelled patients of each of two classes")
     if not arrays:
         why = "with noise every look at the models costs privacy" if run.noise else "the run's configuration leaves it out"
         out.append(f"comparison of the models on the sites' patients: not run, {why}")
@@ -241,14 +190,8 @@ def _not_run(run: Run, study: Study, begun: Mapping[str, Any], heads: Sequence[F
     apart = [name for name in arrays if name.startswith("subgroups/") and name.endswith("/counts") and arrays[name].any()]
     if arrays and not apart and "within_site" in run.evaluations:
         out.append("subgroups: not told, no site holds 10 patients of each class in any")
-    local = {m.name for m in model_metrics.models(arrays) if m.arm == "local"}
-    if arrays and not local:
+    if arrays and not any(m.arm == "local" for m in models):
         out.append("local models: not run, no site has enough cases of two classes in each training set")
-    for evaluation in model_metrics.EVALUATIONS.values():
-        if evaluation not in run.evaluations:
-            out.append(f"{evaluation}: not run, not asked for")
-    if "leave_one_site_out" in run.evaluations and not begun["groups"]:
-        out.append("leave_one_site_out: not run, it needs two sites or more, and one with enough cases of each of two classes")
     return out
 
 

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from server.ledger import state_store
+from server.ledger.ledger import NAME, Ledger
 from server.report.page import page
+
+
+def publish(folder: Path, report: Mapping[str, Any]) -> None:
+    """Write all faces; the ledger's last line has what they are."""
+    files = write(folder, report)
+    ledger = Ledger(folder / NAME)
+    try:
+        if not any(line["kind"] == "report" and line.get("files") == files for line in ledger.lines):
+            ledger.append("report", time=time.time(), file="report.json", sha256=files["report.json"], files=files)
+    finally:
+        ledger.close()
 
 
 def write(folder: Path, report: Mapping[str, Any]) -> dict[str, str]:

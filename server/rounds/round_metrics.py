@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from common.data.cohort import ESTIMABLE, Fold
+from common.data.cohort import Fold
 from common.federated.learner import Contribution
 from common.metrics import score_histogram
+from common.metrics.estimability import judged
 from common.wire.state_transfer import States
 
 Values = dict[str, float]
@@ -99,17 +100,15 @@ def evaluated(states: States, heads: Sequence[str]) -> list[dict[str, Any]]:
             total = score_histogram.Tally.from_arrays(mine)
             if not float(total.n):
                 continue
-            counts = total.class_counts
-            judged = [k for k in range(len(counts)) if min(counts[k], total.n - counts[k]) >= ESTIMABLE]
-            judged = judged[1:] if len(counts) == 2 else judged
+            classes = judged(total.class_counts)
             out.append(
                 {
                     "model": head,
                     "evaluation": evaluation,
                     "n": int(total.n),
-                    "auc": _known([pairs[k, 0] / pairs[k, 1] if pairs[k, 1] else None for k in judged]),
-                    "auc_pooled": _known([score_histogram.auc(total.histogram[k]) for k in judged]),
-                    "bound": _known([score_histogram.auc_bound(total.histogram[k]) for k in judged]),
+                    "auc": _known([pairs[k, 0] / pairs[k, 1] if pairs[k, 1] else None for k in classes]),
+                    "auc_pooled": _known([score_histogram.auc(total.histogram[k]) for k in classes]),
+                    "bound": _known([score_histogram.auc_bound(total.histogram[k]) for k in classes]),
                     "brier": total.mean_brier,
                     "log_loss": total.mean_log_loss,
                 }

@@ -27,9 +27,9 @@ from common.data.cohort import UNKNOWN, Cohort, Fold
 from common.data.schema import Floats
 from common.federated.learner import Head
 from common.learners.evaluation import scorable
+from common.metrics.resampling import bootstrap_weights, percentiles
 from common.metrics.score_histogram import log_loss_terms
 from common.wire.state_transfer import States
-from simulation.evaluation.bootstrap import bootstrap_weights, interval
 
 MAX_FPR = 0.01
 LEAST_NONMEMBERS = 100
@@ -125,7 +125,7 @@ def judged(trial: Trial, weights: NDArray[np.float32]) -> Row:
     whole = np.concatenate([np.ones((1, weights.shape[1])), weights])
     blocks = np.array_split(whole, 1 + whole.size * len(trial.scores) // _CELLS)
     aucs, rates = (np.concatenate([measure(trial, b) for b in blocks]) for measure in (_auc, _rate))
-    auc, tpr = (interval(float(drawn[0]), drawn[1:]) for drawn in (aucs, rates))
+    auc, tpr = (percentiles(drawn) for drawn in (aucs, rates))
     figures = {"auc": auc.value, "low": auc.low, "high": auc.high, "tpr": tpr.value, "tpr_low": tpr.low, "tpr_high": tpr.high}
     return {**figures, **counts, "estimable": True}
 

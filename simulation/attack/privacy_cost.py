@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from common.data.cohort import UNKNOWN, Cohort, Fold
+from common.data.cohort import Cohort, Fold
 from common.data.schema import Floats, Schema
 from common.federated.accounting import accountable, calibrate
 from common.federated.learner import Federated, Head, Hyper, TableHead, local_plan
@@ -29,16 +29,8 @@ from server.ledger.ledger import NAME
 from server.ledger.ledger import read as read_ledger
 from server.rounds.noisy_scores import fits, told
 from simulation.attack.membership import Target
-from simulation.evaluation.bootstrap import (
-    Interval,
-    Predictions,
-    bootstrap_weights,
-    estimable,
-    evaluate,
-    interval,
-)
-from simulation.evaluation.metric_rows import Row
-from simulation.evaluation.predictions import Comparison, Scores
+from simulation.evaluation.predictions import Scores
+from simulation.evaluation.sums import Row, Sums
 
 MADE_FOR_NOISE = "private_logistic"
 """Always beside the run's own heads, where there is a table: these were built to be exact."""
@@ -65,17 +57,16 @@ class Trained:
     study: Study
     schema: Schema
     outcome: Outcome
-    comparison: Comparison
+    sums: Sums
     cohorts: Sequence[Cohort]
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """The epsilons that are tried, all at one `delta`; `repeats`: bootstrap replicates of each interval."""
+    """The epsilons that are tried, all at one `delta`."""
 
     epsilons: Sequence[float]
     delta: float
-    repeats: int
 
 
 def utility(trained: Trained, sweep: Sweep, federate: Callable[[Run], Outcome], tell: Tell) -> Utility:
@@ -91,28 +82,24 @@ def utility(trained: Trained, sweep: Sweep, federate: Callable[[Run], Outcome], 
 
 def _point(cost: Utility, head: Federated, most: float, trained: Trained, sweep: Sweep, federate: Callable[[Run], Outcome]) -> None:
     """Train one head at one epsilon, judge it, and add its rows to `cost`."""
-    run, comparison = trained.run, trained.comparison
+    run = trained.run
     needed = fits(head, run, trained.study)
     noise = calibrate(needed, trained.schema, most, sweep.delta) if math.isfinite(most) else 0.0
-    if noise or (head.name, "federated", "within_site") not in comparison.scores:
-        outcome = federate(_run(run, head, most, noise))
-        auc, n_cases, events = _auc(head, outcome.states, trained, sweep.repeats)
-        lines = read_ledger(outcome.folder / NAME)
-    else:
-        outcome, lines = trained.outcome, []
-        scores = comparison.scores[head.name, "federated", "within_site"][0]
-        auc, n_cases, events = _judged(comparison, scores, run.seed, sweep.repeats)
+    scores = trained.sums.scores(head.name, "federated", "within_site")
+    outcome = trained.outcome
     spent: dict[str, float | None] = {c.site: None for c in trained.cohorts}
+    if noise or not scores:
+        outcome = federate(_run(run, head, most, noise))
+        scores = [_scored(head, outcome.states, run, trained.cohorts)]
     if noise:
-        spent = _spent(lines, needed, trained.schema, noise, sweep.delta)
+        spent = _spent(read_ledger(outcome.folder / NAME), needed, trained.schema, noise, sweep.delta)
+    auc = trained.sums.of(scores).row()
     told_scores = told(outcome.states, head.name, run.seed) if noise else None
     most_or_none = most if math.isfinite(most) else None
     cost.models.append(Target(cast(Head, head), most_or_none, outcome.states))
-    cost.points.append(
-        {"model": head.name, "epsilon": most_or_none, "delta": sweep.delta, "noise": noise, "metric": "auc", "value": auc.value}
-        | {"low": auc.low, "high": auc.high, "n": n_cases, "events": events, "estimable": auc.low is not None}
-        | {"told": told_scores._asdict() if told_scores else None}
-    )
+    point = {"model": head.name, "epsilon": most_or_none, "delta": sweep.delta, "noise": noise, "metric": "auc"}
+    told_row = {"told": told_scores._asdict() if told_scores else None}
+    cost.points.append({**point, "value": auc.pop("auc"), **auc, **told_row})
     for site, epsilon_spent in spent.items():
         row = {"site": site, "learner": head.name, "epsilon": epsilon_spent, "delta": sweep.delta}
         cost.spent.append({**row, "accountant": "rdp", "allowed": most_or_none})
@@ -152,27 +139,13 @@ def _run(run: Run, head: Federated, most: float, noise: float) -> Run:
     )
 
 
-def _auc(head: Federated, states: States, trained: Trained, repeats: int) -> tuple[Interval, int, int]:
+def _scored(head: Federated, states: States, run: Run, cohorts: Sequence[Cohort]) -> Scores:
     """Each part by the model that left it out."""
-    run, comparison = trained.run, trained.comparison
     folds = [Fold(parts=(p,)) for p in range(run.parts)]
     flat = {f"{fold}\t{learner}": arrays for fold, state in states.items() for learner, arrays in state.items()}
-    scored = [within_site(cast(Head, head), flat, c, folds, c.parts(run.seed, run.parts)) for c in trained.cohorts]
+    scored = [within_site(cast(Head, head), flat, c, folds, c.parts(run.seed, run.parts)) for c in cohorts]
     probs, seen = (np.concatenate([s[i] for s in scored]) for i in (0, 1))
-    return _judged(comparison, Scores(probs, np.full(len(probs), 0.5), seen.astype(np.bool_)), run.seed, repeats)
-
-
-def _judged(comparison: Comparison, scores: Scores, seed: int, repeats: int) -> tuple[Interval, int, int]:
-    """The headline's AUC with its interval (patients resampled, models and their noise fixed), cases and events."""
-    known = comparison.labels != UNKNOWN
-    mask = known & scores.seen
-    labels = comparison.labels[mask]
-    if not mask.any() or not estimable(labels):
-        return Interval(None, None, None), len(labels), int((labels > 0).sum())
-    weights = bootstrap_weights(comparison.labels[known], comparison.sites[known], repeats, seed)[:, mask[known]]
-    p = Predictions(scores.probs[mask], labels, comparison.sites[mask], scores.thresholds[mask])
-    value, drawn = evaluate(p, weights, ("auc",))["auc"]
-    return interval(value, drawn), len(labels), int((labels > 0).sum())
+    return Scores(probs, np.full(len(probs), 0.5), seen.astype(np.bool_))
 
 
 def _spent(

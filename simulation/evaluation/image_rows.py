@@ -13,27 +13,18 @@ from common.federated.learner import Federated
 from common.learners.evaluation import of_fold
 from common.types import State
 from server.app import Outcome
-from server.report.content import federated_sums
-from simulation.evaluation import metric_rows
-from simulation.evaluation.predictions import Comparison
+from simulation.evaluation.sums import Sums
 
 Row = dict[str, Any]
 
 
-def images(
-    outcome: Outcome, comparison: Comparison, sites: Sequence[Cohort], differences: Sequence[Row], *, seed: int, parts: int, repeats: int
-) -> Row | None:
-    """The report's `images`; None where no site holds any."""
+def images(outcome: Outcome, sums: Sums, sites: Sequence[Cohort], parts: int) -> Row | None:
+    """The part of the report's `images` that only a simulation knows; None where no site holds any."""
     if not any(c.imaged.any() for c in sites):
         return None
     image = next((h for h in outcome.heads if h.name == "image"), None)
-    return {
-        "sites": [_site(c) for c in sites],
-        "roi_source": [] if image is None else _by_source(image, outcome, comparison, sites, seed=seed, parts=parts, repeats=repeats),
-        "adds": federated_sums.adds(differences),
-        "fusion": federated_sums.fusion_weights(outcome.states),
-        "explanation": federated_sums.energy(outcome.states),
-    }
+    by_source = [] if image is None else _by_source(image, outcome, sums, sites, parts)
+    return {"sites": [_site(c) for c in sites], "roi_source": by_source}
 
 
 def _site(cohort: Cohort) -> Row:
@@ -56,15 +47,13 @@ def _site(cohort: Cohort) -> Row:
     }
 
 
-def _by_source(
-    image: Federated, outcome: Outcome, comparison: Comparison, sites: Sequence[Cohort], *, seed: int, parts: int, repeats: int
-) -> list[Row]:
+def _by_source(image: Federated, outcome: Outcome, sums: Sums, sites: Sequence[Cohort], parts: int) -> list[Row]:
     """The within-site AUC of image and fusion apart for each kind of region, by the region that the scoring model worked on."""
     flat: State = {f"{k}\t{n}": a for k, s in outcome.states.items() for n, a in s.items()}
     pieces = []
     for c in sites:
         source = np.full(len(c), "", dtype=object)
-        mine = c.parts(seed, parts)
+        mine = c.parts(sums.seed, parts)
         for p in range(parts):
             state = of_fold(flat, Fold(parts=(p,)))
             mask = c.imaged & (mine == p)
@@ -74,7 +63,8 @@ def _by_source(
     source = np.concatenate(pieces)
     rows = []
     for model in ("image", "fusion"):
-        for kind in ROI_SOURCES:
-            row = metric_rows.apart(comparison, model, source == kind, repeats=repeats, seed=seed)
-            rows += [] if row is None else [{"roi_source": kind, **row}]
+        scores = sums.scores(model, "federated", "within_site")
+        for kind in ROI_SOURCES if scores else ():
+            row = sums.of(scores, source == kind).row()
+            rows += [{"roi_source": kind, "model": model, **row}] if row["n"] else []
     return rows

@@ -16,11 +16,22 @@ from numpy.typing import NDArray
 
 from common.data.cohort import UNKNOWN, Cohort, Fold
 from common.data.schema import Floats
+from common.errors import DataError
 from common.federated.learner import Federated, Head, TableHead
 from common.federated.local_baseline import local_folds, trainable
-from common.learners.evaluation import groups, leave_one_site_out, mean_log_loss, of_fold, out_of_fold, scorable, within_site
+from common.learners.evaluation import (
+    Predicted,
+    chosen,
+    groups,
+    leave_one_site_out,
+    of_fold,
+    out_of_fold,
+    scorable,
+    threshold_and_loss,
+    within_site,
+)
 from common.learners.preprocessing import LEARNER as PREPARE
-from common.metrics.score_histogram import score_histogram, youden
+from common.metrics.score_histogram import checked
 from common.types import Probs, State
 from common.wire.state_transfer import States
 from server.config.jobs import Job
@@ -35,7 +46,19 @@ class Scores:
 
     probs: Probs
     thresholds: Floats
+    """(n,): of two classes the second is called when p >= this, which other patients' out-of-fold predictions have set."""
     seen: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        n = len(self.probs)
+        object.__setattr__(self, "probs", checked(self.probs, np.full(n, UNKNOWN)))
+        if not n == len(self.thresholds) == len(self.seen):
+            counts = f"{n} predictions, {len(self.thresholds)} thresholds, {len(self.seen)} marks of who was scored"
+            raise DataError("D05", f"predictions that do not belong together: {counts}; pass one of each a patient")
+        missing = np.isnan(self.thresholds[self.seen]).sum()
+        if missing and self.probs.shape[1] == 2:
+            told = f"{missing} of {n} patients have no threshold (NaN)"
+            raise DataError("D05", f"{told}; they would all be called negative, so give each the one of its training folds")
 
 
 @dataclass(frozen=True)
@@ -51,6 +74,14 @@ class Comparison:
     """Head -> sites whose local model could be trained."""
     chosen: Mapping[tuple[str, str], Mapping[str, int]] = field(default_factory=dict)
     """(arm, evaluation) -> head -> how many predictions of `clinical` are that head's."""
+
+    def __post_init__(self) -> None:
+        for scores in (s for variants in self.scores.values() for s in variants):
+            checked(scores.probs, self.labels)
+
+    @property
+    def classes(self) -> int:
+        return next(int(s.probs.shape[1]) for variants in self.scores.values() for s in variants)
 
 
 def compare(
@@ -79,7 +110,7 @@ def compare(
     trained = baselines.train(tasks, prepare, seed, parts, tell)
     federated, together = _flat(states), _flat(trained[""])
     local = {site: _flat(trained[site]) for site in trained if site}
-    scored: dict[tuple[str, str, str], list[dict[str, _Site]]] = {}
+    scored: dict[tuple[str, str, str], list[dict[str, Predicted]]] = {}
     for n, head in enumerate(heads):
         tell("scoring", n, len(heads))
         for arm, state in (("federated", federated), ("pooled", together)):
@@ -92,12 +123,12 @@ def compare(
         scored[head.name, "local", "within_site"] = [mine]
         scored[head.name, "local", "leave_one_site_out"] = [_foreign(head, local[a.site], a, cohorts, own, seed, parts) for a in here]
     tables = [h.name for h in heads if isinstance(h, TableHead)]
-    chosen: dict[tuple[str, str], dict[str, int]] = {}
+    counts: dict[tuple[str, str], dict[str, int]] = {}
     for arm in ARMS if tables else ():
         for evaluation in ("within_site", "leave_one_site_out"):
             variants = [scored[n, arm, evaluation] for n in tables]
             scored["clinical", arm, evaluation] = [
-                _choose(tables, list(v), clinical, chosen.setdefault((arm, evaluation), {})) for v in zip(*variants, strict=True)
+                _choose(tables, list(v), clinical, counts.setdefault((arm, evaluation), {})) for v in zip(*variants, strict=True)
             ]
     return Comparison(
         labels=np.concatenate([c.labels for c in cohorts]),
@@ -106,30 +137,13 @@ def compare(
         ids=tuple(i for c in cohorts for i in c.ids),
         scores={key: [_join(v, cohorts) for v in variants] for key, variants in scored.items()},
         trainable={h.name: tuple(c.site for c in able[h.name]) for h in heads},
-        chosen=chosen,
+        chosen=counts,
     )
-
-
-@dataclass(frozen=True)
-class _Site:
-    """One site's predictions, with the out-of-fold log loss on training rows that a choice between heads needs, by patient."""
-
-    probs: Probs
-    thresholds: Floats
-    seen: NDArray[np.bool_]
-    loss: Floats
 
 
 def _flat(states: Mapping[str, State]) -> State:
     """Fold key -> State, as one State whose names carry the fold (what an evaluation reads)."""
     return {f"{key}\t{name}": arrays for key, state in states.items() for name, arrays in state.items()}
-
-
-def _threshold(probs: Probs, labels: NDArray[np.int64], seen: NDArray[np.bool_]) -> float:
-    """Youden's threshold on out-of-fold predictions of training rows, from the same histogram a coordinator would add up."""
-    keep = seen & (labels != UNKNOWN)
-    best = youden(score_histogram(probs[keep, 1], labels[keep] == 1))
-    return 0.5 if best is None else best.threshold
 
 
 def _pooled_out_of_fold(
@@ -138,7 +152,7 @@ def _pooled_out_of_fold(
     """(threshold, log loss) from the out-of-fold predictions on the training rows of `outer`, over all sites."""
     pieces = [(*out_of_fold(head, state, c, outer, folds, c.parts(seed, parts)), c.labels) for c in cohorts]
     probs, seen, labels = (np.concatenate([p[i] for p in pieces]) for i in range(3))
-    return _threshold(probs, labels, seen), mean_log_loss(probs, labels, seen)
+    return threshold_and_loss(probs, seen, labels)
 
 
 def _set(head: Head, state: State, cohorts: Sequence[Cohort], folds: Sequence[Fold], seed: int, parts: int) -> list[tuple[float, float]]:
@@ -148,64 +162,48 @@ def _set(head: Head, state: State, cohorts: Sequence[Cohort], folds: Sequence[Fo
 
 def _within(
     head: Head, state: State, cohort: Cohort, folds: Sequence[Fold], by_part: Sequence[tuple[float, float]], seed: int, parts: int
-) -> _Site:
-    mine = cohort.parts(seed, parts)
-    probs, seen = within_site(head, state, cohort, folds, mine)
-    return _Site(probs, np.array([t for t, _ in by_part])[mine], seen, np.array([loss for _, loss in by_part])[mine])
+) -> Predicted:
+    own = cohort.parts(seed, parts)
+    return Predicted.by_part(within_site(head, state, cohort, folds, own), by_part, own)
 
 
-def _left_out(head: Head, state: State, cohorts: Sequence[Cohort], folds: Sequence[Fold], seed: int, parts: int) -> dict[str, _Site]:
+def _left_out(head: Head, state: State, cohorts: Sequence[Cohort], folds: Sequence[Fold], seed: int, parts: int) -> dict[str, Predicted]:
     """Each site by the model that left it out; none where nothing was left out."""
     out = {}
     for group in groups(folds):
         threshold, loss = _pooled_out_of_fold(head, state, cohorts, group, folds, seed, parts)
         for c in cohorts:
             if c.site in group.sites:
-                probs, seen = leave_one_site_out(head, state, c, [group])
-                out[c.site] = _Site(probs, np.full(len(c), threshold), seen, np.full(len(c), loss))
+                out[c.site] = Predicted.alike(leave_one_site_out(head, state, c, [group]), threshold, loss)
     return out
 
 
 def _foreign(
     head: Head, state: State, home: Cohort, cohorts: Sequence[Cohort], own: Sequence[Fold], seed: int, parts: int
-) -> dict[str, _Site]:
+) -> dict[str, Predicted]:
     """A site's own full model on everybody else's patients, at the threshold that its own out-of-fold predictions set."""
     threshold, loss = _pooled_out_of_fold(head, state, [home], Fold(), own, seed, parts)
     whole = of_fold(state, Fold())
-    return {
-        c.site: _Site(head.predict(whole, c), np.full(len(c), threshold), scorable(head, c), np.full(len(c), loss))
-        for c in cohorts
-        if c.site != home.site
-    }
+    return {c.site: Predicted.alike((head.predict(whole, c), scorable(head, c)), threshold, loss) for c in cohorts if c.site != home.site}
 
 
-def _choose(names: Sequence[str], variants: Sequence[dict[str, _Site]], declared: str | None, count: dict[str, int]) -> dict[str, _Site]:
-    """The study's declared head, else, patient by patient, the one with the lower log loss on that patient's training rows."""
+def _choose(
+    names: Sequence[str], variants: Sequence[Mapping[str, Predicted]], declared: str | None, count: dict[str, int]
+) -> dict[str, Predicted]:
+    """The clinical model at each site; `count` gains how many predictions are which head's."""
     out = {}
     for site in variants[0]:
-        loss = np.stack([v[site].loss for v in variants])
-        best = np.full(loss.shape[1], names.index(declared)) if declared in names else loss.argmin(axis=0)
-        rows = np.arange(len(best))
-        out[site] = _Site(
-            np.stack([v[site].probs for v in variants])[best, rows],
-            np.stack([v[site].thresholds for v in variants])[best, rows],
-            variants[0][site].seen,
-            loss[best, rows],
-        )
-        for k, n in enumerate(np.bincount(best[variants[0][site].seen], minlength=len(names))):
+        out[site], best = chosen(names, [v[site] for v in variants], declared)
+        for k, n in enumerate(np.bincount(best[out[site].seen], minlength=len(names))):
             count[names[k]] = count.get(names[k], 0) + int(n)
     return out
 
 
-def _join(sites: Mapping[str, _Site], cohorts: Sequence[Cohort]) -> Scores:
+def _join(sites: Mapping[str, Predicted], cohorts: Sequence[Cohort]) -> Scores:
     classes = len(cohorts[0].schema.label.classes)
-
-    def piece(c: Cohort) -> _Site:
-        return sites.get(c.site) or _Site(
-            np.full((len(c), classes), 1 / classes), np.full(len(c), 0.5), np.zeros(len(c), np.bool_), np.empty(0)
-        )
-
-    pieces = [piece(c) for c in cohorts]
-    return Scores(
-        np.concatenate([p.probs for p in pieces]), np.concatenate([p.thresholds for p in pieces]), np.concatenate([p.seen for p in pieces])
-    )
+    pieces = []
+    for c in cohorts:
+        nobody = np.full((len(c), classes), 1 / classes), np.zeros(len(c), np.bool_)
+        pieces.append(sites.get(c.site) or Predicted.alike(nobody, 0.5, np.inf))
+    probs, thresholds, seen = (np.concatenate([getattr(p, k) for p in pieces]) for k in ("probs", "thresholds", "seen"))
+    return Scores(probs, thresholds, seen)

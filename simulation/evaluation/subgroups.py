@@ -9,49 +9,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.data.cohort import UNKNOWN, Cohort
+from common.data.cohort import Cohort
 from common.data.schema import Number
 from common.metrics.subgroups import LEADS, LEAST, Marks, groups
-from simulation.evaluation.bootstrap import (
-    Interval,
-    Predictions,
-    bootstrap_weights,
-    estimable,
-    evaluate,
-    interval,
-)
 from simulation.evaluation.predictions import Comparison
+from simulation.evaluation.sums import Sums
 
 Row = dict[str, Any]
 Parts = Mapping[str, Marks]
 
 
-def subgroups(comparison: Comparison, sites: Sequence[Cohort], *, repeats: int, seed: int) -> list[Row]:
+def subgroups(sums: Sums, sites: Sequence[Cohort]) -> list[Row]:
     """A row a group, by each feature, by site, and by the maker of the scanner: from out-of-fold predictions within sites."""
-    lead = next((m for m in LEADS if any(s.seen.any() for s in comparison.scores.get((m, "federated", "within_site"), []))), None)
+    lead = next((m for m in LEADS if sums.ran(m, "within_site")), None)
     if lead is None:
         return []
-    scores = comparison.scores[lead, "federated", "within_site"][0]
-    known = comparison.labels != UNKNOWN
-    judged = known & scores.seen
-    weights = bootstrap_weights(comparison.labels[known], comparison.sites[known], repeats, seed)[:, judged[known]]
-    p = Predictions(scores.probs[judged], comparison.labels[judged], comparison.sites[judged], scores.thresholds[judged])
+    scores = sums.scores(lead, "federated", "within_site")
+    judged = sums.known & scores[0].seen
     rows: list[Row] = []
-    for by, title, note, parts in _features(sites, judged) + _places(comparison, sites, judged):
-        here = [_row(p, weights, mask[judged]) | {"group": name} for name, mask in parts.items() if (mask & judged).any()]
+    for by, title, note, parts in _features(sites, judged) + _places(sums.comparison, sites, judged):
+        here = [{**sums.of(scores, mask).row(), "group": name} for name, mask in parts.items() if (mask & judged).any()]
         if len(here) > 1:
             rows += [{"model": lead, "by": by, "title": title, "note": note, **r} for r in suppressed(here)]
     return rows
-
-
-def _row(p: Predictions, weights: NDArray[np.float32], mask: Marks) -> Row:
-    labels = p.labels[mask]
-    one = Interval(None, None, None)
-    if estimable(labels):
-        one = interval(*evaluate(p.where(mask), weights[:, mask], ("auc",))["auc"])
-    can = one.value is not None and one.low is not None
-    value, low, high = one if can else (None, None, None)
-    return {"n": len(labels), "events": int((labels > 0).sum()), "auc": value, "low": low, "high": high, "estimable": can}
 
 
 def _features(sites: Sequence[Cohort], judged: Marks) -> list[tuple[str, str, str, Parts]]:

@@ -14,12 +14,12 @@ from common.runtime.console import Console
 from server.app import Outcome
 from server.config.jobs import build_jobs, clinical_head
 from server.export import model_folder as model_files
-from server.ledger.ledger import NAME, Ledger
 from server.report import write
 from simulation.attack.privacy_audit import audit
 from simulation.attack.privacy_cost import Sweep, Trained, Utility, utility
-from simulation.evaluation import metric_rows, split_checks
+from simulation.evaluation import split_checks
 from simulation.evaluation.predictions import Comparison, compare
+from simulation.evaluation.sums import Sums
 from simulation.federation.options import epsilons
 from simulation.federation.setting import Setting, cohorts, federate
 from simulation.report import picture_panel, terminal
@@ -41,16 +41,13 @@ def finish(setting: Setting, outcome: Outcome, console: Console, started: float)
             bar.update(line, description=f"local and pooled models: {what}", completed=done, total=of)
 
         comparison = compared(setting, outcome, sites, tell)
-        models = [*(["clinical"] if comparison.chosen else []), *(h.name for h in outcome.heads)]
-        bar.update(line, description="bootstrap intervals")
-        rows = metric_rows.results(
-            comparison, models, repeats=args.bootstraps, seed=run.seed, tell=lambda a, b: bar.update(line, completed=a, total=b)
-        )
-        different = metric_rows.differences(comparison, models, repeats=args.bootstraps, seed=run.seed)
-    priced = _priced(setting, outcome, comparison, sites, console)
-    found = {"results": rows, "differences": different, "utility": priced.points, "privacy": priced.spent, "unbounded": priced.unbounded}
+    models = [*(["clinical"] if comparison.chosen else []), *(h.name for h in outcome.heads)]
+    sums = Sums(comparison, args.bootstraps, run.seed)
+    priced = _priced(setting, outcome, sums, sites, console)
+    found = {"utility": priced.points, "privacy": priced.spent, "unbounded": priced.unbounded}
     found |= audit(setting, outcome, sites, priced.models, lambda what: console.print(what, highlight=False))
-    report = record(setting, outcome, comparison, found, sites, models)
+    with console.status("intervals"):
+        report = record(setting, outcome, sums, found, sites, models)
     split_checks.write(setting.folder, sites, comparison, models, run.seed)
     split_checks.verify_written(setting.folder, setting.sites)
     final = outcome.states[Fold().key]
@@ -59,25 +56,21 @@ def finish(setting: Setting, outcome: Outcome, console: Console, started: float)
     if report["images"]:
         report["images"]["pictures"] = shown
     report["seconds"] = round(time.monotonic() - started, 1)
-    files = write.write(setting.folder, report)
-    ledger = Ledger(setting.folder / NAME)
-    if not any(line["kind"] == "report" and line.get("files") == files for line in ledger.lines):
-        ledger.append("report", time=time.time(), file="report.json", sha256=files["report.json"], files=files)
-    ledger.close()
+    write.publish(setting.folder, report)
     terminal.closing(console, report)
     return report
 
 
-def _priced(setting: Setting, outcome: Outcome, comparison: Comparison, sites: Sequence[Cohort], console: Console) -> Utility:
+def _priced(setting: Setting, outcome: Outcome, sums: Sums, sites: Sequence[Cohort], console: Console) -> Utility:
     """What each epsilon that was asked for costs; empty without any."""
     args = setting.args
     asked, _ = epsilons(args.epsilon)
     if not asked:
         return Utility([], [], [], [])
-    trained = Trained(setting.run, setting.study, setting.study.schema_at(setting.task), outcome, comparison, sites)
+    trained = Trained(setting.run, setting.study, setting.study.schema_at(setting.task), outcome, sums, sites)
     return utility(
         trained,
-        Sweep(asked, args.delta, args.bootstraps),
+        Sweep(asked, args.delta),
         lambda run: federate(replace(setting, run=run), console),
         tell=lambda what, at, of: console.print(f"what privacy costs, {at + 1} of {of}: {what}", highlight=False),
     )

@@ -15,11 +15,11 @@ import pytest
 
 from client.__main__ import parser as client_parser
 from common.errors import CODES
+from common.metrics.definitions import METRICS
 from deploy.__main__ import parser as deploy_parser
 from server.__main__ import parser as server_parser
 from server.config.run_config import Run
 from simulation.__main__ import parser
-from simulation.evaluation.bootstrap import METRICS
 from tests.docs.pages import PAGES, ROOT
 
 
@@ -83,7 +83,7 @@ def test_commands_of_the_other_packages_exist(module: str, made: Callable[[], ar
 
 def test_metrics_are_documented() -> None:
     text = (ROOT / "docs/report.md").read_text()
-    assert [m for m in METRICS if f"`{m}`" not in text] == []
+    assert [m.name for m in METRICS if f"`{m.name}`" not in text] == []
 
 
 def test_make_targets_in_the_readme_exist() -> None:

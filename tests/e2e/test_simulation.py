@@ -22,12 +22,12 @@ import yaml
 from client.station.station import cohort_of, open_site
 from common.data.cohort import UNKNOWN, Fold
 from common.federated.learner import Head
+from common.metrics.definitions import METRICS
 from common.metrics.score_histogram import score_histogram
 from server.config.run_config import Run
 from server.ledger import ledger
 from server.report import deployment
 from server.rounds.resume import restore
-from simulation.evaluation.bootstrap import METRICS
 from tests.paths import ROOT
 
 SMALL = ["--set", "boosting.trees=6", "--bootstraps", "100"]
@@ -77,7 +77,7 @@ def test_results_are_complete(whole: tuple[Path, dict[str, Any]]) -> None:
         for arm in ("local", "federated", "pooled"):
             for evaluation in ("within_site", "leave_one_site_out"):
                 for site in sites:
-                    for metric in METRICS:
+                    for metric in (m.name for m in METRICS):
                         row = rows[model, arm, evaluation, site, metric]
                         assert row["estimable"] == (row["low"] is not None) or metric == "no_information_rate" or row["value"] is not None
 
@@ -100,7 +100,7 @@ def test_federated_logistic_is_pooled_logistic(whole: tuple[Path, dict[str, Any]
 def test_a_coordinator_without_patients_reports_the_same(whole: tuple[Path, dict[str, Any]]) -> None:
     """Local against federated, at the same patients, from sums alone: the figures of the predictions themselves."""
     folder, report = whole
-    told = deployment.record(folder).report
+    told = deployment.record(folder)[1]
     exact = {(r["model"], r["arm"], r["evaluation"], r["site"], r["metric"]): r for r in report["results"]}
     # few trees, so that many patients share a bin of the histogram
     binned = dict.fromkeys(("average_precision", "calibration_slope", "calibration_intercept", "auc_pooled"), 1e-2)

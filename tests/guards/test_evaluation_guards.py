@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 
 from common.data.cohort import UNKNOWN, Cohort
+from common.metrics.definitions import METRICS
+from common.metrics.resampling import bootstrap_weights
 from common.metrics.score_histogram import youden
 from server.app import Outcome
+from server.report.content import federated_sums, model_metrics
 from simulation.__main__ import parser
 from simulation.evaluation import split_checks
-from simulation.evaluation.bootstrap import METRICS, bootstrap_weights
-from simulation.evaluation.metric_rows import results
 from simulation.evaluation.predictions import Comparison
+from simulation.evaluation.sums import Sums
 from simulation.federation.setting import Setting
 from simulation.phantom.colorectal import writer
 from simulation.report import record, terminal
@@ -143,7 +145,7 @@ def test_e01_ten_of_each_class(
     beech = np.flatnonzero(comparison.sites == "Beech")
     labels[beech] = 0
     labels[beech[:events]] = 1
-    found = results(dataclasses.replace(comparison, labels=labels), ["logistic"], repeats=100, seed=0)
+    found = model_metrics.results(Sums(dataclasses.replace(comparison, labels=labels), 100, 0).models(["logistic"]))
     (row,) = (r for r in found if (r["arm"], r["evaluation"], r["site"], r["metric"]) == ("federated", "within_site", "Beech", "auc"))
     assert row["events"] == events
     assert row["estimable"] is can
@@ -391,7 +393,7 @@ def test_e08_every_model_stands_side_by_side_in_three_arms(whole: Done) -> None:
     rows = {(r["model"], r["arm"], r["evaluation"], r["site"], r["metric"]) for r in whole.report["results"]}
     sites = ["all", *(s["name"] for s in whole.report["sites"])]
     evaluations = ("within_site", "leave_one_site_out")
-    assert rows == {(m, a, e, s, k) for m in MODELS for a in ARMS for e in evaluations for s in sites for k in METRICS}
+    assert rows == {(m, a, e, s, k) for m in MODELS for a in ARMS for e in evaluations for s in sites for k in (m.name for m in METRICS)}
 
 
 def test_e08_what_did_not_run_is_called_not_run(whole: Done, tmp_path: Path) -> None:
@@ -412,8 +414,8 @@ def alarms(low: float | None, *, limit: float | None, phantom: Path | None = Non
     study = SimpleNamespace(name="colorectal_metastasis", tasks={"postresection": SimpleNamespace(alarm=limit)})
     setting: Any = SimpleNamespace(study=study, task="postresection", phantom=phantom is not None, folder=phantom)
     head = {"model": "clinical", "arm": "federated", "evaluation": "within_site", "site": site, "metric": metric}
-    report = {"overrides": {"L03": [], "L02": {}}, "results": [{**head, "low": low, "high": 0.999}]}
-    return record.alarms(setting, cast(Any, SimpleNamespace(heads=())), report)
+    believable = record.believable(setting, cast(Any, SimpleNamespace(heads=())))
+    return federated_sums.implausible([{**head, "low": low, "high": 0.999}], *believable)
 
 
 def test_e11_fires_when_the_whole_interval_lies_above_the_limit_and_only_then() -> None:

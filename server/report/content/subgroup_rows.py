@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from common.data.schema import Feature, Floats, Number, Schema
-from common.learners.comparison import WITHIN
 from common.metrics import subgroups
-from common.metrics.delong import Concordance, aucs, limits
+from common.metrics.site_aucs import SiteSums
 from common.types import Arrays
-from server.report.content.model_metrics import judged, models
+from server.report.content.model_metrics import Model
 
 Row = dict[str, Any]
 _NAMES = ("counts", "concordant", "pairs", "spread")
 
 
-def in_subgroups(arrays: Arrays, schema: Schema, preprocessing: Arrays) -> list[Row]:
+def in_subgroups(arrays: Arrays, models: Sequence[Model], schema: Schema, preprocessing: Arrays) -> list[Row]:
     """A row a group of the features in which any site tells one; None where none tells of it."""
     lead = next((m for m in subgroups.LEADS if f"subgroups/{m}/counts" in arrays), None)
-    scored = next((m for m in models(arrays) if (m.evaluation, m.arm, m.name) == (WITHIN, "federated", lead)), None)
+    scored = next((m for m in models if (m.evaluation, m.arm, m.name) == ("within_site", "federated", lead)), None)
     if lead is None or scored is None:
         return []
     mine = {k: arrays[f"subgroups/{lead}/{k}"] for k in _NAMES}
-    everybody, at = int(scored.counts(slice(None)).sum()), subgroups.cuts(schema, preprocessing)
+    everybody, at = int(scored.counts.sum()), subgroups.cuts(schema, preprocessing)
     named = subgroups.named(schema, at)
     rows: list[Row] = []
     for feature in schema.features:
@@ -48,12 +46,5 @@ def _note(feature: Feature, at: dict[str, float], told: int, everybody: int) -> 
 def _row(counts: Floats, concordant: Floats, pairs: Floats, spread: Floats) -> Row:
     if not counts.any():
         return {"n": None, "events": None, "auc": None, "low": None, "high": None, "estimable": False, "suppressed": True}
-    classes = judged(counts)
-    (value,), covariance = aucs(Concordance(concordant[None, :], pairs, spread), classes, len(counts))
-    smaller = min((min(counts[k], counts.sum() - counts[k]) for k in classes), default=0)
-    one = limits(float(value), float(covariance[0, 0]), smaller)
-    can = one.value is not None and one.low is not None
-    return {
-        "n": int(np.sum(counts)), "events": int(np.sum(counts[1:])), "auc": one.value if can else None, "low": one.low if can else None,
-        "high": one.high if can else None, "estimable": can, "suppressed": False,
-    }  # fmt: skip
+    sums = SiteSums.told(counts[None], concordant[None, None], pairs[None], spread[None])
+    return {**sums.row(), "suppressed": False}

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from common.errors import CODES
+from common.metrics import definitions
 
 Row = Mapping[str, Any]
 
@@ -32,28 +33,8 @@ MODELS = {
 }
 
 
-class Metric(NamedTuple):
-    name: str
-    title: str
-    best: str
-    """high | low | one | zero: which value is better; empty: none is."""
-
-
-METRICS = (
-    Metric("auc", "AUC, patient pairs within sites", "high"),
-    Metric("auc_pooled", "AUC of pooled scores", "high"),
-    Metric("average_precision", "Average precision", "high"),
-    Metric("brier", "Brier score", "low"),
-    Metric("log_loss", "Log loss", "low"),
-    Metric("calibration_slope", "Calibration slope", "one"),
-    Metric("calibration_intercept", "Calibration intercept", "zero"),
-    Metric("sensitivity", "Sensitivity", "high"),
-    Metric("specificity", "Specificity", "high"),
-    Metric("balanced_accuracy", "Balanced accuracy", "high"),
-    Metric("f1", "F1", "high"),
-    Metric("accuracy", "Accuracy", "high"),
-    Metric("no_information_rate", "No-information rate", ""),
-)
+METRICS = tuple(metric for metric in definitions.METRICS if metric.title)
+"""Those that stand in tables."""
 
 _STATES = {"refused": "the site's guard refused every plan of the exchange", **{name: code.meaning for name, code in CODES.items()}}
 

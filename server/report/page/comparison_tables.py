@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from common.metrics.definitions import Metric
 from server.report.content import wording
 from server.report.content.index import Index
 from server.report.content.rows import Report, rows
@@ -12,7 +13,6 @@ from server.report.content.wording import (
     ARMS,
     EVALUATIONS,
     METRICS,
-    Metric,
     Row,
     finite,
     number,

@@ -7,11 +7,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from common.metrics.definitions import Metric
 from server.report.charts.bars import Bar, bars
 from server.report.charts.figures import Figure
 from server.report.content import wording
 from server.report.content.index import Index
-from server.report.content.wording import METRICS, Metric, Row, finite
+from server.report.content.wording import METRICS, Row, finite
 
 Context = dict[str, Any]
 DRAWN = ("auc", "f1", "accuracy")

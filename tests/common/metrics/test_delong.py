@@ -18,7 +18,8 @@ from common.metrics.delong import (
     pooled_moments,
 )
 from common.metrics.score_histogram import score_histogram
-from simulation.evaluation.bootstrap import Predictions, bootstrap_weights, evaluate
+from simulation.evaluation.predictions import Comparison, Scores
+from simulation.evaluation.sums import Sums
 
 
 def scores(rng, n, models=2, classes=2, share=0.3, digits=2):
@@ -76,15 +77,16 @@ def test_the_bootstrap_within_site_and_class_has_the_same_spread(classes):
     sites = [scores(rng, n, classes=classes, share=0.5, digits=4) for n in (150, 250, 400)]
     labels = np.concatenate([y for _, y in sites])
     where = np.repeat(np.arange(3), [len(y) for _, y in sites])
-    weights = bootstrap_weights(labels, where, 3000, 0)
     judged = [1] if classes == 2 else list(range(classes))
     values, covariance = aucs(added(sites), judged, classes)
     reps = []
     for m in (0, 1):
-        p = Predictions(np.concatenate([q[:, m] for q, _ in sites]), labels, where, np.full(len(labels), 0.5))
-        value, drawn = evaluate(p, weights, ("auc",))["auc"]
-        assert values[m] == pytest.approx(value, abs=1e-12)
-        reps.append(drawn)
+        probs, everybody = np.concatenate([q[:, m] for q, _ in sites]), np.ones(len(labels), bool)
+        scores_of = Scores(probs, np.full(len(labels), 0.5), everybody)
+        comparison = Comparison(labels, where, np.zeros(len(labels), int), (), {("m", "federated", "within_site"): [scores_of]}, {})
+        drawn = Sums(comparison, 3000, 0).of([scores_of])._aucs()[:, 0]
+        assert values[m] == pytest.approx(drawn[0], abs=1e-12)
+        reps.append(drawn[1:])
     # resampling n of n is short of (n - 1) / n, and 3000 draws are known to 3 %
     np.testing.assert_allclose(np.sqrt(np.diag(covariance)), [r.std() for r in reps], rtol=0.08)
     apart = np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])

@@ -13,10 +13,10 @@ import pytest
 
 from common.data.cohort import Cohort, Fold
 from common.federated.learner import Head, fit, load, local_plan
+from common.metrics.resampling import bootstrap_weights
 from common.types import Probs, State
 from common.wire.state_transfer import States
 from simulation.attack.membership import LEAST_NONMEMBERS, Target, membership, trials
-from simulation.evaluation.bootstrap import bootstrap_weights
 from tests.synthetic import sites
 
 SEED, PARTS = 3, 5

@@ -9,6 +9,7 @@ from common.data.schema import Choice, Label, Number, Schema
 from common.metrics.subgroups import LEAST
 from simulation.evaluation.predictions import Comparison, Scores
 from simulation.evaluation.subgroups import subgroups, suppressed
+from simulation.evaluation.sums import Sums
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=2, max_size=8))
@@ -39,7 +40,7 @@ def test_groups_by_choice_by_median_and_by_site():
     names = np.concatenate([np.full(len(c), c.site) for c in sites])
     key = ("clinical", "federated", "within_site")
     comparison = Comparison(labels, names, np.zeros(len(labels), np.int64), tuple(i for c in sites for i in c.ids), {key: [scores]}, {})
-    rows = subgroups(comparison, sites, repeats=100, seed=0)
+    rows = subgroups(Sums(comparison, 100, 0), sites)
     by = {b: [r for r in rows if r["by"] == b] for b in ("age", "sex", "site")}
     assert "cut at the median of those judged" in by["age"][0]["note"]
     assert sum(r["n"] for r in by["age"]) == len(labels)
@@ -49,5 +50,5 @@ def test_groups_by_choice_by_median_and_by_site():
     assert "not known" in [r["group"] for r in gone]
     assert len(gone) == 2
     assert all(r["estimable"] and r["low"] < r["auc"] < r["high"] for r in by["site"])
-    assert rows == subgroups(comparison, sites, repeats=100, seed=0)
-    assert subgroups(Comparison(labels, names, comparison.parts, comparison.ids, {}, {}), sites, repeats=100, seed=0) == []
+    assert rows == subgroups(Sums(comparison, 100, 0), sites)
+    assert subgroups(Sums(Comparison(labels, names, comparison.parts, comparison.ids, {}, {}), 100, 0), sites) == []

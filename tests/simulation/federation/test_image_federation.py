@@ -22,9 +22,10 @@ from server import app
 from server.config.jobs import build_jobs
 from server.config.run_config import Run
 from server.ledger.ledger import read
+from server.report.content import model_metrics
 from server.rounds.driver import Exchange, Progress
-from simulation.evaluation import metric_rows
 from simulation.evaluation.predictions import Comparison, compare
+from simulation.evaluation.sums import Sums
 from simulation.federation import site_folders
 from simulation.federation.in_process_grid import InProcessGrid
 from tests import pictures
@@ -136,14 +137,15 @@ def test_who_is_scored_by_what(done: Any) -> None:
     assert (seen["fusion"] == (tables | images)).all()
     clinical, fusion = (found.scores[m, "federated", "within_site"][0].probs for m in ("clinical", "fusion"))
     assert (fusion[~images] == clinical[~images]).all()
-    rows = metric_rows.results(found, ["clinical", "image", "fusion"], repeats=100, seed=0)
+    sums, names = Sums(found, 100, 0), ["clinical", "image", "fusion"]
+    rows = model_metrics.results(sums.models(names))
     best = {(r["model"], r["arm"]): r for r in rows if r["metric"] == "auc" and r["site"] == "all"}
     assert best["fusion", "federated"]["value"] > best["clinical", "federated"]["value"] + 0.1
     assert best["image", "federated"]["value"] > 0.7
     assert {a for m, a in best if m == "fusion"} == {"local", "federated", "pooled"}
     assert those[2].site not in found.trainable["image"]
     assert set(found.trainable["fusion"]) == set(found.trainable["image"]) - {those[3].site}
-    pairs = {(d["a"], d["b"]) for d in metric_rows.differences(found, ["clinical", "image", "fusion"], repeats=100, seed=0)}
+    pairs = {(d["a"], d["b"]) for d in model_metrics.differences(sums.paired(names))}
     assert {
         ("fusion federated", "clinical federated"),
         ("fusion federated", "image federated"),
