@@ -40,7 +40,8 @@ NAV: dict[str, tuple[str, ...]] = {
     "How-to: results": ("howto/read-report.md", "monitoring.md", "model.md", "*"),
     "Reference": (
         "reference/commands.md", "reference/run.md", "reference/site.md", "reference/federation.md", "reference/mapping.md",
-        "reference/studies.md", "reference/learners.md", "reference/metrics.md", "report.md", "reference/report-keys.md", "errors.md",
+        "reference/study-file.md", "reference/studies.md", "reference/learners.md", "reference/metrics.md", "report.md",
+        "reference/report-keys.md", "errors.md",
         "reference/environment.md",
     ),
     "Security": ("security.md",),
