@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from docs import reference
+from docs import reference, schemas
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -40,9 +40,8 @@ NAV: dict[str, tuple[str, ...]] = {
     "How-to: results": ("howto/read-report.md", "monitoring.md", "model.md", "*"),
     "Reference": (
         "reference/commands.md", "reference/run.md", "reference/site.md", "reference/federation.md", "reference/mapping.md",
-        "reference/study-file.md", "reference/studies.md", "reference/learners.md", "reference/metrics.md", "report.md",
-        "reference/report-keys.md", "errors.md",
-        "reference/environment.md",
+        "reference/study-file.md", "reference/editors.md", "reference/studies.md",
+        "reference/learners.md", "reference/metrics.md", "report.md", "reference/report-keys.md", "errors.md", "reference/environment.md",
     ),
     "Security": ("security.md",),
     "The project": ("decisions/README.md", "changelog.md", "contributing.md", "benches.md", "status.md"),
@@ -112,6 +111,7 @@ def lay_out(source: Path) -> None:
         target.write_text(laid_out(path, (ROOT / path).read_text(encoding="utf-8"), known), encoding="utf-8")
     for schema in HERE.glob("*.json"):
         shutil.copy(schema, source)
+    schemas.write(source / "schemas")
     shutil.copy(HERE / "conf.py", source)
     shutil.copytree(HERE / "_static", source / "_static")
 

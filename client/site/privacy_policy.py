@@ -6,9 +6,9 @@ import datetime
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal, cast
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field, Strict
 
 from common.errors import RefusedError
 from common.federated.learner import Plan, hyper_names, load, names
@@ -39,15 +39,13 @@ def _hyperparameter(key: str) -> str:
     return key
 
 
-def _range(value: Any) -> tuple[float, float]:
-    if not isinstance(value, list | tuple) or len(value) != 2 or any(type(end) not in (int, float) for end in value):
-        raise ValueError("must be two numbers, the least and the most, such as [1, 20]")
-    if not value[0] <= value[1]:
-        raise ValueError(f"= {value!r} must be the least and the most, such as [1, 20]")
-    return float(value[0]), float(value[1])
+def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
+    if not ends[0] <= ends[1]:
+        raise ValueError(f"= {list(ends)} must be the least and the most, such as [1, 20]")
+    return ends
 
 
-Range = Annotated[tuple[float, float], BeforeValidator(_range)]
+Range = Annotated[tuple[float, float], Strict(False), AfterValidator(_ordered)]
 
 
 @dataclass(frozen=True)

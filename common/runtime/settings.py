@@ -44,7 +44,7 @@ Rule = tuple[str, str]
 class Settings:
     """What a settings file, or a table of one, may say."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
 
     def faults(self) -> Iterable[Rule]:
         """What is wrong between keys that are right one by one."""
@@ -110,7 +110,7 @@ def several(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else (value,)
 
 
-def cell(value: Any) -> Any:
+def _cell(value: Any) -> Any:
     """TOML booleans, numbers and dates in the form in which a table's cells are read."""
     return str(value).lower() if isinstance(value, bool | int | float | datetime.date) else value
 
@@ -138,10 +138,10 @@ Names = Annotated[Listed[str], OneOrMore]
 """One text, or a list of texts."""
 Whole = Annotated[int, Field(ge=1)]
 Wholes = Annotated[Listed[Whole], BeforeValidator(several, json_schema_input_type=Whole | list[Whole])]
-_Plain = str | bool | int | float | datetime.date
-_Cell = Annotated[str, BeforeValidator(cell, json_schema_input_type=_Plain)]
-Cells = Annotated[Listed[_Cell], BeforeValidator(several, json_schema_input_type=_Plain | list[_Plain])]
-"""A value of a table or several, as texts."""
+_Plain = str | bool | float
+Cell = Annotated[str, BeforeValidator(_cell, json_schema_input_type=_Plain)]
+"""A value of a table, as text."""
+Cells = Annotated[Listed[Cell], BeforeValidator(several, json_schema_input_type=_Plain | list[_Plain])]
 Values = Mapping[str, Cells]
 """A study's value = what stands for it in a table."""
 Location = Annotated[Path, BeforeValidator(_located, json_schema_input_type=str)]
@@ -185,6 +185,7 @@ _WANTED = {
     "date_type": "a date, such as 2027-12-31", "tuple_type": "a list", "dict_type": "a table", "mapping_type": "a table",
     "dataclass_type": "a table", "is_instance_of": "a path", "literal_error": "one of {expected}", "finite_number": "a finite number",
     "greater_than": "above {gt}", "greater_than_equal": "at least {ge}", "less_than": "below {lt}", "less_than_equal": "at most {le}",
+    "too_short": "at least {min_length} of them", "too_long": "at most {max_length} of them",
 }  # fmt: skip
 """pydantic's name of an error -> what the value must be."""
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -209,8 +210,6 @@ def _said(error: ErrorDetails, raw: Any, keys: Mapping[int, tuple[str, ...]]) ->
         return [f"{_path(loc, raw)} {broken or error['msg']}"]
     if kind in _WANTED:
         text = "must be " + _WANTED[kind].format(**context)
-    elif kind == "too_short":
-        text = f"must have at least {context['min_length']} of them"
     else:
         text = str(broken or re.sub("^Input should", "must", error["msg"]))
     return [_with_value(_path(loc, raw), error["input"], text, show=kind != "value_error")]
@@ -279,22 +278,23 @@ class _Schema(GenerateJsonSchema):
         return False
 
 
-def json_schema(kind: type[Any], title: str) -> dict[str, Any]:
-    """The JSON Schema of a kind of file, for editors."""
-    schema = _adapter(cast(Any, kind)).json_schema(schema_generator=_Schema)
-    dialect = "http://json-schema.org/draft-07/schema#"
-    return {"$schema": dialect, **_plain(schema), "title": title}
+def json_schema(kind: type[Any]) -> dict[str, Any]:
+    """The JSON Schema of a kind of file."""
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    said: dict[str, Any] = _plain(_adapter(cast(Any, kind)).json_schema(schema_generator=_Schema))
+    return {"$schema": dialect, **said}
 
 
 def _plain(schema: Any) -> Any:
-    """Without defaults that TOML or JSON cannot say."""
+    """Without what TOML cannot say (null), and without defaults that are not said in the file (none, infinity, a table)."""
     if isinstance(schema, list):
-        return [_plain(s) for s in schema]
+        return [_plain(s) for s in schema if s != {"type": "null"}]
     if not isinstance(schema, dict):
         return schema
     said = {}
     for key, value in schema.items():
-        unsaid = value is None or isinstance(value, dict) or (isinstance(value, float) and not math.isfinite(value))
-        if key != "default" or not unsaid:
+        told = isinstance(value, bool | int | str | list) or (isinstance(value, float) and math.isfinite(value))
+        if key != "default" or (told and value not in ("", [])):
             said[key] = _plain(value)
-    return said
+    only = said.get("anyOf", ())
+    return {k: v for k, v in said.items() if k != "anyOf"} | only[0] if len(only) == 1 else said

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo
+from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo
 from pydantic_core import PydanticKnownError
 
 from common.data.schema import Choice, Feature, Label, Number, Schema, Survival
 from common.runtime import settings
 from common.runtime.settings import (
     BrokenRules,
+    Cell,
     Cells,
     Listed,
     Name,
@@ -27,7 +28,6 @@ from common.runtime.settings import (
     Settings,
     Values,
     Wholes,
-    cell,
     several,
 )
 from common.study.study import Study, Task
@@ -86,8 +86,7 @@ def _form_of_texts(value: Any) -> str:
     return "a list" if isinstance(value, list | tuple) else "a text"
 
 
-_Text = Annotated[str, BeforeValidator(cell, json_schema_input_type=str | bool | int | float)]
-_Texts = Annotated[Annotated[_Text, Tag("a text")] | Annotated[Cells, Tag("a list")], Discriminator(_form_of_texts)]
+_Texts = Annotated[Annotated[Cell, Tag("a text")] | Annotated[Listed[Cell], Tag("a list")], Discriminator(_form_of_texts)]
 _ByClass = Annotated[Annotated[Cells, Tag("a list")] | Annotated[Mapping[str, _Texts], Tag("a table")], Discriminator(_form)]
 
 

@@ -51,7 +51,7 @@ def parse(table: dict[str, Any]) -> Policy:
         ({"learners": ["logistics"]}, "privacy.learners number 1 = 'logistics' is no learner"),
         ({"hyper": {"image.round": [1, 2]}}, 'privacy.hyper."image.round" is no hyperparameter'),
         ({"hyper": {"image.grid": [1, 2]}}, 'privacy.hyper."image.grid" is no hyperparameter'),
-        ({"hyper": {"image.rounds": [3, 2]}}, 'privacy.hyper."image.rounds" = [3, 2] must be the least and the most'),
+        ({"hyper": {"image.rounds": [3, 2]}}, 'privacy.hyper."image.rounds" = [3.0, 2.0] must be the least and the most'),
         ({"hyper": []}, "privacy.hyper = [] must be a table"),
         ({"noise_seed": 1.5}, "privacy.noise_seed = 1.5 must be a whole number"),
         ({"noise_seed": 1, "epsilon": 3.0, "delta": 1e-5}, "hides nobody"),
