@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationI
 
 from client.table.readers import Kind, Layout
 from common.runtime.settings import Cells, Listed, Name, Names, OneOrMore, Pattern, Rule, Settings, Values, Whole, Wholes, several
+from common.study.study_file import KeepSection, TableForm
 
 
 def _declared(table: str, info: ValidationInfo) -> str:
@@ -44,15 +45,9 @@ Columns = Annotated[Listed[Alias], BeforeValidator(_aliases, json_schema_input_t
 
 
 @dataclass(frozen=True)
-class Keep(Settings):
+class Keep(KeepSection):
     """Rows whose `column` holds one of `values` are kept; patients without such a row are excluded."""
 
-    column: str
-    """the column that is looked at"""
-    values: Cells
-    """rows with one of these are kept"""
-    reason: str = ""
-    """why patients without such a row are excluded, in the account of the patients"""
     optional: bool = False
     """a table without the column keeps all rows"""
 
@@ -62,7 +57,7 @@ class Keep(Settings):
 
 
 @dataclass(frozen=True)
-class TableSection(Settings):
+class TableSection(TableForm):
     """`[tables.NAME]`"""
 
     files: Names
@@ -71,20 +66,6 @@ class TableSection(Settings):
     """the column by which tables are joined: the patient's id"""
     format: Kind | None = None
     """`csv`, `tsv`, `xlsx` or `parquet`, where the file's name does not say it"""
-    sheet: str | None = None
-    """worksheet; none: the only one, or the first"""
-    header: Wholes = (1,)
-    """number of the header row, or a list of rows that are joined by ` / `"""
-    comment: str = ""
-    """lines that start with it are skipped"""
-    delimiter: str = ""
-    """between columns, where it is not found by itself"""
-    encoding: str = "utf-8"
-    """of a text file"""
-    decimal: Literal[".", ","] = "."
-    """`,` for a decimal comma"""
-    thousands: Literal["", ",", ".", " ", "'"] = ""
-    """mark between groups of three digits"""
     id_length: Whole | None = None
     """keep so many first characters of the id"""
     id_pattern: Pattern = ""
@@ -99,14 +80,6 @@ class TableSection(Settings):
     """the table may be absent; its features are then missing"""
     keep: Listed[Keep] = ()
     """`column`, `values`, `reason`: only rows with one of these values"""
-    person: str = ""
-    """a column that knows people across ids, such as a national number: one person under two ids is refused (L04)"""
-    id_per_site: bool = False
-    """ids count anew in each hospital: a patient is then called 'hospital: id'"""
-
-    def faults(self) -> Iterator[Rule]:
-        if self.thousands == self.decimal:
-            yield "thousands", f"and decimal are both '{self.decimal}'; correct one of them"
 
     @property
     def layout(self) -> Layout:

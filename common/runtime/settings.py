@@ -194,7 +194,7 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 def _said(error: ErrorDetails, raw: Any, keys: Mapping[int, tuple[str, ...]]) -> list[str]:
     """One of pydantic's errors in words, after the whole path of its key."""
     loc, kind, context = error["loc"], error["type"], error.get("ctx", {})
-    if kind in ("unexpected_keyword_argument", "missing", "missing_argument"):
+    if kind in ("unexpected_keyword_argument", "missing"):
         section, key = _path(loc[:-1], raw), loc[-1]
         if kind == "unexpected_keyword_argument":
             known = keys.get(id(_at(loc[:-1], raw)), ())
@@ -208,10 +208,8 @@ def _said(error: ErrorDetails, raw: Any, keys: Mapping[int, tuple[str, ...]]) ->
         return [_of(broken, key, text, loc, raw) for key, text in broken.rules]
     if loc[-1:] == ("[key]",):
         return [f"{_path(loc, raw)} {broken or error['msg']}"]
-    if kind in _WANTED:
-        text = "must be " + _WANTED[kind].format(**context)
-    else:
-        text = str(broken or re.sub("^Input should", "must", error["msg"]))
+    wanted = _WANTED.get(kind, "").format(**context)
+    text = f"must be {wanted}" if wanted else str(broken or re.sub("^Input should", "must", error["msg"]))
     return [_with_value(_path(loc, raw), error["input"], text, show=kind != "value_error")]
 
 

@@ -6,7 +6,7 @@ The file becomes a Study whose `source` is a mapping in the form of `client/tabl
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
@@ -105,6 +105,34 @@ def _pairs(values: Mapping[str, str | tuple[str, ...]], names: Iterable[str]) ->
     return out
 
 
+@dataclass(frozen=True, kw_only=True)
+class TableForm(Settings):
+    """How a table of one's own is laid out."""
+
+    sheet: str | None = None
+    """worksheet; without it: the first"""
+    header: Wholes = (1,)
+    """number of the header row, or a list of rows, joined by ` / `"""
+    comment: str = ""
+    """lines that start with it are skipped"""
+    delimiter: str = ""
+    """between columns; without it: found"""
+    encoding: str = "utf-8"
+    """of a text file; `latin-1` for old exports"""
+    decimal: Literal[".", ","] = "."
+    """`,` for a decimal comma"""
+    thousands: Literal["", ",", ".", " ", "'"] = ""
+    """mark between groups of three digits; without it `1,234` is an error"""
+    person: str = ""
+    """a column that knows people across hospitals; one person under two ids is refused (L04)"""
+    id_per_site: bool = False
+    """ids count anew in each hospital; a patient is then called `hospital: id`"""
+
+    def faults(self) -> Iterator[Rule]:
+        if self.thousands == self.decimal:
+            yield "thousands", f"and decimal are both '{self.decimal}'; correct one of them"
+
+
 @dataclass(frozen=True)
 class KeepSection(Settings):
     """`[[keep]]`"""
@@ -160,20 +188,38 @@ class LabelSection(Settings):
         return {name: [raw] for name, raw in zip(self.names, raws, strict=True)}
 
 
-@dataclass(frozen=True)
-class NumberSection(Settings):
-    """`[[feature]]` of `kind = "number"`"""
+@dataclass(frozen=True, kw_only=True)
+class FeatureForm(Settings):
+    """`[[feature]]`"""
 
     name: Name
     """by which the study knows it"""
+    column: str = ""
+    """the column's name, where it differs"""
+    nulls: Cells = ()
+    """texts that mean missing in this column alone"""
+    available_at: KnownFrom = ""
+    """from which of the `times` it is known"""
+    title: str = ""
+    """how the report calls it"""
+    not_an_outcome: str = ""
+    """why guard L02 does not apply to it; printed in the report"""
+
+    def mapped(self) -> dict[str, Any]:
+        """The feature as a mapping has it."""
+        return {"column": self.column or self.name, "nulls": self.nulls, "not_an_outcome": self.not_an_outcome}
+
+
+@dataclass(frozen=True)
+class NumberSection(FeatureForm):
+    """`[[feature]]` of `kind = "number"`"""
+
     unit: str
     """its unit in the study"""
     low: float
     """outside `low` to `high` a value is an error, not an outlier"""
     high: float
     """see `low`"""
-    column: str = ""
-    """the column's name, where it differs"""
     kind: Kind = "number"
     """`number`, or `choice`, which is one with `values`"""
     column_unit: str = ""
@@ -184,61 +230,37 @@ class NumberSection(Settings):
     """`log` for a skewed one"""
     map: Mapping[str, float] = field(default_factory=dict)
     """text in the table = the number that stands for it, in the column's unit: `{ "<0.5" = 0.25 }`"""
-    nulls: Cells = ()
-    """texts that mean missing in this column alone"""
-    available_at: KnownFrom = ""
-    """from which of the `times` it is known"""
-    title: str = ""
-    """how the report calls it"""
     out_of_range: Literal["error", "missing"] = "error"
     """a value outside the bounds: `error`, or `missing` (counted)"""
-    not_an_outcome: str = ""
-    """why guard L02 does not apply to it; printed in the report"""
 
     @property
     def declared(self) -> Feature:
         return Number(self.name, self.unit, self.low, self.high, self.available_at, self.scale, self.title)
 
     def mapped(self) -> dict[str, Any]:
-        """The feature as a mapping has it."""
         values: dict[str, list[str]] = {}
         for text, value in self.map.items():
             values.setdefault(repr(float(value)), []).append(text)
-        return _mapped(self, values) | {
-            "unit": self.column_unit or self.unit,
-            "unit_column": self.unit_column,
-            "out_of_range": self.out_of_range,
-        }
+        unit = {"unit": self.column_unit or self.unit, "unit_column": self.unit_column}
+        return {**super().mapped(), **unit, "values": values, "out_of_range": self.out_of_range}
 
 
 @dataclass(frozen=True)
-class ChoiceSection(Settings):
+class ChoiceSection(FeatureForm):
     """`[[feature]]` of `kind = "choice"`"""
 
-    name: Name
-    """by which the study knows it"""
     values: Cells
     """its closed vocabulary; a feature that has one is a choice"""
-    column: str = ""
-    """the column's name, where it differs"""
     kind: Kind = "choice"
     """`choice`"""
     ordered: bool = False
     """the values are grades, in order"""
     map: Values = field(default_factory=dict)
     """`{ table value = "study value" }` or `{ "study value" = ["table value", ...] }`"""
-    nulls: Cells = ()
-    """texts that mean missing in this column alone"""
-    available_at: KnownFrom = ""
-    """from which of the `times` it is known"""
-    title: str = ""
-    """how the report calls it"""
-    not_an_outcome: str = ""
-    """why guard L02 does not apply to it; printed in the report"""
 
     def faults(self) -> Iterator[Rule]:
         try:
-            _pairs(self.map, self.values)
+            self.mapped()
         except ValueError as error:
             yield "map", str(error)
 
@@ -247,12 +269,7 @@ class ChoiceSection(Settings):
         return Choice(self.name, self.values, self.available_at, self.ordered, self.title)
 
     def mapped(self) -> dict[str, Any]:
-        """The feature as a mapping has it."""
-        return _mapped(self, _pairs(self.map, self.values))
-
-
-def _mapped(of: NumberSection | ChoiceSection, values: Mapping[str, list[str]]) -> dict[str, Any]:
-    return {"column": of.column or of.name, "values": values, "nulls": of.nulls, "not_an_outcome": of.not_an_outcome}
+        return {**super().mapped(), "values": _pairs(self.map, self.values)}
 
 
 def _kind(raw: Any) -> str:
@@ -310,7 +327,7 @@ def _timed(tasks: Mapping[str, TaskSection], info: ValidationInfo) -> Mapping[st
 
 
 @dataclass(frozen=True)
-class StudyFile(Settings):
+class StudyFile(TableForm):
     """The file"""
 
     id: str
@@ -325,24 +342,6 @@ class StudyFile(Settings):
     """in words, for the report"""
     table: Annotated[Listed[Annotated[str, AfterValidator(_inside)]], OneOrMore] = ANY_TABLE
     """file name or pattern, or a list; without it: every table under the data folder"""
-    sheet: str | None = None
-    """worksheet; without it: the first"""
-    header: Wholes = (1,)
-    """number of the header row, or a list of rows, joined by ` / `"""
-    comment: str = ""
-    """lines that start with it are skipped"""
-    delimiter: str = ""
-    """between columns; without it: found"""
-    encoding: str = "utf-8"
-    """of a text file; `latin-1` for old exports"""
-    decimal: Literal[".", ","] = "."
-    """`,` for a decimal comma"""
-    thousands: Literal["", ",", ".", " ", "'"] = ""
-    """mark between groups of three digits; without it `1,234` is an error"""
-    id_per_site: bool = False
-    """ids count anew in each hospital; a patient is then called `hospital: id`"""
-    person: str = ""
-    """a column that knows people across hospitals; one person under two ids is refused (L04)"""
     site: str = ""
     """column that names the hospital; without it: one hospital"""
     site_from_file: bool = False
@@ -371,8 +370,7 @@ class StudyFile(Settings):
     """where sites are no hospitals: the sentence that says so on page 1"""
 
     def faults(self) -> Iterator[Rule]:
-        if self.thousands == self.decimal:
-            yield "thousands", f"and decimal are both '{self.decimal}'; correct one of them"
+        yield from super().faults()
         if self.site and self.site_from_file:
             yield "site", "and site_from_file exclude each other"
         if self.id_per_site and not (self.site or self.site_from_file):
@@ -383,14 +381,13 @@ class StudyFile(Settings):
     def mapped(self, name: str) -> dict[str, Any]:
         """Where the table holds what the schema asks for: a mapping, in the form of its TOML file."""
         rows = {"rows": "agree"} if self.duplicates == "agree" else {"rows": "one", "duplicates": self.duplicates}
-        layout = ("sheet", "header", "comment", "delimiter", "encoding", "decimal", "thousands", "person", "id_per_site")
-        told = {key: getattr(self, key) for key in layout if getattr(self, key) is not None}
+        form = {f.name: getattr(self, f.name) for f in fields(TableForm) if getattr(self, f.name) is not None}
         site = {"from_file": True} if self.site_from_file else {"column": self.site} if self.site else {"constant": name}
         source: dict[str, Any] = {
             "name": name,
             "studies": [name],
             "nulls": self.nulls,
-            "tables": {"table": {"files": self.table, "key": self.id, **rows, "keep": [vars(k) for k in self.keep], **told}},
+            "tables": {"table": {"files": self.table, "key": self.id, **rows, "keep": [vars(k) for k in self.keep], **form}},
             "site": site,
             "label": {"column": self.label.column, "values": self.label.mapped(), "unknown": self.label.unknown},
             "features": {feature.name: feature.mapped() for feature in self.feature},

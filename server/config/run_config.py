@@ -28,7 +28,10 @@ HOLDOUT = "holdout"
 
 def _hypers(text: str) -> str:
     """JSON: learner -> its hyperparameters."""
-    said = json.loads(text or "{}")
+    try:
+        said = json.loads(text or "{}")
+    except ValueError as error:
+        raise ValueError(f"is not JSON: {error}") from error
     if not isinstance(said, dict):
         raise ValueError("is not a JSON object")
     if not all(isinstance(hyper, dict) for hyper in said.values()):

@@ -23,7 +23,6 @@ from deploy import federation, kit
 from server.config import enrolled_sites
 from server.config.run_config import Run
 from server.report.checklists import statements
-from tests.paths import ROOT
 
 Path_ = tuple[str | int, ...]
 KEY, OTHER = "0" * 64, "1" * 64
@@ -240,10 +239,3 @@ def test_an_unknown_key_says_which_was_meant_or_which_there_are(tmp_path: Path) 
     assert "unknown key 'nam'; did you mean 'name'?" in faults
     assert "privacy has an unknown key 'epsilom'; did you mean 'epsilon'?" in faults
     assert re.search(r"unknown key 'qqq'; allowed: cache, coordinator, data, ", faults)
-
-
-def test_help_does_not_wait_for_it() -> None:
-    """Modules that a `--help` imports import no settings file."""
-    for module in ("client", "server", "deploy", "simulation"):
-        lines = (ROOT / module / "__main__.py").read_text().splitlines()
-        assert [line for line in lines if re.match(r"(from|import) .*(pydantic|settings|site_file|run_config|federation)", line)] == []
