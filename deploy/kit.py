@@ -64,10 +64,10 @@ _T = TypeVar("_T", Kit, Enrolment, Pinned)
 def read(path: Path, kind: type[_T], way_out: str = "ask for it again") -> _T:
     """A kit, an enrolment or what was pinned; C04 where the file is not exactly that, with every fault of it."""
     content = settings.document(path, kind.__name__.lower(), "C04", way_out, json.loads)
-    said = settings.checked(kind, content, f"'{path}' is not what it should be ({way_out})", "C04")
-    if isinstance(said, Enrolment):
-        pki.check_node_public(said.courier)
-    return said
+    letter = settings.checked(kind, content, f"'{path}' is not what it should be ({way_out})", "C04")
+    if isinstance(letter, Enrolment):
+        pki.check_node_public(letter.courier)
+    return letter
 
 
 def text(what: Kit | Enrolment) -> bytes:

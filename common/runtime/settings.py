@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime
 import difflib
 import json
-import math
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,7 +30,6 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
 )
-from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from common.errors import UsageError
@@ -60,7 +58,7 @@ class Settings:
         def note(table: Any, info: ValidationInfo) -> Any:
             if info.context is not None:
                 info.context["keys"][id(table)] = keys
-            return table
+            return dict(table) if isinstance(table, Mapping) else table
 
         ruled = core_schema.no_info_after_validator_function(_ruled, schema)
         return core_schema.with_info_before_validator_function(note, ruled)
@@ -168,15 +166,16 @@ def checked(kind: type[T], raw: Any, where: str, code: str, **context: Any) -> T
     """The settings that a document holds; `context` is for validators. Every fault at once (UsageError `code`)."""
     keys: dict[int, tuple[str, ...]] = {}
     try:
-        settings: T = _adapter(cast(Any, kind)).validate_python(raw, context={**context, "keys": keys})
+        settings: T = adapter(cast(Any, kind)).validate_python(raw, context={**context, "keys": keys})
     except ValidationError as error:
-        faults = [f"{where}: {fault}" for e in error.errors(include_url=False) for fault in _said(e, raw, keys)]
+        faults = [f"{where}: {fault}" for e in error.errors(include_url=False) for fault in _sentences(e, raw, keys)]
         raise UsageError(code, *dict.fromkeys(faults)) from error
     return settings
 
 
 @cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
+def adapter(kind: Any) -> TypeAdapter[Any]:
+    """pydantic's reader of a kind of file."""
     return TypeAdapter(kind)
 
 
@@ -191,7 +190,7 @@ _WANTED = {
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def _said(error: ErrorDetails, raw: Any, keys: Mapping[int, tuple[str, ...]]) -> list[str]:
+def _sentences(error: ErrorDetails, raw: Any, keys: Mapping[int, tuple[str, ...]]) -> list[str]:
     """One of pydantic's errors in words, after the whole path of its key."""
     loc, kind, context = error["loc"], error["type"], error.get("ctx", {})
     if kind in ("unexpected_keyword_argument", "missing"):
@@ -223,7 +222,7 @@ def _with_value(path: str, value: Any, text: str, show: bool = False) -> str:
     """`privacy.epsilon = 0 must be above 0`; a whole table or list is shown where its own form is wrong alone."""
     if show or not isinstance(value, list | tuple | Mapping):
         shown = repr(value)
-        return f"{path} = {shown if len(shown) < 80 else shown[:77] + '...'} {text}"
+        return f"{path or 'the file'} = {shown if len(shown) < 80 else shown[:77] + '...'} {text}"
     return f"{path or 'the file'} {text}"
 
 
@@ -269,30 +268,3 @@ def _path(loc: Sequence[int | str], raw: Any) -> str:
             text += between + (piece if _BARE.fullmatch(piece) else json.dumps(piece, ensure_ascii=False))
             between = "."
     return text
-
-
-class _Schema(GenerateJsonSchema):
-    def field_title_should_be_set(self, schema: Any) -> bool:
-        return False
-
-
-def json_schema(kind: type[Any]) -> dict[str, Any]:
-    """The JSON Schema of a kind of file."""
-    dialect = "https://json-schema.org/draft/2020-12/schema"
-    said: dict[str, Any] = _plain(_adapter(cast(Any, kind)).json_schema(schema_generator=_Schema))
-    return {"$schema": dialect, **said}
-
-
-def _plain(schema: Any) -> Any:
-    """Without what TOML cannot say (null), and without defaults that are not said in the file (none, infinity, a table)."""
-    if isinstance(schema, list):
-        return [_plain(s) for s in schema if s != {"type": "null"}]
-    if not isinstance(schema, dict):
-        return schema
-    said = {}
-    for key, value in schema.items():
-        told = isinstance(value, bool | int | str | list) or (isinstance(value, float) and math.isfinite(value))
-        if key != "default" or (told and value not in ("", [])):
-            said[key] = _plain(value)
-    only = said.get("anyOf", ())
-    return {k: v for k, v in said.items() if k != "anyOf"} | only[0] if len(only) == 1 else said

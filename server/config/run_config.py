@@ -29,12 +29,12 @@ HOLDOUT = "holdout"
 def _hypers(text: str) -> str:
     """JSON: learner -> its hyperparameters."""
     try:
-        said = json.loads(text or "{}")
+        hypers = json.loads(text or "{}")
     except ValueError as error:
         raise ValueError(f"is not JSON: {error}") from error
-    if not isinstance(said, dict):
+    if not isinstance(hypers, dict):
         raise ValueError("is not a JSON object")
-    if not all(isinstance(hyper, dict) for hyper in said.values()):
+    if not all(isinstance(hyper, dict) for hyper in hypers.values()):
         raise ValueError("needs an object of hyperparameters for each learner")
     return text
 
