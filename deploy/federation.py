@@ -2,86 +2,76 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, TypeVar
 
-from common.errors import FedmetsError, UsageError
+from pydantic import AfterValidator, Field
+
+from common.errors import FedmetsError
+from common.runtime import settings
+from common.runtime.settings import BrokenRules, Form, Listed, Name, Settings, each_once
 from common.study import load as studies
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?")
 
 
+def slug(site: str) -> str:
+    """The name of a site's folder."""
+    return re.sub(r"[^a-z0-9]+", "-", site.lower()).strip("-")[:60] or "site"
+
+
+def _loads(study: str) -> str:
+    try:
+        studies.load(study)
+    except FedmetsError as error:
+        raise BrokenRules(*(("", f"cannot be read: {fault}") for fault in error.faults)) from error
+    return study
+
+
+def _own_folders(sites: tuple[str, ...]) -> tuple[str, ...]:
+    homes: dict[str, list[str]] = {}
+    for site in sites:
+        homes.setdefault(slug(site), []).append(site)
+    faults = []
+    for home, names in homes.items():
+        if len(set(names)) < len(names):
+            faults.append(("", f"names one twice ({', '.join(names)})"))
+        if len(set(names)) > 1:
+            faults.append(("", f"{', '.join(sorted(set(names)))} would share the folder '{home}'"))
+    if faults:
+        raise BrokenRules(*faults)
+    return sites
+
+
+T = TypeVar("T")
+Several = Annotated[Listed[T], Field(min_length=1), AfterValidator(each_once)]
+
+
 @dataclass(frozen=True)
-class Federation:
+class Federation(Settings):
     """Written once by the coordinator, beside the kits afterwards; sites are added to it."""
 
-    name: str
+    name: Annotated[str, Form(SLUG, "lower-case letters, digits and '-', at most 40")]
     """Lower-case letters, digits and '-'."""
-    hosts: tuple[str, ...]
+    hosts: Several[Annotated[str, Form(HOST, "a host name or an address")]]
     """Names or addresses at which sites reach the coordinator; the first is the one that kits name."""
-    studies: tuple[str, ...]
+    studies: Several[Annotated[str, AfterValidator(_loads)]]
     """Studies that the federation may run: names, or paths of study files."""
-    sites: tuple[str, ...]
+    sites: Annotated[Listed[Name], Field(min_length=1), AfterValidator(_own_folders)]
     """Names by which sites are known, in plans and reports."""
-    port: int = 443
+    port: Annotated[int, Field(ge=1, le=65535)] = 443
     """Of the coordinator's proxy."""
-    coordinator_image: str = "localhost/fedmets-coordinator:latest"
+    coordinator_image: Name = "localhost/fedmets-coordinator:latest"
     """The container image that the coordinator's compose file names."""
-    courier_image: str = "localhost/fedmets-courier:latest"
+    courier_image: Name = "localhost/fedmets-courier:latest"
     """The courier's, in the sites' compose files."""
-    station_image: str = "localhost/fedmets-station:latest"
+    station_image: Name = "localhost/fedmets-station:latest"
     """The station's, in the sites' compose files."""
 
 
 def load(path: Path) -> Federation:
     """Read the file; every fault at once (C01)."""
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError("C01", f"federation file '{path}' cannot be read ({error.strerror}); check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError("C01", f"federation file '{path}' is not valid TOML: {error}") from error
-    known = [f.name for f in fields(Federation)]
-    faults = []
-    for key in sorted(set(raw) - set(known)):
-        near = difflib.get_close_matches(key, known, 1)
-        faults.append(f"{path}: unknown key '{key}'; " + (f"did you mean '{near[0]}'?" if near else f"keys: {', '.join(known)}"))
-    faults += [f"{path}: '{key}' is missing" for key in ("name", "hosts", "studies", "sites") if key not in raw]
-    for key in ("hosts", "studies", "sites"):
-        value = raw.get(key, ["x"])
-        if not isinstance(value, list) or not value or not all(isinstance(v, str) and v.strip() for v in value):
-            faults.append(f"{path}: {key} = {value!r} must be a list of texts, and not empty")
-            raw[key] = []
-        elif len(set(value)) < len(value):
-            faults.append(f"{path}: {key} names one twice ({', '.join(value)})")
-    for key in ("name", "coordinator_image", "courier_image", "station_image"):
-        if key in raw and (not isinstance(raw[key], str) or not raw[key].strip()):
-            faults.append(f"{path}: {key} = {raw[key]!r} must be a text")
-    if isinstance(raw.get("name"), str) and not SLUG.fullmatch(raw["name"]):
-        faults.append(f"{path}: name = {raw['name']!r} may have lower-case letters, digits and '-', at most 40")
-    if type(raw.get("port", 443)) is not int or not 0 < raw.get("port", 443) < 65536:
-        faults.append(f"{path}: port = {raw['port']!r} must be a number from 1 to 65535")
-    faults += [f"{path}: host {h!r} is no host name and no address" for h in raw.get("hosts", []) if not HOST.fullmatch(h)]
-    faults += [f"{path}: site {s!r} has control characters" for s in raw.get("sites", []) if any(ord(c) < 32 for c in s)]
-    homes: dict[str, set[str]] = {}
-    for site in raw.get("sites", []):
-        homes.setdefault(slug(site), set()).add(site)
-    faults += [f"{path}: sites {', '.join(sorted(s))} would share the folder '{home}'" for home, s in homes.items() if len(s) > 1]
-    for name in raw.get("studies", []):
-        try:
-            studies.load(name)
-        except FedmetsError as error:
-            faults += [f"{path}: study '{name}': {f}" for f in error.faults]
-    if faults:
-        raise UsageError("C01", *faults)
-    lists = {k: tuple(raw[k]) for k in ("hosts", "studies", "sites")}
-    return Federation(**{**raw, **lists})
-
-
-def slug(site: str) -> str:
-    """The name of a site's folder."""
-    return re.sub(r"[^a-z0-9]+", "-", site.lower()).strip("-")[:60] or "site"
+    return settings.load(Federation, path, "federation file", "C01")

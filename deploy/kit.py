@@ -3,44 +3,45 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from common.errors import UsageError
-from common.wire.signing import PUBLIC
+from common.runtime import settings
+from common.runtime.settings import Listed, Name, Settings
 from deploy import pki
+from server.config.enrolled_sites import PublicKey
 
 KIT, ENROLMENT, PINNED = "kit.json", "enrolment.json", "pinned.json"
 
 
 @dataclass(frozen=True)
-class Kit:
+class Kit(Settings):
     """What the coordinator tells one site. Nothing in it is secret; that it is the coordinator's is shown by the fingerprint."""
 
-    federation: str
-    site: str
-    host: str
+    federation: Name
+    site: Name
+    host: Name
     port: int
-    studies: tuple[str, ...]
-    coordinator: str
+    studies: Listed[str]
+    coordinator: PublicKey
     """Public key by which plans are signed, 64 hex digits."""
-    version: str
+    version: Name
     """Of fedmets, at the coordinator."""
 
 
 @dataclass(frozen=True)
-class Enrolment:
+class Enrolment(Settings):
     """What a site sends back: the public halves of its two keys."""
 
-    federation: str
-    site: str
-    station: str
+    federation: Name
+    site: Name
+    station: PublicKey
     """Ed25519, 64 hex digits: signs updates."""
-    courier: str
+    courier: Name
     """OpenSSH line, P-384: the SuperNode's."""
 
     @property
@@ -48,39 +49,25 @@ class Enrolment:
         return pki.fingerprint(self.federation.encode(), self.site.encode(), self.station.encode(), self.courier.encode())
 
 
-_T = TypeVar("_T", Kit, Enrolment)
+@dataclass(frozen=True)
+class Pinned(Settings):
+    """What somebody typed when the site enrolled: the fingerprint, and for which site."""
+
+    site: str
+    federation: str
+    fingerprint: str
 
 
-def read(path: Path, kind: type[_T]) -> _T:
-    """A kit or an enrolment; C04 where the file is not exactly that."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        known = {f.name: str(f.type) for f in fields(kind)}
-        if not isinstance(raw, dict) or set(raw) != set(known):
-            raise ValueError(f"the keys {', '.join(known)} are expected")
-        wrong = [k for k, t in known.items() if not _fits(raw[k], t)]
-        if wrong:
-            raise ValueError(f"{', '.join(wrong)} are not of the kind expected")
-    except OSError as error:
-        raise UsageError("C04", f"'{path}' cannot be read ({error.strerror}); check the path") from error
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UsageError("C04", f"'{path}' is not what it should be ({error}); ask for it again") from error
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
-    found = kind(**values)
-    key = str(raw.get("coordinator", raw.get("station")))
-    if not PUBLIC.fullmatch(key):
-        raise UsageError("C04", f"'{path}': the key {key!r} is not 64 hex digits; ask for it again")
-    if isinstance(found, Enrolment):
-        pki.check_node_public(found.courier)
-    return found
+_T = TypeVar("_T", Kit, Enrolment, Pinned)
 
 
-def _fits(value: Any, told: str) -> bool:
-    if told == "str":
-        return type(value) is str and bool(value) and not any(ord(c) < 32 for c in value)
-    if told == "int":
-        return type(value) is int
-    return type(value) is list and all(type(v) is str for v in value)
+def read(path: Path, kind: type[_T], way_out: str = "ask for it again") -> _T:
+    """A kit, an enrolment or what was pinned; C04 where the file is not exactly that, with every fault of it."""
+    content = settings.document(path, kind.__name__.lower(), "C04", way_out, json.loads)
+    letter = settings.checked(kind, content, f"'{path}' is not what it should be ({way_out})", "C04")
+    if isinstance(letter, Enrolment):
+        pki.check_node_public(letter.courier)
+    return letter
 
 
 def text(what: Kit | Enrolment) -> bytes:
@@ -97,32 +84,19 @@ def of(ca: Path, coordinator: str) -> str:
     return pki.fingerprint(pki.newest(ca).public_bytes(Encoding.DER), bytes.fromhex(coordinator))
 
 
-def pinned(folder: Path) -> Mapping[str, str]:
-    """What somebody typed when the site enrolled: the fingerprint, and for which site."""
-    try:
-        raw = json.loads((folder / PINNED).read_text())
-        if not isinstance(raw, dict) or set(raw) != {"site", "federation", "fingerprint"}:
-            raise ValueError("it is not what `enroll` wrote")
-    except OSError as error:
-        raise UsageError("C04", f"'{folder}' has not been enrolled ({error.strerror}: {PINNED}); run python -m deploy enroll") from error
-    except ValueError as error:
-        raise UsageError("C04", f"'{folder / PINNED}': {error}; enrol again") from error
-    return raw
-
-
 def check(folder: Path) -> Kit:
     """The kit, if it is still the one that was enrolled with: another authority, another plan key or another site is refused (C04)."""
-    kit, pin = read(folder / KIT, Kit), pinned(folder)
+    kit, pin = read(folder / KIT, Kit), read(folder / PINNED, Pinned, "run python -m deploy enroll")
     faults = []
-    if not pki.same(pin["fingerprint"], fingerprint(folder)):
+    if not pki.same(pin.fingerprint, fingerprint(folder)):
         faults.append(
-            f"the kit in '{folder}' has the fingerprint {fingerprint(folder)}, it enrolled with {pin['fingerprint']}: its certificate "
+            f"the kit in '{folder}' has the fingerprint {fingerprint(folder)}, it enrolled with {pin.fingerprint}: its certificate "
             "or key has been exchanged. Ask the coordinator by telephone, and enrol again if it is right"
         )
     faults += [
-        f"the kit in '{folder}' is for {key} '{getattr(kit, key)}', the site enrolled for '{pin[key]}'; take your own kit"
+        f"the kit in '{folder}' is for {key} '{getattr(kit, key)}', the site enrolled for '{getattr(pin, key)}'; take your own kit"
         for key in ("site", "federation")
-        if getattr(kit, key) != pin[key]
+        if getattr(kit, key) != getattr(pin, key)
     ]
     if faults:
         raise UsageError("C04", *faults)

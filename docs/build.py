@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from docs import reference
+from docs import reference, schemas
 
 HERE = Path(__file__).parent
 NOTEBOOK = "tutorial.ipynb"
@@ -42,8 +42,8 @@ NAV: dict[str, tuple[str, ...]] = {
     "How-to: results": ("howto/read-report.md", "monitoring.md", "model.md", "*"),
     "Reference": (
         "reference/commands.md", "reference/run.md", "reference/site.md", "reference/federation.md", "reference/mapping.md",
-        "reference/studies.md", "reference/learners.md", "reference/metrics.md", "report.md", "reference/report-keys.md", "errors.md",
-        "reference/environment.md",
+        "reference/study-file.md", "reference/editors.md", "reference/studies.md",
+        "reference/learners.md", "reference/metrics.md", "report.md", "reference/report-keys.md", "errors.md", "reference/environment.md",
     ),
     "Security": ("security.md",),
     "The project": ("decisions/README.md", "changelog.md", "contributing.md", "benches.md", "status.md"),
@@ -115,6 +115,7 @@ def lay_out(source: Path) -> None:
         target.write_text(text if path.endswith(".ipynb") else laid_out(path, text, known), encoding="utf-8")
     for schema in HERE.glob("*.json"):
         shutil.copy(schema, source)
+    schemas.write(source / "schemas")
     shutil.copy(HERE / "conf.py", source)
     shutil.copytree(HERE / "_static", source / "_static")
 

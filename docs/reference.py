@@ -20,12 +20,13 @@ from typing import Any
 
 from client.__main__ import parser as client_parser
 from client.site import privacy_policy, site_file
-from client.table import mapping_file, mapping_keys
+from client.table import mapping, mapping_file
 from common.data.schema import Number, Schema
 from common.errors import CODES
 from common.federated import learner as learners
 from common.metrics.definitions import METRICS
 from common.study import load as studies
+from common.study import study_file
 from deploy import federation
 from deploy.__main__ import parser as deploy_parser
 from docs import rooms
@@ -65,21 +66,40 @@ class Key:
 
 def keys(cls: type, only: Iterable[str] | None = None, values: Any = None) -> list[Key]:
     """The fields of a dataclass with the sentences that stand below them; `values`: an instance that has the defaults."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
-    assert isinstance(tree, ast.ClassDef)
     told: dict[str, str] = {}
     kinds: dict[str, str] = {}
-    for node, after in zip(tree.body, [*tree.body[1:], None], strict=True):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            kinds[node.target.id] = ast.unparse(node.annotation)
-            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
-                told[node.target.id] = inspect.cleandoc(after.value.value)
+    for part in reversed([base for base in cls.__mro__ if "__dataclass_fields__" in vars(base)]):
+        tree = ast.parse(textwrap.dedent(inspect.getsource(part))).body[0]
+        assert isinstance(tree, ast.ClassDef)
+        for node, after in zip(tree.body, [*tree.body[1:], None], strict=True):
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                kinds[node.target.id] = _kind(node.annotation)
+                if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
+                    told[node.target.id] = inspect.cleandoc(after.value.value)
     wanted = set(only) if only is not None else None
     out = []
     for f in dataclasses.fields(cls):
         if wanted is None or f.name in wanted:
             out.append(Key(f.name, kinds[f.name], _default(f, values), told.get(f.name, "")))
     return out
+
+
+def _kind(node: ast.expr) -> str:
+    """What an annotation means to somebody who writes the file."""
+    if isinstance(node, ast.BinOp):
+        return _kind(node.left)
+    if isinstance(node, ast.Subscript):
+        outer, inner = ast.unparse(node.value), node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        if outer == "Annotated":
+            return _kind(inner[0])
+        if outer in ("Listed", "Several"):
+            return f"list: {_kind(inner[0])}"
+        if outer == "Mapping":
+            return f"table: {_kind(inner[1])}"
+        if outer == "Literal":
+            return " or ".join(code(ast.literal_eval(e)) if ast.literal_eval(e) else "empty" for e in inner)
+    name = ast.unparse(node)
+    return "table" if name in _TABLES else _KINDS.get(name, name)
 
 
 def _default(field: dataclasses.Field[Any], values: Any) -> str:
@@ -91,7 +111,7 @@ def _default(field: dataclasses.Field[Any], values: Any) -> str:
         value = field.default_factory()
     else:
         return "required"
-    if value is None or value == "" or value == () or value == {}:
+    if value is None or value == "" or value == () or value == {} or dataclasses.is_dataclass(value):
         return "none"
     if isinstance(value, Path):
         return code(str(value))
@@ -101,21 +121,17 @@ def _default(field: dataclasses.Field[Any], values: Any) -> str:
 
 
 _KINDS = {
-    "str": "text",
-    "int": "whole number",
-    "float": "number",
-    "bool": "true or false",
-    "Path": "path",
-    "Path | None": "path",
-    "tuple[str, ...]": "list of texts",
-    "tuple[int, ...]": "list of whole numbers",
-    "int | None": "whole number",
-    "datetime.date | None": "date",
-    "Mapping[str, str]": "table of texts",
-    "Mapping[str, tuple[float, float]]": "table of pairs of numbers",
-    "Require": "`none`, `dp` or `secagg`",
-    "Policy": "table",
-}
+    "str": "text", "Name": "text", "Text": "text", "TableName": "text", "KnownFrom": "text", "Learner": "text",
+    "Pattern": "regular expression", "PublicKey": "64 hex digits", "int": "whole number", "Whole": "whole number", "float": "number",
+    "Least": "number", "bool": "true or false", "Location": "path", "datetime.date": "date", "tuple[int, int]": "two whole numbers",
+    "Range": "the least and the most", "Names": "text or list of texts", "Cells": "value or list of values",
+    "Wholes": "whole number or list of them", "Columns": "text, table, or list of them", "Values": "table: value or list of values",
+    "_ByClass": "list or table of values", "Require": "`none`, `dp` or `secagg`", "Kind": "text", "Any": "value",
+}  # fmt: skip
+_TABLES = (
+    "Policy", "Keep", "KeepSection", "TableSection", "FieldSection", "FeatureSection", "LabelSection", "WithinSection", "SiteSpec",
+    "SurvivalSection", "ImagesSpec", "TaskSection",
+)  # fmt: skip
 
 
 def code(text: str) -> str:
@@ -140,9 +156,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def settings(found: Iterable[Key]) -> str:
-    return table(
-        ("key", "type", "default", "meaning"), ((code(k.name), _KINDS.get(k.kind, k.kind), k.default, prose(k.told)) for k in found)
-    )
+    return table(("key", "type", "default", "meaning"), ((code(k.name), k.kind, k.default, prose(k.told)) for k in found))
 
 
 def of_run() -> str:
@@ -161,27 +175,49 @@ def of_federation() -> str:
     return settings(keys(federation.Federation))
 
 
-SECTIONS: tuple[tuple[str, Mapping[str, str]], ...] = (
-    ("The file", mapping_keys.TOP),
-    ("`[tables.NAME]`", mapping_keys.TABLE),
-    ("`[[tables.NAME.keep]]`", mapping_keys.KEEP),
-    ("`[site]`", mapping_keys.SITE),
-    ("`[label]`", mapping_keys.LABEL),
-    ("`[label.within]`", mapping_keys.WITHIN),
-    ("`[features.NAME]`", mapping_keys.FIELD),
-    ("`[survival]`", mapping_keys.SURVIVAL),
-    ("`[images]`", mapping_keys.IMAGES),
-)
+MAPPING: Mapping[str, type] = {
+    "The file": mapping.MappingFile,
+    "`[tables.NAME]`": mapping.TableSection,
+    "`[[tables.NAME.keep]]`": mapping.Keep,
+    "`[site]`": mapping.SiteSpec,
+    "`[label]`": mapping.LabelSection,
+    "`[label.within]`": mapping.WithinSection,
+    "`[features.NAME]`": mapping.FieldSection,
+    "`[survival]`": mapping.SurvivalSection,
+    "`[images]`": mapping.ImagesSpec,
+}
+STUDY: Mapping[str, type] = {
+    "The file": study_file.StudyFile,
+    "`[label]`": study_file.LabelSection,
+    "`[[feature]]`, a number": study_file.NumberSection,
+    "`[[feature]]`, a choice": study_file.ChoiceSection,
+    "`[[keep]]`": study_file.KeepSection,
+    "`[task.NAME]`": study_file.TaskSection,
+    "`[survival]`": study_file.SurvivalSection,
+}
+"""Section of a file -> its keys."""
+
+
+def section(cls: type) -> list[Key]:
+    """The keys of one section; a label is a field with two keys more: its section has these alone."""
+    inherited = {f.name for f in dataclasses.fields(mapping.FieldSection)} if cls is mapping.LabelSection else set()
+    return [key for key in keys(cls) if key.name not in inherited]
+
+
+def _sections(of: Mapping[str, type]) -> str:
+    out = []
+    for title, cls in of.items():
+        more = "As `[features.NAME]`, and:\n\n" if cls is mapping.LabelSection else ""
+        out.append(f"## {title}\n\n{more}{settings(section(cls))}")
+    return "\n".join(out)
 
 
 def of_mapping() -> str:
-    out = []
-    for title, told in SECTIONS:
-        # a label is a field with two keys more: its section has these alone
-        rows = {k: v for k, v in told.items() if told is not mapping_keys.LABEL or k not in mapping_keys.FIELD}
-        more = "As `[features.NAME]`, and:\n\n" if told is mapping_keys.LABEL else ""
-        out.append(f"## {title}\n\n{more}{table(('key', 'meaning'), ((code(k), v) for k, v in rows.items()))}")
-    return "\n".join(out)
+    return _sections(MAPPING)
+
+
+def of_study() -> str:
+    return _sections(STUDY)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -350,6 +386,7 @@ MADE: dict[str, Callable[[], str]] = {
     "policy": of_policy,
     "federation": of_federation,
     "mapping": of_mapping,
+    "study": of_study,
     "commands": of_commands,
     "metrics": of_metrics,
     "learners": of_learners,

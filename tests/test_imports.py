@@ -116,10 +116,11 @@ def test_no_heavy_import(module: str) -> None:
     assert done.stdout.strip() == ""
 
 
-def test_help_imports_neither_numpy_nor_flower() -> None:
+@pytest.mark.parametrize("package", ["simulation", "client", "server", "deploy"])
+def test_help_imports_neither_numpy_nor_flower_nor_pydantic(package: str) -> None:
     code = (
-        "import sys, simulation.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit: pass\n"
-        "print('LOADED', [x for x in ('numpy', 'flwr', 'rich') if x in sys.modules])"
+        f"import sys, {package}.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit: pass\n"
+        "print('LOADED', [x for x in ('numpy', 'flwr', 'rich', 'pydantic') if x in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "LOADED []" in done.stdout

@@ -273,9 +273,9 @@ def _guard(study: Study, source: Source, tables: Mapping[str, Loaded], schema: S
     for feature in schema.features:
         spec = source.features.get(feature.name)
         table = tables.get(spec.table) if spec is not None else None
-        if spec is None or table is None or not spec.columns:
+        if spec is None or table is None or not spec.column:
             continue
-        used[feature.name] = next((a.name for a in spec.columns if a.name in table.parts[0].index), spec.columns[0].name)
+        used[feature.name] = next((a.name for a in spec.column if a.name in table.parts[0].index), spec.column[0].name)
         if spec.not_an_outcome:
             overrides[feature.name] = spec.not_an_outcome
     guard_denied(dataclasses.replace(study, overrides=overrides), used)
@@ -326,7 +326,7 @@ def _labels(source: Source, schema: Schema, tables: Mapping[str, Loaded], flow: 
         )
     followed = int((short & ~competed).sum())
     flow.notes.append(f"D04: {followed} patients were event-free but followed for less than {w.horizon:g} {w.time.unit}: label unknown")
-    label_column = f"{columns.used_column(w.event, tables)} within {w.horizon:g} {w.time.unit} by '{w.time.columns[0].name}'"
+    label_column = f"{columns.used_column(w.event, tables)} within {w.horizon:g} {w.time.unit} by '{w.time.column[0].name}'"
     return out, f"{label_column} (source mapping '{source.name}', guard D03)"
 
 

@@ -3,43 +3,87 @@
 from __future__ import annotations
 
 import datetime
-import difflib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, cast, get_args
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, cast
+
+from pydantic import AfterValidator, Field, Strict
 
 from common.errors import RefusedError
 from common.federated.learner import Plan, hyper_names, load, names
+from common.runtime.settings import Form, Listed, Settings
 from common.wire.signing import PUBLIC
 
 Require = Literal["none", "dp", "secagg"]
+PublicKey = Annotated[str, Form(PUBLIC, "a public key of 64 hex digits")]
+
+
+def _protecting(epsilon: float) -> float:
+    if 100 < epsilon < math.inf:
+        raise ValueError("protects nobody; 1 to 10 are usual, inf says openly that there is no limit")
+    return epsilon
+
+
+def _learner(name: str) -> str:
+    if name not in names():
+        raise ValueError(f"is no learner; there are {', '.join(names())}")
+    return name
+
+
+def _hyperparameter(key: str) -> str:
+    learner, _, name = key.partition(".")
+    known = learner in names() and name in hyper_names(load(learner))
+    if not known or type(getattr(load(learner), name)) not in (int, float):
+        raise ValueError('is no hyperparameter of a learner that is a number; write it as "image.rounds"')
+    return key
+
+
+def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
+    if not ends[0] <= ends[1]:
+        raise ValueError(f"= {list(ends)} must be the least and the most, such as [1, 20]")
+    return ends
+
+
+Range = Annotated[tuple[float, float], Strict(False), AfterValidator(_ordered)]
 
 
 @dataclass(frozen=True)
-class Policy:
+class Policy(Settings):
     """Without a table, none: sums leave as they are, over at least `minimum` patients."""
 
-    epsilon: float = math.inf
+    epsilon: Annotated[float, Field(gt=0), AfterValidator(_protecting)] = math.inf
     """What may ever be learnt of one patient from all that leaves, whatever the study, run or round; finite: every sum needs noise."""
-    delta: float = 0.0
+    delta: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """The chance that the epsilon does not hold; below 1 / (the site's patients)."""
     require: Require = "none"
     """Under what protection alone sums leave; a finite epsilon means `dp`."""
-    participants: tuple[str, ...] = ()
+    participants: Listed[str] = ()
     """Names of all sites with which this one lets itself be summed up; empty: any."""
     expires: datetime.date | None = None
     """The last day on which a plan is answered."""
-    peers: Mapping[str, str] = field(default_factory=dict, hash=False)
+    peers: Mapping[str, PublicKey] = field(default_factory=dict, hash=False)
     """Site -> identity key (64 hex digits) of those with which this one masks its sums, as these, not the coordinator, told it."""
-    fewest_sites: int = 3
-    """The fewest sites in a masked sum."""
-    learners: tuple[str, ...] = ()
+    fewest_sites: Annotated[int, Field(ge=3)] = 3
+    """The fewest sites in a masked sum; of two, each could take its own part off."""
+    learners: Listed[Annotated[str, AfterValidator(_learner)]] = ()
     """Those that a plan may ask for; empty: any."""
-    hyper: Mapping[str, tuple[float, float]] = field(default_factory=dict, hash=False)
+    hyper: Mapping[Annotated[str, AfterValidator(_hyperparameter)], Range] = field(default_factory=dict, hash=False)
     """`learner.hyperparameter` -> the least and the most that a plan may ask for; what is not named: what the learner itself takes."""
     noise_seed: int | None = None
     """Noise is drawn from it, so that a simulation can be repeated: it then hides nobody, and goes with no epsilon."""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Nothing that is wrong falls back to less privacy."""
+        limited = math.isfinite(self.epsilon)
+        if limited and not self.delta:
+            yield "delta", "must be above 0 with an epsilon, and below 1 / (number of patients), such as 1e-5"
+        if self.require == "dp" and not limited:
+            yield "require", "needs privacy.epsilon and privacy.delta"
+        if self.require == "secagg" and len(self.peers) < 2:
+            yield "require", "needs [privacy.peers]: public keys of at least two other sites, as these told you"
+        if self.noise_seed is not None and (limited or self.delta or self.require != "none"):
+            yield "noise_seed", "makes noise that can be made again, and hides nobody: leave it out, or epsilon, delta and require"
 
     @property
     def noised(self) -> bool:
@@ -71,70 +115,3 @@ class Policy:
                 faults.append(f"{key}={value!r} lies outside of what privacy.hyper allows, {low:g} to {high:g}")
         if faults:
             raise RefusedError("P07", *faults)
-
-
-def parse(raw: Mapping[str, Any]) -> tuple[Policy, list[str]]:
-    """The table, and everything that is wrong with it; nothing that is wrong falls back to less privacy."""
-    known = {f.name for f in fields(Policy)}
-    faults = []
-    for key in sorted(set(raw) - known):
-        near = difflib.get_close_matches(key, known, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"allowed: {', '.join(sorted(known))}"
-        faults.append(f"unknown key 'privacy.{key}'; {hint}")
-    epsilon, delta, require = raw.get("epsilon", math.inf), raw.get("delta", 0.0), raw.get("require", "none")
-    participants, expires = raw.get("participants", []), raw.get("expires")
-    real = {k: type(v) in (int, float) and not math.isnan(v) for k, v in (("epsilon", epsilon), ("delta", delta))}
-    if not real["epsilon"] or not epsilon > 0:
-        faults.append(f"privacy.epsilon = {epsilon!r} must be a number above 0 (inf: no limit)")
-    elif epsilon > 100 and math.isfinite(epsilon):
-        faults.append(f"privacy.epsilon = {epsilon!r} protects nobody; 1 to 10 are usual, inf says openly that there is no limit")
-    if not real["delta"] or not 0 <= delta < 1:
-        faults.append(f"privacy.delta = {delta!r} must be a number from 0 to below 1")
-    elif real["epsilon"] and math.isfinite(epsilon) and not delta > 0:
-        faults.append("privacy.delta is missing: with an epsilon it must be above 0, and below 1 / (number of patients), such as 1e-5")
-    if require not in get_args(Require):
-        faults.append(f"privacy.require = {require!r} must be one of {', '.join(get_args(Require))}")
-    elif require == "dp" and real["epsilon"] and not math.isfinite(epsilon):
-        faults.append('privacy.require = "dp" needs privacy.epsilon and privacy.delta')
-    if not isinstance(participants, list) or not all(isinstance(p, str) for p in participants):
-        faults.append(f"privacy.participants = {participants!r} must be a list of names of sites")
-    if expires is not None and type(expires) is not datetime.date:
-        faults.append(f"privacy.expires = {expires!r} must be a date, such as 2027-12-31")
-    seed = raw.get("noise_seed")
-    if seed is not None and type(seed) is not int:
-        faults.append(f"privacy.noise_seed = {seed!r} must be a whole number")
-    elif seed is not None and (raw.keys() & {"epsilon", "delta", "require"}):
-        faults.append(
-            "privacy.noise_seed makes noise that can be made again, and hides nobody: leave it out, or epsilon, delta and require"
-        )
-    peers, fewest = raw.get("peers", {}), raw.get("fewest_sites", 3)
-    if not isinstance(peers, dict) or not all(isinstance(k, str) and PUBLIC.fullmatch(str(k)) for k in peers.values()):
-        faults.append(f"privacy.peers = {peers!r} must be a table of sites and their public keys of 64 hex digits")
-    elif require == "secagg" and len(peers) < 2:
-        faults.append('privacy.require = "secagg" needs [privacy.peers]: public keys of at least two other sites, as these told you')
-    if type(fewest) is not int or fewest < 3:
-        faults.append(f"privacy.fewest_sites = {fewest!r} must be a whole number of at least 3: of two, each could take its own part off")
-    allowed, hyper = raw.get("learners", []), raw.get("hyper", {})
-    if not isinstance(allowed, list) or not all(isinstance(n, str) and n in names() for n in allowed):
-        faults.append(f"privacy.learners = {allowed!r} must be a list of learners; there are {', '.join(names())}")
-    faults += _ranges(hyper)
-    if faults:
-        return Policy(), faults
-    limits = {k: (float(v[0]), float(v[1])) for k, v in hyper.items()}
-    return Policy(
-        float(epsilon), float(delta), require, tuple(participants), expires, dict(peers), fewest, tuple(allowed), limits, seed
-    ), []
-
-
-def _ranges(hyper: Any) -> list[str]:
-    """What is wrong with the table `[privacy.hyper]`."""
-    if not isinstance(hyper, dict):
-        return [f'privacy.hyper = {hyper!r} must be a table, such as "image.rounds" = [1, 20]']
-    out = []
-    for key, value in hyper.items():
-        learner, _, name = key.partition(".")
-        if learner not in names() or name not in hyper_names(load(learner)) or type(getattr(load(learner), name)) not in (int, float):
-            out.append(f"privacy.hyper: '{key}' is no hyperparameter of a learner that is a number; write it as \"image.rounds\"")
-        if not isinstance(value, list) or len(value) != 2 or any(type(v) not in (int, float) for v in value) or not value[0] <= value[1]:
-            out.append(f"privacy.hyper: {key} = {value!r} must be the least and the most, such as [1, 20]")
-    return out

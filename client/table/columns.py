@@ -60,13 +60,13 @@ def _resolve(
             f"{spec.name} is wholly missing: " + ("the source never has it" if spec.absent else f"there is no table '{spec.table}'")
         )
         return None
-    names = [a.name for a in spec.columns]
+    names = [a.name for a in spec.column]
     cells = table.cells(names, None if spec.optional else faults)
     if cells is None:
         if spec.optional:
             flow.notes.append(f"{spec.name} is wholly missing: {table.where()} has no column {' or '.join(names)}")
         return None
-    alias = next(a for a in spec.columns if a.name in table.parts[0].index)
+    alias = next(a for a in spec.column if a.name in table.parts[0].index)
     mask = flow.mask if table is flow.index else table.cases
     if spec.keep:
         mask = mask & table.kept(spec.keep, faults)
@@ -309,7 +309,7 @@ def used_column(spec: FieldSpec, tables: Mapping[str, Loaded]) -> str:
     table = tables.get(spec.table)
     if table is None:
         return spec.table
-    name = next((a.name for a in spec.columns if a.name in table.parts[0].index), spec.columns[0].name)
+    name = next((a.name for a in spec.column if a.name in table.parts[0].index), spec.column[0].name)
     return f"{table.where()}: {name}"
 
 

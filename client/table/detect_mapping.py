@@ -106,7 +106,7 @@ def _columns_there(source: Source, folder: Folder) -> float:
 
 
 def _names(spec: FieldSpec) -> tuple[str, ...]:
-    return tuple(alias.name for alias in spec.columns)
+    return tuple(alias.name for alias in spec.column)
 
 
 def load(source: Source, folder: Folder, faults: list[Fault]) -> dict[str, Loaded]:

@@ -1,83 +1,182 @@
-"""A source mapping: where the tables of one kind of export hold what a study asks for. `client.table.mapping_file` reads one from TOML."""
+"""A source mapping: where the tables of one kind of export hold what a study asks for, section by section as its file has them.
+
+`client.table.mapping_file` reads one from TOML. A section is a `Settings` class; where what it means hangs on other sections (the
+name below which it stands, the index table), a `Spec` says it whole.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
-from client.table.readers import Layout
+from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo
+
+from client.table.readers import Kind, Layout
+from common.runtime.settings import Cells, Listed, Name, Names, OneOrMore, Pattern, Rule, Settings, Values, Whole, Wholes, several
+from common.study.study_file import KeepSection, TableForm
+
+
+def _declared(table: str, info: ValidationInfo) -> str:
+    tables = info.context["tables"] if info.context else ()
+    if tables and table not in tables:
+        raise ValueError(f"is none of the tables {', '.join(tables)}")
+    return table
+
+
+TableName = Annotated[str, AfterValidator(_declared)]
 
 
 @dataclass(frozen=True)
-class Alias:
+class Alias(Settings):
     """A name that a column may have, and the unit of its values where that differs from the field's."""
 
     name: str
+    """the column's name"""
     unit: str = ""
+    """of its values, where that differs"""
+
+
+def _aliases(value: Any) -> Any:
+    return [{"name": v} if isinstance(v, str) else v for v in several(value)]
+
+
+Columns = Annotated[Listed[Alias], BeforeValidator(_aliases, json_schema_input_type=str | Alias | list[str | Alias])]
 
 
 @dataclass(frozen=True)
-class Keep:
-    """Rows whose `column` holds one of `values` are kept; patients without such a row are excluded for `reason`.
+class Keep(KeepSection):
+    """Rows whose `column` holds one of `values` are kept; patients without such a row are excluded."""
 
-    `optional`: a table without the column keeps all rows.
-    """
-
-    column: str
-    values: tuple[str, ...]
-    reason: str
     optional: bool = False
+    """a table without the column keeps all rows"""
+
+    @property
+    def why(self) -> str:
+        return self.reason or f"no row with {self.column} = {' or '.join(self.values)}"
 
 
 @dataclass(frozen=True)
-class TableSpec:
-    name: str
-    files: tuple[str, ...]
+class TableSection(TableForm):
+    """`[tables.NAME]`"""
+
+    files: Names
+    """names or patterns, searched under the data folder"""
     key: str
-    layout: Layout = Layout()
-    id_length: int | None = None
-    id_pattern: str = ""
-    """Rows whose key does not match this regular expression as a whole (legends, totals) are no cases; they are counted in a note."""
+    """the column by which tables are joined: the patient's id"""
+    format: Kind | None = None
+    """`csv`, `tsv`, `xlsx` or `parquet`, where the file's name does not say it"""
+    id_length: Whole | None = None
+    """keep so many first characters of the id"""
+    id_pattern: Pattern = ""
+    """rows whose id does not match this regular expression as a whole (legends, totals) are no cases; a note counts them"""
     strip_zeros: bool = False
-    rows: str = "one"
-    duplicates: str = "error"
+    """drop the id's leading zeros"""
+    rows: Literal["one", "agree"] = "one"
+    """`one` row a patient, or several that must `agree`"""
+    duplicates: Literal["error", "quarantine"] = "error"
+    """several rows where one is declared: `error`, or `quarantine` (set aside and counted)"""
     optional: bool = False
-    keep: tuple[Keep, ...] = ()
-    person: str = ""
-    """Column of an identity beyond the id, such as a national number: one person under two ids is a fault (guard L04)."""
-    id_per_site: bool = False
-    """Ids count anew in each hospital: a patient is then called 'hospital: id'."""
+    """the table may be absent; its features are then missing"""
+    keep: Listed[Keep] = ()
+    """`column`, `values`, `reason`: only rows with one of these values"""
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.format, self.sheet, self.header, self.comment, self.delimiter, self.encoding, self.decimal, self.thousands)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableSpec(TableSection):
+    name: str
 
 
 @dataclass(frozen=True)
-class FieldSpec:
-    """One value a patient, from one column of one table."""
+class FieldSection(Settings):
+    """One value a patient, from one column of one table: `[features.NAME]`."""
 
-    name: str
-    table: str
-    columns: tuple[Alias, ...]
+    table: TableName = ""
+    """the table, where it is not the index"""
+    column: Columns = ()
+    """the column's name, or several that are known, each with a `unit` where that differs"""
     unit: str = ""
+    """in which the table has it; converted to the study's"""
     unit_column: str = ""
-    keep: tuple[Keep, ...] = ()
-    values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Study value -> texts in the table; for a number, the number (in the column's unit) that stands for a text such as '<0.5'."""
-    nulls: tuple[str, ...] = ()
+    """a column in which each row states its unit"""
+    keep: Listed[Keep] = ()
+    """as for tables, for this feature alone"""
+    values: Values = field(default_factory=dict)
+    """study value = texts in the table; for a number, the number (in the column's unit) that stands for a text such as '<0.5'"""
+    nulls: Cells = ()
+    """texts that mean missing in this column alone"""
     absent: bool = False
+    """the export does not have it: missing for everybody, and said"""
     optional: bool = False
-    out_of_range: str = "error"
-    disagree: str = "quarantine"
+    """some versions of the export do not have the column"""
+    out_of_range: Literal["error", "missing"] = "error"
+    """a value outside the bounds: `error`, or `missing` (counted)"""
+    disagree: Literal["quarantine", "missing"] = "quarantine"
+    """rows of a patient that contradict each other: `quarantine` the patient, or `missing` (the value)"""
     not_an_outcome: str = ""
+    """why guard L02 does not apply to it; printed in the report"""
+
+    def faults(self) -> Iterator[Rule]:
+        if not self.absent and not self.column:
+            yield "", "lacks 'column' (or absent = true)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldSpec(FieldSection):
+    name: str
+
+
+@dataclass(frozen=True)
+class WithinSection(Settings):
+    """`[label.within]`: the event up to `horizon` is the second class, event-free up to it the first, else unknown."""
+
+    event: Columns
+    """the column of the event"""
+    event_values: Values
+    """`{ yes = [...], no = [...] }`"""
+    time: Columns
+    """the column of the time to the event, or of the follow-up"""
+    unit: str
+    """of that time, and of the horizon"""
+    horizon: float
+    """an event up to it is the second class, event-free up to it the first, anything else unknown"""
+    table: TableName = ""
+    """the table, where it is not the index"""
+    competing: Columns = ()
+    """the column of an event that ends the follow-up, such as death"""
+    competing_values: Values = field(default_factory=dict)
+    """`{ yes = [...], no = [...] }`"""
+    competing_title: str = "a competing event"
+    """how the account of the patients calls it"""
 
 
 @dataclass(frozen=True)
 class Within:
-    """A label made of a follow-up: the event up to `horizon` is the second class, event-free up to it the first, else unknown."""
+    """A label made of a follow-up."""
 
     event: FieldSpec
     time: FieldSpec
     horizon: float
     competing: FieldSpec | None = None
     competing_title: str = ""
+
+
+@dataclass(frozen=True)
+class LabelSection(FieldSection):
+    """`[label]`"""
+
+    unknown: Cells = ()
+    """values that are neither class: kept apart, never trained on, never scored"""
+    within: WithinSection | None = None
+    """in place of a column: `[label.within]`"""
+
+    def faults(self) -> Iterator[Rule]:
+        if self.within is None:
+            yield from super().faults()
 
 
 @dataclass(frozen=True)
@@ -88,18 +187,45 @@ class LabelSpec:
 
 
 @dataclass(frozen=True)
-class SiteSpec:
-    """The institution: a column (`slice` of its text, renamed by `names`; the constant where a table has no such column), the file's
-    name, or one constant."""
+class SiteSpec(Settings):
+    """The institution: a column, the file's name, or one constant (which may also stand in for tables without the column)."""
 
-    table: str = ""
+    table: TableName = ""
+    """the table, where it is not the index"""
     column: str = ""
-    slice: tuple[int, int] | None = None
+    """the column that names the institution"""
+    slice: Annotated[tuple[int, int], Strict(False)] | None = None
+    """first and last character of its text, from 0, the last not included"""
     names: Mapping[str, str] = field(default_factory=dict)
+    """text = the institution's name; several texts may have one name"""
     constant: str = ""
+    """one name for all, or for tables without the column"""
     from_file: bool = False
-    pick: str = "agree"
-    """Several rows of a patient: `agree`, or `most` (the institution with most rows counts; of equal ones the first by name)."""
+    """the file's name is the institution's"""
+    pick: Literal["agree", "most"] = "agree"
+    """several rows of a patient: they must `agree`, or the institution with `most` rows counts (of equal ones the first by name)"""
+
+    def faults(self) -> Iterator[Rule]:
+        if bool(self.column) + self.from_file + bool(self.constant and not self.column) != 1:
+            yield "", "needs exactly one of column, constant, from_file (a constant beside a column: where it lacks)"
+
+
+@dataclass(frozen=True)
+class SurvivalSection(Settings):
+    """`[survival]`"""
+
+    times: Columns
+    """columns of the time; the first that is known counts"""
+    unit: str
+    """of the times"""
+    event: Columns
+    """the column that says who died"""
+    dead: Cells
+    """its values for death"""
+    alive: Cells
+    """its values for life"""
+    table: TableName = ""
+    """the table, where it is not the index"""
 
 
 @dataclass(frozen=True)
@@ -110,32 +236,60 @@ class SurvivalSpec:
 
 
 @dataclass(frozen=True)
-class ImagesSpec:
+class ImagesSpec(Settings):
     """How images name their patients, which NIfTI file is which sequence, and what an expert called the study's regions.
 
     DICOM files say by themselves which sequence they are; NIfTI files do so by their paths only. Without the section: PatientID is
     the table's id, and a segment is the region whose name it has.
     """
 
-    id: str = "PatientID"
-    """Where a DICOM file's id stands: `PatientID`, or `path` (from the folder of images); a NIfTI file's id always stands in its path."""
-    id_pattern: str = ""
-    """Regular expression, searched in that text: the id is its group `id`, else its first group, else all that it matches. A group
-    `study` tells apart a patient's examinations (without it: DICOM's StudyInstanceUID, and a NIfTI file's folder)."""
-    id_length: int | None = None
+    id: Literal["PatientID", "path"] = "PatientID"
+    """where a DICOM file's id stands: `PatientID`, or `path` (from the folder of images); a NIfTI file's id always stands in its path"""
+    id_pattern: Pattern = ""
+    """regular expression, searched in that text: the id is its group `id`, else its first group, else all that it matches; a group
+    `study` tells apart a patient's examinations (without it: DICOM's StudyInstanceUID, and a NIfTI file's folder)"""
+    id_length: Whole | None = None
+    """keep so many first characters of the id"""
     strip_zeros: bool = False
-    channels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Channel -> patterns of NIfTI paths; where several match, the longest counts."""
-    mask: tuple[str, ...] = ()
-    """Patterns of NIfTI label maps."""
-    values: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Region -> its values in a label map."""
-    regions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Region -> regular expressions of the labels of DICOM segments, which match as a whole, whatever their case."""
+    """drop the id's leading zeros"""
+    channels: Values = field(default_factory=dict)
+    """channel = patterns of NIfTI paths; where several match, the longest counts"""
+    mask: Names = ()
+    """patterns of NIfTI label maps"""
+    values: Mapping[str, Wholes] = field(default_factory=dict)
+    """region = its values in a label map"""
+    regions: Mapping[str, Annotated[Listed[Pattern], OneOrMore]] = field(default_factory=dict)
+    """region = regular expressions of the labels of DICOM segments, which match as a whole, whatever their case"""
+
+
+@dataclass(frozen=True)
+class MappingFile(Settings):
+    """The file"""
+
+    name: Name
+    """by which `--source` chooses the mapping"""
+    tables: Annotated[Mapping[str, TableSection], Field(min_length=1)]
+    """`[tables.NAME]`: the files; the first is the index, whose patients are the cohort"""
+    label: LabelSection
+    """`[label]`: a column and its values, or `[label.within]`, an event within a horizon"""
+    studies: Names = ()
+    """the studies that it serves"""
+    nulls: Cells = ()
+    """texts that mean missing, whatever their case; an empty cell always does"""
+    site: SiteSpec | None = None
+    """`[site]`: which institution a patient is of; none: one, called as the mapping"""
+    features: Mapping[str, FieldSection] = field(default_factory=dict)
+    """`[features.NAME]`: where each of the study's features stands"""
+    survival: SurvivalSection | None = None
+    """`[survival]`: `times` (the first that is known counts), `unit`, `event`, `dead`, `alive`"""
+    images: ImagesSpec = ImagesSpec()
+    """`[images]`: how images name their patients"""
 
 
 @dataclass(frozen=True)
 class Source:
+    """A mapping whose every section says which table it reads."""
+
     name: str
     studies: tuple[str, ...]
     nulls: tuple[str, ...]

@@ -190,7 +190,7 @@ class Account:
             left = {table.ids[row] for row in np.flatnonzero(mask)}
             for patient in self.ids:
                 if patient not in left:
-                    self.drop(patient, keep.reason)
+                    self.drop(patient, keep.why)
         self.mask = mask
         if spec.rows == "one":
             count = Counter(table.ids[row] for row in np.flatnonzero(mask))

@@ -1,303 +1,421 @@
-"""A study of one's own in one TOML file: the schema, and where the table holds it. `docs/own-study.md` explains every key.
+"""A study of one's own in one TOML file: the schema, and where the table holds it. `docs/own-study.md` explains it by examples.
 
 The file becomes a Study whose `source` is a mapping in the form of `client/table/sources/*.toml`; every fault of the file is named at once.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePath
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo
+from pydantic_core import PydanticKnownError
 
 from common.data.schema import Choice, Feature, Label, Number, Schema, Survival
-from common.errors import UsageError
+from common.runtime import settings
+from common.runtime.settings import (
+    BrokenRules,
+    Cell,
+    Cells,
+    Listed,
+    Name,
+    Names,
+    OneOrMore,
+    Pattern,
+    Rule,
+    Settings,
+    Values,
+    Wholes,
+    several,
+)
 from common.study.study import Study, Task
-
-_TOP = (
-    "name", "question", "table", "sheet", "header", "comment", "delimiter", "encoding", "decimal", "thousands", "id", "id_per_site",
-    "person", "site", "site_from_file", "nulls", "duplicates", "keep", "times", "label", "feature", "task", "survival", "learners",
-    "hyper", "clinical", "denied", "virtual",
-)  # fmt: skip
-_LABEL = ("name", "column", "classes", "values", "unknown", "title")
-_FEATURE = (
-    "name", "column", "kind", "unit", "column_unit", "unit_column", "low", "high", "scale", "values", "ordered", "map", "nulls",
-    "available_at", "title", "out_of_range", "not_an_outcome",
-)  # fmt: skip
-_KEEP = ("column", "values", "reason")
-_TASK = ("time", "caution", "alarm")
-_SURVIVAL = ("name", "time", "event", "unit", "horizon", "dead", "alive")
-_ONE_OF: dict[str, tuple[object, ...]] = {
-    "kind": ("number", "choice"), "scale": ("linear", "log"), "out_of_range": ("error", "missing"), "decimal": (".", ","),
-    "thousands": ("", ",", ".", " ", "'"),
-    "duplicates": ("error", "quarantine", "agree"),
-}  # fmt: skip
-_TYPES: dict[str, tuple[type, ...]] = {
-    "name": (str,), "question": (str,), "column": (str,), "id": (str,), "site": (str,), "site_from_file": (bool,), "sheet": (str,),
-    "id_per_site": (bool,), "person": (str,), "unit": (str,), "column_unit": (str,), "unit_column": (str,), "low": (int, float),
-    "high": (int, float), "horizon": (int, float), "ordered": (bool,), "available_at": (str,), "title": (str,), "times": (list,),
-    "classes": (list,), "nulls": (list, str, int, float), "feature": (list,), "keep": (list,), "label": (dict,), "task": (dict,),
-    "survival": (dict,), "learners": (list,), "hyper": (dict,), "clinical": (str,), "denied": (list,), "virtual": (str,),
-    "table": (str, list), "delimiter": (str,), "encoding": (str,), "comment": (str,), "alarm": (int, float), "caution": (str,),
-    "not_an_outcome": (str,),
-}  # fmt: skip
-
-KEYS = tuple(dict.fromkeys((*_TOP, *_LABEL, *_FEATURE, *_KEEP, *_TASK, *_SURVIVAL)))
-"""Every key that a study file may have."""
 
 ANY_TABLE = ("*.csv", "*.tsv", "*.txt", "*.xlsx", "*.parquet")
 """What is read where the file does not name its table: every table under the data folder."""
 
+Kind = Literal["number", "choice"]
+
+
+def _inside(name: str) -> str:
+    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        raise ValueError("must be a name or a pattern inside the data folder (give the folder, or the file, as --data)")
+    return name
+
+
+def _times(info: ValidationInfo) -> tuple[str, ...]:
+    """The file's prediction times; none where these are wrong themselves."""
+    return info.context["times"] if info.context else ()
+
+
+def _moment(time: str, info: ValidationInfo) -> str:
+    times = _times(info)
+    if times and time not in times:
+        raise ValueError(f"is none of the times {', '.join(times)}")
+    return time
+
+
+def _known_from(time: str, info: ValidationInfo) -> str:
+    """A feature says when it is known, where there are several times."""
+    times = _times(info)
+    if not time and len(times) == 1:
+        return times[0]
+    if not time and times:
+        raise PydanticKnownError("missing")
+    return _moment(time, info)
+
+
+def _learner(name: str) -> str:
+    from common.federated import learner
+
+    if name not in learner.names():
+        raise ValueError(f"is unknown; there are {', '.join(learner.names())}")
+    return name
+
+
+KnownFrom = Annotated[str, AfterValidator(_known_from), Field(validate_default=True)]
+Learner = Annotated[str, AfterValidator(_learner)]
+
+
+def _form(value: Any) -> str:
+    return "a table" if isinstance(value, Mapping) else "a list"
+
+
+def _form_of_texts(value: Any) -> str:
+    return "a list" if isinstance(value, list | tuple) else "a text"
+
+
+_Texts = Annotated[Annotated[Cell, Tag("a text")] | Annotated[Listed[Cell], Tag("a list")], Discriminator(_form_of_texts)]
+_ByClass = Annotated[Annotated[Cells, Tag("a list")] | Annotated[Mapping[str, _Texts], Tag("a table")], Discriminator(_form)]
+
+
+def _pairs(values: Mapping[str, str | tuple[str, ...]], names: Iterable[str]) -> dict[str, list[str]]:
+    """`{study value = [table values]}`, written so or as `{table value = study value}`. ValueError for what names neither."""
+    known = tuple(names)
+    out: dict[str, list[str]] = {}
+    for key, value in values.items():
+        texts = several(value)
+        if key in known:
+            out.setdefault(key, []).extend(texts)
+        elif len(texts) == 1 and texts[0] in known:
+            out.setdefault(texts[0], []).append(key)
+        else:
+            raise ValueError(f"has {key} = {', '.join(texts)!r}, which names none of the study's values {', '.join(known)}")
+    return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableForm(Settings):
+    """How a table of one's own is laid out."""
+
+    sheet: str | None = None
+    """worksheet; without it: the first"""
+    header: Wholes = (1,)
+    """number of the header row, or a list of rows, joined by ` / `"""
+    comment: str = ""
+    """lines that start with it are skipped"""
+    delimiter: str = ""
+    """between columns; without it: found"""
+    encoding: str = "utf-8"
+    """of a text file; `latin-1` for old exports"""
+    decimal: Literal[".", ","] = "."
+    """`,` for a decimal comma"""
+    thousands: Literal["", ",", ".", " ", "'"] = ""
+    """mark between groups of three digits; without it `1,234` is an error"""
+    person: str = ""
+    """a column that knows people across hospitals; one person under two ids is refused (L04)"""
+    id_per_site: bool = False
+    """ids count anew in each hospital; a patient is then called `hospital: id`"""
+
+    def faults(self) -> Iterator[Rule]:
+        if self.thousands == self.decimal:
+            yield "thousands", f"and decimal are both '{self.decimal}'; correct one of them"
+
+
+@dataclass(frozen=True)
+class KeepSection(Settings):
+    """`[[keep]]`"""
+
+    column: str
+    """the column that is looked at"""
+    values: Cells
+    """rows with one of these are kept"""
+    reason: str = ""
+    """why patients without such a row are excluded, in the account of the patients"""
+
+
+@dataclass(frozen=True)
+class LabelSection(Settings):
+    """`[label]`"""
+
+    column: str
+    """the column of the label"""
+    name: str = ""
+    """what is predicted; without it: the column's name"""
+    classes: Cells = ()
+    """the first is the reference, the last of two the event; without them: the `values`"""
+    values: _ByClass = ()
+    """what stands in the table, in the order of the classes, or a table of class = values"""
+    unknown: Cells = ()
+    """neither: kept apart, never trained on, never scored"""
+    title: str = ""
+    """how the report calls it"""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes: declared, or the keys of `values` over lists, or else its distinct values in order."""
+        if self.classes or not isinstance(self.values, Mapping):
+            return self.classes or tuple(self.values)
+        single = [text for text in self.values.values() if isinstance(text, str)]
+        return tuple(dict.fromkeys(single)) if len(single) == len(self.values) else tuple(self.values)
+
+    def faults(self) -> Iterator[Rule]:
+        if not self.names:
+            yield "", "needs 'values', the two or more values of its column (the first is the reference, the last of two the event)"
+        try:
+            self.mapped()
+        except ValueError as error:
+            yield "values", str(error)
+
+    def mapped(self) -> dict[str, list[str]]:
+        """Class -> what stands for it in the table."""
+        if isinstance(self.values, Mapping):
+            return _pairs(self.values, self.names)
+        raws = self.values or self.names
+        if len(raws) != len(self.names):
+            raise ValueError(f"are {len(raws)} for {len(self.names)} classes ({', '.join(self.names)}); give a value for each class")
+        return {name: [raw] for name, raw in zip(self.names, raws, strict=True)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureForm(Settings):
+    """`[[feature]]`"""
+
+    name: Name
+    """by which the study knows it"""
+    column: str = ""
+    """the column's name, where it differs"""
+    nulls: Cells = ()
+    """texts that mean missing in this column alone"""
+    available_at: KnownFrom = ""
+    """from which of the `times` it is known"""
+    title: str = ""
+    """how the report calls it"""
+    not_an_outcome: str = ""
+    """why guard L02 does not apply to it; printed in the report"""
+
+    def mapped(self) -> dict[str, Any]:
+        """The feature as a mapping has it."""
+        return {"column": self.column or self.name, "nulls": self.nulls, "not_an_outcome": self.not_an_outcome}
+
+
+@dataclass(frozen=True)
+class NumberSection(FeatureForm):
+    """`[[feature]]` of `kind = "number"`"""
+
+    unit: str
+    """its unit in the study"""
+    low: float
+    """outside `low` to `high` a value is an error, not an outlier"""
+    high: float
+    """see `low`"""
+    kind: Kind = "number"
+    """`number`, or `choice`, which is one with `values`"""
+    column_unit: str = ""
+    """the unit in the table, where it differs; converted"""
+    unit_column: str = ""
+    """a column in which each row states its unit"""
+    scale: Literal["linear", "log"] = "linear"
+    """`log` for a skewed one"""
+    map: Mapping[str, float] = field(default_factory=dict)
+    """text in the table = the number that stands for it, in the column's unit: `{ "<0.5" = 0.25 }`"""
+    out_of_range: Literal["error", "missing"] = "error"
+    """a value outside the bounds: `error`, or `missing` (counted)"""
+
+    @property
+    def declared(self) -> Feature:
+        return Number(self.name, self.unit, self.low, self.high, self.available_at, self.scale, self.title)
+
+    def mapped(self) -> dict[str, Any]:
+        values: dict[str, list[str]] = {}
+        for text, value in self.map.items():
+            values.setdefault(repr(float(value)), []).append(text)
+        unit = {"unit": self.column_unit or self.unit, "unit_column": self.unit_column}
+        return {**super().mapped(), **unit, "values": values, "out_of_range": self.out_of_range}
+
+
+@dataclass(frozen=True)
+class ChoiceSection(FeatureForm):
+    """`[[feature]]` of `kind = "choice"`"""
+
+    values: Cells
+    """its closed vocabulary; a feature that has one is a choice"""
+    kind: Kind = "choice"
+    """`choice`"""
+    ordered: bool = False
+    """the values are grades, in order"""
+    map: Values = field(default_factory=dict)
+    """`{ table value = "study value" }` or `{ "study value" = ["table value", ...] }`"""
+
+    def faults(self) -> Iterator[Rule]:
+        try:
+            self.mapped()
+        except ValueError as error:
+            yield "map", str(error)
+
+    @property
+    def declared(self) -> Feature:
+        return Choice(self.name, self.values, self.available_at, self.ordered, self.title)
+
+    def mapped(self) -> dict[str, Any]:
+        return {**super().mapped(), "values": _pairs(self.map, self.values)}
+
+
+def _kind(raw: Any) -> str:
+    kind = raw.get("kind", "choice" if "values" in raw else "number") if isinstance(raw, Mapping) else ""
+    return "a choice" if kind == "choice" else "a number"
+
+
+FeatureSection = Annotated[Annotated[NumberSection, Tag("a number")] | Annotated[ChoiceSection, Tag("a choice")], Discriminator(_kind)]
+
+
+@dataclass(frozen=True)
+class TaskSection(Settings):
+    """`[task.NAME]`"""
+
+    time: Annotated[str, AfterValidator(_moment)] = ""
+    """its prediction time, one of `times`; without it: the task's own name, or the only one"""
+    caution: str = ""
+    """printed on page 1 of the report"""
+    alarm: float | None = None
+    """a higher AUC is said to be implausible"""
+
+
+@dataclass(frozen=True)
+class SurvivalSection(Settings):
+    """`[survival]`: described by Kaplan-Meier curves, never an input"""
+
+    time: Names
+    """the column of the time, or several: the first that is known counts"""
+    event: str
+    """the column that says who died"""
+    unit: str
+    """of the time"""
+    horizon: float
+    """the last time shown"""
+    dead: Cells
+    """the event's values for death"""
+    alive: Cells
+    """the event's values for life"""
+    name: str = "survival"
+    """how the report calls it"""
+
+
+def _timed(tasks: Mapping[str, TaskSection], info: ValidationInfo) -> Mapping[str, TaskSection]:
+    """Each with its prediction time."""
+    times = _times(info)
+    out, faults = {}, []
+    for name, task in tasks.items():
+        time = task.time or (name if name in times else times[0] if len(times) == 1 else "")
+        if times and not time:
+            faults.append(("", f"{name} lacks 'time', one of {', '.join(times)}"))
+        out[name] = replace(task, time=time)
+    if faults:
+        raise BrokenRules(*faults)
+    return out
+
+
+@dataclass(frozen=True)
+class StudyFile(TableForm):
+    """The file"""
+
+    id: str
+    """column that names the patient"""
+    label: LabelSection
+    """`[label]`: what is predicted"""
+    feature: Listed[FeatureSection]
+    """`[[feature]]`: what it is predicted from"""
+    name: str = ""
+    """of the study; without it: the file's"""
+    question: str = ""
+    """in words, for the report"""
+    table: Annotated[Listed[Annotated[str, AfterValidator(_inside)]], OneOrMore] = ANY_TABLE
+    """file name or pattern, or a list; without it: every table under the data folder"""
+    site: str = ""
+    """column that names the hospital; without it: one hospital"""
+    site_from_file: bool = False
+    """the file's name is the hospital's, or its folder's where all files are called alike"""
+    nulls: Cells = ()
+    """what means missing, whatever its case; an empty cell always does"""
+    duplicates: Literal["error", "quarantine", "agree"] = "error"
+    """several rows of a patient: `error`, `quarantine` (set aside and counted) or `agree` (rows must agree, else set aside)"""
+    keep: Listed[KeepSection] = ()
+    """`[[keep]]`: only rows with one of these values"""
+    times: Annotated[Listed[Name], Field(min_length=1)] = ("baseline",)
+    """prediction times in order, where there are several"""
+    task: Annotated[Mapping[str, TaskSection], AfterValidator(_timed)] = field(default_factory=dict)
+    """`[task.NAME]`: prediction times with what is said beside them; without any: one for each time"""
+    survival: SurvivalSection | None = None
+    """`[survival]`: a follow-up, for the report"""
+    learners: Listed[Learner] = ("logistic", "boosting")
+    """that answer the question, in order"""
+    hyper: Mapping[Learner, Mapping[str, Any]] = field(default_factory=dict)
+    """`[hyper.LEARNER]`: hyperparameters that differ from the learner's defaults"""
+    clinical: str | None = None
+    """the learner reported as the clinical model"""
+    denied: Listed[Pattern] = ()
+    """regular expressions of columns and features that are outcomes (L02)"""
+    virtual: str = ""
+    """where sites are no hospitals: the sentence that says so on page 1"""
+
+    def faults(self) -> Iterator[Rule]:
+        yield from super().faults()
+        if self.site and self.site_from_file:
+            yield "site", "and site_from_file exclude each other"
+        if self.id_per_site and not (self.site or self.site_from_file):
+            yield "id_per_site", "needs to know the hospital: name its column (site = ...) or declare site_from_file = true"
+        if self.clinical is not None and self.clinical not in self.learners:
+            yield "clinical", f"is none of the learners {', '.join(self.learners)}"
+
+    def mapped(self, name: str) -> dict[str, Any]:
+        """Where the table holds what the schema asks for: a mapping, in the form of its TOML file."""
+        rows = {"rows": "agree"} if self.duplicates == "agree" else {"rows": "one", "duplicates": self.duplicates}
+        form = {f.name: getattr(self, f.name) for f in fields(TableForm) if getattr(self, f.name) is not None}
+        site = {"from_file": True} if self.site_from_file else {"column": self.site} if self.site else {"constant": name}
+        source: dict[str, Any] = {
+            "name": name,
+            "studies": [name],
+            "nulls": self.nulls,
+            "tables": {"table": {"files": self.table, "key": self.id, **rows, "keep": [vars(k) for k in self.keep], **form}},
+            "site": site,
+            "label": {"column": self.label.column, "values": self.label.mapped(), "unknown": self.label.unknown},
+            "features": {feature.name: feature.mapped() for feature in self.feature},
+        }
+        if self.survival is not None:
+            s = self.survival
+            source["survival"] = {"times": s.time, "unit": s.unit, "event": s.event, "dead": s.dead, "alive": s.alive}
+        return source
+
 
 def from_toml(raw: Mapping[str, Any], where: str) -> Study:
     """The study that a TOML document describes. Raises UsageError (C02, or C03 where the schema contradicts itself)."""
-    reader = _Reader(where)
-    top = reader.check(raw, "the file", _TOP, ("id", "label", "feature"))
-    name = str(top.get("name", PurePath(where).stem))
-    times = tuple(str(t) for t in top.get("times", ["baseline"]))
-    label, label_source = reader.label(top.get("label", {}))
-    pairs = [reader.feature(f, n, times) for n, f in enumerate(top.get("feature", ()), 1)]
-    features = [feature for feature, _ in pairs if feature is not None]
-    survival, survival_source = reader.survival(top["survival"]) if "survival" in top else (None, None)
-    tasks = reader.tasks(top.get("task", {}), times)
-    learners = reader.learners(top)
-    source: dict[str, Any] = {
-        "name": name,
-        "studies": [name],
-        "nulls": _texts(top.get("nulls", ())),
-        "tables": {"table": reader.table(top)},
-        "site": reader.site(top, name),
-        "label": label_source,
-        "features": {feature.name: mapped for feature, mapped in pairs if feature is not None},
-    }
-    if survival_source is not None:
-        source["survival"] = survival_source
-    schema = reader.schema(name, tuple(features), label, times, survival)
-    reader.raise_faults()
-    assert schema is not None
+    times = raw.get("times", ["baseline"])
+    known = tuple(times) if isinstance(times, list) and all(isinstance(t, str) for t in times) else ()
+    file = settings.checked(StudyFile, raw, where, "C02", times=known)
+    name = file.name or PurePath(where).stem
+    label = Label(file.label.name or file.label.column, file.label.names, file.label.title)
+    survival = Survival(file.survival.name, file.survival.unit, file.survival.horizon) if file.survival else None
     return Study(
         name=name,
-        question=str(top.get("question", f"Which {label.name} does a patient have?")),
-        schema=schema,
-        tasks=tasks,
-        learners=learners,
-        hyper=top.get("hyper", {}),
-        clinical=top.get("clinical"),
-        denied=tuple(top.get("denied", ())),
-        source=source,
-        virtual=str(top.get("virtual", "")),
-        overrides={f["name"]: f["not_an_outcome"] for f in top["feature"] if "not_an_outcome" in f},
+        question=file.question or f"Which {label.name} does a patient have?",
+        schema=Schema(name, tuple(f.declared for f in file.feature), label, file.times, survival),
+        tasks={name: Task(**vars(task)) for name, task in file.task.items()} or {time: Task(time) for time in file.times},
+        learners=file.learners,
+        hyper=file.hyper,
+        clinical=file.clinical,
+        denied=file.denied,
+        source=file.mapped(name),
+        virtual=file.virtual,
+        overrides={f.name: f.not_an_outcome for f in file.feature if f.not_an_outcome},
     )
-
-
-class _Reader:
-    """Reads the parts of one file and gathers what is wrong with it."""
-
-    def __init__(self, where: str) -> None:
-        self.where = where
-        self.faults: list[str] = []
-        self.contradictions: list[str] = []
-
-    def fault(self, text: str) -> None:
-        self.faults.append(f"{self.where}: {text}")
-
-    def raise_faults(self) -> None:
-        if self.faults or self.contradictions:
-            raise UsageError("C02" if self.faults else "C03", *self.faults, *self.contradictions)
-
-    def check(self, raw: Any, at: str, allowed: Collection[str], needed: Iterable[str] = ()) -> dict[str, Any]:
-        """The entries of a table that are known and of the right type; all others become faults."""
-        if not isinstance(raw, Mapping):
-            self.fault(f"{at} must be a table of keys and values, is {raw!r}")
-            return {}
-        out = {}
-        for key, value in raw.items():
-            if key not in allowed:
-                near = difflib.get_close_matches(key, allowed, 1)
-                self.fault(
-                    f"{at} has an unknown key '{key}'"
-                    + (f"; did you mean '{near[0]}'?" if near else "")
-                    + f" (allowed: {', '.join(sorted(allowed))})"
-                )
-            elif key in _ONE_OF and value not in _ONE_OF[key]:
-                self.fault(f"{at}: {key} = {value!r} is not one of {', '.join(map(str, _ONE_OF[key]))}")
-            elif key in _TYPES and (not isinstance(value, _TYPES[key]) or (isinstance(value, bool) and bool not in _TYPES[key])):
-                self.fault(f"{at}: {key} = {value!r} must be {' or '.join(t.__name__ for t in _TYPES[key])}")
-            else:
-                out[key] = value
-        for key in needed:
-            if key not in raw:
-                self.fault(f"{at} lacks '{key}'")
-        return out
-
-    def table(self, top: Mapping[str, Any]) -> dict[str, Any]:
-        files = top.get("table", list(ANY_TABLE))
-        files = [files] if isinstance(files, str) else list(files)
-        for name in files:
-            if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
-                self.fault(f"table = '{name}' must be a name or a pattern inside the data folder (give the folder, or the file, as --data)")
-        plain = ("sheet", "header", "comment", "delimiter", "encoding", "decimal", "thousands", "person", "id_per_site")
-        out = {key: top[key] for key in plain if key in top}
-        if top.get("thousands") == top.get("decimal", "."):
-            self.fault(f"thousands and decimal are both '{top['thousands']}'; correct one of them")
-        if top.get("id_per_site") and not ("site" in top or top.get("site_from_file")):
-            self.fault("id_per_site needs to know the hospital: name its column (site = ...) or declare site_from_file = true")
-        rule = top.get("duplicates", "error")
-        rows = {"rows": "agree"} if rule == "agree" else {"rows": "one", "duplicates": rule}
-        keep = [
-            {**k, "values": _texts(k.get("values", ()))}
-            for k in (self.check(k, "[[keep]]", _KEEP, ("column", "values")) for k in top.get("keep", ()))
-        ]
-        return {"files": files, "key": top.get("id", ""), **rows, "keep": keep, **out}
-
-    def site(self, top: Mapping[str, Any], name: str) -> dict[str, Any]:
-        if "site" in top and top.get("site_from_file"):
-            self.fault("site and site_from_file exclude each other")
-        if top.get("site_from_file"):
-            return {"from_file": True}
-        return {"column": top["site"]} if "site" in top else {"constant": name}
-
-    def label(self, raw: Any) -> tuple[Label, dict[str, Any]]:
-        lab = self.check(raw, "[label]", _LABEL, ("column",))
-        values = lab.get("values", lab.get("classes", []))
-        if isinstance(values, Mapping):
-            classes = _texts(lab.get("classes", _keys_or_values(values)))
-            mapped = self.value_map(values, classes, "[label] values")
-        else:
-            raws = _texts(values)
-            classes = _texts(lab.get("classes", raws))
-            if len(raws) != len(classes):
-                told = f"{len(classes)} classes ({', '.join(classes)}) and {len(raws)} values ({', '.join(raws)})"
-                self.fault(f"[label] has {told}; give a value for each class")
-            mapped = {c: [r] for c, r in zip(classes, raws, strict=False)}
-        if not classes and raw:
-            self.fault(
-                "[label] needs 'values', the two or more values of its column (the first is the reference, the last of two the event)"
-            )
-        name = str(lab.get("name", lab.get("column", "label")))
-        source = {"column": lab.get("column", ""), "values": mapped, "unknown": _texts(lab.get("unknown", ()))}
-        return Label(name, tuple(classes), str(lab.get("title", ""))), source
-
-    def value_map(self, raw: Any, names: Collection[str], at: str) -> dict[str, list[str]]:
-        """`{study value = [table values]}`, written so or as `{table value = study value}`."""
-        out: dict[str, list[str]] = {}
-        if not isinstance(raw, Mapping):
-            self.fault(f"{at} must be a table of values, is {raw!r}")
-            return out
-        for key, value in raw.items():
-            texts = _texts(value)
-            if key in names:
-                out.setdefault(key, []).extend(texts)
-            elif len(texts) == 1 and texts[0] in names:
-                out.setdefault(texts[0], []).append(key)
-            else:
-                self.fault(f"{at}: {key} = {value!r} names none of the study's values {', '.join(names)}")
-        return out
-
-    def number_map(self, raw: Any, at: str) -> dict[str, list[str]]:
-        """`{number = [table values]}`, written `{ "<0.5" = 0.25 }`."""
-        out: dict[str, list[str]] = {}
-        if not isinstance(raw, Mapping):
-            self.fault(f"{at} must be a table of values, is {raw!r}")
-            return out
-        for text, value in raw.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                out.setdefault(repr(float(value)), []).append(text)
-            else:
-                self.fault(f'{at}: {text} = {value!r} must be the number that stands for this text, e.g. "<0.5" = 0.25')
-        return out
-
-    def feature(self, raw: Any, n: int, times: tuple[str, ...]) -> tuple[Feature | None, dict[str, Any]]:
-        at = f"[[feature]] {raw['name']!r}" if isinstance(raw, Mapping) and "name" in raw else f"[[feature]] number {n}"
-        f = self.check(raw, at, _FEATURE, ("name",))
-        kind = f.get("kind", "choice" if "values" in f else "number")
-        source: dict[str, Any] = {"column": f.get("column", f.get("name", ""))}
-        source |= {k: f[k] for k in ("unit_column", "out_of_range", "not_an_outcome") if k in f}
-        source["nulls"] = _texts(f.get("nulls", ()))
-        if "available_at" not in f and len(times) > 1:
-            self.fault(f"{at} lacks 'available_at', one of the times {', '.join(times)}")
-        common = {"available_at": f.get("available_at", times[0] if times else ""), "title": f.get("title", "")}
-        if kind == "number":
-            wrong = [k for k in ("values", "ordered") if k in f]
-            if wrong:
-                self.fault(f'{at} is a number and cannot have {", ".join(wrong)}; declare kind = "choice" for a vocabulary')
-            lacks = [k for k in ("unit", "low", "high") if k not in raw]
-            if lacks:
-                self.fault(
-                    f"{at} is a number and lacks {', '.join(repr(k) for k in lacks)} (low and high: outside them a value is an error)"
-                )
-            if wrong or any(k not in f for k in ("name", "unit", "low", "high")):
-                return None, source
-            source["unit"] = f.get("column_unit", f["unit"])
-            source["values"] = self.number_map(f.get("map", {}), f"{at} map")
-            return Number(f["name"], f["unit"], float(f["low"]), float(f["high"]), scale=f.get("scale", "linear"), **common), source
-        foreign = [k for k in ("unit", "column_unit", "unit_column", "low", "high", "scale", "out_of_range") if k in f]
-        if foreign:
-            self.fault(f"{at} is a choice and cannot have {', '.join(foreign)}")
-        if "values" not in f:
-            self.fault(f"{at} is a choice and lacks 'values', its vocabulary")
-        if foreign or "values" not in f or "name" not in f:
-            return None, source
-        names = tuple(_texts(f["values"]))
-        source["values"] = self.value_map(f.get("map", {}), names, f"{at} map")
-        return Choice(f["name"], names, ordered=f.get("ordered", False), **common), source
-
-    def survival(self, raw: Any) -> tuple[Survival | None, dict[str, Any] | None]:
-        s = self.check(raw, "[survival]", _SURVIVAL, ("time", "event", "unit", "horizon", "dead", "alive"))
-        if any(k not in s for k in ("time", "event", "unit", "horizon", "dead", "alive")):
-            return None, None
-        times = s["time"] if isinstance(s["time"], list) else [s["time"]]
-        source = {"times": times, "unit": s["unit"], "event": s["event"], "dead": _texts(s["dead"]), "alive": _texts(s["alive"])}
-        return Survival(str(s.get("name", "survival")), s["unit"], float(s["horizon"])), source
-
-    def tasks(self, raw: Any, times: tuple[str, ...]) -> dict[str, Task]:
-        out = {}
-        for name, entry in raw.items():
-            t = self.check(entry, f"[task.{name}]", _TASK)
-            time = t.get("time", name if name in times else times[-1] if len(times) == 1 else "")
-            if time not in times:
-                self.fault(f"[task.{name}]: time = '{time}' is none of the times {', '.join(times)}")
-            out[name] = Task(str(time), str(t.get("caution", "")), t.get("alarm"))
-        return out or {t: Task(t) for t in times}
-
-    def learners(self, top: Mapping[str, Any]) -> tuple[str, ...]:
-        from common.federated import learner
-
-        chosen = tuple(top.get("learners", ("logistic", "boosting")))
-        if "learners" in top:
-            for name in chosen:
-                if name not in learner.names():
-                    self.fault(f"learners: '{name}' is unknown; there are {', '.join(learner.names())}")
-        for name in top.get("hyper", {}):
-            if name not in (*chosen, *learner.names()):
-                self.fault(f"[hyper.{name}]: there is no such learner; the study has {', '.join(chosen)}")
-        if "clinical" in top and top["clinical"] not in chosen:
-            self.fault(f"clinical = '{top['clinical']}' is none of the learners {', '.join(chosen)}")
-        for pattern in top.get("denied", ()):
-            try:
-                re.compile(str(pattern))
-            except re.error as error:
-                self.fault(f"denied: {pattern!r} is not a regular expression ({error})")
-        return chosen
-
-    def schema(
-        self, name: str, features: tuple[Feature, ...], label: Label, times: tuple[str, ...], survival: Survival | None
-    ) -> Schema | None:
-        try:
-            return Schema(name, features, label, times, survival)
-        except UsageError as error:
-            self.contradictions += list(error.faults)
-            return None
-
-
-def _texts(raw: Any) -> list[str]:
-    """A value or a list of values as texts; TOML booleans and numbers in the form in which cells are read."""
-    return [v if isinstance(v, str) else str(v).lower() for v in (raw if isinstance(raw, list | tuple) else [raw])]
-
-
-def _keys_or_values(values: Mapping[str, Any]) -> list[str]:
-    """The classes of a label whose `values` is a table: its keys over lists, or else its distinct values in order."""
-    if any(isinstance(v, list) for v in values.values()):
-        return list(values)
-    return list(dict.fromkeys(_texts(list(values.values()))))

@@ -6,16 +6,39 @@ A folder with `plan.key` (PEM, mode 600) and `sites.toml`, as a simulation write
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from common.errors import UsageError
+from common.runtime import settings
+from common.runtime.settings import BrokenRules, Form, Settings
 from common.wire import signing
 from common.wire.signing import Signer
 
 KEY, SITES = "plan.key", "sites.toml"
+PublicKey = Annotated[str, Form(signing.PUBLIC, "a public key of 64 hex digits")]
+
+
+def _own_keys(listed: Mapping[str, str]) -> Mapping[str, str]:
+    owners: dict[str, list[str]] = {}
+    for site, public in listed.items():
+        owners.setdefault(public, []).append(site)
+    shared = [("", f"has one key {k[:16]}... for {', '.join(s)}; each site makes its own") for k, s in owners.items() if len(s) > 1]
+    if shared:
+        raise BrokenRules(*shared)
+    return listed
+
+
+@dataclass(frozen=True)
+class SitesFile(Settings):
+    """`sites.toml`, which `python -m deploy site add` writes."""
+
+    sites: Annotated[Mapping[str, PublicKey], Field(min_length=1), AfterValidator(_own_keys)]
+    """Site -> its public key; without any the sites are to be enrolled first."""
 
 
 @dataclass(frozen=True)
@@ -36,26 +59,7 @@ def load(folder: str) -> Enrolled:
 
 
 def sites(path: Path) -> dict[str, str]:
-    try:
-        listed = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError("C04", f"'{path}' cannot be read ({error.strerror}); enrol the sites first") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError("C04", f"'{path}' is not valid TOML: {error}") from error
-    found = listed.get("sites")
-    faults = [f"{path}: unknown key '{k}'; only the table [sites] is read" for k in sorted(set(listed) - {"sites"})]
-    if not isinstance(found, dict) or not found:
-        raise UsageError("C04", *faults, f"{path}: the table [sites] with a public key a site is missing or empty; enrol the sites first")
-    for name, public in found.items():
-        if not isinstance(public, str) or not signing.PUBLIC.fullmatch(public):
-            faults.append(f"{path}: the key of '{name}' is {public!r}, 64 hex digits are needed")
-    twice = sorted({str(k) for k in found.values() if list(found.values()).count(k) > 1})
-    faults += [
-        f"{path}: one key {k[:16]}... for {', '.join(n for n, v in found.items() if v == k)}; each site makes its own" for k in twice
-    ]
-    if faults:
-        raise UsageError("C04", *faults)
-    return dict(found)
+    return dict(settings.load(SitesFile, path, "list of enrolled sites", "C04", "enrol the sites first").sites)
 
 
 def text(listed: Mapping[str, str]) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from common.data.cohort import Fold
 from common.data.schema import Schema
 from common.errors import UsageError
 from common.federated.learner import Federated, Head, Stacked, hyper_of, load
+from common.runtime import settings
+from common.runtime.settings import Rule, Settings, Whole
 from common.study import load as studies
 from common.study.study import Study
 from common.wire.compression import HOWS, ROUNDED
@@ -22,8 +26,36 @@ HOLDOUT = "holdout"
 """How a run with noise is evaluated where nothing else is asked for: one part is not trained on, so that nobody pays twice."""
 
 
+def _hypers(text: str) -> str:
+    """JSON: learner -> its hyperparameters."""
+    try:
+        hypers = json.loads(text or "{}")
+    except ValueError as error:
+        raise ValueError(f"is not JSON: {error}") from error
+    if not isinstance(hypers, dict):
+        raise ValueError("is not a JSON object")
+    if not all(isinstance(hyper, dict) for hyper in hypers.values()):
+        raise ValueError("needs an object of hyperparameters for each learner")
+    return text
+
+
+def _transfer(how: str) -> str:
+    if how not in HOWS:
+        raise ValueError(f"is unknown; allowed: {', '.join(HOWS)}")
+    return how
+
+
+def _outliers(times: float) -> float:
+    if times and not 1 < times < float("inf"):
+        raise ValueError("must be 0 or above 1: half of the sites always lie beyond the median")
+    return times
+
+
+Least = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 @dataclass(frozen=True)
-class Run:
+class Run(Settings):
     """Every key may be given as `flwr run . --run-config 'key=value'`; the defaults are pyproject.toml's."""
 
     study: str = "colorectal_metastasis"
@@ -38,11 +70,11 @@ class Run:
     """Folder of site folders, used by nodes without a site of their own (Flower's simulation engine)."""
     seed: int = 0
     """Seed of splits and subsampling; never of noise."""
-    parts: int = 5
+    parts: Annotated[int, Field(ge=2, le=50)] = 5
     """Hash parts for cross-fitting within sites."""
     learners: str = ""
     """Heads to train, comma-separated; empty: the study's."""
-    hyper: str = ""
+    hyper: Annotated[str, AfterValidator(_hypers)] = ""
     """JSON object: learner -> hyperparameters."""
     strategy: str = "fedavg"
     """Flower strategy by which learners that send parameters are combined."""
@@ -55,25 +87,25 @@ class Run:
     """After the evaluation every site compares the models on its own patients: paired differences, local models, figures by site."""
     full: bool = False
     """Also leave-one-site-out for the learners on images: it multiplies their training."""
-    left_out_sites: int = 12
+    left_out_sites: Whole = 12
     """Most sites that leave-one-site-out leaves out one by one (the largest); each costs a set of models. The others go together."""
-    expect: int = 1
+    expect: Whole = 1
     """Sites to wait for before the first round."""
-    quorum: float = 1.0
+    quorum: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the sites able to do a step that must contribute to it."""
-    quorum_cases: float = 0.0
+    quorum_cases: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of those sites' labelled cases that the contributing ones must hold: five small hospitals do not stand for the large one."""
-    deadline: float = 600.0
+    deadline: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600.0
     """Seconds that a site has to answer, if only that it is still at work; also the longest wait for sites to register."""
-    retries: int = 2
+    retries: Annotated[int, Field(ge=0)] = 2
     """How often a site that did not answer is asked again; and how many deadlines more one plan may take, where no forecast says more."""
-    transfer: str = "whole"
+    transfer: Annotated[str, AfterValidator(_transfer)] = "whole"
     """`whole`: every state to every site. `changed`: what a site does not hold. `float16`, `int8`: of large models the rounded changes."""
-    norm_bound: float = 0.0
+    norm_bound: Least = 0.0
     """Largest L2 norm by which one site's update may change a learner's parameters; beyond it the update is refused (X03). 0: none."""
-    outliers: float = 0.0
+    outliers: Annotated[float, AfterValidator(_outliers)] = 0.0
     """How many times the median of at least four sites' norms one of them may be, before it is refused (X03); 0: as large as it likes."""
-    noise: float = 0.0
+    noise: Least = 0.0
     """Standard deviation of the noise in every sum, in units of what one patient can add to it; 0: none. Sites with a budget demand it."""
     secure: bool = False
     """Whether sums are masked, so that the coordinator sees those over all sites alone; three messages a step instead of one."""
@@ -84,30 +116,46 @@ class Run:
 
     @staticmethod
     def parse(config: Mapping[str, object]) -> Run:
-        known = {f.name: f.type for f in fields(Run)}
-        faults = []
-        values: dict[str, object] = {}
-        for key, value in config.items():
-            default = getattr(Run, key, None)
-            if key not in known:
-                near = difflib.get_close_matches(key, known, 1)
-                faults.append(
-                    f"run configuration has no key '{key}'" + (f"; did you mean '{near[0]}'?" if near else f"; keys: {', '.join(known)}")
-                )
-            elif type(value) is not type(default) and not (isinstance(default, float) and type(value) is int):
-                faults.append(f"run configuration: {key}={value!r} must be a {type(default).__name__}")
-            else:
-                values[key] = float(value) if isinstance(default, float) else value  # type: ignore[arg-type]
-        if not faults:
-            run = Run(**values)  # type: ignore[arg-type]
-            if run.noise and run.evaluations == Run.evaluations:
-                run = replace(run, evaluations=HOLDOUT)
-            if run.secure and run.evaluations == Run.evaluations:
-                run = replace(run, evaluations="within_site")
-            faults += _faults(run)
-        if faults:
-            raise UsageError("C01", *faults)
-        return run
+        """The run that a flat configuration describes; every fault at once (C01)."""
+        raw = dict(config)
+        if raw.get("evaluations", Run.evaluations) == Run.evaluations:
+            if raw.get("noise"):
+                raw["evaluations"] = HOLDOUT
+            elif raw.get("secure"):
+                raw["evaluations"] = "within_site"
+        return settings.checked(Run, raw, "run configuration", "C01")
+
+    def faults(self) -> Iterator[Rule]:
+        """What does not go together."""
+        if self.parts < 3 and "within_site" in self.evaluations:
+            yield "parts", "must lie in 3 to 50 (a threshold takes models that leave two parts out)"
+        if self.noise and self.transfer in ROUNDED:
+            yield "transfer", f"rounds sums, and noise={self.noise:g} is for sums that are sent whole; leave one of them out"
+        allowed = (HOLDOUT, "within_site") if self.noise else EVALUATIONS
+        asked = [e for e in self.evaluations.split(",") if e]
+        unknown = [e for e in asked if e not in allowed]
+        if unknown:
+            noisy = " with noise" if self.noise else ""
+            yield "evaluations", f"names unknown {', '.join(unknown)}{noisy}; allowed: {', '.join(allowed)}"
+        elif HOLDOUT in asked and len(asked) > 1:
+            yield "evaluations", f"names several, but {HOLDOUT} goes with no other"
+        if self.secure:
+            yield from self._not_masked()
+
+    def _not_masked(self) -> Iterator[Rule]:
+        """What needs the updates of single sites."""
+        if self.transfer in ROUNDED:
+            yield "transfer", "rounds each site's update, which secure sums hide; leave one of them out"
+        if "leave_one_site_out" in self.evaluations:
+            yield (
+                "evaluations",
+                "cannot name leave_one_site_out, which shows a site's sums by what its absence changes; secure sums hide them, "
+                "use within_site",
+            )
+        if self.norm_bound or self.outliers or self.quorum_cases:
+            yield "secure", "hides the single sites that norm_bound, outliers and quorum_cases judge; leave these out"
+        if self.expect < 3:
+            yield "expect", "is too few: secure sums need at least 3 sites, for of two each could take its own part off"
 
     @property
     def toml(self) -> str:
@@ -192,63 +240,3 @@ class Run:
             out += [Fold(group) for group in held_out]
             out += [Fold(group, (p,)) for group in held_out for p in parts]
         return tuple(out)
-
-
-def _not_masked(run: Run) -> list[str]:
-    """What needs the updates of single sites."""
-    out = []
-    if run.transfer in ROUNDED:
-        out.append(f"transfer={run.transfer} rounds each site's update, which secure sums hide; leave one of them out")
-    if "leave_one_site_out" in run.evaluations:
-        out.append(
-            "evaluations: leave_one_site_out shows a site's sums by what its absence changes; secure sums hide them, use within_site"
-        )
-    if run.norm_bound or run.outliers or run.quorum_cases:
-        out.append("norm_bound, outliers and quorum_cases judge single sites, which secure sums hide; leave them out")
-    if run.expect < 3:
-        out.append(f"expect={run.expect}: secure sums need at least 3 sites, for of two each could take its own part off")
-    return out
-
-
-def _faults(run: Run) -> list[str]:
-    out = []
-    least = 3 if "within_site" in run.evaluations else 2
-    if not least <= run.parts <= 50:
-        out.append(f"parts={run.parts} must lie in {least} to 50 (a threshold takes models that leave two parts out)")
-    if run.left_out_sites < 1:
-        out.append(f"left_out_sites={run.left_out_sites} must be at least 1")
-    if run.expect < 1:
-        out.append(f"expect={run.expect} must be at least 1")
-    if not 0 < run.quorum <= 1:
-        out.append(f"quorum={run.quorum} must lie in (0, 1]")
-    if not 0 <= run.quorum_cases <= 1:
-        out.append(f"quorum_cases={run.quorum_cases} must lie in [0, 1]")
-    if not 0 <= run.norm_bound < float("inf"):
-        out.append(f"norm_bound={run.norm_bound} must be 0 or a number above it")
-    if run.outliers and not 1 < run.outliers < float("inf"):
-        out.append(f"outliers={run.outliers} must be 0 or above 1: half of the sites always lie beyond the median")
-    if not 0 <= run.noise < float("inf"):
-        out.append(f"noise={run.noise} must be 0 or a number above it")
-    if run.noise and run.transfer in ROUNDED:
-        out.append(f"transfer={run.transfer} rounds sums, and noise={run.noise:g} is for sums that are sent whole; leave one of them out")
-    if run.secure:
-        out += _not_masked(run)
-    if not 0 < run.deadline < float("inf") or run.retries < 0:
-        out.append(f"deadline={run.deadline} must be above 0 and retries={run.retries} not below 0")
-    if run.transfer not in HOWS:
-        out.append(f"transfer={run.transfer!r} is unknown; allowed: {', '.join(HOWS)}")
-    allowed = (HOLDOUT, "within_site") if run.noise else EVALUATIONS
-    asked = [e for e in run.evaluations.split(",") if e]
-    bad = [e for e in asked if e not in allowed]
-    if bad:
-        out.append(f"evaluations: unknown {', '.join(bad)}{' with noise' if run.noise else ''}; allowed: {', '.join(allowed)}")
-    elif HOLDOUT in asked and len(asked) > 1:
-        out.append(f"evaluations: {HOLDOUT} goes with no other; {', '.join(asked)} are asked for")
-    try:
-        if run.hyper and not isinstance(json.loads(run.hyper), dict):
-            raise ValueError("not a JSON object")
-        if run.hyper and not all(isinstance(v, dict) for v in json.loads(run.hyper).values()):
-            raise ValueError("each learner needs an object of hyperparameters")
-    except ValueError as error:
-        out.append(f"hyper={run.hyper!r}: {error}")
-    return out

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from client.site.privacy_policy import parse
+from client.site.privacy_policy import Policy
 from client.table import mapping_file
 from common.data.cohort import Fold
 from common.federated.learner import fit, local_plan
+from common.runtime import settings
 from common.study.load import load, names
 from common.study.study_file import from_toml
 from tests import synthetic
@@ -178,7 +179,7 @@ def test_toml_examples_are_read(block: Block) -> None:
     if {"label", "feature"} <= raw.keys():
         assert from_toml(raw, block.where).schema.features
     if "privacy" in raw:
-        assert parse(raw["privacy"])[1] == []
+        settings.checked(Policy, raw["privacy"], block.where, "C01")
     if "images" in raw:
         whole = {"name": "x", "tables": {"t": {"files": ["x"], "key": "id"}}, "label": {"column": "y"}, **raw}
         assert mapping_file.parse(whole, block.where).images.channels

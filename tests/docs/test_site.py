@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +13,11 @@ from typing import Any
 import pytest
 
 from client.site import privacy_policy, site_file
-from client.table import mapping_file, mapping_keys
+from client.table import mapping_file
 from common.errors import CODES
 from common.federated import learner
 from common.metrics.definitions import METRICS
 from common.study import load as studies
-from common.study.study_file import KEYS
 from deploy import federation
 from docs import build, reference
 from server.config import run_config
@@ -98,22 +96,23 @@ def test_federations(built: Path) -> None:
 
 
 def test_source_mappings(built: Path) -> None:
-    keys = [k for _, told in reference.SECTIONS for k in told if told is not mapping_keys.LABEL or k not in mapping_keys.FIELD]
-    declared(built, "reference/mapping", keys)
+    declared(built, "reference/mapping", [k.name for cls in reference.MAPPING.values() for k in reference.section(cls)])
 
 
-def test_every_key_that_a_shipped_mapping_uses_is_known() -> None:
+def test_study_files(built: Path) -> None:
+    declared(built, "reference/study-file", [k.name for cls in reference.STUDY.values() for k in reference.section(cls)])
+
+
+def test_every_shipped_mapping_is_read() -> None:
     for path in sorted(mapping_file.SOURCES.glob("*.toml")):
-        raw = tomllib.loads(path.read_text())
-        assert set(raw) <= mapping_keys.TOP.keys()
-        assert {k for t in raw["tables"].values() for k in t} <= mapping_keys.TABLE.keys()
-        assert {k for f in raw["features"].values() for k in f} <= mapping_keys.FIELD.keys()
+        assert mapping_file.named(path.stem).name == path.stem
 
 
 def test_own_studies(built: Path) -> None:
     """Every key of a study file stands on its page, in a table, an example or the text."""
     text = " ".join(page(built, "own-study").get_text(" ").split())
-    assert [k for k in KEYS if not re.search(rf"(?<![\w]){k}(?![\w])", text)] == []
+    keys = {k.name for cls in reference.STUDY.values() for k in reference.section(cls)}
+    assert [k for k in keys if not re.search(rf"(?<![\w]){k}(?![\w])", text)] == []
 
 
 def test_metrics(built: Path) -> None:

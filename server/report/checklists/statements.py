@@ -8,33 +8,48 @@
 
 from __future__ import annotations
 
-import tomllib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from common.errors import UsageError
+from pydantic import AfterValidator
+
+from common.runtime import settings
+from common.runtime.settings import Form, Settings
 from server.report.checklists import claim, tripod
+from server.report.checklists.checklist import Item
 
 NAME = "statements.toml"
 """In the folder of a run between hospitals."""
-CHECKLISTS = {"tripod": tripod.ITEMS, "claim": claim.ITEMS}
+Text = Annotated[str, Form(re.compile(r"(?s).*\S.*"), "a text that is not empty")]
+
+
+def _among(items: tuple[Item, ...]) -> Callable[[str], str]:
+    known = [item.number for item in items]
+
+    def check(number: str) -> str:
+        if number not in known:
+            raise ValueError(f"is no item of the checklist; it has {', '.join(known)}")
+        return number
+
+    return check
+
+
+@dataclass(frozen=True)
+class Statements(Settings):
+    """Each table: number of an item -> text."""
+
+    tripod: Mapping[Annotated[str, AfterValidator(_among(tripod.ITEMS))], Text] = field(default_factory=dict)
+    """Items of TRIPOD+AI."""
+    claim: Mapping[Annotated[str, AfterValidator(_among(claim.ITEMS))], Text] = field(default_factory=dict)
+    """Items of CLAIM."""
 
 
 def read(path: str) -> dict[str, dict[str, str]]:
     """The file's statements; none without a file. C01 for all that is wrong with it, at once."""
     if not path:
         return {}
-    try:
-        told = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError("C01", f"statements '{path}' cannot be read ({error}); give a TOML file with [tripod] and [claim]") from error
-    faults = []
-    for name, items in told.items():
-        known = [i.number for i in CHECKLISTS.get(name, ())]
-        if not known or not isinstance(items, dict):
-            faults.append(f"statements '{path}': '{name}' is no checklist; there are [tripod] and [claim]")
-            continue
-        faults += [f"statements '{path}': {name} has no item '{n}'; it has {', '.join(known)}" for n in items if n not in known]
-        faults += [f"statements '{path}': {name} {n} must be text" for n, v in items.items() if not isinstance(v, str) or not v.strip()]
-    if faults:
-        raise UsageError("C01", *faults)
-    return {name: dict(items) for name, items in told.items()}
+    stated = settings.load(Statements, Path(path), "statements", "C01", "give a TOML file with [tripod] and [claim]")
+    return {name: dict(items) for name, items in asdict(stated).items() if items}

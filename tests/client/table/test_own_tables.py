@@ -89,7 +89,7 @@ def test_thousands_and_limits(tmp_path: Path) -> None:
     c = reader.read(own(tmp_path, text + 'map = { "< 500" = 1, "<500" = 250 }\n'), "baseline", data)
     assert c.values[:, 3].tolist() == [1234567.5, 12000, 250, 900]
     assert "both '.'" in faults(lambda: own(tmp_path, MINE.replace("[label]", 'thousands = "."\n[label]')), UsageError)
-    assert "must be the number" in faults(lambda: own(tmp_path, text + 'map = { "<500" = "half" }\n'), UsageError)
+    assert "map.\"<500\" = 'half' must be a number" in faults(lambda: own(tmp_path, text + 'map = { "<500" = "half" }\n'), UsageError)
 
 
 @pytest.mark.parametrize(

@@ -352,9 +352,9 @@ def test_an_expired_or_foreign_message_is_refused(liar: Liar) -> None:
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        ({"transfer": "int8"}, "transfer=int8 rounds each site's update"),
-        ({"evaluations": "leave_one_site_out"}, "leave_one_site_out shows a site's sums"),
-        ({"outliers": 5.0}, "judge single sites"),
+        ({"transfer": "int8"}, "transfer = 'int8' rounds each site's update"),
+        ({"evaluations": "leave_one_site_out"}, "leave_one_site_out, which shows a site's sums"),
+        ({"outliers": 5.0}, "hides the single sites that norm_bound, outliers"),
         ({"expect": 2}, "at least 3 sites"),
     ],
 )

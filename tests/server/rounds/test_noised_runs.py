@@ -183,7 +183,7 @@ def test_a_run_with_noise_trains_what_is_bounded_and_scores_those_whom_it_left_o
     ("config", "told"),
     [
         ({"noise": 5.0, "transfer": "int8"}, "noise=5 is for sums that are sent whole"),
-        ({"noise": -1.0}, "noise=-1"),
+        ({"noise": -1.0}, "noise = -1.0 must be at least 0"),
         ({"noise": 5.0, "evaluations": "leave_one_site_out"}, "unknown leave_one_site_out with noise; allowed: holdout, within_site"),
         ({"noise": 5.0, "evaluations": "holdout,within_site"}, "holdout goes with no other"),
         ({"evaluations": "holdout"}, "unknown holdout; allowed: within_site, leave_one_site_out"),

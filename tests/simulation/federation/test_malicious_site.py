@@ -126,8 +126,8 @@ def test_label_flip_is_in_the_sites_own_table(tmp_path: Path) -> None:
         (("--attacker", "2"), "--attacker 2 does what"),
         (("--attack", "nan", "--attacker", "0"), "--attacker 0 must be at least 1"),
         (("--attack", "nan", "--attacker", "6"), "there are 5 sites"),
-        (("--norm-bound", "-1"), "norm_bound=-1.0"),
-        (("--outliers", "0.5"), "outliers=0.5"),
+        (("--norm-bound", "-1"), "norm_bound = -1.0"),
+        (("--outliers", "0.5"), "outliers = 0.5"),
     ],
 )
 def test_what_makes_no_sense_is_said(words: tuple[str, ...], says: str, tmp_path: Path) -> None:

@@ -78,8 +78,8 @@ def test_statements_are_read_and_checked(tmp_path):
         statements.read(str(path))
     said = str(caught.value)
     assert caught.value.code == "C01"
-    assert "no item '99'" in said
-    assert "17 must be text" in said
-    assert "'strobe' is no checklist" in said
+    assert "tripod.99 is no item of the checklist" in said
+    assert "tripod.17 = '' must be a text" in said
+    assert "unknown key 'strobe'; allowed: claim, tripod" in said
     with pytest.raises(UsageError):
         statements.read(str(tmp_path / "none.toml"))
