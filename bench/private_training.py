@@ -48,7 +48,7 @@ def trained(learner: Federated, state: State, cohorts: list[Cohort], noise: floa
     state, done = {**state, learner.name: learner.start(cohorts[0].schema, 0)}, False
     while not done:
         asked = dataclasses.replace(plan, phase=learner.phase(state[learner.name]))
-        bound = learner.sensitivity(cohorts[0].schema, asked)
+        bound = learner.phases[asked.phase].sensitivity(cohorts[0].schema)
         assert bound is not None
         step = learner.apply(state, total([noised(learner.contribute(state, c, asked), bound, privacy) for c in cohorts]), asked)
         state, done = {**state, learner.name: step.arrays}, step.done

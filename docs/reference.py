@@ -255,8 +255,11 @@ def of_learners() -> str:
         learner: Any = learners.load(name)
         heads = "A head: it predicts the label." if isinstance(learner, learners.Head) else "No head: it serves others, or the report."
         sends = table(
-            ("phase", "what a site sends, summed over its patients"),
-            ((code(phase), told) for phase, told in learner.sends.items()),
+            ("phase", "exchanges", "bounded", "what a site sends, summed over its patients"),
+            (
+                (code(name), str(phase.exchanges), "no" if phase.bound is None else "yes", phase.sends)
+                for name, phase in learner.phases.items()
+            ),
         )
         looks = " and ".join(sorted(learner.modality)) or "what the heads look at"
         out += [f"## {code(name)}\n", f"{prose(_about(learner))}\n", f"{heads} It looks at: {looks}.\n", sends]

@@ -11,6 +11,7 @@ from client.station.privacy_budget import Budget, Charge
 from common.data.cohort import Cohort
 from common.errors import FedmetsError, RefusedError
 from common.federated.learner import Contribution, Federated, Plan, check, identity, load
+from common.privacy.mechanism import Sampled
 from common.types import State
 from common.wire.state_transfer import States
 
@@ -48,7 +49,8 @@ def admit(plan: Plan, site: Site, cohort: Cohort, budget: Budget | None = None) 
 
 def _affordable(plan: Plan, learner: Federated, cohort: Cohort, budget: Budget) -> None:
     """RefusedError where the site cannot tell what the plan would cost, or cannot pay for it: before any work."""
-    if learner.sensitivity(cohort.schema, plan) is None:
+    bound = learner.phases[plan.phase].sensitivity(cohort.schema)
+    if bound is None:
         raise RefusedError("P08", f"learner '{plan.learner}' has no bound on what one patient adds; this site has a finite epsilon")
     if not 0 < budget.policy.delta < 1 / max(len(cohort), 1):
         raise RefusedError(
@@ -61,14 +63,14 @@ def _affordable(plan: Plan, learner: Federated, cohort: Cohort, budget: Budget) 
             f"the coordinator was told the budget head {plan.budget[:12]}, which this site's account does not have: it was restored from "
             "an old backup, or lost. Restore the newest one",
         )
-    budget.affordable(_charge(plan, learner, cohort))
+    budget.affordable(_charge(plan, learner, bound))
 
 
-def _charge(plan: Plan, learner: Federated, cohort: Cohort) -> Charge:
+def _charge(plan: Plan, learner: Federated, bound: float | Sampled) -> Charge:
     assert plan.privacy is not None
     # only a learner that says so looks at none but its training rows
-    spared = plan.fold.parts if getattr(learner, "trains", False) else ()
-    return Charge.of(plan, plan.privacy.noise, spared, learner.sensitivity(cohort.schema, plan))
+    spared = plan.fold.parts if learner.traits.trains else ()
+    return Charge.of(plan, plan.privacy.noise, spared, bound)
 
 
 def state_for(plan: Plan, states: States) -> State:
@@ -100,11 +102,11 @@ def release(
     check(contribution, identity(learner, state, cohort.schema, plan), plan)
     if plan.privacy is None:
         return _enough(contribution, plan, minimum)
-    bound = learner.sensitivity(cohort.schema, plan)
+    bound = learner.phases[plan.phase].sensitivity(cohort.schema)
     if bound is None:
         raise RefusedError("P08", f"learner '{plan.learner}' has no bound on what one patient adds, and the plan asks for noise")
     if budget is not None:
-        budget.reserve(_charge(plan, learner, cohort))
+        budget.reserve(_charge(plan, learner, bound))
     return _enough(noised(contribution, bound, plan.privacy), plan, minimum)
 
 

@@ -15,14 +15,13 @@ import numpy as np
 from common.data.cohort import Cohort
 from common.data.imaging_of import imaging_of
 from common.data.schema import Floats, Schema
-from common.federated.learner import Contribution, Plan, Step, demand
+from common.federated.learner import Contribution, Phase, Plan, Step, Traits, demand
 from common.learners.image import with_images
 from common.networks import federated_averaging
 from common.networks.cache import Remembered
 from common.networks.crops import CaseCrops, Grid, case_crops
 from common.networks.dp_sgd import Records, bounds, sampled
 from common.networks.training import Schedule
-from common.privacy.mechanism import Bound
 from common.types import Arrays, State, digest
 
 if TYPE_CHECKING:
@@ -34,15 +33,9 @@ class Autoencoder:
     """Arrays: `round`, `grid` (3,), `cases` of the last round, `w/...` (float32; `w/trunk....` are the image network's encoder)."""
 
     name: str = "autoencoder"
-    needs: tuple[str, ...] = ()
-    modality: frozenset[str] = frozenset({"image"})
-    phases: frozenset[str] = frozenset({"train"})
-    sends: ClassVar[Mapping[str, str]] = {"train": "its parameters times its cases with an image; with noise, DP-SGD's as they are"}
-    """Phase -> what of a site's patients is summed."""
-    trains: bool = True
-    """It sees the training rows of its fold and no others."""
-    unlabelled: ClassVar[bool] = True
-    """Its cases may be of unknown label."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    modality: ClassVar[frozenset[str]] = frozenset({"image"})
+    traits: ClassVar[Traits] = Traits(trains=True, unlabelled=True)
     dimensions: int = 32
     """Of the latent code."""
     grid: tuple[int, ...] = (16, 24, 24)
@@ -102,12 +95,9 @@ class Autoencoder:
         return Step(new, done >= self.rounds or not total.cases)
 
     @property
-    def takes(self) -> dict[str, int]:
-        """Phase -> the most exchanges of one fit."""
-        return {"train": self.rounds}
-
-    def sensitivity(self, schema: Schema, plan: Plan) -> Bound:
-        return sampled(self.epochs, self.rate)
+    def phases(self) -> Mapping[str, Phase]:
+        sends = "its parameters times its cases with an image; with noise, DP-SGD's as they are"
+        return {"train": Phase(sends, self.rounds, lambda _: sampled(self.epochs, self.rate))}
 
     def latent(self, state: State, cohort: Cohort) -> Floats:
         """(cases, dimensions): the mean code over each case's crops; zeros where there is no image."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from common.data.cohort import UNKNOWN, Cohort, Fold
 from common.data.schema import Floats, Schema
-from common.federated.learner import Contribution, Head, Plan, Step, TableHead, load
+from common.federated.learner import Contribution, Head, Phase, Plan, Step, TableHead, Traits, load
 from common.federated.local_baseline import local_folds, trainable
 from common.learners.evaluation import (
     configured,
@@ -71,13 +71,8 @@ class Comparison:
     """
 
     name: str = "comparison"
-    modality: frozenset[str] = frozenset()
-    phases: frozenset[str] = frozenset({"compare"})
-    sends: ClassVar[Mapping[str, str]] = {
-        "compare": "for each model: concordant pairs with DeLong's covariance, confusion, losses, score histograms, placements; for the "
-        "leading one concordant pairs in subgroups of 10 patients or more of each class",
-    }
-    """Phase -> what of a site's patients is summed."""
+    modality: ClassVar[frozenset[str]] = frozenset()
+    traits: ClassVar[Traits] = Traits()
     heads: tuple[str, ...] = ()
     """The heads that are compared; the driver names them."""
     clinical: str = ""
@@ -123,8 +118,14 @@ class Comparison:
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         return Step(dict(total.sums), True)
 
-    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
-        return None  # a patient enters as many pairs as a site has cases of the other class
+    @property
+    def phases(self) -> Mapping[str, Phase]:
+        # a patient enters as many pairs as a site has cases of the other class
+        sends = (
+            "for each model: concordant pairs with DeLong's covariance, confusion, losses, score histograms, placements; for the "
+            "leading one concordant pairs in subgroups of 10 patients or more of each class"
+        )
+        return {"compare": Phase(sends, 1, None)}
 
     def _subgroups(self, scores: _Scores, preprocessing: Arrays, cohort: Cohort) -> Arrays:
         known, at = scores.seen & (cohort.labels != UNKNOWN), subgroups.cuts(cohort.schema, preprocessing)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from common.data.cohort import UNKNOWN, Cohort, Fold
 from common.data.schema import Schema
-from common.federated.learner import Contribution, Head, Plan, Stacked, Step, lacks, load
+from common.federated.learner import Contribution, Head, Phase, Plan, Stacked, Step, Traits, lacks, load
 from common.metrics.score_histogram import BINS, Tally, log_loss_terms, pair_counts
 from common.types import Arrays, Probs, State
 
@@ -29,12 +29,8 @@ class Evaluation:
     `<head>/log_loss/...` (parts or groups, 2): the sum on those rows, and their number."""
 
     name: str = "evaluation"
-    modality: frozenset[str] = frozenset()
-    phases: frozenset[str] = frozenset({"score"})
-    sends: ClassVar[Mapping[str, str]] = {
-        "score": "score histograms, concordant pairs within the site, calibration sums and log losses, for each head",
-    }
-    """Phase -> what of a site's patients is summed."""
+    modality: ClassVar[frozenset[str]] = frozenset()
+    traits: ClassVar[Traits] = Traits()
     heads: tuple[str, ...] = ()
     """The heads that are scored; the driver names them."""
     learners: str = "{}"
@@ -77,8 +73,11 @@ class Evaluation:
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         return Step(dict(total.sums), True)
 
-    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
-        return None  # a patient enters as many pairs as a site has cases of the other class
+    @property
+    def phases(self) -> Mapping[str, Phase]:
+        # a patient enters as many pairs as a site has cases of the other class
+        sends = "score histograms, concordant pairs within the site, calibration sums and log losses, for each head"
+        return {"score": Phase(sends, 1, None)}
 
 
 def configured(heads: Sequence[str], learners: str) -> list[Head]:

@@ -32,9 +32,11 @@ from common.federated.learner import (
     Contribution,
     Federated,
     Head,
+    Phase,
     Plan,
     Step,
     TableHead,
+    Traits,
     demand,
     lacks,
     load,
@@ -73,13 +75,7 @@ class Fusion:
     `image_mean` (classes - 1,): of the image's log-odds."""
 
     name: str = "fusion"
-    modality: frozenset[str] = frozenset({"image"})
-    phases: frozenset[str] = frozenset({"moments", "newton"})
-    sends: ClassVar[Mapping[str, str]] = {
-        "moments": "`sum` and `squares` of the latent code",
-        "newton": "`gradient`, `hessian`, `likelihood` of its cases with an image and a label, and `image`, the sum of their log-odds",
-    }
-    """Phase -> what of a site's patients is summed."""
+    modality: ClassVar[frozenset[str]] = frozenset({"image"})
     clinical: str = "logistic"
     """The head whose prediction is the offset; it is the one reported as `clinical`."""
     latent: bool = True
@@ -100,8 +96,8 @@ class Fusion:
         return ("preprocessing", self.clinical, "image", *self._of("image").needs, *(("autoencoder",) if self.latent else ()))
 
     @property
-    def spares(self) -> tuple[str, ...]:
-        return tuple(getattr(self._of("image"), "spares", ()))
+    def traits(self) -> Traits:
+        return Traits(spares=self._of("image").traits.spares, beyond=("image", *(("latent code",) if self.latent else ())))
 
     @property
     def outer(self) -> tuple[str, ...]:
@@ -190,8 +186,14 @@ class Fusion:
             fits = False
         demand(self.name, {"learners: a JSON object of hyperparameters by learner": fits})
 
-    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
-        return None  # log-odds are not bounded
+    @property
+    def phases(self) -> Mapping[str, Phase]:
+        newton = "`gradient`, `hessian`, `likelihood` of its cases with an image and a label, and `image`, the sum of their log-odds"
+        # log-odds are not bounded
+        return {
+            "moments": Phase("`sum` and `squares` of the latent code", 1, None),
+            "newton": Phase(newton, self.rounds, None),
+        }
 
     def predict(self, state: State, cohort: Cohort) -> Probs:
         """(cases, classes). Of a case without an image: the clinical head's, to the last bit."""
@@ -201,16 +203,11 @@ class Fusion:
         """Cases of `part`, a training part of `outer`, by models that have not seen them: `inner` left out that part too."""
         return self._predict(outer, inner, cohort, 1 + part)
 
-    @property
-    def beyond(self) -> tuple[str, ...]:
-        """What it explains predictions by beyond the features of the table."""
-        return ("image", *(("latent code",) if self.latent else ()))
-
     def explain(self, state: State, cohort: Cohort) -> Floats:
-        """(cases, features + `beyond`, classes - 1): the clinical head's SHAP values, and the linear ones of the image (Lundberg & Lee
-        2017, cor. 1) against the average training case with an image; 0 for a case without one."""
+        """(cases, features + `traits.beyond`, classes - 1): the clinical head's SHAP values, and the linear ones of the image
+        (Lundberg & Lee 2017, cor. 1) against the average training case with an image; 0 for a case without one."""
         features = len(cohort.schema.features)
-        out = np.zeros((len(cohort), features + len(self.beyond), len(cohort.schema.label.classes) - 1))
+        out = np.zeros((len(cohort), features + len(self.traits.beyond), len(cohort.schema.label.classes) - 1))
         out[:, :features] = cast(TableHead, self._of(self.clinical)).explain(state, cohort)[:, :, -out.shape[2] :]
         if cohort.imaged.any():
             columns = self._inputs(state, state, cohort.where(cohort.imaged)).columns

@@ -17,7 +17,7 @@ import numpy as np
 
 from common.data.cohort import Cohort
 from common.data.schema import Floats, Schema
-from common.federated.learner import Contribution, Plan, Step, demand
+from common.federated.learner import Contribution, Phase, Plan, Step, Traits, demand
 from common.learners.fusion import Fusion, Inputs
 from common.types import Arrays, Probs, State
 
@@ -31,13 +31,7 @@ class FusionPerceptron:
     part v - 1; `memory/...` belongs to the strategy."""
 
     name: str = "fusion_mlp"
-    modality: frozenset[str] = frozenset({"image"})
-    phases: frozenset[str] = frozenset({"moments", "train"})
-    sends: ClassVar[Mapping[str, str]] = {
-        "moments": "`sum` and `squares` of the latent code",
-        "train": "its parameters times its cases with an image and a label",
-    }
-    """Phase -> what of a site's patients is summed."""
+    modality: ClassVar[frozenset[str]] = frozenset({"image"})
     clinical: str = "logistic"
     """The head whose log-odds are the offset."""
     latent: bool = True
@@ -68,8 +62,8 @@ class FusionPerceptron:
         return self._linear.needs
 
     @property
-    def spares(self) -> tuple[str, ...]:
-        return self._linear.spares
+    def traits(self) -> Traits:
+        return Traits(spares=self._linear.traits.spares)
 
     @property
     def outer(self) -> tuple[str, ...]:
@@ -119,8 +113,13 @@ class FusionPerceptron:
         demand(self.name, {**whole, **rates, "learning_rate > 0": self.learning_rate > 0})
         _ = self._linear
 
-    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
-        return None  # local epochs are not a bounded sum over patients
+    @property
+    def phases(self) -> Mapping[str, Phase]:
+        # local epochs are not a bounded sum over patients
+        return {
+            "moments": Phase("`sum` and `squares` of the latent code", 1, None),
+            "train": Phase("its parameters times its cases with an image and a label", self.rounds, None),
+        }
 
     def predict(self, state: State, cohort: Cohort) -> Probs:
         """(cases, classes). Of a case without an image: the clinical head's, to the last bit."""

@@ -17,7 +17,7 @@ from common.data.cohort import UNKNOWN, Cohort
 from common.data.imaging_of import imaging_of
 from common.data.picture import EXPERT
 from common.data.schema import Floats, Schema
-from common.federated.learner import Contribution, Plan, Step, load
+from common.federated.learner import Contribution, Phase, Plan, Step, Traits, load
 from common.learners.image import Image
 from common.networks.crops import speaks_of_lesions
 from common.networks.gradcam_maps import TERMS, energy, heatmaps, terms
@@ -29,21 +29,15 @@ class GradCam:
     """Arrays once done: `energy` (7,), the sums of `common.networks.gradcam_maps.TERMS`; its `focus` reads them."""
 
     name: str = "gradcam"
-    modality: frozenset[str] = frozenset({"image"})
-    phases: frozenset[str] = frozenset({"explain"})
-    sends: ClassVar[Mapping[str, str]] = {"explain": "`energy`: sums of the shares of Grad-CAM's energy inside and outside the outlines"}
-    """Phase -> what of a site's patients is summed."""
+    modality: ClassVar[frozenset[str]] = frozenset({"image"})
+    # cases with an expert's mask need no segmentation
+    traits: ClassVar[Traits] = Traits(spares=("segmentation",))
     learners: str = "{}"
     """JSON: the learners' hyperparameters, where they are not the defaults."""
 
     @property
     def needs(self) -> tuple[str, ...]:
         return (*self._image().needs, "image")
-
-    @property
-    def spares(self) -> tuple[str, ...]:
-        """Cases with an expert's mask need no segmentation."""
-        return ("segmentation",)
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         return {}
@@ -67,8 +61,11 @@ class GradCam:
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         return Step(dict(total.sums), True)
 
-    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
-        return float(np.sqrt(6))  # a case with a map: the shares, their squares and product, and 1; one without: 1
+    @property
+    def phases(self) -> Mapping[str, Phase]:
+        # a case with a map: the shares, their squares and product, and 1; one without: 1
+        sends = "`energy`: sums of the shares of Grad-CAM's energy inside and outside the outlines"
+        return {"explain": Phase(sends, 1, lambda _: float(np.sqrt(6)))}
 
     def _image(self) -> Image:
         return cast(Image, load("image", json.loads(self.learners).get("image", {})))

@@ -20,8 +20,10 @@ from common.errors import RefusedError
 from common.federated.learner import (
     Contribution,
     Federated,
+    Phase,
     Plan,
     Step,
+    Traits,
     demand,
     fit,
     load,
@@ -32,7 +34,6 @@ from common.networks.cache import Remembered
 from common.networks.crops import CaseCrops, Grid, case_crops, patient_logits
 from common.networks.dp_sgd import Records, bounds, sampled
 from common.networks.training import Schedule
-from common.privacy.mechanism import Bound
 from common.types import Arrays, Probs, State, digest
 
 if TYPE_CHECKING:
@@ -50,16 +51,8 @@ class Image:
     (classes - 1,) of the training cases' log-odds; once counted also `counts` and `weights` (classes,)."""
 
     name: str = "image"
-    modality: frozenset[str] = frozenset({"image"})
-    phases: frozenset[str] = frozenset({"count", "train", "spread"})
-    sends: ClassVar[Mapping[str, str]] = {
-        "count": "`classes`: labelled cases with an image, by class",
-        "train": "its parameters times its labelled cases with an image; with noise, DP-SGD's as they are",
-        "spread": "`sum` and `squares` of the network's log-odds",
-    }
-    """Phase -> what of a site's patients is summed."""
-    trains: bool = True
-    """It sees the training rows of its fold and no others."""
+    modality: ClassVar[frozenset[str]] = frozenset({"image"})
+    traits: ClassVar[Traits] = Traits(trains=True, spares=("segmentation",))
     network: str = "compact3d"
     """`compact3d`, or `efficientnet_b3` on slabs of three slices: the original study's, which wants a grid of at least 64 x 64."""
     grid: tuple[int, ...] = (16, 24, 24)
@@ -94,11 +87,6 @@ class Image:
     @property
     def needs(self) -> tuple[str, ...]:
         return (*(("segmentation",) if self.segmentation else ()), *(("autoencoder",) if self.initial == "autoencoder" else ()))
-
-    @property
-    def spares(self) -> tuple[str, ...]:
-        """Of `needs`: what is used only where it could be fitted."""
-        return ("segmentation",)
 
     def __post_init__(self) -> None:
         whole = {f"{name} >= 1": getattr(self, name) >= 1 for name in ("rounds", "epochs", "batch", "weight_cap")}
@@ -161,14 +149,13 @@ class Image:
         return Step({**arrays, **federated_averaging.mean(arrays, total), "round": np.array(int(arrays["round"]) + 1)}, False)
 
     @property
-    def takes(self) -> dict[str, int]:
-        """Phase -> the most exchanges of one fit."""
-        return {"count": 1, "train": self.rounds, "spread": 1}
-
-    def sensitivity(self, schema: Schema, plan: Plan) -> Bound:
-        if plan.phase == "train":
-            return sampled(self.epochs, self.rate)
-        return 1.0 if plan.phase == "count" else float(np.sqrt((len(schema.label.classes) - 1) * (CERTAIN**2 + CERTAIN**4)))
+    def phases(self) -> Mapping[str, Phase]:
+        train = "its parameters times its labelled cases with an image; with noise, DP-SGD's as they are"
+        return {
+            "count": Phase("`classes`: labelled cases with an image, by class", 1, lambda _: 1.0),
+            "train": Phase(train, self.rounds, lambda _: sampled(self.epochs, self.rate)),
+            "spread": Phase("`sum` and `squares` of the network's log-odds", 1, _spread_bound),
+        }
 
     def predict(self, state: State, cohort: Cohort) -> Probs:
         """(cases, classes); for a case without an image the prior."""
@@ -275,6 +262,10 @@ class Image:
 
 SCORES = Remembered(16 * 2**20)
 """Patients' logits, by network and picture."""
+
+
+def _spread_bound(schema: Schema) -> float:
+    return float(np.sqrt((len(schema.label.classes) - 1) * (CERTAIN**2 + CERTAIN**4)))
 
 
 def _moments(total: Contribution) -> Arrays:

@@ -21,7 +21,7 @@ import numpy as np
 
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Floats, Schema
-from common.federated.learner import Contribution, Federated, Plan, Step, demand, fit, local_plan
+from common.federated.learner import Contribution, Federated, Phase, Plan, Step, Traits, demand, fit, local_plan
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.learners.preprocessing import standardise
 from common.types import Arrays, Probs, State
@@ -38,13 +38,9 @@ class Logistic:
     `step`: where the last step began and what it added; `along` (2,): the likelihood's slope and curvature along it at its start."""
 
     name: str = "logistic"
-    needs: tuple[str, ...] = ("preprocessing",)
-    modality: frozenset[str] = frozenset({"table"})
-    phases: frozenset[str] = frozenset({"newton"})
-    sends: ClassVar[Mapping[str, str]] = {"newton": "`gradient`, `hessian` and `likelihood` of its rows at the current coefficients"}
-    """Phase -> what of a site's patients is summed."""
-    trains: bool = True
-    """It sees the training rows of its fold and no others."""
+    needs: ClassVar[tuple[str, ...]] = ("preprocessing",)
+    modality: ClassVar[frozenset[str]] = frozenset({"table"})
+    traits: ClassVar[Traits] = Traits(trains=True)
     l2: float = 1.0
     """Penalty l2 / 2 * (sum of squared slopes) on the summed log-likelihood; must be > 0."""
     tolerance: float = 1e-6
@@ -72,11 +68,6 @@ class Logistic:
 
     def phase(self, arrays: Arrays) -> str:
         return "newton"
-
-    @property
-    def takes(self) -> dict[str, int]:
-        """Phase -> the most exchanges of one fit."""
-        return {"newton": self.rounds}
 
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
@@ -156,7 +147,12 @@ class Logistic:
         counts = state["preprocessing"]["classes"] + 30 * self.prior
         return np.concatenate([np.log(counts[1:] / counts[0])[:, None], beta[:, 1:]], axis=1)
 
-    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
+    @property
+    def phases(self) -> Mapping[str, Phase]:
+        sends = "`gradient`, `hessian` and `likelihood` of its rows at the current coefficients"
+        return {"newton": Phase(sends, self.rounds, self._bound)}
+
+    def _bound(self, schema: Schema) -> float:
         radius2 = 1 + len(schema.columns) * self.clip**2
         return float(np.sqrt(2 * radius2 + 0.25 * radius2**2 + LEAST**2))
 

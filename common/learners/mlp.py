@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from common.data.cohort import Cohort, Fold, pooled
 from common.data.schema import Floats, Schema
-from common.federated.learner import Contribution, Federated, Plan, Step, demand, fit, local_plan
+from common.federated.learner import Contribution, Federated, Phase, Plan, Step, Traits, demand, fit, local_plan
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.learners.preprocessing import standardise
 from common.networks import federated_averaging
 from common.networks.dp_sgd import Private, bounds, learn, sampled
 from common.networks.training import Schedule, Table, cross_entropy, train
-from common.privacy.mechanism import Bound, Privacy
+from common.privacy.mechanism import Privacy
 from common.types import Arrays, Probs, State
 
 if TYPE_CHECKING:
@@ -39,13 +39,9 @@ class Perceptron:
     """Arrays: `round`, and `w/<layer>.weight`, `w/<layer>.bias` (float32, torch's shapes); `memory/...` belongs to the strategy."""
 
     name: str = "mlp"
-    needs: tuple[str, ...] = ("preprocessing",)
-    modality: frozenset[str] = frozenset({"table"})
-    phases: frozenset[str] = frozenset({"train"})
-    sends: ClassVar[Mapping[str, str]] = {"train": "its parameters times its training cases; with noise, DP-SGD's as they are"}
-    """Phase -> what of a site's patients is summed."""
-    trains: bool = True
-    """It sees the training rows of its fold and no others."""
+    needs: ClassVar[tuple[str, ...]] = ("preprocessing",)
+    modality: ClassVar[frozenset[str]] = frozenset({"table"})
+    traits: ClassVar[Traits] = Traits(trains=True)
     hidden: tuple[int, ...] = (16,)
     """Units of each hidden layer (tanh: linear for small weights); none: multinomial logistic regression."""
     rounds: int = 20
@@ -103,12 +99,9 @@ class Perceptron:
         return Step({**arrays, **mean, "round": np.array(done)}, done >= self.rounds)
 
     @property
-    def takes(self) -> dict[str, int]:
-        """Phase -> the most exchanges of one fit."""
-        return {"train": self.rounds}
-
-    def sensitivity(self, schema: Schema, plan: Plan) -> Bound:
-        return sampled(self.epochs, self.rate)
+    def phases(self) -> Mapping[str, Phase]:
+        sends = "its parameters times its training cases; with noise, DP-SGD's as they are"
+        return {"train": Phase(sends, self.rounds, lambda _: sampled(self.epochs, self.rate))}
 
     def predict(self, state: State, cohort: Cohort) -> Probs:
         return _softmax(_layers(self.parameters(state[self.name]), standardise(state["preprocessing"], cohort))[-1])

@@ -19,7 +19,7 @@ import numpy as np
 
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Floats, Schema
-from common.federated.learner import Contribution, Federated, Plan, Step, demand, fit, local_plan
+from common.federated.learner import Contribution, Federated, Phase, Plan, Step, Traits, demand, fit, local_plan
 from common.types import Arrays, Probs, State
 
 
@@ -28,13 +28,9 @@ class PrivateLogistic:
     """Arrays: `coefficients` (classes - 1, 1 + columns) on cut rows, intercept first, against class 0; `norm` of rows; `rounds` done."""
 
     name: str = "private_logistic"
-    needs: tuple[str, ...] = ()
-    modality: frozenset[str] = frozenset({"table"})
-    phases: frozenset[str] = frozenset({"newton"})
-    sends: ClassVar[Mapping[str, str]] = {"newton": "`gradient` and `hessian` of its cut rows"}
-    """Phase -> what of a site's patients is summed."""
-    trains: bool = True
-    """It sees the training rows of its fold and no others."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    modality: ClassVar[frozenset[str]] = frozenset({"table"})
+    traits: ClassVar[Traits] = Traits(trains=True)
     norm: float = 2.0
     """L2 norm to which a patient's row, with the 1 for the intercept, is cut; above 1."""
     l2: float = 1.0
@@ -51,11 +47,6 @@ class PrivateLogistic:
 
     def phase(self, arrays: Arrays) -> str:
         return "newton"
-
-    @property
-    def takes(self) -> dict[str, int]:
-        """Phase -> the most exchanges of one fit."""
-        return {"newton": self.rounds}
 
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
@@ -91,8 +82,9 @@ class PrivateLogistic:
     def _bound(self) -> float:
         return float(np.sqrt(2 * self.norm**2 + 0.25 * self.norm**4))
 
-    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
-        return self._bound * (1 + 1e-9)
+    @property
+    def phases(self) -> Mapping[str, Phase]:
+        return {"newton": Phase("`gradient` and `hessian` of its cut rows", self.rounds, lambda _: self._bound * (1 + 1e-9))}
 
     def predict(self, state: State, cohort: Cohort) -> Probs:
         arrays = state[self.name]

@@ -18,13 +18,12 @@ from common.data.cohort import Cohort
 from common.data.imaging_of import imaging_of
 from common.data.picture import Picture
 from common.data.schema import Floats, Imaging, Schema
-from common.federated.learner import Contribution, Plan, Step, demand
+from common.federated.learner import Contribution, Phase, Plan, Step, Traits, demand
 from common.networks import federated_averaging
 from common.networks.augmentation import Augment
 from common.networks.crops import Bits, Grid, Halves, Regions, on_grid, resample
 from common.networks.dp_sgd import bounds, sampled
 from common.networks.training import Schedule
-from common.privacy.mechanism import Bound
 from common.types import Arrays, State, digest
 
 if TYPE_CHECKING:
@@ -44,15 +43,9 @@ class Segmentation:
     Tally: `dice` (regions, 2): the sum over the site's training cases of the Dice of the model that came, and their number."""
 
     name: str = "segmentation"
-    needs: tuple[str, ...] = ()
-    modality: frozenset[str] = frozenset({"image"})
-    phases: frozenset[str] = frozenset({"train"})
-    sends: ClassVar[Mapping[str, str]] = {"train": "its parameters times its outlined cases; with noise, DP-SGD's as they are"}
-    """Phase -> what of a site's patients is summed."""
-    trains: bool = True
-    """It sees the training rows of its fold and no others."""
-    unlabelled: ClassVar[bool] = True
-    """Its cases may be of unknown label."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    modality: ClassVar[frozenset[str]] = frozenset({"image"})
+    traits: ClassVar[Traits] = Traits(trains=True, unlabelled=True)
     grid: tuple[int, ...] = (16, 32, 32)
     """Voxels (z, y, x) of the coarse volume."""
     widths: tuple[int, ...] = (8, 16, 32, 64)
@@ -121,12 +114,9 @@ class Segmentation:
         return Step(new, done >= self.rounds or not total.cases)
 
     @property
-    def takes(self) -> dict[str, int]:
-        """Phase -> the most exchanges of one fit."""
-        return {"train": self.rounds}
-
-    def sensitivity(self, schema: Schema, plan: Plan) -> Bound:
-        return sampled(self.epochs, self.rate)
+    def phases(self) -> Mapping[str, Phase]:
+        sends = "its parameters times its outlined cases; with noise, DP-SGD's as they are"
+        return {"train": Phase(sends, self.rounds, lambda _: sampled(self.epochs, self.rate))}
 
     def lesion_mask(self, state: State, picture: Picture, imaging: Imaging) -> Bits | None:
         """(z, y, x) on the grid of `picture.voxels`: where a lesion is likelier than not; None where nothing has been learnt."""

@@ -22,7 +22,7 @@ from client.station.gaussian_noise import noised
 from common.data.cohort import Cohort, Fold, empty, pooled
 from common.data.schema import Choice, Floats, Schema
 from common.errors import FedmetsError
-from common.federated.accounting import Accountable, least_noise
+from common.federated.accounting import least_noise
 from common.federated.learner import Contribution, Federated, Plan, fit, hyper_of, local_plan
 from common.privacy.mechanism import Privacy, Sampled, epsilon, release
 from common.privacy.random import repeatable
@@ -122,16 +122,15 @@ def patients(schema: Schema, count: int, seed: int) -> Cohort:
 def moments(chain: Sequence[Federated], cohort: Cohort) -> Iterator[Moment]:
     """The first question of each phase in a fit of the chain's last learner on `cohort`."""
     plan, learner = local_plan(Fold(), 0, 2), chain[-1]
-    assert isinstance(learner, Accountable)
     fitted: State = {}
     for need in chain[:-1]:
         fitted = fit(need, fitted, [cohort], plan)
-    arrays, left = learner.start(cohort.schema, 0), {phase for phase, times in learner.takes.items() if times}
+    arrays, left = learner.start(cohort.schema, 0), {name for name, phase in learner.phases.items() if phase.exchanges}
     while left:
         asked = replace(plan, learner=learner.name, phase=learner.phase(arrays), hyper=hyper_of(learner))
         state = {**fitted, learner.name: arrays}
         if asked.phase in left:
-            bound = learner.sensitivity(cohort.schema, asked)
+            bound = learner.phases[asked.phase].sensitivity(cohort.schema)
             assert bound is not None
             yield Moment(state, asked, bound)
         left -= {asked.phase}

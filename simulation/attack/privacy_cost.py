@@ -17,10 +17,10 @@ import numpy as np
 
 from common.data.cohort import UNKNOWN, Cohort, Fold
 from common.data.schema import Floats, Schema
-from common.federated.accounting import accountable, calibrate
-from common.federated.learner import Federated, Head, Hyper, TableHead, local_plan
+from common.federated.accounting import accountable, calibrate, charge
+from common.federated.learner import Federated, Head, Hyper, TableHead
 from common.learners.evaluation import within_site
-from common.privacy.mechanism import epsilon, release
+from common.privacy.mechanism import epsilon
 from common.study.study import Study
 from common.wire.state_transfer import States
 from server.app import Outcome
@@ -72,7 +72,7 @@ def utility(
     tell: Tell,
 ) -> Utility:
     """`federate` drives a run of the same sites to its end."""
-    heads = noised_heads(run, study, schema, outcome)
+    heads = noised_heads(run, study, outcome)
     unbounded = [h.name for h in outcome.heads if h not in heads]
     points: list[Row] = []
     spent: list[Row] = []
@@ -104,14 +104,14 @@ def utility(
     return Utility(points, spent, unbounded, models)
 
 
-def noised_heads(run: Run, study: Study, schema: Schema, outcome: Outcome) -> list[Federated]:
+def noised_heads(run: Run, study: Study, outcome: Outcome) -> list[Federated]:
     """The run's heads that can be trained with noise, and one made for it where there is a table."""
-    return [h for h in (*outcome.heads, *_made_for_noise(run, study, outcome)) if accountable_fit(h, run, study, schema)]
+    return [h for h in (*outcome.heads, *_made_for_noise(run, study, outcome)) if accountable_fit(h, run, study)]
 
 
-def accountable_fit(head: Federated, run: Run, study: Study, schema: Schema) -> bool:
+def accountable_fit(head: Federated, run: Run, study: Study) -> bool:
     """Can the head, and all that it needs, be trained with noise?"""
-    return all(accountable(f, schema) for f in fits(head, run, study))
+    return all(accountable(f) for f in fits(head, run, study))
 
 
 def _made_for_noise(run: Run, study: Study, outcome: Outcome) -> list[Federated]:
@@ -169,11 +169,10 @@ def _spent(
     by_name = {f.name: f for f in needed}
     total: dict[tuple[str, str], Floats] = {}
     for work in (w for line in lines if line["kind"] == "exchange" for w in line["work"] if w["learner"] in by_name):
-        bound = by_name[work["learner"]].sensitivity(schema, replace(local_plan(Fold(), 0, 2), phase=work["phase"]))
-        assert bound is not None
+        paid = charge(by_name[work["learner"]], work["phase"], schema, noise)
         for site in work["contributed"]:
             for fold in work["folds"]:
-                total[site, fold] = total.get((site, fold), np.zeros(1)) + release(noise, bound)
+                total[site, fold] = total.get((site, fold), np.zeros(1)) + paid
     out: dict[str, float | None] = {}
     for (site, _), rdp in sorted(total.items()):
         out[site] = max(out.get(site) or 0.0, epsilon(rdp, delta))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from common.data.cohort import Cohort, Fold, empty
 from common.data.picture import Picture
 from common.data.schema import Channel, Floats, Imaging, Label, Number, Schema
 from common.errors import UsageError
-from common.federated.learner import Plan, fit, hyper_of, local_plan, total
+from common.federated.learner import Plan, Traits, fit, hyper_of, local_plan, total
 from common.learners import fusion
 from common.learners.evaluation import out_of_fold
 from common.learners.fusion import Fusion
@@ -32,6 +32,7 @@ class Reads:
     name: str = "image"
     needs: tuple[str, ...] = ()
     modality: frozenset[str] = frozenset({"image"})
+    traits: ClassVar[Traits] = Traits()
 
     def standardised(self, state: State, cohort: Cohort) -> Floats:
         return np.array([voxels(p)[: len(CLASSES) - 1] for p in cohort.pictures]) + state["image"]["shift"]

@@ -348,17 +348,17 @@ def test_a_fit_with_noise_in_every_phase_ends_and_predicts() -> None:
     with repeatable(3, "image"):
         while len(phases) < 10:
             plan = dataclasses.replace(PLAN, phase=SMALL.phase(state["image"]), privacy=privacy)
-            bound = SMALL.sensitivity(those[0].schema, plan)
+            bound = SMALL.phases[plan.phase].sensitivity(those[0].schema)
             assert bound is not None
             step = SMALL.apply(state, total([noised(SMALL.contribute(state, c, plan), bound, privacy) for c in those]), plan)
             state, phases = {"image": step.arrays}, [*phases, plan.phase]
             if step.done:
                 break
     assert phases == ["count", "train", "train", "spread"]
-    assert {p: phases.count(p) for p in phases} == SMALL.takes
+    assert {p: phases.count(p) for p in phases} == {name: phase.exchanges for name, phase in SMALL.phases.items()}
     np.testing.assert_allclose(SMALL.predict(state, those[0]).sum(axis=1), 1)
     assert np.isfinite(SMALL.standardised(state, those[0])).all()
-    assert accountable(SMALL, those[0].schema)
+    assert accountable(SMALL)
 
 
 def test_class_weights_of_another_shape_are_refused_before_a_patient_is_looked_at() -> None:
@@ -377,6 +377,6 @@ def test_no_log_odds_move_mean_and_spread_further_than_certain() -> None:
     plan = dataclasses.replace(PLAN, phase="spread")
     got = SMALL.contribute(state, site, plan)
     np.testing.assert_allclose(got.sums["sum"], len(site) * CERTAIN)
-    bound = SMALL.sensitivity(site.schema, plan)
+    bound = SMALL.phases[plan.phase].sensitivity(site.schema)
     assert isinstance(bound, float)
     assert np.hypot(CERTAIN, CERTAIN**2) <= bound
