@@ -41,11 +41,9 @@ from common.federated.learner import (
     lacks,
     load,
 )
+from common.federated.multinomial import Ascent, Derivatives, against_reference, likelihood_of, log_softmax
 from common.metrics.calibration import EPSILON
 from common.types import Arrays, Probs, State, digest
-
-LEAST = -50.0
-"""A patient's log-likelihood is not counted below this."""
 
 
 class ImageHead(Head, Protocol):
@@ -126,12 +124,12 @@ class Fusion:
         for v in range(1 + plan.parts):
             keep = parts != v - 1
             x, offset, truth = inputs.columns[keep], inputs.offset[keep], y[keep]
-            log_mu = _log_softmax(offset + np.einsum("nkp,kp->nk", x, beta[v]))
+            log_mu = log_softmax(against_reference(offset + np.einsum("nkp,kp->nk", x, beta[v])))
             mu = np.exp(log_mu[:, 1:])
             gradient[v] = np.einsum("nk,nkp->kp", truth[:, 1:] - mu, x)
             weight = mu[:, :, None] * (np.eye(k - 1) - mu[:, None, :])
             hessian[v] = np.einsum("nkl,nkp,nlq->kplq", weight, x, x, optimize=True).reshape((k - 1) * p, (k - 1) * p)
-            likelihood[v] = (truth * np.maximum(log_mu, LEAST)).sum()
+            likelihood[v] = likelihood_of(log_mu, truth)
         image = inputs.columns[:, :, 1].sum(axis=0)
         return Contribution({"gradient": gradient, "hessian": hessian, "likelihood": likelihood, "image": image}, len(rows))
 
@@ -162,16 +160,12 @@ class Fusion:
         same = total.cases == int(arrays["cases"])
         settled = np.zeros(len(beta), np.bool_)
         for v in range(len(beta)):
-            objective = float(total.sums["likelihood"][v]) - 0.5 * float((penalty * beta[v] ** 2).sum())
-            if same and objective < float(arrays["objective"][v]) - 1e-9 * abs(objective):
-                result["step"][v] = arrays["step"][v] / 2
-                result["coefficients"][v] = arrays["base"][v] + result["step"][v]
-                continue
-            rise = total.sums["gradient"][v] - penalty * beta[v]
-            step = np.linalg.solve(total.sums["hessian"][v] + np.diag(penalty.ravel()), rise.ravel()).reshape(beta[v].shape)
-            result["base"][v], result["step"][v], result["objective"][v] = beta[v], step, objective
-            result["coefficients"][v] = beta[v] + step
-            settled[v] = np.abs(step).max() < self.tolerance
+            sums = Derivatives(total.sums["gradient"][v], total.sums["hessian"][v], total.sums["likelihood"][v])
+            at = Ascent(beta[v], arrays["base"][v], arrays["step"][v], float(arrays["objective"][v]))
+            there, fresh = at.next(sums, penalty, same=same)
+            result["coefficients"][v], result["base"][v], result["step"][v] = there.coefficients, there.base, there.step
+            result["objective"][v] = there.objective
+            settled[v] = fresh and np.abs(there.step).max() < self.tolerance
         converged = bool(settled.all())
         mean = total.sums["image"] / max(total.cases, 1)
         result |= {"rounds": np.array(done), "converged": np.array(converged), "cases": np.array(total.cases), "image_mean": mean}
@@ -225,7 +219,7 @@ class Fusion:
         """The clinical prediction, and in its place softmax(eta) for the cases that have an image."""
         probs = _clinical(self._of(self.clinical), inner, cohort)
         if cohort.imaged.any():
-            probs[cohort.imaged] = np.exp(_log_softmax(eta(self._inputs(outer, inner, cohort.where(cohort.imaged)))))
+            probs[cohort.imaged] = np.exp(log_softmax(against_reference(eta(self._inputs(outer, inner, cohort.where(cohort.imaged))))))
         return probs
 
     def training(self, state: State, cohort: Cohort, plan: Plan) -> tuple[Cohort, NDArray[np.int64], Inputs]:
@@ -320,13 +314,6 @@ def _of_fold(state: State, fold: Fold, own: str) -> State:
 
 def _flat(state: State) -> Arrays:
     return {f"{n}\t{a}": v for n, arrays in state.items() for a, v in arrays.items()}
-
-
-def _log_softmax(logits: Floats) -> Floats:
-    """(cases, classes - 1) against class 0 -> (cases, classes) log-probabilities."""
-    full = np.concatenate([np.zeros((len(logits), 1)), logits], axis=1)
-    top = full.max(axis=1, keepdims=True)
-    return np.asarray(full - top - np.log(np.exp(full - top).sum(axis=1, keepdims=True)))
 
 
 LEARNER = Fusion()

@@ -29,6 +29,7 @@ from common.federated.learner import (
     load,
     local_plan,
 )
+from common.federated.multinomial import softmax
 from common.networks import federated_averaging
 from common.networks.cache import Remembered
 from common.networks.crops import CaseCrops, Grid, case_crops, patient_logits
@@ -159,9 +160,7 @@ class Image:
 
     def predict(self, state: State, cohort: Cohort) -> Probs:
         """(cases, classes); for a case without an image the prior."""
-        scores = self.scores(state, cohort)
-        e = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return np.asarray(e / e.sum(axis=1, keepdims=True))
+        return softmax(self.scores(state, cohort))
 
     def logits(self, state: State, cohort: Cohort) -> Floats:
         """(cases, classes - 1): log-odds against class 0, corrected for the class weights."""

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from common.data.cohort import Cohort, Fold, pooled
 from common.data.schema import Floats, Schema
 from common.federated.learner import Contribution, Federated, Phase, Plan, Step, Traits, demand, fit, local_plan
+from common.federated.multinomial import softmax
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.learners.preprocessing import standardise
 from common.networks import federated_averaging
@@ -104,7 +105,7 @@ class Perceptron:
         return {"train": Phase(sends, self.rounds, lambda _: sampled(self.epochs, self.rate))}
 
     def predict(self, state: State, cohort: Cohort) -> Probs:
-        return _softmax(_layers(self.parameters(state[self.name]), standardise(state["preprocessing"], cohort))[-1])
+        return softmax(_layers(self.parameters(state[self.name]), standardise(state["preprocessing"], cohort))[-1])
 
     def alone(self, cohorts: Sequence[Cohort], fold: Fold, seed: int, parts: int, prepare: Federated = PREPARE) -> State:
         # the sites that the fold leaves out are left out here: together the others have a name of their own
@@ -196,11 +197,6 @@ def _gradient(weights: Arrays, z: Floats) -> Floats:
     for i in reversed(range(depth - 1)):
         back = weights[f"w/{2 * i}.weight"].T.astype(np.float64) @ (back * (1 - np.tanh(pre[i]) ** 2)[:, :, None])
     return np.asarray(back)
-
-
-def _softmax(logits: Floats) -> Probs:
-    e = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(e / e.sum(axis=1, keepdims=True))
 
 
 LEARNER = Perceptron()

@@ -20,6 +20,7 @@ import numpy as np
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Floats, Schema
 from common.federated.learner import Contribution, Federated, Phase, Plan, Step, Traits, demand, fit, local_plan
+from common.federated.multinomial import against_reference, derivatives, softmax
 from common.types import Arrays, Probs, State
 
 
@@ -51,15 +52,8 @@ class PrivateLogistic:
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
         x = _rows(rows, self.norm)  # the site's own norm, whatever the state says
-        mu = _softmax(x @ state[self.name]["coefficients"].T)[:, 1:]
-        y = np.eye(mu.shape[1] + 1)[rows.labels][:, 1:]
-        k, p = mu.shape[1], x.shape[1]
-        hessian = np.empty((k, p, k, p))
-        for a in range(k):
-            for b in range(k):
-                w = mu[:, a] * ((a == b) - mu[:, b])
-                hessian[a, :, b, :] = (x * w[:, None]).T @ x
-        return Contribution({"gradient": (y - mu).T @ x, "hessian": hessian.reshape(k * p, k * p)}, len(rows))
+        sums = derivatives(x, rows.labels, state[self.name]["coefficients"])
+        return Contribution({"gradient": sums.gradient, "hessian": sums.hessian}, len(rows))
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         arrays = state[self.name]
@@ -88,7 +82,7 @@ class PrivateLogistic:
 
     def predict(self, state: State, cohort: Cohort) -> Probs:
         arrays = state[self.name]
-        return _softmax(_rows(cohort, float(arrays["norm"])) @ arrays["coefficients"].T)
+        return softmax(against_reference(_rows(cohort, float(arrays["norm"])) @ arrays["coefficients"].T))
 
     def alone(self, cohorts: Sequence[Cohort], fold: Fold, seed: int, parts: int, prepare: Federated | None = None) -> State:
         return fit(self, {}, cohorts, local_plan(fold, seed, parts))
@@ -114,13 +108,6 @@ def _rows(cohort: Cohort, norm: float) -> Floats:
     length = np.linalg.norm(z, axis=1, keepdims=True)
     cut = np.sqrt(norm**2 - 1) / np.maximum(length, np.sqrt(norm**2 - 1))
     return np.concatenate([np.ones((len(z), 1)), z * cut], axis=1)
-
-
-def _softmax(eta: Floats) -> Floats:
-    """(cases, classes) from log-odds against class 0."""
-    full = np.concatenate([np.zeros((len(eta), 1)), eta], axis=1)
-    e = np.exp(full - full.max(axis=1, keepdims=True))
-    return np.asarray(e / e.sum(axis=1, keepdims=True))
 
 
 LEARNER = PrivateLogistic()

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from common.data.cohort import Cohort, Fold, empty
 from common.federated.learner import Contribution, Plan, fit, hyper_of, local_plan, total
-from common.learners.logistic import LEAST, Logistic
+from common.federated.multinomial import LEAST
+from common.learners.logistic import Logistic
 from common.learners.preprocessing import Preprocessing
 from common.types import State
 from common.wire.envelope import Packet
