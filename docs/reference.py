@@ -246,7 +246,15 @@ def _about(learner: Any) -> str:
 
 
 def hypers(learner: Any) -> list[Key]:
-    return keys(type(learner), learners.hyper_names(learner), learner)
+    """Hyperparameters, those that learners share among them."""
+    out = []
+    for f in dataclasses.fields(learner):
+        value = getattr(learner, f.name)
+        if dataclasses.is_dataclass(value):
+            out += hypers(value)
+        elif not isinstance(learner, learners.Federated) or f.name in learners.hyper_names(learner):
+            out += keys(type(learner), [f.name], learner)
+    return out
 
 
 def of_learners() -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast, get_args
 
 from common.errors import RefusedError
 from common.wire.signing import PUBLIC
-from common.federated.learner import Plan, hyper_names, load, names
+from common.federated.learner import Plan, hyper_of, load, names
 
 Require = Literal["none", "dp", "secagg"]
 
@@ -66,7 +66,7 @@ class Policy:
             if learner != plan.learner:
                 continue
             # what a plan leaves out, the learner fills in
-            value = plan.hyper.get(name, getattr(load(learner), name))
+            value = plan.hyper.get(name, hyper_of(load(learner))[name])
             if not (type(value) in (int, float) and low <= cast(float, value) <= high):
                 faults.append(f"{key}={value!r} lies outside of what privacy.hyper allows, {low:g} to {high:g}")
         if faults:
@@ -133,7 +133,7 @@ def _ranges(hyper: Any) -> list[str]:
     out = []
     for key, value in hyper.items():
         learner, _, name = key.partition(".")
-        if learner not in names() or name not in hyper_names(load(learner)) or type(getattr(load(learner), name)) not in (int, float):
+        if learner not in names() or type(hyper_of(load(learner)).get(name)) not in (int, float):
             out.append(f"privacy.hyper: '{key}' is no hyperparameter of a learner that is a number; write it as \"image.rounds\"")
         if not isinstance(value, list) or len(value) != 2 or any(type(v) not in (int, float) for v in value) or not value[0] <= value[1]:
             out.append(f"privacy.hyper: {key} = {value!r} must be the least and the most, such as [1, 20]")

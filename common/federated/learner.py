@@ -14,7 +14,7 @@ import pkgutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 
@@ -273,25 +273,41 @@ def _load(name: str, hyper: str) -> Federated:
     return cast(Federated, configured(learner, json.loads(hyper)))
 
 
-def configured(learner: Any, hyper: Hyper) -> Any:
+L = TypeVar("L")
+
+
+def configured(learner: L, hyper: Hyper) -> L:
     """A copy of `learner` with other hyperparameters; lists become tuples, types must match the defaults'."""
-    fields = {f.name: getattr(learner, f.name) for f in dataclasses.fields(learner) if f.name in hyper_names(learner)}
+    made: Any = learner
+    fields, name = _hypers(made), made.name
     faults = []
     values: dict[str, object] = {}
     for key, value in hyper.items():
         value = tuple(value) if isinstance(value, list) else value
         if key not in fields:
-            faults.append(f"learner '{learner.name}' has no hyperparameter '{key}'; it has {', '.join(sorted(fields)) or 'none'}")
+            faults.append(f"learner '{name}' has no hyperparameter '{key}'; it has {', '.join(sorted(fields)) or 'none'}")
         elif type(value) is not type(fields[key]) and not (isinstance(fields[key], float) and type(value) is int):
             faults.append(
-                f"learner '{learner.name}': {key}={value!r} is a {type(value).__name__}, "
+                f"learner '{name}': {key}={value!r} is a {type(value).__name__}, "
                 f"expected {type(fields[key]).__name__} (default {fields[key]!r})"
             )
         else:
             values[key] = float(value) if isinstance(fields[key], float) else value  # type: ignore[arg-type]
     if faults:
         raise UsageError("C01", *faults)
-    return dataclasses.replace(learner, **values)
+    return cast(L, _replaced(made, values))
+
+
+def _replaced(record: Any, values: Hyper) -> Any:
+    """A copy of a learner, or of hyperparameters that travel together, with other values of its own and of those within."""
+    own: dict[str, object] = {}
+    for f in dataclasses.fields(record):
+        value = getattr(record, f.name)
+        if dataclasses.is_dataclass(value):
+            own[f.name] = _replaced(value, values)
+        elif f.name in values:
+            own[f.name] = values[f.name]
+    return dataclasses.replace(record, **own)
 
 
 def demand(name: str, rules: Mapping[str, bool]) -> None:
@@ -303,12 +319,24 @@ def demand(name: str, rules: Mapping[str, bool]) -> None:
 
 def hyper_names(learner: Any) -> tuple[str, ...]:
     """The fields a plan may set: all but those that say what the learner is."""
-    return tuple(f.name for f in dataclasses.fields(learner) if f.name not in ("name", "needs", "modality", "phases", "traits"))
+    return tuple(_hypers(learner))
+
+
+def _hypers(record: Any) -> dict[str, object]:
+    """Hyperparameters by name. Those that learners share (`common.networks.training.LocalTraining`) go by their own names."""
+    out: dict[str, object] = {}
+    for f in dataclasses.fields(record):
+        value = getattr(record, f.name)
+        if dataclasses.is_dataclass(value):
+            out |= _hypers(value)
+        elif f.name not in ("name", "needs", "modality", "phases", "traits"):
+            out[f.name] = value
+    return out
 
 
 def hyper_of(learner: Any) -> dict[str, object]:
     """The hyperparameters of `learner`, as a plan carries them."""
-    return {k: list(v) if isinstance(v := getattr(learner, k), tuple) else v for k in hyper_names(learner)}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in _hypers(learner).items()}
 
 
 def names() -> tuple[str, ...]:

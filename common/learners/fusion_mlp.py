@@ -19,6 +19,7 @@ from common.data.cohort import Cohort
 from common.data.schema import Floats, Schema
 from common.federated.learner import Contribution, Phase, Plan, Step, Traits, demand
 from common.learners.fusion import Fusion, Inputs
+from common.networks.training import LocalTraining
 from common.types import Arrays, Probs, State
 
 if TYPE_CHECKING:
@@ -40,18 +41,7 @@ class FusionPerceptron:
     """JSON: the hyperparameters of the learners it reads, where they are not the defaults."""
     hidden: int = 8
     """Units of the hidden layer."""
-    rounds: int = 15
-    """Rounds of federated averaging."""
-    epochs: int = 4
-    """Passes over a site's cases in a round."""
-    batch: int = 32
-    """Patients in a step."""
-    learning_rate: float = 0.02
-    """The optimiser's step size at a site."""
-    weight_decay: float = 0.02
-    """Decay of the weights."""
-    proximal: float = 0.0
-    """FedProx's mu."""
+    training: LocalTraining = LocalTraining(rounds=15, epochs=4, batch=32, learning_rate=0.02, weight_decay=0.02)
 
     @property
     def _linear(self) -> Fusion:
@@ -105,12 +95,10 @@ class FusionPerceptron:
             return Step({"round": np.array(0), "mean": begun["mean"], "scale": begun["scale"], **fresh}, False)
         done = int(arrays["round"]) + 1
         mean = {k: (v / max(total.cases, 1)).astype(np.float32) for k, v in total.sums.items()}
-        return Step({**arrays, **mean, "round": np.array(done)}, done >= self.rounds)
+        return Step({**arrays, **mean, "round": np.array(done)}, done >= self.training.rounds)
 
     def __post_init__(self) -> None:
-        whole = {f"{name} >= 1": getattr(self, name) >= 1 for name in ("hidden", "rounds", "epochs", "batch")}
-        rates = {f"{name} >= 0": getattr(self, name) >= 0 for name in ("weight_decay", "proximal")}
-        demand(self.name, {**whole, **rates, "learning_rate > 0": self.learning_rate > 0})
+        demand(self.name, {**self.training.rules, "hidden >= 1": self.hidden >= 1})
         _ = self._linear
 
     @property
@@ -118,7 +106,7 @@ class FusionPerceptron:
         # local epochs are not a bounded sum over patients
         return {
             "moments": Phase("`sum` and `squares` of the latent code", 1, None),
-            "train": Phase("its parameters times its cases with an image and a label", self.rounds, None),
+            "train": Phase("its parameters times its cases with an image and a label", self.training.rounds, None),
         }
 
     def predict(self, state: State, cohort: Cohort) -> Probs:
@@ -135,13 +123,13 @@ class FusionPerceptron:
     def _fit(self, weights: Arrays, variant: int, inputs: Inputs, labels: Any, keep: Any, seed: int) -> tuple[Arrays, float]:
         import torch
 
-        from common.networks.training import Schedule, learn
+        from common.networks.training import learn
 
         start = {n: weights[f"w/{variant}/{n}"] for n in _LAYERS}
         if not keep.any():
             return {f"w/{variant}/{n}": v for n, v in start.items()}, 0.0
         examples = _Rows(_columns(inputs)[keep], inputs.offset[keep], labels[keep])
-        how = Schedule(self.epochs, self.batch, self.learning_rate, self.weight_decay, self.proximal)
+        how = self.training.schedule()
         trained = learn(_network(start), start, examples, _loss, how, seed=seed, device=torch.device("cpu"))
         return {f"w/{variant}/{n}": v for n, v in trained.arrays.items()}, trained.loss
 

@@ -8,7 +8,7 @@ cases that have an image, and with no others. A case without an image gets the p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
@@ -33,8 +33,8 @@ from common.federated.multinomial import softmax
 from common.networks import federated_averaging
 from common.networks.cache import Remembered
 from common.networks.crops import CaseCrops, Grid, case_crops, patient_logits
-from common.networks.dp_sgd import Records, bounds, sampled
-from common.networks.training import Schedule
+from common.networks.dp_sgd import PrivateTraining, Records, sampled
+from common.networks.training import LocalTraining
 from common.types import Arrays, Probs, State, digest
 
 if TYPE_CHECKING:
@@ -58,22 +58,8 @@ class Image:
     """`compact3d`, or `efficientnet_b3` on slabs of three slices: the original study's, which wants a grid of at least 64 x 64."""
     grid: tuple[int, ...] = (16, 24, 24)
     """Voxels (z, y, x) that a crop is laid onto."""
-    rounds: int = 8
-    """Rounds of federated averaging."""
-    epochs: int = 3
-    """Passes over a site's patients in a round."""
-    batch: int = 8
-    """Patients in a step."""
-    learning_rate: float = 0.01
-    """The optimiser's step size at a site."""
-    weight_decay: float = 0.05
-    """Decay of the weights."""
-    proximal: float = 0.0
-    """FedProx's mu."""
-    rate: float = 0.1
-    """With noise: the chance of a patient to be in a step; `batch` is then what a step's sum is divided by."""
-    clip: float = 1.0
-    """With noise: the L2 norm to which a patient's gradient is cut."""
+    training: LocalTraining = LocalTraining(rounds=8, epochs=3, batch=8, learning_rate=0.01, weight_decay=0.05)
+    private: PrivateTraining = PrivateTraining()
     weight_cap: float = 5.0
     """How many times as much as another a class may weigh; 1: all the same."""
     segmentation: bool = True
@@ -90,8 +76,6 @@ class Image:
         return (*(("segmentation",) if self.segmentation else ()), *(("autoencoder",) if self.initial == "autoencoder" else ()))
 
     def __post_init__(self) -> None:
-        whole = {f"{name} >= 1": getattr(self, name) >= 1 for name in ("rounds", "epochs", "batch", "weight_cap")}
-        rates = {f"{name} >= 0": getattr(self, name) >= 0 for name in ("weight_decay", "proximal")}
         grid = {"grid: three whole numbers of at least 4": len(self.grid) == 3 and all(isinstance(g, int) and g >= 4 for g in self.grid)}
         chosen = {
             f"network: one of {', '.join(NETWORKS)}": self.network in NETWORKS,
@@ -103,7 +87,7 @@ class Image:
             "pretrained_sha256 (64 hex digits) with pretrained, and neither without the other": bool(self.pretrained)
             == (len(self.pretrained_sha256) == 64),
         }
-        demand(self.name, {**bounds(self.rate, self.clip), **whole, **rates, **grid, **chosen, "learning_rate > 0": self.learning_rate > 0})
+        demand(self.name, {**self.training.rules, **self.private.rules, "weight_cap >= 1": self.weight_cap >= 1, **grid, **chosen})
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         how = self.network, len(imaging_of(self.name, schema).channels), len(schema.label.classes)
@@ -119,7 +103,7 @@ class Image:
     def phase(self, arrays: Arrays) -> str:
         if "counts" not in arrays:
             return "count"
-        return "train" if int(arrays["round"]) < self.rounds else "spread"
+        return "train" if int(arrays["round"]) < self.training.rounds else "spread"
 
     def parameters(self, arrays: Arrays) -> Arrays:
         """The global parameters: what is averaged."""
@@ -154,7 +138,7 @@ class Image:
         train = "its parameters times its labelled cases with an image; with noise, DP-SGD's as they are"
         return {
             "count": Phase("`classes`: labelled cases with an image, by class", 1, lambda _: 1.0),
-            "train": Phase(train, self.rounds, lambda _: sampled(self.epochs, self.rate)),
+            "train": Phase(train, self.training.rounds, lambda _: sampled(self.training.epochs, self.private.rate)),
             "spread": Phase("`sum` and `squares` of the network's log-odds", 1, _spread_bound),
         }
 
@@ -230,9 +214,9 @@ class Image:
             return (each * torch.from_numpy(weights).to(labels.device)[labels]).sum()
 
         # over the rounds the rate falls along half a cosine
-        slower = 0.5 * (1 + np.cos(np.pi * int(arrays["round"]) / self.rounds))
-        how = Schedule(self.epochs, self.batch, float(self.learning_rate * slower), self.weight_decay, self.proximal, "adamw")
-        return federated_averaging.Local(_classifier, _how(arrays, schema), loss, how, self.rate, self.clip)
+        slower = 0.5 * (1 + np.cos(np.pi * int(arrays["round"]) / self.training.rounds))
+        how = replace(self.training, learning_rate=float(self.training.learning_rate * slower)).schedule("adamw")
+        return federated_averaging.Local(_classifier, _how(arrays, schema), loss, how, self.private)
 
     def _raw(self, state: State, rows: Cohort) -> Floats:
         """(cases, classes): the network's logits, one patient at a time, so that no patient's depend on who else is asked for."""

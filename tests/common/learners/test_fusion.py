@@ -13,7 +13,7 @@ from common.data.cohort import Cohort, Fold, empty
 from common.data.picture import Picture
 from common.data.schema import Channel, Floats, Imaging, Label, Number, Schema
 from common.errors import UsageError
-from common.federated.learner import Plan, Traits, fit, hyper_of, local_plan, total
+from common.federated.learner import Plan, Traits, configured, fit, hyper_of, local_plan, total
 from common.learners import fusion
 from common.learners.evaluation import out_of_fold
 from common.learners.fusion import Fusion
@@ -255,7 +255,7 @@ def test_its_hyperparameters_travel() -> None:
 
 
 def test_a_perceptron_starts_at_the_clinical_prediction_and_learns() -> None:
-    those, learner = [site("A", 300), site("B", 200), site("C", 100, images=0.0)], FusionPerceptron(rounds=12)
+    those, learner = [site("A", 300), site("B", 200), site("C", 100, images=0.0)], configured(FusionPerceptron(), {"rounds": 12})
     arrays = fit(learner, states(), those, plan())[learner.name]
     own = {n.partition("\t")[2]: a for n, a in states().items() if n.startswith(OUTER.key + "\t")}
     test = site("T", 400, images=0.7, seed=9)
@@ -277,7 +277,7 @@ def test_a_perceptron_starts_at_the_clinical_prediction_and_learns() -> None:
 
 
 def test_a_perceptron_averages_by_cases_with_an_image() -> None:
-    learner, a, b = FusionPerceptron(rounds=1, epochs=1), site("A", 90), site("B", 60, images=0.4)
+    learner, a, b = configured(FusionPerceptron(), {"rounds": 1, "epochs": 1}), site("A", 90), site("B", 60, images=0.4)
     start = {**states(), learner.name: learner.start(schema(), 0)}
     begun = learner.apply(start, total([learner.contribute(start, c, plan()) for c in (a, b)]), plan()).arrays
     now = {**states(), learner.name: begun}

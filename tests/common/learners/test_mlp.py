@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from common.data.cohort import Cohort, Fold
-from common.federated.learner import Head, fit, hyper_of, load, local_plan
+from common.federated.learner import Head, configured, fit, hyper_of, load, local_plan
 from common.learners.mlp import Perceptron
 from common.learners.preprocessing import Preprocessing, standardise
 from common.networks.training import train
@@ -36,7 +36,7 @@ def test_the_start_is_torchs_default_and_depends_on_the_seed_alone() -> None:
 
 
 def test_a_site_sends_its_parameters_times_its_training_cases() -> None:
-    learner, those = Perceptron(rounds=2), sites(60, 2, unknown=0.2)
+    learner, those = configured(Perceptron(), {"rounds": 2}), sites(60, 2, unknown=0.2)
     state = prepared(learner, those)
     c = learner.contribute(state, those[0], PLAN)
     rows = those[0].train(Fold(), PLAN.seed, PLAN.parts)
@@ -62,7 +62,7 @@ def test_a_repeated_plan_gives_the_same_bits_and_rounds_and_sites_draw_apart() -
 
 def test_a_deep_network_goes_on_from_packed_arrays() -> None:
     """Packing sorts by name, and '10.weight' comes before '2.weight'."""
-    learner, those = Perceptron(hidden=(5, 6, 7, 8, 9, 10), rounds=2), sites(40, 2)
+    learner, those = configured(Perceptron(), {"hidden": (5, 6, 7, 8, 9, 10), "rounds": 2}), sites(40, 2)
     state = prepared(learner, those)
     packed = {n: unpack(pack(a)) for n, a in state.items()}
     assert digest(learner.contribute(packed, those[0], PLAN).sums) == digest(learner.contribute(state, those[0], PLAN).sums)
@@ -119,10 +119,10 @@ def test_training_lowers_the_loss_and_leaves_its_inputs_alone() -> None:
 
 
 def test_a_strong_proximal_term_returns_nearly_the_global_parameters() -> None:
-    learner, those = Perceptron(proximal=15.0, epochs=5), sites(60, 2)
+    learner, those = configured(Perceptron(), {"proximal": 15.0, "epochs": 5}), sites(60, 2)
     state = prepared(learner, those)
     c = learner.contribute(state, those[0], PLAN)
-    free = Perceptron(epochs=5).contribute(state, those[0], PLAN)
+    free = configured(Perceptron(), {"epochs": 5}).contribute(state, those[0], PLAN)
 
     def distance(sums: Arrays) -> float:
         return float(sum(((v / c.cases - state["mlp"][k]) ** 2).sum() for k, v in sums.items()) ** 0.5)
@@ -135,7 +135,7 @@ def test_predictions_are_torchs_forward_pass(hidden: tuple[int, ...]) -> None:
     import torch
     from torch import nn
 
-    learner, those = Perceptron(hidden=hidden, rounds=2), sites(60, 2, classes=3)
+    learner, those = configured(Perceptron(), {"hidden": hidden, "rounds": 2}), sites(60, 2, classes=3)
     state = fit(learner, fit(Preprocessing(), {}, those, PLAN), those, PLAN)
     layers: list[nn.Module] = []
     weights = learner.parameters(state["mlp"])

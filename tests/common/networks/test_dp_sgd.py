@@ -15,6 +15,7 @@ from torch import nn
 
 from common.errors import RefusedError
 from common.federated.accounting import cost
+from common.federated.learner import configured
 from common.learners.autoencoder import reconstruction
 from common.learners.mlp import Perceptron
 from common.learners.segmentation import _examples, dice_and_entropy
@@ -267,7 +268,7 @@ def test_steps_are_public(epochs: int, rate: float, steps: int) -> None:
 def test_rounds_cost_what_opacus_accountant_says_of_all_their_steps() -> None:
     from opacus.accountants import RDPAccountant
 
-    learner = Perceptron(rounds=7, epochs=2, rate=0.05)
+    learner = configured(Perceptron(), {"rounds": 7, "epochs": 2, "rate": 0.05})
     accountant = RDPAccountant()
     for _ in range(7 * 40):
         accountant.step(noise_multiplier=1.3, sample_rate=0.05)

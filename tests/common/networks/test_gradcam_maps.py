@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from common.data.cohort import Cohort, Fold
-from common.federated.learner import Contribution, fit, hyper_of, local_plan, total
+from common.federated.learner import Contribution, configured, fit, hyper_of, local_plan, total
 from common.learners.gradcam import GradCam
 from common.learners.image import Image
 from common.networks import architectures
@@ -32,7 +32,7 @@ from tests.pictures import imaging, sites
 CPU = torch.device("cpu")
 PARTS, SEED = 3, 1
 READS = tuple(Fold(parts=(p,)) for p in range(PARTS))
-IMAGE = Image(grid=(12, 16, 16), rounds=3, epochs=3, segmentation=False)
+IMAGE = configured(Image(), {"grid": (12, 16, 16), "rounds": 3, "epochs": 3, "segmentation": False})
 LEARNER = GradCam(learners=json.dumps({"image": hyper_of(IMAGE)}))
 
 
