@@ -16,7 +16,7 @@ from common.study import load as studies
 from common.study.study import Study
 from common.types import State, nest, unpack
 
-FORMAT = 1
+FORMATS = (1, 2)
 """Of the files that this version reads."""
 
 
@@ -99,13 +99,16 @@ def _read(folder: Path) -> tuple[dict[str, Any], State, str]:
     told: dict[str, Any] = {}
     try:
         told = json.loads(blobs["model.json"])
-        if told["format"] != FORMAT:
-            raise ValueError(f"format {told['format']}, this version reads {FORMAT}")
+        if told["format"] not in FORMATS:
+            raise ValueError(f"format {told['format']}, this version reads {' and '.join(map(str, FORMATS))}")
         lacking = {"study", "study_file", "task", "schema", "learners", "heads", "clinical", "thresholds"} - set(told)
         if lacking:
             raise ValueError(f"model.json lacks {', '.join(sorted(lacking))}")
+        for hyper in told["learners"].values():
+            if isinstance(hyper.get("learners"), str):  # format 1
+                hyper["learners"] = json.loads(hyper["learners"])
         return told, nest(unpack(blobs["model.state"])), sums["model.state"]
-    except (FedmetsError, ValueError, KeyError, TypeError) as error:
+    except (FedmetsError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _foreign(folder, told, error) from error
 
 

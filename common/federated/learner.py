@@ -291,6 +291,8 @@ def configured(learner: L, hyper: Hyper) -> L:
                 f"learner '{name}': {key}={value!r} is a {type(value).__name__}, "
                 f"expected {type(fields[key]).__name__} (default {fields[key]!r})"
             )
+        elif isinstance(value, dict) and not all(isinstance(v, dict) for v in value.values()):
+            faults.append(f"learner '{name}': {key}={value!r} must be an object of hyperparameters by learner")
         else:
             values[key] = float(value) if isinstance(fields[key], float) else value  # type: ignore[arg-type]
     if faults:

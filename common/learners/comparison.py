@@ -10,9 +10,8 @@ aggregation those over all sites alone.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from common.data.cohort import UNKNOWN, Cohort, Fold
 from common.data.schema import Floats, Schema
-from common.federated.learner import Contribution, Head, Phase, Plan, Step, TableHead, Traits, load
+from common.federated.learner import Contribution, Head, Hyper, Phase, Plan, Step, TableHead, Traits, load
 from common.federated.local_baseline import local_folds, trainable
 from common.learners.evaluation import (
     configured,
@@ -77,8 +76,8 @@ class Comparison:
     """The heads that are compared; the driver names them."""
     clinical: str = ""
     """The table's head that stands for the clinical model; empty: the better one on training rows."""
-    learners: str = "{}"
-    """JSON: the heads' hyperparameters, and preprocessing's, where they are not the defaults."""
+    learners: Mapping[str, Hyper] = field(default_factory=dict, hash=False)
+    """The heads' hyperparameters, and preprocessing's, where they are not the defaults."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -154,7 +153,7 @@ class Comparison:
     def _local(self, heads: Sequence[Head], cohort: Cohort, plan: Plan) -> dict[Model, _Scores]:
         """What the site trains alone, judged on its own patients: the table's heads. Nobody is scored where it cannot."""
         tables = [h for h in heads if isinstance(h, TableHead)]
-        prepare = load("preprocessing", json.loads(self.learners).get("preprocessing", {}))
+        prepare = load("preprocessing", self.learners.get("preprocessing", {}))
         parts, folds = cohort.parts(plan.seed, plan.parts), local_folds(plan.parts)
         out: dict[Model, _Scores] = {}
         for head in tables:

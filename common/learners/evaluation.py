@@ -7,9 +7,8 @@ q is scored by the model that left p and q out. Concordant pairs are counted wit
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, cast
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from common.data.cohort import UNKNOWN, Cohort, Fold
 from common.data.schema import Schema
-from common.federated.learner import Contribution, Head, Phase, Plan, Stacked, Step, Traits, lacks, load
+from common.federated.learner import Contribution, Head, Hyper, Phase, Plan, Stacked, Step, Traits, lacks, load
 from common.metrics.score_histogram import BINS, Tally, log_loss_terms, pair_counts
 from common.types import Arrays, Probs, State
 
@@ -33,8 +32,8 @@ class Evaluation:
     traits: ClassVar[Traits] = Traits()
     heads: tuple[str, ...] = ()
     """The heads that are scored; the driver names them."""
-    learners: str = "{}"
-    """JSON: the heads' hyperparameters, where they are not the defaults."""
+    learners: Mapping[str, Hyper] = field(default_factory=dict, hash=False)
+    """The heads' hyperparameters, where they are not the defaults."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -80,10 +79,9 @@ class Evaluation:
         return {"score": Phase(sends, 1, None)}
 
 
-def configured(heads: Sequence[str], learners: str) -> list[Head]:
-    """The heads by name, with the hyperparameters that the JSON text `learners` gives for them."""
-    mine = json.loads(learners)
-    return [cast(Head, load(name, mine.get(name, {}))) for name in heads]
+def configured(heads: Sequence[str], learners: Mapping[str, Hyper]) -> list[Head]:
+    """The heads by name, with the hyperparameters that `learners` gives for them."""
+    return [cast(Head, load(name, learners.get(name, {}))) for name in heads]
 
 
 def groups(folds: Sequence[Fold]) -> list[Fold]:

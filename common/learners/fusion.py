@@ -18,9 +18,8 @@ weighted by those cases and no others.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, cast
 
 import numpy as np
@@ -32,6 +31,7 @@ from common.federated.learner import (
     Contribution,
     Federated,
     Head,
+    Hyper,
     Phase,
     Plan,
     Step,
@@ -86,8 +86,8 @@ class Fusion:
     """Stop when a Newton step changes no coefficient by more."""
     rounds: int = 30
     """The most Newton steps."""
-    learners: str = "{}"
-    """JSON: the hyperparameters of the learners it reads, where they are not the defaults."""
+    learners: Mapping[str, Hyper] = field(default_factory=dict, hash=False)
+    """The hyperparameters of the learners it reads, where they are not the defaults."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -174,11 +174,6 @@ class Fusion:
     def __post_init__(self) -> None:
         positive = ("l2", "l2_latent", "tolerance")
         demand(self.name, {**{f"{n} > 0": getattr(self, n) > 0 for n in positive}, "rounds >= 1": self.rounds >= 1})
-        try:
-            fits = all(isinstance(v, dict) for v in json.loads(self.learners).values())
-        except (ValueError, AttributeError):
-            fits = False
-        demand(self.name, {"learners: a JSON object of hyperparameters by learner": fits})
 
     @property
     def phases(self) -> Mapping[str, Phase]:
@@ -278,8 +273,7 @@ class Fusion:
         return np.asarray(cast(Encoder, self._of("autoencoder")).latent(own, rows), np.float64)
 
     def _of(self, name: str) -> Federated:
-        mine: Mapping[str, dict[str, object]] = json.loads(self.learners)
-        return load(name, mine.get(name, {}))
+        return load(name, self.learners.get(name, {}))
 
     def _classes(self, state: State) -> int:
         return next(len(a["classes"]) for n, a in state.items() if n.rpartition("\t")[2] == "preprocessing")

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from common.data.cohort import Cohort
 from common.data.schema import Floats, Schema
-from common.federated.learner import Contribution, Phase, Plan, Step, Traits, demand
+from common.federated.learner import Contribution, Hyper, Phase, Plan, Step, Traits, demand
 from common.learners.fusion import Fusion, Inputs
 from common.networks.training import LocalTraining
 from common.types import Arrays, Probs, State
@@ -37,8 +37,8 @@ class FusionPerceptron:
     """The head whose log-odds are the offset."""
     latent: bool = True
     """Whether the autoencoder's latent code is an input."""
-    learners: str = "{}"
-    """JSON: the hyperparameters of the learners it reads, where they are not the defaults."""
+    learners: Mapping[str, Hyper] = field(default_factory=dict, hash=False)
+    """The hyperparameters of the learners it reads, where they are not the defaults."""
     hidden: int = 8
     """Units of the hidden layer."""
     training: LocalTraining = LocalTraining(rounds=15, epochs=4, batch=32, learning_rate=0.02, weight_decay=0.02)

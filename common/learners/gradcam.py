@@ -6,9 +6,8 @@ dropped there; only sums of shares leave.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -17,7 +16,7 @@ from common.data.cohort import UNKNOWN, Cohort
 from common.data.imaging_of import imaging_of
 from common.data.picture import EXPERT
 from common.data.schema import Floats, Schema
-from common.federated.learner import Contribution, Phase, Plan, Step, Traits, load
+from common.federated.learner import Contribution, Hyper, Phase, Plan, Step, Traits, load
 from common.learners.image import Image
 from common.networks.crops import speaks_of_lesions
 from common.networks.gradcam_maps import TERMS, energy, heatmaps, terms
@@ -32,8 +31,8 @@ class GradCam:
     modality: ClassVar[frozenset[str]] = frozenset({"image"})
     # cases with an expert's mask need no segmentation
     traits: ClassVar[Traits] = Traits(spares=("segmentation",))
-    learners: str = "{}"
-    """JSON: the learners' hyperparameters, where they are not the defaults."""
+    learners: Mapping[str, Hyper] = field(default_factory=dict, hash=False)
+    """The learners' hyperparameters, where they are not the defaults."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -68,7 +67,7 @@ class GradCam:
         return {"explain": Phase(sends, 1, lambda _: float(np.sqrt(6)))}
 
     def _image(self) -> Image:
-        return cast(Image, load("image", json.loads(self.learners).get("image", {})))
+        return cast(Image, load("image", self.learners.get("image", {})))
 
     def _energies(self, state: State, cohort: Cohort) -> Floats:
         """(cases with expert lesions, TERMS)."""

@@ -5,17 +5,16 @@ Lundberg & Lee 2017 (arXiv 1705.07874); per-patient values never leave a site, o
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, cast
 
 import numpy as np
 
 from common.data.cohort import Cohort
 from common.data.schema import Floats, Schema
-from common.federated.learner import Contribution, Explained, Phase, Plan, Step, Traits, demand, load
+from common.federated.learner import Contribution, Explained, Hyper, Phase, Plan, Step, Traits, demand, load
 from common.types import Arrays, State
 
 
@@ -29,8 +28,8 @@ class Importance:
     traits: ClassVar[Traits] = Traits(trains=True)
     heads: tuple[str, ...] = ()
     """The heads that are explained; the driver names them."""
-    learners: str = "{}"
-    """JSON: the heads' hyperparameters, where they are not the defaults."""
+    learners: Mapping[str, Hyper] = field(default_factory=dict, hash=False)
+    """The heads' hyperparameters, where they are not the defaults."""
     clip: float = 0.0
     """What a patient's values of one head are cut to (L2 norm), so that their sum can have noise; 0: they are not."""
 
@@ -66,7 +65,7 @@ class Importance:
         return np.where(np.isfinite(length), values * (self.clip / np.maximum(length, self.clip)), 0.0)
 
     def _head(self, name: str) -> Explained:
-        return cast(Explained, load(name, json.loads(self.learners).get(name, {})))
+        return cast(Explained, load(name, self.learners.get(name, {})))
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         return Step({**{k: v / max(total.cases, 1) for k, v in total.sums.items()}, "cases": np.array(total.cases)}, True)

@@ -8,14 +8,14 @@ Metrics follow in `common.metrics.noisy_auc`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Schema
-from common.federated.learner import Contribution, Phase, Plan, Step, Traits, demand
+from common.federated.learner import Contribution, Hyper, Phase, Plan, Step, Traits, demand
 from common.learners.evaluation import configured, of_fold, scorable
 from common.metrics.score_histogram import checked, score_histogram
 from common.types import Arrays, State
@@ -31,8 +31,8 @@ class Scores:
     traits: ClassVar[Traits] = Traits(trains=True)
     heads: tuple[str, ...] = ()
     """The heads that are scored; the driver names them."""
-    learners: str = "{}"
-    """JSON: the heads' hyperparameters, where they are not the defaults."""
+    learners: Mapping[str, Hyper] = field(default_factory=dict, hash=False)
+    """The heads' hyperparameters, where they are not the defaults."""
     bins: int = 20
     """Cells of a score histogram; each gets the same noise."""
 

@@ -24,7 +24,7 @@ from server.export import fusion_file, monai_bundle, onnx_export
 from server.export.model_card import card
 from server.ledger import state_store
 
-FORMAT = 1
+FORMAT = 2
 """Of model.json and model.state."""
 
 

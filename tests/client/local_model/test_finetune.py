@@ -128,7 +128,7 @@ def test_images_and_the_fusion_that_follows() -> None:
     mine, other = pictures.sites(80, 2)
     mine = dataclasses.replace(mine, site="mine", pictures=(None, *mine.pictures[1:]))
     image = configured(Image(), {"grid": (8, 12, 12), "rounds": 2, "epochs": 2, "segmentation": False})
-    fusion = Fusion(latent=False, learners=json.dumps({"image": {"segmentation": False, "grid": [8, 12, 12]}}))
+    fusion = Fusion(latent=False, learners={"image": {"segmentation": False, "grid": [8, 12, 12]}})
     state = trained([other], (Logistic(), image))
     state["fusion"] = {"coefficients": np.array([[[0.1, 0.8]]]), "mean": np.zeros(0), "scale": np.ones(0), "image_mean": np.zeros(1)}
     heads: tuple[Any, ...] = (Logistic(), image, fusion)

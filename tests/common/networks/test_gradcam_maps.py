@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,7 @@ CPU = torch.device("cpu")
 PARTS, SEED = 3, 1
 READS = tuple(Fold(parts=(p,)) for p in range(PARTS))
 IMAGE = configured(Image(), {"grid": (12, 16, 16), "rounds": 3, "epochs": 3, "segmentation": False})
-LEARNER = GradCam(learners=json.dumps({"image": hyper_of(IMAGE)}))
+LEARNER = GradCam(learners={"image": hyper_of(IMAGE)})
 
 
 def random_network(kind: Any = architectures.Compact3D, seed: int = 0) -> nn.Module:

@@ -39,7 +39,7 @@ IMAGE = configured(Image(), {"grid": (8, 12, 12), "rounds": 2, "epochs": 2, "seg
 CODER = configured(Autoencoder(), {"grid": (8, 12, 12), "dimensions": 4, "rounds": 1, "epochs": 1})
 OUTLINER = configured(Segmentation(), {"grid": (16, 16, 16), "rounds": 1, "epochs": 1})
 TREES = Boosting(trees=3)
-FUSION = Fusion(learners=json.dumps({"image": {"segmentation": False, "grid": [8, 12, 12]}}))
+FUSION = Fusion(learners={"image": {"segmentation": False, "grid": [8, 12, 12]}})
 
 
 @dataclass(frozen=True)
