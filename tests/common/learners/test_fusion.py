@@ -244,10 +244,10 @@ def test_nobody_is_a_zero_of_the_right_shape() -> None:
         assert total([none, some]).cases == some.cases
 
 
-@pytest.mark.parametrize("hyper", [{"l2": 0.0}, {"l2_latent": -1.0}, {"rounds": 0}, {"learners": "[]"}, {"learners": "{"}])
+@pytest.mark.parametrize("hyper", [{"l2": 0.0}, {"l2_latent": -1.0}, {"rounds": 0}, {"learners": "{}"}, {"learners": {"image": 3}}])
 def test_hyperparameters_out_of_range_are_refused(hyper: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        Fusion(**hyper)
+        configured(Fusion(), hyper)
 
 
 def test_its_hyperparameters_travel() -> None:
