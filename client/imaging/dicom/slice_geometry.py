@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from client.imaging.dicom.pixel_layout import NATIVE
 from client.imaging.geometry.volumes import Frame, Header
+from common.data.modality import modality
 
 T = TypeVar("T")
 
@@ -157,7 +158,7 @@ def unlike(headers: Sequence[Header], slices: Sequence[Slice]) -> Iterable[str]:
         alike.setdefault((slope, s.header.signed, s.header.stored), []).append(i)
     for those in alike.values():
         added = [scales[i][1] for i in those]
-        if slices[0].header.modality == "CT" and max(added) - min(added) > JUMP:
+        if modality(slices[0].header.modality).hounsfield and max(added) - min(added) > JUMP:
             odd_ones = [f"{a:g}" != f"{_usual(added):g}" for a in added]
             yield from _mixed([slices[i] for i in those], "RescaleIntercept", [f"{a:g}" for a in added], odd_ones, way)
 
