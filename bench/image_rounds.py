@@ -99,7 +99,7 @@ def here(sites: int, cases: int, rounds: int) -> list[float]:
 
         def watch(exchange: Any, now: Any) -> None:
             nonlocal last
-            arrays = {f"{k}\t{n}": a for k, s in now.states.items() for n, a in flatten(s).items()}
+            arrays = flatten(flatten(now.states))
             ledger.append("exchange", time=time.time(), state=state_store.save(folder / "state", now.step, arrays))
             seconds.append(time.perf_counter() - last)
             last = time.perf_counter()

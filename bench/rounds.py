@@ -99,7 +99,7 @@ def engine(grid: Grid, those: int, schema: Schema, learner: Perceptron, folder: 
 
     def watch(exchange: driver.Exchange, now: driver.Progress) -> None:
         nonlocal last
-        arrays = {f"{k}\t{n}": a for k, s in now.states.items() for n, a in flatten(s).items()}
+        arrays = flatten(flatten(now.states))
         sha = state_store.save(folder / "state", now.step, arrays)
         ledger.append("exchange", time=time.time(), **asdict(exchange), state=sha, done=len(now.done))
         if exchange.work[0]["learner"] == "mlp":

@@ -162,7 +162,7 @@ def _coordinate(
             tell(exchange, now, len(jobs))
 
     driver.drive(grid, run, name, roster, jobs, schema, progress, watch, strategies.combiner(run.strategy), alive, accounts)
-    state_hash = digest({f"{k}\t{n}": a for k, s in progress.states.items() for n, a in flatten(s).items()})
+    state_hash = digest(flatten(flatten(progress.states)))
     closed = next((line for line in ledger.lines if line["kind"] == "close"), None)
     if closed is None:
         later = joined_later(grid, run, name, task, schema, roster)
@@ -235,5 +235,4 @@ def _guard_leaks(run: Run, schema: Schema, progress: Progress, ledger: Ledger, o
 
 def _to_arrays(progress: Progress) -> Arrays:
     head = json.dumps({"step": progress.step, "done": sorted(map(list, progress.done))}).encode()
-    arrays = {f"{k}\t{n}": a for k, s in progress.states.items() for n, a in flatten(s).items()}
-    return {**arrays, "": np.frombuffer(head, np.uint8)}
+    return {**flatten(flatten(progress.states)), "": np.frombuffer(head, np.uint8)}

@@ -12,7 +12,7 @@ from common.data.cohort import Cohort
 from common.errors import FedmetsError, RefusedError
 from common.federated.learner import Contribution, Federated, Plan, check, identity, load
 from common.privacy.mechanism import Sampled
-from common.types import State
+from common.types import State, flatten
 from common.wire.state_transfer import States
 
 
@@ -80,7 +80,7 @@ def state_for(plan: Plan, states: States) -> State:
         raise RefusedError("P04", f"the state of fold(s) {', '.join(missing)} did not come with the plan")
     if plan.reads == (plan.fold,):
         return states[plan.fold.key]
-    many = {f"{f.key}\t{name}": arrays for f in plan.reads for name, arrays in states[f.key].items()}
+    many = flatten({f.key: states[f.key] for f in plan.reads})
     own = states.get(plan.fold.key, {}).get(plan.learner)
     return many if own is None else {**many, plan.learner: own}
 

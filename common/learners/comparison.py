@@ -40,7 +40,7 @@ from common.metrics.score_histogram import (
     score_histogram,
     youden,
 )
-from common.types import Array, Arrays, Probs, State
+from common.types import Array, Arrays, Probs, State, flatten
 
 WITHIN, LEFT_OUT, FINAL = "within", "left_out", "final"
 CLINICAL = "clinical"
@@ -161,7 +161,7 @@ class Comparison:
             if "table" in cohort.modalities and trainable(head, cohort, plan.seed, plan.parts):
                 for fold in folds:
                     alone = head.alone([cohort], fold, plan.seed, plan.parts, prepare)
-                    state |= {f"{fold.key}\t{n}": arrays for n, arrays in alone.items()}
+                    state |= flatten({fold.key: alone})
             cuts, losses = np.full(plan.parts, 0.5), np.full(plan.parts, np.inf)
             for p in range(plan.parts) if state else ():
                 probs, seen = out_of_fold(head, state, cohort, Fold(parts=(p,)), folds, parts)

@@ -18,7 +18,7 @@ from common.data.cohort import UNKNOWN, Cohort, Fold
 from common.data.schema import Schema
 from common.federated.learner import Contribution, Head, Hyper, Phase, Plan, Stacked, Step, Traits, lacks, load
 from common.metrics.score_histogram import BINS, Tally, log_loss_terms, pair_counts
-from common.types import Arrays, Probs, State
+from common.types import Arrays, Probs, State, entry
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def out_of_fold(head: Head, state: State, cohort: Cohort, outer: Fold, folds: Se
 
 def of_fold(state: State, fold: Fold) -> State:
     """The learners' arrays for one fold, out of a state that is read for several (`fold key<tab>learner`)."""
-    return {n.partition("\t")[2]: a for n, a in state.items() if n.partition("\t")[0] == fold.key}
+    return entry(state, fold.key)
 
 
 def _by(head: Head, state: State, cohort: Cohort, chosen: Sequence[tuple[NDArray[np.bool_], Fold]]) -> Scored:

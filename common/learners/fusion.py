@@ -43,7 +43,7 @@ from common.federated.learner import (
 )
 from common.federated.multinomial import Ascent, Derivatives, against_reference, likelihood_of, log_softmax
 from common.metrics.calibration import EPSILON
-from common.types import Arrays, Probs, State, digest
+from common.types import Arrays, Probs, State, digest, entry, flatten, nest
 
 
 class ImageHead(Head, Protocol):
@@ -239,7 +239,8 @@ class Fusion:
         self, state: State, own: State, rows: Cohort, parts: NDArray[np.int64], outer: Fold, inner: Mapping[int, Fold]
     ) -> Inputs:
         """The training cases' inputs, each part's by the models that left it out."""
-        key = (rows.hash, outer, self, digest({f"{f}\t{n}": a for f, s in _by_fold(state, self.name).items() for n, a in _flat(s).items()}))
+        read = {fold: {n: a for n, a in learners.items() if n != self.name} for fold, learners in nest(state).items() if fold != self.name}
+        key = (rows.hash, outer, self, digest(flatten(flatten(read))))
         if key not in _INPUTS:
             k, width = len(rows.schema.label.classes), 2 + len(own[self.name]["mean"])
             offset, columns = np.zeros((len(rows), k - 1)), np.zeros((len(rows), k - 1, width))
@@ -276,7 +277,8 @@ class Fusion:
         return load(name, self.learners.get(name, {}))
 
     def _classes(self, state: State) -> int:
-        return next(len(a["classes"]) for n, a in state.items() if n.rpartition("\t")[2] == "preprocessing")
+        of_any_fold = next((learners for learners in nest(state).values() if "preprocessing" in learners), state)
+        return len(of_any_fold["preprocessing"]["classes"])
 
 
 _INPUTS: dict[tuple[object, ...], Inputs] = {}
@@ -291,23 +293,8 @@ def _clinical(head: Federated, state: State, cohort: Cohort) -> Probs:
     return np.tile(counts / counts.sum(), (len(cohort), 1))
 
 
-def _by_fold(state: State, own: str) -> dict[str, State]:
-    """A state read for several folds, one entry `fold<tab>learner` each -> fold -> learner -> arrays; the fusion's own is left out."""
-    out: dict[str, State] = {}
-    for name, arrays in state.items():
-        fold, tab, learner = name.rpartition("\t")
-        if tab and learner != own:
-            out.setdefault(fold, {})[learner] = arrays
-    return out
-
-
 def _of_fold(state: State, fold: Fold, own: str) -> State:
-    mine = {n.rpartition("\t")[2]: a for n, a in state.items() if n.rpartition("\t")[0] == fold.key}
-    return {**mine, **({own: state[own]} if own in state else {})}
-
-
-def _flat(state: State) -> Arrays:
-    return {f"{n}\t{a}": v for n, arrays in state.items() for a, v in arrays.items()}
+    return {**entry(state, fold.key), **({own: state[own]} if own in state else {})}
 
 
 LEARNER = Fusion()

@@ -20,7 +20,7 @@ from common.federated.learner import Contribution, Hyper, Phase, Plan, Step, Tra
 from common.learners.image import Image
 from common.networks.crops import speaks_of_lesions
 from common.networks.gradcam_maps import TERMS, energy, heatmaps, terms
-from common.types import Arrays, State
+from common.types import Arrays, State, entry
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class GradCam:
         for fold in plan.reads:
             if fold.sites or len(fold.parts) != 1:
                 continue
-            own = {n.partition("\t")[2]: a for n, a in state.items() if n.partition("\t")[0] == fold.key}
+            own = entry(state, fold.key)
             if own.get("image") and int(own["image"]["round"]):
                 held = cohort.where((parts == fold.parts[0]) & explainable(cohort))
                 each = self._energies(own, held)

@@ -29,7 +29,7 @@ from common.federated.learner import (
     total,
 )
 from common.privacy.mechanism import Privacy
-from common.types import Arrays, State
+from common.types import Arrays, State, flatten
 from common.wire import compression
 from common.wire.messages import CANNOT, Update
 from common.wire.state_transfer import States
@@ -338,7 +338,7 @@ def add(learner: Federated, arrays: Arrays, contributions: Sequence[Contribution
 def _state(job: Job, progress: Progress) -> State:
     if job.reads == (job.fold,):
         return progress.states[job.fold.key]
-    many = {f"{f.key}\t{n}": a for f in job.reads for n, a in progress.states[f.key].items()}
+    many = flatten({f.key: progress.states[f.key] for f in job.reads})
     return {**many, job.learner.name: progress.states[job.fold.key][job.learner.name]}
 
 

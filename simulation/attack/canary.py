@@ -26,7 +26,7 @@ from common.federated.accounting import least_noise
 from common.federated.learner import Contribution, Federated, Plan, fit, hyper_of, local_plan
 from common.privacy.mechanism import Privacy, Sampled, epsilon, release
 from common.privacy.random import repeatable
-from common.types import Arrays, State
+from common.types import Arrays, State, flatten
 from simulation.attack.lower_bound import CONFIDENCE, lower_bound
 
 TRIALS = 1000, 10_000
@@ -139,7 +139,7 @@ def moments(chain: Sequence[Federated], cohort: Cohort) -> Iterator[Moment]:
 
 def _read(state: State) -> State:
     """One fold's state, also as it is named for who reads several."""
-    return {**state, **{f"{Fold().key}\t{name}": arrays for name, arrays in state.items()}}
+    return {**state, **flatten({Fold().key: state})}
 
 
 def _worst(learner: Federated, at: Moment, candidates: Cohort) -> tuple[Moment, Cohort]:

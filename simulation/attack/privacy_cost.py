@@ -22,6 +22,7 @@ from common.federated.learner import Federated, Head, Hyper, TableHead
 from common.learners.evaluation import within_site
 from common.privacy.mechanism import epsilon
 from common.study.study import Study
+from common.types import flatten
 from common.wire.state_transfer import States
 from server.app import Outcome
 from server.config.run_config import Run
@@ -143,7 +144,7 @@ def _auc(
 ) -> tuple[Interval, int, int]:
     """Each part by the model that left it out."""
     folds = [Fold(parts=(p,)) for p in range(run.parts)]
-    flat = {f"{k}\t{n}": a for k, s in states.items() for n, a in s.items()}
+    flat = flatten(states)
     scored = [within_site(cast(Head, head), flat, c, folds, c.parts(run.seed, run.parts)) for c in cohorts]
     probs, seen = (np.concatenate([s[i] for s in scored]) for i in (0, 1))
     return _judged(comparison, Scores(probs, np.full(len(probs), 0.5), seen.astype(np.bool_)), run.seed, repeats)

@@ -21,7 +21,7 @@ from common.federated.local_baseline import local_folds, trainable
 from common.learners.evaluation import groups, leave_one_site_out, mean_log_loss, of_fold, out_of_fold, scorable, within_site
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.metrics.score_histogram import score_histogram, youden
-from common.types import Probs, State
+from common.types import Probs, State, flatten
 from common.wire.state_transfer import States
 from server.config.jobs import Job
 from simulation.evaluation import baselines
@@ -77,8 +77,8 @@ def compare(
     tasks = {"": baselines.Task("pooled", cohorts, jobs)}
     tasks |= {c.site: baselines.Task(c.site, [c], baselines.local(jobs, wanted[c.site], own)) for c in cohorts if wanted[c.site]}
     trained = baselines.train(tasks, prepare, seed, parts, tell)
-    federated, together = _flat(states), _flat(trained[""])
-    local = {site: _flat(trained[site]) for site in trained if site}
+    federated, together = flatten(states), flatten(trained[""])
+    local = {site: flatten(trained[site]) for site in trained if site}
     scored: dict[tuple[str, str, str], list[dict[str, _Site]]] = {}
     for n, head in enumerate(heads):
         tell("scoring", n, len(heads))
@@ -118,11 +118,6 @@ class _Site:
     thresholds: Floats
     seen: NDArray[np.bool_]
     loss: Floats
-
-
-def _flat(states: Mapping[str, State]) -> State:
-    """Fold key -> State, as one State whose names carry the fold (what an evaluation reads)."""
-    return {f"{key}\t{name}": arrays for key, state in states.items() for name, arrays in state.items()}
 
 
 def _threshold(probs: Probs, labels: NDArray[np.int64], seen: NDArray[np.bool_]) -> float:
