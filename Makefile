@@ -62,7 +62,15 @@ docs: setup
 bench: setup
 	for script in bench/*.py; do $(PY) -m bench.$$(basename $$script .py) || exit 1; done
 
-setup: .venv/.ready
+setup: .venv/.ready .venv/.installed
+
+# what pip installs, anew when a file of it has changed; the tests read the checkout itself (tests/conftest.py)
+SOURCES = $(shell find fedmets common client server simulation deploy -type f -not -name '*.pyc') setup.py
+.venv/.installed: .venv/.ready pyproject.toml $(SOURCES)
+	rm -rf build
+	$(PIP) --no-deps --no-build-isolation --force-reinstall .
+	rm -rf build
+	touch $@
 
 # torch first and alone: a dependency must never get to choose its build
 .venv/.ready: constraints.txt pyproject.toml
@@ -70,7 +78,8 @@ setup: .venv/.ready
 	test -x $(PY) || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (about two minutes the first time)"
 	$(PIP) -c constraints.txt torch
-	$(PIP) -c constraints.txt -e ".[dev,ray,docs]"
+	$(PIP) -c constraints.txt ".[dev,ray,docs]"
+	rm -rf build
 	touch $@
 
 clean:

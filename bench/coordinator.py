@@ -46,7 +46,7 @@ def one(sites: int, millions: int, rounds_: int) -> float:
     from server.config.enrolled_sites import Enrolled
     from server.config.jobs import Job
     from server.config.run_config import Run
-    from server.rounds.driver import Exchange, Progress, drive
+    from server.rounds.driver import Exchange, Federation, Progress, drive
     from server.rounds.registration import Roster
     from server.rounds.strategies import combiner
 
@@ -133,7 +133,8 @@ def one(sites: int, millions: int, rounds_: int) -> float:
 
         def seen(exchange: Exchange, progress: Progress) -> None: ...
 
-        drive(Late(), run, "bench", roster, [Job(Wide(), Fold(), (Fold(),))], schema, Progress(), seen, combiner("fedavg"))
+        jobs = [Job(Wide(), Fold(), (Fold(),))]
+        drive(Federation(Late(), run, "bench", roster, jobs, schema, combiner("fedavg")), Progress(), seen)
     over.set()
     watcher.join()
     return peak

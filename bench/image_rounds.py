@@ -69,7 +69,7 @@ def here(sites: int, cases: int, rounds: int) -> list[float]:
     from server.ledger import state_store
     from server.ledger.ledger import Ledger
     from server.rounds import driver
-    from server.rounds.registration import register
+    from server.rounds.registration import Invitation, register
     from server.rounds.strategies import combiner
     from simulation.federation import site_folders
     from simulation.federation.in_process_grid import InProcessGrid
@@ -94,7 +94,7 @@ def here(sites: int, cases: int, rounds: int) -> list[float]:
         grid = InProcessGrid(courier.app, {k + 1: Path(f"/{k}") for k in range(sites)}, workers=2)
         run = Run(study="bench", task="now", out=str(folder), expect=sites)
         schema = stations["/0"].held.schema
-        roster = register(grid, run, "bench", enrolled_sites.load(str(folder / site_folders.COORDINATOR)), "now", schema)
+        roster = register(grid, Invitation(run, "bench", enrolled_sites.load(str(folder / site_folders.COORDINATOR)), "now", schema))
         ledger, seconds, last = Ledger(folder / "ledger.jsonl"), list[float](), time.perf_counter()
 
         def watch(exchange: Any, now: Any) -> None:
@@ -106,7 +106,7 @@ def here(sites: int, cases: int, rounds: int) -> list[float]:
 
         learner = load("image", {"segmentation": False, "rounds": rounds})
         job = Job(learner, Fold(), (Fold(),))
-        driver.drive(grid, run, "bench", roster, [job], schema, driver.Progress(), watch, combiner("fedavg"))
+        driver.drive(driver.Federation(grid, run, "bench", roster, [job], schema, combiner("fedavg")), driver.Progress(), watch)
         ledger.close()
     return seconds[2:]  # without the counting and the first round
 

@@ -30,8 +30,8 @@ from common.federated.learner import Head
 from server.config import enrolled_sites
 from server.config.jobs import Job
 from server.rounds import strategies, update_screening
-from server.rounds.driver import Exchange, Progress, drive
-from server.rounds.registration import register
+from server.rounds.driver import Exchange, Federation, Progress, drive
+from server.rounds.registration import Invitation, register
 from simulation.__main__ import parser
 from simulation.federation import malicious_site, synthetic_cohorts
 from simulation.federation.in_process_grid import InProcessGrid
@@ -78,7 +78,7 @@ def trained(setting: Setting, attacker: str, attack: str, how: Mapping[str, Any]
     run = dataclasses.replace(setting.run, task=setting.task, **how)
     grid, schema = InProcessGrid(client, setting.sites), setting.study.schema_at(setting.task)
     jobs = [Job(x, FOLD, (FOLD,)) for x in (run.preprocessing(setting.study), *run.heads(setting.study))]
-    roster = register(grid, run, name, enrolled_sites.load(run.keys), setting.task, schema)
+    roster = register(grid, Invitation(run, name, enrolled_sites.load(run.keys), setting.task, schema))
     update_screening.demand(run, jobs, roster)
     strategies.demand(run.strategy, jobs, roster)
     progress, refused = Progress(), Counter[str]()
@@ -88,7 +88,7 @@ def trained(setting: Setting, attacker: str, attack: str, how: Mapping[str, Any]
             codes: Any = work["refused"]
             refused.update(f"{'attacker' if attack and site == attacker else 'honest'} {code}" for site, code in codes.items())
 
-    drive(grid, run, name, roster, jobs, schema, progress, watch, strategies.combiner(run.strategy))
+    drive(Federation(grid, run, name, roster, jobs, schema, strategies.combiner(run.strategy)), progress, watch)
     return progress, refused
 
 

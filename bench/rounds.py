@@ -44,7 +44,7 @@ from server.config.run_config import Run
 from server.ledger import state_store
 from server.ledger.ledger import Ledger
 from server.rounds import driver
-from server.rounds.registration import register
+from server.rounds.registration import Invitation, register
 from server.rounds.strategies import combiner
 from simulation.federation import site_folders
 from simulation.federation.in_process_grid import InProcessGrid
@@ -94,7 +94,7 @@ def since(start: Seconds) -> Seconds:
 def engine(grid: Grid, those: int, schema: Schema, learner: Perceptron, folder: Path) -> list[Seconds]:
     """Each training round, as `server.app` drives them."""
     run = Run(study="bench", task="now", out=str(folder), learners="mlp", expect=those)
-    roster = register(grid, run, "bench", enrolled_sites.load(str(folder / site_folders.COORDINATOR)), "now", schema)
+    roster = register(grid, Invitation(run, "bench", enrolled_sites.load(str(folder / site_folders.COORDINATOR)), "now", schema))
     ledger, seconds, last = Ledger(folder / "ledger.jsonl"), list[Seconds](), clock()
 
     def watch(exchange: driver.Exchange, now: driver.Progress) -> None:
@@ -107,7 +107,7 @@ def engine(grid: Grid, those: int, schema: Schema, learner: Perceptron, folder: 
         last = clock()
 
     jobs = [Job(one, ALL, (ALL,)) for one in (Preprocessing(), learner)]
-    driver.drive(grid, run, "bench", roster, jobs, schema, driver.Progress(), watch, combiner("fedavg"))
+    driver.drive(driver.Federation(grid, run, "bench", roster, jobs, schema, combiner("fedavg")), driver.Progress(), watch)
     ledger.close()
     return seconds
 

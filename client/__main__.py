@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
+
+from common.runtime import environment
+from common.runtime.exit_status import ended, leave
 
 EPILOG = """exit status: 0 done, 2 wrong option, 3 unusable data, 6 a file cannot be written, 130 interrupted
 
@@ -88,25 +90,19 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     args = parser().parse_args(argv)
-    for key in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(key, "1")
-    from common.errors import FedmetsError
+    environment.prepare()
+    return ended(lambda: _do(args))
 
-    try:
-        if args.command == "check":
-            return _check(args)
-        if args.command in ("budget", "audit"):
-            print({"budget": _budget, "audit": _audit}[args.command](args))
-            return 0
-        if args.command == "finetune":
-            return _finetune(args)
-        done = {"serve": _serve, "cache": _cache, "predict": _predict}.get(args.command, _run)(args)
-    except FedmetsError as error:
-        print(f"error {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+
+def _do(args: argparse.Namespace) -> int:
+    if args.command == "check":
+        return _check(args)
+    if args.command in ("budget", "audit"):
+        print({"budget": _budget, "audit": _audit}[args.command](args))
+        return 0
+    if args.command == "finetune":
+        return _finetune(args)
+    done = {"serve": _serve, "cache": _cache, "predict": _predict}.get(args.command, _run)(args)
     print(json.dumps(done) if args.json else ", ".join(f"{v} {k}" if isinstance(v, int) else str(v) for k, v in done.items()))
     return 0
 
@@ -114,7 +110,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> dict[str, object]:
     from pathlib import Path
 
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from client.local_model.embed import embed
@@ -123,6 +118,7 @@ def _run(args: argparse.Namespace) -> dict[str, object]:
     from client.local_model.report_with_pictures import own_copy
     from client.station.station import cohort_of, open_site
     from common.errors import UsageError
+    from common.runtime.console import Console
     from common.study import load as studies
 
     if getattr(args, "patients", 1) < 1:
@@ -150,12 +146,12 @@ def _run(args: argparse.Namespace) -> dict[str, object]:
 def _predict(args: argparse.Namespace) -> dict[str, object]:
     from pathlib import Path
 
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from client.cohort import reader
     from client.local_model import predict
     from client.local_model.model_folder import open_model
+    from common.runtime.console import Console
     from common.runtime.threads import fix_threads
 
     fix_threads()
@@ -182,13 +178,13 @@ def _predict(args: argparse.Namespace) -> dict[str, object]:
 def _finetune(args: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from client.local_model import finetune
     from client.local_model.adaptation import How
     from client.local_model.model_folder import open_model
     from client.station.station import cohort_of, open_site
+    from common.runtime.console import Console
 
     given = {"epochs": args.epochs, "learning_rate": args.learning_rate, "ridge": args.ridge}
     how = How(**{k: v for k, v in given.items() if v is not None})
@@ -302,6 +298,4 @@ def _cache(args: argparse.Namespace) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    from common.runtime.exit_status import leave
-
     leave(main)

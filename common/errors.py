@@ -1,120 +1,222 @@
 """The error tree: a code, the sentences that stay where they were written, and the exit status of the command.
 
 Only the code may cross the wall between a hospital and the coordinator (`exchange` sends nothing else). `CODES` is the
-documentation: `docs/errors.md` is checked against it by a test, and an error with an undeclared code cannot be made.
+one table of them: the pages and the coordinator's views are made from it, and an error with an undeclared code cannot be made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
-CODES: dict[str, str] = {
-    "C01": "an option or a configuration key is unknown, or its value is not allowed",
-    "C02": "a study, a source mapping or a learner could not be found or read",
-    "C03": "a study contradicts itself (unknown time, empty vocabulary, bounds the wrong way round)",
-    "C04": "a key or a list of keys is missing, unsafe or not of the right kind",
-    "C05": "a station may not start here: it has a network, its socket is not its own, or another station is at work",
-    "D00": "a file is missing, empty, truncated or not what its name says",
-    "D01": "a value is neither valid nor a declared null token",
-    "D02": "a patient has several rows where one is declared, or rows that contradict each other",
-    "D03": "the label cannot be read: its column or its declared values are missing",
-    "D05": "a keyed join fails: the key column is missing or no id matches",
-    "D06": "a site lacks the modality that a learner needs",
-    "D07": "a unit, a range, a vocabulary or the schema differs from what the study declares",
-    "D08": "a declared column is missing from the table",
-    "D09": "a site holds no usable case",
-    "L01": "a feature becomes available after the task's prediction time",
-    "L02": "a feature is an outcome, or encodes the label",
-    "L03": "a single feature predicts the label almost perfectly on the training rows",
-    "L04": "a patient stands on both sides of a split, or at two sites",
-    "M01": "too few sites for a secure sum, or the same site twice",
-    "M02": "a mask, share or key of a secure sum is not what it should be",
-    "M03": "a value is too large for the fixed point of a secure sum",
-    "P01": "a sum covers fewer patients than the site's minimum",
-    "P02": "a contribution is not finite, or not of the declared names and shapes; or a state is malformed",
-    "P03": "a plan asks for something that the site does not do (unknown learner, phase, fold or hyperparameter)",
-    "P04": "a plan has expired, or names another run, site or state than the one it came with",
-    "P05": "a message is not signed by the key that was enrolled",
-    "P06": "another plan for a place that has been answered already",
-    "P07": "the site's policy does not allow the plan: its participants, its date, or that it asks for sums without noise",
-    "P08": "a learner whose sums one patient can change without bound, asked of a site with a finite epsilon",
-    "P09": "a plan would cost more of the site's privacy budget than is left",
-    "P10": "the site's budget or cohort is not the one that was last answered from",
-    "R01": "a round ended without its quorum",
-    "R02": "a site did not answer before the deadline",
-    "R03": "too few sites registered before the deadline",
-    "R04": "the learners stopped making progress within the allowed number of exchanges",
-    "R05": "a courier cannot reach its site's station",
-    "R06": "the coordinator's SuperLink does not do what it is asked",
-    "R07": "a run ended without a result",
-    "R08": "a certificate has expired, or is not by the federation's authority",
-    "R09": "a site is still at work on a plan",
-    "S01": "a run folder already exists, or belongs to another configuration",
-    "S02": "a ledger or a state file is broken",
-    "S03": "a run folder cannot be written (disk full, no permission)",
-    "S04": "a site's clock is behind its own records",
-    "W01": "an array of a kind that may not be sent",
-    "W02": "a message is truncated, altered or not in the declared form",
-    "W03": "a state is told from one that the station does not hold; it is sent whole",
-    "X01": "a site failed in a way that has no code of its own; the reason is in the site's log",
-    "X03": "an update is too far from the parameters it started from or from the others', or claims more cases than its site has told of",
+
+class Code(NamedTuple):
+    """What an error code says to whom."""
+
+    meaning: str
+    way_out: str
+    """What whoever runs a federation does about it: the coordinator sees no more of a site's error than that."""
+
+
+CODES: dict[str, Code] = {
+    "C01": Code(
+        "an option or a configuration key is unknown, or its value is not allowed",
+        "correct the option or the key; the message beside the code names it",
+    ),
+    "C02": Code(
+        "a study, a source mapping or a learner could not be found or read",
+        "check the name or the path; fedmets simulate --help lists the studies",
+    ),
+    "C03": Code(
+        "a study contradicts itself (unknown time, empty vocabulary, bounds the wrong way round)",
+        "correct the study's file; the message beside the code names the place",
+    ),
+    "C04": Code(
+        "a key or a list of keys is missing, unsafe or not of the right kind",
+        "enrol the site, or put the key back where it was; a lost key is replaced as the runbook says",
+    ),
+    "C05": Code(
+        "a station may not start here: it has a network, its socket is not its own, or another station is at work",
+        "the site stops the other station, or starts this one without a network and with a socket of its own; its log says which",
+    ),
+    "D00": Code(
+        "a file is missing, empty, truncated or not what its name says",
+        "the site puts the file back as it was exported; its log names it",
+    ),
+    "D01": Code(
+        "a value is neither valid nor a declared null token",
+        "the site corrects the value or declares it as a null token in its mapping; its log names column and value",
+    ),
+    "D02": Code(
+        "a patient has several rows where one is declared, or rows that contradict each other",
+        "the site removes the double rows, or says in its mapping which one counts; its log names them",
+    ),
+    "D03": Code(
+        "the label cannot be read: its column or its declared values are missing",
+        "the site's mapping must name the label's column and its values",
+    ),
+    "D05": Code(
+        "a keyed join fails: the key column is missing or no id matches",
+        "the site checks the key column by which its tables are joined",
+    ),
+    "D06": Code(
+        "a site lacks the modality that a learner needs",
+        "nothing to do where the site has no such data; else it says in site.toml where they lie",
+    ),
+    "D07": Code(
+        "a unit, a range, a vocabulary or the schema differs from what the study declares",
+        "the site converts the unit, or both sides install the same version of fedmets and of the study",
+    ),
+    "D08": Code(
+        "a declared column is missing from the table",
+        "the site adds the column, or names in its mapping where it is",
+    ),
+    "D09": Code(
+        "a site holds no usable case",
+        "the site checks its data and its mapping: nobody is left after the exclusions in its log",
+    ),
+    "L01": Code(
+        "a feature becomes available after the task's prediction time",
+        "leave the feature out of this task, or choose a later prediction time",
+    ),
+    "L02": Code(
+        "a feature is an outcome, or encodes the label",
+        "leave the feature out; it tells the outcome",
+    ),
+    "L03": Code(
+        "a single feature predicts the label almost perfectly on the training rows",
+        "leave the feature out, or start a new run that names it in accept_leak once it is known to be harmless",
+    ),
+    "L04": Code(
+        "a patient stands on both sides of a split, or at two sites",
+        "find the patient who stands twice, and give each one id",
+    ),
+    "M01": Code(
+        "too few sites for a secure sum, or the same site twice",
+        "bring back sites that dropped out and resume; three sites at least must take part, more where a site says so",
+    ),
+    "M02": Code(
+        "a mask, share or key of a secure sum is not what it should be",
+        "compare the keys in [privacy.peers] with those that the sites have enrolled; if they agree, ask the site named",
+    ),
+    "M03": Code(
+        "a value is too large for the fixed point of a secure sum",
+        "scale the feature, or clip it in the study: the site's log names the value",
+    ),
+    "P01": Code(
+        "a sum covers fewer patients than the site's minimum",
+        "nothing to do while others take part; larger sites, fewer parts or a lower minimum at the site would bring it in",
+    ),
+    "P02": Code(
+        "a contribution is not finite, or not of the declared names and shapes; or a state is malformed",
+        "ask the site: its log names the array; where the learning rate is too high, lower it in a new run",
+    ),
+    "P03": Code(
+        "a plan asks for something that the site does not do (unknown learner, phase, fold or hyperparameter)",
+        "leave the learner or the hyperparameter out, or ask the site to install this version and allow it",
+    ),
+    "P04": Code(
+        "a plan has expired, or names another run, site or state than the one it came with",
+        "set the clocks, and install the same version of fedmets on both sides; then resume",
+    ),
+    "P05": Code(
+        "a message is not signed by the key that was enrolled",
+        "check by telephone that the fingerprints agree; a site that has new keys enrols again",
+    ),
+    "P06": Code(
+        "another plan for a place that has been answered already",
+        "the run folder is an older copy: restore the newest one, or start a new run",
+    ),
+    "P07": Code(
+        "the site's policy does not allow the plan: its participants, its date, or that it asks for sums without noise",
+        "read the site's policy with its IT: participants, date, or a run with noise (fedmets server noise)",
+    ),
+    "P08": Code(
+        "a learner whose sums one patient can change without bound, asked of a site with a finite epsilon",
+        "leave the learner out, or clip it: fedmets server noise says which have no bound",
+    ),
+    "P09": Code(
+        "a plan would cost more of the site's privacy budget than is left",
+        "the site's privacy budget is used up: go on without the site, or its IT raises the epsilon, knowing what that means",
+    ),
+    "P10": Code(
+        "the site's budget or cohort is not the one that was last answered from",
+        "the site's IT restores the newest state of its station; nothing else helps",
+    ),
+    "R01": Code(
+        "a round ended without its quorum",
+        "mend what the sites named say, and resume; or start a new run with a lower quorum",
+    ),
+    "R02": Code(
+        "a site did not answer before the deadline",
+        "the site looks whether courier and station are up (fedmets deploy doctor); resume, or give a longer deadline in a new run",
+    ),
+    "R03": Code(
+        "too few sites registered before the deadline",
+        "start the couriers that are missing, and resume; or expect fewer sites in a new run",
+    ),
+    "R04": Code(
+        "the learners stopped making progress within the allowed number of exchanges",
+        "raise the number of rounds of the learner named",
+    ),
+    "R05": Code(
+        "a courier cannot reach its site's station",
+        "the site starts its station, and checks that the courier sees the socket",
+    ),
+    "R06": Code(
+        "the coordinator's SuperLink does not do what it is asked",
+        "look whether the coordinator is up; its log says why not",
+    ),
+    "R07": Code(
+        "a run ended without a result",
+        "read the coordinator's log, mend what it says, and resume",
+    ),
+    "R08": Code(
+        "a certificate has expired, or is not by the federation's authority",
+        "fedmets deploy renew makes a new certificate; the site checks its ca.pem",
+    ),
+    "R09": Code(
+        "a site is still at work on a plan",
+        "wait: the site is at work; a longer deadline asks it less often",
+    ),
+    "S01": Code(
+        "a run folder already exists, or belongs to another configuration",
+        "choose another folder, or resume the run that is there",
+    ),
+    "S02": Code(
+        "a ledger or a state file is broken",
+        "restore the run's folder from a backup, or start a new run",
+    ),
+    "S03": Code(
+        "a run folder cannot be written (disk full, no permission)",
+        "free space or mend permissions, then resume",
+    ),
+    "S04": Code(
+        "a site's clock is behind its own records",
+        "the site sets its clock",
+    ),
+    "W01": Code(
+        "an array of a kind that may not be sent",
+        "install the same version of fedmets on both sides",
+    ),
+    "W02": Code(
+        "a message is truncated, altered or not in the declared form",
+        "install the same version of fedmets on both sides; where it comes again, look for what alters messages on the way",
+    ),
+    "W03": Code(
+        "a state is told from one that the station does not hold; it is sent whole",
+        "nothing to do: the state is sent whole the next time",
+    ),
+    "X01": Code(
+        "a site failed in a way that has no code of its own; the reason is in the site's log",
+        "the site's log has the reason: ask its IT for it",
+    ),
+    "X03": Code(
+        "an update is too far from the parameters it started from or from the others', or claims more cases than its site has told of",
+        "ask the site what it has trained on; resume without it, or raise norm_bound or outliers if it is honest",
+    ),
 }
-
-
-WAYS_OUT: dict[str, str] = {
-    "C01": "correct the option or the key; the message beside the code names it",
-    "C02": "check the name or the path; python -m simulation --help lists the studies",
-    "C03": "correct the study's file; the message beside the code names the place",
-    "C04": "enrol the site, or put the key back where it was; a lost key is replaced as the runbook says",
-    "C05": "the site stops the other station, or starts this one without a network and with a socket of its own; its log says which",
-    "D00": "the site puts the file back as it was exported; its log names it",
-    "D01": "the site corrects the value or declares it as a null token in its mapping; its log names column and value",
-    "D02": "the site removes the double rows, or says in its mapping which one counts; its log names them",
-    "D03": "the site's mapping must name the label's column and its values",
-    "D05": "the site checks the key column by which its tables are joined",
-    "D06": "nothing to do where the site has no such data; else it says in site.toml where they lie",
-    "D07": "the site converts the unit, or both sides install the same version of fedmets and of the study",
-    "D08": "the site adds the column, or names in its mapping where it is",
-    "D09": "the site checks its data and its mapping: nobody is left after the exclusions in its log",
-    "L01": "leave the feature out of this task, or choose a later prediction time",
-    "L02": "leave the feature out; it tells the outcome",
-    "L03": "leave the feature out, or start a new run that names it in accept_leak once it is known to be harmless",
-    "L04": "find the patient who stands twice, and give each one id",
-    "M01": "bring back sites that dropped out and resume; three sites at least must take part, more where a site says so",
-    "M02": "compare the keys in [privacy.peers] with those that the sites have enrolled; if they agree, ask the site named",
-    "M03": "scale the feature, or clip it in the study: the site's log names the value",
-    "P01": "nothing to do while others take part; larger sites, fewer parts or a lower minimum at the site would bring it in",
-    "P02": "ask the site: its log names the array; where the learning rate is too high, lower it in a new run",
-    "P03": "leave the learner or the hyperparameter out, or ask the site to install this version and allow it",
-    "P04": "set the clocks, and install the same version of fedmets on both sides; then resume",
-    "P05": "check by telephone that the fingerprints agree; a site that has new keys enrols again",
-    "P06": "the run folder is an older copy: restore the newest one, or start a new run",
-    "P07": "read the site's policy with its IT: participants, date, or a run with noise (python -m server noise)",
-    "P08": "leave the learner out, or clip it: python -m server noise says which have no bound",
-    "P09": "the site's privacy budget is used up: go on without the site, or its IT raises the epsilon, knowing what that means",
-    "P10": "the site's IT restores the newest state of its station; nothing else helps",
-    "R01": "mend what the sites named say, and resume; or start a new run with a lower quorum",
-    "R02": "the site looks whether courier and station are up (python -m deploy doctor); resume, or give a longer deadline in a new run",
-    "R03": "start the couriers that are missing, and resume; or expect fewer sites in a new run",
-    "R04": "raise the number of rounds of the learner named",
-    "R05": "the site starts its station, and checks that the courier sees the socket",
-    "R06": "look whether the coordinator is up; its log says why not",
-    "R07": "read the coordinator's log, mend what it says, and resume",
-    "R08": "python -m deploy renew makes a new certificate; the site checks its ca.pem",
-    "R09": "wait: the site is at work; a longer deadline asks it less often",
-    "S01": "choose another folder, or resume the run that is there",
-    "S02": "restore the run's folder from a backup, or start a new run",
-    "S03": "free space or mend permissions, then resume",
-    "S04": "the site sets its clock",
-    "W01": "install the same version of fedmets on both sides",
-    "W02": "install the same version of fedmets on both sides; where it comes again, look for what alters messages on the way",
-    "W03": "nothing to do: the state is sent whole the next time",
-    "X01": "the site's log has the reason: ask its IT for it",
-    "X03": "ask the site what it has trained on; resume without it, or raise norm_bound or outliers if it is honest",
-}
-"""What whoever runs a federation does about a code: the coordinator sees no more of a site's error than that."""
 
 
 class FedmetsError(Exception):
@@ -126,7 +228,7 @@ class FedmetsError(Exception):
         if code not in CODES:
             raise AssertionError(f"error code {code} is not declared in common.errors.CODES")
         self.code = code
-        self.faults = faults or (CODES[code],)
+        self.faults = faults or (CODES[code].meaning,)
         super().__init__(code, *self.faults)
 
     def __str__(self) -> str:

@@ -7,6 +7,8 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 
+from common.runtime.exit_status import ended, leave
+
 EPILOG = """exit status: 0 done, 1 the doctor found something, 2 wrong option or key, 6 a file is in the way or cannot be written
 
 at the coordinator:
@@ -86,16 +88,14 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     args = parser().parse_args(argv)
-    from common.errors import FedmetsError
+    return ended(lambda: _do(args))
 
-    try:
-        if args.command in ("doctor", "reach"):
-            return _doctor(args)
-        do = {"provision": _provision, "fingerprint": _fingerprint, "enroll": _enroll, "renew": _renew, "site": _site}
-        done = {**do, "coordinator": _coordinator, "courier": _courier}[args.command](args)
-    except FedmetsError as error:
-        print(f"error {error}", file=sys.stderr)
-        return error.exit_code
+
+def _do(args: argparse.Namespace) -> int:
+    if args.command in ("doctor", "reach"):
+        return _doctor(args)
+    do = {"provision": _provision, "fingerprint": _fingerprint, "enroll": _enroll, "renew": _renew, "site": _site}
+    done = {**do, "coordinator": _coordinator, "courier": _courier}[args.command](args)
     print(json.dumps(done) if args.json else _plain(done))
     return 0
 
@@ -218,6 +218,4 @@ def _site(args: argparse.Namespace) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    from common.runtime.exit_status import leave
-
     leave(main)

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from deploy import kit
+from deploy import kit, supernode
 from server.coordinator.superlink import environment
 
 
@@ -25,6 +25,6 @@ def command(folder: Path, socket: Path, port: int) -> list[str]:
 
 def run(folder: Path, socket: Path, home: Path, port: int) -> None:
     """Become the SuperNode: this process is replaced by it."""
-    words = [sys.executable, "-m", "deploy.supernode", *command(folder, socket, port)]
+    words = [sys.executable, "-m", supernode.__name__, *command(folder, socket, port)]
     home.mkdir(parents=True, exist_ok=True)
     os.execvpe(words[0], words, environment(home))

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
-import common
+from common import __version__
 from common.errors import FedmetsError
 from common.runtime.health_check import Finding, State, faults
 from deploy import kit, pki
@@ -92,10 +92,10 @@ def _asked(folder: Path, mine: kit.Kit, now: datetime.datetime, through: str) ->
         out.append(
             Finding("coordinator", "fault", f"{where} serves '{federation}', the kit is for '{mine.federation}'", "ask the coordinator")
         )
-    mine_is = Version(common.__version__)
+    mine_is = Version(__version__)
     same = version == mine_is
     do = "" if same else f"update to {version}" if version > mine_is else "the coordinator must update, or you take its version"
-    out.append(Finding("version", "ok" if same else "fault", f"fedmets {common.__version__} here, {version} there", do))
+    out.append(Finding("version", "ok" if same else "fault", f"fedmets {__version__} here, {version} there", do))
     date = email.utils.parsedate_to_datetime(answer.headers["date"]) if "date" in answer.headers else now
     skew = (now - date).total_seconds()
     do = "" if abs(skew) <= SKEW else "set this machine's clock (NTP): sign-in fails with a wrong one"
@@ -112,10 +112,10 @@ def joined(folder: Path, at: Path, compose: str) -> list[Finding]:
     """Both halves, each in the place of its process: by compose, or as processes of this machine (the station's without a network)."""
     if compose:
         run = [*compose.split(), "run", "--rm", "-T", "--no-deps"]
-        station = [*run, "--entrypoint", "python", "station", "-m", "client", "check", "--site", "/kit/site.toml", "--json"]
-        courier = [*run, "--entrypoint", "python", "courier", "-m", "deploy", "reach", "/kit", "--json"]
+        station = [*run, "--entrypoint", "fedmets", "station", "client", "check", "--site", "/kit/site.toml", "--json"]
+        courier = [*run, "--entrypoint", "fedmets", "courier", "deploy", "reach", "/kit", "--json"]
     else:
-        python = [sys.executable, "-m"]
+        python = [sys.executable, "-m", "fedmets"]
         apart = ["unshare", "--net", "--map-root-user"] if shutil.which("unshare") else []
         station = [*apart, *python, "client", "check", "--site", str(folder / "site.toml"), "--socket", str(at), "--json"]
         courier = [*python, "deploy", "reach", str(folder), "--json"]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-import common
+from common import __version__
 from common.errors import RunError, UsageError
 from common.wire import signing
 from deploy import kit, pki
@@ -73,7 +73,7 @@ def site_kit(home: Path, site: str, out: Path) -> None:
         raise RunError("S01", f"'{out}' is there already; choose a new folder for the kit")
     out.mkdir(parents=True)
     public = signing.load(home / enrolled_sites.KEY).public
-    mine = Kit(federation.name, site, federation.hosts[0], federation.port, federation.studies, public, common.__version__)
+    mine = Kit(federation.name, site, federation.hosts[0], federation.port, federation.studies, public, __version__)
     pki.write(out / kit.KIT, kit.text(mine))
     shutil.copyfile(home / "ca.pem", out / "ca.pem")
     values = {**_values(federation), **asdict(mine), "slug": slug(site)}
@@ -152,7 +152,7 @@ def sites(home: Path) -> dict[str, str]:
 
 
 def _values(federation: Federation) -> dict[str, object]:
-    return {**asdict(federation), "version": common.__version__}
+    return {**asdict(federation), "version": __version__}
 
 
 def _render(name: str, values: Mapping[str, object]) -> bytes:

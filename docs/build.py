@@ -20,6 +20,8 @@ from pathlib import Path
 from docs import reference
 
 HERE = Path(__file__).parent
+NOTEBOOK = "tutorial.ipynb"
+"""Executed while the site is built; it is kept without output."""
 ROOT = HERE.parent
 
 OUTSIDE = {
@@ -32,8 +34,8 @@ OUTSIDE = {
 """Pages that lie outside of docs/ -> where the site has them."""
 
 NAV: dict[str, tuple[str, ...]] = {
-    "Start": ("index.md",),
-    "Concepts": ("concepts.md", "judged.md"),
+    "Start": ("index.md", "tutorial.ipynb"),
+    "Concepts": ("concepts.md", "judged.md", "architecture.md"),
     "How-to: data": ("howto/colorectal-table.md", "howto/colorectal-images.md", "howto/liver.md", "howto/yale.md", "howto/openbtai.md"),
     "How-to: study": ("own-study.md", "howto/study-in-code.md", "howto/learner.md"),
     "How-to: federation": ("runbook.md", "howto/gpu.md", "howto/privacy.md"),
@@ -54,7 +56,8 @@ _MADE = re.compile(r"^<!-- made: ([a-z]+) -->$", re.MULTILINE)
 
 def pages() -> dict[str, str]:
     """Every page of the site: its path in the repository -> its path in the site."""
-    inside = {f"docs/{p.relative_to(HERE).as_posix()}": p.relative_to(HERE).as_posix() for p in sorted(HERE.rglob("*.md"))}
+    own = [p.relative_to(HERE).as_posix() for p in (*sorted(HERE.rglob("*.md")), HERE / NOTEBOOK)]
+    inside = {f"docs/{page}": page for page in own}
     return OUTSIDE | inside
 
 
@@ -72,7 +75,7 @@ def menu(known: Mapping[str, str]) -> dict[str, list[str]]:
 
 def _toctree(entries: list[str], caption: str = "") -> str:
     told = f":caption: {caption}\n" if caption else ""
-    return f"\n```{{toctree}}\n:hidden:\n{told}\n" + "\n".join(e.removesuffix(".md") for e in entries) + "\n```\n"
+    return f"\n```{{toctree}}\n:hidden:\n{told}\n" + "\n".join(e.removesuffix(".md").removesuffix(".ipynb") for e in entries) + "\n```\n"
 
 
 def laid_out(path: str, text: str, known: Mapping[str, str]) -> str:
@@ -108,7 +111,8 @@ def lay_out(source: Path) -> None:
     for path, there in known.items():
         target = source / there
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(laid_out(path, (ROOT / path).read_text(encoding="utf-8"), known), encoding="utf-8")
+        text = (ROOT / path).read_text(encoding="utf-8")
+        target.write_text(text if path.endswith(".ipynb") else laid_out(path, text, known), encoding="utf-8")
     for schema in HERE.glob("*.json"):
         shutil.copy(schema, source)
     shutil.copy(HERE / "conf.py", source)

@@ -1,8 +1,8 @@
 """Sphinx's settings; `docs.build` runs it on a folder where the pages lie as the site has them."""
 
 project = "fedmets"
-author = "the fedmets authors"
-extensions = ["myst_parser"]
+author = "the fedmets developers"
+extensions = ["myst_nb"]
 html_theme = "furo"
 html_title = "fedmets"
 html_static_path = ["_static"]
@@ -21,4 +21,9 @@ pygments_dark_style = "github-dark"
 myst_heading_anchors = 4
 # the pages are plain Markdown, as GitHub shows them: nothing else is markup
 myst_enable_extensions: list[str] = []
+# the tutorial is computed anew for each build, in a folder of its own; what fails there fails the build
+nb_execution_mode = "force"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
 suppress_warnings = ["misc.highlighting_failure"]

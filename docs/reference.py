@@ -22,10 +22,12 @@ from client.__main__ import parser as client_parser
 from client.site import privacy_policy, site_file
 from client.table import mapping_file, mapping_keys
 from common.data.schema import Number, Schema
+from common.errors import CODES
 from common.federated import learner as learners
 from common.study import load as studies
 from deploy import federation
 from deploy.__main__ import parser as deploy_parser
+from docs import rooms
 from server.__main__ import parser as server_parser
 from server.config import run_config
 from simulation.__main__ import parser as simulation_parser
@@ -349,6 +351,10 @@ def of_environment() -> str:
     return table(("variable", "meaning"), ((code(k), v) for k, v in ENVIRONMENT.items()))
 
 
+def of_errors() -> str:
+    return table(("code", "what to do", "meaning"), ((name, prose(each.way_out), prose(each.meaning)) for name, each in CODES.items()))
+
+
 MADE: dict[str, Callable[[], str]] = {
     "run": of_run,
     "site": of_site,
@@ -361,6 +367,10 @@ MADE: dict[str, Callable[[], str]] = {
     "studies": of_studies,
     "report": of_report,
     "environment": of_environment,
+    "errors": of_errors,
+    "rooms": rooms.picture,
+    "route": rooms.route,
+    "roomlist": rooms.table,
 }
 """Marker of a page -> what stands there."""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from common.runtime.exit_status import ended, leave
 
 EPILOG = """exit status: 0 done, 2 wrong option or key, 4 no such run, 5 the run failed, 6 the folder, 130 interrupted (the run goes on)
 of status, show and watch: 0 finished or at work, 3 waiting for sites or without a sign of life, 4 no such run, 5 failed, 6 its ledger is
@@ -105,18 +106,13 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     args = parser().parse_args(argv)
-    from common.errors import FedmetsError
+    return ended(lambda: _commanded(args), "interrupted; the run goes on at the coordinator: python -m server status")
 
-    try:
-        if args.command in _LOOKS:
-            return _look(args)
-        done = _do(args)
-    except FedmetsError as error:
-        print(f"error {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; the run goes on at the coordinator: python -m server status", file=sys.stderr)
-        return 130
+
+def _commanded(args: argparse.Namespace) -> int:
+    if args.command in _LOOKS:
+        return _look(args)
+    done = _do(args)
     print(json.dumps(done) if args.json else done[SHOWN.get(args.command, "folder")])
     return 0
 
@@ -221,10 +217,10 @@ def _shown(args: argparse.Namespace, folder: Path, do: Any) -> dict[str, object]
     """Follow a run that `do` starts, on the terminal, in the log and to MLflow, whichever are asked for."""
     from contextlib import ExitStack
 
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from common.errors import FedmetsError
+    from common.runtime.console import Console
     from server.monitor.json_log import Log
     from server.monitor.run_watcher import Watched
 
@@ -258,6 +254,4 @@ def _shown(args: argparse.Namespace, folder: Path, do: Any) -> dict[str, object]
 
 
 if __name__ == "__main__":
-    from common.runtime.exit_status import leave
-
     leave(main)

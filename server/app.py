@@ -16,7 +16,7 @@ import numpy as np
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-import common
+from common import __version__
 from common.data.cohort import Fold
 from common.data.schema import Schema
 from common.errors import FedmetsError, LeakError, RunError, UsageError
@@ -31,12 +31,12 @@ from server.config.run_config import Run
 from server.ledger import heartbeat, state_store
 from server.ledger.heartbeat import Signs
 from server.ledger.ledger import NAME, Ledger
-from server.rounds import driver, leak_guard, noisy_scores, strategies, update_screening
+from server.rounds import leak_guard, noisy_scores, strategies, update_screening
 from server.rounds.budget_heads import NAME as BUDGETS
 from server.rounds.budget_heads import Accounts
-from server.rounds.driver import Exchange, Progress
+from server.rounds.driver import Exchange, Federation, Progress, drive
 from server.rounds.privacy_charges import DELTA, Charges, planned
-from server.rounds.registration import joined_later, register
+from server.rounds.registration import Invitation, joined_later, register
 from server.rounds.resume import STATES, WITHHELD, restore
 from server.rounds.round_metrics import evaluated
 
@@ -104,7 +104,8 @@ def _coordinate(
     name = ledger.lines[0]["name"] if ledger.lines else f"{run_id}-{secrets.token_hex(4)}"
     begun_with = ledger.lines[0]["sites"] if ledger.lines else ()
     alive.say(study=run.study, task=task, run=name, expect=len(begun_with) or run.expect, begun=False)
-    roster = register(grid, run, name, enrolled_sites.load(run.keys), task, schema, begun_with, alive.here)
+    invitation = Invitation(run, name, enrolled_sites.load(run.keys), task, schema)
+    roster = register(grid, invitation, begun_with, alive.here)
     progress = restore(ledger.lines, folder)
     heads = possible(run, study, roster.hellos.values())
     groups = roster.groups(run.left_out_sites)
@@ -132,7 +133,7 @@ def _coordinate(
         step=progress.step,
         **({"delta": DELTA, "planned": planned(jobs, schema, run.noise, run.parts)} if run.noise else {}),
         torn=ledger.torn,
-        versions={p: version(p) for p in ("flwr", "numpy", "xgboost")} | {"fedmets": common.__version__},
+        versions={p: version(p) for p in ("flwr", "numpy", "xgboost")} | {"fedmets": __version__},
     )
 
     alive.say(begun=True, jobs=len(jobs), done=len(progress.done))
@@ -161,11 +162,12 @@ def _coordinate(
         if tell:
             tell(exchange, now, len(jobs))
 
-    driver.drive(grid, run, name, roster, jobs, schema, progress, watch, strategies.combiner(run.strategy), alive, accounts)
+    federation = Federation(grid, run, name, roster, jobs, schema, strategies.combiner(run.strategy), alive, accounts)
+    drive(federation, progress, watch)
     state_hash = digest(flatten(flatten(progress.states)))
     closed = next((line for line in ledger.lines if line["kind"] == "close"), None)
     if closed is None:
-        later = joined_later(grid, run, name, task, schema, roster)
+        later = joined_later(grid, invitation, roster)
         seen = {h.name: noisy_scores.told(progress.states, h.name, run.seed) for h in heads} if run.noise else {}
         told = {name: auc._asdict() for name, auc in seen.items() if auc}
         ledger.append("close", time=time.time(), state_hash=state_hash, exchanges=progress.step, joined_later=later, scores=told)

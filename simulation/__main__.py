@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
+
+from common.runtime import environment
+from common.runtime.exit_status import ended, leave
 
 DESCRIPTION = """Train a study's models across hospitals without moving their data, and compare local, federated and pooled.
 Without --data, a synthetic twin of the study's cohort is written to the run's folder and used."""
@@ -173,38 +175,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     args = parser().parse_args(argv)
     args.given = given(argv)
-    # before numpy and Flower are imported: one thread a sum (same bits everywhere), and nothing calls home
-    for key, value in {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}.items():
-        os.environ.setdefault(key, value)
-    for key, value in {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}.items():
-        os.environ.setdefault(key, value)
-    from common.errors import FedmetsError
+    environment.prepare()
+    return ended(lambda: _do(args))
 
-    try:
-        if args.draft:
-            from pathlib import Path
 
-            from client.table.study_draft import draft
+def _do(args: argparse.Namespace) -> int:
+    if args.draft:
+        from pathlib import Path
 
-            sys.stdout.write(draft(Path(args.draft)))
-            sys.stdout.flush()
-            return 0
-        from simulation.run import simulate
+        from client.table.study_draft import draft
 
-        return simulate(args)
-    except FedmetsError as error:
-        print(f"error {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # whoever read our output has gone (`| head`): nothing more to say to them
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.stdout.write(draft(Path(args.draft)))
         return 0
+    from simulation.run import simulate
+
+    return simulate(args)
 
 
 if __name__ == "__main__":
-    from common.runtime.exit_status import leave
-
     leave(main)

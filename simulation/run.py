@@ -9,43 +9,49 @@ import shlex
 import sys
 import time
 from dataclasses import replace
-
-from rich.console import Console
+from typing import Any
 
 from common.errors import FedmetsError, RunError
+from common.runtime.command import named
+from common.runtime.console import Console
+from common.runtime.exit_status import INTERRUPTED
 from server.coordinator import app_bundle
 from server.ledger import state_store
-from simulation.federation.options import (
-    forget,
-    settle,
-)
-from simulation.federation.setting import (
-    Setting,
-    federate,
-    prepare,
-)
+from simulation.federation.options import Options, forget, settle
+from simulation.federation.setting import Setting, federate, prepare
 from simulation.report import terminal
 
 
 def simulate(args: argparse.Namespace) -> int:
-    """Run, or resume; returns the exit status."""
-    started = time.monotonic()
+    """The command: run, or resume, and show what came of it; returns the exit status."""
     # tables do not fit the 80 columns that a file or a pipe is taken for
     console = Console(stderr=args.json, width=None if (sys.stderr if args.json else sys.stdout).isatty() else 120)
     asked = settle(args)
-    folder = asked.folder
+    try:
+        report = carry_out(asked, console)
+    except KeyboardInterrupt:
+        console.print(f"interrupted; go on with: {named('simulation')} --resume {asked.folder}", highlight=False)
+        return INTERRUPTED
+    print(json.dumps(report) if report and args.json else asked.folder)
+    return 0
+
+
+def carry_out(asked: Options, console: Console) -> dict[str, Any] | None:
+    """Run, or resume, up to the report, which is returned; None where the site folders alone were asked for.
+
+    A FedmetsError is raised as it came, a disk that takes no more as RunError S03.
+    """
+    started, folder = time.monotonic(), asked.folder
     try:
         setting = prepare(asked, console)
         terminal.opening(console, setting)
-        if args.prepare:
-            return _prepared(setting)
+        if asked.args.prepare:
+            _show_flower_command(setting)
+            return None
         outcome = federate(setting, console)
         from simulation.report import finish
 
-        summary = finish.finish(setting, outcome, console, started)
-    except KeyboardInterrupt:
-        console.print(f"interrupted; go on with: python -m simulation --resume {folder}", highlight=False)
-        return 130
+        return finish.finish(setting, outcome, console, started)
     except FedmetsError:
         forget(folder)
         if folder.exists():
@@ -59,14 +65,9 @@ def simulate(args: argparse.Namespace) -> int:
         raise RunError(
             "S03", f"'{where}' cannot be written ({error.strerror}); free space or mend permissions, then resume the run"
         ) from error
-    if args.json:
-        print(json.dumps(summary))
-    else:
-        print(folder)
-    return 0
 
 
-def _prepared(setting: Setting) -> int:
+def _show_flower_command(setting: Setting) -> None:
     """How to run the same federation with Flower's own commands."""
     root = app_bundle.app(setting.folder)
     mine = replace(setting.run, out=str((setting.folder / "flower").resolve()), study=setting.args.study)
@@ -74,5 +75,3 @@ def _prepared(setting: Setting) -> int:
     state_store.write(config, mine.toml.encode())
     nodes = f"--federation-config num-supernodes={len(setting.sites)}"
     print(f"flwr run {shlex.quote(str(root))} --run-config {shlex.quote(str(config.resolve()))} {nodes} --stream")
-    print(setting.folder)
-    return 0

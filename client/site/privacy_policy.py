@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, cast, get_args
 
 from common.errors import RefusedError
-from common.wire.signing import PUBLIC
 from common.federated.learner import Plan, hyper_of, load, names
+from common.wire.signing import PUBLIC
 
 Require = Literal["none", "dp", "secagg"]
 

@@ -13,13 +13,16 @@ from common.errors import FedmetsError, RefusedError
 from common.federated.learner import Contribution, Federated, Plan, check, identity, load
 from common.privacy.mechanism import Sampled
 from common.types import State, flatten
+from common.wire.masked_messages import Ask
+from common.wire.messages import Greeting, Request
 from common.wire.state_transfer import States
 
 
-def timely(plan: Plan) -> None:
-    """RefusedError P04 where a plan that comes in has expired; one that has come in time may wait its turn."""
-    if time.time() > plan.expires:
-        raise RefusedError("P04", f"the plan expired {time.time() - plan.expires:.0f} s ago; check the clocks")
+def timely(asked: Greeting | Ask | Request | Plan) -> None:
+    """RefusedError P04 where what comes in has expired; a plan that has come in time may wait its turn."""
+    late = time.time() - asked.expires
+    if late > 0:
+        raise RefusedError("P04", f"the {type(asked).__name__.lower()} expired {late:.0f} s ago; check the clocks")
 
 
 def admit(plan: Plan, site: Site, cohort: Cohort, budget: Budget | None = None) -> Federated:

@@ -75,9 +75,10 @@ class Secure:
         vector = fixed_point.encode(masked_messages.joined(mine), like, masked_messages.scale(group))
         pairs, at = self._pairs(name, run), bytes.fromhex(place)
         seeds = secagg_group.seeds(group, self._site, pairs, at)
+        sealed = secagg_group.seal(group, self._site, seeds, pairs, at)
         masking.mask(vector, self._site, seeds)
         self._save(name, run)
-        return vector, secagg_group.seal(group, self._site, seeds, pairs, at)
+        return vector, sealed
 
     def _joined(self, run: _Run, ask: Ask) -> Told:
         """Take the keys, if each is signed by the site that it is said to be of."""

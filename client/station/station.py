@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
-from functools import cache, lru_cache
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache, partial
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 
-import common
 from client.cohort import reader
 from client.site import site_file
 from client.site.site_file import Site
@@ -26,6 +26,7 @@ from client.station.privacy_budget import Budget
 from client.station.secure_aggregation import Secure
 from client.station.state_cache import Held
 from client.station.work_queue import Jobs
+from common import __version__
 from common.data.cohort import ESTIMABLE, UNKNOWN, Cohort, Flow
 from common.errors import RefusedError, UsageError
 from common.federated import learner
@@ -35,10 +36,11 @@ from common.runtime.threads import fix_threads
 from common.study import load as studies
 from common.wire import signing
 from common.wire.envelope import Packet
-from common.wire.masked_messages import Masked, Told, pack_masked, pack_told, unpack_ask
+from common.wire.masked_messages import Ask, Masked, Told, pack_masked, pack_told, unpack_ask
 from common.wire.messages import (
     CANNOT,
     NO_PLAN,
+    Greeting,
     Hello,
     Request,
     Update,
@@ -50,6 +52,33 @@ from common.wire.messages import (
 )
 from common.wire.signing import Signer
 from common.wire.state_transfer import States
+
+Asked = TypeVar("Asked", Greeting, Ask, Request)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What leaves in answer to a message, and what of it goes on record: the plans that were asked, and what each has come to."""
+
+    pack: Callable[[Signer, Packet], Packet]
+    """Signed by the site, in answer to a packet."""
+    plans: Sequence[Plan] = ()
+    updates: Sequence[Update] = ()
+
+
+@dataclass(frozen=True)
+class Kind(Generic[Asked]):
+    """A kind of message that a station answers."""
+
+    unpack: Callable[[Packet, str], Asked]
+    """Of a packet that the coordinator with this public key has signed; WireError where it has not."""
+    work: Callable[[Asked, float | None], Answer]
+    refused: Callable[[str], Answer]
+
+    def answer(self, packet: Packet, coordinator: str, seconds: float | None) -> Answer:
+        asked = self.unpack(packet, coordinator)
+        guard.timely(asked)
+        return self.work(asked, seconds)
 
 
 class Station:
@@ -69,6 +98,11 @@ class Station:
         policy = site.privacy
         self._secure = Secure(site.name, self._signer, policy.peers, policy.fewest_sites, self._memory.masks)
         self._jobs = Jobs(site.name, self._work, self._memory, self._log, at_work)
+        self._kinds: Mapping[str, Kind[Greeting] | Kind[Ask] | Kind[Request]] = {
+            "greeting": Kind(unpack_greeting, self._greeted, lambda code: Answer(partial(pack_hello, self._failed(code)))),
+            "secure": Kind(unpack_ask, self._asked, lambda code: Answer(partial(pack_told, Told(code)))),
+            "request": Kind(self._request, self._worked, lambda code: Answer(partial(pack_updates, [Update(NO_PLAN, None, code)]))),
+        }
 
     def stop(self) -> None:
         """No plan is begun from now on; the one that is being worked on is finished."""
@@ -94,54 +128,47 @@ class Station:
         return answer
 
     def _signed(self, packet: Packet, seconds: float | None) -> Packet:
-        if packet.kind == "greeting":
-            hello = self._log.or_code(lambda: self._greeted(packet), self._failed)
-            return self._on_record(packet, (), (), pack_hello(hello, self._signer(), packet))
-        if packet.kind == "secure":
-            told = self._log.or_code(lambda: self._asked(packet), Told)
-            return self._on_record(packet, (), (), pack_told(told, self._signer(), packet))
-        plans, updates, states = self._log.or_code(lambda: self._worked(packet, seconds), _refused)
-        if any(p.secure for p in plans):
-            masked = self._log.or_code(lambda: self._masked(plans, updates, states), Masked)
-            told_of = updates if not masked.code else [replace(u, contribution=None, code=u.code or masked.code) for u in updates]
-            return self._on_record(packet, plans, told_of, pack_masked(masked, self._signer(), packet))
-        return self._on_record(packet, plans, updates, pack_updates(updates, self._signer(), packet))
-
-    def _on_record(self, asked: Packet, plans: Sequence[Plan], updates: Sequence[Update], answer: Packet) -> Packet:
+        """One sequence for whatever is asked: verify, look at its time, work, sign; on record before it leaves."""
+        kind = self._kinds.get(packet.kind, self._kinds["request"])
+        answer = self._log.or_code(lambda: kind.answer(packet, self.site.coordinator, seconds), kind.refused)
+        signed = answer.pack(self._signer(), packet)
         if self._memory.audit is not None:
             with self._one:
-                self._memory.audit.left(asked, plans, updates, answer)
-        return answer
+                self._memory.audit.left(packet, answer.plans, answer.updates, signed)
+        return signed
 
-    def _greeted(self, packet: Packet) -> Hello:
-        greeting = unpack_greeting(packet, self.site.coordinator)
-        if time.time() > greeting.expires:
-            raise RefusedError("P04", f"the greeting expired {time.time() - greeting.expires:.0f} s ago; check the clocks")
-        return self.hello(greeting.study, greeting.task, greeting.schema)
+    def _greeted(self, greeting: Greeting, _: float | None) -> Answer:
+        return Answer(partial(pack_hello, self.hello(greeting.study, greeting.task, greeting.schema)))
 
-    def _worked(self, packet: Packet, seconds: float | None) -> _Worked:
+    def _asked(self, ask: Ask, _: float | None) -> Answer:
         with self._one:
-            request = unpack_request(packet, self.site.coordinator, self._held)
-        return request.plans, self.handle(request, seconds), request.states
+            return Answer(partial(pack_told, self._secure.answer(ask)))
 
-    def _asked(self, packet: Packet) -> Told:
-        ask = unpack_ask(packet, self.site.coordinator)
-        if time.time() > ask.expires:
-            raise RefusedError("P04", f"the message expired {time.time() - ask.expires:.0f} s ago; check the clocks")
+    def _request(self, packet: Packet, coordinator: str) -> Request:
         with self._one:
-            return self._secure.answer(ask)
+            return unpack_request(packet, coordinator, self._held)
 
-    def _masked(self, plans: Sequence[Plan], updates: Sequence[Update], states: States) -> Masked:
+    def _worked(self, request: Request, seconds: float | None) -> Answer:
+        updates = self.handle(request, seconds)
+        if not any(p.secure for p in request.plans):
+            return Answer(partial(pack_updates, updates), request.plans, updates)
+        masked = self._log.or_code(lambda: self._masked(request, updates), Masked)
+        if masked.code:
+            updates = [replace(u, contribution=None, code=u.code or masked.code) for u in updates]
+        return Answer(partial(pack_masked, masked), request.plans, updates)
+
+    def _masked(self, request: Request, updates: Sequence[Update]) -> Masked:
         """All that the step asks for in one vector; zeros for what this site cannot give, which then nobody learns."""
+        plans = request.plans
         if not all(p.secure for p in plans):
             raise RefusedError("P04", "some plans of a step are to be masked and others not")
         amiss = {u.code for u in updates} - {"", *CANNOT}
         if amiss:
             return Masked("R09" if "R09" in amiss else min(amiss))
-        zeros = [self._zero(p, states) for p in plans]
-        mine = [u.contribution or zero for u, zero in zip(updates, zeros, strict=True)]
+        zeros = [self._zero(p, request.states) for p in plans]
+        contributions = [u.contribution or zero for u, zero in zip(updates, zeros, strict=True)]
         with self._one:
-            vector, sealed = self._secure.mask(plans, zeros, mine)
+            vector, sealed = self._secure.mask(plans, zeros, contributions)
         return Masked("", max(u.budget for u in updates), vector, sealed)
 
     def _zero(self, plan: Plan, states: States) -> Contribution:
@@ -177,7 +204,7 @@ class Station:
         open_ = cases >= self.site.minimum and not self.site.privacy.noised
         return Hello(
             site=self.site.name,
-            version=common.__version__,
+            version=__version__,
             schema=cohort.schema.hash,
             flow=_told(cohort.flow, self.site.minimum) if open_ else (),
             modalities=tuple(sorted(cohort.modalities)),
@@ -190,7 +217,7 @@ class Station:
         )
 
     def _failed(self, code: str) -> Hello:
-        return Hello.failed(code, self.site.name, common.__version__)
+        return Hello.failed(code, self.site.name, __version__)
 
     def handle(self, request: Request, seconds: float | None = None) -> list[Update]:
         """One Update a plan, in their order; never raises. A plan that is not done after `seconds` gets the code R09."""
@@ -218,13 +245,6 @@ def _told(flow: Flow, minimum: int) -> tuple[int, ...]:
     left_out = flow.read - flow.kept
     few = any(0 < n < minimum for n in (left_out, flow.unknown_label))
     return () if few else (flow.read, left_out, flow.unknown_label)
-
-
-_Worked = tuple[Sequence[Plan], list[Update], States]
-
-
-def _refused(code: str) -> _Worked:
-    return (), [Update(NO_PLAN, None, code)], {}
 
 
 @cache

@@ -269,7 +269,7 @@ def _load(name: str, hyper: str) -> Federated:
     """A site answers the same few plans again and again."""
     if name not in names():
         raise UsageError("C02", f"learner '{name}' is unknown; there are {', '.join(names())}")
-    learner = importlib.import_module(f"common.learners.{name}").LEARNER
+    learner = importlib.import_module(f"{learners.__name__}.{name}").LEARNER
     return cast(Federated, configured(learner, json.loads(hyper)))
 
 

@@ -1,4 +1,4 @@
-"""How a program ends: with its status, also where nobody reads its output any more."""
+"""Exit status of a program: an error's own, 130 where it was interrupted, 141 where its reader has gone."""
 
 from __future__ import annotations
 
@@ -7,11 +7,27 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from common.errors import FedmetsError
+
+INTERRUPTED = 130
 CLOSED = 141
-"""The status of a program whose reader has gone (128 + SIGPIPE), as `head` goes when it has seen enough."""
+"""Of a program whose reader has gone (128 + SIGPIPE), as `head` goes when it has seen enough."""
+
+
+def ended(work: Callable[[], int], interrupted: str = "interrupted") -> int:
+    """The status that `work` ends with; an error is printed, and so is what an interrupt leaves behind."""
+    try:
+        return work()
+    except FedmetsError as error:
+        print(f"error {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return INTERRUPTED
 
 
 def leave(main: Callable[[], int]) -> NoReturn:
+    """End the process with the status of `main`, also where nobody reads its output any more."""
     try:
         status = main()
         sys.stdout.flush()

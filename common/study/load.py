@@ -30,7 +30,7 @@ def load(ref: str) -> Study:
         return _from_python(path)
     if ref not in names():
         raise UsageError("C02", f"study '{ref}' is unknown; there are {', '.join(names())}, or give the path of a .toml or .py file")
-    study: Study = importlib.import_module(f"common.studies.{ref}").STUDY
+    study: Study = importlib.import_module(f"{studies.__name__}.{ref}").STUDY
     return study
 
 
@@ -56,7 +56,5 @@ def _from_python(path: Path) -> Study:
         raise UsageError("C02", f"study file '{path}' failed: {type(error).__name__}: {error}") from error
     study = getattr(module, "STUDY", None)
     if not isinstance(study, Study):
-        raise UsageError(
-            "C02", f"study file '{path}' needs a module-level STUDY of type common.study.study.Study, has {type(study).__name__}"
-        )
+        raise UsageError("C02", f"study file '{path}' needs a module-level STUDY of type fedmets.Study, has {type(study).__name__}")
     return study

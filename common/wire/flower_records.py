@@ -30,10 +30,11 @@ def _arrays(blob: bytes) -> ArrayRecord:
     return ArrayRecord({"blob": Array(dtype="uint8", shape=(len(blob),), stype=_STYPE, data=blob)})
 
 
-def packet(message: Message, kind: Kind) -> Packet:
-    """The packet of `kind` in a message that holds exactly that. A Flower error (the node crashed or vanished) is a WireError R02."""
+def packet(message: Message, *kinds: Kind) -> Packet:
+    """The packet in a message that holds exactly one, of these kinds. A Flower error (the node crashed or vanished) is a WireError R02."""
     if message.has_error():
         raise WireError("R02", f"Flower reports error {message.error.code}")
+    kind = next((k for k in kinds if k in message.content), kinds[0])
     told, arrays = message.content.get(kind), message.content.get("arrays")
     if set(message.content.keys()) != {kind, "arrays"} or not isinstance(told, ConfigRecord) or set(told.keys()) != {"json", "signature"}:
         raise WireError("W02", f"a message must hold exactly a {kind}, with 'json' and 'signature', and arrays")

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import re
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from common.data.cohort import Fold
 from common.errors import CODES, WireError
@@ -52,6 +53,8 @@ class Request:
 
     plans: tuple[Plan, ...]
     states: States
+    expires: ClassVar[float] = math.inf
+    """Each of its plans expires by itself, where it has not been begun or answered by then."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from server.ledger import state_store
 
 HERE = Path(__file__).resolve().parents[2]
 PACKAGES = ("common", "client", "server")
+FRONT = __name__.partition("server.")[0]
+"""What stands before our packages' names as they are imported here: `fedmets.` where they are installed."""
 
 
 def app(home: Path) -> Path:
@@ -23,12 +25,16 @@ def app(home: Path) -> Path:
 
 def copied(folder: Path) -> Path:
     """Packages as they are imported here, and the part of pyproject.toml that Flower reads."""
+    inside = folder / FRONT.rstrip(".")
     try:
         for name in PACKAGES:
-            shutil.copytree(HERE / name, folder / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(HERE / name, inside / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+        if FRONT:
+            shutil.copy(HERE / "__init__.py", inside)
     except (OSError, shutil.Error) as error:
         raise RunError("S03", f"'{folder}' cannot be written ({error}); free space or mend permissions") from error
-    included = [f"{name}/**/*.py" for name in PACKAGES] + ["client/table/sources/*.toml"]
+    below = [f"{name}/**/*.py" for name in PACKAGES] + ["client/table/sources/*.toml"] + (["*.py"] if FRONT else [])
+    included = [f"{FRONT.replace('.', '/')}{pattern}" for pattern in below]
     defaults = "".join(f"{f.name} = {json.dumps(f.default)}\n" for f in fields(Run))
     text = f"""[project]
 name = "fedmets"
@@ -37,8 +43,8 @@ version = "{version("fedmets")}"
 publisher = "fedmets"
 fab-include = {json.dumps(included)}
 [tool.flwr.app.components]
-serverapp = "server.app:app"
-clientapp = "client.app:app"
+serverapp = "{FRONT}server.app:app"
+clientapp = "{FRONT}client.app:app"
 [tool.flwr.app.config]
 {defaults}"""
     state_store.write(folder / "pyproject.toml", text.encode())

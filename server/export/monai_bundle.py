@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import common
+from common import networks
 from common.data.schema import Schema
 from common.learners.image import NETWORKS
 from common.study.study import Study
@@ -37,7 +37,7 @@ def files(study: Study, task: str, state: State, network: onnx_export.Network, p
         "models/model.pt": _parameters(network),
         "models/model.pt2": onnx_export.pt2(program),
         "scripts/__init__.py": SCRIPTS.encode(),
-        "scripts/networks.py": (Path(common.__file__).parent / "networks" / "architectures.py").read_bytes(),
+        "scripts/networks.py": (Path(networks.__path__[0]) / "architectures.py").read_bytes(),
         "scripts/score.py": Path(__file__).with_name("bundle_scoring.py").read_bytes(),
         "docs/README.md": _readme(study, task, network, report).encode(),
         "LICENSE": f"{NO_LICENCE}\n".encode(),

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import common
+from common import __version__
 from common.errors import FederationError, UsageError
 from server.ledger import ledger
 from server.monitor.ledger_follower import Follower, Line
@@ -106,7 +106,7 @@ class Sink:
         tags = {
             _TAG: name,
             "fedmets.folder": str(self._folder.resolve()),
-            "fedmets.version": common.__version__,
+            "fedmets.version": __version__,
             "fedmets.run_id": line["run"],
         }
         made = self._client.create_run(experiment, start_time=int(1000 * line["time"]), tags=tags, run_name=self._folder.name)

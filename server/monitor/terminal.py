@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from common.runtime.console import Console
 from server.monitor import run_folders
 from server.monitor.json_log import Log
 from server.monitor.run_watcher import Watched

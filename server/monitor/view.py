@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import common
-from common.errors import WAYS_OUT
+from common import __version__
+from common.errors import CODES
 from server.monitor.curve_thinning import Point
 from server.monitor.ledger_follower import Follower
 from server.monitor.ledger_summary import WITHHELD, Chronicle, SitePart
@@ -211,7 +211,7 @@ def _state(
         return "stopped", f"stopped by command; take it up again: {resume}", ""
     if ended.get("code"):
         code = str(ended["code"])
-        why, way_out = "; ".join(map(str, ended.get("said") or ())), WAYS_OUT.get(code, "")
+        why, way_out = "; ".join(map(str, ended.get("said") or ())), CODES[code].way_out if code in CODES else ""
         return "failed", f"{code}, {meaning(code)}: {why}. What to do: {way_out} ({resume})", code
     if ended:
         return "stopped", f"interrupted at the coordinator; take it up again: {resume}", ""
@@ -247,7 +247,7 @@ def _site(name: str, told: Chronicle, live: Mapping[str, Any], heard: Mapping[st
 
 def _refusals(told: Chronicle) -> tuple[RefusalView, ...]:
     return tuple(
-        RefusalView(site, code, times, part.refused_at.get(code, 0), meaning(code), WAYS_OUT.get(code, ""))
+        RefusalView(site, code, times, part.refused_at.get(code, 0), meaning(code), CODES[code].way_out if code in CODES else "")
         for site, part in sorted(told.sites.items())
         for code, times in sorted(part.refused.items())
     )
@@ -256,9 +256,9 @@ def _refusals(told: Chronicle) -> tuple[RefusalView, ...]:
 def _notes(ledger: Follower, told: Chronicle) -> tuple[str, ...]:
     out = []
     written = str((told.begun.get("versions") or {}).get("fedmets", ""))
-    if told.first and written != common.__version__:
+    if told.first and written != __version__:
         out.append(
-            f"written by fedmets {written or 'of an unknown version'}, shown by {common.__version__}: what that version wrote differently "
+            f"written by fedmets {written or 'of an unknown version'}, shown by {__version__}: what that version wrote differently "
             "may be missing here"
         )
     if ledger.torn:

@@ -21,7 +21,7 @@ def is_code(text: str) -> bool:
 
 
 def meaning(code: str) -> str:
-    return CODES.get(code, "a code that this version of fedmets does not know")
+    return CODES[code].meaning if code in CODES else "a code that this version of fedmets does not know"
 
 
 def said(line: Mapping[str, Any]) -> str:

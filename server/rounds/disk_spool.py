@@ -30,6 +30,8 @@ class Spool:
         path = self._folder / f"{hashlib.sha256(site.encode()).hexdigest()[:32]}.blob"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            # a site may answer in parts: what is mapped of an earlier one stays as it is
+            path.unlink(missing_ok=True)
             path.write_bytes(packet.blob)
             with open(path, "rb") as file:
                 return replace(packet, blob=memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))

@@ -7,103 +7,94 @@ resumed asks for the same sum, for no site would help with another one.
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-from flwr.app import Message
 
 from common.errors import FederationError, FedmetsError, RefusedError, RunError, WireError
-from common.federated.learner import Contribution, Plan
+from common.federated.learner import Contribution, Plan, check
 from common.secure_aggregation import fixed_point, group
 from common.secure_aggregation.fixed_point import Words
 from common.wire import masked_messages
 from common.wire.envelope import Packet
-from common.wire.flower_records import OUTLIVES, SECURE, WORK, content, packet
-from common.wire.masked_messages import Ask, Masked, Told
+from common.wire.masked_messages import Ask, Told
 from common.wire.messages import pack_request, unpack_updates
-from server.config.run_config import Run
+from server.config.jobs import Job
 from server.ledger import state_store
-from server.rounds.open_sums import limit
-from server.rounds.registration import Roster
-from server.rounds.state_delivery import Lot, Shelf
-from server.rounds.transport import Post, why
+from server.rounds.retries import Asking
+from server.rounds.state_delivery import Lot
+from server.rounds.sums import Collected, Question, Total, by_site
+from server.rounds.transport import why
 
 NAME = "online.json"
-
-T = TypeVar("T")
+AGAIN = frozenset({"R02", "R05", "W03"})
+"""Codes of a site, or of its courier, that is not there just now, or lacks a state; any other one is its answer."""
 
 
 @dataclass
-class Summed:
-    """What one step came to."""
+class _Vectors:
+    """The sum of the masked vectors that came. They are added as they come: one is in memory."""
 
-    totals: list[Contribution] = field(default_factory=list)
-    """One a plan, over all online sites."""
-    outcome: dict[str, str] = field(default_factory=dict)
-    """Site -> `contributed`, or the code of why it is not in the sum."""
+    total: Words = field(default_factory=lambda: np.zeros(0, np.uint64))
+    sealed: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
+    """Site -> what it sealed for each."""
     budgets: dict[str, str] = field(default_factory=dict)
-    sent: int = 0
-    received: int = 0
+
+    def add(self, site: str, came: masked_messages.Masked) -> None:
+        if self.sealed and came.vector.shape != self.total.shape:
+            raise WireError("M02", f"'{site}' sent {came.vector.size} numbers, the others {self.total.size}")
+        self.total = np.add(self.total, came.vector, out=self.total) if self.sealed else came.vector.copy()
+        self.sealed[site], self.budgets[site] = came.sealed, came.budget
 
 
-class Secure:
-    """Of one run."""
+class MaskedSums:
+    """Of one run. Every site takes part in every job: who cannot do it adds zeros, and nobody learns of it."""
 
-    def __init__(self, post: Post, run: Run, run_id: str, roster: Roster, folder: Path) -> None:
-        self._post, self._run, self._name, self._roster, self._path = post, run, run_id, roster, folder / NAME
-        self.group = group.group(roster.ready)
-        self._keys: dict[str, tuple[str, str]] = {}
-        self._heard: Callable[[str], None] = lambda site: None
-
-    def agree(self) -> None:
+    def __init__(self, asking: Asking, run_id: str) -> None:
         """Every site tells its key, and takes the others'. FederationError R03: some do not, and without keys no site masks."""
-        told = self._all("key", lambda site: self._ask(site, "key"))
-        self._keys = {s: (t.public, t.signature) for s, t in told.items()}
-        self._all("group", lambda site: replace(self._ask(site, "group"), keys=self._keys))
+        self._asking, self._run, self._name, self._roster = asking, asking.run, run_id, asking.roster
+        self._path = Path(self._run.out or tempfile.gettempdir()) / NAME
+        self.group = group.group(self._roster.ready)
+        told = self._all("key", {})
+        self._all("group", {s: (t.public, t.signature) for s, t in told.items()})
 
-    def _all(self, stage: str, ask: Callable[[str], Ask]) -> dict[str, Told]:
-        found, codes = self._tell({s: ask(s) for s in self.group.sites}, Summed())
+    def _all(self, stage: masked_messages.Stage, keys: Mapping[str, tuple[str, str]]) -> dict[str, Told]:
+        told, codes = self._tell({s: replace(self._ask(s, stage), keys=keys) for s in self.group.sites})
         if codes:
             raise FederationError(
-                "R03", f"the sites exchanged no keys for sums that are masked ({stage}): {_said(codes)}; their logs say more"
+                "R03", f"the sites exchanged no keys for sums that are masked ({stage}): {_listed(codes)}; their logs say more"
             )
-        return found
+        return told
 
-    def sum(
-        self,
-        plans: Mapping[str, list[Plan]],
-        lot: Lot,
-        shelf: Shelf,
-        zeros: Sequence[Contribution],
-        heard: Callable[[str], None] = lambda site: None,
-    ) -> Summed:
-        """One step; `heard` is told of each site that answers. FederationError R01 where too few sites take part in it."""
-        self._heard = heard
-        out = Summed()
-        first = next(iter(plans.values()))
-        step, place = first[0].step, masked_messages.place(first, self.group)
+    def asked(self, job: Job) -> tuple[str, ...]:
+        return self._roster.ready
+
+    def collect(self, questions: Sequence[Question], lot: Lot) -> Collected:
+        plans, zeros = by_site(questions), [q.zero() for q in questions]
+        asked = next(iter(plans.values()))
+        step, place = asked[0].step, masked_messages.place(asked, self.group)
         only = self._begun(place)
-        total, sealed = self._vectors({s: p for s, p in plans.items() if s in only}, lot, shelf, out)
-        out.outcome |= {s: "R02" for s in plans if s not in only}
-        online = tuple(sorted(sealed))
-        self._demand(online, only, out.outcome)
+        vectors, outcome = self._vectors({s: p for s, p in plans.items() if s in only}, lot)
+        outcome |= {s: "R02" for s in plans if s not in only}
+        online = tuple(sorted(vectors.sealed))
+        self._demand(online, only, outcome)
         state_store.write(self._path, json.dumps({"place": place, "online": online}).encode())
         asks = {s: replace(self._ask(s, "online"), step=step, place=place, online=online) for s in online}
-        agreed, lost = self._tell(asks, out)
+        agreed, lost = self._tell(asks)
         signed = {s: t.signature for s, t in agreed.items()}
-        blobs = {s: {sender: sealed[sender][s] for sender in online} for s in agreed}
-        asks = {s: replace(asks[s], stage="reveal", signed=signed, sealed=blobs[s]) for s in agreed}
-        told, silent = self._tell(asks, out)
-        out.budgets = {s: b for s, b in out.budgets.items() if b}
-        self._unmask(online, {s: t.shares for s, t in told.items()}, total, {**lost, **silent})
+        for s in agreed:
+            asks[s] = replace(asks[s], stage="reveal", signed=signed, sealed={of: vectors.sealed[of][s] for of in online})
+        told, silent = self._tell({s: asks[s] for s in agreed})
+        self._unmask(online, {s: t.shares for s, t in told.items()}, vectors.total, {**lost, **silent})
         like = masked_messages.joined(zeros)
-        out.totals = masked_messages.parted(dict(fixed_point.decode(total, like, masked_messages.scale(self.group), len(online))), zeros)
-        out.outcome |= dict.fromkeys(online, "contributed")
-        return out
+        decoded = dict(fixed_point.decode(vectors.total, like, masked_messages.scale(self.group), len(online)))
+        sums = zip(questions, masked_messages.parted(decoded, zeros), zeros, strict=True)
+        totals = (_total(question, summed, zero, online, outcome) for question, summed, zero in sums)
+        budgets = {s: head for s, head in vectors.budgets.items() if head}
+        return Collected(totals, outcome | dict.fromkeys(online, "contributed"), budgets)
 
     def _unmask(
         self, online: tuple[str, ...], told: Mapping[str, Mapping[str, group.Shares]], total: Words, lost: Mapping[str, str]
@@ -112,128 +103,97 @@ class Secure:
             group.unmask(self.group, online, told, total)
         except FedmetsError as error:
             sites = ", ".join(online)
-            raise FederationError("R01", f"the sum over {sites} could not be unmasked: {error} ({_said(lost)}); resume the run") from error
+            raise FederationError(
+                "R01", f"the sum over {sites} could not be unmasked: {error} ({_listed(lost)}); resume the run"
+            ) from error
 
     def _begun(self, place: str) -> tuple[str, ...]:
         """The sites that may be in the sum: all, or those that were told for this very step before the run was broken off."""
         if not self._path.exists():
             return self.group.sites
         try:
-            held = json.loads(self._path.read_text())
-            return tuple(held["online"]) if held["place"] == place else self.group.sites
+            begun = json.loads(self._path.read_text())
+            return tuple(begun["online"]) if begun["place"] == place else self.group.sites
         except (OSError, ValueError, KeyError) as error:
             raise RunError("S02", f"'{self._path}' is damaged ({error}); restore the run folder, or start a new run") from error
 
     def _demand(self, online: tuple[str, ...], only: tuple[str, ...], lost: Mapping[str, str]) -> None:
         """Enough sites for a secure sum and for the quorum; and those that were told of this very sum before, if any were."""
-        said = _said(lost)
+        reasons = _listed(lost)
         try:
             self.group.demand(online)
         except RefusedError as error:
-            raise FederationError("R01", f"{error} ({said}); mend the sites named and resume") from error
+            raise FederationError("R01", f"{error} ({reasons}); mend the sites named and resume") from error
         if len(online) < self._run.quorum * len(self.group.sites) - 1e-9 or (only != self.group.sites and online != only):
             raise FederationError(
                 "R01",
                 f"{len(online)} of {len(self.group.sites)} sites sent a masked vector, quorum is {self._run.quorum:g} of all, and of those "
-                f"that were told of this sum each ({', '.join(only)}): {said}; mend the sites named and resume",
+                f"that were told of this sum each ({', '.join(only)}): {reasons}; mend the sites named and resume",
             )
 
-    def _vectors(
-        self, plans: Mapping[str, list[Plan]], lot: Lot, shelf: Shelf, out: Summed
-    ) -> tuple[Words, dict[str, Mapping[str, bytes]]]:
-        """The sum of the masked vectors that came, and by site what it sealed. Vectors are added as they come: one is in memory."""
-        total: Words | None = None
-        sealed: dict[str, Mapping[str, bytes]] = {}
+    def _vectors(self, plans: Mapping[str, list[Plan]], lot: Lot) -> tuple[_Vectors, dict[str, str]]:
+        """The masked vectors that came, and the codes of who sent none."""
+        shelf, enrolled = self._asking.shelf, self._roster.enrolled
+        vectors, refused = _Vectors(), dict[str, str]()
 
-        def make(site: str) -> tuple[str, Packet]:
-            expires = time.time() + OUTLIVES * self._run.deadline
-            mine = [replace(p, expires=expires) for p in plans[site]]
-            return WORK, pack_request(mine, shelf.packed(lot, site), self._roster.enrolled.signer)
+        def write(site: str, expires: float) -> Packet:
+            return pack_request([replace(p, expires=expires) for p in plans[site]], shelf.packed(lot, site), enrolled.signer)
 
-        def take(site: str, asked: Packet, reply: Message) -> Masked:
-            nonlocal total
-            key = self._roster.enrolled.sites[site]
-            if "masked" not in reply.content and not reply.has_error():
-                updates = unpack_updates(packet(reply, "updates"), key, asked)
-                code = next((u.code for u in updates if u.code), "W02")
-                if code == "W03":
-                    shelf.forget(site)
+        def read(site: str, request: Packet, reply: Packet) -> int:
+            key = enrolled.sites[site]
+            if reply.kind == "updates":
+                code = next((u.code for u in unpack_updates(reply, key, request) if u.code), "W02")
                 raise RefusedError(code, "the site could not read the request")
-            came = masked_messages.unpack_masked(packet(reply, "masked"), key, asked, self.group.sites)
-            out.received += came.vector.nbytes
-            if came.code:
-                raise RefusedError(came.code, "the site sent no vector")
-            if total is not None and came.vector.shape != total.shape:
-                raise WireError("M02", f"'{site}' sent {came.vector.size} numbers, the others {total.size}")
-            total = came.vector.copy() if total is None else np.add(total, came.vector, out=total)
-            sealed[site], out.budgets[site] = came.sealed, came.budget
-            shelf.holds(site, lot)
-            return came
+            came = masked_messages.unpack_masked(reply, key, request, self.group.sites)
+            if not came.code:
+                vectors.add(site, came)
+                shelf.holds(site, lot)
+            return _owed(site, came.code, refused)
 
-        _, codes = self._deliver(list(plans), make, take, out)
-        out.outcome |= codes
-        return (np.zeros(0, np.uint64) if total is None else total), sealed
+        codes = self._asking.ask(dict.fromkeys(plans, 1), write, read, str(next(iter(plans.values()))[0].step), lot.bytes)
+        return vectors, codes | refused
 
     def _ask(self, site: str, stage: masked_messages.Stage) -> Ask:
         return Ask(self._name, site, stage, 0.0)
 
-    def _tell(self, asks: Mapping[str, Ask], out: Summed) -> tuple[dict[str, Told], dict[str, str]]:
-        def make(site: str) -> tuple[str, Packet]:
-            ask = replace(asks[site], expires=time.time() + OUTLIVES * self._run.deadline)
-            return SECURE, masked_messages.pack_ask(ask, self._roster.enrolled.signer)
+    def _tell(self, asks: Mapping[str, Ask]) -> tuple[dict[str, Told], dict[str, str]]:
+        """What sites answer to the asks, and the codes of those that do not."""
+        told, refused = dict[str, Told](), dict[str, str]()
 
-        def take(site: str, asked: Packet, reply: Message) -> Told:
-            got = packet(reply, "secured")
-            out.received += got.size
-            told = masked_messages.unpack_told(got, self._roster.enrolled.sites[site], asked)
-            if told.code:
-                raise RefusedError(told.code, "the site refused")
-            return told
+        def write(site: str, expires: float) -> Packet:
+            return masked_messages.pack_ask(replace(asks[site], expires=expires), self._roster.enrolled.signer)
 
-        return self._deliver(list(asks), make, take, out)
+        def read(site: str, request: Packet, reply: Packet) -> int:
+            answer = masked_messages.unpack_told(reply, self._roster.enrolled.sites[site], request)
+            if not answer.code:
+                told[site] = answer
+            return _owed(site, answer.code, refused)
 
-    def _deliver(
-        self, sites: Sequence[str], make: Callable[[str], tuple[str, Packet]], take: Callable[[str, Packet, Message], T], out: Summed
-    ) -> tuple[dict[str, T], dict[str, str]]:
-        """Ask each site, again where it is at work or silent. What `take` made of the answers, and the codes of who gave none."""
-        found: dict[str, T] = {}
-        codes: dict[str, str] = {}
-        left = dict.fromkeys(sites, self._run.retries)
-        since = time.monotonic()
-        while left:
-            made = {s: make(s) for s in left}
-            out.sent += sum(p.size for _, p in made.values())
-            messages = {
-                self._roster.nodes[s]: Message(content(p), self._roster.nodes[s], kind, ttl=OUTLIVES * self._run.deadline)
-                for s, (kind, p) in made.items()
-            }
-            of = {self._roster.nodes[s]: s for s in made}
-
-            def one(
-                node: int, reply: Message, of: Mapping[int, str] = of, made: Mapping[str, tuple[str, Packet]] = made
-            ) -> T | FedmetsError:
-                if not reply.has_error():
-                    self._heard(of[node])
-                try:
-                    return take(of[node], made[of[node]][1], reply)
-                except FedmetsError as error:
-                    return error
-
-            replies = self._post.ask(messages, self._run.deadline, one)
-            for node, site in of.items():
-                got = replies.get(node, FederationError("R02", "no answer"))
-                if not isinstance(got, FedmetsError):
-                    found[site] = got
-                elif got.code == "R09" and time.monotonic() - since < limit(self._run, self._roster, site):
-                    continue
-                elif left[site] and got.code in ("R02", "W03", "R09"):
-                    left[site] -= 1
-                    continue
-                else:
-                    codes[site] = got.code
-                del left[site]
-        return found, codes
+        codes = self._asking.ask(dict.fromkeys(asks, 1), write, read)
+        return told, codes | refused
 
 
-def _said(codes: Mapping[str, str]) -> str:
+def _total(question: Question, summed: Contribution, zero: Contribution, online: Sequence[str], lost: Mapping[str, str]) -> Total:
+    noised = question.plan.privacy is not None
+    if not summed.cases and not noised:
+        if question.job.optional:
+            return Total([], [], dict(lost))
+        way_out = "larger sites, fewer folds or a lower minimum would help"
+        raise question.failed(f"no site holds as many patients as it lets a sum cover; {way_out}")
+    check(summed, zero, question.plan)
+    return Total([summed], list(online), dict(lost), watched=None if noised else summed)
+
+
+def _owed(site: str, code: str, refused: dict[str, str]) -> int:
+    """Answers that a site still owes, which has said this code; what it refuses is noted."""
+    if code in AGAIN:
+        raise RefusedError(code, f"'{site}' is not there just now")
+    if code == "R09":
+        return 1
+    if code:
+        refused[site] = code
+    return 0
+
+
+def _listed(codes: Mapping[str, str]) -> str:
     return "; ".join(f"{s}: {c} ({why(c)})" for s, c in codes.items()) or "nobody refused"

@@ -1,152 +1,155 @@
-"""One exchange's answers: who is asked again, how long a site at work is waited for, and when it is given up.
-
-A site answers within the deadline, if only that it is still at work (R09), with what it has done by then. It is asked again as long as it
-gets on: a large hospital is not dropped for being large. One that says nothing is tried again a few times.
-"""
+"""Open sums: each site's contributions are seen, checked, screened and held against the quorum, then added in site order."""
 
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import overload
 
-from flwr.app import Message
-
-from common.errors import FederationError, FedmetsError, RefusedError, WireError
-from common.federated.learner import Plan
+from common.errors import RefusedError
+from common.federated.learner import Contribution, Plan, check, total
+from common.types import Arrays
+from common.wire import compression
 from common.wire.envelope import Packet
-from common.wire.flower_records import OUTLIVES, WORK, content, packet
-from common.wire.messages import NO_PLAN, Update, pack_request, unpack_updates
-from server.config.run_config import Run
-from server.ledger.heartbeat import Signs
-from server.rounds.disk_spool import SMALL, opened
-from server.rounds.registration import Roster
-from server.rounds.state_delivery import Lot, Shelf
-from server.rounds.transport import Post
+from common.wire.messages import CANNOT, NO_PLAN, Update, pack_request, unpack_updates
+from server.config.jobs import Job
+from server.rounds import update_screening
+from server.rounds.disk_spool import opened
+from server.rounds.retries import Asking
+from server.rounds.round_metrics import KINDS
+from server.rounds.state_delivery import Lot
+from server.rounds.sums import Collected, Question, Total, by_site
+from server.rounds.transport import why
 
-FEW = 4
-"""Large answers that are pulled together."""
-PATIENCE = 3.0
-"""How many times as long as a site has forecast one plan may take."""
-LONGEST = 86_400.0
-"""Seconds that no forecast makes longer: a site that is always at work must not hold a run up for ever."""
-
-Answers = dict[tuple[str, str], tuple[Plan, Update]]
-"""Job -> what was asked and what came."""
+Key = tuple[str, str]
+"""Of a job."""
 
 
-@dataclass
-class Collected:
-    """answers, outcome: by site; sent, received: bytes."""
+@dataclass(frozen=True)
+class OpenSums:
+    asking: Asking
 
-    answers: dict[str, Answers]
-    outcome: dict[str, str]
-    """`contributed`, `refused` (codes only), or the code of why some of what was asked is not there."""
-    sent: int = 0
-    received: int = 0
+    def asked(self, job: Job) -> tuple[str, ...]:
+        return self.asking.roster.able(job)
 
+    def collect(self, questions: Sequence[Question], lot: Lot) -> Collected:
+        roster, shelf = self.asking.roster, self.asking.shelf
+        left = by_site(questions)
+        updates: dict[str, dict[Key, Update]] = {s: {} for s in left}
 
-@dataclass
-class _Asked:
-    """One site in one exchange."""
+        def write(site: str, expires: float) -> Packet:
+            left[site] = [replace(p, expires=expires) for p in left[site]]
+            return pack_request(left[site], shelf.packed(lot, site), roster.enrolled.signer)
 
-    plans: list[Plan]
-    """Those that are still open."""
-    since: float
-    """When it last got on."""
-    tries: int = 0
-    resent: bool = False
-    request: Packet = field(default_factory=lambda: Packet("request", b""))
+        def read(site: str, request: Packet, reply: Packet) -> int:
+            answered = unpack_updates(spool.keep(site, reply), roster.enrolled.sites[site], request)
+            matched = _match(left[site], answered)
+            shelf.holds(site, lot)
+            updates[site] |= {key: u for key, u in matched.items() if u.code != "R09"}
+            left[site] = [p for p in left[site] if (p.fold.key, p.learner) not in updates[site]]
+            self.asking.signs.open(site, len(left[site]))
+            return len(left[site])
 
-
-def collect(
-    post: Post, run: Run, roster: Roster, plans: Mapping[str, list[Plan]], lot: Lot, shelf: Shelf, signs: Signs | None = None
-) -> Collected:
-    """Send each site its plans, until they are answered or it is given up."""
-    signs = signs or Signs(None)
-    out = Collected({s: {} for s in plans}, {})
-    waiting = {s: _Asked(list(p), time.monotonic()) for s, p in plans.items()}
-    with opened(Path(run.out or tempfile.gettempdir()) / "spool") as spool:
-        while waiting:
-            tries = max(a.tries for a in waiting.values())
-            if tries:
-                time.sleep(min(0.05 * 4**tries, run.deadline / 10))
-            expires = time.time() + OUTLIVES * run.deadline
-            for site, asked in waiting.items():
-                asked.plans = [replace(p, expires=expires) for p in asked.plans]
-                asked.request = pack_request(asked.plans, shelf.packed(lot, site), roster.enrolled.signer)
-                out.sent += asked.request.size
-            at = {roster.nodes[s]: s for s in waiting}
-            messages = {
-                node: Message(content(waiting[s].request), node, WORK, ttl=OUTLIVES * run.deadline, group_id=str(waiting[s].plans[0].step))
-                for node, s in at.items()
-            }
-
-            def take(node: int, reply: Message, at: Mapping[int, str] = at) -> Packet | FedmetsError:
-                if not reply.has_error():
-                    signs.heard(at[node])
-                try:
-                    return spool.keep(at[node], packet(reply, "updates"))
-                except WireError as error:
-                    return error
-
+        owed = {s: len(plans) for s, plans in left.items()}
+        with opened(Path(self.asking.run.out or tempfile.gettempdir()) / "spool") as spool:
             # a large state comes back as large sums
-            replies = post.ask(messages, run.deadline, take, at_once=FEW if lot.bytes > SMALL else 10_000)
-            for node, site in at.items():
-                reply = replies.get(node, FederationError("R02", f"no answer within {run.deadline:g} s"))
-                asked = waiting[site]
-                try:
-                    if isinstance(reply, FedmetsError):
-                        raise reply
-                    out.received += reply.size
-                    got = _match(asked.plans, unpack_updates(reply, roster.enrolled.sites[site], asked.request))
-                    shelf.holds(site, lot)
-                    over = _goes_on(asked, got, out.answers[site], limit(run, roster, site))
-                    code = "R09"
-                except FedmetsError as error:
-                    over, code = _given_up(asked, error, run.retries), error.code
-                    if code == "W03":
-                        shelf.forget(site)
-                if not asked.plans:
-                    code = "contributed" if any(u.contribution for _, u in out.answers[site].values()) else "refused"
-                out.outcome[site] = code
-                signs.open(site, len(asked.plans))
-                if over:
-                    del waiting[site]
-    return out
+            codes = self.asking.ask(owed, write, read, str(questions[0].step), lot.bytes)
+        outcome = {}
+        for site, of in updates.items():
+            answered = "contributed" if any(u.contribution for u in of.values()) else "refused"
+            outcome[site] = codes.get(site, answered)
+        budgets = {s: u.budget for s, of in updates.items() for u in of.values() if u.budget}
+        return Collected((self._total(q, updates, outcome) for q in questions), outcome, budgets)
+
+    def _total(self, question: Question, updates: Mapping[str, Mapping[Key, Update]], outcome: Mapping[str, str]) -> Total:
+        """Check what came, doubt it, require the quorum."""
+        job, run, roster = question.job, self.asking.run, self.asking.roster
+        came = {s: updates[s][job.key] for s in question.plans if job.key in updates[s]}
+        refused = {s: outcome[s] for s in question.plans if s not in came}
+        refused |= {s: "D06" for s in roster.ready if s not in job.fold.sites and s not in question.plans}
+        good: dict[str, Contribution] = {}
+        rounded: Arrays | None = None
+        if any(u.contribution for u in came.values()) and run.transfer in compression.ROUNDED:
+            rounded = compression.averaged(job.learner, question.arrays, question.zero().sums)
+        for site, update in came.items():
+            if update.contribution is None:
+                refused[site] = update.code
+                continue
+            try:
+                self._check(question, site, update.contribution, rounded)
+                good[site] = update.contribution
+            except RefusedError as error:
+                refused[site] = error.code
+        doubted = update_screening.find(run, job.learner, question.arrays, good, rounded, roster.cases)
+        for site in doubted:
+            del good[site]
+            refused[site] = update_screening.CODE
+        if job.optional and refused and not good and all(code in CANNOT for code in refused.values()):
+            return Total([], [], refused, doubted)
+        self._demand_quorum(question, set(good), refused, doubted)
+        sites = sorted(good)
+        summands = _Thickened([good[s] for s in sites], rounded, run.transfer)
+        if run.noise:
+            return Total(summands, sites, refused, doubted)
+        watched = {s: replace(good[s], sums={k: v for k, v in good[s].sums.items() if rounded is None and k in KINDS}) for s in sites}
+        return Total(summands, sites, refused, doubted, total(list(watched.values())), watched)
+
+    def _check(self, question: Question, site: str, contribution: Contribution, rounded: Arrays | None) -> None:
+        zero, plan = question.zero(), question.plans[site]
+        if rounded is None:
+            check(contribution, zero, plan)
+        else:
+            compression.check(contribution, rounded, self.asking.run.transfer)
+            check(replace(contribution, sums={}), replace(zero, sums={}), plan)
+
+    def _demand_quorum(self, question: Question, good: set[str], refused: Mapping[str, str], doubted: Mapping[str, str]) -> None:
+        run, cases = self.asking.run, self.asking.roster.cases
+        counted = good | {s for s, code in refused.items() if code not in CANNOT}
+        held, whole = sum(cases[s] for s in good), sum(cases[s] for s in counted)
+        if good and len(good) >= run.quorum * len(counted) - 1e-9 and held >= run.quorum_cases * whole:
+            return
+        by_code: dict[str, list[str]] = {}
+        for site, code in refused.items():
+            by_code.setdefault(code, []).append(site)
+        reasons = "; ".join([*(f"{', '.join(sites)}: {c} ({why(c)})" for c, sites in by_code.items()), *doubted.values()])
+        way_out = "mend the sites named and resume, or lower the quorum"
+        if not counted:
+            way_out = "larger sites, fewer folds or a lower minimum at the sites would help"
+        raise question.failed(
+            f"{len(good)} of {len(counted)} sites contributed with {held} of {whole} cases, quorum is {run.quorum:g} of those able "
+            f"and {run.quorum_cases:g} of their cases ({reasons}); {way_out}"
+        )
 
 
-def _goes_on(asked: _Asked, got: Answers, answers: Answers, limit: float) -> bool:
-    """Take what is done; is it all, or has the site been at work on one plan for too long?"""
-    done = {key: (plan, update) for key, (plan, update) in got.items() if update.code != "R09"}
-    answers.update(done)
-    asked.plans = [p for p in asked.plans if (p.fold.key, p.learner) not in done]
-    now = time.monotonic()
-    if done:
-        asked.since = now
-    return not asked.plans or now - asked.since > limit
-
-
-def _given_up(asked: _Asked, error: FedmetsError, retries: int) -> bool:
-    if error.code == "W03" and not asked.resent:
-        asked.resent = True
-        return False
-    asked.tries += 1
-    return asked.tries > retries
-
-
-def limit(run: Run, roster: Roster, site: str) -> float:
-    """Seconds that a site may be at work on one plan: by its own forecast, where its doctor has made one."""
-    return max(run.deadline * (run.retries + 1), min(PATIENCE * roster.hellos[site].seconds, LONGEST))
-
-
-def _match(plans: Sequence[Plan], updates: Sequence[Update]) -> Answers:
+def _match(plans: Sequence[Plan], updates: Sequence[Update]) -> dict[Key, Update]:
     """Updates belong to plans by hash, never by position."""
     if len(updates) == 1 and updates[0].plan_hash == NO_PLAN and updates[0].code:
         raise RefusedError(updates[0].code, "the site could not read the request")
     by_hash = {u.plan_hash: u for u in updates}
     if set(by_hash) != {p.hash for p in plans} or len(updates) != len(plans):
         raise RefusedError("P04", "the site answered other plans than those it was asked")
-    return {(p.fold.key, p.learner): (p, by_hash[p.hash]) for p in plans}
+    return {(p.fold.key, p.learner): by_hash[p.hash] for p in plans}
+
+
+class _Thickened(Sequence[Contribution]):
+    """Contributions as they were before their changes were rounded, each made when it is its turn: memory holds one and the sum."""
+
+    def __init__(self, thin: Sequence[Contribution], rounded: Arrays | None, how: str) -> None:
+        self._thin, self._rounded, self._how = thin, rounded, how
+
+    def __len__(self) -> int:
+        return len(self._thin)
+
+    @overload
+    def __getitem__(self, at: int) -> Contribution: ...
+    @overload
+    def __getitem__(self, at: slice) -> _Thickened: ...
+    def __getitem__(self, at: int | slice) -> Contribution | _Thickened:
+        if isinstance(at, slice):
+            return _Thickened(self._thin[at], self._rounded, self._how)
+        return self._thin[at] if self._rounded is None else compression.thicken(self._thin[at], self._rounded, self._how)
+
+    def __iter__(self) -> Iterator[Contribution]:
+        return (self[i] for i in range(len(self)))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-import common
+from common import __version__
 from common.data.schema import Schema
 from common.errors import FederationError, FedmetsError
 from common.wire.envelope import Packet
@@ -54,13 +54,24 @@ class Roster:
         return tuple(s for s in self.ready if s not in job.fold.sites and job.learner.modality <= set(self.hellos[s].modalities))
 
 
+@dataclass(frozen=True)
+class Invitation:
+    """The run and the task that sites are asked to take part in, and the keys by which they are known."""
+
+    run: Run
+    run_id: str
+    enrolled: Enrolled
+    task: str
+    schema: Schema
+
+    def packed(self) -> Packet:
+        expires = time.time() + OUTLIVES * self.run.deadline
+        return pack_greeting(Greeting(self.run_id, self.run.study, self.task, self.schema.hash, expires), self.enrolled.signer)
+
+
 def register(
     grid: Grid,
-    run: Run,
-    run_id: str,
-    enrolled: Enrolled,
-    task: str,
-    schema: Schema,
+    invitation: Invitation,
     begun_with: Collection[str] = (),
     here: Callable[[Mapping[str, str]], None] = lambda sites: None,
 ) -> Roster:
@@ -70,13 +81,13 @@ def register(
     a node that answers for a site without that site's key. A run that is resumed goes on with the sites that it was `begun_with`.
     `here` is told who has come so far.
     """
-    post, started = Post(grid), time.monotonic()
+    run, enrolled, post, started = invitation.run, invitation.enrolled, Post(grid), time.monotonic()
     nodes: dict[int, Hello] = {}
     wait = 0.05
     while True:
         left = run.deadline - (time.monotonic() - started)
         new = sorted(set(grid.get_node_ids()) - set(nodes))
-        nodes |= _greet(post, new, left, run, run_id, enrolled, task, schema)
+        nodes |= _greet(post, new, left, invitation)
         mine = {n: h for n, h in nodes.items() if not begun_with or h.site in begun_with or h.site not in enrolled.sites}
         ready = {h.site for h in mine.values() if not h.code}
         if begun_with and ready >= set(begun_with):
@@ -108,33 +119,31 @@ def register(
     return Roster({mine[n].site: mine[n] for n in order}, {mine[n].site: n for n in order}, enrolled)
 
 
-def joined_later(grid: Grid, run: Run, run_id: str, task: str, schema: Schema, roster: Roster) -> list[str]:
+def joined_later(grid: Grid, invitation: Invitation, roster: Roster) -> list[str]:
     """The sites that are there now and took no part: they came when the run had begun."""
     new = sorted(set(grid.get_node_ids()) - set(roster.nodes.values()))
-    found = _greet(Post(grid), new, min(run.deadline, PATIENCE), run, run_id, roster.enrolled, task, schema)
+    found = _greet(Post(grid), new, min(invitation.run.deadline, PATIENCE), invitation)
     return sorted({h.site for h in found.values()} - set(roster.hellos))
 
 
-def _greet(
-    post: Post, nodes: Iterable[int], seconds: float, run: Run, run_id: str, enrolled: Enrolled, task: str, schema: Schema
-) -> dict[int, Hello]:
+def _greet(post: Post, nodes: Iterable[int], seconds: float, invitation: Invitation) -> dict[int, Hello]:
     """What each node says of itself; a node that is there and says nothing must not be missing in silence."""
-    greeting = pack_greeting(Greeting(run_id, run.study, task, schema.hash, time.time() + OUTLIVES * run.deadline), enrolled.signer)
-    messages = {n: Message(content(greeting), n, HELLO, ttl=OUTLIVES * run.deadline, group_id="hello") for n in nodes}
+    greeting = invitation.packed()
+    messages = {n: Message(content(greeting), n, HELLO, ttl=OUTLIVES * invitation.run.deadline, group_id="hello") for n in nodes}
     replies = post.ask(messages, seconds, lambda _, reply: reply)
     found = {n: Hello.failed("R02", f"node {n}") for n in messages}
     for node, reply in replies.items():
         try:
-            found[node] = _hello(packet(reply, "hello"), enrolled, greeting, schema)
+            found[node] = _hello(packet(reply, "hello"), greeting, invitation)
         except FedmetsError as error:
             found[node] = Hello.failed(error.code, f"node {node}")
     return found
 
 
-def _hello(reply: Packet, enrolled: Enrolled, greeting: Packet, schema: Schema) -> Hello:
-    hello = unpack_hello(reply, enrolled.sites, greeting)
-    if not hello.code and hello.version != common.__version__:
+def _hello(reply: Packet, greeting: Packet, invitation: Invitation) -> Hello:
+    hello = unpack_hello(reply, invitation.enrolled.sites, greeting)
+    if not hello.code and hello.version != __version__:
         return replace(hello, code="P04")
-    if not hello.code and hello.schema != schema.hash:
+    if not hello.code and hello.schema != invitation.schema.hash:
         return replace(hello, code="D07")
     return hello

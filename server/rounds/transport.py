@@ -106,4 +106,4 @@ class Post:
 
 def why(code: str) -> str:
     """What a code means; the code itself where a site has made one up."""
-    return CODES.get(code, code)
+    return CODES[code].meaning if code in CODES else code

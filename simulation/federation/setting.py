@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from client.cohort.reader import Reading, read_table
 from client.station.station import open_station
 from common.data.cohort import ESTIMABLE, UNKNOWN, Cohort
 from common.errors import DataError, FedmetsError, RunError, UsageError
+from common.runtime.console import Console
 from common.study.study import Study
 from server.app import Outcome
 from server.config.run_config import Run

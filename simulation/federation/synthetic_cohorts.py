@@ -9,6 +9,7 @@ from typing import Any
 
 from common.errors import UsageError
 from common.federated.learner import Federated
+from simulation import phantom
 
 MODES = ("default", "null", "missing", "images")
 """null: the image carries nothing (a study of tables: the table neither); missing: sites without a table, without images, without a
@@ -24,18 +25,18 @@ def exists(study: str) -> bool:
 
 def write(study: str, folder: Path, *, seed: int, mode: str, patients: int | None, tell: Callable[[int, int], None]) -> None:
     """Write the cohort to `folder`; one that a run to be resumed has written whole is left as it is."""
-    phantom = _module(study)
+    writer = _module(study)
     if mode == "images" and _MODULES[study] != "colorectal":
         raise UsageError("C01", f"--phantom images: the synthetic cohort of '{study}' has images by default; leave the option out")
-    if phantom.read_truth(folder) is not None:
+    if writer.read_truth(folder) is not None:
         return  # the truth is written last
     size: dict[str, Any] = {} if patients is None else {"patients": patients}
     if _MODULES[study] == "colorectal":
         if mode == "missing":
             raise UsageError("C01", "--phantom missing: the synthetic colorectal cohort is a table only; there is no image to be missing")
-        phantom.write(folder, seed=seed, null=mode == "null", images=IMAGES if mode == "images" else 0, tell=tell, **size)
+        writer.write(folder, seed=seed, null=mode == "null", images=IMAGES if mode == "images" else 0, tell=tell, **size)
     else:
-        phantom.write(folder, seed=seed, null=mode == "null", missing=mode == "missing", tell=tell, **size)
+        writer.write(folder, seed=seed, null=mode == "null", missing=mode == "missing", tell=tell, **size)
 
 
 def ceilings(study: str, folder: Path, task: str, heads: tuple[Federated, ...]) -> dict[str, float]:
@@ -51,4 +52,4 @@ def ceilings(study: str, folder: Path, task: str, heads: tuple[Federated, ...]) 
 
 
 def _module(study: str) -> Any:
-    return importlib.import_module(f"simulation.phantom.{_MODULES[study]}.writer")
+    return importlib.import_module(f"{phantom.__name__}.{_MODULES[study]}.writer")

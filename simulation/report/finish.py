@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from common.data.cohort import Cohort, Fold
+from common.runtime.console import Console
 from server.app import Outcome
 from server.config.jobs import build_jobs, clinical_head
 from server.export import model_folder as model_files

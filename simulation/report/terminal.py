@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from common.data.cohort import UNKNOWN
+from common.runtime.console import Console
 
 if TYPE_CHECKING:
     from simulation.federation.setting import Setting

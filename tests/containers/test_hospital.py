@@ -98,21 +98,14 @@ class Hospitals:
         return [int(line.split()[0]) for line in told]
 
     def stop(self) -> None:
+        """Containers and volumes of this town, by name: the machine has others."""
         for home in self.up:
-            call(
-                COMPOSE,
-                "-p",
-                self.project(home),
-                "down",
-                "-v",
-                "-t",
-                "1",
-                cwd=home,
-                check=False,
-                FEDMETS_DATA="/",
-                FEDMETS_USER=USER,
-            )
-        call(ENGINE, "volume", "prune", "-f", check=False)
+            down = ["-p", self.project(home), "down", "-v", "-t", "1"]
+            call(COMPOSE, *down, cwd=home, check=False, FEDMETS_DATA="/", FEDMETS_USER=USER)
+            left = call(ENGINE, "volume", "ls", "-q").stdout.split()
+            for volume in left:
+                if volume.startswith(f"{self.project(home)}_"):
+                    call(ENGINE, "volume", "rm", volume, check=False)
 
     def logs(self) -> str:
         listed = call(ENGINE, "ps", "-a", "--format", "{{.Names}}").stdout.split()
@@ -139,8 +132,8 @@ def town() -> Iterator[Hospitals]:
 
 def test_a_whole_study_over_containers_gives_the_bits_of_the_simulation(town: Hospitals) -> None:
     # in the same image: which kernels a BLAS takes, and so the last bits, depends on the processor and on its environment
-    alone = [ENGINE, "run", "--rm", "--network", "none", "--user", USER, "--tmpfs", "/tmp", "--entrypoint", "python"]
-    told = call(*alone, "localhost/fedmets-station", "-m", "simulation", *SMALL, "--out", "/tmp/simulated", "--json")
+    alone = [ENGINE, "run", "--rm", "--network", "none", "--user", USER, "--tmpfs", "/tmp", "--entrypoint", "fedmets"]
+    told = call(*alone, "localhost/fedmets-station", "simulate", *SMALL, "--out", "/tmp/simulated", "--json")
     want = json.loads(told.stdout)
     coordinator = town.container(town.coordinator, "coordinator")
     end = time.monotonic() + 120
@@ -151,7 +144,7 @@ def test_a_whole_study_over_containers_gives_the_bits_of_the_simulation(town: Ho
     for courier in couriers:
         town.counted(courier, f"-p tcp --dport {PORT}", "-p udp --dport 53", "-p tcp --dport 53")
     town.counted(coordinator, "-p tcp --sport 8443")
-    words = ["python", "-m", "server", "run", "--study", "colorectal_metastasis", "--expect", "3", "--json"]
+    words = ["fedmets", "server", "run", "--study", "colorectal_metastasis", "--expect", "3", "--json"]
     done = call(ENGINE, "exec", coordinator, *words, "--set", "learners=logistic", "--set", "evaluations=within_site", check=False)
     assert done.returncode == 0, f"{done.stderr[-2000:]}\n{town.logs()}"
     told = json.loads(done.stdout)

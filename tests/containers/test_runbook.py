@@ -113,8 +113,8 @@ def test_a_federation_is_set_up_run_and_renewed_by_the_runbook_alone(folder: Pat
         at.begins(connect.replace("/run/fedmets/", "/run/fedmets/mine/"), "courier")
     told = json.loads(there.does(f"{run} --set learners=logistic --set evaluations=within_site --json"))
     assert (told["closed"], sorted(told["sites"])) == (True, sorted(sites))
-    assert told["state_hash"] in there.does(f"python -m server status {shlex.quote(told['folder'])} --json")
-    assert "397" in there.does("python -m deploy renew kits/coordinator")
+    assert told["state_hash"] in there.does(f"fedmets server status {shlex.quote(told['folder'])} --json")
+    assert "397" in there.does("fedmets deploy renew kits/coordinator")
 
 
 def test_a_site_needs_its_kit_and_a_container_engine_alone(folder: Path) -> None:

@@ -38,10 +38,10 @@ class There:
     block: bool = False
 
 
-GDC = "python -m simulation --study colorectal_metastasis --data tcga-coadread"
+GDC = "fedmets simulate --study colorectal_metastasis --data tcga-coadread"
 CT = f"{GDC} --images tcga-ct"
-LIVER = "python -m simulation --study liver_recurrence"
-BRAIN = "python -m simulation --study brain_primary"
+LIVER = "fedmets simulate --study liver_recurrence"
+BRAIN = "fedmets simulate --study brain_primary"
 QUICK = "--bootstraps 100 --evaluations within_site --folds 3"
 ON_TABLE = f"--learners logistic,boosting --set boosting.trees=3 {QUICK}"
 
@@ -53,19 +53,19 @@ HELD: dict[str, Here | There] = {
     BRAIN: There(IMAGES + "test_sites_without_a_table_or_without_images_take_part_in_what_they_can"),
     f"{LIVER} --phantom null": There(IMAGES + "test_where_the_image_carries_nothing_the_report_says_so"),
     f"{BRAIN} --phantom missing": There(IMAGES + "test_sites_without_a_table_or_without_images_take_part_in_what_they_can"),
-    "python -m simulation --study colorectal_metastasis --phantom images": There(
+    "fedmets simulate --study colorectal_metastasis --phantom images": There(
         "tests/e2e/test_colorectal_images.py::test_the_report_says_that_image_and_fusion_were_not_run_and_why"
     ),
-    "python -m simulation --audit --epsilon 3,inf": Here(more=TINY, slow=f"--learners private_logistic --phantom-patients 250 {QUICK}"),
-    "python -m simulation --epsilon 1,3,10,inf": Here(more=TINY, slow=f"--learners private_logistic --phantom-patients 250 {QUICK}"),
-    "python -m simulation --secure": Here(
+    "fedmets simulate --audit --epsilon 3,inf": Here(more=TINY, slow=f"--learners private_logistic --phantom-patients 250 {QUICK}"),
+    "fedmets simulate --epsilon 1,3,10,inf": Here(more=TINY, slow=f"--learners private_logistic --phantom-patients 250 {QUICK}"),
+    "fedmets simulate --secure": Here(
         more=f"{TINY} --partition even", slow=f"--learners logistic --phantom-patients 250 --partition even {QUICK}"
     ),
-    "python -m simulation --study colorectal_metastasis --data /path/to/tcga-coadread --task preop": Here("gdc", "--prepare"),
+    "fedmets simulate --study colorectal_metastasis --data /path/to/tcga-coadread --task preop": Here("gdc", "--prepare"),
     f"{LIVER} --data /path/to/Colorectal-Liver-Metastases": Here("liver", FEW),
-    "python -m simulation --prepare --data /path/to/tcga-coadread": Here("gdc"),
-    "python -m simulation --draft hospitals.csv > my_study.toml": Here("hospitals"),
-    "python -m simulation --study my_study.toml --data hospitals.csv": Here("drafted", "--prepare", slow=ON_TABLE),
+    "fedmets simulate --prepare --data /path/to/tcga-coadread": Here("gdc"),
+    "fedmets simulate --draft hospitals.csv > my_study.toml": Here("hospitals"),
+    "fedmets simulate --study my_study.toml --data hospitals.csv": Here("drafted", "--prepare", slow=ON_TABLE),
     # docs/howto: the collections
     f"{GDC} --prepare": Here("gdc"),
     f"{GDC} --task preop": Here("gdc", "--prepare"),
@@ -79,54 +79,55 @@ HELD: dict[str, Here | There] = {
     f"{BRAIN} --data openbtai --prepare": Here("openbtai"),
     f"{BRAIN} --data openbtai": Here("openbtai", "--prepare"),
     # a site, for itself
-    "python -m client embed --site site.toml --study liver_recurrence --model runs/<folder>/model --out embeddings": There(
+    "fedmets client embed --site site.toml --study liver_recurrence --model runs/<folder>/model --out embeddings": There(
         IMAGES + "test_a_site_embeds_and_explains_with_the_model"
     ),
-    "python -m client explain --site site.toml --study liver_recurrence --model runs/<folder>/model --out images.html": There(
+    "fedmets client explain --site site.toml --study liver_recurrence --model runs/<folder>/model --out images.html": There(
         IMAGES + "test_a_site_embeds_and_explains_with_the_model"
     ),
-    "python -m client explain --site site.toml --study liver_recurrence --model model --report report.html --out mine.html": There(
+    "fedmets client explain --site site.toml --study liver_recurrence --model model --report report.html --out mine.html": There(
         IMAGES + "test_a_site_embeds_and_explains_with_the_model"
     ),
-    "python -m client budget --site site.toml": Here("site"),
-    "python -m client audit --site site.toml --last 50": There(
+    "fedmets client budget --site site.toml": Here("site"),
+    "fedmets client audit --site site.toml --last 50": There(
         "tests/client/station/test_audit_log.py::test_the_record_has_every_message_and_the_budget_every_release"
     ),
     # docs/model.md: `cd` is where the bundle's test runs it
-    "python -m client predict --model runs/<folder>/model --data new_patients --out predictions": There(PREDICTED),
-    "python -m client predict --model model --data new_patients --out predictions": There(PREDICTED),
-    "python -m client finetune --site site.toml --model runs/<folder>/model --out own_model": There(TUNED),
-    "python -m client finetune --site site.toml --model model --out own_model --epochs 3": There(TUNED),
+    "fedmets client predict --model runs/<folder>/model --data new_patients --out predictions": There(PREDICTED),
+    "fedmets client predict --model model --data new_patients --out predictions": There(PREDICTED),
+    "fedmets client finetune --site site.toml --model runs/<folder>/model --out own_model": There(TUNED),
+    "fedmets client finetune --site site.toml --model model --out own_model --epochs 3": There(TUNED),
     "cd model/bundle": There(IMAGES + "test_a_site_writes_crops_and_the_bundle_scores_them_as_the_learner_does"),
     "python -m monai.bundle run --config_file configs/inference.json --meta_file configs/metadata.json --dataset_dir ../../crops"
     " --output_dir ../../scored": There(IMAGES + "test_a_site_writes_crops_and_the_bundle_scores_them_as_the_learner_does"),
     # a federation
-    "python -m server noise --study colorectal_metastasis --learners private_logistic --epsilon 3": Here(),
-    "python -m deploy provision federation.toml --out kits": Here("federation"),
-    "python -m deploy fingerprint kits/coordinator": Here("kits"),
-    "python -m deploy enroll kit --fingerprint XXXX-XXXX-...": Here("kits"),
-    "python -m deploy enroll KIT --fingerprint XXXX-...": Here("kits"),
-    "python -m deploy fingerprint KIT/enrolment.json": Here("enrolled"),
-    "python -m deploy site add kits/coordinator enrolment.json --fingerprint XXXX-XXXX-...": Here("enrolled"),
-    "python -m deploy site add kits/coordinator enrolment.json --fingerprint XXXX-...": Here("enrolled"),
-    "python -m deploy site list kits/coordinator": Here("kits"),
+    "fedmets server noise --study colorectal_metastasis --learners private_logistic --epsilon 3": Here(),
+    "fedmets deploy provision federation.toml --out kits": Here("federation"),
+    "fedmets deploy fingerprint kits/coordinator": Here("kits"),
+    "fedmets deploy enroll kit --fingerprint XXXX-XXXX-...": Here("kits"),
+    "fedmets deploy enroll KIT --fingerprint XXXX-...": Here("kits"),
+    "fedmets deploy fingerprint KIT/enrolment.json": Here("enrolled"),
+    "fedmets deploy site add kits/coordinator enrolment.json --fingerprint XXXX-XXXX-...": Here("enrolled"),
+    "fedmets deploy site add kits/coordinator enrolment.json --fingerprint XXXX-...": Here("enrolled"),
+    "fedmets deploy site list kits/coordinator": Here("kits"),
     # nobody is at that name: the doctor finds it, and says what to do
-    "python -m deploy doctor kit": Here("enrolled", status=(1, 3)),
-    "python -m deploy coordinator kits/coordinator --state state": There(RUNBOOK, block=True),
-    "python -m server run --study colorectal_metastasis --expect 2 --keys kits/coordinator --state state": There(RUNBOOK, block=True),
-    "unshare --net --map-root-user python -m client serve --site KIT/site.toml --socket /run/fedmets/station.sock": There(
+    "fedmets deploy doctor kit": Here("enrolled", status=(1, 3)),
+    "fedmets deploy coordinator kits/coordinator --state state": There(RUNBOOK, block=True),
+    "fedmets server run --study colorectal_metastasis --expect 2 --keys kits/coordinator --state state": There(RUNBOOK, block=True),
+    "unshare --net --map-root-user fedmets client serve --site KIT/site.toml --socket /run/fedmets/station.sock": There(
         RUNBOOK, block=True
     ),
-    "python -m deploy courier KIT --socket /run/fedmets/station.sock --state /var/lib/fedmets": There(RUNBOOK, block=True),
+    "fedmets deploy courier KIT --socket /run/fedmets/station.sock --state /var/lib/fedmets": There(RUNBOOK, block=True),
     # docs/monitoring.md
-    "python -m server monitor --out state/runs": Here("runs", "--port 0", until="http://127.0.0.1:"),
-    "podman exec -d CONTAINER python -m server monitor --state /state --socket /state/room.sock": Here("runs", until="unix:"),
+    "fedmets server monitor --out state/runs": Here("runs", "--port 0", until="http://127.0.0.1:"),
+    "podman exec -d CONTAINER fedmets server monitor --state /state --socket /state/room.sock": Here("runs", until="unix:"),
     "pip install 'fedmets[mlflow]'": There("tests/docs/test_commands.py::test_extras_that_pages_name_are_declared"),
-    "python -m server run --study colorectal_metastasis --expect 3 --mlflow http://127.0.0.1:5000": There(SINK),
-    "python -m server mlflow RUN --uri file:/path/of/a/folder": There(SINK),
+    "fedmets server run --study colorectal_metastasis --expect 3 --mlflow http://127.0.0.1:5000": There(SINK),
+    "fedmets server mlflow RUN --uri file:/path/of/a/folder": There(SINK),
 }
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
+    "README.md": ("tests/docs/test_commands.py::test_the_readme_s_python_runs",),
     "docs/howto/learner.md": ("tests/docs/test_commands.py::test_the_learner_learns",),
     "docs/howto/study-in-code.md": ("tests/docs/test_commands.py::test_the_study_in_code_is_one",),
     "docs/howto/read-report.md": ("tests/docs/test_commands.py::test_the_report_is_read",),

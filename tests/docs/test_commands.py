@@ -194,6 +194,16 @@ def test_the_study_in_code_is_one(tmp_path: Path) -> None:
     assert set(source.features) == {f.name for f in study.schema.features}
 
 
+@pytest.mark.slow
+def test_the_readme_s_python_runs(made: dict[str, tuple[Path, Fill]], tmp_path_factory: pytest.TempPathFactory) -> None:
+    (block,) = [b for b in examples("python") if b.page == "README.md"]
+    folder, _ = world("drafted", made, tmp_path_factory)
+    code = f"{block.body}\nprint(len(run.results), len(run.predictions))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert all(int(n) > 0 for n in done.stdout.split())
+
+
 def test_the_learner_learns() -> None:
     (block,) = [b for b in examples("python") if "LEARNER = " in b.body]
     module = types.ModuleType("example")

@@ -36,12 +36,13 @@ def run(line: str, folder: Path, *, check: bool = False) -> subprocess.Completed
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """`python` is the Python of the tests, and fedmets is to be found."""
+    """`python` is the Python of the tests, `fedmets` the checkout's command."""
     shim = folder.parent / "bin"
     shim.mkdir(exist_ok=True)
-    if not (shim / "python").exists():
-        (shim / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-        (shim / "python").chmod(0o755)
+    for name, words in (("python", ""), ("fedmets", "-m fedmets ")):
+        if not (shim / name).exists():
+            (shim / name).write_text(f'#!/bin/sh\nexec {sys.executable} {words}"$@"\n')
+            (shim / name).chmod(0o755)
     quiet = {"FLWR_TELEMETRY_ENABLED": "0", "PYTHONPATH": str(ROOT), "COLUMNS": "160"}
     return {**os.environ, **quiet, "PATH": f"{shim}{os.pathsep}{os.environ['PATH']}"}
 
@@ -112,12 +113,12 @@ def hospitals(folder: Path) -> Fill:
 def drafted(folder: Path) -> Fill:
     """What `--draft` writes, its guesses left as they are."""
     hospitals(folder)
-    call("python -m simulation --draft hospitals.csv > my_study.toml", folder)
+    call("fedmets simulate --draft hospitals.csv > my_study.toml", folder)
     return {}
 
 
 def site(folder: Path) -> Fill:
-    call("python -m simulation --prepare --phantom-patients 150 --out made", folder)
+    call("fedmets simulate --prepare --phantom-patients 150 --out made", folder)
     shutil.copy(sorted(folder.glob("made/*/sites/*/site.toml"))[0], folder)
     return {}
 
@@ -135,16 +136,16 @@ def read_out(told: str) -> str:
 
 def kits(folder: Path) -> Fill:
     federation(folder)
-    key = read_out(call("python -m deploy provision federation.toml --out kits", folder))
+    key = read_out(call("fedmets deploy provision federation.toml --out kits", folder))
     shutil.copytree(folder / "kits/sites/north-hospital", folder / "kit")
     return {"XXXX-XXXX-...": key, "XXXX-...": key, "KIT": "kit"}
 
 
 def enrolled(folder: Path) -> Fill:
     fill = kits(folder)
-    call(f"python -m deploy enroll kit --fingerprint {fill['XXXX-...']}", folder)
+    call(f"fedmets deploy enroll kit --fingerprint {fill['XXXX-...']}", folder)
     shutil.copy(folder / "kit/enrolment.json", folder)
-    back = read_out(call("python -m deploy fingerprint enrolment.json", folder))
+    back = read_out(call("fedmets deploy fingerprint enrolment.json", folder))
     return {"XXXX-XXXX-...": back, "XXXX-...": back, "KIT": "kit"}
 
 

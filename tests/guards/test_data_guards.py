@@ -24,7 +24,7 @@ from server.config.jobs import Job
 from server.ledger.ledger import read
 from server.rounds import driver
 from server.rounds.driver import Progress
-from server.rounds.registration import Roster, register
+from server.rounds.registration import Invitation, Roster, register
 from server.rounds.strategies import combiner
 from simulation.federation.in_process_grid import InProcessGrid
 from tests import ring
@@ -240,12 +240,12 @@ def with_images(
     setting = begin(tmp_path / "town", rows)
     schema = setting.study.schema_at(setting.task)
     grid = InProcessGrid(client_app, setting.sites)
-    roster = register(grid, setting.run, "r", enrolled_sites.load(setting.run.keys), setting.task, schema)
+    roster = register(grid, Invitation(setting.run, "r", enrolled_sites.load(setting.run.keys), setting.task, schema))
     seen: list[driver.Exchange] = []
     progress = Progress()
     job = Job(load("volumes"), Fold(), (Fold(),))
     run = dataclasses.replace(setting.run, task=setting.task)
-    driver.drive(grid, run, "r", roster, [job], schema, progress, lambda e, p: seen.append(e), combiner("fedavg"))
+    driver.drive(driver.Federation(grid, run, "r", roster, [job], schema, combiner("fedavg")), progress, lambda e, p: seen.append(e))
     return seen, progress
 
 

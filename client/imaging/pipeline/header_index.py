@@ -18,18 +18,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import client
 from client.imaging.dicom import mr_sequence
 from client.imaging.geometry.volumes import Frame, Header
 from client.imaging.pipeline.image_cache import full, own, replace
 from common.errors import Fault
+
+PACKAGE = Path(__file__).parents[2]
+"""All of `client`."""
 
 
 @cache
 def fingerprint() -> str:
     """SHA-256 of the client's own files. What was read or chosen by other code is read and chosen again: that costs little."""
     h = hashlib.sha256()
-    for path in sorted(Path(client.__file__).parent.rglob("*.py")):
+    for path in sorted(PACKAGE.rglob("*.py")):
         h.update(path.read_bytes())
     return h.hexdigest()
 

@@ -120,7 +120,7 @@ class _Worker(threading.Thread):
 
 def _child() -> subprocess.Popen[bytes]:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path), "OMP_NUM_THREADS": "1"}
-    code = "from client.imaging.pipeline.worker_pool import serve; serve()"
+    code = f"from {__name__} import serve; serve()"
     # a session of its own: the terminal's interrupt reaches this process alone, which then ends its children
     return subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, start_new_session=True

@@ -6,11 +6,11 @@ cd "$(dirname "$0")" || exit 2
 half() {
     service=$1
     shift
-    ${COMPOSE:-docker compose} run --rm -T --no-deps --entrypoint python "$service" "$@"
+    ${COMPOSE:-docker compose} run --rm -T --no-deps --entrypoint fedmets "$service" "$@"
 }
-half station -m client check --site /kit/site.toml "$@"
+half station client check --site /kit/site.toml "$@"
 station=$?
-half courier -m deploy reach /kit "$@"
+half courier deploy reach /kit "$@"
 courier=$?
 [ "$station" -gt "$courier" ] && exit "$station"
 exit "$courier"

@@ -174,7 +174,7 @@ def _routes(feeds: Feeds, access: Access) -> list[Route]:
 
 
 def _asset(name: str, kind: str, status: int = 200) -> Response:
-    return Response(files("server.monitor.web").joinpath(name).read_bytes(), status, media_type=kind)
+    return Response(files(__package__).joinpath(name).read_bytes(), status, media_type=kind)
 
 
 def _lost() -> Response:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-import common
+from common import __version__
 from common.data.cohort import Fold
 from common.federated.learner import Averaged, Federated
 from common.metrics.kaplan_meier import kaplan_meier
@@ -31,7 +31,7 @@ def asked(study: Study, task: str, seed: int, label_source: str) -> Row:
     schema = study.schema_at(task)
     return {
         "schema_version": SCHEMA_VERSION,
-        "fedmets": common.__version__,
+        "fedmets": __version__,
         "study": study.name,
         "question": study.question,
         "task": task,

@@ -55,7 +55,7 @@ METRICS = (
     Metric("no_information_rate", "No-information rate", ""),
 )
 
-_STATES = {"refused": "the site's guard refused every plan of the exchange", **CODES}
+_STATES = {"refused": "the site's guard refused every plan of the exchange", **{name: code.meaning for name, code in CODES.items()}}
 
 
 def finite(value: object) -> float | None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from flwr.app import Message
-from tests.server.rounds.test_driver import RUN, Local, bits, driven, node, registered, tasks
 
 from client.station import time_forecast
 from common.data.cohort import Cohort, Fold
@@ -21,8 +20,9 @@ from common.federated.learner import Contribution, Plan, hyper_of, load
 from common.wire.flower_records import HELLO, content, packet
 from common.wire.messages import Request
 from common.wire.state_transfer import States, pack_states
-from server.rounds.driver import Exchange, Progress, add, drive
+from server.rounds.driver import Exchange, Federation, Progress, drive
 from tests.courier import MemoryGrid, Node
+from tests.server.rounds.test_driver import RUN, Local, bits, driven, node, registered, tasks
 from tests.synthetic import schema, sites
 
 
@@ -204,7 +204,7 @@ def test_an_answer_that_comes_too_late_is_told_by_name_and_not_used(tmp_path: Pa
         grid._waiting.extend(kept)
         kept.clear()
 
-    drive(grid, run, "late", registered(grid, run), tasks(), schema(), progress, seen, add)
+    drive(Federation(grid, run, "late", registered(grid, run), tasks(), schema()), progress, seen)
     told = [late for e in exchanges for late in e.late]
     assert told == [{"site": "S1", "step": "2"}]
     assert exchanges[2].sites["S1"] == "R02"

@@ -11,7 +11,7 @@ import pytest
 from common.errors import RunError
 from common.types import pack, unpack
 from common.wire.envelope import Packet
-from server.rounds import disk_spool, open_sums
+from server.rounds import disk_spool, retries
 from tests.server.rounds.test_driver import RUN, Local, bits, driven, federation
 from tests.synthetic import sites
 
@@ -28,6 +28,13 @@ def test_a_large_answer_is_mapped_and_a_small_one_stays(tmp_path: Path) -> None:
     assert not (tmp_path / "spool").exists()
     # what somebody still holds is readable, though the file is gone
     np.testing.assert_array_equal(unpack(kept.blob)["w"], arrays["w"])
+
+
+def test_a_site_that_answers_in_parts_keeps_what_it_has_said_before(tmp_path: Path) -> None:
+    first, second = (pack({"w": np.full(disk_spool.SMALL, value)}) for value in (1.0, 2.0))
+    with disk_spool.opened(tmp_path / "spool") as there:
+        parts = [there.keep("S1", Packet("updates", b"text", "00", blob)) for blob in (first, second)]
+    assert [float(unpack(p.blob)["w"].max()) for p in parts] == [1.0, 2.0]
 
 
 def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
@@ -50,8 +57,8 @@ def test_the_bits_are_those_of_answers_in_memory(tmp_path: Path, monkeypatch: py
 
     want = bits(driven(federation(stations()))[0])
     monkeypatch.setattr(disk_spool, "SMALL", 0)
-    monkeypatch.setattr(open_sums, "SMALL", 0)
-    monkeypatch.setattr(open_sums, "FEW", 1)
+    monkeypatch.setattr(retries, "SMALL", 0)
+    monkeypatch.setattr(retries, "FEW", 1)
     run = dataclasses.replace(RUN, out=str(tmp_path / "run"))
     assert bits(driven(federation(stations()), run)[0]) == want
     assert not (tmp_path / "run" / "spool").exists()

@@ -30,8 +30,8 @@ from common.wire.flower_records import HELLO, content, packet
 from common.wire.messages import Hello, Update, pack_hello, pack_updates, refusal, unpack_request
 from server.config.jobs import Job
 from server.config.run_config import Run
-from server.rounds.driver import Exchange, Progress, add, drive
-from server.rounds.registration import Roster, register
+from server.rounds.driver import Exchange, Federation, Progress, drive
+from server.rounds.registration import Invitation, Roster, register
 from tests import ring
 from tests.courier import MemoryGrid, Node
 from tests.synthetic import schema, sites
@@ -111,13 +111,13 @@ def tasks(folds: Sequence[Fold] = FOLDS, heads: Sequence[str] = ("logistic",)) -
 
 
 def registered(grid: MemoryGrid, run: Run = RUN) -> Roster:
-    return register(grid, run, "run", ring.enrolled(["S0", "S1", "S2"]), "now", schema())
+    return register(grid, Invitation(run, "run", ring.enrolled(["S0", "S1", "S2"]), "now", schema()))
 
 
 def driven(grid: MemoryGrid, run: Run = RUN, jobs: Sequence[Job] | None = None) -> tuple[Progress, list[Exchange]]:
     roster = registered(grid, run)
     progress, told = Progress(), list[Exchange]()
-    drive(grid, run, f"run{next(COUNT)}", roster, jobs or tasks(), schema(), progress, lambda e, _: told.append(e), add)
+    drive(Federation(grid, run, f"run{next(COUNT)}", roster, jobs or tasks(), schema()), progress, lambda e, _: told.append(e))
     return progress, told
 
 
@@ -190,8 +190,8 @@ def test_going_on_from_half_way_gives_the_same_bits(stations: list[Local]) -> No
             raise Stop
 
     with pytest.raises(Stop):
-        drive(grid, RUN, "run", roster, tasks(), schema(), progress, until_4, add)
-    drive(grid, RUN, "run", roster, tasks(), schema(), progress, lambda *_: None, add)
+        drive(Federation(grid, RUN, "run", roster, tasks(), schema()), progress, until_4)
+    drive(Federation(grid, RUN, "run", roster, tasks(), schema()), progress, lambda *_: None)
     assert bits(progress) == bits(whole)
 
 

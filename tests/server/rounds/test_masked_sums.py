@@ -28,10 +28,10 @@ from common.wire import masked_messages
 from common.wire.envelope import Kind, Packet
 from common.wire.flower_records import HELLO, SECURE, content, packet
 from common.wire.masked_messages import Ask, Told, unpack_told
-from common.wire.messages import pack_request, unpack_updates
+from common.wire.messages import pack_request, refusal, unpack_updates
 from common.wire.state_transfer import pack_states
 from server.config.run_config import Run
-from server.rounds.driver import Exchange, Progress, add, drive
+from server.rounds.driver import Exchange, Federation, Progress, drive
 from server.rounds.registration import Roster
 from tests import ring
 from tests.courier import MemoryGrid
@@ -83,15 +83,16 @@ def federation(stations: Sequence[Local], change: Change = as_it_is) -> MemoryGr
 
 
 def roster(grid: MemoryGrid, run: Run) -> Roster:
-    from server.rounds.registration import register
+    from server.rounds.registration import Invitation, register
 
-    return register(grid, run, "run", ring.enrolled(NAMES), "now", schema())
+    return register(grid, Invitation(run, "run", ring.enrolled(NAMES), "now", schema()))
 
 
 def driven(grid: MemoryGrid, folder: Path, run: Run | None = None, name: str = "") -> tuple[Progress, list[Exchange]]:
     run = replace(run or masked_run(), out=str(folder))
     progress, told = Progress(), list[Exchange]()
-    drive(grid, run, name or f"r{next(COUNT)}", roster(grid, run), tasks(FOLDS), schema(), progress, lambda e, _: told.append(e), add)
+    named = Federation(grid, run, name or f"r{next(COUNT)}", roster(grid, run), tasks(FOLDS), schema())
+    drive(named, progress, lambda e, _: told.append(e))
     return progress, told
 
 
@@ -104,7 +105,7 @@ def plain(folder: Path, names: Sequence[str] = NAMES) -> np.ndarray:
     open_ = [Local(next(c for c in sites(150, 5, seed=2) if c.site == n), folder, 1) for n in names]
     grid, progress = federation(open_), Progress()
     run = replace(RUN, expect=len(names))
-    drive(grid, run, "plain", roster(grid, run), tasks(FOLDS), schema(), progress, lambda e, _: None, add)
+    drive(Federation(grid, run, "plain", roster(grid, run), tasks(FOLDS), schema()), progress, lambda e, _: None)
     return coefficients(progress)
 
 
@@ -223,11 +224,11 @@ def test_a_coordinator_that_is_killed_after_the_vectors_goes_on_to_the_same_sum(
     run, progress = replace(masked_run(), out=str(tmp_path)), Progress()
     grid = federation(stations, killed)
     with pytest.raises(KeyboardInterrupt):
-        drive(grid, run, name, roster(grid, run), tasks(FOLDS), schema(), progress, lambda e, _: None, add)
+        drive(Federation(grid, run, name, roster(grid, run), tasks(FOLDS), schema()), progress, lambda e, _: None)
     # the stations are started again as well: what they must not forget is on disk
     again = [station(tmp_path, n) for n in NAMES]
     grid = federation(again)
-    drive(grid, run, name, roster(grid, run), tasks(FOLDS), schema(), progress, lambda e, _: None, add)
+    drive(Federation(grid, run, name, roster(grid, run), tasks(FOLDS), schema()), progress, lambda e, _: None)
     assert coefficients(progress) == pytest.approx(plain(tmp_path), abs=1e-6)
 
 
@@ -375,3 +376,32 @@ def test_a_station_that_was_started_again_gets_the_states_it_lacks(stations: lis
     progress, told = driven(federation(stations, restarted), tmp_path, run)
     assert coefficients(progress) == pytest.approx(plain(tmp_path), abs=1e-6)
     assert all(e.sites["S3"] == "contributed" for e in told)
+
+
+@pytest.mark.parametrize("kind", ["masked", "secured"])
+def test_a_courier_that_has_lost_its_station_for_a_moment_is_tried_again(stations: list[Local], tmp_path: Path, kind: str) -> None:
+    turn = itertools.count()
+
+    def lost(site: str, told: Packet, m: Message) -> Message | None:
+        if site == "S3" and told.kind == kind and next(turn) == 1:
+            asked = packet(m, "request" if kind == "masked" else "secure")
+            return Message(content(refusal(asked, "R05")), reply_to=m)
+        return as_it_is(site, told, m)
+
+    _, told = driven(federation(stations, lost), tmp_path, replace(masked_run(), retries=1))
+    assert all(e.sites == dict.fromkeys(NAMES, "contributed") for e in told)
+
+
+def test_what_a_site_has_refused_is_not_asked_again(stations: list[Local], tmp_path: Path) -> None:
+    asked = itertools.count()
+
+    def denied(site: str, told: Packet, m: Message) -> Message | None:
+        if site != "S3" or told.kind != "masked":
+            return as_it_is(site, told, m)
+        next(asked)
+        answer = masked_messages.pack_masked(masked_messages.Masked("P07"), ring.signer("S3"), packet(m, "request"))
+        return Message(content(answer), reply_to=m)
+
+    _, told = driven(federation(stations, denied), tmp_path, replace(masked_run(), retries=2))
+    assert all(e.sites["S3"] == "P07" for e in told)
+    assert next(asked) == len(told)

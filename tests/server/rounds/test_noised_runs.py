@@ -30,7 +30,7 @@ from server.__main__ import main
 from server.config.jobs import Job, build_jobs
 from server.config.run_config import Run
 from server.rounds.budget_heads import Accounts
-from server.rounds.driver import Exchange, Progress, add, drive
+from server.rounds.driver import Exchange, Federation, Progress, drive
 from tests import ring
 from tests.server.rounds.test_driver import RUN, Local, driven, federation, registered
 from tests.synthetic import schema, sites
@@ -58,7 +58,7 @@ def at(folder: Path, opened: ExitStack, site: str, limit: float = 50.0) -> Local
 def run(stations: list[Local], accounts: Accounts) -> tuple[Progress, list[Exchange]]:
     grid, progress, told = federation(stations), Progress(), list[Exchange]()
     roster = registered(grid, NOISED)
-    drive(grid, NOISED, "run", roster, JOBS, schema(), progress, lambda e, _: told.append(e), add, accounts=accounts)
+    drive(Federation(grid, NOISED, "run", roster, JOBS, schema(), accounts=accounts), progress, lambda e, _: told.append(e))
     return progress, told
 
 

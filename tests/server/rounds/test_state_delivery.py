@@ -21,7 +21,7 @@ from common.wire.flower_records import HELLO, content, packet
 from server.app import _to_arrays
 from server.config.jobs import Job
 from server.config.run_config import Run
-from server.rounds.driver import Exchange, Progress, add, drive
+from server.rounds.driver import Exchange, Federation, Progress, drive
 from tests.courier import MemoryGrid, Node
 from tests.server.rounds.test_driver import Local, bits, registered
 from tests.synthetic import schema, sites
@@ -80,7 +80,7 @@ def driven(
         if watch:
             watch(exchange, now)
 
-    drive(grid, run(how), "run", registered(grid, run(how)), jobs(), schema(), progress, seen, add)
+    drive(Federation(grid, run(how), "run", registered(grid, run(how)), jobs(), schema()), progress, seen)
     return progress, told
 
 

@@ -21,8 +21,8 @@ from common.wire.messages import Hello, Update
 from server.config.jobs import Job
 from server.config.run_config import Run
 from server.rounds import update_screening
-from server.rounds.driver import Exchange, Progress, add, drive
-from server.rounds.registration import Roster, register
+from server.rounds.driver import Exchange, Federation, Progress, drive
+from server.rounds.registration import Invitation, Roster, register
 from server.rounds.strategies import LEAST, demand
 from tests import ring
 from tests.courier import MemoryGrid
@@ -160,9 +160,9 @@ def boasting(c: Contribution) -> Contribution:
 
 
 def driven(grid: MemoryGrid, how: Run, name: str) -> tuple[Progress, list[Exchange]]:
-    roster = register(grid, how, name, ring.enrolled(f"S{k}" for k in range(5)), "now", schema())
+    roster = register(grid, Invitation(how, name, ring.enrolled(f"S{k}" for k in range(5)), "now", schema()))
     progress, told = Progress(), list[Exchange]()
-    drive(grid, how, name, roster, JOBS, schema(), progress, lambda e, _: told.append(e), add)
+    drive(Federation(grid, how, name, roster, JOBS, schema()), progress, lambda e, _: told.append(e))
     return progress, told
 
 
