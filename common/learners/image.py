@@ -32,6 +32,7 @@ from common.federated.learner import (
 from common.federated.multinomial import softmax
 from common.networks import federated_averaging
 from common.networks.cache import Remembered
+from common.networks.classifiers import CLASSIFIERS, NETWORKS, trained
 from common.networks.crops import CaseCrops, Grid, case_crops, patient_logits
 from common.networks.dp_sgd import PrivateTraining, Records, sampled
 from common.networks.training import LocalTraining
@@ -40,7 +41,6 @@ from common.types import Arrays, Probs, State, digest
 if TYPE_CHECKING:
     from torch import Tensor
 
-NETWORKS = ("compact3d", "efficientnet_b3")
 INITIAL = ("random", "autoencoder")
 CERTAIN = 10.0
 """Log-odds beyond which mean and spread do not follow a patient: 22000 to 1."""
@@ -76,13 +76,16 @@ class Image:
         return (*(("segmentation",) if self.segmentation else ()), *(("autoencoder",) if self.initial == "autoencoder" else ()))
 
     def __post_init__(self) -> None:
-        grid = {"grid: three whole numbers of at least 4": len(self.grid) == 3 and all(isinstance(g, int) and g >= 4 for g in self.grid)}
+        whole = len(self.grid) == 3 and all(isinstance(g, int) and g >= 4 for g in self.grid)
+        grid = {"grid: three whole numbers of at least 4": whole}
+        network = NETWORKS.get(self.network)
+        y, x = network.slices if network else (0, 0)
+        encoders = " or ".join(c.name for c in CLASSIFIERS if c.encoder)
         chosen = {
-            f"network: one of {', '.join(NETWORKS)}": self.network in NETWORKS,
+            f"network: one of {', '.join(NETWORKS)}": network is not None,
             f"initial: one of {', '.join(INITIAL)}": self.initial in INITIAL,
-            "grid: slices of at least 24 x 24 for efficientnet_b3": self.network != "efficientnet_b3"
-            or min(self.grid[1:], default=0) >= 24,
-            "network compact3d for initial autoencoder": self.initial == "random" or self.network == "compact3d",
+            f"grid: slices of at least {y} x {x} for {self.network}": not whole or (self.grid[1] >= y and self.grid[2] >= x),
+            f"network {encoders} for initial autoencoder": self.initial == "random" or (network is not None and network.encoder),
             "initial random where there is a pretrained file": self.initial == "random" or not self.pretrained,
             "pretrained_sha256 (64 hex digits) with pretrained, and neither without the other": bool(self.pretrained)
             == (len(self.pretrained_sha256) == 64),
@@ -96,7 +99,7 @@ class Image:
             from common.networks.pretrained import adopt
 
             weights = federated_averaging.prefixed(adopt(self.pretrained, self.pretrained_sha256, federated_averaging.bare(weights)))
-        sizes: Arrays = {"network": np.array(NETWORKS.index(self.network)), "grid": np.array(self.grid, np.int64)}
+        sizes: Arrays = {"network": np.array(CLASSIFIERS.index(NETWORKS[self.network])), "grid": np.array(self.grid, np.int64)}
         others = len(schema.label.classes) - 1
         return {"round": np.array(0), "mean": np.zeros(others), "spread": np.ones(others), **sizes, **weights}
 
@@ -285,7 +288,7 @@ def with_images(cohort: Cohort) -> Cohort:
 
 def _how(arrays: Arrays, schema: Schema) -> tuple[object, ...]:
     """What the network is built from; the arrays tell, whatever this learner's own hyperparameters are."""
-    return NETWORKS[int(arrays["network"])], len(imaging_of("image", schema).channels), len(schema.label.classes)
+    return trained(arrays).name, len(imaging_of("image", schema).channels), len(schema.label.classes)
 
 
 def _classifier(name: str, channels: int, classes: int) -> Any:
