@@ -80,7 +80,7 @@ def here(sites: int, cases: int, rounds: int) -> list[float]:
 
         class Holding(Station):
             def __init__(self, held: Any) -> None:
-                key = folder / held.site / site_folders.KEY
+                key = folder / held.site / site_folders.STATION_KEY
                 super().__init__(Site(held.site, folder, ("bench",), coordinator=pinned, key=key, log=folder / "station.log"))
                 self.held = held
 

@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 
 import httpx
-from tests.server.monitor import ledgers
-from tests.server.monitor.web.place import events, monitor
 
 from server.ledger import ledger
+from tests.server.monitor import ledgers
+from tests.server.monitor.web.place import events, monitor
 
 NEW = 100
 

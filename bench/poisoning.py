@@ -42,7 +42,7 @@ FOLD = Fold(parts=(0,))
 STUDY = "colorectal_metastasis"
 ATTACKS: Mapping[str, tuple[str, str]] = {
     "no attack": ("", ""),
-    **{kind: (malicious_site.IN_DATA if kind == malicious_site.IN_DATA else "", kind) for kind in malicious_site.KINDS},
+    **{kind: (malicious_site.IN_DATA if kind == malicious_site.IN_DATA else "", kind) for kind in malicious_site.ATTACKS},
     "flip and scale": (malicious_site.IN_DATA, "scale"),
 }
 """Name -> what is in the attacker's table, and what it answers. A scaled change alone points where the honest ones do."""
@@ -74,7 +74,7 @@ def settings(folder: Path, seed: int, given: argparse.Namespace) -> dict[str, Se
 
 def trained(setting: Setting, attacker: str, attack: str, how: Mapping[str, Any], name: str) -> tuple[Progress, Counter[str]]:
     """The states, and how often who was refused with which code."""
-    client = malicious_site.Attacked(app, path_of(setting, attacker), attack) if attack in malicious_site.IN_ANSWERS else app
+    client = malicious_site.AttackedApp(app, path_of(setting, attacker), attack) if attack in malicious_site.IN_ANSWERS else app
     run = dataclasses.replace(setting.run, task=setting.task, **how)
     grid, schema = InProcessGrid(client, setting.sites), setting.study.schema_at(setting.task)
     jobs = [Job(x, FOLD, (FOLD,)) for x in (run.preprocessing(setting.study), *run.heads(setting.study))]

@@ -57,7 +57,14 @@ class Holding(Station):
 
     def __init__(self, held: Cohort, folder: Path, pinned: str) -> None:
         super().__init__(
-            Site(held.site, folder, ("bench",), coordinator=pinned, key=folder / held.site / site_folders.KEY, log=folder / "station.log")
+            Site(
+                held.site,
+                folder,
+                ("bench",),
+                coordinator=pinned,
+                key=folder / held.site / site_folders.STATION_KEY,
+                log=folder / "station.log",
+            )
         )
         self.held = held
 

@@ -78,9 +78,9 @@ out = ""
 START = """
 import sys
 from pathlib import Path
-from server.coordinator.superlink import LOOPBACK, Flower
+from server.coordinator.superlink import LOOPBACK, SuperLink
 state = Path(sys.argv[1])
-Flower(state / "flwr", state / LOOPBACK / "ca.pem").start(Path(sys.argv[2]), sys.argv[3])
+SuperLink(state / "flwr", state / LOOPBACK / "ca.pem").start(Path(sys.argv[2]), sys.argv[3])
 """
 STATION = """
 import sys

@@ -160,7 +160,7 @@ def _predict(args: argparse.Namespace) -> dict[str, object]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         line = bar.add_task("preparing images", total=None)
         images = any("image" in h.modality for h in model.heads)
-        reading = reader.read_table(
+        reading = reader.read_unlabelled(
             model.study,
             model.task,
             Path(args.data),
@@ -168,7 +168,6 @@ def _predict(args: argparse.Namespace) -> dict[str, object]:
             images=Path(args.images) if args.images else None,
             cache=(Path(args.cache) if args.cache else out / "cache") if images else None,
             tell=lambda at, of: bar.update(line, completed=at, total=of),
-            labelled=False,
         )
         bar.update(line, description="predicting", completed=0, total=None)
         done = predict.write(model, reading, out)
@@ -181,13 +180,13 @@ def _finetune(args: argparse.Namespace) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from client.local_model import finetune
-    from client.local_model.adaptation import How
+    from client.local_model.adaptation import FineTuning
     from client.local_model.model_folder import open_model
     from client.station.station import cohort_of, open_site
     from common.runtime.console import Console
 
     given = {"epochs": args.epochs, "learning_rate": args.learning_rate, "ridge": args.ridge}
-    how = How(**{k: v for k, v in given.items() if v is not None})
+    how = FineTuning(**{k: v for k, v in given.items() if v is not None})
     model = open_model(Path(args.model), args.study)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
@@ -285,7 +284,7 @@ def _cache(args: argparse.Namespace) -> dict[str, object]:
     if not args.unused >= 0:
         raise UsageError("C01", f"--unused {args.unused} must be a number of days, 0 or more")
     cache = Cache(load(Path(args.site)).cache)
-    held = cache.held()
+    held = cache.files()
     unused = [h for h in held if h.used < time.time() - args.unused * 86_400]
     removed = cache.remove_unused(args.unused) if args.remove else []
     return {

@@ -1,4 +1,4 @@
-"""The courier: Flower's ClientApp. It carries packets between the coordinator and the site's station, and sees no data.
+"""Courier: Flower's ClientApp, which carries packets between the coordinator and the site's station, and sees no data.
 
 It imports neither torch nor the learners: Flower starts a fresh process for every message. Nothing that goes wrong here may travel as
 text: Flower would send a traceback, so every answer that is not the station's is a code.
@@ -22,7 +22,7 @@ from common.wire.messages import refusal
 app = ClientApp()
 
 
-class Door(Protocol):
+class Station(Protocol):
     """A station, in this process or behind a socket."""
 
     def answer(self, packet: Packet) -> Packet: ...
@@ -53,16 +53,16 @@ def nudge(message: Message, context: Context) -> Message:
 
 
 def _carried(message: Message, kind: Kind, context: Context) -> Message:
-    asked = Packet(kind, b"")
+    request = Packet(kind, b"")
     try:
-        asked = packet(message, kind)
-        answer = door(context, message.metadata.ttl / OUTLIVES).answer(asked)
+        request = packet(message, kind)
+        answer = door(context, message.metadata.ttl / OUTLIVES).answer(request)
     except Exception as error:
-        answer = refusal(asked, _told(error))
+        answer = refusal(request, _code_of(error))
     return Message(content(answer), reply_to=message)
 
 
-def _told(error: Exception) -> str:
+def _code_of(error: Exception) -> str:
     """The text goes to the node's own console; the code is what may leave."""
     if isinstance(error, FedmetsError):
         print(error, file=sys.stderr, flush=True)
@@ -71,7 +71,7 @@ def _told(error: Exception) -> str:
     return "X01"
 
 
-def door(context: Context, seconds: float) -> Door:
+def door(context: Context, seconds: float) -> Station:
     """The station of a node; `seconds`: how long its answer is waited for.
 
     Behind a socket (`--node-config 'socket="/run/fedmets/station.sock"'`), as at a hospital; in this process for a virtual site, by its

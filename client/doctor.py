@@ -1,4 +1,4 @@
-"""The station's half of the doctor: is the data readable and in schema, is there enough of it, and can this machine work on it?
+"""Self-check of a site's station: is the data readable and in schema, is there enough of it, and can this machine work on it?
 
 It runs where the station runs, without a network, and writes nothing but what a station would, and its forecast of the longest work on
 one plan, which the station tells the coordinator. What else it says stays at the site.
@@ -29,11 +29,11 @@ from common.wire import signing
 
 PERMISSIONS = "fix permissions: the user that the station runs as must be able to read it"
 EXPORT = "re-export the table as the study's mapping declares it, or correct the mapping; rows that cannot be mended: exclude them"
-ROOM_GB = 2.0
+LEAST_FREE_GB = 2.0
 """Free space for answers and logs; prepared images come on top."""
-_TRIED = 32
+_DRY_RUN_CASES = 32
 """Cases of the dry run."""
-_EXCHANGES = 3
+_DRY_RUN_EXCHANGES = 3
 
 
 def examine(path: Path, socket: Path) -> list[Finding]:
@@ -66,10 +66,10 @@ def _privacy(site: Site) -> list[Finding]:
         account = privacy_budget.read(site.state, site.privacy)
     except FedmetsError as error:
         return faults("privacy", error, "restore the newest copy of the budget file")
-    said = "sums are masked; " if masked else ""
-    said += f"epsilon {account['spent']:.3f} of {account['epsilon']:g} spent, in {account['releases']} releases"
+    text = "sums are masked; " if masked else ""
+    text += f"epsilon {account['spent']:.3f} of {account['epsilon']:g} spent, in {account['releases']} releases"
     enough = account["left"] > account["epsilon"] / 10
-    return [Finding("privacy", "ok" if enough else "warning", said, "" if enough else "what it cannot pay for is refused (P09)")]
+    return [Finding("privacy", "ok" if enough else "warning", text, "" if enough else "what it cannot pay for is refused (P09)")]
 
 
 def _keys(site: Site) -> list[Finding]:
@@ -86,12 +86,12 @@ def _keys(site: Site) -> list[Finding]:
 
 def _isolation(socket: Path) -> list[Finding]:
     out = []
-    for check, look, do in (
+    for check, check_it, do in (
         ("isolation", socket_server.alone, "start the station without a network; the container's compose file does"),
         ("socket", lambda: _socket(socket), "another --socket, or mend its owner and mode"),
     ):
         try:
-            look()
+            check_it()
         except FedmetsError as error:
             out += faults(check, error, do)
         else:
@@ -99,23 +99,23 @@ def _isolation(socket: Path) -> list[Finding]:
     return out
 
 
-def _socket(at: Path) -> None:
-    socket_server.check_path(at)
-    socket_server.own(at.parent)
+def _socket(path: Path) -> None:
+    socket_server.check_path(path)
+    socket_server.own(path.parent)
 
 
 def _disk(site: Site) -> list[Finding]:
     out = []
     for name, folder in (("state", site.state), ("log", site.log.parent), ("cache", site.cache)):
-        there = next((p for p in (folder, *folder.parents) if p.exists()), Path("/"))
-        if not os.access(there, os.W_OK):
+        existing = next((p for p in (folder, *folder.parents) if p.exists()), Path("/"))
+        if not os.access(existing, os.W_OK):
             out.append(
-                Finding("disk", "fault", f"{name}: '{there}' cannot be written", f"fix permissions, or set `{name}` in the site file")
+                Finding("disk", "fault", f"{name}: '{existing}' cannot be written", f"fix permissions, or set `{name}` in the site file")
             )
             continue
-        free = shutil.disk_usage(there).free / 1e9
-        do = "" if free >= ROOM_GB else "free space: answers are kept on it before they leave"
-        out.append(Finding("disk", "ok" if free >= ROOM_GB else "warning", f"{name}: {free:.1f} GB free on '{there}'", do))
+        free = shutil.disk_usage(existing).free / 1e9
+        way_out = "" if free >= LEAST_FREE_GB else "free space: answers are kept on it before they leave"
+        out.append(Finding("disk", "ok" if free >= LEAST_FREE_GB else "warning", f"{name}: {free:.1f} GB free on '{existing}'", way_out))
     return out
 
 
@@ -126,16 +126,16 @@ def _gpu() -> list[Finding]:
         why = "this station's PyTorch is built without CUDA" if torch.version.cuda is None else "PyTorch sees no CUDA device"
         return [Finding("GPU", "note", f"{why}: networks train on the CPU", "for a GPU: the GPU image, and the device in the compose file")]
     free, whole = torch.cuda.mem_get_info()
-    said = f"{torch.cuda.get_device_name()}, {free / 1e9:.1f} of {whole / 1e9:.1f} GB free"
+    text = f"{torch.cuda.get_device_name()}, {free / 1e9:.1f} of {whole / 1e9:.1f} GB free"
     return [
-        Finding("GPU", "ok" if free > 4e9 else "warning", said, "" if free > 4e9 else "stop what else uses it, or expect halved batches")
+        Finding("GPU", "ok" if free > 4e9 else "warning", text, "" if free > 4e9 else "stop what else uses it, or expect halved batches")
     ]
 
 
 def _study(site: Site, ref: str) -> list[Finding]:
     try:
-        asked = studies.load(ref)
-        task = list(asked.tasks)[-1]
+        study = studies.load(ref)
+        task = list(study.tasks)[-1]
         cohort = cohort_of(site, ref, task)
     except DataError as error:
         denied = any(word in str(error) for word in ("Permission denied", "cannot be read"))
@@ -145,24 +145,26 @@ def _study(site: Site, ref: str) -> list[Finding]:
     except OSError as error:
         return [Finding(f"data, {ref}", "fault", f"'{error.filename}': {error.strerror}", PERMISSIONS)]
     flow = cohort.flow
-    known = int((cohort.labels != UNKNOWN).sum())
+    labelled = int((cohort.labels != UNKNOWN).sum())
     counts = np.bincount(cohort.labels[cohort.labels != UNKNOWN], minlength=len(cohort.schema.label.classes))
-    told = ", ".join(f"{n} {c}" for c, n in zip(cohort.schema.label.classes, counts, strict=True))
-    out = [Finding(f"data, {ref}", "ok", f"{flow.read} patients read, {len(cohort)} kept, {known} with a known label ({told})")]
+    counts_by_class = ", ".join(f"{n} {c}" for c, n in zip(cohort.schema.label.classes, counts, strict=True))
+    out = [
+        Finding(f"data, {ref}", "ok", f"{flow.read} patients read, {len(cohort)} kept, {labelled} with a known label ({counts_by_class})")
+    ]
     out += [Finding(f"data, {ref}", "note", f"{n} left out: {why}", "exclude them knowingly, or re-export") for why, n in flow.excluded]
     out += [Finding(f"data, {ref}", "note", note) for note in flow.notes]
     if site.privacy.noised and site.privacy.delta >= 1 / max(len(cohort), 1):
-        said = f"privacy.delta = {site.privacy.delta:g} is not below 1 / {len(cohort)} cases: every plan would be refused (P07)"
-        out.append(Finding("privacy", "fault", said, "lower it in the site file"))
-    if known < site.minimum:
-        said = f"{known} patients with a known label, the minimum is {site.minimum}: every sum would be refused (P01)"
-        out.append(Finding(f"data, {ref}", "fault", said, "more patients, or a lower `minimum` if your rules allow it"))
+        text = f"privacy.delta = {site.privacy.delta:g} is not below 1 / {len(cohort)} cases: every plan would be refused (P07)"
+        out.append(Finding("privacy", "fault", text, "lower it in the site file"))
+    if labelled < site.minimum:
+        text = f"{labelled} patients with a known label, the minimum is {site.minimum}: every sum would be refused (P01)"
+        out.append(Finding(f"data, {ref}", "fault", text, "more patients, or a lower `minimum` if your rules allow it"))
     elif (counts >= ESTIMABLE).sum() < 2:
-        said = f"fewer than {ESTIMABLE} patients of a second class: the site takes part, but no figure can be given for it alone"
-        out.append(Finding(f"data, {ref}", "note", said))
-    if known >= site.minimum:
-        longest, told_so = _tried(asked, cohort, ref)
-        out += told_so
+        text = f"fewer than {ESTIMABLE} patients of a second class: the site takes part, but no figure can be given for it alone"
+        out.append(Finding(f"data, {ref}", "note", text))
+    if labelled >= site.minimum:
+        longest, findings = _forecast(study, cohort, ref)
+        out += findings
         try:
             time_forecast.save(site.state, Path(ref).name, task, longest)
         except FedmetsError as error:
@@ -170,7 +172,7 @@ def _study(site: Site, ref: str) -> list[Finding]:
     return out
 
 
-def _tried(asked: Study, cohort: Cohort, ref: str) -> tuple[float, list[Finding]]:
+def _forecast(study: Study, cohort: Cohort, ref: str) -> tuple[float, list[Finding]]:
     """A measured forecast from this site's own cases: the slowest of a learner's first exchanges (the very first may only count).
 
     Returns the seconds of the slowest learner, too.
@@ -178,24 +180,24 @@ def _tried(asked: Study, cohort: Cohort, ref: str) -> tuple[float, list[Finding]
     out, longest = [], 0.0
     plan = local_plan(Fold(), 0, 5)
     prepared = fit(load("preprocessing"), {}, [cohort], plan)
-    for name, of, how in (("logistic", np.ones(len(cohort), np.bool_), {}), ("image", cohort.imaged, {"segmentation": False})):
-        learner = load(name, {**asked.hyper.get(name, {}), **how})
-        if name not in asked.learners or not learner.modality <= cohort.modalities:
+    for name, eligible, hyper in (("logistic", np.ones(len(cohort), np.bool_), {}), ("image", cohort.imaged, {"segmentation": False})):
+        learner = load(name, {**study.hyper.get(name, {}), **hyper})
+        if name not in study.learners or not learner.modality <= cohort.modalities:
             continue
-        tried = cohort.where(of & (np.cumsum(of) <= _TRIED))
+        sample = cohort.where(eligible & (np.cumsum(eligible) <= _DRY_RUN_CASES))
         state, seconds = {**prepared, name: learner.start(cohort.schema, 0)}, 0.0
-        for step in range(_EXCHANGES):
-            this = replace(plan, learner=name, step=step, phase=learner.phase(state[name]), hyper=hyper_of(learner))
+        for step in range(_DRY_RUN_EXCHANGES):
+            step_plan = replace(plan, learner=name, step=step, phase=learner.phase(state[name]), hyper=hyper_of(learner))
             started = time.perf_counter()
-            sums = learner.contribute(state, tried, this)
+            sums = learner.contribute(state, sample, step_plan)
             seconds = max(seconds, time.perf_counter() - started)
-            state = {**state, name: learner.apply(state, sums, this).arrays}
-        seconds *= int(of.sum()) / max(len(tried), 1)
+            state = {**state, name: learner.apply(state, sums, step_plan).arrays}
+        seconds *= int(eligible.sum()) / max(len(sample), 1)
         longest = max(longest, seconds)
         size = len(pack(flatten({name: state[name]}))) / 1e6
-        said = f"{name}: about {seconds:.1f} s and {2 * size:.1f} MB a round and training set, measured on {len(tried)} of {of.sum()} cases"
-        said += f"; memory {_memory():.1f} GB"
-        out.append(Finding(f"forecast, {ref}", "ok", said))
+        text = f"{name}: about {seconds:.1f} s and {2 * size:.1f} MB a round and training set"
+        text += f", measured on {len(sample)} of {eligible.sum()} cases; memory {_memory():.1f} GB"
+        out.append(Finding(f"forecast, {ref}", "ok", text))
     return longest, out
 
 

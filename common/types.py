@@ -1,4 +1,4 @@
-"""Shape aliases, and the one way to turn arrays into bytes and into a hash.
+"""Types of arrays and shapes, and the one way to turn arrays into bytes and into a hash.
 
 `Arrays` is a flat mapping of names to numpy arrays; `State` maps a learner's name to its arrays. The global model is a State.
 """
@@ -62,7 +62,7 @@ def unpack(blob: bytes | memoryview, *, limit: int = 2**31) -> Arrays:
             raise ValueError(f"{len(view)} bytes")
         (size,) = struct.unpack_from("<Q", view)
         header = json.loads(bytes(view[8 : 8 + size]))
-        at = 8 + size
+        offset = 8 + size
         out: Arrays = {}
         for name, kind, shape in header:
             # the pattern comes before numpy: what numpy makes of any other text is its own affair
@@ -70,12 +70,12 @@ def unpack(blob: bytes | memoryview, *, limit: int = 2**31) -> Arrays:
                 raise ValueError(f"array '{name}' of {kind} {shape}")
             dtype = np.dtype(kind)
             count = math.prod(shape)
-            if at + count * dtype.itemsize > len(view) or name in out:
+            if offset + count * dtype.itemsize > len(view) or name in out:
                 raise ValueError(f"array '{name}' of shape {shape} does not fit")
-            out[name] = np.frombuffer(view, dtype, count, at).reshape(shape)
-            at += count * dtype.itemsize
-        if at != len(view):
-            raise ValueError(f"{len(view) - at} bytes left over")
+            out[name] = np.frombuffer(view, dtype, count, offset).reshape(shape)
+            offset += count * dtype.itemsize
+        if offset != len(view):
+            raise ValueError(f"{len(view) - offset} bytes left over")
     except (ValueError, TypeError, KeyError, struct.error, OverflowError, RecursionError) as error:
         raise WireError("W02", f"not a packed set of arrays ({error}); the message was truncated or altered") from error
     return out

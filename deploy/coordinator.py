@@ -1,4 +1,4 @@
-"""The coordinator's container: a proxy in front, Flower's SuperLink behind it, and the list of nodes that may join kept as it is enrolled.
+"""Coordinator container: a TLS proxy in front, Flower's SuperLink behind it, and the list of enrolled nodes kept in step.
 
 The SuperLink listens on loopback alone, where `python -m server` starts runs; sites reach what `nginx.conf` lets through. What dies is
 started again: the SuperLink finds its nodes and runs in its database, and `python -m server resume` takes a run up.
@@ -24,12 +24,12 @@ from common.wire import signing
 from deploy import pki
 from deploy.provision import NODES
 from server.config import enrolled_sites
-from server.coordinator.superlink import ADDRESS, LOOPBACK, Flower, environment
+from server.coordinator.superlink import ADDRESS, LOOPBACK, SuperLink, environment
 from server.ledger import state_store
 
 REGISTERED = "nodes.json"
 _BACK_OFF = (0.5, 30.0)
-_LOOK = 5.0
+_LOOK_SECONDS = 5.0
 """Seconds between looks at who is enrolled, and at the certificates."""
 _DAY = 86400.0
 
@@ -40,7 +40,7 @@ def run(kit: Path, state: Path, tell: Callable[[str], None]) -> None:
     home = state / "flwr"
     (state / "runs").mkdir(parents=True, exist_ok=True)
     home.mkdir(parents=True, exist_ok=True)
-    inside = loopback(state / LOOPBACK, datetime.datetime.now(datetime.UTC))
+    loopback_folder = loopback(state / LOOPBACK, datetime.datetime.now(datetime.UTC))
     stopping = False
 
     def stop(*_: object) -> None:
@@ -52,25 +52,25 @@ def run(kit: Path, state: Path, tell: Callable[[str], None]) -> None:
     host, port = ADDRESS.split(":")
     commands = {
         "SuperLink": [
-            "flower-superlink", "--ssl-certfile", str(inside / "server.pem"), "--ssl-keyfile", str(inside / "server.key"),
-            "--ssl-ca-certfile", str(inside / "ca.pem"), "--host", host, "--port", port, "--database", str(state / "superlink.db"),
+            "flower-superlink", "--ssl-certfile", str(loopback_folder / "server.pem"), "--ssl-keyfile", str(loopback_folder / "server.key"),
+            "--ssl-ca-certfile", str(loopback_folder / "ca.pem"), "--host", host, "--port", port, "--database", str(state / "superlink.db"),
             "--enable-supernode-auth", "--disable-runtime-dependency-installation",
         ],
         "proxy": ["nginx", "-e", "stderr", "-c", str((kit / "nginx.conf").resolve())],
     }  # fmt: skip
     children = _Children(commands, environment(home), tell)
-    flower, looked = Flower(home, inside / "ca.pem"), 0.0
-    shown, told = _stamp(kit), time.monotonic()
+    flower, last_look = SuperLink(home, loopback_folder / "ca.pem"), 0.0
+    last_stamp, last_warning = _stamp(kit), time.monotonic()
     try:
         while not stopping:
             children.look()
-            if time.monotonic() - looked > _LOOK and _listens(host, int(port)):
-                looked = time.monotonic()
-                renewed, due = _stamp(kit) != shown, looked - told > _DAY
+            if time.monotonic() - last_look > _LOOK_SECONDS and _listens(host, int(port)):
+                last_look = time.monotonic()
+                renewed, due = _stamp(kit) != last_stamp, last_look - last_warning > _DAY
                 try:
                     sync(flower, kit, state / REGISTERED, tell)
                     if renewed or due:
-                        shown, told = _stamp(kit), looked
+                        last_stamp, last_warning = _stamp(kit), last_look
                         check(kit, datetime.datetime.now(datetime.UTC), tell)
                     if renewed:
                         children.reload("proxy")
@@ -97,11 +97,11 @@ def check(kit: Path, now: datetime.datetime, tell: Callable[[str], None]) -> Non
     """The kit's keys and certificates are there, fit together and are valid; C04, C05. What expires soon is told."""
     signing.load(kit / enrolled_sites.KEY)
     for name in ("ca.pem", "server.pem"):
-        left = pki.days_left(kit / name, now)
-        if left < 0:
-            raise FederationError("R08", f"'{kit / name}' expired {-left:.0f} days ago: python -m deploy renew {kit}")
-        if left <= pki.WARN_DAYS:
-            tell(f"'{kit / name}' expires in {left:.0f} days: python -m deploy renew {kit}")
+        days = pki.days_left(kit / name, now)
+        if days < 0:
+            raise FederationError("R08", f"'{kit / name}' expired {-days:.0f} days ago: python -m deploy renew {kit}")
+        if days <= pki.WARN_DAYS:
+            tell(f"'{kit / name}' expires in {days:.0f} days: python -m deploy renew {kit}")
     server = pki.newest(kit / "server.pem")
     if not any(_issued(server, ca) for ca in pki.certificates(kit / "ca.pem")):
         raise FederationError("R08", f"'{kit / 'server.pem'}' is not by the authority in '{kit / 'ca.pem'}': python -m deploy renew {kit}")
@@ -117,7 +117,7 @@ def _issued(server: x509.Certificate, ca: x509.Certificate) -> bool:
     return True
 
 
-def sync(flower: Flower, kit: Path, file: Path, tell: Callable[[str], None]) -> None:
+def sync(flower: SuperLink, kit: Path, file: Path, tell: Callable[[str], None]) -> None:
     """Those and only those whose keys lie in `nodes/` may join. A node is named by its key, so that a new key is a new node.
 
     file: what was registered as what, for Flower's list gives no names.
@@ -126,16 +126,16 @@ def sync(flower: Flower, kit: Path, file: Path, tell: Callable[[str], None]) -> 
     listed: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
     if listed.keys() == wanted.keys():
         return
-    there = flower.nodes()
-    known = {name: node for name, node in listed.items() if node in there}
-    for name in sorted(known.keys() - wanted.keys()):
-        flower.unregister(known.pop(name))
+    registered = flower.nodes()
+    nodes = {name: node for name, node in listed.items() if node in registered}
+    for name in sorted(nodes.keys() - wanted.keys()):
+        flower.unregister(nodes.pop(name))
         tell(f"node {name} may no longer join")
-        state_store.write(file, json.dumps(known).encode())
-    for name in sorted(wanted.keys() - known.keys()):
-        known[name] = flower.register(wanted[name], name)
+        state_store.write(file, json.dumps(nodes).encode())
+    for name in sorted(wanted.keys() - nodes.keys()):
+        nodes[name] = flower.register(wanted[name], name)
         tell(f"node {name} may join")
-        state_store.write(file, json.dumps(known).encode())
+        state_store.write(file, json.dumps(nodes).encode())
 
 
 def _short(path: Path) -> str:

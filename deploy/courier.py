@@ -1,4 +1,4 @@
-"""At a site: Flower's SuperNode with the site's key, for the coordinator that the site enrolled with and no other."""
+"""Courier process at a site: Flower's SuperNode with the site's key, for the coordinator that the site enrolled with and no other."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from server.coordinator.superlink import environment
 
 def command(folder: Path, socket: Path, port: int) -> list[str]:
     """The SuperNode's command line; C04 where the kit is not the one that was enrolled with. `port`: of its own process, on loopback."""
-    mine = kit.check(folder)
+    own_kit = kit.check(folder)
     return [
         "flower-supernode",
-        *("--superlink", f"{mine.host}:{mine.port}"),
+        *("--superlink", f"{own_kit.host}:{own_kit.port}"),
         *("--root-certificates", str(folder / "ca.pem")),
         *("--auth-supernode-private-key", str(folder / "courier.key")),
         *("--host", "127.0.0.1", "--port", str(port)),

@@ -1,4 +1,4 @@
-"""The federation's certificate authority, the coordinator's TLS certificate, a courier's key, and the fingerprint that is read out.
+"""Public key infrastructure: the federation's certificate authority, TLS certificates, couriers' keys, and fingerprints to read out.
 
 Elliptic curves throughout (P-256 for TLS; P-384 for SuperNodes, whose keys Flower wants on a NIST curve). Private keys are PEM files of
 mode 600. Sources: RFC 5280 (certificates), RFC 6125 (names), CA/Browser Forum baseline (a server's 397 days).

@@ -1,4 +1,4 @@
-"""From `federation.toml` to a coordinator's kit and one kit a site; and what a coordinator does with them later.
+"""Provisioning: from `federation.toml` to a coordinator's kit and one kit a site; adding, revoking and renewing later.
 
 The coordinator's folder holds secrets (`ca.key`, `server.key`, `plan.key`, mode 600) and what was enrolled (`sites.toml`, `nodes/`). A
 site's kit holds none.
@@ -73,39 +73,41 @@ def site_kit(home: Path, site: str, out: Path) -> None:
         raise RunError("S01", f"'{out}' is there already; choose a new folder for the kit")
     out.mkdir(parents=True)
     public = signing.load(home / enrolled_sites.KEY).public
-    mine = Kit(federation.name, site, federation.hosts[0], federation.port, federation.studies, public, __version__)
-    pki.write(out / kit.KIT, kit.text(mine))
+    site_values = Kit(federation.name, site, federation.hosts[0], federation.port, federation.studies, public, __version__)
+    pki.write(out / kit.KIT, kit.text(site_values))
     shutil.copyfile(home / "ca.pem", out / "ca.pem")
-    values = {**_values(federation), **asdict(mine), "slug": slug(site)}
+    values = {**_values(federation), **asdict(site_values), "slug": slug(site)}
     for name in ("site.toml", "compose.yaml", "check.sh", "README.md"):
         pki.write(out / name, _render(f"site/{name}", values))
 
 
 def add(home: Path, file: Path, typed: str, *, instead: bool = False) -> Enrolment:
     """Take a site's public keys in, if the fingerprint that its IT read out is theirs. Another key than it had: only `instead` (C04)."""
-    found = kit.read(file, Enrolment)
+    enrolment = kit.read(file, Enrolment)
     federation = load(home / "federation.toml")
     listed = sites(home)
     faults = []
-    if found.federation != federation.name or found.site not in federation.sites:
-        faults.append(f"'{file}' is for site '{found.site}' of '{found.federation}'; '{federation.name}' has {', '.join(federation.sites)}")
-    if not pki.same(typed, found.fingerprint):
+    if enrolment.federation != federation.name or enrolment.site not in federation.sites:
         faults.append(
-            f"the fingerprint of '{file}' is {found.fingerprint}, {typed} was typed: it is not the site's file, or a digit is wrong; "
+            f"'{file}' is for site '{enrolment.site}' of '{enrolment.federation}'; '{federation.name}' has {', '.join(federation.sites)}"
+        )
+    if not pki.same(typed, enrolment.fingerprint):
+        faults.append(
+            f"the fingerprint of '{file}' is {enrolment.fingerprint}, {typed} was typed: it is not the site's file, or a digit is wrong; "
             "ask the site"
         )
-    if found.site in listed and listed[found.site] != found.station and not instead:
-        faults.append(f"site '{found.site}' is enrolled with another key; `site renew` takes the new one in its place")
+    if enrolment.site in listed and listed[enrolment.site] != enrolment.station and not instead:
+        faults.append(f"site '{enrolment.site}' is enrolled with another key; `site renew` takes the new one in its place")
     faults += [
-        f"the key of '{found.site}' is '{other}''s already; each site makes its own"
+        f"the key of '{enrolment.site}' is '{other}''s already; each site makes its own"
         for other, k in listed.items()
-        if k == found.station and other != found.site
+        if k == enrolment.station and other != enrolment.site
     ]
     if faults:
         raise UsageError("C04", *faults)
-    state_store.write(home / NODES / f"{slug(found.site)}.pub", (found.courier + "\n").encode())
-    state_store.write(home / enrolled_sites.SITES, enrolled_sites.text({**listed, found.site: found.station}).encode())
-    return found
+    state_store.write(home / NODES / f"{slug(enrolment.site)}.pub", (enrolment.courier + "\n").encode())
+    state_store.write(home / enrolled_sites.SITES, enrolled_sites.text({**listed, enrolment.site: enrolment.station}).encode())
+    return enrolment
 
 
 def revoke(home: Path, site: str) -> None:
@@ -114,8 +116,8 @@ def revoke(home: Path, site: str) -> None:
     if site not in listed:
         raise UsageError("C01", f"site '{site}' is not enrolled; enrolled are: {', '.join(listed) or 'none'}")
     (home / NODES / f"{slug(site)}.pub").unlink(missing_ok=True)
-    left = {k: v for k, v in listed.items() if k != site}
-    state_store.write(home / enrolled_sites.SITES, enrolled_sites.text(left).encode())
+    remaining = {k: v for k, v in listed.items() if k != site}
+    state_store.write(home / enrolled_sites.SITES, enrolled_sites.text(remaining).encode())
 
 
 def renew(home: Path, now: datetime.datetime) -> None:
@@ -126,8 +128,8 @@ def renew(home: Path, now: datetime.datetime) -> None:
         for needed in ("ca.key", "ca.pem"):
             shutil.copy2(home / needed, aside / needed)
         pki.server(aside, federation.hosts, now)
-        for made in ("server.key", "server.pem"):
-            (aside / made).replace(home / made)
+        for pem in ("server.key", "server.pem"):
+            (aside / pem).replace(home / pem)
 
 
 def renew_authority(home: Path, now: datetime.datetime) -> str:

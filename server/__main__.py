@@ -190,10 +190,10 @@ def _noise(args: argparse.Namespace) -> dict[str, object]:
 
 
 def _flower(args: argparse.Namespace) -> Any:
-    from server.coordinator.superlink import LOOPBACK, Flower
+    from server.coordinator.superlink import LOOPBACK, SuperLink
 
     state = Path(args.state).resolve()
-    return Flower(state / "flwr", state / LOOPBACK / "ca.pem", args.address)
+    return SuperLink(state / "flwr", state / LOOPBACK / "ca.pem", args.address)
 
 
 def _more(pairs: Sequence[str]) -> dict[str, object]:
@@ -222,10 +222,10 @@ def _shown(args: argparse.Namespace, folder: Path, do: Any) -> dict[str, object]
     from common.errors import FedmetsError
     from common.runtime.console import Console
     from server.monitor.json_log import Log
-    from server.monitor.run_watcher import Watched
+    from server.monitor.run_watcher import RunWatcher
 
     log = Log(args.log, args.log_json)
-    watched = Watched(folder, lambda line: log.line(folder.name, line))
+    watched = RunWatcher(folder, lambda line: log.line(folder.name, line))
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with ExitStack() as opened:
         keep = None

@@ -1,1 +1,1 @@
-"""From a site's tables and images to its frozen Cohort."""
+"""Cohort: from a site's tables and images to its frozen snapshot of cases."""

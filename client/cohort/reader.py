@@ -1,4 +1,4 @@
-"""A data folder to a Cohort: the mapping that fits, the columns that the study asks for, and the account of who was left out.
+"""Cohort reader: a data folder to a Cohort. Features, labels within a horizon, survival, and the account of who was left out.
 
 All faults of all tables are collected and raised together (guards D00-D09). Nothing is filled, and nothing is dropped without a
 reason in the flow.
@@ -15,15 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from client.imaging.pipeline.picture_set import Album
-from client.imaging.pipeline.run import Tell
-from client.imaging.pipeline.run import read as read_images
+from client.imaging.pipeline.picture_set import PictureSet
+from client.imaging.pipeline.prepare_images import PictureRequest, Tell
+from client.imaging.pipeline.prepare_images import read as read_images
 from client.table import columns, detect_mapping
 from client.table.columns import Values
 from client.table.mapping import Source
 from client.table.rows import Account, Loaded, some
 from common.data.cohort import UNKNOWN, Cohort, Flow
-from common.data.schema import Floats, Imaging, Number, Schema
+from common.data.schema import Floats, Number, Schema
 from common.errors import DataError, Fault, raise_faults
 from common.study.study import Study, guard_denied
 
@@ -40,7 +40,7 @@ class Reading:
     """Patient -> why it is not in the cohort."""
     overrides: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Feature -> why guard L02 does not apply to it, as the study or the mapping declares; to be printed in the report."""
-    album: Album | None = None
+    images: PictureSet | None = None
     """What became of the images; None where none were asked for."""
 
     @property
@@ -48,14 +48,23 @@ class Reading:
         """The scanner's maker of each case's image, as the file says (aligned with `cohort.ids`); '' where there is none."""
         return tuple(p.scanner if p else "" for p in self.cohort.pictures) or ("",) * len(self.cohort)
 
-    def told(self, ids: Collection[str]) -> list[str]:
+    def image_log(self, ids: Collection[str]) -> list[str]:
         """What the site's log gets of the images of the patients `ids`: file, why, and what to do."""
-        return self.album.told(ids) if self.album else []
+        return self.images.site_log(ids) if self.images else []
 
     @cached_property
     def at(self) -> Mapping[str, int]:
         """Patient -> position in the cohort."""
         return {patient: n for n, patient in enumerate(self.cohort.ids)}
+
+
+@dataclass(frozen=True)
+class _ImageFolders:
+    """Where images are looked for (None: beside the tables) and prepared (None: nowhere, for none are wanted)."""
+
+    images: Path | None
+    cache: Path | None
+    tell: Tell | None
 
 
 def read(
@@ -66,15 +75,13 @@ def read(
     site: str | None = None,
     patients: frozenset[str] | None = None,
     source: str | None = None,
-    images: Path | None = None,
-    cache: Path | None = None,
-    tell: Tell | None = None,
 ) -> Cohort:
-    """One site's cohort: the patients in `data` (of them, only `patients`), sorted by id. `site`: its name; default the study's.
+    """One site's cohort: the patients in `data` (of them, only `patients`), sorted by id, without images.
 
-    Cases of unknown label stay UNKNOWN (guard D04: they are never filled, never trained on, never scored).
+    `site`: its name; default the study's. Cases of unknown label stay UNKNOWN (guard D04: they are never filled, never trained on,
+    never scored).
     """
-    reading = read_table(study, task, data, source=source, images=images, cache=cache, tell=tell)
+    reading = read_table(study, task, data, source=source)
     return select(reading, site or study.name, patients)
 
 
@@ -83,30 +90,30 @@ def select(reading: Reading, site: str, patients: frozenset[str] | None = None) 
     whole = reading.cohort
     if patients is None:
         return dataclasses.replace(whole, site=site)
-    at = sorted(reading.at[i] for i in patients if i in reading.at)
-    if not at:
+    positions = sorted(reading.at[i] for i in patients if i in reading.at)
+    if not positions:
         what = f"none of the {len(patients)} patients asked for is among the {len(whole)} usable cases"
         raise_faults([Fault("D09", f"site '{site}'", what, "Check the ids (TCGA: the first 12 characters)")])
-    inside = np.zeros(len(whole), np.bool_)
-    inside[at] = True
-    kept = whole.where(inside)
-    gone = {i: reading.left_out[i] for i in patients & reading.left_out.keys()}
-    counts = Counter(gone.values())
+    chosen = np.zeros(len(whole), np.bool_)
+    chosen[positions] = True
+    kept = whole.where(chosen)
+    left_out = {i: reading.left_out[i] for i in patients & reading.left_out.keys()}
+    counts = Counter(left_out.values())
     excluded = tuple((reason, counts[reason]) for reason, _ in whole.flow.excluded if counts[reason])
     ids = {k: tuple(i for i in v if i in patients) for k, v in whole.flow.ids.items()}
     absent = tuple(sorted(patients - reading.at.keys() - reading.left_out.keys()))
-    notes, album = whole.flow.notes, reading.album
-    if album is not None:
+    notes, images = whole.flow.notes, reading.images
+    if images is not None:
         # the notes on images count patients: here, the site's own
-        everybodys = album.notes(whole.ids)
-        notes = (*(n for n in notes if n not in everybodys), *album.notes(kept.ids))
-        ids = {**{k: v for k, v in ids.items() if not k.startswith("images: ")}, **album.named(kept.ids)}
+        notes_of_all = images.notes(whole.ids)
+        notes = (*(n for n in notes if n not in notes_of_all), *images.notes(kept.ids))
+        ids = {**{k: v for k, v in ids.items() if not k.startswith("images: ")}, **images.named(kept.ids)}
     if absent:
         notes = (*notes, f"D05: {len(absent)} of {len(patients)} patients of the site's list are not in the table")
         ids["patients that the table lacks"] = absent
     flow = dataclasses.replace(
         whole.flow,
-        read=len(gone) + len(kept),
+        read=len(left_out) + len(kept),
         excluded=excluded,
         kept=len(kept),
         unknown_label=int((kept.labels == UNKNOWN).sum()),
@@ -134,11 +141,8 @@ def read_table(
     images: Path | None = None,
     cache: Path | None = None,
     tell: Tell | None = None,
-    labelled: bool = True,
 ) -> Reading:
     """The whole table in `data` (a folder, searched recursively, or one file), and the images of its patients.
-
-    `labelled`: with labels, of at least one patient, and institutions; without, neither is looked for: for patients to be predicted.
 
     Images are looked for where the study knows any and `cache`, the folder for what is prepared of them, is given: in the folder
     `images`, by default `data` where that is a folder. `tell` hears how far their preparation is.
@@ -146,41 +150,75 @@ def read_table(
     Raises DataError with every fault of every table (D00-D09), LeakError (L02) for a feature that is an outcome, UsageError
     for an option or a mapping that is wrong, and RunError S03 where the cache cannot be written.
     """
+    return _read(study, task, data, source, _ImageFolders(images, cache, tell), labelled=True)
+
+
+def read_unlabelled(
+    study: Study,
+    task: str,
+    data: Path,
+    *,
+    source: str | None = None,
+    images: Path | None = None,
+    cache: Path | None = None,
+    tell: Tell | None = None,
+) -> Reading:
+    """As `read_table`, for patients to be predicted: neither labels nor institutions are looked for."""
+    return _read(study, task, data, source, _ImageFolders(images, cache, tell), labelled=False)
+
+
+def _read(study: Study, task: str, data: Path, name: str | None, folders: _ImageFolders, *, labelled: bool) -> Reading:
     study.schema_at(task)
     if not data.exists():
         raise DataError("D00", f"D00 {data}: the data folder or file is not there. Check the path")
     folder = detect_mapping.Folder(data)
-    chosen, told = detect_mapping.choose(study, folder, source)
+    source, choice = detect_mapping.choose(study, folder, name)
     faults: list[Fault] = []
     try:
-        tables = detect_mapping.load(chosen, folder, faults)
-        raise_faults(faults if chosen.index.name not in tables else [])
-        reading = _assemble(study, task, chosen, tables, faults, labelled)
+        tables = detect_mapping.load(source, folder, faults)
+        raise_faults(faults if source.index.name not in tables else [])
+        reading = _assemble(study, task, source, tables, faults, labelled)
     except DataError as error:
-        if told:
-            raise DataError(error.code, *error.faults, told) from error
+        if choice:
+            raise DataError(error.code, *error.faults, choice) from error
         raise
     imaging = study.schema_at(task).imaging
-    if images is not None and not images.is_dir():
-        raise DataError("D00", f"D00 {images}: the folder of images is not there. Check the path")
-    root = images or (data if data.is_dir() else None)
-    if imaging is None or cache is None or root is None:
+    if folders.images is not None and not folders.images.is_dir():
+        raise DataError("D00", f"D00 {folders.images}: the folder of images is not there. Check the path")
+    root = folders.images or (data if data.is_dir() else None)
+    if imaging is None or folders.cache is None or root is None:
         return dataclasses.replace(reading, cohort=_with_modalities(reading.cohort))
-    return _imaged(reading, imaging, chosen, root, cache, tell)
+    everybody = (*reading.cohort.ids, *reading.left_out)
+    request = PictureRequest(source.images, imaging, source.name, reading.cohort.ids, everybody)
+    images = read_images(root, request, folders.cache, tell=folders.tell or (lambda done, of: None))
+    return _imaged(reading, images)
 
 
-def _imaged(reading: Reading, imaging: Imaging, source: Source, folder: Path, cache: Path, tell: Tell | None) -> Reading:
+def _imaged(reading: Reading, images: PictureSet) -> Reading:
     """The same reading with the pictures of its patients, joined by id (guard D05)."""
     cohort = reading.cohort
-    everybody = (*cohort.ids, *reading.left_out)
-    album = read_images(folder, source.images, imaging, source.name, cohort.ids, cache, everybody=everybody, tell=tell)
     flow = dataclasses.replace(
         cohort.flow,
-        notes=(*cohort.flow.notes, *album.notes(cohort.ids)),
-        ids={**cohort.flow.ids, **album.named(cohort.ids)},
+        notes=(*cohort.flow.notes, *images.notes(cohort.ids)),
+        ids={**cohort.flow.ids, **images.named(cohort.ids)},
     )
-    pictures = tuple(album.pictures.get(i) for i in cohort.ids)
-    return dataclasses.replace(reading, cohort=_with_modalities(dataclasses.replace(cohort, flow=flow, pictures=pictures)), album=album)
+    pictures = tuple(images.pictures.get(i) for i in cohort.ids)
+    cohort = dataclasses.replace(cohort, flow=flow, pictures=pictures)
+    return dataclasses.replace(reading, cohort=_with_modalities(cohort), images=images)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """What the mapped tables hold: a row for each patient of the account, those who are left out included."""
+
+    values: Floats
+    """(patients, features), NaN where missing."""
+    labels: Values
+    """(patients,), NaN where unknown."""
+    label_source: str
+    institutions: list[str]
+    survival: Floats | None
+    """(patients, 2): time and event."""
 
 
 def _assemble(study: Study, task: str, source: Source, tables: Mapping[str, Loaded], faults: list[Fault], labelled: bool) -> Reading:
@@ -206,24 +244,27 @@ def _assemble(study: Study, task: str, source: Source, tables: Mapping[str, Load
         else:
             values[:, j] = columns.feature(feature, spec, tables, flow, faults)
     labels, label_source = np.full(len(flow.ids), np.nan), "not read"
+    institutions, survival = [""] * len(flow.ids), None
     if labelled:
         labels, label_source = _labels(source, schema, tables, flow, faults)
-    sites = columns.institutions(source.site, tables, flow, faults) if labelled else [""] * len(flow.ids)
-    survival = _survival(source, schema, tables, flow, faults) if labelled else None
+        institutions = columns.institutions(source.site, tables, flow, faults)
+        survival = _survival(source, schema, tables, flow, faults)
     raise_faults(faults)
     if labelled:
         _some_label(flow, labels)
-    return _reading(study, schema, source, flow, values, labels, label_source, sites, survival, overrides)
+    cohort = _cohort(study, schema, flow, _Columns(values, labels, label_source, institutions, survival))
+    kept = tuple(name for name, patient in zip(institutions, flow.ids, strict=True) if patient not in flow.gone)
+    return Reading(cohort, kept, source.name, dict(flow.gone), overrides)
 
 
 def _left_out_features(study: Study, schema: Schema) -> list[str]:
     """Guard L01 (prediction time): features that become available after the task's time do not enter, and the flow says so."""
     have = {f.name for f in schema.features}
     later = [f for f in study.schema.features if f.name not in have]
-    return [
-        f"L01: left out, since available only at '{t}': " + ", ".join(f.name for f in later if f.available_at == t)
-        for t in dict.fromkeys(f.available_at for f in later)
-    ]
+    by_time: dict[str, list[str]] = {}
+    for feature in later:
+        by_time.setdefault(feature.available_at, []).append(feature.name)
+    return [f"L01: left out, since available only at '{time}': {', '.join(names)}" for time, names in by_time.items()]
 
 
 def _guard(study: Study, source: Source, tables: Mapping[str, Loaded], schema: Schema, flow: Account) -> dict[str, str]:
@@ -249,13 +290,13 @@ def _join(source: Source, tables: Mapping[str, Loaded], flow: Account, faults: l
     for table in tables.values():
         if table.spec.name == source.index.name:
             continue
-        here = {i for i in table.ids if i}
-        if not here & known:
-            examples = f"{some(sorted(here))} and {some(sorted(known))}"
-            what = f"none of its {len(here)} ids ('{table.spec.key}') is an id of table '{source.index.name}' (e.g. {examples})"
+        table_ids = {i for i in table.ids if i}
+        if not table_ids & known:
+            examples = f"{some(sorted(table_ids))} and {some(sorted(known))}"
+            what = f"none of its {len(table_ids)} ids ('{table.spec.key}') is an id of table '{source.index.name}' (e.g. {examples})"
             faults.append(Fault("D05", table.where(), what, "Check the key columns and id_length"))
             continue
-        for title, ids in (("without a case", here - known), ("cases without a row", known - here)):
+        for title, ids in (("without a case", table_ids - known), ("cases without a row", known - table_ids)):
             if ids:
                 flow.notes.append(f"D05: table '{table.spec.name}': {len(ids)} {'ids ' if title.startswith('without') else ''}{title}")
                 flow.named[f"{table.spec.name}: {title}"] = tuple(sorted(ids))
@@ -266,8 +307,8 @@ def _labels(source: Source, schema: Schema, tables: Mapping[str, Loaded], flow: 
     if source.label.within is None and source.label.value is not None:
         spec = source.label.value
         out = columns.label(classes, spec, source.label.unknown, tables, flow, faults)
-        told = columns.used_column(spec, tables)
-        return out, f"{told} (source mapping '{source.name}', guard D03)"
+        label_column = columns.used_column(spec, tables)
+        return out, f"{label_column} (source mapping '{source.name}', guard D03)"
     w = source.label.within
     assert w is not None
     event = columns.label(("no", "yes"), w.event, (), tables, flow, faults)
@@ -285,8 +326,8 @@ def _labels(source: Source, schema: Schema, tables: Mapping[str, Loaded], flow: 
         )
     followed = int((short & ~competed).sum())
     flow.notes.append(f"D04: {followed} patients were event-free but followed for less than {w.horizon:g} {w.time.unit}: label unknown")
-    told = f"{columns.used_column(w.event, tables)} within {w.horizon:g} {w.time.unit} by '{w.time.columns[0].name}'"
-    return out, f"{told} (source mapping '{source.name}', guard D03)"
+    label_column = f"{columns.used_column(w.event, tables)} within {w.horizon:g} {w.time.unit} by '{w.time.columns[0].name}'"
+    return out, f"{label_column} (source mapping '{source.name}', guard D03)"
 
 
 def _survival(source: Source, schema: Schema, tables: Mapping[str, Loaded], flow: Account, faults: list[Fault]) -> Floats | None:
@@ -313,32 +354,22 @@ def _some_label(flow: Account, labels: Values) -> None:
         raise_faults([Fault("D09", flow.index.where(), what, "Check the filters and the label's values")])
 
 
-def _reading(
-    study: Study,
-    schema: Schema,
-    source: Source,
-    flow: Account,
-    values: Floats,
-    labels: Values,
-    label_source: str,
-    sites: list[str],
-    survival: Floats | None,
-    overrides: Mapping[str, str],
-) -> Reading:
+def _cohort(study: Study, schema: Schema, flow: Account, rows: _Columns) -> Cohort:
     keep = np.array([i not in flow.gone for i in flow.ids], np.bool_)
-    known = np.where(np.isnan(labels), UNKNOWN, labels).astype(np.int64)
+    labels = np.where(np.isnan(rows.labels), UNKNOWN, rows.labels).astype(np.int64)[keep]
     if not keep.any():
         why = "; ".join(f"{n}: {r}" for r, n in flow.excluded())
         raise_faults([Fault("D09", flow.index.where(), f"of {len(flow.all_ids)} patients read none is kept ({why})", "Check the filters")])
+    excluded_ids = {reason: tuple(i for i, why in sorted(flow.gone.items()) if why == reason) for reason, _ in flow.excluded()}
     account = Flow(
         read=len(flow.all_ids),
         excluded=tuple(flow.excluded()),
         kept=int(keep.sum()),
-        unknown_label=int((known[keep] == UNKNOWN).sum()),
-        label_source=label_source,
+        unknown_label=int((labels == UNKNOWN).sum()),
+        label_source=rows.label_source,
         notes=tuple(flow.notes),
-        ids={**flow.named, **{r: tuple(i for i, why in sorted(flow.gone.items()) if why == r) for r, _ in flow.excluded()}},
+        ids={**flow.named, **excluded_ids},
     )
     ids = tuple(i for i in flow.ids if i not in flow.gone)
-    cohort = Cohort(study.name, schema, ids, values[keep], known[keep], account, survival=None if survival is None else survival[keep])
-    return Reading(cohort, tuple(s for s, k in zip(sites, keep, strict=True) if k), source.name, dict(flow.gone), overrides)
+    survival = None if rows.survival is None else rows.survival[keep]
+    return Cohort(study.name, schema, ids, rows.values[keep], labels, account, survival=survival)

@@ -1,4 +1,4 @@
-"""A federation's final model, moved to a site's own patients, head by head. Nothing leaves the site.
+"""Domain adaptation: a federation's final model fine-tuned to a site's own patients, head by head. Nothing leaves the site.
 
 - networks (`image`, `mlp`, `logistic_fedavg`): some epochs more from the federation's parameters, by the learner's own training at a site;
 - `logistic`: a refit with a ridge centred at the federation's coefficients (`client.local_model.centred_ridge`);
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from client.local_model.centred_ridge import INTERCEPT, Point, climb, recalibrated
+from client.local_model.centred_ridge import INTERCEPT_RIDGE, Likelihood, maximise, recalibrated
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Floats
 from common.federated.learner import (
@@ -31,12 +31,12 @@ from common.federated.learner import (
 from common.federated.local_baseline import TRAINABLE
 from common.types import State
 
-EPOCHS, SLOWER, RIDGE = 3, 0.1, 10.0
-NETWORKS = ("image", "mlp", "logistic_fedavg")
+EPOCHS, LEARNING_RATE_SHARE, RIDGE = 3, 0.1, 10.0
+NETWORK_HEADS = ("image", "mlp", "logistic_fedavg")
 
 
 @dataclass(frozen=True)
-class How:
+class FineTuning:
     """`learning_rate` None: a tenth of the learner's own. `ridge`: on the slopes of a logistic regression, per standard deviation."""
 
     epochs: int = EPOCHS
@@ -45,7 +45,7 @@ class How:
 
     def words(self, head: Federated) -> str:
         """What becomes of a head."""
-        if head.name in NETWORKS:
+        if head.name in NETWORK_HEADS:
             return f"{self.epochs} epochs at a learning rate of {self._rate(head):g}"
         return {
             "logistic": f"refit with a ridge of {self.ridge:g} centred at the federation's coefficients",
@@ -57,23 +57,23 @@ class How:
         return configured(head, {"epochs": self.epochs, "learning_rate": self._rate(head)})
 
     def _rate(self, head: Any) -> float:
-        return self.learning_rate if self.learning_rate is not None else SLOWER * head.training.learning_rate
+        return self.learning_rate if self.learning_rate is not None else LEARNING_RATE_SHARE * head.training.learning_rate
 
 
-def adapted(heads: Sequence[Head], state: State, cohort: Cohort, fold: Fold, seed: int, parts: int, how: How) -> State:
+def adapted(heads: Sequence[Head], state: State, cohort: Cohort, fold: Fold, seed: int, parts: int, settings: FineTuning) -> State:
     """The state with every head moved to the labelled patients that `fold` trains on; a head for which they are too few stays."""
-    plan, new = local_plan(fold, seed, parts), dict(state)
+    plan, moved = local_plan(fold, seed, parts), dict(state)
     rows = cohort.train(fold, seed, parts)
     for head in heads:
         if head.name not in state or not enough(head, rows):
             continue
-        if head.name in NETWORKS:
-            new[head.name] = _trained(head, state, cohort, plan, how)[head.name]
+        if head.name in NETWORK_HEADS:
+            moved[head.name] = _trained(head, state, cohort, plan, settings)[head.name]
         elif head.name == "logistic":
-            new[head.name] = _centred(head, state, cohort, plan, how)[head.name]
+            moved[head.name] = _centred(head, state, cohort, plan, settings)[head.name]
         elif head.name == "boosting":
-            new[head.name] = _recalibrated(head, state, rows)[head.name]
-    return new
+            moved[head.name] = _recalibrated(head, state, rows)[head.name]
+    return moved
 
 
 def enough(head: Federated, rows: Cohort) -> bool:
@@ -88,32 +88,32 @@ def usable(head: Federated, cohort: Cohort) -> Any:
     return np.full(len(cohort), "table" in cohort.modalities)
 
 
-def _trained(head: Any, state: State, cohort: Cohort, plan: Plan, how: How) -> State:
-    tuned, arrays = how.tuned(head), state[head.name]
-    begun = {**state, head.name: {**arrays, "round": np.array(0)}}
-    asked = replace(plan, learner=head.name, phase="train", hyper=hyper_of(tuned))
-    done = tuned.apply(begun, tuned.contribute(begun, cohort, asked), asked).arrays
-    now = {**state, head.name: {**done, "round": arrays["round"]}}
+def _trained(head: Any, state: State, cohort: Cohort, plan: Plan, settings: FineTuning) -> State:
+    tuned, arrays = settings.tuned(head), state[head.name]
+    start = {**state, head.name: {**arrays, "round": np.array(0)}}
+    request = replace(plan, learner=head.name, phase="train", hyper=hyper_of(tuned))
+    trained = tuned.apply(start, tuned.contribute(start, cohort, request), request).arrays
+    moved = {**state, head.name: {**trained, "round": arrays["round"]}}
     if "spread" in head.phases:  # the log-odds' mean and spread are this network's own
-        asked = replace(asked, phase="spread")
-        now = {**now, head.name: tuned.apply(now, tuned.contribute(now, cohort, asked), asked).arrays}
-    return now
+        request = replace(request, phase="spread")
+        moved = {**moved, head.name: tuned.apply(moved, tuned.contribute(moved, cohort, request), request).arrays}
+    return moved
 
 
-def _centred(head: Any, state: State, cohort: Cohort, plan: Plan, how: How) -> State:
+def _centred(head: Any, state: State, cohort: Cohort, plan: Plan, settings: FineTuning) -> State:
     arrays = state[head.name]
     centre, shape = arrays["coefficients"].ravel(), arrays["coefficients"].shape
-    penalty = np.full(shape, how.ridge)
-    penalty[:, 0] = INTERCEPT
-    asked = replace(plan, learner=head.name, phase="newton", hyper=hyper_of(head))
+    penalty = np.full(shape, settings.ridge)
+    penalty[:, 0] = INTERCEPT_RIDGE
+    request = replace(plan, learner=head.name, phase="newton", hyper=hyper_of(head))
 
-    def at(beta: Floats) -> Point:
+    def likelihood(beta: Floats) -> Likelihood:
         # `rounds` above 0: the coefficients are these, and not those of a first step
-        mine = {**state, head.name: {**arrays, "coefficients": beta.reshape(shape), "rounds": np.maximum(arrays["rounds"], 1)}}
-        sums = head.contribute(mine, cohort, asked).sums
-        return Point(float(sums["likelihood"]), sums["gradient"].ravel(), sums["hessian"])
+        trial = {**state, head.name: {**arrays, "coefficients": beta.reshape(shape), "rounds": np.maximum(arrays["rounds"], 1)}}
+        sums = head.contribute(trial, cohort, request).sums
+        return Likelihood(float(sums["likelihood"]), sums["gradient"].ravel(), sums["hessian"])
 
-    return {**state, head.name: {**arrays, "coefficients": climb(at, centre, penalty.ravel()).reshape(shape)}}
+    return {**state, head.name: {**arrays, "coefficients": maximise(likelihood, centre, penalty.ravel()).reshape(shape)}}
 
 
 def _recalibrated(head: Head, state: State, rows: Cohort) -> State:
@@ -121,5 +121,5 @@ def _recalibrated(head: Head, state: State, rows: Cohort) -> State:
     probs = np.maximum(head.predict(state, rows), 1e-12)
     a, b = recalibrated(np.log(probs[:, 1:]) - np.log(probs[:, :1]), rows.labels)
     shift = a if len(arrays["base"]) == 1 else np.concatenate([[0.0], a])
-    new = {"base": (b * arrays["base"] + shift).astype(np.float32), "value": (b * arrays["value"]).astype(np.float32)}
-    return {**state, head.name: {**arrays, **new}}
+    trees = {"base": (b * arrays["base"] + shift).astype(np.float32), "value": (b * arrays["value"]).astype(np.float32)}
+    return {**state, head.name: {**arrays, **trees}}

@@ -1,4 +1,4 @@
-"""What fine-tuning is worth at a site: each labelled patient scored by the federation's model, by one fine-tuned without the patient's
+"""Evaluation of fine-tuning at a site: each labelled patient scored by the federation's model, by one fine-tuned without the patient's
 part, and by what the site trains alone without it; side by side on the same patients.
 
 Intervals are DeLong's. "Not estimable" under 10 of a class.
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.local_model.adaptation import How, adapted, enough
+from client.local_model.adaptation import FineTuning, adapted, enough
 from client.local_model.model_folder import Model
 from common.data.cohort import ESTIMABLE, UNKNOWN, Cohort, Fold
 from common.data.schema import Floats
@@ -30,7 +30,7 @@ Tell = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Compared:
+class Comparison:
     """`states`: that of everybody; `rows`: for each head its models and differences; `thresholds`: of the fine-tuned heads."""
 
     state: State
@@ -38,83 +38,83 @@ class Compared:
     thresholds: Mapping[str, float]
 
 
-def compare(model: Model, cohort: Cohort, seed: int, parts: int, how: How, tell: Tell, *, local: bool = True) -> Compared:
+def compare(model: Model, cohort: Cohort, seed: int, parts: int, settings: FineTuning, tell: Tell, *, local: bool = True) -> Comparison:
     """Cross-fitted over the run's own parts; `state` is fine-tuned on all labelled patients of the site."""
-    held, of, total = cohort.parts(seed, parts), {}, parts + 1 + (parts * len(model.heads) if local else 0)
+    part_of_case, tuned_without, total = cohort.parts(seed, parts), {}, parts + 1 + (parts * len(model.heads) if local else 0)
     for p in range(parts):
         tell("fine-tuning", p, total)
-        of[p] = adapted(model.heads, model.state, cohort, Fold(parts=(p,)), seed, parts, how)
+        tuned_without[p] = adapted(model.heads, model.state, cohort, Fold(parts=(p,)), seed, parts, settings)
     tell("fine-tuning", parts, total)
-    final = adapted(model.heads, model.state, cohort, Fold(), seed, parts, how)
-    rows, thresholds, done = [], dict(model.thresholds), parts + 1
+    tuned_on_all = adapted(model.heads, model.state, cohort, Fold(), seed, parts, settings)
+    rows, thresholds, steps = [], dict(model.thresholds), parts + 1
     for head in model.heads:
         if head.name not in model.state:
             continue
-        scores = {GLOBAL: _scores(head, cohort, [(held >= 0, model.state)])}
-        scores[TUNED] = _scores(head, cohort, [(held == p, of[p]) for p in range(parts)])
+        scores = {GLOBAL: _scores(head, cohort, [(part_of_case >= 0, model.state)])}
+        scores[TUNED] = _scores(head, cohort, [(part_of_case == p, tuned_without[p]) for p in range(parts)])
         if local and not isinstance(head, Stacked) and trainable(head, cohort, seed, parts):
             states = []
             for p in range(parts):
-                tell(f"{head.name} alone", done + p, total)
-                states.append((held == p, _alone(head, model, cohort, Fold(parts=(p,)), seed, parts)))
+                tell(f"{head.name} alone", steps + p, total)
+                states.append((part_of_case == p, _alone(head, model, cohort, Fold(parts=(p,)), seed, parts)))
             scores[LOCAL] = _scores(head, cohort, states)
-        done += parts
-        told = _row(head, scores, cohort)
-        few = not enough(head, cohort.train(Fold(), seed, parts)) and not isinstance(head, Stacked)
-        rows.append({**told, "fine_tuning": "as it was: too few labelled patients" if few else how.words(head)})
-        best = _threshold(scores[TUNED], cohort)
-        if told["estimable"] and best is not None:
-            thresholds[head.name] = best
+        steps += parts
+        row = _row(head, scores, cohort)
+        too_few = not enough(head, cohort.train(Fold(), seed, parts)) and not isinstance(head, Stacked)
+        rows.append({**row, "fine_tuning": "as it was: too few labelled patients" if too_few else settings.words(head)})
+        threshold = _threshold(scores[TUNED], cohort)
+        if row["estimable"] and threshold is not None:
+            thresholds[head.name] = threshold
     tell("done", total, total)
-    return Compared(final, rows, thresholds)
+    return Comparison(tuned_on_all, rows, thresholds)
 
 
 def _alone(head: Any, model: Model, cohort: Cohort, fold: Fold, seed: int, parts: int) -> State:
     if "image" in head.modality:  # the site trains the network; what outlines lesions for it stays the federation's
-        ready = {n: model.state[n] for n in head.needs if n in model.state}
-        return dict(head.alone([cohort], fold, seed, parts, ready=ready))
-    prepare = load("preprocessing", model.told["learners"].get("preprocessing", {}))
+        given_networks = {n: model.state[n] for n in head.needs if n in model.state}
+        return dict(head.alone([cohort], fold, seed, parts, ready=given_networks))
+    prepare = load("preprocessing", model.declared["learners"].get("preprocessing", {}))
     return dict(head.alone([cohort], fold, seed, parts, prepare))
 
 
-def _scores(head: Head, cohort: Cohort, by: Sequence[tuple[NDArray[np.bool_], State]]) -> Probs:
+def _scores(head: Head, cohort: Cohort, states: Sequence[tuple[NDArray[np.bool_], State]]) -> Probs:
     """(cases, classes); NaN where nobody has a say."""
-    out, able = np.full((len(cohort), len(cohort.schema.label.classes)), np.nan), scorable(head, cohort)
-    for mask, state in by:
-        rows = mask & able & (cohort.labels != UNKNOWN)
+    out, scorable_cases = np.full((len(cohort), len(cohort.schema.label.classes)), np.nan), scorable(head, cohort)
+    for mask, state in states:
+        rows = mask & scorable_cases & (cohort.labels != UNKNOWN)
         if rows.any():
             out[rows] = head.predict(state, cohort.where(rows))
     return out
 
 
 def _row(head: Head, scores: Mapping[str, Probs], cohort: Cohort) -> dict[str, Any]:
-    seen = np.all([~np.isnan(p).any(axis=1) for p in scores.values()], axis=0)
-    labels, names = cohort.labels[seen], list(scores)
+    scored = np.all([~np.isnan(p).any(axis=1) for p in scores.values()], axis=0)
+    labels, names = cohort.labels[scored], list(scores)
     counts = np.bincount(labels, minlength=len(cohort.schema.label.classes))
-    judged = [k for k in against(len(counts)) if min(counts[k], len(labels) - counts[k]) >= ESTIMABLE]
+    classes = [k for k in against(len(counts)) if min(counts[k], len(labels) - counts[k]) >= ESTIMABLE]
     row: dict[str, Any] = {
         "head": head.name,
         "n": len(labels),
         "counts": dict(zip(cohort.schema.label.classes, map(int, counts), strict=True)),
-        "estimable": bool(judged),
+        "estimable": bool(classes),
         "models": {},
         "differences": [],
     }
-    if not judged:
+    if not classes:
         row["models"] = {n: {"auc": None, "low": None, "high": None, "slope": None, "intercept": None} for n in names}
         return row
-    probs = np.stack([scores[n][seen] for n in names], axis=1)
-    values, covariance = aucs(concordance(probs, labels), judged, len(counts))
-    smaller = min(min(counts[k], len(labels) - counts[k]) for k in judged)
+    probs = np.stack([scores[n][scored] for n in names], axis=1)
+    values, covariance = aucs(concordance(probs, labels), classes, len(counts))
+    smaller_class = min(min(counts[k], len(labels) - counts[k]) for k in classes)
     for i, name in enumerate(names):
-        told = limits(float(values[i]), float(covariance[i, i]), float(smaller))
+        interval = limits(float(values[i]), float(covariance[i, i]), float(smaller_class))
         slope, intercept = _calibration(probs[:, i], labels)
-        row["models"][name] = {"auc": told.value, "low": told.low, "high": told.high, "slope": slope, "intercept": intercept}
+        row["models"][name] = {"auc": interval.value, "low": interval.low, "high": interval.high, "slope": slope, "intercept": intercept}
     for a, b in ((TUNED, GLOBAL), (TUNED, LOCAL), (GLOBAL, LOCAL)):
         if a in names and b in names:
-            at = [names.index(a), names.index(b)]
-            one = difference(values[at], covariance[np.ix_(at, at)])
-            row["differences"].append({"a": a, "b": b, "difference": one.value, "low": one.low, "high": one.high})
+            pair = [names.index(a), names.index(b)]
+            paired = difference(values[pair], covariance[np.ix_(pair, pair)])
+            row["differences"].append({"a": a, "b": b, "difference": paired.value, "low": paired.low, "high": paired.high})
     return row
 
 
@@ -129,8 +129,8 @@ def _calibration(probs: Floats, labels: NDArray[np.int64]) -> tuple[float | None
 
 
 def _threshold(probs: Probs, cohort: Cohort) -> float | None:
-    seen = ~np.isnan(probs).any(axis=1)
-    if probs.shape[1] != 2 or not seen.any():
+    scored = ~np.isnan(probs).any(axis=1)
+    if probs.shape[1] != 2 or not scored.any():
         return None
-    best = youden(score_histogram(probs[seen, 1], cohort.labels[seen] == 1))
+    best = youden(score_histogram(probs[scored, 1], cohort.labels[scored] == 1))
     return best.threshold if best else None

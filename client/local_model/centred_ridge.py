@@ -1,4 +1,4 @@
-"""A model moved to other patients without letting go of what it knew: maximum likelihood with a ridge centred at the old coefficients.
+"""Centred ridge: maximum likelihood with a ridge centred at the old coefficients, so that a model moves without losing what it knew.
 
 Logistic regression: argmax over beta of sum_i log p(y_i | x_i; beta) - ridge / 2 * sum over slopes (beta_j - beta0_j)^2, and a ridge of
 0.1 on how far intercepts move: updating with shrinkage towards the old model (Steyerberg et al. 2004, Stat Med 23:2567). Recalibration
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from common.data.schema import Floats
 from common.federated.multinomial import against_reference, log_softmax, newton_step
 
-INTERCEPT = 0.1
+INTERCEPT_RIDGE = 0.1
 
 
-class Point(NamedTuple):
+class Likelihood(NamedTuple):
     """A log-likelihood, its gradient, and the negative of its Hessian."""
 
     value: float
@@ -29,21 +29,23 @@ class Point(NamedTuple):
     hessian: Floats
 
 
-def climb(at: Callable[[Floats], Point], centre: Floats, penalty: Floats, tolerance: float = 1e-9, rounds: int = 200) -> Floats:
+def maximise(
+    likelihood: Callable[[Floats], Likelihood], centre: Floats, penalty: Floats, tolerance: float = 1e-9, rounds: int = 200
+) -> Floats:
     """The maximum of likelihood - 1/2 sum penalty (beta - centre)^2, from the centre; a step that does not rise is halved."""
-    beta, here = centre, at(centre)
-    height = here.value
+    beta, current = centre, likelihood(centre)
+    objective = current.value
     for _ in range(rounds):
-        step = newton_step(here.gradient, here.hessian, penalty, beta - centre)
+        step = newton_step(current.gradient, current.hessian, penalty, beta - centre)
         if np.abs(step).max() < tolerance:
             return np.asarray(beta + step)
         for _ in range(50):
-            there = at(beta + step)
-            risen = there.value - 0.5 * float((penalty * (beta + step - centre) ** 2).sum())
-            if risen >= height - 1e-12 * abs(height):
+            trial = likelihood(beta + step)
+            trial_objective = trial.value - 0.5 * float((penalty * (beta + step - centre) ** 2).sum())
+            if trial_objective >= objective - 1e-12 * abs(objective):
                 break
             step = step / 2
-        beta, here, height = beta + step, there, risen
+        beta, current, objective = beta + step, trial, trial_objective
     return np.asarray(beta)
 
 
@@ -52,14 +54,14 @@ def recalibrated(logits: Floats, labels: NDArray[np.int64], ridge: float = 1.0) 
     others = logits.shape[1]
     truth = np.eye(others + 1)[labels]
 
-    def at(theta: Floats) -> Point:
+    def likelihood(theta: Floats) -> Likelihood:
         log_mu = log_softmax(against_reference(theta[:-1] + theta[-1] * logits))
         mu = np.exp(log_mu[:, 1:])
         # derivative of eta_k by (a, b): the k-th unit vector, and z_k
-        by = np.concatenate([np.broadcast_to(np.eye(others), (len(logits), others, others)), logits[:, :, None]], axis=2)
+        derivative = np.concatenate([np.broadcast_to(np.eye(others), (len(logits), others, others)), logits[:, :, None]], axis=2)
         weight = mu[:, :, None] * (np.eye(others) - mu[:, None, :])
-        hessian = np.einsum("nkp,nkl,nlq->pq", by, weight, by, optimize=True)
-        return Point(float((truth * log_mu).sum()), np.einsum("nk,nkp->p", truth[:, 1:] - mu, by), hessian)
+        hessian = np.einsum("nkp,nkl,nlq->pq", derivative, weight, derivative, optimize=True)
+        return Likelihood(float((truth * log_mu).sum()), np.einsum("nk,nkp->p", truth[:, 1:] - mu, derivative), hessian)
 
-    found = climb(at, np.array([0.0] * others + [1.0]), np.array([INTERCEPT] * others + [ridge]))
-    return found[:-1], float(found[-1])
+    optimum = maximise(likelihood, np.array([0.0] * others + [1.0]), np.array([INTERCEPT_RIDGE] * others + [ridge]))
+    return optimum[:-1], float(optimum[-1])

@@ -1,4 +1,4 @@
-"""What the image network makes of a site's own pictures, as tables for the site's own use: nothing of it is ever sent.
+"""Image embeddings: the image network's features of a site's own pictures, as tables for the site's own use. Nothing of it is sent.
 
 A *patient* embedding is the encoder's feature map, averaged over space and over the patient's crops; a *slice* embedding is the map
 averaged over one of its axial planes. Files are readable by their owner alone.
@@ -44,10 +44,10 @@ def embed(cohort: Cohort, networks: Networks, folder: Path, tell: Callable[[int,
             x, _, _, _ = cases.batch(np.array([i]), device, None)
             maps = network.features(x).float()
             # (crops, planes, features): a 2.5D network has a map for each slab, a 3D one a plane for each step along z
-            flat = maps.unflatten(0, (len(x), -1)).mean((3, 4)) if maps.ndim == 4 else maps.mean((3, 4)).transpose(1, 2)
-            each = flat.cpu().numpy()
-            patients.append((patient, crops.sources[i], each.mean(axis=(0, 1))))
-            planes += [(patient, c, z, each[c, z]) for c in range(each.shape[0]) for z in range(each.shape[1])]
+            averaged = maps.unflatten(0, (len(x), -1)).mean((3, 4)) if maps.ndim == 4 else maps.mean((3, 4)).transpose(1, 2)
+            features = averaged.cpu().numpy()
+            patients.append((patient, crops.sources[i], features.mean(axis=(0, 1))))
+            planes += [(patient, c, z, features[c, z]) for c in range(features.shape[0]) for z in range(features.shape[1])]
     tell(len(rows), len(rows))
     _write(folder / "patients.parquet", ("patient", "region"), patients)
     _write(folder / "slices.parquet", ("patient", "crop", "slice"), planes)

@@ -1,4 +1,4 @@
-"""A site's own report on the image network: where in its patients' pictures the reported log-odds come from. It stays at the site.
+"""Saliency report: where in a site's own pictures the image network's reported log-odds come from. It stays at the site.
 
 One self-contained page with Grad-CAM over the middle of each patient's largest lesion, and the patient's predictions. It names patients
 and shows them: it is written for its owner alone, and nothing in fedmets reads it back.
@@ -30,27 +30,27 @@ class Panel:
 
     patient: str
     truth: str
-    told: str
+    prediction: str
     region: str
     inside: float
     chance: float
     png: bytes
 
     @property
-    def said(self) -> str:
+    def caption(self) -> str:
         """What stands beside the picture."""
         share = "the map is flat"
         if np.isfinite(self.inside):
             share = f"{self.inside:.0%} of the map inside the outline, {self.chance:.0%} by chance"
-        said = f"true class {self.truth}; image model: {self.told}; region {self.region}"
-        return said + (f"; {share}" if self.region != "whole" else "")
+        text = f"true class {self.truth}; image model: {self.prediction}; region {self.region}"
+        return text + (f"; {share}" if self.region != "whole" else "")
 
 
 def explain(cohort: Cohort, networks: Networks, path: Path, most: int, tell: Callable[[int, int], None]) -> int:
     """Write the page for at most `most` patients, spread over the classes; returns how many. D09 where no case has an image."""
-    found = panels(cohort, networks, most, tell)
-    write(path, page(cohort, networks, found).encode())
-    return len(found)
+    shown = panels(cohort, networks, most, tell)
+    write(path, page(cohort, networks, shown).encode())
+    return len(shown)
 
 
 def panels(cohort: Cohort, networks: Networks, most: int, tell: Callable[[int, int], None]) -> list[Panel]:
@@ -65,8 +65,8 @@ def _spread(rows: Cohort, most: int) -> Any:
     """The first cases of each class in turn."""
     turn = np.zeros(len(rows))
     for k in set(rows.labels.tolist()):
-        mine = np.flatnonzero(rows.labels == k)
-        turn[mine] = np.arange(len(mine))
+        cases = np.flatnonzero(rows.labels == k)
+        turn[cases] = np.arange(len(cases))
     mask = np.zeros(len(rows), np.bool_)
     mask[np.argsort(turn, kind="stable")[:most]] = True
     return mask
@@ -90,8 +90,8 @@ def _panels(rows: Cohort, networks: Networks, tell: Callable[[int, int], None]) 
             values = x.float().cpu().numpy()
             inside, chance = energy(maps, values[:, -1])
             truth = "unknown" if rows.labels[i] == UNKNOWN else classes[rows.labels[i]]
-            told = f"{classes[target]} {probs[i, target]:.2f}"
-            yield Panel(patient, truth, told, crops.sources[i], inside, chance, _png(values[0], maps[0]))
+            prediction = f"{classes[target]} {probs[i, target]:.2f}"
+            yield Panel(patient, truth, prediction, crops.sources[i], inside, chance, _png(values[0], maps[0]))
     tell(len(rows), len(rows))
 
 
@@ -101,12 +101,12 @@ def _png(values: Any, heat: Any) -> bytes:
 
     lesion = values[-1]
     z = int(lesion.sum(axis=(1, 2)).argmax()) if lesion.any() else values.shape[1] // 2
-    shown = [values[c, z] for c in range(len(values) - 1)]
-    figure = Figure(figsize=(1.6 * (len(shown) + 1), 1.6), dpi=110)
-    for n, plane in enumerate([*shown, shown[-1]], start=1):
-        axes = figure.add_axes(((n - 1) / (len(shown) + 1), 0, 0.99 / (len(shown) + 1), 1))
+    planes = [values[c, z] for c in range(len(values) - 1)]
+    figure = Figure(figsize=(1.6 * (len(planes) + 1), 1.6), dpi=110)
+    for n, plane in enumerate([*planes, planes[-1]], start=1):
+        axes = figure.add_axes(((n - 1) / (len(planes) + 1), 0, 0.99 / (len(planes) + 1), 1))
         axes.imshow(plane, cmap="gray", interpolation="nearest")
-        if n == len(shown) + 1 and heat[z].max() > 0:
+        if n == len(planes) + 1 and heat[z].max() > 0:
             axes.imshow(heat[z], cmap="inferno", alpha=0.55, interpolation="bilinear", vmin=0, vmax=float(heat.max()))
         if lesion[z].max() > 0 and lesion[z].min() < 0.5 <= lesion[z].max():
             axes.contour(lesion[z], [0.5], colors="deepskyblue", linewidths=0.8)
@@ -116,15 +116,15 @@ def _png(values: Any, heat: Any) -> bytes:
     return out.getvalue()
 
 
-def figures(found: list[Panel]) -> str:
+def figures(panels_shown: list[Panel]) -> str:
     """A figure a patient, as HTML."""
     cards = []
-    for p in found:
+    for p in panels_shown:
         picture = base64.b64encode(p.png).decode()
         alt = f"Slices of patient {p.patient} and where the prediction comes from"
         cards.append(
             f'<figure><img alt="{escape(alt)}" src="data:image/png;base64,{picture}"><figcaption><strong>{escape(p.patient)}</strong> '
-            f"{escape(p.said)}</figcaption></figure>"
+            f"{escape(p.caption)}</figcaption></figure>"
         )
     return "".join(cards)
 
@@ -138,7 +138,7 @@ class but the first against the first ({escape(cohort.schema.label.classes[0])})
 The final model is shown, which may have learnt from these patients. Model {escape(networks.sha256[:12])}."""
 
 
-def page(cohort: Cohort, networks: Networks, found: list[Panel]) -> str:
+def page(cohort: Cohort, networks: Networks, shown: list[Panel]) -> str:
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(cohort.site)}: where the image model looks</title>
@@ -155,7 +155,7 @@ img {{ width: 100%; image-rendering: auto; }}
 Research use only; not a medical device.</p>
 <p>{legend(cohort, networks)}</p>
 <main>
-{figures(found)}
+{figures(shown)}
 </main></body></html>
 """
 

@@ -1,4 +1,4 @@
-"""`python -m client finetune`: the federation's model on a site's own patients, what that is worth, and a folder to predict with.
+"""Fine-tuning at a site (`python -m client finetune`): the federation's model on its own patients, the gain, a folder to predict with.
 
 The folder has the form of a run's `model/` and says what it is: `site_local`, whose patients it has seen, what it was made from. It is
 written at the end, checksums last: what an interruption leaves is no model. Readable by its owner alone, and not to be sent.
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from client.local_model import adaptation_value
-from client.local_model.adaptation import NETWORKS, How, enough, usable
-from client.local_model.adaptation_value import Compared, Tell
+from client.local_model.adaptation import NETWORK_HEADS, FineTuning, enough, usable
+from client.local_model.adaptation_value import Comparison, Tell
 from client.local_model.model_folder import Model
 from client.site.site_file import Site
 from common.data.cohort import UNKNOWN, Cohort
@@ -36,51 +36,51 @@ UNTOLD = "The model does not say which sites trained it. If this one did, the fe
 OURS = "Made by a site for itself, from its own patients: it stays at the site and is not to be sent. Research use only."
 
 
-def finetune(model: Model, cohort: Cohort, folder: Path, how: How, tell: Tell, *, local: bool = True) -> dict[str, Any]:
+def finetune(model: Model, cohort: Cohort, folder: Path, settings: FineTuning, tell: Tell, *, local: bool = True) -> dict[str, Any]:
     """Write the folder; returns the comparison. D07 for another schema, D09 for too few labelled patients, C01 where it would be written
     over another model, and RunError S03 where it cannot be written."""
-    _admit(model, cohort, folder, how)
-    seed, parts = int(model.told.get("seed", 0)), int(model.told.get("parts", 5))
-    done = adaptation_value.compare(model, cohort, seed, parts, how, tell, local=local)
-    told = {
+    _admit(model, cohort, folder, settings)
+    seed, parts = int(model.declared.get("seed", 0)), int(model.declared.get("parts", 5))
+    comparison = adaptation_value.compare(model, cohort, seed, parts, settings, tell, local=local)
+    record = {
         "site": cohort.site,
-        "base": {"state_hash": model.told.get("state_hash", ""), "sha256": model.sha256},
+        "base": {"state_hash": model.declared.get("state_hash", ""), "sha256": model.sha256},
         "seed": seed,
         "parts": parts,
-        "how": asdict(how),
+        "how": asdict(settings),
         "seen": _seen(model, cohort.site),
         "interval": "95 %, DeLong, on the logit scale; differences are paired on the same patients; within this site",
-        "heads": done.rows,
+        "heads": comparison.rows,
     }
-    _write(model, cohort, folder, done, told)
-    return told
+    _write(model, cohort, folder, comparison, record)
+    return record
 
 
 def named(model: Model, site: Site) -> str:
     """The study as the site's own file names it: a study of one's own is a path there."""
-    name = str(model.told["study"])
+    name = str(model.declared["study"])
     return next((s for s in site.studies if s == name or (Path(s).suffix and studies.load(s).name == name)), name)
 
 
-def _admit(model: Model, cohort: Cohort, folder: Path, how: How) -> None:
-    if cohort.schema.hash != model.told["schema"]:
-        raise DataError("D07", f"D07 the site's schema is {cohort.schema.hash[:12]}, the model is for {model.told['schema'][:12]}")
+def _admit(model: Model, cohort: Cohort, folder: Path, settings: FineTuning) -> None:
+    if cohort.schema.hash != model.declared["schema"]:
+        raise DataError("D07", f"D07 the site's schema is {cohort.schema.hash[:12]}, the model is for {model.declared['schema'][:12]}")
     for head in model.heads:
-        if head.name in NETWORKS:
-            how.tuned(head)
-    if not how.ridge > 0:
-        raise UsageError("C01", f"--ridge {how.ridge} must be above 0")
-    known = cohort.where(cohort.labels != UNKNOWN)
-    if not any(enough(h, known) for h in model.heads):
-        most = max((np.bincount(known.labels[usable(h, known)], minlength=2) for h in model.heads), key=lambda c: int(c.sum()))
-        names = ", ".join(f"{n} {c}" for c, n in zip(cohort.schema.label.classes, most, strict=False))
+        if head.name in NETWORK_HEADS:
+            settings.tuned(head)
+    if not settings.ridge > 0:
+        raise UsageError("C01", f"--ridge {settings.ridge} must be above 0")
+    labelled = cohort.where(cohort.labels != UNKNOWN)
+    if not any(enough(h, labelled) for h in model.heads):
+        counts = max((np.bincount(labelled.labels[usable(h, labelled)], minlength=2) for h in model.heads), key=lambda c: int(c.sum()))
+        names = ", ".join(f"{n} {c}" for c, n in zip(cohort.schema.label.classes, counts, strict=False))
         raise DataError(
             "D09", f"site '{cohort.site}': {names}; fine-tuning needs {TRAINABLE} labelled patients of each of two classes. Predict instead"
         )
-    told = folder / "model.json"
-    if told.exists():
+    existing = folder / "model.json"
+    if existing.exists():
         try:
-            ours = bool(json.loads(told.read_bytes()).get("site_local"))
+            ours = bool(json.loads(existing.read_bytes()).get("site_local"))
         except (OSError, ValueError, AttributeError):
             ours = False
         if not ours:
@@ -88,40 +88,42 @@ def _admit(model: Model, cohort: Cohort, folder: Path, how: How) -> None:
 
 
 def _seen(model: Model, site: str) -> str:
-    sites = model.told.get("sites")
-    return UNTOLD if sites is None else SEEN if site in sites else UNSEEN
+    sites = model.declared.get("sites")
+    if sites is None:
+        return UNTOLD
+    return SEEN if site in sites else UNSEEN
 
 
-def _write(model: Model, cohort: Cohort, folder: Path, done: Compared, told: Mapping[str, Any]) -> None:
-    state = flatten(done.state)
-    mine = {
-        **model.told,
+def _write(model: Model, cohort: Cohort, folder: Path, comparison: Comparison, record: Mapping[str, Any]) -> None:
+    state = flatten(comparison.state)
+    model_json = {
+        **model.declared,
         "state_hash": digest(state),
-        "thresholds": dict(done.thresholds),
+        "thresholds": dict(comparison.thresholds),
         "site_local": True,
         "site": cohort.site,
-        "base": told["base"],
-        "fine_tuning": {r["head"]: r["fine_tuning"] for r in done.rows},
+        "base": record["base"],
+        "fine_tuning": {r["head"]: r["fine_tuning"] for r in comparison.rows},
         "use": OURS,
     }
     files = {
         "model.state": pack(state),
-        "model.json": _json(mine),
-        "comparison.json": _json(told),
-        "README.md": _readme(model, cohort, told).encode(),
+        "model.json": _json(model_json),
+        "comparison.json": _json(record),
+        "README.md": _readme(model, cohort, record).encode(),
     }
-    if model.told["study_file"]:
-        files["study.toml"] = (model.folder / model.told["study_file"]).read_bytes()
-    sums = "".join(f"{hashlib.sha256(b).hexdigest()}  {n}\n" for n, b in sorted(files.items()))
-    for name, blob in (*files.items(), ("SHA256SUMS", sums.encode())):
+    if model.declared["study_file"]:
+        files["study.toml"] = (model.folder / model.declared["study_file"]).read_bytes()
+    checksums = "".join(f"{hashlib.sha256(b).hexdigest()}  {n}\n" for n, b in sorted(files.items()))
+    for name, blob in (*files.items(), ("SHA256SUMS", checksums.encode())):
         durable(folder / name, blob, "free space or mend permissions, and start again", mode=0o600, folder=0o700)
 
 
-def _readme(model: Model, cohort: Cohort, told: Mapping[str, Any]) -> str:
-    lines = [f"- {r['head']}: {r['fine_tuning']}" for r in told["heads"]]
+def _readme(model: Model, cohort: Cohort, record: Mapping[str, Any]) -> str:
+    lines = [f"- {r['head']}: {r['fine_tuning']}" for r in record["heads"]]
     return "\n".join(
         [
-            f"# {model.told['study']}, {model.task}, fine-tuned at {cohort.site}",
+            f"# {model.declared['study']}, {model.task}, fine-tuned at {cohort.site}",
             "",
             f"**{OURS}**",
             "",
@@ -129,7 +131,7 @@ def _readme(model: Model, cohort: Cohort, told: Mapping[str, Any]) -> str:
             "",
             *lines,
             "",
-            told["seen"],
+            record["seen"],
             "",
             "What it is worth at this site: comparison.json. `python -m client predict --model` takes this folder.",
             "",
@@ -137,26 +139,28 @@ def _readme(model: Model, cohort: Cohort, told: Mapping[str, Any]) -> str:
     )
 
 
-def table(told: Mapping[str, Any]) -> Any:
+def table(record: Mapping[str, Any]) -> Any:
     """The comparison for a terminal."""
     from rich.table import Table
 
     out = Table("Head", "Model", "n", "AUC within the site", "Calibration slope", "intercept", "Fine-tuned minus it")
-    for row in told["heads"]:
-        apart = {d["b"]: d for d in row["differences"] if d["a"] == adaptation_value.TUNED}
+    for row in record["heads"]:
+        differences = {d["b"]: d for d in row["differences"] if d["a"] == adaptation_value.TUNED}
         for name, m in row["models"].items():
             value = _interval(m["auc"], m["low"], m["high"])
-            less = apart.get(name)
-            shown = _interval(less["difference"], less["low"], less["high"], "+.3f") if less else ""
+            difference = differences.get(name)
+            shown = _interval(difference["difference"], difference["low"], difference["high"], "+.3f") if difference else ""
             out.add_row(row["head"], name, str(row["n"]), value, _number(m["slope"]), _number(m["intercept"]), shown)
     return out
 
 
-def notes(told: Mapping[str, Any]) -> Sequence[str]:
+def notes(record: Mapping[str, Any]) -> Sequence[str]:
     """What must be said beside the table."""
-    few = [r["head"] for r in told["heads"] if not r["estimable"]]
-    said = [f"not estimable: {', '.join(few)}; it takes 10 labelled patients of each of two classes"] if few else []
-    return [*said, told["seen"], told["interval"]]
+    not_estimable = [r["head"] for r in record["heads"] if not r["estimable"]]
+    sentences = (
+        [f"not estimable: {', '.join(not_estimable)}; it takes 10 labelled patients of each of two classes"] if not_estimable else []
+    )
+    return [*sentences, record["seen"], record["interval"]]
 
 
 def _interval(value: float | None, low: float | None, high: float | None, form: str = ".3f") -> str:

@@ -1,4 +1,4 @@
-"""A federation's final model, as a run leaves it in `model/`, opened at a site for its own use."""
+"""Model folder: a federation's final model, as a run leaves it in `model/`, opened at a site for its own use."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Model:
     """The head that stands for the clinical model; empty: none was named."""
     thresholds: Mapping[str, float]
     """Head -> the probability from which a patient is called positive; two classes only."""
-    told: Mapping[str, Any]
+    declared: Mapping[str, Any]
     """All of model.json."""
     sha256: str
     folder: Path
@@ -53,32 +53,33 @@ def open_model(folder: Path, study: str = "") -> Model:
     `study`: a name or file in place of the study that the model names. DataError D00 where a file is not there, altered, or of another
     version, D07 where the study here is not the one that the model was trained for.
     """
-    told, state, sha256 = _read(folder)
-    own = folder / told["study_file"] if told["study_file"] else None
-    found = studies.load(study or (str(own) if own else told["study"]))
-    schema = found.schema_at(told["task"])
-    if schema.hash != told["schema"]:
+    declared, state, sha256 = _read(folder)
+    own_study = folder / declared["study_file"] if declared["study_file"] else None
+    loaded = studies.load(study or (str(own_study) if own_study else declared["study"]))
+    schema = loaded.schema_at(declared["task"])
+    if schema.hash != declared["schema"]:
         raise DataError(
             "D07",
-            f"D07 {folder}: the model is for study '{told['study']}' with the schema {told['schema'][:12]}, here it is {schema.hash[:12]}. "
-            f"Use fedmets {told['fedmets']}, or give the study file that it was trained with (--study)",
+            f"D07 {folder}: the model is for study '{declared['study']}' with the schema {declared['schema'][:12]}, "
+            f"here it is {schema.hash[:12]}. "
+            f"Use fedmets {declared['fedmets']}, or give the study file that it was trained with (--study)",
         )
     try:
-        heads = tuple(cast(Head, load(n, told["learners"][n])) for n in told["heads"])
+        heads = tuple(cast(Head, load(n, declared["learners"][n])) for n in declared["heads"])
     except (UsageError, KeyError) as error:
-        raise _foreign(folder, told, error) from error
-    return Model(found, told["task"], state, heads, told["clinical"], told["thresholds"], told, sha256, folder)
+        raise _foreign(folder, declared, error) from error
+    return Model(loaded, declared["task"], state, heads, declared["clinical"], declared["thresholds"], declared, sha256, folder)
 
 
 def open_networks(folder: Path) -> Networks:
     """The networks alone. DataError D00, too, where the run trained none."""
-    told, state, sha256 = _read(folder)
-    if "image" not in told["learners"]:
+    declared, state, sha256 = _read(folder)
+    if "image" not in declared["learners"]:
         raise DataError("D00", f"D00 {folder}: the model has no image network. Give the folder model/ of a run that trained one")
     try:
-        image = cast(Image, load("image", told["learners"]["image"]))
+        image = cast(Image, load("image", declared["learners"]["image"]))
     except UsageError as error:
-        raise _foreign(folder, told, error) from error
+        raise _foreign(folder, declared, error) from error
     return Networks(state, image, sha256)
 
 
@@ -92,26 +93,26 @@ def _read(folder: Path) -> tuple[dict[str, Any], State, str]:
                 "D00", f"D00 {folder / name}: cannot be read ({error.strerror}). Give the folder model/ of a run, as it was written"
             ) from error
     lines = blobs.pop("SHA256SUMS").decode("utf-8", "replace").splitlines()
-    sums = {name: sha for sha, _, name in (line.partition("  ") for line in lines)}
-    altered = [name for name, blob in blobs.items() if sums.get(name) != hashlib.sha256(blob).hexdigest()]
+    checksums = {name: sha for sha, _, name in (line.partition("  ") for line in lines)}
+    altered = [name for name, blob in blobs.items() if checksums.get(name) != hashlib.sha256(blob).hexdigest()]
     if altered:
         raise DataError("D00", *(f"D00 {folder / n}: not the file that SHA256SUMS names. Copy the run's model/ again" for n in altered))
-    told: dict[str, Any] = {}
+    declared: dict[str, Any] = {}
     try:
-        told = json.loads(blobs["model.json"])
-        if told["format"] not in FORMATS:
-            raise ValueError(f"format {told['format']}, this version reads {' and '.join(map(str, FORMATS))}")
-        lacking = {"study", "study_file", "task", "schema", "learners", "heads", "clinical", "thresholds"} - set(told)
-        if lacking:
-            raise ValueError(f"model.json lacks {', '.join(sorted(lacking))}")
-        for hyper in told["learners"].values():
+        declared = json.loads(blobs["model.json"])
+        if declared["format"] not in FORMATS:
+            raise ValueError(f"format {declared['format']}, this version reads {' and '.join(map(str, FORMATS))}")
+        missing = {"study", "study_file", "task", "schema", "learners", "heads", "clinical", "thresholds"} - set(declared)
+        if missing:
+            raise ValueError(f"model.json lacks {', '.join(sorted(missing))}")
+        for hyper in declared["learners"].values():
             if isinstance(hyper.get("learners"), str):  # format 1
                 hyper["learners"] = json.loads(hyper["learners"])
-        return told, nest(unpack(blobs["model.state"])), sums["model.state"]
+        return declared, nest(unpack(blobs["model.state"])), checksums["model.state"]
     except (FedmetsError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _foreign(folder, told, error) from error
+        raise _foreign(folder, declared, error) from error
 
 
-def _foreign(folder: Path, told: Any, error: Exception) -> DataError:
-    version = told.get("fedmets", "?") if isinstance(told, dict) else "?"
+def _foreign(folder: Path, declared: Any, error: Exception) -> DataError:
+    version = declared.get("fedmets", "?") if isinstance(declared, dict) else "?"
     return DataError("D00", f"D00 {folder}: not a model that this version reads ({error}). Use the fedmets that made it ({version})")

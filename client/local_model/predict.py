@@ -1,4 +1,4 @@
-"""The federation's final model on new patients, beside their data: the same reading, the same refusals, no network, nothing sent.
+"""Prediction for new patients by the federation's final model, beside their data: same reading, same refusals, no network.
 
 `predictions.csv` has a line a patient, `left_out.csv` whom it does not speak about and why, `notes.txt` what the reading had to say.
 Files are readable by their owner alone.
@@ -38,17 +38,17 @@ class Scored:
 
 def score(model: Model, cohort: Cohort) -> list[Scored]:
     """Every head on the cases that it can say something about. D07 where the cohort was read for another schema."""
-    if cohort.schema.hash != model.told["schema"]:
+    if cohort.schema.hash != model.declared["schema"]:
         raise DataError(
-            "D07", f"D07 the cases were read for schema {cohort.schema.hash[:12]}, the model is for {model.told['schema'][:12]}"
+            "D07", f"D07 the cases were read for schema {cohort.schema.hash[:12]}, the model is for {model.declared['schema'][:12]}"
         )
     classes = len(cohort.schema.label.classes)
     out = []
     for head in model.heads:
-        probs, seen = np.full((len(cohort), classes), np.nan), scorable(head, cohort)
-        if seen.any():
-            probs[seen] = head.predict(model.state, cohort.where(seen))
-        out.append(Scored(head, probs, seen))
+        probs, scorable_cases = np.full((len(cohort), classes), np.nan), scorable(head, cohort)
+        if scorable_cases.any():
+            probs[scorable_cases] = head.predict(model.state, cohort.where(scorable_cases))
+        out.append(Scored(head, probs, scorable_cases))
     return out
 
 
@@ -57,10 +57,10 @@ def write(model: Model, reading: Reading, folder: Path) -> dict[str, int]:
     cohort = reading.cohort
     scored = score(model, cohort)
     if not any(s.seen.any() for s in scored):
-        held = ", ".join(sorted(cohort.modalities)) or "nothing"
-        raise DataError("D06", f"D06 none of the model's heads can score these {len(cohort)} patients: the folder holds {held}")
+        modalities = ", ".join(sorted(cohort.modalities)) or "nothing"
+        raise DataError("D06", f"D06 none of the model's heads can score these {len(cohort)} patients: the folder holds {modalities}")
     _put(folder / "left_out.csv", _table(["patient", "why"], sorted(reading.left_out.items())))
-    _put(folder / "notes.txt", "".join(f"{line}\n" for line in (*cohort.flow.notes, *reading.told(cohort.ids), *_of(model))))
+    _put(folder / "notes.txt", "".join(f"{line}\n" for line in (*cohort.flow.notes, *reading.image_log(cohort.ids), *_of(model))))
     # last, so that where there are predictions there is what must be read with them
     _put(folder / "predictions.csv", _table(_header(model), _rows(model, cohort, scored)))
     return {"patients": len(cohort), **{s.head.name: int(s.seen.sum()) for s in scored}, "left out": len(reading.left_out)}
@@ -83,12 +83,12 @@ def _rows(model: Model, cohort: Cohort, scored: Sequence[Scored]) -> list[list[s
         missing = [n for n, v in zip(names, cohort.values[i], strict=True) if np.isnan(v)]
         row = [patient, str(len(names) - len(missing)), " ".join(missing), regions[i]]
         for s in scored:
-            mine, known = s.probs[i], bool(s.seen[i])
-            row += [f"{p:.9g}" if known else "" for p in (mine[1:] if len(classes) == 2 else mine)]
+            probs, scorable = s.probs[i], bool(s.seen[i])
+            row += [f"{p:.9g}" if scorable else "" for p in (probs[1:] if len(classes) == 2 else probs)]
             if len(classes) > 2:
-                row.append(classes[int(mine.argmax())] if known else "")
+                row.append(classes[int(probs.argmax())] if scorable else "")
             elif s.head.name in model.thresholds:
-                row.append(classes[int(mine[1] >= model.thresholds[s.head.name])] if known else "")
+                row.append(classes[int(probs[1] >= model.thresholds[s.head.name])] if scorable else "")
         out.append(row)
     return out
 
@@ -107,11 +107,13 @@ def _regions(model: Model, cohort: Cohort) -> list[str]:
 
 def _of(model: Model) -> list[str]:
     """Which model it was."""
-    told = model.told
-    own = [f"this is a model that the site '{told['site']}' made for itself, and is not to be sent"] if told.get("site_local") else []
+    declared = model.declared
+    site_local = (
+        [f"this is a model that the site '{declared['site']}' made for itself, and is not to be sent"] if declared.get("site_local") else []
+    )
     return [
-        *own,
-        f"model: study {told['study']}, task {told['task']}, parameters {model.sha256}, fedmets {told['fedmets']}",
+        *site_local,
+        f"model: study {declared['study']}, task {declared['task']}, parameters {model.sha256}, fedmets {declared['fedmets']}",
         "research use only: not a medical device, not for decisions about patients",
     ]
 

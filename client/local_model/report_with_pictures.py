@@ -1,4 +1,4 @@
-"""A site's own copy of a federation's report, with the site's own pictures in it. It shows patients, and stays where they are.
+"""Local copy of a federation's report, with the site's own pictures in it. It shows patients, and stays where they are.
 
 The report comes from the coordinator, whom the site does not trust with pictures: a policy before its first byte forbids the copy to
 run anything, or to load or send anything, whatever the report holds.
@@ -18,8 +18,8 @@ from common.runtime.report_marker import PICTURES
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
-def own_copy(report: Path, cohort: Cohort, networks: Networks, found: list[Panel]) -> str:
-    """The report as HTML, headed as showing patients, with `found` at its marked place. C01 where `report` has none."""
+def own_copy(report: Path, cohort: Cohort, networks: Networks, panels: list[Panel]) -> str:
+    """The report as HTML, headed as showing patients, with `panels` at its marked place. C01 where `report` has none."""
     try:
         text = report.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -34,7 +34,7 @@ def own_copy(report: Path, cohort: Cohort, networks: Networks, found: list[Panel
     )
     pictures = (
         f"<h3>{site}: its own pictures</h3><p><strong>They show patients: in this copy alone.</strong> {legend(cohort, networks)}</p>"
-        f'<div class="pictures">{figures(found)}</div>'
+        f'<div class="pictures">{figures(panels)}</div>'
     )
     text = text.replace(PICTURES, pictures)
     head, page, rest = text.partition('<div class="page">')

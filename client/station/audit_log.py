@@ -49,4 +49,4 @@ def read(folder: Path) -> list[dict[str, Any]]:
     path = folder / NAME
     if not path.is_file():
         raise RunError("S02", f"there is no record at '{path}'; is `state` in the site file the station's?")
-    return Audit.held(path).lines
+    return Audit.contents(path).lines

@@ -217,7 +217,7 @@ def _exclusive(path: Path) -> int:
 def read(folder: Path, policy: Policy) -> dict[str, Any]:
     """What was spent and what is left, also while a station has the account open. RunError S02 where a line was altered."""
     path = folder / NAME
-    lines = _Account.held(path).lines
+    lines = _Account.contents(path).lines
     spending = Spending(lines, path)
     spent = spending.epsilon(policy.delta) if lines and policy.delta else 0.0
     runs: dict[str, int] = {}

@@ -285,7 +285,7 @@ def _cohort(site: Site, ref: str, task: str) -> Cohort:
     patients = frozenset(site.patients.read_text(encoding="utf-8").split("\n")) - {""} if site.patients else None
     reading = _table(ref, task, site.data, site.source, site.images, site.cache)
     cohort = reader.select(reading, site.name, patients)
-    for line in reading.told(cohort.ids):
+    for line in reading.image_log(cohort.ids):
         SiteLog(site.log).info(line)
     return cohort
 

@@ -1,1 +1,1 @@
-"""What a case is: schema, cohort, picture."""
+"""Data model of a case: schema, cohort, picture."""

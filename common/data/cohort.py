@@ -1,4 +1,4 @@
-"""A frozen snapshot of one site's cases for one Schema, and the account of who was left out and why."""
+"""Cohort: a frozen snapshot of one site's cases for one Schema, the folds that hashing puts them in, and who was left out and why."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ class Flow:
     ids: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        gone = sum(n for _, n in self.excluded)
-        if self.read != gone + self.kept:
-            raise AssertionError(f"flow account does not add up: read {self.read}, excluded {gone}, kept {self.kept}")
+        excluded = sum(n for _, n in self.excluded)
+        if self.read != excluded + self.kept:
+            raise AssertionError(f"flow account does not add up: read {self.read}, excluded {excluded}, kept {self.kept}")
 
 
 @dataclass(frozen=True)

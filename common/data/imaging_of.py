@@ -1,4 +1,4 @@
-"""The imaging part of a schema, for a learner that cannot do without."""
+"""Imaging part of a schema, for a learner that cannot do without."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One case's prepared image, as learners see it: memory-mapped at its site, cut into crops in front of the network.
+"""Picture: one case's prepared image, as learners see it. Memory-mapped at its site, cut into crops in front of the network.
 
 Axes are (z, y, x), growing towards the patient's head, back and left (DICOM's LPS directions); lengths are in mm.
 """

@@ -1,4 +1,4 @@
-"""What a hospital must hold to take part in a study: numbers with units and bounds, choices with vocabularies, a label.
+"""Schema: what a hospital must hold to take part in a study. Numbers with units and bounds, choices with vocabularies, a label.
 
 Everything that fixes the shape of a model (columns, their order, their bounds) comes from the Schema, which is public, and never
 from data: two sites with equal schema hashes build the same matrix whatever their patients look like.

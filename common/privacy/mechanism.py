@@ -1,4 +1,4 @@
-"""Differential privacy as everybody here speaks of it: what a plan asks for, what a release costs, what releases cost together.
+"""Differential privacy: the Gaussian mechanism's cost, subsampling, composition to (epsilon, delta).
 
 The unit is the patient; neighbouring cohorts differ by one patient added or removed, with all rows, images and crops. What leaves is a
 sum over patients with Gaussian noise of `noise` times its sensitivity (an L2 norm), so one release is Renyi-private with
@@ -18,8 +18,8 @@ from common.data.schema import Floats
 
 ORDERS = np.array([*(1 + x / 10 for x in range(1, 100)), *range(12, 64), 80, 96, 128, 192, 256, 384, 512, 1024])
 """Orders alpha: Opacus's, and larger ones, which small epsilons need."""
-_OVER = 1 / (ORDERS - 1)
-_FIXED = np.log1p(-1 / ORDERS) - np.log(ORDERS) * _OVER
+_INVERSE_ORDER = 1 / (ORDERS - 1)
+_ORDER_TERM = np.log1p(-1 / ORDERS) - np.log(ORDERS) * _INVERSE_ORDER
 COUNTS = 20.0
 """Noise of counts that are told beside what has noise of its own: about 28 patients, at an epsilon of a fifth."""
 
@@ -80,4 +80,4 @@ def epsilon(rdp: Floats, delta: float) -> float:
     """The least epsilon at `delta` that Renyi divergences at `ORDERS` allow (Canonne, Kamath, Steinke 2020, arXiv 2004.00010, prop. 12)."""
     if not rdp.any():
         return 0.0
-    return max(float((rdp + _FIXED - math.log(delta) * _OVER).min()), 0.0)
+    return max(float((rdp + _ORDER_TERM - math.log(delta) * _INVERSE_ORDER).min()), 0.0)

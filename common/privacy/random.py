@@ -1,4 +1,4 @@
-"""Randomness that hides patients: the operating system's, which no seed of anybody's makes again.
+"""Cryptographic randomness for noise and sampling: the operating system's, which no seed of anybody's makes again.
 
 Only inside `repeatable`, where a site promises no privacy, does it come from a seed, so that a simulation can be repeated.
 """

@@ -1,1 +1,1 @@
-"""Processes and files: atomic writes, hash chains, threads, exit statuses, health checks."""
+"""Runtime: atomic file writes, hash chains, threads, exit statuses, health checks."""

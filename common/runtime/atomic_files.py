@@ -1,4 +1,4 @@
-"""Files that outlive a crash: written aside, synced, renamed; what is there is the old one or the new one."""
+"""Atomic file writes: written aside, synced, renamed, so that a crash leaves the old file or the new one."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def durable(path: Path, blob: bytes | Sequence[bytes | memoryview], way_out: str
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
-        there = os.open(path.parent, os.O_RDONLY)
+        directory = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(there)
+            os.fsync(directory)
         finally:
-            os.close(there)
+            os.close(directory)
     except OSError as error:
         with suppress(OSError):
             aside.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The terminal: tables and progress by rich, whose reader may leave like any other program's."""
+"""Terminal console: tables and progress by rich, whose reader may leave like any other program's."""
 
 from __future__ import annotations
 

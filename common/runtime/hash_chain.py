@@ -1,4 +1,4 @@
-"""An append-only file of JSON lines, each carrying the hash of the line before it: nothing in it can be altered, or taken out, unseen.
+"""Hash chain: an append-only file of JSON lines, each carrying the hash of the line before it, so that nothing is altered or cut unseen.
 
 How many lines there are, and the hash of the last one, stand in a small file beside it, so that an end which was cut off is seen, too. It
 is written after the line: it may be one line behind, and never ahead. Where it is absent (a chain that was copied alone, or is of an
@@ -34,8 +34,8 @@ class End:
     def of(path: Path) -> End | None:
         """Of the chain at `path`; None where nothing, or nothing legible, stands beside it."""
         try:
-            lines, told = _beside(path).read_text(encoding="ascii").split()
-            return End(int(lines), told)
+            lines, last_hash = _beside(path).read_text(encoding="ascii").split()
+            return End(int(lines), last_hash)
         except (OSError, ValueError):
             return None
 
@@ -53,7 +53,7 @@ def _beside(path: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Held:
+class Contents:
     """What a chain's file holds."""
 
     lines: list[dict[str, Any]]
@@ -83,11 +83,11 @@ class Chain:
         self.lines: list[dict[str, Any]] = []
         self.head = GENESIS
         if path.exists() or End.of(path):
-            held = self.held(path)
-            self.lines, self.torn, self.lost = held.lines, held.torn, held.lost
+            contents = self.contents(path)
+            self.lines, self.torn, self.lost = contents.lines, contents.torn, contents.lost
             if self.torn:
                 with _opened(path, "r+b") as f:
-                    f.truncate(held.bytes)
+                    f.truncate(contents.bytes)
         if self.lines:
             self.head = str(self.lines[-1]["hash"])
         self._count, self._remembers = len(self.lines), True
@@ -96,7 +96,7 @@ class Chain:
             self._mark()
 
     @classmethod
-    def held(cls, path: Path) -> Held:
+    def contents(cls, path: Path) -> Contents:
         """RunError S02 for damage: for a line that does not fit, and, unless the chain goes on without it, for an end that is missing."""
         lines: list[dict[str, Any]] = []
         previous, taken = GENESIS, 0
@@ -120,7 +120,7 @@ class Chain:
             raise RunError("S02", f"'{path}' line {end.lines} was altered or damaged (it is not the one that was written); {cls.mend}")
         if lost and not cls.goes_on:
             raise RunError("S02", f"'{path}' was altered or damaged ({cut_off(lost)}); {cls.mend}")
-        return Held(lines, taken, torn, lost)
+        return Contents(lines, taken, torn, lost)
 
     def forget(self) -> None:
         """Hold no lines in memory from now on: the file is what is read."""
@@ -150,11 +150,11 @@ class Chain:
     def _mark(self) -> None:
         """Always of the same length, so that it is written over in place. A mark that stays behind misses less, and harms nothing."""
         with suppress(OSError):
-            where = os.open(_beside(self.path), os.O_WRONLY | os.O_CREAT, 0o666)
+            handle = os.open(_beside(self.path), os.O_WRONLY | os.O_CREAT, 0o666)
             try:
-                os.pwrite(where, f"{self._count:012d} {self.head}\n".encode(), 0)
+                os.pwrite(handle, f"{self._count:012d} {self.head}\n".encode(), 0)
             finally:
-                os.close(where)
+                os.close(handle)
 
     def close(self) -> None:
         self._file.close()

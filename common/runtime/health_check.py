@@ -1,4 +1,4 @@
-"""One line of a check: what was looked at, whether it is well, and what to do if not."""
+"""Health check findings: what was looked at, whether it is well, and what to do if not."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ State = Literal["ok", "note", "warning", "fault"]
 
 @dataclass(frozen=True)
 class Finding:
+    """One thing that was looked at."""
+
     check: str
     """'data', 'disk', 'certificate' ..."""
     state: State

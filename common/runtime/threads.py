@@ -1,4 +1,4 @@
-"""One fixed thread count, so that the same sums give the same bits in every engine and on every laptop."""
+"""Thread count, fixed to one, so that the same sums give the same bits in every engine and on every laptop."""
 
 from __future__ import annotations
 

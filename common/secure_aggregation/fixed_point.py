@@ -1,4 +1,4 @@
-"""Sums as whole numbers modulo 2^64: what masks can be added to, and what comes out of a sum exactly.
+"""Fixed-point encoding of sums, modulo 2^64: what masks can be added to, and what comes out of a sum exactly.
 
 A number x is sent as round(x 2^fraction), negative ones in two's complement. Each site's part is bounded so that the parts of all sites
 together stay below 2^63: their sum wraps only as often as the masks do, and is the sum of the rounded numbers to the last bit.
@@ -53,18 +53,20 @@ def encode(arrays: Mapping[str, Array], like: Mapping[str, Array], scale: Scale)
     if {k: v.shape for k, v in arrays.items()} != {k: v.shape for k, v in like.items()}:
         raise RefusedError("P02", f"the sums are {_shapes(arrays)}, declared are {_shapes(like)}")
     values = np.empty(sum(v.size for v in like.values()))
-    unfit, large, at = [], [], 0
+    not_finite, too_large, position = [], [], 0
     for name in sorted(arrays):
-        part = values[at : at + arrays[name].size]
+        part = values[position : position + arrays[name].size]
         part[:] = arrays[name].ravel()
-        at += part.size
+        position += part.size
         largest = float(np.abs(part).max(initial=0.0))
         if not np.isfinite(largest):
-            unfit.append(f"sum '{name}' has {int((~np.isfinite(part)).sum())} non-finite values")
+            not_finite.append(f"sum '{name}' has {int((~np.isfinite(part)).sum())} non-finite values")
         elif largest > scale.bound:
-            large.append(f"sum '{name}' has {largest:g}; {scale.sites} sites may send {scale.bound:g} each, more with a smaller fraction")
-    if unfit or large:
-        raise RefusedError("P02" if unfit else "M03", *unfit, *large)
+            too_large.append(
+                f"sum '{name}' has {largest:g}; {scale.sites} sites may send {scale.bound:g} each, more with a smaller fraction"
+            )
+    if not_finite or too_large:
+        raise RefusedError("P02" if not_finite else "M03", *not_finite, *too_large)
     values *= 2.0**scale.fraction
     return np.rint(values, out=values).astype("<i8").view("<u8")
 
@@ -77,10 +79,10 @@ def decode(total: Words, like: Mapping[str, Array], scale: Scale, added: int) ->
     size = sum(v.size for v in like.values())
     if total.shape != (size,) or not 0 < added <= scale.sites:
         raise WireError("M02", f"the sum has shape {total.shape} over {added} sites, expected ({size},) over 1 to {scale.sites}")
-    whole, most = total.astype("<u8", copy=False).view("<i8"), added * scale.limit
-    if size and not -most <= int(whole.min()) <= int(whole.max()) <= most:
+    integers, limit = total.astype("<u8", copy=False).view("<i8"), added * scale.limit
+    if size and not -limit <= int(integers.min()) <= int(integers.max()) <= limit:
         raise WireError("M02", f"the sum is larger than {added} sites can have made it; a mask was not taken off, or a site sent another")
-    values = whole / 2.0**scale.fraction
+    values = integers / 2.0**scale.fraction
     names = sorted(like)
     parts = np.split(values, np.cumsum([like[k].size for k in names])[:-1]) if names else []
     return {k: part.reshape(like[k].shape) for k, part in zip(names, parts, strict=True)}

@@ -1,9 +1,9 @@
 """Secure aggregation: the coordinator learns a sum over sites and no site's part (Bonawitz et al. 2017, CCS, doi 10.1145/3133956.3133982).
 
-In one step a site draws a seed of its own, derives one with each other site (`sealing`), masks its vector with all of them (`masks`) and
-sends, beside it, shares of all these seeds (`shamir`), each site's sealed for it. The coordinator names the sites whose vectors have come,
-the *online* ones. Of each of these the sites then reveal shares of the seed of its own and of those that it has with sites that are not
-online: what does not cancel. The masks between online sites are never revealed, and hide each part.
+In one step a site draws a seed of its own, derives one with each other site (`pairwise_keys`), masks its vector with all of them
+(`masking`) and sends, beside it, shares of all these seeds (`shamir`), each site's sealed for it. The coordinator names the sites whose
+vectors have come, the *online* ones. Of each of these the sites then reveal shares of the seed of its own and of those that it has with
+sites that are not online: what does not cancel. The masks between online sites are never revealed, and hide each part.
 
 What holds this up: a site answers once at a place, whatever online sites it is told. As more than half of all sites must answer, the
 coordinator cannot have one part unmasked under one set and the rest of its masks under another. With the default threshold that holds
@@ -67,54 +67,61 @@ def group(sites: Collection[str], minimum: int = FEWEST) -> Group:
 
 
 def seeds(group: Group, me: str, pairs: Mapping[str, Pair], place: bytes) -> dict[str, bytes]:
-    """What `masks.mask` takes: the seed that `me` has with each site, and under its own name a random one, never drawn again."""
-    return {s: secrets.token_bytes(masking.SEED) if s == me else pairwise_keys.seed(pairs[s], place) for s in group.sites}
+    """What `masking.mask` takes: the seed that `me` has with each site, and under its own name a random one, never drawn again."""
+    return {s: secrets.token_bytes(masking.SEED_BYTES) if s == me else pairwise_keys.seed(pairs[s], place) for s in group.sites}
 
 
 def seal(group: Group, me: str, seeds: Mapping[str, bytes], pairs: Mapping[str, Pair], place: bytes) -> dict[str, bytes]:
     """Shares of all seeds of `me`: to each site of the group, `me` too, the one text that it alone can open."""
-    of = [shamir.split(seeds[s], group.threshold, len(group.sites)) for s in group.sites]
-    return {to: pairwise_keys.seal(pairs[to], place, me, to, b"".join(shares[i] for shares in of)) for i, to in enumerate(group.sites)}
+    shares_of = [shamir.split(seeds[s], group.threshold, len(group.sites)) for s in group.sites]
+    sealed = {}
+    for i, to in enumerate(group.sites):
+        text = b"".join(shares[i] for shares in shares_of)
+        sealed[to] = pairwise_keys.seal(pairs[to], place, me, to, text)
+    return sealed
 
 
 def unseal(group: Group, me: str, sender: str, blob: bytes, pair: Pair, place: bytes) -> dict[str, bytes]:
     """The shares that `sender` sealed for `me`. WireError M02 where they are not that."""
     text = pairwise_keys.unseal(pair, place, sender, me, blob)
-    if len(text) != len(group.sites) * shamir.WIDTH:
+    if len(text) != len(group.sites) * shamir.SHARE_BYTES:
         raise WireError("M02", f"'{sender}' sealed {len(text)} bytes, shares for {len(group.sites)} sites are expected")
-    return {s: text[i * shamir.WIDTH : (i + 1) * shamir.WIDTH] for i, s in enumerate(group.sites)}
+    return {s: text[i * shamir.SHARE_BYTES : (i + 1) * shamir.SHARE_BYTES] for i, s in enumerate(group.sites)}
 
 
-def reveal(group: Group, online: Collection[str], held: Mapping[str, Shares]) -> dict[str, dict[str, bytes]]:
+def reveal(group: Group, online: Collection[str], received: Mapping[str, Shares]) -> dict[str, dict[str, bytes]]:
     """What a site tells the coordinator, once at a place: online site -> shares of the seeds by which the sum is unmasked.
 
-    `held`: what `unseal` gave, by sender. RefusedError M01 where the sites are too few; WireError M02 where an online site's are missing.
+    `received`: what `unseal` gave, by sender. RefusedError M01 where the sites are too few; WireError M02 where an online
+    site's are missing.
     """
     group.demand(online)
-    missing = sorted(set(online) - set(held))
+    missing = sorted(set(online) - set(received))
     if missing:
         raise WireError("M02", f"the shares of {missing} did not come, and they are said to be online")
-    return {site: {s: held[site][s] for s in group.owed(site, online)} for site in sorted(set(online))}
+    return {site: {s: received[site][s] for s in group.owed(site, online)} for site in sorted(set(online))}
 
 
 # ---- at the coordinator --------------------------------------------------------------------------------------------------
 
 
-def unmask(group: Group, online: Collection[str], told: Mapping[str, Mapping[str, Shares]], total: Words) -> None:
+def unmask(group: Group, online: Collection[str], revealed: Mapping[str, Mapping[str, Shares]], total: Words) -> None:
     """Take off `total`, the sum of the online sites' masked vectors, what masks are left on it, in place.
 
-    `told`: what `reveal` gave, by site. RefusedError M01 where too few are online or have told; WireError M02 where a site told something
-    else than is owed, or shares do not belong together. `total` is then as it was.
+    `revealed`: what `reveal` gave, by site. RefusedError M01 where too few are online or have told; WireError M02 where a site told
+    something else than is owed, or shares do not belong together. `total` is then as it was.
     """
     group.demand(online)
-    point = {s: i for i, s in enumerate(group.sites, start=1)}
+    points = {s: i for i, s in enumerate(group.sites, start=1)}
     owed = {site: group.owed(site, online) for site in sorted(set(online))}
-    for teller, shares in told.items():
-        if teller not in point or {s: set(v) for s, v in shares.items()} != {s: set(v) for s, v in owed.items()}:
+    for teller, shares in revealed.items():
+        if teller not in points or {s: set(v) for s, v in shares.items()} != {s: set(v) for s, v in owed.items()}:
             raise WireError("M02", f"'{teller}' told other shares than those of the {len(owed)} online sites that are owed")
-    found = {
-        site: {s: shamir.combine({point[teller]: shares[site][s] for teller, shares in told.items()}, group.threshold) for s in those}
-        for site, those in owed.items()
-    }
-    for site, seeds in found.items():
+    recovered: dict[str, dict[str, bytes]] = {}
+    for site, names in owed.items():
+        recovered[site] = {}
+        for other in names:
+            shares_by_point = {points[teller]: shares[site][other] for teller, shares in revealed.items()}
+            recovered[site][other] = shamir.combine(shares_by_point, group.threshold)
+    for site, seeds in recovered.items():
         masking.unmask(total, site, seeds)

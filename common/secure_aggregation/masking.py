@@ -1,4 +1,4 @@
-"""Masks: long vectors that look random, from short seeds, and that cancel in the sum over all sites (Bonawitz et al. 2017, CCS, sec. 4).
+"""Pairwise masks: long vectors that look random, from short seeds, and cancel in the sum over all sites (Bonawitz et al. 2017, sec. 4).
 
 A site adds to its vector the stream of a seed of its own, and for each other site the stream of a seed that the two share: one of them
 adds it, the other subtracts it. Everything is modulo 2^64, where a number plus a uniform one is uniform.
@@ -13,11 +13,11 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
 from common.secure_aggregation.fixed_point import Words
 
-SEED = 32
+SEED_BYTES = 32
 """Bytes of a seed."""
-_WORDS = 1 << 17
+_CHUNK = 1 << 17
 """Made at a time: what a core's cache holds."""
-_ZEROS = bytes(8 * _WORDS)
+_ZEROS = bytes(8 * _CHUNK)
 
 
 def mask(vector: Words, site: str, seeds: Mapping[str, bytes]) -> None:
@@ -45,7 +45,7 @@ def _add(vector: Words, seed: bytes, added: bool) -> None:
     stream = Cipher(algorithms.ChaCha20(seed, bytes(16)), None).encryptor()
     buffer = bytearray(len(_ZEROS))
     operation = np.add if added else np.subtract
-    for at in range(0, vector.size, _WORDS):
-        part = vector[at : at + _WORDS]
+    for start in range(0, vector.size, _CHUNK):
+        part = vector[start : start + _CHUNK]
         stream.update_into(memoryview(_ZEROS)[: 8 * part.size], buffer)
         operation(part, np.frombuffer(buffer, "<u8", part.size), out=part)

@@ -1,4 +1,4 @@
-"""What two sites have between them and nobody else: seeds of masks, and sealed texts that the coordinator carries unread.
+"""Pairwise keys (X25519): the secrets of two sites, for seeds of masks and sealed texts that the coordinator carries unread.
 
 X25519 (RFC 7748) once a run; what comes of it goes through HKDF-SHA256 (RFC 5869) for each purpose and each step, so that a seed that is
 revealed says nothing of another (Flamingo, arXiv 2306.09364, sec. 4). Texts are sealed with ChaCha20-Poly1305 (RFC 8439).
@@ -21,7 +21,7 @@ from common.errors import WireError
 
 PLACE = 32
 """Bytes of a place: a hash of the run, the step, the sites and everything asked."""
-_NONCE = 12
+_NONCE_BYTES = 12
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ def new() -> Agreer:
     return Agreer(X25519PrivateKey.generate())
 
 
-def agree(mine: Agreer, public: str, site: str, other: str, run: str) -> Pair:
-    """What `site`, which holds `mine`, has with `other`, whose key is `public`. WireError M02 where that is not a key."""
+def agree(private: Agreer, public: str, site: str, other: str, run: str) -> Pair:
+    """What `site`, which holds `private`, has with `other`, whose key is `public`. WireError M02 where that is not a key."""
     try:
-        shared = mine.key.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(public)))
+        shared = private.key.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(public)))
     except (TypeError, ValueError) as error:
         raise WireError("M02", f"what came as the key of '{other}' is none") from error
     first, second = sorted((site, other))
@@ -68,19 +68,19 @@ def seed(pair: Pair, place: bytes) -> bytes:
 
 def seal(pair: Pair, place: bytes, sender: str, to: str, text: bytes) -> bytes:
     """`text` for the one other that can open it. The nonce is random: a station started again may seal another text for the same place."""
-    nonce = secrets.token_bytes(_NONCE)
-    return nonce + ChaCha20Poly1305(pair.texts).encrypt(nonce, text, _meant(place, sender, to))
+    nonce = secrets.token_bytes(_NONCE_BYTES)
+    return nonce + ChaCha20Poly1305(pair.texts).encrypt(nonce, text, _associated_data(place, sender, to))
 
 
 def unseal(pair: Pair, place: bytes, sender: str, to: str, blob: bytes) -> bytes:
     """WireError M02 unless it is what `sender` sealed for `to` at this place."""
     try:
-        return ChaCha20Poly1305(pair.texts).decrypt(blob[:_NONCE], blob[_NONCE:], _meant(place, sender, to))
+        return ChaCha20Poly1305(pair.texts).decrypt(blob[:_NONCE_BYTES], blob[_NONCE_BYTES:], _associated_data(place, sender, to))
     except (InvalidTag, ValueError) as error:
         raise WireError("M02", f"what '{sender}' sealed for '{to}' was altered, or is for another site or step") from error
 
 
-def _meant(place: bytes, sender: str, to: str) -> bytes:
+def _associated_data(place: bytes, sender: str, to: str) -> bytes:
     return _joined(_checked(place), sender.encode(), to.encode())
 
 

@@ -21,7 +21,7 @@ from common.data.schema import Floats
 from common.types import Array
 
 QUANTUM = 2.0**-36
-MINIMUM = np.float32(1e-6)
+LEAST_GAIN = np.float32(1e-6)
 """XGBoost's kRtEps: a split that gains no more than this is none."""
 
 
@@ -71,27 +71,27 @@ def exact(x: Array) -> Floats:
     return np.rint(x.astype(np.float64) / QUANTUM) * QUANTUM
 
 
-def histogram(bins: Array, slot: Array, values: Floats, cells: Grid, nodes: int) -> Floats:
+def histogram(bins: Array, row_of: Array, values: Floats, cells: Grid, nodes: int) -> Floats:
     """Sums of `values` (cases, groups) by node and cell: (nodes, cells).
 
     `bins` (cases, all columns), -1 where missing; `slot` (cases, groups): the row of the result that a case adds to, -1 for none.
     """
-    case, group = np.nonzero(slot >= 0)
-    known = bins[:, cells.columns]
-    cell = cells.start[:-1] + np.where(known < 0, np.diff(cells.start) - 1, known)
-    where = slot[case, group][:, None] * cells.cells + cell[case]
-    weights = np.broadcast_to(values[case, group][:, None], where.shape)
+    case, group = np.nonzero(row_of >= 0)
+    bins_of_columns = bins[:, cells.columns]
+    cell = cells.start[:-1] + np.where(bins_of_columns < 0, np.diff(cells.start) - 1, bins_of_columns)
+    flat_cell = row_of[case, group][:, None] * cells.cells + cell[case]
+    weights = np.broadcast_to(values[case, group][:, None], flat_cell.shape)
     # numpy counts an empty array in integers whatever the weights
-    summed = np.bincount(where.ravel(), weights.ravel(), nodes * cells.cells).astype(np.float64)
+    summed = np.bincount(flat_cell.ravel(), weights.ravel(), nodes * cells.cells).astype(np.float64)
     return summed.reshape(nodes, cells.cells)
 
 
 def weight(sums: Floats, penalty: Penalty) -> NDArray[np.float32]:
     """The best weight of a leaf, (2, ...) -> (...): minus the thresholded gradient sum over (hessian sum + l2)."""
     gradient, hessian = sums
-    held = (hessian >= np.float32(penalty.min_child_weight)) & (hessian > 0)
-    below = np.where(held, hessian + np.float64(np.float32(penalty.l2)), 1.0)
-    return np.asarray(np.where(held, -_threshold(gradient, penalty.l1) / below, 0.0), np.float32)
+    allowed = (hessian >= np.float32(penalty.min_child_weight)) & (hessian > 0)
+    denominator = np.where(allowed, hessian + np.float64(np.float32(penalty.l2)), 1.0)
+    return np.asarray(np.where(allowed, -_threshold(gradient, penalty.l1) / denominator, 0.0), np.float32)
 
 
 def search(gradient: Floats, hessian: Floats, cells: Grid, penalty: Penalty) -> Splits:
@@ -99,37 +99,39 @@ def search(gradient: Floats, hessian: Floats, cells: Grid, penalty: Penalty) -> 
     sums = np.stack([gradient, hessian])
     nodes, count = len(gradient), len(cells.columns)
     if not count:
-        none = np.zeros(nodes, np.intp)
-        return Splits(none, none, none > 0, np.zeros(nodes, np.float32), none > 0, np.zeros((2, nodes, 2)), np.zeros((2, nodes)))
+        unsplit = np.zeros(nodes, np.intp)
+        return Splits(
+            unsplit, unsplit, unsplit > 0, np.zeros(nodes, np.float32), unsplit > 0, np.zeros((2, nodes, 2)), np.zeros((2, nodes))
+        )
     widths = np.diff(cells.start) - 1
-    wide = int(widths.max())
+    widest = int(widths.max())
     column = np.repeat(np.arange(count), widths + 1)
     within = np.arange(cells.cells) - cells.start[column]
-    known = within < widths[column]
-    padded = np.zeros((2, nodes, count * wide))
-    padded[:, :, (column * wide + within)[known]] = sums[:, :, known]
-    present = padded.reshape(2, nodes, count, wide).cumsum(axis=3)
-    missing = sums[:, :, ~known]
+    is_known = within < widths[column]
+    padded = np.zeros((2, nodes, count * widest))
+    padded[:, :, (column * widest + within)[is_known]] = sums[:, :, is_known]
+    present = padded.reshape(2, nodes, count, widest).cumsum(axis=3)
+    missing = sums[:, :, ~is_known]
     total = sums[:, :, : cells.start[1]].sum(axis=2)
     # XGBoost's order: cuts upwards with missing on the right, then cuts downwards with missing on the left
     left = np.concatenate([present, (present + missing[..., None])[..., ::-1]], axis=3)
     right = total[:, :, None, None] - left
     gain = _score(left, penalty) + _score(right, penalty) - _score(total, penalty)[:, None, None]
-    least = np.float32(penalty.min_child_weight)
-    allowed = (left[1] >= least) & (right[1] >= least)
-    allowed[..., wide:] &= (missing != 0).any(axis=0)[..., None]
+    least_hessian = np.float32(penalty.min_child_weight)
+    allowed = (left[1] >= least_hessian) & (right[1] >= least_hessian)
+    allowed[..., widest:] &= (missing != 0).any(axis=0)[..., None]
     flat = np.where(allowed, gain, -np.inf).reshape(nodes, -1)
     best = flat.argmax(axis=1)
-    node, at = np.arange(nodes), best % (2 * wide)
-    chosen = np.stack([side.reshape(2, nodes, -1)[:, node, best] for side in (left, right)], axis=2)
-    most = flat[node, best].astype(np.float32)
+    node, cut = np.arange(nodes), best % (2 * widest)
+    children = np.stack([side.reshape(2, nodes, -1)[:, node, best] for side in (left, right)], axis=2)
+    best_gain = flat[node, best].astype(np.float32)
     return Splits(
-        cells.columns[best // (2 * wide)],
-        np.where(at < wide, at, 2 * wide - 1 - at),
-        at >= wide,
-        most,
-        (most > MINIMUM) & (most >= np.float32(penalty.gamma)),
-        chosen,
+        cells.columns[best // (2 * widest)],
+        np.where(cut < widest, cut, 2 * widest - 1 - cut),
+        cut >= widest,
+        best_gain,
+        (best_gain > LEAST_GAIN) & (best_gain >= np.float32(penalty.gamma)),
+        children,
         total,
     )
 
@@ -143,5 +145,5 @@ def _score(sums: Floats, penalty: Penalty) -> NDArray[np.float32]:
     """(2, ...) -> (...): what a node with these sums takes off the loss, times two; 0 where it holds nobody."""
     gradient, hessian = sums
     square = (_threshold(gradient, penalty.l1) ** 2).astype(np.float32)
-    below = np.where(hessian > 0, hessian + np.float64(np.float32(penalty.l2)), 1.0).astype(np.float32)
-    return np.asarray(np.where(hessian > 0, square / below, np.float32(0)), np.float32)
+    denominator = np.where(hessian > 0, hessian + np.float64(np.float32(penalty.l2)), 1.0).astype(np.float32)
+    return np.asarray(np.where(hessian > 0, square / denominator, np.float32(0)), np.float32)

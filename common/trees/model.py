@@ -19,7 +19,7 @@ from common.data.schema import Floats, Schema
 from common.types import Array, Arrays
 
 KINDS = {"column": np.int32, "bin": np.int32, "left": np.bool_, "value": np.float32, "gain": np.float32, "hess": np.float32}
-EVERYTHING = float(np.finfo(np.float32).max)
+ABOVE_ALL_VALUES = float(np.finfo(np.float32).max)
 """The threshold of a split that parts the known values (all left) from the missing ones."""
 _CHUNK = 4096
 
@@ -38,8 +38,8 @@ def between(arrays: Arrays, first: int, last: int) -> Arrays:
 def open_nodes(column: Array, level: int) -> NDArray[np.bool_]:
     """(groups, nodes): which nodes the exchange at `level` splits: the children of split nodes, at level 0 the roots."""
     node = np.arange(column.shape[1])
-    here = (node >= 2**level - 1) & (node < 2 ** (level + 1) - 1)
-    return np.asarray(here & ((column[:, (node - 1) // 2] >= 0) | (node == 0)))
+    at_level = (node >= 2**level - 1) & (node < 2 ** (level + 1) - 1)
+    return np.asarray(at_level & ((column[:, (node - 1) // 2] >= 0) | (node == 0)))
 
 
 def walk(trees: Arrays, bins: Array, levels: int) -> NDArray[np.intp]:
@@ -48,14 +48,14 @@ def walk(trees: Arrays, bins: Array, levels: int) -> NDArray[np.intp]:
     first = np.arange(count * groups).reshape(count, groups) * nodes
     column, cut, left = (trees[name].ravel() for name in ("column", "bin", "left"))
     case = np.arange(len(bins))[:, None, None]
-    at = np.zeros((len(bins), count, groups), np.intp)
+    node = np.zeros((len(bins), count, groups), np.intp)
     for _ in range(levels):
-        flat = first + at
-        split = column[flat]
-        mine = bins[case, split]
-        goes_left = np.where(mine < 0, left[flat], mine <= cut[flat])
-        at = np.where(split >= 0, 2 * at + 2 - goes_left, at)
-    return at
+        index = first + node
+        split = column[index]
+        values = bins[case, split]
+        goes_left = np.where(values < 0, left[index], values <= cut[index])
+        node = np.where(split >= 0, 2 * node + 2 - goes_left, node)
+    return node
 
 
 def margins(trees: Arrays, bins: Array, start: Array) -> NDArray[np.float32]:
@@ -74,9 +74,9 @@ def margins(trees: Arrays, bins: Array, start: Array) -> NDArray[np.float32]:
 
 def probabilities(margin: NDArray[np.float32]) -> NDArray[np.float32]:
     """(cases, groups) -> (cases, groups) in float32: XGBoost's sigmoid for one group, its softmax for several."""
-    one = np.float32(1)
+    unit = np.float32(1)
     if margin.shape[1] == 1:
-        return np.asarray(one / (_exp(np.minimum(-margin, np.float32(88.7))) + one), np.float32)
+        return np.asarray(unit / (_exp(np.minimum(-margin, np.float32(88.7))) + unit), np.float32)
     # XGBoost's gradient measures from 0 where all margins are negative; far below, that would be 0 / 0
     top = margin.max(axis=1, keepdims=True)
     e = _exp(margin - np.where(top < -50, top, np.maximum(top, np.finfo(np.float32).tiny)))
@@ -95,7 +95,7 @@ def booster(trees: Arrays, base: Array, edges: Array, offsets: Array, schema: Sc
     start = base.astype(np.float64)
     start = 1 / (1 + np.exp(-start)) if groups == 1 else start
     name = "binary:logistic" if groups == 1 else "multi:softprob"
-    chosen = {"reg_loss_param": {"scale_pos_weight": "1"}} if groups == 1 else {"softmax_multiclass_param": {"num_class": str(groups)}}
+    objective = {"reg_loss_param": {"scale_pos_weight": "1"}} if groups == 1 else {"softmax_multiclass_param": {"num_class": str(groups)}}
     model = {
         "gbtree_model_param": {"num_parallel_tree": "1", "num_trees": str(count * groups)},
         "cats": {"enc": [], "feature_segments": [], "sorted_idx": []},
@@ -117,7 +117,7 @@ def booster(trees: Arrays, base: Array, edges: Array, offsets: Array, schema: Sc
             "num_feature": str(columns),
             "num_target": "1",
         },
-        "objective": {"name": name, **chosen},
+        "objective": {"name": name, **objective},
     }
     return from_json(json.dumps({"learner": learner, "version": [int(v) for v in xgboost.__version__.split(".")[:3]]}).encode())
 
@@ -158,8 +158,8 @@ def _tree(number: int, tree: Arrays, edges: Array, offsets: Array, columns: int)
 
     def threshold(node: int) -> float:
         column, cut = int(tree["column"][node]), int(tree["bin"][node])
-        at = int(offsets[column]) + cut
-        return float(edges[at]) if at < int(offsets[column + 1]) else EVERYTHING
+        edge = int(offsets[column]) + cut
+        return float(edges[edge]) if edge < int(offsets[column + 1]) else ABOVE_ALL_VALUES
 
     return {
         "id": number,

@@ -1,4 +1,4 @@
-"""What a site remembers of its rows between exchanges of boosting: bins, margins under the finished trees, gradients there.
+"""Site cache of boosting: bins, margins under the finished trees and gradients of a site's rows, kept between exchanges.
 
 It is kept with the cohort, which is frozen, and is used only for a state whose edges and trees have the same hashes; a longer
 state of the same trees continues it, any other starts again. What is remembered therefore never changes what is answered.
@@ -46,20 +46,20 @@ def standing(rows: Cohort, preprocessing: Arrays, arrays: Arrays, base: NDArray[
     def grown(rounds: int) -> bytes:
         return _fingerprint(arrays, ("column", "bin", "left", "value"), rounds) + base.tobytes()
 
-    known: Standing | None = rows.__dict__.get("_boosting")
-    if known is not None and known.edges != edges:
-        known = None
-    whole = grown(finished)
-    if known is not None and known.rounds == finished and known.grown == whole:
-        return known
-    bins = bin_indices(preprocessing, rows) if known is None else known.bins
+    cached: Standing | None = rows.__dict__.get("_boosting")
+    if cached is not None and cached.edges != edges:
+        cached = None
+    fingerprint = grown(finished)
+    if cached is not None and cached.rounds == finished and cached.grown == fingerprint:
+        return cached
+    bins = bin_indices(preprocessing, rows) if cached is None else cached.bins
     first, margin = 0, np.tile(base, (len(rows), 1))
-    if known is not None and known.rounds < finished and known.grown == grown(known.rounds):
-        first, margin = known.rounds, known.margin
+    if cached is not None and cached.rounds < finished and cached.grown == grown(cached.rounds):
+        first, margin = cached.rounds, cached.margin
     margin = trees_model.margins(trees_model.between(arrays, first, finished), bins, margin)
-    out = Standing(edges, whole, finished, bins, margin, *_gradients(margin, rows.labels))
-    rows.__dict__["_boosting"] = out
-    return out
+    current = Standing(edges, fingerprint, finished, bins, margin, *_gradients(margin, rows.labels))
+    rows.__dict__["_boosting"] = current
+    return current
 
 
 def _fingerprint(arrays: Arrays, names: Sequence[str], first: int | None) -> bytes:
@@ -76,8 +76,8 @@ def _gradients(margin: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[
     groups = margin.shape[1]
     p = trees_model.probabilities(margin)
     y = (labels[:, None] == (np.arange(groups) if groups > 1 else 1)).astype(np.float32)
-    one, twice = np.float32(1), np.float32(1 if groups == 1 else 2)
-    return best_split.exact(p - y), best_split.exact(np.maximum(twice * p * (one - p), np.float32(1e-16)))
+    unit, twice = np.float32(1), np.float32(1 if groups == 1 else 2)
+    return best_split.exact(p - y), best_split.exact(np.maximum(twice * p * (unit - p), np.float32(1e-16)))
 
 
 def losses(margin: NDArray[np.float32], labels: NDArray[np.int64]) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import lru_cache
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -17,6 +18,9 @@ NUDGE = "query.nudge"
 OUTLIVES = 2.0
 """How many times as long a message lives as its answer is waited for: what comes late is then told by name, not dropped by Flower."""
 _STYPE = "fedmets.arrays"
+LIFETIME = 4 * 3600.0
+"""Seconds for which what a coordinator signs is accepted at least: for a busy machine, and clocks that differ by minutes. A question that
+comes again gets the answer that is stored, so that its age tells nobody anything."""
 
 
 def content(packet: Packet) -> RecordDict:
@@ -44,3 +48,8 @@ def packet(message: Message, *kinds: Kind) -> Packet:
     if type(text) is not bytes or type(signature) is not str:
         raise WireError("W02", f"a {kind} has a field of the wrong type")
     return Packet(kind, text, signature, bytes(arrays["blob"].data))
+
+
+def expiry(deadline: float) -> float:
+    """Until when (Unix time) a message is accepted that is to be answered within `deadline` seconds."""
+    return time.time() + max(LIFETIME, OUTLIVES * deadline)

@@ -1,1 +1,1 @@
-"""Runs started and stopped at a coordinator's SuperLink."""
+"""Coordinator: runs started and stopped at its SuperLink."""

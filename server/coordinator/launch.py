@@ -1,4 +1,4 @@
-"""Start a run at a coordinator's SuperLink, follow it by its ledger, take it up again after whatever ended it."""
+"""Launch of a run at a coordinator's SuperLink: start it, follow it by its ledger, resume it after whatever ended it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Any
 from common.errors import FederationError, RunError
 from server.config.run_config import Run
 from server.coordinator import app_bundle
-from server.coordinator.superlink import Flower
+from server.coordinator.superlink import SuperLink
 from server.ledger import heartbeat, ledger, state_store
 from server.ledger.heartbeat import STOPPED
 from server.report import deployment
 
 SUPERLINK = "superlink.json"
 """Under which id the SuperLink has the run."""
-_ALIVE = 10.0
+_STATUS_SECONDS = 10.0
 """Seconds between questions to Flower whether a run that says nothing is still there."""
-_AWAY = 120.0
+_ABSENCE_SECONDS = 120.0
 """Seconds that a SuperLink may be away."""
 Tell = Callable[[Mapping[str, Any]], None]
 
 
-def new(flower: Flower, run: Run, tell: Tell) -> dict[str, object]:
+def new(flower: SuperLink, run: Run, tell: Tell) -> dict[str, object]:
     """Start a run in `run.out`, and follow it to its end."""
     path = Path(run.out) / ledger.NAME
     if path.exists():
@@ -34,7 +34,7 @@ def new(flower: Flower, run: Run, tell: Tell) -> dict[str, object]:
     return _follow(flower, _started(flower, run), Path(run.out), tell)
 
 
-def resume(flower: Flower, folder: Path, tell: Tell) -> dict[str, object]:
+def resume(flower: SuperLink, folder: Path, tell: Tell) -> dict[str, object]:
     """Take a run up where its ledger ends, with the configuration that it was begun with."""
     path = folder / ledger.NAME
     lines = ledger.read(path) if path.exists() else []
@@ -46,7 +46,7 @@ def resume(flower: Flower, folder: Path, tell: Tell) -> dict[str, object]:
     return _follow(flower, _started(flower, run), folder, tell)
 
 
-def stop(flower: Flower, folder: Path) -> None:
+def stop(flower: SuperLink, folder: Path) -> None:
     """End a run at the SuperLink, so that it is seen to be stopped and can be resumed.
 
     The ledger is the ServerApp's alone, and Flower ends that process: that somebody stopped the run is in a file beside it.
@@ -66,7 +66,7 @@ def stop(flower: Flower, folder: Path) -> None:
     state_store.write(folder / STOPPED, json.dumps({"time": time.time()}).encode())
 
 
-def _started(flower: Flower, run: Run) -> int:
+def _started(flower: SuperLink, run: Run) -> int:
     """The run's id at the SuperLink, which `stop` needs."""
     folder = Path(run.out)
     (folder / STOPPED).unlink(missing_ok=True)
@@ -83,9 +83,9 @@ def summary(folder: Path) -> dict[str, object]:
     exchanges = [line for line in lines if line["kind"] == "exchange"]
     closed = next((line for line in lines if line["kind"] == "close"), None)
     try:
-        now = json.loads((folder / heartbeat.NAME).read_text())["sites"]
+        sites = json.loads((folder / heartbeat.NAME).read_text())["sites"]
     except (OSError, ValueError, KeyError):
-        now = {}
+        sites = {}
     return {
         "folder": str(folder),
         "run": lines[0]["name"],
@@ -95,7 +95,7 @@ def summary(folder: Path) -> dict[str, object]:
         "exchanges": len(exchanges),
         "done": exchanges[-1]["done"] if exchanges else 0,
         "jobs": lines[0]["jobs"],
-        "sites": now or dict.fromkeys(lines[0]["sites"], "registered"),
+        "sites": sites or dict.fromkeys(lines[0]["sites"], "registered"),
         "late": [late for line in exchanges for late in line.get("late", [])],
         "joined_later": closed.get("joined_later", []) if closed else [],
     }
@@ -106,26 +106,26 @@ def _closed(lines: Sequence[Mapping[str, Any]]) -> bool:
     return any(line["kind"] == "close" for line in lines)
 
 
-def _follow(flower: Flower, started: int, folder: Path, tell: Tell) -> dict[str, object]:
+def _follow(flower: SuperLink, started: int, folder: Path, tell: Tell) -> dict[str, object]:
     """Until the ledger is closed and its report written, or Flower says that the run is over; an interrupt leaves the run to go on."""
-    asked, silent = time.monotonic(), 0.0
+    asked_at, silent_since = time.monotonic(), 0.0
     while True:
         path = folder / ledger.NAME
         lines = ledger.read(path) if path.exists() else []
         if lines:
-            told = summary(folder)
-            tell(told)
+            current = summary(folder)
+            tell(current)
             if _closed(lines):
                 deployment.publish(folder)
-                return told
-        if time.monotonic() - asked > _ALIVE:
-            asked = time.monotonic()
+                return current
+        if time.monotonic() - asked_at > _STATUS_SECONDS:
+            asked_at = time.monotonic()
             try:
-                (status, why), silent = flower.status(started), 0.0
+                (status, why), silent_since = flower.status(started), 0.0
             except FederationError:
                 # a SuperLink that was killed is being started again
-                silent = silent or asked
-                if asked - silent > _AWAY:
+                silent_since = silent_since or asked_at
+                if asked_at - silent_since > _ABSENCE_SECONDS:
                     raise
                 continue
             if status.startswith("finished") and not (lines and _closed(ledger.read(path))):

@@ -1,4 +1,4 @@
-"""Flower's own command line, for the coordinator's side of a SuperLink: start a run, look at it, say which nodes may join."""
+"""SuperLink control by Flower's own command line: start a run, look at it, say which nodes may join."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _NAME = "coordinator"
 
 def environment(home: Path) -> dict[str, str]:
     """For every process of Flower's: quiet, with its files in `home`, and with the commands beside this Python found first."""
-    own = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**os.environ, **QUIET, "FLWR_HOME": str(home), "PATH": own}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**os.environ, **QUIET, "FLWR_HOME": str(home), "PATH": path}
 
 
-class Flower:
+class SuperLink:
     """A SuperLink at `address`, which answers on this machine alone: its Control API asks nobody who they are."""
 
     def __init__(self, home: Path, ca: Path, address: str = ADDRESS) -> None:
@@ -69,14 +69,16 @@ class Flower:
     def _ask(self, *words: str) -> dict[str, Any]:
         command = ["flwr", *words, "--format", "json"]
         try:
-            done = subprocess.run(command, env=environment(self.home), capture_output=True, text=True, timeout=120)
+            result = subprocess.run(command, env=environment(self.home), capture_output=True, text=True, timeout=120)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise FederationError("R06", f"'flwr {' '.join(words[:2])}' gave no answer ({error}). Is the coordinator running?") from error
         try:
-            answer = json.loads(done.stdout)
+            answer = json.loads(result.stdout)
         except ValueError:
             answer = {}
-        if done.returncode or not answer.get("success", False):
-            said = str(answer.get("error-message") or done.stderr.strip() or done.stdout.strip())[-500:]
-            raise FederationError("R06", f"Flower's SuperLink did not do 'flwr {' '.join(words[:2])}': {said}. Is the coordinator running?")
+        if result.returncode or not answer.get("success", False):
+            message = str(answer.get("error-message") or result.stderr.strip() or result.stdout.strip())[-500:]
+            raise FederationError(
+                "R06", f"Flower's SuperLink did not do 'flwr {' '.join(words[:2])}': {message}. Is the coordinator running?"
+            )
         return dict(answer)

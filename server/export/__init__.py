@@ -1,1 +1,1 @@
-"""A run's model for others: its folder, ONNX, MONAI bundle, model card."""
+"""Model export: a run's model folder, ONNX, MONAI bundle, model card."""

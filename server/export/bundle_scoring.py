@@ -1,4 +1,4 @@
-"""Scores prepared crops with a trained classifier. It is copied into a MONAI bundle as `scripts/score.py` and needs nothing of fedmets.
+"""Scoring script of a MONAI bundle (`scripts/score.py`): prepared crops by a trained classifier. It needs nothing of fedmets.
 
 A patient is a NumPy file (crops, channels + 1, z, y, x), float32, the last channel the share of lesion; a missing channel is all zero.
 """
@@ -46,5 +46,5 @@ def write(network: Any, patients: Sequence[str], classes: Sequence[str], path: s
         out = csv.writer(file, lineterminator="\n")
         out.writerow(["patient", *classes])
         for patient in patients:
-            found = score(network, np.load(patient, allow_pickle=False))
-            out.writerow([Path(patient).stem, *(f"{p:.9g}" for p in found)])
+            probs = score(network, np.load(patient, allow_pickle=False))
+            out.writerow([Path(patient).stem, *(f"{p:.9g}" for p in probs)])

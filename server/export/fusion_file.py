@@ -1,4 +1,4 @@
-"""`fusion.json`: the fusion as figures that a reader can recompute by hand."""
+"""Late fusion as a file, `fusion.json`: figures that a reader can recompute by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model card: Hugging Face's front matter, then what the Coalition for Health AI's applied model card asks for (and Mitchell et al.
+"""Model card: Hugging Face's front matter, then what the Coalition for Health AI's applied model card asks for (and Mitchell et al.
 2019, arXiv 1810.03993), from the report alone. What nothing has told reads MISSING; nothing is invented."""
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def card(study: Study, task: str, schema: Schema, heads: Sequence[Federated], re
 
 
 def _warnings(study: Study, task: str, report: Report) -> str:
-    said = [report["research_use_only"], study.tasks[task].caution, study.virtual]
-    said += ["Trained on a synthetic cohort: of no clinical meaning."] if report["synthetic"] else []
-    return "".join(f"**{s}**\n\n" for s in said if s)
+    sentences = [report["research_use_only"], study.tasks[task].caution, study.virtual]
+    sentences += ["Trained on a synthetic cohort: of no clinical meaning."] if report["synthetic"] else []
+    return "".join(f"**{s}**\n\n" for s in sentences if s)
 
 
 def _basic(study: Study, task: str, report: Report) -> str:
@@ -95,7 +95,7 @@ def _inputs(schema: Schema, report: Report) -> str:
 
 def _models(heads: Sequence[Federated], lost: Sequence[str]) -> str:
     lines = [f"- `{h.name}`: {json.dumps(hyper_of(h), sort_keys=True)}" for h in heads]
-    lines += [f"- Not exported for other programs: {one}" for one in lost]
+    lines += [f"- Not exported for other programs: {failure}" for failure in lost]
     return "\n".join(["## Models", "", *lines, "", "Foundation models: none, unless a learner above names a file (`pretrained`).", ""])
 
 
@@ -163,11 +163,11 @@ def _figures(heads: Sequence[Federated], report: Report) -> str:
 
 def _subgroups(report: Report) -> list[str]:
     """The lead model's AUC in each group."""
-    told = [r for r in report.get("subgroups") or [] if isinstance(r, Mapping)]
-    if not told:
+    listed = [r for r in report.get("subgroups") or [] if isinstance(r, Mapping)]
+    if not listed:
         return [f"Subgroups of patients: {MISSING}."]
     out = []
-    for r in told:
+    for r in listed:
         value = _value({**r, "value": r.get("auc", r.get("value"))})
         counts = ", ".join(f"{k} = {'suppressed' if r.get(k) is None else r[k]}" for k in ("n", "events"))
         out.append(f"- {r.get('title') or r.get('by') or MISSING}, {r.get('group', MISSING)}: AUC {value}, {counts}")
@@ -175,12 +175,12 @@ def _subgroups(report: Report) -> list[str]:
 
 
 def _limits(report: Report) -> str:
-    said = [*(f"- {a}" for a in report["alarms"] or ["no alarm"]), *(f"- {n}" for n in report["not_run"])]
+    sentences = [*(f"- {a}" for a in report["alarms"] or ["no alarm"]), *(f"- {n}" for n in report["not_run"])]
     return "\n".join(
         [
             "## Known risks and limits",
             "",
-            *said,
+            *sentences,
             "",
             "Bias mitigation: AUCs count pairs within sites, so that no model is rewarded for telling hospitals apart; classes of the "
             f"image network weigh by their inverse counts, and its probabilities are corrected for it. Beyond that: {MISSING}.",

@@ -1,4 +1,4 @@
-"""The model as files that outlive the run: coefficients with names and units, the native Booster, preprocessing, a model card."""
+"""Model folder of a run: coefficients with names and units, the native Booster, preprocessing, a model card. It outlives the run."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def write(
     if any(h.name == "fusion" for h in fitted):
         fusion = next(h for h in fitted if h.name == "fusion")
         files["fusion.json"] = _json(fusion_file.figures(schema, state, str(hyper_of(fusion)["clinical"])))
-    exported, lost = _networks(study, task, schema, {n: a for n, a in state.items() if _learnt(n, fitted)}, report)
+    exported, failed = _networks(study, task, schema, {n: a for n, a in state.items() if _learnt(n, fitted)}, report)
     files |= exported
-    learnt = {name: hashlib.sha256(blob).hexdigest() for name, blob in sorted(files.items())}
-    files["README.md"] = card(study, task, schema, heads, report, lost).encode()
-    sums = "".join(f"{hashlib.sha256(blob).hexdigest()}  {name}\n" for name, blob in sorted(files.items()))
-    for name, blob in {**files, "SHA256SUMS": sums.encode()}.items():
+    hashes = {name: hashlib.sha256(blob).hexdigest() for name, blob in sorted(files.items())}
+    files["README.md"] = card(study, task, schema, heads, report, failed).encode()
+    checksums = "".join(f"{hashlib.sha256(blob).hexdigest()}  {name}\n" for name, blob in sorted(files.items()))
+    for name, blob in {**files, "SHA256SUMS": checksums.encode()}.items():
         state_store.write(folder / name, blob)
-    return learnt
+    return hashes
 
 
 def _learnt(name: str, fitted: Sequence[Federated]) -> bool:
@@ -79,26 +79,26 @@ def _networks(study: Study, task: str, schema: Schema, state: State, report: Map
     A run that took days must not be lost to an exporter: what fedmets itself predicts with is written whatever becomes of these.
     """
     files: dict[str, bytes] = {}
-    lost = []
-    for network in onnx_export.leaving(schema, state):
+    failed = []
+    for network in onnx_export.trained_networks(schema, state):
         try:
             program = onnx_export.traced(network)
-            made = {f"{network.name}.onnx": onnx_export.onnx(network, program, _told(study, task, schema, report))}
+            exported = {f"{network.name}.onnx": onnx_export.onnx(network, program, _onnx_metadata(study, task, schema, report))}
             if network.name == "image":
-                inside = monai_bundle.files(study, task, state, network, program, report)
-                made |= {f"bundle/{name}": blob for name, blob in inside.items()}
-            files |= made
+                bundle = monai_bundle.files(study, task, state, network, program, report)
+                exported |= {f"bundle/{name}": blob for name, blob in bundle.items()}
+            files |= exported
         except Exception as error:
-            lost.append(f"{network.name}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
-            logging.getLogger("fedmets").warning("not exported for other programs: %s; model.state has it", lost[-1])
-    return files, lost
+            failed.append(f"{network.name}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+            logging.getLogger("fedmets").warning("not exported for other programs: %s; model.state has it", failed[-1])
+    return files, failed
 
 
-def _told(study: Study, task: str, schema: Schema, report: Mapping[str, Any]) -> dict[str, str]:
+def _onnx_metadata(study: Study, task: str, schema: Schema, report: Mapping[str, Any]) -> dict[str, str]:
     """What an ONNX file says of itself."""
     imaging = schema.imaging
     assert imaging is not None
-    told = {
+    metadata = {
         "study": study.name,
         "task": task,
         "classes": json.dumps(schema.label.classes),
@@ -108,17 +108,17 @@ def _told(study: Study, task: str, schema: Schema, report: Mapping[str, Any]) ->
         "intensity": onnx_export.scaling(imaging),
         "use": report["research_use_only"],
     }
-    return {**told, "schema": schema.hash, "state_hash": report["state_hash"], "version": str(report["fedmets"])}
+    return {**metadata, "schema": schema.hash, "state_hash": report["state_hash"], "version": str(report["fedmets"])}
 
 
 def _predicting(run: Run, study: Study, task: str, state: State, heads: Sequence[Federated], report: Mapping[str, Any]) -> dict[str, bytes]:
     names = list(dict.fromkeys(n for h in heads for n in (*h.needs, h.name) if state.get(n)))
-    own = Path(run.study)
-    told = {
+    study_path = Path(run.study)
+    model_json = {
         "format": FORMAT,
         "fedmets": report["fedmets"],
         "study": study.name,
-        "study_file": "study.toml" if own.suffix == ".toml" else "",
+        "study_file": "study.toml" if study_path.suffix == ".toml" else "",
         "task": task,
         "schema": study.schema_at(task).hash,
         "learners": {n: hyper_of(run.learner(n, study)) for n in names},
@@ -130,9 +130,9 @@ def _predicting(run: Run, study: Study, task: str, state: State, heads: Sequence
         "parts": run.parts,
         "sites": [s["name"] for s in report["sites"]],
     }
-    mine = {n: {k: v for k, v in state[n].items() if not k.startswith(MEMORY)} for n in names}
-    study_file = {"study.toml": own.read_bytes()} if told["study_file"] else {}
-    return {"model.json": _json(told), "model.state": pack(flatten(mine)), **study_file}
+    arrays = {n: {k: v for k, v in state[n].items() if not k.startswith(MEMORY)} for n in names}
+    study_file = {"study.toml": study_path.read_bytes()} if model_json["study_file"] else {}
+    return {"model.json": _json(model_json), "model.state": pack(flatten(arrays)), **study_file}
 
 
 def _thresholds(state: State, heads: Sequence[Federated]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The image network as a MONAI bundle: `model/bundle/`, which runs by `python -m monai.bundle run` and needs nothing of fedmets.
+"""MONAI bundle of the image network: `model/bundle/`, which runs by `python -m monai.bundle run` and needs nothing of fedmets.
 
 What nobody has told (authors, copyright, licence) is said to be MISSING, never invented.
 """

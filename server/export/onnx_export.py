@@ -1,4 +1,4 @@
-"""The networks as programs that need neither fedmets nor its code: ONNX (any runtime), and torch.export's .pt2.
+"""ONNX export of the networks (any runtime), and torch.export's .pt2: programs that need neither fedmets nor its code.
 
 Both are made of one traced graph with a free number of crops. What an input or output is, and how an image becomes one, is written into
 each file. The same parameters give the same ONNX bytes: what a tracer notes of its own machine (paths, stack traces) is taken out.
@@ -39,7 +39,7 @@ class Network:
     notes: Mapping[str, str]
 
 
-def leaving(schema: Schema, state: State) -> list[Network]:
+def trained_networks(schema: Schema, state: State) -> list[Network]:
     """The networks that were trained; none in a run without images."""
     imaging = schema.imaging
     if imaging is None:
@@ -58,15 +58,15 @@ def traced(network: Network) -> Any:
         return torch.export.export(network.module.eval(), example, dynamic_shapes=[{0: free} for _ in example])
 
 
-def onnx(network: Network, program: Any, told: Mapping[str, str]) -> bytes:
-    """An ONNX file; `told` and the network's own notes are its metadata."""
+def onnx(network: Network, program: Any, metadata: Mapping[str, str]) -> bytes:
+    """An ONNX file; `metadata` and the network's own notes are its metadata."""
     import torch
 
     names = list(network.inputs)
     free = torch.export.Dim("crops", min=1)
     example = tuple(torch.zeros(3, *shape) for shape, _ in network.inputs.values())
     with _quiet(), torch.no_grad():
-        made = torch.onnx.export(
+        exported = torch.onnx.export(
             program,
             example,
             dynamo=True,
@@ -76,13 +76,13 @@ def onnx(network: Network, program: Any, told: Mapping[str, str]) -> bytes:
             dynamic_shapes=[{0: free} for _ in names],
             opset_version=OPSET,
         )
-    model = made.model_proto
+    model = exported.model_proto
     _forget(model)
-    notes = {**told, **network.notes, "inputs": _json({n: says for n, (_, says) in network.inputs.items()})}
+    notes = {**metadata, **network.notes, "inputs": _json({n: says for n, (_, says) in network.inputs.items()})}
     notes |= {"outputs": _json(network.outputs), "grid": _json(network.grid)}
     for key, value in sorted(notes.items()):
         model.metadata_props.add(key=key, value=value)
-    model.producer_name, model.producer_version = "fedmets", told.get("version", "")
+    model.producer_name, model.producer_version = "fedmets", metadata.get("version", "")
     for value in (*model.graph.input, *model.graph.output):
         value.doc_string = network.inputs[value.name][1] if value.name in network.inputs else network.outputs[value.name]
     blob: bytes = model.SerializeToString(deterministic=True)
@@ -117,7 +117,7 @@ def _image(schema: Schema, imaging: Imaging, arrays: Arrays) -> Network:
     load(module.network, bare(arrays))
     module.correction.copy_(torch.from_numpy(np.log(arrays["weights"])))
     grid = tuple(int(g) for g in arrays["grid"])
-    against = f"log-odds of {', '.join(schema.label.classes[1:])} against {schema.label.classes[0]}, one crop's"
+    log_odds = f"log-odds of {', '.join(schema.label.classes[1:])} against {schema.label.classes[0]}, one crop's"
     return Network(
         "image",
         module,
@@ -125,7 +125,7 @@ def _image(schema: Schema, imaging: Imaging, arrays: Arrays) -> Network:
             "crops": ((channels + 1, *grid), _crops(imaging)),
             "present": ((channels,), "1 where the channel is there, 0 where it is missing"),
         },
-        {"logits": "log-probabilities of the classes up to a number, one crop's", "log_odds": against},
+        {"logits": "log-probabilities of the classes up to a number, one crop's", "log_odds": log_odds},
         grid,
         {"patient": "a patient's logits and log_odds are the means over the patient's crops; softmax of the mean logits: probabilities"},
     )
@@ -197,14 +197,14 @@ def _json(value: Any) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """torch's tracer and exporter warn of their own insides."""
-    loud = [logging.getLogger(n) for n in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [x.level for x in loud]
+    loggers = [logging.getLogger(n) for n in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [x.level for x in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for x in loud:
+        for x in loggers:
             x.setLevel(logging.ERROR)
         try:
             yield
         finally:
-            for x, level in zip(loud, levels, strict=True):
+            for x, level in zip(loggers, levels, strict=True):
                 x.setLevel(level)

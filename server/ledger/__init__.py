@@ -1,1 +1,1 @@
-"""A run's memory: the hash-chained ledger, states, the heartbeat beside it."""
+"""Ledger: a run's memory, hash-chained; the states and the heartbeat beside it."""

@@ -1,4 +1,4 @@
-"""Signs of life of a run, in `status.json`: who is at work, who was heard of when, how far each is.
+"""Heartbeat of a run, in `status.json`: who is at work, who was heard of when, how far each is.
 
 For whoever watches; a run never reads it back.
 """
@@ -19,9 +19,9 @@ from server.ledger import state_store
 NAME = "status.json"
 STOPPED = "stopped.json"
 """Left beside it by whoever stopped the run; it counts until the run is resumed."""
-BEAT = 5.0
+BEAT_SECONDS = 5.0
 """Seconds after which the file is written although nothing has happened: the coordinator is there."""
-_LEAST = 0.5
+_LEAST_SECONDS = 0.5
 """Seconds between writings for sites that are heard of."""
 
 
@@ -74,7 +74,7 @@ class Signs:
         """Something came from a site, if only that it is still at work."""
         with self._lock:
             self._heard[site] = time.time()
-        self._write(_LEAST)
+        self._write(_LEAST_SECONDS)
 
     def open(self, site: str, plans: int) -> None:
         """How many of a site's plans are still without an answer."""
@@ -82,7 +82,7 @@ class Signs:
             self._done[site] = self._asked.get(site, plans) - plans
 
     def _beat(self) -> None:
-        while not self._over.wait(BEAT):
+        while not self._over.wait(BEAT_SECONDS):
             with suppress(RunError):  # a full disk ends the run where something is lost by it
                 self._write(0)
 

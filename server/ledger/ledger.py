@@ -1,4 +1,4 @@
-"""A run's only memory, a chain of lines: see `common.runtime.hash_chain`.
+"""Ledger: a run's only memory, a chain of lines. See `common.runtime.hash_chain`.
 
 A line is written and synced after the state file that it names, so the newest intact line always names a state that is on disk.
 """
@@ -24,4 +24,4 @@ def read(path: Path) -> list[dict[str, Any]]:
     """All lines that a finished or running ledger holds, verified; a torn last line is left out."""
     if not path.is_file():
         raise RunError("S02", f"there is no ledger at '{path}'; is this the folder of a run?")
-    return Ledger.held(path).lines
+    return Ledger.contents(path).lines

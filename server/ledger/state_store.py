@@ -1,4 +1,4 @@
-"""State on disk: one file an exchange, written aside and renamed, so that a crash leaves the old one or the new one."""
+"""State store: one file an exchange, written aside and renamed, so that a crash leaves the old one or the new one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from common.errors import RunError
 from common.runtime.atomic_files import durable
 from common.types import Array, Arrays, pieces, sha256, unpack
 
-KEEP = 2
+KEPT_STATES = 2
 
 
 def save(folder: Path, step: int, arrays: Mapping[str, Array]) -> str:
@@ -19,7 +19,7 @@ def save(folder: Path, step: int, arrays: Mapping[str, Array]) -> str:
     parts = pieces(arrays)
     path = _path(folder, step)
     write(path, parts)
-    for old in sorted(folder.glob("*.state"))[:-KEEP]:
+    for old in sorted(folder.glob("*.state"))[:-KEPT_STATES]:
         old.unlink(missing_ok=True)
     return sha256(parts)
 

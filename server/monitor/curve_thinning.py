@@ -1,11 +1,13 @@
-"""A curve that takes any number of points and holds a few: every second one goes whenever there are too many."""
+"""Curve thinning: any number of points go in and a few are held. Every second one goes whenever there are too many."""
 
 from __future__ import annotations
 
 Point = tuple[int, float]
 
 
-class Thin:
+class ThinnedCurve:
+    """At most `most` points (and the newest) of a curve that goes on."""
+
     def __init__(self, most: int) -> None:
         self._most = max(most, 4)
         self._every = 1

@@ -1,4 +1,4 @@
-"""A log of one JSON object a line, for the coordinator's own tools. It has what the ledger has, and so nothing of a patient."""
+"""JSON log, one object a line, for the coordinator's own tools. It has what the ledger has, and so nothing of a patient."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.errors import RunError
-from server.monitor.wording import is_code
+from server.monitor.ledger_wording import is_code
 
 Level = Literal["info", "warning", "error"]
 
@@ -27,8 +27,8 @@ class Log:
 
     def event(self, level: Level, event: str, when: float | None = None, **fields: Any) -> None:
         """`fields` that are None are left out."""
-        at = datetime.fromtimestamp(time.time() if when is None else when, UTC).isoformat(timespec="milliseconds")
-        row = {"time": at, "level": level, "event": event, **{k: v for k, v in fields.items() if v is not None}}
+        stamp = datetime.fromtimestamp(time.time() if when is None else when, UTC).isoformat(timespec="milliseconds")
+        row = {"time": stamp, "level": level, "event": event, **{k: v for k, v in fields.items() if v is not None}}
         self._write(json.dumps(row) + "\n")
 
     def _write(self, text: str) -> None:

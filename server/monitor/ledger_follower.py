@@ -1,4 +1,4 @@
-"""A ledger read as it grows: only new bytes, the chain verified as they come, and what does not fit said with its line.
+"""Ledger follower: a ledger read as it grows. Only new bytes, the chain verified as they come, and what does not fit said with its line.
 
 Resuming a run demands an intact ledger (`server.ledger.ledger.read`). Looking at one does not: the lines before a fault are verified, those
 after it are shown as what they are, not verified.
@@ -16,13 +16,13 @@ from typing import Any
 
 from common.runtime.hash_chain import GENESIS, End, cut_off, linked
 
-PIECE = 1 << 20
+READ_BYTES = 1 << 20
 """Bytes that are read at a time."""
 Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Fault:
+class LedgerFault:
     """The first line (from 1) that is not what was written, and what is wrong with it."""
 
     line: int
@@ -42,7 +42,7 @@ class Follower:
 
     def _clear(self) -> None:
         self.head = GENESIS
-        self._damaged: Fault | None = None
+        self._damaged: LedgerFault | None = None
         self.torn = 0
         """Bytes of a last line without an end: cut off, or being written."""
         self._at = 0
@@ -52,10 +52,10 @@ class Follower:
         self._end: End | None = None
 
     @property
-    def fault(self) -> Fault | None:
+    def fault(self) -> LedgerFault | None:
         """The first there is; lines that are missing at the end count as one after the last."""
         lost = self._end.missed(self.lines, self.torn > 0) if self._end else 0
-        return self._damaged or (Fault(self.lines + 1, f"{cut_off(lost)}: it had {self.lines + lost}", lost) if lost else None)
+        return self._damaged or (LedgerFault(self.lines + 1, f"{cut_off(lost)}: it had {self.lines + lost}", lost) if lost else None)
 
     @property
     def lines(self) -> int:
@@ -67,8 +67,8 @@ class Follower:
         try:
             end = End.of(self.path)  # before the lines: whoever writes meanwhile can only add some
             with open(self.path, "rb") as file:
-                seen = os.fstat(file.fileno())
-                now = (seen.st_ino, seen.st_size, seen.st_mtime_ns)
+                status = os.fstat(file.fileno())
+                now = (status.st_ino, status.st_size, status.st_mtime_ns)
                 if now == self._known:
                     return False
                 if self._known and (now[0] != self._known[0] or now[1] < self._at or (now[1] == self._known[1] and not self.torn)):
@@ -88,7 +88,7 @@ class Follower:
     def _rest(self, file: Any) -> None:
         file.seek(self._at)
         rest = b""
-        while piece := file.read(PIECE):
+        while piece := file.read(READ_BYTES):
             rest += piece
             *whole, rest = rest.split(b"\n")
             for text in whole:
@@ -107,7 +107,7 @@ class Follower:
             if self._end and self._end.lines == self.lines and self._end.hash != line["hash"]:
                 raise ValueError("it is not the line that was written")
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            self._damaged = Fault(self.lines, _said(error))
+            self._damaged = LedgerFault(self.lines, _reason(error))
             return
         self.head, self.verified = str(line["hash"]), self.lines
         self._take(line)
@@ -125,7 +125,7 @@ class Follower:
         return out
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
         return "it is no JSON"
     if isinstance(error, KeyError):

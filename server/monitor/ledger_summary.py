@@ -1,4 +1,4 @@
-"""What is kept of a run's ledger while it is followed: totals, each site's last part, thinned curves.
+"""Ledger summary, kept while a run is followed: totals, each site's last part, thinned curves.
 
 Its size does not grow with the run.
 """
@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.monitor.curve_thinning import Thin
-from server.monitor.wording import is_code, said
+from server.monitor.curve_thinning import ThinnedCurve
+from server.monitor.ledger_wording import is_code, sentence
 
-LAST = 40
+HELD_LINES = 40
 """Lines that are held in words."""
 POINTS = 400
 """Most points of a curve over all sites."""
@@ -42,11 +42,11 @@ class SitePart:
 class CurvePart:
     """One learner's one metric."""
 
-    all: Thin
-    sites: dict[str, Thin] = field(default_factory=dict)
+    all: ThinnedCurve
+    sites: dict[str, ThinnedCurve] = field(default_factory=dict)
 
 
-class Chronicle:
+class LedgerSummary:
     """`take` each verified line, once and in order."""
 
     def __init__(self) -> None:
@@ -64,19 +64,19 @@ class Chronicle:
         self.evaluation: list[dict[str, Any]] = []
         self.sites: dict[str, SitePart] = defaultdict(SitePart)
         self.curves: dict[tuple[str, str], CurvePart] = {}
-        self.seconds = Thin(POINTS)
+        self.seconds = ThinnedCurve(POINTS)
         self.exchanges = self.done = self.jobs = self.sent = self.received = self.resumed = 0
         self.spent_time = 0.0
         self.last_seconds: float | None = None
         self.learners: list[str] = []
-        self.lines: deque[tuple[int, float | None, str, str]] = deque(maxlen=LAST)
+        self.lines: deque[tuple[int, float | None, str, str]] = deque(maxlen=HELD_LINES)
         self.odd: dict[int, str] = {}
         """Lines that are as they were written and yet not of a form that this version knows."""
 
     def take(self, line: Mapping[str, Any]) -> None:
         number = int(line["n"]) + 1
         try:
-            text = said(line)
+            text = sentence(line)
             kind = str(line["kind"])
             if kind in _TAKE:
                 _TAKE[kind](self, line)
@@ -86,7 +86,7 @@ class Chronicle:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             text = f"not of a form that this version of fedmets knows ({type(error).__name__}: {error})"
             kind = str(line.get("kind", "?"))
-            if len(self.odd) < LAST:
+            if len(self.odd) < HELD_LINES:
                 self.odd[number] = text
         time = line.get("time")
         self.lines.append((number, float(time) if isinstance(time, int | float) else None, kind, text))
@@ -111,18 +111,20 @@ class Chronicle:
         self.seconds.add(step, self.last_seconds)
         self.learners = list(dict.fromkeys(str(w["learner"]) for w in line["work"]))
         codes: dict[str, set[str]] = {}
-        none: set[str] = set()
         for work in line["work"]:
             for site, code in work["refused"].items():
                 codes.setdefault(site, set()).add(str(code))
-        for site, what in line["sites"].items():
-            part, mine, coded = self.sites[str(site)], codes.get(site, none), is_code(str(what))
-            part.state = str(what)
-            part.code = str(what) if coded else min(mine, default="") if what == "refused" else ""
-            if not coded:
+        for site, state in line["sites"].items():
+            part, site_codes = self.sites[str(site)], set(codes.get(site, ()))
+            part.state, part.code = str(state), ""
+            if is_code(part.state):
+                part.code = part.state
+                site_codes.add(part.state)
+            else:
+                part.code = min(site_codes, default="") if state == "refused" else ""
                 part.seen = time
-                part.contributed += what == "contributed"
-            for code in mine | {str(what)} if coded else mine:
+                part.contributed += state == "contributed"
+            for code in site_codes:
                 part.refused[code] += 1
                 part.refused_at[code] = step
         for entry in line.get("late", []):
@@ -137,13 +139,13 @@ class Chronicle:
 
     def _metrics(self, step: int, row: Mapping[str, Any]) -> None:
         for metric, value in row["all"].items():
-            curve = self.curves.setdefault((str(row["learner"]), str(metric)), CurvePart(Thin(POINTS)))
+            curve = self.curves.setdefault((str(row["learner"]), str(metric)), CurvePart(ThinnedCurve(POINTS)))
             curve.all.add(step, float(value))
-            for site, mine in row["sites"].items():
-                if metric in mine:
+            for site, site_metrics in row["sites"].items():
+                if metric in site_metrics:
                     if site not in curve.sites:
-                        curve.sites[str(site)] = Thin(min(SITE_POINTS // max(len(self.sites), 1), POINTS))
-                    curve.sites[str(site)].add(step, float(mine[metric]))
+                        curve.sites[str(site)] = ThinnedCurve(min(SITE_POINTS // max(len(self.sites), 1), POINTS))
+                    curve.sites[str(site)].add(step, float(site_metrics[metric]))
 
     def _guard(self, line: Mapping[str, Any]) -> None:
         self.guard = dict(line)
@@ -156,11 +158,11 @@ class Chronicle:
 
 
 _TAKE = {
-    "open": Chronicle._begin,
-    "resume": Chronicle._begin,
-    "exchange": Chronicle._exchange,
-    "guard": Chronicle._guard,
-    "close": Chronicle._close,
-    "failed": Chronicle._end,
-    "stopped": Chronicle._end,
+    "open": LedgerSummary._begin,
+    "resume": LedgerSummary._begin,
+    "exchange": LedgerSummary._exchange,
+    "guard": LedgerSummary._guard,
+    "close": LedgerSummary._close,
+    "failed": LedgerSummary._end,
+    "stopped": LedgerSummary._end,
 }

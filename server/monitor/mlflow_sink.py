@@ -1,4 +1,4 @@
-"""A run handed to MLflow: configuration as parameters, curves and metrics by step, hashes and paths as tags. Needs the extra `[mlflow]`.
+"""MLflow sink: configuration as parameters, curves and metrics by step, hashes and paths as tags. Needs the extra `[mlflow]`.
 
 Only the ledger is read. What MLflow has of a run already is not written again: a run that is resumed, or written twice, is one run there.
 """
@@ -18,9 +18,9 @@ from server.monitor.ledger_follower import Follower, Line
 _TAG = "fedmets.run"
 _LINES = "fedmets.lines"
 """Tag: how many ledger lines MLflow has had."""
-_MOST = 900
+_BATCH = 900
 """Metrics in one call; MLflow takes 1000."""
-_LONGEST = 500
+_LONGEST_PARAMETER = 500
 """Characters of a parameter."""
 
 
@@ -69,9 +69,9 @@ class Sink:
             return
         when = line.get("time")
         stamp = int(1000 * (float(when) if when is not None else time.time()))
-        found = list(values(line))
-        for at in range(0, len(found), _MOST):
-            self._log(found[at : at + _MOST], stamp, int(line["step"] if "step" in line else line.get("exchanges") or 0))
+        metrics = list(values(line))
+        for start in range(0, len(metrics), _BATCH):
+            self._log(metrics[start : start + _BATCH], stamp, int(line["step"] if "step" in line else line.get("exchanges") or 0))
         if line["kind"] == "close":
             self._client.set_tag(self._run, "fedmets.state_hash", line["state_hash"])
             self._client.set_tag(self._run, "fedmets.ledger_head", line["hash"])
@@ -86,18 +86,18 @@ class Sink:
             self._client.update_run(self._run, "RUNNING")
         self._had = number
 
-    def _log(self, found: list[tuple[str, float]], stamp: int, step: int) -> None:
+    def _log(self, metrics: list[tuple[str, float]], stamp: int, step: int) -> None:
         from mlflow.entities import Metric
 
-        self._client.log_batch(self._run, metrics=[Metric(key, value, stamp, step) for key, value in found])
+        self._client.log_batch(self._run, metrics=[Metric(key, value, stamp, step) for key, value in metrics])
         # with each batch, so that a process that ends here does not repeat more than one
         self._client.set_tag(self._run, _LINES, str(self._had))
 
     def _begin(self, line: Line) -> None:
         """The run's own at MLflow: found again by its name, or made."""
         name, config = str(line["name"]), line["config"]
-        there = self._client.get_experiment_by_name(config["study"])
-        experiment = there.experiment_id if there else self._client.create_experiment(config["study"])
+        experiment_there = self._client.get_experiment_by_name(config["study"])
+        experiment = experiment_there.experiment_id if experiment_there else self._client.create_experiment(config["study"])
         runs = self._client.search_runs([experiment], f"tags.`{_TAG}` = '{name}'", max_results=1)
         if runs:
             self._run = runs[0].info.run_id
@@ -109,8 +109,8 @@ class Sink:
             "fedmets.version": __version__,
             "fedmets.run_id": line["run"],
         }
-        made = self._client.create_run(experiment, start_time=int(1000 * line["time"]), tags=tags, run_name=self._folder.name)
-        self._run = made.info.run_id
+        created = self._client.create_run(experiment, start_time=int(1000 * line["time"]), tags=tags, run_name=self._folder.name)
+        self._run = created.info.run_id
         for key, value in {**parameters(config), "sites": str(len(line["sites"])), "schema": line["schema"]}.items():
             self._client.log_param(self._run, key, value)
 
@@ -120,7 +120,7 @@ _STATUS = {"close": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 def parameters(config: Mapping[str, Any]) -> dict[str, str]:
     """The configuration; not where keys and folders lie."""
-    return {k: str(v)[:_LONGEST] for k, v in config.items() if k not in ("keys", "sites", "out", "resume") and v != ""}
+    return {k: str(v)[:_LONGEST_PARAMETER] for k, v in config.items() if k not in ("keys", "sites", "out", "resume") and v != ""}
 
 
 def values(line: Line) -> Iterator[tuple[str, float]]:
@@ -134,8 +134,8 @@ def values(line: Line) -> Iterator[tuple[str, float]]:
         for row in line.get("metrics", []):
             for metric, value in row["all"].items():
                 yield f"{row['learner']}.{metric}", float(value)
-            for site, mine in row["sites"].items():
-                for metric, value in mine.items():
+            for site, site_metrics in row["sites"].items():
+                for metric, value in site_metrics.items():
                     yield f"site/{_key(site)}/{row['learner']}.{metric}", float(value)
         for site, spent in line.get("spent", {}).items():
             yield f"site/{_key(site)}/epsilon", float(spent["epsilon"])
@@ -144,9 +144,9 @@ def values(line: Line) -> Iterator[tuple[str, float]]:
                 if row.get(metric) is not None:
                     yield f"{row['model']}.{row['evaluation']}.{metric}", float(row[metric])
     if line["kind"] == "close":
-        for model, told in line.get("scores", {}).items():
-            if told.get("value") is not None:
-                yield f"{model}.holdout.auc_pooled", float(told["value"])
+        for model, score in line.get("scores", {}).items():
+            if score.get("value") is not None:
+                yield f"{model}.holdout.auc_pooled", float(score["value"])
 
 
 def _key(site: str) -> str:

@@ -1,4 +1,4 @@
-"""The runs that lie beside each other in a folder, and which one is meant by a name."""
+"""Run folders: the runs that lie beside each other in a folder, and which one is meant by a name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class UnknownRunError(RunError):
     exit_code: ClassVar[int] = 4
 
 
-def found(folder: Path) -> list[Path]:
+def listed(folder: Path) -> list[Path]:
     """The folders that hold a ledger, the newest run first: by name, which begins with the time."""
     try:
         return sorted((p for p in folder.iterdir() if (p / ledger.NAME).is_file()), key=lambda p: p.name, reverse=True)
@@ -28,13 +28,13 @@ def chosen(word: str, folder: Path) -> Path:
     """A run by its folder, by that folder's name or by the run's own, each of which may be cut short; without a word the newest."""
     if word and (Path(word) / ledger.NAME).is_file():
         return Path(word)
-    there = found(folder)
+    runs = listed(folder)
     if not word:
-        if there:
-            return there[0]
+        if runs:
+            return runs[0]
         raise UnknownRunError("S01", f"there is no run in '{folder}'; say where the runs are: --out DIR")
-    exact = [p for p in there if word in (p.name, named(p))]
-    matching = exact or [p for p in there if p.name.startswith(word) or named(p).startswith(word)]
+    exact = [p for p in runs if word in (p.name, named(p))]
+    matching = exact or [p for p in runs if p.name.startswith(word) or named(p).startswith(word)]
     if not matching:
         raise UnknownRunError("S01", f"'{word}' holds no run, and none in '{folder}' is called so: python -m server runs")
     if len(matching) > 1:

@@ -1,4 +1,4 @@
-"""What the coordinator's commands print of a run: for people by rich, for programs one JSON object, and an exit status for cron."""
+"""Terminal output of the coordinator's commands: for people by rich, for programs one JSON object, an exit status for cron."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from rich.text import Text
 from common.runtime.console import Console
 from server.monitor import run_folders
 from server.monitor.json_log import Log
-from server.monitor.run_watcher import Watched
+from server.monitor.ledger_wording import ago, size
+from server.monitor.run_watcher import RunWatcher
 from server.monitor.view import SiteView, State, View
-from server.monitor.wording import ago, size
 
 EXIT: Mapping[State, int] = {
     "finished": 0, "running": 0, "waiting": 3, "stalled": 3, "failed": 5, "damaged": 6, "stopped": 7,
 }  # fmt: skip
 """Exit status of `status`, `show` and `watch`."""
 ENDS = ("finished", "failed", "stopped", "damaged")
-_TONE = {
+_COLOURS = {
     "finished": "green",
     "running": "cyan",
     "waiting": "yellow",
@@ -35,81 +35,86 @@ _TONE = {
     "failed": "red",
     "damaged": "red",
 }
-EVERY = 1.0
+LOOK_SECONDS = 1.0
 """Seconds between looks."""
 
 
 def status(word: str, folder: Path, as_json: bool) -> int:
     """In short."""
-    seen = Watched(run_folders.chosen(word, folder)).look()
+    current = RunWatcher(run_folders.chosen(word, folder)).look()
     if as_json:
-        print(json.dumps(brief(seen)))
+        print(json.dumps(brief(current)))
     else:
-        Console(stderr=True, width=_width(sys.stderr)).print(_head(seen), _sites(seen), highlight=False)
-        print(seen.folder)
-    return EXIT[seen.state]
+        Console(stderr=True, width=_width(sys.stderr)).print(_head(current), _sites(current), highlight=False)
+        print(current.folder)
+    return EXIT[current.state]
 
 
 def show(word: str, folder: Path, as_json: bool) -> int:
     """All of it."""
-    watched = Watched(run_folders.chosen(word, folder))
-    seen = watched.look()
+    watched = RunWatcher(run_folders.chosen(word, folder))
+    current = watched.look()
     if as_json:
-        print(json.dumps(seen.json()))
+        print(json.dumps(current.json()))
     else:
         console = Console(width=_width(sys.stdout))
-        for part in _whole(seen):
+        for part in _whole(current):
             console.print(part, highlight=False)
-    return EXIT[seen.state]
+    return EXIT[current.state]
 
 
 def listed(folder: Path, as_json: bool) -> int:
     """Every run in the folder, the newest first."""
-    seen = [Watched(path).look() for path in run_folders.found(folder)]
+    views = [RunWatcher(path).look() for path in run_folders.listed(folder)]
     if as_json:
-        print(json.dumps([brief(v) for v in seen]))
+        print(json.dumps([brief(v) for v in views]))
         return 0
     table = Table("run", "study", "task", "state", "jobs", "exchanges", "sites", "last sign of life", box=None, pad_edge=False)
-    for v in seen:
+    for v in views:
         jobs = f"{v.done} of {v.jobs}" if v.jobs else ""
-        state = Text(v.state, _TONE[v.state])
+        state = Text(v.state, _COLOURS[v.state])
         table.add_row(
             _plain(Path(v.folder).name), _plain(v.study), _plain(v.task), state, jobs, str(v.step), str(len(v.sites)), _since(v.latest)
         )
-    Console(width=_width(sys.stdout)).print(table if seen else f"no run in '{folder}'", highlight=False)
+    Console(width=_width(sys.stdout)).print(table if views else f"no run in '{folder}'", highlight=False)
     return 0
 
 
 def watch(word: str, folder: Path, as_json: bool, log: Log, sleep: Callable[[float], None] = time.sleep) -> int:
     """Until the run has ended. On a terminal one picture that changes, else a line an exchange, with --json one object each."""
     path = run_folders.chosen(word, folder)
-    watched, told = Watched(path, lambda line: log.line(path.name, line)), 0
+    watched, printed = RunWatcher(path, lambda line: log.line(path.name, line)), 0
     picture = sys.stdout.isatty() and not as_json
-    with Live(console=Console(), auto_refresh=False, transient=False) if picture else _Nothing() as live:
-        shown: tuple[object, ...] = ()
+    with Live(console=Console(), auto_refresh=False, transient=False) if picture else _NoPicture() as live:
+        last_shown: tuple[object, ...] = ()
         while True:
-            seen = watched.look()
+            current = watched.look()
             if isinstance(live, Live):
-                live.update(Group(_head(seen), _sites(seen)), refresh=True)
+                live.update(Group(_head(current), _sites(current)), refresh=True)
             elif as_json:
-                now = (seen.state, seen.step, seen.line_count, tuple((s.name, s.state, s.code, s.plans_done) for s in seen.sites))
-                if now != shown:
-                    shown = now
-                    print(json.dumps(brief(seen)), flush=True)
+                key = (
+                    current.state,
+                    current.step,
+                    current.line_count,
+                    tuple((s.name, s.state, s.code, s.plans_done) for s in current.sites),
+                )
+                if key != last_shown:
+                    last_shown = key
+                    print(json.dumps(brief(current)), flush=True)
             else:
-                for line in watched.lines(None, seen.line_count - told):
-                    sure = "" if line.verified else "NOT VERIFIED "
-                    print(f"{_clock(line.time)} {line.number:>5} {sure}{_safe(line.text)}", flush=True)
-                told = seen.line_count
-                if (seen.state,) != shown:
-                    shown = (seen.state,)
-                    print(f"{_clock(time.time())} {seen.state}: {seen.said}", flush=True)
-            if seen.state in ENDS:
-                return EXIT[seen.state]
-            sleep(EVERY)
+                for line in watched.lines(None, current.line_count - printed):
+                    mark = "" if line.verified else "NOT VERIFIED "
+                    print(f"{_clock(line.time)} {line.number:>5} {mark}{_safe(line.text)}", flush=True)
+                printed = current.line_count
+                if (current.state,) != last_shown:
+                    last_shown = (current.state,)
+                    print(f"{_clock(time.time())} {current.state}: {current.said}", flush=True)
+            if current.state in ENDS:
+                return EXIT[current.state]
+            sleep(LOOK_SECONDS)
 
 
-class _Nothing:
+class _NoPicture:
     def __enter__(self) -> None:
         return None
 
@@ -147,12 +152,12 @@ _PLAIN_STATES = ("registered", "ready", "working", "contributed", "late", "refus
 
 
 def _head(v: View) -> Group:
-    lines = [Text.assemble((v.state, f"bold {_TONE[v.state]}"), f"  {_safe(v.said)}")]
-    what = ", ".join(filter(None, (v.study, v.task)))
-    lines.append(_plain(f"{v.name or Path(v.folder).name}  {what}"))
+    lines = [Text.assemble((v.state, f"bold {_COLOURS[v.state]}"), f"  {_safe(v.said)}")]
+    subject = ", ".join(filter(None, (v.study, v.task)))
+    lines.append(_plain(f"{v.name or Path(v.folder).name}  {subject}"))
     if v.jobs:
-        each = f", {v.seconds['mean']:.1f} s each" if v.seconds["mean"] else ""
-        lines.append(Text(f"{v.done} of {v.jobs} jobs, {v.step} exchanges{each}, {size(v.sent)} down, {size(v.received)} up"))
+        mean = f", {v.seconds['mean']:.1f} s each" if v.seconds["mean"] else ""
+        lines.append(Text(f"{v.done} of {v.jobs} jobs, {v.step} exchanges{mean}, {size(v.sent)} down, {size(v.received)} up"))
     lines += [Text(f"note: {_safe(n)}", "yellow") for n in v.notes]
     return Group(*lines)
 

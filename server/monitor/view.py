@@ -1,4 +1,4 @@
-"""One view of a run, from its ledger alone, and from `status.json` where that is fresh: what terminal, page and metrics all show."""
+"""View of a run, from its ledger alone, and from `status.json` where that is fresh: what terminal, page and metrics all show."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from common import __version__
 from common.errors import CODES
 from server.monitor.curve_thinning import Point
 from server.monitor.ledger_follower import Follower
-from server.monitor.ledger_summary import WITHHELD, Chronicle, SitePart
-from server.monitor.wording import is_code, meaning
+from server.monitor.ledger_summary import WITHHELD, LedgerSummary, SitePart
+from server.monitor.ledger_wording import is_code, meaning
 
 State = Literal["waiting", "running", "stalled", "stopped", "failed", "finished", "damaged"]
-STATES: tuple[State, ...] = ("waiting", "running", "stalled", "stopped", "failed", "finished", "damaged")
-FRESH = 30.0
+RUN_STATES: tuple[State, ...] = ("waiting", "running", "stalled", "stopped", "failed", "finished", "damaged")
+FRESH_SECONDS = 30.0
 """Seconds without a sign of life after which a run that should be at work is called stalled."""
-_HIDDEN = ("keys", "sites", "out", "resume")
+_HIDDEN_SETTINGS = ("keys", "sites", "out", "resume")
 
 
 @dataclass(frozen=True)
 class SiteView:
+    """One site, as the run's ledger and its heartbeat show it."""
+
     name: str
     state: str
     """registered, ready, working, contributed, late, refused, or the code of why there was no answer."""
@@ -45,6 +47,8 @@ class SiteView:
 
 @dataclass(frozen=True)
 class CurveView:
+    """One metric of one learner by step: (step, value), over all sites and at each."""
+
     learner: str
     metric: str
     all: tuple[Point, ...]
@@ -53,6 +57,8 @@ class CurveView:
 
 @dataclass(frozen=True)
 class RefusalView:
+    """One code for which a site was not in exchanges."""
+
     site: str
     code: str
     times: int
@@ -65,6 +71,8 @@ class RefusalView:
 
 @dataclass(frozen=True)
 class LineView:
+    """One line of the ledger, in words."""
+
     number: int
     time: float | None
     kind: str
@@ -74,6 +82,8 @@ class LineView:
 
 @dataclass(frozen=True)
 class View:
+    """A run at one moment."""
+
     folder: str
     name: str
     study: str
@@ -125,12 +135,12 @@ class View:
         return asdict(self)
 
 
-def view(folder: str, ledger: Follower, told: Chronicle, status: Mapping[str, Any], stopped: Mapping[str, Any], now: float) -> View:
+def view(folder: str, ledger: Follower, summary: LedgerSummary, status: Mapping[str, Any], stopped: Mapping[str, Any], now: float) -> View:
     """`status`, `stopped`: what is in those files, empty where there are none."""
-    first, begun = told.first, told.begun
-    config = begun.get("config") or first.get("config") or {}
-    alive = now - _time(status) < FRESH
-    state, said, code = _state(folder, ledger, told, status, stopped, now)
+    first, newest_begin = summary.first, summary.begun
+    config = newest_begin.get("config") or first.get("config") or {}
+    alive = now - _time(status) < FRESH_SECONDS
+    state, sentence, code = _state(folder, ledger, summary, status, stopped, now)
     live = status if state in ("running", "waiting") and alive else {}
     secure = bool(config.get("secure"))
     return View(
@@ -139,74 +149,74 @@ def view(folder: str, ledger: Follower, told: Chronicle, status: Mapping[str, An
         study=str(config.get("study") or status.get("study") or ""),
         task=str(config.get("task") or status.get("task") or ""),
         state=state,
-        said=said,
+        said=sentence,
         code=code,
-        step=told.exchanges,
-        jobs=told.jobs,
-        done=told.done,
-        learners=tuple(told.learners),
+        step=summary.exchanges,
+        jobs=summary.jobs,
+        done=summary.done,
+        learners=tuple(summary.learners),
         expect=int(config.get("expect") or status.get("expect") or 0),
-        sites=tuple(_site(name, told, live, _signs(status)) for name in sorted({*told.sites, *_names(live)})),
+        sites=tuple(_site(name, summary, live, _heard(status)) for name in sorted({*summary.sites, *_names(live)})),
         withheld=secure,
         curves=tuple(
             CurveView(learner, metric, c.all.points, {s: t.points for s, t in sorted(c.sites.items())})
-            for (learner, metric), c in sorted(told.curves.items())
+            for (learner, metric), c in sorted(summary.curves.items())
         ),
-        evaluation=tuple(told.evaluation),
-        scores=dict(told.closed.get("scores") or {}),
+        evaluation=tuple(summary.evaluation),
+        scores=dict(summary.closed.get("scores") or {}),
         privacy=_privacy(config, first),
-        began=told.began,
-        latest=max(filter(None, (told.latest, _time(status) or None)), default=None),
+        began=summary.began,
+        latest=max(filter(None, (summary.latest, _time(status) or None)), default=None),
         seconds={
-            "last": told.last_seconds,
-            "mean": told.spent_time / told.exchanges if told.exchanges else None,
-            "all": told.spent_time,
+            "last": summary.last_seconds,
+            "mean": summary.spent_time / summary.exchanges if summary.exchanges else None,
+            "all": summary.spent_time,
         },
-        round_times=told.seconds.points,
-        sent=told.sent,
-        received=told.received,
-        refusals=_refusals(told),
-        joined_later=tuple(map(str, told.closed.get("joined_later") or ())),
-        guard={k: told.guard[k] for k in ("guard", "found", "accepted", "refused") if k in told.guard},
-        configuration={k: v for k, v in config.items() if k not in _HIDDEN},
-        versions={str(k): str(v) for k, v in (begun.get("versions") or {}).items()},
-        notes=_notes(ledger, told),
-        lines=tuple(LineView(n, t, kind, text, True) for n, t, kind, text in told.lines),
+        round_times=summary.seconds.points,
+        sent=summary.sent,
+        received=summary.received,
+        refusals=_refusals(summary),
+        joined_later=tuple(map(str, summary.closed.get("joined_later") or ())),
+        guard={k: summary.guard[k] for k in ("guard", "found", "accepted", "refused") if k in summary.guard},
+        configuration={k: v for k, v in config.items() if k not in _HIDDEN_SETTINGS},
+        versions={str(k): str(v) for k, v in (newest_begin.get("versions") or {}).items()},
+        notes=_notes(ledger, summary),
+        lines=tuple(LineView(n, t, kind, text, True) for n, t, kind, text in summary.lines),
         line_count=ledger.lines,
         verified=ledger.verified,
         fault_line=ledger.fault.line if ledger.fault else None,
         fault=ledger.fault.what if ledger.fault else "",
         head=ledger.head,
-        state_hash=str(told.closed.get("state_hash", "")),
-        resumed=told.resumed,
+        state_hash=str(summary.closed.get("state_hash", "")),
+        resumed=summary.resumed,
     )
 
 
 # a sentence changes when the state does, and not every second: screen readers speak it
 def _state(
-    folder: str, ledger: Follower, told: Chronicle, status: Mapping[str, Any], stopped: Mapping[str, Any], now: float
+    folder: str, ledger: Follower, summary: LedgerSummary, status: Mapping[str, Any], stopped: Mapping[str, Any], now: float
 ) -> tuple[State, str, str]:
     resume = f"python -m server resume {folder}"
     if ledger.fault:
         line = ledger.fault
-        known = f"the {line.line - 1} lines before it are verified" if line.line > 1 else "no line is verified"
+        verified = f"the {line.line - 1} lines before it are verified" if line.line > 1 else "no line is verified"
         if line.lost:
             return (
                 "damaged",
-                f"line {line.line} of the ledger is missing ({line.what}); {known}: restore the run's folder from a backup, or go on from "
-                f"what is left, which puts the loss on record: {resume}",
+                f"line {line.line} of the ledger is missing ({line.what}); {verified}: restore the run's folder from a backup, "
+                f"or go on from what is left, which puts the loss on record: {resume}",
                 "S02",
             )
         return (
             "damaged",
-            f"line {line.line} of the ledger was altered or damaged ({line.what}); {known}, what comes after it is not to be "
+            f"line {line.line} of the ledger was altered or damaged ({line.what}); {verified}, what comes after it is not to be "
             "trusted: restore the run's folder from a backup, or start a new run",
             "S02",
         )
-    if told.closed:
-        return "finished", f"all {told.jobs} jobs are done, after {told.exchanges} exchanges", ""
-    ended = told.ended if told.first else status.get("failed") or {}
-    begun = max(_time(told.begun), 0.0)
+    if summary.closed:
+        return "finished", f"all {summary.jobs} jobs are done, after {summary.exchanges} exchanges", ""
+    ended = summary.ended if summary.first else status.get("failed") or {}
+    begun = max(_time(summary.begun), 0.0)
     if stopped and float(stopped.get("time", 0.0)) >= begun:
         return "stopped", f"stopped by command; take it up again: {resume}", ""
     if ended.get("code"):
@@ -215,48 +225,49 @@ def _state(
         return "failed", f"{code}, {meaning(code)}: {why}. What to do: {way_out} ({resume})", code
     if ended:
         return "stopped", f"interrupted at the coordinator; take it up again: {resume}", ""
-    last = max(_time(status), told.latest or 0.0)
-    if now - last < FRESH:
-        if not told.first or not status.get("begun", True):
-            here = len(_names(status))
-            return "waiting", f"waiting for sites: {here} of {status.get('expect', '?')} have come", ""
+    last = max(_time(status), summary.latest or 0.0)
+    if now - last < FRESH_SECONDS:
+        if not summary.first or not status.get("begun", True):
+            present = len(_names(status))
+            return "waiting", f"waiting for sites: {present} of {status.get('expect', '?')} have come", ""
         return "running", "at work", ""
-    if not told.first and not status:
+    if not summary.first and not status:
         return "waiting", "the ledger has no line yet: sites are being waited for, or the run never began", ""
     return (
         "stalled",
-        f"no sign of life for more than {FRESH:.0f} s: the coordinator's process has ended or hangs; look at its log, then: {resume}",
+        f"no sign of life for more than {FRESH_SECONDS:.0f} s: the coordinator's process has ended or hangs; look at its log, "
+        f"then: {resume}",
         "R07",
     )
 
 
-def _site(name: str, told: Chronicle, live: Mapping[str, Any], heard: Mapping[str, Any]) -> SiteView:
-    part, now = told.sites.get(name, SitePart()), str(_names(live).get(name, ""))
+def _site(name: str, summary: LedgerSummary, live: Mapping[str, Any], heard: Mapping[str, Any]) -> SiteView:
+    part, live_state = summary.sites.get(name, SitePart()), str(_names(live).get(name, ""))
     state, code = part.state, part.code
-    if now and not (now == "refused" and part.code):
-        state, code = now, now if is_code(now) else ""
+    if live_state and not (live_state == "refused" and part.code):
+        state, code = live_state, live_state if is_code(live_state) else ""
     if part.late_at and part.late_at >= (part.seen or 0.0) and state not in ("working", "contributed"):
         state = "late"
     plans = _pair((live.get("plans") or {}).get(name)) if state == "working" else (None, None)
     seen = max(filter(None, (part.seen, _number(heard.get(name)))), default=None)
     return SiteView(
-        name, state, code, seen, *plans, _forecast(told, name), _count(told, "cases", name), _count(told, "imaged", name),
+        name, state, code, seen, *plans, _forecast(summary, name), _count(summary, "cases", name), _count(summary, "imaged", name),
         part.contributed, part.late, part.spent, dict(part.spent_by),
     )  # fmt: skip
 
 
-def _refusals(told: Chronicle) -> tuple[RefusalView, ...]:
+def _refusals(summary: LedgerSummary) -> tuple[RefusalView, ...]:
     return tuple(
         RefusalView(site, code, times, part.refused_at.get(code, 0), meaning(code), CODES[code].way_out if code in CODES else "")
-        for site, part in sorted(told.sites.items())
+        for site, part in sorted(summary.sites.items())
         for code, times in sorted(part.refused.items())
     )
 
 
-def _notes(ledger: Follower, told: Chronicle) -> tuple[str, ...]:
+def _notes(ledger: Follower, summary: LedgerSummary) -> tuple[str, ...]:
     out = []
-    written = str((told.begun.get("versions") or {}).get("fedmets", ""))
-    if told.first and written != __version__:
+    written = str((summary.begun.get("versions") or {}).get("fedmets", ""))
+    if summary.first and written != __version__:
         out.append(
             f"written by fedmets {written or 'of an unknown version'}, shown by {__version__}: what that version wrote differently "
             "may be missing here"
@@ -265,9 +276,9 @@ def _notes(ledger: Follower, told: Chronicle) -> tuple[str, ...]:
         out.append(
             f"line {ledger.lines + 1} is not complete ({ledger.torn} bytes): it is being written, or was cut off; resuming removes it"
         )
-    out += [f"line {n}: {text}" for n, text in told.odd.items()]
-    if told.resumed:
-        out.append(f"resumed {told.resumed} time{'' if told.resumed == 1 else 's'}")
+    out += [f"line {n}: {text}" for n, text in summary.odd.items()]
+    if summary.resumed:
+        out.append(f"resumed {summary.resumed} time{'' if summary.resumed == 1 else 's'}")
     return tuple(out)
 
 
@@ -283,17 +294,17 @@ def _names(status: Mapping[str, Any]) -> Mapping[str, Any]:
     return sites if isinstance(sites, dict) else {}
 
 
-def _signs(status: Mapping[str, Any]) -> Mapping[str, Any]:
+def _heard(status: Mapping[str, Any]) -> Mapping[str, Any]:
     heard = status.get("heard")
     return heard if isinstance(heard, dict) else {}
 
 
-def _forecast(told: Chronicle, name: str) -> float | None:
-    return _number((told.begun.get("seconds") or {}).get(name)) or None
+def _forecast(summary: LedgerSummary, name: str) -> float | None:
+    return _number((summary.begun.get("seconds") or {}).get(name)) or None
 
 
-def _count(told: Chronicle, what: str, name: str) -> int | str | None:
-    value = (told.begun.get(what) or {}).get(name)
+def _count(summary: LedgerSummary, what: str, name: str) -> int | str | None:
+    value = (summary.begun.get(what) or {}).get(name)
     return value if isinstance(value, int) or value == WITHHELD else None
 
 

@@ -13,7 +13,7 @@ from common import __version__
 from common.data.schema import Schema
 from common.errors import FederationError, FedmetsError
 from common.wire.envelope import Packet
-from common.wire.flower_records import HELLO, OUTLIVES, content, packet
+from common.wire.flower_records import HELLO, OUTLIVES, content, expiry, packet
 from common.wire.messages import Greeting, Hello, pack_greeting, unpack_hello
 from server.config.enrolled_sites import Enrolled
 from server.config.jobs import Job
@@ -65,7 +65,7 @@ class Invitation:
     schema: Schema
 
     def packed(self) -> Packet:
-        expires = time.time() + OUTLIVES * self.run.deadline
+        expires = expiry(self.run.deadline)
         return pack_greeting(Greeting(self.run_id, self.run.study, self.task, self.schema.hash, expires), self.enrolled.signer)
 
 

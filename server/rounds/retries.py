@@ -15,7 +15,7 @@ from flwr.app import Message
 
 from common.errors import FederationError, FedmetsError, RunError
 from common.wire.envelope import Packet
-from common.wire.flower_records import OUTLIVES, SECURE, WORK, content, packet
+from common.wire.flower_records import OUTLIVES, SECURE, WORK, content, expiry, packet
 from server.config.run_config import Run
 from server.ledger.heartbeat import Signs
 from server.rounds.disk_spool import SMALL
@@ -83,7 +83,7 @@ class Asking:
             tries = max(a.tries for a in waiting.values())
             if tries:
                 time.sleep(min(0.05 * 4**tries, self.run.deadline / 10))
-            expires = time.time() + OUTLIVES * self.run.deadline
+            expires = expiry(self.run.deadline)
             results = self._once({s: write(s, expires) for s in waiting}, read, group, FEW if large > SMALL else 10_000)
             for site, result in results.items():
                 code, over = waiting[site].after(result, self.run.retries, self.limit(site))

@@ -1,1 +1,1 @@
-"""What attacks find: membership, canaries, and what privacy costs."""
+"""Privacy attacks: membership, canaries, and what privacy costs."""

@@ -31,11 +31,11 @@ from simulation.attack.lower_bound import CONFIDENCE, lower_bound
 
 TRIALS = 1000, 10_000
 """With the canary, and as many without: the least, and the most, where sums are of few numbers."""
-DEFAULT = 3.0
+DEFAULT_EPSILON = 3.0
 """The epsilon that is audited where none is asked for."""
 OTHERS, CANDIDATES = 8, 6
 """Patients beside the canary, and those of whom it is chosen."""
-_NUMBERS = 20_000_000
+_NOISE_VALUES = 20_000_000
 """Of noise, about, that are drawn for one side of a trial."""
 _FILLS = (0.0, 1e-6, -30.0, 30.0)
 _FAINT, _COPIES = Privacy(1e-6), 8
@@ -69,18 +69,18 @@ def canaries(
     The others of a chain are what the last one needs, in order. `noise_seed`: as for a run's own noise.
     """
     others, candidates = patients(schema, OTHERS, seed), patients(schema, CANDIDATES, seed + 1)
-    asked = [(chain, most) for chain in chains for most in epsilons]
+    audits = [(chain, most) for chain in chains for most in epsilons]
     rows = []
-    for n, (chain, most) in enumerate(asked):
+    for n, (chain, most) in enumerate(audits):
         name = chain[-1].name
-        tell(f"{name} at epsilon {most:g}", n, len(asked))
+        tell(f"{name} at epsilon {most:g}", n, len(audits))
         with repeatable(noise_seed, f"canary {name} {most:g}"):
             drill = arranged(chain, others, candidates)
             noise = least_noise(drill.charged, most, delta)
-            without, with_ = played(drill, Privacy(noise))
-        told = {"learner": name, "epsilon": epsilon(drill.charged(noise), delta), "lower": lower_bound(without, with_, delta)}
-        releases = (len(without) + len(with_)) * len(drill.moments)
-        rows.append({**told, "confidence": CONFIDENCE, "releases": releases, "delta": delta})
+            without, with_canary = played(drill, Privacy(noise))
+        row = {"learner": name, "epsilon": epsilon(drill.charged(noise), delta), "lower": lower_bound(without, with_canary, delta)}
+        releases = (len(without) + len(with_canary)) * len(drill.moments)
+        rows.append({**row, "confidence": CONFIDENCE, "releases": releases, "delta": delta})
     return rows
 
 
@@ -105,8 +105,8 @@ def arranged(chain: Sequence[Federated], others: Cohort, candidates: Cohort) -> 
     """
     worst = [_worst(chain[-1], m, candidates) for m in moments(chain, others)]
     sampled = any(isinstance(m.bound, Sampled) for m, _ in worst)
-    beside = empty(others.schema) if sampled else others
-    return Drill(chain[-1], tuple(m for m, _ in worst), tuple(c for _, c in worst), beside)
+    bystanders = empty(others.schema) if sampled else others
+    return Drill(chain[-1], tuple(m for m, _ in worst), tuple(c for _, c in worst), bystanders)
 
 
 def patients(schema: Schema, count: int, seed: int) -> Cohort:
@@ -125,16 +125,16 @@ def moments(chain: Sequence[Federated], cohort: Cohort) -> Iterator[Moment]:
     fitted: State = {}
     for need in chain[:-1]:
         fitted = fit(need, fitted, [cohort], plan)
-    arrays, left = learner.start(cohort.schema, 0), {name for name, phase in learner.phases.items() if phase.exchanges}
-    while left:
-        asked = replace(plan, learner=learner.name, phase=learner.phase(arrays), hyper=hyper_of(learner))
+    arrays, phases_left = learner.start(cohort.schema, 0), {name for name, phase in learner.phases.items() if phase.exchanges}
+    while phases_left:
+        plan_asked = replace(plan, learner=learner.name, phase=learner.phase(arrays), hyper=hyper_of(learner))
         state = {**fitted, learner.name: arrays}
-        if asked.phase in left:
-            bound = learner.phases[asked.phase].sensitivity(cohort.schema)
+        if plan_asked.phase in phases_left:
+            bound = learner.phases[plan_asked.phase].sensitivity(cohort.schema)
             assert bound is not None
-            yield Moment(state, asked, bound)
-        left -= {asked.phase}
-        arrays = learner.apply(state, learner.contribute(_read(state), cohort, asked), asked).arrays
+            yield Moment(state, plan_asked, bound)
+        phases_left -= {plan_asked.phase}
+        arrays = learner.apply(state, learner.contribute(_read(state), cohort, plan_asked), plan_asked).arrays
 
 
 def _read(state: State) -> State:
@@ -142,40 +142,40 @@ def _read(state: State) -> State:
     return {**state, **flatten({Fold().key: state})}
 
 
-def _worst(learner: Federated, at: Moment, candidates: Cohort) -> tuple[Moment, Cohort]:
+def _worst(learner: Federated, first: Moment, candidates: Cohort) -> tuple[Moment, Cohort]:
     """One array of the state after another is filled with whatever makes some candidate's share largest."""
-    each = [candidates.where(np.arange(len(candidates)) == i) for i in range(len(candidates))]
+    single = [candidates.where(np.arange(len(candidates)) == i) for i in range(len(candidates))]
 
     def largest(moment: Moment) -> tuple[float, int]:
-        sizes = [_size(_share(learner, moment, one)) for one in each]
+        sizes = [_size(_share(learner, moment, patient)) for patient in single]
         return max(sizes), int(np.argmax(sizes))
 
-    best, (size, who) = at, largest(at)
-    for name, key in ((n, k) for n, arrays in at.state.items() for k, a in arrays.items() if a.dtype.kind == "f" and a.size):
+    best, (size, position) = first, largest(first)
+    for name, key in ((n, k) for n, arrays in first.state.items() for k, a in arrays.items() if a.dtype.kind == "f" and a.size):
         for fill in _FILLS:
             arrays: Arrays = {**best.state[name], key: np.full_like(best.state[name][key], fill)}
             other = replace(best, state={**best.state, name: arrays})
-            if (found := largest(other))[0] > size:
-                best, (size, who) = other, found
-    return best, each[who]
+            if (larger := largest(other))[0] > size:
+                best, (size, position) = other, larger
+    return best, single[position]
 
 
-def _share(learner: Federated, at: Moment, one: Cohort) -> Arrays:
+def _share(learner: Federated, moment: Moment, patient: Cohort) -> Arrays:
     """What a patient adds to the sums; nothing where the site would refuse the answer."""
-    nobody = empty(one.schema)
+    nobody = empty(patient.schema)
     try:
-        if isinstance(at.bound, Sampled):
-            faint = replace(at, plan=replace(at.plan, privacy=_FAINT))
-            many = _difference(*(_answer(learner, faint, c).sums for c in (pooled([one] * _COPIES, one.site), nobody)))
-            return {k: v / _COPIES for k, v in many.items()}
-        return _difference(*(_answer(learner, at, c).sums for c in (one, nobody)))
+        if isinstance(moment.bound, Sampled):
+            faint_moment = replace(moment, plan=replace(moment.plan, privacy=_FAINT))
+            copies = _difference(*(_answer(learner, faint_moment, c).sums for c in (pooled([patient] * _COPIES, patient.site), nobody)))
+            return {k: v / _COPIES for k, v in copies.items()}
+        return _difference(*(_answer(learner, moment, c).sums for c in (patient, nobody)))
     except FedmetsError:
         return {}
 
 
-def _answer(learner: Federated, at: Moment, cohort: Cohort) -> Contribution:
+def _answer(learner: Federated, moment: Moment, cohort: Cohort) -> Contribution:
     with np.errstate(all="ignore"):  # a state that nobody would send may divide by 0
-        return learner.contribute(_read(at.state), cohort, at.plan)
+        return learner.contribute(_read(moment.state), cohort, moment.plan)
 
 
 def _difference(a: Arrays, b: Arrays) -> Arrays:
@@ -189,28 +189,28 @@ def _size(share: Arrays) -> float:
 
 def played(drill: Drill, privacy: Privacy) -> tuple[Floats, Floats]:
     """(trials,) each, without the canaries and with them: how much what was released looks as if they were there."""
-    numbers = sum(a.size for at in drill.moments for a in _answer(drill.learner, at, drill.others).sums.values())
-    trials = int(np.clip(_NUMBERS / numbers, *TRIALS)) if not any(isinstance(m.bound, Sampled) for m in drill.moments) else TRIALS[0]
-    without, with_ = np.zeros(trials), np.zeros(trials)
-    for at, canary in zip(drill.moments, drill.canaries, strict=True):
-        share = _share(drill.learner, at, canary)
-        without += _scores(drill.learner, at, drill.others, share, privacy, trials)
-        with_ += _scores(drill.learner, at, pooled([drill.others, canary], drill.others.site), share, privacy, trials)
-    return without, with_
+    numbers = sum(a.size for moment in drill.moments for a in _answer(drill.learner, moment, drill.others).sums.values())
+    trials = int(np.clip(_NOISE_VALUES / numbers, *TRIALS)) if not any(isinstance(m.bound, Sampled) for m in drill.moments) else TRIALS[0]
+    without, with_canary = np.zeros(trials), np.zeros(trials)
+    for moment, canary in zip(drill.moments, drill.canaries, strict=True):
+        share = _share(drill.learner, moment, canary)
+        without += _scores(drill.learner, moment, drill.others, share, privacy, trials)
+        with_canary += _scores(drill.learner, moment, pooled([drill.others, canary], drill.others.site), share, privacy, trials)
+    return without, with_canary
 
 
-def _scores(learner: Federated, at: Moment, cohort: Cohort, share: Arrays, privacy: Privacy, trials: int) -> Floats:
+def _scores(learner: Federated, moment: Moment, cohort: Cohort, share: Arrays, privacy: Privacy, trials: int) -> Floats:
     """(trials,): the log likelihood ratio of what was released, but for a constant and a factor."""
     places = {k: np.flatnonzero(v) for k, v in share.items()}
-    along = {k: v.ravel()[places[k]] for k, v in share.items()}
+    direction = {k: v.ravel()[places[k]] for k, v in share.items()}
 
-    def seen(sums: Arrays) -> float:
-        return float(sum(along[k] @ sums[k].ravel()[places[k]].astype(np.float64) for k in along))
+    def projection(sums: Arrays) -> float:
+        return float(sum(direction[k] @ sums[k].ravel()[places[k]].astype(np.float64) for k in direction))
 
-    asked = replace(at, plan=replace(at.plan, privacy=privacy))
-    if isinstance(at.bound, Sampled):
+    private = replace(moment, plan=replace(moment.plan, privacy=privacy))
+    if isinstance(moment.bound, Sampled):
         # what is sent is this times a noisy number of cases, which tells less
-        return np.array([seen(_answer(learner, asked, cohort).sums) for _ in range(trials)])
-    answer, bound = _answer(learner, asked, cohort), at.bound
+        return np.array([projection(_answer(learner, private, cohort).sums) for _ in range(trials)])
+    answer, bound = _answer(learner, private, cohort), moment.bound
     sent = (noised(answer, bound, privacy) for _ in range(trials))
-    return np.array([seen(s.sums) / bound**2 + s.cases for s in sent])
+    return np.array([projection(s.sums) / bound**2 + s.cases for s in sent])

@@ -1,4 +1,4 @@
-"""Who was trained on? The attack by loss on the models of the run: a patient who was is scored a little too well.
+"""Membership inference by loss on the models of the run: a patient who was trained on is scored a little too well.
 
 The score is minus the log loss of the patient's own class under the released model (Yeom et al. 2018, arXiv 1709.01604, sec. 3.2).
 Cross-fitting is what makes the trial fair: members of a model are the patients whom it was trained on, non-members those of the part that
@@ -31,8 +31,8 @@ from common.metrics.score_histogram import log_loss_terms
 from common.wire.state_transfer import States
 from simulation.evaluation.bootstrap import bootstrap_weights, interval
 
-FPR = 0.01
-LEAST = 100
+MAX_FPR = 0.01
+LEAST_NONMEMBERS = 100
 """Non-members below which a hundredth of them is nobody, and nothing is estimated."""
 _CELLS = 5_000_000
 """Replicates are taken in blocks of about this many weights."""
@@ -99,8 +99,8 @@ def trials(target: Target, cohorts: Sequence[Cohort], seed: int, parts: int, min
     pairs = list(itertools.permutations(range(parts), 2))
     without = {pair: confidence(target, Fold(parts=pair), cohorts) for pair in itertools.combinations(range(parts), 2)}
     if not all(np.isnan(w).all() for w in without.values()):
-        eased = [np.where((part == p) | (part == q), scores[p] - without[min(p, q), max(p, q)], np.nan) for p, q in pairs]
-        out["calibrated"] = Trial(np.array(eased), np.array([part == q for _, q in pairs]))
+        calibrated = [np.where((part == p) | (part == q), scores[p] - without[min(p, q), max(p, q)], np.nan) for p, q in pairs]
+        out["calibrated"] = Trial(np.array(calibrated), np.array([part == q for _, q in pairs]))
     return out
 
 
@@ -108,26 +108,26 @@ def confidence(target: Target, fold: Fold, cohorts: Sequence[Cohort]) -> Floats:
     """(patients,): minus the log loss of each patient's own class by the fold's model; NaN without a label, an input or a model."""
     state = target.states.get(fold.key, {})
     out = [np.full(len(c), np.nan) for c in cohorts]
-    for cohort, mine in zip(cohorts, out, strict=True):
-        able = scorable(target.head, cohort) & (cohort.labels != UNKNOWN)
-        if state.get(target.head.name) and able.any():
-            rows = cohort.where(able)
+    for cohort, scores in zip(cohorts, out, strict=True):
+        scorable_cases = scorable(target.head, cohort) & (cohort.labels != UNKNOWN)
+        if state.get(target.head.name) and scorable_cases.any():
+            rows = cohort.where(scorable_cases)
             probs = target.head.predict(state, rows)
-            mine[able] = -log_loss_terms(probs, np.eye(probs.shape[1])[rows.labels])
+            scores[scorable_cases] = -log_loss_terms(probs, np.eye(probs.shape[1])[rows.labels])
     return np.concatenate(out)
 
 
 def judged(trial: Trial, weights: NDArray[np.float32]) -> Row:
     """AUC and TPR with 95 % intervals; `weights` (replicates, patients)."""
-    told = {"fpr": FPR, "members": trial.members, "nonmembers": trial.nonmembers}
-    if min(trial.members, trial.nonmembers) < LEAST:
-        return {**dict.fromkeys(("auc", "low", "high", "tpr", "tpr_low", "tpr_high")), **told, "estimable": False}
+    counts = {"fpr": MAX_FPR, "members": trial.members, "nonmembers": trial.nonmembers}
+    if min(trial.members, trial.nonmembers) < LEAST_NONMEMBERS:
+        return {**dict.fromkeys(("auc", "low", "high", "tpr", "tpr_low", "tpr_high")), **counts, "estimable": False}
     whole = np.concatenate([np.ones((1, weights.shape[1])), weights])
     blocks = np.array_split(whole, 1 + whole.size * len(trial.scores) // _CELLS)
     aucs, rates = (np.concatenate([measure(trial, b) for b in blocks]) for measure in (_auc, _rate))
     auc, tpr = (interval(float(drawn[0]), drawn[1:]) for drawn in (aucs, rates))
-    found = {"auc": auc.value, "low": auc.low, "high": auc.high, "tpr": tpr.value, "tpr_low": tpr.low, "tpr_high": tpr.high}
-    return {**found, **told, "estimable": True}
+    figures = {"auc": auc.value, "low": auc.low, "high": auc.high, "tpr": tpr.value, "tpr_low": tpr.low, "tpr_high": tpr.high}
+    return {**figures, **counts, "estimable": True}
 
 
 def _took_part(head: Head, cohort: Cohort, fold: Fold, seed: int, parts: int, minimum: int) -> Mask:
@@ -151,14 +151,14 @@ def _rate(trial: Trial, weights: Floats) -> Floats:
     """(replicates,): members above the lowest threshold that at most `FPR` of the non-members are above."""
     kept = ~np.isnan(trial.scores).ravel()
     inside, outside = _by_score(trial.scores.ravel()[kept], trial.member.ravel()[kept], np.tile(weights, len(trial.scores))[:, kept])
-    true, false = (np.concatenate([np.zeros((len(w), 1)), w.cumsum(1)], axis=1) for w in (inside, outside))
-    last = (false <= FPR * false[:, -1:] + 1e-9).sum(1) - 1
-    return np.asarray(true[np.arange(len(true)), last] / true[:, -1])
+    true_positives, false_positives = (np.concatenate([np.zeros((len(w), 1)), w.cumsum(1)], axis=1) for w in (inside, outside))
+    last = (false_positives <= MAX_FPR * false_positives[:, -1:] + 1e-9).sum(1) - 1
+    return np.asarray(true_positives[np.arange(len(true_positives)), last] / true_positives[:, -1])
 
 
 def _by_score(scores: Floats, member: Mask, weights: Floats) -> tuple[Floats, Floats]:
     """Two of (replicates, different scores), from the highest down: weight of the members, and of the others, of that score."""
     order = np.argsort(-scores, kind="stable")
     first = np.flatnonzero(np.diff(scores[order], prepend=np.inf) != 0)
-    mine = weights[:, order].astype(np.float64)
-    return np.add.reduceat(mine * member[order], first, axis=1), np.add.reduceat(mine * ~member[order], first, axis=1)
+    ordered = weights[:, order].astype(np.float64)
+    return np.add.reduceat(ordered * member[order], first, axis=1), np.add.reduceat(ordered * ~member[order], first, axis=1)

@@ -1,4 +1,4 @@
-"""`--audit`: who was trained on, by the models of the run; and canaries, by the learners that can have noise."""
+"""Privacy audit (`--audit`): membership inference on the models of the run, and canaries by the learners that can have noise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from common.data.cohort import Cohort
 from common.federated.learner import Federated, Head, TableHead, load
 from server.app import Outcome
 from server.rounds.noisy_scores import fits
-from simulation.attack.canary import DEFAULT, canaries
+from simulation.attack.canary import DEFAULT_EPSILON, canaries
 from simulation.attack.membership import Target, membership
 from simulation.attack.privacy_cost import noised_heads
 from simulation.federation.options import epsilons
@@ -25,7 +25,7 @@ def audit(
     if not args.audit:
         return {"audit": [], "canary": []}
     released: dict[tuple[str, float | None], Target] = {(h.name, None): Target(cast(Head, h), None, outcome.states) for h in outcome.heads}
-    attacked = membership(
+    membership_rows = membership(
         list({**released, **{(m.head.name, m.epsilon): m for m in models}}.values()),
         cohorts,
         seed=run.seed,
@@ -34,16 +34,16 @@ def audit(
         repeats=args.bootstraps,
         tell=lambda what, at, of: tell(f"audit, attack {at + 1} of {of}: {what}"),
     )
-    found = canaries(
+    canary_rows = canaries(
         _chains(setting, outcome),
         setting.study.schema_at(setting.task),
-        [e for e in epsilons(args.epsilon)[0] if math.isfinite(e)] or [DEFAULT],
+        [e for e in epsilons(args.epsilon)[0] if math.isfinite(e)] or [DEFAULT_EPSILON],
         args.delta,
         seed=run.seed,
         noise_seed=args.noise_seed,
         tell=lambda what, at, of: tell(f"audit, canary {at + 1} of {of}: {what}"),
     )
-    return {"audit": attacked, "canary": found}
+    return {"audit": membership_rows, "canary": canary_rows}
 
 
 def _chains(setting: Setting, outcome: Outcome) -> list[list[Federated]]:
@@ -51,8 +51,8 @@ def _chains(setting: Setting, outcome: Outcome) -> list[list[Federated]]:
     run, study = setting.run, setting.study
     heads = [h for h in noised_heads(run, study, outcome) if isinstance(h, TableHead)]
     chains = [fits(h, run, study) for h in heads]
-    found = {chain[n].name: chain[: n + 1] for chain in chains for n in range(len(chain))}
+    by_learner = {chain[n].name: chain[: n + 1] for chain in chains for n in range(len(chain))}
     for chain in chains[-1:]:  # whose scores they count makes no difference
         judge = load("scores", {"heads": [chain[-1].name], "learners": run.hypers(study)})
-        found[judge.name] = [*chain, judge]
-    return list(found.values())
+        by_learner[judge.name] = [*chain, judge]
+    return list(by_learner.values())

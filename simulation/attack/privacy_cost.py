@@ -1,4 +1,4 @@
-"""What privacy costs: each head trained again at each epsilon, through the same two apps, and judged on the same patients.
+"""Privacy-utility curve: each head trained again at each epsilon, through the same two apps, and judged on the same patients.
 
 Each epsilon is that of one fit, which is what a hospital would release. That the fit is repeated with each part left out, and judged with
 no noise in the figure, only a simulation can afford: `told` is what a coordinator would see who had noisy score histograms alone.
@@ -58,51 +58,65 @@ class Utility:
     models: list[Target]
 
 
-def utility(
-    run: Run,
-    study: Study,
-    schema: Schema,
-    outcome: Outcome,
-    comparison: Comparison,
-    cohorts: Sequence[Cohort],
-    federate: Callable[[Run], Outcome],
-    *,
-    epsilons: Sequence[float],
-    delta: float,
-    repeats: int,
-    tell: Tell,
-) -> Utility:
+@dataclass(frozen=True)
+class Trained:
+    """The run whose heads are judged: what it was, what came of it, and on whom."""
+
+    run: Run
+    study: Study
+    schema: Schema
+    outcome: Outcome
+    comparison: Comparison
+    cohorts: Sequence[Cohort]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The epsilons that are tried, all at one `delta`; `repeats`: bootstrap replicates of each interval."""
+
+    epsilons: Sequence[float]
+    delta: float
+    repeats: int
+
+
+def utility(trained: Trained, sweep: Sweep, federate: Callable[[Run], Outcome], tell: Tell) -> Utility:
     """`federate` drives a run of the same sites to its end."""
-    heads = noised_heads(run, study, outcome)
-    unbounded = [h.name for h in outcome.heads if h not in heads]
-    points: list[Row] = []
-    spent: list[Row] = []
-    models: list[Target] = []
-    for n, (head, most) in enumerate((h, e) for h in heads for e in sorted(epsilons, reverse=True)):
-        tell(f"{head.name} at epsilon {most:g}", n, len(heads) * len(epsilons))
-        needed = fits(head, run, study)
-        noise = calibrate(needed, schema, most, delta) if math.isfinite(most) else 0.0
-        if noise or (head.name, "federated", "within_site") not in comparison.scores:
-            done = federate(_run(run, head, most, noise))
-            auc, n_cases, events = _auc(head, done.states, run, comparison, cohorts, repeats)
-            lines = read_ledger(done.folder / NAME)
-        else:
-            auc, n_cases, events = _judged(comparison, comparison.scores[head.name, "federated", "within_site"][0], run.seed, repeats)
-            done, lines = outcome, []
-        costs = _spent(lines, needed, schema, noise, delta) if noise else {c.site: None for c in cohorts}
-        seen = told(done.states, head.name, run.seed) if noise else None
-        most_or_none = most if math.isfinite(most) else None
-        models.append(Target(cast(Head, head), most_or_none, done.states))
-        points.append(
-            {"model": head.name, "epsilon": most_or_none, "delta": delta, "noise": noise, "metric": "auc", "value": auc.value}
-            | {"low": auc.low, "high": auc.high, "n": n_cases, "events": events, "estimable": auc.low is not None}
-            | {"told": seen._asdict() if seen else None}
-        )
-        spent += [
-            {"site": s, "learner": head.name, "epsilon": cost, "delta": delta, "accountant": "rdp", "allowed": most_or_none}
-            for s, cost in costs.items()
-        ]
-    return Utility(points, spent, unbounded, models)
+    heads = noised_heads(trained.run, trained.study, trained.outcome)
+    cost = Utility([], [], [h.name for h in trained.outcome.heads if h not in heads], [])
+    points = [(head, most) for head in heads for most in sorted(sweep.epsilons, reverse=True)]
+    for n, (head, most) in enumerate(points):
+        tell(f"{head.name} at epsilon {most:g}", n, len(points))
+        _point(cost, head, most, trained, sweep, federate)
+    return cost
+
+
+def _point(cost: Utility, head: Federated, most: float, trained: Trained, sweep: Sweep, federate: Callable[[Run], Outcome]) -> None:
+    """Train one head at one epsilon, judge it, and add its rows to `cost`."""
+    run, comparison = trained.run, trained.comparison
+    needed = fits(head, run, trained.study)
+    noise = calibrate(needed, trained.schema, most, sweep.delta) if math.isfinite(most) else 0.0
+    if noise or (head.name, "federated", "within_site") not in comparison.scores:
+        outcome = federate(_run(run, head, most, noise))
+        auc, n_cases, events = _auc(head, outcome.states, trained, sweep.repeats)
+        lines = read_ledger(outcome.folder / NAME)
+    else:
+        outcome, lines = trained.outcome, []
+        scores = comparison.scores[head.name, "federated", "within_site"][0]
+        auc, n_cases, events = _judged(comparison, scores, run.seed, sweep.repeats)
+    spent: dict[str, float | None] = {c.site: None for c in trained.cohorts}
+    if noise:
+        spent = _spent(lines, needed, trained.schema, noise, sweep.delta)
+    told_scores = told(outcome.states, head.name, run.seed) if noise else None
+    most_or_none = most if math.isfinite(most) else None
+    cost.models.append(Target(cast(Head, head), most_or_none, outcome.states))
+    cost.points.append(
+        {"model": head.name, "epsilon": most_or_none, "delta": sweep.delta, "noise": noise, "metric": "auc", "value": auc.value}
+        | {"low": auc.low, "high": auc.high, "n": n_cases, "events": events, "estimable": auc.low is not None}
+        | {"told": told_scores._asdict() if told_scores else None}
+    )
+    for site, epsilon_spent in spent.items():
+        row = {"site": site, "learner": head.name, "epsilon": epsilon_spent, "delta": sweep.delta}
+        cost.spent.append({**row, "accountant": "rdp", "allowed": most_or_none})
 
 
 def noised_heads(run: Run, study: Study, outcome: Outcome) -> list[Federated]:
@@ -116,16 +130,16 @@ def accountable_fit(head: Federated, run: Run, study: Study) -> bool:
 
 
 def _made_for_noise(run: Run, study: Study, outcome: Outcome) -> list[Federated]:
-    there = {h.name for h in outcome.heads}
+    names = {h.name for h in outcome.heads}
     tables = any(isinstance(h, TableHead) for h in outcome.heads)
-    return [run.learner(MADE_FOR_NOISE, study)] if tables and MADE_FOR_NOISE not in there else []
+    return [run.learner(MADE_FOR_NOISE, study)] if tables and MADE_FOR_NOISE not in names else []
 
 
 def _run(run: Run, head: Federated, most: float, noise: float) -> Run:
     """The same run for one head, its sums with noise."""
     folder = f"{run.out}/{FOLDER}/{head.name}-{most:g}"
-    mine = {head.name, *head.needs}
-    hyper: Mapping[str, Hyper] = {n: h for n, h in json.loads(run.hyper or "{}").items() if n in mine}
+    learners = {head.name, *head.needs}
+    hyper: Mapping[str, Hyper] = {n: h for n, h in json.loads(run.hyper or "{}").items() if n in learners}
     return replace(
         run,
         out=folder,
@@ -139,13 +153,12 @@ def _run(run: Run, head: Federated, most: float, noise: float) -> Run:
     )
 
 
-def _auc(
-    head: Federated, states: States, run: Run, comparison: Comparison, cohorts: Sequence[Cohort], repeats: int
-) -> tuple[Interval, int, int]:
+def _auc(head: Federated, states: States, trained: Trained, repeats: int) -> tuple[Interval, int, int]:
     """Each part by the model that left it out."""
+    run, comparison = trained.run, trained.comparison
     folds = [Fold(parts=(p,)) for p in range(run.parts)]
     flat = flatten(states)
-    scored = [within_site(cast(Head, head), flat, c, folds, c.parts(run.seed, run.parts)) for c in cohorts]
+    scored = [within_site(cast(Head, head), flat, c, folds, c.parts(run.seed, run.parts)) for c in trained.cohorts]
     probs, seen = (np.concatenate([s[i] for s in scored]) for i in (0, 1))
     return _judged(comparison, Scores(probs, np.full(len(probs), 0.5), seen.astype(np.bool_)), run.seed, repeats)
 
@@ -168,13 +181,16 @@ def _spent(
 ) -> dict[str, float | None]:
     """Site -> epsilon of what it released of one fit, the dearest of the run's, by the ledger."""
     by_name = {f.name: f for f in needed}
-    total: dict[tuple[str, str], Floats] = {}
-    for work in (w for line in lines if line["kind"] == "exchange" for w in line["work"] if w["learner"] in by_name):
+    divergence: dict[tuple[str, str], Floats] = {}
+    exchanges = [line for line in lines if line["kind"] == "exchange"]
+    for work in (work for line in exchanges for work in line["work"]):
+        if work["learner"] not in by_name:
+            continue
         paid = charge(by_name[work["learner"]], work["phase"], schema, noise)
         for site in work["contributed"]:
             for fold in work["folds"]:
-                total[site, fold] = total.get((site, fold), np.zeros(1)) + paid
-    out: dict[str, float | None] = {}
-    for (site, _), rdp in sorted(total.items()):
-        out[site] = max(out.get(site) or 0.0, epsilon(rdp, delta))
-    return out
+                divergence[site, fold] = divergence.get((site, fold), np.zeros(1)) + paid
+    dearest: dict[str, float | None] = {}
+    for (site, _), rdp in sorted(divergence.items()):
+        dearest[site] = max(dearest.get(site) or 0.0, epsilon(rdp, delta))
+    return dearest

@@ -1,1 +1,1 @@
-"""Virtual hospitals: options, partition, site folders, engines, attackers."""
+"""Simulated federation: options, partition, site folders, engines, attackers."""

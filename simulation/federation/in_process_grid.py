@@ -1,4 +1,4 @@
-"""An in-process implementation of Flower's Grid: the same two apps, without Ray and without sockets.
+"""In-process Grid of Flower: the same two apps, without Ray and without sockets.
 
 Messages wait in a queue that one daemon thread works off in order, so a deadline holds even against a site that hangs; more
 workers pay only where sites spend their time outside Python's lock. Uses three internals of flwr 1.41 (TaskIdentity,
@@ -77,9 +77,9 @@ class InProcessGrid(Grid):
         end = None if timeout is None else time.monotonic() + timeout
         out: list[Message] = []
         while open_ids and (end is None or time.monotonic() < end):
-            got = list(self.pull_messages(open_ids))
-            open_ids -= {m.metadata.reply_to_message_id for m in got}
-            out += got
+            replies = list(self.pull_messages(open_ids))
+            open_ids -= {m.metadata.reply_to_message_id for m in replies}
+            out += replies
         return out
 
     def _work(self) -> None:

@@ -1,4 +1,4 @@
-"""Guard L06: the same table with its labels shuffled within each institution; whatever is still predicted then is an artefact.
+"""Label permutation (guard L06): the labels shuffled within each institution; whatever is still predicted then is an artefact.
 
 The table is written out as any hospital's would be, with a source mapping beside it, and read back by the same readers.
 """
@@ -85,5 +85,8 @@ def _values(cohort: Cohort, row: int) -> list[str]:
     out = []
     for j, f in enumerate(cohort.schema.features):
         x = cohort.values[row, j]
-        out.append("" if np.isnan(x) else repr(float(x)) if isinstance(f, Number) else f.values[int(x)])
+        if np.isnan(x):
+            out.append("")
+        else:
+            out.append(repr(float(x)) if isinstance(f, Number) else f.values[int(x)])
     return out

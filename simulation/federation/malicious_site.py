@@ -1,4 +1,4 @@
-"""A virtual site that has gone over to the other side: what poisoning does to a run, and what the defences make of it.
+"""Malicious site (data and model poisoning): a virtual site that attacks the run, and what the defences make of it.
 
 `label_flip` is in the site's table, and everything that the site computes is honest. The others are in what it answers: a hostile station
 around the site's own, which signs with the site's key, for the site itself is the attacker.
@@ -35,10 +35,10 @@ from simulation.federation.partition import Partition
 
 IN_DATA = "label_flip"
 IN_ANSWERS = ("scale", "nan", "stale")
-KINDS = (IN_DATA, *IN_ANSWERS)
+ATTACKS = (IN_DATA, *IN_ANSWERS)
 FACTOR = 20.0
 """By how much `scale` multiplies the change of the parameters."""
-TOLD = {
+DESCRIPTIONS = {
     "label_flip": "its labels are flipped (each class for the next one), in training and in every figure that counts its patients",
     "scale": f"it sends {FACTOR:g} times the change of every learner's parameters",
     "nan": "it sends no numbers for every learner's parameters",
@@ -60,28 +60,29 @@ def chosen(args: argparse.Namespace, parted: Partition) -> str:
 
 def flipped(folder: Path, reading: Reading, ids: Collection[str]) -> tuple[Path, Path]:
     """The table with each of these patients' label replaced by the next class, the last one's by the first; and its source mapping."""
-    classes, mine = len(reading.cohort.schema.label.classes), set(ids)
+    classes, flipped_ids = len(reading.cohort.schema.label.classes), set(ids)
     labels = [
-        (k + 1) % classes if k != UNKNOWN and i in mine else k for i, k in zip(reading.cohort.ids, reading.cohort.labels, strict=True)
+        (k + 1) % classes if k != UNKNOWN and i in flipped_ids else k
+        for i, k in zip(reading.cohort.ids, reading.cohort.labels, strict=True)
     ]
     return label_permutation.write_table(folder, reading, np.array(labels, np.int64))
 
 
-class Attacked(ClientApp):
+class AttackedApp(ClientApp):
     """A courier for all sites but one, whose messages go to a hostile station."""
 
     def __init__(self, honest: ClientApp, site: Path, kind: str) -> None:
         super().__init__()
-        self._honest, self._site, self._hostile = honest, str(site), Hostile(open_station(str(site)), kind)
+        self._honest, self._site, self._hostile = honest, str(site), HostileStation(open_station(str(site)), kind)
 
     def __call__(self, message: Message, context: Context) -> Message:
-        asked = message.metadata.message_type
-        if context.node_config["site"] != self._site or asked == NUDGE:
+        kind = message.metadata.message_type
+        if context.node_config["site"] != self._site or kind == NUDGE:
             return self._honest(message, context)
-        return Message(content(self._hostile.answer(packet(message, "greeting" if asked == HELLO else "request"))), reply_to=message)
+        return Message(content(self._hostile.answer(packet(message, "greeting" if kind == HELLO else "request"))), reply_to=message)
 
 
-class Hostile:
+class HostileStation:
     """A station that lies about parameters, and is honest in all else."""
 
     def __init__(self, station: Station, kind: str) -> None:
@@ -91,16 +92,16 @@ class Hostile:
         self._first = station.site.key.parent / "first"
         """Where `stale` keeps its first answers: a run that is resumed is lied to in the same bits."""
 
-    def answer(self, asked: Packet) -> Packet:
-        if asked.kind == "greeting":
-            return self._station.answer(asked)
+    def answer(self, request_packet: Packet) -> Packet:
+        if request_packet.kind == "greeting":
+            return self._station.answer(request_packet)
         try:
-            request = unpack_request(asked, self._station.site.coordinator, self._held)
+            request = unpack_request(request_packet, self._station.site.coordinator, self._held)
             updates = self._station.handle(request)
             lies = [self._lie(p, u, request.states) for p, u in zip(request.plans, updates, strict=True)]
         except FedmetsError as error:
-            return refusal(asked, error.code)
-        return pack_updates(lies, self._signer, asked)
+            return refusal(request_packet, error.code)
+        return pack_updates(lies, self._signer, request_packet)
 
     def _lie(self, plan: Plan, update: Update, states: States) -> Update:
         learner, truth = load(plan.learner, plan.hyper), update.contribution
@@ -123,8 +124,8 @@ class Hostile:
 
     def _changed(self, plan: Plan, sums: Arrays) -> Arrays:
         """A rounded change."""
-        by = np.float32(FACTOR if self._kind == "scale" else np.nan)
-        return self._sent_first(plan, sums) if self._kind == "stale" else {**sums, SCALE: sums[SCALE] * by}
+        factor = np.float32(FACTOR if self._kind == "scale" else np.nan)
+        return self._sent_first(plan, sums) if self._kind == "stale" else {**sums, SCALE: sums[SCALE] * factor}
 
     def _sent_first(self, plan: Plan, sums: Arrays) -> Arrays:
         path = self._first / hashlib.sha256(f"{plan.run}\t{plan.learner}\t{plan.fold.key}".encode()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""Who is a virtual site: the real institutions of a table, the small ones pooled or held out, and never dropped in silence."""
+"""Partition of patients into virtual sites: the real institutions of a table, the small ones pooled or held out, none silently dropped."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def skewed(reading: Reading, count: int, seed: int, minimum: int, concentration:
     return _virtual(reading, [int(rng.choice(count, p=shares[k])) for k in labels.tolist()], count, minimum, "skewed")
 
 
-MAKERS = (
+MAKER_PATTERNS = (
     ("GE", r"\bge\b|general electric"),
     ("Siemens", r"siemens"),
     ("Philips", r"philips|picker|marconi"),
@@ -80,9 +80,9 @@ MAKERS = (
 """A maker and how files write its name; firms that took over another one's scanners stand for both."""
 
 
-def maker(told: str) -> str:
+def maker(declared: str) -> str:
     """One name for a maker, however a file writes it; '' where it says nothing."""
-    return next((name for name, pattern in MAKERS if re.search(pattern, told, re.IGNORECASE)), " ".join(told.split()))
+    return next((name for name, pattern in MAKER_PATTERNS if re.search(pattern, declared, re.IGNORECASE)), " ".join(declared.split()))
 
 
 def by_scanner(reading: Reading, minimum: int, small: str) -> Partition:
@@ -102,9 +102,9 @@ def by_scanner(reading: Reading, minimum: int, small: str) -> Partition:
 
 def _virtual(reading: Reading, member: Sequence[int], count: int, minimum: int, kind: str) -> Partition:
     width = len(str(count))
-    sites = {
-        f"virtual {k + 1:0{width}d}": tuple(i for i, m in zip(reading.cohort.ids, member, strict=True) if m == k) for k in range(count)
-    }
+    sites = {}
+    for k in range(count):
+        sites[f"virtual {k + 1:0{width}d}"] = tuple(i for i, m in zip(reading.cohort.ids, member, strict=True) if m == k)
     empty = [name for name, ids in sites.items() if not ids]
     if empty:
         raise DataError(

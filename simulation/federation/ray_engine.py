@@ -1,4 +1,4 @@
-"""The same two apps on Flower's own simulation engine (Ray): sites in worker processes, for a cluster or a machine with many cores."""
+"""Ray engine: the same two apps on Flower's simulation engine, sites in worker processes, for a cluster or a machine with many cores."""
 
 from __future__ import annotations
 

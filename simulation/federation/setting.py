@@ -1,4 +1,4 @@
-"""Setting: everything that a simulated run needs, decided before its first round, and the federation run on it."""
+"""Setting of a simulated run: everything it needs, decided before its first round, and the federation run on it."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from simulation.federation import (
     synthetic_cohorts,
 )
 from simulation.federation.options import (
-    FOLDS,
-    IMAGE_FOLDS,
-    IMAGE_SITES,
-    SITES,
+    DEFAULT_FOLDS,
+    DEFAULT_IMAGE_FOLDS,
+    DEFAULT_IMAGE_SITES,
+    DEFAULT_SITES,
     Options,
 )
 
@@ -67,8 +67,8 @@ def prepare(options: Options, console: Console | None = None) -> Setting:
         data, phantom = _data(args, folder, study, tell("writing the synthetic cohort"))
         images, cache = _images(args, data), Path(args.cache) if args.cache else Path(args.out) / "cache"
 
-        told = tell("preparing images (once)")
-        reading = read_table(study, task, data, source=args.source or None, images=images, cache=cache, tell=told)
+        images_told = tell("preparing images (once)")
+        reading = read_table(study, task, data, source=args.source or None, images=images, cache=cache, tell=images_told)
     _two_classes(reading)
     _unchanged(folder, reading)
     source = "" if study.source else reading.source
@@ -79,7 +79,7 @@ def prepare(options: Options, console: Console | None = None) -> Setting:
         cohort = replace(shuffled.cohort, flow=reading.cohort.flow, pictures=reading.cohort.pictures, modalities=reading.cohort.modalities)
         reading = replace(shuffled, cohort=cohort, overrides=reading.overrides)
     pictured = _pictured(options.run, study, reading)
-    parts = args.folds or (IMAGE_FOLDS if pictured else FOLDS)
+    parts = args.folds or (DEFAULT_IMAGE_FOLDS if pictured else DEFAULT_FOLDS)
     parted = _parted(args, reading, pictured)
     _enough(args, reading, parted, parts)
     attacker, elsewhere = malicious_site.chosen(args, parted), {}
@@ -89,15 +89,17 @@ def prepare(options: Options, console: Console | None = None) -> Setting:
     sites = site_folders.write_sites(
         folder / "sites",
         parted,
-        data=data,
-        study=args.study,
-        source=source,
-        minimum=args.minimum_patients,
-        images=images if reading.cohort.imaged.any() else None,
-        cache=cache if reading.cohort.imaged.any() else None,
-        noise_seed=args.noise_seed,
-        secure=options.run.secure,
-        elsewhere=elsewhere,
+        site_folders.SiteTemplate(
+            args.study,
+            data,
+            source,
+            args.minimum_patients,
+            images=images if reading.cohort.imaged.any() else None,
+            cache=cache if reading.cohort.imaged.any() else None,
+            noise_seed=args.noise_seed,
+            secure=options.run.secure,
+            elsewhere=elsewhere,
+        ),
     )
     run = replace(options.run, expect=len(sites), parts=parts, keys=str((folder / site_folders.COORDINATOR).resolve()))
     return Setting(args, folder, study, task, reading, parted, sites, run, phantom, attacker)
@@ -131,11 +133,11 @@ def _images(args: argparse.Namespace, data: Path) -> Path | None:
 def _two_classes(reading: Reading) -> None:
     """With one class in the whole table there is nothing to learn."""
     label = reading.cohort.schema.label
-    found = sorted({int(k) for k in reading.cohort.labels} - {UNKNOWN})
-    if len(found) < 2:
+    classes_present = sorted({int(k) for k in reading.cohort.labels} - {UNKNOWN})
+    if len(classes_present) < 2:
         n = int((reading.cohort.labels != UNKNOWN).sum())
-        only = f"all {n} labelled cases are '{label.classes[found[0]]}'" if found else "no case has a known label"
-        raise DataError("D09", f"label '{label.name}': {only}; check the label's column and its values ({', '.join(label.classes)})")
+        what = f"all {n} labelled cases are '{label.classes[classes_present[0]]}'" if classes_present else "no case has a known label"
+        raise DataError("D09", f"label '{label.name}': {what}; check the label's column and its values ({', '.join(label.classes)})")
 
 
 def _enough(args: argparse.Namespace, reading: Reading, parted: partition.Partition, parts: int) -> None:
@@ -144,8 +146,8 @@ def _enough(args: argparse.Namespace, reading: Reading, parted: partition.Partit
         return
     cohort = reading.cohort
     part = dict(zip(cohort.ids, cohort.parts(args.seed, parts).tolist(), strict=True))
-    known = {i for i, label in zip(cohort.ids, cohort.labels.tolist(), strict=True) if label != UNKNOWN}
-    counts = [np.bincount([part[i] for i in ids if i in known], minlength=parts) for ids in parted.sites.values()]
+    labelled = {i for i, label in zip(cohort.ids, cohort.labels.tolist(), strict=True) if label != UNKNOWN}
+    counts = [np.bincount([part[i] for i in ids if i in labelled], minlength=parts) for ids in parted.sites.values()]
     pairs = [(p, q) for p in range(parts) for q in range(p)]
     worst = min(max(int(c.sum() - c[p] - c[q]) for c in counts) for p, q in pairs)
     if worst < args.minimum_patients:
@@ -168,14 +170,17 @@ def _unchanged(folder: Path, reading: Reading) -> None:
 
 
 def _parted(args: argparse.Namespace, reading: Reading, pictured: bool) -> partition.Partition:
-    several = len(set(reading.institutions)) > 1
-    kind = args.partition or ("natural" if several else "scanner" if args.phantom == "missing" else "even")
+    kind = args.partition
+    if not kind and len(set(reading.institutions)) > 1:
+        kind = "natural"
+    elif not kind:
+        kind = "scanner" if args.phantom == "missing" else "even"
     if kind == "natural":
         return partition.natural(reading, args.minimum_site, args.small_sites)
     if kind == "scanner":
         return partition.by_scanner(reading, args.minimum_site, args.small_sites)
     split = partition.even if kind == "even" else partition.skewed
-    return split(reading, args.virtual_sites or (IMAGE_SITES if pictured else SITES), args.seed, args.minimum_site)
+    return split(reading, args.virtual_sites or (DEFAULT_IMAGE_SITES if pictured else DEFAULT_SITES), args.seed, args.minimum_site)
 
 
 def federate(setting: Setting, console: Console) -> Outcome:
@@ -201,7 +206,7 @@ def federate(setting: Setting, console: Console) -> Outcome:
             client = honest
             if setting.args.attack in malicious_site.IN_ANSWERS:
                 site = setting.sites[1 + list(setting.parted.sites).index(setting.attacker)]
-                client = malicious_site.Attacked(honest, site, setting.args.attack)
+                client = malicious_site.AttackedApp(honest, site, setting.args.attack)
             return coordinate(InProcessGrid(client, setting.sites, workers=workers), setting.run, tell)
     except FedmetsError:
         for path in sorted((setting.folder / "sites").glob("*/station.log")):
@@ -211,8 +216,8 @@ def federate(setting: Setting, console: Console) -> Outcome:
 
 def cohorts(setting: Setting) -> list[Cohort]:
     """The sites' cohorts, in site order; the same objects as the stations hold."""
-    found = [open_station(str(path)).cohort(setting.args.study, setting.task) for path in setting.sites.values()]
-    return sorted(found, key=lambda c: c.site)
+    site_cohorts = [open_station(str(path)).cohort(setting.args.study, setting.task) for path in setting.sites.values()]
+    return sorted(site_cohorts, key=lambda c: c.site)
 
 
 def _progress(console: Console) -> Progress:

@@ -1,78 +1,85 @@
-"""Virtual sites on disk: a folder a site as a hospital would have it, and the keys by which coordinator and sites know each other."""
+"""Site folders of virtual sites: each as a hospital would have it, and the keys by which coordinator and sites know each other."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
 from common.wire import signing
 from server.config import enrolled_sites
 from server.ledger import state_store
 from simulation.federation.partition import Partition
 
-COORDINATOR, KEY = "coordinator", "station.key"
+COORDINATOR, STATION_KEY = "coordinator", "station.key"
 
 
 def enrol(coordinator: Path, homes: Mapping[str, Path]) -> str:
     """Make what keys are missing (those that are there stay), and list the sites' public halves; the coordinator's public key."""
-    listed = {name: signing.ensure(home / KEY).public for name, home in homes.items()}
+    listed = {name: signing.ensure(home / STATION_KEY).public for name, home in homes.items()}
     state_store.write(coordinator / enrolled_sites.SITES, enrolled_sites.text(listed).encode())
     return signing.ensure(coordinator / enrolled_sites.KEY).public
 
 
-def write_sites(
-    folder: Path,
-    partition: Partition,
-    *,
-    data: Path,
-    study: str,
-    source: str,
-    minimum: int,
-    images: Path | None = None,
-    cache: Path | None = None,
-    noise_seed: int | None = None,
-    secure: bool = False,
-    elsewhere: Mapping[str, tuple[Path, str]] = MappingProxyType({}),
-) -> dict[int, Path]:
+@dataclass(frozen=True)
+class SiteTemplate:
+    """What the site files of a simulation have in common."""
+
+    study: str
+    data: Path
+    source: str
+    """The source mapping; empty: the one that fits."""
+    minimum: int
+    images: Path | None = None
+    cache: Path | None = None
+    """One folder for the prepared images of all sites, which share their files; None: each site its own."""
+    noise_seed: int | None = None
+    """What the sites draw their noise from."""
+    secure: bool = False
+    """The sites mask their sums, and know one another's keys."""
+    elsewhere: Mapping[str, tuple[Path, str]] = field(default_factory=dict)
+    """Site -> the folder and the source mapping of its own data, where they are not those of the others."""
+
+
+def write_sites(folder: Path, partition: Partition, template: SiteTemplate) -> dict[int, Path]:
     """A folder a site with `site.toml`, `patients.txt` and its key, as a hospital would have them; node id -> site file.
 
     Beside `folder`, in `coordinator/`, lie the coordinator's key and the list of the sites' public keys. Rewriting is harmless.
-
-    `cache`: one folder for the prepared images of all sites, which share their files; None: each site its own.
-    `noise_seed`: what the sites draw their noise from. `secure`: the sites mask their sums, and know one another's keys.
-    `elsewhere`: site -> the folder and the source mapping of its own data, where they are not those of the others.
     """
-    out: dict[int, Path] = {}
-    homes = {
-        name: folder / f"{n:03d}-{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-').lower()[:60] or 'site'}"
-        for n, name in enumerate(partition.sites, start=1)
-    }
+    files: dict[int, Path] = {}
+    homes = {}
+    for n, name in enumerate(partition.sites, start=1):
+        slug = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[:60]
+        homes[name] = folder / f"{n:03d}-{slug or 'site'}"
     pinned = enrol(folder.parent / COORDINATOR, homes)
-    ref = str(Path(study).resolve()) if study.endswith((".toml", ".py")) else study
+    study = template.study
+    if study.endswith((".toml", ".py")):
+        study = str(Path(study).resolve())
     for n, (name, ids) in enumerate(partition.sites.items(), start=1):
-        home = homes[name]
-        its_data, its_source = elsewhere.get(name, (data, source))
-        lines = {
+        data, source = template.elsewhere.get(name, (template.data, template.source))
+        lines: dict[str, object] = {
             "name": name,
-            "data": str(its_data.resolve()),
-            "studies": [ref],
-            "source": its_source,
+            "data": str(data.resolve()),
+            "studies": [study],
+            "source": source,
             "patients": "patients.txt",
-            "minimum": minimum,
+            "minimum": template.minimum,
             "coordinator": pinned,
-            "key": KEY,
+            "key": STATION_KEY,
             "pooled": bool(name) and name == partition.pooled_site,
-            **({"images": str(images.resolve())} if images else {}),
-            **({"cache": str(cache.resolve())} if cache else {}),
         }
-        state_store.write(home / "patients.txt", ("\n".join(ids) + "\n").encode())
-        peers = {other: signing.load(there / KEY).public for other, there in homes.items() if other != name} if secure else {}
-        text = "".join(f"{k} = {_toml(v)}\n" for k, v in lines.items()) + _privacy(noise_seed, peers)
-        state_store.write(home / "site.toml", text.encode())
-        out[n] = home / "site.toml"
-    return out
+        for key, path in (("images", template.images), ("cache", template.cache)):
+            if path:
+                lines[key] = str(path.resolve())
+        peers = {}
+        if template.secure:
+            peers = {other: signing.load(home / STATION_KEY).public for other, home in homes.items() if other != name}
+        text = "".join(f"{k} = {_toml(v)}\n" for k, v in lines.items()) + _privacy(template.noise_seed, peers)
+        state_store.write(homes[name] / "patients.txt", ("\n".join(ids) + "\n").encode())
+        files[n] = homes[name] / "site.toml"
+        state_store.write(files[n], text.encode())
+    return files
 
 
 def _privacy(noise_seed: int | None, peers: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Which synthetic cohort stands in for a study's patients, and the best AUC that any model could reach on it."""
+"""Synthetic cohorts: which one stands in for a study's patients, and the best AUC that any model could reach on it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from simulation import phantom
 MODES = ("default", "null", "missing", "images")
 """null: the image carries nothing (a study of tables: the table neither); missing: sites without a table, without images, without a
 sequence; images: a cohort of tables with CT of a few patients."""
-IMAGES = 28
+IMAGED_PATIENTS = 28
 """Patients of TCGA-COAD and TCGA-READ whom TCIA holds CT of."""
 _MODULES: Mapping[str, str] = {"colorectal_metastasis": "colorectal", "liver_recurrence": "liver", "brain_primary": "brain"}
 
@@ -34,7 +34,7 @@ def write(study: str, folder: Path, *, seed: int, mode: str, patients: int | Non
     if _MODULES[study] == "colorectal":
         if mode == "missing":
             raise UsageError("C01", "--phantom missing: the synthetic colorectal cohort is a table only; there is no image to be missing")
-        writer.write(folder, seed=seed, null=mode == "null", images=IMAGES if mode == "images" else 0, tell=tell, **size)
+        writer.write(folder, seed=seed, null=mode == "null", images=IMAGED_PATIENTS if mode == "images" else 0, tell=tell, **size)
     else:
         writer.write(folder, seed=seed, null=mode == "null", missing=mode == "missing", tell=tell, **size)
 

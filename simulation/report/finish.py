@@ -17,7 +17,7 @@ from server.export import model_folder as model_files
 from server.ledger.ledger import NAME, Ledger
 from server.report import write
 from simulation.attack.privacy_audit import audit
-from simulation.attack.privacy_cost import Utility, utility
+from simulation.attack.privacy_cost import Sweep, Trained, Utility, utility
 from simulation.evaluation import metric_rows, split_checks
 from simulation.evaluation.predictions import Comparison, compare
 from simulation.federation.options import epsilons
@@ -74,17 +74,11 @@ def _priced(setting: Setting, outcome: Outcome, comparison: Comparison, sites: S
     asked, _ = epsilons(args.epsilon)
     if not asked:
         return Utility([], [], [], [])
+    trained = Trained(setting.run, setting.study, setting.study.schema_at(setting.task), outcome, comparison, sites)
     return utility(
-        setting.run,
-        setting.study,
-        setting.study.schema_at(setting.task),
-        outcome,
-        comparison,
-        sites,
+        trained,
+        Sweep(asked, args.delta, args.bootstraps),
         lambda run: federate(replace(setting, run=run), console),
-        epsilons=asked,
-        delta=args.delta,
-        repeats=args.bootstraps,
         tell=lambda what, at, of: console.print(f"what privacy costs, {at + 1} of {of}: {what}", highlight=False),
     )
 

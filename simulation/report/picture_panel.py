@@ -37,5 +37,5 @@ def own_pages(setting: Setting, sites: Sequence[Cohort]) -> list[dict[str, Any]]
             write(homes[cohort.site] / "images.html", page(cohort, networks, found).encode())
             for p in found[: min(PANEL, MOST - len(shown)) if setting.phantom else 0]:
                 png = base64.b64encode(p.png).decode()
-                shown.append({"site": cohort.site, "patient": f"generated patient {len(shown) + 1}", "said": p.said, "png": png})
+                shown.append({"site": cohort.site, "patient": f"generated patient {len(shown) + 1}", "said": p.caption, "png": png})
     return shown

@@ -155,7 +155,11 @@ def not_audited(rows: Mapping[str, Any], asked: bool) -> list[str]:
     if not asked:
         return ["audit of privacy: not run, --audit asks for it"]
     few = sorted({r["learner"] for r in rows["audit"] if not r["estimable"]})
-    return [f"attack on {', '.join(few)}: not estimable, fewer than {membership.LEAST} patients who were not trained on"] if few else []
+    return (
+        [f"attack on {', '.join(few)}: not estimable, fewer than {membership.LEAST_NONMEMBERS} patients who were not trained on"]
+        if few
+        else []
+    )
 
 
 def not_run(setting: Setting, outcome: Outcome) -> list[str]:
@@ -233,7 +237,7 @@ def poisoned(setting: Setting) -> list[str]:
     """An attack that was asked for; and what a robust strategy does not cover."""
     out = []
     if setting.attacker:
-        what = malicious_site.TOLD[setting.args.attack]
+        what = malicious_site.DESCRIPTIONS[setting.args.attack]
         out.append(
             f"site '{setting.attacker}' was made to attack ({setting.args.attack}): {what}; the figures are those of an attacked run"
         )

@@ -85,7 +85,7 @@ def test_the_forecast_of_images_is_of_training_and_of_the_cases_that_have_one() 
     asked = Study(
         "made", "?", cohort.schema, {"now": Task("now")}, ("logistic", "image"), hyper={"image": {"grid": [8, 12, 12], "epochs": 1}}
     )
-    longest, found = station._tried(asked, cohort, "made")
+    longest, found = station._forecast(asked, cohort, "made")
     told = [f.said for f in found]
     assert [said.partition(":")[0] for said in told] == ["logistic", "image"]
     assert f"of {cohort.imaged.sum()} cases" in told[1]

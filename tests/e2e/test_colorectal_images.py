@@ -47,12 +47,13 @@ def test_the_flow_and_the_sites_account_for_the_images(pictured: tuple[dict[str,
     report, folder = pictured
     flow = report["flow"]
     assert (
-        f"images: {synthetic_cohorts.IMAGES} cases with an image, {flow['kept'] - synthetic_cohorts.IMAGES - 1} without, 1 quarantined "
+        f"images: {synthetic_cohorts.IMAGED_PATIENTS} cases with an image, {flow['kept'] - synthetic_cohorts.IMAGED_PATIENTS - 1} "
+        "without, 1 quarantined "
         "(D06: 1)" in flow["notes"]
     )
     assert "D05: 1 patients with images are not in the table" in flow["notes"]
     sites = report["images"]["sites"]
-    assert sum(s["with_image"] for s in sites) == synthetic_cohorts.IMAGES > sum(s["labelled_with_image"] for s in sites)
+    assert sum(s["with_image"] for s in sites) == synthetic_cohorts.IMAGED_PATIENTS > sum(s["labelled_with_image"] for s in sites)
     assert sum(s["expert_outlines"] for s in sites) == 0
     assert report["images"]["adds"] == report["images"]["roi_source"] == []
     assert report["images"]["fusion"] is report["images"]["explanation"] is None

@@ -71,7 +71,9 @@ def call(site: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]
 
 def test_one_package_at_the_top(site: Path) -> None:
     assert {p.name for p in site.iterdir() if p.is_dir() and not p.name.endswith(".dist-info")} == {"fedmets", "bin"}
-    data = {p.relative_to(ROOT) for part in PARTS for p in (ROOT / part).rglob("*") if p.suffix in {".toml", ".html", ".css", ".js"}}
+    data = {
+        p.relative_to(ROOT) for part in PARTS for p in (ROOT / part).rglob("*") if p.suffix in {".toml", ".typ", ".html", ".css", ".js"}
+    }
     assert {p for p in data if not (site / "fedmets" / p).is_file()} == set()
 
 

@@ -1,4 +1,4 @@
-"""Files whose data set is deflated as a whole, inflated within bounds: a few kilobytes may claim to hold gigabytes.
+"""Deflated DICOM files (the data set compressed as a whole), inflated within bounds: a few kilobytes may claim to hold gigabytes.
 
 Nothing behind the pixel data is inflated, and of what lies before them no more than a header can need.
 """
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
-HEAD = 16 << 20
+LARGEST_HEADER = 16 << 20
 """Bytes: the pixel data must begin within these, inflated."""
-WHOLE = 1 << 30
+LARGEST_DATA_SET = 1 << 30
 """Bytes: the pixel data must end within these, inflated."""
-MOST = 1032
+LARGEST_RATIO = 1032
 """No deflated byte becomes more than this many."""
 _PIECE = 1 << 20
 
@@ -56,16 +56,16 @@ def length(path: Path, most: int) -> int:
 
 
 def whole(path: str) -> Dataset:
-    """Any DICOM file, all of it. ValueError where its data set inflates to more than `WHOLE`."""
+    """Any DICOM file, all of it. ValueError where its data set inflates to more than `LARGEST_DATA_SET`."""
     from pydicom.dataset import FileMetaDataset
     from pydicom.filereader import dcmread
 
     with Path(path).open("rb") as f:
         if not starts(f):
             return dcmread(f, force=True)
-        data = inflated(f, WHOLE + 1)
-        if len(data) > WHOLE:
-            raise ValueError(f"its deflated data set has more than {WHOLE >> 20} MB")
+        data = inflated(f, LARGEST_DATA_SET + 1)
+        if len(data) > LARGEST_DATA_SET:
+            raise ValueError(f"its deflated data set has more than {LARGEST_DATA_SET >> 20} MB")
         f.seek(0)
         dataset = dcmread(BytesIO(data), force=True)
         dataset.file_meta = FileMetaDataset(_meta(f))
@@ -83,9 +83,9 @@ def pixels(path: str, most: int) -> BinaryIO:
 def _pieces(f: BinaryIO, most: int) -> Iterator[bytes]:
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     while most > 0 and not inflate.eof:
-        packed = inflate.unconsumed_tail or f.read(1 << 16)
-        piece = inflate.decompress(packed, min(most, _PIECE))
-        if not packed and not piece:
+        compressed = inflate.unconsumed_tail or f.read(1 << 16)
+        piece = inflate.decompress(compressed, min(most, _PIECE))
+        if not compressed and not piece:
             return  # it is cut short
         most -= len(piece)
         yield piece

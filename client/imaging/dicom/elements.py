@@ -1,4 +1,4 @@
-"""Values of a DICOM data set from the bytes that stand in the file, and quiet around the parser.
+"""DICOM data elements: values from the bytes that stand in the file, and quiet around the parser.
 
 pydicom would turn each value into what the standard says it is, and warn or raise where a scanner wrote something else. Here an empty
 string, a list where one number belongs or a broken number is nothing (None, '' or ()), and costs that attribute alone.
@@ -48,11 +48,11 @@ class Elements:
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
-        self._held: dict[int, Any] = {int(tag): element for tag, element in dataset.items()}  # as they are, none converted
+        self._elements: dict[int, Any] = {int(tag): element for tag, element in dataset.items()}  # as they are, none converted
 
     def _value(self, tag: int) -> Any:
         """What the file holds: bytes, unless pydicom had to turn them into something already."""
-        return getattr(self._held.get(tag), "value", None)
+        return getattr(self._elements.get(tag), "value", None)
 
     def holds(self, tag: int) -> bool:
         value = self._value(tag)
@@ -93,15 +93,15 @@ class Elements:
         value = self._value(tag)
         if not isinstance(value, bytes):
             return ()
-        little, size = self._held[tag].is_little_endian, struct.calcsize(form)
-        return struct.unpack(f"{'<' if little else '>'}{len(value) // size}{form}", value[: len(value) // size * size])
+        little_endian, size = self._elements[tag].is_little_endian, struct.calcsize(form)
+        return struct.unpack(f"{'<' if little_endian else '>'}{len(value) // size}{form}", value[: len(value) // size * size])
 
     def short(self, tag: int, default: int = 0) -> int:
         values = self.packed(tag, "H")
         return int(values[0]) if values else default
 
     def items(self, tag: int) -> list[Elements]:
-        if tag not in self._held:
+        if tag not in self._elements:
             return []
         try:
             value = self.dataset[tag].value

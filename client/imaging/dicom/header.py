@@ -1,4 +1,4 @@
-"""The header of one DICOM file: one pass up to the pixels, tolerant of what scanners and archives really write.
+"""DICOM header of one file: one pass up to the pixels, tolerant of what scanners and archives write; identity tags by name.
 
 Values are taken as the bytes that stand in the file and parsed here, so that an empty string, a list where one number belongs or a
 value that breaks the standard costs that attribute alone and never the file. Tags that could tell who the patient is are looked at for
@@ -25,7 +25,7 @@ from common.errors import Fault
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-IMAGES = {
+IMAGE_CLASSES = {
     **{sop_class: m.name for m in MODALITIES.values() for sop_class in m.sop_classes},
     "1.2.840.10008.5.1.4.1.1.66.4": "SEG",
     "1.2.840.10008.5.1.4.1.1.66.7": "SEG",
@@ -57,35 +57,36 @@ def header(path: Path) -> Header | Fault | None:
         size = path.stat().st_size
         with quiet, path.open("rb") as f:
             # a deflated data set is read without the meta information before it
-            head = bounded_inflate.inflated(f, bounded_inflate.HEAD) if bounded_inflate.starts(f) else None
+            head = bounded_inflate.inflated(f, bounded_inflate.LARGEST_HEADER) if bounded_inflate.starts(f) else None
             source: BinaryIO = f if head is None else BytesIO(head)
             dataset = dcmread(source, stop_before_pixels=True, specific_tags=_wanted(), force=True)
-            if head is not None and len(head) == bounded_inflate.HEAD and head[source.tell() :][:4] != b"\xe0\x7f\x10\x00":
+            if head is not None and len(head) == bounded_inflate.LARGEST_HEADER and head[source.tell() :][:4] != b"\xe0\x7f\x10\x00":
                 raise EOFError
             meta = getattr(dataset, "file_meta", None)
-            syntax = DEFLATED if head is not None else str(meta.get("TransferSyntaxUID", "")) if meta else ""
-            directory = str(meta.get("MediaStorageSOPClassUID", "")) == DIRECTORY if meta else False
-            if directory:
+            syntax = str(meta.get("TransferSyntaxUID", "")) if meta else ""
+            if head is not None:
+                syntax = DEFLATED
+            if meta and str(meta.get("MediaStorageSOPClassUID", "")) == DIRECTORY:
                 return None
             values = Elements(dataset)
-            told = _told(path, values, syntax, size)
-            if isinstance(told, Fault) or not told.rows:
-                return told
-            told = _with_pixels(told, values, syntax == BIG_ENDIAN or not (syntax or dataset.original_encoding[1]))
+            parsed = _header(path, values, syntax, size)
+            if isinstance(parsed, Fault) or not parsed.rows:
+                return parsed
+            parsed = _with_pixels(parsed, values, syntax == BIG_ENDIAN or not (syntax or dataset.original_encoding[1]))
             if head is not None:
                 size = (
                     bounded_inflate.length(path, len(head) + pixel_layout.pixel_bytes(values))
-                    if len(head) == bounded_inflate.HEAD
+                    if len(head) == bounded_inflate.LARGEST_HEADER
                     else len(head)
                 )
-            offset, cut = pixel_layout.extent(source, size, values, syntax, _implicit(dataset, syntax))
+            offset, why_cut = pixel_layout.extent(source, size, values, syntax, _implicit(dataset, syntax))
     except OSError as e:
         return unreadable(path, f"it cannot be read ({e.strerror or e})", "Check that the file is there and that the station may read it")
     except Exception as e:  # whatever a parser makes of a broken file: this file is lost, the site is not
-        if isinstance(e, EOFError) and head is not None and len(head) == bounded_inflate.HEAD:
-            return unreadable(path, f"its deflated header has more than {bounded_inflate.HEAD >> 20} MB", COPY_AGAIN)
+        if isinstance(e, EOFError) and head is not None and len(head) == bounded_inflate.LARGEST_HEADER:
+            return unreadable(path, f"its deflated header has more than {bounded_inflate.LARGEST_HEADER >> 20} MB", COPY_AGAIN)
         return unreadable(path, f"it begins as DICOM and then breaks off or is damaged ({type(e).__name__}: {_short(e)})", COPY_AGAIN)
-    return unreadable(path, cut, COPY_AGAIN) if cut else replace(told, offset=offset)
+    return unreadable(path, why_cut, COPY_AGAIN) if why_cut else replace(parsed, offset=offset)
 
 
 def _short(e: Exception) -> str:
@@ -99,12 +100,12 @@ def _implicit(dataset: Dataset, syntax: str) -> bool:
     return bool(dataset.original_encoding[0])
 
 
-def _told(path: Path, e: Elements, syntax: str, size: int) -> Header | Fault:
+def _header(path: Path, e: Elements, syntax: str, size: int) -> Header | Fault:
     sop_class, declared = e.text(tags.SOP_CLASS), e.text(tags.MODALITY).upper()
     if not (sop_class or declared or e.text(tags.SERIES)):
         return unreadable(path, "it holds neither a SOP class nor a modality: it is not DICOM, or its header is damaged", COPY_AGAIN)
-    modality = IMAGES.get(sop_class, "other")
-    if not sop_class and declared in IMAGES.values():
+    modality = IMAGE_CLASSES.get(sop_class, "other")
+    if not sop_class and declared in IMAGE_CLASSES.values():
         modality = declared
     patient = e.text(tags.PATIENT_ID)
     pictured = modality != "other" or sop_class.startswith(SECONDARY_CAPTURE)
@@ -140,25 +141,25 @@ def _told(path: Path, e: Elements, syntax: str, size: int) -> Header | Fault:
         scanning_sequence=tuple(w.upper() for w in e.words(tags.SCANNING_SEQUENCE)) or _pulses(e, modifier),
         sequence_variant=tuple(w.upper() for w in e.words(tags.SEQUENCE_VARIANT)),
         sequence_name=e.text(tags.SEQUENCE_NAME),
-        repetition_time=_one(e.decimal(tags.REPETITION_TIME), timing and timing.decimal(tags.REPETITION_TIME)),
-        echo_time=_one(e.decimal(tags.ECHO_TIME), echo and echo.double(0x00189082)),
-        inversion_time=_one(e.decimal(tags.INVERSION_TIME), modifier and modifier.double(0x00189079)),
-        flip_angle=_one(e.decimal(tags.FLIP), timing and timing.decimal(tags.FLIP)),
+        repetition_time=_first_number(e.decimal(tags.REPETITION_TIME), timing and timing.decimal(tags.REPETITION_TIME)),
+        echo_time=_first_number(e.decimal(tags.ECHO_TIME), echo and echo.double(0x00189082)),
+        inversion_time=_first_number(e.decimal(tags.INVERSION_TIME), modifier and modifier.double(0x00189079)),
+        flip_angle=_first_number(e.decimal(tags.FLIP), timing and timing.decimal(tags.FLIP)),
         contrast=" ".join(agents) or ("yes" if e.items(tags.AGENT_ITEMS) else ""),
-        spacing_between=_one(e.decimal(tags.BETWEEN), (measures := first.get(tags.MEASURES)) and measures.decimal(tags.BETWEEN)),
+        spacing_between=_first_number(e.decimal(tags.BETWEEN), (measures := first.get(tags.MEASURES)) and measures.decimal(tags.BETWEEN)),
         references=tuple(uid for item in e.items(tags.REFERENCED_SERIES) if (uid := item.text(tags.SERIES))),
         instances=_instances(e) if modality == "SEG" else (),
         identity=_identity(e, patient),
     )
 
 
-def _with_pixels(told: Header, e: Elements, big_endian: bool) -> Header:
-    if told.modality not in MODALITIES or told.samples != 1:
-        return told
+def _with_pixels(header: Header, e: Elements, big_endian: bool) -> Header:
+    if header.modality not in MODALITIES or header.samples != 1:
+        return header
     fields, faults = pixel_layout.stored(e, big_endian)
-    if len(told.frames) != e.frames():
-        faults.append(f"NumberOfFrames is {e.frames()}, but {len(told.frames)} frames are described. {COPY_AGAIN}")
-    return replace(told, **fields, faults=tuple(f"{told.path}: {fault}" for fault in faults))
+    if len(header.frames) != e.frames():
+        faults.append(f"NumberOfFrames is {e.frames()}, but {len(header.frames)} frames are described. {COPY_AGAIN}")
+    return replace(header, **fields, faults=tuple(f"{header.path}: {fault}" for fault in faults))
 
 
 def _identity(e: Elements, patient: str) -> tuple[str, ...]:
@@ -167,24 +168,24 @@ def _identity(e: Elements, patient: str) -> tuple[str, ...]:
     return (*names, "BurnedInAnnotation") if e.text(tags.BURNT_IN).upper() == "YES" else tuple(names)
 
 
-def _one(*values: float | Elements | None) -> float | None:
+def _first_number(*values: float | Elements | None) -> float | None:
     return next((v for v in values if isinstance(v, float)), None)
 
 
 def _instances(e: Elements) -> tuple[str, ...]:
     """The images that a SEG refers to: as a whole, else frame by frame."""
-    found = [i.text(REFERENCED_SOP) for s in e.items(tags.REFERENCED_SERIES) for i in s.items(REFERENCED_INSTANCES)] or [
+    uids = [i.text(REFERENCED_SOP) for s in e.items(tags.REFERENCED_SERIES) for i in s.items(REFERENCED_INSTANCES)] or [
         i.text(REFERENCED_SOP) for frame in e.items(tags.PER_FRAME) for d in frame.items(DERIVATION) for i in d.items(SOURCE_IMAGES)
     ]
-    return tuple(dict.fromkeys(uid for uid in found if uid))
+    return tuple(dict.fromkeys(uid for uid in uids if uid))
 
 
 def _shared(e: Elements) -> dict[int, Elements]:
     """The functional groups of an enhanced object that say what kind of image it is: the shared ones, else the first frame's."""
     out: dict[int, Elements] = {}
-    for where in (e.first(tags.SHARED), e.first(tags.PER_FRAME)):
+    for groups in (e.first(tags.SHARED), e.first(tags.PER_FRAME)):
         for tag in (tags.MR_TIMING, tags.MR_ECHO, tags.MR_MODIFIER, tags.MEASURES):
-            if where and tag not in out and (item := where.first(tag)):
+            if groups and tag not in out and (item := groups.first(tag)):
                 out[tag] = item
     return out
 
@@ -229,26 +230,31 @@ def _enhanced(e: Elements, frame: Elements, shared: Elements | None) -> Frame:
     def group(tag: int) -> Elements | None:
         return frame.first(tag) or (shared.first(tag) if shared else None)
 
-    at, along, measures, content = group(tags.PLANE_POSITION), group(tags.PLANE_ORIENTATION), group(tags.MEASURES), group(tags.CONTENT)
-    echo, diffusion, kind, recon = (
+    position, orientation, measures, content = (
+        group(tags.PLANE_POSITION),
+        group(tags.PLANE_ORIENTATION),
+        group(tags.MEASURES),
+        group(tags.CONTENT),
+    )
+    echo, diffusion, frame_type, reconstruction = (
         group(tags.MR_ECHO),
         group(tags.MR_DIFFUSION),
         group(tags.MR_TYPE) or group(tags.CT_TYPE),
         group(tags.RECONSTRUCTION),
     )
-    told: list[tuple[str, Any]] = [
+    traits: list[tuple[str, Any]] = [
         ("EchoTime", echo and echo.double(0x00189082)),
-        ("ImageType", kind and "\\".join(kind.words(tags.FRAME_TYPE))),
-        ("ConvolutionKernel", recon and "\\".join(recon.words(0x00181210))),
+        ("ImageType", frame_type and "\\".join(frame_type.words(tags.FRAME_TYPE))),
+        ("ConvolutionKernel", reconstruction and "\\".join(reconstruction.words(0x00181210))),
         ("DiffusionBValue", diffusion and _b_value(diffusion)),
         ("StackID", content and content.text(0x00209056)),
         ("TemporalPositionIdentifier", content and next(iter(content.packed(0x00209128, "I")), None)),
         ("AcquisitionNumber", content and next(iter(content.packed(0x00209156, "H")), None)),
     ]
     return Frame(
-        position=(at or e).point(),
-        orientation=(along or e).cosines(),
+        position=(position or e).point(),
+        orientation=(orientation or e).cosines(),
         spacing=(measures or e).spacing(),
         thickness=(measures or e).decimal(tags.THICKNESS),
-        traits=tuple((name, str(value)) for name, value in told if value is not None and value != ""),
+        traits=tuple((name, str(value)) for name, value in traits if value is not None and value != ""),
     )

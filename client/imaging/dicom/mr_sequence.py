@@ -1,4 +1,4 @@
-"""Which of the four brain sequences an MR series is (t1n, t1c, t2w, t2f), from what the scanner was set to.
+"""MR sequence of a series (t1n, t1c, t2w, t2f), recognised by what the scanner was set to.
 
 Times in ms. The rules are the textbook ranges for spin echo, inversion recovery and spoiled gradient echo at 1.5 and 3 T: T1 weighting is
 a short echo with a short repetition or an inversion near 0.5-1.3 s, T2 a long echo with a long repetition, FLAIR the same with an inversion

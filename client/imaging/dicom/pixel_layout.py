@@ -1,4 +1,4 @@
-"""How a DICOM file's pixels are stored, whether all of them are there, and how they become units: told by its header, once.
+"""Pixel layout of a DICOM file: how its pixels are stored, whether all are there, and how they become units, by its header, once.
 
 What is found here travels in the Header, so that reading a volume need not parse a file again.
 """
@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from client.imaging.dicom import tags
-from client.imaging.dicom.bounded_inflate import DEFLATED, MOST, WHOLE
+from client.imaging.dicom.bounded_inflate import DEFLATED, LARGEST_DATA_SET, LARGEST_RATIO
 from client.imaging.dicom.elements import Elements
 from common.data.modality import modality
 
@@ -31,12 +31,14 @@ def stored(e: Elements, big_endian: bool) -> tuple[dict[str, Any], list[str]]:
         what = f"{allocated} bits allocated, {bits} stored{', big endian' if big_endian else ''}"
         faults.append(f"its pixels are stored in a way that is not read here ({what}). {COPY_AGAIN}")
     padding = e.packed(tags.PADDING, "H")
-    shared, each = e.first(tags.SHARED), e.items(tags.PER_FRAME)
-    scales, given = [], []
-    for item in each or [e]:
-        group = item.first(tags.TRANSFORMATION) or (shared and shared.first(tags.TRANSFORMATION)) or e
+    shared, frame_groups = e.first(tags.SHARED), e.items(tags.PER_FRAME)
+    scales, attributes = [], []
+    for frame in frame_groups or [e]:
+        group = frame.first(tags.TRANSFORMATION) or (shared and shared.first(tags.TRANSFORMATION)) or e
         scales.append(_scale(e, group, bits, faults))
-        given.append(" and ".join(name for name, tag in RESCALING if group.holds(tag)) or ("a modality LUT" if e.first(tags.LUT) else ""))
+        attributes.append(
+            " and ".join(name for name, tag in RESCALING if group.holds(tag)) or ("a modality LUT" if e.first(tags.LUT) else "")
+        )
     return {
         "allocated": allocated,
         "stored": bits,
@@ -45,7 +47,7 @@ def stored(e: Elements, big_endian: bool) -> tuple[dict[str, Any], list[str]]:
         "padding": int(padding[0]) if padding and allocated == 16 else None,
         "big_endian": big_endian,
         "scales": tuple(scales if len(set(scales)) > 1 else scales[:1]),
-        "rescaled": tuple(given if len(set(given)) > 1 else given[:1]),
+        "rescaled": tuple(attributes if len(set(attributes)) > 1 else attributes[:1]),
     }, list(dict.fromkeys(faults))
 
 
@@ -60,8 +62,8 @@ def _scale(e: Elements, group: Elements, bits: int, faults: list[str]) -> tuple[
         return linear or (1.0, 0.0)
     slope, intercept, unit = group.decimal(tags.SLOPE), group.decimal(tags.INTERCEPT), group.text(tags.RESCALE_TYPE).upper()
     if (group.holds(tags.SLOPE) and not slope) or (group.holds(tags.INTERCEPT) and intercept is None):
-        told = f"'{group.text(tags.SLOPE)}', '{group.text(tags.INTERCEPT)}'"
-        faults.append(f"RescaleSlope or RescaleIntercept is zero or no number ({told}). {COPY_AGAIN}")
+        texts = f"'{group.text(tags.SLOPE)}', '{group.text(tags.INTERCEPT)}'"
+        faults.append(f"RescaleSlope or RescaleIntercept is zero or no number ({texts}). {COPY_AGAIN}")
     hounsfield = modality(e.text(tags.MODALITY).upper()).hounsfield
     if not _believable(slope or 1.0, intercept or 0.0, bits, hounsfield):
         kind = e.text(tags.MODALITY).upper() if hounsfield else "image"
@@ -81,12 +83,12 @@ def _believable(slope: float, intercept: float, bits: int, ct: bool) -> bool:
 
 def _linear(table: Elements) -> tuple[float, float] | None:
     """A lookup table that is a straight line, as (slope, intercept)."""
-    described = table.packed(0x00283002, "H")
+    descriptor = table.packed(0x00283002, "H")
     data = np.array(table.packed(0x00283006, "H"), np.int64)
     steps = np.diff(data)
-    if len(described) < 2 or len(data) < 2 or not steps[0] or (steps != steps[0]).any():
+    if len(descriptor) < 2 or len(data) < 2 or not steps[0] or (steps != steps[0]).any():
         return None
-    slope, first = float(steps[0]), described[1] - (65536 if described[1] > 32767 else 0)
+    slope, first = float(steps[0]), descriptor[1] - (65536 if descriptor[1] > 32767 else 0)
     return slope, float(data[0]) - slope * first
 
 
@@ -103,19 +105,19 @@ def impossible(e: Elements, size: int, syntax: str) -> str:
         return ""  # a file that is cut short is told from one that claims too much
     # of compressed pixel data each frame is at least an item's tag and length
     needed = max(count, pixel_bytes(e)) if syntax in NATIVE else 8 * count
-    if syntax == DEFLATED and needed > WHOLE:
-        return f"its {count} frames take {needed} bytes; of deflated pixel data {WHOLE} are the most that is read here"
-    if needed > (MOST * size if syntax == DEFLATED else size) and count > 1:
+    if syntax == DEFLATED and needed > LARGEST_DATA_SET:
+        return f"its {count} frames take {needed} bytes; of deflated pixel data {LARGEST_DATA_SET} are the most that is read here"
+    if needed > (LARGEST_RATIO * size if syntax == DEFLATED else size) and count > 1:
         return f"NumberOfFrames is {count}, which takes at least {needed} bytes; the file has {size}"
     return ""
 
 
 def extent(f: BinaryIO, size: int, e: Elements, syntax: str, implicit: bool) -> tuple[int, str]:
     """(offset of the pixel data's value, what is wrong with its length or ''); `f` stands before its tag, the file has `size` bytes."""
-    found = _start(f, syntax, implicit)
-    if found is None:
+    start = _start(f, syntax, implicit)
+    if start is None:
         return 0, "it ends before its pixel data"
-    offset, length = found
+    offset, length = start
     if length == 0xFFFFFFFF and syntax in NATIVE:
         return offset, "its pixel data has no length, as only compressed pixel data may, but its transfer syntax says it is not compressed"
     if length == 0xFFFFFFFF:
@@ -129,13 +131,13 @@ def extent(f: BinaryIO, size: int, e: Elements, syntax: str, implicit: bool) -> 
 def _start(f: BinaryIO, syntax: str, implicit: bool) -> tuple[int, int] | None:
     """(offset of the pixel data's value, its length as the file says), or None."""
     order = ">" if syntax == BIG_ENDIAN else "<"
-    start = f.read(8)
-    if len(start) < 8 or struct.unpack(f"{order}HH", start[:4]) != (0x7FE0, 0x0010):
+    tag = f.read(8)
+    if len(tag) < 8 or struct.unpack(f"{order}HH", tag[:4]) != (0x7FE0, 0x0010):
         return None
     if implicit:
-        return f.tell(), struct.unpack(f"{order}I", start[4:])[0]
-    more = f.read(4)
-    return (f.tell(), struct.unpack(f"{order}I", more)[0]) if len(more) == 4 else None
+        return f.tell(), struct.unpack(f"{order}I", tag[4:])[0]
+    length = f.read(4)
+    return (f.tell(), struct.unpack(f"{order}I", length)[0]) if len(length) == 4 else None
 
 
 def _whole(f: BinaryIO, size: int) -> bool:
@@ -147,7 +149,7 @@ def _whole(f: BinaryIO, size: int) -> bool:
         group, element, length = struct.unpack("<HHI", start)
         if (group, element) == (0xFFFE, 0xE0DD):
             return True
-        at = f.tell() + length
-        if (group, element) != (0xFFFE, 0xE000) or at > size:
+        following = f.tell() + length
+        if (group, element) != (0xFFFE, 0xE000) or following > size:
             return False
-        f.seek(at)
+        f.seek(following)

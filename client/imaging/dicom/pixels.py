@@ -1,4 +1,4 @@
-"""A DICOM series' pixels to a float32 volume: Hounsfield units for CT, rescaled values for MR.
+"""Pixel data of a DICOM series, to a float32 volume: Hounsfield units for CT, rescaled values for MR.
 
 Headers have been read already (`client.imaging.formats.readers.header`) and say where pixels begin and how they are stored, so no file is
 parsed a second time: uncompressed pixels are read from their place, compressed ones go to the decoder that is fastest for their syntax.
@@ -24,7 +24,7 @@ from client.imaging.geometry.volumes import Header, Series, Volume
 from common.data.modality import modality
 from common.errors import DataError, Fault, raise_faults
 
-AIR = -1024.0
+LOWEST_HU = -1024.0
 """The lowest Hounsfield unit that is kept: below it scanners write padding (-2000, -3024, -32768)."""
 
 PLUGINS = {
@@ -63,13 +63,13 @@ def read(series: Series) -> Volume:
     rows, columns = (series.geometry.shape[axes.index(a)] for a in (1, 2))
     out = np.empty((count, rows, columns), np.float32)
     account = _Account()
-    wanted: dict[int, list[tuple[int, int]]] = {}
+    by_file: dict[int, list[tuple[int, int]]] = {}
     for k, (file, frame) in enumerate(series.slices):
-        wanted.setdefault(file, []).append((frame, k))
-    for file, frames in wanted.items():
-        known = series.headers[file] if series.headers else None
+        by_file.setdefault(file, []).append((frame, k))
+    for file, frames in by_file.items():
+        header = series.headers[file] if series.headers else None
         # a header that was remembered by an older version may lack how pixels are stored
-        _fill(known if known and known.scales else _again(series.files[file]), frames, out, account)
+        _fill(header if header and header.scales else _again(series.files[file]), frames, out, account)
     _compare(series, out, account)
     if modality(series.modality).hounsfield:
         _check_hounsfield(series, out, account)
@@ -79,17 +79,17 @@ def read(series: Series) -> Volume:
         flips = tuple(slice(None, None, -1 if t < 0 else 1) for t in series.turn)
         out = np.ascontiguousarray(out.transpose(axes)[flips])
     if account.padded:
-        account.notes[f"padding: {account.padded} slices hold values below {AIR:g} HU, which became {AIR:g} HU"] = None
+        account.notes[f"padding: {account.padded} slices hold values below {LOWEST_HU:g} HU, which became {LOWEST_HU:g} HU"] = None
     return Volume(out, series.geometry, tuple(account.notes))
 
 
 def _again(path: str) -> Header:
-    found = dicom_header.header(Path(path))
-    if isinstance(found, Header) and not found.faults:
-        return found
-    if isinstance(found, Fault):
-        raise_faults([found])
-    raise DataError("D00", *(found.faults if isinstance(found, Header) else (f"{path}: it is no image any more. Start again",)))
+    header = dicom_header.header(Path(path))
+    if isinstance(header, Header) and not header.faults:
+        return header
+    if isinstance(header, Fault):
+        raise_faults([header])
+    raise DataError("D00", *(header.faults if isinstance(header, Header) else (f"{path}: it is no image any more. Start again",)))
 
 
 def _first(series: Series) -> str:
@@ -100,9 +100,9 @@ def _fill(header: Header, frames: Sequence[tuple[int, int]], out: NDArray[np.flo
     """Decode `frames` (frame, slice) of one file into their slices of `out`."""
     path = header.path
     try:
-        wanted = [frame for frame, _ in frames]
+        numbers = [frame for frame, _ in frames]
         with quiet:
-            for (frame, k), raw in zip(frames, _raw(header, wanted), strict=True):
+            for (frame, k), raw in zip(frames, _raw(header, numbers), strict=True):
                 _rescale(raw, header, frame, out[k], account)
     except DataError:
         raise
@@ -120,8 +120,8 @@ def _dtype(h: Header) -> np.dtype[Any]:
 def _raw(h: Header, frames: Sequence[int]) -> Iterator[NDArray[Any]]:
     """The stored values of `frames`, (rows, columns) each, bits as in the file."""
     if h.transfer_syntax == bounded_inflate.DEFLATED:
-        most = h.offset + len(h.frames) * h.rows * h.columns * h.allocated // 8
-        yield from _native(bounded_inflate.pixels(h.path, most), h, h.offset, frames)
+        length = h.offset + len(h.frames) * h.rows * h.columns * h.allocated // 8
+        yield from _native(bounded_inflate.pixels(h.path, length), h, h.offset, frames)
         return
     if h.transfer_syntax in BY_GDCM and list(frames) == [0] and (raw := _by_gdcm(h)) is not None:
         yield raw
@@ -138,14 +138,14 @@ def _raw(h: Header, frames: Sequence[int]) -> Iterator[NDArray[Any]]:
 
 
 def _native(f: BinaryIO, h: Header, start: int, frames: Sequence[int]) -> Iterator[NDArray[Any]]:
-    kind, count = _dtype(h), h.rows * h.columns
+    dtype, count = _dtype(h), h.rows * h.columns
     for frame in frames:
-        f.seek(start + frame * count * kind.itemsize)
-        part = f.read(count * kind.itemsize)
-        if len(part) < count * kind.itemsize:
-            what = f"{len(part)} of {count * kind.itemsize} bytes of frame {frame + 1} are there"
+        f.seek(start + frame * count * dtype.itemsize)
+        stored = f.read(count * dtype.itemsize)
+        if len(stored) < count * dtype.itemsize:
+            what = f"{len(stored)} of {count * dtype.itemsize} bytes of frame {frame + 1} are there"
             raise DataError("D00", f"{h.path}: it is cut short: {what}. {COPY_AGAIN}")
-        yield np.frombuffer(part, kind, count).reshape(h.rows, h.columns)
+        yield np.frombuffer(stored, dtype, count).reshape(h.rows, h.columns)
 
 
 def _by_gdcm(h: Header) -> NDArray[Any] | None:
@@ -204,19 +204,19 @@ def _rescale(raw: NDArray[Any], h: Header, frame: int, out: NDArray[np.float32],
         out[...] = raw * slope + intercept
     hounsfield = modality(h.modality).hounsfield
     if padded is not None:
-        out[padded] = AIR if hounsfield else 0.0
+        out[padded] = LOWEST_HU if hounsfield else 0.0
     low = float(out.min())
-    if hounsfield and low < AIR:
-        np.maximum(out, np.float32(AIR), out=out)
+    if hounsfield and low < LOWEST_HU:
+        np.maximum(out, np.float32(LOWEST_HU), out=out)
         account.padded += 1
     account.low, account.high = min(account.low, low), max(account.high, float(out.max()))
 
 
 def _without_spare_bits(raw: NDArray[Any], h: Header) -> NDArray[Any]:
     """Overlays and rubbish above (or below) the stored bits removed, the sign extended."""
-    up = h.allocated - 1 - h.high
-    up = up if 0 <= up <= h.allocated - h.stored else h.allocated - h.stored
-    return (raw << up) >> (h.allocated - h.stored)
+    shift = h.allocated - 1 - h.high
+    shift = shift if 0 <= shift <= h.allocated - h.stored else h.allocated - h.stored
+    return (raw << shift) >> (h.allocated - h.stored)
 
 
 def _padded(raw: NDArray[Any], h: Header, slope: float, intercept: float, account: _Account) -> NDArray[np.bool_] | None:
@@ -233,10 +233,10 @@ def _padded(raw: NDArray[Any], h: Header, slope: float, intercept: float, accoun
     if hounsfield and -1000.0 < units <= 4095.0:
         account.notes[f"PixelPaddingValue {value} means {units:g} HU, which tissue has too: it was not taken for padding"] = None
         return None
-    if (hounsfield and units <= AIR) or (not hounsfield and value == 0):
+    if (hounsfield and units <= LOWEST_HU) or (not hounsfield and value == 0):
         return None
-    found = np.asarray(raw == value)
-    return found if found.any() else None
+    padding = np.asarray(raw == value)
+    return padding if padding.any() else None
 
 
 def _compare(series: Series, out: NDArray[np.float32], account: _Account) -> None:
@@ -246,9 +246,9 @@ def _compare(series: Series, out: NDArray[np.float32], account: _Account) -> Non
     for path, frame, k in series.spares:
         _fill(_again(path), [(frame, 0)], spare, _Account())
         if not np.array_equal(spare[0], out[k]):
-            kept = series.files[series.slices[k][0]]
+            first = series.files[series.slices[k][0]]
             what = "two slices lie at one position and differ, and nothing tells which is right"
-            faults.append(Fault("D06", f"{kept} and {path}", what, "Export the series again, or leave it out"))
+            faults.append(Fault("D06", f"{first} and {path}", what, "Export the series again, or leave it out"))
     raise_faults(faults)
     if series.spares:
         account.notes[f"doubled slices: {len(series.spares)} copies have equal pixels and were left out"] = None

@@ -1,4 +1,4 @@
-"""One DICOM SEG object as it lies in its file: what it outlines, frame by frame, and where each frame lies."""
+"""DICOM SEG object as it lies in its file: what it outlines, frame by frame, and where each frame lies."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from client.imaging.dicom.elements import Elements, quiet
 from client.imaging.dicom.pixel_layout import COPY_AGAIN, NATIVE
 from common.errors import DataError
 
-SEGMENTS, NUMBER, LABEL, KIND, MAXIMUM = 0x00620002, 0x00620004, 0x00620005, 0x00620001, 0x0062000E
-AGAIN = "Export the segmentation again, or leave it out"
+SEGMENTATION_TYPE, MAXIMUM_FRACTIONAL_VALUE = 0x00620001, 0x0062000E
+SEGMENT_SEQUENCE, SEGMENT_NUMBER, SEGMENT_LABEL = 0x00620002, 0x00620004, 0x00620005
+EXPORT_AGAIN = "Export the segmentation again, or leave it out"
 IDENTIFICATION, REFERENCED_NUMBER = 0x0062000A, 0x0062000B
 
 
@@ -37,14 +38,14 @@ class Outlines:
     notes: tuple[str, ...]
 
 
-def outlines(path: str) -> Outlines:
+def read_outlines(path: str) -> Outlines:
     """DataError: D00 for a file that cannot be read, D06 for fractions of nothing, D07 for an object that contradicts itself."""
     try:
         with quiet:
             dataset = bounded_inflate.whole(path)
             e = Elements(dataset)
-            kind = e.text(KIND).upper()
-            labels = {item.short(NUMBER): item.text(LABEL) for item in e.items(SEGMENTS)}
+            kind = e.text(SEGMENTATION_TYPE).upper()
+            labels = {item.short(SEGMENT_NUMBER): item.text(SEGMENT_LABEL) for item in e.items(SEGMENT_SEQUENCE)}
             values = _values(path, dataset, e, kind)
             return _described(path, e, kind, labels, values)
     except DataError:
@@ -68,35 +69,39 @@ def _values(path: str, dataset: Any, e: Elements, kind: str) -> NDArray[np.uint8
     else:
         values = get_decoder(syntax).as_array(dataset, raw=True)[0].reshape(count, rows, columns)
     if kind == "FRACTIONAL":
-        if not (most := e.short(MAXIMUM)):
-            raise DataError("D06", f"{path}: MaximumFractionalValue is 0 or missing, so what one half is is unknown. {AGAIN}")
-        return (2 * values.astype(np.uint32) >= most).astype(np.uint8)
+        if not (maximum := e.short(MAXIMUM_FRACTIONAL_VALUE)):
+            raise DataError("D06", f"{path}: MaximumFractionalValue is 0 or missing, so what one half is is unknown. {EXPORT_AGAIN}")
+        return (2 * values.astype(np.uint32) >= maximum).astype(np.uint8)
     return values if kind == "LABELMAP" else (values != 0).astype(np.uint8)
 
 
 def _described(path: str, e: Elements, kind: str, labels: dict[int, str], values: NDArray[np.uint8] | NDArray[np.uint16]) -> Outlines:
     shared, frames = e.first(tags.SHARED), e.items(tags.PER_FRAME)
-    faults, notes, at, segments, axes, apart, thickness = [], [], [], [], [], [], []
+    faults, notes, positions, axes, gaps, thickness = [], [], [], [], [], []
+    segments: list[int | None] = []
     if kind not in ("BINARY", "FRACTIONAL", "LABELMAP"):
         faults.append(f"its SegmentationType is '{kind}' (BINARY, FRACTIONAL and LABELMAP are read)")
     if len(frames) != len(values):
         faults.append(f"it has {len(values)} frames and describes {len(frames)}")
     for n, frame in enumerate(frames):
-        found = {
+        groups = {
             tag: frame.first(tag) or (shared and shared.first(tag))
             for tag in (tags.PLANE_POSITION, tags.PLANE_ORIENTATION, tags.MEASURES, IDENTIFICATION)
         }
-        where, along, measures, which = found.values()
-        position, cosines = where and where.point(), along and along.cosines()
+        position_group, orientation_group, measures, segment_group = groups.values()
+        position, cosines = position_group and position_group.point(), orientation_group and orientation_group.cosines()
         spacing = measures and measures.spacing()
         if not (position and cosines and spacing and measures):
             faults.append(f"frame {n + 1} does not say where it lies (position, orientation or spacing is missing)")
             break
-        at.append(position)
+        positions.append(position)
         axes.append(np.outer(spacing, 1) * np.array([cosines[3:], cosines[:3]]))
-        apart.append(measures.decimal(tags.BETWEEN))
+        gaps.append(measures.decimal(tags.BETWEEN))
         thickness.append(measures.decimal(tags.THICKNESS))
-        segments.append(None if kind == "LABELMAP" else which.short(REFERENCED_NUMBER) if which else 0)
+        if kind == "LABELMAP":
+            segments.append(None)
+        else:
+            segments.append(segment_group.short(REFERENCED_NUMBER) if segment_group else 0)
     unknown = sorted({s for s in segments if s is not None} - labels.keys())
     if kind == "LABELMAP":
         unknown = sorted({int(v) for v in np.unique(values)} - labels.keys() - {0, *e.packed(tags.PADDING, "H")})
@@ -104,11 +109,11 @@ def _described(path: str, e: Elements, kind: str, labels: dict[int, str], values
         faults.append(f"it outlines segments {', '.join(map(str, unknown))} that it does not describe")
     if axes and max(np.abs(a - axes[0]).max() for a in axes) > 2e-3:
         faults.append("its frames have different orientations or pixel spacings")
-    between = next((abs(v) for v in apart if v), None)
+    between = next((abs(v) for v in gaps if v), None)
     if between is not None and not 0.01 <= between <= 1000:
         faults.append(f"its SpacingBetweenSlices is {between:g} mm")
     if faults:
-        raise DataError("D07", *(f"{path}: {fault}. {AGAIN}" for fault in faults))
+        raise DataError("D07", *(f"{path}: {fault}. {EXPORT_AGAIN}" for fault in faults))
     if kind == "FRACTIONAL":
         notes.append("fractional segments: a pixel of at least one half counts as outlined")
     return Outlines(
@@ -116,7 +121,7 @@ def _described(path: str, e: Elements, kind: str, labels: dict[int, str], values
         labels,
         values,
         tuple(segments),
-        np.array(at).reshape(-1, 3),
+        np.array(positions).reshape(-1, 3),
         axes[0],
         between,
         next((v for v in thickness if v), None),

@@ -1,4 +1,4 @@
-"""Headers to series: which files are one volume, in which order, and why a series must not be used.
+"""DICOM series from headers: which files are one volume, in which order, and why a series must not be used.
 
 Pure: nothing is opened. Positions decide, never file names or instance numbers: slices are ordered along their common normal, and must lie
 evenly on it (`client.imaging.dicom.slice_geometry`). A series that must not be used has faults, said with the file and what to do; nothing
@@ -29,7 +29,7 @@ from client.imaging.dicom.slice_geometry import (
     unlike,
     where,
 )
-from client.imaging.dicom.split_series import apart
+from client.imaging.dicom.split_series import split_series
 from client.imaging.geometry.volumes import Geometry, Header, Series
 
 LOSSY = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 81, 91, 203))
@@ -43,33 +43,33 @@ PROJECTIONS = frozenset(("MIP", "MINIP", "MPR THICK", "VRT", "VOLUME RENDERED", 
 def group(headers: Sequence[Header]) -> list[Series]:
     """Series in the order of their first file; a SEG object and a NIfTI file are each a series of their own."""
     out: list[Series] = []
-    held: dict[tuple[str, ...], list[Header]] = {}
+    by_series: dict[tuple[str, ...], list[Header]] = {}
     for h in headers:
         alone = h.path if h.kind == "nifti" or h.modality == "SEG" else ""
-        held.setdefault((h.kind, h.modality, h.patient, h.study, h.series, alone), []).append(h)
-    for those in held.values():
-        out += _nifti(those[0]) if those[0].kind == "nifti" else _series(those)
+        by_series.setdefault((h.kind, h.modality, h.patient, h.study, h.series, alone), []).append(h)
+    for headers_of_series in by_series.values():
+        out += _nifti(headers_of_series[0]) if headers_of_series[0].kind == "nifti" else _series(headers_of_series)
     return _unique(out)
 
 
 def _unique(series: list[Series]) -> list[Series]:
     """The same uid under two patients, or twice in other files, is numbered, for a uid stands for one series."""
-    seen: Counter[str] = Counter()
+    uses: Counter[str] = Counter()
     out = []
     for s in series:
-        seen[s.uid] += 1
-        if seen[s.uid] > 1:
+        uses[s.uid] += 1
+        if uses[s.uid] > 1:
             note = "its SeriesInstanceUID is also used by other files (another patient, study or object): taken apart by these"
-            s = replace(s, uid=f"{s.uid}#{seen[s.uid]}", notes=(*s.notes, note))
+            s = replace(s, uid=f"{s.uid}#{uses[s.uid]}", notes=(*s.notes, note))
         out.append(s)
     return out
 
 
 def _nifti(h: Header) -> list[Series]:
     if h.faults:
-        return [_made(h, [h], faults=h.faults)]
+        return [_series_of(h, [h], faults=h.faults)]
     geometry, turn = affine_geometry(h)
-    return [_made(h, [h], geometry=geometry, turn=turn, slices=((0, 0),))]
+    return [_series_of(h, [h], geometry=geometry, turn=turn, slices=((0, 0),))]
 
 
 def affine_geometry(h: Header) -> tuple[Geometry, tuple[int, ...]]:
@@ -80,9 +80,9 @@ def affine_geometry(h: Header) -> tuple[Geometry, tuple[int, ...]]:
     return turned((h.shape[0], h.shape[1], h.shape[2]), matrix[:, 3], np.stack([i, j, k]))
 
 
-def _made(first: Header, headers: Sequence[Header], **more: Any) -> Series:
-    """A series of these files; `more`: what is to differ from what the first header says."""
-    made = Series(
+def _series_of(first: Header, headers: Sequence[Header], **fields: Any) -> Series:
+    """A series of these files; `fields`: what is to differ from what the first header says."""
+    series = Series(
         uid=first.series,
         kind=first.kind,
         modality=first.modality,
@@ -99,23 +99,30 @@ def _made(first: Header, headers: Sequence[Header], **more: Any) -> Series:
         identity=tuple(sorted({name for h in headers for name in h.identity})),
         geometry=None,
     )
-    return replace(made, **more)
+    return replace(series, **fields)
 
 
 def _series(headers: list[Header]) -> list[Series]:
     first = headers[0]
     if first.modality == "SEG":
-        return [_made(first, headers, faults=first.faults)]
-    kinds: dict[str, list[Header]] = {}
+        return [_series_of(first, headers, faults=first.faults)]
+    by_fault: dict[str, list[Header]] = {}
     for h in headers:
-        kinds.setdefault(_unfit(h), []).append(h)
+        by_fault.setdefault(_unfit(h), []).append(h)
     out = []
-    for why, those in kinds.items():
-        if why:
-            mark = "" if len(kinds) == 1 else f"#{why.split(':')[0].split('(')[0].strip().replace(' ', '-')}"
-            out.append(_made(those[0], those, uid=first.series + mark, faults=(f"{where(h.path for h in those)}: {why}. {OTHER_SERIES}",)))
+    for fault, headers_alike in by_fault.items():
+        if fault:
+            mark = "" if len(by_fault) == 1 else f"#{fault.split(':')[0].split('(')[0].strip().replace(' ', '-')}"
+            out.append(
+                _series_of(
+                    headers_alike[0],
+                    headers_alike,
+                    uid=first.series + mark,
+                    faults=(f"{where(h.path for h in headers_alike)}: {fault}. {OTHER_SERIES}",),
+                )
+            )
         else:
-            out += _volumes(those)
+            out += _volumes(headers_alike)
     return out
 
 
@@ -142,58 +149,58 @@ def _volumes(headers: list[Header]) -> list[Series]:
     slices = [Slice(h, n) for h in headers for n in range(len(h.frames))]
     faults = [*dict.fromkeys(f for h in headers for f in h.faults), *mixtures(headers, slices)]
     if faults:
-        return [_made(first, headers, faults=tuple(faults))]
-    along = normal(slices[0].frame)
-    at = np.array([s.frame.position for s in slices], np.float64)
-    order = np.argsort(at @ along, kind="stable")
-    slices, at = [slices[i] for i in order], at[order]
-    parts = apart(slices)
+        return [_series_of(first, headers, faults=tuple(faults))]
+    normal_direction = normal(slices[0].frame)
+    positions = np.array([s.frame.position for s in slices], np.float64)
+    order = np.argsort(positions @ normal_direction, kind="stable")
+    slices, positions = [slices[i] for i in order], positions[order]
+    parts = split_series(slices)
     if len(parts) == 1:
-        return [_volume(first.series, slices, along, ())]
+        return [_volume(first.series, slices, normal_direction, ())]
     out = []
-    for name, those in parts:
+    for name, part in parts:
         note = f"one of {len(parts)} images that share a SeriesInstanceUID: taken apart by {name}"
-        out.append(_volume(f"{first.series}#{name.replace(' ', '')}", those, along, (note,)))
+        out.append(_volume(f"{first.series}#{name.replace(' ', '')}", part, normal_direction, (note,)))
     return out
 
 
-def _volume(uid: str, slices: list[Slice], along: NDArray[np.float64], notes: tuple[str, ...]) -> Series:
+def _volume(uid: str, slices: list[Slice], normal_direction: NDArray[np.float64], notes: tuple[str, ...]) -> Series:
     """One stack, its slices sorted by position; doubled places keep their first, the others are compared with it on reading."""
-    places = [sorted(p, key=lambda s: (s.header.instance or 0, s.header.path, s.number)) for p in by_place(slices, along)]
+    places = [sorted(p, key=lambda s: (s.header.instance or 0, s.header.path, s.number)) for p in by_place(slices, normal_direction)]
     kept = [p[0] for p in places]
     headers = list(dict.fromkeys(s.header for s in kept))
     files = tuple(h.path for h in headers)
     index = {path: n for n, path in enumerate(files)}
     spares = tuple((s.header.path, s.number, k) for k, place in enumerate(places) for s in place[1:])
-    faults, strays, step = even(kept, along)
-    several = sum(len({(s.header.sop or s.header.path, s.number) for s in place}) > 1 for place in places)
+    faults, strays, step = even(kept, normal_direction)
+    doubled = sum(len({(s.header.sop or s.header.path, s.number) for s in place}) > 1 for place in places)
     faults += unlike(headers, kept)
-    if several > 1 and 2 * several >= len(places):
+    if doubled > 1 and 2 * doubled >= len(places):
         faults.append(
-            f"{where(s.header.path for s in slices)}: several images of the same places ({several} of {len(places)}) share one series, "
+            f"{where(s.header.path for s in slices)}: several images of the same places ({doubled} of {len(places)}) share one series, "
             "and no attribute (echo, b-value, phase, acquisition) tells them apart. Send each as a series of its own, or leave it out"
         )
-    told = [*notes, *strays, *_remarks(headers, kept, step)]
+    volume_notes = [*notes, *strays, *_remarks(headers, kept, step)]
     if spares:
-        told.append(f"{len(spares)} slices are there twice: one of each is taken when, on reading, their pixels turn out equal")
-    more: dict[str, Any] = {}
+        volume_notes.append(f"{len(spares)} slices are there twice: one of each is taken when, on reading, their pixels turn out equal")
+    geometry_fields: dict[str, Any] = {}
     if not faults and step is not None:
         frame = kept[0].frame
         (row, column), (down, right) = axes(frame), frame.spacing or (0.0, 0.0)
         shape = (len(kept), headers[0].rows, headers[0].columns)
         origin = np.array(frame.position, np.float64)
-        more["geometry"], more["turn"] = turned(shape, origin, np.stack([step, column * down, row * right]))
-    named, why = mr_sequence.channel(replace(headers[0], echo_time=_float(kept[0].trait("EchoTime")) or headers[0].echo_time))
-    return _made(
+        geometry_fields["geometry"], geometry_fields["turn"] = turned(shape, origin, np.stack([step, column * down, row * right]))
+    channel, why = mr_sequence.channel(replace(headers[0], echo_time=_float(kept[0].trait("EchoTime")) or headers[0].echo_time))
+    return _series_of(
         headers[0],
         headers,
         uid=uid,
         slices=tuple((index[s.header.path], s.number) for s in kept),
         spares=spares,
-        channel=named,
-        notes=(*told, why) if why else tuple(told),
+        channel=channel,
+        notes=(*volume_notes, why) if why else tuple(volume_notes),
         faults=tuple(faults),
-        **more,
+        **geometry_fields,
     )
 
 
@@ -207,9 +214,9 @@ def _float(text: str) -> float | None:
 def _remarks(headers: list[Header], kept: list[Slice], step: NDArray[np.float64] | None) -> Iterable[str]:
     first = headers[0]
     thickness = kept[0].frame.thickness
-    apart = float(np.linalg.norm(step)) if step is not None else 0.0
-    if thickness and apart and abs(thickness - apart) > 0.1 * apart:
-        yield f"SliceThickness says {thickness:g} mm, the positions are {apart:g} mm apart: the positions are believed"
+    distance = float(np.linalg.norm(step)) if step is not None else 0.0
+    if thickness and distance and abs(thickness - distance) > 0.1 * distance:
+        yield f"SliceThickness says {thickness:g} mm, the positions are {distance:g} mm apart: the positions are believed"
     if first.transfer_syntax in LOSSY:
         yield "lossy compression: its values are approximate"
     if first.photometric == "MONOCHROME1":
@@ -226,12 +233,12 @@ def turned(shape: tuple[int, int, int], origin: NDArray[np.float64], steps: NDAr
     """
     cosine = steps / np.linalg.norm(steps, axis=1, keepdims=True)
     axes = max(permutations(range(3)), key=lambda p: sum(abs(cosine[a, 2 - t]) for t, a in enumerate(p)))
-    origin, out, turn = np.array(origin, np.float64), np.empty((3, 3)), []
+    origin, directions, turn = np.array(origin, np.float64), np.empty((3, 3)), []
     for target, axis in enumerate(axes):
-        back = cosine[axis, 2 - target] < 0
-        if back:
+        reversed_axis = cosine[axis, 2 - target] < 0
+        if reversed_axis:
             origin = origin + (shape[axis] - 1) * steps[axis]
-        out[target] = -steps[axis] if back else steps[axis]
-        turn.append(-(axis + 1) if back else axis + 1)
+        directions[target] = -steps[axis] if reversed_axis else steps[axis]
+        turn.append(-(axis + 1) if reversed_axis else axis + 1)
     z, y, x = (shape[a] for a in axes)
-    return Geometry((z, y, x), (float(origin[0]), float(origin[1]), float(origin[2])), out), tuple(turn)
+    return Geometry((z, y, x), (float(origin[0]), float(origin[1]), float(origin[2])), directions), tuple(turn)

@@ -1,4 +1,4 @@
-"""The slices of a series among each other: mixtures, gaps, doubles, tilt.
+"""Slice geometry within a series: spacing, gaps, doubles, gantry tilt, mixtures.
 
 What a scanner rounds is tolerated (1 % of the spacing or 0.01 mm in silence, up to 10 % or 0.1 mm with a note); anything else is a sentence
 with the files and what to do.
@@ -21,9 +21,9 @@ from common.data.modality import modality
 
 T = TypeVar("T")
 
-JUMP = 500.0
+INTERCEPT_JUMP_HU = 500.0
 """HU: slices of one CT that are scaled alike do not differ by more in what is added to their values."""
-MINIMUM = 3
+FEWEST_SLICES = 3
 """Fewer slices than this are a sketch, not a volume."""
 
 COMPRESSED = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81, 90, 91, 201, 202, 203)) | {"1.2.840.10008.1.2.5"}
@@ -32,6 +32,8 @@ OTHER_SERIES = "Nothing to do: the study's other series are read"
 
 @dataclass(frozen=True)
 class Slice:
+    """One frame of a file, on the way into a stack."""
+
     header: Header
     number: int
     """Its frame in the file."""
@@ -46,10 +48,10 @@ class Slice:
 
 def where(paths: Iterable[str]) -> str:
     """'a.dcm', 'a.dcm and b.dcm' or 'a.dcm and 12 more files'."""
-    those = sorted(set(paths))
-    if len(those) <= 2:
-        return " and ".join(those)
-    return f"{those[0]} and {len(those) - 1} more files"
+    names = sorted(set(paths))
+    if len(names) <= 2:
+        return " and ".join(names)
+    return f"{names[0]} and {len(names) - 1} more files"
 
 
 def axes(frame: Frame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -75,12 +77,12 @@ def mixtures(headers: list[Header], slices: list[Slice]) -> Iterable[str]:
     if not headers[0].series:
         yield f"{where(h.path for h in headers)}: no SeriesInstanceUID, so what belongs together is unknown. {way}"
     for syntax in sorted({h.transfer_syntax for h in headers} - NATIVE - COMPRESSED):
-        those = where(h.path for h in headers if h.transfer_syntax == syntax)
-        yield f"{those}: transfer syntax {syntax} cannot be decoded. Convert it to explicit VR little endian (dcmconv, gdcmconv --raw)"
+        files = where(h.path for h in headers if h.transfer_syntax == syntax)
+        yield f"{files}: transfer syntax {syntax} cannot be decoded. Convert it to explicit VR little endian (dcmconv, gdcmconv --raw)"
     for name in ("position", "orientation", "spacing"):
-        if lacking := [s.header.path for s in slices if getattr(s.frame, name) is None]:
+        if without := [s.header.path for s in slices if getattr(s.frame, name) is None]:
             tag = {"position": "ImagePositionPatient", "orientation": "ImageOrientationPatient", "spacing": "PixelSpacing"}[name]
-            yield f"{where(lacking)}: {tag} is missing or unreadable, so the slice has no place in the patient. {way}"
+            yield f"{where(without)}: {tag} is missing or unreadable, so the slice has no place in the patient. {way}"
             return
     skewed = [s.header.path for s in slices if not _square(s.frame.orientation)]
     if skewed:
@@ -90,28 +92,28 @@ def mixtures(headers: list[Header], slices: list[Slice]) -> Iterable[str]:
     sizes = [f"{s.header.rows}x{s.header.columns}" for s in slices]
     yield from _mixed(slices, "matrix", sizes, [size != _usual(sizes) for size in sizes], split)
     spacings = [s.frame.spacing or (0.0, 0.0) for s in slices]
-    usual = _usual([(round(a, 2), round(b, 2)) for a, b in spacings])
-    usual = next(s for s in spacings if (round(s[0], 2), round(s[1], 2)) == usual)
-    odd = [bool(np.abs(np.divide(s, usual) - 1).max() > 2e-3) for s in spacings]
-    yield from _mixed(slices, "PixelSpacing", ["{:.4g} x {:.4g} mm".format(*s) for s in spacings], odd, split)
+    usual_spacing = _usual([(round(a, 2), round(b, 2)) for a, b in spacings])
+    usual_spacing = next(s for s in spacings if (round(s[0], 2), round(s[1], 2)) == usual_spacing)
+    differs = [bool(np.abs(np.divide(s, usual_spacing) - 1).max() > 2e-3) for s in spacings]
+    yield from _mixed(slices, "PixelSpacing", ["{:.4g} x {:.4g} mm".format(*s) for s in spacings], differs, split)
     cosines = [s.frame.orientation or () for s in slices]
-    coarse = [tuple(round(c, 2) for c in o) for o in cosines]
-    main = cosines[coarse.index(_usual(coarse))]
-    away = [s.header.path for s, o in zip(slices, cosines, strict=True) if not _parallel(o, main)]
-    if away:
-        what = f"mixed orientation: {len(away)} of {len(slices)} slices are turned or tilted against the others"
-        yield f"{where(away)}: {what}. {split}"
+    rounded = [tuple(round(c, 2) for c in o) for o in cosines]
+    usual_orientation = cosines[rounded.index(_usual(rounded))]
+    turned_paths = [s.header.path for s, o in zip(slices, cosines, strict=True) if not _parallel(o, usual_orientation)]
+    if turned_paths:
+        what = f"mixed orientation: {len(turned_paths)} of {len(slices)} slices are turned or tilted against the others"
+        yield f"{where(turned_paths)}: {what}. {split}"
 
 
 def _usual(values: Sequence[T]) -> T:
     return Counter(values).most_common(1)[0][0]
 
 
-def _mixed(slices: list[Slice], name: str, values: list[str], odd: list[bool], way: str) -> Iterable[str]:
-    if any(odd):
-        told = ", ".join(f"{v} in {n}" for v, n in Counter(values).most_common(4))
-        paths = (s.header.path for s, o in zip(slices, odd, strict=True) if o)
-        yield f"{where(paths)}: mixed {name} in one series ({told} slices). {way}"
+def _mixed(slices: list[Slice], name: str, values: list[str], differs: list[bool], way: str) -> Iterable[str]:
+    if any(differs):
+        counts = ", ".join(f"{v} in {n}" for v, n in Counter(values).most_common(4))
+        paths = (s.header.path for s, o in zip(slices, differs, strict=True) if o)
+        yield f"{where(paths)}: mixed {name} in one series ({counts} slices). {way}"
 
 
 def _square(orientation: tuple[float, ...] | None) -> bool:
@@ -126,12 +128,12 @@ def _parallel(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 def by_place(slices: Sequence[Slice], along: NDArray[np.float64]) -> list[list[Slice]]:
     """Slices (sorted) by place: those of one place together."""
-    at = np.array([s.frame.position for s in slices], np.float64) @ along
-    steps = np.diff(at)
-    apart = steps[steps > 0.01]
-    same = max(0.01, 0.01 * float(np.median(apart))) if len(apart) else 0.01
-    number = np.concatenate([[0], np.cumsum(steps > same)])
-    return [[s for _, s in g] for _, g in groupby(zip(number, slices, strict=True), key=lambda pair: pair[0])]
+    depths = np.array([s.frame.position for s in slices], np.float64) @ along
+    steps = np.diff(depths)
+    distances = steps[steps > 0.01]
+    same = max(0.01, 0.01 * float(np.median(distances))) if len(distances) else 0.01
+    place_numbers = np.concatenate([[0], np.cumsum(steps > same)])
+    return [[s for _, s in g] for _, g in groupby(zip(place_numbers, slices, strict=True), key=lambda pair: pair[0])]
 
 
 def unlike(headers: Sequence[Header], slices: Sequence[Slice]) -> Iterable[str]:
@@ -139,86 +141,90 @@ def unlike(headers: Sequence[Header], slices: Sequence[Slice]) -> Iterable[str]:
     way = "Export the series again from the archive, or leave it out"
     if len(frames := {h.frame_of_reference for h in headers} - {""}) > 1:
         usual = _usual([h.frame_of_reference for h in headers])
-        odd = where(h.path for h in headers if h.frame_of_reference not in ("", usual))
-        yield f"{odd}: the slices lie in {len(frames)} frames of reference, between which positions cannot be compared. {way}"
+        files = where(h.path for h in headers if h.frame_of_reference not in ("", usual))
+        yield f"{files}: the slices lie in {len(frames)} frames of reference, between which positions cannot be compared. {way}"
     if len({(h.scales, h.rescaled, h.signed, h.stored) for h in headers}) == 1 and len(headers[0].scales) <= 1:
         return
-    given = [(s.header.rescaled or ("",))[s.number if len(s.header.rescaled) > 1 else 0] for s in slices]
-    told = [text or "no rescaling" for text in given]
-    yield from _mixed(list(slices), "rescaling", told, [text != _usual(told) for text in told], way)
+    rescaling = [(s.header.rescaled or ("",))[s.number if len(s.header.rescaled) > 1 else 0] for s in slices]
+    texts = [text or "no rescaling" for text in rescaling]
+    yield from _mixed(list(slices), "rescaling", texts, [text != _usual(texts) for text in texts], way)
     scales = [(s.header.scales or ((1.0, 0.0),))[s.number if len(s.header.scales) > 1 else 0] for s in slices]
     slopes = [abs(slope) for slope, _ in scales]
     if max(slopes) > 1000 * min(slopes):
         usual_slope = float(np.median(slopes))
-        most = max(range(len(slopes)), key=lambda i: abs(np.log(slopes[i] / usual_slope)))
-        yield f"{slices[most].header.path}: RescaleSlope is {scales[most][0]:g} where most slices have {usual_slope:g}. {way}"
+        extreme = max(range(len(slopes)), key=lambda i: abs(np.log(slopes[i] / usual_slope)))
+        yield f"{slices[extreme].header.path}: RescaleSlope is {scales[extreme][0]:g} where most slices have {usual_slope:g}. {way}"
     # equal slopes of values stored alike: the intercept says how much is added to every one of them
-    alike: dict[tuple[object, ...], list[int]] = {}
+    by_storage: dict[tuple[object, ...], list[int]] = {}
     for i, (s, (slope, _)) in enumerate(zip(slices, scales, strict=True)):
-        alike.setdefault((slope, s.header.signed, s.header.stored), []).append(i)
-    for those in alike.values():
-        added = [scales[i][1] for i in those]
-        if modality(slices[0].header.modality).hounsfield and max(added) - min(added) > JUMP:
-            odd_ones = [f"{a:g}" != f"{_usual(added):g}" for a in added]
-            yield from _mixed([slices[i] for i in those], "RescaleIntercept", [f"{a:g}" for a in added], odd_ones, way)
+        by_storage.setdefault((slope, s.header.signed, s.header.stored), []).append(i)
+    for indices in by_storage.values():
+        intercepts = [scales[i][1] for i in indices]
+        if modality(slices[0].header.modality).hounsfield and max(intercepts) - min(intercepts) > INTERCEPT_JUMP_HU:
+            differs = [f"{a:g}" != f"{_usual(intercepts):g}" for a in intercepts]
+            yield from _mixed([slices[i] for i in indices], "RescaleIntercept", [f"{a:g}" for a in intercepts], differs, way)
 
 
 def even(kept: list[Slice], along: NDArray[np.float64]) -> tuple[list[str], list[str], NDArray[np.float64] | None]:
     """(faults, notes, the step from slice to slice, LPS mm)."""
     paths = [s.header.path for s in kept]
-    if len(kept) < MINIMUM:
+    if len(kept) < FEWEST_SLICES:
         few = "one slice is" if len(kept) == 1 else f"{len(kept)} slices are"
-        return [f"{where(paths)}: {few} no volume (at least {MINIMUM} are needed). {OTHER_SERIES}, or export the whole series"], [], None
-    at = np.array([s.frame.position for s in kept], np.float64)
-    depth = at @ along
+        return (
+            [f"{where(paths)}: {few} no volume (at least {FEWEST_SLICES} are needed). {OTHER_SERIES}, or export the whole series"],
+            [],
+            None,
+        )
+    positions = np.array([s.frame.position for s in kept], np.float64)
+    depth = positions @ along
     mean = float(depth[-1] - depth[0]) / (len(kept) - 1)
-    step = (at[-1] - at[0]) / (len(kept) - 1)
+    step = (positions[-1] - positions[0]) / (len(kept) - 1)
     faults, notes = [], []
-    stray = float(np.abs(depth - depth[0] - mean * np.arange(len(kept))).max())
-    if stray > max(0.01, 0.01 * mean):
-        if stray <= min(0.1, 0.1 * mean):
-            notes.append(f"slice positions stray by up to {stray:.3f} mm from an even spacing of {mean:.3f} mm, as rounding does")
+    deviation = float(np.abs(depth - depth[0] - mean * np.arange(len(kept))).max())
+    if deviation > max(0.01, 0.01 * mean):
+        if deviation <= min(0.1, 0.1 * mean):
+            notes.append(f"slice positions stray by up to {deviation:.3f} mm from an even spacing of {mean:.3f} mm, as rounding does")
         else:
             faults.append(_uneven(paths, depth))
-    aside = at - at[0] - np.outer(depth - depth[0], along)
-    if np.abs(aside).max() > 0.05 + 1e-3 * (depth[-1] - depth[0]):
-        faults.append(_leaning(paths, aside, depth))
+    sideways = positions - positions[0] - np.outer(depth - depth[0], along)
+    if np.abs(sideways).max() > 0.05 + 1e-3 * (depth[-1] - depth[0]):
+        faults.append(_leaning(paths, sideways, depth))
     return faults, notes, step
 
 
 def _uneven(paths: list[str], depth: NDArray[np.float64]) -> str:
     steps = np.diff(depth)
-    base = float(np.median(steps))
-    times = steps / base
-    wide = np.flatnonzero(times > 1.5)
-    if len(wide) and len(wide) <= max(1, len(steps) // 4) and (np.abs(np.delete(times, wide) - 1) < 0.2).all():
+    usual_step = float(np.median(steps))
+    ratios = steps / usual_step
+    gaps = np.flatnonzero(ratios > 1.5)
+    if len(gaps) and len(gaps) <= max(1, len(steps) // 4) and (np.abs(np.delete(ratios, gaps) - 1) < 0.2).all():
         missing = ", ".join(
-            f"{max(1, round(times[i]) - 1)} between {depth[i]:.2f} and {depth[i + 1]:.2f} mm ({paths[i]} and {paths[i + 1]})"
-            for i in wide[:4]
+            f"{max(1, round(ratios[i]) - 1)} between {depth[i]:.2f} and {depth[i + 1]:.2f} mm ({paths[i]} and {paths[i + 1]})"
+            for i in gaps[:4]
         )
-        more = f" and at {len(wide) - 4} further places" if len(wide) > 4 else ""
+        more = f" and at {len(gaps) - 4} further places" if len(gaps) > 4 else ""
         return f"slices are missing: {missing}{more}. Export the whole series again, or leave it out"
     counts = Counter(f"{s:.2f}" for s in steps)
-    told = ", ".join(f"{n} of {value} mm" for value, n in counts.most_common(4))
-    odd = int(np.abs(times - 1).argmax())
+    text = ", ".join(f"{n} of {value} mm" for value, n in counts.most_common(4))
+    worst = int(np.abs(ratios - 1).argmax())
     return (
-        f"mixed spacing: the steps between slices differ ({told}), most at {paths[odd]} and {paths[odd + 1]}. "
+        f"mixed spacing: the steps between slices differ ({text}), most at {paths[worst]} and {paths[worst + 1]}. "
         "Send each part as a series of its own, or leave it out"
     )
 
 
-def _leaning(paths: list[str], aside: NDArray[np.float64], depth: NDArray[np.float64]) -> str:
-    run = depth - depth[0]
-    slope = (run @ aside) / (run @ run)
-    left = np.abs(aside - np.outer(run, slope)).max(axis=1)
-    if left.max() <= 0.05 + 1e-3 * run[-1]:
+def _leaning(paths: list[str], sideways: NDArray[np.float64], depth: NDArray[np.float64]) -> str:
+    distance = depth - depth[0]
+    slope = (distance @ sideways) / (distance @ distance)
+    residual = np.abs(sideways - np.outer(distance, slope)).max(axis=1)
+    if residual.max() <= 0.05 + 1e-3 * distance[-1]:
         angle = float(np.degrees(np.arctan(np.linalg.norm(slope))))
         return (
             f"{where(paths)}: gantry tilt: the slices are shifted sideways as if sheared by {angle:.1f} degrees. "
             "Send the tilt-corrected reconstruction, or leave it out"
         )
-    worst = int(left.argmax())
+    worst = int(residual.argmax())
     return (
-        f"{paths[worst]}: its position lies {left[worst]:.1f} mm beside the line of the other slices. "
+        f"{paths[worst]}: its position lies {residual[worst]:.1f} mm beside the line of the other slices. "
         "Export the series again from the archive, or leave it out"
     )

@@ -1,4 +1,4 @@
-"""Several images that share one series, taken apart: of the same places (echoes, phases), or interleaved.
+"""Splitting a series that holds several images: of the same places (echoes, phases), or interleaved.
 
 Two phases whose positions are half a slice apart look like one volume of twice as many slices. They are known by an attribute that parts
 the slices into stacks, each of them even and lying over the others.
@@ -13,18 +13,18 @@ from itertools import combinations, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from client.imaging.dicom.slice_geometry import MINIMUM, Slice, by_place, even, normal
+from client.imaging.dicom.slice_geometry import FEWEST_SLICES, Slice, by_place, even, normal
 from common.data.modality import modality
 
 WHEN_TAKEN = frozenset(("AcquisitionNumber", "AcquisitionTime", "TriggerTime"))
 """MR takes the odd and the even slices of one volume after each other, so these part it only where the slices are too thick for that."""
 WHEN_MADE = "ContentTime"
 """Says when a slice was reconstructed, which may be in any order."""
-OVERLAP = 1.25
+OVERLAP_STEPS = 1.25
 """Slices thicker than this many steps lie over their neighbours."""
 
 
-def apart(slices: list[Slice]) -> list[tuple[str, list[Slice]]]:
+def split_series(slices: list[Slice]) -> list[tuple[str, list[Slice]]]:
     """Slices, sorted by place, by the first attribute that parts them cleanly: (attribute and value, its slices); one part where none does.
 
     Cleanly: each value of the attribute has every place equally often, and fewer times than all together; or each is an even stack that
@@ -32,33 +32,41 @@ def apart(slices: list[Slice]) -> list[tuple[str, list[Slice]]]:
     """
     places = by_place(slices, normal(slices[0].frame))
     copies = max(len({(s.header.sop or s.header.path, s.number) for s in place}) for place in places)
-    told = _telling(slices) if len(slices) >= 2 * MINIMUM or copies > 1 else {}
-    for name, values in told.items():
+    attributes = _differing_attributes(slices) if len(slices) >= 2 * FEWEST_SLICES or copies > 1 else {}
+    for name, values in attributes.items():
         if len(set(values)) <= copies and _same_places(places, values):
-            return _parted(slices, name, values)
-    for name, values in told.items():
+            return _split_by(slices, name, values)
+    for name, values in attributes.items():
         if name != WHEN_MADE and _interleaved(slices, values, name in WHEN_TAKEN):
-            return _parted(slices, name, values)
+            return _split_by(slices, name, values)
     return [("", slices)]
 
 
-def _telling(slices: Sequence[Slice]) -> dict[str, list[str]]:
+def _differing_attributes(slices: Sequence[Slice]) -> dict[str, list[str]]:
     """Of each attribute that differs between slices: its value on each of them."""
-    held = [{"FrameOfReferenceUID": s.header.frame_of_reference, **dict(s.frame.traits)} for s in slices]
-    columns = {name: [of.get(name, "") for of in held] for name in dict.fromkeys(n for of in held for n in of)}
-    return {name: column for name, column in columns.items() if len(set(column)) > 1}
+    attributes = [{"FrameOfReferenceUID": s.header.frame_of_reference, **dict(s.frame.traits)} for s in slices]
+    differing = {}
+    for name in dict.fromkeys(name for of_slice in attributes for name in of_slice):
+        column = [of_slice.get(name, "") for of_slice in attributes]
+        if len(set(column)) > 1:
+            differing[name] = column
+    return differing
 
 
-def _parts(slices: Sequence[Slice], values: Sequence[str]) -> dict[str, list[Slice]]:
+def _by_value(slices: Sequence[Slice], values: Sequence[str]) -> dict[str, list[Slice]]:
     out: dict[str, list[Slice]] = {value: [] for value in sorted(set(values), key=_numeric)}
     for s, value in zip(slices, values, strict=True):
         out[value].append(s)
     return out
 
 
-def _parted(slices: Sequence[Slice], name: str, values: Sequence[str]) -> list[tuple[str, list[Slice]]]:
-    named = [(f"{name} {value or 'absent'}", those) for value, those in _parts(slices, values).items()]
-    return [(f"{told}, {more}" if more else told, deeper) for told, those in named for more, deeper in apart(those)]
+def _split_by(slices: Sequence[Slice], name: str, values: Sequence[str]) -> list[tuple[str, list[Slice]]]:
+    parts = [(f"{name} {value or 'absent'}", part) for value, part in _by_value(slices, values).items()]
+    return [
+        (f"{label}, {deeper_label}" if deeper_label else label, deeper_slices)
+        for label, part in parts
+        for deeper_label, deeper_slices in split_series(part)
+    ]
 
 
 def _numeric(value: str) -> tuple[float, str]:
@@ -77,25 +85,25 @@ def _same_places(places: Sequence[Sequence[Slice]], values: Sequence[str]) -> bo
 
 def _interleaved(slices: list[Slice], values: Sequence[str], when_taken: bool) -> bool:
     """Whether the values part the slices into even stacks that lie over each other."""
-    if len(set(values)) * MINIMUM > len(slices):
+    if len(set(values)) * FEWEST_SLICES > len(slices):
         return False
     along = normal(slices[0].frame)
     if when_taken and not modality(slices[0].header.modality).at_once and not _thick(slices, along):
         return False
-    spans = []
-    for those in _parts(slices, values).values():
-        stack = [place[0] for place in by_place(those, along)]
+    extents = []
+    for part in _by_value(slices, values).values():
+        stack = [place[0] for place in by_place(part, along)]
         faults, _, _ = even(stack, along)
         if faults:
             return False
         low, high = (float(np.asarray(s.frame.position) @ along) for s in (stack[0], stack[-1]))
-        spans.append((low, high))
+        extents.append((low, high))
     return all(
         min(b, d) - max(a, c) >= 0.5 * min(b - a, d - c)  # half of the shorter one
-        for (a, b), (c, d) in combinations(spans, 2)
+        for (a, b), (c, d) in combinations(extents, 2)
     )
 
 
 def _thick(slices: Sequence[Slice], along: NDArray[np.float64]) -> bool:
-    at = np.unique(np.round(np.array([s.frame.position for s in slices], np.float64) @ along, 2))
-    return bool(len(at) > 1 and (slices[0].frame.thickness or 0.0) > OVERLAP * float(np.median(np.diff(at))))
+    depths = np.unique(np.round(np.array([s.frame.position for s in slices], np.float64) @ along, 2))
+    return bool(len(depths) > 1 and (slices[0].frame.thickness or 0.0) > OVERLAP_STEPS * float(np.median(np.diff(depths))))

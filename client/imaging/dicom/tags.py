@@ -1,4 +1,4 @@
-"""The DICOM tags that the readers look at, by short names."""
+"""DICOM tags that the readers look at, by short names; among them those that may identify a patient, read by name alone."""
 
 from __future__ import annotations
 

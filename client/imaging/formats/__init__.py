@@ -1,1 +1,1 @@
-"""One door to all formats of images and outlines: DICOM, NIfTI, label maps."""
+"""Image formats behind one door: DICOM, NIfTI, label maps, segmentations."""

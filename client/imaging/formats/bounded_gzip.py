@@ -1,4 +1,4 @@
-"""Gzip files in pieces, within bounds and to their end: a flipped bit is only told by the checksum that stands behind the data.
+"""Gzip files read in pieces, within bounds and to their end: a flipped bit is only found by the checksum behind the data.
 
 Python's own reader hands over as many bytes as it is asked for and then stops, and what was asked for is what a header claims.
 """
@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-MOST = 1040
+LARGEST_RATIO = 1040
 """No compressed byte becomes more than 1032 of them (the format's longest match, again and again), and a little for the frame."""
 SURPLUS = 16 << 20
 """Bytes that may stand behind what is asked for."""
@@ -24,13 +24,13 @@ _MAGIC = b"\x1f\x8b"
 
 def start(path: Path, length: int) -> bytes:
     """The first bytes of what the file holds; fewer where it holds no more."""
-    held = b""
+    data = b""
     with path.open("rb") as f:
         for piece in _pieces(f, length):
-            held += piece
-            if len(held) >= length:
+            data += piece
+            if len(data) >= length:
                 break
-    return held[:length]
+    return data[:length]
 
 
 def array(path: Path, offset: int, length: int) -> NDArray[np.uint8]:
@@ -40,41 +40,41 @@ def array(path: Path, offset: int, length: int) -> NDArray[np.uint8]:
     be there at all (`MOST`) is to be asked before.
     """
     out = np.empty(length, np.uint8)
-    held, skip, at, surplus = out.data, offset, 0, 0
+    view, skip, filled, surplus = out.data, offset, 0, 0
     with path.open("rb") as f:
         for piece in _pieces(f, _PIECE):
             rest = memoryview(piece)[skip:]
             skip -= min(skip, len(piece))
-            taken = min(len(rest), length - at)
-            held[at : at + taken] = rest[:taken]
-            at += taken
+            taken = min(len(rest), length - filled)
+            view[filled : filled + taken] = rest[:taken]
+            filled += taken
             surplus += len(rest) - taken
             if surplus > SURPLUS:
                 raise ValueError(f"it goes on for more than {SURPLUS >> 20} MB after the {offset + length} bytes that its header claims")
-    if at < length or skip:
-        raise EOFError(f"{at} of {length} bytes of voxels are there")
+    if filled < length or skip:
+        raise EOFError(f"{filled} of {length} bytes of voxels are there")
     return out
 
 
 def _pieces(f: BinaryIO, most: int) -> Iterator[bytes]:
     """What a file of one or several gzip members holds, at most `most` bytes at a time; each member's checksum and length are compared."""
     inflate = zlib.decompressobj(_GZIP)
-    packed = f.read(_READ)
+    compressed = f.read(_READ)
     while True:
-        piece = inflate.decompress(packed, most)
+        piece = inflate.decompress(compressed, most)
         if piece:
             yield piece
         if inflate.eof:
-            packed = inflate.unused_data or f.read(_READ)
-            while packed and not packed.strip(b"\0"):  # padded to the block of a tape
-                packed = f.read(_READ)
-            packed = packed.lstrip(b"\0")
-            packed += f.read(_READ) if len(packed) < len(_MAGIC) else b""
-            if not packed.startswith(_MAGIC):
+            compressed = inflate.unused_data or f.read(_READ)
+            while compressed and not compressed.strip(b"\0"):  # padded to the block of a tape
+                compressed = f.read(_READ)
+            compressed = compressed.lstrip(b"\0")
+            compressed += f.read(_READ) if len(compressed) < len(_MAGIC) else b""
+            if not compressed.startswith(_MAGIC):
                 return  # as gzip does, what else follows is passed over
             inflate = zlib.decompressobj(_GZIP)
             continue
-        ended = not packed and not piece
-        packed = inflate.unconsumed_tail or f.read(_READ)
-        if ended and not packed:
+        ended = not compressed and not piece
+        compressed = inflate.unconsumed_tail or f.read(_READ)
+        if ended and not compressed:
             raise EOFError("it is cut short")

@@ -1,4 +1,4 @@
-"""What experts outlined on one case's images, put together into one mask on the grid of the first image.
+"""Merged mask of one case: what experts outlined on its images, put together on the grid of the first image.
 
 Of each region the first segmentation that speaks about it counts; one that disagrees with it, and one that cannot be used, is told and
 left out. A label map may lie on the grid of any of the images: it is then laid onto the first one's as that image is.
@@ -24,22 +24,24 @@ NEAR = 0.25
 
 
 @dataclass(frozen=True)
-class Outlined:
+class MergedMask:
+    """One case's mask, and what became of the segmentations that are not in it."""
+
     mask: Mask | None = None
     """None where no segmentation speaks about any region."""
-    troubles: tuple[tuple[str, str], ...] = ()
+    rejections: tuple[tuple[str, str], ...] = ()
     """(code, sentence) of each segmentation that cannot be used."""
     notes: tuple[str, ...] = ()
     passing: bool = False
     """Whether one was lost for lack of memory: another time it may be read."""
 
 
-def outlined(
+def merge_masks(
     masks: Sequence[Series], images: Mapping[str, Series], volumes: Mapping[str, Volume], regions: Sequence[str], spec: ImagesSpec
-) -> Outlined:
+) -> MergedMask:
     """`masks` on the grid of the first of `volumes`, whose series are `images`; region i of `regions` is bit i. Never raises."""
-    found: Mask | None = None
-    troubles: list[tuple[str, str]] = []
+    merged: Mask | None = None
+    rejections: list[tuple[str, str]] = []
     notes: list[str] = []
     passing = False
     for series in masks:
@@ -47,22 +49,22 @@ def outlined(
         try:
             mask = _read(series, images, volumes, regions, spec)
         except DataError as error:
-            troubles.append((error.code, " ".join(error.faults)))
+            rejections.append((error.code, " ".join(error.faults)))
             passing |= isinstance(error.__cause__, MemoryError)
         except MemoryError:
-            troubles.append(("D00", f"D00 {file}: there is not enough memory to read the segmentation. Close other programs"))
+            rejections.append(("D00", f"D00 {file}: there is not enough memory to read the segmentation. Close other programs"))
             passing = True
         except Exception as error:  # whatever a reader makes of a strange file: this mask is lost, the image is not
             text = "".join(traceback.format_exception(error))
-            troubles.append(("X01", f"{file}: reading the segmentation failed; report it with this text: {text}"))
+            rejections.append(("X01", f"{file}: reading the segmentation failed; report it with this text: {text}"))
         else:
             notes += mask.notes
-            if found is None:
-                found = mask
+            if merged is None:
+                merged = mask
             else:
-                notes += _disagreement(found, mask, file, regions)
-                found = _merged(found, mask)
-    return Outlined(found if found is not None and any(found.marked) else None, tuple(troubles), tuple(notes), passing)
+                notes += _disagreement(merged, mask, file, regions)
+                merged = _merged(merged, mask)
+    return MergedMask(merged if merged is not None and any(merged.marked) else None, tuple(rejections), tuple(notes), passing)
 
 
 def _read(series: Series, images: Mapping[str, Series], volumes: Mapping[str, Volume], regions: Sequence[str], spec: ImagesSpec) -> Mask:
@@ -74,22 +76,22 @@ def _read(series: Series, images: Mapping[str, Series], volumes: Mapping[str, Vo
         labels = {r: spec.regions.get(r, (r,)) for r in regions}
         return segmentations.read_segmentation(series, grid, labels, images[first])
     name = next((n for n, v in volumes.items() if _on(series.geometry, v.geometry)), first)
-    own = volumes[name].geometry
-    mask = segmentations.read_label_map(Path(series.files[0]), own, {r: spec.values.get(r, ()) for r in regions})
-    return mask if own.same_as(grid) else _laid(mask, own, grid, name)
+    own_grid = volumes[name].geometry
+    mask = segmentations.read_label_map(Path(series.files[0]), own_grid, {r: spec.values.get(r, ()) for r in regions})
+    return mask if own_grid.same_as(grid) else _laid(mask, own_grid, grid, name)
 
 
 def _on(geometry: Geometry | None, grid: Geometry) -> bool:
     return geometry is not None and geometry.same_as(grid, NEAR * min(grid.spacing_mm))
 
 
-def _laid(mask: Mask, own: Geometry, grid: Geometry, name: str) -> Mask:
+def _laid(mask: Mask, own_grid: Geometry, grid: Geometry, name: str) -> Mask:
     """A mask on another grid. A region is in a voxel that it covers by half; one that covers none by half is in the one it covers most."""
     bits = np.zeros(grid.shape, np.uint8)
     for r in range(len(mask.marked)):
         inside = (mask.bits >> r & 1).astype(np.float32)
         if inside.any():
-            share = onto(grid, Volume(inside, own), as_is, name, outside=0.0)
+            share = onto(grid, Volume(inside, own_grid), as_is, name, outside=0.0)
             half = min(0.5, float(share.max()))
             bits[(share >= half) & (share > 0)] |= np.uint8(1 << r)
     note = f"the outlines lie on the grid of another sequence than the first: laid onto the first one's, as '{name}' is"
@@ -97,18 +99,20 @@ def _laid(mask: Mask, own: Geometry, grid: Geometry, name: str) -> Mask:
 
 
 def _merged(first: Mask, second: Mask) -> Mask:
-    new = np.uint8(sum(1 << r for r, (a, b) in enumerate(zip(first.marked, second.marked, strict=True)) if b and not a))
+    added = np.uint8(sum(1 << r for r, (a, b) in enumerate(zip(first.marked, second.marked, strict=True)) if b and not a))
     marked = tuple(a or b for a, b in zip(first.marked, second.marked, strict=True))
-    return Mask(first.bits | (second.bits & new), marked, (*first.notes, *second.notes))
+    return Mask(first.bits | (second.bits & added), marked, (*first.notes, *second.notes))
 
 
 def _disagreement(first: Mask, second: Mask, file: str, regions: Sequence[str]) -> list[str]:
     """What to say of regions that both speak about, and outline differently."""
-    both = [r for r, (a, b) in enumerate(zip(first.marked, second.marked, strict=True)) if a and b]
-    dices = {regions[r]: _dice(first.bits >> r & 1, second.bits >> r & 1) for r in both}
-    apart = ", ".join(f"'{name}' with a Dice of {dice:.3f}" for name, dice in dices.items() if dice < 1)
+    shared = [r for r, (a, b) in enumerate(zip(first.marked, second.marked, strict=True)) if a and b]
+    dices = {regions[r]: _dice(first.bits >> r & 1, second.bits >> r & 1) for r in shared}
+    differing = ", ".join(f"'{name}' with a Dice of {dice:.3f}" for name, dice in dices.items() if dice < 1)
     return (
-        [f"two segmentations outline the same region differently and the first one is used: not {file}, which has {apart}"] if apart else []
+        [f"two segmentations outline the same region differently and the first one is used: not {file}, which has {differing}"]
+        if differing
+        else []
     )
 
 

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from client.imaging.dicom.elements import quiet
 from client.imaging.dicom.header import unreadable
 from client.imaging.dicom.series import affine_geometry
-from client.imaging.dicom.slice_geometry import MINIMUM
+from client.imaging.dicom.slice_geometry import FEWEST_SLICES
 from client.imaging.formats import bounded_gzip
 from client.imaging.geometry.volumes import Geometry, Header, Series, Volume
 from common.errors import DataError, Fault, raise_faults
 
-COPY_AGAIN = "Copy or convert it again"
-CONVERT = "Convert it again from DICOM, or set both affines alike"
+CONVERT_OR_COPY_AGAIN = "Copy or convert it again"
+CONVERT_AGAIN = "Convert it again from DICOM, or set both affines alike"
 MOST_VOXELS = 1 << 30
 """1024 x 1024 x 1024, 4 GB as the numbers that are worked with: no CT or MR volume of a patient has more."""
 
@@ -34,13 +34,13 @@ def header(path: Path) -> Header | Fault:
     try:
         with quiet:
             head = _head(path)
-            told = _told(path, head)
+            parsed = _header(path, head)
             _all_there(path, head)
-            return told
+            return parsed
     except OSError as e:
-        return unreadable(path, f"it cannot be read ({e.strerror or e})", COPY_AGAIN)
+        return unreadable(path, f"it cannot be read ({e.strerror or e})", CONVERT_OR_COPY_AGAIN)
     except Exception as e:  # whatever the parser makes of a broken file: this file is lost, the site is not
-        return unreadable(path, f"it is not NIfTI, or damaged ({type(e).__name__}: {str(e)[:160]})", COPY_AGAIN)
+        return unreadable(path, f"it is not NIfTI, or damaged ({type(e).__name__}: {str(e)[:160]})", CONVERT_OR_COPY_AGAIN)
 
 
 def _compressed(path: Path) -> bool:
@@ -78,15 +78,15 @@ def _size(head: Any) -> tuple[int, int]:
 
 def _all_there(path: Path, head: Any) -> None:
     """Whether the file is long enough for what its header claims; how much a compressed one really holds is found out when it is read."""
-    have, needed = path.stat().st_size, sum(_size(head))
+    size, needed = path.stat().st_size, sum(_size(head))
     if _compressed(path):
-        if have * bounded_gzip.MOST < needed:
-            raise ValueError(f"its header claims {needed} bytes, more than {have} compressed bytes can hold")
-    elif have < needed:
-        raise ValueError(f"cut short: {have} of {needed} bytes are there")
+        if size * bounded_gzip.LARGEST_RATIO < needed:
+            raise ValueError(f"its header claims {needed} bytes, more than {size} compressed bytes can hold")
+    elif size < needed:
+        raise ValueError(f"cut short: {size} of {needed} bytes are there")
 
 
-def _told(path: Path, head: Any) -> Header:
+def _header(path: Path, head: Any) -> Header:
     shape = tuple(int(n) for n in head.get_data_shape())
     affine, faults = _affine(str(path), head, shape)
     return Header(
@@ -106,28 +106,34 @@ def _affine(path: str, head: Any, shape: tuple[int, ...]) -> tuple[NDArray[np.fl
     if len(shape) < 3 or any(n != 1 for n in shape[3:]):
         what = f"it has {len(shape)} dimensions {'x'.join(map(str, shape))}, not one volume"
         faults.append(f"{path}: {what}. Split it into one file a volume (fslsplit), or leave it out")
-    elif min(shape[:3]) < MINIMUM:
-        faults.append(f"{path}: {'x'.join(map(str, shape[:3]))} voxels are no volume (at least {MINIMUM} slices are needed). Leave it out")
+    elif min(shape[:3]) < FEWEST_SLICES:
+        faults.append(
+            f"{path}: {'x'.join(map(str, shape[:3]))} voxels are no volume (at least {FEWEST_SLICES} slices are needed). Leave it out"
+        )
     elif math.prod(shape[:3]) > MOST_VOXELS:
         faults.append(f"{path}: {'x'.join(map(str, shape[:3]))} voxels; at most {MOST_VOXELS} (1024x1024x1024) are read. Leave it out")
     if head.get_data_dtype().kind not in "iuf":
         faults.append(f"{path}: its voxels are {head.get_data_dtype()}, not numbers. Leave it out")
     qform, qcode = head.get_qform(coded=True)
     sform, scode = head.get_sform(coded=True)
-    affine = sform if scode else qform if qcode else np.full((4, 4), np.nan)
+    affine = np.full((4, 4), np.nan)
+    if scode:
+        affine = sform
+    elif qcode:
+        affine = qform
     unit = {"meter": 1000.0, "micron": 1e-3}.get(head.get_xyzt_units()[0], 1.0)
     affine = np.asarray(affine, np.float64) * np.array([[unit]] * 3 + [[1.0]])
     if not (scode or qcode):
-        faults.append(f"{path}: neither qform nor sform is set, so left and right are unknown. {CONVERT}")
+        faults.append(f"{path}: neither qform nor sform is set, so left and right are unknown. {CONVERT_AGAIN}")
     elif not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        faults.append(f"{path}: its affine is singular and puts no voxel anywhere. {CONVERT}")
+        faults.append(f"{path}: its affine is singular and puts no voxel anywhere. {CONVERT_AGAIN}")
     else:
         cosine = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
         shear = float(np.abs(cosine.T @ cosine - np.eye(3)).max())
         if shear > 0.01:
-            faults.append(f"{path}: its affine is sheared by {np.degrees(np.arcsin(min(1.0, shear))):.1f} degrees. {CONVERT}")
-        if scode and qcode and not faults and (apart := _apart(affine, np.asarray(qform) * unit, shape)) > 0.5:
-            faults.append(f"{path}: qform and sform put the same voxel up to {apart:.1f} mm apart. {CONVERT}")
+            faults.append(f"{path}: its affine is sheared by {np.degrees(np.arcsin(min(1.0, shear))):.1f} degrees. {CONVERT_AGAIN}")
+        if scode and qcode and not faults and (distance := _apart(affine, np.asarray(qform) * unit, shape)) > 0.5:
+            faults.append(f"{path}: qform and sform put the same voxel up to {distance:.1f} mm apart. {CONVERT_AGAIN}")
     return affine, faults
 
 
@@ -140,36 +146,36 @@ def _apart(a: NDArray[np.float64], b: NDArray[np.float64], shape: tuple[int, ...
 
 def voxels(path: Path) -> tuple[NDArray[Any], Header]:
     """The file's values, scaled (scl_slope, scl_inter), axes (i, j, k), and its header. DataError D00 when they cannot be read."""
-    told = header(path)
-    if isinstance(told, Fault):
-        raise_faults([told])
+    parsed = header(path)
+    if isinstance(parsed, Fault):
+        raise_faults([parsed])
         raise AssertionError
-    if told.faults:
-        raise DataError("D07", *told.faults)
+    if parsed.faults:
+        raise DataError("D07", *parsed.faults)
     try:
         with quiet:
             values = _values(path)
     except (OSError, EOFError, ValueError, zlib.error) as e:
-        raise_faults([unreadable(path, f"its voxels cannot be read: it is cut short or damaged ({e})", COPY_AGAIN)])
-    return values.reshape(values.shape[:3]), told
+        raise_faults([unreadable(path, f"its voxels cannot be read: it is cut short or damaged ({e})", CONVERT_OR_COPY_AGAIN)])
+    return values.reshape(values.shape[:3]), parsed
 
 
 def _values(path: Path) -> NDArray[Any]:
     from nibabel.volumeutils import apply_read_scaling
 
     head = _head(path)
-    kind, shape, (offset, length) = head.get_data_dtype(), head.get_data_shape(), _size(head)
+    dtype, shape, (offset, length) = head.get_data_dtype(), head.get_data_shape(), _size(head)
     if _compressed(path):
-        held = bounded_gzip.array(path, offset, length).view(kind).reshape(shape, order="F")
+        stored = bounded_gzip.array(path, offset, length).view(dtype).reshape(shape, order="F")
     else:
-        held = np.memmap(path, kind, "r", offset, shape, order="F")
+        stored = np.memmap(path, dtype, "r", offset, shape, order="F")
     slope, inter = (None if v is None else np.float64(v) for v in head.get_slope_inter())
-    return np.asanyarray(apply_read_scaling(held, slope, inter))
+    return np.asanyarray(apply_read_scaling(stored, slope, inter))
 
 
-def turn(values: NDArray[Any], told: Header) -> tuple[NDArray[Any], Geometry]:
+def turn(values: NDArray[Any], parsed: Header) -> tuple[NDArray[Any], Geometry]:
     """(i, j, k) -> (z, y, x) of the convention, a view; and its geometry."""
-    geometry, order = affine_geometry(told)
+    geometry, order = affine_geometry(parsed)
     flips = tuple(slice(None, None, -1 if t < 0 else 1) for t in order)
     return values.transpose([abs(t) - 1 for t in order])[flips], geometry
 
@@ -177,16 +183,16 @@ def turn(values: NDArray[Any], told: Header) -> tuple[NDArray[Any], Geometry]:
 def read(series: Series) -> Volume:
     """float32 volume. Raises DataError: D00 (cut short, damaged), D06 (NaN, constant), D07 (affine)."""
     path = Path(series.files[0])
-    values, told = voxels(path)
-    turned, geometry = turn(values, told)
+    values, parsed = voxels(path)
+    turned, geometry = turn(values, parsed)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
         out = np.ascontiguousarray(turned, np.float32)
-    odd = int(np.count_nonzero(~np.isfinite(out)))
-    if odd:
-        what = f"{odd} of {out.size} voxels are NaN or infinite"
+    not_finite = int(np.count_nonzero(~np.isfinite(out)))
+    if not_finite:
+        what = f"{not_finite} of {out.size} voxels are NaN or infinite"
         raise_faults(
             [Fault("D06", str(path), what, "Convert it again; what those voxels held is not known, so nothing is put in their place")]
         )
     if float(out.min()) == float(out.max()):
-        raise_faults([Fault("D06", str(path), f"every voxel is {float(out.flat[0]):g}", COPY_AGAIN)])
+        raise_faults([Fault("D06", str(path), f"every voxel is {float(out.flat[0]):g}", CONVERT_OR_COPY_AGAIN)])
     return Volume(out, geometry)

@@ -1,4 +1,4 @@
-"""The door for images: one quick look at a file, files to series, a series to a volume.
+"""Image readers: one quick look at a file, files to series, a series to a volume.
 
     found = [header(path) for path in files]            # Header, Fault (a broken image), None (no image at all)
     series = group([h for h in found if isinstance(h, Header)])

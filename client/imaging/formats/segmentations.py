@@ -1,4 +1,4 @@
-"""What experts outlined, on the grid of the image it was outlined on: DICOM SEG objects and NIfTI label maps to a Mask.
+"""Segmentations (DICOM SEG objects, NIfTI label maps) to a Mask on the grid of the image that they were drawn on.
 
 A SEG holds frames, each somewhere in the patient; they are put where their positions say and never where their numbers would suggest.
 BINARY and FRACTIONAL objects (overlaps allowed, fewer frames than slices) and LABELMAP objects are read. An object that was drawn on
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from client.imaging.dicom.seg_object import Outlines, outlines
+from client.imaging.dicom.seg_object import Outlines, read_outlines
 from client.imaging.dicom.seg_placement import place
 from client.imaging.dicom.seg_reference import drawn_on
 from client.imaging.formats import nifti
@@ -69,45 +69,45 @@ def read_segmentation(series: Series, onto: Geometry, regions: Mapping[str, Sequ
     if image is not None:
         check_reference(series, image)
     with _refusing(series.files[0]):
-        held = outlines(series.files[0])
-        wanted, left = _matched(held.labels, regions)
-        bits = _frame_bits(held, wanted)
-        notes = list(held.notes)
+        outlines = read_outlines(series.files[0])
+        region_bits, unmatched = _matched(outlines.labels, regions)
+        bits = _frame_bits(outlines, region_bits)
+        notes = list(outlines.notes)
         if image is not None and not drawn_on(series, image):
             notes.append("drawn on another series of the same frame of reference")
-        if left:
-            notes.append(f"segments of no region, left out: {', '.join(left)}")
+        if unmatched:
+            notes.append(f"segments of no region, left out: {', '.join(unmatched)}")
         out = np.zeros(onto.shape, np.uint8)
-        notes += place(held, bits, onto, out)
-    marked = tuple(any(i in those for those in wanted.values()) for i in range(len(regions)))
+        notes += place(outlines, bits, onto, out)
+    marked = tuple(any(i in regions_of_segment for regions_of_segment in region_bits.values()) for i in range(len(regions)))
     return Mask(out, marked, tuple(notes))
 
 
 def _matched(labels: Mapping[int, str], regions: Mapping[str, Sequence[str]]) -> tuple[dict[int, tuple[int, ...]], list[str]]:
     """(segment number -> the regions it belongs to, the labels that belong to none)."""
-    out, left = {}, []
+    regions_of, unmatched = {}, []
     for number, label in labels.items():
-        hits = tuple(
+        matching = tuple(
             i for i, patterns in enumerate(regions.values()) if any(re.fullmatch(p, label.strip(), re.IGNORECASE) for p in patterns)
         )
-        out[number] = hits
-        if not hits and number:  # segment 0 of a LABELMAP is its background
-            left.append(f"'{label}'")
-    return out, left
+        regions_of[number] = matching
+        if not matching and number:  # segment 0 of a LABELMAP is its background
+            unmatched.append(f"'{label}'")
+    return regions_of, unmatched
 
 
-def _frame_bits(held: Outlines, wanted: Mapping[int, tuple[int, ...]]) -> NDArray[np.uint8]:
+def _frame_bits(outlines: Outlines, regions_of: Mapping[int, tuple[int, ...]]) -> NDArray[np.uint8]:
     """(frames, rows, columns): the bits of the regions that each frame outlines."""
-    masks = {number: np.uint8(sum(1 << i for i in those)) for number, those in wanted.items()}
-    if None in held.segments:  # a LABELMAP: its values are segment numbers
+    masks = {number: np.uint8(sum(1 << i for i in region_numbers)) for number, region_numbers in regions_of.items()}
+    if None in outlines.segments:  # a LABELMAP: its values are segment numbers
         table = np.zeros(65536, np.uint8)
         for number, mask in masks.items():
             table[number] = mask
-        return np.asarray(table[held.values])
-    out = np.zeros(held.values.shape, np.uint8)
-    for n, segment in enumerate(held.segments):
+        return np.asarray(table[outlines.values])
+    out = np.zeros(outlines.values.shape, np.uint8)
+    for n, segment in enumerate(outlines.segments):
         if segment is not None and masks[segment]:
-            out[n] = held.values[n] * masks[segment]
+            out[n] = outlines.values[n] * masks[segment]
     return out
 
 
@@ -122,28 +122,30 @@ def read_label_map(path: Path, onto: Geometry, regions: Mapping[str, Sequence[in
 
 
 def _label_map(path: Path, onto: Geometry, regions: Mapping[str, Sequence[int]]) -> Mask:
-    values, told = nifti.voxels(path)
-    turned, geometry = nifti.turn(values, told)
+    values, parsed = nifti.voxels(path)
+    turned, geometry = nifti.turn(values, parsed)
     if geometry.shape != onto.shape:
         what = f"it has {'x'.join(map(str, geometry.shape))} voxels, its image {'x'.join(map(str, onto.shape))} (z, y, x)"
         raise_faults([Fault("D07", str(path), what, "Send the label map of this image, on its grid")])
-    apart = float(np.linalg.norm(geometry.corners_mm() - onto.corners_mm(), axis=1).max())
-    if apart > 0.25 * min(onto.spacing_mm):
-        what = f"its affine puts voxels up to {apart:.2f} mm from where the image's does"
+    distance = float(np.linalg.norm(geometry.corners_mm() - onto.corners_mm(), axis=1).max())
+    if distance > 0.25 * min(onto.spacing_mm):
+        what = f"its affine puts voxels up to {distance:.2f} mm from where the image's does"
         raise_faults([Fault("D07", str(path), what, "Send the label map of this image, or convert both from the same series")])
     labels = _whole_numbers(path, turned)
-    found, counts = np.unique(labels, return_counts=True)
-    declared = {int(v) for those in regions.values() for v in those} | {0}
-    odd = [(int(v), int(n)) for v, n in zip(found, counts, strict=True) if int(v) not in declared]
-    if odd:
-        told_odd = ", ".join(f"{v} in {n} voxels" for v, n in odd[:8]) + (f" and {len(odd) - 8} further values" if len(odd) > 8 else "")
-        what = f"it holds labels that belong to no region: {told_odd}; declared are {', '.join(map(str, sorted(declared)))}"
+    present, counts = np.unique(labels, return_counts=True)
+    declared = {int(v) for values_of_region in regions.values() for v in values_of_region} | {0}
+    undeclared = [(int(v), int(n)) for v, n in zip(present, counts, strict=True) if int(v) not in declared]
+    if undeclared:
+        listing = ", ".join(f"{v} in {n} voxels" for v, n in undeclared[:8]) + (
+            f" and {len(undeclared) - 8} further values" if len(undeclared) > 8 else ""
+        )
+        what = f"it holds labels that belong to no region: {listing}; declared are {', '.join(map(str, sorted(declared)))}"
         raise_faults([Fault("D07", str(path), what, "Declare them in the source's mapping, or mend the label map")])
     out = np.zeros(geometry.shape, np.uint8)
-    for i, those in enumerate(regions.values()):
-        if len(those):
-            out |= np.isin(labels, list(those)).astype(np.uint8) << np.uint8(i)
-    return Mask(out, tuple(bool(len(those)) for those in regions.values()))
+    for i, values_of_region in enumerate(regions.values()):
+        if len(values_of_region):
+            out |= np.isin(labels, list(values_of_region)).astype(np.uint8) << np.uint8(i)
+    return Mask(out, tuple(bool(len(values_of_region)) for values_of_region in regions.values()))
 
 
 def _whole_numbers(path: Path, values: NDArray[np.generic]) -> NDArray[np.int64]:
@@ -151,9 +153,9 @@ def _whole_numbers(path: Path, values: NDArray[np.generic]) -> NDArray[np.int64]
         return np.asarray(values, np.int64)
     floats = np.asarray(values, np.float64)
     nan = int(np.count_nonzero(~np.isfinite(floats)))
-    near = np.rint(np.where(np.isfinite(floats), floats, 0.0))
-    off = int(np.count_nonzero(np.abs(floats - near) > 0.01)) if not nan else 0
-    if nan or off:
-        what = f"{nan} voxels are NaN" if nan else f"{off} voxels hold values between the labels, as interpolation leaves them"
+    rounded = np.rint(np.where(np.isfinite(floats), floats, 0.0))
+    between = int(np.count_nonzero(np.abs(floats - rounded) > 0.01)) if not nan else 0
+    if nan or between:
+        what = f"{nan} voxels are NaN" if nan else f"{between} voxels hold values between the labels, as interpolation leaves them"
         raise_faults([Fault("D07", str(path), what, "Resample label maps with the nearest neighbour, or send the original")])
-    return near.astype(np.int64)
+    return rounded.astype(np.int64)

@@ -1,1 +1,1 @@
-"""Volumes in patient space: resampling, preprocessing."""
+"""Image geometry: volumes in patient space, resampling, preprocessing."""

@@ -1,4 +1,4 @@
-"""Volumes onto other grids: averaged where the new grid is coarser, interpolated only to lay one sequence onto another's grid.
+"""Resampling of volumes: averaged where the new grid is coarser, interpolated only to lay one sequence onto another's grid.
 
 Numpy on one thread, in a fixed order: the same input gives the same bits wherever it is computed.
 """
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from client.imaging.geometry.volumes import Geometry, Volume
 from common.errors import DataError
 
-OVERLAP = 0.5
+LEAST_COVERAGE = 0.5
 """A sequence must cover at least this share of the first one's grid."""
 
 Floats = NDArray[np.float32]
@@ -37,8 +37,8 @@ def averaged(array: NDArray[Any], box: Box, counts: tuple[int, ...], steps: tupl
     out = np.zeros(counts, np.float32)
     for k in np.unique(index[weight > 0]):
         flat = _along(_along(values(array[k, y:y_end, x:x_end]), rows, 0), columns, 1)
-        for tap, at in zip(*np.nonzero((index == k) & (weight > 0)), strict=True):
-            out[at] += weight[tap, at] * flat
+        for tap, cell in zip(*np.nonzero((index == k) & (weight > 0)), strict=True):
+            out[cell] += weight[tap, cell] * flat
     return out
 
 
@@ -77,13 +77,13 @@ def onto(grid: Geometry, volume: Volume, values: Values, name: str, outside: flo
 
     own = volume.geometry
     lattice = np.stack(np.meshgrid(*(np.linspace(0, n - 1, 9) for n in grid.shape), indexing="ij"), -1).reshape(-1, 3)
-    at = own.to_index(grid.to_mm(lattice))
-    covered = float(((at >= -0.5) & (at <= np.array(own.shape) - 0.5)).all(axis=1).mean())
-    if covered < OVERLAP:
+    indices = own.to_index(grid.to_mm(lattice))
+    covered = float(((indices >= -0.5) & (indices <= np.array(own.shape) - 0.5)).all(axis=1).mean())
+    if covered < LEAST_COVERAGE:
         raise DataError(
             "D07",
-            f"channel '{name}' covers {covered:.0%} of the grid of the first channel ({OVERLAP:.0%} are needed): they show different "
-            "places; check that the sequences are of one examination",
+            f"channel '{name}' covers {covered:.0%} of the grid of the first channel ({LEAST_COVERAGE:.0%} are needed): they show "
+            "different places; check that the sequences are of one examination",
         )
     array = np.stack([values(flat) for flat in volume.array])
     # where the other grid is finer, its values are averaged first, so that none is passed over

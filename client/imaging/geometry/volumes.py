@@ -1,4 +1,4 @@
-"""What the image readers hand on: headers without pixels, series that may or may not be used, volumes and masks with their geometry.
+"""Volumes, masks, headers and series, with their geometry: what the image readers hand on.
 
 One convention everywhere: array axes are (z, y, x) with indices that grow towards the patient's head, back and left, which is DICOM's
 LPS turned round (x to Left, y to Posterior, z to Superior); lengths are in mm. An oblique volume keeps its own directions: its axes
@@ -55,6 +55,8 @@ class Geometry:
 
 @dataclass(frozen=True, eq=False)
 class Volume:
+    """Voxel values with their geometry."""
+
     array: NDArray[np.float32]
     """(z, y, x), C-contiguous: Hounsfield units for CT, the file's own units for MR. Finite."""
     geometry: Geometry
@@ -64,6 +66,8 @@ class Volume:
 
 @dataclass(frozen=True, eq=False)
 class Mask:
+    """Outlined regions on the grid of an image."""
+
     bits: NDArray[np.uint8]
     """(z, y, x): bit i is region i; regions may overlap."""
     marked: tuple[bool, ...]
@@ -156,11 +160,11 @@ class Header:
     """Why this one file must not be used, though it could be read."""
 
     @classmethod
-    def from_json(cls, kept: Mapping[str, Any]) -> Header:
+    def from_json(cls, saved: Mapping[str, Any]) -> Header:
         """The inverse of `dataclasses.asdict`, also after JSON has made lists of the tuples."""
-        given = {f.name: _tuples(kept[f.name]) for f in fields(cls) if f.name in kept}
-        frames = tuple(Frame(**{k: _tuples(v) for k, v in frame.items()}) for frame in kept.get("frames", ()))
-        return cls(**{**given, "frames": frames})
+        values = {f.name: _tuples(saved[f.name]) for f in fields(cls) if f.name in saved}
+        frames = tuple(Frame(**{k: _tuples(v) for k, v in frame.items()}) for frame in saved.get("frames", ()))
+        return cls(**{**values, "frames": frames})
 
 
 @dataclass(frozen=True)

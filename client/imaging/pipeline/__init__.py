@@ -1,1 +1,1 @@
-"""Preparation of a cohort's images: many cases at once, cached, resumable."""
+"""Image preparation: many cases at once, cached, resumable."""

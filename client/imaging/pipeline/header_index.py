@@ -1,4 +1,4 @@
-"""What is remembered of image files, so that a second start opens none of them: path, size and time of change -> SHA-256 and header.
+"""Header index of image files: path, size and time of change to SHA-256 and header, so that a second start opens no image.
 
 One line of JSON a file in the site's cache, appended as files are read: whatever is killed loses the lines it had not written, and a line
 that is damaged is a file to be read again. The headers hold the patient key and nothing else of a patient: of free text only the words
@@ -41,7 +41,7 @@ Stamp = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Known:
+class IndexedFile:
     """One file: its header, or why it has none; its SHA-256 once it was read as a whole."""
 
     stamp: Stamp
@@ -50,13 +50,13 @@ class Known:
     sha256: str = ""
 
 
-class Remembered:
+class HeaderIndex:
     """The lines of one cache folder. Not for several threads; several processes may append."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "files.jsonl"
-        self._known: dict[str, Known] = {}
-        self._stale: dict[str, Known] = {}
+        self._known: dict[str, IndexedFile] = {}
+        self._stale: dict[str, IndexedFile] = {}
         """Read by other code: the hash of the file still holds."""
         self._lines = 0
         try:
@@ -68,27 +68,27 @@ class Remembered:
         for line in text.splitlines():
             self._lines += 1
             try:
-                path, known, mine = _parsed(line)
+                path, entry, by_this_code = _parsed(line)
             except (ValueError, KeyError, TypeError):
                 continue
-            (self._known if mine else self._stale)[path] = known
+            (self._known if by_this_code else self._stale)[path] = entry
 
-    def get(self, path: str, stamp: Stamp) -> Known | None:
+    def get(self, path: str, stamp: Stamp) -> IndexedFile | None:
         """What is known of a file, as long as it is the same file."""
-        known = self._known.get(path)
-        return known if known is not None and known.stamp == stamp else None
+        entry = self._known.get(path)
+        return entry if entry is not None and entry.stamp == stamp else None
 
     def sha256(self, path: str, stamp: Stamp) -> str:
         """The hash of a file, whichever code read it; '' where it is not known."""
-        found = (self._known.get(path), self._stale.get(path))
-        return next((known.sha256 for known in found if known is not None and known.stamp == stamp and known.sha256), "")
+        entries = (self._known.get(path), self._stale.get(path))
+        return next((entry.sha256 for entry in entries if entry is not None and entry.stamp == stamp and entry.sha256), "")
 
-    def add(self, found: Iterable[tuple[str, Known]]) -> None:
+    def add(self, files: Iterable[tuple[str, IndexedFile]]) -> None:
         """Remember files, at once and on disk. Raises RunError S03 where the folder cannot be written."""
         lines = []
-        for path, known in found:
-            self._known[path] = known
-            lines.append(_line(path, known))
+        for path, entry in files:
+            self._known[path] = entry
+            lines.append(_line(path, entry))
         if not lines:
             return
         own(self._path.parent)
@@ -110,20 +110,20 @@ class Remembered:
             raise full(self._path, error) from error
 
 
-def _line(path: str, known: Known) -> str:
-    header = _slim(_telling(known.header)) if known.header else None
-    fault = dataclasses.astuple(known.fault) if known.fault else None
-    return json.dumps([fingerprint()[:16], path, *known.stamp, known.sha256, header, fault], separators=(",", ":")) + "\n"
+def _line(path: str, entry: IndexedFile) -> str:
+    header = _slim(_without_free_text(entry.header)) if entry.header else None
+    fault = dataclasses.astuple(entry.fault) if entry.fault else None
+    return json.dumps([fingerprint()[:16], path, *entry.stamp, entry.sha256, header, fault], separators=(",", ":")) + "\n"
 
 
-def _parsed(line: str) -> tuple[str, Known, bool]:
+def _parsed(line: str) -> tuple[str, IndexedFile, bool]:
     """Path, what is known of it, and whether this very code read it (its header is else left out)."""
     version, path, size, changed, sha256, header, fault = json.loads(line)
     if not isinstance(path, str):
         raise ValueError(line)
     if version != fingerprint()[:16]:
-        return path, Known((size, changed), None, None, sha256), False
-    return path, Known((size, changed), Header.from_json(header) if header else None, Fault(*fault) if fault else None, sha256), True
+        return path, IndexedFile((size, changed), None, None, sha256), False
+    return path, IndexedFile((size, changed), Header.from_json(header) if header else None, Fault(*fault) if fault else None, sha256), True
 
 
 _DEFAULTS = {kind: {f.name: f.default for f in dataclasses.fields(kind)} for kind in (Header, Frame)}
@@ -133,19 +133,19 @@ _WORDS = (mr_sequence.AFTER, mr_sequence.BEFORE, mr_sequence.FLAIR, re.compile(r
 """What `sequences` looks for in a description."""
 
 
-def _telling(header: Header) -> Header:
+def _without_free_text(header: Header) -> Header:
     """Somebody typed what the series and the contrast agent are called, perhaps with the patient's name: kept is what decides."""
-    description = " ".join(found.group() for words in _WORDS for found in words.finditer(header.description))
+    description = " ".join(word.group() for words in _WORDS for word in words.finditer(header.description))
     agent = header.contrast.strip().lower()
     return dataclasses.replace(header, description=description, contrast="yes" if agent and agent not in mr_sequence.NO_AGENT else agent)
 
 
-def _slim(thing: Header | Frame) -> dict[str, Any]:
+def _slim(record: Header | Frame) -> dict[str, Any]:
     """The fields that differ from their defaults: most of a header is empty."""
-    defaults = _DEFAULTS[type(thing)]
+    defaults = _DEFAULTS[type(record)]
     out = {}
-    for f in dataclasses.fields(thing):
-        value = getattr(thing, f.name)
+    for f in dataclasses.fields(record):
+        value = getattr(record, f.name)
         if value != defaults.get(f.name, dataclasses.MISSING):
             out[f.name] = [_slim(frame) for frame in value] if f.name == "frames" else value
     return out

@@ -1,4 +1,4 @@
-"""Prepared images on the site's disk: one file a case, named by what it was made from, mapped into memory when it is used.
+"""Image cache: prepared images on the site's disk, one file a case, named by what it was made from, mapped into memory when used.
 
 A file is written aside, synced and renamed, so that whatever happens leaves the whole file or none; it carries a checksum of each array,
 which is compared when a process opens it for the first time. Two processes that make the same file make the same bytes, so it does not
@@ -28,14 +28,14 @@ from common.errors import RunError
 from common.types import Array
 
 MAGIC = b"FEDMETS1"
-_FIXED = struct.Struct("<8sQI")
+_PREFIX = struct.Struct("<8sQI")
 """Magic, length of the JSON header, its CRC-32."""
 _ALIGN = 4096
 _SUFFIXES = frozenset({".image", ".array", ".album"})
 _DAY = 86_400
 
 
-class Broken(Exception):
+class BrokenEntryError(Exception):
     """A file of the cache is not what was written: to be removed and made again."""
 
 
@@ -44,11 +44,11 @@ class Entry:
     """What one file holds: read-only arrays, mapped, and what was said beside them."""
 
     arrays: Mapping[str, Array]
-    told: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Held:
+class CachedFile:
     """A file of the cache. `size` in bytes, `used`: when it was last opened, seconds since 1970."""
 
     path: Path
@@ -65,14 +65,14 @@ class Cache:
     def open(self, key: str, kind: str = "image") -> Entry | None:
         """The entry of `key`, verified; None where there is none yet.
 
-        Raises Broken, and has then removed the file; RunError S03 where it may not be read, or is no file.
+        Raises BrokenEntryError, and has then removed the file; RunError S03 where it may not be read, or is no file.
         """
         return _opened(self._path(key, kind))
 
-    def store(self, key: str, arrays: Mapping[str, Array], told: Mapping[str, Any], kind: str = "image") -> None:
+    def store(self, key: str, arrays: Mapping[str, Array], metadata: Mapping[str, Any], kind: str = "image") -> None:
         """Write an entry. Raises RunError S03 where the disk is full or may not be written."""
         own(self.folder)
-        write(self._path(key, kind), arrays, told)
+        write(self._path(key, kind), arrays, metadata)
 
     def kept(self, key: str) -> OnDisk:
         """Where arrays that are derived from an entry are kept."""
@@ -82,24 +82,24 @@ class Cache:
         """Remove what writers that were killed left behind; returns how many files."""
         return sum(_abandoned(path) for path in self.folder.rglob("*.part")) if self.folder.is_dir() else 0
 
-    def held(self) -> list[Held]:
+    def files(self) -> list[CachedFile]:
         """Every file of the cache, oldest use first."""
-        found = []
+        cached = []
         for path in self.folder.rglob("*") if self.folder.is_dir() else ():
             if path.suffix in _SUFFIXES:
                 with suppress(FileNotFoundError):
                     now = path.stat()
-                    found.append(Held(path, now.st_size, max(now.st_atime, now.st_mtime)))
-        return sorted(found, key=lambda h: (h.used, h.path))
+                    cached.append(CachedFile(path, now.st_size, max(now.st_atime, now.st_mtime)))
+        return sorted(cached, key=lambda h: (h.used, h.path))
 
-    def remove_unused(self, days: float) -> list[Held]:
+    def remove_unused(self, days: float) -> list[CachedFile]:
         """Remove what nobody opened for so many days; what is mapped by a process stays readable there. Raises RunError S03."""
-        old = [h for h in self.held() if h.used < time.time() - days * _DAY]
-        for one in old:
+        old = [h for h in self.files() if h.used < time.time() - days * _DAY]
+        for file in old:
             try:
-                one.path.unlink(missing_ok=True)
+                file.path.unlink(missing_ok=True)
             except OSError as error:
-                raise full(one.path, error) from error
+                raise full(file.path, error) from error
         return old
 
     def _path(self, key: str, kind: str) -> Path:
@@ -117,14 +117,14 @@ class OnDisk:
         if name not in self._open:
             path = self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.array"
             try:
-                found = _opened(path)
-            except Broken:
-                found = None
-            if found is None or found.told != {"name": name}:
+                entry = _opened(path)
+            except BrokenEntryError:
+                entry = None
+            if entry is None or entry.metadata != {"name": name}:
                 write(path, {"array": np.asarray(make())}, {"name": name})
-                found = _opened(path)
-            assert found is not None
-            self._open[name] = found.arrays["array"]
+                entry = _opened(path)
+            assert entry is not None
+            self._open[name] = entry.arrays["array"]
         return self._open[name]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -132,24 +132,24 @@ class OnDisk:
         return {"folder": self.folder, "_open": {}}
 
 
-def write(path: Path, arrays: Mapping[str, Array], told: Mapping[str, Any]) -> None:
+def write(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
     """Arrays and a JSON-able text to one file, atomically and durably. Raises RunError S03."""
     # not ascontiguousarray, which makes a scalar an array of one
     parts = {name: np.require(array, requirements="C") for name, array in arrays.items()}
-    at = 0
+    offset = 0
     rows: list[tuple[str, str, list[int], int, int]] = []
     for name, array in parts.items():
-        rows.append((name, array.dtype.str, list(array.shape), at, zlib.crc32(array.data)))
-        at += -(-array.nbytes // _ALIGN) * _ALIGN
-    header = json.dumps({"arrays": rows, "told": told}, sort_keys=True).encode()
-    start = -(-(_FIXED.size + len(header)) // _ALIGN) * _ALIGN
+        rows.append((name, array.dtype.str, list(array.shape), offset, zlib.crc32(array.data)))
+        offset += -(-array.nbytes // _ALIGN) * _ALIGN
+    header = json.dumps({"arrays": rows, "told": metadata}, sort_keys=True).encode()
+    start = -(-(_PREFIX.size + len(header)) // _ALIGN) * _ALIGN
 
     def fill(f: IO[bytes]) -> None:
-        f.write(_FIXED.pack(MAGIC, len(header), zlib.crc32(header)) + header)
+        f.write(_PREFIX.pack(MAGIC, len(header), zlib.crc32(header)) + header)
         for array, row in zip(parts.values(), rows, strict=True):
             f.seek(start + row[3])
             f.write(array.data)
-        f.truncate(start + at)
+        f.truncate(start + offset)
 
     _write(path, fill)
 
@@ -219,7 +219,7 @@ _VERIFIED: dict[str, tuple[int, int, int]] = {}
 
 
 def _opened(path: Path) -> Entry | None:
-    """None where there is no such file. Raises Broken, RunError S03 where it cannot be read."""
+    """None where there is no such file. Raises BrokenEntryError, RunError S03 where it cannot be read."""
     try:
         with open(path, "rb") as f:
             now = os.fstat(f.fileno())
@@ -234,7 +234,7 @@ def _opened(path: Path) -> Entry | None:
     except (ValueError, KeyError, TypeError, struct.error) as error:
         with suppress(OSError):
             path.unlink()
-        raise Broken(f"'{path}' is broken ({error}); it was removed and is made again") from error
+        raise BrokenEntryError(f"'{path}' is broken ({error}); it was removed and is made again") from error
     _VERIFIED[str(path)] = stamp
     if time.time() - now.st_atime > _DAY:
         with suppress(OSError):  # said to the file system, which may be mounted so that it notes no reading by itself
@@ -243,16 +243,16 @@ def _opened(path: Path) -> Entry | None:
 
 
 def _parsed(view: mmap.mmap | bytes, *, verify: bool) -> Entry:
-    magic, length, checksum = _FIXED.unpack_from(view)
-    text = view[_FIXED.size : _FIXED.size + length]
+    magic, length, checksum = _PREFIX.unpack_from(view)
+    text = view[_PREFIX.size : _PREFIX.size + length]
     if magic != MAGIC or zlib.crc32(text) != checksum:
         raise ValueError("its header is damaged")
     header = json.loads(text)
-    start = -(-(_FIXED.size + length) // _ALIGN) * _ALIGN
+    start = -(-(_PREFIX.size + length) // _ALIGN) * _ALIGN
     out: dict[str, Array] = {}
-    for name, kind, shape, at, expected in header["arrays"]:
+    for name, kind, shape, start_of_array, expected in header["arrays"]:
         # refuses an array that reaches beyond the end of the file
-        array = np.frombuffer(view, np.dtype(kind), int(np.prod(shape, dtype=np.int64)), start + at).reshape(shape)
+        array = np.frombuffer(view, np.dtype(kind), int(np.prod(shape, dtype=np.int64)), start + start_of_array).reshape(shape)
         if verify and zlib.crc32(array.data) != expected:
             raise ValueError(f"the checksum of '{name}' differs")
         out[name] = array

@@ -1,4 +1,4 @@
-"""The pictures of a folder, by patient, and the account of everybody else's: counts for the flow, sentences for the site's log.
+"""Picture set of a folder: pictures by patient, and the account of everybody else's. Counts for the flow, sentences for the site's log.
 
 What was chosen for the patients of a table is remembered as a whole, so that a second start neither reads nor sorts the headers again.
 """
@@ -12,18 +12,18 @@ from typing import Any
 
 from client.imaging.geometry.volumes import Header
 from client.imaging.pipeline.image_cache import Cache, Entry
-from client.imaging.selection.case import Trouble
-from client.imaging.selection.series_selection import Chosen
+from client.imaging.selection.case import Rejection
+from client.imaging.selection.series_selection import Selection
 from common.data.picture import Picture
 from common.errors import Fault
 
 
 @dataclass(frozen=True)
-class Album:
+class PictureSet:
     """The pictures of a folder, by patient, and what is to be said of everybody else's."""
 
     pictures: Mapping[str, Picture] = field(default_factory=dict)
-    troubles: Mapping[str, Sequence[Trouble]] = field(default_factory=dict)
+    rejections: Mapping[str, Sequence[Rejection]] = field(default_factory=dict)
     """Patient -> why their images are set aside."""
     remarks: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
     """Patient -> (what is counted, sentence for the site's log)."""
@@ -38,44 +38,48 @@ class Album:
 
     def notes(self, ids: Collection[str]) -> tuple[str, ...]:
         """What a flow tells of the patients `ids`: counts, no ids."""
-        if not (self.pictures or self.troubles or self.strangers):
+        if not (self.pictures or self.rejections or self.strangers):
             return self.general
-        mine = [self.pictures[i] for i in ids if i in self.pictures]
-        aside = Counter(self.troubles[i][0][0] for i in ids if i in self.troubles)
-        gone = sum(aside.values())
-        by = f" ({', '.join(f'{code}: {n}' for code, n in sorted(aside.items()))})" if aside else ""
-        notes = [f"images: {len(mine)} cases with an image, {len(ids) - len(mine) - gone} without, {gone} quarantined{by}"]
-        if mine and self.outlined:
-            expert = sum(p.mask is not None for p in mine)
-            notes.append(f"images: {expert} with an expert's mask, {len(mine) - expert} without")
+        pictures = [self.pictures[i] for i in ids if i in self.pictures]
+        rejected = Counter(self.rejections[i][0][0] for i in ids if i in self.rejections)
+        set_aside = sum(rejected.values())
+        by = f" ({', '.join(f'{code}: {n}' for code, n in sorted(rejected.items()))})" if rejected else ""
+        notes = [
+            f"images: {len(pictures)} cases with an image, {len(ids) - len(pictures) - set_aside} without, {set_aside} quarantined{by}"
+        ]
+        if pictures and self.outlined:
+            expert = sum(p.mask is not None for p in pictures)
+            notes.append(f"images: {expert} with an expert's mask, {len(pictures) - expert} without")
         for c, name in enumerate(self.channels):
-            missing = sum(not p.present[c] for p in mine)
+            missing = sum(not p.present[c] for p in pictures)
             if missing:
                 notes.append(f"images: sequence {name} is missing in {missing} cases")
-        told = Counter(what for i in ids for what in {w for w, _ in self.remarks.get(i, ())})
-        return (*notes, *(f"images: {what} ({n} cases)" for what, n in sorted(told.items())), *self.general)
+        remarks: Counter[str] = Counter()
+        for patient in ids:
+            remarks.update({what for what, _ in self.remarks.get(patient, ())})
+        return (*notes, *(f"images: {what} ({n} cases)" for what, n in sorted(remarks.items())), *self.general)
 
     def named(self, ids: Collection[str]) -> dict[str, tuple[str, ...]]:
         """The patients behind the counts; stays at the site."""
-        if not (self.pictures or self.troubles or self.strangers):
+        if not (self.pictures or self.rejections or self.strangers):
             return {}
         out = {
-            "images: quarantined": tuple(i for i in ids if i in self.troubles),
-            "images: none": tuple(i for i in ids if i not in self.pictures and i not in self.troubles),
+            "images: quarantined": tuple(i for i in ids if i in self.rejections),
+            "images: none": tuple(i for i in ids if i not in self.pictures and i not in self.rejections),
             "images: ids that the table lacks": self.strangers,
         }
         return {k: v for k, v in out.items() if v}
 
-    def told(self, ids: Collection[str]) -> list[str]:
+    def site_log(self, ids: Collection[str]) -> list[str]:
         """What the site's log gets: file, why, and what to do."""
-        lines = [f"image of patient {i} set aside: {text}" for i in ids for _, text in self.troubles.get(i, ())]
+        lines = [f"image of patient {i} set aside: {text}" for i in ids for _, text in self.rejections.get(i, ())]
         return [*lines, *(f"image of patient {i}: {text}" for i in ids for _, text in self.remarks.get(i, ())), *self.log]
 
     def summary(self) -> dict[str, Any]:
         """All but the pictures themselves, in the form of JSON."""
         return {
             "pictures": {i: p.key for i, p in self.pictures.items()},
-            "troubles": dict(self.troubles),
+            "rejections": dict(self.rejections),
             "remarks": dict(self.remarks),
             "channels": self.channels,
             "outlined": self.outlined,
@@ -85,37 +89,44 @@ class Album:
         }
 
 
-def remembered(key: str, store: Cache) -> Album | None:
-    """The album whose summary is kept under `key`, if all its pictures are still there. Raises Broken where one of the files is."""
+def cached(key: str, store: Cache) -> PictureSet | None:
+    """The picture set whose summary is kept under `key`, if all its pictures are still there.
+
+    Raises BrokenEntryError where one of the files is broken.
+    """
     entry = store.open(key, "album")
     if entry is None:
         return None
-    told = entry.told
-    entries = {i: (k, store.open(k)) for i, k in told["pictures"].items()}
+    summary = entry.metadata
+    entries = {i: (k, store.open(k)) for i, k in summary["pictures"].items()}
     pictures = {i: picture(k, e, store) for i, (k, e) in entries.items() if e is not None}
     if len(pictures) < len(entries):
         return None
-    pairs = {what: {i: [(a, b) for a, b in rows] for i, rows in told[what].items()} for what in ("troubles", "remarks")}
-    lists = {what: tuple(told[what]) for what in ("channels", "general", "log", "strangers")}
-    return Album(pictures, pairs["troubles"], pairs["remarks"], outlined=told["outlined"], **lists)
+    lists = {key: tuple(summary[key]) for key in ("channels", "general", "log", "strangers")}
+    return PictureSet(pictures, _pairs(summary["rejections"]), _pairs(summary["remarks"]), outlined=summary["outlined"], **lists)
+
+
+def _pairs(rows: Mapping[str, Sequence[Sequence[str]]]) -> dict[str, list[tuple[str, str]]]:
+    """Pairs by patient, out of the lists that JSON has made of them."""
+    return {patient: [(first, second) for first, second in pairs] for patient, pairs in rows.items()}
 
 
 def picture(key: str, entry: Entry, store: Cache) -> Picture:
     """The picture that an entry of the cache holds; its arrays stay mapped."""
-    told, arrays = entry.told, entry.arrays
-    z, y, x = told["spacing_mm"]
+    metadata, arrays = entry.metadata, entry.arrays
+    z, y, x = metadata["spacing_mm"]
     return Picture(
         key,
         arrays["voxels"],
-        told["unit"],
+        metadata["unit"],
         (z, y, x),
-        tuple(told["present"]),
+        tuple(metadata["present"]),
         arrays["coarse"],
         arrays.get("mask"),
         arrays.get("coarse_mask"),
-        tuple(told["marked"]),
-        tuple((a, b) for a, b in told["box"]),
-        told["scanner"],
+        tuple(metadata["marked"]),
+        tuple((a, b) for a, b in metadata["box"]),
+        metadata["scanner"],
         store.kept(key),
     )
 
@@ -123,27 +134,31 @@ def picture(key: str, entry: Entry, store: Cache) -> Picture:
 def account(
     headers: Sequence[Header],
     broken: Sequence[tuple[str, Fault]],
-    chosen: Chosen,
+    selection: Selection,
     ids: Collection[str],
     remade: int,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Notes and log lines on the folder as a whole. Identity: names of tags, never what they hold."""
     notes, log = [], []
-    owners = set(chosen.cases) | {i for i, t in chosen.troubles.items() if t}
-    if chosen.strangers and not owners:
-        notes.append(f"D05: none of the {len(chosen.strangers)} patients with images is in the table; check [images] of the source mapping")
+    owners = set(selection.cases) | {i for i, t in selection.rejections.items() if t}
+    if selection.strangers and not owners:
+        notes.append(
+            f"D05: none of the {len(selection.strangers)} patients with images is in the table; check [images] of the source mapping"
+        )
         log.append(
-            f"D05 images: none of their {len(chosen.strangers)} ids (e.g. {', '.join(chosen.strangers[:3])}) is one of the table's "
+            f"D05 images: none of their {len(selection.strangers)} ids (e.g. {', '.join(selection.strangers[:3])}) is one of the table's "
             f"(e.g. {', '.join(sorted(ids)[:3])}); give id_pattern or id_length in [images] of the source mapping"
         )
-    elif chosen.strangers:
-        notes.append(f"D05: {len(chosen.strangers)} patients with images are not in the table")
-    if chosen.unlinked:
-        codes = Counter(f.code for f in chosen.unlinked)
-        notes.append(f"images: {len(chosen.unlinked)} files cannot be used ({', '.join(f'{c}: {n}' for c, n in sorted(codes.items()))})")
+    elif selection.strangers:
+        notes.append(f"D05: {len(selection.strangers)} patients with images are not in the table")
+    if selection.unlinked:
+        codes = Counter(f.code for f in selection.unlinked)
+        notes.append(f"images: {len(selection.unlinked)} files cannot be used ({', '.join(f'{c}: {n}' for c, n in sorted(codes.items()))})")
     log += [str(fault) for _, fault in broken]
-    if chosen.unnamed:
-        notes.append(f"images: {chosen.unnamed} NIfTI files whose path tells no patient or no sequence; see [images] of the source mapping")
+    if selection.unnamed:
+        notes.append(
+            f"images: {selection.unnamed} NIfTI files whose path tells no patient or no sequence; see [images] of the source mapping"
+        )
     identity = Counter(name for h in headers for name in h.identity)
     if identity:
         notes.append(

@@ -1,4 +1,4 @@
-"""One case's files to one entry of the cache: hashed, read, prepared, stored. The part of the work that several processes share.
+"""Preparation of one case: its files hashed, read, prepared, stored as one entry of the cache. The work that several processes share.
 
 The entry's key is the SHA-256 of what it is made from: the files' hashes by sequence, what the study and the source mapping say about
 preparing them, and the version of the preparation. The same files in another folder are the same entry.
@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from client.imaging.formats import mask_merge
-from client.imaging.geometry import preprocessing
+from client.imaging.geometry import image_preprocessing
 from client.imaging.geometry.volumes import Geometry, Series
 from client.imaging.pipeline.header_index import Stamp
-from client.imaging.pipeline.image_cache import Broken, Cache
-from client.imaging.selection.case import Case, Trouble
+from client.imaging.pipeline.image_cache import BrokenEntryError, Cache
+from client.imaging.selection.case import Case, Rejection
 from client.table.mapping import ImagesSpec
 from common.data.schema import Imaging
 from common.errors import DataError, RunError
@@ -36,6 +36,8 @@ FIELD_MM = (10.0, 3000.0)
 
 @dataclass(frozen=True)
 class Job:
+    """One case to be prepared."""
+
     case: Case
     hashes: Mapping[str, str]
     """Of files whose SHA-256 is known already."""
@@ -45,19 +47,19 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Made:
+class PreparedCase:
     """What came of a job: the entry's key, or what is wrong with the case."""
 
     key: str
     hashes: Mapping[str, tuple[Stamp, str]]
     """Of files that were read: the stamp they had before, and the SHA-256."""
-    trouble: Trouble | None = None
+    rejection: Rejection | None = None
 
 
 def key_of(case: Case, hashes: Mapping[str, str], imaging: Imaging, spec: ImagesSpec) -> str:
     """The name of the case's entry."""
     made_from = {
-        "version": preprocessing.VERSION,
+        "version": image_preprocessing.VERSION,
         "channels": {name: sorted(hashes[f] for f in series.files) for name, series in case.channels.items()},
         "masks": [sorted(hashes[f] for f in series.files) for series in case.masks],
         # a file may hold several images (echoes): which of its frames
@@ -72,7 +74,7 @@ def key_of(case: Case, hashes: Mapping[str, str], imaging: Imaging, spec: Images
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
 
-def make(job: Job) -> Made:
+def make(job: Job) -> PreparedCase:
     """Fill the cache with one case. Raises RunError S03 where the cache cannot be written; what is wrong with the case is returned."""
     case = job.case
     read: dict[str, tuple[Stamp, str]] = {}
@@ -82,25 +84,25 @@ def make(job: Job) -> Made:
                 read[path] = _hashed(path)
     except OSError as error:
         text = f"{error.filename}: the file cannot be read ({error.strerror}); mend its permissions or copy it again"
-        return Made("", {}, ("D00", text))
+        return PreparedCase("", {}, ("D00", text))
     key = key_of(case, {**job.hashes, **{path: sha for path, (_, sha) in read.items()}}, job.imaging, job.spec)
     try:
         if job.cache.open(key) is not None:
-            return Made(key, read)
-    except Broken:
+            return PreparedCase(key, read)
+    except BrokenEntryError:
         pass
     try:
         key = _fill(job, key)
     except DataError as error:
-        return Made(key, read, (error.code, " ".join(error.faults)))
+        return PreparedCase(key, read, (error.code, " ".join(error.faults)))
     except MemoryError:
-        return Made(key, read, ("D00", f"{case.files[0]}: there is not enough memory to prepare the image; close other programs"))
+        return PreparedCase(key, read, ("D00", f"{case.files[0]}: there is not enough memory to prepare the image; close other programs"))
     except RunError:
         raise
     except Exception as error:  # whatever a decoder makes of a strange file: this case is lost, the site is not
         text = "".join(traceback.format_exception(error))
-        return Made(key, read, ("X01", f"{case.files[0]}: preparing the image failed; report it with this text: {text}"))
-    return Made(key, read)
+        return PreparedCase(key, read, ("X01", f"{case.files[0]}: preparing the image failed; report it with this text: {text}"))
+    return PreparedCase(key, read)
 
 
 def _fill(job: Job, key: str) -> str:
@@ -111,27 +113,27 @@ def _fill(job: Job, key: str) -> str:
     volumes = {name: image_readers.read(series) for name, series in case.channels.items()}
     for name, volume in volumes.items():
         _check_size(case.channels[name], volume.geometry)
-    outlined = mask_merge.outlined(case.masks, case.channels, volumes, tuple(imaging.regions), job.spec)
-    done = preprocessing.prepare(volumes, outlined.mask, imaging)
-    arrays: dict[str, Array] = {"voxels": done.voxels, "coarse": done.coarse}
-    if done.mask is not None and done.coarse_mask is not None:
-        arrays |= {"mask": done.mask, "coarse_mask": done.coarse_mask}
-    told = {
-        "unit": done.unit,
-        "spacing_mm": done.spacing_mm,
-        "present": done.present,
-        "marked": done.marked,
-        "box": done.box,
+    merged = mask_merge.merge_masks(case.masks, case.channels, volumes, tuple(imaging.regions), job.spec)
+    prepared = image_preprocessing.prepare(volumes, merged.mask, imaging)
+    arrays: dict[str, Array] = {"voxels": prepared.voxels, "coarse": prepared.coarse}
+    if prepared.mask is not None and prepared.coarse_mask is not None:
+        arrays |= {"mask": prepared.mask, "coarse_mask": prepared.coarse_mask}
+    metadata = {
+        "unit": prepared.unit,
+        "spacing_mm": prepared.spacing_mm,
+        "present": prepared.present,
+        "marked": prepared.marked,
+        "box": prepared.box,
         "scanner": case.scanner,
-        "notes": list(dict.fromkeys([*(n for v in volumes.values() for n in v.notes), *done.notes, *outlined.notes])),
-        "mask_troubles": outlined.troubles,
-        "passing": outlined.passing,
-        "looks": [_look(image) for image, there in zip(done.coarse, done.present, strict=True) if there],
+        "notes": list(dict.fromkeys([*(n for v in volumes.values() for n in v.notes), *prepared.notes, *merged.notes])),
+        "mask_troubles": merged.rejections,
+        "passing": merged.passing,
+        "looks": [_look(image) for image, present in zip(prepared.coarse, prepared.present, strict=True) if present],
     }
-    if outlined.passing:
+    if merged.passing:
         # under another name, so that the next start looks for the whole one and tries again
-        key = hashlib.sha256(f"{key} {outlined.troubles}".encode()).hexdigest()
-    job.cache.store(key, arrays, told)
+        key = hashlib.sha256(f"{key} {merged.rejections}".encode()).hexdigest()
+    job.cache.store(key, arrays, metadata)
     return key
 
 

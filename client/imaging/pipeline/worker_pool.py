@@ -1,4 +1,4 @@
-"""The same function on many items in a few processes of their own: so that what images need of memory is given back, and cores are used.
+"""Worker pool: one function on many items in a few processes, so that what images need of memory is given back, and cores are used.
 
 Not multiprocessing: its children import the caller's main module again and outlive a caller that is killed. These are plain children
 that read their work from a pipe; they end when the pipe does. One that dies (out of memory, say) costs the item it had, and is
@@ -23,13 +23,13 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Lost:
+class WorkerDeath:
     """What stands in the place of a result whose process died."""
 
     how: str
 
 
-def each(call: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[tuple[int, R | Lost]]:
+def each(call: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[tuple[int, R | WorkerDeath]]:
     """(position, `call(item)`) as the results come. `call` is a function of a module, its items and results can be pickled.
 
     An exception of `call` is raised here. With no worker it is called in this process. Closing the iterator, or an interrupt, ends
@@ -95,7 +95,7 @@ class _Worker(threading.Thread):
                 self._child = _child()
         child = self._child
         if child is None:
-            return False, Lost("stopped")
+            return False, WorkerDeath("stopped")
         assert child.stdin is not None
         assert child.stdout is not None
         try:
@@ -104,7 +104,9 @@ class _Worker(threading.Thread):
             answer: tuple[bool, Any] = pickle.load(child.stdout)
         except (OSError, EOFError, pickle.UnpicklingError):
             status = self._end()
-            return False, Lost(f"its process was ended by signal {-status}" if status < 0 else f"its process ended with status {status}")
+            return False, WorkerDeath(
+                f"its process was ended by signal {-status}" if status < 0 else f"its process ended with status {status}"
+            )
         return answer
 
     def _end(self) -> int:

@@ -1,1 +1,1 @@
-"""Which series of a patient counts: identifiers, ranking, selection, duplicates."""
+"""Series selection: which series of a patient counts. Identifiers, ranking, selection, duplicates."""

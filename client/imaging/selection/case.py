@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from client.imaging.geometry.volumes import Series
 
-Trouble = tuple[str, str]
+Rejection = tuple[str, str]
 """A code, and the sentences that stay at the site."""
 
 

@@ -1,4 +1,4 @@
-"""Images that do not stand for one person each, and are therefore set aside: one image under two ids, one series under two spellings.
+"""Duplicate images, set aside: one image under two ids, one series under two spellings of an id.
 
 A person under two ids may stand on both sides of a split, or at two sites; a series whose slices name their patient now so, now so is
 half a series under each of them.
@@ -10,35 +10,35 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
 from client.imaging.geometry.volumes import Series
-from client.imaging.selection.case import Case, Trouble
+from client.imaging.selection.case import Case, Rejection
 
 
-def misspelt(cases: Mapping[str, Case], series: Sequence[Series]) -> dict[str, Trouble]:
+def misspelt(cases: Mapping[str, Case], series: Sequence[Series]) -> dict[str, Rejection]:
     """Patients whose image is of a series that names its patient in several ways, which differ in case and blanks alone (D05)."""
     names: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for one in series:
-        if one.kind == "dicom":
-            names[_spelt_alike(one)].add(one.patient)
+    for single in series:
+        if single.kind == "dicom":
+            names[_spelt_alike(single)].add(single.patient)
     out = {}
     for patient, case in cases.items():
-        for one in case.channels.values():
-            spelt = sorted(names.get(_spelt_alike(one), ()))
+        for single in case.channels.values():
+            spelt = sorted(names.get(_spelt_alike(single), ()))
             if len(spelt) > 1:
-                told = " and ".join(f"'{name}'" for name in spelt)
-                what = f"the slices of its series name their patient {told}: each has a part of them"
-                out[patient] = ("D05", f"D05 {one.files[0]}: {what}. Export the series again with one id")
+                names_found = " and ".join(f"'{name}'" for name in spelt)
+                what = f"the slices of its series name their patient {names_found}: each has a part of them"
+                out[patient] = ("D05", f"D05 {single.files[0]}: {what}. Export the series again with one id")
     return out
 
 
-def shared(looks: Mapping[str, Collection[str]], cases: Mapping[str, Case]) -> dict[str, Trouble]:
+def shared(looks: Mapping[str, Collection[str]], cases: Mapping[str, Case]) -> dict[str, Rejection]:
     """Patients one of whose images is another patient's too (L04). `looks`: patient -> digests of their images."""
     owners: dict[str, set[str]] = defaultdict(set)
-    for patient, mine in looks.items():
-        for look in mine:
+    for patient, digests in looks.items():
+        for look in digests:
             owners[look].add(patient)
     out = {}
-    for patient, mine in looks.items():
-        others = sorted({other for look in mine for other in owners[look]} - {patient})
+    for patient, digests in looks.items():
+        others = sorted({other for look in digests for other in owners[look]} - {patient})
         if others:
             what = f"the image is also that of {', '.join(others)}: one person would stand under several ids, and on both sides of a split"
             way = "Give each person one id and each id its own image, or delete the copy"

@@ -1,4 +1,4 @@
-"""What a source mapping says of images: whose they are, and which sequence a NIfTI file holds."""
+"""Patient identifiers and sequence names of image files, as a source mapping says how to read them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class Keys:
             if match is None:
                 return "", ""
             groups = match.groupdict()
-            text = groups["id"] if "id" in groups else match.group(1) if match.re.groups else match.group()
+            whole_or_first = match.group(1) if match.re.groups else match.group()
+            text = groups.get("id", whole_or_first)
             study = groups.get("study") or ""
         text = (text or "").strip()
         text = text[: self.spec.id_length] if self.spec.id_length else text

@@ -1,4 +1,4 @@
-"""Which series of one examination are taken for the study's channels, and why an examination cannot be used.
+"""Series ranking within one examination: which is taken for each of the study's channels, and why an examination cannot be used.
 
 Pure. Of several usable series of a sequence, the one that an expert's segmentation was drawn on is taken, else an original before what was
 computed from it, else the one with most slices, else the first by uid or path.
@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePath
 
 from client.imaging.geometry.volumes import Series
-from client.imaging.selection.case import Case, Trouble
+from client.imaging.selection.case import Case, Rejection
 from common.data.schema import Imaging
 from common.errors import Fault
 
@@ -27,7 +27,7 @@ def examination(
     levels: Mapping[str, int],
     broken: Sequence[tuple[str, Fault]],
     imaging: Imaging,
-) -> tuple[Case, list[Trouble], list[tuple[str, str]]]:
+) -> tuple[Case, list[Rejection], list[tuple[str, str]]]:
     """The best series of each channel; why the examination cannot be used; what is to be said.
 
     outlined: uids of the series that a segmentation was drawn on; levels: of each series, see there.
@@ -37,7 +37,7 @@ def examination(
         return elsewhere(series, imaging)
 
     taken: dict[str, Series] = {}
-    troubles: list[Trouble] = []
+    rejections: list[Rejection] = []
     remarks: list[tuple[str, str]] = []
     for name in (c.name for c in imaging.channels):
         if name not in channels:
@@ -46,7 +46,7 @@ def examination(
         usable = [s for s in ranked if not _faults(s)]
         if not usable:
             texts = [t for s in ranked for t in _faults(s)] or [str(fault) for _, fault in broken] or [f"D00 channel '{name}' of {patient}"]
-            troubles.append((_code(texts[0]), texts[0]))
+            rejections.append((_code(texts[0]), texts[0]))
             continue
         best = taken[name] = usable[0]
         first = ranked[0]
@@ -54,20 +54,20 @@ def examination(
             text = f"patient {patient}: {best.files[0]} is used, since {_faults(first)[0]}"
             remarks.append(("another series stands in for one that cannot be used, D06", text))
         elif len(usable) > 1:
-            how = "the one that a segmentation refers to" if best.uid in outlined else "the one with most slices"
+            reason = "the one that a segmentation refers to" if best.uid in outlined else "the one with most slices"
             if best.uid not in outlined and slices(best) < max(map(slices, usable)):
                 longer = [s for s in usable if slices(s) > slices(best)]
-                how = "the one of the study's part of the body" if all(map(astray, longer)) else "the least derived one"
-            text = f"patient {patient}: {len(usable)} series of '{name}', {how} is used: {best.files[0]}"
-            remarks.append((f"of several series of a sequence {how} is used", text))
+                reason = "the one of the study's part of the body" if all(map(astray, longer)) else "the least derived one"
+            text = f"patient {patient}: {len(usable)} series of '{name}', {reason} is used: {best.files[0]}"
+            remarks.append((f"of several series of a sequence {reason} is used", text))
         if astray(best):
             text = f"patient {patient}: BodyPartExamined is {best.headers[0].body_part}, used: {best.files[0]}"
             remarks.append(("an image is used whose header names another part of the body", text))
     used = {str(PurePath(f).parent) for s in taken.values() if s.kind == "dicom" for f in s.files}
     others = {str(PurePath(f).parent) for ss in channels.values() for s in ss if s not in taken.values() for f in s.files}
     # an unreadable file among a series' own may be one of its slices
-    troubles += [(fault.code, str(fault)) for path, fault in broken if str(PurePath(path).parent) in used - others][:1]
-    return Case(patient, taken), troubles, remarks
+    rejections += [(fault.code, str(fault)) for path, fault in broken if str(PurePath(path).parent) in used - others][:1]
+    return Case(patient, taken), rejections, remarks
 
 
 def levels(series: Sequence[Series], imaging: Imaging) -> dict[str, int]:
@@ -80,9 +80,9 @@ def levels(series: Sequence[Series], imaging: Imaging) -> dict[str, int]:
     widest = max(reach.values(), default=0.0)
     out = {}
     for s in series:
-        told = s.headers[0].image_type[:2] if s.headers else ()
+        image_type = s.headers[0].image_type[:2] if s.headers else ()
         short = reach[s.uid] < 0.5 * widest
-        out[s.uid] = 2 if short or elsewhere(s, imaging) else ("DERIVED" in told) + ("SECONDARY" in told)
+        out[s.uid] = 2 if short or elsewhere(s, imaging) else ("DERIVED" in image_type) + ("SECONDARY" in image_type)
     return out
 
 
@@ -94,8 +94,8 @@ def elsewhere(series: Series, imaging: Imaging) -> bool:
 
 def _reach(series: Series) -> float:
     """mm from the first slice of a DICOM series to its last one; 0 where there are none."""
-    at = [f.position for h in series.headers for f in h.frames if f.position is not None]
-    return math.dist(map(min, zip(*at, strict=True)), map(max, zip(*at, strict=True))) if at else 0.0
+    positions = [f.position for h in series.headers for f in h.frames if f.position is not None]
+    return math.dist(map(min, zip(*positions, strict=True)), map(max, zip(*positions, strict=True))) if positions else 0.0
 
 
 def slices(series: Series) -> int:

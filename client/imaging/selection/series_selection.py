@@ -1,4 +1,5 @@
-"""Which of a folder's series are a patient's image: by the patient's key, the study's channels, and what an expert outlined.
+"""Series selection: which of a folder's series are a patient's image, by the patient's key, the study's channels and what an expert
+outlined.
 
 Pure: headers in, cases out. A patient's channels come from one examination (one study, one frame of reference). Of several usable
 series of a sequence one is taken (`client.imaging.selection.series_ranking`). Nothing is passed over without a word.
@@ -7,28 +8,36 @@ series of a sequence one is taken (`client.imaging.selection.series_ranking`). N
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 
 from client.imaging.dicom.seg_reference import drawn_on, settled
 from client.imaging.dicom.slice_geometry import OTHER_SERIES
 from client.imaging.geometry.volumes import Header, Series
-from client.imaging.selection.case import Case, Trouble
+from client.imaging.selection.case import Case, Rejection
 from client.imaging.selection.identifiers import Keys, named
 from client.imaging.selection.series_ranking import examination, levels, slices
 from common.data.modality import modality
 from common.data.schema import Imaging
 from common.errors import Fault
 
-Exam = tuple[str, str]
+ExaminationKey = tuple[str, str]
 """Study and frame of reference."""
+
+PatientSeries = tuple[str, Series]
+"""The study of one of a patient's series, and the series."""
+
+BrokenFile = tuple[str, Fault]
+"""The path of a file that cannot be read, and why."""
 
 
 @dataclass
-class Chosen:
+class Selection:
+    """The cases of a folder, and what became of all that is in none."""
+
     cases: dict[str, Case] = field(default_factory=dict)
-    troubles: dict[str, list[Trouble]] = field(default_factory=lambda: defaultdict(list))
+    rejections: dict[str, list[Rejection]] = field(default_factory=lambda: defaultdict(list))
     """Patient -> why there is no case of theirs."""
     remarks: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
     """Patient -> (what is counted, what is written to the site's log), though the image is used."""
@@ -43,30 +52,36 @@ class Chosen:
 def choose(
     series: Sequence[Series],
     headers: Sequence[Header],
-    broken: Sequence[tuple[str, Fault]],
+    broken: Sequence[BrokenFile],
     keys: Keys,
     imaging: Imaging,
     table: Collection[str],
-) -> Chosen:
+) -> Selection:
     """One case a patient of `table` as far as the images go. `broken`: files that cannot be read, with the reason."""
-    out = Chosen()
-    mine: dict[str, list[tuple[str, Series]]] = defaultdict(list)
+    out = Selection()
+    by_patient: dict[str, list[PatientSeries]] = defaultdict(list)
     broken = list(broken)
-    for one in series:
-        patient, study = keys.of(one)
-        as_mask = one.kind == "nifti" and bool(keys.spec.mask) and bool(named(keys.inside(one.uid), {"mask": keys.spec.mask}))
-        one = replace(one, channel=_channel(one, keys, imaging, as_mask), modality="SEG" if as_mask else one.modality)
-        if one.kind == "nifti" and not as_mask and (not one.channel or not patient):
+    for single in series:
+        patient, study = keys.of(single)
+        as_mask = _is_mask(single, keys)
+        channel = _channel(single, keys, imaging, as_mask)
+        single = replace(single, channel=channel, modality="SEG" if as_mask else single.modality)
+        if single.kind == "nifti" and not as_mask and (not channel or not patient):
             out.unnamed += 1
         elif patient:
-            mine[patient].append((study, one))
-        elif one.modality != "other":
-            broken.append((one.files[0], _nobody(one, keys)))
+            by_patient[patient].append((study, single))
+        elif single.modality != "other":
+            broken.append((single.files[0], _nobody(single, keys)))
     linked = _linked(broken, headers, keys, table, out)
-    out.strangers = tuple(sorted(mine.keys() - set(table)))
-    for patient in sorted((mine.keys() | linked.keys()) & set(table)):
-        _choose_one(patient, mine.get(patient, []), linked.get(patient, []), keys, imaging, out)
+    out.strangers = tuple(sorted(by_patient.keys() - set(table)))
+    for patient in sorted((by_patient.keys() | linked.keys()) & set(table)):
+        _Patient(patient, by_patient.get(patient, []), linked.get(patient, []), keys, imaging).select(out)
     return out
+
+
+def _is_mask(series: Series, keys: Keys) -> bool:
+    """Is it a NIfTI label map, by the mapping's pattern?"""
+    return series.kind == "nifti" and bool(keys.spec.mask) and bool(named(keys.inside(series.uid), {"mask": keys.spec.mask}))
 
 
 def _nobody(series: Series, keys: Keys) -> Fault:
@@ -89,8 +104,8 @@ def _channel(series: Series, keys: Keys, imaging: Imaging, as_mask: bool) -> str
 
 
 def _linked(
-    broken: Sequence[tuple[str, Fault]], headers: Sequence[Header], keys: Keys, table: Collection[str], out: Chosen
-) -> dict[str, list[tuple[str, Fault]]]:
+    broken: Sequence[BrokenFile], headers: Sequence[Header], keys: Keys, table: Collection[str], out: Selection
+) -> dict[str, list[BrokenFile]]:
     """Broken files by patient: as their path tells, or as the readable files around them do."""
     around: dict[str, set[str]] = defaultdict(set)
     if broken:
@@ -98,96 +113,155 @@ def _linked(
             patient = keys.parse(keys.inside(h.path) if h.kind == "nifti" or keys.spec.id == "path" else h.patient)[0]
             for folder in PurePath(h.path).parents:
                 around[str(folder)].add(patient)
-    linked: dict[str, list[tuple[str, Fault]]] = defaultdict(list)
+    linked: dict[str, list[BrokenFile]] = defaultdict(list)
     for path, fault in broken:
-        known = {keys.parse(part)[0] for part in (keys.inside(path), *PurePath(keys.inside(path)).parts)} & set(table)
-        near = next((around[str(f)] for f in PurePath(path).parents if around.get(str(f))), set())
-        if len(known) == 1:
-            linked[known.pop()].append((path, fault))
-        elif len(near) == 1 and (patient := next(iter(near))):
+        patients_in_path = {keys.parse(part)[0] for part in (keys.inside(path), *PurePath(keys.inside(path)).parts)} & set(table)
+        patients_nearby = next((around[str(f)] for f in PurePath(path).parents if around.get(str(f))), set())
+        if len(patients_in_path) == 1:
+            linked[patients_in_path.pop()].append((path, fault))
+        elif len(patients_nearby) == 1 and (patient := next(iter(patients_nearby))):
             linked[patient].append((path, fault))
         else:
             out.unlinked.append(fault)
     return linked
 
 
-def _choose_one(
-    patient: str, mine: Sequence[tuple[str, Series]], broken: Sequence[tuple[str, Fault]], keys: Keys, imaging: Imaging, out: Chosen
-) -> None:
-    exams: dict[Exam, dict[str, list[Series]]] = defaultdict(dict)
-    for study, one in mine:
-        if one.channel:
-            exams[study, one.frame_of_reference].setdefault(one.channel, []).append(one)
-    for path, _ in broken:
-        # a NIfTI file that cannot be read is still a sequence that ought to be there
-        channel = named(keys.inside(path), keys.spec.channels)
-        if channel and not (keys.spec.mask and named(keys.inside(path), {"mask": keys.spec.mask})):
-            study = keys.parse(keys.inside(path))[1] or str(PurePath(path).parent)
-            exams[study, ""].setdefault(channel, [])
-    images = [one for _, one in mine if one.modality != "SEG"]
-    segmentations = [settled(one, images) for _, one in mine if one.modality == "SEG"]
-    outlined = {one.uid for one in images for seg in segmentations if not seg.faults and drawn_on(seg, one)}
-    if not exams:
-        found = Counter(one.modality for _, one in mine if one.modality not in ("SEG", "other"))
-        wanted = " or ".join(dict.fromkeys(c.modality for c in imaging.channels))
-        if broken:
-            out.troubles[patient].append((broken[0][1].code, str(broken[0][1])))
-        elif found:
-            told = ", ".join(f"{n} {m}" for m, n in sorted(found.items()))
-            file = next(one.files[0] for _, one in mine if one.modality in found)
-            text = f"D06 {file}: the patient has no {wanted} sequence that the study asks for (there are {told}). Export it too"
-            out.troubles[patient].append(("D06", text))
-        elif mine:
-            out.remarks[patient].append(("no image among the patient's files", f"patient {patient}: no {wanted} series"))
-        return
-    ranked = []
-    derived: dict[str, int] = {}
-    for name in (c.name for c in imaging.channels):
-        derived |= levels([one for channels in exams.values() for one in channels.get(name, ())], imaging)
-    for (study, frame), channels in exams.items():
-        case, troubles, remarks = examination(patient, channels, outlined, derived, broken, imaging)
-        masks = _masks(case, segmentations, study, keys, mine, len({study for study, _ in exams}) == 1)
-        level, count = sum(derived[s.uid] for s in case.channels.values()), sum(map(slices, case.channels.values()))
-        rank = (bool(troubles), not masks, -len(case.channels), level, -count, study, frame)
-        ranked.append((rank, replace(case, masks=masks), troubles, remarks))
-    ranked.sort(key=lambda r: r[0])
-    (*_, study, _), case, troubles, remarks = ranked[0]
-    if troubles:
-        out.troubles[patient] += troubles
-        return
-    if len(ranked) > 1:
-        more = {name for _, other, _, _ in ranked[1:] for name in other.channels} - case.channels.keys()
-        if more:
-            names = ", ".join(sorted(more))
-            text = f"D07 patient {patient}: {names} of another examination or frame of reference cannot be laid over the others: left out"
-            remarks.append(("a sequence is left out, since it is of another examination or frame of reference, D07", text))
-        else:
-            remarks.append(("one of several examinations is used", f"patient {patient}: {len(ranked)} examinations, used: {case.files[0]}"))
-    said = {str(fault) for _, fault in broken}
-    for code, text in (trouble for _, _, others, _ in ranked[1:] for trouble in others):
-        if text not in said and OTHER_SERIES not in text:
-            remarks.append((f"another examination of the patient cannot be used, {code}", text))
-    elsewhere = {one.uid for of, one in mine if one.kind == "nifti" and of != study}
-    for seg in case.masks:
-        if seg.uid in elsewhere and any(one.kind == "nifti" for one in case.channels.values()):
-            text = f"patient {patient}: {seg.files[0]} is taken for the patient's only examination, {case.files[0]}"
-            remarks.append(("a label map of another folder is taken for the only examination", text))
-    unused = [seg for seg in segmentations if seg not in case.masks]
-    for seg in unused:
-        why = "; ".join(seg.faults) or "it refers to another image than the one that is used, or to none that is there"
-        remarks.append(
-            (
-                "a segmentation is set aside, D05",
-                f"D05 {seg.files[0] if seg.files else seg.uid}: {why}. Export the image that it was drawn on",
-            )
-        )
-    remarks += [(f"another file of the patient cannot be used, {fault.code}", str(fault)) for _, fault in broken]
-    out.cases[patient] = case
-    out.remarks[patient] += remarks
+@dataclass(frozen=True)
+class _Patient:
+    """One patient's series and broken files, out of which one examination is taken."""
+
+    id: str
+    series: Sequence[PatientSeries]
+    broken: Sequence[BrokenFile]
+    keys: Keys
+    imaging: Imaging
+
+    def select(self, out: Selection) -> None:
+        """The patient's case, or why there is none."""
+        examinations = self._examinations()
+        if not examinations:
+            self._none(out)
+            return
+        segmentations = self._segmentations()
+        ranked = self._ranked(examinations, segmentations)
+        best = ranked[0]
+        if best.rejections:
+            out.rejections[self.id] += best.rejections
+            return
+        out.cases[self.id] = best.case
+        out.remarks[self.id] += [
+            *best.remarks,
+            *self._on_other_examinations(best, ranked[1:]),
+            *self._on_masks(best, segmentations),
+            *((f"another file of the patient cannot be used, {fault.code}", str(fault)) for _, fault in self.broken),
+        ]
+
+    def _examinations(self) -> dict[ExaminationKey, dict[str, list[Series]]]:
+        """The series of each examination by channel; a channel without any is one whose only file cannot be read."""
+        examinations: dict[ExaminationKey, dict[str, list[Series]]] = defaultdict(dict)
+        for study, series in self.series:
+            if series.channel:
+                examinations[study, series.frame_of_reference].setdefault(series.channel, []).append(series)
+        spec = self.keys.spec
+        for path, _ in self.broken:
+            # a NIfTI file that cannot be read is still a sequence that ought to be there
+            inside = self.keys.inside(path)
+            channel = named(inside, spec.channels)
+            if channel and not (spec.mask and named(inside, {"mask": spec.mask})):
+                study = self.keys.parse(inside)[1] or str(PurePath(path).parent)
+                examinations[study, ""].setdefault(channel, [])
+        return examinations
+
+    def _segmentations(self) -> list[Series]:
+        images = [series for _, series in self.series if series.modality != "SEG"]
+        return [settled(series, images) for _, series in self.series if series.modality == "SEG"]
+
+    def _none(self, out: Selection) -> None:
+        """Why there is no image at all of the patient."""
+        modalities = Counter(series.modality for _, series in self.series if series.modality not in ("SEG", "other"))
+        wanted = " or ".join(dict.fromkeys(c.modality for c in self.imaging.channels))
+        if self.broken:
+            fault = self.broken[0][1]
+            out.rejections[self.id].append((fault.code, str(fault)))
+        elif modalities:
+            counts = ", ".join(f"{n} {m}" for m, n in sorted(modalities.items()))
+            file = next(series.files[0] for _, series in self.series if series.modality in modalities)
+            text = f"D06 {file}: the patient has no {wanted} sequence that the study asks for (there are {counts}). Export it too"
+            out.rejections[self.id].append(("D06", text))
+        elif self.series:
+            out.remarks[self.id].append(("no image among the patient's files", f"patient {self.id}: no {wanted} series"))
+
+    def _ranked(
+        self, examinations: Mapping[ExaminationKey, Mapping[str, Sequence[Series]]], segmentations: Sequence[Series]
+    ) -> list[_Ranked]:
+        """All examinations, the best one first."""
+        images = [series for _, series in self.series if series.modality != "SEG"]
+        usable_masks = [seg for seg in segmentations if not seg.faults]
+        outlined = {series.uid for series in images if any(drawn_on(seg, series) for seg in usable_masks)}
+        derivation: dict[str, int] = {}
+        for channel in self.imaging.channels:
+            alike = [series for channels in examinations.values() for series in channels.get(channel.name, ())]
+            derivation |= levels(alike, self.imaging)
+        alone = len({study for study, _ in examinations}) == 1
+        ranked = []
+        for (study, frame), channels in examinations.items():
+            case, rejections, remarks = examination(self.id, channels, outlined, derivation, self.broken, self.imaging)
+            masks = _masks(case, usable_masks, study, self.keys, self.series, alone)
+            level = sum(derivation[s.uid] for s in case.channels.values())
+            count = sum(map(slices, case.channels.values()))
+            rank = (bool(rejections), not masks, -len(case.channels), level, -count, study, frame)
+            ranked.append(_Ranked(rank, study, replace(case, masks=masks), rejections, remarks))
+        return sorted(ranked, key=lambda r: r.rank)
+
+    def _on_other_examinations(self, best: _Ranked, others: Sequence[_Ranked]) -> list[tuple[str, str]]:
+        remarks = []
+        if others:
+            more = {name for other in others for name in other.case.channels} - best.case.channels.keys()
+            if more:
+                names = ", ".join(sorted(more))
+                text = (
+                    f"D07 patient {self.id}: {names} of another examination or frame of reference cannot be laid over the others: left out"
+                )
+                remarks.append(("a sequence is left out, since it is of another examination or frame of reference, D07", text))
+            else:
+                text = f"patient {self.id}: {len(others) + 1} examinations, used: {best.case.files[0]}"
+                remarks.append(("one of several examinations is used", text))
+        broken_texts = {str(fault) for _, fault in self.broken}
+        for other in others:
+            for code, text in other.rejections:
+                if text not in broken_texts and OTHER_SERIES not in text:
+                    remarks.append((f"another examination of the patient cannot be used, {code}", text))
+        return remarks
+
+    def _on_masks(self, best: _Ranked, segmentations: Sequence[Series]) -> list[tuple[str, str]]:
+        remarks = []
+        elsewhere = {series.uid for study, series in self.series if series.kind == "nifti" and study != best.study}
+        for seg in best.case.masks:
+            if seg.uid in elsewhere and any(series.kind == "nifti" for series in best.case.channels.values()):
+                text = f"patient {self.id}: {seg.files[0]} is taken for the patient's only examination, {best.case.files[0]}"
+                remarks.append(("a label map of another folder is taken for the only examination", text))
+        for seg in segmentations:
+            if seg not in best.case.masks:
+                why = "; ".join(seg.faults) or "it refers to another image than the one that is used, or to none that is there"
+                where = seg.files[0] if seg.files else seg.uid
+                text = f"D05 {where}: {why}. Export the image that it was drawn on"
+                remarks.append(("a segmentation is set aside, D05", text))
+        return remarks
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """One examination of a patient: the smaller `rank`, the better."""
+
+    rank: tuple[bool, bool, int, int, int, str, str]
+    study: str
+    case: Case
+    rejections: Sequence[Rejection]
+    remarks: Sequence[tuple[str, str]]
 
 
 def _masks(
-    case: Case, segmentations: Sequence[Series], study: str, keys: Keys, mine: Sequence[tuple[str, Series]], alone: bool
+    case: Case, segmentations: Sequence[Series], study: str, keys: Keys, series: Sequence[PatientSeries], alone: bool
 ) -> tuple[Series, ...]:
     """The segmentations of the image that is used: DICOM ones by what they refer to, label maps by patient and examination.
 
@@ -197,18 +271,16 @@ def _masks(
     used = case.channels.values()
     frames = {s.frame_of_reference for s in used} - {""}
     nifti = any(s.kind == "nifti" for s in used)
-    studies = {one.uid: study_of for study_of, one in mine}
-    found = []
+    studies = {single.uid: study_of for study_of, single in series}
+    masks = []
     for seg in segmentations:
-        if seg.faults:
-            continue
         if seg.kind == "nifti":
-            unsaid = not keys.parse(keys.inside(seg.files[0]))[1]
-            mine_too = not nifti or studies[seg.uid] == study or (alone and unsaid)
+            unnamed_study = not keys.parse(keys.inside(seg.files[0]))[1]
+            belongs = not nifti or studies[seg.uid] == study or (alone and unnamed_study)
         else:
             # by place alone it could as well be another phase's
             alike = not seg.references and not any("#" in s.uid for s in used) and seg.frame_of_reference in frames
-            mine_too = any(drawn_on(seg, s) for s in used) or alike
-        if mine_too:
-            found.append(seg)
-    return tuple(sorted(found, key=lambda s: s.uid))
+            belongs = any(drawn_on(seg, s) for s in used) or alike
+        if belongs:
+            masks.append(seg)
+    return tuple(sorted(masks, key=lambda s: s.uid))

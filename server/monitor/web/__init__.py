@@ -1,1 +1,1 @@
-"""The live page of runs: access, event stream, Prometheus metrics."""
+"""Web monitor: access, event stream, Prometheus metrics."""

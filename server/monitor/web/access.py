@@ -1,4 +1,4 @@
-"""Who may look: this machine alone by default; elsewhere whoever knows the token, or whom a proxy that is named here vouches for."""
+"""Access control: this machine alone by default; elsewhere whoever knows the token, or whom a proxy that is named here vouches for."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from urllib.parse import urlsplit
 from common.errors import UsageError
 
 COOKIE = "fedmets_session"
-SESSION = 12 * 3600.0
+SESSION_SECONDS = 12 * 3600.0
 """Seconds that a login lasts."""
-_SESSIONS = 1000
-_SHORTEST = 16
+_MOST_SESSIONS = 1000
+_SHORTEST_TOKEN = 16
 """Characters of a token."""
-_WRONG = 1.0
+_WRONG_LOGIN_SECONDS = 1.0
 """Seconds that a wrong login takes; one is looked at after the other."""
 
 Answer = Literal["yes", "no", "host", "query"]
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestOrigin:
     """What a request says of where it is from."""
 
     peer: str
@@ -44,6 +44,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Access:
+    """Who may look, and by what they show it."""
+
     token: str = ""
     header: str = ""
     proxies: frozenset[str] = frozenset()
@@ -72,8 +74,8 @@ class Access:
             faults.append("--proxy says who may vouch for users, and --user-header in which header; give both")
         if socket and host != "127.0.0.1":
             faults.append("--socket and --host exclude each other")
-        here = bool(socket) or loopback(host)
-        if not here and not token_file and not header:
+        local = bool(socket) or loopback(host)
+        if not local and not token_file and not header:
             faults.append(
                 f"--host {host} would show the runs to everybody who reaches it: give --token-file FILE, or --proxy IP with --user-header "
                 "NAME, or listen at 127.0.0.1"
@@ -81,25 +83,25 @@ class Access:
         if faults:
             raise UsageError("C01", *faults)
         token = _token(Path(token_file)) if token_file else ""
-        own = {"localhost", "127.0.0.1", "::1", host} if here and not socket and not token and not header else set()
-        answered = frozenset(n.lower() for n in (*own, *names))
-        return Access(token, header, frozenset(listed), bool(socket), answered)
+        own_names = {"localhost", "127.0.0.1", "::1", host} if local and not socket and not token and not header else set()
+        answered_names = frozenset(n.lower() for n in (*own_names, *names))
+        return Access(token, header, frozenset(listed), bool(socket), answered_names)
 
     @property
     def demanded(self) -> bool:
         """Must whoever looks show anything?"""
         return bool(self.token or self.header)
 
-    def answer(self, asked: Asked, now: float | None = None) -> Answer:
-        if self.names and _bare(asked.host) not in self.names and not self.socket:
+    def answer(self, origin: RequestOrigin, now: float | None = None) -> Answer:
+        if self.names and _bare(origin.host) not in self.names and not self.socket:
             return "host"
-        if "token=" in asked.query.lower():
+        if "token=" in origin.query.lower():
             return "query"
         if not self.demanded:
             return "yes"
-        if self.header and asked.user and (asked.peer == "" if self.socket else _plain(asked.peer) in self.proxies):
+        if self.header and origin.user and (origin.peer == "" if self.socket else _plain(origin.peer) in self.proxies):
             return "yes"
-        if self.token and (self.knows(asked.bearer) or self._in(asked.cookie, time.time() if now is None else now)):
+        if self.token and (self.knows(origin.bearer) or self._in(origin.cookie, time.time() if now is None else now)):
             return "yes"
         return "no"
 
@@ -110,15 +112,15 @@ class Access:
         """A new session, or '' for a wrong token, which takes its time."""
         if not self.knows(token):
             async with self.slow:
-                await asyncio.sleep(_WRONG)
+                await asyncio.sleep(_WRONG_LOGIN_SECONDS)
             return ""
         now = time.time()
         for old in [s for s, until in self.sessions.items() if until < now]:
             del self.sessions[old]
-        while len(self.sessions) >= _SESSIONS:
+        while len(self.sessions) >= _MOST_SESSIONS:
             del self.sessions[next(iter(self.sessions))]
         session = secrets.token_urlsafe(32)
-        self.sessions[session] = now + SESSION
+        self.sessions[session] = now + SESSION_SECONDS
         return session
 
     def _in(self, cookie: str, now: float) -> bool:
@@ -144,9 +146,9 @@ def _token(path: Path) -> str:
         raise UsageError("C04", f"--token-file '{path}' cannot be read ({error}); write a token of your own into it") from error
     if open_to:
         raise UsageError("C04", f"--token-file '{path}' can be read by others; chmod 600 {path}")
-    if len(token) < _SHORTEST or any(c.isspace() for c in token):
+    if len(token) < _SHORTEST_TOKEN or any(c.isspace() for c in token):
         raise UsageError(
-            "C04", f"--token-file '{path}' must hold one word of at least {_SHORTEST} characters: openssl rand -hex 24 > {path}"
+            "C04", f"--token-file '{path}' must hold one word of at least {_SHORTEST_TOKEN} characters: openssl rand -hex 24 > {path}"
         )
     return token
 

@@ -1,4 +1,4 @@
-"""One follower a run, shared by all who look at it: what changed is made once, and every browser gets the same bytes."""
+"""Event stream: one follower a run, shared by all who look at it. What changed is made once, and every browser gets the same bytes."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from server.monitor import run_folders
-from server.monitor.run_watcher import Watched
+from server.monitor.run_watcher import RunWatcher
 from server.monitor.view import View
 
-EVERY = 1.0
+LOOK_SECONDS = 1.0
 """Seconds between looks while anybody watches."""
-QUIET = 15.0
+QUIET_SECONDS = 15.0
 """Seconds after which a connection on which nothing happens gets a comment, so that nobody in between closes it."""
 SECTIONS = ("sites", "curves", "round_times", "lines", "refusals", "evaluation", "configuration")
 """Keys of a view that are sent by themselves when they change; the rest goes together."""
-HELD = 24
+MOST_FEEDS = 24
 """Most runs that are followed at a time."""
-_BOOT = secrets.token_hex(4)
+_PROCESS_ID = secrets.token_hex(4)
 
 
 class Feed:
     """Of one run."""
 
     def __init__(self, folder: Path) -> None:
-        self._watched = Watched(folder)
+        self._watched = RunWatcher(folder)
         self._one = asyncio.Lock()
         self._news = asyncio.Condition()
         self._texts: dict[str, str] = {}
@@ -43,7 +43,7 @@ class Feed:
     async def look(self) -> View:
         """The view of now; not looked up more often than twice between two events."""
         async with self._one:
-            if self.view is None or time.monotonic() - self._looked > EVERY / 2:
+            if self.view is None or time.monotonic() - self._looked > LOOK_SECONDS / 2:
                 self.view = await asyncio.to_thread(self._watched.look)
                 self._looked = time.monotonic()
                 await self._compare(self.view)
@@ -69,7 +69,7 @@ class Feed:
 
     @property
     def _id(self) -> str:
-        return f"{_BOOT}-{self._version}"
+        return f"{_PROCESS_ID}-{self._version}"
 
     async def events(self, last: str) -> AsyncIterator[bytes]:
         """Everything first, unless the browser has it (`last`: its Last-Event-ID), then what changes."""
@@ -79,17 +79,17 @@ class Feed:
             sent = self._version
             yield b"retry: 2000\n\n"
             yield self._full if last != self._id else b": nothing new\n\n"
-            spoke = time.monotonic()
+            last_sent = time.monotonic()
             while True:
                 async with self._news:
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._news.wait(), EVERY)
+                        await asyncio.wait_for(self._news.wait(), LOOK_SECONDS)
                 if self._version != sent:
                     event = self._patch if self._version == sent + 1 else self._full
-                    sent, spoke = self._version, time.monotonic()
+                    sent, last_sent = self._version, time.monotonic()
                     yield event
-                elif time.monotonic() - spoke > QUIET:
-                    spoke = time.monotonic()
+                elif time.monotonic() - last_sent > QUIET_SECONDS:
+                    last_sent = time.monotonic()
                     yield b": still here\n\n"
                 await self.look()
         finally:
@@ -112,7 +112,7 @@ class Feeds:
 
     def names(self) -> list[str]:
         """The newest first."""
-        return [p.name for p in run_folders.found(self.folder)]
+        return [p.name for p in run_folders.listed(self.folder)]
 
     async def read(self, most: int) -> None:
         """The newest runs, one after the other."""
@@ -127,6 +127,6 @@ class Feeds:
             return None
         feed = self._held.pop(name, None) or Feed(self.folder / name)
         self._held[name] = feed  # the last one used stands last
-        for old in [n for n, f in self._held.items() if not f.watchers and n != name][: max(len(self._held) - HELD, 0)]:
+        for old in [n for n, f in self._held.items() if not f.watchers and n != name][: max(len(self._held) - MOST_FEEDS, 0)]:
             del self._held[old]
         return feed

@@ -1,15 +1,15 @@
-"""A run's view as Prometheus metrics. `NAMES` is what docs/monitoring.md lists; a test holds the three against one another."""
+"""Prometheus metrics of a run's view. `NAMES` is what docs/monitoring.md lists; a test holds the three against one another."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from server.monitor.view import STATES, View
+from server.monitor.view import RUN_STATES, SiteView, View
 
-NEWEST = 20
+NEWEST_RUNS = 20
 """Runs that are exported."""
 NAMES: Mapping[str, str] = {
     "fedmets_run": "1 for each run, with study, task and fedmets version as labels",
@@ -56,11 +56,11 @@ class Collected:
     """Name of the run's folder, view."""
 
     def collect(self) -> Iterator[Metric]:
-        made = {name: _family(name) for name in NAMES}
+        families = {name: _family(name) for name in NAMES}
         for run, view in self.views:
             for name, labels, value in _samples(view):
-                made[name].add_metric([run, *labels], value)
-        yield from made.values()
+                families[name].add_metric([run, *labels], value)
+        yield from families.values()
 
 
 def _family(name: str) -> GaugeMetricFamily | CounterMetricFamily:
@@ -68,9 +68,22 @@ def _family(name: str) -> GaugeMetricFamily | CounterMetricFamily:
     return (CounterMetricFamily if name in _COUNTED else GaugeMetricFamily)(name, NAMES[name], labels=labels)
 
 
-def _samples(v: View) -> Iterable[tuple[str, Sequence[str], float]]:
+Sample = tuple[str, Sequence[str], float]
+"""Metric, the values of its labels but the run, value."""
+
+
+def _samples(v: View) -> Iterator[Sample]:
+    yield from _run_samples(v)
+    for site in v.sites:
+        yield from _site_samples(site)
+    for r in v.refusals:
+        yield "fedmets_site_refusals", (r.site, r.code), r.times
+    yield from _learner_samples(v)
+
+
+def _run_samples(v: View) -> Iterator[Sample]:
     yield "fedmets_run", (v.study, v.task, v.versions.get("fedmets", "")), 1
-    for state in STATES:
+    for state in RUN_STATES:
         yield "fedmets_run_state", (state,), float(v.state == state)
     yield "fedmets_run_jobs", (), v.jobs
     yield "fedmets_run_jobs_done", (), v.done
@@ -84,27 +97,30 @@ def _samples(v: View) -> Iterable[tuple[str, Sequence[str], float]]:
         yield "fedmets_run_last_sign_timestamp_seconds", (), v.latest
     yield "fedmets_run_ledger_lines", ("yes",), v.verified
     yield "fedmets_run_ledger_lines", ("no",), v.line_count - v.verified
-    for s in v.sites:
-        yield "fedmets_site_state", (s.name, s.state), 1
-        yield "fedmets_site_contributions", (s.name,), s.contributed
-        yield "fedmets_site_late_answers", (s.name,), s.late
-        if s.seen is not None:
-            yield "fedmets_site_last_sign_timestamp_seconds", (s.name,), s.seen
-        if isinstance(s.cases, int):
-            yield "fedmets_site_cases", (s.name,), s.cases
-        if s.epsilon is not None:
-            yield "fedmets_site_epsilon", (s.name,), s.epsilon
-    for r in v.refusals:
-        yield "fedmets_site_refusals", (r.site, r.code), r.times
+
+
+def _site_samples(s: SiteView) -> Iterator[Sample]:
+    yield "fedmets_site_state", (s.name, s.state), 1
+    yield "fedmets_site_contributions", (s.name,), s.contributed
+    yield "fedmets_site_late_answers", (s.name,), s.late
+    if s.seen is not None:
+        yield "fedmets_site_last_sign_timestamp_seconds", (s.name,), s.seen
+    if isinstance(s.cases, int):
+        yield "fedmets_site_cases", (s.name,), s.cases
+    if s.epsilon is not None:
+        yield "fedmets_site_epsilon", (s.name,), s.epsilon
+
+
+def _learner_samples(v: View) -> Iterator[Sample]:
     for c in v.curves:
         for site, points in (("", c.all), *c.sites.items()):
             if points:
                 yield "fedmets_learner_metric", (c.learner, c.metric, site), points[-1][1]
-    for e in v.evaluation:
+    for row in v.evaluation:
         for metric in ("auc", "auc_pooled", "brier", "log_loss"):
-            value = e.get(metric)
+            value = row.get(metric)
             if isinstance(value, int | float):
-                yield "fedmets_evaluation", (str(e.get("model")), str(e.get("evaluation")), metric), float(value)
-    for model, told in v.scores.items():
-        if isinstance(told, dict) and isinstance(told.get("value"), int | float):
-            yield "fedmets_evaluation", (str(model), "holdout", "auc_pooled"), float(told["value"])
+                yield "fedmets_evaluation", (str(row.get("model")), str(row.get("evaluation")), metric), float(value)
+    for model, score in v.scores.items():
+        if isinstance(score, dict) and isinstance(score.get("value"), int | float):
+            yield "fedmets_evaluation", (str(model), "holdout", "auc_pooled"), float(score["value"])

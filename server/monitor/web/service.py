@@ -1,12 +1,13 @@
-"""The page's server: Starlette on uvicorn, at a port or a Unix socket. It reads ledgers, and has no way to change anything."""
+"""Web service of the monitor: Starlette on uvicorn, at a port or a Unix socket. It reads ledgers, and has no way to change anything."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import socket as sockets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -21,9 +22,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from common.errors import RunError
 from server.monitor.json_log import Log
 from server.monitor.terminal import brief
-from server.monitor.web.access import COOKIE, SESSION, Access, Asked
+from server.monitor.view import View
+from server.monitor.web.access import COOKIE, SESSION_SECONDS, Access, RequestOrigin
 from server.monitor.web.event_stream import Feed, Feeds
-from server.monitor.web.prometheus import NEWEST, Collected
+from server.monitor.web.prometheus import NEWEST_RUNS, Collected
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -37,9 +39,9 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-MOST = 500
+MOST_WATCHERS = 500
 """Browsers that watch at a time."""
-_BODY = 4096
+_LOGIN_BYTES = 4096
 """Bytes of a login."""
 _ASSETS = {"page.css": "text/css", "page.js": "text/javascript", "charts.js": "text/javascript", "login.css": "text/css"}
 
@@ -48,136 +50,152 @@ def run(folder: Path, access: Access, host: str, port: int, socket: str, log: Lo
     """Until SIGTERM or SIGINT; returns the exit status."""
     if not folder.is_dir():
         raise RunError("S01", f"there is no folder '{folder}'; say where the runs are: --out DIR")
-    at = f"unix:{socket}" if socket else f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    address = f"unix:{socket}" if socket else f"http://{f'[{host}]' if ':' in host else host}:{port}"
     config = uvicorn.Config(
         app(folder, access, log), host=host, port=port, log_config=None, access_log=False, proxy_headers=False,
         server_header=False, timeout_graceful_shutdown=2, lifespan="on",
     )  # fmt: skip
     server = uvicorn.Server(config)
-    held = [_socket(socket, group=bool(access.header))] if socket else None
-    log.event("info", "monitor_started", at=at, runs=str(folder))
-    print(f"{at}  (runs in {folder}; Ctrl-C ends it)", flush=True)
+    listening = [_socket(socket, group=bool(access.header))] if socket else None
+    log.event("info", "monitor_started", at=address, runs=str(folder))
+    print(f"{address}  (runs in {folder}; Ctrl-C ends it)", flush=True)
     try:
         # Ctrl-C is how it is ended; uvicorn says by SystemExit that it cannot listen
         with suppress(KeyboardInterrupt, SystemExit):
-            server.run(sockets=held)
+            server.run(sockets=listening)
     finally:
         if socket:
             Path(socket).unlink(missing_ok=True)
     if not server.started:
-        raise RunError("S03", f"cannot listen at {at}; is something else there? choose another --port")
+        raise RunError("S03", f"cannot listen at {address}; is something else there? choose another --port")
     log.event("info", "monitor_stopped")
     return 0
 
 
 def _socket(path: str, group: bool) -> sockets.socket:
     """Its maker's alone, or, where a proxy is to reach it, its group's, too: uvicorn's own would be everybody's."""
-    made = sockets.socket(sockets.AF_UNIX)
+    listener = sockets.socket(sockets.AF_UNIX)
     try:
-        if made.connect_ex(path) == 0:
+        if listener.connect_ex(path) == 0:
             raise OSError("somebody listens there")
         Path(path).unlink(missing_ok=True)
-        made = sockets.socket(sockets.AF_UNIX)
+        listener = sockets.socket(sockets.AF_UNIX)
         before = os.umask(0o117 if group else 0o177)
         try:
-            made.bind(path)
+            listener.bind(path)
         finally:
             os.umask(before)
     except OSError as error:
         raise RunError("S03", f"cannot listen at unix:{path} ({error}); choose another --socket") from error
-    return made
+    return listener
 
 
 def app(folder: Path, access: Access, log: Log | None = None) -> ASGIApp:
     feeds = Feeds(folder)
 
     @asynccontextmanager
-    async def begun(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
         # long ledgers are read before anybody asks for them
-        reading = asyncio.create_task(feeds.read(NEWEST))
+        reading = asyncio.create_task(feeds.read(NEWEST_RUNS))
         yield
         reading.cancel()
 
-    return Guarded(Starlette(routes=_routes(feeds, access), lifespan=begun), access, log or Log())
+    return Guarded(Starlette(routes=_Pages(feeds, access).routes(), lifespan=lifespan), access, log or Log())
 
 
-Handler = Callable[[Request], Awaitable[Response]]
+@dataclass(frozen=True)
+class _Pages:
+    """What is answered to whoever may look."""
 
+    feeds: Feeds
+    access: Access
 
-def _routes(feeds: Feeds, access: Access) -> list[Route]:
-    async def page(request: Request) -> Response:
+    def routes(self) -> list[Route]:
+        routes = [
+            Route("/", self.page),
+            Route("/runs/{name}", self.page),
+            Route("/assets/{name}", self.asset),
+            Route("/api/runs", self.runs),
+            Route("/api/runs/{name}", self.run),
+            Route("/api/runs/{name}/lines", self.lines),
+            Route("/api/runs/{name}/events", self.events),
+            Route("/metrics", self.metrics),
+        ]
+        if self.access.token:
+            routes.append(Route("/login", self.login, methods=["GET", "POST"]))
+        return routes
+
+    async def page(self, request: Request) -> Response:
         return _asset("page.html", "text/html")
 
-    async def asset(request: Request) -> Response:
+    async def asset(self, request: Request) -> Response:
         name = request.path_params["name"]
-        return _asset(name, _ASSETS[name]) if name in _ASSETS else _lost()
+        return _asset(name, _ASSETS[name]) if name in _ASSETS else _not_found()
 
-    async def listed(request: Request) -> Response:
-        seen = [brief(await feed.look()) | {"name": name} for name in feeds.names()[:NEWEST] if (feed := feeds.get(name))]
-        return JSONResponse(seen)
+    async def newest(self) -> list[tuple[str, View]]:
+        """Name and view of the newest runs."""
+        views = []
+        for name in self.feeds.names()[:NEWEST_RUNS]:
+            feed = self.feeds.get(name)
+            if feed:
+                views.append((name, await feed.look()))
+        return views
 
-    def of_run(then: Callable[[Request, Feed], Awaitable[Response]]) -> Handler:
-        async def found(request: Request) -> Response:
-            feed = feeds.get(request.path_params["name"])
-            return await then(request, feed) if feed else _lost()
+    async def runs(self, request: Request) -> Response:
+        return JSONResponse([brief(view) | {"name": name} for name, view in await self.newest()])
 
-        return found
+    async def run(self, request: Request) -> Response:
+        feed = self._feed(request)
+        return JSONResponse((await feed.look()).json()) if feed else _not_found()
 
-    async def whole(request: Request, feed: Feed) -> Response:
-        return JSONResponse((await feed.look()).json())
-
-    async def lines(request: Request, feed: Feed) -> Response:
+    async def lines(self, request: Request) -> Response:
+        feed = self._feed(request)
+        if feed is None:
+            return _not_found()
         before = request.query_params.get("before", "")
-        found = await feed.lines(int(before) if before.isdecimal() and len(before) < 12 else None)
-        return JSONResponse([vars(line) for line in found])
+        lines = await feed.lines(int(before) if before.isdecimal() and len(before) < 12 else None)
+        return JSONResponse([vars(line) for line in lines])
 
-    async def events(request: Request, feed: Feed) -> Response:
-        if feed.watchers >= MOST:
+    async def events(self, request: Request) -> Response:
+        feed = self._feed(request)
+        if feed is None:
+            return _not_found()
+        if feed.watchers >= MOST_WATCHERS:
             return PlainTextResponse("too many watch this run\n", 503)
         last = request.headers.get("last-event-id", "")
         return StreamingResponse(feed.events(last), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
-    async def metrics(request: Request) -> Response:
+    async def metrics(self, request: Request) -> Response:
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-        seen = [(name, await feed.look()) for name in feeds.names()[:NEWEST] if (feed := feeds.get(name))]
-        return Response(generate_latest(Collected(seen)), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(Collected(await self.newest())), media_type=CONTENT_TYPE_LATEST)
 
-    async def login(request: Request) -> Response:
+    async def login(self, request: Request) -> Response:
         if request.method != "POST":
             return _asset("login.html", "text/html")
         body = b""
         async for piece in request.stream():
             body += piece
-            if len(body) > _BODY:
+            if len(body) > _LOGIN_BYTES:
                 return PlainTextResponse("too long\n", 413)
         token = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0].strip()
-        session = await access.login(token)
+        session = await self.access.login(token)
         if not session:
             return _asset("login.html", "text/html", 401)
         answer = RedirectResponse("./", 303)
         secure = request.headers.get("x-forwarded-proto") == "https"
-        answer.set_cookie(COOKIE, session, max_age=int(SESSION), httponly=True, samesite="strict", secure=secure)
+        answer.set_cookie(COOKIE, session, max_age=int(SESSION_SECONDS), httponly=True, samesite="strict", secure=secure)
         return answer
 
-    return [
-        Route("/", page),
-        Route("/runs/{name}", page),
-        Route("/assets/{name}", asset),
-        Route("/api/runs", listed),
-        Route("/api/runs/{name}", of_run(whole)),
-        Route("/api/runs/{name}/lines", of_run(lines)),
-        Route("/api/runs/{name}/events", of_run(events)),
-        Route("/metrics", metrics),
-        *([Route("/login", login, methods=["GET", "POST"])] if access.token else []),
-    ]
+    def _feed(self, request: Request) -> Feed | None:
+        return self.feeds.get(request.path_params["name"])
 
 
 def _asset(name: str, kind: str, status: int = 200) -> Response:
     return Response(files(__package__).joinpath(name).read_bytes(), status, media_type=kind)
 
 
-def _lost() -> Response:
+def _not_found() -> Response:
     return JSONResponse({"error": "there is no such run"}, 404)
 
 
@@ -207,7 +225,7 @@ class Guarded:
         entering = bool(self._access.token) and path in ("/login", "/assets/login.css")
         if request.method not in ("GET", "HEAD") and not (entering and request.method == "POST"):
             return PlainTextResponse("read only\n", 405, headers={"Allow": "GET, HEAD"})
-        answer = self._access.answer(_asked(request, self._access.header))
+        answer = self._access.answer(_origin(request, self._access.header))
         if answer == "yes" or (answer == "no" and entering):
             return None
         self._log.event("warning", "access_refused", why=answer, path=path, peer=request.client.host if request.client else "socket")
@@ -220,9 +238,9 @@ class Guarded:
         return PlainTextResponse("not allowed without a token or a proxy's word\n", 401, headers={"WWW-Authenticate": "Bearer"})
 
 
-def _asked(request: Request, header: str) -> Asked:
+def _origin(request: Request, header: str) -> RequestOrigin:
     kind, _, bearer = request.headers.get("authorization", "").partition(" ")
-    return Asked(
+    return RequestOrigin(
         peer=request.client.host if request.client else "",
         host=request.headers.get("host", ""),
         bearer=bearer.strip() if kind.lower() == "bearer" else "",

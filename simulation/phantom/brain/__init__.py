@@ -1,1 +1,1 @@
-"""The brain phantom: four MR sequences with outlines and a workbook."""
+"""Brain phantom: four MR sequences with outlines and a workbook."""

@@ -1,4 +1,4 @@
-"""One patient's skull-stripped brain in four MR sequences: drawn as a few numbers (`Head`), then rendered on a grid of 2.5 mm.
+"""Brain anatomy of one patient, skull-stripped, in four MR sequences: drawn as a few numbers (`Head`), rendered on a grid of 2.5 mm.
 
 The three latents show in every lesion: how much of a ring it is (a large dead core, a bright rim and wide oedema, against a solid lesion
 in little oedema), its signal on T1, and its signal on T2. Number, size and place of the lesions are drawn apart from them.
@@ -47,6 +47,8 @@ SULCUS, VENTRICLE, CORTEX, WHITE, DEEP = 1, 2, 3, 4, 5
 
 @dataclass(frozen=True)
 class Metastasis:
+    """One lesion of a brain."""
+
     centre: Point
     semi: Point
 
@@ -191,9 +193,9 @@ def _scanned(name: str, image: Field, brain: Solid, scanner: Mr, rng: np.random.
 
     white = SIGNAL[name][WHITE]
     pixel = scanner.blur_mm / SPACING
-    seen = white * (gaussian_filter(image, pixel) / white) ** scanner.contrast
-    seen *= 1 + scanner.bias * smooth_noise(rng, image.shape, (3, 3, 3)).clip(-2, 2) / 2
+    signal = white * (gaussian_filter(image, pixel) / white) ** scanner.contrast
+    signal *= 1 + scanner.bias * smooth_noise(rng, image.shape, (3, 3, 3)).clip(-2, 2) / 2
     level = scanner.noise * (520 if name.startswith("t1") else 430)
     noise = level * rng.standard_normal((2, *image.shape), np.float32)
-    out = scanner.gain * np.hypot(seen + noise[0], noise[1])
+    out = scanner.gain * np.hypot(signal + noise[0], noise[1])
     return np.asarray(np.where(brain, np.clip(np.rint(out), 1, 32000), 0), np.float32)

@@ -1,4 +1,4 @@
-"""The brain phantom on disk: a synthetic twin of Yale's Pretreat-MetsToBrain-Masks as a user downloads it.
+"""Brain phantom on disk: a synthetic twin of Yale's Pretreat-MetsToBrain-Masks as a user downloads it.
 
     <folder>/Pretreat-MetsToBrain-Masks-Clinical.xlsx                    a row for each patient, keyed by the number `BraTS_MET_ID`
     <folder>/Pretreat-MetsToBrain-Masks/BraTS-MET-9xxxx-000/
@@ -7,7 +7,7 @@
     <folder>/truth.json                                                  the generator's own truth (`Truth`)
 
 No real subject's number is above 90000. The grid has the collection's field of view at 2.5 mm instead of 1 mm, which keeps files small.
-`brain_model` says what the primary tumour decides, `brain_anatomy` what is seen.
+`generative_model` says what the primary tumour decides, `anatomy` what is seen.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from simulation.phantom.brain import model
+from simulation.phantom.brain import generative_model as model
 from simulation.phantom.brain.anatomy import SEQUENCES, SPACING, Head, draw_head, render
-from simulation.phantom.brain.model import CLASSES, Draw
+from simulation.phantom.brain.generative_model import CLASSES, Draw
 from simulation.phantom.shared import image_truth, processes, scanners
 from simulation.phantom.shared.holdings import Holding, holdings
 from simulation.phantom.shared.image_truth import Case, Truth
@@ -88,15 +88,13 @@ def write(
     heads = [draw_head(np.random.default_rng((seed, 8, i))) for i in range(patients)]
     rows = [_row(ids[i], i, drawn, makers[i], held[i].table, rng) for i in range(patients)]
     write_workbook(folder / WORKBOOK, {"Clinical": [HEADER, *rows]})
-    people = [
-        Patient(
-            f"BraTS-MET-{ids[i]}-000", seed, i, makers[i], heads[i], tuple(drawn.u[i].tolist()), held[i].mask,
-            SEQUENCES if held[i].whole else tuple(s for s in SEQUENCES if s != LACKS),
-        )
-        for i in range(patients)
-        if held[i].image
-    ]  # fmt: skip
-    processes.each(partial(_write_images, folder / COLLECTION), people, tell)
+    imaged = []
+    for i in range(patients):
+        if held[i].image:
+            sequences = SEQUENCES if held[i].whole else tuple(s for s in SEQUENCES if s != LACKS)
+            latent = tuple(drawn.u[i].tolist())
+            imaged.append(Patient(f"BraTS-MET-{ids[i]}-000", seed, i, makers[i], heads[i], latent, held[i].mask, sequences))
+    processes.each(partial(_write_images, folder / COLLECTION), imaged, tell)
     truth = _truth(drawn, [str(i) for i in ids], makers, held, seed, null, missing)
     image_truth.keep(truth, folder)
     return truth
@@ -107,19 +105,19 @@ def read_truth(folder: Path) -> Truth | None:
     return image_truth.read_truth(folder, STUDY)
 
 
-def _row(number: int, at: int, d: Draw, maker: int, table: bool, rng: np.random.Generator) -> tuple[Cell, ...]:
-    """The row of patient `at`; without a `table` every feature is missing."""
+def _row(number: int, patient: int, d: Draw, maker: int, table: bool, rng: np.random.Generator) -> tuple[Cell, ...]:
+    """The row of patient `patient` of the draw; without a `table` every feature is missing."""
     scanner = scanners.MAKERS[maker]
-    names = PRIMARIES[d.y[at]]
+    names = PRIMARIES[d.y[patient]]
     name = names[int(rng.integers(len(names)))]
     features: list[Cell] = [
-        int(d.age[at]),
-        "Female" if d.female[at] else "Male",
-        ("No", "Yes")[d.smoking[at]] if d.smoking_known[at] else None,
+        int(d.age[patient]),
+        "Female" if d.female[patient] else "Male",
+        ("No", "Yes")[d.smoking[patient]] if d.smoking_known[patient] else None,
     ]
     ethnicity = str(rng.choice(("White", "Black", "Asian", "Unknown"), p=(0.8, 0.1, 0.05, 0.05)))
     return (
-        number, *(features if table else [None] * len(features)), ethnicity, name if d.known[at] else "Unknown",
+        number, *(features if table else [None] * len(features)), ethnicity, name if d.known[patient] else "Unknown",
         str(rng.choice(("Yes", "No"), p=(0.6, 0.4))), scanner.name, scanner.mr.model, scanner.mr.tesla,
         round(float(rng.exponential(12)) + 0.1, 1), None,
     )  # fmt: skip
@@ -128,14 +126,14 @@ def _row(number: int, at: int, d: Draw, maker: int, table: bool, rng: np.random.
 def _write_images(tree: Path, patient: Patient) -> None:
     """One patient's files, in a process of its own."""
     rng = np.random.default_rng((patient.seed, 9, patient.number))
-    seen = render(patient.head, np.array(patient.u), scanners.MAKERS[patient.maker].mr, rng)
+    rendered = render(patient.head, np.array(patient.u), scanners.MAKERS[patient.maker].mr, rng)
     folder = tree / patient.id
     folder.mkdir()
     for name in patient.sequences:
-        _save(folder / f"{patient.id}-{name}.nii.gz", seen.sequences[name].astype(np.int16))
+        _save(folder / f"{patient.id}-{name}.nii.gz", rendered.sequences[name].astype(np.int16))
     as_float = rng.random() < FLOAT_SEG
     if patient.mask:
-        _save(folder / f"{patient.id}-seg.nii.gz", seen.labels.astype(np.float32 if as_float else np.uint8))
+        _save(folder / f"{patient.id}-seg.nii.gz", rendered.labels.astype(np.float32 if as_float else np.uint8))
 
 
 def _save(path: Path, array: NDArray[np.int16 | np.float32 | np.uint8]) -> None:

@@ -1,1 +1,1 @@
-"""The colorectal phantom: rows of a GDC export, and the CT of a few."""
+"""Colorectal phantom: rows of a GDC export, and the CT of a few."""

@@ -1,4 +1,4 @@
-"""What the best possible model could reach on the phantom: the posterior of M by Bayes' rule, and its AUC.
+"""Bayes-optimal AUC of the colorectal phantom: the posterior of M by Bayes' rule, which no model can beat.
 
 No score orders patients better than the true posterior given what the score may look at (Neyman and Pearson 1933), so the AUC of
 the posterior is an upper bound, in expectation, for every model of that task. What is observed includes *which* values are missing: the
@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.data.schema import Floats
-from simulation.phantom.colorectal import model as g
+from simulation.phantom.colorectal import generative_model as g
+from simulation.phantom.colorectal.generative_model import MISSING, Draw
 from simulation.phantom.colorectal.hospitals import HOSPITALS
-from simulation.phantom.colorectal.model import MISSING, Draw
 from simulation.phantom.shared import draws
 from simulation.phantom.shared.draws import Ints, auc, pair_counts
 
@@ -39,12 +39,12 @@ def posterior(d: Draw, task: str) -> tuple[Floats, Floats]:
 
 def ceilings(d: Draw) -> tuple[dict[str, float], dict[str, float]]:
     """Task -> AUC of the posterior among the patients with known M; and task -> the AUC over pairs within one hospital."""
-    seen = d.where(d.known)
+    labelled = d.where(d.known)
     free, within = {}, {}
     for task in TASKS:
-        mixed, own = posterior(seen, task)
-        free[task] = auc(mixed, seen.m)
-        pairs = [pair_counts(own[seen.hospital == h], seen.m[seen.hospital == h]) for h in range(len(HOSPITALS))]
+        mixed, own = posterior(labelled, task)
+        free[task] = auc(mixed, labelled.m)
+        pairs = [pair_counts(own[labelled.hospital == h], labelled.m[labelled.hospital == h]) for h in range(len(HOSPITALS))]
         total = sum(n for _, n in pairs)
         within[task] = sum(won for won, _ in pairs) / total if total else float("nan")
     return free, within
@@ -76,16 +76,16 @@ def _preoperative(d: Draw) -> Floats:
 
 def _seen(d: Draw, location: Ints, histology: Ints) -> Floats:
     hospitals = np.arange(len(HOSPITALS))[None, :]
-    here = (1 - g.RECTAL)[None, :] * g.COLON[location][:, None] + g.RECTAL[None, :] * (location == 2)[:, None]
-    here = here * g.HISTOLOGY[histology][:, None]
+    odds = (1 - g.RECTAL)[None, :] * g.COLON[location][:, None] + g.RECTAL[None, :] * (location == 2)[:, None]
+    odds = odds * g.HISTOLOGY[histology][:, None]
     logit = g.preoperative_logit(d.age[:, None], location[:, None], histology[:, None], hospitals)
     measured = np.isfinite(d.cea)
     value = np.where(measured, d.cea, 1.0)[:, None] / g.ASSAY[None, :]
     # the factor of the change of variable (1 / CEA) is the same for every hospital and M, and cancels
     density = np.exp(-0.5 * ((np.log(value) - g.CEA_MEAN) / g.CEA_SD) ** 2)
     p = np.where(measured[:, None], draws.sigmoid(logit + g.CEA * np.log1p(value)), _unmeasured(logit))
-    here = here * np.where(measured[:, None], g.CEA_KNOWN * density, 1 - g.CEA_KNOWN)
-    return np.stack([here * (1 - p), here * p], -1)
+    odds = odds * np.where(measured[:, None], g.CEA_KNOWN * density, 1 - g.CEA_KNOWN)
+    return np.stack([odds * (1 - p), odds * p], -1)
 
 
 def _unmeasured(logit: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""The institutions of the colorectal phantom: their tissue source site codes, their sizes and the habits that make them differ.
+"""Hospitals of the colorectal phantom: their tissue source site codes, their sizes and the habits that make them differ.
 
 Codes and sizes are those of TCGA-COAD and TCGA-READ, nearly. The rates are set by hand, in sight of that cohort's counts and shares of
 recorded values by institution, so that the contrasts are alike; none is an estimate.

@@ -77,10 +77,14 @@ def choose(people: Sequence[Patient], images: int, seed: int) -> list[Scan]:
     """
     rng = np.random.default_rng((seed, 2))
     order = [people[i] for i in rng.permutation(len(people)).tolist() if people[i].primary]
-    events, known = max(1, round(EVENTS / OF * images)), round(KNOWN / OF * images)
+    events, with_label = max(1, round(EVENTS / OF * images)), round(KNOWN / OF * images)
     m0 = [p for p in order if p.known and not p.m]
-    taken = [*[p for p in order if p.known and p.m][:events], *m0[: known - events], *[p for p in order if not p.known][: images - known]]
-    taken = [*taken, *m0[known - events :]][: images + 1]
+    taken = [
+        *[p for p in order if p.known and p.m][:events],
+        *m0[: with_label - events],
+        *[p for p in order if not p.known][: images - with_label],
+    ]
+    taken = [*taken, *m0[with_label - events :]][: images + 1]
     if images < 3 or len(taken) <= images:
         raise UsageError("C01", f"CT of {images} patients cannot be made; 3 are the fewest, and {images + 1} must have M0 or no recorded M")
     makers = rng.choice(len(scanners.MAKERS), len(taken) + 1, p=[m.share for m in scanners.MAKERS]).tolist()
@@ -96,13 +100,13 @@ def choose(people: Sequence[Patient], images: int, seed: int) -> list[Scan]:
 def write(folder: Path, scans: Sequence[Scan], tell: Callable[[int, int], None]) -> dict[str, int]:
     """Write the series below `folder`; barcode -> lesions, of those whose CT the table knows. Equal arguments write equal bytes."""
     (folder / image_truth.MARK).touch()
-    made = processes.each(partial(_write, folder), scans, tell)
-    rows = [row for _, series in made for row in series]
+    entries = processes.each(partial(_write, folder), scans, tell)
+    rows = [row for _, series in entries for row in series]
     with (folder / METADATA).open("w", encoding="utf-8", newline="") as stream:
         table = csv.DictWriter(stream, list(rows[0]))
         table.writeheader()
         table.writerows(rows)
-    return {scan.barcode: lesions for scan, (lesions, _) in zip(scans[:-1], made[:-1], strict=True) if scan.whole}
+    return {scan.barcode: lesions for scan, (lesions, _) in zip(scans[:-1], entries[:-1], strict=True) if scan.whole}
 
 
 def _write(folder: Path, scan: Scan) -> tuple[int, list[dict[str, str]]]:
@@ -117,13 +121,13 @@ def _write(folder: Path, scan: Scan) -> tuple[int, list[dict[str, str]]]:
     maker = scanners.MAKERS[scan.maker]
     corner = -(PIXELS - 1) / 2 * body.pixel
     shift = np.round(rng.uniform((-12, -180, -600), (12, -120, -100)), 1)
-    at = (round(corner + float(shift[0]), 4), round(corner + float(shift[1]), 4), float(shift[2]))
+    origin = (round(corner + float(shift[0]), 4), round(corner + float(shift[1]), 4), float(shift[2]))
     day = datetime.date(1998, 1, 1) + datetime.timedelta(days=int(rng.integers(0, 4000)))
-    subject = Subject(scan.collection, scan.barcode, scan.seed, scan.male, scan.age, day, at, body.pixel)
-    seen = render(body, 0.0, maker.ct, np.random.default_rng((scan.seed, 4, scan.number)))
-    rows = [write_localizer(folder, subject, maker, seen)]
+    subject = Subject(scan.collection, scan.barcode, scan.seed, scan.male, scan.age, day, origin, body.pixel)
+    rendered = render(body, 0.0, maker.ct, np.random.default_rng((scan.seed, 4, scan.number)))
+    rows = [write_localizer(folder, subject, maker, rendered)]
     if scan.whole:
-        rows.append(write_ct(folder, subject, maker, seen))
+        rows.append(write_ct(folder, subject, maker, rendered))
     if scan.lung:
         # the same draws: the same anatomy, thinner, sharper and noisier
         thin = replace(

@@ -1,4 +1,4 @@
-"""One phantom patient as the rows of the GDC's export: what the reader has to see through stands here, what it should find does not.
+"""GDC records of one phantom patient: what the reader has to see through stands here, what it should find does not.
 
 Suffix letters, null tokens in several spellings, diagnoses that are not the primary tumour and carry an M of their own, a row for each
 treatment, tests other than CEA, and columns that give M away (stage, survival, residual disease, response).
@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from simulation.phantom.colorectal.model import INVASIONS, MISSING
+from simulation.phantom.colorectal.generative_model import INVASIONS, MISSING
 
 NULL: Final = "'--"
 
@@ -230,13 +230,13 @@ def _treatments(p: Patient, rng: np.random.Generator) -> list[Row]:
     ]
     rows: list[Row] = []
     for kind in kinds:
-        given = str(rng.choice(("yes", "no", "unknown"), p=(0.45, 0.5, 0.05)))
+        was_given = str(rng.choice(("yes", "no", "unknown"), p=(0.45, 0.5, 0.05)))
         outcome = str(rng.choice(("Progressive Disease" if p.m else "Complete Response", NULL), p=(0.2, 0.8)))
         rows.append({
             "treatments.submitter_id": f"{p.barcode}_treatment{len(rows)}",
             "treatments.treatment_type": kind,
-            "treatments.treatment_or_therapy": given,
-            "treatments.treatment_outcome": outcome if given == "yes" else NULL,
+            "treatments.treatment_or_therapy": was_given,
+            "treatments.treatment_outcome": outcome if was_given == "yes" else NULL,
         })  # fmt: skip
     return rows or [{}]
 
@@ -268,8 +268,12 @@ def _stage(p: Patient, rng: np.random.Generator) -> str:
     if MISSING in (p.t, p.n):
         return NULL
     if p.n:
-        return "Stage IIIA" if p.t <= 2 else ("Stage IIIB" if p.n == 1 else "Stage IIIC")
-    return "Stage I" if p.t <= 2 else ("Stage IIA" if p.t == 3 else "Stage IIB")
+        if p.t <= 2:
+            return "Stage IIIA"
+        return "Stage IIIB" if p.n == 1 else "Stage IIIC"
+    if p.t <= 2:
+        return "Stage I"
+    return "Stage IIA" if p.t == 3 else "Stage IIB"
 
 
 def _one_of(names: tuple[tuple[str, ...], ...], at: int, rng: np.random.Generator) -> str:

@@ -1,4 +1,4 @@
-"""The colorectal phantom on disk: a synthetic twin of TCGA-COAD and TCGA-READ in the GDC's export of 2025 (dotted headers).
+"""Colorectal phantom on disk: a synthetic twin of TCGA-COAD and TCGA-READ in the GDC's export of 2025 (dotted headers).
 
     <folder>/coad/clinical.tsv           rows are diagnosis x treatment, primary and other diagnoses
     <folder>/coad/pathology_detail.tsv   a row for each patient
@@ -24,10 +24,11 @@ from typing import Final
 import numpy as np
 
 from common.errors import DataError, UsageError
-from simulation.phantom.colorectal import ceiling, model, records
+from simulation.phantom.colorectal import ceiling, records
+from simulation.phantom.colorectal import generative_model as model
 from simulation.phantom.colorectal import images as ct_images
+from simulation.phantom.colorectal.generative_model import Draw
 from simulation.phantom.colorectal.hospitals import CODES, HOSPITALS
-from simulation.phantom.colorectal.model import Draw
 from simulation.phantom.colorectal.records import Patient, Row
 from simulation.phantom.shared.draws import Bools
 from simulation.phantom.shared.image_truth import MARK
@@ -117,8 +118,8 @@ def write(
     if scans:
         truth = dataclasses.replace(truth, images=ct_images.write(folder, scans, tell))
     # a cohort without images is written as it was before there were any
-    told = {name: value for name, value in dataclasses.asdict(truth).items() if name != "images" or value}
-    (folder / TRUTH).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    declared = {name: value for name, value in dataclasses.asdict(truth).items() if name != "images" or value}
+    (folder / TRUTH).write_text(json.dumps(declared, indent=2) + "\n", encoding="utf-8")
     return truth
 
 
@@ -162,7 +163,7 @@ def _people(d: Draw, primary: Bools, rng: np.random.Generator) -> list[Patient]:
 def _truth(d: Draw, seed: int, patients: int, null: bool) -> Truth:
     population, population_within, prevalence = ceiling.population(null)
     cohort, cohort_within = ceiling.flat() if null else ceiling.ceilings(d)
-    here = {h.name: d.where(d.hospital == at) for at, h in enumerate(HOSPITALS)}
+    by_hospital = {h.name: d.where(d.hospital == at) for at, h in enumerate(HOSPITALS)}
     return Truth(
         seed=seed,
         patients=patients,
@@ -171,7 +172,7 @@ def _truth(d: Draw, seed: int, patients: int, null: bool) -> Truth:
         known=int(d.known.sum()),
         events=int(d.m[d.known].sum()),
         cea=int(np.isfinite(d.cea).sum()),
-        hospitals={name: (len(part), int(part.known.sum()), int(part.m[part.known].sum())) for name, part in here.items()},
+        hospitals={name: (len(part), int(part.known.sum()), int(part.m[part.known].sum())) for name, part in by_hospital.items()},
         prevalence=prevalence,
         coefficients=model.coefficients(),
         shifts={h.name: h.shift for h in HOSPITALS},

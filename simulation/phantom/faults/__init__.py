@@ -1,1 +1,1 @@
-"""One planted fault each, in tables and in images."""
+"""Fault injection: one planted fault each, in tables and in images."""

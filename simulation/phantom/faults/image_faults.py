@@ -1,4 +1,4 @@
-"""One planted fault each in the images of a folder that `liver.write` or `brain.write` has written: bad files as hospitals have them.
+"""Image faults, planted one each in the folder that `liver.write` or `brain.write` has written: bad files as hospitals have them.
 
     from simulation.phantom import image_faults, liver
     liver.write(folder)
@@ -82,20 +82,20 @@ def _doubled_slice(folder: Path) -> tuple[str, ...]:
     from pydicom.uid import UID
 
     patient, slices = _ct(folder)
-    one = _read(slices[4])
+    dataset = _read(slices[4])
     uid = "2.25." + "8" * 36
-    one.SOPInstanceUID, one.file_meta.MediaStorageSOPInstanceUID = uid, UID(uid)
-    one.PixelData = np.frombuffer(one.PixelData, np.int16)[::-1].tobytes()
-    one.save_as(slices[4].with_name("1-99.dcm"))
+    dataset.SOPInstanceUID, dataset.file_meta.MediaStorageSOPInstanceUID = uid, UID(uid)
+    dataset.PixelData = np.frombuffer(dataset.PixelData, np.int16)[::-1].tobytes()
+    dataset.save_as(slices[4].with_name("1-99.dcm"))
     return (patient,)
 
 
 def _tilted_slice(folder: Path) -> tuple[str, ...]:
     """D06: one slice lies askew to the others."""
     patient, slices = _ct(folder)
-    one = _read(slices[4])
-    one.ImageOrientationPatient = [1, 0, 0, 0, 0.981627, 0.190809]
-    one.save_as(slices[4])
+    dataset = _read(slices[4])
+    dataset.ImageOrientationPatient = [1, 0, 0, 0, 0.981627, 0.190809]
+    dataset.save_as(slices[4])
     return (patient,)
 
 
@@ -105,15 +105,15 @@ def _foreign_segmentation(folder: Path) -> tuple[str, ...]:
 
     patient, _ = _ct(folder)
     path = next(path for path in _series(folder, patient) if dcmread(path, stop_before_pixels=True).Modality == "SEG")
-    one = dcmread(path)
+    dataset = dcmread(path)
     uid = "2.25." + "7" * 36
-    one.ReferencedSeriesSequence[0].SeriesInstanceUID = one.FrameOfReferenceUID = uid
-    for item in one.ReferencedSeriesSequence[0].ReferencedInstanceSequence:
+    dataset.ReferencedSeriesSequence[0].SeriesInstanceUID = dataset.FrameOfReferenceUID = uid
+    for item in dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence:
         item.ReferencedSOPInstanceUID = "2.25.7" + item.ReferencedSOPInstanceUID[6:]
-    for frame in one.PerFrameFunctionalGroupsSequence:
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
         source = frame.DerivationImageSequence[0].SourceImageSequence[0]
         source.ReferencedSOPInstanceUID = "2.25.7" + source.ReferencedSOPInstanceUID[6:]
-    one.save_as(path)
+    dataset.save_as(path)
     return (patient,)
 
 

@@ -1,4 +1,4 @@
-"""One planted fault each, in a folder that `colorectal.write` has written: for the tests of the guards, and to see a guard fire.
+"""Table faults, planted one each in a folder that `colorectal.write` has written: to test the guards, and to see a guard fire.
 
     from simulation.phantom import colorectal, faults
     colorectal.write(folder)
@@ -235,12 +235,12 @@ def _edit(path: Path, change: Callable[[Row], Mapping[str, str]]) -> None:
     write_rows(path, columns, (change(row) for row in rows))
 
 
-def _append(path: Path, more: list[Row]) -> None:
+def _append(path: Path, added: list[Row]) -> None:
     columns, rows = _read(path)
-    write_rows(path, columns, [*rows, *more])
+    write_rows(path, columns, [*rows, *added])
 
 
 def _drop(path: Path, column: str) -> None:
     columns, rows = _read(path)
-    left = [c for c in columns if c != column]
-    write_rows(path, left, ({c: row[c] for c in left} for row in rows))
+    kept_columns = [c for c in columns if c != column]
+    write_rows(path, kept_columns, ({c: row[c] for c in kept_columns} for row in rows))

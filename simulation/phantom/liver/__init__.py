@@ -1,1 +1,1 @@
-"""The liver phantom: CT with outlines and a workbook."""
+"""Liver phantom: CT with outlines and a workbook."""

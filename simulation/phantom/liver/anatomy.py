@@ -1,4 +1,4 @@
-"""One patient's upper abdomen (`liver_body.Body`) as Hounsfield units and outlines.
+"""Abdominal anatomy of one patient (`liver.body.Body`) as Hounsfield units and outlines.
 
 The latent u moves the attenuation of the core of each lesion against its rim (`core_hu`), and nothing else.
 """
@@ -213,9 +213,9 @@ def _scanned(image: Field, grid: Grid, body: Body, scanner: Ct, rng: np.random.G
     from scipy.ndimage import gaussian_filter
 
     pixel = scanner.blur_mm / body.pixel
-    seen = gaussian_filter(image, (0.35, pixel, pixel))
-    seen[seen > -800] += scanner.offset
+    hounsfield = gaussian_filter(image, (0.35, pixel, pixel))
+    hounsfield[hounsfield > -800] += scanner.offset
     out = np.hypot(grid.y[:, None] / (body.cavity[0] + body.fat), grid.x[None] / (body.cavity[1] + body.fat))
     level = scanner.noise * (1.1 - 0.35 * np.clip(out, 0, 1)) * (0.85 + body.fat / 120)
-    noisy = seen + grain(rng, grid.shape, (0, 0.9 * pixel, 0.9 * pixel)) * level[None]
+    noisy = hounsfield + grain(rng, grid.shape, (0, 0.9 * pixel, 0.9 * pixel)) * level[None]
     return np.asarray(np.clip(np.rint(noisy), -1024, 3000), np.float32)

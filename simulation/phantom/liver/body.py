@@ -1,4 +1,4 @@
-"""One patient's upper abdomen as a few numbers: the cavity, the liver's lobes, its lesions. Nothing here knows the latent.
+"""Body of one patient as a few numbers: the cavity, the liver's lobes, its lesions. Nothing here knows the latent.
 
 The table's body mass sets the fat; no other feature of the table that bears on the outcome enters.
 """
@@ -18,6 +18,8 @@ PIXELS: Final = 128
 
 @dataclass(frozen=True)
 class Lesion:
+    """One lesion of a liver."""
+
     centre: Point
     semi: Point
     seed: int

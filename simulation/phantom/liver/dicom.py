@@ -1,4 +1,4 @@
-"""A rendered abdomen as DICOM, in the tree that the NBIA Data Retriever makes: CT series, a localizer, outlines as SEG.
+"""DICOM files of a rendered abdomen, in the tree that the NBIA Data Retriever makes: CT series, a localizer, outlines as SEG.
 
     <collection>/<PatientID>/<date>-NA-<study>-<5 digits>/<number>.000000-<series>-<5 digits>/1-01.dcm
 
@@ -24,7 +24,7 @@ from simulation.phantom.liver.anatomy import Rendered
 from simulation.phantom.shared.scanners import Ct, Maker
 from simulation.phantom.shared.shapes import Field, Solid
 
-STUDY: Final = "CT ABDOMEN  W CONTRAST"
+STUDY_DESCRIPTION: Final = "CT ABDOMEN  W CONTRAST"
 OUTLINES: Final = "Segmentation  Liver"
 METADATA: Final = (
     "Series UID", "Collection", "3rd Party Analysis", "Data Description URI", "Subject ID", "Study UID", "Study Description", "Study Date",
@@ -84,15 +84,15 @@ LUNG: Final = Kind("lung", 3, "LUNG  THIN")
 LOCALIZER: Final = Kind("localizer", 1, "SCOUT", "LOCALIZER")
 
 
-def write_ct(root: Path, subject: Subject, maker: Maker, seen: Rendered, kind: Kind = PORTAL, first: int = 0) -> Row:
+def write_ct(root: Path, subject: Subject, maker: Maker, rendered: Rendered, kind: Kind = PORTAL, first: int = 0) -> Row:
     """Write a CT series below `root` (the folder of the collections); its row of `metadata.csv`.
 
     `first`: slices below this one are left out.
     """
     ct = maker.ct
-    stored = _stored(seen.hu, ct)
+    stored = _stored(rendered.hu, ct)
     if ct.padding is not None:
-        stored[:, ~seen.circle] = ct.padding
+        stored[:, ~rendered.circle] = ct.padding
     common = _ct(subject, maker, kind, stored.shape[1:])
     common.ContrastBolusAgent, common.ImageOrientationPatient = "IV", AXIAL
     common.PixelSpacing = [_text(subject.pixel)] * 2
@@ -113,10 +113,10 @@ def write_ct(root: Path, subject: Subject, maker: Maker, seen: Rendered, kind: K
     return _row(root, folder, subject, common, "CT Image Storage", CTImageStorage, count)
 
 
-def write_localizer(root: Path, subject: Subject, maker: Maker, seen: Rendered) -> Row:
+def write_localizer(root: Path, subject: Subject, maker: Maker, rendered: Rendered) -> Row:
     """Write the plan of the scan, one projection from the front, as a series of its own; its row of `metadata.csv`."""
     ct = maker.ct
-    flat = _stored(np.rint(seen.hu.mean(1, dtype=np.float64))[::-1], ct)
+    flat = _stored(np.rint(rendered.hu.mean(1, dtype=np.float64))[::-1], ct)
     out = _ct(subject, maker, LOCALIZER, flat.shape)
     out.SOPClassUID, out.SOPInstanceUID, out.InstanceNumber = CTImageStorage, ct_uid(subject, 0, LOCALIZER), 1
     x, _, z = subject.at
@@ -129,7 +129,7 @@ def write_localizer(root: Path, subject: Subject, maker: Maker, seen: Rendered) 
     return _row(root, folder, subject, out, "CT Image Storage", CTImageStorage, 1)
 
 
-def write_seg(root: Path, subject: Subject, maker: Maker, seen: Rendered) -> Row:
+def write_seg(root: Path, subject: Subject, maker: Maker, rendered: Rendered) -> Row:
     """Write the outlines as one multi-frame SEG: frames only where a segment has voxels; the row of `metadata.csv`."""
     step = maker.ct.slice_mm
     out = _common(subject, "SEG", subject.uid("seg"), "fedmets phantom", "synthetic")
@@ -146,18 +146,18 @@ def write_seg(root: Path, subject: Subject, maker: Maker, seen: Rendered) -> Row
         _of(DimensionOrganizationUID=organisation, DimensionIndexPointer=0x0062000B, FunctionalGroupPointer=0x0062000A),
         _of(DimensionOrganizationUID=organisation, DimensionIndexPointer=0x00200032, FunctionalGroupPointer=0x00209113),
     ])  # fmt: skip
-    segments = {label: solid for label, solid in seen.segments.items() if solid.any()}
+    segments = {label: solid for label, solid in rendered.segments.items() if solid.any()}
     out.SegmentSequence = Sequence([_segment(n, label) for n, label in enumerate(segments, 1)])
     measures = _of(SliceThickness=_text(maker.ct.thickness_mm), SpacingBetweenSlices=_text(step), PixelSpacing=[_text(subject.pixel)] * 2)
     out.SharedFunctionalGroupsSequence = Sequence([
         _of(PixelMeasuresSequence=Sequence([measures]), PlaneOrientationSequence=Sequence([_of(ImageOrientationPatient=AXIAL)]))
     ])  # fmt: skip
-    images = [_of(ReferencedSOPClassUID=CTImageStorage, ReferencedSOPInstanceUID=ct_uid(subject, n)) for n in range(len(seen.hu))]
+    images = [_of(ReferencedSOPClassUID=CTImageStorage, ReferencedSOPInstanceUID=ct_uid(subject, n)) for n in range(len(rendered.hu))]
     referenced = _of(SeriesInstanceUID=subject.uid("ct"), ReferencedInstanceSequence=Sequence(images))
     out.ReferencedSeriesSequence = Sequence([referenced])
     frames = [(n, z, solid[z]) for n, solid in enumerate(segments.values(), 1) for z in np.flatnonzero(solid.any((1, 2))).tolist()]
     sources = [_derivation(image) for image in images]
-    places = [Sequence([_of(ImagePositionPatient=_position(subject, z, step))]) for z in range(len(seen.hu))]
+    places = [Sequence([_of(ImagePositionPatient=_position(subject, z, step))]) for z in range(len(rendered.hu))]
     out.PerFrameFunctionalGroupsSequence = Sequence([
         _of(
             DerivationImageSequence=sources[z],
@@ -167,7 +167,7 @@ def write_seg(root: Path, subject: Subject, maker: Maker, seen: Rendered) -> Row
         )
         for n, z, _ in frames
     ])  # fmt: skip
-    _pixels(out, seen.hu.shape[1:], 1, 1, 0)
+    _pixels(out, rendered.hu.shape[1:], 1, 1, 0)
     out.NumberOfFrames = len(frames)
     out.add_new(0x7FE00010, "OB", _packed([plane for _, _, plane in frames]))
     folder = _folder(root, subject, 100, OUTLINES, out.SeriesInstanceUID)
@@ -205,7 +205,8 @@ def _common(subject: Subject, modality: str, series: str, maker: str, model: str
     return _of(
         SpecificCharacterSet="ISO_IR 100", StudyDate=day, SeriesDate=day, ContentDate=day, AcquisitionDate=day, StudyTime="120000",
         SeriesTime="120000", ContentTime="120000", AccessionNumber="", Modality=modality, Manufacturer=maker, ReferringPhysicianName="",
-        StudyDescription=STUDY, ManufacturerModelName=model, PatientName=subject.patient, PatientID=subject.patient, PatientBirthDate="",
+        StudyDescription=STUDY_DESCRIPTION, ManufacturerModelName=model,
+        PatientName=subject.patient, PatientID=subject.patient, PatientBirthDate="",
         PatientSex="M" if subject.male else "F", PatientAge=f"{subject.age:03d}Y", PatientIdentityRemoved="YES",
         DeidentificationMethod="synthetic", StudyInstanceUID=subject.uid("study"), SeriesInstanceUID=series, StudyID="",
     )  # fmt: skip
@@ -248,8 +249,8 @@ def _derivation(image: Dataset) -> Sequence:
             _of(CodeValue="121322", CodingSchemeDesignator="DCM", CodeMeaning="Source image for image processing operation")
         ]),
     )  # fmt: skip
-    how = _of(CodeValue="113076", CodingSchemeDesignator="DCM", CodeMeaning="Segmentation")
-    return Sequence([_of(SourceImageSequence=Sequence([source]), DerivationCodeSequence=Sequence([how]))])
+    purpose = _of(CodeValue="113076", CodingSchemeDesignator="DCM", CodeMeaning="Segmentation")
+    return Sequence([_of(SourceImageSequence=Sequence([source]), DerivationCodeSequence=Sequence([purpose]))])
 
 
 def _packed(planes: list[Solid]) -> bytes:
@@ -264,7 +265,7 @@ def _text(value: float) -> str:
 
 
 def _folder(root: Path, subject: Subject, number: int, series: str, uid: str) -> Path:
-    study = f"{subject.day:%m-%d-%Y}-NA-{STUDY}-{subject.uid('study')[-5:]}"
+    study = f"{subject.day:%m-%d-%Y}-NA-{STUDY_DESCRIPTION}-{subject.uid('study')[-5:]}"
     folder = root / subject.collection / subject.patient / study / f"{number}.000000-{series}-{uid[-5:]}"
     folder.mkdir(parents=True)
     (folder / "LICENSE").write_text(LICENSE, encoding="utf-8")
@@ -277,12 +278,12 @@ _MARKS: Final = ("2.25." + "1" * 36, "98765432", "\\".join(["1234567.1234567"] *
 
 def _template(common: Dataset) -> bytes:
     """A CT file up to its pixels. The slices of a series differ in four values, so that encoding each anew would cost ten times more."""
-    one = Dataset()
-    one.update(common)
-    one.SOPClassUID, one.SOPInstanceUID, one.InstanceNumber = CTImageStorage, _MARKS[0], _MARKS[1]
-    one.ImagePositionPatient, one.SliceLocation = _MARKS[2].split("\\"), _MARKS[3]
+    dataset = Dataset()
+    dataset.update(common)
+    dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.InstanceNumber = CTImageStorage, _MARKS[0], _MARKS[1]
+    dataset.ImagePositionPatient, dataset.SliceLocation = _MARKS[2].split("\\"), _MARKS[3]
     encoded = BytesIO()
-    _save(encoded, one)
+    _save(encoded, dataset)
     return encoded.getvalue()
 
 
@@ -293,12 +294,12 @@ def _save(path: Path | BytesIO, dataset: Dataset) -> None:
     FileDataset(path, dataset, preamble=b"\0" * 128, file_meta=meta).save_as(path, enforce_file_format=True)
 
 
-def _row(root: Path, folder: Path, subject: Subject, of: Dataset, name: str, uid: str, count: int) -> Row:
+def _row(root: Path, folder: Path, subject: Subject, dataset: Dataset, name: str, uid: str, count: int) -> Row:
     size = sum(path.stat().st_size for path in folder.glob("*.dcm"))
-    day = f"{of.StudyDate[4:6]}-{of.StudyDate[6:]}-{of.StudyDate[:4]}"
+    day = f"{dataset.StudyDate[4:6]}-{dataset.StudyDate[6:]}-{dataset.StudyDate[:4]}"
     values = (
-        of.SeriesInstanceUID, subject.collection, "NO", "", of.PatientID, of.StudyInstanceUID, STUDY, day,
-        of.SeriesDescription, of.Manufacturer, of.Modality, name, uid, str(count), f"{size / 1e6:.2f} MB",
+        dataset.SeriesInstanceUID, subject.collection, "NO", "", dataset.PatientID, dataset.StudyInstanceUID, STUDY_DESCRIPTION, day,
+        dataset.SeriesDescription, dataset.Manufacturer, dataset.Modality, name, uid, str(count), f"{size / 1e6:.2f} MB",
         f"./{folder.relative_to(root).as_posix()}", "2023-04-01T00:00:00.000",
     )  # fmt: skip
     return dict(zip(METADATA, map(str, values), strict=True))

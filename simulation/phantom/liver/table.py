@@ -1,4 +1,4 @@
-"""The rows of the liver phantom's workbook: the collection's columns, inputs and outcomes alike, -999 where nothing is known."""
+"""Clinical table of the liver phantom: the collection's columns, inputs and outcomes alike, -999 where nothing is known."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from simulation.phantom.liver.body import Body
-from simulation.phantom.liver.model import HORIZON, Draw
+from simulation.phantom.liver.generative_model import HORIZON, Draw
 from simulation.phantom.shared.workbook import Cell
 
 SHEET: Final = "TCIA_n=197"
@@ -65,16 +65,16 @@ def follow(recurred: bool, long_enough: bool, rng: np.random.Generator) -> Follo
     return Followup(again, late, again or bool(rng.random() < 0.3))
 
 
-def row(patient: str, at: int, d: Draw, body: Body, followed: Followup, table: bool, rng: np.random.Generator) -> tuple[Cell, ...]:
-    """The row of patient `at`; without a `table` every feature is missing."""
-    several, cea = len(body.lesions) > 1, float(d.cea[at])
-    measured = bool(d.cea_known[at])
-    score = int(d.node[at] + d.synchronous[at] + several + (cea > 200) + (body.largest_cm > 5))
+def row(patient: str, i: int, d: Draw, body: Body, followed: Followup, table: bool, rng: np.random.Generator) -> tuple[Cell, ...]:
+    """The row of patient `i` of the draw; without a `table` every feature is missing."""
+    several, cea = len(body.lesions) > 1, float(d.cea[i])
+    measured = bool(d.cea_known[i])
+    score = int(d.node[i] + d.synchronous[i] + several + (cea > 200) + (body.largest_cm > 5))
     embolised = int(rng.random() < (0.2 if body.bilobar else 0.07))
     features: list[Cell] = [
-        int(d.age[at]), 1 if d.male[at] else 2, int(d.comorbidity[at]), float(d.body_mass[at]), int(d.node[at]), int(d.synchronous[at]),
+        int(d.age[i]), 1 if d.male[i] else 2, int(d.comorbidity[i]), float(d.body_mass[i]), int(d.node[i]), int(d.synchronous[i]),
         int(several), score if measured else NULL, int(score > 2) if measured else NULL, cea if measured else NULL, body.largest_cm,
-        int(body.bilobar), int(d.extrahepatic[at]), int(d.chemotherapy[at]), embolised,
+        int(body.bilobar), int(d.extrahepatic[i]), int(d.chemotherapy[i]), embolised,
     ]  # fmt: skip
     necrosis, fibrosis, mucin = (float(x) for x in np.round(rng.dirichlet((2, 1.5, 0.4)) * rng.beta(2, 2), 2))
     nash = int(rng.choice(6, p=(0.35, 0.25, 0.2, 0.12, 0.05, 0.03)))
@@ -90,5 +90,5 @@ def row(patient: str, at: int, d: Draw, body: Body, followed: Followup, table: b
         round(survival, 1), int(dead), int(elsewhere), round(first, 1), int(elsewhere or followed.dead),
         int(followed.recurred), followed.months, int(followed.dead), None,
     ]  # fmt: skip
-    given = features if table else [NULL] * len(FEATURES)
-    return (patient, f"{patient[-4:]}_recurrence_preop", *given, *specimen, *outcome)
+    inputs = features if table else [NULL] * len(FEATURES)
+    return (patient, f"{patient[-4:]}_recurrence_preop", *inputs, *specimen, *outcome)

@@ -1,11 +1,11 @@
-"""The liver phantom on disk: a synthetic twin of TCIA's Colorectal-Liver-Metastases as a user downloads it.
+"""Liver phantom on disk: a synthetic twin of TCIA's Colorectal-Liver-Metastases as a user downloads it.
 
     <folder>/Colorectal-Liver-Metastases-Clinical-data-April-2023.xlsx   a row for each patient, -999 is missing
     <folder>/metadata.csv                                                a row for each series, as the NBIA Data Retriever writes it
     <folder>/Colorectal-Liver-Metastases/<PatientID>/<study>/<series>/1-01.dcm   one CT and one SEG series a patient
     <folder>/truth.json                                                  the generator's own truth (`Truth`)
 
-Ids are CRLM-CT-9001 and above; no real patient has one. `liver_model` says what decides the outcome, `liver_body` and `liver_anatomy`
+Ids are CRLM-CT-9001 and above; no real patient has one. `generative_model` says what decides the outcome, `body` and `anatomy`
 what is seen.
 """
 
@@ -21,9 +21,9 @@ from typing import Final
 
 import numpy as np
 
-from simulation.phantom.liver import model
+from simulation.phantom.liver import generative_model as model
 from simulation.phantom.liver.body import PIXELS, Body, draw_body
-from simulation.phantom.liver.model import Draw
+from simulation.phantom.liver.generative_model import Draw
 from simulation.phantom.liver.table import DICTIONARY, HEADER, SHEET, Followup, follow, row
 from simulation.phantom.shared import image_truth, processes, scanners
 from simulation.phantom.shared.holdings import Holding, holdings
@@ -80,19 +80,17 @@ def write(
     followed = [follow(bool(r), bool(k), rng) for r, k in zip(drawn.recurred, drawn.known, strict=True)]
     rows = [row(ids[i], i, drawn, bodies[i], followed[i], held[i].table, rng) for i in range(patients)]
     write_workbook(folder / WORKBOOK, {SHEET: [HEADER, *rows], "Data Dictionary": DICTIONARY})
-    people = [
-        Patient(
-            ids[i], seed, i, bool(drawn.male[i]), int(drawn.age[i]), makers[i], bodies[i], float(drawn.u[i]), held[i].mask and held[i].whole
-        )
-        for i in range(patients)
-        if held[i].image
-    ]
-    series = [entry for entries in processes.each(partial(_write_images, folder), people, tell) for entry in entries]
+    imaged = []
+    for i in range(patients):
+        if held[i].image:
+            male, age, outlined = bool(drawn.male[i]), int(drawn.age[i]), held[i].mask and held[i].whole
+            imaged.append(Patient(ids[i], seed, i, male, age, makers[i], bodies[i], float(drawn.u[i]), outlined))
+    series = [entry for entries in processes.each(partial(_write_images, folder), imaged, tell) for entry in entries]
     with (folder / METADATA).open("w", encoding="utf-8", newline="") as stream:
         table = csv.DictWriter(stream, list(series[0]))
         table.writeheader()
         table.writerows(series)
-    truth = _truth(drawn, ids, makers, held, followed, seed, null, missing)
+    truth = _truth(_Patients(drawn, ids, makers, held, followed), seed, null, missing)
     image_truth.keep(truth, folder)
     return truth
 
@@ -111,26 +109,34 @@ def _write_images(folder: Path, patient: Patient) -> list[dict[str, str]]:
     maker = scanners.MAKERS[patient.maker]
     corner = -(PIXELS - 1) / 2 * patient.body.pixel
     shift = np.round(rng.uniform((-12, -180, -600), (12, -120, -100)), 1)
-    at = (round(corner + float(shift[0]), 4), round(corner + float(shift[1]), 4), float(shift[2]))
+    origin = (round(corner + float(shift[0]), 4), round(corner + float(shift[1]), 4), float(shift[2]))
     day = datetime.date(1992, 1, 1) + datetime.timedelta(days=int(rng.integers(0, 4000)))
-    subject = Subject(COLLECTION, patient.id, patient.seed, patient.male, patient.age, day, at, patient.body.pixel)
-    seen = render(patient.body, patient.u, maker.ct, rng)
-    out = [write_ct(folder, subject, maker, seen)]
-    return [*out, write_seg(folder, subject, maker, seen)] if patient.mask else out
+    subject = Subject(COLLECTION, patient.id, patient.seed, patient.male, patient.age, day, origin, patient.body.pixel)
+    rendered = render(patient.body, patient.u, maker.ct, rng)
+    out = [write_ct(folder, subject, maker, rendered)]
+    return [*out, write_seg(folder, subject, maker, rendered)] if patient.mask else out
 
 
-def _truth(
-    d: Draw,
-    ids: list[str],
-    makers: list[int],
-    held: list[Holding],
-    followed: list[Followup],
-    seed: int,
-    null: bool,
-    missing: bool,
-) -> Truth:
-    known = np.array([f.known for f in followed])
+@dataclass(frozen=True)
+class _Patients:
+    """All patients of the cohort: what was drawn for each, and what of it is there."""
+
+    draw: Draw
+    ids: list[str]
+    makers: list[int]
+    holdings: list[Holding]
+    followed: list[Followup]
+
+
+def _truth(patients: _Patients, seed: int, null: bool, missing: bool) -> Truth:
+    d, held = patients.draw, patients.holdings
+    known = np.array([f.known for f in patients.followed])
     table, image = np.array([h.table for h in held]), np.array([h.image for h in held])
+    cases = {}
+    for n, i in enumerate(patients.ids):
+        label = CLASSES[d.recurred[n]] if known[n] else ""
+        outlined = held[n].mask and held[n].whole
+        cases[i] = Case(label, scanners.NAMES[patients.makers[n]], held[n].image, outlined, held[n].table, (float(d.u[n]),))
     return Truth(
         study=STUDY,
         seed=seed,
@@ -143,15 +149,5 @@ def _truth(
         ceilings=model.population(null),
         cohort_ceilings=model.ceilings(d, known, table, image, null=null),
         ceilings_without={},
-        cases={
-            i: Case(
-                CLASSES[d.recurred[n]] if known[n] else "",
-                scanners.NAMES[makers[n]],
-                held[n].image,
-                held[n].mask and held[n].whole,
-                held[n].table,
-                (float(d.u[n]),),
-            )
-            for n, i in enumerate(ids)
-        },
+        cases=cases,
     )

@@ -1,1 +1,1 @@
-"""What phantoms are made with: scanners, shapes, holdings, draws, files."""
+"""Building blocks of phantoms: scanners, shapes, missing modalities, draws, files."""

@@ -1,4 +1,4 @@
-"""Draws: types, link function and AUC that the generators of synthetic cohorts share."""
+"""Draws of synthetic cohorts: types, link function and AUC that their generators share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of a patient's data are there: the images, the expert's outlines, the clinical row. Nothing here depends on the patient.
+"""Missing modalities: which of a patient's images, expert's outlines and clinical row are there. Nothing here depends on the patient.
 
 Ordinarily about 6 % of the patients have no image and about 8 % of the others no outlines, spread evenly over the makers. In the
 missing-modality mode whole makers lack something besides: see `ABSENT`.
@@ -25,6 +25,8 @@ ABSENT: Final[dict[str, Part]] = {"Philips": "table", "Canon": "image", "Siemens
 
 @dataclass(frozen=True)
 class Holding:
+    """What the phantom's hospital has of one patient."""
+
     image: bool
     mask: bool
     """Never without an image."""

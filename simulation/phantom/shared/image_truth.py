@@ -1,4 +1,4 @@
-"""What the generator of an imaging phantom knows of the cohort that it wrote: `truth.json` beside the data."""
+"""Ground truth of an imaging phantom (`truth.json` beside the data): what its generator knows of the cohort."""
 
 from __future__ import annotations
 

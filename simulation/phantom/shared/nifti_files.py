@@ -1,4 +1,4 @@
-"""A NIfTI file of equal bytes for equal voxels: packed without the time of writing, at the fastest level."""
+"""NIfTI writer: equal bytes for equal voxels. Packed without the time of writing, at the fastest level."""
 
 from __future__ import annotations
 

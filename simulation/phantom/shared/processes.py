@@ -1,4 +1,4 @@
-"""The same work on many patients, over the processors of this machine: results in order, equal to those of one process."""
+"""Process pool for phantoms: the same work on many patients, results in order, equal to those of one process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 FEW: Final = 40
 """Below so many items a second process costs more than it saves."""
-MOST: Final = 4
+MOST_PROCESSES: Final = 4
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 def each(work: Callable[[Item], Result], items: Sequence[Item], tell: Callable[[int, int], None]) -> list[Result]:
     """`work(item)` of each item. `work` is a function of a module, items and results can be pickled. `tell(done, of)` after each."""
-    processes = min(MOST, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    processes = min(MOST_PROCESSES, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     out: list[Result] = []
     if processes == 1 or len(items) < FEW:
         with threadpool_limits(1):

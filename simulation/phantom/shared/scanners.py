@@ -1,4 +1,4 @@
-"""The makers of the scanners of the imaging phantoms, what each does to an image, and which patient was scanned by which.
+"""Scanners of the imaging phantoms: their makers, what each does to an image, and which patient was scanned by which.
 
 A maker says nothing about a patient's outcome: it is drawn apart from everything else. The numbers are set by hand so that the four
 differ visibly in noise, sharpness, offset and file conventions, as real ones do.
@@ -12,7 +12,7 @@ import numpy as np
 
 from common.errors import UsageError
 
-FEWEST, MOST = 20, 900
+FEWEST_PATIENTS, MOST_PATIENTS = 20, 900
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class Mr:
 
 @dataclass(frozen=True)
 class Maker:
+    """A maker of scanners, and what its scanners do to an image."""
+
     name: str
     """As a workbook calls it."""
     tag: str
@@ -96,8 +98,10 @@ def assign(patients: int, rng: np.random.Generator) -> list[int]:
 
     Raises UsageError C01 for fewer than 20 or more than 900 patients.
     """
-    if not FEWEST <= patients <= MOST:
-        raise UsageError("C01", f"an imaging phantom of {patients} patients cannot be made; {FEWEST} to {MOST} are allowed")
+    if not FEWEST_PATIENTS <= patients <= MOST_PATIENTS:
+        raise UsageError(
+            "C01", f"an imaging phantom of {patients} patients cannot be made; {FEWEST_PATIENTS} to {MOST_PATIENTS} are allowed"
+        )
     quota = np.array([m.share for m in MAKERS]) * patients
     counts = np.floor(quota).astype(np.int64)
     counts[np.argsort(counts - quota, kind="stable")[: patients - int(counts.sum())]] += 1

@@ -1,4 +1,4 @@
-"""The solids that phantoms are made of, on a grid of voxels: ellipsoids, tubes, and smooth random fields. Axes (z, y, x), lengths mm.
+"""Solids that phantoms are made of, on a grid of voxels: ellipsoids, tubes, and smooth random fields. Axes (z, y, x), lengths mm.
 
 Coordinates grow towards the patient's head (z), back (y) and left (x). Each solid is computed only in the box that holds it.
 """

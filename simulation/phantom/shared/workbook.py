@@ -1,4 +1,4 @@
-"""An Excel workbook of equal bytes for equal rows: openpyxl stamps the time of writing into it, which is taken out again."""
+"""Excel workbook of equal bytes for equal rows: openpyxl stamps the time of writing into it, which is taken out again."""
 
 from __future__ import annotations
 

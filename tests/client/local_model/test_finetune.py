@@ -13,7 +13,7 @@ import pytest
 from scipy.optimize import minimize
 
 from client.local_model import adaptation_value, finetune
-from client.local_model.adaptation import How, adapted
+from client.local_model.adaptation import FineTuning, adapted
 from client.local_model.model_folder import Model
 from common.data.cohort import Cohort, Fold
 from common.errors import DataError, UsageError
@@ -29,7 +29,7 @@ from common.study.study import Study, Task
 from common.types import State, nest, unpack
 from tests import pictures, synthetic
 
-HOW = How()
+HOW = FineTuning()
 TABLE: tuple[Any, ...] = (Logistic(), Boosting(trees=6), configured(Perceptron(), {"rounds": 3}))
 
 
@@ -79,7 +79,7 @@ def test_logistic_is_the_ridge_at_the_federations_coefficients(federation: tuple
     assert new == pytest.approx(found, abs=1e-4)
     assert loss(new.ravel()) <= loss(found.ravel()) + 1e-9
     # held firmly it stays, held loosely it is the site's own fit
-    firm = adapted(TABLE, state, mine, Fold(), 0, 5, How(ridge=1e9))["logistic"]["coefficients"]
+    firm = adapted(TABLE, state, mine, Fold(), 0, 5, FineTuning(ridge=1e9))["logistic"]["coefficients"]
     assert firm[:, 1:] == pytest.approx(old[:, 1:], abs=1e-5)
 
 
@@ -102,7 +102,7 @@ def test_a_network_goes_on_from_the_federations_parameters(federation: tuple[Coh
     mine, state = federation
     one = adapted(TABLE, state, mine, Fold(), 0, 5, HOW)
     again = adapted(TABLE, state, mine, Fold(), 0, 5, HOW)
-    far = adapted(TABLE, state, mine, Fold(), 0, 5, How(epochs=40, learning_rate=0.05))
+    far = adapted(TABLE, state, mine, Fold(), 0, 5, FineTuning(epochs=40, learning_rate=0.05))
     w = "w/0.weight"
     near = np.abs(one["mlp"][w] - state["mlp"][w]).max()
     assert 0 < near < np.abs(far["mlp"][w] - state["mlp"][w]).max()
@@ -187,7 +187,7 @@ def test_what_must_be_said(federation: tuple[Cohort, State], tmp_path: Path) -> 
     assert told["seen"] == finetune.SEEN
     assert "flattered" in told["seen"]
     older = model_of(mine, heads, state, tmp_path)
-    older = dataclasses.replace(older, told={k: v for k, v in older.told.items() if k not in ("sites", "seed", "parts")})
+    older = dataclasses.replace(older, declared={k: v for k, v in older.declared.items() if k not in ("sites", "seed", "parts")})
     assert finetune.finetune(older, mine, tmp_path / "old", HOW, silent, local=False)["seen"] == finetune.UNTOLD
 
 
@@ -209,7 +209,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(federation: t
     with pytest.raises(DataError, match="needs 5 labelled patients of each of two classes") as few:
         finetune.finetune(model, four, tmp_path / "own", HOW, silent)
     assert few.value.code == "D09"
-    for bad in (How(epochs=0), How(learning_rate=-1.0), How(ridge=0.0)):
+    for bad in (FineTuning(epochs=0), FineTuning(learning_rate=-1.0), FineTuning(ridge=0.0)):
         with pytest.raises(UsageError):
             finetune.finetune(model, mine, tmp_path / "own", bad, silent)
     foreign = dataclasses.replace(mine, schema=synthetic.schema(numbers=3))

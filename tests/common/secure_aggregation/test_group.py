@@ -217,7 +217,7 @@ def test_shares_that_were_altered_or_are_for_another_site_or_step_are_refused() 
 def test_shares_for_a_group_of_another_size_are_refused() -> None:
     one = step(4)
     pairs = agreed(one.group.sites)
-    text = pairwise_keys.seal(pairs["Ghent"]["H1"], PLACE, "Ghent", "H1", bytes(shamir.WIDTH * 5))
+    text = pairwise_keys.seal(pairs["Ghent"]["H1"], PLACE, "Ghent", "H1", bytes(shamir.SHARE_BYTES * 5))
     assert code(lambda: one.sites["H1"].held({"Ghent": text})) == "M02"
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2, norm
 
 from common.secure_aggregation.fixed_point import Words
-from common.secure_aggregation.masking import _WORDS, mask, unmask
+from common.secure_aggregation.masking import _CHUNK, mask, unmask
 
 SEEDS = st.binary(min_size=32, max_size=32)
 SIZE = 200_000
@@ -54,9 +54,9 @@ def test_a_stream_is_the_beginning_of_a_longer_one(key: bytes, size: int) -> Non
 
 
 def test_pieces_join_without_a_seam() -> None:
-    whole = stream(seed(1), 2 * _WORDS + 5)
+    whole = stream(seed(1), 2 * _CHUNK + 5)
     assert len(set(whole.tolist())) == whole.size
-    assert (stream(seed(1), _WORDS + 1) == whole[: _WORDS + 1]).all()
+    assert (stream(seed(1), _CHUNK + 1) == whole[: _CHUNK + 1]).all()
 
 
 @given(st.lists(st.text(min_size=1, max_size=5), min_size=2, max_size=6, unique=True))

@@ -12,7 +12,7 @@ from scipy.stats import chi2
 
 from common.errors import RefusedError, WireError
 from common.secure_aggregation import shamir
-from common.secure_aggregation.shamir import PRIME, WIDTH, combine, split
+from common.secure_aggregation.shamir import PRIME, SHARE_BYTES, combine, split
 
 SECRETS = st.binary(min_size=32, max_size=32) | st.sampled_from([bytes(32), b"\xff" * 32])
 
@@ -22,7 +22,7 @@ def test_the_field_is_one() -> None:
     odd = (PRIME - 1) // 2
     assert odd % 2 == 1
     assert all(pow(base, odd, PRIME) in (1, PRIME - 1) for base in range(2, 42))
-    assert 2 ** (8 * (shamir.SECRET + 8)) < PRIME < 2 ** (8 * WIDTH)
+    assert 2 ** (8 * (shamir.SECRET_BYTES + 8)) < PRIME < 2 ** (8 * SHARE_BYTES)
 
 
 @st.composite
@@ -40,7 +40,7 @@ def some(shares: list[bytes], points: list[int]) -> dict[int, bytes]:
 @given(shared())
 def test_any_shares_that_are_enough_give_the_secret(them: tuple[bytes, int, list[bytes], list[int]]) -> None:
     secret, threshold, shares, points = them
-    assert {len(s) for s in shares} == {WIDTH}
+    assert {len(s) for s in shares} == {SHARE_BYTES}
     assert combine(some(shares, points[:threshold]), threshold) == secret
     assert combine(some(shares, points), threshold) == secret
 
@@ -79,7 +79,7 @@ def test_too_few_fit_any_secret() -> None:
             total += y
         return total % PRIME
 
-    fake = {x: shares[x - 1] if x in (2, 5) else at(x).to_bytes(WIDTH) for x in range(1, 6)}
+    fake = {x: shares[x - 1] if x in (2, 5) else at(x).to_bytes(SHARE_BYTES) for x in range(1, 6)}
     assert combine(some(list(fake.values()), [2, 5, 1]), 3) == combine(some(list(fake.values()), [2, 5, 4]), 3) == other
 
 
@@ -91,18 +91,18 @@ def test_a_share_looks_like_nothing() -> None:
     assert split(bytes(32), 2, 3) != split(bytes(32), 2, 3)
 
 
-@given(shared(), st.integers(0, 8 * WIDTH - 1), st.integers(0, 8))
+@given(shared(), st.integers(0, 8 * SHARE_BYTES - 1), st.integers(0, 8))
 def test_one_changed_bit_is_found_out(them: tuple[bytes, int, list[bytes], list[int]], bit: int, which: int) -> None:
     _, threshold, shares, points = them
     used = some(shares, points[:threshold])
     x = points[which % threshold]
-    used[x] = (int.from_bytes(used[x]) ^ (1 << bit)).to_bytes(WIDTH)
+    used[x] = (int.from_bytes(used[x]) ^ (1 << bit)).to_bytes(SHARE_BYTES)
     with pytest.raises(WireError) as caught:
         combine(used, threshold)
     assert caught.value.code == "M02"
 
 
-@pytest.mark.parametrize("share", [b"", bytes(WIDTH - 1), bytes(WIDTH + 1), b"\xff" * WIDTH, PRIME.to_bytes(WIDTH)])
+@pytest.mark.parametrize("share", [b"", bytes(SHARE_BYTES - 1), bytes(SHARE_BYTES + 1), b"\xff" * SHARE_BYTES, PRIME.to_bytes(SHARE_BYTES)])
 def test_a_malformed_share_is_refused(share: bytes) -> None:
     with pytest.raises(WireError, match="malformed") as caught:
         combine({1: split(bytes(32), 2, 2)[0], 2: share}, 2)

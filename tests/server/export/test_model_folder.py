@@ -118,7 +118,7 @@ def test_the_other_networks_leave_too(left: Left) -> None:
     import onnxruntime
     import torch
 
-    for network in onnx_export.leaving(left.cohort.schema, left.state):
+    for network in onnx_export.trained_networks(left.cohort.schema, left.state):
         blob = onnx_export.onnx(network, onnx_export.traced(network), {})
         session = onnxruntime.InferenceSession(blob, providers=["CPUExecutionProvider"])
         for n in (1, 4):
@@ -137,7 +137,7 @@ def test_efficientnet_leaves_with_any_number_of_crops() -> None:
     image = Image(network="efficientnet_b3", grid=(7, 24, 24), segmentation=False)
     schema = pictures.schema()
     state = {"image": {**image.start(schema, 3), "weights": np.array([1.0, 2.0])}}
-    network = onnx_export.leaving(schema, state)[0]
+    network = onnx_export.trained_networks(schema, state)[0]
     session = onnxruntime.InferenceSession(onnx_export.onnx(network, onnx_export.traced(network), {}), providers=["CPUExecutionProvider"])
     for n in (1, 2, 5):
         crops, present = torch.rand(n, 3, 7, 24, 24), torch.ones(n, 2)

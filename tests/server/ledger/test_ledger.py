@@ -147,7 +147,7 @@ def test_an_end_that_was_cut_off_is_missed(tmp_path_factory: pytest.TempPathFact
     ledger.append("resume")
     ledger.append("exchange")
     ledger.close()
-    assert [line.get("lost") for line in Chain.held(path).lines[keep:]] == [gone, None]
+    assert [line.get("lost") for line in Chain.contents(path).lines[keep:]] == [gone, None]
 
 
 def test_a_chain_of_other_lines_is_not_the_one_that_was_written(tmp_path: Path) -> None:

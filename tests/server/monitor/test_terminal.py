@@ -15,11 +15,11 @@ import pytest
 from common.errors import FederationError, RunError
 from server.__main__ import EPILOG, main
 from server.coordinator import launch
-from server.coordinator.superlink import Flower
+from server.coordinator.superlink import SuperLink
 from server.ledger import ledger
 from server.ledger.heartbeat import STOPPED
 from server.monitor.terminal import EXIT
-from server.monitor.view import STATES
+from server.monitor.view import RUN_STATES
 from tests.paths import ROOT
 from tests.server.monitor import ledgers
 
@@ -47,7 +47,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def test_each_state_has_its_exit_status(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert set(EXIT) == set(STATES)
+    assert set(EXIT) == set(RUN_STATES)
     for folder in sorted(place.iterdir()):
         state = folder.name[2:]
         for command in ("status", "show"):
@@ -179,7 +179,7 @@ def test_looking_needs_neither_flower_nor_a_learner(place: Path) -> None:
 # ---- stopping -----------------------------------------------------------------------------------------------------------------
 
 
-class SuperLink(Flower):
+class AnsweringSuperLink(SuperLink):
     """Flower's commands, answered here."""
 
     def __init__(self, status: str) -> None:
@@ -193,7 +193,7 @@ class SuperLink(Flower):
 
 
 def test_a_stopped_run_is_stopped_at_flower_and_seen_to_be(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder, flower = place / "2-running", SuperLink("running")
+    folder, flower = place / "2-running", AnsweringSuperLink("running")
     with pytest.raises(RunError, match="was not started by"):
         launch.stop(flower, folder)
     (folder / launch.SUPERLINK).write_text('{"run": 77}')
@@ -208,7 +208,7 @@ def test_a_stopped_run_is_stopped_at_flower_and_seen_to_be(place: Path, capsys: 
 
 
 def test_stopping_needs_no_superlink_that_has_the_run_no_more(place: Path) -> None:
-    folder, flower = place / "4-stalled", SuperLink("finished:failed")
+    folder, flower = place / "4-stalled", AnsweringSuperLink("finished:failed")
     (folder / launch.SUPERLINK).write_text('{"run": 5}')
     launch.stop(flower, folder)
     assert flower.stopped == []
@@ -219,5 +219,5 @@ def test_a_command_that_no_superlink_answers_says_so(place: Path) -> None:
     (place / "2-running" / launch.SUPERLINK).write_text('{"run": 77}')
     os.environ.pop("FLWR_HOME", None)
     with pytest.raises(FederationError, match="Is the coordinator running"):
-        launch.stop(Flower(place / "flwr", place / "ca.pem", "127.0.0.1:1"), place / "2-running")
+        launch.stop(SuperLink(place / "flwr", place / "ca.pem", "127.0.0.1:1"), place / "2-running")
     assert not (place / "2-running" / STOPPED).exists()

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from common.errors import CODES
 from server.ledger import ledger
 from server.ledger.heartbeat import STOPPED
-from server.monitor.curve_thinning import Thin
-from server.monitor.ledger_summary import LAST
-from server.monitor.run_watcher import Watched
+from server.monitor.curve_thinning import ThinnedCurve
+from server.monitor.ledger_summary import HELD_LINES
+from server.monitor.run_watcher import RunWatcher
 from server.monitor.view import View
 from tests.server.monitor import ledgers
 
@@ -25,7 +25,7 @@ NAMES = ["North", "South", "West"]
 
 
 def seen(folder: Path, now: float | None = None) -> View:
-    return Watched(folder).look(now)
+    return RunWatcher(folder).look(now)
 
 
 # ---- what a ledger says -------------------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def test_whole_lines_cut_off_the_end_are_missed_until_they_are_back(tmp_path: Pa
         written.append(**{k: v for k, v in body.items() if k not in ("n", "prev", "hash")})
     written.close()
     path = tmp_path / "mine" / ledger.NAME
-    raw, told = path.read_bytes(), Watched(tmp_path / "mine")
+    raw, told = path.read_bytes(), RunWatcher(tmp_path / "mine")
     assert told.look().state == "finished"
     path.write_bytes(b"".join(raw.splitlines(keepends=True)[:-2]))
     for view in (told.look(), seen(tmp_path / "mine")):
@@ -228,7 +228,7 @@ def test_a_follower_takes_new_lines_only_and_starts_again_when_the_file_is_anoth
     lines, folder = raw.splitlines(keepends=True), tmp_path / "r"
     folder.mkdir()
     path, taken = folder / ledger.NAME, list[int]()
-    watched = Watched(folder, lambda line: taken.append(line["n"]))
+    watched = RunWatcher(folder, lambda line: taken.append(line["n"]))
     assert watched.look().line_count == 0
     with open(path, "ab", buffering=0) as file:
         for k, line in enumerate(lines):
@@ -249,9 +249,9 @@ def test_a_follower_takes_new_lines_only_and_starts_again_when_the_file_is_anoth
 
 
 def test_older_lines_come_by_page_from_disk(tmp_path: Path) -> None:
-    watched = Watched(ledgers.run(tmp_path / "r", 100, names=NAMES))
+    watched = RunWatcher(ledgers.run(tmp_path / "r", 100, names=NAMES))
     view = watched.look()
-    assert [line.number for line in view.lines] == list(range(102 - LAST + 1, 103))
+    assert [line.number for line in view.lines] == list(range(102 - HELD_LINES + 1, 103))
     assert [line.number for line in watched.lines(before=view.lines[0].number, count=30)] == list(range(33, 63))
     assert [line.number for line in watched.lines(before=3)] == [1, 2]
     assert watched.lines(before=1) == ()
@@ -260,7 +260,7 @@ def test_older_lines_come_by_page_from_disk(tmp_path: Path) -> None:
 @settings(max_examples=50)
 @given(count=st.integers(0, 500), most=st.integers(4, 40))
 def test_a_thinned_curve_keeps_its_ends_and_its_order(count: int, most: int) -> None:
-    thin = Thin(most)
+    thin = ThinnedCurve(most)
     for k in range(count):
         thin.add(k, 2.0 * k)
     xs = [x for x, _ in thin.points]
@@ -274,7 +274,7 @@ def test_a_thousand_rounds_of_two_hundred_sites_are_held_in_little_room(tmp_path
     folder = ledgers.run(tmp_path / "r", 1000, 200, close=False)
     lines = (folder / ledger.NAME).read_bytes().splitlines(keepends=True)
     (folder / ledger.NAME).write_bytes(b"".join(lines[:901]))
-    watched = Watched(folder)
+    watched = RunWatcher(folder)
     watched.look()
     tracemalloc.start()
     watched.look()

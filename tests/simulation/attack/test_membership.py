@@ -15,7 +15,7 @@ from common.data.cohort import Cohort, Fold
 from common.federated.learner import Head, fit, load, local_plan
 from common.types import Probs, State
 from common.wire.state_transfer import States
-from simulation.attack.membership import LEAST, Target, membership, trials
+from simulation.attack.membership import LEAST_NONMEMBERS, Target, membership, trials
 from simulation.evaluation.bootstrap import bootstrap_weights
 from tests.synthetic import sites
 
@@ -96,11 +96,11 @@ def test_without_models_that_left_two_parts_out_only_the_loss_is_attacked() -> N
 
 def test_few_patients_are_not_estimable_and_a_site_that_did_not_take_part_is_not_judged() -> None:
     states, head = trained("private_logistic"), load("private_logistic")
-    few = [c.where(np.arange(len(c)) < LEAST // 4) for c in cohorts()]
+    few = [c.where(np.arange(len(c)) < LEAST_NONMEMBERS // 4) for c in cohorts()]
     (row, *_) = membership([Target(cast(Head, head), 3.0, states)], few, seed=SEED, parts=PARTS, minimum=1, repeats=100)
     assert not row["estimable"]
     assert row["auc"] is row["tpr_high"] is None
-    assert row["nonmembers"] == 3 * (LEAST // 4)
+    assert row["nonmembers"] == 3 * (LEAST_NONMEMBERS // 4)
     uneven = [few[0], *cohorts()[1:]]
     found = trials(Target(cast(Head, head), None, states), uneven, SEED, PARTS, minimum=30)["loss"]
     assert np.isnan(found.scores[:, : len(few[0])]).all()

@@ -41,7 +41,7 @@ class Holding(Station):
     """The station, over cases made here."""
 
     def __init__(self, held: Cohort, folder: Path, pinned: str) -> None:
-        key, log = folder / held.site / site_folders.KEY, folder / f"{held.site}.log"
+        key, log = folder / held.site / site_folders.STATION_KEY, folder / f"{held.site}.log"
         super().__init__(Site(held.site, folder, ("made",), log=log, minimum=5, coordinator=pinned, key=key))
         self.held = held
 

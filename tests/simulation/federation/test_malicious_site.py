@@ -38,7 +38,7 @@ def run(it: Setting, **how: Any) -> tuple[Outcome, list[dict[str, Any]]]:
     """The outcome, and the ledger's work of the perceptron."""
     client = app
     if it.args.attack in malicious_site.IN_ANSWERS:
-        client = malicious_site.Attacked(app, it.sites[1 + list(it.parted.sites).index(it.attacker)], it.args.attack)
+        client = malicious_site.AttackedApp(app, it.sites[1 + list(it.parted.sites).index(it.attacker)], it.args.attack)
     outcome = coordinate(InProcessGrid(client, it.sites), replace(it.run, **how))
     lines = read(it.folder / NAME)
     return outcome, [w for e in lines if e["kind"] == "exchange" for w in e["work"] if w["learner"] == "mlp"]

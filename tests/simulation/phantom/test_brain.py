@@ -16,8 +16,9 @@ from scipy.stats import spearmanr
 from client.cohort.reader import Reading, read_table
 from common.data.cohort import UNKNOWN
 from common.study.load import load
-from simulation.phantom.brain import anatomy, model, writer
-from simulation.phantom.brain.model import CLASSES, Draw
+from simulation.phantom.brain import anatomy, writer
+from simulation.phantom.brain import generative_model as model
+from simulation.phantom.brain.generative_model import CLASSES, Draw
 from simulation.phantom.shared import image_truth, processes, scanners
 from simulation.phantom.shared.image_truth import Truth
 

@@ -20,8 +20,9 @@ from common.data.cohort import UNKNOWN
 from common.errors import UsageError
 from common.study.load import load
 from simulation.federation import synthetic_cohorts
+from simulation.phantom.colorectal import generative_model as model
 from simulation.phantom.colorectal import images as ct_images
-from simulation.phantom.colorectal import model, writer
+from simulation.phantom.colorectal import writer
 from simulation.phantom.colorectal.images import Scan
 from simulation.phantom.colorectal.records import Patient
 from simulation.phantom.colorectal.writer import Truth
@@ -150,14 +151,14 @@ def test_each_ct_has_a_localizer_one_patient_a_lung_series_and_one_nothing_but_a
 
 def test_the_share_of_m_is_that_of_the_collections() -> None:
     everybody = people(633)
-    scans = ct_images.choose(everybody, synthetic_cohorts.IMAGES, 0)
+    scans = ct_images.choose(everybody, synthetic_cohorts.IMAGED_PATIENTS, 0)
     by_code = {p.barcode: p for p in everybody}
     whole = [by_code[s.barcode] for s in scans[:-1] if s.whole]
-    assert len({s.barcode for s in scans}) == len(scans) == synthetic_cohorts.IMAGES + 2
+    assert len({s.barcode for s in scans}) == len(scans) == synthetic_cohorts.IMAGED_PATIENTS + 2
     assert (sum(p.known and p.m for p in whole), sum(p.known and not p.m for p in whole), sum(not p.known for p in whole)) == (5, 12, 11)
     hidden = 0
     for seed in range(8):
-        scans = ct_images.choose(everybody, synthetic_cohorts.IMAGES, seed)
+        scans = ct_images.choose(everybody, synthetic_cohorts.IMAGED_PATIENTS, seed)
         assert all(s.m1 == bool(by_code[s.barcode].m) for s in scans[:-1])
         hidden += sum(s.m1 and not by_code[s.barcode].known for s in scans[:-1])
     assert hidden > 0, "where nobody wrote M down, the CT still shows it"
@@ -218,7 +219,7 @@ def test_the_flow_tells_what_was_not_used(reading: Reading, written: tuple[Path,
     assert "D05: 1 patients with images are not in the table" in flow.notes
     assert any("of several series of a sequence" in n and "(1 cases)" in n for n in flow.notes)
     assert not any("TCGA-" in n for n in flow.notes)
-    assert any(alone in line and "localizer" in line for line in reading.told(reading.cohort.ids))
+    assert any(alone in line and "localizer" in line for line in reading.image_log(reading.cohort.ids))
 
 
 # ---- what is refused --------------------------------------------------------------------------------------------------------

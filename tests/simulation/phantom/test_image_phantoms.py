@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.imaging.pipeline import run as pipeline
-from client.imaging.pipeline.picture_set import Album
+from client.imaging.pipeline import prepare_images as pipeline
+from client.imaging.pipeline.picture_set import PictureSet
 from client.table import mapping_file
 from common.errors import DataError, UsageError
 from common.study.load import load
@@ -45,11 +45,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return out
 
 
-def album(folder: Path, kind: str, ids: list[str], cache: Path) -> Album:
+def album(folder: Path, kind: str, ids: list[str], cache: Path) -> PictureSet:
     study, source, _ = SOURCES[kind]
     schema = load(study).schema
     assert schema.imaging is not None
-    return pipeline.read(folder, mapping_file.named(source).images, schema.imaging, source, ids, cache, workers=0)
+    request = pipeline.PictureRequest(mapping_file.named(source).images, schema.imaging, source, ids)
+    return pipeline.read(folder, request, cache, workers=0)
 
 
 def truth_of(folder: Path, kind: str) -> Truth:
@@ -202,7 +203,7 @@ def digests(folder: Path) -> dict[str, str]:
 def test_without_a_fault_every_image_is_read(kind: str, folders: dict[str, Path], tmp_path: Path) -> None:
     found = album(folders[kind], kind, list(truth_of(folders[kind], kind).cases), tmp_path)
     assert len(found.pictures) == len(list((folders[kind] / SOURCES[kind][2].COLLECTION).iterdir())) > 4
-    assert not found.troubles
+    assert not found.rejections
     assert not found.strangers
 
 
@@ -223,7 +224,7 @@ def test_a_fault_is_found_and_hurts_nobody_else(fault: image_faults.Planted, fol
     found = album(folder, fault.phantom, ids, tmp_path / "cache")
     there = {p.name for p in (folder / SOURCES[fault.phantom][2].COLLECTION).iterdir()}
     fine = {i for i, case in truth.cases.items() if any(i in name for name in there) and i not in hurt}
-    told = [*found.log, *found.general, *(f"{c} {t}" for i in hurt for c, t in found.troubles.get(i, ()))]
+    told = [*found.log, *found.general, *(f"{c} {t}" for i in hurt for c, t in found.rejections.get(i, ()))]
     told += [f"{n} {t}" for i in hurt for n, t in found.remarks.get(i, ())]
     assert any(fault.code in text for text in told), told
     if fault.lost == "join":
@@ -233,10 +234,10 @@ def test_a_fault_is_found_and_hurts_nobody_else(fault: image_faults.Planted, fol
     for i in hurt:
         if fault.lost == "image":
             assert i not in found.pictures
-            assert found.troubles[i]
+            assert found.rejections[i]
         else:
             assert found.pictures[i].mask is None
-    assert not set(found.troubles) & fine
+    assert not set(found.rejections) & fine
 
 
 def test_an_unknown_fault_is_named_with_its_alternatives() -> None:

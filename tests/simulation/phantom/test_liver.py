@@ -19,9 +19,10 @@ from client.cohort.reader import Reading, read_table
 from common.data.cohort import UNKNOWN
 from common.errors import UsageError
 from common.study.load import load
-from simulation.phantom.liver import anatomy, model, writer
+from simulation.phantom.liver import anatomy, writer
 from simulation.phantom.liver import body as liver_body
-from simulation.phantom.liver.model import Draw
+from simulation.phantom.liver import generative_model as model
+from simulation.phantom.liver.generative_model import Draw
 from simulation.phantom.shared import processes, scanners
 from simulation.phantom.shared.draws import auc
 from simulation.phantom.shared.image_truth import Truth

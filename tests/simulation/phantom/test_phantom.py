@@ -27,9 +27,9 @@ from simulation.phantom.colorectal import (
     writer,
 )
 from simulation.phantom.colorectal import (
-    model as colorectal_model,
+    generative_model as colorectal_model,
 )
-from simulation.phantom.colorectal.model import Draw
+from simulation.phantom.colorectal.generative_model import Draw
 from simulation.phantom.faults import table_faults
 from simulation.phantom.shared import draws
 from tests.paths import DATA, ROOT

@@ -13,7 +13,7 @@ from common.errors import FederationError
 from server.app import coordinate
 from server.ledger import heartbeat
 from server.ledger.ledger import NAME, read
-from server.monitor.run_watcher import Watched
+from server.monitor.run_watcher import RunWatcher
 from server.monitor.view import View
 from simulation.federation import malicious_site
 from simulation.federation.in_process_grid import InProcessGrid
@@ -22,7 +22,7 @@ from tests.simulation.federation.test_malicious_site import setting
 
 
 def seen(it: Setting) -> View:
-    return Watched(it.folder).look()
+    return RunWatcher(it.folder).look()
 
 
 def honest(it: Setting) -> InProcessGrid:
@@ -61,7 +61,7 @@ def test_while_it_goes_on_and_when_it_is_done(it: Setting) -> None:
 def test_a_run_that_fails_says_why_in_its_ledger_and_is_taken_up(it: Setting) -> None:
     from client.app import app
 
-    liar = malicious_site.Attacked(app, it.sites[1], "nan")
+    liar = malicious_site.AttackedApp(app, it.sites[1], "nan")
     with pytest.raises(FederationError):
         coordinate(InProcessGrid(liar, it.sites), replace(it.run, quorum=1.0))
     view = seen(it)
@@ -85,6 +85,6 @@ def test_an_interrupted_run_is_stopped_and_one_that_never_began_says_why(it: Set
     out = it.folder / "another"
     with pytest.raises(FederationError):
         coordinate(honest(it), replace(it.run, out=str(out), expect=9, deadline=0.5))
-    view = Watched(out).look()
+    view = RunWatcher(out).look()
     assert (view.state, view.code, view.line_count) == ("failed", "R03", 0)
     assert len(view.sites) == 0 or {s.state for s in view.sites} <= {"registered"}

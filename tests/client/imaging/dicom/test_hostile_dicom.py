@@ -20,7 +20,7 @@ from client.imaging.formats import readers as image_readers
 from client.imaging.formats import segmentations as reading
 from client.imaging.formats.segmentations import read_segmentation
 from client.imaging.geometry.volumes import Header, Series
-from client.imaging.pipeline import run as pipeline
+from client.imaging.pipeline import prepare_images as pipeline
 from common.errors import DataError, Fault
 from common.study.study import Study
 from tests.client.imaging import scans
@@ -238,7 +238,7 @@ def test_what_a_deflated_file_swells_to_is_bounded(tmp_path: Path, monkeypatch: 
     paths = scans.write(tmp_path, stored, Scan(syntax="deflated"))
     seen: list[int] = []
     pieces = bounded_inflate._pieces
-    monkeypatch.setattr(bounded_inflate, "HEAD", 4096)  # the pixels reach beyond
+    monkeypatch.setattr(bounded_inflate, "LARGEST_HEADER", 4096)  # the pixels reach beyond
     monkeypatch.setattr(bounded_inflate, "_pieces", lambda f, most: (seen.append(len(p)) or p for p in pieces(f, most)))
     repacked(paths[0], lambda raw: raw + b"\xe1\x7f\x10\x00OW\0\0" + struct.pack("<I", 32 << 20) + bytes(32 << 20))
     (series,) = grouped(tmp_path)
@@ -252,7 +252,7 @@ def test_what_a_deflated_file_swells_to_is_bounded(tmp_path: Path, monkeypatch: 
     repacked(paths[1], long)
     monkeypatch.undo()
     assert isinstance(image_readers.header(paths[1]), Header)
-    monkeypatch.setattr(bounded_inflate, "HEAD", 4096)
+    monkeypatch.setattr(bounded_inflate, "LARGEST_HEADER", 4096)
     broken(paths[1], "deflated header has more than")
 
 
@@ -372,7 +372,7 @@ def read(folder: Path, monkeypatch: pytest.MonkeyPatch, asked: Study = STUDY) ->
 
 
 def told(reading: Reading) -> str:
-    return "\n".join(reading.told(["P1", "P2", "P3", "7", "8"]))
+    return "\n".join(reading.image_log(["P1", "P2", "P3", "7", "8"]))
 
 
 def phases(folder: Path) -> None:

@@ -23,11 +23,11 @@ from client.imaging.dicom import mr_sequence
 from client.imaging.formats import bounded_gzip, segmentations
 from client.imaging.formats import nifti as reader
 from client.imaging.formats import readers as image_readers
-from client.imaging.geometry.preprocessing import prepare
+from client.imaging.geometry.image_preprocessing import prepare
 from client.imaging.geometry.volumes import Geometry, Header, Series, Volume
 from client.imaging.pipeline import image_cache as caches
-from client.imaging.pipeline import run as pipeline
-from client.imaging.pipeline.header_index import Known, Remembered
+from client.imaging.pipeline import prepare_images as pipeline
+from client.imaging.pipeline.header_index import HeaderIndex, IndexedFile
 from client.imaging.selection.case import LONGEST_NAME
 from client.imaging.selection.identifiers import Keys, named
 from client.station.station import open_station
@@ -66,7 +66,7 @@ def notes(reading: Reading) -> str:
 
 
 def log(reading: Reading) -> str:
-    return "\n".join(reading.told(reading.cohort.ids))
+    return "\n".join(reading.image_log(reading.cohort.ids))
 
 
 def edit(folder: Path, change: Callable[[Any, int], None]) -> None:
@@ -491,9 +491,9 @@ def test_a_description_keeps_what_decides(
         repetition_time=5000.0 if inverted else 500.0, description=between.join(words), contrast=agent, series="1.2",
     )  # fmt: skip
     cache = tmp_path_factory.mktemp("cache")
-    Remembered(cache).add([("/x/1.dcm", Known((1, 1), header))])
+    HeaderIndex(cache).add([("/x/1.dcm", IndexedFile((1, 1), header))])
     assert "Doe" not in (cache / "files.jsonl").read_text()
-    kept = Remembered(cache).get("/x/1.dcm", (1, 1))
+    kept = HeaderIndex(cache).get("/x/1.dcm", (1, 1))
     assert kept is not None
     assert kept.header is not None
     assert mr_sequence.channel(kept.header) == mr_sequence.channel(header)

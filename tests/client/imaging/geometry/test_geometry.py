@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.imaging.geometry.preprocessing import CT_UNIT, MR_UNIT, prepare
+from client.imaging.geometry.image_preprocessing import CT_UNIT, MR_UNIT, prepare
 from client.imaging.geometry.resampling import averaged, onto
 from client.imaging.geometry.volumes import Geometry, Mask, Volume
 from common.errors import DataError

@@ -23,9 +23,9 @@ from client.__main__ import main
 from client.imaging.geometry.volumes import Frame, Header
 from client.imaging.pipeline import header_index
 from client.imaging.pipeline import image_cache as caches
-from client.imaging.pipeline.header_index import Known, Remembered
-from client.imaging.pipeline.image_cache import Broken, Cache
-from client.imaging.pipeline.worker_pool import Lost, each
+from client.imaging.pipeline.header_index import HeaderIndex, IndexedFile
+from client.imaging.pipeline.image_cache import BrokenEntryError, Cache
+from client.imaging.pipeline.worker_pool import WorkerDeath, each
 from common.errors import Fault, RunError
 
 KEY, OTHER = "ab" + "0" * 62, "cd" + "0" * 62
@@ -49,7 +49,7 @@ def test_what_is_stored_comes_back(tmp_path_factory: pytest.TempPathFactory, giv
     fresh()
     entry = store.open(KEY)
     assert entry is not None
-    assert entry.told == {"notes": ["one"], "box": [[0.5, 1.0]]}
+    assert entry.metadata == {"notes": ["one"], "box": [[0.5, 1.0]]}
     assert set(entry.arrays) == set(given_arrays)
     for name, array in given_arrays.items():
         assert entry.arrays[name].dtype == array.dtype
@@ -80,7 +80,7 @@ def test_damage_is_found_and_removed(tmp_path: Path, damage: str) -> None:
     if damage == "cut":
         file.write_bytes(bytes(blob[:4100]))
     fresh()
-    with pytest.raises(Broken, match="made again"):
+    with pytest.raises(BrokenEntryError, match="made again"):
         store.open(KEY)
     assert store.open(KEY) is None
     store.store(KEY, SOME, {})
@@ -170,44 +170,50 @@ HEADER = Header(
 
 
 def test_files_are_remembered(tmp_path: Path) -> None:
-    first = Remembered(tmp_path)
+    first = HeaderIndex(tmp_path)
     fault = Fault("D00", "2.dcm", "cut short", "copy it again")
-    first.add([("/images/1.dcm", Known((10, 20), HEADER)), ("2.dcm", Known((0, 1), None, fault)), ("LICENSE", Known((3, 3), None))])
-    first.add([("/images/1.dcm", Known((10, 20), HEADER, sha256="cd"))])
-    again = Remembered(tmp_path)
-    assert again.get("/images/1.dcm", (10, 20)) == Known((10, 20), HEADER, sha256="cd")
-    assert again.get("2.dcm", (0, 1)) == Known((0, 1), None, fault)
-    assert again.get("LICENSE", (3, 3)) == Known((3, 3), None)
+    first.add(
+        [
+            ("/images/1.dcm", IndexedFile((10, 20), HEADER)),
+            ("2.dcm", IndexedFile((0, 1), None, fault)),
+            ("LICENSE", IndexedFile((3, 3), None)),
+        ]
+    )
+    first.add([("/images/1.dcm", IndexedFile((10, 20), HEADER, sha256="cd"))])
+    again = HeaderIndex(tmp_path)
+    assert again.get("/images/1.dcm", (10, 20)) == IndexedFile((10, 20), HEADER, sha256="cd")
+    assert again.get("2.dcm", (0, 1)) == IndexedFile((0, 1), None, fault)
+    assert again.get("LICENSE", (3, 3)) == IndexedFile((3, 3), None)
     assert again.get("/images/1.dcm", (10, 21)) is None, "it was changed"
     assert again.get("other", (10, 20)) is None
 
 
 def test_damaged_lines_cost_their_file_alone(tmp_path: Path) -> None:
-    Remembered(tmp_path).add([(n, Known((1, 1), HEADER)) for n in "abc"])
+    HeaderIndex(tmp_path).add([(n, IndexedFile((1, 1), HEADER)) for n in "abc"])
     file = tmp_path / "files.jsonl"
     blob = file.read_bytes()
     file.write_bytes(blob.replace(b'"b"', b'"b', 1)[:-30])
-    again = Remembered(tmp_path)
+    again = HeaderIndex(tmp_path)
     assert [again.get(n, (1, 1)) is not None for n in "abc"] == [True, False, False]
-    again.add([("d", Known((1, 1), HEADER))])
-    assert Remembered(tmp_path).get("d", (1, 1)) is not None
+    again.add([("d", IndexedFile((1, 1), HEADER))])
+    assert HeaderIndex(tmp_path).get("d", (1, 1)) is not None
 
 
 def test_headers_that_other_code_read_are_read_again_and_hashes_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Remembered(tmp_path).add([("a", Known((1, 1), HEADER, sha256="cd"))])
+    HeaderIndex(tmp_path).add([("a", IndexedFile((1, 1), HEADER, sha256="cd"))])
     monkeypatch.setattr(header_index, "fingerprint", lambda: "other code, of another release")
-    again = Remembered(tmp_path)
+    again = HeaderIndex(tmp_path)
     assert again.get("a", (1, 1)) is None
     assert again.sha256("a", (1, 1)) == "cd"
     assert again.sha256("a", (1, 2)) == ""
 
 
 def test_old_lines_are_dropped(tmp_path: Path) -> None:
-    known = Remembered(tmp_path)
+    known = HeaderIndex(tmp_path)
     for n in range(1100):
-        known.add([("a", Known((1, n), None))])
+        known.add([("a", IndexedFile((1, n), None))])
     assert len((tmp_path / "files.jsonl").read_text().split()) < 200
-    assert Remembered(tmp_path).get("a", (1, 1099)) is not None
+    assert HeaderIndex(tmp_path).get("a", (1, 1099)) is not None
 
 
 def double(x: int) -> int:
@@ -222,7 +228,7 @@ def test_work_is_shared_and_a_lost_process_costs_its_item_alone() -> None:
     items = [1, 2, 13, 4, 5]
     found = dict(each(double, items, 2))
     assert {n: r for n, r in found.items() if n != 2} == {0: 2, 1: 4, 3: 8, 4: 10}
-    assert isinstance(found[2], Lost)
+    assert isinstance(found[2], WorkerDeath)
     assert "signal 9" in found[2].how
 
 
@@ -245,17 +251,17 @@ def nap(seconds: float) -> None:
 
 def test_what_was_not_opened_for_long_is_removed_and_nothing_else(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache")
-    assert cache.held() == []
+    assert cache.files() == []
     cache.store(KEY, SOME, {})
     cache.store(OTHER, SOME, {})
     cache.kept(OTHER)("crops", lambda: np.zeros(3))
     (cache.folder / "files.jsonl").write_text("{}\n")
     long_ago = time.time() - 100 * 86_400
-    for one in cache.held():
+    for one in cache.files():
         os.utime(one.path, (long_ago, long_ago))
     fresh()
     assert cache.open(OTHER) is not None  # reading is use, on a disk that does not note it too
-    assert len(cache.held()) == 3
+    assert len(cache.files()) == 3
     gone = cache.remove_unused(90)
     assert sorted(g.path.suffix for g in gone) == [".array", ".image"]
     assert all(g.path.stem != OTHER for g in gone)
@@ -279,5 +285,5 @@ def test_the_command_counts_first_and_removes_when_told(tmp_path: Path, capsys: 
     assert [t["files not used"] for t in told] == [0, 0, 1]
     assert [t["files removed"] for t in told] == [0, 0, 1]
     assert told[2]["bytes not used"] == told[2]["bytes"] > 0
-    assert Cache(tmp_path / "kept").held() == []
+    assert Cache(tmp_path / "kept").files() == []
     assert main(["cache", "--site", str(site), "--unused", "-1"]) == 2

@@ -20,9 +20,9 @@ import pytest
 
 from client.cohort.reader import Reading, read_table, select
 from client.imaging.pipeline import image_cache as caches
-from client.imaging.pipeline import run as pipeline
-from client.imaging.pipeline.prepare_case import Made, make
-from client.imaging.pipeline.run import headers_of
+from client.imaging.pipeline import prepare_images as pipeline
+from client.imaging.pipeline.prepare_case import PreparedCase, make
+from client.imaging.pipeline.prepare_images import PictureRequest, headers_of
 from client.imaging.selection.identifiers import Keys, check, named
 from client.site.site_file import load as load_site
 from client.station.station import open_station
@@ -193,7 +193,7 @@ def test_any_number_of_workers_gives_the_same_bits(tmp_path: Path) -> None:
     data = town(tmp_path / "data", IDS, 4)
     found = []
     for workers in (0, 1, 3):
-        album = pipeline.read(data, ImagesSpec(), CT, "scans", IDS, tmp_path / f"cache{workers}", workers=workers)
+        album = pipeline.read(data, PictureRequest(ImagesSpec(), CT, "scans", IDS), tmp_path / f"cache{workers}", workers=workers)
         found.append([(p.key, p.voxels.tobytes(), p.coarse.tobytes(), p.box) for p in album.pictures.values()])
     assert found[0] == found[1] == found[2]
     assert len(found[0]) == 4
@@ -255,7 +255,7 @@ def test_a_bad_study_is_quarantined_and_nothing_else(tmp_path: Path, plant: Any,
     assert f"images: 2 cases with an image, 1 without, 1 quarantined ({code}: 1)" in notes(r)
     assert r.cohort.flow.ids["images: quarantined"] == ("P2",)
     assert r.cohort.ids == tuple(IDS), "the patient stays"
-    (line,) = [t for t in r.told(["P2"]) if "set aside" in t]
+    (line,) = [t for t in r.image_log(["P2"]) if "set aside" in t]
     assert "P2" in line
     assert str(series(data, "P2")) in line
     assert "P2" not in notes(r)
@@ -303,7 +303,7 @@ def test_ids_that_match_nobody_are_said(tmp_path: Path) -> None:
     assert r.cohort.modalities == {"table"}
     assert "D05: none of the 1 patients with images is in the table" in notes(r)
     assert "X-1" not in notes(r)
-    assert any("X-1" in line and "id_pattern" in line for line in r.told(r.cohort.ids))
+    assert any("X-1" in line and "id_pattern" in line for line in r.image_log(r.cohort.ids))
     ct(data / "images" / "y", "P1")
     r = read(data)
     assert "D05: 1 patients with images are not in the table" in notes(r)
@@ -319,7 +319,7 @@ def test_a_segmentation_of_another_series_is_set_aside(tmp_path: Path) -> None:
     assert first is not None
     assert first.mask is None
     assert "a segmentation is set aside, D05 (1 cases)" in notes(r)
-    assert any("Export the image that it was drawn on" in line for line in r.told(["P1"]))
+    assert any("Export the image that it was drawn on" in line for line in r.image_log(["P1"]))
 
 
 @pytest.mark.parametrize("left", [0, 300, 900, 3000, -50])
@@ -335,7 +335,7 @@ def test_a_broken_segmentation_costs_the_mask_alone(tmp_path: Path, left: int) -
     assert "images: 0 with an expert's mask, 2 without" in notes(r)
     assert "0 quarantined" in notes(r)
     assert "cannot be used, D0" in notes(r) or "set aside, D05" in notes(r)
-    assert any(str(file) in line for line in r.told(["P1"]))
+    assert any(str(file) in line for line in r.image_log(["P1"]))
     assert notes(read(data)) == notes(r)
 
 
@@ -349,7 +349,7 @@ def test_of_several_series_the_outlined_one_is_used_else_the_one_with_most_slice
     assert first is not None
     assert second is not None
     assert first.mask is not None
-    told = "\n".join(r.told(IDS))
+    told = "\n".join(r.image_log(IDS))
     assert f"P1: 2 series of 'ct', the one that a segmentation refers to is used: {series(data, 'P1')}" in told
     assert f"P2: 2 series of 'ct', the one with most slices is used: {series(data, 'P2').parent / 'thin'}" in told
     assert "the one with most slices is used (1 cases)" in notes(r)
@@ -372,7 +372,7 @@ def test_identity_is_told_by_the_names_of_tags_alone(tmp_path: Path) -> None:
     assert "BurnedInAnnotation" in notes(r)
     everything = (
         notes(r)
-        + "\n".join(r.told(IDS))
+        + "\n".join(r.image_log(IDS))
         + "".join(f.read_bytes().decode("latin-1") for f in (tmp_path / "cache").rglob("*") if f.is_file())
     )
     assert "Doe" not in everything
@@ -569,9 +569,8 @@ def test_sites_of_scanners(tmp_path: Path) -> None:
     assert sorted(i for s in parted.sites.values() for i in s) == ids
     assert parted.sites["GE"] == (ids[0], ids[3], ids[5], ids[8])
     assert parted.sites["no scanner named"] == (ids[4], ids[9], ids[10], ids[11])
-    files = site_folders.write_sites(
-        tmp_path / "sites", parted, data=data, study="s.py", source="", minimum=1, images=data / "images", cache=tmp_path / "shared"
-    )
+    template = site_folders.SiteTemplate("s.py", data, "", 1, images=data / "images", cache=tmp_path / "shared")
+    files = site_folders.write_sites(tmp_path / "sites", parted, template)
     site = load_site(files[1])
     assert (site.images, site.cache) == (data / "images", tmp_path / "shared")
     with pytest.raises(DataError, match="partition natural"):
@@ -683,7 +682,7 @@ def test_a_process_that_dies_costs_its_case_alone(tmp_path: Path, monkeypatch: p
     r = read(data)
     assert r.cohort.imaged.tolist() == [True, True, False, True]
     assert "1 quarantined (D00: 1)" in notes(r)
-    assert any("signal 9" in line for line in r.told(["P3"]))
+    assert any("signal 9" in line for line in r.image_log(["P3"]))
 
 
 def deadly(job: Any) -> Any:
@@ -706,7 +705,7 @@ def test_what_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(pipeline, "make", lambda job: make(job) if job.case.patient == "P1" else 1 / 0 * 0)
     with pytest.raises(ZeroDivisionError):
         read(data)
-    monkeypatch.setattr(pipeline, "make", lambda job: Made("", {}, ("D00", "the share was away")))
+    monkeypatch.setattr(pipeline, "make", lambda job: PreparedCase("", {}, ("D00", "the share was away")))
     assert "1 cases with an image, 2 without, 1 quarantined (D00: 1)" in notes(read(data))
     monkeypatch.setattr(pipeline, "make", make)
     assert read(data).cohort.imaged.sum() == 2
@@ -740,7 +739,7 @@ def test_a_header_that_kills_its_reader_costs_its_file_alone(tmp_path: Path, mon
     monkeypatch.setattr(pipeline, "headers_of", deadly_header)
     r = read(data)
     assert r.cohort.imaged.tolist() == [True, False, True, False]
-    assert any("signal 9" in line for line in r.told(IDS))
+    assert any("signal 9" in line for line in r.image_log(IDS))
 
 
 def test_an_error_that_nobody_foresaw_costs_its_case_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -752,7 +751,7 @@ def test_an_error_that_nobody_foresaw_costs_its_case_alone(tmp_path: Path, monke
     r = read(data)
     assert r.cohort.imaged.tolist() == [False, True, False, False]
     assert "1 quarantined (X01: 1)" in notes(r)
-    assert any("ZeroDivisionError" in line for line in r.told(["P1"]))
+    assert any("ZeroDivisionError" in line for line in r.image_log(["P1"]))
 
 
 # --- the real collections ------------------------------------------------------------------------------------------------------------

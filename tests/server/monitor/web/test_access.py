@@ -14,7 +14,7 @@ import pytest
 
 from common.errors import UsageError
 from server.__main__ import main
-from server.monitor.web.access import COOKIE, Access, Asked
+from server.monitor.web.access import COOKIE, Access, RequestOrigin
 from server.monitor.web.service import HEADERS
 from tests.server.monitor import ledgers
 from tests.server.monitor.web.place import monitor, status
@@ -169,7 +169,7 @@ def test_sessions_end_and_are_not_endless_in_number() -> None:
 
     access = Access(TOKEN)
     first = asyncio.run(access.login(TOKEN))
-    asked = Asked("10.0.0.9", "room.example", "", first, "", "")
+    asked = RequestOrigin("10.0.0.9", "room.example", "", first, "", "")
     assert access.answer(asked) == "yes"
     assert access.answer(asked, time.time() + 13 * 3600) == "no"
     for _ in range(1100):

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.monitor.run_watcher import Watched
+from server.monitor.run_watcher import RunWatcher
 from server.monitor.web.prometheus import NAMES, Collected
 from tests.paths import ROOT
 from tests.server.monitor import ledgers
@@ -20,13 +20,13 @@ HOSTILE = 'North "\n\\ Zürich'
 @pytest.fixture
 def read(tmp_path: Path) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     names = [HOSTILE, "South"]
-    done = Watched(ledgers.run(tmp_path / "done", 5, names=names)).look()
+    done = RunWatcher(ledgers.run(tmp_path / "done", 5, names=names)).look()
     bodies = [
         ledgers.opened(names, config={"noise": 3.0, "secure": True}),
         ledgers.exchange(0, names, refused={"South": "P01"}, metrics=[]),
     ]
     bodies[1]["spent"] = {"South": {"epsilon": 0.25, "learners": {}}}
-    other = Watched(ledgers.written(tmp_path / "other", bodies)).look()
+    other = RunWatcher(ledgers.written(tmp_path / "other", bodies)).look()
     text = generate_latest(Collected([("done", done), ("other", other)])).decode()  # type: ignore[arg-type]
     families = list(text_string_to_metric_families(text))
     assert {f.name for f in families} == set(NAMES)

@@ -1,8 +1,8 @@
-"""The model that the brain phantom is drawn from: the primary tumour sets the odds of what the table says and of how the lesions look.
+"""Generative model of the brain phantom: the primary tumour sets the odds of what the table says and of how the lesions look.
 
     y ~ the collection's shares of primary tumours
     age | y ~ N     sex | y, smoking | y ~ Bernoulli           in the table only
-    u | y ~ N(mean_y, 1), independent, three of them           in the image only: ring, T1, T2 (`brain_anatomy`)
+    u | y ~ N(mean_y, 1), independent, three of them           in the image only: ring, T1, T2 (`anatomy`)
 
 Given y, table and image are independent, so the posterior given either or both follows by Bayes' rule; for each class against the rest it
 orders patients as well as can be (Neyman and Pearson 1933). Number, size and place of the lesions say nothing.
@@ -81,9 +81,9 @@ def draw(patients: int, seed: int | tuple[int, ...], *, null: bool = False) -> D
 
 def posteriors(d: Draw, *, null: bool = False, smoking: bool = True) -> dict[str, Floats]:
     """'clinical', 'image', 'fusion' -> (patients, classes) P(primary | what is seen). `smoking`: whether the table has that column."""
-    table = -0.5 * ((d.age[:, None] - AGE) / AGE_SD) ** 2 + _said(d.female, FEMALE)
+    table = -0.5 * ((d.age[:, None] - AGE) / AGE_SD) ** 2 + _log_likelihood_of(d.female, FEMALE)
     if smoking:
-        table += np.where(d.smoking_known[:, None], _said(d.smoking, SMOKING), 0.0)
+        table += np.where(d.smoking_known[:, None], _log_likelihood_of(d.smoking, SMOKING), 0.0)
     image = np.zeros_like(table) if null else -0.5 * ((d.u[:, None, :] - MEANS) ** 2).sum(-1)
     return {"clinical": _normalised(table), "image": _normalised(image), "fusion": _normalised(table + image)}
 
@@ -98,9 +98,9 @@ def ceilings(d: Draw, known: Bools, table: Bools, image: Bools, *, null: bool = 
     """The macro AUC of each posterior: among the patients of known label who have what it looks at; of the fusion, among all who have a
     table or an image, each by what there is."""
     scores = posteriors(d, null=null, smoking=smoking)
-    there = np.select([(table & image)[:, None], table[:, None]], [scores["fusion"], scores["clinical"]], scores["image"])
-    by = {"clinical": (scores["clinical"], table), "image": (scores["image"], image), "fusion": (there, table | image)}
-    return {name: macro_auc(p[known & held], d.y[known & held]) for name, (p, held) in by.items()}
+    best_available = np.select([(table & image)[:, None], table[:, None]], [scores["fusion"], scores["clinical"]], scores["image"])
+    predictors = {"clinical": (scores["clinical"], table), "image": (scores["image"], image), "fusion": (best_available, table | image)}
+    return {name: macro_auc(p[known & available], d.y[known & available]) for name, (p, available) in predictors.items()}
 
 
 @lru_cache(maxsize=4)
@@ -116,7 +116,7 @@ def numbers() -> dict[str, tuple[float, ...]]:
     return {name: tuple(values.tolist()) for name, values in (*table.items(), *zip(LATENTS, MEANS.T, strict=True))}
 
 
-def _said(yes: Ints, share: Floats) -> Floats:
+def _log_likelihood_of(yes: Ints, share: Floats) -> Floats:
     """(patients, classes): log probability of an answer."""
     return np.asarray(np.where(yes[:, None] == 1, np.log(share), np.log1p(-share)))
 

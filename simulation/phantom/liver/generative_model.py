@@ -1,4 +1,4 @@
-"""The model that the liver phantom is drawn from: a recurrence sets the odds of what the table says and of how the lesions look.
+"""Generative model of the liver phantom: a recurrence sets the odds of what the table says and of how the lesions look.
 
     y ~ Bernoulli                                     recurrence within 24 months
     log CEA | y ~ N      node, extrahepatic, synchronous, chemotherapy | y ~ Bernoulli      in the table only
@@ -110,17 +110,17 @@ def log_odds(d: Draw) -> dict[str, Floats]:
 
 def posteriors(d: Draw, *, null: bool = False) -> dict[str, Floats]:
     """'clinical', 'image', 'fusion' -> (patients,) P(recurrence | what is seen)."""
-    told = {name: sigmoid(z) for name, z in log_odds(d).items()}
-    return told if not null else {**told, "image": np.full(len(d), RECURRED), "fusion": told["clinical"]}
+    probabilities = {name: sigmoid(z) for name, z in log_odds(d).items()}
+    return probabilities if not null else {**probabilities, "image": np.full(len(d), RECURRED), "fusion": probabilities["clinical"]}
 
 
 def ceilings(d: Draw, known: Bools, table: Bools, image: Bools, *, null: bool = False) -> dict[str, float]:
     """The AUC of each posterior: among the patients of known label who have what it looks at; of the fusion, among all who have a
     table or an image, each by what there is."""
     scores = posteriors(d, null=null)
-    there = np.select([table & image, table], [scores["fusion"], scores["clinical"]], scores["image"])
-    by = {"clinical": (scores["clinical"], table), "image": (scores["image"], image), "fusion": (there, table | image)}
-    return {name: auc(p[known & held], d.recurred[known & held]) for name, (p, held) in by.items()}
+    best_available = np.select([table & image, table], [scores["fusion"], scores["clinical"]], scores["image"])
+    predictors = {"clinical": (scores["clinical"], table), "image": (scores["image"], image), "fusion": (best_available, table | image)}
+    return {name: auc(p[known & available], d.recurred[known & available]) for name, (p, available) in predictors.items()}
 
 
 @lru_cache(maxsize=2)

@@ -1,4 +1,4 @@
-"""A ledger's lines in words."""
+"""Wording of a ledger's lines, for people."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from common.errors import CODES
 from common.runtime.hash_chain import cut_off
 
-_MOST = 6
+_MOST_NAMES = 6
 """Names in a list."""
 
 
@@ -24,10 +24,10 @@ def meaning(code: str) -> str:
     return CODES[code].meaning if code in CODES else "a code that this version of fedmets does not know"
 
 
-def said(line: Mapping[str, Any]) -> str:
+def sentence(line: Mapping[str, Any]) -> str:
     """One sentence or two; a kind of line that this version does not know is named. KeyError and the like for a line of another form."""
     kind = line["kind"]
-    text = _SAY[kind](line) if kind in _SAY else f"a line of kind '{kind}', which this version of fedmets does not know"
+    text = _SENTENCES[kind](line) if kind in _SENTENCES else f"a line of kind '{kind}', which this version of fedmets does not know"
     return f"{text}; {cut_off(line['lost'], 'the end of what stands above')}" if line.get("lost") else text
 
 
@@ -50,11 +50,11 @@ def _exchange(line: Mapping[str, Any]) -> str:
         for s, code in w["refused"].items():
             codes.setdefault(s, set()).add(code)
     others = [f"{s}: {' '.join(sorted(codes.get(s, {what})))}" for s, what in line["sites"].items() if what != "contributed"]
-    refused = [f"{s}: {' '.join(sorted(found))}" for s, found in sorted(codes.items()) if line["sites"].get(s) == "contributed"]
+    refused = [f"{s}: {' '.join(sorted(site_codes))}" for s, site_codes in sorted(codes.items()) if line["sites"].get(s) == "contributed"]
     doubted = [d for w in line["work"] for d in w.get("doubted", [])]
     late = [f"{entry['site']} (step {entry['step']})" for entry in line.get("late", [])]
-    for what, who in (("not in it", others), ("refused in part", refused), ("doubted", doubted), ("late and not used", late)):
-        text += f"; {what}: {some(who)}" if who else ""
+    for what, names in (("not in it", others), ("refused in part", refused), ("doubted", doubted), ("late and not used", late)):
+        text += f"; {what}: {some(names)}" if names else ""
     return text
 
 
@@ -73,7 +73,7 @@ def _failed(line: Mapping[str, Any]) -> str:
     return f"ended without a result, {line['code']} ({meaning(line['code'])}): {'; '.join(map(str, line['said']))}"
 
 
-_SAY: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+_SENTENCES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "open": _open,
     "resume": _resume,
     "exchange": _exchange,
@@ -87,8 +87,8 @@ _SAY: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 
 def some(names: Sequence[str]) -> str:
     """The first few, and how many more."""
-    shown = ", ".join(map(str, names[:_MOST]))
-    return f"{shown} and {len(names) - _MOST} more" if len(names) > _MOST else shown
+    shown = ", ".join(map(str, names[:_MOST_NAMES]))
+    return f"{shown} and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else shown
 
 
 def _count(what: Any, name: str) -> str:

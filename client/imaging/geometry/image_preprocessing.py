@@ -1,4 +1,4 @@
-"""Volumes in the scanner's units to the arrays of a Picture: values normalised, cut to what matters, averaged to the study's spacing.
+"""Image preprocessing: volumes in the scanner's units to a Picture's arrays. Intensities normalised, cropped, averaged to the spacing.
 
 CT: Hounsfield units are clipped to the study's window and mapped to [-1, 1]. MR: clipped to the 0.5 and 99.5 percentiles inside the
 head, z-scored there, clipped to +-5; voxels that are exactly zero outside a stripped brain stay zero. Both are stored as int16 times a
@@ -61,21 +61,21 @@ def prepare(volumes: Mapping[str, Volume], mask: Mask | None, imaging: Imaging) 
     other, or values are too small, too large or too near each other to be scored.
     """
     names = [c.name for c in imaging.channels]
-    there = [n for n in names if n in volumes]
-    if not there:
+    available = [n for n in names if n in volumes]
+    if not available:
         raise DataError("D06", f"none of the channels {', '.join(names)} is there")
-    grid = volumes[there[0]].geometry
+    grid = volumes[available[0]].geometry
     if mask is not None and mask.bits.shape != grid.shape:
         raise DataError("D07", f"the mask has {mask.bits.shape} voxels (z, y, x), its image {grid.shape}; they are not of one grid")
     notes: list[str] = []
     layers: dict[str, tuple[Floats, Values]] = {}
-    for name in there:
+    for name in available:
         values = _windowed(volumes[name].array, imaging.window, name) if imaging.window else _scored(volumes[name].array, name, notes)
         layers[name] = (volumes[name].array, values)
         if not volumes[name].geometry.same_as(grid):
             layers[name] = (onto(grid, volumes[name], values, name, outside=-1.0 if imaging.window else 0.0), as_is)
             notes.append("a sequence was resampled onto the grid of the first one")
-    region = _region(volumes, there, mask, imaging, grid, notes)
+    region = _region(volumes, available, mask, imaging, grid, notes)
     box, counts, steps, spacing = _target(region, grid, imaging.spacing_mm)
     whole: Box = tuple((0.0, float(n)) for n in grid.shape)
     coarse_steps = tuple(n / c for n, c in zip(grid.shape, imaging.coarse, strict=True))
@@ -146,17 +146,17 @@ def _scored(array: Floats, name: str, notes: list[str]) -> Values:
         raise DataError("D06", f"channel '{name}' holds one value only ({float(low):g}); export the sequence again")
     clipped = np.clip(inside, np.float32(low), np.float32(high))
     mean, spread = float(clipped.mean(dtype=np.float64)), float(clipped.std(dtype=np.float64))
-    ends = np.float32(low), np.float32(high)
+    limits = np.float32(low), np.float32(high)
     # the scale with all its digits, and the difference of any two values, must be numbers of float32
-    held = np.finfo(np.float32)
-    if not (held.tiny < spread < 1 / held.tiny and float(high) - float(low) < held.max):
+    float32 = np.finfo(np.float32)
+    if not (float32.tiny < spread < 1 / float32.tiny and float(high) - float(low) < float32.max):
         raise _unscorable(name, float(low), float(high))
     scale = np.float32(1 / spread)
     if not stripped:
         notes.append("not skull-stripped: values are scored inside the head, found by Otsu's threshold")
 
     def values(flat: Floats) -> Floats:
-        z = np.clip((np.clip(flat, *ends) - np.float32(mean)) * scale, np.float32(-LIMIT_SD), np.float32(LIMIT_SD))
+        z = np.clip((np.clip(flat, *limits) - np.float32(mean)) * scale, np.float32(-LIMIT_SD), np.float32(LIMIT_SD))
         return np.where(flat != 0, z, np.float32(0)) if stripped else z
 
     return values
@@ -191,7 +191,7 @@ def _otsu(array: Floats, name: str) -> float:
 
 
 def _region(
-    volumes: Mapping[str, Volume], there: list[str], mask: Mask | None, imaging: Imaging, grid: Geometry, notes: list[str]
+    volumes: Mapping[str, Volume], available: list[str], mask: Mask | None, imaging: Imaging, grid: Geometry, notes: list[str]
 ) -> tuple[tuple[int, int], ...]:
     """(3, 2) voxels from, to that matter: the outlined organ and lesions with a margin, else the body or the brain."""
     if mask is not None and imaging.organ:
@@ -203,8 +203,8 @@ def _region(
             return tuple((max(0, a - m), min(n, b + m)) for (a, b), m, n in ends)
         notes.append(f"'{imaging.organ}' is not outlined in the mask: cut to the body")
     if imaging.window:
-        return _body(volumes[there[0]].array)
-    extents = [_head(volumes[n].array, n) for n in there if volumes[n].geometry.same_as(grid)]
+        return _body(volumes[available[0]].array)
+    extents = [_head(volumes[n].array, n) for n in available if volumes[n].geometry.same_as(grid)]
     return tuple((min(e[axis][0] for e in extents), max(e[axis][1] for e in extents)) for axis in range(3))
 
 
@@ -234,7 +234,7 @@ def _extent(inside: NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:
 
 
 def _target(
-    region: tuple[tuple[int, int], ...], grid: Geometry, wanted_mm: tuple[float, float, float]
+    region: tuple[tuple[int, int], ...], grid: Geometry, target_mm: tuple[float, float, float]
 ) -> tuple[Box, tuple[int, ...], tuple[float, ...], tuple[float, float, float]]:
     """The box in file voxels, output voxels along each axis, file voxels in each, and their size in mm.
 
@@ -242,16 +242,16 @@ def _target(
     the field of view goes.
     """
     box, counts, steps, spacing = [], [], [], []
-    for (low, high), size, own, wanted in zip(region, grid.shape, grid.spacing_mm, wanted_mm, strict=True):
-        if own > 0.99 * wanted:
+    for (low, high), size, spacing_here, target in zip(region, grid.shape, grid.spacing_mm, target_mm, strict=True):
+        if spacing_here > 0.99 * target:
             count, step, start = high - low, 1.0, float(low)
         else:
-            step = wanted / own
+            step = target / spacing_here
             count = max(1, min(int(np.ceil((high - low) / step - 1e-6)), int(size / step + 1e-6)))
             step = min(step, float(size))
             start = min(max(0.0, (low + high - count * step) / 2), size - count * step)
         box.append((start, start + count * step))
         counts.append(count)
         steps.append(step)
-        spacing.append(step * own)
+        spacing.append(step * spacing_here)
     return tuple(box), tuple(counts), tuple(steps), (spacing[0], spacing[1], spacing[2])

@@ -1,4 +1,4 @@
-"""The model that the colorectal phantom is drawn from: what is known before surgery sets the odds of M1, M shifts what the resection shows.
+"""Generative model of the colorectal phantom: what is known before surgery sets the odds of M1, M shifts what the resection shows.
 
     x = age, CEA, location, histology | hospital
     M ~ Bernoulli(sigmoid(b0 + shift_hospital + b'x))                    CEA enters as log(1 + concentration in ng/mL)
