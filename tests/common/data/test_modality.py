@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from client.imaging.dicom.header import IMAGES
+from client.imaging.dicom.header import IMAGE_CLASSES
 from common.data.modality import MODALITIES, modality
 from common.data.schema import Channel
 from common.errors import UsageError
@@ -17,7 +17,7 @@ from tests.pictures import imaging, schema
 def test_every_sop_class_belongs_to_one_modality() -> None:
     classes = Counter(c for m in MODALITIES.values() for c in m.sop_classes)
     assert set(classes.values()) == {1}
-    assert {IMAGES[c] for c in classes} == set(MODALITIES)
+    assert {IMAGE_CLASSES[c] for c in classes} == set(MODALITIES)
 
 
 def test_of_one_that_no_study_asks_for_nothing_is_known() -> None:
