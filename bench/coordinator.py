@@ -15,9 +15,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,7 +38,7 @@ def one(sites: int, millions: int, rounds_: int) -> float:
 
     from common.data.cohort import Cohort, Fold
     from common.data.schema import Label, Number, Schema
-    from common.federated.learner import Contribution, Plan, Step
+    from common.federated.learner import Contribution, Phase, Plan, Step, Traits
     from common.types import Arrays, State
     from common.wire import signing
     from common.wire.flower_records import content, packet
@@ -56,7 +57,8 @@ def one(sites: int, millions: int, rounds_: int) -> float:
         name: str = "wide"
         needs: tuple[str, ...] = ()
         modality: frozenset[str] = frozenset({"table"})
-        phases: frozenset[str] = frozenset({"add"})
+        phases: ClassVar[Mapping[str, Phase]] = {"add": Phase("ones", rounds_, None)}
+        traits: ClassVar[Traits] = Traits()
 
         def start(self, schema: Schema, seed: int) -> Arrays:
             return {"w": np.zeros(millions * 1_000_000, np.float32), "rounds": np.array(0)}
@@ -70,9 +72,6 @@ def one(sites: int, millions: int, rounds_: int) -> float:
         def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
             done = int(state["wide"]["rounds"]) + 1
             return Step({"w": np.divide(total.sums["w"], total.sums["n"], dtype=np.float32), "rounds": np.array(done)}, done >= rounds_)
-
-        def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
-            return None
 
     class Late(Grid):
         """Answers are made when they are pulled, as a SuperLink hands them out one by one."""

@@ -99,7 +99,7 @@ def here(sites: int, cases: int, rounds: int) -> list[float]:
 
         def watch(exchange: Any, now: Any) -> None:
             nonlocal last
-            arrays = {f"{k}\t{n}": a for k, s in now.states.items() for n, a in flatten(s).items()}
+            arrays = flatten(flatten(now.states))
             ledger.append("exchange", time=time.time(), state=state_store.save(folder / "state", now.step, arrays))
             seconds.append(time.perf_counter() - last)
             last = time.perf_counter()
@@ -128,7 +128,7 @@ def on_ray(sites: int, cases: int, rounds: int) -> list[float]:
         from common.networks.augmentation import Augment
         from common.networks.crops import patient_logits
         from common.networks.datasets import Cases
-        from common.networks.training import Schedule, learn
+        from common.networks.training import learn
 
         held = common.__dict__.setdefault("_bench", {})
         k = int(context.node_config["partition-id"])
@@ -144,8 +144,7 @@ def on_ray(sites: int, cases: int, rounds: int) -> list[float]:
             return torch.nn.functional.cross_entropy(patient_logits(network(x, present), mean), labels, reduction="sum")
 
         start = {n: np.array(a.numpy()) for n, a in message.content["arrays"].items()}
-        settings = image.LEARNER
-        how = Schedule(settings.epochs, settings.batch, settings.learning_rate, settings.weight_decay, 0.0, "adamw")
+        how = image.LEARNER.training.schedule("adamw")
         trained = learn(federated_averaging.network(image._classifier, "compact3d", 1, 2), start, held[k], loss, how, seed=k)
         content = RecordDict(
             {"arrays": ArrayRecord({n: Array(a) for n, a in trained.arrays.items()}), "metrics": MetricRecord({"num-examples": cases})}

@@ -38,7 +38,7 @@ def trained(cohorts: list[Cohort], noise: float) -> State:
     privacy = Privacy(noise)
     plan = dataclasses.replace(local_plan(Fold(), 0, 5), participants=tuple(c.site for c in cohorts), privacy=privacy)
     state: State = {LEARNER.name: LEARNER.start(cohorts[0].schema, 0)}
-    bound = LEARNER.sensitivity(cohorts[0].schema, plan) or 0.0
+    bound = LEARNER.phases["newton"].sensitivity(cohorts[0].schema)
     done = False
     while not done:
         sums = [noised(LEARNER.contribute(state, c, plan), bound, privacy) for c in cohorts]

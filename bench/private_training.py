@@ -21,7 +21,7 @@ from bench.private_auc import auc
 from client.station.gaussian_noise import noised
 from common.data.cohort import Cohort, Fold
 from common.federated.accounting import calibrate
-from common.federated.learner import Federated, fit, local_plan, total
+from common.federated.learner import Federated, configured, fit, local_plan, total
 from common.learners.mlp import Perceptron
 from common.learners.preprocessing import Preprocessing
 from common.networks import architectures
@@ -38,7 +38,7 @@ PREPARE = Preprocessing()
 
 def network(patients: int) -> Perceptron:
     """Few rounds of short training: each release of parameters averages the sites' noise, and each step costs."""
-    return Perceptron(rounds=5, epochs=1, rate=0.1, batch=max(patients // 10, 1), learning_rate=0.1)
+    return configured(Perceptron(), {"rounds": 5, "epochs": 1, "rate": 0.1, "batch": max(patients // 10, 1), "learning_rate": 0.1})
 
 
 def trained(learner: Federated, state: State, cohorts: list[Cohort], noise: float) -> State:
@@ -48,7 +48,7 @@ def trained(learner: Federated, state: State, cohorts: list[Cohort], noise: floa
     state, done = {**state, learner.name: learner.start(cohorts[0].schema, 0)}, False
     while not done:
         asked = dataclasses.replace(plan, phase=learner.phase(state[learner.name]))
-        bound = learner.sensitivity(cohorts[0].schema, asked)
+        bound = learner.phases[asked.phase].sensitivity(cohorts[0].schema)
         assert bound is not None
         step = learner.apply(state, total([noised(learner.contribute(state, c, asked), bound, privacy) for c in cohorts]), asked)
         state, done = {**state, learner.name: step.arrays}, step.done

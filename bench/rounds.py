@@ -33,7 +33,7 @@ from client.site.site_file import Site
 from client.station.station import Station
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Label, Number, Schema
-from common.federated.learner import fit, local_plan
+from common.federated.learner import configured, fit, local_plan
 from common.learners.mlp import Perceptron
 from common.learners.preprocessing import Preprocessing, standardise
 from common.runtime.threads import fix_threads
@@ -106,7 +106,7 @@ def engine(grid: Grid, those: int, schema: Schema, learner: Perceptron, folder: 
 
     def watch(exchange: driver.Exchange, now: driver.Progress) -> None:
         nonlocal last
-        arrays = {f"{k}\t{n}": a for k, s in now.states.items() for n, a in flatten(s).items()}
+        arrays = flatten(flatten(now.states))
         sha = state_store.save(folder / "state", now.step, arrays)
         ledger.append("exchange", time=time.time(), **asdict(exchange), state=sha, done=len(now.done))
         if exchange.work[0]["learner"] == "mlp":
@@ -130,9 +130,10 @@ def in_process(those: list[Cohort], learner: Perceptron) -> list[Seconds]:
 
 def plain(those: list[Cohort], learner: Perceptron) -> list[Seconds]:
     """Each round of the loop that one would write by hand: rows prepared once, one network, parameters in memory."""
+    import torch
     from torch import nn
 
-    from common.networks.training import train
+    from common.networks.training import Table, cross_entropy, learn
 
     plan = local_plan(ALL, 0, 5)
     prepared = fit(Preprocessing(), {}, those, plan)["preprocessing"]
@@ -145,15 +146,13 @@ def plain(those: list[Cohort], learner: Perceptron) -> list[Seconds]:
     network = nn.Sequential(*layers)
     current: Arrays = {k.removeprefix("w/"): v for k, v in weights.items()}
     seconds = []
-    for number in range(learner.rounds):
+    for number in range(learner.training.rounds):
         start = clock()
         sums: Arrays = {k: np.zeros(v.shape) for k, v in current.items()}
         for site, (x, y) in enumerate(data):
-            trained, _ = train(
-                network, current, x, y, epochs=learner.epochs, batch=learner.batch, learning_rate=learner.learning_rate,
-                weight_decay=learner.weight_decay, proximal=0.0, seed=1000 * number + site,
-            )  # fmt: skip
-            for k, v in trained.items():
+            seed, schedule = 1000 * number + site, learner.training.schedule()
+            trained = learn(network, current, Table(x, y), cross_entropy, schedule, seed=seed, device=torch.device("cpu"))
+            for k, v in trained.arrays.items():
                 sums[k] += v * len(y)
         current = {k: (v / sum(len(y) for _, y in data)).astype(np.float32) for k, v in sums.items()}
         seconds.append(since(start))
@@ -183,7 +182,7 @@ def overhead(those: list[Cohort], learner: Perceptron, repeats: int) -> None:
         b.append(medians(plain(those, learner)))
     columns = len(those[0].schema.columns)
     size = f"{len(those)} sites x {len(those[0])} rows x {columns} features"
-    print(f"{size}, {learner.epochs} local epochs, {learner.rounds} rounds, {repeats} turns each", flush=True)
+    print(f"{size}, {learner.training.epochs} local epochs, {learner.training.rounds} rounds, {repeats} turns each", flush=True)
     for kind, x, y in zip(("wall", "CPU"), zip(*a, strict=True), zip(*b, strict=True), strict=True):
         ratios = [p / q for p, q in zip(x, y, strict=True)]
         print(
@@ -268,15 +267,15 @@ def main() -> None:
     fix_threads()
     with quiet():
         for epochs in given.epochs:
-            learner = Perceptron(rounds=given.rounds, epochs=epochs)
+            learner = configured(Perceptron(), {"rounds": given.rounds, "epochs": epochs})
             overhead(cohorts(given.sites, given.rows, given.features), learner, given.repeats)
         if given.many:
-            few = Perceptron(rounds=6)
+            few = configured(Perceptron(), {"rounds": 6})
             growth(sorted({given.sites, given.many // 4, given.many}), given.rows, given.features, few)
         if given.ray:
             those = cohorts(given.many, given.rows, given.features)
-            here = in_process(those, Perceptron(rounds=3))
-            there = on_ray(those, Perceptron(rounds=3))
+            here = in_process(those, configured(Perceptron(), {"rounds": 3}))
+            there = on_ray(those, configured(Perceptron(), {"rounds": 3}))
             print(f"{given.many} sites: ms a round in process {spread([w for w, _ in here])}, on Ray {spread([w for w, _ in there])}")
 
 

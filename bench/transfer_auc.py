@@ -22,7 +22,7 @@ from pathlib import Path
 from common.learners.image import Image
 
 CONTROL = "whole, another rate"
-RATE = Image.learning_rate
+RATE = Image().training.learning_rate
 ROOT = Path(__file__).resolve().parent.parent
 
 

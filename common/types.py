@@ -11,13 +11,14 @@ import math
 import re
 import struct
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import WireError
 
+T = TypeVar("T")
 Array = NDArray[Any]
 Arrays = dict[str, Array]
 State = dict[str, Arrays]
@@ -80,18 +81,28 @@ def unpack(blob: bytes | memoryview, *, limit: int = 2**31) -> Arrays:
     return out
 
 
-def flatten(state: Mapping[str, Mapping[str, Array]]) -> Arrays:
-    """{'a': {'x': ...}} -> {'a\\tx': ...}; the tab is not allowed in names, so `nest` undoes it exactly."""
-    return {f"{outer}\t{inner}": array for outer, arrays in state.items() for inner, array in arrays.items()}
+def flatten(state: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
+    """{'a': {'x': ...}} -> {'a\\tx': ...}; the tab is not allowed in names, so `nest` undoes it exactly.
+
+    Of a run's states (fold key -> State) it makes one State of entries `fold key<tab>learner`, which is what a learner gets that reads
+    several folds; flattened again it is arrays `fold key<tab>learner<tab>array`, which is what is packed and hashed.
+    """
+    return {f"{outer}\t{inner}": value for outer, values in state.items() for inner, value in values.items()}
 
 
-def nest(arrays: Mapping[str, Array]) -> State:
-    """The inverse of `flatten`."""
-    out: State = {}
-    for name, array in arrays.items():
+def nest(flat: Mapping[str, T]) -> dict[str, dict[str, T]]:
+    """The inverse of `flatten`. An entry without a tab is by itself: its inner name is empty."""
+    out: dict[str, dict[str, T]] = {}
+    for name, value in flat.items():
         outer, _, inner = name.partition("\t")
-        out.setdefault(outer, {})[inner] = array
+        out.setdefault(outer, {})[inner] = value
     return out
+
+
+def entry(flat: Mapping[str, T], outer: str) -> dict[str, T]:
+    """`nest(flat)[outer]`, empty where there is none: out of a state that is read for several folds, one fold's."""
+    start = f"{outer}\t"
+    return {name.removeprefix(start): value for name, value in flat.items() if name.startswith(start)}
 
 
 def digest(arrays: Mapping[str, Array]) -> str:

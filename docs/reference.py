@@ -284,7 +284,15 @@ def _about(learner: Any) -> str:
 
 
 def hypers(learner: Any) -> list[Key]:
-    return keys(type(learner), learners.hyper_names(learner), learner)
+    """Hyperparameters, those that learners share among them."""
+    out = []
+    for f in dataclasses.fields(learner):
+        value = getattr(learner, f.name)
+        if dataclasses.is_dataclass(value):
+            out += hypers(value)
+        elif not isinstance(learner, learners.Federated) or f.name in learners.hyper_names(learner):
+            out += keys(type(learner), [f.name], learner)
+    return out
 
 
 def of_learners() -> str:
@@ -293,8 +301,11 @@ def of_learners() -> str:
         learner: Any = learners.load(name)
         heads = "A head: it predicts the label." if isinstance(learner, learners.Head) else "No head: it serves others, or the report."
         sends = table(
-            ("phase", "what a site sends, summed over its patients"),
-            ((code(phase), told) for phase, told in learner.sends.items()),
+            ("phase", "exchanges", "bounded", "what a site sends, summed over its patients"),
+            (
+                (code(name), str(phase.exchanges), "no" if phase.bound is None else "yes", phase.sends)
+                for name, phase in learner.phases.items()
+            ),
         )
         looks = " and ".join(sorted(learner.modality)) or "what the heads look at"
         out += [f"## {code(name)}\n", f"{prose(_about(learner))}\n", f"{heads} It looks at: {looks}.\n", sends]

@@ -165,7 +165,7 @@ def _coordinate(
 
     federation = Federation(grid, run, name, roster, jobs, schema, strategies.combiner(run.strategy), alive, accounts)
     drive(federation, progress, watch)
-    state_hash = digest({f"{k}\t{n}": a for k, s in progress.states.items() for n, a in flatten(s).items()})
+    state_hash = digest(flatten(flatten(progress.states)))
     closed = next((line for line in ledger.lines if line["kind"] == "close"), None)
     if closed is None:
         later = joined_later(grid, invitation, roster)
@@ -238,5 +238,4 @@ def _guard_leaks(run: Run, schema: Schema, progress: Progress, ledger: Ledger, o
 
 def _to_arrays(progress: Progress) -> Arrays:
     head = json.dumps({"step": progress.step, "done": sorted(map(list, progress.done))}).encode()
-    arrays = {f"{k}\t{n}": a for k, s in progress.states.items() for n, a in flatten(s).items()}
-    return {**arrays, "": np.frombuffer(head, np.uint8)}
+    return {**flatten(flatten(progress.states)), "": np.frombuffer(head, np.uint8)}

@@ -57,7 +57,7 @@ class FineTuning:
         return configured(head, {"epochs": self.epochs, "learning_rate": self._rate(head)})
 
     def _rate(self, head: Any) -> float:
-        return self.learning_rate if self.learning_rate is not None else LEARNING_RATE_SHARE * float(head.learning_rate)
+        return self.learning_rate if self.learning_rate is not None else LEARNING_RATE_SHARE * head.training.learning_rate
 
 
 def adapted(heads: Sequence[Head], state: State, cohort: Cohort, fold: Fold, seed: int, parts: int, settings: FineTuning) -> State:

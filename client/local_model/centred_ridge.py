@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.data.schema import Floats
+from common.federated.multinomial import against_reference, log_softmax, newton_step
 
 INTERCEPT_RIDGE = 0.1
 
@@ -35,7 +36,7 @@ def maximise(
     beta, current = centre, likelihood(centre)
     objective = current.value
     for _ in range(rounds):
-        step = np.linalg.solve(current.hessian + np.diag(penalty), current.gradient - penalty * (beta - centre))
+        step = newton_step(current.gradient, current.hessian, penalty, beta - centre)
         if np.abs(step).max() < tolerance:
             return np.asarray(beta + step)
         for _ in range(50):
@@ -54,9 +55,7 @@ def recalibrated(logits: Floats, labels: NDArray[np.int64], ridge: float = 1.0) 
     truth = np.eye(others + 1)[labels]
 
     def likelihood(theta: Floats) -> Likelihood:
-        eta = np.concatenate([np.zeros((len(logits), 1)), theta[:-1] + theta[-1] * logits], axis=1)
-        top = eta.max(axis=1, keepdims=True)
-        log_mu = eta - top - np.log(np.exp(eta - top).sum(axis=1, keepdims=True))
+        log_mu = log_softmax(against_reference(theta[:-1] + theta[-1] * logits))
         mu = np.exp(log_mu[:, 1:])
         # derivative of eta_k by (a, b): the k-th unit vector, and z_k
         derivative = np.concatenate([np.broadcast_to(np.eye(others), (len(logits), others, others)), logits[:, :, None]], axis=2)

@@ -103,8 +103,11 @@ def _read(folder: Path) -> tuple[dict[str, Any], State, str]:
         missing = {"study", "study_file", "task", "schema", "learners", "heads", "clinical", "thresholds"} - set(declared)
         if missing:
             raise ValueError(f"model.json lacks {', '.join(sorted(missing))}")
+        for hyper in declared["learners"].values():
+            if isinstance(hyper.get("learners"), str):  # format 1
+                hyper["learners"] = json.loads(hyper["learners"])
         return declared, opened(blobs["model.state"]), checksums["model.state"]
-    except (FedmetsError, ValueError, KeyError, TypeError) as error:
+    except (FedmetsError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _foreign(folder, declared, error) from error
 
 

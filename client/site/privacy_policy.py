@@ -11,7 +11,7 @@ from typing import Annotated, Literal, cast
 from pydantic import AfterValidator, Field, Strict
 
 from common.errors import RefusedError
-from common.federated.learner import Plan, hyper_names, load, names
+from common.federated.learner import Plan, hyper_of, load, names
 from common.runtime.settings import Form, Listed, Settings
 from common.wire.signing import PUBLIC
 
@@ -33,8 +33,7 @@ def _learner(name: str) -> str:
 
 def _hyperparameter(key: str) -> str:
     learner, _, name = key.partition(".")
-    known = learner in names() and name in hyper_names(load(learner))
-    if not known or type(getattr(load(learner), name)) not in (int, float):
+    if learner not in names() or type(hyper_of(load(learner)).get(name)) not in (int, float):
         raise ValueError('is no hyperparameter of a learner that is a number; write it as "image.rounds"')
     return key
 
@@ -110,7 +109,7 @@ class Policy(Settings):
             if learner != plan.learner:
                 continue
             # what a plan leaves out, the learner fills in
-            value = plan.hyper.get(name, getattr(load(learner), name))
+            value = plan.hyper.get(name, hyper_of(load(learner))[name])
             if not (type(value) in (int, float) and low <= cast(float, value) <= high):
                 faults.append(f"{key}={value!r} lies outside of what privacy.hyper allows, {low:g} to {high:g}")
         if faults:

@@ -11,7 +11,8 @@ from client.station.privacy_budget import Budget, Charge
 from common.data.cohort import Cohort
 from common.errors import FedmetsError, RefusedError
 from common.federated.learner import Contribution, Federated, Plan, check, identity, load
-from common.types import State
+from common.privacy.mechanism import Sampled
+from common.types import State, flatten
 from common.wire.masked_messages import Ask
 from common.wire.messages import Greeting, Request
 from common.wire.state_transfer import States
@@ -51,7 +52,8 @@ def admit(plan: Plan, site: Site, cohort: Cohort, budget: Budget | None = None) 
 
 def _affordable(plan: Plan, learner: Federated, cohort: Cohort, budget: Budget) -> None:
     """RefusedError where the site cannot tell what the plan would cost, or cannot pay for it: before any work."""
-    if learner.sensitivity(cohort.schema, plan) is None:
+    bound = learner.phases[plan.phase].sensitivity(cohort.schema)
+    if bound is None:
         raise RefusedError("P08", f"learner '{plan.learner}' has no bound on what one patient adds; this site has a finite epsilon")
     if not 0 < budget.policy.delta < 1 / max(len(cohort), 1):
         raise RefusedError(
@@ -64,14 +66,14 @@ def _affordable(plan: Plan, learner: Federated, cohort: Cohort, budget: Budget) 
             f"the coordinator was told the budget head {plan.budget[:12]}, which this site's account does not have: it was restored from "
             "an old backup, or lost. Restore the newest one",
         )
-    budget.affordable(_charge(plan, learner, cohort))
+    budget.affordable(_charge(plan, learner, bound))
 
 
-def _charge(plan: Plan, learner: Federated, cohort: Cohort) -> Charge:
+def _charge(plan: Plan, learner: Federated, bound: float | Sampled) -> Charge:
     assert plan.privacy is not None
     # only a learner that says so looks at none but its training rows
-    spared = plan.fold.parts if getattr(learner, "trains", False) else ()
-    return Charge.of(plan, plan.privacy.noise, spared, learner.sensitivity(cohort.schema, plan))
+    spared = plan.fold.parts if learner.traits.trains else ()
+    return Charge.of(plan, plan.privacy.noise, spared, bound)
 
 
 def state_for(plan: Plan, states: States) -> State:
@@ -81,7 +83,7 @@ def state_for(plan: Plan, states: States) -> State:
         raise RefusedError("P04", f"the state of fold(s) {', '.join(missing)} did not come with the plan")
     if plan.reads == (plan.fold,):
         return states[plan.fold.key]
-    many = {f"{f.key}\t{name}": arrays for f in plan.reads for name, arrays in states[f.key].items()}
+    many = flatten({f.key: states[f.key] for f in plan.reads})
     own = states.get(plan.fold.key, {}).get(plan.learner)
     return many if own is None else {**many, plan.learner: own}
 
@@ -103,11 +105,11 @@ def release(
     check(contribution, identity(learner, state, cohort.schema, plan), plan)
     if plan.privacy is None:
         return _enough(contribution, plan, minimum)
-    bound = learner.sensitivity(cohort.schema, plan)
+    bound = learner.phases[plan.phase].sensitivity(cohort.schema)
     if bound is None:
         raise RefusedError("P08", f"learner '{plan.learner}' has no bound on what one patient adds, and the plan asks for noise")
     if budget is not None:
-        budget.reserve(_charge(plan, learner, cohort))
+        budget.reserve(_charge(plan, learner, bound))
     return _enough(noised(contribution, bound, plan.privacy), plan, minimum)
 
 

@@ -23,7 +23,7 @@ from client.site.privacy_policy import Policy
 from common.data.schema import Floats
 from common.errors import RefusedError, RunError, UsageError
 from common.federated.learner import Plan
-from common.privacy.mechanism import COUNTS, ORDERS, Bound, Sampled, epsilon, release
+from common.privacy.mechanism import COUNTS, ORDERS, Sampled, epsilon, release
 from common.privacy.random import normal
 from common.runtime.hash_chain import GENESIS, Chain
 
@@ -50,7 +50,7 @@ class Charge:
     """Steps of DP-SGD, beside which a count leaves; None: one sum."""
 
     @staticmethod
-    def of(plan: Plan, noise: float, spared: tuple[int, ...], bound: Bound) -> Charge:
+    def of(plan: Plan, noise: float, spared: tuple[int, ...], bound: float | Sampled) -> Charge:
         sampled = bound if isinstance(bound, Sampled) else None
         return Charge(plan.run, plan.step, plan.learner, plan.fold.key, plan.question, noise, (plan.seed, plan.parts), spared, sampled)
 

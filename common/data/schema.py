@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from common.data.modality import MODALITIES
 from common.errors import UsageError
 
 Floats = NDArray[np.float64]
@@ -75,7 +76,8 @@ class Channel:
     """One image sequence: a network's input channel."""
 
     name: str
-    modality: Literal["CT", "MR"]
+    modality: str
+    """One of `common.data.modality.MODALITIES`."""
     title: str = ""
 
 
@@ -232,6 +234,9 @@ def _imaging_faults(where: str, imaging: Imaging) -> list[str]:
     names = [c.name for c in imaging.channels]
     if not names or len(set(names)) < len(names):
         out.append(f"{where}: image channels {names} must be at least one, each once")
+    for channel in imaging.channels:
+        if channel.modality not in MODALITIES:
+            out.append(f"{where}: channel '{channel.name}' is of modality {channel.modality!r}, known are {', '.join(MODALITIES)}")
     if len(imaging.regions) > 8 or len(set(imaging.regions)) < len(imaging.regions):
         out.append(f"{where}: image regions {list(imaging.regions)} must be at most 8, each once")
     for region in (*imaging.lesion, *filter(None, [imaging.organ])):

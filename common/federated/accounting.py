@@ -2,50 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from common.data.cohort import Fold
 from common.data.schema import Floats, Schema
 from common.errors import UsageError
-from common.federated.learner import Federated, local_plan
+from common.federated.learner import Federated
 from common.privacy.mechanism import ORDERS, epsilon, release
 
-_PLAN = local_plan(Fold(), 0, 2)
 MOST = 1e5
 """Noise beyond which nothing is left of a sum."""
 
 
-@runtime_checkable
-class Accountable(Federated, Protocol):
-    """A learner all of whose sums can be noised, and whose fits end."""
-
-    @property
-    def takes(self) -> Mapping[str, int]:
-        """Phase -> the most exchanges of one fit."""
-        ...
-
-
-def accountable(learner: Federated, schema: Schema) -> bool:
+def accountable(learner: Federated) -> bool:
     """Does it bound, or noise by itself, what it sends in each of its phases?"""
-    return isinstance(learner, Accountable) and all(
-        learner.sensitivity(schema, replace(_PLAN, phase=p)) is not None for p in learner.phases
-    )
+    return all(phase.bound is not None for phase in learner.phases.values())
+
+
+def charge(learner: Federated, phase: str, schema: Schema, noise: float) -> Floats:
+    """Renyi divergences of one answer. UsageError C01 where the phase has no bound: it costs more than any noise hides."""
+    bound = learner.phases[phase].sensitivity(schema)
+    if bound is None:
+        raise UsageError("C01", f"learner '{learner.name}' has no bound on what one patient adds, so that no noise hides a patient")
+    return release(noise, bound)
 
 
 def cost(learners: Iterable[Federated], schema: Schema, noise: float) -> Floats:
     """Renyi divergences, at the most, of fitting all of them once on patients who are in every sum. UsageError C01 for one that cannot."""
     total = np.zeros(len(ORDERS))
     for learner in learners:
-        if not isinstance(learner, Accountable) or not accountable(learner, schema):
-            raise UsageError("C01", f"learner '{learner.name}' has no bound on what one patient adds, so that no noise hides a patient")
-        for phase, times in learner.takes.items():
-            bound = learner.sensitivity(schema, replace(_PLAN, phase=phase))
-            assert bound is not None
-            total += times * release(noise, bound)
+        for name, phase in learner.phases.items():
+            total += phase.exchanges * charge(learner, name, schema, noise)
     return total
 
 

@@ -11,10 +11,10 @@ import hashlib
 import importlib
 import json
 import pkgutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from common import learners
 from common.data.cohort import Cohort, Fold, empty
 from common.data.schema import Floats, Schema
 from common.errors import RefusedError, UsageError
-from common.privacy.mechanism import Bound, Privacy
+from common.privacy.mechanism import Bound, Privacy, Sampled
 from common.runtime.cache import Cache
 from common.types import Arrays, Probs, State
 
@@ -136,6 +136,40 @@ class Step:
     done: bool
 
 
+@dataclass(frozen=True)
+class Phase:
+    """One kind of exchange: what leaves a site in it, how often, and what one patient can change."""
+
+    sends: str
+    """What of a site's patients is summed."""
+    exchanges: int
+    """The most of one fit."""
+    bound: Callable[[Schema], float | Sampled] | None
+    """L2 norm by which one patient, added or removed, can change `sums`; None: cannot account.
+
+    `Sampled`: under `plan.privacy` the sums have noise already (`common.networks.dp_sgd`), and are given for one case: parameters as
+    they are, by no number of cases.
+    """
+
+    def sensitivity(self, schema: Schema) -> Bound:
+        """The bound under one schema."""
+        return None if self.bound is None else self.bound(schema)
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What else is read of a learner, with what holds of most."""
+
+    trains: bool = False
+    """It sees the training rows of its fold and no others: patients of parts that the fold leaves out pay nothing for it."""
+    unlabelled: bool = False
+    """Its cases may be of unknown label."""
+    spares: tuple[str, ...] = ()
+    """Of `needs`: what is used only where it could be fitted."""
+    beyond: tuple[str, ...] = ()
+    """What its `explain` gives contributions of beyond the features of the table."""
+
+
 @runtime_checkable
 class Federated(Protocol):
     """What the driver and the station need. `state` maps learner names to arrays and holds at least `needs` and itself."""
@@ -147,7 +181,9 @@ class Federated(Protocol):
     @property
     def modality(self) -> frozenset[str]: ...
     @property
-    def phases(self) -> frozenset[str]: ...
+    def phases(self) -> Mapping[str, Phase]: ...
+    @property
+    def traits(self) -> Traits: ...
     def start(self, schema: Schema, seed: int) -> Arrays: ...
     def phase(self, arrays: Arrays) -> str:
         """What the next exchange asks for."""
@@ -159,14 +195,6 @@ class Federated(Protocol):
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         """At the coordinator. Pure: the same state and total give the same arrays."""
-        ...
-
-    def sensitivity(self, schema: Schema, plan: Plan) -> Bound:
-        """L2 norm by which one patient, added or removed, can change `sums`; None: cannot account.
-
-        `Sampled`: under `plan.privacy` the sums have noise already (`common.networks.dp_sgd`), and are given for one case: parameters as
-        they are, by no number of cases.
-        """
         ...
 
 
@@ -187,7 +215,16 @@ class Averaged(Federated, Protocol):
 
 
 @runtime_checkable
-class TableHead(Head, Protocol):
+class Explained(Head, Protocol):
+    """A head that says what its predictions follow from."""
+
+    def explain(self, state: State, cohort: Cohort) -> Floats:
+        """(cases, features and `traits.beyond`, classes - 1 or classes): additive contributions (SHAP) to the log-odds."""
+        ...
+
+
+@runtime_checkable
+class TableHead(Explained, Protocol):
     """A head on the clinical table."""
 
     def alone(self, cohorts: Sequence[Cohort], fold: Fold, seed: int, parts: int, prepare: Federated = ...) -> State:
@@ -197,14 +234,15 @@ class TableHead(Head, Protocol):
         """
         ...
 
-    def explain(self, state: State, cohort: Cohort) -> Floats:
-        """(cases, features, classes - 1 or classes): additive contributions (SHAP) of each *feature* to the log-odds."""
-        ...
-
 
 @runtime_checkable
 class Stacked(Head, Protocol):
     """A head fitted on the out-of-fold predictions of other heads: it exists for outer training sets only."""
+
+    @property
+    def clinical(self) -> str:
+        """The head that it starts from: the one that is reported as `clinical`."""
+        ...
 
     @property
     def outer(self) -> tuple[str, ...]:
@@ -217,11 +255,8 @@ class Stacked(Head, Protocol):
 
 
 def lacks(learner: Federated, state: State, without: Sequence[str] = ()) -> bool:
-    """Is something missing in one fold's state that the learner cannot do without? `without`: what it need not have there.
-
-    A learner may name in `spares` what of its `needs` it uses only where it is there.
-    """
-    spared = (*getattr(learner, "spares", ()), *without)
+    """Is something missing in one fold's state that the learner cannot do without? `without`: what it need not have there."""
+    spared = (*learner.traits.spares, *without)
     return any(not state.get(need) for need in learner.needs if need not in spared)
 
 
@@ -239,25 +274,43 @@ def _load(name: str, hyper: str) -> Federated:
     return cast(Federated, configured(learner, json.loads(hyper)))
 
 
-def configured(learner: Any, hyper: Hyper) -> Any:
+L = TypeVar("L")
+
+
+def configured(learner: L, hyper: Hyper) -> L:
     """A copy of `learner` with other hyperparameters; lists become tuples, types must match the defaults'."""
-    fields = {f.name: getattr(learner, f.name) for f in dataclasses.fields(learner) if f.name in hyper_names(learner)}
+    made: Any = learner
+    fields, name = _hypers(made), made.name
     faults = []
     values: dict[str, object] = {}
     for key, value in hyper.items():
         value = tuple(value) if isinstance(value, list) else value
         if key not in fields:
-            faults.append(f"learner '{learner.name}' has no hyperparameter '{key}'; it has {', '.join(sorted(fields)) or 'none'}")
+            faults.append(f"learner '{name}' has no hyperparameter '{key}'; it has {', '.join(sorted(fields)) or 'none'}")
         elif type(value) is not type(fields[key]) and not (isinstance(fields[key], float) and type(value) is int):
             faults.append(
-                f"learner '{learner.name}': {key}={value!r} is a {type(value).__name__}, "
+                f"learner '{name}': {key}={value!r} is a {type(value).__name__}, "
                 f"expected {type(fields[key]).__name__} (default {fields[key]!r})"
             )
+        elif isinstance(value, dict) and not all(isinstance(v, dict) for v in value.values()):
+            faults.append(f"learner '{name}': {key}={value!r} must be an object of hyperparameters by learner")
         else:
             values[key] = float(value) if isinstance(fields[key], float) else value  # type: ignore[arg-type]
     if faults:
         raise UsageError("C01", *faults)
-    return dataclasses.replace(learner, **values)
+    return cast(L, _replaced(made, values))
+
+
+def _replaced(record: Any, values: Hyper) -> Any:
+    """A copy of a learner, or of hyperparameters that travel together, with other values of its own and of those within."""
+    own: dict[str, object] = {}
+    for f in dataclasses.fields(record):
+        value = getattr(record, f.name)
+        if dataclasses.is_dataclass(value):
+            own[f.name] = _replaced(value, values)
+        elif f.name in values:
+            own[f.name] = values[f.name]
+    return dataclasses.replace(record, **own)
 
 
 def demand(name: str, rules: Mapping[str, bool]) -> None:
@@ -269,12 +322,24 @@ def demand(name: str, rules: Mapping[str, bool]) -> None:
 
 def hyper_names(learner: Any) -> tuple[str, ...]:
     """The fields a plan may set: all but those that say what the learner is."""
-    return tuple(f.name for f in dataclasses.fields(learner) if f.name not in ("name", "needs", "modality", "phases", "trains"))
+    return tuple(_hypers(learner))
+
+
+def _hypers(record: Any) -> dict[str, object]:
+    """Hyperparameters by name. Those that learners share (`common.networks.training.LocalTraining`) go by their own names."""
+    out: dict[str, object] = {}
+    for f in dataclasses.fields(record):
+        value = getattr(record, f.name)
+        if dataclasses.is_dataclass(value):
+            out |= _hypers(value)
+        elif f.name not in ("name", "needs", "modality", "phases", "traits"):
+            out[f.name] = value
+    return out
 
 
 def hyper_of(learner: Any) -> dict[str, object]:
     """The hyperparameters of `learner`, as a plan carries them."""
-    return {k: list(v) if isinstance(v := getattr(learner, k), tuple) else v for k in hyper_names(learner)}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in _hypers(learner).items()}
 
 
 def names() -> tuple[str, ...]:

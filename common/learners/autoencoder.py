@@ -15,13 +15,12 @@ import numpy as np
 from common.data.cohort import Cohort
 from common.data.imaging_of import imaging_of
 from common.data.schema import Floats, Schema
-from common.federated.learner import Contribution, Plan, Step, demand
+from common.federated.learner import Contribution, Phase, Plan, Step, Traits, demand
 from common.learners.image import with_images
 from common.networks import federated_averaging
 from common.networks.crops import CaseCrops, Grid, case_crops
-from common.networks.dp_sgd import Records, bounds, sampled
-from common.networks.training import Schedule
-from common.privacy.mechanism import Bound
+from common.networks.dp_sgd import PrivateTraining, Records, sampled
+from common.networks.training import LocalTraining
 from common.runtime.cache import Cache, array_bytes
 from common.types import Array, Arrays, State, digest
 
@@ -34,41 +33,19 @@ class Autoencoder:
     """Arrays: `round`, `grid` (3,), `cases` of the last round, `w/...` (float32; `w/trunk....` are the image network's encoder)."""
 
     name: str = "autoencoder"
-    needs: tuple[str, ...] = ()
-    modality: frozenset[str] = frozenset({"image"})
-    phases: frozenset[str] = frozenset({"train"})
-    sends: ClassVar[Mapping[str, str]] = {"train": "its parameters times its cases with an image; with noise, DP-SGD's as they are"}
-    """Phase -> what of a site's patients is summed."""
-    trains: bool = True
-    """It sees the training rows of its fold and no others."""
-    unlabelled: ClassVar[bool] = True
-    """Its cases may be of unknown label."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    modality: ClassVar[frozenset[str]] = frozenset({"image"})
+    traits: ClassVar[Traits] = Traits(trains=True, unlabelled=True)
     dimensions: int = 32
     """Of the latent code."""
     grid: tuple[int, ...] = (16, 24, 24)
     """Voxels (z, y, x) that a crop is laid onto."""
-    rounds: int = 3
-    """Rounds of federated averaging."""
-    epochs: int = 2
-    """Passes over a site's crops in a round."""
-    batch: int = 32
-    """Patients in a step."""
-    learning_rate: float = 0.002
-    """The optimiser's step size at a site."""
-    weight_decay: float = 0.01
-    """Decay of the weights."""
-    proximal: float = 0.0
-    """FedProx's mu."""
-    rate: float = 0.1
-    """With noise: the chance of a patient to be in a step; `batch` is then what a step's sum is divided by."""
-    clip: float = 1.0
-    """With noise: the L2 norm to which a patient's gradient is cut."""
+    training: LocalTraining = LocalTraining(rounds=3, epochs=2, batch=32, learning_rate=0.002, weight_decay=0.01)
+    private: PrivateTraining = PrivateTraining()
 
     def __post_init__(self) -> None:
-        whole = {f"{name} >= 1": getattr(self, name) >= 1 for name in ("rounds", "epochs", "batch", "dimensions")}
-        rates = {f"{name} >= 0": getattr(self, name) >= 0 for name in ("weight_decay", "proximal")}
         grid = {"grid: three whole numbers of at least 4": len(self.grid) == 3 and all(isinstance(g, int) and g >= 4 for g in self.grid)}
-        demand(self.name, {**bounds(self.rate, self.clip), **whole, **rates, **grid, "learning_rate > 0": self.learning_rate > 0})
+        demand(self.name, {**self.training.rules, **self.private.rules, "dimensions >= 1": self.dimensions >= 1, **grid})
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         how = len(imaging_of(self.name, schema).channels), self.dimensions, self.grid
@@ -84,8 +61,8 @@ class Autoencoder:
 
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         arrays, rows = state[self.name], with_images(cohort.train(plan.fold, plan.seed, plan.parts, labelled=False))
-        how = Schedule(self.epochs, self.batch, self.learning_rate, self.weight_decay, self.proximal, "adamw")
-        task = federated_averaging.Local(_network, _how(arrays, cohort.schema), reconstruction, how, self.rate, self.clip)
+        how = self.training.schedule("adamw")
+        task = federated_averaging.Local(_network, _how(arrays, cohort.schema), reconstruction, how, self.private)
         return federated_averaging.train(task, arrays, self._examples(state, rows) if len(rows) else None, plan, cohort.site, len(rows))
 
     def _examples(self, state: State, rows: Cohort) -> Records:
@@ -99,15 +76,12 @@ class Autoencoder:
         arrays = state[self.name]
         done = int(arrays["round"]) + 1
         new: Arrays = {**arrays, **federated_averaging.mean(arrays, total), "round": np.array(done), "cases": np.array(total.cases)}
-        return Step(new, done >= self.rounds or not total.cases)
+        return Step(new, done >= self.training.rounds or not total.cases)
 
     @property
-    def takes(self) -> dict[str, int]:
-        """Phase -> the most exchanges of one fit."""
-        return {"train": self.rounds}
-
-    def sensitivity(self, schema: Schema, plan: Plan) -> Bound:
-        return sampled(self.epochs, self.rate)
+    def phases(self) -> Mapping[str, Phase]:
+        sends = "its parameters times its cases with an image; with noise, DP-SGD's as they are"
+        return {"train": Phase(sends, self.training.rounds, lambda _: sampled(self.training.epochs, self.private.rate))}
 
     def latent(self, state: State, cohort: Cohort) -> Floats:
         """(cases, dimensions): the mean code over each case's crops; zeros where there is no image."""

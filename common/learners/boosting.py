@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Floats, Schema
 from common.errors import UsageError
-from common.federated.learner import Contribution, Federated, Plan, Step, fit, local_plan
+from common.federated.learner import Contribution, Federated, Phase, Plan, Step, Traits, fit, local_plan
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.trees import best_split
 from common.trees import model as trees_model
@@ -46,16 +46,9 @@ class Boosting:
     A model from `alone` has one array instead: `booster`, the bytes of XGBoost's JSON."""
 
     name: str = "boosting"
-    needs: tuple[str, ...] = ("preprocessing",)
-    modality: frozenset[str] = frozenset({"table"})
-    phases: frozenset[str] = frozenset({"grow", "score"})
-    sends: ClassVar[Mapping[str, str]] = {
-        "grow": "gradient and hessian sums by node, column and bin; where needed class counts and the last validation loss",
-        "score": "the validation loss of the last round, and the cases it is over",
-    }
-    """Phase -> what of a site's patients is summed."""
-    trains: bool = True
-    """It sees the training rows of its fold and no others."""
+    needs: ClassVar[tuple[str, ...]] = ("preprocessing",)
+    modality: ClassVar[frozenset[str]] = frozenset({"table"})
+    traits: ClassVar[Traits] = Traits(trains=True)
     trees: int = 60
     """The most rounds; a round is a tree, or one a class when there are more than two."""
     depth: int = 3
@@ -118,11 +111,6 @@ class Boosting:
 
     def phase(self, arrays: Arrays) -> str:
         return "grow" if int(arrays["finished"]) < len(arrays["column"]) else "score"
-
-    @property
-    def takes(self) -> dict[str, int]:
-        """Phase -> the most exchanges of one fit."""
-        return {"grow": self.trees * self.depth, "score": 1 if self.early_stopping else 0}
 
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         arrays = state[self.name]
@@ -201,12 +189,24 @@ class Boosting:
     def _sampled(self, columns: int) -> int:
         return min(columns, max(1, int(np.float32(self.colsample_bytree) * columns)))
 
-    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
-        # derived at the head of this file; the factor covers float32 and the rounding to 2^-36. A held-out patient adds to the
-        # validation sums and to nothing else
+    @property
+    def phases(self) -> Mapping[str, Phase]:
+        grow = "gradient and hessian sums by node, column and bin; where needed class counts and the last validation loss"
+        score = "the validation loss of the last round, and the cases it is over"
+        return {
+            "grow": Phase(grow, self.trees * self.depth, self._grown),
+            "score": Phase(score, 1 if self.early_stopping else 0, lambda _: self._held_out),
+        }
+
+    def _grown(self, schema: Schema) -> float:
+        """Derived at the head of this file; the factor covers float32 and the rounding to 2^-36."""
         grown = np.sqrt(self._sampled(len(schema.columns)) * (1 if _groups(schema) == 1 else 2)) * (1 + 1e-6)
-        held = np.hypot(-np.log(SURE), 1) * (1 + 1e-6) if self.early_stopping else 0.0
-        return float(held if plan.phase == "score" else max(grown, held))
+        return max(float(grown), self._held_out)
+
+    @property
+    def _held_out(self) -> float:
+        """A held-out patient adds to the validation sums and to nothing else."""
+        return float(np.hypot(-np.log(SURE), 1) * (1 + 1e-6)) if self.early_stopping else 0.0
 
     def predict(self, state: State, cohort: Cohort) -> Probs:
         arrays = state[self.name]

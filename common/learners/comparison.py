@@ -10,9 +10,8 @@ aggregation those over all sites alone.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from common.data.cohort import UNKNOWN, Cohort, Fold
 from common.data.schema import Schema
-from common.federated.learner import Contribution, Head, Plan, Step, TableHead, load
+from common.federated.learner import Contribution, Head, Hyper, Phase, Plan, Step, TableHead, Traits, load
 from common.federated.local_baseline import local_folds, trainable
 from common.learners.evaluation import (
     Predicted,
@@ -43,7 +42,7 @@ from common.metrics.score_histogram import (
     log_loss_terms,
     youden,
 )
-from common.types import Array, Arrays, State
+from common.types import Array, Arrays, State, flatten
 
 WITHIN, LEFT_OUT, FINAL = "within", "left_out", "final"
 CLINICAL = "clinical"
@@ -62,19 +61,14 @@ class Comparison:
     """
 
     name: str = "comparison"
-    modality: frozenset[str] = frozenset()
-    phases: frozenset[str] = frozenset({"compare"})
-    sends: ClassVar[Mapping[str, str]] = {
-        "compare": "for each model: concordant pairs with DeLong's covariance, confusion, losses, score histograms, placements; for the "
-        "leading one concordant pairs in subgroups of 10 patients or more of each class",
-    }
-    """Phase -> what of a site's patients is summed."""
+    modality: ClassVar[frozenset[str]] = frozenset()
+    traits: ClassVar[Traits] = Traits()
     heads: tuple[str, ...] = ()
     """The heads that are compared; the driver names them."""
     clinical: str = ""
     """The table's head that stands for the clinical model; empty: the better one on training rows."""
-    learners: str = "{}"
-    """JSON: the heads' hyperparameters, and preprocessing's, where they are not the defaults."""
+    learners: Mapping[str, Hyper] = field(default_factory=dict, hash=False)
+    """The heads' hyperparameters, and preprocessing's, where they are not the defaults."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -114,8 +108,14 @@ class Comparison:
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         return Step(dict(total.sums), True)
 
-    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
-        return None  # a patient enters as many pairs as a site has cases of the other class
+    @property
+    def phases(self) -> Mapping[str, Phase]:
+        # a patient enters as many pairs as a site has cases of the other class
+        sends = (
+            "for each model: concordant pairs with DeLong's covariance, confusion, losses, score histograms, placements; for the "
+            "leading one concordant pairs in subgroups of 10 patients or more of each class"
+        )
+        return {"compare": Phase(sends, 1, None)}
 
     def _subgroups(self, scores: Predicted, preprocessing: Arrays, cohort: Cohort) -> Arrays:
         known, at = scores.seen & (cohort.labels != UNKNOWN), subgroups.cuts(cohort.schema, preprocessing)
@@ -140,7 +140,7 @@ class Comparison:
     def _local(self, heads: Sequence[Head], cohort: Cohort, plan: Plan) -> dict[Model, Predicted]:
         """What the site trains alone, judged on its own patients: the table's heads. Nobody is scored where it cannot."""
         tables = [h for h in heads if isinstance(h, TableHead)]
-        prepare = load("preprocessing", json.loads(self.learners).get("preprocessing", {}))
+        prepare = load("preprocessing", self.learners.get("preprocessing", {}))
         parts, folds = cohort.parts(plan.seed, plan.parts), local_folds(plan.parts)
         out: dict[Model, Predicted] = {}
         for head in tables:
@@ -148,7 +148,7 @@ class Comparison:
             if "table" in cohort.modalities and trainable(head, cohort, plan.seed, plan.parts):
                 for fold in folds:
                     alone = head.alone([cohort], fold, plan.seed, plan.parts, prepare)
-                    state |= {f"{fold.key}\t{n}": arrays for n, arrays in alone.items()}
+                    state |= flatten({fold.key: alone})
             set_on = [(0.5, np.inf)] * plan.parts
             for p in range(plan.parts) if state else ():
                 probs, seen = out_of_fold(head, state, cohort, Fold(parts=(p,)), folds, parts)

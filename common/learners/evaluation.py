@@ -7,9 +7,8 @@ q is scored by the model that left p and q out. Concordant pairs are counted wit
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, cast
 
 import numpy as np
@@ -17,9 +16,9 @@ from numpy.typing import NDArray
 
 from common.data.cohort import UNKNOWN, Cohort, Fold
 from common.data.schema import Floats, Schema
-from common.federated.learner import Contribution, Head, Plan, Stacked, Step, lacks, load
+from common.federated.learner import Contribution, Head, Hyper, Phase, Plan, Stacked, Step, Traits, lacks, load
 from common.metrics.score_histogram import BINS, Tally, log_loss_terms, pair_counts, score_histogram, youden
-from common.types import Arrays, Probs, State
+from common.types import Arrays, Probs, State, entry
 
 
 @dataclass(frozen=True)
@@ -29,16 +28,12 @@ class Evaluation:
     `<head>/log_loss/...` (parts or groups, 2): the sum on those rows, and their number."""
 
     name: str = "evaluation"
-    modality: frozenset[str] = frozenset()
-    phases: frozenset[str] = frozenset({"score"})
-    sends: ClassVar[Mapping[str, str]] = {
-        "score": "score histograms, concordant pairs within the site, calibration sums and log losses, for each head",
-    }
-    """Phase -> what of a site's patients is summed."""
+    modality: ClassVar[frozenset[str]] = frozenset()
+    traits: ClassVar[Traits] = Traits()
     heads: tuple[str, ...] = ()
     """The heads that are scored; the driver names them."""
-    learners: str = "{}"
-    """JSON: the heads' hyperparameters, where they are not the defaults."""
+    learners: Mapping[str, Hyper] = field(default_factory=dict, hash=False)
+    """The heads' hyperparameters, where they are not the defaults."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -77,14 +72,16 @@ class Evaluation:
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         return Step(dict(total.sums), True)
 
-    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
-        return None  # a patient enters as many pairs as a site has cases of the other class
+    @property
+    def phases(self) -> Mapping[str, Phase]:
+        # a patient enters as many pairs as a site has cases of the other class
+        sends = "score histograms, concordant pairs within the site, calibration sums and log losses, for each head"
+        return {"score": Phase(sends, 1, None)}
 
 
-def configured(heads: Sequence[str], learners: str) -> list[Head]:
-    """The heads by name, with the hyperparameters that the JSON text `learners` gives for them."""
-    mine = json.loads(learners)
-    return [cast(Head, load(name, mine.get(name, {}))) for name in heads]
+def configured(heads: Sequence[str], learners: Mapping[str, Hyper]) -> list[Head]:
+    """The heads by name, with the hyperparameters that `learners` gives for them."""
+    return [cast(Head, load(name, learners.get(name, {}))) for name in heads]
 
 
 def groups(folds: Sequence[Fold]) -> list[Fold]:
@@ -137,7 +134,7 @@ def out_of_fold(head: Head, state: State, cohort: Cohort, outer: Fold, folds: Se
 
 def of_fold(state: State, fold: Fold) -> State:
     """The learners' arrays for one fold, out of a state that is read for several (`fold key<tab>learner`)."""
-    return {n.partition("\t")[2]: a for n, a in state.items() if n.partition("\t")[0] == fold.key}
+    return entry(state, fold.key)
 
 
 def _by(head: Head, state: State, cohort: Cohort, chosen: Sequence[tuple[NDArray[np.bool_], Fold]]) -> Scored:

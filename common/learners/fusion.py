@@ -18,9 +18,8 @@ weighted by those cases and no others.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, cast
 
 import numpy as np
@@ -32,18 +31,19 @@ from common.federated.learner import (
     Contribution,
     Federated,
     Head,
+    Hyper,
+    Phase,
     Plan,
     Step,
     TableHead,
+    Traits,
     demand,
     lacks,
     load,
 )
+from common.federated.multinomial import Ascent, Derivatives, against_reference, likelihood_of, log_softmax
 from common.metrics.calibration import EPSILON
-from common.types import Arrays, Probs, State, digest
-
-LEAST = -50.0
-"""A patient's log-likelihood is not counted below this."""
+from common.types import Arrays, Probs, State, digest, entry, flatten, nest
 
 
 class ImageHead(Head, Protocol):
@@ -73,13 +73,7 @@ class Fusion:
     `image_mean` (classes - 1,): of the image's log-odds."""
 
     name: str = "fusion"
-    modality: frozenset[str] = frozenset({"image"})
-    phases: frozenset[str] = frozenset({"moments", "newton"})
-    sends: ClassVar[Mapping[str, str]] = {
-        "moments": "`sum` and `squares` of the latent code",
-        "newton": "`gradient`, `hessian`, `likelihood` of its cases with an image and a label, and `image`, the sum of their log-odds",
-    }
-    """Phase -> what of a site's patients is summed."""
+    modality: ClassVar[frozenset[str]] = frozenset({"image"})
     clinical: str = "logistic"
     """The head whose prediction is the offset; it is the one reported as `clinical`."""
     latent: bool = True
@@ -92,16 +86,16 @@ class Fusion:
     """Stop when a Newton step changes no coefficient by more."""
     rounds: int = 30
     """The most Newton steps."""
-    learners: str = "{}"
-    """JSON: the hyperparameters of the learners it reads, where they are not the defaults."""
+    learners: Mapping[str, Hyper] = field(default_factory=dict, hash=False)
+    """The hyperparameters of the learners it reads, where they are not the defaults."""
 
     @property
     def needs(self) -> tuple[str, ...]:
         return ("preprocessing", self.clinical, "image", *self._of("image").needs, *(("autoencoder",) if self.latent else ()))
 
     @property
-    def spares(self) -> tuple[str, ...]:
-        return tuple(getattr(self._of("image"), "spares", ()))
+    def traits(self) -> Traits:
+        return Traits(spares=self._of("image").traits.spares, beyond=("image", *(("latent code",) if self.latent else ())))
 
     @property
     def outer(self) -> tuple[str, ...]:
@@ -130,12 +124,12 @@ class Fusion:
         for v in range(1 + plan.parts):
             keep = parts != v - 1
             x, offset, truth = inputs.columns[keep], inputs.offset[keep], y[keep]
-            log_mu = _log_softmax(offset + np.einsum("nkp,kp->nk", x, beta[v]))
+            log_mu = log_softmax(against_reference(offset + np.einsum("nkp,kp->nk", x, beta[v])))
             mu = np.exp(log_mu[:, 1:])
             gradient[v] = np.einsum("nk,nkp->kp", truth[:, 1:] - mu, x)
             weight = mu[:, :, None] * (np.eye(k - 1) - mu[:, None, :])
             hessian[v] = np.einsum("nkl,nkp,nlq->kplq", weight, x, x, optimize=True).reshape((k - 1) * p, (k - 1) * p)
-            likelihood[v] = (truth * np.maximum(log_mu, LEAST)).sum()
+            likelihood[v] = likelihood_of(log_mu, truth)
         image = inputs.columns[:, :, 1].sum(axis=0)
         return Contribution({"gradient": gradient, "hessian": hessian, "likelihood": likelihood, "image": image}, len(rows))
 
@@ -166,16 +160,12 @@ class Fusion:
         same = total.cases == int(arrays["cases"])
         settled = np.zeros(len(beta), np.bool_)
         for v in range(len(beta)):
-            objective = float(total.sums["likelihood"][v]) - 0.5 * float((penalty * beta[v] ** 2).sum())
-            if same and objective < float(arrays["objective"][v]) - 1e-9 * abs(objective):
-                result["step"][v] = arrays["step"][v] / 2
-                result["coefficients"][v] = arrays["base"][v] + result["step"][v]
-                continue
-            rise = total.sums["gradient"][v] - penalty * beta[v]
-            step = np.linalg.solve(total.sums["hessian"][v] + np.diag(penalty.ravel()), rise.ravel()).reshape(beta[v].shape)
-            result["base"][v], result["step"][v], result["objective"][v] = beta[v], step, objective
-            result["coefficients"][v] = beta[v] + step
-            settled[v] = np.abs(step).max() < self.tolerance
+            sums = Derivatives(total.sums["gradient"][v], total.sums["hessian"][v], total.sums["likelihood"][v])
+            at = Ascent(beta[v], arrays["base"][v], arrays["step"][v], float(arrays["objective"][v]))
+            there, fresh = at.next(sums, penalty, same=same)
+            result["coefficients"][v], result["base"][v], result["step"][v] = there.coefficients, there.base, there.step
+            result["objective"][v] = there.objective
+            settled[v] = fresh and np.abs(there.step).max() < self.tolerance
         converged = bool(settled.all())
         mean = total.sums["image"] / max(total.cases, 1)
         result |= {"rounds": np.array(done), "converged": np.array(converged), "cases": np.array(total.cases), "image_mean": mean}
@@ -184,14 +174,15 @@ class Fusion:
     def __post_init__(self) -> None:
         positive = ("l2", "l2_latent", "tolerance")
         demand(self.name, {**{f"{n} > 0": getattr(self, n) > 0 for n in positive}, "rounds >= 1": self.rounds >= 1})
-        try:
-            fits = all(isinstance(v, dict) for v in json.loads(self.learners).values())
-        except (ValueError, AttributeError):
-            fits = False
-        demand(self.name, {"learners: a JSON object of hyperparameters by learner": fits})
 
-    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
-        return None  # log-odds are not bounded
+    @property
+    def phases(self) -> Mapping[str, Phase]:
+        newton = "`gradient`, `hessian`, `likelihood` of its cases with an image and a label, and `image`, the sum of their log-odds"
+        # log-odds are not bounded
+        return {
+            "moments": Phase("`sum` and `squares` of the latent code", 1, None),
+            "newton": Phase(newton, self.rounds, None),
+        }
 
     def predict(self, state: State, cohort: Cohort) -> Probs:
         """(cases, classes). Of a case without an image: the clinical head's, to the last bit."""
@@ -201,16 +192,11 @@ class Fusion:
         """Cases of `part`, a training part of `outer`, by models that have not seen them: `inner` left out that part too."""
         return self._predict(outer, inner, cohort, 1 + part)
 
-    @property
-    def beyond(self) -> tuple[str, ...]:
-        """What it explains predictions by beyond the features of the table."""
-        return ("image", *(("latent code",) if self.latent else ()))
-
     def explain(self, state: State, cohort: Cohort) -> Floats:
-        """(cases, features + `beyond`, classes - 1): the clinical head's SHAP values, and the linear ones of the image (Lundberg & Lee
-        2017, cor. 1) against the average training case with an image; 0 for a case without one."""
+        """(cases, features + `traits.beyond`, classes - 1): the clinical head's SHAP values, and the linear ones of the image
+        (Lundberg & Lee 2017, cor. 1) against the average training case with an image; 0 for a case without one."""
         features = len(cohort.schema.features)
-        out = np.zeros((len(cohort), features + len(self.beyond), len(cohort.schema.label.classes) - 1))
+        out = np.zeros((len(cohort), features + len(self.traits.beyond), len(cohort.schema.label.classes) - 1))
         out[:, :features] = cast(TableHead, self._of(self.clinical)).explain(state, cohort)[:, :, -out.shape[2] :]
         if cohort.imaged.any():
             columns = self._inputs(state, state, cohort.where(cohort.imaged)).columns
@@ -228,7 +214,7 @@ class Fusion:
         """The clinical prediction, and in its place softmax(eta) for the cases that have an image."""
         probs = _clinical(self._of(self.clinical), inner, cohort)
         if cohort.imaged.any():
-            probs[cohort.imaged] = np.exp(_log_softmax(eta(self._inputs(outer, inner, cohort.where(cohort.imaged)))))
+            probs[cohort.imaged] = np.exp(log_softmax(against_reference(eta(self._inputs(outer, inner, cohort.where(cohort.imaged))))))
         return probs
 
     def training(self, state: State, cohort: Cohort, plan: Plan) -> tuple[Cohort, NDArray[np.int64], Inputs]:
@@ -253,7 +239,8 @@ class Fusion:
         self, state: State, own: State, rows: Cohort, parts: NDArray[np.int64], outer: Fold, inner: Mapping[int, Fold]
     ) -> Inputs:
         """The training cases' inputs, each part's by the models that left it out."""
-        key = (rows.hash, outer, self, digest({f"{f}\t{n}": a for f, s in _by_fold(state, self.name).items() for n, a in _flat(s).items()}))
+        read = {fold: {n: a for n, a in learners.items() if n != self.name} for fold, learners in nest(state).items() if fold != self.name}
+        key = (rows.hash, outer, self, digest(flatten(flatten(read))))
         if key not in _INPUTS:
             k, width = len(rows.schema.label.classes), 2 + len(own[self.name]["mean"])
             offset, columns = np.zeros((len(rows), k - 1)), np.zeros((len(rows), k - 1, width))
@@ -287,11 +274,11 @@ class Fusion:
         return np.asarray(cast(Encoder, self._of("autoencoder")).latent(own, rows), np.float64)
 
     def _of(self, name: str) -> Federated:
-        mine: Mapping[str, dict[str, object]] = json.loads(self.learners)
-        return load(name, mine.get(name, {}))
+        return load(name, self.learners.get(name, {}))
 
     def _classes(self, state: State) -> int:
-        return next(len(a["classes"]) for n, a in state.items() if n.rpartition("\t")[2] == "preprocessing")
+        of_any_fold = next((learners for learners in nest(state).values() if "preprocessing" in learners), state)
+        return len(of_any_fold["preprocessing"]["classes"])
 
 
 _INPUTS: dict[tuple[object, ...], Inputs] = {}
@@ -306,30 +293,8 @@ def _clinical(head: Federated, state: State, cohort: Cohort) -> Probs:
     return np.tile(counts / counts.sum(), (len(cohort), 1))
 
 
-def _by_fold(state: State, own: str) -> dict[str, State]:
-    """A state read for several folds, one entry `fold<tab>learner` each -> fold -> learner -> arrays; the fusion's own is left out."""
-    out: dict[str, State] = {}
-    for name, arrays in state.items():
-        fold, tab, learner = name.rpartition("\t")
-        if tab and learner != own:
-            out.setdefault(fold, {})[learner] = arrays
-    return out
-
-
 def _of_fold(state: State, fold: Fold, own: str) -> State:
-    mine = {n.rpartition("\t")[2]: a for n, a in state.items() if n.rpartition("\t")[0] == fold.key}
-    return {**mine, **({own: state[own]} if own in state else {})}
-
-
-def _flat(state: State) -> Arrays:
-    return {f"{n}\t{a}": v for n, arrays in state.items() for a, v in arrays.items()}
-
-
-def _log_softmax(logits: Floats) -> Floats:
-    """(cases, classes - 1) against class 0 -> (cases, classes) log-probabilities."""
-    full = np.concatenate([np.zeros((len(logits), 1)), logits], axis=1)
-    top = full.max(axis=1, keepdims=True)
-    return np.asarray(full - top - np.log(np.exp(full - top).sum(axis=1, keepdims=True)))
+    return {**entry(state, fold.key), **({own: state[own]} if own in state else {})}
 
 
 LEARNER = Fusion()

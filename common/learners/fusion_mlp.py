@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from common.data.cohort import Cohort
 from common.data.schema import Floats, Schema
-from common.federated.learner import Contribution, Plan, Step, demand
+from common.federated.learner import Contribution, Hyper, Phase, Plan, Step, Traits, demand
 from common.learners.fusion import Fusion, Inputs
+from common.networks.training import LocalTraining
 from common.types import Arrays, Probs, State
 
 if TYPE_CHECKING:
@@ -31,33 +32,16 @@ class FusionPerceptron:
     part v - 1; `memory/...` belongs to the strategy."""
 
     name: str = "fusion_mlp"
-    modality: frozenset[str] = frozenset({"image"})
-    phases: frozenset[str] = frozenset({"moments", "train"})
-    sends: ClassVar[Mapping[str, str]] = {
-        "moments": "`sum` and `squares` of the latent code",
-        "train": "its parameters times its cases with an image and a label",
-    }
-    """Phase -> what of a site's patients is summed."""
+    modality: ClassVar[frozenset[str]] = frozenset({"image"})
     clinical: str = "logistic"
     """The head whose log-odds are the offset."""
     latent: bool = True
     """Whether the autoencoder's latent code is an input."""
-    learners: str = "{}"
-    """JSON: the hyperparameters of the learners it reads, where they are not the defaults."""
+    learners: Mapping[str, Hyper] = field(default_factory=dict, hash=False)
+    """The hyperparameters of the learners it reads, where they are not the defaults."""
     hidden: int = 8
     """Units of the hidden layer."""
-    rounds: int = 15
-    """Rounds of federated averaging."""
-    epochs: int = 4
-    """Passes over a site's cases in a round."""
-    batch: int = 32
-    """Patients in a step."""
-    learning_rate: float = 0.02
-    """The optimiser's step size at a site."""
-    weight_decay: float = 0.02
-    """Decay of the weights."""
-    proximal: float = 0.0
-    """FedProx's mu."""
+    training: LocalTraining = LocalTraining(rounds=15, epochs=4, batch=32, learning_rate=0.02, weight_decay=0.02)
 
     @property
     def _linear(self) -> Fusion:
@@ -68,8 +52,8 @@ class FusionPerceptron:
         return self._linear.needs
 
     @property
-    def spares(self) -> tuple[str, ...]:
-        return self._linear.spares
+    def traits(self) -> Traits:
+        return Traits(spares=self._linear.traits.spares)
 
     @property
     def outer(self) -> tuple[str, ...]:
@@ -111,16 +95,19 @@ class FusionPerceptron:
             return Step({"round": np.array(0), "mean": begun["mean"], "scale": begun["scale"], **fresh}, False)
         done = int(arrays["round"]) + 1
         mean = {k: (v / max(total.cases, 1)).astype(np.float32) for k, v in total.sums.items()}
-        return Step({**arrays, **mean, "round": np.array(done)}, done >= self.rounds)
+        return Step({**arrays, **mean, "round": np.array(done)}, done >= self.training.rounds)
 
     def __post_init__(self) -> None:
-        whole = {f"{name} >= 1": getattr(self, name) >= 1 for name in ("hidden", "rounds", "epochs", "batch")}
-        rates = {f"{name} >= 0": getattr(self, name) >= 0 for name in ("weight_decay", "proximal")}
-        demand(self.name, {**whole, **rates, "learning_rate > 0": self.learning_rate > 0})
+        demand(self.name, {**self.training.rules, "hidden >= 1": self.hidden >= 1})
         _ = self._linear
 
-    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
-        return None  # local epochs are not a bounded sum over patients
+    @property
+    def phases(self) -> Mapping[str, Phase]:
+        # local epochs are not a bounded sum over patients
+        return {
+            "moments": Phase("`sum` and `squares` of the latent code", 1, None),
+            "train": Phase("its parameters times its cases with an image and a label", self.training.rounds, None),
+        }
 
     def predict(self, state: State, cohort: Cohort) -> Probs:
         """(cases, classes). Of a case without an image: the clinical head's, to the last bit."""
@@ -136,13 +123,13 @@ class FusionPerceptron:
     def _fit(self, weights: Arrays, variant: int, inputs: Inputs, labels: Any, keep: Any, seed: int) -> tuple[Arrays, float]:
         import torch
 
-        from common.networks.training import Schedule, learn
+        from common.networks.training import learn
 
         start = {n: weights[f"w/{variant}/{n}"] for n in _LAYERS}
         if not keep.any():
             return {f"w/{variant}/{n}": v for n, v in start.items()}, 0.0
         examples = _Rows(_columns(inputs)[keep], inputs.offset[keep], labels[keep])
-        how = Schedule(self.epochs, self.batch, self.learning_rate, self.weight_decay, self.proximal)
+        how = self.training.schedule()
         trained = learn(_network(start), start, examples, _loss, how, seed=seed, device=torch.device("cpu"))
         return {f"w/{variant}/{n}": v for n, v in trained.arrays.items()}, trained.loss
 

@@ -6,9 +6,8 @@ dropped there; only sums of shares leave.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -17,11 +16,11 @@ from common.data.cohort import UNKNOWN, Cohort
 from common.data.imaging_of import imaging_of
 from common.data.picture import EXPERT
 from common.data.schema import Floats, Schema
-from common.federated.learner import Contribution, Plan, Step, load
+from common.federated.learner import Contribution, Hyper, Phase, Plan, Step, Traits, load
 from common.learners.image import Image
 from common.networks.crops import speaks_of_lesions
 from common.networks.gradcam_maps import TERMS, energy, heatmaps, terms
-from common.types import Arrays, State
+from common.types import Arrays, State, entry
 
 
 @dataclass(frozen=True)
@@ -29,21 +28,15 @@ class GradCam:
     """Arrays once done: `energy` (7,), the sums of `common.networks.gradcam_maps.TERMS`; its `focus` reads them."""
 
     name: str = "gradcam"
-    modality: frozenset[str] = frozenset({"image"})
-    phases: frozenset[str] = frozenset({"explain"})
-    sends: ClassVar[Mapping[str, str]] = {"explain": "`energy`: sums of the shares of Grad-CAM's energy inside and outside the outlines"}
-    """Phase -> what of a site's patients is summed."""
-    learners: str = "{}"
-    """JSON: the learners' hyperparameters, where they are not the defaults."""
+    modality: ClassVar[frozenset[str]] = frozenset({"image"})
+    # cases with an expert's mask need no segmentation
+    traits: ClassVar[Traits] = Traits(spares=("segmentation",))
+    learners: Mapping[str, Hyper] = field(default_factory=dict, hash=False)
+    """The learners' hyperparameters, where they are not the defaults."""
 
     @property
     def needs(self) -> tuple[str, ...]:
         return (*self._image().needs, "image")
-
-    @property
-    def spares(self) -> tuple[str, ...]:
-        """Cases with an expert's mask need no segmentation."""
-        return ("segmentation",)
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         return {}
@@ -57,7 +50,7 @@ class GradCam:
         for fold in plan.reads:
             if fold.sites or len(fold.parts) != 1:
                 continue
-            own = {n.partition("\t")[2]: a for n, a in state.items() if n.partition("\t")[0] == fold.key}
+            own = entry(state, fold.key)
             if own.get("image") and int(own["image"]["round"]):
                 held = cohort.where((parts == fold.parts[0]) & explainable(cohort))
                 each = self._energies(own, held)
@@ -67,11 +60,14 @@ class GradCam:
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         return Step(dict(total.sums), True)
 
-    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
-        return float(np.sqrt(6))  # a case with a map: the shares, their squares and product, and 1; one without: 1
+    @property
+    def phases(self) -> Mapping[str, Phase]:
+        # a case with a map: the shares, their squares and product, and 1; one without: 1
+        sends = "`energy`: sums of the shares of Grad-CAM's energy inside and outside the outlines"
+        return {"explain": Phase(sends, 1, lambda _: float(np.sqrt(6)))}
 
     def _image(self) -> Image:
-        return cast(Image, load("image", json.loads(self.learners).get("image", {})))
+        return cast(Image, load("image", self.learners.get("image", {})))
 
     def _energies(self, state: State, cohort: Cohort) -> Floats:
         """(cases with expert lesions, TERMS)."""

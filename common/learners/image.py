@@ -8,7 +8,7 @@ cases that have an image, and with no others. A case without an image gets the p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
@@ -20,25 +20,27 @@ from common.errors import RefusedError
 from common.federated.learner import (
     Contribution,
     Federated,
+    Phase,
     Plan,
     Step,
+    Traits,
     demand,
     fit,
     load,
     local_plan,
 )
+from common.federated.multinomial import softmax
 from common.networks import federated_averaging
+from common.networks.classifiers import CLASSIFIERS, NETWORKS, trained
 from common.networks.crops import CaseCrops, Grid, case_crops, patient_logits
-from common.networks.dp_sgd import Records, bounds, sampled
-from common.networks.training import Schedule
-from common.privacy.mechanism import Bound
+from common.networks.dp_sgd import PrivateTraining, Records, sampled
+from common.networks.training import LocalTraining
 from common.runtime.cache import Cache, array_bytes
 from common.types import Array, Arrays, Probs, State, digest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-NETWORKS = ("compact3d", "efficientnet_b3")
 INITIAL = ("random", "autoencoder")
 CERTAIN = 10.0
 """Log-odds beyond which mean and spread do not follow a patient: 22000 to 1."""
@@ -50,36 +52,14 @@ class Image:
     (classes - 1,) of the training cases' log-odds; once counted also `counts` and `weights` (classes,)."""
 
     name: str = "image"
-    modality: frozenset[str] = frozenset({"image"})
-    phases: frozenset[str] = frozenset({"count", "train", "spread"})
-    sends: ClassVar[Mapping[str, str]] = {
-        "count": "`classes`: labelled cases with an image, by class",
-        "train": "its parameters times its labelled cases with an image; with noise, DP-SGD's as they are",
-        "spread": "`sum` and `squares` of the network's log-odds",
-    }
-    """Phase -> what of a site's patients is summed."""
-    trains: bool = True
-    """It sees the training rows of its fold and no others."""
+    modality: ClassVar[frozenset[str]] = frozenset({"image"})
+    traits: ClassVar[Traits] = Traits(trains=True, spares=("segmentation",))
     network: str = "compact3d"
     """`compact3d`, or `efficientnet_b3` on slabs of three slices: the original study's, which wants a grid of at least 64 x 64."""
     grid: tuple[int, ...] = (16, 24, 24)
     """Voxels (z, y, x) that a crop is laid onto."""
-    rounds: int = 8
-    """Rounds of federated averaging."""
-    epochs: int = 3
-    """Passes over a site's patients in a round."""
-    batch: int = 8
-    """Patients in a step."""
-    learning_rate: float = 0.01
-    """The optimiser's step size at a site."""
-    weight_decay: float = 0.05
-    """Decay of the weights."""
-    proximal: float = 0.0
-    """FedProx's mu."""
-    rate: float = 0.1
-    """With noise: the chance of a patient to be in a step; `batch` is then what a step's sum is divided by."""
-    clip: float = 1.0
-    """With noise: the L2 norm to which a patient's gradient is cut."""
+    training: LocalTraining = LocalTraining(rounds=8, epochs=3, batch=8, learning_rate=0.01, weight_decay=0.05)
+    private: PrivateTraining = PrivateTraining()
     weight_cap: float = 5.0
     """How many times as much as another a class may weigh; 1: all the same."""
     segmentation: bool = True
@@ -95,26 +75,22 @@ class Image:
     def needs(self) -> tuple[str, ...]:
         return (*(("segmentation",) if self.segmentation else ()), *(("autoencoder",) if self.initial == "autoencoder" else ()))
 
-    @property
-    def spares(self) -> tuple[str, ...]:
-        """Of `needs`: what is used only where it could be fitted."""
-        return ("segmentation",)
-
     def __post_init__(self) -> None:
-        whole = {f"{name} >= 1": getattr(self, name) >= 1 for name in ("rounds", "epochs", "batch", "weight_cap")}
-        rates = {f"{name} >= 0": getattr(self, name) >= 0 for name in ("weight_decay", "proximal")}
-        grid = {"grid: three whole numbers of at least 4": len(self.grid) == 3 and all(isinstance(g, int) and g >= 4 for g in self.grid)}
+        whole = len(self.grid) == 3 and all(isinstance(g, int) and g >= 4 for g in self.grid)
+        grid = {"grid: three whole numbers of at least 4": whole}
+        network = NETWORKS.get(self.network)
+        y, x = network.slices if network else (0, 0)
+        encoders = " or ".join(c.name for c in CLASSIFIERS if c.encoder)
         chosen = {
-            f"network: one of {', '.join(NETWORKS)}": self.network in NETWORKS,
+            f"network: one of {', '.join(NETWORKS)}": network is not None,
             f"initial: one of {', '.join(INITIAL)}": self.initial in INITIAL,
-            "grid: slices of at least 24 x 24 for efficientnet_b3": self.network != "efficientnet_b3"
-            or min(self.grid[1:], default=0) >= 24,
-            "network compact3d for initial autoencoder": self.initial == "random" or self.network == "compact3d",
+            f"grid: slices of at least {y} x {x} for {self.network}": not whole or (self.grid[1] >= y and self.grid[2] >= x),
+            f"network {encoders} for initial autoencoder": self.initial == "random" or (network is not None and network.encoder),
             "initial random where there is a pretrained file": self.initial == "random" or not self.pretrained,
             "pretrained_sha256 (64 hex digits) with pretrained, and neither without the other": bool(self.pretrained)
             == (len(self.pretrained_sha256) == 64),
         }
-        demand(self.name, {**bounds(self.rate, self.clip), **whole, **rates, **grid, **chosen, "learning_rate > 0": self.learning_rate > 0})
+        demand(self.name, {**self.training.rules, **self.private.rules, "weight_cap >= 1": self.weight_cap >= 1, **grid, **chosen})
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         how = self.network, len(imaging_of(self.name, schema).channels), len(schema.label.classes)
@@ -123,14 +99,14 @@ class Image:
             from common.networks.pretrained import adopt
 
             weights = federated_averaging.prefixed(adopt(self.pretrained, self.pretrained_sha256, federated_averaging.bare(weights)))
-        sizes: Arrays = {"network": np.array(NETWORKS.index(self.network)), "grid": np.array(self.grid, np.int64)}
+        sizes: Arrays = {"network": np.array(CLASSIFIERS.index(NETWORKS[self.network])), "grid": np.array(self.grid, np.int64)}
         others = len(schema.label.classes) - 1
         return {"round": np.array(0), "mean": np.zeros(others), "spread": np.ones(others), **sizes, **weights}
 
     def phase(self, arrays: Arrays) -> str:
         if "counts" not in arrays:
             return "count"
-        return "train" if int(arrays["round"]) < self.rounds else "spread"
+        return "train" if int(arrays["round"]) < self.training.rounds else "spread"
 
     def parameters(self, arrays: Arrays) -> Arrays:
         """The global parameters: what is averaged."""
@@ -161,20 +137,17 @@ class Image:
         return Step({**arrays, **federated_averaging.mean(arrays, total), "round": np.array(int(arrays["round"]) + 1)}, False)
 
     @property
-    def takes(self) -> dict[str, int]:
-        """Phase -> the most exchanges of one fit."""
-        return {"count": 1, "train": self.rounds, "spread": 1}
-
-    def sensitivity(self, schema: Schema, plan: Plan) -> Bound:
-        if plan.phase == "train":
-            return sampled(self.epochs, self.rate)
-        return 1.0 if plan.phase == "count" else float(np.sqrt((len(schema.label.classes) - 1) * (CERTAIN**2 + CERTAIN**4)))
+    def phases(self) -> Mapping[str, Phase]:
+        train = "its parameters times its labelled cases with an image; with noise, DP-SGD's as they are"
+        return {
+            "count": Phase("`classes`: labelled cases with an image, by class", 1, lambda _: 1.0),
+            "train": Phase(train, self.training.rounds, lambda _: sampled(self.training.epochs, self.private.rate)),
+            "spread": Phase("`sum` and `squares` of the network's log-odds", 1, _spread_bound),
+        }
 
     def predict(self, state: State, cohort: Cohort) -> Probs:
         """(cases, classes); for a case without an image the prior."""
-        scores = self.scores(state, cohort)
-        e = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return np.asarray(e / e.sum(axis=1, keepdims=True))
+        return softmax(self.scores(state, cohort))
 
     def logits(self, state: State, cohort: Cohort) -> Floats:
         """(cases, classes - 1): log-odds against class 0, corrected for the class weights."""
@@ -244,9 +217,9 @@ class Image:
             return (each * torch.from_numpy(weights).to(labels.device)[labels]).sum()
 
         # over the rounds the rate falls along half a cosine
-        slower = 0.5 * (1 + np.cos(np.pi * int(arrays["round"]) / self.rounds))
-        how = Schedule(self.epochs, self.batch, float(self.learning_rate * slower), self.weight_decay, self.proximal, "adamw")
-        return federated_averaging.Local(_classifier, _how(arrays, schema), loss, how, self.rate, self.clip)
+        slower = 0.5 * (1 + np.cos(np.pi * int(arrays["round"]) / self.training.rounds))
+        how = replace(self.training, learning_rate=float(self.training.learning_rate * slower)).schedule("adamw")
+        return federated_averaging.Local(_classifier, _how(arrays, schema), loss, how, self.private)
 
     def _raw(self, state: State, rows: Cohort) -> Floats:
         """(cases, classes): the network's logits, one patient at a time, so that no patient's depend on who else is asked for."""
@@ -275,6 +248,10 @@ class Image:
 
 SCORES: Cache[tuple[str, ...], Array] = Cache(16 * 2**20, array_bytes)
 """Patients' logits, by network and picture."""
+
+
+def _spread_bound(schema: Schema) -> float:
+    return float(np.sqrt((len(schema.label.classes) - 1) * (CERTAIN**2 + CERTAIN**4)))
 
 
 def _moments(total: Contribution) -> Arrays:
@@ -308,7 +285,7 @@ def with_images(cohort: Cohort) -> Cohort:
 
 def _how(arrays: Arrays, schema: Schema) -> tuple[object, ...]:
     """What the network is built from; the arrays tell, whatever this learner's own hyperparameters are."""
-    return NETWORKS[int(arrays["network"])], len(imaging_of("image", schema).channels), len(schema.label.classes)
+    return trained(arrays).name, len(imaging_of("image", schema).channels), len(schema.label.classes)
 
 
 def _classifier(name: str, channels: int, classes: int) -> Any:

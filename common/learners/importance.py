@@ -5,17 +5,16 @@ Lundberg & Lee 2017 (arXiv 1705.07874); per-patient values never leave a site, o
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, cast
 
 import numpy as np
 
 from common.data.cohort import Cohort
 from common.data.schema import Floats, Schema
-from common.federated.learner import Contribution, Plan, Step, TableHead, demand, load
+from common.federated.learner import Contribution, Explained, Hyper, Phase, Plan, Step, Traits, demand, load
 from common.types import Arrays, State
 
 
@@ -25,16 +24,12 @@ class Importance:
     to the log-odds (summed over classes); `cases`."""
 
     name: str = "importance"
-    modality: frozenset[str] = frozenset({"table"})
-    phases: frozenset[str] = frozenset({"explain"})
-    sends: ClassVar[Mapping[str, str]] = {"explain": "sums of absolute SHAP values, by feature, for each head"}
-    """Phase -> what of a site's patients is summed."""
-    trains: bool = True
-    """It sees the training rows of its fold and no others."""
+    modality: ClassVar[frozenset[str]] = frozenset({"table"})
+    traits: ClassVar[Traits] = Traits(trains=True)
     heads: tuple[str, ...] = ()
     """The heads that are explained; the driver names them."""
-    learners: str = "{}"
-    """JSON: the heads' hyperparameters, where they are not the defaults."""
+    learners: Mapping[str, Hyper] = field(default_factory=dict, hash=False)
+    """The heads' hyperparameters, where they are not the defaults."""
     clip: float = 0.0
     """What a patient's values of one head are cut to (L2 norm), so that their sum can have noise; 0: they are not."""
 
@@ -52,17 +47,12 @@ class Importance:
     def phase(self, arrays: Arrays) -> str:
         return "explain"
 
-    @property
-    def takes(self) -> dict[str, int]:
-        """Phase -> the most exchanges of one fit."""
-        return {"explain": 1}
-
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
         sums: Arrays = {}
         for name in self.heads:
             head = self._head(name)
-            sums[name] = np.zeros(len(rows.schema.features) + len(getattr(head, "beyond", ())))
+            sums[name] = np.zeros(len(rows.schema.features) + len(head.traits.beyond))
             if len(rows) and state.get(name):
                 sums[name] = self._cut(np.abs(head.explain(state, rows)).sum(axis=2).astype(np.float64)).sum(axis=0)
         return Contribution(sums, len(rows))
@@ -74,15 +64,18 @@ class Importance:
         length = np.linalg.norm(values, axis=1, keepdims=True)
         return np.where(np.isfinite(length), values * (self.clip / np.maximum(length, self.clip)), 0.0)
 
-    def _head(self, name: str) -> TableHead:
-        return cast(TableHead, load(name, json.loads(self.learners).get(name, {})))
+    def _head(self, name: str) -> Explained:
+        return cast(Explained, load(name, self.learners.get(name, {})))
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         return Step({**{k: v / max(total.cases, 1) for k, v in total.sums.items()}, "cases": np.array(total.cases)}, True)
 
-    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
+    @property
+    def phases(self) -> Mapping[str, Phase]:
         # contributions to the log-odds have no bound of their own; the factor covers rounding
-        return float(self.clip * np.sqrt(len(self.heads)) * (1 + 1e-9)) if self.clip and self.heads else None
+        longest = self.clip * float(np.sqrt(len(self.heads))) * (1 + 1e-9)
+        bound = (lambda _: longest) if longest else None
+        return {"explain": Phase("sums of absolute SHAP values, by feature, for each head", 1, bound)}
 
 
 LEARNER = Importance()

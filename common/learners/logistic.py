@@ -21,15 +21,14 @@ import numpy as np
 
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Floats, Schema
-from common.federated.learner import Contribution, Federated, Plan, Step, demand, fit, local_plan
+from common.federated.learner import Contribution, Federated, Phase, Plan, Step, Traits, demand, fit, local_plan
+from common.federated.multinomial import LEAST, Ascent, Derivatives, against_reference, derivatives, log_softmax
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.learners.preprocessing import standardise
 from common.types import Arrays, Probs, State
 
 LONGEST = 2.0
 """The most Newton steps taken at once."""
-LEAST = -50.0
-"""A patient's log-likelihood is not counted below this."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +37,9 @@ class Logistic:
     `step`: where the last step began and what it added; `along` (2,): the likelihood's slope and curvature along it at its start."""
 
     name: str = "logistic"
-    needs: tuple[str, ...] = ("preprocessing",)
-    modality: frozenset[str] = frozenset({"table"})
-    phases: frozenset[str] = frozenset({"newton"})
-    sends: ClassVar[Mapping[str, str]] = {"newton": "`gradient`, `hessian` and `likelihood` of its rows at the current coefficients"}
-    """Phase -> what of a site's patients is summed."""
-    trains: bool = True
-    """It sees the training rows of its fold and no others."""
+    needs: ClassVar[tuple[str, ...]] = ("preprocessing",)
+    modality: ClassVar[frozenset[str]] = frozenset({"table"})
+    traits: ClassVar[Traits] = Traits(trains=True)
     l2: float = 1.0
     """Penalty l2 / 2 * (sum of squared slopes) on the summed log-likelihood; must be > 0."""
     tolerance: float = 1e-6
@@ -73,54 +68,29 @@ class Logistic:
     def phase(self, arrays: Arrays) -> str:
         return "newton"
 
-    @property
-    def takes(self) -> dict[str, int]:
-        """Phase -> the most exchanges of one fit."""
-        return {"newton": self.rounds}
-
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
         # by its own clip, not only by the one that came with the state: it bounds what a patient adds
         x = _with_one(np.clip(self._rows(state, rows), -self.clip, self.clip))
-        log_mu = _log_softmax(x @ self._coefficients(state).T)
-        # 1 - mu to its last digit even where mu is 1 to all of its own: the ridge on the intercepts is small beside a rounding error
-        mu, rest = np.exp(log_mu[:, 1:]), -np.expm1(log_mu[:, 1:])
-        y = np.eye(log_mu.shape[1])[rows.labels]
-        k, p = mu.shape[1], x.shape[1]
-        hessian = np.empty((k, p, k, p))
-        for a in range(k):
-            for b in range(a + 1):
-                w = mu[:, a] * (rest[:, a] if a == b else -mu[:, b])
-                hessian[a, :, b, :] = hessian[b, :, a, :] = (x * w[:, None]).T @ x
-        likelihood = np.array((y * np.maximum(log_mu, LEAST)).sum())
-        return Contribution(
-            {"gradient": np.where(y[:, 1:] > 0, rest, -mu).T @ x, "hessian": hessian.reshape(k * p, k * p), "likelihood": likelihood},
-            len(rows),
-        )
+        sums = derivatives(x, rows.labels, self._coefficients(state))
+        return Contribution({"gradient": sums.gradient, "hessian": sums.hessian, "likelihood": sums.likelihood}, len(rows))
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         arrays = state[self.name]
         beta, done = self._coefficients(state), int(arrays["rounds"]) + 1
         penalty = np.full(beta.shape, self.l2)
         penalty[:, 0] = self.prior
-        objective = float(total.sums["likelihood"]) - 0.5 * float((penalty * beta**2).sum())
-        # likelihoods of other cases (a site that was lost for an exchange) say nothing about the step between them
+        # a site may have been lost for an exchange
         same = total.cases == int(arrays["cases"])
-        if same and objective < float(arrays["objective"]) - 1e-9 * abs(objective):
-            # the last step overshot: half of it, from where it started
-            step = arrays["step"] / 2
-            slope, curve = arrays["along"] * (0.5, 0.25)
-            result = {
-                **arrays,
-                "coefficients": arrays["base"] + step,
-                "step": step,
-                "along": np.array([slope, curve]),
-                "rounds": np.array(done),
-            }
-            return Step(result, done >= self.rounds)
-        rise, bend = total.sums["gradient"], total.sums["hessian"]
-        newton = np.linalg.solve(bend + np.diag(penalty.ravel()), (rise - penalty * beta).ravel())
-        along = np.array([newton @ rise.ravel(), newton @ bend @ newton])
+        sums = Derivatives(total.sums["gradient"], total.sums["hessian"], total.sums["likelihood"])
+        at = Ascent(beta, arrays["base"], arrays["step"], float(arrays["objective"]))
+        there, fresh = at.next(sums, penalty, same=same)
+        if not fresh:
+            along = arrays["along"] * (0.5, 0.25)
+            halved = {"coefficients": there.coefficients, "step": there.step, "along": along, "rounds": np.array(done)}
+            return Step({**arrays, **halved}, done >= self.rounds)
+        newton, rise = there.step.ravel(), sums.gradient
+        along = np.array([newton @ rise.ravel(), newton @ sums.hessian @ newton])
         shift = float((penalty * beta).ravel() @ newton), float(penalty.ravel() @ newton**2)
         converged = bool(np.abs(newton).max() < self.tolerance)
         saturated = same and not converged and _saturated(arrays["along"], float((rise * arrays["step"]).sum()))
@@ -131,7 +101,7 @@ class Logistic:
             "base": beta,
             "step": step,
             "along": along * (length, length**2),
-            "objective": np.array(objective),
+            "objective": np.array(there.objective),
             "rounds": np.array(done),
             "converged": np.array(converged),
             "cases": np.array(total.cases),
@@ -156,13 +126,18 @@ class Logistic:
         counts = state["preprocessing"]["classes"] + 30 * self.prior
         return np.concatenate([np.log(counts[1:] / counts[0])[:, None], beta[:, 1:]], axis=1)
 
-    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
+    @property
+    def phases(self) -> Mapping[str, Phase]:
+        sends = "`gradient`, `hessian` and `likelihood` of its rows at the current coefficients"
+        return {"newton": Phase(sends, self.rounds, self._bound)}
+
+    def _bound(self, schema: Schema) -> float:
         radius2 = 1 + len(schema.columns) * self.clip**2
         return float(np.sqrt(2 * radius2 + 0.25 * radius2**2 + LEAST**2))
 
     def predict(self, state: State, cohort: Cohort) -> Probs:
         x = _with_one(self._rows(state, cohort))
-        return np.exp(_log_softmax(x @ state[self.name]["coefficients"].T))
+        return np.exp(log_softmax(against_reference(x @ state[self.name]["coefficients"].T)))
 
     def alone(self, cohorts: Sequence[Cohort], fold: Fold, seed: int, parts: int, prepare: Federated = PREPARE) -> State:
         plan = local_plan(fold, seed, parts)
@@ -206,16 +181,6 @@ def _length(along: Floats, shift: tuple[float, float]) -> float:
 
 def _with_one(z: Floats) -> Floats:
     return np.concatenate([np.ones((len(z), 1)), z], axis=1)
-
-
-def _log_softmax(logits: Floats) -> Floats:
-    """(cases, classes - 1) logits against the reference class -> (cases, classes) log-probabilities."""
-    full = np.concatenate([np.zeros((len(logits), 1)), logits], axis=1)
-    top = full.argmax(axis=1, keepdims=True)
-    below = full - np.take_along_axis(full, top, axis=1)
-    others = np.exp(below)
-    np.put_along_axis(others, top, 0.0, axis=1)
-    return np.asarray(below - np.log1p(others.sum(axis=1, keepdims=True)))
 
 
 LEARNER = Logistic()

@@ -1,5 +1,10 @@
 """The head of `logistic`, trained by federated averaging instead of Newton sums: what a plain FedAvg run would have given."""
 
 from common.learners.mlp import Perceptron
+from common.networks.training import LocalTraining
 
-LEARNER = Perceptron(name="logistic_fedavg", hidden=(), rounds=40, epochs=1, weight_decay=0.002)
+LEARNER = Perceptron(
+    name="logistic_fedavg",
+    hidden=(),
+    training=LocalTraining(rounds=40, epochs=1, batch=32, learning_rate=0.05, weight_decay=0.002),
+)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from common.data.cohort import Cohort
 from common.data.schema import Column, Floats, Schema
-from common.federated.learner import Contribution, Plan, Step, demand
+from common.federated.learner import Contribution, Phase, Plan, Step, Traits, demand
 from common.metrics.feature_auc import feature_auc
 from common.types import Arrays, State
 
@@ -36,16 +36,9 @@ class Preprocessing:
     (guard L03); `classes` (classes,): training cases; `bounds` (columns, 3): low, high in natural units, and 1 for a log scale."""
 
     name: str = "preprocessing"
-    needs: tuple[str, ...] = ()
-    modality: frozenset[str] = frozenset({"table"})
-    phases: frozenset[str] = frozenset({"coarse", "fine"})
-    sends: ClassVar[Mapping[str, str]] = {
-        "coarse": "`histogram` of each column by class, `moments` (counts and sums), `classes` (training cases)",
-        "fine": "`counts` of the finer cells, `squares` about the mean",
-    }
-    """Phase -> what of a site's patients is summed."""
-    trains: bool = True
-    """It sees the training rows of its fold and no others."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    modality: ClassVar[frozenset[str]] = frozenset({"table"})
+    traits: ClassVar[Traits] = Traits(trains=True)
     bins: int = 64
     """The most bins a column is cut into for histogram trees."""
     clip: float = 10.0
@@ -65,11 +58,6 @@ class Preprocessing:
 
     def phase(self, arrays: Arrays) -> str:
         return "coarse" if int(arrays["pass"]) == 0 else "fine"
-
-    @property
-    def takes(self) -> dict[str, int]:
-        """Phase -> the most exchanges of one fit."""
-        return {"coarse": 1, "fine": 1}
 
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
@@ -136,9 +124,15 @@ class Preprocessing:
             True,
         )
 
-    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
+    @property
+    def phases(self) -> Mapping[str, Phase]:
         # a column and pass: one cell; in the coarse pass also count and sum on [0, 1], and once the class; in the fine one a square
-        return float(np.sqrt(3 * len(schema.columns) + 1 if plan.phase == "coarse" else 2 * len(schema.columns)))
+        coarse = "`histogram` of each column by class, `moments` (counts and sums), `classes` (training cases)"
+        fine = "`counts` of the finer cells, `squares` about the mean"
+        return {
+            "coarse": Phase(coarse, 1, lambda schema: float(np.sqrt(3 * len(schema.columns) + 1))),
+            "fine": Phase(fine, 1, lambda schema: float(np.sqrt(2 * len(schema.columns)))),
+        }
 
 
 def standardise(arrays: Arrays, cohort: Cohort) -> Floats:

@@ -19,7 +19,8 @@ import numpy as np
 
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Floats, Schema
-from common.federated.learner import Contribution, Federated, Plan, Step, demand, fit, local_plan
+from common.federated.learner import Contribution, Federated, Phase, Plan, Step, Traits, demand, fit, local_plan
+from common.federated.multinomial import against_reference, derivatives, softmax
 from common.types import Arrays, Probs, State
 
 
@@ -28,13 +29,9 @@ class PrivateLogistic:
     """Arrays: `coefficients` (classes - 1, 1 + columns) on cut rows, intercept first, against class 0; `norm` of rows; `rounds` done."""
 
     name: str = "private_logistic"
-    needs: tuple[str, ...] = ()
-    modality: frozenset[str] = frozenset({"table"})
-    phases: frozenset[str] = frozenset({"newton"})
-    sends: ClassVar[Mapping[str, str]] = {"newton": "`gradient` and `hessian` of its cut rows"}
-    """Phase -> what of a site's patients is summed."""
-    trains: bool = True
-    """It sees the training rows of its fold and no others."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    modality: ClassVar[frozenset[str]] = frozenset({"table"})
+    traits: ClassVar[Traits] = Traits(trains=True)
     norm: float = 2.0
     """L2 norm to which a patient's row, with the 1 for the intercept, is cut; above 1."""
     l2: float = 1.0
@@ -52,23 +49,11 @@ class PrivateLogistic:
     def phase(self, arrays: Arrays) -> str:
         return "newton"
 
-    @property
-    def takes(self) -> dict[str, int]:
-        """Phase -> the most exchanges of one fit."""
-        return {"newton": self.rounds}
-
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
         x = _rows(rows, self.norm)  # the site's own norm, whatever the state says
-        mu = _softmax(x @ state[self.name]["coefficients"].T)[:, 1:]
-        y = np.eye(mu.shape[1] + 1)[rows.labels][:, 1:]
-        k, p = mu.shape[1], x.shape[1]
-        hessian = np.empty((k, p, k, p))
-        for a in range(k):
-            for b in range(k):
-                w = mu[:, a] * ((a == b) - mu[:, b])
-                hessian[a, :, b, :] = (x * w[:, None]).T @ x
-        return Contribution({"gradient": (y - mu).T @ x, "hessian": hessian.reshape(k * p, k * p)}, len(rows))
+        sums = derivatives(x, rows.labels, state[self.name]["coefficients"])
+        return Contribution({"gradient": sums.gradient, "hessian": sums.hessian}, len(rows))
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         arrays = state[self.name]
@@ -91,12 +76,13 @@ class PrivateLogistic:
     def _bound(self) -> float:
         return float(np.sqrt(2 * self.norm**2 + 0.25 * self.norm**4))
 
-    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
-        return self._bound * (1 + 1e-9)
+    @property
+    def phases(self) -> Mapping[str, Phase]:
+        return {"newton": Phase("`gradient` and `hessian` of its cut rows", self.rounds, lambda _: self._bound * (1 + 1e-9))}
 
     def predict(self, state: State, cohort: Cohort) -> Probs:
         arrays = state[self.name]
-        return _softmax(_rows(cohort, float(arrays["norm"])) @ arrays["coefficients"].T)
+        return softmax(against_reference(_rows(cohort, float(arrays["norm"])) @ arrays["coefficients"].T))
 
     def alone(self, cohorts: Sequence[Cohort], fold: Fold, seed: int, parts: int, prepare: Federated | None = None) -> State:
         return fit(self, {}, cohorts, local_plan(fold, seed, parts))
@@ -122,13 +108,6 @@ def _rows(cohort: Cohort, norm: float) -> Floats:
     length = np.linalg.norm(z, axis=1, keepdims=True)
     cut = np.sqrt(norm**2 - 1) / np.maximum(length, np.sqrt(norm**2 - 1))
     return np.concatenate([np.ones((len(z), 1)), z * cut], axis=1)
-
-
-def _softmax(eta: Floats) -> Floats:
-    """(cases, classes) from log-odds against class 0."""
-    full = np.concatenate([np.zeros((len(eta), 1)), eta], axis=1)
-    e = np.exp(full - full.max(axis=1, keepdims=True))
-    return np.asarray(e / e.sum(axis=1, keepdims=True))
 
 
 LEARNER = PrivateLogistic()

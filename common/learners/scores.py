@@ -8,14 +8,14 @@ Metrics follow in `common.metrics.noisy_auc`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Schema
-from common.federated.learner import Contribution, Plan, Step, demand
+from common.federated.learner import Contribution, Hyper, Phase, Plan, Step, Traits, demand
 from common.learners.evaluation import configured, of_fold, scorable
 from common.metrics.score_histogram import checked, score_histogram
 from common.types import Arrays, State
@@ -27,16 +27,12 @@ class Scores:
     `spread` (): the standard deviation of the noise in each count, where there was any."""
 
     name: str = "scores"
-    modality: frozenset[str] = frozenset()
-    phases: frozenset[str] = frozenset({"score"})
-    sends: ClassVar[Mapping[str, str]] = {"score": "a score histogram for each head"}
-    """Phase -> what of a site's patients is summed."""
-    trains: bool = True
-    """It sees the training rows of its fold and no others."""
+    modality: ClassVar[frozenset[str]] = frozenset()
+    traits: ClassVar[Traits] = Traits(trains=True)
     heads: tuple[str, ...] = ()
     """The heads that are scored; the driver names them."""
-    learners: str = "{}"
-    """JSON: the heads' hyperparameters, where they are not the defaults."""
+    learners: Mapping[str, Hyper] = field(default_factory=dict, hash=False)
+    """The heads' hyperparameters, where they are not the defaults."""
     bins: int = 20
     """Cells of a score histogram; each gets the same noise."""
 
@@ -53,11 +49,6 @@ class Scores:
 
     def phase(self, arrays: Arrays) -> str:
         return "score"
-
-    @property
-    def takes(self) -> dict[str, int]:
-        """Phase -> the most exchanges of one fit."""
-        return {"score": 1}
 
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
@@ -86,8 +77,9 @@ class Scores:
     def _bound(self, classes: int) -> float:
         return float(np.sqrt(len(self.heads) * classes))
 
-    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
-        return self._bound(len(_judged(schema)))
+    @property
+    def phases(self) -> Mapping[str, Phase]:
+        return {"score": Phase("a score histogram for each head", 1, lambda schema: self._bound(len(_judged(schema))))}
 
 
 def scored_by(left_out: Fold, parts: int) -> Fold:

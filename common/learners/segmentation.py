@@ -18,13 +18,12 @@ from common.data.cohort import Cohort
 from common.data.imaging_of import imaging_of
 from common.data.picture import Picture
 from common.data.schema import Floats, Imaging, Schema
-from common.federated.learner import Contribution, Plan, Step, demand
+from common.federated.learner import Contribution, Phase, Plan, Step, Traits, demand
 from common.networks import federated_averaging
 from common.networks.augmentation import Augment
 from common.networks.crops import Bits, Grid, Halves, Regions, on_grid, resample
-from common.networks.dp_sgd import bounds, sampled
-from common.networks.training import Schedule
-from common.privacy.mechanism import Bound
+from common.networks.dp_sgd import PrivateTraining, sampled
+from common.networks.training import LocalTraining
 from common.types import Arrays, State, digest
 
 if TYPE_CHECKING:
@@ -44,39 +43,17 @@ class Segmentation:
     Tally: `dice` (regions, 2): the sum over the site's training cases of the Dice of the model that came, and their number."""
 
     name: str = "segmentation"
-    needs: tuple[str, ...] = ()
-    modality: frozenset[str] = frozenset({"image"})
-    phases: frozenset[str] = frozenset({"train"})
-    sends: ClassVar[Mapping[str, str]] = {"train": "its parameters times its outlined cases; with noise, DP-SGD's as they are"}
-    """Phase -> what of a site's patients is summed."""
-    trains: bool = True
-    """It sees the training rows of its fold and no others."""
-    unlabelled: ClassVar[bool] = True
-    """Its cases may be of unknown label."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    modality: ClassVar[frozenset[str]] = frozenset({"image"})
+    traits: ClassVar[Traits] = Traits(trains=True, unlabelled=True)
     grid: tuple[int, ...] = (16, 32, 32)
     """Voxels (z, y, x) of the coarse volume."""
     widths: tuple[int, ...] = (8, 16, 32, 64)
     """Channels of each level; each but the first halves the grid."""
-    rounds: int = 4
-    """Rounds of federated averaging."""
-    epochs: int = 2
-    """Passes over a site's outlined cases in a round."""
-    batch: int = 4
-    """Patients in a step."""
-    learning_rate: float = 0.02
-    """The optimiser's step size at a site."""
-    weight_decay: float = 0.01
-    """Decay of the weights."""
-    proximal: float = 0.0
-    """FedProx's mu."""
-    rate: float = 0.1
-    """With noise: the chance of a patient to be in a step; `batch` is then what a step's sum is divided by."""
-    clip: float = 1.0
-    """With noise: the L2 norm to which a patient's gradient is cut."""
+    training: LocalTraining = LocalTraining(rounds=4, epochs=2, batch=4, learning_rate=0.02, weight_decay=0.01)
+    private: PrivateTraining = PrivateTraining()
 
     def __post_init__(self) -> None:
-        whole = {f"{name} >= 1": getattr(self, name) >= 1 for name in ("rounds", "epochs", "batch")}
-        rates = {f"{name} >= 0": getattr(self, name) >= 0 for name in ("weight_decay", "proximal")}
         levels = len(self.widths) >= 2 and all(isinstance(w, int) and w >= 1 for w in self.widths)
         step = 2 ** (len(self.widths) - 1)
         grid = len(self.grid) == 3 and all(isinstance(g, int) and g >= 2 * step and g % step == 0 for g in self.grid)
@@ -84,7 +61,7 @@ class Segmentation:
             "widths: at least two whole numbers of at least 1": levels,
             f"grid: three multiples of {step}, twice that or more": grid,
         }
-        demand(self.name, {**bounds(self.rate, self.clip), **whole, **rates, **shapes, "learning_rate > 0": self.learning_rate > 0})
+        demand(self.name, {**self.training.rules, **self.private.rules, **shapes})
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         imaging = imaging_of(self.name, schema)
@@ -106,8 +83,8 @@ class Segmentation:
         rows = outlined(cohort.train(plan.fold, plan.seed, plan.parts, labelled=False))
         varied = Augment(dropout=0.25 if imaging.window is None else 0.0)
         examples = _examples(rows, imaging, _sizes(arrays)[0], varied) if rows else None
-        how = Schedule(self.epochs, self.batch, self.learning_rate, self.weight_decay, self.proximal, "adamw")
-        task = federated_averaging.Local(_network, _how(arrays, imaging), dice_and_entropy, how, self.rate, self.clip)
+        how = self.training.schedule("adamw")
+        task = federated_averaging.Local(_network, _how(arrays, imaging), dice_and_entropy, how, self.private)
         sent = federated_averaging.train(task, arrays, examples, plan, cohort.site, len(rows))
         if plan.privacy is not None:
             return sent
@@ -118,15 +95,12 @@ class Segmentation:
         arrays = state[self.name]
         done = int(arrays["round"]) + 1
         new: Arrays = {**arrays, **federated_averaging.mean(arrays, total), "round": np.array(done), "cases": np.array(total.cases)}
-        return Step(new, done >= self.rounds or not total.cases)
+        return Step(new, done >= self.training.rounds or not total.cases)
 
     @property
-    def takes(self) -> dict[str, int]:
-        """Phase -> the most exchanges of one fit."""
-        return {"train": self.rounds}
-
-    def sensitivity(self, schema: Schema, plan: Plan) -> Bound:
-        return sampled(self.epochs, self.rate)
+    def phases(self) -> Mapping[str, Phase]:
+        sends = "its parameters times its outlined cases; with noise, DP-SGD's as they are"
+        return {"train": Phase(sends, self.training.rounds, lambda _: sampled(self.training.epochs, self.private.rate))}
 
     def lesion_mask(self, state: State, picture: Picture, imaging: Imaging) -> Bits | None:
         """(z, y, x) on the grid of `picture.voxels`: where a lesion is likelier than not; None where nothing has been learnt."""

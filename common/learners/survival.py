@@ -10,7 +10,7 @@ import numpy as np
 
 from common.data.cohort import UNKNOWN, Cohort
 from common.data.schema import Schema
-from common.federated.learner import Contribution, Plan, Step
+from common.federated.learner import Contribution, Phase, Plan, Step, Traits
 from common.metrics.kaplan_meier import survival_counts
 from common.types import Arrays, State
 
@@ -20,11 +20,9 @@ class SurvivalCounts:
     """Arrays once done: `counts` (classes, intervals, 2): events and censored cases; cases without follow-up are not counted."""
 
     name: str = "survival"
-    needs: tuple[str, ...] = ()
-    modality: frozenset[str] = frozenset({"table"})
-    phases: frozenset[str] = frozenset({"count"})
-    sends: ClassVar[Mapping[str, str]] = {"count": "`counts` of events and censored cases by class and interval"}
-    """Phase -> what of a site's patients is summed."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    modality: ClassVar[frozenset[str]] = frozenset({"table"})
+    traits: ClassVar[Traits] = Traits()
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         return {}
@@ -47,8 +45,10 @@ class SurvivalCounts:
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         return Step(dict(total.sums), True)
 
-    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
-        return 1.0  # a patient stands in one cell
+    @property
+    def phases(self) -> Mapping[str, Phase]:
+        # a patient stands in one cell
+        return {"count": Phase("`counts` of events and censored cases by class and interval", 1, lambda _: 1.0)}
 
 
 LEARNER = SurvivalCounts()

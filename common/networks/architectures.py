@@ -157,7 +157,7 @@ def unet(channels: int, regions: int, widths: tuple[int, ...]) -> nn.Module:
 
 
 def classifier(name: str, channels: int, classes: int) -> nn.Module:
-    """`compact3d` or `efficientnet_b3`."""
+    """One of `common.networks.classifiers`."""
     return {"compact3d": Compact3D, "efficientnet_b3": EfficientNet25D}[name](channels, classes)
 
 

@@ -53,9 +53,19 @@ def sampled(epochs: int, rate: float) -> Sampled:
     return Sampled(rate, math.ceil(epochs / rate - 1e-9))
 
 
-def bounds(rate: float, clip: float) -> dict[str, bool]:
-    """The rules for a learner's hyperparameters, for `demand`."""
-    return {"1e-4 <= rate <= 1": 1e-4 <= rate <= 1, "1e-6 <= clip <= 1e6": 1e-6 <= clip <= 1e6}
+@dataclass(frozen=True)
+class PrivateTraining:
+    """How a network is trained where its plan asks for noise: hyperparameters beside `common.networks.training.LocalTraining`."""
+
+    rate: float = 0.1
+    """With noise: the chance of a patient to be in a step; `batch` is then what a step's sum is divided by."""
+    clip: float = 1.0
+    """With noise: the L2 norm to which a patient's gradient is cut."""
+
+    @property
+    def rules(self) -> dict[str, bool]:
+        """What must hold of them, for `demand`."""
+        return {"1e-4 <= rate <= 1": 1e-4 <= self.rate <= 1, "1e-6 <= clip <= 1e6": 1e-6 <= self.clip <= 1e6}
 
 
 def learn(

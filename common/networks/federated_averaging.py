@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.federated.learner import Contribution, Plan
-from common.networks.dp_sgd import Private, Records, sampled
+from common.networks.dp_sgd import Private, PrivateTraining, Records, sampled
 from common.networks.dp_sgd import learn as learn_privately
 from common.networks.training import Loss, Schedule, Trained, learn
-from common.privacy.mechanism import Sampled
 from common.types import Arrays
 
 if TYPE_CHECKING:
@@ -35,14 +34,9 @@ class Local:
     """What `make` is given."""
     loss: Loss
     how: Schedule
-    rate: float
-    """With noise: the chance of a patient to be in a step."""
-    clip: float
-    """With noise: the L2 norm to which a patient's gradient is cut."""
-
-    @property
-    def sampled(self) -> Sampled:
-        return sampled(self.how.epochs, self.rate)
+    private: PrivateTraining
+    table: bool = False
+    """Rows of a table: they go through the CPU whatever there is."""
 
 
 def train(task: Local, arrays: Arrays, examples: Records | None, plan: Plan, site: str, cases: int) -> Contribution:
@@ -50,15 +44,27 @@ def train(task: Local, arrays: Arrays, examples: Records | None, plan: Plan, sit
 
     With noise: parameters as they are, by no number of cases, and no tally (`Sampled` in `common.privacy.mechanism`).
     """
-    start = bare(arrays)
+    start, device = bare(arrays), _device(task)
     if plan.privacy is not None:
-        private = Private(plan.privacy.noise, task.clip, task.sampled)
-        weights = learn_privately(network(task.make, *task.shape), start, examples, task.loss, task.how, private) if start else {}
+        private = Private(plan.privacy.noise, task.private.clip, sampled(task.how.epochs, task.private.rate))
+        made = network(task.make, *task.shape) if start else None
+        weights = learn_privately(made, start, examples, task.loss, task.how, private, device=device) if made is not None else {}
         return Contribution({k: v.astype(np.float64) for k, v in prefixed(weights).items()}, cases)
     done = Trained(start, 0.0, 0, 0, 0)
     if examples is not None:
-        done = learn(network(task.make, *task.shape), start, examples, task.loss, task.how, seed=site_seed(plan, arrays, site))
-    return weighted(prefixed(done.arrays), cases, {"loss": np.array(done.loss * cases), "halved": np.array(done.halved)})
+        made, seed = network(task.make, *task.shape), site_seed(plan, arrays, site)
+        done = learn(made, start, examples, task.loss, task.how, seed=seed, device=device)
+    tally = {"loss": np.array(done.loss * cases)} | ({} if task.table else {"halved": np.array(done.halved)})
+    return weighted(prefixed(done.arrays), cases, tally)
+
+
+def _device(task: Local) -> Any:
+    """None: the best there is."""
+    if not task.table:
+        return None
+    import torch
+
+    return torch.device("cpu")
 
 
 def parameters(arrays: Arrays) -> Arrays:

@@ -59,6 +59,35 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class LocalTraining:
+    """How a network is trained by federated averaging: hyperparameters that all networks share."""
+
+    rounds: int
+    """Rounds of federated averaging."""
+    epochs: int
+    """Passes over a site's training cases in a round."""
+    batch: int
+    """Patients in a step."""
+    learning_rate: float
+    """The optimiser's step size at a site."""
+    weight_decay: float
+    """Decay of the weights."""
+    proximal: float = 0.0
+    """FedProx's mu."""
+
+    @property
+    def rules(self) -> dict[str, bool]:
+        """What must hold of them, for `demand`."""
+        whole = {f"{name} >= 1": value >= 1 for name, value in (("rounds", self.rounds), ("epochs", self.epochs), ("batch", self.batch))}
+        decay = {"weight_decay >= 0": self.weight_decay >= 0, "proximal >= 0": self.proximal >= 0}
+        return {**whole, **decay, "learning_rate > 0": self.learning_rate > 0}
+
+    def schedule(self, optimiser: Optimiser = "sgd") -> Schedule:
+        """One round at a site."""
+        return Schedule(self.epochs, self.batch, self.learning_rate, self.weight_decay, self.proximal, optimiser)
+
+
+@dataclass(frozen=True)
 class Schedule:
     """How a site trains locally."""
 
@@ -71,27 +100,6 @@ class Schedule:
     optimiser: Optimiser = "sgd"
     compile: bool | None = None
     """None: on a GPU, where there are steps enough."""
-
-
-def train(
-    network: nn.Module,
-    start: Arrays,
-    x: Array,
-    y: Array,
-    *,
-    epochs: int,
-    batch: int,
-    learning_rate: float,
-    weight_decay: float,
-    proximal: float,
-    seed: int,
-) -> tuple[Arrays, float]:
-    """Local epochs of SGD on a table, always on the CPU; returns the parameters (float32) and the mean loss of the last epoch."""
-    import torch
-
-    how = Schedule(epochs, batch, learning_rate, weight_decay, proximal)
-    trained = learn(network, start, Table(x, y), cross_entropy, how, seed=seed, device=torch.device("cpu"))
-    return trained.arrays, trained.loss
 
 
 class Table:

@@ -17,7 +17,7 @@ from common.errors import WireError
 from common.wire import signing
 from common.wire.signing import Signer
 
-_FORMAT = 6
+_FORMAT = 7
 
 Kind = Literal["greeting", "hello", "request", "updates", "masked", "secure", "secured"]
 

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from common.data.cohort import ESTIMABLE, Fold
-from common.data.schema import Schema
 from common.errors import FederationError, UsageError
 from common.federated.accounting import accountable
-from common.federated.learner import Federated, Head, Stacked, load
+from common.federated.learner import Explained, Federated, Head, Stacked, load
 from common.learners.scores import scored_by
 from common.study.study import Study
 from common.wire.messages import Hello
@@ -49,12 +48,7 @@ def possible(run: Run, study: Study, hellos: Iterable[Hello]) -> tuple[Federated
 
 def clinical_head(study: Study, heads: Sequence[Federated]) -> str | None:
     """The head reported as `clinical`: the one that a fusion starts from, else the study's; None: chosen by log loss."""
-    return next((str(getattr(h, "clinical", "")) for h in heads if isinstance(h, Stacked)), study.clinical)
-
-
-def explains(head: Federated) -> bool:
-    """Has the head SHAP values of its inputs?"""
-    return hasattr(head, "explain")
+    return next((h.clinical for h in heads if isinstance(h, Stacked)), study.clinical)
 
 
 def build_jobs(run: Run, study: Study, groups: Sequence[tuple[str, ...]], heads: Sequence[Federated]) -> list[Job]:
@@ -65,17 +59,17 @@ def build_jobs(run: Run, study: Study, groups: Sequence[tuple[str, ...]], heads:
     hypers = run.hypers(study)
     if run.noise:
         judge = load("scores", {"heads": names, "learners": hypers})
-        explained = run.importance([h.name for h in heads if explains(h)], hypers)
+        explained = run.importance([h.name for h in heads if isinstance(h, Explained)], hypers)
         # what moves a model is one release more, so only where it is asked for
-        jobs += [Job(explained, folds[0], (folds[0],))] if accountable(explained, study.schema) else []
+        jobs += [Job(explained, folds[0], (folds[0],))] if accountable(explained) else []
         unseen = [Job(judge, scored_by(f, run.parts), (f,)) for f in folds if len(f.parts) == 1]
-        return _bounded([*jobs, *unseen], heads, study.schema)
+        return _bounded([*jobs, *unseen], heads)
     if run.evaluations:
         jobs.append(Job(load("evaluation", {"heads": names, "learners": hypers}), Fold(), folds))
         if run.comparison:
             chosen = {"clinical": clinical} if (clinical := clinical_head(study, heads)) else {}
             jobs.append(Job(load("comparison", {"heads": names, "learners": hypers, **chosen}), Fold(), folds))
-    jobs.append(Job(run.importance([h.name for h in heads if explains(h)], hypers), Fold(), (Fold(),)))
+    jobs.append(Job(run.importance([h.name for h in heads if isinstance(h, Explained)], hypers), Fold(), (Fold(),)))
     held_out = tuple(f for f in folds if not f.sites and len(f.parts) == 1)
     if held_out and any(h.name == "image" for h in heads):
         jobs.append(Job(load("gradcam", {"learners": hypers}), Fold(), held_out, optional=True))
@@ -84,12 +78,12 @@ def build_jobs(run: Run, study: Study, groups: Sequence[tuple[str, ...]], heads:
     return jobs
 
 
-def _bounded(jobs: Sequence[Job], heads: Sequence[Federated], schema: Schema) -> list[Job]:
+def _bounded(jobs: Sequence[Job], heads: Sequence[Federated]) -> list[Job]:
     """What a run with noise does: what only looks at models is left out, for every release costs. UsageError C01: one has no bound."""
     trained = {name for j in jobs if isinstance(j.learner, Head) for name in (*j.learner.needs, j.learner.name)}
     # a head that has no fold to be fitted on is named, too
     wanted = (*heads, *(j.learner for j in jobs if j.learner.name in trained))
-    if unbounded := sorted({learner.name for learner in wanted if not accountable(learner, schema)}):
+    if unbounded := sorted({learner.name for learner in wanted if not accountable(learner)}):
         raise UsageError(
             "C01", f"noise is for sums that one patient changes by a bounded amount; leave these learners out: {', '.join(unbounded)}"
         )

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field
 from common.data.cohort import Fold
 from common.data.schema import Schema
 from common.errors import UsageError
-from common.federated.learner import Federated, Head, Stacked, hyper_of, load
+from common.federated.learner import Federated, Head, Hyper, Stacked, hyper_of, load
 from common.runtime import settings
 from common.runtime.settings import Rule, Settings, Whole
 from common.study import load as studies
@@ -197,17 +197,17 @@ class Run(Settings):
             hyper = {"learners": self.hypers(study), **({"clinical": study.clinical} if study.clinical else {}), **hyper}
         return load(name, hyper)
 
-    def hypers(self, study: Study) -> str:
-        """JSON: the hyperparameters of every learner that has other than its defaults."""
+    def hypers(self, study: Study) -> dict[str, Hyper]:
+        """The hyperparameters of every learner that has other than its defaults."""
         mine = self._hyper()
         both = {n: {**study.hyper.get(n, {}), **mine.get(n, {})} for n in sorted({*study.hyper, *mine})}
-        return json.dumps({n: h for n, h in both.items() if h and n != "importance" and not isinstance(load(n), Stacked)}, sort_keys=True)
+        return {n: h for n, h in both.items() if h and n != "importance" and not isinstance(load(n), Stacked)}
 
     def _hyper(self) -> dict[str, dict[str, object]]:
         hyper: dict[str, dict[str, object]] = json.loads(self.hyper or "{}")
         return hyper
 
-    def importance(self, heads: Sequence[str], hypers: str) -> Federated:
+    def importance(self, heads: Sequence[str], hypers: Mapping[str, Hyper]) -> Federated:
         """What looks at which features move these heads; a `clip` lets it do so with noise."""
         return load("importance", {"heads": list(heads), "learners": hypers, **self._hyper().get("importance", {})})
 
@@ -219,7 +219,8 @@ class Run(Settings):
         learners = [(x.name, hyper_of(x)) for x in (self.preprocessing(study), *self.heads(study))]
         decisive = {k: v for k, v in asdict(self).items() if k not in ("out", "keys", "sites", "resume", "deadline", "retries")}
         decisive["study"] = Path(self.study).name
-        text = json.dumps([decisive, schema.hash, learners, study.clinical, self.hypers(study)], sort_keys=True)
+        hypers = json.dumps(self.hypers(study), sort_keys=True)
+        text = json.dumps([decisive, schema.hash, learners, study.clinical, hypers], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def folds(self, held_out: Sequence[tuple[str, ...]]) -> tuple[Fold, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from common import networks
 from common.data.schema import Schema
-from common.learners.image import NETWORKS
+from common.networks.classifiers import trained
 from common.study.study import Study
 from common.types import State
 from server.export import onnx_export
@@ -46,7 +46,7 @@ def files(study: Study, task: str, state: State, network: onnx_export.Network, p
 
 def _inference(schema: Schema, state: State) -> dict[str, Any]:
     assert schema.imaging is not None
-    name = NETWORKS[int(state["image"]["network"])]
+    name = trained(state["image"]).name
     return {
         "imports": ["$import glob", "$import os", "$import torch", "$from scripts import score"],
         "bundle_root": ".",

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from common.data.schema import Imaging, Schema
-from common.learners.image import NETWORKS
 from common.learners.segmentation import SOFT_TISSUE
+from common.networks.classifiers import trained
 from common.networks.federated_averaging import bare
 from common.networks.training import load
 from common.types import Arrays, State
@@ -113,7 +113,7 @@ def _image(schema: Schema, imaging: Imaging, arrays: Arrays) -> Network:
     from common.networks import architectures
 
     channels, classes = len(imaging.channels), len(schema.label.classes)
-    module = architectures.Scores(NETWORKS[int(arrays["network"])], channels, classes)
+    module = architectures.Scores(trained(arrays).name, channels, classes)
     load(module.network, bare(arrays))
     module.correction.copy_(torch.from_numpy(np.log(arrays["weights"])))
     grid = tuple(int(g) for g in arrays["grid"])

@@ -17,7 +17,7 @@ from common.data.schema import Schema
 from common.errors import FederationError
 from common.federated.learner import Contribution, Federated, Plan, Stacked, hyper_of, lacks, total
 from common.privacy.mechanism import Privacy
-from common.types import Arrays, State
+from common.types import Arrays, State, flatten
 from common.wire.state_transfer import States
 from server.config.jobs import Job
 from server.config.run_config import Run
@@ -214,7 +214,7 @@ def _question(means: _Means, job: Job, progress: Progress, lot: Lot) -> Question
 def _state(job: Job, progress: Progress) -> State:
     if job.reads == (job.fold,):
         return progress.states[job.fold.key]
-    many = {f"{f.key}\t{n}": a for f in job.reads for n, a in progress.states[f.key].items()}
+    many = flatten({f.key: progress.states[f.key] for f in job.reads})
     return {**many, job.learner.name: progress.states[job.fold.key][job.learner.name]}
 
 

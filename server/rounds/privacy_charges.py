@@ -7,15 +7,14 @@ counts, and a refusal for too few patients costs as much as an answer, as at the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from common.data.schema import Floats, Schema
-from common.federated.accounting import cost
-from common.federated.learner import Federated, local_plan
-from common.privacy.mechanism import COUNTS, ORDERS, epsilon, gaussian, release
+from common.federated.accounting import charge, cost
+from common.federated.learner import Federated
+from common.privacy.mechanism import COUNTS, ORDERS, epsilon, gaussian
 from server.config.jobs import Job
 
 DELTA = 1e-5
@@ -37,19 +36,16 @@ class Charges:
                 job = self._jobs.get((fold, w["learner"]))
                 if job is None:
                     continue
-                paid = self._paid(job, w["phase"])
                 for site in (*w["contributed"], *(s for s, code in w["refused"].items() if code == "P01")):
-                    mine = self._spent.setdefault(site, {})
-                    mine[w["learner"]] = mine.get(w["learner"], 0.0) + paid
+                    by_learner = self._spent.setdefault(site, {})
+                    by_learner[w["learner"]] = by_learner.get(w["learner"], 0.0) + self._paid(job, w["phase"])
 
     def _paid(self, job: Job, phase: str) -> Floats:
         """(parts, orders): to whom one answer is charged."""
-        learner: Federated = job.learner
-        bound = learner.sensitivity(self._schema, replace(local_plan(job.fold, 0, self._parts), phase=phase))
         charged = np.ones((self._parts, 1))
-        if getattr(learner, "trains", False):
+        if job.learner.traits.trains:
             charged[list(job.fold.parts)] = 0
-        return charged * release(self._noise, bound) if bound is not None else np.zeros((self._parts, len(ORDERS)))
+        return charged * charge(job.learner, phase, self._schema, self._noise)
 
     def told(self) -> dict[str, dict[str, Any]]:
         """Site -> epsilon so far, and what each learner alone would have cost."""

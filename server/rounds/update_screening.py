@@ -54,7 +54,7 @@ def norm(contribution: Contribution, current: Arrays) -> float:
 
 def _claims(run: Run, learner: Federated, site: str, contribution: Contribution, told: int) -> str:
     """A greeting with noise says no exact number; some learners count cases of unknown label, of whom a greeting says nothing."""
-    if run.noise or getattr(learner, "unlabelled", False) or contribution.cases <= told:
+    if run.noise or learner.traits.unlabelled or contribution.cases <= told:
         return ""
     return (
         f"{site} sums over {contribution.cases} cases and has told of {told} labelled ones; ask the site, "

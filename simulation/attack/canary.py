@@ -22,11 +22,11 @@ from client.station.gaussian_noise import noised
 from common.data.cohort import Cohort, Fold, empty, pooled
 from common.data.schema import Choice, Floats, Schema
 from common.errors import FedmetsError
-from common.federated.accounting import Accountable, least_noise
+from common.federated.accounting import least_noise
 from common.federated.learner import Contribution, Federated, Plan, fit, hyper_of, local_plan
 from common.privacy.mechanism import Privacy, Sampled, epsilon, release
 from common.privacy.random import repeatable
-from common.types import Arrays, State
+from common.types import Arrays, State, flatten
 from simulation.attack.lower_bound import CONFIDENCE, lower_bound
 
 TRIALS = 1000, 10_000
@@ -122,16 +122,15 @@ def patients(schema: Schema, count: int, seed: int) -> Cohort:
 def moments(chain: Sequence[Federated], cohort: Cohort) -> Iterator[Moment]:
     """The first question of each phase in a fit of the chain's last learner on `cohort`."""
     plan, learner = local_plan(Fold(), 0, 2), chain[-1]
-    assert isinstance(learner, Accountable)
     fitted: State = {}
     for need in chain[:-1]:
         fitted = fit(need, fitted, [cohort], plan)
-    arrays, phases_left = learner.start(cohort.schema, 0), {phase for phase, times in learner.takes.items() if times}
+    arrays, phases_left = learner.start(cohort.schema, 0), {name for name, phase in learner.phases.items() if phase.exchanges}
     while phases_left:
         plan_asked = replace(plan, learner=learner.name, phase=learner.phase(arrays), hyper=hyper_of(learner))
         state = {**fitted, learner.name: arrays}
         if plan_asked.phase in phases_left:
-            bound = learner.sensitivity(cohort.schema, plan_asked)
+            bound = learner.phases[plan_asked.phase].sensitivity(cohort.schema)
             assert bound is not None
             yield Moment(state, plan_asked, bound)
         phases_left -= {plan_asked.phase}
@@ -140,7 +139,7 @@ def moments(chain: Sequence[Federated], cohort: Cohort) -> Iterator[Moment]:
 
 def _read(state: State) -> State:
     """One fold's state, also as it is named for who reads several."""
-    return {**state, **{f"{Fold().key}\t{name}": arrays for name, arrays in state.items()}}
+    return {**state, **flatten({Fold().key: state})}
 
 
 def _worst(learner: Federated, first: Moment, candidates: Cohort) -> tuple[Moment, Cohort]:

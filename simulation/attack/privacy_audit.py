@@ -49,7 +49,7 @@ def audit(
 def _chains(setting: Setting, outcome: Outcome) -> list[list[Federated]]:
     """Each learner on the table whose sums can have noise, after what it needs; and the histograms that judge such heads."""
     run, study = setting.run, setting.study
-    heads = [h for h in noised_heads(run, study, study.schema_at(setting.task), outcome) if isinstance(h, TableHead)]
+    heads = [h for h in noised_heads(run, study, outcome) if isinstance(h, TableHead)]
     chains = [fits(h, run, study) for h in heads]
     by_learner = {chain[n].name: chain[: n + 1] for chain in chains for n in range(len(chain))}
     for chain in chains[-1:]:  # whose scores they count makes no difference

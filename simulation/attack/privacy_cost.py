@@ -17,11 +17,12 @@ import numpy as np
 
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Floats, Schema
-from common.federated.accounting import accountable, calibrate
-from common.federated.learner import Federated, Head, Hyper, TableHead, local_plan
+from common.federated.accounting import accountable, calibrate, charge
+from common.federated.learner import Federated, Head, Hyper, TableHead
 from common.learners.evaluation import within_site
-from common.privacy.mechanism import epsilon, release
+from common.privacy.mechanism import epsilon
 from common.study.study import Study
+from common.types import flatten
 from common.wire.state_transfer import States
 from server.app import Outcome
 from server.config.run_config import Run
@@ -71,7 +72,7 @@ class Sweep:
 
 def utility(trained: Trained, sweep: Sweep, federate: Callable[[Run], Outcome], tell: Tell) -> Utility:
     """`federate` drives a run of the same sites to its end."""
-    heads = noised_heads(trained.run, trained.study, trained.schema, trained.outcome)
+    heads = noised_heads(trained.run, trained.study, trained.outcome)
     cost = Utility([], [], [h.name for h in trained.outcome.heads if h not in heads], [])
     points = [(head, most) for head in heads for most in sorted(sweep.epsilons, reverse=True)]
     for n, (head, most) in enumerate(points):
@@ -105,14 +106,14 @@ def _point(cost: Utility, head: Federated, most: float, trained: Trained, sweep:
         cost.spent.append({**row, "accountant": "rdp", "allowed": most_or_none})
 
 
-def noised_heads(run: Run, study: Study, schema: Schema, outcome: Outcome) -> list[Federated]:
+def noised_heads(run: Run, study: Study, outcome: Outcome) -> list[Federated]:
     """The run's heads that can be trained with noise, and one made for it where there is a table."""
-    return [h for h in (*outcome.heads, *_made_for_noise(run, study, outcome)) if accountable_fit(h, run, study, schema)]
+    return [h for h in (*outcome.heads, *_made_for_noise(run, study, outcome)) if accountable_fit(h, run, study)]
 
 
-def accountable_fit(head: Federated, run: Run, study: Study, schema: Schema) -> bool:
+def accountable_fit(head: Federated, run: Run, study: Study) -> bool:
     """Can the head, and all that it needs, be trained with noise?"""
-    return all(accountable(f, schema) for f in fits(head, run, study))
+    return all(accountable(f) for f in fits(head, run, study))
 
 
 def _made_for_noise(run: Run, study: Study, outcome: Outcome) -> list[Federated]:
@@ -142,7 +143,7 @@ def _run(run: Run, head: Federated, most: float, noise: float) -> Run:
 def _scored(head: Federated, states: States, run: Run, cohorts: Sequence[Cohort]) -> Scores:
     """Each part by the model that left it out."""
     folds = [Fold(parts=(p,)) for p in range(run.parts)]
-    flat = {f"{fold}\t{learner}": arrays for fold, state in states.items() for learner, arrays in state.items()}
+    flat = flatten(states)
     scored = [within_site(cast(Head, head), flat, c, folds, c.parts(run.seed, run.parts)) for c in cohorts]
     probs, seen = (np.concatenate([s[i] for s in scored]) for i in (0, 1))
     return Scores(probs, np.full(len(probs), 0.5), seen.astype(np.bool_))
@@ -158,11 +159,10 @@ def _spent(
     for work in (work for line in exchanges for work in line["work"]):
         if work["learner"] not in by_name:
             continue
-        bound = by_name[work["learner"]].sensitivity(schema, replace(local_plan(Fold(), 0, 2), phase=work["phase"]))
-        assert bound is not None
+        paid = charge(by_name[work["learner"]], work["phase"], schema, noise)
         for site in work["contributed"]:
             for fold in work["folds"]:
-                divergence[site, fold] = divergence.get((site, fold), np.zeros(1)) + release(noise, bound)
+                divergence[site, fold] = divergence.get((site, fold), np.zeros(1)) + paid
     dearest: dict[str, float | None] = {}
     for (site, _), rdp in sorted(divergence.items()):
         dearest[site] = max(dearest.get(site) or 0.0, epsilon(rdp, delta))

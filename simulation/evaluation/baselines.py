@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from common.data.cohort import Cohort, Fold, pooled
 from common.errors import RefusedError
 from common.federated.learner import Federated, Stacked, TableHead, fit, lacks, local_plan
-from common.types import State
+from common.types import State, flatten
 from common.wire.state_transfer import States
 from server.config.jobs import Job
 
@@ -72,7 +72,7 @@ def train(tasks: Mapping[str, Task], prepare: Federated, seed: int, parts: int, 
     for key, task in tasks.items():
         for job in task.jobs:
             if isinstance(job.learner, Stacked):
-                read = {f"{f.key}\t{n}": a for f in job.reads for n, a in out[key].get(f.key, {}).items()}
+                read = flatten({f.key: out[key].get(f.key, {}) for f in job.reads})
                 if not lacks(job.learner, out[key][job.fold.key]):
                     out[key][job.fold.key] |= _alone(job, read, task, seed, parts)
                 told(task.title)

@@ -11,7 +11,7 @@ from common.data.cohort import UNKNOWN, Cohort, Fold
 from common.data.picture import ROI_SOURCES
 from common.federated.learner import Federated
 from common.learners.evaluation import of_fold
-from common.types import State
+from common.types import flatten
 from server.app import Outcome
 from simulation.evaluation.sums import Sums
 
@@ -49,7 +49,7 @@ def _site(cohort: Cohort) -> Row:
 
 def _by_source(image: Federated, outcome: Outcome, sums: Sums, sites: Sequence[Cohort], parts: int) -> list[Row]:
     """The within-site AUC of image and fusion apart for each kind of region, by the region that the scoring model worked on."""
-    flat: State = {f"{k}\t{n}": a for k, s in outcome.states.items() for n, a in s.items()}
+    flat = flatten(outcome.states)
     pieces = []
     for c in sites:
         source = np.full(len(c), "", dtype=object)

@@ -32,7 +32,7 @@ from common.learners.evaluation import (
 )
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.metrics.score_histogram import checked
-from common.types import Probs, State
+from common.types import Probs, State, flatten
 from common.wire.state_transfer import States
 from server.config.jobs import Job
 from simulation.evaluation import baselines
@@ -108,8 +108,8 @@ def compare(
     tasks = {"": baselines.Task("pooled", cohorts, jobs)}
     tasks |= {c.site: baselines.Task(c.site, [c], baselines.local(jobs, wanted[c.site], own)) for c in cohorts if wanted[c.site]}
     trained = baselines.train(tasks, prepare, seed, parts, tell)
-    federated, together = _flat(states), _flat(trained[""])
-    local = {site: _flat(trained[site]) for site in trained if site}
+    federated, together = flatten(states), flatten(trained[""])
+    local = {site: flatten(trained[site]) for site in trained if site}
     scored: dict[tuple[str, str, str], list[dict[str, Predicted]]] = {}
     for n, head in enumerate(heads):
         tell("scoring", n, len(heads))
@@ -139,11 +139,6 @@ def compare(
         trainable={h.name: tuple(c.site for c in able[h.name]) for h in heads},
         chosen=counts,
     )
-
-
-def _flat(states: Mapping[str, State]) -> State:
-    """Fold key -> State, as one State whose names carry the fold (what an evaluation reads)."""
-    return {f"{key}\t{name}": arrays for key, state in states.items() for name, arrays in state.items()}
 
 
 def _pooled_out_of_fold(

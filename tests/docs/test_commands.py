@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import shlex
 import shutil
@@ -220,7 +221,22 @@ def test_the_learner_learns() -> None:
     shares = learner.predict(whole, cohorts[0])
     assert shares.shape == (len(cohorts[0]), 2)
     assert abs(shares.sum(axis=1) - 1).max() < 1e-12
-    assert set(learner.sends) == learner.phases
+
+
+def test_the_learner_passes_the_contract_where_the_page_saves_it(tmp_path: Path) -> None:
+    (block,) = [b for b in examples("python") if "LEARNER = " in b.body]
+    (name,) = re.findall(r"`common/learners/(\w+)\.py`, which", (ROOT / block.page).read_text(encoding="utf-8"))
+    folder = tmp_path / "learners"
+    folder.mkdir()
+    (folder / f"{name}.py").write_text(block.body, encoding="utf-8")
+    (tmp_path / "one_more_learner.py").write_text(f"import common.learners\ncommon.learners.__path__.append({str(folder)!r})\n")
+    contract = ("-m", "pytest", "-p", "one_more_learner", "-k", name, "-q", "-ra", "tests/common/federated")
+    searched = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, *contract], cwd=ROOT, env={**os.environ, "PYTHONPATH": searched}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert "skipped" not in done.stdout
 
 
 def test_the_report_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

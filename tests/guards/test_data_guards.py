@@ -189,16 +189,17 @@ def test_d05_ids_without_a_partner_are_counted_and_listed(tmp_path: Path) -> Non
 IMAGE = """
 import numpy as np
 from dataclasses import dataclass
-from common.federated.learner import Contribution, Step
+from typing import ClassVar
+from common.federated.learner import Contribution, Phase, Step, Traits
 
 
 @dataclass(frozen=True)
 class Volumes:
     name: str = "volumes"
-    unlabelled = True
     needs: tuple = ()
     modality: frozenset = frozenset({"ct"})
-    phases: frozenset = frozenset({"count"})
+    phases: ClassVar = {"count": Phase("cases", 1, lambda schema: 1.0)}
+    traits: ClassVar = Traits(unlabelled=True)
 
     def start(self, schema, seed):
         return {"n": np.array(0.0)}
@@ -211,10 +212,6 @@ class Volumes:
 
     def apply(self, state, total, plan):
         return Step(dict(total.sums), True)
-
-    def sensitivity(self, schema, plan):
-        return 1.0
-
 
 LEARNER = Volumes()
 """

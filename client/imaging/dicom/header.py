@@ -18,20 +18,15 @@ from client.imaging.dicom import bounded_inflate, pixel_layout, tags
 from client.imaging.dicom.bounded_inflate import DEFLATED
 from client.imaging.dicom.elements import Elements, quiet
 from client.imaging.dicom.pixel_layout import BIG_ENDIAN, COPY_AGAIN, IMPLICIT
-from client.imaging.geometry.volumes import Frame, Header, Modality
+from client.imaging.geometry.volumes import Frame, Header
+from common.data.modality import MODALITIES
 from common.errors import Fault
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-IMAGE_CLASSES: dict[str, Modality] = {
-    "1.2.840.10008.5.1.4.1.1.2": "CT",
-    "1.2.840.10008.5.1.4.1.1.2.1": "CT",
-    "1.2.840.10008.5.1.4.1.1.2.2": "CT",
-    "1.2.840.10008.5.1.4.1.1.4": "MR",
-    "1.2.840.10008.5.1.4.1.1.4.1": "MR",
-    "1.2.840.10008.5.1.4.1.1.4.3": "MR",
-    "1.2.840.10008.5.1.4.1.1.4.4": "MR",
+IMAGE_CLASSES = {
+    **{sop_class: m.name for m in MODALITIES.values() for sop_class in m.sop_classes},
     "1.2.840.10008.5.1.4.1.1.66.4": "SEG",
     "1.2.840.10008.5.1.4.1.1.66.7": "SEG",
 }
@@ -110,8 +105,8 @@ def _header(path: Path, e: Elements, syntax: str, size: int) -> Header | Fault:
     if not (sop_class or declared or e.text(tags.SERIES)):
         return unreadable(path, "it holds neither a SOP class nor a modality: it is not DICOM, or its header is damaged", COPY_AGAIN)
     modality = IMAGE_CLASSES.get(sop_class, "other")
-    if not sop_class and declared in ("CT", "MR", "SEG"):
-        modality = {"CT": "CT", "MR": "MR", "SEG": "SEG"}[declared]  # type: ignore[assignment]
+    if not sop_class and declared in IMAGE_CLASSES.values():
+        modality = declared
     patient = e.text(tags.PATIENT_ID)
     pictured = modality != "other" or sop_class.startswith(SECONDARY_CAPTURE)
     if pictured and (what := pixel_layout.impossible(e, size, syntax)):
@@ -159,7 +154,7 @@ def _header(path: Path, e: Elements, syntax: str, size: int) -> Header | Fault:
 
 
 def _with_pixels(header: Header, e: Elements, big_endian: bool) -> Header:
-    if header.modality not in ("CT", "MR") or header.samples != 1:
+    if header.modality not in MODALITIES or header.samples != 1:
         return header
     fields, faults = pixel_layout.stored(e, big_endian)
     if len(header.frames) != e.frames():
@@ -201,7 +196,7 @@ def _pulses(e: Elements, modifier: Elements | None) -> tuple[str, ...]:
     return (*words, "IR") if modifier and modifier.text(0x00189009).upper() == "YES" else words
 
 
-def _frames(e: Elements, modality: Modality) -> Iterator[Frame]:
+def _frames(e: Elements, modality: str) -> Iterator[Frame]:
     count = e.frames()
     items = e.items(tags.PER_FRAME)
     if not items:

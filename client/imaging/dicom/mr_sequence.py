@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 
 from client.imaging.geometry.volumes import Header
+from common.data.modality import MR, modality
 
 DERIVED = frozenset(
     (
@@ -49,9 +50,9 @@ NO_AGENT = frozenset(("none", "no", "n", "0", "nil", "unenhanced", "without", "w
 
 def channel(header: Header) -> tuple[str, str]:
     """(channel, the sentence that says why or why not)."""
-    if header.modality == "CT":
-        return "ct", ""
-    if header.modality != "MR":
+    if (whole := modality(header.modality)).channel:
+        return whole.channel, ""
+    if header.modality != MR.name:
         return "", ""
     words = {w for part in header.image_type[2:] for w in re.split(r"[ _]", part)} | set(header.image_type[2:])
     if derived := sorted(words & DERIVED):

@@ -13,6 +13,7 @@ import numpy as np
 from client.imaging.dicom import tags
 from client.imaging.dicom.bounded_inflate import DEFLATED, LARGEST_DATA_SET, LARGEST_RATIO
 from client.imaging.dicom.elements import Elements
+from common.data.modality import modality
 
 IMPLICIT = "1.2.840.10008.1.2"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
@@ -63,11 +64,12 @@ def _scale(e: Elements, group: Elements, bits: int, faults: list[str]) -> tuple[
     if (group.holds(tags.SLOPE) and not slope) or (group.holds(tags.INTERCEPT) and intercept is None):
         texts = f"'{group.text(tags.SLOPE)}', '{group.text(tags.INTERCEPT)}'"
         faults.append(f"RescaleSlope or RescaleIntercept is zero or no number ({texts}). {COPY_AGAIN}")
-    ct = e.text(tags.MODALITY).upper() == "CT"
-    if not _believable(slope or 1.0, intercept or 0.0, bits, ct):
-        what = f"RescaleSlope {slope or 1.0:g} and RescaleIntercept {intercept or 0.0:g} make values that no {'CT' if ct else 'image'} has"
+    hounsfield = modality(e.text(tags.MODALITY).upper()).hounsfield
+    if not _believable(slope or 1.0, intercept or 0.0, bits, hounsfield):
+        kind = e.text(tags.MODALITY).upper() if hounsfield else "image"
+        what = f"RescaleSlope {slope or 1.0:g} and RescaleIntercept {intercept or 0.0:g} make values that no {kind} has"
         faults.append(f"{what}. {COPY_AGAIN}")
-    if ct and unit not in ("", "HU", "US", "UNSPECIFIED", "NORMALIZED", "HU_MOD"):
+    if hounsfield and unit not in ("", "HU", "US", "UNSPECIFIED", "NORMALIZED", "HU_MOD"):
         faults.append(f"its values are of the type '{unit}', not Hounsfield units. Send the reconstruction in Hounsfield units")
     return slope or 1.0, intercept or 0.0
 

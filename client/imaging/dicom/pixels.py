@@ -21,6 +21,7 @@ from client.imaging.dicom import header as dicom_header
 from client.imaging.dicom.elements import quiet
 from client.imaging.dicom.pixel_layout import COPY_AGAIN, NATIVE
 from client.imaging.geometry.volumes import Header, Series, Volume
+from common.data.modality import modality
 from common.errors import DataError, Fault, raise_faults
 
 LOWEST_HU = -1024.0
@@ -70,7 +71,7 @@ def read(series: Series) -> Volume:
         # a header that was remembered by an older version may lack how pixels are stored
         _fill(header if header and header.scales else _again(series.files[file]), frames, out, account)
     _compare(series, out, account)
-    if series.modality == "CT":
+    if modality(series.modality).hounsfield:
         _check_hounsfield(series, out, account)
     elif account.low == account.high:
         raise_faults([Fault("D06", _first(series), f"every voxel is {account.low:g}", COPY_AGAIN)])
@@ -201,11 +202,11 @@ def _rescale(raw: NDArray[Any], h: Header, frame: int, out: NDArray[np.float32],
         np.add(raw, np.float32(intercept), out=out, dtype=np.float32)
     else:
         out[...] = raw * slope + intercept
-    ct = h.modality == "CT"
+    hounsfield = modality(h.modality).hounsfield
     if padded is not None:
-        out[padded] = LOWEST_HU if ct else 0.0
+        out[padded] = LOWEST_HU if hounsfield else 0.0
     low = float(out.min())
-    if ct and low < LOWEST_HU:
+    if hounsfield and low < LOWEST_HU:
         np.maximum(out, np.float32(LOWEST_HU), out=out)
         account.padded += 1
     account.low, account.high = min(account.low, low), max(account.high, float(out.max()))
@@ -228,10 +229,11 @@ def _padded(raw: NDArray[Any], h: Header, slope: float, intercept: float, accoun
         return None
     value = h.padding - 65536 if h.signed and h.padding > 32767 else h.padding
     units = value * slope + intercept
-    if h.modality == "CT" and -1000.0 < units <= 4095.0:
+    hounsfield = modality(h.modality).hounsfield
+    if hounsfield and -1000.0 < units <= 4095.0:
         account.notes[f"PixelPaddingValue {value} means {units:g} HU, which tissue has too: it was not taken for padding"] = None
         return None
-    if (h.modality == "CT" and units <= LOWEST_HU) or (h.modality != "CT" and value == 0):
+    if (hounsfield and units <= LOWEST_HU) or (not hounsfield and value == 0):
         return None
     padding = np.asarray(raw == value)
     return padding if padding.any() else None

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from client.imaging.dicom.pixel_layout import NATIVE
 from client.imaging.geometry.volumes import Frame, Header
+from common.data.modality import modality
 
 T = TypeVar("T")
 
@@ -159,7 +160,7 @@ def unlike(headers: Sequence[Header], slices: Sequence[Slice]) -> Iterable[str]:
         by_storage.setdefault((slope, s.header.signed, s.header.stored), []).append(i)
     for indices in by_storage.values():
         intercepts = [scales[i][1] for i in indices]
-        if slices[0].header.modality == "CT" and max(intercepts) - min(intercepts) > INTERCEPT_JUMP_HU:
+        if modality(slices[0].header.modality).hounsfield and max(intercepts) - min(intercepts) > INTERCEPT_JUMP_HU:
             differs = [f"{a:g}" != f"{_usual(intercepts):g}" for a in intercepts]
             yield from _mixed([slices[i] for i in indices], "RescaleIntercept", [f"{a:g}" for a in intercepts], differs, way)
 

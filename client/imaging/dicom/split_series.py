@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.imaging.dicom.slice_geometry import FEWEST_SLICES, Slice, by_place, even, normal
+from common.data.modality import modality
 
 WHEN_TAKEN = frozenset(("AcquisitionNumber", "AcquisitionTime", "TriggerTime"))
 """MR takes the odd and the even slices of one volume after each other, so these part it only where the slices are too thick for that."""
@@ -87,7 +88,7 @@ def _interleaved(slices: list[Slice], values: Sequence[str], when_taken: bool) -
     if len(set(values)) * FEWEST_SLICES > len(slices):
         return False
     along = normal(slices[0].frame)
-    if when_taken and slices[0].header.modality != "CT" and not _thick(slices, along):
+    if when_taken and not modality(slices[0].header.modality).at_once and not _thick(slices, along):
         return False
     extents = []
     for part in _by_value(slices, values).values():

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Point = tuple[float, float, float]
-Modality = Literal["CT", "MR", "SEG", "other"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +96,7 @@ class Header:
 
     path: str
     kind: Literal["dicom", "nifti"]
-    modality: Modality
+    modality: str
     declared_modality: str = ""
     """As the file says, which may be one that is not read here ('US', 'SR')."""
     patient: str = ""
@@ -175,7 +174,7 @@ class Series:
     uid: str
     """SeriesInstanceUID; with '#' and the attribute where one series held several images; for NIfTI the path."""
     kind: Literal["dicom", "nifti"]
-    modality: Modality
+    modality: str
     patient: str
     study: str
     frame_of_reference: str

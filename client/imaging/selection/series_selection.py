@@ -18,6 +18,7 @@ from client.imaging.geometry.volumes import Header, Series
 from client.imaging.selection.case import Case, Rejection
 from client.imaging.selection.identifiers import Keys, named
 from client.imaging.selection.series_ranking import examination, levels, slices
+from common.data.modality import modality
 from common.data.schema import Imaging
 from common.errors import Fault
 
@@ -99,7 +100,7 @@ def _channel(series: Series, keys: Keys, imaging: Imaging, as_mask: bool) -> str
     if series.channel in same:
         return series.channel
     # a study with one CT channel means any CT, whatever it calls it
-    return same[0] if series.modality == "CT" and len(same) == 1 else ""
+    return same[0] if modality(series.modality).channel and len(same) == 1 else ""
 
 
 def _linked(

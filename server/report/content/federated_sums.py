@@ -95,7 +95,7 @@ def importance(states: States, heads: Sequence[Federated], features: Sequence[An
     arrays = states[Fold().key].get("importance", {})
     out = []
     for head in (h for h in heads if h.name in arrays):
-        titles = {f.name: f.title or f.name for f in features} | {n: BEYOND[n] for n in getattr(head, "beyond", ())}
+        titles = {f.name: f.title or f.name for f in features} | {n: BEYOND[n] for n in head.traits.beyond}
         pairs = sorted(zip(titles, arrays[head.name], strict=True), key=lambda pair: -pair[1])
         out += [{"model": head.name, "feature": f, "title": titles[f], "mean_absolute_shap": float(v)} for f, v in pairs]
     return out

@@ -21,13 +21,13 @@ from client.local_model.model_folder import Networks, open_networks
 from client.local_model.report_with_pictures import own_copy
 from common.data.cohort import Cohort, Fold
 from common.errors import DataError, UsageError
-from common.federated.learner import fit, hyper_of, local_plan
+from common.federated.learner import configured, fit, hyper_of, local_plan
 from common.learners.image import Image
 from common.runtime.report_marker import PICTURES
 from common.types import flatten, pack
 from tests import pictures
 
-IMAGE = Image(grid=(8, 12, 12), rounds=2, epochs=2, segmentation=False, learning_rate=0.01)
+IMAGE = configured(Image(), {"grid": (8, 12, 12), "rounds": 2, "epochs": 2, "segmentation": False, "learning_rate": 0.01})
 
 
 def silent(at: int, of: int) -> None: ...

@@ -17,7 +17,7 @@ from client.local_model.adaptation import FineTuning, adapted
 from client.local_model.model_folder import Model
 from common.data.cohort import Cohort, Fold
 from common.errors import DataError, UsageError
-from common.federated.learner import Federated, Head, fit, hyper_of, local_plan
+from common.federated.learner import Federated, Head, configured, fit, hyper_of, local_plan
 from common.federated.model_state import opened
 from common.learners.boosting import Boosting
 from common.learners.fusion import Fusion
@@ -31,7 +31,7 @@ from common.types import State
 from tests import pictures, synthetic
 
 HOW = FineTuning()
-TABLE: tuple[Any, ...] = (Logistic(), Boosting(trees=6), Perceptron(rounds=3))
+TABLE: tuple[Any, ...] = (Logistic(), Boosting(trees=6), configured(Perceptron(), {"rounds": 3}))
 
 
 def silent(what: str, at: int, of: int) -> None: ...
@@ -128,8 +128,8 @@ def test_nobody_is_scored_by_a_model_that_was_tuned_on_them(federation: tuple[Co
 def test_images_and_the_fusion_that_follows() -> None:
     mine, other = pictures.sites(80, 2)
     mine = dataclasses.replace(mine, site="mine", pictures=(None, *mine.pictures[1:]))
-    image = Image(grid=(8, 12, 12), rounds=2, epochs=2, segmentation=False)
-    fusion = Fusion(latent=False, learners=json.dumps({"image": {"segmentation": False, "grid": [8, 12, 12]}}))
+    image = configured(Image(), {"grid": (8, 12, 12), "rounds": 2, "epochs": 2, "segmentation": False})
+    fusion = Fusion(latent=False, learners={"image": {"segmentation": False, "grid": [8, 12, 12]}})
     state = trained([other], (Logistic(), image))
     state["fusion"] = {"coefficients": np.array([[[0.1, 0.8]]]), "mean": np.zeros(0), "scale": np.ones(0), "image_mean": np.zeros(1)}
     heads: tuple[Any, ...] = (Logistic(), image, fusion)
@@ -247,7 +247,7 @@ def test_a_class_that_nobody_at_the_site_has_stays_possible() -> None:
 
 def test_a_head_for_which_patients_are_too_few_stays_and_says_so(tmp_path: Path) -> None:
     mine, other = pictures.sites(80, 2)
-    image = Image(grid=(8, 12, 12), rounds=1, epochs=1, segmentation=False)
+    image = configured(Image(), {"grid": (8, 12, 12), "rounds": 1, "epochs": 1, "segmentation": False})
     state = trained([other], (Logistic(), image))
     few = dataclasses.replace(mine, site="mine", pictures=(*mine.pictures[:4], *[None] * (len(mine) - 4)))
     assert adapted((image,), state, few, Fold(), 0, 5, HOW)["image"] is state["image"]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import UsageError
-from common.federated.accounting import Accountable, accountable, calibrate, cost
+from common.federated.accounting import accountable, calibrate, charge, cost
 from common.federated.learner import load, names
 from common.privacy.mechanism import epsilon, gaussian
 from tests.synthetic import schema
@@ -36,8 +36,14 @@ def test_an_epsilon_that_affords_nothing_and_a_learner_without_a_bound_are_refus
 
 
 @pytest.mark.parametrize("name", names())
-def test_whoever_is_accountable_says_how_often_it_asks(name: str) -> None:
+def test_a_phase_without_a_bound_is_never_charged_in_silence(name: str) -> None:
     learner = load(name)
-    if accountable(learner, schema()):
-        assert isinstance(learner, Accountable)
-        assert set(learner.takes) == learner.phases
+    for phase in learner.phases:
+        if learner.phases[phase].bound is None:
+            with pytest.raises(UsageError, match=f"'{name}' has no bound"):
+                charge(learner, phase, schema(), 1.0)
+        else:
+            assert charge(learner, phase, schema(), 1.0).min() > 0
+    if not accountable(learner):
+        with pytest.raises(UsageError, match=f"'{name}' has no bound"):
+            cost([learner], schema(), 1.0)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import common.learners
 from common.data.cohort import Cohort, Fold, empty
 from common.data.schema import Schema
 from common.errors import FedmetsError, RefusedError, UsageError
@@ -29,6 +28,7 @@ from common.federated.learner import (
     Stacked,
     Step,
     TableHead,
+    Traits,
     check,
     configured,
     fit,
@@ -36,6 +36,7 @@ from common.federated.learner import (
     hyper_of,
     load,
     local_plan,
+    names,
     total,
 )
 from common.learners.evaluation import of_fold
@@ -50,7 +51,7 @@ from tests.pictures import imaging, with_pictures
 from tests.pictures import schema as pictured
 from tests.pictures import sites as pictured_sites
 
-NAMES = sorted(p.stem for p in Path(common.learners.__file__).parent.glob("[!_]*.py"))
+NAMES = names()
 SEED, PARTS = 11, 3
 CLASSES = (2, 3)
 HEADS = tuple(n for n in NAMES if isinstance(load(n), Head))
@@ -229,7 +230,12 @@ def test_is_a_frozen_dataclass_named_as_its_file(name: str) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(learner, field, getattr(learner, field))
     assert set(learner.needs) <= set(NAMES)
-    assert {m.plan.phase for m in history(name, 2)} <= learner.phases
+    assert isinstance(learner.traits, Traits)
+    # of the learner as it is configured in the history
+    phases = small(name).phases
+    for phase, times in Counter(m.plan.phase for m in history(name, 2)).items():
+        assert times <= phases[phase].exchanges, phase
+    assert all(phase.sends for phase in learner.phases.values())
 
 
 @learners
@@ -355,7 +361,7 @@ def test_one_patient_moves_the_sums_by_no_more_than_declared(name: str, data: st
     classes = data.draw(st.sampled_from(CLASSES))
     learner, moments = jobs(classes)[name].learner, history(name, classes)
     moment = moments[data.draw(st.integers(0, len(moments) - 1))]
-    bound = learner.sensitivity(schema(classes), moment.plan)
+    bound = learner.phases[moment.plan.phase].sensitivity(schema(classes))
     if not isinstance(bound, float):
         return  # it cannot account, and a plan with a budget will not be given to it; or adds its noise itself, see below
     assert bound > 0
@@ -382,7 +388,7 @@ def test_no_state_that_a_coordinator_may_send_moves_them_further(name: str, data
     classes = data.draw(st.sampled_from(CLASSES))
     learner, moments = jobs(classes)[name].learner, history(name, classes)
     moment = moments[data.draw(st.integers(0, len(moments) - 1))]
-    bound = learner.sensitivity(schema(classes), moment.plan)
+    bound = learner.phases[moment.plan.phase].sensitivity(schema(classes))
     if not isinstance(bound, float):
         return
     r = np.random.default_rng(data.draw(st.integers(0, 999)))
@@ -410,7 +416,7 @@ def test_no_state_that_a_coordinator_may_send_moves_them_further(name: str, data
 @learners
 def test_what_adds_its_noise_itself_sends_one_case_and_nothing_that_a_seed_makes_again(name: str) -> None:
     learner, those = small(name), federation(2)
-    sampled = [m for m in history(name, 2) if isinstance(learner.sensitivity(schema(2), m.plan), Sampled)]
+    sampled = [m for m in history(name, 2) if isinstance(learner.phases[m.plan.phase].sensitivity(schema(2)), Sampled)]
     for moment in sampled[:1]:
         plan = dataclasses.replace(moment.plan, privacy=Privacy(1.0))
         first, again = (learner.contribute(moment.state, those[0], plan) for _ in range(2))
@@ -445,7 +451,7 @@ def poisoned(those: Sequence[Cohort], fold: Fold) -> list[Cohort]:
     return out
 
 
-TRAINED = [n for n in NAMES if n in TINY or ("preprocessing" in (n, *load(n).needs) and not several(jobs(2)[n]))]
+TRAINED = [n for n in NAMES if load(n).traits.trains and not several(jobs(2)[n])]
 
 
 @pytest.mark.parametrize("name", TRAINED)

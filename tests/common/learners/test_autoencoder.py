@@ -10,13 +10,13 @@ import pytest
 
 from common.data.cohort import UNKNOWN, Cohort, Fold, empty
 from common.errors import UsageError
-from common.federated.learner import Averaged, fit, local_plan, total
+from common.federated.learner import Averaged, configured, fit, local_plan, total
 from common.learners.autoencoder import Autoencoder
 from common.types import State, digest
 from tests.pictures import imaging, schema, sites, with_pictures
 
 PLAN = local_plan(Fold(), 3, 5)
-SMALL = Autoencoder(grid=(4, 8, 8), rounds=2, epochs=1, dimensions=4)
+SMALL = configured(Autoencoder(), {"grid": (4, 8, 8), "rounds": 2, "epochs": 1, "dimensions": 4})
 
 
 def losses(learner: Autoencoder, those: list[Cohort]) -> tuple[State, list[float]]:
@@ -32,7 +32,7 @@ def losses(learner: Autoencoder, those: list[Cohort]) -> tuple[State, list[float
 
 
 def test_it_learns_to_remember_and_its_code_tells_textures_apart() -> None:
-    learner = Autoencoder(grid=(8, 12, 12), rounds=4, epochs=4, dimensions=8)
+    learner = configured(Autoencoder(), {"grid": (8, 12, 12), "rounds": 4, "epochs": 4, "dimensions": 8})
     state, found = losses(learner, sites(90, 3, imaging(crops=1), seed=1, signal=2.5))
     assert found[-1] < 0.8 * found[0]
     (unseen,) = sites(80, 1, imaging(crops=1), seed=2, signal=2.5)
@@ -100,7 +100,7 @@ def test_a_code_is_the_mean_over_the_patients_crops_and_zero_without_an_image() 
 @pytest.mark.parametrize("how", [{"dimensions": 0}, {"grid": (4, 4)}, {"learning_rate": 0.0}, {"weight_decay": float("nan")}])
 def test_hyperparameters_out_of_range_are_refused(how: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(how))):
-        Autoencoder(**how)
+        configured(Autoencoder(), how)
 
 
 def test_the_start_depends_on_the_seed_alone() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from common.data.cohort import Cohort, Fold, empty
 from common.data.picture import Picture
 from common.data.schema import Channel, Floats, Imaging, Label, Number, Schema
 from common.errors import UsageError
-from common.federated.learner import Plan, fit, hyper_of, local_plan, total
+from common.federated.learner import Plan, Traits, configured, fit, hyper_of, local_plan, total
 from common.learners import fusion
 from common.learners.evaluation import out_of_fold
 from common.learners.fusion import Fusion
@@ -32,6 +32,7 @@ class Reads:
     name: str = "image"
     needs: tuple[str, ...] = ()
     modality: frozenset[str] = frozenset({"image"})
+    traits: ClassVar[Traits] = Traits()
 
     def standardised(self, state: State, cohort: Cohort) -> Floats:
         return np.array([voxels(p)[: len(CLASSES) - 1] for p in cohort.pictures]) + state["image"]["shift"]
@@ -243,10 +244,10 @@ def test_nobody_is_a_zero_of_the_right_shape() -> None:
         assert total([none, some]).cases == some.cases
 
 
-@pytest.mark.parametrize("hyper", [{"l2": 0.0}, {"l2_latent": -1.0}, {"rounds": 0}, {"learners": "[]"}, {"learners": "{"}])
+@pytest.mark.parametrize("hyper", [{"l2": 0.0}, {"l2_latent": -1.0}, {"rounds": 0}, {"learners": "{}"}, {"learners": {"image": 3}}])
 def test_hyperparameters_out_of_range_are_refused(hyper: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        Fusion(**hyper)
+        configured(Fusion(), hyper)
 
 
 def test_its_hyperparameters_travel() -> None:
@@ -254,7 +255,7 @@ def test_its_hyperparameters_travel() -> None:
 
 
 def test_a_perceptron_starts_at_the_clinical_prediction_and_learns() -> None:
-    those, learner = [site("A", 300), site("B", 200), site("C", 100, images=0.0)], FusionPerceptron(rounds=12)
+    those, learner = [site("A", 300), site("B", 200), site("C", 100, images=0.0)], configured(FusionPerceptron(), {"rounds": 12})
     arrays = fit(learner, states(), those, plan())[learner.name]
     own = {n.partition("\t")[2]: a for n, a in states().items() if n.startswith(OUTER.key + "\t")}
     test = site("T", 400, images=0.7, seed=9)
@@ -276,7 +277,7 @@ def test_a_perceptron_starts_at_the_clinical_prediction_and_learns() -> None:
 
 
 def test_a_perceptron_averages_by_cases_with_an_image() -> None:
-    learner, a, b = FusionPerceptron(rounds=1, epochs=1), site("A", 90), site("B", 60, images=0.4)
+    learner, a, b = configured(FusionPerceptron(), {"rounds": 1, "epochs": 1}), site("A", 90), site("B", 60, images=0.4)
     start = {**states(), learner.name: learner.start(schema(), 0)}
     begun = learner.apply(start, total([learner.contribute(start, c, plan()) for c in (a, b)]), plan()).arrays
     now = {**states(), learner.name: begun}

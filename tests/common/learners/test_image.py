@@ -16,7 +16,7 @@ from common.data.cohort import UNKNOWN, Cohort, Fold, empty
 from common.data.picture import EXPERT, PREDICTED, WHOLE, InMemory
 from common.errors import RefusedError, UsageError
 from common.federated.accounting import accountable
-from common.federated.learner import Averaged, Plan, fit, local_plan, total
+from common.federated.learner import Averaged, Plan, configured, fit, local_plan, total
 from common.learners.autoencoder import Autoencoder
 from common.learners.image import CERTAIN, Image, class_weights, prior, with_images
 from common.learners.segmentation import Segmentation
@@ -28,7 +28,7 @@ from tests import synthetic
 from tests.pictures import imaging, schema, sites, with_pictures
 
 PLAN = local_plan(Fold(), 3, 5)
-SMALL = Image(grid=(4, 8, 8), rounds=2, epochs=1, segmentation=False)
+SMALL = configured(Image(), {"grid": (4, 8, 8), "rounds": 2, "epochs": 1, "segmentation": False})
 
 
 def counted(learner: Image, those: list[Cohort], state: State | None = None) -> State:
@@ -48,17 +48,17 @@ def auc(labels: Any, scores: Any) -> float:
 
 
 def test_it_learns_what_only_the_picture_tells() -> None:
-    learner = Image(grid=(8, 12, 12), rounds=4, epochs=3, segmentation=False)
+    learner = configured(Image(), {"grid": (8, 12, 12), "rounds": 4, "epochs": 3, "segmentation": False})
     state = fit(learner, {}, sites(90, 3, seed=1), PLAN)
     (unseen,) = sites(120, 1, seed=2)
     assert auc(unseen.labels, learner.predict(state, unseen)[:, 1]) > 0.9
     relabelled = [dataclasses.replace(c, labels=np.random.default_rng(0).permutation(c.labels)) for c in sites(90, 3, seed=1)]
-    null = fit(dataclasses.replace(learner, rounds=2), {}, relabelled, PLAN)
+    null = fit(configured(learner, {"rounds": 2}), {}, relabelled, PLAN)
     assert 0.2 < auc(unseen.labels, learner.predict(null, unseen)[:, 1]) < 0.8
 
 
 def test_three_classes_and_a_sequence_missing_at_a_site() -> None:
-    learner = Image(grid=(8, 12, 12), rounds=4, epochs=3, segmentation=False)
+    learner = configured(Image(), {"grid": (8, 12, 12), "rounds": 4, "epochs": 3, "segmentation": False})
     those = sites(120, 3, seed=1, classes=3)
     those[1] = with_pictures(those[1], absent=(1,), seed=1)
     state = fit(learner, {}, those, PLAN)
@@ -135,7 +135,9 @@ def test_predictions_are_corrected_for_the_class_weights() -> None:
     those = []
     for site in sites(160, 2, seed=1, signal=0.0):
         those.append(dataclasses.replace(site, labels=(r.random(len(site)) < 0.15).astype(np.int64)))
-    learner = Image(grid=(4, 8, 8), rounds=3, epochs=1, segmentation=False, weight_cap=10, learning_rate=0.001)
+    learner = configured(
+        Image(), {"grid": (4, 8, 8), "rounds": 3, "epochs": 1, "segmentation": False, "weight_cap": 10, "learning_rate": 0.001}
+    )
     state = fit(learner, {}, those, PLAN)
     share = float(np.mean(np.concatenate([c.labels for c in those])))
     assert state["image"]["weights"][1] / state["image"]["weights"][0] > 3
@@ -181,7 +183,7 @@ def test_pictures_outside_the_training_set_change_nothing(fold: Fold) -> None:
 
 def test_regions_come_from_the_segmentation_where_no_expert_outlined_any() -> None:
     those = sites(60, 2, seed=1, masked=0.5)
-    segmentation = Segmentation(grid=(4, 8, 8), widths=(4, 8), rounds=2)
+    segmentation = configured(Segmentation(), {"grid": (4, 8, 8), "widths": (4, 8), "rounds": 2})
     state = fit(segmentation, {}, those, PLAN)
     state = {**state, "segmentation": {**state["segmentation"]}}
     learner = dataclasses.replace(SMALL, segmentation=True)
@@ -203,7 +205,7 @@ def test_a_new_segmentation_gives_new_logits() -> None:
     those = sites(40, 1, seed=1, masked=0.5)
     state = counted(SMALL, those)
     state["image"]["w/head.weight"] = np.random.default_rng(0).normal(size=state["image"]["w/head.weight"].shape).astype(np.float32)
-    states = [fit(Segmentation(grid=(4, 8, 8), widths=(4, 8), rounds=r), {}, those, PLAN) for r in (1, 3)]
+    states = [fit(configured(Segmentation(), {"grid": (4, 8, 8), "widths": (4, 8), "rounds": r}), {}, those, PLAN) for r in (1, 3)]
     found = [SMALL.logits({**s, **state}, those[0]) for s in (*states, {})]
     assert len({f.tobytes() for f in found}) == 3
     assert np.isfinite(found).all()
@@ -213,7 +215,7 @@ def test_the_encoder_may_start_where_the_autoencoders_is() -> None:
     those = sites(30, 2, seed=1)
     learner = dataclasses.replace(SMALL, initial="autoencoder")
     assert learner.needs == ("autoencoder",)
-    auto = fit(Autoencoder(grid=(4, 8, 8), rounds=1, epochs=1, dimensions=4), {}, those, PLAN)
+    auto = fit(configured(Autoencoder(), {"grid": (4, 8, 8), "rounds": 1, "epochs": 1, "dimensions": 4}), {}, those, PLAN)
     state = counted(learner, those, auto)
     trunk = [k for k in state["image"] if k.startswith("w/trunk.")]
     assert len(trunk) > 10
@@ -224,9 +226,9 @@ def test_the_encoder_may_start_where_the_autoencoders_is() -> None:
 
 def test_alone_fits_what_it_needs_too() -> None:
     those = sites(40, 2, seed=1, masked=0.5)
-    learner = Image(grid=(4, 8, 8), rounds=1, epochs=1, initial="autoencoder")
-    ready = fit(Segmentation(grid=(4, 8, 8), widths=(4, 8), rounds=1, epochs=1), {}, those[:1], PLAN)
-    ready |= fit(Autoencoder(grid=(4, 8, 8), rounds=1, epochs=1), {}, those[:1], PLAN)
+    learner = configured(Image(), {"grid": (4, 8, 8), "rounds": 1, "epochs": 1, "initial": "autoencoder"})
+    ready = fit(configured(Segmentation(), {"grid": (4, 8, 8), "widths": (4, 8), "rounds": 1, "epochs": 1}), {}, those[:1], PLAN)
+    ready |= fit(configured(Autoencoder(), {"grid": (4, 8, 8), "rounds": 1, "epochs": 1}), {}, those[:1], PLAN)
     state = learner.alone(those, Fold(("S1",), (0,)), PLAN.seed, PLAN.parts, ready=ready)
     kept = those[0].train(Fold(parts=(0,)), PLAN.seed, PLAN.parts)
     assert state["image"]["counts"].sum() == len(kept)
@@ -306,11 +308,11 @@ def test_wrong_pretrained_files_are_refused_with_the_way_out(tmp_path: Path) -> 
 )
 def test_hyperparameters_out_of_range_are_refused(how: dict[str, Any], told: str) -> None:
     with pytest.raises(UsageError, match=told):
-        Image(**how)
+        configured(Image(), how)
 
 
 def test_the_original_studys_network_trains_and_predicts() -> None:
-    learner = Image(network="efficientnet_b3", grid=(4, 24, 24), rounds=1, epochs=1, segmentation=False)
+    learner = configured(Image(), {"network": "efficientnet_b3", "grid": (4, 24, 24), "rounds": 1, "epochs": 1, "segmentation": False})
     (site,) = those = sites(8, 1, imaging(1, crops=1), seed=1)
     state = fit(learner, {}, those, PLAN)
     p = SMALL.predict(state, site)  # the arrays tell which network it is
@@ -348,17 +350,17 @@ def test_a_fit_with_noise_in_every_phase_ends_and_predicts() -> None:
     with repeatable(3, "image"):
         while len(phases) < 10:
             plan = dataclasses.replace(PLAN, phase=SMALL.phase(state["image"]), privacy=privacy)
-            bound = SMALL.sensitivity(those[0].schema, plan)
+            bound = SMALL.phases[plan.phase].sensitivity(those[0].schema)
             assert bound is not None
             step = SMALL.apply(state, total([noised(SMALL.contribute(state, c, plan), bound, privacy) for c in those]), plan)
             state, phases = {"image": step.arrays}, [*phases, plan.phase]
             if step.done:
                 break
     assert phases == ["count", "train", "train", "spread"]
-    assert {p: phases.count(p) for p in phases} == SMALL.takes
+    assert {p: phases.count(p) for p in phases} == {name: phase.exchanges for name, phase in SMALL.phases.items()}
     np.testing.assert_allclose(SMALL.predict(state, those[0]).sum(axis=1), 1)
     assert np.isfinite(SMALL.standardised(state, those[0])).all()
-    assert accountable(SMALL, those[0].schema)
+    assert accountable(SMALL)
 
 
 def test_class_weights_of_another_shape_are_refused_before_a_patient_is_looked_at() -> None:
@@ -377,6 +379,6 @@ def test_no_log_odds_move_mean_and_spread_further_than_certain() -> None:
     plan = dataclasses.replace(PLAN, phase="spread")
     got = SMALL.contribute(state, site, plan)
     np.testing.assert_allclose(got.sums["sum"], len(site) * CERTAIN)
-    bound = SMALL.sensitivity(site.schema, plan)
+    bound = SMALL.phases[plan.phase].sensitivity(site.schema)
     assert isinstance(bound, float)
     assert np.hypot(CERTAIN, CERTAIN**2) <= bound

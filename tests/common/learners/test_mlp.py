@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from common.data.cohort import Cohort, Fold
-from common.federated.learner import Head, fit, hyper_of, load, local_plan
+from common.federated.learner import Head, configured, fit, hyper_of, load, local_plan
 from common.learners.mlp import Perceptron
 from common.learners.preprocessing import Preprocessing, standardise
-from common.networks.training import train
+from common.networks.training import Schedule, Table, Trained, cross_entropy, learn
 from common.types import Arrays, State, digest, pack, unpack
 from tests.synthetic import cohort, sites
 
@@ -36,7 +36,7 @@ def test_the_start_is_torchs_default_and_depends_on_the_seed_alone() -> None:
 
 
 def test_a_site_sends_its_parameters_times_its_training_cases() -> None:
-    learner, those = Perceptron(rounds=2), sites(60, 2, unknown=0.2)
+    learner, those = configured(Perceptron(), {"rounds": 2}), sites(60, 2, unknown=0.2)
     state = prepared(learner, those)
     c = learner.contribute(state, those[0], PLAN)
     rows = those[0].train(Fold(), PLAN.seed, PLAN.parts)
@@ -62,7 +62,7 @@ def test_a_repeated_plan_gives_the_same_bits_and_rounds_and_sites_draw_apart() -
 
 def test_a_deep_network_goes_on_from_packed_arrays() -> None:
     """Packing sorts by name, and '10.weight' comes before '2.weight'."""
-    learner, those = Perceptron(hidden=(5, 6, 7, 8, 9, 10), rounds=2), sites(40, 2)
+    learner, those = configured(Perceptron(), {"hidden": (5, 6, 7, 8, 9, 10), "rounds": 2}), sites(40, 2)
     state = prepared(learner, those)
     packed = {n: unpack(pack(a)) for n, a in state.items()}
     assert digest(learner.contribute(packed, those[0], PLAN).sums) == digest(learner.contribute(state, those[0], PLAN).sums)
@@ -78,13 +78,19 @@ def blank(width: int = 4) -> Arrays:
     return {"0.weight": np.zeros((2, width), np.float32), "0.bias": np.zeros(2, np.float32)}
 
 
+def trained(start: Arrays, x: Any, y: Any, how: Schedule) -> Trained:
+    import torch
+
+    return learn(network(), start, Table(x, y), cross_entropy, how, seed=0, device=torch.device("cpu"))
+
+
 def test_one_full_batch_step_is_gradient_descent() -> None:
     r = np.random.default_rng(0)
     x, y = r.normal(size=(50, 4)), r.integers(0, 2, 50)
-    out, loss = train(network(), blank(), x, y, epochs=1, batch=50, learning_rate=0.1, weight_decay=0.3, proximal=0.5, seed=0)
+    out = trained(blank(), x, y, Schedule(1, 50, 0.1, weight_decay=0.3, proximal=0.5))
     gradient = (0.5 - np.eye(2)[y]).T @ x / 50
-    np.testing.assert_allclose(out["0.weight"], -0.1 * gradient, atol=1e-6)
-    assert loss == pytest.approx(np.log(2))
+    np.testing.assert_allclose(out.arrays["0.weight"], -0.1 * gradient, atol=1e-6)
+    assert out.loss == pytest.approx(np.log(2))
 
 
 def test_weight_decay_and_momentum_are_those_of_sgd() -> None:
@@ -93,7 +99,7 @@ def test_weight_decay_and_momentum_are_those_of_sgd() -> None:
     r = np.random.default_rng(1)
     x, y = r.normal(size=(40, 4)), r.integers(0, 2, 40)
     start = {"0.weight": r.normal(size=(2, 4)).astype(np.float32), "0.bias": np.zeros(2, np.float32)}
-    out, _ = train(network(), start, x, y, epochs=5, batch=40, learning_rate=0.1, weight_decay=0.3, proximal=0.0, seed=0)
+    out = trained(start, x, y, Schedule(5, 40, 0.1, weight_decay=0.3))
     net = network()
     net.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in start.items()})
     velocity = [torch.zeros_like(p) for p in net.parameters()]
@@ -104,7 +110,7 @@ def test_weight_decay_and_momentum_are_those_of_sgd() -> None:
             for p, g, v in zip(net.parameters(), grads, velocity, strict=True):
                 v.copy_(0.9 * v + g + 0.3 * p)
                 p.sub_(0.1 * v)
-    np.testing.assert_allclose(out["0.weight"], net[0].weight.detach().numpy(), atol=1e-6)
+    np.testing.assert_allclose(out.arrays["0.weight"], net[0].weight.detach().numpy(), atol=1e-6)
 
 
 def test_training_lowers_the_loss_and_leaves_its_inputs_alone() -> None:
@@ -113,16 +119,16 @@ def test_training_lowers_the_loss_and_leaves_its_inputs_alone() -> None:
     y = (x[:, 0] > 0).astype(np.int64)
     start = blank()
     before = digest({**start, "x": x, "y": y})
-    losses = [train(network(), start, x, y, epochs=e, batch=32, learning_rate=0.05, weight_decay=0, proximal=0, seed=0)[1] for e in (1, 10)]
+    losses = [trained(start, x, y, Schedule(epochs, 32, 0.05)).loss for epochs in (1, 10)]
     assert losses[1] < 0.5 * losses[0]
     assert digest({**start, "x": x, "y": y}) == before
 
 
 def test_a_strong_proximal_term_returns_nearly_the_global_parameters() -> None:
-    learner, those = Perceptron(proximal=15.0, epochs=5), sites(60, 2)
+    learner, those = configured(Perceptron(), {"proximal": 15.0, "epochs": 5}), sites(60, 2)
     state = prepared(learner, those)
     c = learner.contribute(state, those[0], PLAN)
-    free = Perceptron(epochs=5).contribute(state, those[0], PLAN)
+    free = configured(Perceptron(), {"epochs": 5}).contribute(state, those[0], PLAN)
 
     def distance(sums: Arrays) -> float:
         return float(sum(((v / c.cases - state["mlp"][k]) ** 2).sum() for k, v in sums.items()) ** 0.5)
@@ -135,7 +141,7 @@ def test_predictions_are_torchs_forward_pass(hidden: tuple[int, ...]) -> None:
     import torch
     from torch import nn
 
-    learner, those = Perceptron(hidden=hidden, rounds=2), sites(60, 2, classes=3)
+    learner, those = configured(Perceptron(), {"hidden": hidden, "rounds": 2}), sites(60, 2, classes=3)
     state = fit(learner, fit(Preprocessing(), {}, those, PLAN), those, PLAN)
     layers: list[nn.Module] = []
     weights = learner.parameters(state["mlp"])

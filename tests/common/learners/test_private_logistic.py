@@ -30,7 +30,7 @@ def trained(cohorts: list[Cohort], noise: float, learner: PrivateLogistic) -> St
     privacy = Privacy(noise) if noise else None
     plan = dataclasses.replace(local_plan(Fold(), 0, 5), participants=tuple(c.site for c in cohorts), privacy=privacy)
     state: State = {learner.name: learner.start(cohorts[0].schema, 0)}
-    bound = learner.sensitivity(cohorts[0].schema, plan)
+    bound = learner.phases["newton"].sensitivity(cohorts[0].schema)
     assert bound is not None
     while True:
         sums = [learner.contribute(state, c, plan) for c in cohorts]

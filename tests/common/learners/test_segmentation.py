@@ -12,14 +12,14 @@ import torch
 from common.data.cohort import Fold, empty
 from common.data.picture import Picture
 from common.errors import UsageError
-from common.federated.learner import Averaged, Contribution, fit, local_plan, total
+from common.federated.learner import Averaged, Contribution, configured, fit, local_plan, total
 from common.learners.segmentation import Segmentation, dice_and_entropy, outlined, regions_of
 from common.privacy.mechanism import Privacy
 from common.types import State, digest
 from tests.pictures import IMAGING, imaging, schema, sites
 
 PLAN = local_plan(Fold(), 3, 5)
-SMALL = Segmentation(grid=(8, 8, 8), widths=(8, 16), rounds=2, epochs=1)
+SMALL = configured(Segmentation(), {"grid": (8, 8, 8), "widths": (8, 16), "rounds": 2, "epochs": 1})
 
 
 def walk(learner: Segmentation, those: Any) -> tuple[State, list[Contribution]]:
@@ -38,7 +38,7 @@ def overlap(a: Any, b: Any) -> float:
 
 
 def test_dice_rises_and_a_new_patient_gets_a_region() -> None:
-    state, given = walk(dataclasses.replace(SMALL, rounds=5, epochs=4), sites(75, 3, seed=1))
+    state, given = walk(configured(SMALL, {"rounds": 5, "epochs": 4}), sites(75, 3, seed=1))
     dice = [g.tally["dice"][:, 0] / g.tally["dice"][:, 1] for g in given]
     assert (dice[-1] > dice[0] + 0.2).all()
     (unseen,) = sites(20, 1, seed=2, masked=0.0)
@@ -50,7 +50,7 @@ def test_dice_rises_and_a_new_patient_gets_a_region() -> None:
 
 def test_a_predicted_region_is_cut_out_of_the_part_that_the_voxels_show() -> None:
     """`voxels` are the lower left corner of the coarse field: the same lesion, on another grid."""
-    state, _ = walk(dataclasses.replace(SMALL, rounds=4, epochs=3), sites(60, 1, seed=1))
+    state, _ = walk(configured(SMALL, {"rounds": 4, "epochs": 3}), sites(60, 1, seed=1))
     (whole,) = (p for p in sites(1, 1, seed=2)[0].pictures if p)
     seen = SMALL.lesion_mask(state, whole, IMAGING)
     assert seen is not None
@@ -137,11 +137,11 @@ def test_the_same_plan_gives_the_same_bits() -> None:
 @pytest.mark.parametrize("how", [{"grid": (6, 8, 8)}, {"grid": (4, 8, 8)}, {"widths": (8,)}, {"widths": (0, 8)}, {"learning_rate": 0.0}])
 def test_hyperparameters_out_of_range_are_refused(how: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(how))):
-        Segmentation(**how)
+        configured(Segmentation(), how)
 
 
 def test_with_noise_every_site_sends_for_one_case_and_where_there_are_no_regions_nothing() -> None:
-    learner = Segmentation(grid=(4, 8, 8), widths=(4, 8), rounds=1, epochs=1, rate=0.5)
+    learner = configured(Segmentation(), {"grid": (4, 8, 8), "widths": (4, 8), "rounds": 1, "epochs": 1, "rate": 0.5})
     (site,) = sites(12, 1, seed=1, masked=0.5)
     plan = dataclasses.replace(PLAN, phase="train", privacy=Privacy(1e-6))
     state: State = {"segmentation": learner.start(site.schema, 1)}

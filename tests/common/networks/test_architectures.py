@@ -12,6 +12,7 @@ from common.networks.architectures import (
     Compact3D,
     EfficientNet25D,
     Trunk,
+    classifier,
     draw,
     grouped,
     parameters,
@@ -19,6 +20,7 @@ from common.networks.architectures import (
     slabs,
     unet,
 )
+from common.networks.classifiers import CLASSIFIERS, Classifier
 from common.types import digest
 
 MAKERS = {
@@ -76,6 +78,14 @@ def test_any_grid_will_do(grid: tuple[int, int, int]) -> None:
     auto = AutoEncoder(2, 8, grid)
     assert auto(x).shape == x.shape
     assert auto.encode(x).shape == (2, 8)
+
+
+@pytest.mark.parametrize("entry", CLASSIFIERS, ids=lambda c: c.name)
+def test_every_classifier_is_built_by_its_name_and_takes_the_grid_that_it_says(entry: Classifier) -> None:
+    made = classifier(entry.name, 1, 2).eval()
+    assert isinstance(getattr(made, "trunk", None), Trunk) == entry.encoder
+    with torch.inference_mode():
+        assert made(torch.zeros(1, 2, 4, *entry.slices), torch.ones(1, 1)).shape == (1, 2)
 
 
 def test_the_autoencoders_trunk_is_the_classifiers() -> None:

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from scipy.stats import binom, kstest
 from torch import nn
 
-from common.data.cohort import Fold
 from common.errors import RefusedError
 from common.federated.accounting import cost
-from common.federated.learner import local_plan
+from common.federated.learner import configured
 from common.learners.autoencoder import reconstruction
 from common.learners.mlp import Perceptron
 from common.learners.segmentation import _examples, dice_and_entropy
@@ -286,11 +285,11 @@ def test_steps_are_public(epochs: int, rate: float, steps: int) -> None:
 def test_rounds_cost_what_opacus_accountant_says_of_all_their_steps() -> None:
     from opacus.accountants import RDPAccountant
 
-    learner = Perceptron(rounds=7, epochs=2, rate=0.05)
+    learner = configured(Perceptron(), {"rounds": 7, "epochs": 2, "rate": 0.05})
     accountant = RDPAccountant()
     for _ in range(7 * 40):
         accountant.step(noise_multiplier=1.3, sample_rate=0.05)
-    bound = learner.sensitivity(schema(), local_plan(Fold(), 0, 5))
+    bound = learner.phases["train"].sensitivity(schema())
     assert isinstance(bound, Sampled)
     ours = 7 * (release(1.3, bound) - gaussian(COUNTS))
     assert epsilon(ours, 1e-5) == pytest.approx(accountant.get_epsilon(1e-5, alphas=list(ORDERS)), rel=1e-9)

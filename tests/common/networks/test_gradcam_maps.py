@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from common.data.cohort import Cohort, Fold
-from common.federated.learner import Contribution, fit, hyper_of, local_plan, total
+from common.federated.learner import Contribution, configured, fit, hyper_of, local_plan, total
 from common.learners.gradcam import GradCam
 from common.learners.image import Image
 from common.networks import architectures
@@ -32,8 +31,8 @@ from tests.pictures import imaging, sites
 CPU = torch.device("cpu")
 PARTS, SEED = 3, 1
 READS = tuple(Fold(parts=(p,)) for p in range(PARTS))
-IMAGE = Image(grid=(12, 16, 16), rounds=3, epochs=3, segmentation=False)
-LEARNER = GradCam(learners=json.dumps({"image": hyper_of(IMAGE)}))
+IMAGE = configured(Image(), {"grid": (12, 16, 16), "rounds": 3, "epochs": 3, "segmentation": False})
+LEARNER = GradCam(learners={"image": hyper_of(IMAGE)})
 
 
 def random_network(kind: Any = architectures.Compact3D, seed: int = 0) -> nn.Module:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from common.errors import RefusedError, UsageError
-from common.networks.training import Schedule, Table, Trained, cross_entropy, learn, optimiser, train
+from common.networks.training import Schedule, Table, Trained, cross_entropy, learn, optimiser
 from common.types import Arrays, digest
 
 CPU = torch.device("cpu")
@@ -199,9 +199,9 @@ def test_a_table_is_trained_on_as_by_hand() -> None:
     made, start = network()
     r = np.random.default_rng(5)
     x, y = r.normal(size=(20, 3)), r.integers(0, 2, 20)
-    arrays, loss = train(made, start, x, y, epochs=2, batch=20, learning_rate=0.1, weight_decay=0.0, proximal=0.0, seed=0)
-    assert 0 < loss < 2
-    assert {k: v.dtype for k, v in arrays.items()} == dict.fromkeys(start, np.float32)
+    got = learn(made, start, Table(x, y), cross_entropy, Schedule(2, 20, 0.1), seed=0, device=CPU)
+    assert 0 < got.loss < 2
+    assert {k: v.dtype for k, v in got.arrays.items()} == dict.fromkeys(start, np.float32)
 
 
 def test_the_device_is_chosen_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from common.data.cohort import Cohort, Fold
-from common.federated.learner import fit, local_plan
+from common.federated.learner import configured, fit, local_plan
 from common.learners.autoencoder import Autoencoder
 from common.learners.boosting import Boosting
 from common.learners.fusion import Fusion
@@ -35,11 +35,11 @@ from tests.paths import ROOT
 
 pytestmark = pytest.mark.slow
 """torch's tracer alone takes seconds."""
-IMAGE = Image(grid=(8, 12, 12), rounds=2, epochs=2, segmentation=False)
-CODER = Autoencoder(grid=(8, 12, 12), dimensions=4, rounds=1, epochs=1)
-OUTLINER = Segmentation(grid=(16, 16, 16), rounds=1, epochs=1)
+IMAGE = configured(Image(), {"grid": (8, 12, 12), "rounds": 2, "epochs": 2, "segmentation": False})
+CODER = configured(Autoencoder(), {"grid": (8, 12, 12), "dimensions": 4, "rounds": 1, "epochs": 1})
+OUTLINER = configured(Segmentation(), {"grid": (16, 16, 16), "rounds": 1, "epochs": 1})
 TREES = Boosting(trees=3)
-FUSION = Fusion(learners=json.dumps({"image": {"segmentation": False, "grid": [8, 12, 12]}}))
+FUSION = Fusion(learners={"image": {"segmentation": False, "grid": [8, 12, 12]}})
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import dataclasses
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from client.station.station import Station
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Schema
 from common.errors import FederationError
-from common.federated.learner import Contribution, Federated, Plan, Step, load
+from common.federated.learner import Contribution, Federated, Phase, Plan, Step, Traits, load
 from common.types import Arrays, State, digest, flatten
 from common.wire.envelope import Packet
 from common.wire.flower_records import HELLO, content, packet
@@ -390,7 +390,8 @@ class Waiting:
     name: str
     needs: tuple[str, ...]
     modality: frozenset[str] = frozenset({"table"})
-    phases: frozenset[str] = frozenset({"count"})
+    phases: ClassVar[Mapping[str, Phase]] = {"count": Phase("rows", 1, lambda _: 1.0)}
+    traits: ClassVar[Traits] = Traits()
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         return {}
@@ -403,9 +404,6 @@ class Waiting:
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         return Step(dict(total.sums), True)
-
-    def sensitivity(self, schema: Schema, plan: Plan) -> float | None:
-        return 1.0
 
 
 def test_learners_that_wait_for_one_another_are_named(stations: list[Local]) -> None:

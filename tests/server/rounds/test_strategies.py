@@ -11,7 +11,7 @@ import pytest
 
 from common.data.cohort import Cohort, Fold
 from common.errors import FederationError, UsageError
-from common.federated.learner import Contribution, Plan, fit, hyper_of, load, local_plan, total
+from common.federated.learner import Contribution, Plan, configured, fit, hyper_of, load, local_plan, total
 from common.learners.mlp import Perceptron
 from common.learners.preprocessing import Preprocessing
 from common.types import Arrays, State, digest, pack, unpack
@@ -22,7 +22,7 @@ from tests.synthetic import cohort, sites, split
 assert courier.TaskIdentity.run_id == 1  # Flower's messages need a run to belong to
 
 PLAN = local_plan(Fold(), 3, 5)
-LEARNER = Perceptron(rounds=4, epochs=1)
+LEARNER = configured(Perceptron(), {"rounds": 4, "epochs": 1})
 
 
 def prepared(those: Sequence[Cohort], learner: Perceptron = LEARNER) -> State:
@@ -188,7 +188,7 @@ def test_the_proximal_term_holds_a_site_near_the_global_parameters(those: list[C
     state = prepared(those)
     moved = []
     for mu in (0.0, 0.1, 1.0, 10.0):
-        learner = Perceptron(rounds=4, epochs=3, proximal=mu)
+        learner = configured(Perceptron(), {"rounds": 4, "epochs": 3, "proximal": mu})
         (c,) = given(state, those[:1], learner)
         moved.append(float(np.linalg.norm(means([c])[0] - weights(state["mlp"]))))
     assert moved == sorted(moved, reverse=True)
