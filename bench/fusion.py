@@ -2,7 +2,7 @@
 
     python -m bench.fusion [--studies liver_recurrence brain_primary] [--seeds 5] [--more OPTION ...]
 
-Each seed is a run of `python -m simulation` on its own cohort; figures are the within-site AUC of patient pairs. Goals: pooled minus
+Each seed is a run of `fedmets simulate` on its own cohort; figures are the within-site AUC of patient pairs. Goals: pooled minus
 federated at most 0.02, its upper 95 % limit (t, over the seeds) at most 0.04; federated fusion at least 85 % of the way from 0.5 to the
 generator's ceiling on that very cohort; fusion minus clinical, and minus image, with limits over the seeds above 0.
 """

@@ -1,6 +1,6 @@
 """How soon a simulation is on its way: `--help`, the first exchange in the ledger, the whole default run, and its peak memory.
 
-    python -m bench.startup [--repeats 5] [-- options of python -m simulation]
+    python -m bench.startup [--repeats 5] [-- options of fedmets simulate]
 
 Each repeat is a new process in a new folder. The first exchange is found by watching the ledger from outside, every 5 ms. Goals:
 `--help` below 1 s, the first exchange below 5 s after the launch.
@@ -52,7 +52,7 @@ def spread(values: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("options", nargs="*", help="options of python -m simulation, after --")
+    parser.add_argument("options", nargs="*", help="options of fedmets simulate, after --")
     given = parser.parse_args()
     print(f"--help: {spread([helped() for _ in range(given.repeats)])} s, {given.repeats} runs", flush=True)
     first, whole, memory = (list(v) for v in zip(*(launched(given.options) for _ in range(given.repeats)), strict=True))

@@ -1,4 +1,4 @@
-"""`python -m client`: the site's station, and what a site does with a federation's model for itself. Nothing here has a network."""
+"""`fedmets client`: the site's station, and what a site does with a federation's model for itself. Nothing here has a network."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from common.runtime.exit_status import ended, leave
 EPILOG = """exit status: 0 done, 2 wrong option, 3 unusable data, 6 a file cannot be written, 130 interrupted
 
 examples:
-  python -m client serve --site site.toml --socket /run/fedmets/station.sock
-  python -m client embed --site site.toml --study liver_recurrence --model runs/<run>/model --out embeddings
-  python -m client explain --site site.toml --study liver_recurrence --model runs/<run>/model --out pictures.html
-  python -m client explain --site site.toml --study liver_recurrence --model runs/<run>/model --report report.html --out mine.html
-  python -m client predict --model runs/<run>/model --data new_patients --out predictions
-  python -m client finetune --site site.toml --model runs/<run>/model --out own_model
-  python -m client budget --site site.toml
-  python -m client audit --site site.toml --last 50
-  python -m client cache --site site.toml --unused 90 --remove"""
+  fedmets client serve --site site.toml --socket /run/fedmets/station.sock
+  fedmets client embed --site site.toml --study liver_recurrence --model runs/<run>/model --out embeddings
+  fedmets client explain --site site.toml --study liver_recurrence --model runs/<run>/model --out pictures.html
+  fedmets client explain --site site.toml --study liver_recurrence --model runs/<run>/model --report report.html --out mine.html
+  fedmets client predict --model runs/<run>/model --data new_patients --out predictions
+  fedmets client finetune --site site.toml --model runs/<run>/model --out own_model
+  fedmets client budget --site site.toml
+  fedmets client audit --site site.toml --last 50
+  fedmets client cache --site site.toml --unused 90 --remove"""
 
 
 COMMANDS = {
@@ -46,7 +46,7 @@ OUTPUTS = {
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="python -m client", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="fedmets client", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
     made = {name: commands.add_parser(name, help=told, description=told) for name, told in COMMANDS.items()}

@@ -76,9 +76,7 @@ def _privacy(site: Site) -> list[Finding]:
 
 def _keys(site: Site) -> list[Finding]:
     if not site.coordinator or site.key is None:
-        return [
-            Finding("keys", "fault", "no coordinator is pinned, or no key named", "enrol: python -m deploy enroll KIT --fingerprint ...")
-        ]
+        return [Finding("keys", "fault", "no coordinator is pinned, or no key named", "enrol: fedmets deploy enroll KIT --fingerprint ...")]
     try:
         signing.load(site.key)
     except FedmetsError as error:

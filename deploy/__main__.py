@@ -1,4 +1,4 @@
-"""`python -m deploy`: make a federation's kits, enrol sites, start a coordinator or a courier, look after a site."""
+"""`fedmets deploy`: make a federation's kits, enrol sites, start a coordinator or a courier, look after a site."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from common.runtime.exit_status import ended, leave
 EPILOG = """exit status: 0 done, 1 the doctor found something, 2 wrong option or key, 6 a file is in the way or cannot be written
 
 at the coordinator:
-  python -m deploy provision federation.toml --out kits     # kits/coordinator, kits/sites/<name>
-  python -m deploy fingerprint kits/coordinator             # to be read out by telephone
-  python -m deploy site add kits/coordinator enrolment.json --fingerprint XXXX-XXXX-...
-  python -m deploy site list kits/coordinator
+  fedmets deploy provision federation.toml --out kits     # kits/coordinator, kits/sites/<name>
+  fedmets deploy fingerprint kits/coordinator             # to be read out by telephone
+  fedmets deploy site add kits/coordinator enrolment.json --fingerprint XXXX-XXXX-...
+  fedmets deploy site list kits/coordinator
 at a site:
-  python -m deploy enroll kit --fingerprint XXXX-XXXX-..."""
+  fedmets deploy enroll kit --fingerprint XXXX-XXXX-..."""
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="python -m deploy", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="fedmets deploy", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -213,7 +213,7 @@ def _site(args: argparse.Namespace) -> dict[str, object]:
     left = {name: round(pki.days_left(home / name, now)) for name in ("ca.pem", "server.pem")}
     rows = [{"site": s, "key": k[:16]} for s, k in listed.items()]
     missing = [s for s in federation.load(home / "federation.toml").sites if s not in listed]
-    soon = [f"{name} expires in {days} days: python -m deploy renew" for name, days in left.items() if days <= pki.WARN_DAYS]
+    soon = [f"{name} expires in {days} days: fedmets deploy renew" for name, days in left.items() if days <= pki.WARN_DAYS]
     return {"enrolled": rows, "not enrolled": ", ".join(missing) or "none", "days left": [left], "warnings": "; ".join(soon) or "none"}
 
 

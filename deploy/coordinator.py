@@ -1,7 +1,7 @@
 """Coordinator container: a TLS proxy in front, Flower's SuperLink behind it, and the list of enrolled nodes kept in step.
 
-The SuperLink listens on loopback alone, where `python -m server` starts runs; sites reach what `nginx.conf` lets through. What dies is
-started again: the SuperLink finds its nodes and runs in its database, and `python -m server resume` takes a run up.
+The SuperLink listens on loopback alone, where `fedmets server` starts runs; sites reach what `nginx.conf` lets through. What dies is
+started again: the SuperLink finds its nodes and runs in its database, and `fedmets server resume` takes a run up.
 """
 
 from __future__ import annotations
@@ -99,12 +99,12 @@ def check(kit: Path, now: datetime.datetime, tell: Callable[[str], None]) -> Non
     for name in ("ca.pem", "server.pem"):
         days = pki.days_left(kit / name, now)
         if days < 0:
-            raise FederationError("R08", f"'{kit / name}' expired {-days:.0f} days ago: python -m deploy renew {kit}")
+            raise FederationError("R08", f"'{kit / name}' expired {-days:.0f} days ago: fedmets deploy renew {kit}")
         if days <= pki.WARN_DAYS:
-            tell(f"'{kit / name}' expires in {days:.0f} days: python -m deploy renew {kit}")
+            tell(f"'{kit / name}' expires in {days:.0f} days: fedmets deploy renew {kit}")
     server = pki.newest(kit / "server.pem")
     if not any(_issued(server, ca) for ca in pki.certificates(kit / "ca.pem")):
-        raise FederationError("R08", f"'{kit / 'server.pem'}' is not by the authority in '{kit / 'ca.pem'}': python -m deploy renew {kit}")
+        raise FederationError("R08", f"'{kit / 'server.pem'}' is not by the authority in '{kit / 'ca.pem'}': fedmets deploy renew {kit}")
     if shutil.which("nginx") is None:
         raise RunError("C05", "the proxy 'nginx' is not installed; without it Flower's Control API would be open to every site")
 

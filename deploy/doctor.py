@@ -39,7 +39,7 @@ def reach(folder: Path, now: datetime.datetime) -> list[Finding]:
     try:
         pki.node_public(folder / "courier.key")
     except FedmetsError as error:
-        out += faults("kit", error, "make the courier's key again: python -m deploy enroll")
+        out += faults("kit", error, "make the courier's key again: fedmets deploy enroll")
     proxy = urllib.request.getproxies().get("https", "")
     bypassed = bool(proxy) and bool(urllib.request.proxy_bypass(own_kit.host))
     if proxy and not bypassed:
@@ -77,7 +77,7 @@ def _connection(folder: Path, own_kit: kit.Kit, now: datetime.datetime, proxy: s
         return [Finding("connection", "fault", f"{address} cannot be reached ({type(error).__name__}: {error})", way)]
     out = [Finding("connection", "ok", f"{address} answers over TLS by the kit's authority")]
     expires = datetime.datetime.strptime(until, "%b %d %H:%M:%S %Y %Z").replace(tzinfo=datetime.UTC)
-    out.append(_expiry("certificate", (expires - now).total_seconds() / 86_400, "the coordinator must renew it: python -m deploy renew"))
+    out.append(_expiry("certificate", (expires - now).total_seconds() / 86_400, "the coordinator must renew it: fedmets deploy renew"))
     try:
         declared = answer.json()
         version, federation = Version(str(declared["fedmets"])), str(declared["federation"])

@@ -86,7 +86,7 @@ def of(ca: Path, coordinator: str) -> str:
 
 def check(folder: Path) -> Kit:
     """The kit, if it is still the one that was enrolled with: another authority, another plan key or another site is refused (C04)."""
-    kit, pin = read(folder / KIT, Kit), read(folder / PINNED, Pinned, "run python -m deploy enroll")
+    kit, pin = read(folder / KIT, Kit), read(folder / PINNED, Pinned, "run fedmets deploy enroll")
     faults = []
     if not pki.same(pin.fingerprint, fingerprint(folder)):
         faults.append(

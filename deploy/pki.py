@@ -100,7 +100,7 @@ def node_public(path: Path) -> bytes:
         key = load_ssh_private_key(path.read_bytes(), None)
     except (OSError, ValueError) as error:
         raise UsageError(
-            "C04", f"'{path}' is no private key in OpenSSH form ({error}); make it again with `python -m deploy enroll`"
+            "C04", f"'{path}' is no private key in OpenSSH form ({error}); make it again with `fedmets deploy enroll`"
         ) from error
     return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
 

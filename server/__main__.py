@@ -1,4 +1,4 @@
-"""`python -m server`: start, stop, resume and look at runs, on the machine (or in the container) of the coordinator's SuperLink."""
+"""`fedmets server`: start, stop, resume and look at runs, on the machine (or in the container) of the coordinator's SuperLink."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ of status, show and watch: 0 finished or at work, 3 waiting for sites or without
 damaged, 7 stopped
 
 examples:
-  python -m server run --study colorectal_metastasis --expect 3
-  python -m server noise --study colorectal_metastasis --learners private_logistic --epsilon 3
-  python -m server runs
-  python -m server status 20260101-120000-colorectal_metastasis
-  python -m server watch /state/runs/20260101-120000-colorectal_metastasis
-  python -m server stop 20260101-12
-  python -m server resume 20260101-12
-  python -m server monitor
+  fedmets server run --study colorectal_metastasis --expect 3
+  fedmets server noise --study colorectal_metastasis --learners private_logistic --epsilon 3
+  fedmets server runs
+  fedmets server status 20260101-120000-colorectal_metastasis
+  fedmets server watch /state/runs/20260101-120000-colorectal_metastasis
+  fedmets server stop 20260101-12
+  fedmets server resume 20260101-12
+  fedmets server monitor
 RUN is a run's folder, or the beginning of its name; without one, the newest run"""
 
 
@@ -32,7 +32,7 @@ SHOWN = {"noise": "noise", "mlflow": "run"}
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="python -m server", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="fedmets server", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
     c = commands.add_parser("run", help="start a run and follow it", description="start a run and follow it")
@@ -106,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     args = parser().parse_args(argv)
-    return ended(lambda: _commanded(args), "interrupted; the run goes on at the coordinator: python -m server status")
+    return ended(lambda: _commanded(args), "interrupted; the run goes on at the coordinator: fedmets server status")
 
 
 def _commanded(args: argparse.Namespace) -> int:

@@ -1,4 +1,5 @@
-"""`python -m simulation`: a federation of virtual hospitals on this machine, through the same two Flower apps as the real one."""
+"""`fedmets simulate`, in a checkout `python -m simulation`: a federation of virtual hospitals on this machine, through the same two Flower
+apps as the real one."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from common.runtime import environment
+from common.runtime.command import named
 from common.runtime.exit_status import ended, leave
 
 DESCRIPTION = """Train a study's models across hospitals without moving their data, and compare local, federated and pooled.
@@ -16,19 +18,19 @@ EPILOG = """exit status: 0 done, 2 wrong option or study file, 3 unusable data, 
 5 a round could not be completed, 6 the run's folder is in the way or broken, 130 interrupted (go on with --resume)
 
 examples:
-  python -m simulation
-  python -m simulation --study liver_recurrence
-  python -m simulation --study brain_primary --phantom null
-  python -m simulation --study colorectal_metastasis --data /path/to/tcga-coadread --task preop
-  python -m simulation --study my_study.toml --data hospitals.csv
-  python -m simulation --draft hospitals.csv > my_study.toml"""
+  fedmets simulate
+  fedmets simulate --study liver_recurrence
+  fedmets simulate --study brain_primary --phantom null
+  fedmets simulate --study colorectal_metastasis --data /path/to/tcga-coadread --task preop
+  fedmets simulate --study my_study.toml --data hospitals.csv
+  fedmets simulate --draft hospitals.csv > my_study.toml"""
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="python -m simulation",
+        prog=named("simulation"),
         description=DESCRIPTION,
-        epilog=EPILOG,
+        epilog=EPILOG.replace("fedmets simulate", named("simulation")),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -1,4 +1,4 @@
-"""Fine-tuning at a site (`python -m client finetune`): the federation's model on its own patients, the gain, a folder to predict with.
+"""Fine-tuning at a site (`fedmets client finetune`): the federation's model on its own patients, the gain, a folder to predict with.
 
 The folder has the form of a run's `model/` and says what it is: `site_local`, whose patients it has seen, what it was made from. It is
 written at the end, checksums last: what an interruption leaves is no model. Readable by its owner alone, and not to be sent.
@@ -135,7 +135,7 @@ def _readme(model: Model, cohort: Cohort, record: Mapping[str, Any]) -> str:
             "",
             record["seen"],
             "",
-            "What it is worth at this site: comparison.json. `python -m client predict --model` takes this folder.",
+            "What it is worth at this site: comparison.json. `fedmets client predict --model` takes this folder.",
             "",
         ]
     )

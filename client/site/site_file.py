@@ -38,7 +38,7 @@ class Site(Settings):
     coordinator: PublicKey = ""
     """Public key of the coordinator whose plans are answered, 64 hex digits: pinned when the site was enrolled."""
     key: Location | None = None
-    """The site's own private key (PEM, mode 600), by which it signs what it answers; made by `python -m deploy enroll`."""
+    """The site's own private key (PEM, mode 600), by which it signs what it answers; made by `fedmets deploy enroll`."""
     log: Annotated[Location, Field(validate_default=True)] = Path("station.log")
     """Where refusals and errors are written in full; only their codes leave."""
     images: Location | None = None

@@ -1,4 +1,4 @@
-"""The station behind its socket: `python -m client serve --site site.toml --socket /run/fedmets/station.sock`.
+"""The station behind its socket: `fedmets client serve --site site.toml --socket /run/fedmets/station.sock`.
 
 The station holds patient data and has no network: it looks, and refuses to start where there is an interface but loopback. Its socket
 lies in a folder that is its user's alone, and whoever connects is asked of the kernel (SO_PEERCRED): only the same user gets through to

@@ -35,7 +35,7 @@ def _own_keys(listed: Mapping[str, str]) -> Mapping[str, str]:
 
 @dataclass(frozen=True)
 class SitesFile(Settings):
-    """`sites.toml`, which `python -m deploy site add` writes."""
+    """`sites.toml`, which `fedmets deploy site add` writes."""
 
     sites: Annotated[Mapping[str, PublicKey], Field(min_length=1), AfterValidator(_own_keys)]
     """Site -> its public key; without any the sites are to be enrolled first."""

@@ -112,7 +112,7 @@ class Run(Settings):
     accept_leak: str = ""
     """Comma-separated features for which guard L03 is overridden; printed in the report."""
     resume: bool = False
-    """Go on where the ledger in `out` ends; `python -m server resume` sets it."""
+    """Go on where the ledger in `out` ends; `fedmets server resume` sets it."""
 
     @staticmethod
     def parse(config: Mapping[str, object]) -> Run:

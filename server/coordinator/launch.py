@@ -30,7 +30,7 @@ def new(flower: SuperLink, run: Run, tell: Tell) -> dict[str, object]:
     """Start a run in `run.out`, and follow it to its end."""
     path = Path(run.out) / ledger.NAME
     if path.exists():
-        raise RunError("S01", f"'{run.out}' already holds a run; choose another folder, or resume it: python -m server resume {run.out}")
+        raise RunError("S01", f"'{run.out}' already holds a run; choose another folder, or resume it: fedmets server resume {run.out}")
     return _follow(flower, _started(flower, run), Path(run.out), tell)
 
 
@@ -39,7 +39,7 @@ def resume(flower: SuperLink, folder: Path, tell: Tell) -> dict[str, object]:
     path = folder / ledger.NAME
     lines = ledger.read(path) if path.exists() else []
     if not lines:
-        raise RunError("S01", f"'{folder}' holds no run; give the folder that `python -m server run` printed")
+        raise RunError("S01", f"'{folder}' holds no run; give the folder that `fedmets server run` printed")
     if _closed(lines):
         return summary(folder)
     run = replace(Run.parse(lines[0]["config"]), out=str(folder.resolve()), resume=True)
@@ -59,7 +59,7 @@ def stop(flower: SuperLink, folder: Path) -> None:
         started = int(json.loads((folder / SUPERLINK).read_text())["run"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
-            "S01", f"'{folder}' was not started by `python -m server run` ({error}); stop it where it was started: flwr list, flwr stop ID"
+            "S01", f"'{folder}' was not started by `fedmets server run` ({error}); stop it where it was started: flwr list, flwr stop ID"
         ) from error
     if not flower.status(started)[0].startswith("finished"):
         flower.stop(started)
@@ -79,7 +79,7 @@ def summary(folder: Path) -> dict[str, object]:
     """What a ledger and the live status say of a run."""
     lines = ledger.read(folder / ledger.NAME) if (folder / ledger.NAME).exists() else []
     if not lines:
-        raise RunError("S01", f"'{folder}' holds no run; give the folder that `python -m server run` printed")
+        raise RunError("S01", f"'{folder}' holds no run; give the folder that `fedmets server run` printed")
     exchanges = [line for line in lines if line["kind"] == "exchange"]
     closed = next((line for line in lines if line["kind"] == "close"), None)
     try:
@@ -130,10 +130,10 @@ def _follow(flower: SuperLink, started: int, folder: Path, tell: Tell) -> dict[s
                 continue
             if status.startswith("finished") and not (lines and _closed(ledger.read(path))):
                 if (folder / STOPPED).exists():
-                    raise FederationError("R07", f"the run was stopped; take it up again: python -m server resume {folder}")
+                    raise FederationError("R07", f"the run was stopped; take it up again: fedmets server resume {folder}")
                 raise FederationError(
                     "R07",
                     f"the run has ended without a result ({status}: {why or 'no reason given'}). When that is mended: "
-                    f"python -m server resume {folder}",
+                    f"fedmets server resume {folder}",
                 )
         time.sleep(0.5)

@@ -67,7 +67,7 @@ def _uses(study: Study, task: str, schema: Schema, report: Report) -> str:
         {
             "Intended use": f"research on the question: {study.question}",
             "Workflow": f"at the prediction time `{study.tasks[task].time}`, from what is available by then ({times}); "
-            f"`python -m client predict` beside the data. The place in a clinical workflow: {MISSING}",
+            f"`fedmets client predict` beside the data. The place in a clinical workflow: {MISSING}",
             "Primary users": f"researchers; clinical users: {MISSING}",
             "Target population": f"patients like those of the sites ({MISSING}: criteria of inclusion)",
             "Out of scope, cautions": " ".join(filter(None, (study.tasks[task].caution, "Decisions about patients.", study.virtual))),
@@ -196,7 +196,7 @@ def _upkeep(report: Report) -> str:
         "Maintenance",
         {
             "Monitoring and updates": MISSING,
-            "At a site": "`python -m client finetune` adapts it to the site's own patients and says what that is worth",
+            "At a site": "`fedmets client finetune` adapts it to the site's own patients and says what that is worth",
             "Traceable to": f"state hash `{report['state_hash']}`, ledger head `{report['ledger_head']}`, seed {report['seed']}, "
             f"fedmets {report['fedmets']}",
         },

@@ -36,7 +36,7 @@ def chosen(word: str, folder: Path) -> Path:
     exact = [p for p in runs if word in (p.name, named(p))]
     matching = exact or [p for p in runs if p.name.startswith(word) or named(p).startswith(word)]
     if not matching:
-        raise UnknownRunError("S01", f"'{word}' holds no run, and none in '{folder}' is called so: python -m server runs")
+        raise UnknownRunError("S01", f"'{word}' holds no run, and none in '{folder}' is called so: fedmets server runs")
     if len(matching) > 1:
         raise UsageError("C01", f"'{word}' may be {', '.join(p.name for p in matching[:6])}; write more of it")
     return matching[0]

@@ -196,7 +196,7 @@ def view(folder: str, ledger: Follower, summary: LedgerSummary, status: Mapping[
 def _state(
     folder: str, ledger: Follower, summary: LedgerSummary, status: Mapping[str, Any], stopped: Mapping[str, Any], now: float
 ) -> tuple[State, str, str]:
-    resume = f"python -m server resume {folder}"
+    resume = f"fedmets server resume {folder}"
     if ledger.fault:
         line = ledger.fault
         verified = f"the {line.line - 1} lines before it are verified" if line.line > 1 else "no line is verified"

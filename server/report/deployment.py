@@ -35,7 +35,7 @@ def publish(folder: Path, stated: str = "") -> Row:
     simulation, whose own report says more.
     """
     if _setting(folder) == "simulation":
-        raise RunError("S01", f"'{folder}' is a simulation's; to write its report again: python -m simulation --resume {folder}")
+        raise RunError("S01", f"'{folder}' is a simulation's; to write its report again: fedmets simulate --resume {folder}")
     if stated:
         statements.read(stated)
         state_store.write(folder / statements.NAME, Path(stated).read_bytes())
@@ -61,7 +61,7 @@ def record(folder: Path) -> tuple[Finished, Row]:
     closed = next((line for line in lines if line["kind"] == "close"), None)
     if closed is None:
         raise RunError(
-            "S01", f"the run in '{folder}' is not done, so there is nothing to report; resume it: python -m server resume {folder}"
+            "S01", f"the run in '{folder}' is not done, so there is nothing to report; resume it: fedmets server resume {folder}"
         )
     begun = lines[0]
     run = replace(Run.parse(begun["config"]), out=str(folder))

@@ -1,6 +1,6 @@
 """What hospitals do to a run: each process killed in the middle of a round, the network cut, sites that leave and come back.
 
-Each ends in the state hash of an undisturbed run, at once or after `python -m server resume`, or in the outcome that is documented.
+Each ends in the state hash of an undisturbed run, at once or after `fedmets server resume`, or in the outcome that is documented.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ SMALL = ("--learners", "logistic", "--partition", "even", "--bootstraps", "100",
 
 
 class Town:
-    """One coordinator and its sites, from `python -m deploy provision` on."""
+    """One coordinator and its sites, from `fedmets deploy provision` on."""
 
     def __init__(self, folder: Path, space: str) -> None:
         self.folder, self.space = folder, space
@@ -99,7 +99,7 @@ class Town:
         self.until(lambda: self.log("coordinator").count("may join") >= nodes, 120)
 
     def station(self, site: str, *before: str) -> subprocess.Popen[bytes]:
-        """`before`: what is run in place of `python -m client serve`, with the same options."""
+        """`before`: what is run in place of `fedmets client serve`, with the same options."""
         name = f"station-{site}"
         said = self.log(name).count("listens") if name in self.logs else 0
         words = before or (PYTHON, "-m", "client", "serve")

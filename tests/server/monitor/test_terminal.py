@@ -131,7 +131,7 @@ def test_the_log_names_site_step_and_code(tmp_path: Path, capsys: pytest.Capture
 
 @pytest.mark.parametrize("words", [["show", "--json"], ["status"], ["runs", "--json"], ["--help"]])
 def test_a_reader_that_has_seen_enough_is_no_error(words: list[str], tmp_path: Path) -> None:
-    """`python -m server show RUN --json | head -c 10`."""
+    """`fedmets server show RUN --json | head -c 10`."""
     folder = ledgers.run(tmp_path / "r", 300, names=NAMES)
     more = [str(folder)] if words[0] in ("show", "status") else ["--out", str(tmp_path)] if words[0] == "runs" else []
     read, write = os.pipe()
@@ -202,7 +202,7 @@ def test_a_stopped_run_is_stopped_at_flower_and_seen_to_be(place: Path, capsys: 
     assert flower.stopped == [77]
     assert (folder / ledger.NAME).read_bytes() == before, "the ledger is the run's own"
     assert main(["status", str(folder)]) == 7
-    assert "python -m server resume" in capsys.readouterr().err
+    assert "fedmets server resume" in capsys.readouterr().err
     with pytest.raises(RunError, match="is finished"):
         launch.stop(flower, place / "1-finished")
 

@@ -66,7 +66,7 @@ def test_from_registering_to_its_end_a_run_says_where_it_stands(tmp_path: Path) 
     assert view.sites[0].seen == pytest.approx(now - 3)
     later = seen(folder, now + 3600)
     assert (later.state, later.code) == ("stalled", "R07")
-    assert "python -m server resume" in later.said
+    assert "fedmets server resume" in later.said
     assert later.sites[0].state == "contributed", "what is stale is not shown as if it were of now"
     (folder / STOPPED).write_text(json.dumps({"time": now}))
     assert seen(folder).state == "stopped"

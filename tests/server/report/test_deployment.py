@@ -132,7 +132,7 @@ def test_a_simulation_s_report_is_not_written_over(held: list[Cohort], tmp_path:
     report = ran(held, tmp_path, monkeypatch)
     file = tmp_path / "run" / "report.json"
     file.write_text(json.dumps({**report, "setting": "simulation"}))
-    with pytest.raises(RunError, match="python -m simulation --resume"):
+    with pytest.raises(RunError, match="fedmets simulate --resume"):
         deployment.publish(tmp_path / "run")
     file.write_text("torn")
     assert deployment.publish(tmp_path / "run") == report
