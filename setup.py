@@ -1,8 +1,10 @@
-"""The build: what is installed is one top-level package, `fedmets`, made of the checkout's top-level folders.
+"""The build: what is installed is one top-level package, `fedmets`, made of the checkout's
+top-level folders.
 
-In the checkout the five folders are imported as they lie there, `from common.data import cohort`; what pip installs has them inside
-`fedmets`, and says `from fedmets.common.data import cohort`. That one rewriting is the whole rule: an import of one of the five stands
-at the start of a line, in the form `from X... import ...` (a test reads every file for others). docs/decisions/0018-one-package.md
+In the checkout the five folders are imported as they lie there, `from common.data import cohort`;
+what pip installs has them inside `fedmets`, and says `from fedmets.common.data import cohort`. That
+one rewriting is the whole rule: an import of one of the five stands at the start of a line, in the
+form `from X... import ...` (a test reads every file for others). docs/decisions/0018-one-package.md
 """
 
 import re
@@ -19,7 +21,8 @@ EDITABLE = "editable_wheel" in sys.argv or "develop" in sys.argv
 
 
 def inside(source: str) -> str:
-    """A module's text as it is installed: line by line the same, imports of the parts through the front."""
+    """A module's text as it is installed: line by line the same, imports of the parts through the
+    front."""
     return IMPORT.sub(rf"\g<1>{FRONT}.", source)
 
 

@@ -2,11 +2,13 @@
 
     python -m bench.boosting_auc [--data DIR --study colorectal_metastasis --task preop] [--seeds 20]
 
-Without --data: a synthetic table of 20 000 patients x 30 features at 5 sites that differ in size, prevalence, feature means and
-missingness; a seed draws the table and the fifth that is tested. With --data: a study's real table, each institution a site; a
-seed draws the five folds, every patient is predicted once by a model that has not seen them, one AUC a seed over all patients.
-The interval is the mean +- 2 standard errors over seeds; seeds share the real patients, so there it says how well the mean over
-splits is known, not how far it would carry to other patients. Goals: 0.002 (synthetic), 0.005 (real).
+Without --data: a synthetic table of 20 000 patients x 30 features at 5 sites that differ in size,
+prevalence, feature means and missingness; a seed draws the table and the fifth that is tested. With
+--data: a study's real table, each institution a site; a seed draws the five folds, every patient is
+predicted once by a model that has not seen them, one AUC a seed over all patients. The interval is
+the mean +- 2 standard errors over seeds; seeds share the real patients, so there it says how well
+the mean over splits is known, not how far it would carry to other patients. Goals: 0.002
+(synthetic), 0.005 (real).
 """
 
 from __future__ import annotations
@@ -34,14 +36,21 @@ def auc(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> float:
 
     events = labels == 1
     ranks = rankdata(scores)
-    return float((ranks[events].sum() - events.sum() * (events.sum() + 1) / 2) / (events.sum() * (~events).sum()))
+    return float(
+        (ranks[events].sum() - events.sum() * (events.sum() + 1) / 2)
+        / (events.sum() * (~events).sum())
+    )
 
 
 def synthetic(seed: int, patients: int = 20_000, columns: int = 30) -> list[Cohort]:
-    """Five non-IID sites: sizes 35 % to 5 %, shifted means and intercepts, a tenth missing (more at small sites)."""
+    """Five non-IID sites: sizes 35 % to 5 %, shifted means and intercepts, a tenth missing (more at
+    small sites)."""
     r = np.random.default_rng(seed)
     numbers = [
-        Number(f"x{j}", "u", 0.0, 1e4, "now", "log") if j % 3 == 0 else Number(f"x{j}", "u", -30.0, 30.0, "now") for j in range(columns)
+        Number(f"x{j}", "u", 0.0, 1e4, "now", "log")
+        if j % 3 == 0
+        else Number(f"x{j}", "u", -30.0, 30.0, "now")
+        for j in range(columns)
     ]
     schema = Schema("synthetic", tuple(numbers), Label("y", ("no", "yes")), ("now",))
     slopes = r.normal(size=columns) * (np.arange(columns) < 12) * 0.5
@@ -49,7 +58,14 @@ def synthetic(seed: int, patients: int = 20_000, columns: int = 30) -> list[Coho
     for site, share in enumerate((0.35, 0.30, 0.20, 0.10, 0.05)):
         n = int(patients * share)
         z = r.normal(size=(n, columns)) + r.normal(size=columns) * 0.4
-        logit = z @ slopes + 0.8 * z[:, 0] * z[:, 1] + np.abs(z[:, 2]) - np.sin(2 * z[:, 3]) - 2 + r.normal() * 0.8
+        logit = (
+            z @ slopes
+            + 0.8 * z[:, 0] * z[:, 1]
+            + np.abs(z[:, 2])
+            - np.sin(2 * z[:, 3])
+            - 2
+            + r.normal() * 0.8
+        )
         labels = (r.random(n) < 1 / (1 + np.exp(-logit))).astype(np.int64)
         x = z.copy()
         x[:, ::3] = np.minimum(np.exp(x[:, ::3] + 1), 1e4)
@@ -72,7 +88,9 @@ def real(data: Path, study: str, task: str) -> list[Cohort]:
     return out
 
 
-def scores(learner: Boosting, state: State, cohorts: list[Cohort], seed: int, part: int) -> tuple[list[float], list[int]]:
+def scores(
+    learner: Boosting, state: State, cohorts: list[Cohort], seed: int, part: int
+) -> tuple[list[float], list[int]]:
     """Predictions for the labelled patients of one hash part, and their labels."""
     p: list[float] = []
     y: list[int] = []
@@ -83,8 +101,11 @@ def scores(learner: Boosting, state: State, cohorts: list[Cohort], seed: int, pa
     return p, y
 
 
-def pair(learner: Boosting, cohorts: list[Cohort], seed: int, parts: range) -> tuple[float, float, float, float]:
-    """(federated AUC, pooled AUC, federated seconds, pooled seconds) over the out-of-fold predictions of `parts`."""
+def pair(
+    learner: Boosting, cohorts: list[Cohort], seed: int, parts: range
+) -> tuple[float, float, float, float]:
+    """(federated AUC, pooled AUC, federated seconds, pooled seconds) over the out-of-fold
+    predictions of `parts`."""
     both: list[list[float]] = [[], []]
     labels: list[int] = []
     seconds = [0.0, 0.0]
@@ -110,8 +131,10 @@ def report(title: str, rows: list[tuple[float, float, float, float]]) -> None:
     d = federated - pooled
     half = 2 * d.std(ddof=1) / np.sqrt(len(d)) if len(d) > 1 else float("nan")
     print(
-        f"{title}: AUC federated {federated.mean():.4f}, pooled {pooled.mean():.4f}; difference {d.mean():+.5f} "
-        f"[{d.mean() - half:+.5f}, {d.mean() + half:+.5f}], range {d.min():+.4f} .. {d.max():+.4f}, {len(d)} seeds; "
+        f"{title}: AUC federated {federated.mean():.4f}, pooled {pooled.mean():.4f}; difference "
+        f"{d.mean():+.5f} "
+        f"[{d.mean() - half:+.5f}, {d.mean() + half:+.5f}], range {d.min():+.4f} .. "
+        f"{d.max():+.4f}, {len(d)} seeds; "
         f"median seconds a seed {np.median(seconds[0]):.2f} / {np.median(seconds[1]):.2f}",
         flush=True,
     )
@@ -119,11 +142,21 @@ def report(title: str, rows: list[tuple[float, float, float, float]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder of a study's real table; without it the synthetic table is used")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="folder of a study's real table; without it the synthetic table is used",
+    )
     parser.add_argument("--study", default="colorectal_metastasis")
-    parser.add_argument("--task", action="append", help="a task of the study, may be repeated (default: preop and postresection)")
+    parser.add_argument(
+        "--task",
+        action="append",
+        help="a task of the study, may be repeated (default: preop and postresection)",
+    )
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--trees", type=int, help="rounds (default: 100 synthetic, the learner's own on real data)")
+    parser.add_argument(
+        "--trees", type=int, help="rounds (default: 100 synthetic, the learner's own on real data)"
+    )
     parser.add_argument("--depth", type=int, default=Boosting().depth)
     given = parser.parse_args()
     if given.data is None:

@@ -1,10 +1,12 @@
-"""The coordinator's memory with many sites and a large model: answers wait on disk, so that 50 sites need little more than 2.
+"""The coordinator's memory with many sites and a large model: answers wait on disk, so that 50
+sites need little more than 2.
 
     python -m bench.coordinator [--sites 2 50] [--millions 12] [--rounds 3]
 
-Each number of sites is a process of its own that drives rounds of a model of so many million float32 parameters over sites that make their
-signed answer when it is pulled. Printed is the peak of resident memory, without the pages of files that the kernel may drop (RssAnon).
-Goal: 50 sites at most 2 times 2 sites.
+Each number of sites is a process of its own that drives rounds of a model of so many million
+float32 parameters over sites that make their signed answer when it is pulled. Printed is the peak
+of resident memory, without the pages of files that the kernel may drop (RssAnon). Goal: 50 sites at
+most 2 times 2 sites.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def anonymous() -> float:
     """MB."""
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon"))
+    line = next(
+        x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon")
+    )
     return int(line.split()[1]) / 1024
 
 
@@ -71,7 +75,13 @@ def one(sites: int, millions: int, rounds_: int) -> float:
 
         def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
             done = int(state["wide"]["rounds"]) + 1
-            return Step({"w": np.divide(total.sums["w"], total.sums["n"], dtype=np.float32), "rounds": np.array(done)}, done >= rounds_)
+            return Step(
+                {
+                    "w": np.divide(total.sums["w"], total.sums["n"], dtype=np.float32),
+                    "rounds": np.array(done),
+                },
+                done >= rounds_,
+            )
 
     class Late(Grid):
         """Answers are made when they are pulled, as a SuperLink hands them out one by one."""
@@ -86,7 +96,12 @@ def one(sites: int, millions: int, rounds_: int) -> float:
             return FlowerRun.create_empty(run_id=1)
 
         def create_message(
-            self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+            self,
+            content: RecordDict,
+            message_type: str,
+            dst_node_id: int,
+            group_id: str,
+            ttl: float | None = None,
         ) -> Message:
             return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
@@ -107,17 +122,30 @@ def one(sites: int, millions: int, rounds_: int) -> float:
                 asked = packet(m, "request")
                 (plan,) = unpack_request(asked, coordinator.public).plans
                 sums = {"w": np.ones(millions * 1_000_000, np.float32), "n": np.array(1.0)}
-                answer = pack_updates([Update(plan.hash, Contribution(sums, 30))], signers[plan.site], asked)
+                answer = pack_updates(
+                    [Update(plan.hash, Contribution(sums, 30))], signers[plan.site], asked
+                )
                 yield Message(content(answer), reply_to=m)
 
-        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        def send_and_receive(
+            self, messages: Iterable[Message], *, timeout: float | None = None
+        ) -> Iterable[Message]:
             return self.pull_messages(self.push_messages(messages))
 
     coordinator = signing.new()
     signers = {f"S{k:03d}": signing.new() for k in range(sites)}
-    schema = Schema(name="bench", times=("now",), features=(Number("age", "years", 0, 120, "now"),), label=Label("y", ("no", "yes")))
+    schema = Schema(
+        name="bench",
+        times=("now",),
+        features=(Number("age", "years", 0, 120, "now"),),
+        label=Label("y", ("no", "yes")),
+    )
     hellos = {s: Hello(s, "", schema.hash, ("table",), ("wide",), 30) for s in signers}
-    roster = Roster(hellos, {s: k for k, s in enumerate(signers)}, Enrolled(coordinator, {s: k.public for s, k in signers.items()}))
+    roster = Roster(
+        hellos,
+        {s: k for k, s in enumerate(signers)},
+        Enrolled(coordinator, {s: k.public for s, k in signers.items()}),
+    )
     peak = 0.0
     over = threading.Event()
 
@@ -134,7 +162,11 @@ def one(sites: int, millions: int, rounds_: int) -> float:
         def seen(exchange: Exchange, progress: Progress) -> None: ...
 
         jobs = [Job(Wide(), Fold(), (Fold(),))]
-        drive(Federation(Late(), run, "bench", roster, jobs, schema, combiner("fedavg")), Progress(), seen)
+        drive(
+            Federation(Late(), run, "bench", roster, jobs, schema, combiner("fedavg")),
+            Progress(),
+            seen,
+        )
     over.set()
     watcher.join()
     return peak
@@ -152,12 +184,29 @@ def main() -> None:
         return
     peaks = {}
     for sites in given.sites:
-        more = ["--one", str(sites), "--millions", str(given.millions), "--rounds", str(given.rounds)]
+        more = [
+            "--one",
+            str(sites),
+            "--millions",
+            str(given.millions),
+            "--rounds",
+            str(given.rounds),
+        ]
         started = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", "bench.coordinator", *more], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.coordinator", *more],
+            cwd=ROOT,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         peaks[sites] = float(done.stdout)
         seconds = time.perf_counter() - started
-        print(f"{sites} sites, {4 * given.millions} MB of parameters: peak {peaks[sites]:.0f} MB ({seconds:.0f} s)", flush=True)
+        print(
+            f"{sites} sites, {4 * given.millions} MB of parameters: peak {peaks[sites]:.0f} MB "
+            f"({seconds:.0f} s)",
+            flush=True,
+        )
     first, last = given.sites[0], given.sites[-1]
     print(f"{last} sites / {first} sites: {peaks[last] / peaks[first]:.2f} (goal at most 2)")
 

@@ -1,12 +1,14 @@
-"""A DICOM series to a float32 volume in Hounsfield units: ours against SimpleITK's series reader and MONAI's PydicomReader.
+"""A DICOM series to a float32 volume in Hounsfield units: ours against SimpleITK's series reader
+and MONAI's PydicomReader.
 
     python -m bench.dicom [--slices 100 --repeats 7] [--only real|plain|compressed]
 
-Readers take turns in one process on the same files, which the disk cache holds; a ratio is taken turn by turn. Real slices are those of
-`FEDMETS_DATA` (default ../shared/data) where they are there: 41 of CRLM-CT-1004. Compressed series are those slices (or made ones) in each
-syntax. Each starts from a folder, looks at the headers, sorts the slices and reads them; "again" starts from what is known of the series,
-as a site does that remembers its headers (and as SimpleITK does when it is given sorted files). Goals: at most 1.0 of SimpleITK
-(compressed too), at most 0.33 of MONAI.
+Readers take turns in one process on the same files, which the disk cache holds; a ratio is taken
+turn by turn. Real slices are those of `FEDMETS_DATA` (default ../shared/data) where they are there:
+41 of CRLM-CT-1004. Compressed series are those slices (or made ones) in each syntax. Each starts
+from a folder, looks at the headers, sorts the slices and reads them; "again" starts from what is
+known of the series, as a site does that remembers its headers (and as SimpleITK does when it is
+given sorted files). Goals: at most 1.0 of SimpleITK (compressed too), at most 0.33 of MONAI.
 """
 
 from __future__ import annotations
@@ -40,10 +42,13 @@ def again(series: Series) -> NDArray[np.float32]:
 
 
 def simpleitk(series: Series) -> NDArray[np.float32]:
-    """From the folder, as its documentation has it: it sorts the files of a series by their headers."""
+    """From the folder, as its documentation has it: it sorts the files of a series by their
+    headers."""
     import SimpleITK as sitk
 
-    return _simpleitk(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(Path(series.files[0]).parent)))
+    return _simpleitk(
+        sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(Path(series.files[0]).parent))
+    )
 
 
 def simpleitk_again(series: Series) -> NDArray[np.float32]:
@@ -81,7 +86,8 @@ def grouped(paths: Sequence[Path]) -> Series:
 
 
 def turns(readers: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each reader, one after the other, `repeats` times; the first turn, which imports, is not counted."""
+    """Seconds of each reader, one after the other, `repeats` times; the first turn, which imports,
+    is not counted."""
     out: dict[str, list[float]] = {name: [] for name in readers}
     for n in range(repeats + 1):
         for name, read in readers.items():
@@ -93,7 +99,10 @@ def turns(readers: Mapping[str, Callable[[], object]], repeats: int) -> dict[str
 
 
 def spread(values: Sequence[float], unit: float = 1.0, digits: int = 2) -> str:
-    return f"{statistics.median(values) * unit:.{digits}f} [{min(values) * unit:.{digits}f}, {max(values) * unit:.{digits}f}]"
+    return (
+        f"{statistics.median(values) * unit:.{digits}f} [{min(values) * unit:.{digits}f}, "
+        f"{max(values) * unit:.{digits}f}]"
+    )
 
 
 def compare(title: str, series: Series, readers: Mapping[str, Reader], repeats: int) -> None:
@@ -101,15 +110,32 @@ def compare(title: str, series: Series, readers: Mapping[str, Reader], repeats: 
     for name, array in truth.items():
         if name == "MONAI":  # its axes are (x, y, z) or (y, x, z), and slices may run the other way
             array = max(
-                (a for t in (array.transpose(2, 0, 1), array.transpose(2, 1, 0)) for a in (t, t[::-1])),
-                key=lambda a: a.shape == truth["ours"].shape and np.mean(np.maximum(a, -1024) == truth["ours"]),
+                (
+                    a
+                    for t in (array.transpose(2, 0, 1), array.transpose(2, 1, 0))
+                    for a in (t, t[::-1])
+                ),
+                key=lambda a: (
+                    a.shape == truth["ours"].shape
+                    and np.mean(np.maximum(a, -1024) == truth["ours"])
+                ),
             )
         if not np.array_equal(np.maximum(array, -1024), truth["ours"]):
             raise SystemExit(f"{title}: {name} reads other values than ours")
-    seconds = turns({name: (lambda read=read: read(series)) for name, read in readers.items()}, repeats)
+    seconds = turns(
+        {name: (lambda read=read: read(series)) for name, read in readers.items()}, repeats
+    )
     count = len(series.slices)
-    print(f"{title}: ms a slice " + ", ".join(f"{name} {spread(s, 1e3 / count)}" for name, s in seconds.items()), flush=True)
-    pairs = {"SimpleITK": ("ours", 1.0), "SimpleITK, again": ("ours, again", 1.0), "MONAI": ("ours", 0.33)}
+    print(
+        f"{title}: ms a slice "
+        + ", ".join(f"{name} {spread(s, 1e3 / count)}" for name, s in seconds.items()),
+        flush=True,
+    )
+    pairs = {
+        "SimpleITK": ("ours", 1.0),
+        "SimpleITK, again": ("ours, again", 1.0),
+        "MONAI": ("ours", 0.33),
+    }
     for name, (mine, goal) in pairs.items():
         if name in seconds:
             ratios = [a / b for a, b in zip(seconds[mine], seconds[name], strict=True)]
@@ -124,7 +150,12 @@ def main() -> None:
     parser.add_argument("--only", choices=("real", "plain", "compressed"))
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    two = {"ours": ours, "SimpleITK": simpleitk, "ours, again": again, "SimpleITK, again": simpleitk_again}
+    two = {
+        "ours": ours,
+        "SimpleITK": simpleitk,
+        "ours, again": again,
+        "SimpleITK, again": simpleitk_again,
+    }
     everyone = {**two, "MONAI": monai}
     real = DATA / "crlm/ct/CRLM-CT-1004"
     with tempfile.TemporaryDirectory() as name:
@@ -140,7 +171,12 @@ def main() -> None:
         if given.only in (None, "compressed"):
             sources = sorted(real.iterdir())[:24] if real.is_dir() else sorted(made.iterdir())[:24]
             for syntax in ("JPEG lossless", "JPEG-LS", "JPEG 2000 lossless", "RLE"):
-                compare(f"{syntax}, {len(sources)} slices", recoded(sources, Path(name) / syntax, syntax), two, given.repeats)
+                compare(
+                    f"{syntax}, {len(sources)} slices",
+                    recoded(sources, Path(name) / syntax, syntax),
+                    two,
+                    given.repeats,
+                )
 
 
 def recoded(sources: Sequence[Path], folder: Path, syntax: str) -> Series:

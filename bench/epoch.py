@@ -1,11 +1,13 @@
-"""An epoch of the default image network from the warm cache, against tensors in memory, and against MONAI's PersistentDataset.
+"""An epoch of the default image network from the warm cache, against tensors in memory, and against
+MONAI's PersistentDataset.
 
     python -m bench.epoch [--cases 120 --channels 4 --repeats 5]
 
-All arms train the same network with the same loss, optimiser and batches of patients, and vary crops in the same ways; they take turns. The
-cache's crops are kept files that are mapped (`client.imaging.pipeline.image_cache`). MONAI's are what its PersistentDataset keeps, varied
-by its dictionary transforms and read by its DataLoader, in this process or in a worker, with and without metadata. Then: what a site's
-process holds in memory beside the mapped cache.
+All arms train the same network with the same loss, optimiser and batches of patients, and vary
+crops in the same ways; they take turns. The cache's crops are kept files that are mapped
+(`client.imaging.pipeline.image_cache`). MONAI's are what its PersistentDataset keeps, varied by its
+dictionary transforms and read by its DataLoader, in this process or in a worker, with and without
+metadata. Then: what a site's process holds in memory beside the mapped cache.
 """
 
 from __future__ import annotations
@@ -53,30 +55,58 @@ def pictures(cases: int, imaging: Imaging, cache: Cache) -> list[Picture]:
             mask[20 * k + 4 : 20 * k + 12, 20:40, 30:50] = 1
         coarse = np.zeros((len(imaging.channels), 2, 2, 2), np.int16)
         present = (True,) * len(imaging.channels)
-        out.append(Picture(str(i), voxels, 1e-3, (1, 1, 1), present, coarse, mask, None, (True,), kept=cache.kept(f"{i:064d}")))
+        out.append(
+            Picture(
+                str(i),
+                voxels,
+                1e-3,
+                (1, 1, 1),
+                present,
+                coarse,
+                mask,
+                None,
+                (True,),
+                kept=cache.kept(f"{i:064d}"),
+            )
+        )
     return out
 
 
 class InMemory(Cases):
     """The same batches out of one tensor."""
 
-    def __init__(self, crops: CaseCrops, labels: Any, pictures: list[Picture], augment: Augment) -> None:
+    def __init__(
+        self, crops: CaseCrops, labels: Any, pictures: list[Picture], augment: Augment
+    ) -> None:
         super().__init__(crops, crops.counts, pictures, labels, augment)
-        everything = torch.from_numpy(np.concatenate(list(crops)).astype(np.float32)).contiguous(memory_format=torch.channels_last_3d)
+        everything = torch.from_numpy(np.concatenate(list(crops)).astype(np.float32)).contiguous(
+            memory_format=torch.channels_last_3d
+        )
         self._store.gather = lambda rows, device: everything[torch.from_numpy(rows)]  # type: ignore[method-assign]
 
 
 def loss(network: Any, batch: Any) -> Any:
     x, present, mean, labels = batch
-    return torch.nn.functional.cross_entropy(patient_logits(network(x, present), mean), labels, reduction="sum")
+    return torch.nn.functional.cross_entropy(
+        patient_logits(network(x, present), mean), labels, reduction="sum"
+    )
 
 
 def with_monai(
     crops: CaseCrops, labels: Any, given: list[Picture], folder: Path, network: Any, start: Arrays
 ) -> Callable[[int, bool], None]:
-    """An epoch with so many workers, its tensors carrying MONAI's metadata or not. The first one writes the dataset's own files."""
+    """An epoch with so many workers, its tensors carrying MONAI's metadata or not. The first one
+    writes the dataset's own files."""
     from monai.data import DataLoader, PersistentDataset, set_track_meta
-    from monai.transforms import Compose, EnsureTyped, LoadImaged, RandAffined, RandFlipd, RandScaleIntensityd, RandShiftIntensityd
+    from monai.transforms import (
+        Compose,
+        EnsureTyped,
+        LoadImaged,
+        RandAffined,
+        RandFlipd,
+        RandScaleIntensityd,
+        RandShiftIntensityd,
+    )
 
     folder.mkdir()
     items, of_case = [], []
@@ -92,12 +122,21 @@ def with_monai(
         items,
         Compose(
             [
-                LoadImaged(both, reader="NumpyReader", channel_dim=0),  # this and the next are what the dataset keeps
+                LoadImaged(
+                    both, reader="NumpyReader", channel_dim=0
+                ),  # this and the next are what the dataset keeps
                 EnsureTyped(both, dtype=torch.float32),
                 RandScaleIntensityd(["image"], 0.1, prob=1.0),
                 RandShiftIntensityd(["image"], 0.1, prob=1.0),
                 *(RandFlipd(both, 0.5, axis) for axis in range(3)),
-                RandAffined(both, prob=Augment.resampled, rotate_range=turn, scale_range=scale, padding_mode="border", mode="bilinear"),
+                RandAffined(
+                    both,
+                    prob=Augment.resampled,
+                    rotate_range=turn,
+                    scale_range=scale,
+                    padding_mode="border",
+                    mode="bilinear",
+                ),
             ]
         ),
         folder / "kept",
@@ -108,15 +147,27 @@ def with_monai(
         order = list(dict.fromkeys(t["case"] for t in those))
         case = torch.tensor([order.index(t["case"]) for t in those])
         member = case == torch.arange(len(order))[:, None]
-        x = torch.stack([torch.cat([torch.as_tensor(t["image"]), torch.as_tensor(t["mask"])]) for t in those])
+        x = torch.stack(
+            [torch.cat([torch.as_tensor(t["image"]), torch.as_tensor(t["mask"])]) for t in those]
+        )
         x = x.contiguous(memory_format=torch.channels_last_3d)
-        return x, bits[order][case], member / member.sum(dim=1, keepdim=True), torch.as_tensor(labels)[order]
+        return (
+            x,
+            bits[order][case],
+            member / member.sum(dim=1, keepdim=True),
+            torch.as_tensor(labels)[order],
+        )
 
     def epoch(workers: int, meta: bool) -> None:
         set_track_meta(meta)
         order = np.random.default_rng(0).permutation(len(given))
-        batches = [[n for i in some for n in of_case[i]] for some in np.split(order, np.arange(BATCH, len(order), BATCH))]
-        loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=gathered)
+        batches = [
+            [n for i in some for n in of_case[i]]
+            for some in np.split(order, np.arange(BATCH, len(order), BATCH))
+        ]
+        loader = DataLoader(
+            dataset, batch_sampler=batches, num_workers=workers, collate_fn=gathered
+        )
 
         class Loaded:
             """The loader's batches, whatever rows are asked for: it has drawn its own."""
@@ -143,12 +194,17 @@ HOW = Schedule(1, BATCH, 0.003, 0.05, optimiser="adamw")
 
 def megabytes(field: str) -> float:
     """A line of this process's memory account, in MB."""
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(f"{field}:"))
+    line = next(
+        x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(f"{field}:")
+    )
     return int(line.split()[1]) / 1024
 
 
 def spread(values: list[float], unit: float = 1e3) -> str:
-    return f"{statistics.median(values) * unit:.0f} [{min(values) * unit:.0f}, {max(values) * unit:.0f}]"
+    return (
+        f"{statistics.median(values) * unit:.0f} [{min(values) * unit:.0f}, "
+        f"{max(values) * unit:.0f}]"
+    )
 
 
 @contextlib.contextmanager
@@ -165,7 +221,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
     fix_threads()
-    imaging = Imaging(tuple(Channel(f"c{i}", "MR") for i in range(given.channels)), ("lesion",), lesion=("lesion",))
+    imaging = Imaging(
+        tuple(Channel(f"c{i}", "MR") for i in range(given.channels)),
+        ("lesion",),
+        lesion=("lesion",),
+    )
     augment = Augment(imaging.crop_mm)
     network = federated_averaging.network(Compact3D, given.channels, 2)
     start = federated_averaging.bare(federated_averaging.drawn(Compact3D, (given.channels, 2), 0))
@@ -174,13 +234,26 @@ def main() -> None:
         labels = np.arange(given.cases) % 2
         CaseCrops(held, imaging, GRID)  # the cache is warm from here on
         held = [
-            Picture(p.key, p.voxels[:, :1].copy(), p.unit, p.spacing_mm, p.present, p.coarse, p.mask, None, (True,), kept=p.kept)
+            Picture(
+                p.key,
+                p.voxels[:, :1].copy(),
+                p.unit,
+                p.spacing_mm,
+                p.present,
+                p.coarse,
+                p.mask,
+                None,
+                (True,),
+                kept=p.kept,
+            )
             for p in held
         ]
         learn(
             network,
             start,
-            Cases(c := CaseCrops(held[:16], imaging, GRID), c.counts, held[:16], labels[:16], augment),
+            Cases(
+                c := CaseCrops(held[:16], imaging, GRID), c.counts, held[:16], labels[:16], augment
+            ),
             loss,
             HOW,
             seed=0,
@@ -197,7 +270,10 @@ def main() -> None:
         for _ in range(2):
             cached()
             peak = max(peak, megabytes("RssAnon"))
-        model, batch = sum(v.nbytes for v in start.values()) / 2**20, BATCH * 3 * 4 * np.prod(GRID) * (given.channels + 1) / 2**20
+        model, batch = (
+            sum(v.nbytes for v in start.values()) / 2**20,
+            BATCH * 3 * 4 * np.prod(GRID) * (given.channels + 1) / 2**20,
+        )
         memory = InMemory(crops, labels, held, augment)
 
         def in_memory() -> None:
@@ -207,7 +283,9 @@ def main() -> None:
         arms: dict[str, Callable[[], None]] = {"cache": cached, "memory": in_memory}
         for meta in (True, False):
             for workers in (0, 1):
-                arms[f"MONAI{'' if meta else ' without metadata'}, {workers} workers"] = partial(monai, workers, meta)
+                arms[f"MONAI{'' if meta else ' without metadata'}, {workers} workers"] = partial(
+                    monai, workers, meta
+                )
         seconds: dict[str, list[float]] = {k: [] for k in arms}
         with quiet():
             for arm in arms.values():
@@ -218,16 +296,23 @@ def main() -> None:
                     arm()
                     seconds[k].append(time.perf_counter() - began)
     middle = {k: statistics.median(v) for k, v in seconds.items()}
-    print(f"{given.cases} cases, {int(crops.counts.sum())} crops of {given.channels} + 1 x {GRID}, {given.repeats} turns each")
+    print(
+        f"{given.cases} cases, {int(crops.counts.sum())} crops of {given.channels} + 1 x {GRID}, "
+        f"{given.repeats} turns each"
+    )
     for k, v in seconds.items():
-        print(f"  {k}: {spread(v)} ms an epoch, {middle[k] / crops.counts.sum() * 1e3:.2f} ms a crop")
+        print(
+            f"  {k}: {spread(v)} ms an epoch, {middle[k] / crops.counts.sum() * 1e3:.2f} ms a crop"
+        )
     print(f"  cache / memory: {middle['cache'] / middle['memory']:.2f} (goal at most 1.10)")
     for k in arms:
         if k.startswith("MONAI"):
             print(f"  cache / {k}: {middle['cache'] / middle[k]:.2f} (goal at most 0.33)")
     print(
-        f"memory beside the mapped cache: {before:.0f} MB after the first batches, {peak:.0f} MB at most after two epochs: "
-        f"{peak - before:+.0f} MB; the model is {model:.1f} MB, a batch {batch:.1f} MB (goal: no more than these and 200 MB)"
+        f"memory beside the mapped cache: {before:.0f} MB after the first batches, {peak:.0f} MB "
+        "at most after two epochs: "
+        f"{peak - before:+.0f} MB; the model is {model:.1f} MB, a batch {batch:.1f} MB (goal: no "
+        "more than these and 200 MB)"
     )
 
 

@@ -1,11 +1,14 @@
-"""A federated round of the image network in this process, against Flower's own engine (Ray) doing the same torch work.
+"""A federated round of the image network in this process, against Flower's own engine (Ray) doing
+the same torch work.
 
     python -m bench.image_rounds [--sites 4 --cases 48 --rounds 6 --repeats 3]
 
-A: the two apps over `simulation.federation.in_process_grid.InProcessGrid` with two workers: plans, guards, ledger, state on disk and all.
-B: a plain Flower app, `FedAvg` and a client that calls the same training on the same crops, under `flwr.simulation.run_simulation`. Each
-turn is a process of its own, A and B in turns; memory is the sum of the process tree's proportional set sizes at its peak. The first round
-of each, in which everything is imported and cut, is left out. Goals: time at most 1.0, memory at most 0.5.
+A: the two apps over `simulation.federation.in_process_grid.InProcessGrid` with two workers: plans,
+guards, ledger, state on disk and all. B: a plain Flower app, `FedAvg` and a client that calls the
+same training on the same crops, under `flwr.simulation.run_simulation`. Each turn is a process of
+its own, A and B in turns; memory is the sum of the process tree's proportional set sizes at its
+peak. The first round of each, in which everything is imported and cut, is left out. Goals: time at
+most 1.0, memory at most 0.5.
 """
 
 from __future__ import annotations
@@ -33,8 +36,20 @@ def cohort(site: int, cases: int) -> Any:
     from common.data.picture import Picture
     from common.data.schema import Channel, Imaging, Label, Number, Schema
 
-    imaging = Imaging((Channel("ct", "CT"),), ("lesion",), lesion=("lesion",), window=(-160, 240), crop_mm=(32.0, 48.0, 48.0))
-    schema = Schema("bench", (Number("x", "u", -8, 8, "now"),), Label("y", ("no", "yes")), ("now",), imaging=imaging)
+    imaging = Imaging(
+        (Channel("ct", "CT"),),
+        ("lesion",),
+        lesion=("lesion",),
+        window=(-160, 240),
+        crop_mm=(32.0, 48.0, 48.0),
+    )
+    schema = Schema(
+        "bench",
+        (Number("x", "u", -8, 8, "now"),),
+        Label("y", ("no", "yes")),
+        ("now",),
+        imaging=imaging,
+    )
     r = np.random.default_rng(site)
     labels = np.arange(cases) % 2
     z, y, x = np.meshgrid(*(np.arange(n) - n / 2 for n in (24, 40, 40)), indexing="ij")
@@ -45,13 +60,27 @@ def cohort(site: int, cases: int) -> Any:
         voxels = values.astype(np.int16)[None]
         pictures.append(
             Picture(
-                f"{site}-{i}", voxels, 1 / 32767, (2.0, 2.0, 2.0), (True,), voxels[:, ::2, ::4, ::4], ball.astype(np.uint8), None, (True,)
+                f"{site}-{i}",
+                voxels,
+                1 / 32767,
+                (2.0, 2.0, 2.0),
+                (True,),
+                voxels[:, ::2, ::4, ::4],
+                ball.astype(np.uint8),
+                None,
+                (True,),
             )
         )
     ids = tuple(f"{site}-{i:04d}" for i in range(cases))
     values = r.normal(size=(cases, 1))
     return Cohort(
-        f"S{site}", schema, ids, values, labels.astype(np.int64), modalities=frozenset({"table", "image"}), pictures=tuple(pictures)
+        f"S{site}",
+        schema,
+        ids,
+        values,
+        labels.astype(np.int64),
+        modalities=frozenset({"table", "image"}),
+        pictures=tuple(pictures),
     )
 
 
@@ -81,32 +110,60 @@ def here(sites: int, cases: int, rounds: int) -> list[float]:
         class Holding(Station):
             def __init__(self, held: Any) -> None:
                 key = folder / held.site / site_folders.STATION_KEY
-                super().__init__(Site(held.site, folder, ("bench",), coordinator=pinned, key=key, log=folder / "station.log"))
+                super().__init__(
+                    Site(
+                        held.site,
+                        folder,
+                        ("bench",),
+                        coordinator=pinned,
+                        key=key,
+                        log=folder / "station.log",
+                    )
+                )
                 self.held = held
 
             def cohort(self, ref: str, task: str) -> Any:
                 return self.held
 
         those = [cohort(k, cases) for k in range(sites)]
-        pinned = site_folders.enrol(folder / site_folders.COORDINATOR, {c.site: folder / c.site for c in those})
+        pinned = site_folders.enrol(
+            folder / site_folders.COORDINATOR, {c.site: folder / c.site for c in those}
+        )
         stations = {f"/{k}": Holding(c) for k, c in enumerate(those)}
         courier.door = lambda context, seconds: stations[str(context.node_config["site"])]  # type: ignore[assignment]
         grid = InProcessGrid(courier.app, {k + 1: Path(f"/{k}") for k in range(sites)}, workers=2)
         run = Run(study="bench", task="now", out=str(folder), expect=sites)
         schema = stations["/0"].held.schema
-        roster = register(grid, Invitation(run, "bench", enrolled_sites.load(str(folder / site_folders.COORDINATOR)), "now", schema))
+        roster = register(
+            grid,
+            Invitation(
+                run,
+                "bench",
+                enrolled_sites.load(str(folder / site_folders.COORDINATOR)),
+                "now",
+                schema,
+            ),
+        )
         ledger, seconds, last = Ledger(folder / "ledger.jsonl"), list[float](), time.perf_counter()
 
         def watch(exchange: Any, now: Any) -> None:
             nonlocal last
             arrays = flatten(flatten(now.states))
-            ledger.append("exchange", time=time.time(), state=state_store.save(folder / "state", now.step, arrays))
+            ledger.append(
+                "exchange",
+                time=time.time(),
+                state=state_store.save(folder / "state", now.step, arrays),
+            )
             seconds.append(time.perf_counter() - last)
             last = time.perf_counter()
 
         learner = load("image", {"segmentation": False, "rounds": rounds})
         job = Job(learner, Fold(), (Fold(),))
-        driver.drive(driver.Federation(grid, run, "bench", roster, [job], schema, combiner("fedavg")), driver.Progress(), watch)
+        driver.drive(
+            driver.Federation(grid, run, "bench", roster, [job], schema, combiner("fedavg")),
+            driver.Progress(),
+            watch,
+        )
         ledger.close()
     return seconds[2:]  # without the counting and the first round
 
@@ -135,19 +192,37 @@ def on_ray(sites: int, cases: int, rounds: int) -> list[float]:
         if k not in held:
             mine = cohort(k, cases)
             crops = image.LEARNER.crops({"image": {"grid": np.array((16, 24, 24))}}, mine)
-            held[k] = Cases(crops, crops.counts, mine.pictures, mine.labels, Augment(mine.schema.imaging.crop_mm))
+            held[k] = Cases(
+                crops,
+                crops.counts,
+                mine.pictures,
+                mine.labels,
+                Augment(mine.schema.imaging.crop_mm),
+            )
 
         def loss(network: Any, batch: Any) -> Any:
             import torch
 
             x, present, mean, labels = batch
-            return torch.nn.functional.cross_entropy(patient_logits(network(x, present), mean), labels, reduction="sum")
+            return torch.nn.functional.cross_entropy(
+                patient_logits(network(x, present), mean), labels, reduction="sum"
+            )
 
         start = {n: np.array(a.numpy()) for n, a in message.content["arrays"].items()}
         how = image.LEARNER.training.schedule("adamw")
-        trained = learn(federated_averaging.network(image._classifier, "compact3d", 1, 2), start, held[k], loss, how, seed=k)
+        trained = learn(
+            federated_averaging.network(image._classifier, "compact3d", 1, 2),
+            start,
+            held[k],
+            loss,
+            how,
+            seed=k,
+        )
         content = RecordDict(
-            {"arrays": ArrayRecord({n: Array(a) for n, a in trained.arrays.items()}), "metrics": MetricRecord({"num-examples": cases})}
+            {
+                "arrays": ArrayRecord({n: Array(a) for n, a in trained.arrays.items()}),
+                "metrics": MetricRecord({"num-examples": cases}),
+            }
         )
         return Message(content, reply_to=message)
 
@@ -168,10 +243,16 @@ def on_ray(sites: int, cases: int, rounds: int) -> list[float]:
         weights = averaging.bare(averaging.drawn(image._classifier, ("compact3d", 1, 2), 0))
         strategy = Timed(fraction_train=1.0, fraction_evaluate=0.0, min_available_nodes=sites)
         Timed.last = time.perf_counter()
-        strategy.start(grid=grid, initial_arrays=ArrayRecord({n: Array(a) for n, a in weights.items()}), num_rounds=rounds)
+        strategy.start(
+            grid=grid,
+            initial_arrays=ArrayRecord({n: Array(a) for n, a in weights.items()}),
+            num_rounds=rounds,
+        )
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    run_simulation(server, client, sites, backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0}})
+    run_simulation(
+        server, client, sites, backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0}}
+    )
     return seconds[1:]
 
 
@@ -181,7 +262,9 @@ def tree(root: int) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                parents.setdefault(int((entry / "stat").read_text().rpartition(")")[2].split()[1]), []).append(int(entry.name))
+                parents.setdefault(
+                    int((entry / "stat").read_text().rpartition(")")[2].split()[1]), []
+                ).append(int(entry.name))
             except OSError:
                 continue
     out, todo = [], [root]
@@ -206,7 +289,12 @@ def proportional(root: int) -> float:
 def turn(arm: str, given: argparse.Namespace) -> tuple[float, float]:
     """(median seconds a round, peak megabytes) of one arm in a process of its own."""
     size = ["--sites", str(given.sites), "--cases", str(given.cases), "--rounds", str(given.rounds)]
-    quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    quiet = {
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "OMP_NUM_THREADS": "1",
+    }
     peak = 0.0
     with tempfile.TemporaryFile() as out:
         process = subprocess.Popen(
@@ -235,21 +323,31 @@ def main() -> None:
     parser.add_argument("--arm", choices=("here", "ray"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.arm:
-        print(json.dumps((here if given.arm == "here" else on_ray)(given.sites, given.cases, given.rounds)))
+        print(
+            json.dumps(
+                (here if given.arm == "here" else on_ray)(given.sites, given.cases, given.rounds)
+            )
+        )
         return
     found: dict[str, list[tuple[float, float]]] = {"here": [], "ray": []}
     for _ in range(given.repeats):
         for arm in found:
             found[arm].append(turn(arm, given))
     seconds, memory = ({arm: [t[i] for t in turns] for arm, turns in found.items()} for i in (0, 1))
-    print(f"{given.sites} sites x {given.cases} patients, {given.rounds} rounds, {given.repeats} turns each")
+    print(
+        f"{given.sites} sites x {given.cases} patients, {given.rounds} rounds, {given.repeats} "
+        "turns each"
+    )
     for what, values, unit in (("seconds a round", seconds, "s"), ("peak memory", memory, "MB")):
         ratios = [a / b for a, b in zip(values["here"], values["ray"], strict=True)]
         told = ", ".join(
             f"{name} {statistics.median(v):.2f} {unit} [{min(v):.2f}, {max(v):.2f}]"
             for name, v in (("in process", values["here"]), ("Ray", values["ray"]))
         )
-        print(f"  {what}: {told}; ratio {statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]")
+        print(
+            f"  {what}: {told}; ratio {statistics.median(ratios):.2f} [{min(ratios):.2f}, "
+            f"{max(ratios):.2f}]"
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""The coordinator's page at its largest: a thousand exchanges of two hundred sites. How soon it is there, and what it takes to be watched.
+"""The coordinator's page at its largest: a thousand exchanges of two hundred sites. How soon it is
+there, and what it takes to be watched.
 
     python -m bench.monitor [--exchanges 1000] [--sites 200] [--watchers 40]
 
-A made ledger, a real process, HTTP over loopback. `cold`: a look at the very moment when the process has started, which then waits until
-the whole ledger is read and verified; `warm`: every later one. Goals: below 1 s, and memory that does not grow with rounds or watchers.
+A made ledger, a real process, HTTP over loopback. `cold`: a look at the very moment when the
+process has started, which then waits until the whole ledger is read and verified; `warm`: every
+later one. Goals: below 1 s, and memory that does not grow with rounds or watchers.
 """
 
 from __future__ import annotations
@@ -48,7 +50,10 @@ def main() -> None:
         path = run / ledger.NAME
         lines = path.read_bytes().splitlines(keepends=True)
         path.write_bytes(b"".join(lines[:-NEW]))
-        with monitor(Path(folder)) as (at, process), httpx.Client(base_url=at, trust_env=False, timeout=60) as client:
+        with (
+            monitor(Path(folder)) as (at, process),
+            httpx.Client(base_url=at, trust_env=False, timeout=60) as client,
+        ):
             cold, size = looked(client)
             warm = [looked(client)[0] for _ in range(9)]
             before, seen = resident(process.pid), list[int]()
@@ -71,10 +76,17 @@ def main() -> None:
                 t.join(60)
             after = resident(process.pid)
         print(
-            f"{args.exchanges} exchanges of {args.sites} sites, a ledger of {sum(map(len, lines)) / 1e6:.0f} MB, {size / 1000:.0f} kB seen"
+            f"{args.exchanges} exchanges of {args.sites} sites, a ledger of "
+            f"{sum(map(len, lines)) / 1e6:.0f} MB, {size / 1000:.0f} kB seen"
         )
-        print(f"  cold {cold:.2f} s, warm {statistics.median(warm):.3f} s [{min(warm):.3f}, {max(warm):.3f}] (goal 1 s)")
-        print(f"  {len(seen)} of {args.watchers} watchers saw {NEW} more exchanges; memory {before:.0f} MB, then {after:.0f} MB")
+        print(
+            f"  cold {cold:.2f} s, warm {statistics.median(warm):.3f} s [{min(warm):.3f}, "
+            f"{max(warm):.3f}] (goal 1 s)"
+        )
+        print(
+            f"  {len(seen)} of {args.watchers} watchers saw {NEW} more exchanges; memory "
+            f"{before:.0f} MB, then {after:.0f} MB"
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""What noise costs the learner made for it: AUC of `private_logistic` by epsilon, and of the exact regression, on synthetic cohorts.
+"""What noise costs the learner made for it: AUC of `private_logistic` by epsilon, and of the exact
+regression, on synthetic cohorts.
 
     python -m bench.private_auc [--patients 600 3000] [--epsilons inf 10 3 1] [--sites 3] [--draws 20] [--delta 1e-5]
 
-Trained once on everybody (no cross-fitting), each exchange one release; judged on 4000 other patients. Means over draws of the noise, with
-their standard deviation: what one federation would see.
+Trained once on everybody (no cross-fitting), each exchange one release; judged on 4000 other
+patients. Means over draws of the noise, with their standard deviation: what one federation would
+see.
 """
 
 from __future__ import annotations
@@ -30,13 +32,17 @@ def noise_for(limit: float, releases: int, delta: float) -> float:
     low, high = 1e-3, 1e6
     for _ in range(100):
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if epsilon(releases * gaussian(middle), delta) > limit else (low, middle)
+        low, high = (
+            (middle, high) if epsilon(releases * gaussian(middle), delta) > limit else (low, middle)
+        )
     return high
 
 
 def trained(cohorts: list[Cohort], noise: float) -> State:
     privacy = Privacy(noise)
-    plan = dataclasses.replace(local_plan(Fold(), 0, 5), participants=tuple(c.site for c in cohorts), privacy=privacy)
+    plan = dataclasses.replace(
+        local_plan(Fold(), 0, 5), participants=tuple(c.site for c in cohorts), privacy=privacy
+    )
     state: State = {LEARNER.name: LEARNER.start(cohorts[0].schema, 0)}
     bound = LEARNER.phases["newton"].sensitivity(cohorts[0].schema)
     done = False
@@ -68,11 +74,18 @@ def main() -> None:
         for limit in given.epsilons:
             if math.isinf(limit):
                 plain = fit(LEARNER, {}, cohorts, local_plan(Fold(), 0, 5))
-                print(f"  private_logistic without noise {auc(LEARNER, plain, others):.3f}", flush=True)
+                print(
+                    f"  private_logistic without noise {auc(LEARNER, plain, others):.3f}",
+                    flush=True,
+                )
                 continue
             noise = noise_for(limit, LEARNER.rounds, given.delta)
             found = [auc(LEARNER, trained(cohorts, noise), others) for _ in range(given.draws)]
-            print(f"  epsilon {limit:g} (noise {noise:.2f}): {np.mean(found):.3f}, standard deviation {np.std(found):.3f}", flush=True)
+            print(
+                f"  epsilon {limit:g} (noise {noise:.2f}): {np.mean(found):.3f}, standard "
+                f"deviation {np.std(found):.3f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""What DP-SGD costs: AUC of `mlp` by epsilon on synthetic cohorts, and seconds a step of the compact 3D network against plain training.
+"""What DP-SGD costs: AUC of `mlp` by epsilon on synthetic cohorts, and seconds a step of the
+compact 3D network against plain training.
 
     python -m bench.private_training [--patients 600 3000] [--epsilons inf 10 3 1] [--sites 3] [--draws 2] [--delta 1e-5]
 
-The noise is the least by which preprocessing and network together cost no more than epsilon; trained once on everybody, judged on 4000
-other patients; mean over draws of the noise, with their range. Hyperparameters are set here, by hand, for these cohorts.
+The noise is the least by which preprocessing and network together cost no more than epsilon;
+trained once on everybody, judged on 4000 other patients; mean over draws of the noise, with their
+range. Hyperparameters are set here, by hand, for these cohorts.
 """
 
 from __future__ import annotations
@@ -37,20 +39,36 @@ PREPARE = Preprocessing()
 
 
 def network(patients: int) -> Perceptron:
-    """Few rounds of short training: each release of parameters averages the sites' noise, and each step costs."""
-    return configured(Perceptron(), {"rounds": 5, "epochs": 1, "rate": 0.1, "batch": max(patients // 10, 1), "learning_rate": 0.1})
+    """Few rounds of short training: each release of parameters averages the sites' noise, and each
+    step costs."""
+    return configured(
+        Perceptron(),
+        {
+            "rounds": 5,
+            "epochs": 1,
+            "rate": 0.1,
+            "batch": max(patients // 10, 1),
+            "learning_rate": 0.1,
+        },
+    )
 
 
 def trained(learner: Federated, state: State, cohorts: list[Cohort], noise: float) -> State:
     """A fit with the noise that stations add."""
     privacy = Privacy(noise)
-    plan = dataclasses.replace(local_plan(Fold(), 0, 5), participants=tuple(c.site for c in cohorts), privacy=privacy)
+    plan = dataclasses.replace(
+        local_plan(Fold(), 0, 5), participants=tuple(c.site for c in cohorts), privacy=privacy
+    )
     state, done = {**state, learner.name: learner.start(cohorts[0].schema, 0)}, False
     while not done:
         asked = dataclasses.replace(plan, phase=learner.phase(state[learner.name]))
         bound = learner.phases[asked.phase].sensitivity(cohorts[0].schema)
         assert bound is not None
-        step = learner.apply(state, total([noised(learner.contribute(state, c, asked), bound, privacy) for c in cohorts]), asked)
+        step = learner.apply(
+            state,
+            total([noised(learner.contribute(state, c, asked), bound, privacy) for c in cohorts]),
+            asked,
+        )
         state, done = {**state, learner.name: step.arrays}, step.done
     return state
 
@@ -79,12 +97,21 @@ def seconds(patients: int, crops: int, steps: int) -> tuple[float, float]:
 
     def loss(made: Any, batch: Any) -> Any:
         x, present, mean, labels = batch
-        return torch.nn.functional.cross_entropy(patient_logits(made(x, present), mean), labels, reduction="sum")
+        return torch.nn.functional.cross_entropy(
+            patient_logits(made(x, present), mean), labels, reduction="sum"
+        )
 
     made = architectures.Compact3D(1, 2).to(memory_format=torch.channels_last_3d)
     architectures.draw(made, 1, last=True)
-    start, those, cpu = architectures.parameters(made), Volumes(patients, crops), torch.device("cpu")
-    how, private = Schedule(steps, patients, 0.01, optimiser="adamw"), Private(1.0, 1.0, Sampled(1.0, steps))
+    start, those, cpu = (
+        architectures.parameters(made),
+        Volumes(patients, crops),
+        torch.device("cpu"),
+    )
+    how, private = (
+        Schedule(steps, patients, 0.01, optimiser="adamw"),
+        Private(1.0, 1.0, Sampled(1.0, steps)),
+    )
     times = []
     for run in (
         lambda: learn(made, start, those, loss, how, seed=0, device=cpu),
@@ -114,20 +141,34 @@ def main() -> None:
             if math.isinf(limit):
                 usual = Perceptron()
                 plain = fit(PREPARE, {}, cohorts, local_plan(Fold(), 0, 5))
-                print(f"  mlp without noise {auc(usual, fit(usual, plain, cohorts, local_plan(Fold(), 0, 5)), others):.3f}", flush=True)
+                print(
+                    "  mlp without noise "
+                    f"{auc(usual, fit(usual, plain, cohorts, local_plan(Fold(), 0, 5)), others):.3f}",
+                    flush=True,
+                )
                 # preprocessing as it is, too: what clipping and few steps cost
-                print(f"  clipped, with next to no noise {auc(learner, trained(learner, plain, cohorts, 1e-6), others):.3f}", flush=True)
+                print(
+                    "  clipped, with next to no noise "
+                    f"{auc(learner, trained(learner, plain, cohorts, 1e-6), others):.3f}",
+                    flush=True,
+                )
                 continue
             noise = calibrate([PREPARE, learner], schema, limit, given.delta)
             found = [
-                auc(learner, trained(learner, trained(PREPARE, {}, cohorts, noise), cohorts, noise), others) for _ in range(given.draws)
+                auc(
+                    learner,
+                    trained(learner, trained(PREPARE, {}, cohorts, noise), cohorts, noise),
+                    others,
+                )
+                for _ in range(given.draws)
             ]
             told = f"{np.mean(found):.3f} [{min(found):.3f}, {max(found):.3f}]"
             print(f"  epsilon {limit:g} (noise {noise:.2f}): {told}", flush=True)
     for patients, crops in ((8, 1), (8, 4)):
         plain_, private = seconds(patients, crops, 3)
         print(
-            f"compact3d, {patients} patients of {crops} crops: a step {plain_:.3f} s, private {private:.3f} s, ratio {private / plain_:.2f}"
+            f"compact3d, {patients} patients of {crops} crops: a step {plain_:.3f} s, private "
+            f"{private:.3f} s, ratio {private / plain_:.2f}"
         )
 
 

@@ -1,10 +1,12 @@
-"""What masking and keeping account cost: bytes and CPU of a masked answer against an open one, and the account's share of a round.
+"""What masking and keeping account cost: bytes and CPU of a masked answer against an open one, and
+the account's share of a round.
 
     python -m bench.secure [--values 12000000] [--sites 3 10] [--repeats 3]
 
-Message level, one site, no transport: from its sums to the packet that leaves. Goals: at most 2 times the bytes of open sums, at most 2 s
-of CPU for masking. The account: a step of 46 plans (a fit, cross-fitted, of one head), reserved and written to disk, against the time
-that one message takes through Flower (`--exchange`, by `python -m bench.rounds`); goal under 1 %.
+Message level, one site, no transport: from its sums to the packet that leaves. Goals: at most 2
+times the bytes of open sums, at most 2 s of CPU for masking. The account: a step of 46 plans (a
+fit, cross-fitted, of one head), reserved and written to disk, against the time that one message
+takes through Flower (`--exchange`, by `python -m bench.rounds`); goal under 1 %.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ def masking(values: int, count: int, repeats: int) -> tuple[float, float, float,
     mine = Contribution(sums, 100)
     zero = Contribution({k: np.zeros_like(v) for k, v in sums.items()}, 0)
     asked = Packet("request", b"{}")
-    plain: Plan = replace(local_plan(Fold(), 0, 5), run="bench", site=names[0], participants=tuple(names), secure=True)
+    plain: Plan = replace(
+        local_plan(Fold(), 0, 5), run="bench", site=names[0], participants=tuple(names), secure=True
+    )
     taken, packing, size = [], [], 0
     for step in range(repeats):
         began = time.process_time()
@@ -84,16 +88,27 @@ def main() -> None:
     parser.add_argument("--values", type=int, default=12_000_000)
     parser.add_argument("--sites", type=int, nargs="+", default=[3, 10])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--exchange", type=float, default=1.4, help="seconds of one message to all sites and back through Flower")
+    parser.add_argument(
+        "--exchange",
+        type=float,
+        default=1.4,
+        help="seconds of one message to all sites and back through Flower",
+    )
     given = parser.parse_args()
     for count in given.sites:
         cpu, packing, masked, plain = masking(given.values, count, given.repeats)
         told = f"masking {cpu:.2f} s of CPU (goal 2), packing and signing {packing:.2f} s"
-        print(f"{given.values / 1e6:g} M values, {count} sites: bytes {masked / plain:.3f} of open sums (goal 2), {told}")
+        print(
+            f"{given.values / 1e6:g} M values, {count} sites: bytes {masked / plain:.3f} of open "
+            f"sums (goal 2), {told}"
+        )
     for plans in (1, 6, 46):
         seconds = accounting(plans, 20)
         share = 100 * seconds / given.exchange
-        print(f"the account of {plans} plans: {1000 * seconds:.1f} ms, {share:.2f} % of {given.exchange:g} s (goal 1)")
+        print(
+            f"the account of {plans} plans: {1000 * seconds:.1f} ms, {share:.2f} % of "
+            f"{given.exchange:g} s (goal 1)"
+        )
 
 
 if __name__ == "__main__":

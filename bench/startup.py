@@ -1,9 +1,10 @@
-"""How soon a simulation is on its way: `--help`, the first exchange in the ledger, the whole default run, and its peak memory.
+"""How soon a simulation is on its way: `--help`, the first exchange in the ledger, the whole
+default run, and its peak memory.
 
     python -m bench.startup [--repeats 5] [-- options of fedmets simulate]
 
-Each repeat is a new process in a new folder. The first exchange is found by watching the ledger from outside, every 5 ms. Goals:
-`--help` below 1 s, the first exchange below 5 s after the launch.
+Each repeat is a new process in a new folder. The first exchange is found by watching the ledger
+from outside, every 5 ms. Goals: `--help` below 1 s, the first exchange below 5 s after the launch.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def helped() -> float:
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "simulation", "--help"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "simulation", "--help"],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     return time.perf_counter() - start
 
 
@@ -35,13 +41,23 @@ def launched(options: list[str]) -> tuple[float, float, float]:
         first = None
         while first is None and process.poll() is None:
             time.sleep(0.005)
-            if any(b'"kind":"exchange"' in path.read_bytes() for path in Path(folder).glob("*/ledger.jsonl")):
+            if any(
+                b'"kind":"exchange"' in path.read_bytes()
+                for path in Path(folder).glob("*/ledger.jsonl")
+            ):
                 first = time.perf_counter() - start
         # wait4 tells the peak memory of this one child
-        _, status, usage = os.wait4(process.pid, 0) if process.returncode is None else (0, process.returncode, None)
+        _, status, usage = (
+            os.wait4(process.pid, 0)
+            if process.returncode is None
+            else (0, process.returncode, None)
+        )
         if status or first is None or usage is None:
             output.seek(0)
-            raise SystemExit(f"the simulation failed: {' '.join(command)}\n{output.read().decode(errors='replace')[-2000:]}")
+            raise SystemExit(
+                "the simulation failed: "
+                f"{' '.join(command)}\n{output.read().decode(errors='replace')[-2000:]}"
+            )
         return first, time.perf_counter() - start, usage.ru_maxrss / 1024
 
 
@@ -54,9 +70,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("options", nargs="*", help="options of fedmets simulate, after --")
     given = parser.parse_args()
-    print(f"--help: {spread([helped() for _ in range(given.repeats)])} s, {given.repeats} runs", flush=True)
-    first, whole, memory = (list(v) for v in zip(*(launched(given.options) for _ in range(given.repeats)), strict=True))
-    print(f"first exchange: {spread(first)} s; whole run: {spread(whole)} s; peak memory: {spread(memory)} MB; {given.repeats} runs")
+    print(
+        f"--help: {spread([helped() for _ in range(given.repeats)])} s, {given.repeats} runs",
+        flush=True,
+    )
+    first, whole, memory = (
+        list(v) for v in zip(*(launched(given.options) for _ in range(given.repeats)), strict=True)
+    )
+    print(
+        f"first exchange: {spread(first)} s; whole run: {spread(whole)} s; peak memory: "
+        f"{spread(memory)} MB; {given.repeats} runs"
+    )
 
 
 if __name__ == "__main__":

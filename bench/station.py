@@ -1,12 +1,15 @@
-"""What a message costs at a site: Flower starts a fresh process for each, and the station behind the socket stays warm.
+"""What a message costs at a site: Flower starts a fresh process for each, and the station behind
+the socket stays warm.
 
     python -m bench.station [--rounds 7] [--megabytes 48]
 
-Each figure is a whole process, A B C A B C, medians with minimum and maximum: an empty ClientApp that answers an empty message; our
-courier, which hands a greeting to a warm station and brings the signed answer back; one that imports torch and reads the table itself, as
-a ClientApp without a station would. Goals: courier at most 0.5 s above the empty one; at most a fifth of what the third one takes above
-it. Then the socket alone: a packet of so many megabytes there and back, against a file in a shared folder that is written, read
-and hashed, and against the SHA-256 of the bytes, the floor.
+Each figure is a whole process, A B C A B C, medians with minimum and maximum: an empty ClientApp
+that answers an empty message; our courier, which hands a greeting to a warm station and brings the
+signed answer back; one that imports torch and reads the table itself, as a ClientApp without a
+station would. Goals: courier at most 0.5 s above the empty one; at most a fifth of what the third
+one takes above it. Then the socket alone: a packet of so many megabytes there and back, against a
+file in a shared folder that is written, read and hashed, and against the SHA-256 of the bytes, the
+floor.
 """
 
 from __future__ import annotations
@@ -91,14 +94,23 @@ def processes(folder: Path, rounds: int) -> None:
         Link(socket, 60).answer(asked)
         for _ in range(rounds + 1):
             for name, script in scripts.items():
-                seconds[name].append(timed(partial(subprocess.run, [sys.executable, "-c", *script], env=env, check=True)))
+                seconds[name].append(
+                    timed(
+                        partial(
+                            subprocess.run, [sys.executable, "-c", *script], env=env, check=True
+                        )
+                    )
+                )
     median = {name: statistics.median(values[1:]) for name, values in seconds.items()}
     for name, values in seconds.items():
         print(f"{name}: {told(values[1:])}")
     above = {name: median[name] - median["empty"] for name in ("courier", "alone")}
     print(f"courier above an empty ClientApp: {above['courier']:.3f} s (goal at most 0.5)")
     ratio = above["alone"] / above["courier"]
-    print(f"loading torch and the table instead: {above['alone']:.3f} s above it, {ratio:.1f} times the courier's (goal 5)")
+    print(
+        f"loading torch and the table instead: {above['alone']:.3f} s above it, {ratio:.1f} times "
+        "the courier's (goal 5)"
+    )
 
 
 def transport(folder: Path, rounds: int, megabytes: int) -> None:
@@ -117,7 +129,9 @@ def transport(folder: Path, rounds: int, megabytes: int) -> None:
         for _ in range(rounds + 1):
             seconds["socket"].append(timed(lambda: Link(socket, 60).answer(packet)))
             seconds["file"].append(timed(by_file))
-            seconds["sha256"].append(timed(lambda: [hashlib.sha256(blob).digest() for _ in range(2)]))
+            seconds["sha256"].append(
+                timed(lambda: [hashlib.sha256(blob).digest() for _ in range(2)])
+            )
     for name, values in seconds.items():
         print(f"{megabytes} MB there and back, {name}: {told(values[1:])}")
 

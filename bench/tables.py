@@ -1,9 +1,11 @@
-"""Reading a table of 200 000 rows and 60 columns: the fast way against the strict reader, a draft of a study for it, and its cohort.
+"""Reading a table of 200 000 rows and 60 columns: the fast way against the strict reader, a draft
+of a study for it, and its cohort.
 
     python -m bench.tables [--rows 200000] [--repeats 3]
 
-Each measurement is a process of its own, the ways take turns, and the imports count neither for time nor for memory (the peak above what
-the process held before). Goals: reading below 5 s and 1 GB, a draft below 20 s.
+Each measurement is a process of its own, the ways take turns, and the imports count neither for
+time nor for memory (the peak above what the process held before). Goals: reading below 5 s and 1
+GB, a draft below 20 s.
 """
 
 from __future__ import annotations
@@ -25,9 +27,16 @@ WAYS = ("strict", "fast", "draft", "cohort")
 
 
 def write(path: Path, rows: int) -> None:
-    """A table as a registry exports it: an id, a hospital, a label, numbers of which one in twenty is missing, and grades."""
+    """A table as a registry exports it: an id, a hospital, a label, numbers of which one in twenty
+    is missing, and grades."""
     draw = random.Random(1)
-    names = ["patient_id", "hospital", "metastasis", *(f"value_{n}" for n in range(NUMBERS)), *(f"grade_{n}" for n in range(CHOICES))]
+    names = [
+        "patient_id",
+        "hospital",
+        "metastasis",
+        *(f"value_{n}" for n in range(NUMBERS)),
+        *(f"grade_{n}" for n in range(CHOICES)),
+    ]
     with path.open("w") as file:
         file.write(",".join(names) + "\n")
         for row in range(rows):
@@ -56,7 +65,11 @@ def measured(way: str, path: Path) -> None:
         loaded = load(str(study))
         read_table(loaded, next(iter(loaded.tasks)), path)
     else:
-        plain = mock.patch.object(readers, "_plain", return_value=None) if way == "strict" else mock.MagicMock()
+        plain = (
+            mock.patch.object(readers, "_plain", return_value=None)
+            if way == "strict"
+            else mock.MagicMock()
+        )
         with plain:
             part = readers.read(path, readers.Layout(), [])
         assert part is not None
@@ -84,16 +97,31 @@ def main() -> None:
         write(table, given.rows)
         for _ in range(given.repeats):
             for way in WAYS:
-                command = [sys.executable, "-m", "bench.tables", "--way", way, "--table", str(table)]
-                output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+                command = [
+                    sys.executable,
+                    "-m",
+                    "bench.tables",
+                    "--way",
+                    way,
+                    "--table",
+                    str(table),
+                ]
+                output = subprocess.run(
+                    command, cwd=ROOT, check=True, capture_output=True, text=True
+                ).stdout
                 figures[way].append(tuple(map(float, output.split())))
         size = table.stat().st_size / 2**20
-    print(f"{given.rows} rows x {3 + NUMBERS + CHOICES} columns, {size:.0f} MB; {given.repeats} turns")
+    print(
+        f"{given.rows} rows x {3 + NUMBERS + CHOICES} columns, {size:.0f} MB; {given.repeats} turns"
+    )
     for way, turns in figures.items():
         seconds, cpu, memory = (list(values) for values in zip(*turns, strict=True))
         print(f"{way}: {spread(seconds)} s, {spread(cpu)} CPU s, {spread(memory)} MB")
     for what, column in (("time", 0), ("memory", 2)):
-        ratios = [fast[column] / strict[column] for fast, strict in zip(figures["fast"], figures["strict"], strict=True)]
+        ratios = [
+            fast[column] / strict[column]
+            for fast, strict in zip(figures["fast"], figures["strict"], strict=True)
+        ]
         print(f"fast / strict, {what}: {spread(ratios)}")
 
 

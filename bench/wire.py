@@ -1,13 +1,16 @@
-"""A round with a 48 MB model over Flower's deployment engine: rounded changes against stock Flower's FedAvg, bytes and time.
+"""A round with a 48 MB model over Flower's deployment engine: rounded changes against stock
+Flower's FedAvg, bytes and time.
 
     python -m bench.wire [--millions 12] [--rounds 6] [--repeats 2] [--transfer int8]        (as root, for a network namespace)
 
-One SuperLink behind its proxy and two SuperNodes carry, in turn: a stock FedAvg app whose sites send back what they got, with so many
-million float32 parameters and with ten; and our apps with a perceptron of as many parameters and a small one, at stations that do the same
-in place of training. Bytes are those that cross loopback TCP, every hop of Flower's included; rounds are from the second on, since the
-first carries the whole model in every case. A SuperNode that finds no message sleeps for three seconds, which makes rounds of every kind
-longer or shorter by chance; here it sleeps for a twentieth of one, in all four kinds alike. Goals: bytes and time above one's own empty
-round at most a third of stock Flower's.
+One SuperLink behind its proxy and two SuperNodes carry, in turn: a stock FedAvg app whose sites
+send back what they got, with so many million float32 parameters and with ten; and our apps with a
+perceptron of as many parameters and a small one, at stations that do the same in place of training.
+Bytes are those that cross loopback TCP, every hop of Flower's included; rounds are from the second
+on, since the first carries the whole model in every case. A SuperNode that finds no message sleeps
+for three seconds, which makes rounds of every kind longer or shorter by chance; here it sleeps for
+a twentieth of one, in all four kinds alike. Goals: bytes and time above one's own empty round at
+most a third of stock Flower's.
 """
 
 from __future__ import annotations
@@ -117,7 +120,11 @@ def differences(seen: list[list[float]]) -> Rounds:
 def stock(town: towns.Town, values: int, rounds: int) -> Rounds:
     app, out = town.folder / "stock", town.folder / f"stock-{time.monotonic_ns()}.json"
     app.mkdir(exist_ok=True)
-    for name, text in (("stock_server.py", STOCK_SERVER), ("stock_client.py", STOCK_CLIENT), ("pyproject.toml", STOCK_PROJECT)):
+    for name, text in (
+        ("stock_server.py", STOCK_SERVER),
+        ("stock_client.py", STOCK_CLIENT),
+        ("pyproject.toml", STOCK_PROJECT),
+    ):
         (app / name).write_text(text)
     config = f"values = {values}\nrounds = {rounds}\nout = {json.dumps(str(out))}\n"
     town.call(towns.PYTHON, "-c", START, str(town.folder / "state"), str(app), config, inside=True)
@@ -128,16 +135,28 @@ def stock(town: towns.Town, values: int, rounds: int) -> Rounds:
 
 def crossed(town: towns.Town) -> int:
     told = town.call("cat", "/proc/net/dev", inside=True).stdout
-    return int(next(x for x in told.splitlines() if x.strip().startswith("lo:")).split(":")[1].split()[0])
+    return int(
+        next(x for x in told.splitlines() if x.strip().startswith("lo:")).split(":")[1].split()[0]
+    )
 
 
 def ours(town: towns.Town, hidden: list[int], rounds: int, transfer: str) -> Rounds:
-    # one round more than is measured: what follows the last one (importance of the columns) takes minutes with such a perceptron
+    # one round more than is measured: what follows the last one (importance of the columns) takes
+    # minutes with such a perceptron
     hyper = json.dumps({"mlp": {"hidden": hidden, "rounds": rounds + 1, "epochs": 1}})
     keys = {"learners": "mlp", "evaluations": "", "hyper": hyper, "transfer": transfer}
-    process, folder = town.begin(2, 0, *(word for k, v in keys.items() for word in ("--set", f"{k}={v}")))
+    process, folder = town.begin(
+        2, 0, *(word for k, v in keys.items() for word in ("--set", f"{k}={v}"))
+    )
     seen: list[list[float]] = []
-    while len(trained := [k for k, line in enumerate(exchanges(folder)) if line["work"][0]["learner"] == "mlp"]) < rounds:
+    while (
+        len(
+            trained := [
+                k for k, line in enumerate(exchanges(folder)) if line["work"][0]["learner"] == "mlp"
+            ]
+        )
+        < rounds
+    ):
         assert process.poll() is None, town.log("run")
         seen += [[time.time(), crossed(town)]] * (town.exchanges(folder) - len(seen))
         time.sleep(0.02)
@@ -149,7 +168,9 @@ def ours(town: towns.Town, hidden: list[int], rounds: int, transfer: str) -> Rou
 
 def exchanges(folder: Path) -> list[dict[str, Any]]:
     path = folder / ledger.NAME
-    return [line for line in ledger.read(path) if line["kind"] == "exchange"] if path.exists() else []
+    return (
+        [line for line in ledger.read(path) if line["kind"] == "exchange"] if path.exists() else []
+    )
 
 
 def main() -> None:
@@ -171,7 +192,13 @@ def main() -> None:
         os.environ["PYTHONPATH"] = patch
         for name in town.settle()[0]:
             town.kill("client serve", town.home(name).name)
-            words = (towns.PYTHON, "-c", STATION, str(town.home(name) / "site.toml"), str(town.socket(name)))
+            words = (
+                towns.PYTHON,
+                "-c",
+                STATION,
+                str(town.home(name) / "site.toml"),
+                str(town.socket(name)),
+            )
             town.start(f"station-{name}", *words, inside=False)
         time.sleep(5)
         for _ in range(given.repeats):
@@ -180,16 +207,24 @@ def main() -> None:
                     found[kind] += stock(town, size, given.rounds)
                 else:
                     # two layers of as many units: nearly all parameters lie between them
-                    found[kind] += ours(town, [round(size**0.5)] * 2 if size else [], given.rounds, transfer)
-                told = [f"{statistics.median(x):.2f} ({min(x):.2f} to {max(x):.2f})" for x in zip(*found[kind], strict=True)]
+                    found[kind] += ours(
+                        town, [round(size**0.5)] * 2 if size else [], given.rounds, transfer
+                    )
+                told = [
+                    f"{statistics.median(x):.2f} ({min(x):.2f} to {max(x):.2f})"
+                    for x in zip(*found[kind], strict=True)
+                ]
                 print(f"{kind}: {told[0]} s, {told[1]} MB a round", flush=True)
     seconds = {k: statistics.median(s for s, _ in r) for k, r in found.items()}
     megabytes = {k: statistics.median(b for _, b in r) for k, r in found.items()}
     for t in given.transfer:
         kind = f"ours, {t}"
-        above = (seconds[kind] - seconds["ours, empty"]) / (seconds["stock"] - seconds["stock, empty"])
+        above = (seconds[kind] - seconds["ours, empty"]) / (
+            seconds["stock"] - seconds["stock, empty"]
+        )
         print(
-            f"{kind} / stock: bytes {megabytes[kind] / megabytes['stock']:.2f}, time above an empty round {above:.2f} (goals at most 0.33)"
+            f"{kind} / stock: bytes {megabytes[kind] / megabytes['stock']:.2f}, time above an "
+            f"empty round {above:.2f} (goals at most 0.33)"
         )
 
 

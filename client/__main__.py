@@ -1,4 +1,5 @@
-"""`fedmets client`: the site's station, and what a site does with a federation's model for itself. Nothing here has a network."""
+"""`fedmets client`: the site's station, and what a site does with a federation's model for itself.
+Nothing here has a network."""
 
 from __future__ import annotations
 
@@ -29,12 +30,14 @@ COMMANDS = {
     "embed": "write per-patient and per-slice embeddings of the site's images",
     "explain": "write the site's own page of Grad-CAM pictures",
     "predict": "score the patients of a folder with a run's final model, offline, beside the data",
-    "finetune": "adapt a run's final model to the site's own patients, and say what that is worth; offline, nothing is sent",
+    "finetune": "adapt a run's final model to the site's own patients, and say what that is "
+    "worth; offline, nothing is sent",
     "serve": "answer the coordinator's plans on the site's data, until it is stopped",
     "check": "the station's half of the doctor: data, counts, GPU, disk, isolation",
     "budget": "what the site's patients may still be asked: epsilon spent and left, by run",
     "audit": "who asked what and when, and what left",
-    "cache": "count the prepared images on the site's disk, and remove those that were not used for long",
+    "cache": "count the prepared images on the site's disk, and remove those that were not used "
+    "for long",
 }
 OUTPUTS = {
     "embed": "folder for patients.parquet and slices.parquet",
@@ -46,41 +49,143 @@ OUTPUTS = {
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="fedmets client", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="fedmets client",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    made = {name: commands.add_parser(name, help=told, description=told) for name, told in COMMANDS.items()}
+    made = {
+        name: commands.add_parser(name, help=told, description=told)
+        for name, told in COMMANDS.items()
+    }
 
     def option(names: str, *flags: str, **how: Any) -> None:
         for name in names.split():
             made[name].add_argument(*flags, **how)
 
-    option("embed explain finetune serve check budget audit cache", "--site", required=True, metavar="FILE", help="the site's site.toml")
-    option("embed explain", "--study", required=True, metavar="NAME|FILE", help="the study that the model is of")
-    option("embed explain", "--task", default="", help="prediction time (default: the study's last)")
-    option("embed explain predict finetune", "--model", required=True, metavar="DIR", help="the folder model/ of a run")
-    option("predict", "--data", required=True, metavar="PATH", help="folder or file that holds the tables; no label is read")
-    option("predict", "--images", metavar="DIR", help="folder that holds the images (default: that of --data)")
-    option("predict", "--source", default="", metavar="NAME|FILE", help="source mapping (default: recognised from the files)")
-    lacking = "the study, as site.toml names it where there is one, if the model does not bring it (a Python file)"
+    option(
+        "embed explain finetune serve check budget audit cache",
+        "--site",
+        required=True,
+        metavar="FILE",
+        help="the site's site.toml",
+    )
+    option(
+        "embed explain",
+        "--study",
+        required=True,
+        metavar="NAME|FILE",
+        help="the study that the model is of",
+    )
+    option(
+        "embed explain", "--task", default="", help="prediction time (default: the study's last)"
+    )
+    option(
+        "embed explain predict finetune",
+        "--model",
+        required=True,
+        metavar="DIR",
+        help="the folder model/ of a run",
+    )
+    option(
+        "predict",
+        "--data",
+        required=True,
+        metavar="PATH",
+        help="folder or file that holds the tables; no label is read",
+    )
+    option(
+        "predict",
+        "--images",
+        metavar="DIR",
+        help="folder that holds the images (default: that of --data)",
+    )
+    option(
+        "predict",
+        "--source",
+        default="",
+        metavar="NAME|FILE",
+        help="source mapping (default: recognised from the files)",
+    )
+    lacking = (
+        "the study, as site.toml names it where there is one, if the model does not bring "
+        "it (a Python file)"
+    )
     option("predict finetune", "--study", default="", metavar="NAME|FILE", help=lacking)
     for name, what in OUTPUTS.items():
         option(name, "--out", required=True, metavar="PATH", help=what)
-    option("predict", "--cache", metavar="DIR", help="where prepared images are kept (default: cache/ in --out)")
-    option("predict", "--plots", action="store_true", help="also plot which feature moved whose prediction (shap-HEAD.png)")
-    option("explain", "--patients", type=int, default=24, metavar="N", help="most patients shown (default 24)")
+    option(
+        "predict",
+        "--cache",
+        metavar="DIR",
+        help="where prepared images are kept (default: cache/ in --out)",
+    )
+    option(
+        "predict",
+        "--plots",
+        action="store_true",
+        help="also plot which feature moved whose prediction (shap-HEAD.png)",
+    )
+    option(
+        "explain",
+        "--patients",
+        type=int,
+        default=24,
+        metavar="N",
+        help="most patients shown (default 24)",
+    )
     copy = "the run's report.html: the page is then the site's own copy of it, with the pictures"
     option("explain", "--report", default="", metavar="FILE", help=copy)
     option("finetune", "--epochs", type=int, metavar="N", help="of each network (default 3)")
-    option("finetune", "--learning-rate", type=float, metavar="X", help="of each network (default: a tenth of the learner's own)")
-    option("finetune", "--ridge", type=float, metavar="X", help="how firmly a logistic regression is held by the federation's (default 10)")
-    option("finetune", "--no-local", action="store_true", help="leave out what the site trains alone")
+    option(
+        "finetune",
+        "--learning-rate",
+        type=float,
+        metavar="X",
+        help="of each network (default: a tenth of the learner's own)",
+    )
+    option(
+        "finetune",
+        "--ridge",
+        type=float,
+        metavar="X",
+        help="how firmly a logistic regression is held by the federation's (default 10)",
+    )
+    option(
+        "finetune", "--no-local", action="store_true", help="leave out what the site trains alone"
+    )
     where = "where the courier finds the station; its folder is made, for this user only"
     option("serve", "--socket", required=True, metavar="PATH", help=where)
-    option("check", "--socket", default="/run/fedmets/station/station.sock", metavar="PATH", help="where the station will listen")
-    option("audit", "--last", type=int, default=20, metavar="N", help="so many messages, the newest (default 20; 0: all)")
-    option("cache", "--unused", type=float, default=90, metavar="DAYS", help="not opened for so many days (default 90)")
-    option("cache", "--remove", action="store_true", help="remove these; they are made again if they are asked for")
+    option(
+        "check",
+        "--socket",
+        default="/run/fedmets/station/station.sock",
+        metavar="PATH",
+        help="where the station will listen",
+    )
+    option(
+        "audit",
+        "--last",
+        type=int,
+        default=20,
+        metavar="N",
+        help="so many messages, the newest (default 20; 0: all)",
+    )
+    option(
+        "cache",
+        "--unused",
+        type=float,
+        default=90,
+        metavar="DAYS",
+        help="not opened for so many days (default 90)",
+    )
+    option(
+        "cache",
+        "--remove",
+        action="store_true",
+        help="remove these; they are made again if they are asked for",
+    )
     at_end = "print one JSON object at the end; progress goes to stderr"
     option("embed explain predict finetune", "--json", action="store_true", help=at_end)
     option("serve", "--json", action="store_true", help="lines for programs on stderr")
@@ -104,7 +209,11 @@ def _do(args: argparse.Namespace) -> int:
     if args.command == "finetune":
         return _finetune(args)
     done = {"serve": _serve, "cache": _cache, "predict": _predict}.get(args.command, _run)(args)
-    print(json.dumps(done) if args.json else ", ".join(f"{v} {k}" if isinstance(v, int) else str(v) for k, v in done.items()))
+    print(
+        json.dumps(done)
+        if args.json
+        else ", ".join(f"{v} {k}" if isinstance(v, int) else str(v) for k, v in done.items())
+    )
     return 0
 
 
@@ -126,7 +235,12 @@ def _run(args: argparse.Namespace) -> dict[str, object]:
         raise UsageError("C01", f"--patients {args.patients} must be at least 1")
     task = args.task or list(studies.load(args.study).tasks)[-1]
     networks = open_networks(Path(args.model))
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         line = bar.add_task(args.command, total=None)
 
@@ -141,7 +255,10 @@ def _run(args: argparse.Namespace) -> dict[str, object]:
             found = panels(cohort, networks, args.patients, tell)
             write(Path(args.out), own_copy(Path(args.report), cohort, networks, found).encode())
             return {"patients": len(found), "out": args.out}
-        return {"patients": explain(cohort, networks, Path(args.out), args.patients, tell), "out": args.out}
+        return {
+            "patients": explain(cohort, networks, Path(args.out), args.patients, tell),
+            "out": args.out,
+        }
 
 
 def _predict(args: argparse.Namespace) -> dict[str, object]:
@@ -157,7 +274,12 @@ def _predict(args: argparse.Namespace) -> dict[str, object]:
 
     fix_threads()
     model, out = open_model(Path(args.model), args.study), Path(args.out)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         line = bar.add_task("preparing images", total=None)
         images = any("image" in h.modality for h in model.heads)
@@ -192,7 +314,12 @@ def _finetune(args: argparse.Namespace) -> int:
     given = {"epochs": args.epochs, "learning_rate": args.learning_rate, "ridge": args.ridge}
     how = FineTuning(**{k: v for k, v in given.items() if v is not None})
     model = open_model(Path(args.model), args.study)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         line = bar.add_task("reading the site's patients", total=None)
 
@@ -232,7 +359,11 @@ def _check(args: argparse.Namespace) -> int:
     from common.runtime import health_check
 
     found = doctor.examine(Path(args.site), Path(args.socket))
-    print(json.dumps({"findings": [f.row() for f in found]}) if args.json else health_check.text(found))
+    print(
+        json.dumps({"findings": [f.row() for f in found]})
+        if args.json
+        else health_check.text(found)
+    )
     return health_check.status(found)
 
 
@@ -249,8 +380,14 @@ def _budget(args: argparse.Namespace) -> str:
         # JSON knows no infinity
         return json.dumps({k: None if v == math.inf else v for k, v in told.items()})
     if not site.privacy.noised:
-        return f"'{site.name}' sets no epsilon: sums over at least {site.minimum} patients leave as they are"
-    lines = [f"epsilon {told['spent']:.3f} of {told['epsilon']:g} spent at delta {told['delta']:g}, {told['left']:.3f} left"]
+        return (
+            f"'{site.name}' sets no epsilon: sums over at least {site.minimum} patients leave "
+            "as they are"
+        )
+    lines = [
+        f"epsilon {told['spent']:.3f} of {told['epsilon']:g} spent at delta {told['delta']:g}, "
+        f"{told['left']:.3f} left"
+    ]
     return "\n".join([*lines, *(f"  run {run}: {n} releases" for run, n in told["runs"].items())])
 
 
@@ -267,13 +404,17 @@ def _audit(args: argparse.Namespace) -> str:
         return json.dumps({"messages": len(lines), "shown": shown})
     out = []
     for line in shown:
-        when = datetime.datetime.fromtimestamp(line["time"], datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+        when = datetime.datetime.fromtimestamp(line["time"], datetime.UTC).strftime(
+            "%Y-%m-%d %H:%M:%SZ"
+        )
         codes: dict[str, int] = {}
         for *_, code in line["plans"]:
             codes[code] = codes.get(code, 0) + 1
         said = ", ".join(f"{n} {code}" for code, n in codes.items())
         what = f"{line['run']} step {line['step']}: {said}" if said else "no plan"
-        out.append(f"{when} {line['kind']} {what}; {line['bytes']} bytes left, {line['sha256'][:12]}")
+        out.append(
+            f"{when} {line['kind']} {what}; {line['bytes']} bytes left, {line['sha256'][:12]}"
+        )
     return "\n".join([*out, f"{len(lines)} messages, unbroken since the first"])
 
 

@@ -1,7 +1,9 @@
-"""Courier: Flower's ClientApp, which carries packets between the coordinator and the site's station, and sees no data.
+"""Courier: Flower's ClientApp, which carries packets between the coordinator and the site's
+station, and sees no data.
 
-It imports neither torch nor the learners: Flower starts a fresh process for every message. Nothing that goes wrong here may travel as
-text: Flower would send a traceback, so every answer that is not the station's is a code.
+It imports neither torch nor the learners: Flower starts a fresh process for every message. Nothing
+that goes wrong here may travel as text: Flower would send a traceback, so every answer that is not
+the station's is a code.
 """
 
 from __future__ import annotations
@@ -74,8 +76,9 @@ def _code_of(error: Exception) -> str:
 def door(context: Context, seconds: float) -> Station:
     """The station of a node; `seconds`: how long its answer is waited for.
 
-    Behind a socket (`--node-config 'socket="/run/fedmets/station.sock"'`), as at a hospital; in this process for a virtual site, by its
-    site file (`site="..."`) or, on Flower's simulation engine, as the n-th one of the run's folder.
+    Behind a socket (`--node-config 'socket="/run/fedmets/station.sock"'`), as at a hospital; in
+    this process for a virtual site, by its site file (`site="..."`) or, on Flower's simulation
+    engine, as the n-th one of the run's folder.
     """
     if "socket" in context.node_config:
         from client.station.socket_client import Link
@@ -90,6 +93,8 @@ def door(context: Context, seconds: float) -> Station:
     index = int(context.node_config.get("partition-id", -1))
     if not 0 <= index < len(files):
         raise UsageError(
-            "C01", f"node {index} has no site file: {len(files)} found in '{folder}'; set node-config site=... or run-config sites=FOLDER"
+            "C01",
+            f"node {index} has no site file: {len(files)} found in '{folder}'; set node-config "
+            "site=... or run-config sites=FOLDER",
         )
     return open_station(str(files[index]))

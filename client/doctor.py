@@ -1,7 +1,9 @@
-"""Self-check of a site's station: is the data readable and in schema, is there enough of it, and can this machine work on it?
+"""Self-check of a site's station: is the data readable and in schema, is there enough of it, and
+can this machine work on it?
 
-It runs where the station runs, without a network, and writes nothing but what a station would, and its forecast of the longest work on
-one plan, which the station tells the coordinator. What else it says stays at the site.
+It runs where the station runs, without a network, and writes nothing but what a station would, and
+its forecast of the longest work on one plan, which the station tells the coordinator. What else it
+says stays at the site.
 """
 
 from __future__ import annotations
@@ -29,7 +31,10 @@ from common.types import flatten, pack
 from common.wire import signing
 
 PERMISSIONS = "fix permissions: the user that the station runs as must be able to read it"
-EXPORT = "re-export the table as the study's mapping declares it, or correct the mapping; rows that cannot be mended: exclude them"
+EXPORT = (
+    "re-export the table as the study's mapping declares it, or correct the mapping; rows "
+    "that cannot be mended: exclude them"
+)
 LEAST_FREE_GB = 2.0
 """Free space for answers and logs; prepared images come on top."""
 _DRY_RUN_CASES = 32
@@ -38,7 +43,8 @@ _DRY_RUN_EXCHANGES = 3
 
 
 def examine(path: Path, socket: Path) -> list[Finding]:
-    """All that can be looked at from here. Never raises for what is wrong at the site: it is said."""
+    """All that can be looked at from here. Never raises for what is wrong at the site: it is
+    said."""
     try:
         site = site_file.load(path)
     except FedmetsError as error:
@@ -63,20 +69,43 @@ def _privacy(site: Site) -> list[Finding]:
     masked = site.privacy.require == "secagg"
     if not site.privacy.noised:
         how = f"masked, with those of {', '.join(site.privacy.peers)}" if masked else "as they are"
-        return [Finding("privacy", "note", f"no epsilon is set: sums over at least {site.minimum} patients leave {how}")]
+        return [
+            Finding(
+                "privacy",
+                "note",
+                f"no epsilon is set: sums over at least {site.minimum} patients leave {how}",
+            )
+        ]
     try:
         account = privacy_budget.read(site.state, site.privacy)
     except FedmetsError as error:
         return faults("privacy", error, "restore the newest copy of the budget file")
     text = "sums are masked; " if masked else ""
-    text += f"epsilon {account['spent']:.3f} of {account['epsilon']:g} spent, in {account['releases']} releases"
+    text += (
+        f"epsilon {account['spent']:.3f} of {account['epsilon']:g} spent, in "
+        f"{account['releases']} releases"
+    )
     enough = account["left"] > account["epsilon"] / 10
-    return [Finding("privacy", "ok" if enough else "warning", text, "" if enough else "what it cannot pay for is refused (P09)")]
+    return [
+        Finding(
+            "privacy",
+            "ok" if enough else "warning",
+            text,
+            "" if enough else "what it cannot pay for is refused (P09)",
+        )
+    ]
 
 
 def _keys(site: Site) -> list[Finding]:
     if not site.coordinator or site.key is None:
-        return [Finding("keys", "fault", "no coordinator is pinned, or no key named", "enrol: fedmets deploy enroll KIT --fingerprint ...")]
+        return [
+            Finding(
+                "keys",
+                "fault",
+                "no coordinator is pinned, or no key named",
+                "enrol: fedmets deploy enroll KIT --fingerprint ...",
+            )
+        ]
     try:
         signing.load(site.key)
     except FedmetsError as error:
@@ -87,7 +116,11 @@ def _keys(site: Site) -> list[Finding]:
 def _isolation(socket: Path) -> list[Finding]:
     out = []
     for check, check_it, do in (
-        ("isolation", socket_server.alone, "start the station without a network; the container's compose file does"),
+        (
+            "isolation",
+            socket_server.alone,
+            "start the station without a network; the container's compose file does",
+        ),
         ("socket", lambda: _socket(socket), "another --socket, or mend its owner and mode"),
     ):
         try:
@@ -95,7 +128,15 @@ def _isolation(socket: Path) -> list[Finding]:
         except FedmetsError as error:
             out += faults(check, error, do)
         else:
-            out.append(Finding(check, "ok", "no interface but loopback" if check == "isolation" else f"{socket} can be made"))
+            out.append(
+                Finding(
+                    check,
+                    "ok",
+                    "no interface but loopback"
+                    if check == "isolation"
+                    else f"{socket} can be made",
+                )
+            )
     return out
 
 
@@ -110,12 +151,26 @@ def _disk(site: Site) -> list[Finding]:
         existing = next((p for p in (folder, *folder.parents) if p.exists()), Path("/"))
         if not os.access(existing, os.W_OK):
             out.append(
-                Finding("disk", "fault", f"{name}: '{existing}' cannot be written", f"fix permissions, or set `{name}` in the site file")
+                Finding(
+                    "disk",
+                    "fault",
+                    f"{name}: '{existing}' cannot be written",
+                    f"fix permissions, or set `{name}` in the site file",
+                )
             )
             continue
         free = shutil.disk_usage(existing).free / 1e9
-        way_out = "" if free >= LEAST_FREE_GB else "free space: answers are kept on it before they leave"
-        out.append(Finding("disk", "ok" if free >= LEAST_FREE_GB else "warning", f"{name}: {free:.1f} GB free on '{existing}'", way_out))
+        way_out = (
+            "" if free >= LEAST_FREE_GB else "free space: answers are kept on it before they leave"
+        )
+        out.append(
+            Finding(
+                "disk",
+                "ok" if free >= LEAST_FREE_GB else "warning",
+                f"{name}: {free:.1f} GB free on '{existing}'",
+                way_out,
+            )
+        )
     return out
 
 
@@ -123,25 +178,52 @@ def _gpu() -> list[Finding]:
     import torch
 
     if not torch.cuda.is_available():
-        why = "this station's PyTorch is built without CUDA" if torch.version.cuda is None else "PyTorch sees no CUDA device"
-        return [Finding("GPU", "note", f"{why}: networks train on the CPU", "for a GPU: the GPU image, and the device in the compose file")]
+        why = (
+            "this station's PyTorch is built without CUDA"
+            if torch.version.cuda is None
+            else "PyTorch sees no CUDA device"
+        )
+        return [
+            Finding(
+                "GPU",
+                "note",
+                f"{why}: networks train on the CPU",
+                "for a GPU: the GPU image, and the device in the compose file",
+            )
+        ]
     free, whole = torch.cuda.mem_get_info()
     text = f"{torch.cuda.get_device_name()}, {free / 1e9:.1f} of {whole / 1e9:.1f} GB free"
     return [
-        Finding("GPU", "ok" if free > 4e9 else "warning", text, "" if free > 4e9 else "stop what else uses it, or expect halved batches")
+        Finding(
+            "GPU",
+            "ok" if free > 4e9 else "warning",
+            text,
+            "" if free > 4e9 else "stop what else uses it, or expect halved batches",
+        )
     ]
 
 
 def _xgboost() -> list[Finding]:
-    """With both distributions, which one's files are loaded is chance, and removing one breaks the other."""
+    """With both distributions, which one's files are loaded is chance, and removing one breaks the
+    other."""
     there = distributions()
     said = " and ".join(f"{distribution} {version}" for distribution, version in there.items())
     if len(there) == 1:
         return [Finding("XGBoost", "ok", said)]
     if there:
-        do = "pip uninstall -y xgboost xgboost-cpu, then install one: xgboost-cpu, or xgboost for a GPU"
+        do = (
+            "pip uninstall -y xgboost xgboost-cpu, then install one: xgboost-cpu, or xgboost for "
+            "a GPU"
+        )
         return [Finding("XGBoost", "warning", f"{said} are both installed, in one folder", do)]
-    return [Finding("XGBoost", "fault", "neither xgboost-cpu nor xgboost is installed: no trees can be used", "pip install xgboost-cpu")]
+    return [
+        Finding(
+            "XGBoost",
+            "fault",
+            "neither xgboost-cpu nor xgboost is installed: no trees can be used",
+            "pip install xgboost-cpu",
+        )
+    ]
 
 
 def _study(site: Site, ref: str) -> list[Finding]:
@@ -153,26 +235,60 @@ def _study(site: Site, ref: str) -> list[Finding]:
         denied = any(word in str(error) for word in ("Permission denied", "cannot be read"))
         return faults(f"data, {ref}", error, PERMISSIONS if denied else EXPORT)
     except FedmetsError as error:
-        return faults(f"study {ref}", error, "take the study out of the site file, or update fedmets")
+        return faults(
+            f"study {ref}", error, "take the study out of the site file, or update fedmets"
+        )
     except OSError as error:
-        return [Finding(f"data, {ref}", "fault", f"'{error.filename}': {error.strerror}", PERMISSIONS)]
+        return [
+            Finding(f"data, {ref}", "fault", f"'{error.filename}': {error.strerror}", PERMISSIONS)
+        ]
     flow = cohort.flow
     labelled = int((cohort.labels != UNKNOWN).sum())
-    counts = np.bincount(cohort.labels[cohort.labels != UNKNOWN], minlength=len(cohort.schema.label.classes))
-    counts_by_class = ", ".join(f"{n} {c}" for c, n in zip(cohort.schema.label.classes, counts, strict=True))
+    counts = np.bincount(
+        cohort.labels[cohort.labels != UNKNOWN], minlength=len(cohort.schema.label.classes)
+    )
+    counts_by_class = ", ".join(
+        f"{n} {c}" for c, n in zip(cohort.schema.label.classes, counts, strict=True)
+    )
     out = [
-        Finding(f"data, {ref}", "ok", f"{flow.read} patients read, {len(cohort)} kept, {labelled} with a known label ({counts_by_class})")
+        Finding(
+            f"data, {ref}",
+            "ok",
+            f"{flow.read} patients read, {len(cohort)} kept, {labelled} with a known label "
+            f"({counts_by_class})",
+        )
     ]
-    out += [Finding(f"data, {ref}", "note", f"{n} left out: {why}", "exclude them knowingly, or re-export") for why, n in flow.excluded]
+    out += [
+        Finding(
+            f"data, {ref}", "note", f"{n} left out: {why}", "exclude them knowingly, or re-export"
+        )
+        for why, n in flow.excluded
+    ]
     out += [Finding(f"data, {ref}", "note", note) for note in flow.notes]
     if site.privacy.noised and site.privacy.delta >= 1 / max(len(cohort), 1):
-        text = f"privacy.delta = {site.privacy.delta:g} is not below 1 / {len(cohort)} cases: every plan would be refused (P07)"
+        text = (
+            f"privacy.delta = {site.privacy.delta:g} is not below 1 / {len(cohort)} cases: "
+            "every plan would be refused (P07)"
+        )
         out.append(Finding("privacy", "fault", text, "lower it in the site file"))
     if labelled < site.minimum:
-        text = f"{labelled} patients with a known label, the minimum is {site.minimum}: every sum would be refused (P01)"
-        out.append(Finding(f"data, {ref}", "fault", text, "more patients, or a lower `minimum` if your rules allow it"))
+        text = (
+            f"{labelled} patients with a known label, the minimum is {site.minimum}: every sum "
+            "would be refused (P01)"
+        )
+        out.append(
+            Finding(
+                f"data, {ref}",
+                "fault",
+                text,
+                "more patients, or a lower `minimum` if your rules allow it",
+            )
+        )
     elif (counts >= ESTIMABLE).sum() < 2:
-        text = f"fewer than {ESTIMABLE} patients of a second class: the site takes part, but no figure can be given for it alone"
+        text = (
+            f"fewer than {ESTIMABLE} patients of a second class: the site takes part, but no "
+            "figure can be given for it alone"
+        )
         out.append(Finding(f"data, {ref}", "note", text))
     if labelled >= site.minimum:
         longest, findings = _forecast(study, cohort, ref)
@@ -185,21 +301,31 @@ def _study(site: Site, ref: str) -> list[Finding]:
 
 
 def _forecast(study: Study, cohort: Cohort, ref: str) -> tuple[float, list[Finding]]:
-    """A measured forecast from this site's own cases: the slowest of a learner's first exchanges (the very first may only count).
+    """A measured forecast from this site's own cases: the slowest of a learner's first exchanges
+    (the very first may only count).
 
     Returns the seconds of the slowest learner, too.
     """
     out, longest = [], 0.0
     plan = local_plan(Fold(), 0, 5)
     prepared = fit(load("preprocessing"), {}, [cohort], plan)
-    for name, eligible, hyper in (("logistic", np.ones(len(cohort), np.bool_), {}), ("image", cohort.imaged, {"segmentation": False})):
+    for name, eligible, hyper in (
+        ("logistic", np.ones(len(cohort), np.bool_), {}),
+        ("image", cohort.imaged, {"segmentation": False}),
+    ):
         learner = load(name, {**study.hyper.get(name, {}), **hyper})
         if name not in study.learners or not learner.modality <= cohort.modalities:
             continue
         sample = cohort.where(eligible & (np.cumsum(eligible) <= _DRY_RUN_CASES))
         state, seconds = {**prepared, name: learner.start(cohort.schema, 0)}, 0.0
         for step in range(_DRY_RUN_EXCHANGES):
-            step_plan = replace(plan, learner=name, step=step, phase=learner.phase(state[name]), hyper=hyper_of(learner))
+            step_plan = replace(
+                plan,
+                learner=name,
+                step=step,
+                phase=learner.phase(state[name]),
+                hyper=hyper_of(learner),
+            )
             started = time.perf_counter()
             sums = learner.contribute(state, sample, step_plan)
             seconds = max(seconds, time.perf_counter() - started)

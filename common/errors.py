@@ -1,7 +1,9 @@
-"""The error tree: a code, the sentences that stay where they were written, and the exit status of the command.
+"""The error tree: a code, the sentences that stay where they were written, and the exit status of
+the command.
 
-Only the code may cross the wall between a hospital and the coordinator (`exchange` sends nothing else). `CODES` is the
-one table of them: the pages and the coordinator's views are made from it, and an error with an undeclared code cannot be made.
+Only the code may cross the wall between a hospital and the coordinator (`exchange` sends nothing
+else). `CODES` is the one table of them: the pages and the coordinator's views are made from it, and
+an error with an undeclared code cannot be made.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ class Code(NamedTuple):
 
     meaning: str
     way_out: str
-    """What whoever runs a federation does about it: the coordinator sees no more of a site's error than that."""
+    """What whoever runs a federation does about it: the coordinator sees no more of a site's error
+    than that."""
 
 
 CODES: dict[str, Code] = {
@@ -34,11 +37,14 @@ CODES: dict[str, Code] = {
     ),
     "C04": Code(
         "a key or a list of keys is missing, unsafe or not of the right kind",
-        "enrol the site, or put the key back where it was; a lost key is replaced as the runbook says",
+        "enrol the site, or put the key back where it was; a lost key is replaced as the runbook "
+        "says",
     ),
     "C05": Code(
-        "a station may not start here: it has a network, its socket is not its own, or another station is at work",
-        "the site stops the other station, or starts this one without a network and with a socket of its own; its log says which",
+        "a station may not start here: it has a network, its socket is not its own, or another "
+        "station is at work",
+        "the site stops the other station, or starts this one without a network and with a socket "
+        "of its own; its log says which",
     ),
     "D00": Code(
         "a file is missing, empty, truncated or not what its name says",
@@ -46,11 +52,13 @@ CODES: dict[str, Code] = {
     ),
     "D01": Code(
         "a value is neither valid nor a declared null token",
-        "the site corrects the value or declares it as a null token in its mapping; its log names column and value",
+        "the site corrects the value or declares it as a null token in its mapping; its log names "
+        "column and value",
     ),
     "D02": Code(
         "a patient has several rows where one is declared, or rows that contradict each other",
-        "the site removes the double rows, or says in its mapping which one counts; its log names them",
+        "the site removes the double rows, or says in its mapping which one counts; its log names "
+        "them",
     ),
     "D03": Code(
         "the label cannot be read: its column or its declared values are missing",
@@ -66,7 +74,8 @@ CODES: dict[str, Code] = {
     ),
     "D07": Code(
         "a unit, a range, a vocabulary or the schema differs from what the study declares",
-        "the site converts the unit, or both sides install the same version of fedmets and of the study",
+        "the site converts the unit, or both sides install the same version of fedmets and of the "
+        "study",
     ),
     "D08": Code(
         "a declared column is missing from the table",
@@ -86,7 +95,8 @@ CODES: dict[str, Code] = {
     ),
     "L03": Code(
         "a single feature predicts the label almost perfectly on the training rows",
-        "leave the feature out, or start a new run that names it in accept_leak once it is known to be harmless",
+        "leave the feature out, or start a new run that names it in accept_leak once it is known "
+        "to be harmless",
     ),
     "L04": Code(
         "a patient stands on both sides of a split, or at two sites",
@@ -94,11 +104,13 @@ CODES: dict[str, Code] = {
     ),
     "M01": Code(
         "too few sites for a secure sum, or the same site twice",
-        "bring back sites that dropped out and resume; three sites at least must take part, more where a site says so",
+        "bring back sites that dropped out and resume; three sites at least must take part, more "
+        "where a site says so",
     ),
     "M02": Code(
         "a mask, share or key of a secure sum is not what it should be",
-        "compare the keys in [privacy.peers] with those that the sites have enrolled; if they agree, ask the site named",
+        "compare the keys in [privacy.peers] with those that the sites have enrolled; if they "
+        "agree, ask the site named",
     ),
     "M03": Code(
         "a value is too large for the fixed point of a secure sum",
@@ -106,15 +118,20 @@ CODES: dict[str, Code] = {
     ),
     "P01": Code(
         "a sum covers fewer patients than the site's minimum",
-        "nothing to do while others take part; larger sites, fewer parts or a lower minimum at the site would bring it in",
+        "nothing to do while others take part; larger sites, fewer parts or a lower minimum at "
+        "the site would bring it in",
     ),
     "P02": Code(
-        "a contribution is not finite, or not of the declared names and shapes; or a state is malformed",
-        "ask the site: its log names the array; where the learning rate is too high, lower it in a new run",
+        "a contribution is not finite, or not of the declared names and shapes; or a state is "
+        "malformed",
+        "ask the site: its log names the array; where the learning rate is too high, lower it in "
+        "a new run",
     ),
     "P03": Code(
-        "a plan asks for something that the site does not do (unknown learner, phase, fold or hyperparameter)",
-        "leave the learner or the hyperparameter out, or ask the site to install this version and allow it",
+        "a plan asks for something that the site does not do (unknown learner, phase, fold or "
+        "hyperparameter)",
+        "leave the learner or the hyperparameter out, or ask the site to install this version and "
+        "allow it",
     ),
     "P04": Code(
         "a plan has expired, or names another run, site or state than the one it came with",
@@ -129,16 +146,20 @@ CODES: dict[str, Code] = {
         "the run folder is an older copy: restore the newest one, or start a new run",
     ),
     "P07": Code(
-        "the site's policy does not allow the plan: its participants, its date, or that it asks for sums without noise",
-        "read the site's policy with its IT: participants, date, or a run with noise (fedmets server noise)",
+        "the site's policy does not allow the plan: its participants, its date, or that it asks "
+        "for sums without noise",
+        "read the site's policy with its IT: participants, date, or a run with noise (fedmets "
+        "server noise)",
     ),
     "P08": Code(
-        "a learner whose sums one patient can change without bound, asked of a site with a finite epsilon",
+        "a learner whose sums one patient can change without bound, asked of a site with a finite "
+        "epsilon",
         "leave the learner out, or clip it: fedmets server noise says which have no bound",
     ),
     "P09": Code(
         "a plan would cost more of the site's privacy budget than is left",
-        "the site's privacy budget is used up: go on without the site, or its IT raises the epsilon, knowing what that means",
+        "the site's privacy budget is used up: go on without the site, or its IT raises the "
+        "epsilon, knowing what that means",
     ),
     "P10": Code(
         "the site's budget or cohort is not the one that was last answered from",
@@ -150,7 +171,8 @@ CODES: dict[str, Code] = {
     ),
     "R02": Code(
         "a site did not answer before the deadline",
-        "the site looks whether courier and station are up (fedmets deploy doctor); resume, or give a longer deadline in a new run",
+        "the site looks whether courier and station are up (fedmets deploy doctor); resume, or "
+        "give a longer deadline in a new run",
     ),
     "R03": Code(
         "too few sites registered before the deadline",
@@ -202,7 +224,8 @@ CODES: dict[str, Code] = {
     ),
     "W02": Code(
         "a message is truncated, altered or not in the declared form",
-        "install the same version of fedmets on both sides; where it comes again, look for what alters messages on the way",
+        "install the same version of fedmets on both sides; where it comes again, look for what "
+        "alters messages on the way",
     ),
     "W03": Code(
         "a state is told from one that the station does not hold; it is sent whole",
@@ -213,14 +236,17 @@ CODES: dict[str, Code] = {
         "the site's log has the reason: ask its IT for it",
     ),
     "X03": Code(
-        "an update is too far from the parameters it started from or from the others', or claims more cases than its site has told of",
-        "ask the site what it has trained on; resume without it, or raise norm_bound or outliers if it is honest",
+        "an update is too far from the parameters it started from or from the others', or claims "
+        "more cases than its site has told of",
+        "ask the site what it has trained on; resume without it, or raise norm_bound or outliers "
+        "if it is honest",
     ),
 }
 
 
 class FedmetsError(Exception):
-    """An error with a documented code. `faults` are sentences for whoever may see the data; they never cross the wire."""
+    """An error with a documented code. `faults` are sentences for whoever may see the data; they
+    never cross the wire."""
 
     exit_code: ClassVar[int] = 1
 
@@ -294,7 +320,8 @@ class Fault:
 def raise_faults(faults: Sequence[Fault]) -> None:
     """Raise one error that carries all faults, or return when there are none.
 
-    A LeakError when all of them are guards against leakage, else a DataError; its code is the first one's of that kind.
+    A LeakError when all of them are guards against leakage, else a DataError; its code is the first
+    one's of that kind.
     """
     if faults:
         data = [fault for fault in faults if not fault.code.startswith("L")]

@@ -1,6 +1,7 @@
 """Types of arrays and shapes, and the one way to turn arrays into bytes and into a hash.
 
-`Arrays` is a flat mapping of names to numpy arrays; `State` maps a learner's name to its arrays. The global model is a State.
+`Arrays` is a flat mapping of names to numpy arrays; `State` maps a learner's name to its arrays.
+The global model is a State.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ _DTYPE = re.compile(r"\|[biu]1|<[iuf][248]")
 
 
 def pack(arrays: Mapping[str, Array]) -> bytes:
-    """Canonical bytes of named arrays: a JSON header (names sorted, dtype, shape), then the C-ordered little-endian data.
+    """Canonical bytes of named arrays: a JSON header (names sorted, dtype, shape), then the
+    C-ordered little-endian data.
 
-    Equal arrays give equal bytes, whatever the order of insertion. Only bool, integer and float arrays pass.
+    Equal arrays give equal bytes, whatever the order of insertion. Only bool, integer and float
+    arrays pass.
     """
     return b"".join(pieces(arrays))
 
@@ -46,16 +49,21 @@ def pieces(arrays: Mapping[str, Array]) -> list[bytes | memoryview]:
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
         if not _DTYPE.fullmatch(little.dtype.str):
             raise WireError(
-                "W01", f"array '{name}' has dtype {array.dtype}; only bool, integer and float arrays up to 64 bits may be packed"
+                "W01",
+                f"array '{name}' has dtype {array.dtype}; only bool, integer and float arrays up "
+                "to 64 bits may be packed",
             )
         header.append([name, little.dtype.str, list(np.shape(arrays[name]))])
-        chunks.append(little.reshape(-1).view(np.uint8).data if little.nbytes >= _LARGE else little.tobytes())
+        chunks.append(
+            little.reshape(-1).view(np.uint8).data if little.nbytes >= _LARGE else little.tobytes()
+        )
     text = json.dumps(header, separators=(",", ":")).encode()
     return [struct.pack("<Q", len(text)), text, *chunks]
 
 
 def unpack(blob: bytes | memoryview, *, limit: int = 2**31) -> Arrays:
-    """The arrays in `blob`, as read-only views of it. `limit` bounds what a hostile header may claim, in bytes."""
+    """The arrays in `blob`, as read-only views of it. `limit` bounds what a hostile header may
+    claim, in bytes."""
     view = memoryview(blob)
     try:
         if len(view) < 8 or len(view) > limit:
@@ -66,7 +74,11 @@ def unpack(blob: bytes | memoryview, *, limit: int = 2**31) -> Arrays:
         out: Arrays = {}
         for name, kind, shape in header:
             # the pattern comes before numpy: what numpy makes of any other text is its own affair
-            if type(name) is not str or not _DTYPE.fullmatch(kind) or any(type(n) is not int or n < 0 for n in shape):
+            if (
+                type(name) is not str
+                or not _DTYPE.fullmatch(kind)
+                or any(type(n) is not int or n < 0 for n in shape)
+            ):
                 raise ValueError(f"array '{name}' of {kind} {shape}")
             dtype = np.dtype(kind)
             count = math.prod(shape)
@@ -77,17 +89,25 @@ def unpack(blob: bytes | memoryview, *, limit: int = 2**31) -> Arrays:
         if offset != len(view):
             raise ValueError(f"{len(view) - offset} bytes left over")
     except (ValueError, TypeError, KeyError, struct.error, OverflowError, RecursionError) as error:
-        raise WireError("W02", f"not a packed set of arrays ({error}); the message was truncated or altered") from error
+        raise WireError(
+            "W02", f"not a packed set of arrays ({error}); the message was truncated or altered"
+        ) from error
     return out
 
 
 def flatten(state: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
-    """{'a': {'x': ...}} -> {'a\\tx': ...}; the tab is not allowed in names, so `nest` undoes it exactly.
+    """{'a': {'x': ...}} -> {'a\\tx': ...}; the tab is not allowed in names, so `nest` undoes it
+    exactly.
 
-    Of a run's states (fold key -> State) it makes one State of entries `fold key<tab>learner`, which is what a learner gets that reads
-    several folds; flattened again it is arrays `fold key<tab>learner<tab>array`, which is what is packed and hashed.
+    Of a run's states (fold key -> State) it makes one State of entries `fold key<tab>learner`,
+    which is what a learner gets that reads several folds; flattened again it is arrays `fold
+    key<tab>learner<tab>array`, which is what is packed and hashed.
     """
-    return {f"{outer}\t{inner}": value for outer, values in state.items() for inner, value in values.items()}
+    return {
+        f"{outer}\t{inner}": value
+        for outer, values in state.items()
+        for inner, value in values.items()
+    }
 
 
 def nest(flat: Mapping[str, T]) -> dict[str, dict[str, T]]:
@@ -100,13 +120,17 @@ def nest(flat: Mapping[str, T]) -> dict[str, dict[str, T]]:
 
 
 def entry(flat: Mapping[str, T], outer: str) -> dict[str, T]:
-    """`nest(flat)[outer]`, empty where there is none: out of a state that is read for several folds, one fold's."""
+    """`nest(flat)[outer]`, empty where there is none: out of a state that is read for several
+    folds, one fold's."""
     start = f"{outer}\t"
-    return {name.removeprefix(start): value for name, value in flat.items() if name.startswith(start)}
+    return {
+        name.removeprefix(start): value for name, value in flat.items() if name.startswith(start)
+    }
 
 
 def digest(arrays: Mapping[str, Array]) -> str:
-    """SHA-256 (hex) of the canonical bytes: two states are the same model exactly when their digests are equal."""
+    """SHA-256 (hex) of the canonical bytes: two states are the same model exactly when their
+    digests are equal."""
     return sha256(pieces(arrays))
 
 

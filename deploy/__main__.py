@@ -1,4 +1,5 @@
-"""`fedmets deploy`: make a federation's kits, enrol sites, start a coordinator or a courier, look after a site."""
+"""`fedmets deploy`: make a federation's kits, enrol sites, start a coordinator or a courier, look
+after a site."""
 
 from __future__ import annotations
 
@@ -22,7 +23,10 @@ at a site:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="fedmets deploy", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="fedmets deploy",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -34,36 +38,101 @@ def parser() -> argparse.ArgumentParser:
     c = command("provision", "make the coordinator's kit and one for each site")
     c.add_argument("file", metavar="FEDERATION.TOML", help="what the coordinator decided")
     c.add_argument("--out", default="kits", metavar="DIR", help="a new folder (default kits)")
-    c = command("fingerprint", "what is read out, of a coordinator's folder or of a site's kit or enrolment")
+    c = command(
+        "fingerprint", "what is read out, of a coordinator's folder or of a site's kit or enrolment"
+    )
     c.add_argument("folder", metavar="PATH", help="the folder, or enrolment.json")
     c = command("enroll", "at a site: pin the coordinator and make the site's keys")
     c.add_argument("folder", metavar="KIT", help="the folder that the coordinator sent")
-    c.add_argument("--fingerprint", required=True, metavar="TYPED", help="as the coordinator read it out by telephone")
-    c.add_argument("--new-keys", action="store_true", help="make new keys; the coordinator must take them in with `site renew`")
+    c.add_argument(
+        "--fingerprint",
+        required=True,
+        metavar="TYPED",
+        help="as the coordinator read it out by telephone",
+    )
+    c.add_argument(
+        "--new-keys",
+        action="store_true",
+        help="make new keys; the coordinator must take them in with `site renew`",
+    )
     c = command("renew", "at the coordinator: a new TLS certificate")
     c.add_argument("folder", metavar="DIR", help="the coordinator's folder")
-    c.add_argument("--authority", action="store_true", help="a new authority beside the old one; sites need the new ca.pem")
-    c = command("coordinator", "at the coordinator: proxy and SuperLink, until it is stopped (what its container runs)")
-    c.add_argument("folder", metavar="DIR", nargs="?", default="/kit", help="the coordinator's folder (default /kit)")
-    c.add_argument("--state", default="/state", metavar="DIR", help="where Flower's database and the runs lie (default /state)")
-    c = command("courier", "at a site: the connection to the coordinator, until it is stopped (what its container runs)")
-    c.add_argument("folder", metavar="KIT", nargs="?", default="/kit", help="the site's kit (default /kit)")
     c.add_argument(
-        "--socket", default="/run/fedmets/station.sock", metavar="PATH", help="the station's (default /run/fedmets/station.sock)"
+        "--authority",
+        action="store_true",
+        help="a new authority beside the old one; sites need the new ca.pem",
     )
-    c.add_argument("--state", default="/tmp/flwr", metavar="DIR", help="Flower's own files (default /tmp/flwr)")
-    c.add_argument("--port", type=int, default=9094, metavar="N", help="loopback port for Flower's own processes (default 9094)")
-    for name, told in (("doctor", "at a site: both halves of the doctor"), ("reach", "at a site: the courier's half of the doctor")):
+    c = command(
+        "coordinator",
+        "at the coordinator: proxy and SuperLink, until it is stopped (what its container runs)",
+    )
+    c.add_argument(
+        "folder",
+        metavar="DIR",
+        nargs="?",
+        default="/kit",
+        help="the coordinator's folder (default /kit)",
+    )
+    c.add_argument(
+        "--state",
+        default="/state",
+        metavar="DIR",
+        help="where Flower's database and the runs lie (default /state)",
+    )
+    c = command(
+        "courier",
+        "at a site: the connection to the coordinator, until it is stopped (what its container "
+        "runs)",
+    )
+    c.add_argument(
+        "folder", metavar="KIT", nargs="?", default="/kit", help="the site's kit (default /kit)"
+    )
+    c.add_argument(
+        "--socket",
+        default="/run/fedmets/station.sock",
+        metavar="PATH",
+        help="the station's (default /run/fedmets/station.sock)",
+    )
+    c.add_argument(
+        "--state", default="/tmp/flwr", metavar="DIR", help="Flower's own files (default /tmp/flwr)"
+    )
+    c.add_argument(
+        "--port",
+        type=int,
+        default=9094,
+        metavar="N",
+        help="loopback port for Flower's own processes (default 9094)",
+    )
+    for name, told in (
+        ("doctor", "at a site: both halves of the doctor"),
+        ("reach", "at a site: the courier's half of the doctor"),
+    ):
         c = command(name, told)
-        c.add_argument("folder", metavar="KIT", nargs="?", default="." if name == "doctor" else "/kit", help="the site's kit")
+        c.add_argument(
+            "folder",
+            metavar="KIT",
+            nargs="?",
+            default="." if name == "doctor" else "/kit",
+            help="the site's kit",
+        )
         if name == "doctor":
             c.add_argument(
-                "--compose", default="", metavar="COMMAND", help="run each half in its container: 'docker compose' or 'podman-compose'"
+                "--compose",
+                default="",
+                metavar="COMMAND",
+                help="run each half in its container: 'docker compose' or 'podman-compose'",
             )
             c.add_argument(
-                "--socket", default="/run/fedmets/station/station.sock", metavar="PATH", help="without containers: the station's"
+                "--socket",
+                default="/run/fedmets/station/station.sock",
+                metavar="PATH",
+                help="without containers: the station's",
             )
-    site = commands.add_parser("site", help="at the coordinator: who takes part", description="at the coordinator: who takes part")
+    site = commands.add_parser(
+        "site",
+        help="at the coordinator: who takes part",
+        description="at the coordinator: who takes part",
+    )
     sites = site.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, told in (
         ("kit", "write the kit of a site that federation.toml names"),
@@ -77,7 +146,12 @@ def parser() -> argparse.ArgumentParser:
         c.add_argument("--json", action="store_true", help="print one JSON object")
         if name in ("add", "renew"):
             c.add_argument("file", metavar="ENROLMENT.JSON", help="as the site sent it back")
-            c.add_argument("--fingerprint", required=True, metavar="TYPED", help="as the site's IT read it out by telephone")
+            c.add_argument(
+                "--fingerprint",
+                required=True,
+                metavar="TYPED",
+                help="as the site's IT read it out by telephone",
+            )
         if name in ("kit", "revoke"):
             c.add_argument("site", metavar="NAME", help="the site's name in federation.toml")
         if name == "kit":
@@ -94,7 +168,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _do(args: argparse.Namespace) -> int:
     if args.command in ("doctor", "reach"):
         return _doctor(args)
-    do = {"provision": _provision, "fingerprint": _fingerprint, "enroll": _enroll, "renew": _renew, "site": _site}
+    do = {
+        "provision": _provision,
+        "fingerprint": _fingerprint,
+        "enroll": _enroll,
+        "renew": _renew,
+        "site": _site,
+    }
     done = {**do, "coordinator": _coordinator, "courier": _courier}[args.command](args)
     print(json.dumps(done) if args.json else _plain(done))
     return 0
@@ -104,7 +184,10 @@ def _plain(done: Mapping[str, object]) -> str:
     lines = []
     for key, value in done.items():
         if isinstance(value, list):
-            lines += [f"{key}:", *("  " + ", ".join(f"{k} {v}" for k, v in row.items()) for row in value)]
+            lines += [
+                f"{key}:",
+                *("  " + ", ".join(f"{k} {v}" for k, v in row.items()) for row in value),
+            ]
         else:
             lines.append(f"{key}: {value}")
     return "\n".join(lines)
@@ -116,7 +199,9 @@ def _provision(args: argparse.Namespace) -> dict[str, object]:
 
     from deploy import provision
 
-    read_out = provision.provision(Path(args.file), Path(args.out), datetime.datetime.now(datetime.UTC))
+    read_out = provision.provision(
+        Path(args.file), Path(args.out), datetime.datetime.now(datetime.UTC)
+    )
     return {"kits": args.out, "fingerprint to read out to each site": read_out}
 
 
@@ -129,7 +214,11 @@ def _fingerprint(args: argparse.Namespace) -> dict[str, object]:
     path = Path(args.folder)
     if path.is_file():
         return {"fingerprint": kit.read(path, kit.Enrolment).fingerprint}
-    return {"fingerprint": provision.fingerprint(path) if (path / enrolled_sites.KEY).exists() else kit.fingerprint(path)}
+    return {
+        "fingerprint": provision.fingerprint(path)
+        if (path / enrolled_sites.KEY).exists()
+        else kit.fingerprint(path)
+    }
 
 
 def _enroll(args: argparse.Namespace) -> dict[str, object]:
@@ -138,7 +227,11 @@ def _enroll(args: argparse.Namespace) -> dict[str, object]:
     from deploy import enroll, kit
 
     made = enroll.enroll(Path(args.folder), args.fingerprint, new_keys=args.new_keys)
-    return {"site": made.site, "send back": str(Path(args.folder) / kit.ENROLMENT), "fingerprint to read out": made.fingerprint}
+    return {
+        "site": made.site,
+        "send back": str(Path(args.folder) / kit.ENROLMENT),
+        "fingerprint to read out": made.fingerprint,
+    }
 
 
 def _renew(args: argparse.Namespace) -> dict[str, object]:
@@ -150,9 +243,15 @@ def _renew(args: argparse.Namespace) -> dict[str, object]:
     now, home = datetime.datetime.now(datetime.UTC), Path(args.folder)
     if args.authority:
         read_out = provision.renew_authority(home, now)
-        return {"authority": "new, and the old one beside it", "fingerprint to read out to each site with the new ca.pem": read_out}
+        return {
+            "authority": "new, and the old one beside it",
+            "fingerprint to read out to each site with the new ca.pem": read_out,
+        }
     provision.renew(home, now)
-    return {"certificate": str(home / "server.pem"), "days left": round(pki.days_left(home / "server.pem", now))}
+    return {
+        "certificate": str(home / "server.pem"),
+        "days left": round(pki.days_left(home / "server.pem", now)),
+    }
 
 
 def _say(text: str) -> None:
@@ -170,7 +269,11 @@ def _doctor(args: argparse.Namespace) -> int:
         found = doctor.reach(Path(args.folder), datetime.datetime.now(datetime.UTC))
     else:
         found = doctor.joined(Path(args.folder), Path(args.socket).resolve(), args.compose)
-    print(json.dumps({"findings": [f.row() for f in found]}) if args.json else health_check.text(found))
+    print(
+        json.dumps({"findings": [f.row() for f in found]})
+        if args.json
+        else health_check.text(found)
+    )
     return health_check.status(found)
 
 
@@ -203,7 +306,9 @@ def _site(args: argparse.Namespace) -> dict[str, object]:
         provision.site_kit(home, args.site, Path(args.out))
         return {"kit": args.out, "fingerprint to read out": provision.fingerprint(home)}
     if args.action in ("add", "renew"):
-        found = provision.add(home, Path(args.file), args.fingerprint, instead=args.action == "renew")
+        found = provision.add(
+            home, Path(args.file), args.fingerprint, instead=args.action == "renew"
+        )
         return {"enrolled": found.site}
     if args.action == "revoke":
         provision.revoke(home, args.site)
@@ -213,8 +318,17 @@ def _site(args: argparse.Namespace) -> dict[str, object]:
     left = {name: round(pki.days_left(home / name, now)) for name in ("ca.pem", "server.pem")}
     rows = [{"site": s, "key": k[:16]} for s, k in listed.items()]
     missing = [s for s in federation.load(home / "federation.toml").sites if s not in listed]
-    soon = [f"{name} expires in {days} days: fedmets deploy renew" for name, days in left.items() if days <= pki.WARN_DAYS]
-    return {"enrolled": rows, "not enrolled": ", ".join(missing) or "none", "days left": [left], "warnings": "; ".join(soon) or "none"}
+    soon = [
+        f"{name} expires in {days} days: fedmets deploy renew"
+        for name, days in left.items()
+        if days <= pki.WARN_DAYS
+    ]
+    return {
+        "enrolled": rows,
+        "not enrolled": ", ".join(missing) or "none",
+        "days left": [left],
+        "warnings": "; ".join(soon) or "none",
+    }
 
 
 if __name__ == "__main__":

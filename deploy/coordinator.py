@@ -1,7 +1,9 @@
-"""Coordinator container: a TLS proxy in front, Flower's SuperLink behind it, and the list of enrolled nodes kept in step.
+"""Coordinator container: a TLS proxy in front, Flower's SuperLink behind it, and the list of
+enrolled nodes kept in step.
 
-The SuperLink listens on loopback alone, where `fedmets server` starts runs; sites reach what `nginx.conf` lets through. What dies is
-started again: the SuperLink finds its nodes and runs in its database, and `fedmets server resume` takes a run up.
+The SuperLink listens on loopback alone, where `fedmets server` starts runs; sites reach what
+`nginx.conf` lets through. What dies is started again: the SuperLink finds its nodes and runs in its
+database, and `fedmets server resume` takes a run up.
 """
 
 from __future__ import annotations
@@ -52,8 +54,10 @@ def run(kit: Path, state: Path, tell: Callable[[str], None]) -> None:
     host, port = ADDRESS.split(":")
     commands = {
         "SuperLink": [
-            "flower-superlink", "--ssl-certfile", str(loopback_folder / "server.pem"), "--ssl-keyfile", str(loopback_folder / "server.key"),
-            "--ssl-ca-certfile", str(loopback_folder / "ca.pem"), "--host", host, "--port", port, "--database", str(state / "superlink.db"),
+            "flower-superlink", "--ssl-certfile", str(loopback_folder / "server.pem"),
+            "--ssl-keyfile", str(loopback_folder / "server.key"),
+            "--ssl-ca-certfile", str(loopback_folder / "ca.pem"), "--host", host, "--port", port,
+            "--database", str(state / "superlink.db"),
             "--enable-supernode-auth", "--disable-runtime-dependency-installation",
         ],
         "proxy": ["nginx", "-e", "stderr", "-c", str((kit / "nginx.conf").resolve())],
@@ -83,9 +87,12 @@ def run(kit: Path, state: Path, tell: Callable[[str], None]) -> None:
 
 
 def loopback(folder: Path, now: datetime.datetime) -> Path:
-    """A certificate for the way from proxy to SuperLink inside the container, made when there is none for long: Flower lets no node sign
-    in without TLS."""
-    if not (folder / "server.pem").exists() or pki.days_left(folder / "server.pem", now) < pki.WARN_DAYS:
+    """A certificate for the way from proxy to SuperLink inside the container, made when there is
+    none for long: Flower lets no node sign in without TLS."""
+    if (
+        not (folder / "server.pem").exists()
+        or pki.days_left(folder / "server.pem", now) < pki.WARN_DAYS
+    ):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, mode=0o700)
         pki.authority(folder, "loopback", now)
@@ -94,19 +101,30 @@ def loopback(folder: Path, now: datetime.datetime) -> Path:
 
 
 def check(kit: Path, now: datetime.datetime, tell: Callable[[str], None]) -> None:
-    """The kit's keys and certificates are there, fit together and are valid; C04, C05. What expires soon is told."""
+    """The kit's keys and certificates are there, fit together and are valid; C04, C05. What expires
+    soon is told."""
     signing.load(kit / enrolled_sites.KEY)
     for name in ("ca.pem", "server.pem"):
         days = pki.days_left(kit / name, now)
         if days < 0:
-            raise FederationError("R08", f"'{kit / name}' expired {-days:.0f} days ago: fedmets deploy renew {kit}")
+            raise FederationError(
+                "R08", f"'{kit / name}' expired {-days:.0f} days ago: fedmets deploy renew {kit}"
+            )
         if days <= pki.WARN_DAYS:
             tell(f"'{kit / name}' expires in {days:.0f} days: fedmets deploy renew {kit}")
     server = pki.newest(kit / "server.pem")
     if not any(_issued(server, ca) for ca in pki.certificates(kit / "ca.pem")):
-        raise FederationError("R08", f"'{kit / 'server.pem'}' is not by the authority in '{kit / 'ca.pem'}': fedmets deploy renew {kit}")
+        raise FederationError(
+            "R08",
+            f"'{kit / 'server.pem'}' is not by the authority in '{kit / 'ca.pem'}': fedmets "
+            f"deploy renew {kit}",
+        )
     if shutil.which("nginx") is None:
-        raise RunError("C05", "the proxy 'nginx' is not installed; without it Flower's Control API would be open to every site")
+        raise RunError(
+            "C05",
+            "the proxy 'nginx' is not installed; without it Flower's Control API would be open to "
+            "every site",
+        )
 
 
 def _issued(server: x509.Certificate, ca: x509.Certificate) -> bool:
@@ -118,7 +136,8 @@ def _issued(server: x509.Certificate, ca: x509.Certificate) -> bool:
 
 
 def sync(flower: SuperLink, kit: Path, file: Path, tell: Callable[[str], None]) -> None:
-    """Those and only those whose keys lie in `nodes/` may join. A node is named by its key, so that a new key is a new node.
+    """Those and only those whose keys lie in `nodes/` may join. A node is named by its key, so that
+    a new key is a new node.
 
     file: what was registered as what, for Flower's list gives no names.
     """
@@ -144,7 +163,11 @@ def _short(path: Path) -> str:
 
 def _stamp(kit: Path) -> tuple[int, ...]:
     """Changes when a certificate is renewed."""
-    return tuple((kit / name).stat().st_mtime_ns for name in ("server.pem", "server.key") if (kit / name).exists())
+    return tuple(
+        (kit / name).stat().st_mtime_ns
+        for name in ("server.pem", "server.key")
+        if (kit / name).exists()
+    )
 
 
 def _listens(host: str, port: int) -> bool:
@@ -153,9 +176,12 @@ def _listens(host: str, port: int) -> bool:
 
 
 class _Children:
-    """Processes that are started again when they die, after ever longer pauses while they die at once."""
+    """Processes that are started again when they die, after ever longer pauses while they die at
+    once."""
 
-    def __init__(self, commands: Mapping[str, list[str]], env: Mapping[str, str], tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, commands: Mapping[str, list[str]], env: Mapping[str, str], tell: Callable[[str], None]
+    ) -> None:
         self._commands, self._env, self._tell = commands, env, tell
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._since: dict[str, float] = {}
@@ -167,10 +193,19 @@ class _Children:
             if child is not None and child.poll() is not None:
                 del self._running[name]
                 lasted = time.monotonic() - self._since[name]
-                self._pause[name] = _BACK_OFF[0] if lasted > 60 else min(2 * self._pause.get(name, _BACK_OFF[0]), _BACK_OFF[1])
-                self._tell(f"the {name} has ended with status {child.returncode}; started again in {self._pause[name]:g} s")
+                self._pause[name] = (
+                    _BACK_OFF[0]
+                    if lasted > 60
+                    else min(2 * self._pause.get(name, _BACK_OFF[0]), _BACK_OFF[1])
+                )
+                self._tell(
+                    f"the {name} has ended with status {child.returncode}; started again in "
+                    f"{self._pause[name]:g} s"
+                )
                 self._since[name] = time.monotonic()
-            elif child is None and time.monotonic() - self._since.get(name, -1e9) >= self._pause.get(name, 0.0):
+            elif child is None and time.monotonic() - self._since.get(
+                name, -1e9
+            ) >= self._pause.get(name, 0.0):
                 self._running[name] = subprocess.Popen(command, env=self._env)
                 self._since[name] = time.monotonic()
 

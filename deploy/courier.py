@@ -1,4 +1,5 @@
-"""Courier process at a site: Flower's SuperNode with the site's key, for the coordinator that the site enrolled with and no other."""
+"""Courier process at a site: Flower's SuperNode with the site's key, for the coordinator that the
+site enrolled with and no other."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from server.coordinator.superlink import environment
 
 
 def command(folder: Path, socket: Path, port: int) -> list[str]:
-    """The SuperNode's command line; C04 where the kit is not the one that was enrolled with. `port`: of its own process, on loopback."""
+    """The SuperNode's command line; C04 where the kit is not the one that was enrolled with.
+    `port`: of its own process, on loopback."""
     own_kit = kit.check(folder)
     return [
         "flower-supernode",

@@ -1,4 +1,5 @@
-"""Enrolment of a site: pin the coordinator, make the site's own keys, write what goes back. The private halves never leave the folder."""
+"""Enrolment of a site: pin the coordinator, make the site's own keys, write what goes back. The
+private halves never leave the folder."""
 
 from __future__ import annotations
 
@@ -17,17 +18,20 @@ STATION, COURIER = "station.key", "courier.key"
 
 
 def enroll(folder: Path, typed: str, *, new_keys: bool = False) -> Enrolment:
-    """Check the kit against the fingerprint that somebody read out, then make what keys are missing.
+    """Check the kit against the fingerprint that somebody read out, then make what keys are
+    missing.
 
-    Raises UsageError C04 where they differ: nothing is written then. Run again, it keeps the site's keys; `new_keys` makes new ones:
-    the site takes no part until the coordinator has taken these in (`site renew`).
+    Raises UsageError C04 where they differ: nothing is written then. Run again, it keeps the site's
+    keys; `new_keys` makes new ones: the site takes no part until the coordinator has taken these in
+    (`site renew`).
     """
     own_kit = kit.read(folder / KIT, Kit)
     fingerprint = kit.fingerprint(folder)
     if not pki.same(typed, fingerprint):
         raise UsageError(
             "C04",
-            f"the kit's fingerprint is {fingerprint}, {typed} was typed: the kit is not the coordinator's, or a digit is wrong. "
+            f"the kit's fingerprint is {fingerprint}, {typed} was typed: the kit is not the "
+            "coordinator's, or a digit is wrong. "
             "Ask again by telephone, at a number that you did not get with the kit",
         )
     if new_keys:
@@ -36,7 +40,12 @@ def enroll(folder: Path, typed: str, *, new_keys: bool = False) -> Enrolment:
     station = signing.ensure(folder / STATION)
     if not (folder / COURIER).exists():
         pki.private(folder / COURIER, ec.SECP384R1())
-    enrolment = Enrolment(own_kit.federation, own_kit.site, station.public, pki.node_public(folder / COURIER).decode().strip())
+    enrolment = Enrolment(
+        own_kit.federation,
+        own_kit.site,
+        station.public,
+        pki.node_public(folder / COURIER).decode().strip(),
+    )
     pin = {"site": own_kit.site, "federation": own_kit.federation, "fingerprint": fingerprint}
     state_store.write(folder / PINNED, (json.dumps(pin, indent=1) + "\n").encode())
     state_store.write(folder / ENROLMENT, kit.text(enrolment))

@@ -57,7 +57,8 @@ class Federation(Settings):
     name: Annotated[str, Form(SLUG, "lower-case letters, digits and '-', at most 40")]
     """Lower-case letters, digits and '-'."""
     hosts: Several[Annotated[str, Form(HOST, "a host name or an address")]]
-    """Names or addresses at which sites reach the coordinator; the first is the one that kits name."""
+    """Names or addresses at which sites reach the coordinator; the first is the one that kits
+    name."""
     studies: Several[Annotated[str, AfterValidator(_loads)]]
     """Studies that the federation may run: names, or paths of study files."""
     sites: Annotated[Listed[Name], Field(min_length=1), AfterValidator(_own_folders)]

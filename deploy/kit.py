@@ -1,4 +1,5 @@
-"""What is in a site's kit and in its enrolment: two small JSON files, checked whenever they are read."""
+"""What is in a site's kit and in its enrolment: two small JSON files, checked whenever they are
+read."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ KIT, ENROLMENT, PINNED = "kit.json", "enrolment.json", "pinned.json"
 
 @dataclass(frozen=True)
 class Kit(Settings):
-    """What the coordinator tells one site. Nothing in it is secret; that it is the coordinator's is shown by the fingerprint."""
+    """What the coordinator tells one site. Nothing in it is secret; that it is the coordinator's is
+    shown by the fingerprint."""
 
     federation: Name
     site: Name
@@ -46,7 +48,12 @@ class Enrolment(Settings):
 
     @property
     def fingerprint(self) -> str:
-        return pki.fingerprint(self.federation.encode(), self.site.encode(), self.station.encode(), self.courier.encode())
+        return pki.fingerprint(
+            self.federation.encode(),
+            self.site.encode(),
+            self.station.encode(),
+            self.courier.encode(),
+        )
 
 
 @dataclass(frozen=True)
@@ -62,9 +69,12 @@ _T = TypeVar("_T", Kit, Enrolment, Pinned)
 
 
 def read(path: Path, kind: type[_T], way_out: str = "ask for it again") -> _T:
-    """A kit, an enrolment or what was pinned; C04 where the file is not exactly that, with every fault of it."""
+    """A kit, an enrolment or what was pinned; C04 where the file is not exactly that, with every
+    fault of it."""
     content = settings.document(path, kind.__name__.lower(), "C04", way_out, json.loads)
-    letter = settings.checked(kind, content, f"'{path}' is not what it should be ({way_out})", "C04")
+    letter = settings.checked(
+        kind, content, f"'{path}' is not what it should be ({way_out})", "C04"
+    )
     if isinstance(letter, Enrolment):
         pki.check_node_public(letter.courier)
     return letter
@@ -85,16 +95,20 @@ def of(ca: Path, coordinator: str) -> str:
 
 
 def check(folder: Path) -> Kit:
-    """The kit, if it is still the one that was enrolled with: another authority, another plan key or another site is refused (C04)."""
+    """The kit, if it is still the one that was enrolled with: another authority, another plan key
+    or another site is refused (C04)."""
     kit, pin = read(folder / KIT, Kit), read(folder / PINNED, Pinned, "run fedmets deploy enroll")
     faults = []
     if not pki.same(pin.fingerprint, fingerprint(folder)):
         faults.append(
-            f"the kit in '{folder}' has the fingerprint {fingerprint(folder)}, it enrolled with {pin.fingerprint}: its certificate "
-            "or key has been exchanged. Ask the coordinator by telephone, and enrol again if it is right"
+            f"the kit in '{folder}' has the fingerprint {fingerprint(folder)}, it enrolled with "
+            f"{pin.fingerprint}: its certificate "
+            "or key has been exchanged. Ask the coordinator by telephone, and enrol again if it "
+            "is right"
         )
     faults += [
-        f"the kit in '{folder}' is for {key} '{getattr(kit, key)}', the site enrolled for '{getattr(pin, key)}'; take your own kit"
+        f"the kit in '{folder}' is for {key} '{getattr(kit, key)}', the site enrolled for "
+        f"'{getattr(pin, key)}'; take your own kit"
         for key in ("site", "federation")
         if getattr(kit, key) != getattr(pin, key)
     ]

@@ -1,7 +1,9 @@
-"""Public key infrastructure: the federation's certificate authority, TLS certificates, couriers' keys, and fingerprints to read out.
+"""Public key infrastructure: the federation's certificate authority, TLS certificates, couriers'
+keys, and fingerprints to read out.
 
-Elliptic curves throughout (P-256 for TLS; P-384 for SuperNodes, whose keys Flower wants on a NIST curve). Private keys are PEM files of
-mode 600. Sources: RFC 5280 (certificates), RFC 6125 (names), CA/Browser Forum baseline (a server's 397 days).
+Elliptic curves throughout (P-256 for TLS; P-384 for SuperNodes, whose keys Flower wants on a NIST
+curve). Private keys are PEM files of mode 600. Sources: RFC 5280 (certificates), RFC 6125 (names),
+CA/Browser Forum baseline (a server's 397 days).
 """
 
 from __future__ import annotations
@@ -35,9 +37,14 @@ _CLOCKS = datetime.timedelta(hours=1)
 
 
 def private(path: Path, curve: ec.EllipticCurve) -> ec.EllipticCurvePrivateKey:
-    """A new key in `path`, for its owner alone; a file that is there is an error, never overwritten."""
+    """A new key in `path`, for its owner alone; a file that is there is an error, never
+    overwritten."""
     key = ec.generate_private_key(curve)
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH if isinstance(curve, ec.SECP384R1) else PrivateFormat.PKCS8, NoEncryption())
+    pem = key.private_bytes(
+        Encoding.PEM,
+        PrivateFormat.OpenSSH if isinstance(curve, ec.SECP384R1) else PrivateFormat.PKCS8,
+        NoEncryption(),
+    )
     write(path, pem, 0o600)
     return key
 
@@ -54,24 +61,47 @@ def authority(folder: Path, federation: str, now: datetime.datetime, days: int =
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"fedmets {federation}"[:64])])
     builder = _builder(name, name, key.public_key(), now, days)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    usage = x509.KeyUsage(False, False, False, False, False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False)
+    usage = x509.KeyUsage(
+        False,
+        False,
+        False,
+        False,
+        False,
+        key_cert_sign=True,
+        crl_sign=True,
+        encipher_only=False,
+        decipher_only=False,
+    )
     builder = builder.add_extension(usage, critical=True)
-    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    builder = builder.add_extension(
+        x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+    )
     write(folder / "ca.pem", builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
 
-def server(folder: Path, names: Sequence[str], now: datetime.datetime, days: int = SERVER_DAYS) -> None:
-    """`server.key` and `server.pem` for `names` (host names or addresses), signed by the folder's authority."""
+def server(
+    folder: Path, names: Sequence[str], now: datetime.datetime, days: int = SERVER_DAYS
+) -> None:
+    """`server.key` and `server.pem` for `names` (host names or addresses), signed by the folder's
+    authority."""
     ca_key = load_pem_private_key((folder / "ca.key").read_bytes(), None)
     assert isinstance(ca_key, ec.EllipticCurvePrivateKey)
     ca = newest(folder / "ca.pem")
     key = private(folder / "server.key", ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
     builder = _builder(subject, ca.subject, key.public_key(), now, days)
-    builder = builder.add_extension(x509.SubjectAlternativeName([_name(n) for n in names]), critical=False)
-    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-    builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-    builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
+    builder = builder.add_extension(
+        x509.SubjectAlternativeName([_name(n) for n in names]), critical=False
+    )
+    builder = builder.add_extension(
+        x509.BasicConstraints(ca=False, path_length=None), critical=True
+    )
+    builder = builder.add_extension(
+        x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
+    )
+    builder = builder.add_extension(
+        x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
+    )
     write(folder / "server.pem", builder.sign(ca_key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
 
@@ -84,9 +114,15 @@ def certificates(path: Path) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(path.read_bytes())
     except OSError as error:
-        raise UsageError("C04", f"certificate '{path}' cannot be read ({error.strerror}); check the path, or make the kit again") from error
+        raise UsageError(
+            "C04",
+            f"certificate '{path}' cannot be read ({error.strerror}); check the path, or make the "
+            "kit again",
+        ) from error
     except ValueError as error:
-        raise UsageError("C04", f"'{path}' holds no certificate in PEM form; make the kit again") from error
+        raise UsageError(
+            "C04", f"'{path}' holds no certificate in PEM form; make the kit again"
+        ) from error
 
 
 def days_left(path: Path, now: datetime.datetime) -> float:
@@ -100,7 +136,9 @@ def node_public(path: Path) -> bytes:
         key = load_ssh_private_key(path.read_bytes(), None)
     except (OSError, ValueError) as error:
         raise UsageError(
-            "C04", f"'{path}' is no private key in OpenSSH form ({error}); make it again with `fedmets deploy enroll`"
+            "C04",
+            f"'{path}' is no private key in OpenSSH form ({error}); make it again with `fedmets "
+            "deploy enroll`",
         ) from error
     return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
 
@@ -110,15 +148,20 @@ def check_node_public(line: str) -> None:
     try:
         key = load_ssh_public_key(line.encode())
     except ValueError as error:
-        raise UsageError("C04", "the courier's public key cannot be read; ask the site for its enrolment again") from error
+        raise UsageError(
+            "C04", "the courier's public key cannot be read; ask the site for its enrolment again"
+        ) from error
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise UsageError(
-            "C04", f"the courier's public key is a {type(key).__name__}, one on a NIST curve is needed; ask the site to enrol again"
+            "C04",
+            f"the courier's public key is a {type(key).__name__}, one on a NIST curve is needed; "
+            "ask the site to enrol again",
         )
 
 
 def fingerprint(*parts: bytes) -> str:
-    """32 hex digits of SHA-256 over what two people must hold alike, in groups of four, to be read out over the telephone."""
+    """32 hex digits of SHA-256 over what two people must hold alike, in groups of four, to be read
+    out over the telephone."""
     h = hashlib.sha256()
     for part in parts:
         h.update(len(part).to_bytes(8, "little") + part)
@@ -139,8 +182,14 @@ def _name(text: str) -> x509.GeneralName:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, public: ec.EllipticCurvePublicKey, now: datetime.datetime, days: int
+    subject: x509.Name,
+    issuer: x509.Name,
+    public: ec.EllipticCurvePublicKey,
+    now: datetime.datetime,
+    days: int,
 ) -> x509.CertificateBuilder:
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(public)
     builder = builder.serial_number(x509.random_serial_number())
-    return builder.not_valid_before(now - _CLOCKS).not_valid_after(now + datetime.timedelta(days=days))
+    return builder.not_valid_before(now - _CLOCKS).not_valid_after(
+        now + datetime.timedelta(days=days)
+    )

@@ -1,7 +1,8 @@
-"""Provisioning: from `federation.toml` to a coordinator's kit and one kit a site; adding, revoking and renewing later.
+"""Provisioning: from `federation.toml` to a coordinator's kit and one kit a site; adding, revoking
+and renewing later.
 
-The coordinator's folder holds secrets (`ca.key`, `server.key`, `plan.key`, mode 600) and what was enrolled (`sites.toml`, `nodes/`). A
-site's kit holds none.
+The coordinator's folder holds secrets (`ca.key`, `server.key`, `plan.key`, mode 600) and what was
+enrolled (`sites.toml`, `nodes/`). A site's kit holds none.
 """
 
 from __future__ import annotations
@@ -29,10 +30,15 @@ NODES = "nodes"
 
 
 def provision(file: Path, out: Path, now: datetime.datetime) -> str:
-    """Write `coordinator/` and `sites/<name>/` into the new folder `out`, whole or not at all. Returns the fingerprint to read out."""
+    """Write `coordinator/` and `sites/<name>/` into the new folder `out`, whole or not at all.
+    Returns the fingerprint to read out."""
     federation = load(file)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError("S01", f"'{out}' is there already; a kit is never overwritten: choose a new folder, or add sites with `site kit`")
+        raise RunError(
+            "S01",
+            f"'{out}' is there already; a kit is never overwritten: choose a new folder, or add "
+            "sites with `site kit`",
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".kits-", dir=out.parent))
     try:
@@ -67,13 +73,23 @@ def site_kit(home: Path, site: str, out: Path) -> None:
     federation = load(home / "federation.toml")
     if site not in federation.sites:
         raise UsageError(
-            "C01", f"'{home / 'federation.toml'}' names no site '{site}'; it names {', '.join(federation.sites)}. Add it there first"
+            "C01",
+            f"'{home / 'federation.toml'}' names no site '{site}'; it names "
+            f"{', '.join(federation.sites)}. Add it there first",
         )
     if out.exists():
         raise RunError("S01", f"'{out}' is there already; choose a new folder for the kit")
     out.mkdir(parents=True)
     public = signing.load(home / enrolled_sites.KEY).public
-    site_values = Kit(federation.name, site, federation.hosts[0], federation.port, federation.studies, public, __version__)
+    site_values = Kit(
+        federation.name,
+        site,
+        federation.hosts[0],
+        federation.port,
+        federation.studies,
+        public,
+        __version__,
+    )
     pki.write(out / kit.KIT, kit.text(site_values))
     shutil.copyfile(home / "ca.pem", out / "ca.pem")
     values = {**_values(federation), **asdict(site_values), "slug": slug(site)}
@@ -82,22 +98,28 @@ def site_kit(home: Path, site: str, out: Path) -> None:
 
 
 def add(home: Path, file: Path, typed: str, *, instead: bool = False) -> Enrolment:
-    """Take a site's public keys in, if the fingerprint that its IT read out is theirs. Another key than it had: only `instead` (C04)."""
+    """Take a site's public keys in, if the fingerprint that its IT read out is theirs. Another key
+    than it had: only `instead` (C04)."""
     enrolment = kit.read(file, Enrolment)
     federation = load(home / "federation.toml")
     listed = sites(home)
     faults = []
     if enrolment.federation != federation.name or enrolment.site not in federation.sites:
         faults.append(
-            f"'{file}' is for site '{enrolment.site}' of '{enrolment.federation}'; '{federation.name}' has {', '.join(federation.sites)}"
+            f"'{file}' is for site '{enrolment.site}' of '{enrolment.federation}'; "
+            f"'{federation.name}' has {', '.join(federation.sites)}"
         )
     if not pki.same(typed, enrolment.fingerprint):
         faults.append(
-            f"the fingerprint of '{file}' is {enrolment.fingerprint}, {typed} was typed: it is not the site's file, or a digit is wrong; "
+            f"the fingerprint of '{file}' is {enrolment.fingerprint}, {typed} was typed: it is "
+            "not the site's file, or a digit is wrong; "
             "ask the site"
         )
     if enrolment.site in listed and listed[enrolment.site] != enrolment.station and not instead:
-        faults.append(f"site '{enrolment.site}' is enrolled with another key; `site renew` takes the new one in its place")
+        faults.append(
+            f"site '{enrolment.site}' is enrolled with another key; `site renew` takes the new "
+            "one in its place"
+        )
     faults += [
         f"the key of '{enrolment.site}' is '{other}''s already; each site makes its own"
         for other, k in listed.items()
@@ -105,23 +127,32 @@ def add(home: Path, file: Path, typed: str, *, instead: bool = False) -> Enrolme
     ]
     if faults:
         raise UsageError("C04", *faults)
-    state_store.write(home / NODES / f"{slug(enrolment.site)}.pub", (enrolment.courier + "\n").encode())
-    state_store.write(home / enrolled_sites.SITES, enrolled_sites.text({**listed, enrolment.site: enrolment.station}).encode())
+    state_store.write(
+        home / NODES / f"{slug(enrolment.site)}.pub", (enrolment.courier + "\n").encode()
+    )
+    state_store.write(
+        home / enrolled_sites.SITES,
+        enrolled_sites.text({**listed, enrolment.site: enrolment.station}).encode(),
+    )
     return enrolment
 
 
 def revoke(home: Path, site: str) -> None:
-    """Take a site's keys out: its next plan is not signed for it, and its courier is not let in once the coordinator has restarted."""
+    """Take a site's keys out: its next plan is not signed for it, and its courier is not let in
+    once the coordinator has restarted."""
     listed = sites(home)
     if site not in listed:
-        raise UsageError("C01", f"site '{site}' is not enrolled; enrolled are: {', '.join(listed) or 'none'}")
+        raise UsageError(
+            "C01", f"site '{site}' is not enrolled; enrolled are: {', '.join(listed) or 'none'}"
+        )
     (home / NODES / f"{slug(site)}.pub").unlink(missing_ok=True)
     remaining = {k: v for k, v in listed.items() if k != site}
     state_store.write(home / enrolled_sites.SITES, enrolled_sites.text(remaining).encode())
 
 
 def renew(home: Path, now: datetime.datetime) -> None:
-    """A new TLS certificate by the same authority, for the names in `federation.toml`: sites notice nothing."""
+    """A new TLS certificate by the same authority, for the names in `federation.toml`: sites notice
+    nothing."""
     federation = load(home / "federation.toml")
     with tempfile.TemporaryDirectory(dir=home) as name:
         aside = Path(name)
@@ -133,9 +164,11 @@ def renew(home: Path, now: datetime.datetime) -> None:
 
 
 def renew_authority(home: Path, now: datetime.datetime) -> str:
-    """A new authority in front of the old one in `ca.pem`: sites that take the new file trust both, until the next `renew`.
+    """A new authority in front of the old one in `ca.pem`: sites that take the new file trust both,
+    until the next `renew`.
 
-    Returns the new fingerprint. The TLS certificate stays the old authority's until every site has the new file; `renew` then changes it.
+    Returns the new fingerprint. The TLS certificate stays the old authority's until every site has
+    the new file; `renew` then changes it.
     """
     federation = load(home / "federation.toml")
     with tempfile.TemporaryDirectory(dir=home) as name:
@@ -150,7 +183,11 @@ def renew_authority(home: Path, now: datetime.datetime) -> str:
 def sites(home: Path) -> dict[str, str]:
     """Enrolled site -> station's public key; none before the first."""
     path = home / enrolled_sites.SITES
-    return enrolled_sites.sites(path) if path.exists() and path.read_text().strip() != "[sites]" else {}
+    return (
+        enrolled_sites.sites(path)
+        if path.exists() and path.read_text().strip() != "[sites]"
+        else {}
+    )
 
 
 def _values(federation: Federation) -> dict[str, object]:
@@ -158,5 +195,10 @@ def _values(federation: Federation) -> dict[str, object]:
 
 
 def _render(name: str, values: Mapping[str, object]) -> bytes:
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
     return environment.get_template(name).render(values).encode()

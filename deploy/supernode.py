@@ -1,7 +1,7 @@
 """SuperNode launcher: Flower's SuperNode, in a process that ends when its main thread does.
 
-By itself it stays for ever after an error that it does not retry, such as a certificate that has expired: the thread of its HTTP server
-holds the process, and no container engine starts it again.
+By itself it stays for ever after an error that it does not retry, such as a certificate that has
+expired: the thread of its HTTP server holds the process, and no container engine starts it again.
 """
 
 from __future__ import annotations

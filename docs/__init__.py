@@ -1,1 +1,2 @@
-"""The documentation: pages, what makes a site of them (`build`), and the reference that is made from the code (`reference`)."""
+"""The documentation: pages, what makes a site of them (`build`), and the reference that is made
+from the code (`reference`)."""

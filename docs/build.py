@@ -1,7 +1,9 @@
-"""`python -m docs.build OUT`: the documentation as a site, strictly (a warning is an error), and without anything from a network.
+"""`python -m docs.build OUT`: the documentation as a site, strictly (a warning is an error), and
+without anything from a network.
 
-The pages stay where they are read on disk: README.md, docs/, deploy/README.md. They are laid out in a temporary folder as the site has
-them, links between them follow, and `docs.reference` fills in what is made from the code.
+The pages stay where they are read on disk: README.md, docs/, deploy/README.md. They are laid out in
+a temporary folder as the site has them, links between them follow, and `docs.reference` fills in
+what is made from the code.
 """
 
 from __future__ import annotations
@@ -36,19 +38,24 @@ OUTSIDE = {
 NAV: dict[str, tuple[str, ...]] = {
     "Start": ("index.md", "tutorial.ipynb"),
     "Concepts": ("concepts.md", "judged.md", "architecture.md"),
-    "How-to: data": ("howto/colorectal-table.md", "howto/colorectal-images.md", "howto/liver.md", "howto/yale.md", "howto/openbtai.md"),
+    "How-to: data": ("howto/colorectal-table.md", "howto/colorectal-images.md", "howto/liver.md",
+    "howto/yale.md", "howto/openbtai.md"),
     "How-to: study": ("own-study.md", "howto/study-in-code.md", "howto/learner.md"),
     "How-to: federation": ("runbook.md", "howto/gpu.md", "howto/privacy.md"),
     "How-to: results": ("howto/read-report.md", "monitoring.md", "model.md", "*"),
     "Reference": (
-        "reference/commands.md", "reference/run.md", "reference/site.md", "reference/federation.md", "reference/mapping.md",
+        "reference/commands.md", "reference/run.md", "reference/site.md", "reference/federation.md",
+        "reference/mapping.md",
         "reference/study-file.md", "reference/editors.md", "reference/studies.md",
-        "reference/learners.md", "reference/metrics.md", "report.md", "reference/report-keys.md", "errors.md", "reference/environment.md",
+        "reference/learners.md", "reference/metrics.md", "report.md", "reference/report-keys.md",
+        "errors.md", "reference/environment.md",
     ),
     "Security": ("security.md",),
-    "The project": ("decisions/README.md", "changelog.md", "contributing.md", "benches.md", "status.md"),
+    "The project": ("decisions/README.md", "changelog.md", "contributing.md", "benches.md",
+    "status.md"),
 }  # fmt: skip
-"""Sections of the site's menu. `*`: pages of docs/ that no section names; a page that is not there is left out."""
+"""Sections of the site's menu. `*`: pages of docs/ that no section names; a page that is not there
+is left out."""
 
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^()\s#]*)(#[^()\s]*)?\)")
 _MADE = re.compile(r"^<!-- made: ([a-z]+) -->$", re.MULTILINE)
@@ -69,17 +76,24 @@ def menu(known: Mapping[str, str]) -> dict[str, list[str]]:
     others = sorted(p for p in there - named if not p.startswith("decisions/"))
     out = {}
     for title, section in NAV.items():
-        out[title] = [p for page in section for p in (others if page == "*" else [page]) if p in there]
+        out[title] = [
+            p for page in section for p in (others if page == "*" else [page]) if p in there
+        ]
     return out
 
 
 def _toctree(entries: list[str], caption: str = "") -> str:
     told = f":caption: {caption}\n" if caption else ""
-    return f"\n```{{toctree}}\n:hidden:\n{told}\n" + "\n".join(e.removesuffix(".md").removesuffix(".ipynb") for e in entries) + "\n```\n"
+    return (
+        f"\n```{{toctree}}\n:hidden:\n{told}\n"
+        + "\n".join(e.removesuffix(".md").removesuffix(".ipynb") for e in entries)
+        + "\n```\n"
+    )
 
 
 def laid_out(path: str, text: str, known: Mapping[str, str]) -> str:
-    """A page as the site has it: links lead to the site's pages, what is no page is named only; tables are filled in."""
+    """A page as the site has it: links lead to the site's pages, what is no page is named only;
+    tables are filled in."""
 
     def link(found: re.Match[str]) -> str:
         picture, words, target, anchor = found[1], found[2], found[3], found[4] or ""
@@ -98,10 +112,13 @@ def laid_out(path: str, text: str, known: Mapping[str, str]) -> str:
     text = _MADE.sub(lambda m: reference.made(m[1]), text)
     if known[path] == "index.md":
         text += "".join(
-            _toctree(["Sixty seconds <self>" if p == "index.md" else p for p in entries], title) for title, entries in menu(known).items()
+            _toctree(["Sixty seconds <self>" if p == "index.md" else p for p in entries], title)
+            for title, entries in menu(known).items()
         )
     if known[path] == "decisions/README.md":
-        text += _toctree(sorted(posixpath.basename(p) for p in known.values() if re.match(r"decisions/\d", p)))
+        text += _toctree(
+            sorted(posixpath.basename(p) for p in known.values() if re.match(r"decisions/\d", p))
+        )
     return text
 
 
@@ -112,7 +129,9 @@ def lay_out(source: Path) -> None:
         target = source / there
         target.parent.mkdir(parents=True, exist_ok=True)
         text = (ROOT / path).read_text(encoding="utf-8")
-        target.write_text(text if path.endswith(".ipynb") else laid_out(path, text, known), encoding="utf-8")
+        target.write_text(
+            text if path.endswith(".ipynb") else laid_out(path, text, known), encoding="utf-8"
+        )
     for schema in HERE.glob("*.json"):
         shutil.copy(schema, source)
     schemas.write(source / "schemas")
@@ -128,7 +147,9 @@ def build(out: Path) -> None:
         lay_out(source)
         words = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "-W", "--keep-going", "-n"]
         env = {k: v for k, v in os.environ.items() if k != "SOURCE_DATE_EPOCH"}
-        subprocess.run([*words, "-d", f"{folder}/doctrees", str(source), f"{folder}/site"], check=True, env=env)
+        subprocess.run(
+            [*words, "-d", f"{folder}/doctrees", str(source), f"{folder}/site"], check=True, env=env
+        )
         shutil.rmtree(Path(folder) / "site" / ".doctrees", ignore_errors=True)
         if out.exists():
             shutil.rmtree(out)
@@ -136,7 +157,9 @@ def build(out: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m docs.build", description="build the documentation as a site")
+    parser = argparse.ArgumentParser(
+        prog="python -m docs.build", description="build the documentation as a site"
+    )
     parser.add_argument("out", type=Path, help="folder of the site; what was there is replaced")
     out = parser.parse_args().out
     if out.exists() and any(out.iterdir()) and not (out / "index.html").exists():

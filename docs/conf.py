@@ -21,7 +21,8 @@ pygments_dark_style = "github-dark"
 myst_heading_anchors = 4
 # the pages are plain Markdown, as GitHub shows them: nothing else is markup
 myst_enable_extensions: list[str] = []
-# the tutorial is computed anew for each build, in a folder of its own; what fails there fails the build
+# the tutorial is computed anew for each build, in a folder of its own; what fails there fails the
+# build
 nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True

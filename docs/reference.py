@@ -1,6 +1,8 @@
-"""The reference, made from the code: what a key, an option or a metric is, is said where it is declared, and nowhere else.
+"""The reference, made from the code: what a key, an option or a metric is, is said where it is
+declared, and nowhere else.
 
-A page of `docs/reference/` has a line `<!-- made: NAME -->` where the table goes; `python -m docs.reference NAME` prints it.
+A page of `docs/reference/` has a line `<!-- made: NAME -->` where the table goes; `python -m
+docs.reference NAME` prints it.
 """
 
 from __future__ import annotations
@@ -42,10 +44,14 @@ PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "deploy": deploy_parser,
 }
 ENVIRONMENT = {
-    "FEDMETS_DEVICE": "where networks are trained: `cpu`, `cuda` or `cuda:N`; without it the GPU, if there is one",
-    "FEDMETS_DATA": "tests: the folder with the real tables. Beside a kit's `compose.yaml`: the folder that the station reads",
-    "FEDMETS_IMAGES": "beside a kit's `compose.yaml`: the folder with the images, where they lie apart",
-    "FEDMETS_USER": "beside a kit's `compose.yaml`: user and group (`1000:1000`) as whom its containers run",
+    "FEDMETS_DEVICE": "where networks are trained: `cpu`, `cuda` or `cuda:N`; without it the GPU, "
+    "if there is one",
+    "FEDMETS_DATA": "tests: the folder with the real tables. Beside a kit's `compose.yaml`: the "
+    "folder that the station reads",
+    "FEDMETS_IMAGES": "beside a kit's `compose.yaml`: the folder with the images, where they lie "
+    "apart",
+    "FEDMETS_USER": "beside a kit's `compose.yaml`: user and group (`1000:1000`) as whom its "
+    "containers run",
     "FEDMETS_ENGINE": "tests of the containers: `podman` (default) or `docker`",
     "COMPOSE": "`check.sh` of a kit: `podman-compose` in place of `docker compose`",
     "HTTPS_PROXY": "the courier's way out, where a site has a proxy",
@@ -65,7 +71,8 @@ class Key:
 
 
 def keys(cls: type, only: Iterable[str] | None = None, values: Any = None) -> list[Key]:
-    """The fields of a dataclass with the sentences that stand below them; `values`: an instance that has the defaults."""
+    """The fields of a dataclass with the sentences that stand below them; `values`: an instance
+    that has the defaults."""
     told: dict[str, str] = {}
     kinds: dict[str, str] = {}
     for part in reversed([base for base in cls.__mro__ if "__dataclass_fields__" in vars(base)]):
@@ -74,7 +81,11 @@ def keys(cls: type, only: Iterable[str] | None = None, values: Any = None) -> li
         for node, after in zip(tree.body, [*tree.body[1:], None], strict=True):
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 kinds[node.target.id] = _kind(node.annotation)
-                if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
+                if (
+                    isinstance(after, ast.Expr)
+                    and isinstance(after.value, ast.Constant)
+                    and isinstance(after.value.value, str)
+                ):
                     told[node.target.id] = inspect.cleandoc(after.value.value)
     wanted = set(only) if only is not None else None
     out = []
@@ -89,7 +100,10 @@ def _kind(node: ast.expr) -> str:
     if isinstance(node, ast.BinOp):
         return _kind(node.left)
     if isinstance(node, ast.Subscript):
-        outer, inner = ast.unparse(node.value), node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        outer, inner = (
+            ast.unparse(node.value),
+            node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice],
+        )
         if outer == "Annotated":
             return _kind(inner[0])
         if outer in ("Listed", "Several"):
@@ -97,7 +111,9 @@ def _kind(node: ast.expr) -> str:
         if outer == "Mapping":
             return f"table: {_kind(inner[1])}"
         if outer == "Literal":
-            return " or ".join(code(ast.literal_eval(e)) if ast.literal_eval(e) else "empty" for e in inner)
+            return " or ".join(
+                code(ast.literal_eval(e)) if ast.literal_eval(e) else "empty" for e in inner
+            )
     name = ast.unparse(node)
     return "table" if name in _TABLES else _KINDS.get(name, name)
 
@@ -111,7 +127,13 @@ def _default(field: dataclasses.Field[Any], values: Any) -> str:
         value = field.default_factory()
     else:
         return "required"
-    if value is None or value == "" or value == () or value == {} or dataclasses.is_dataclass(value):
+    if (
+        value is None
+        or value == ""
+        or value == ()
+        or value == {}
+        or dataclasses.is_dataclass(value)
+    ):
         return "none"
     if isinstance(value, Path):
         return code(str(value))
@@ -121,15 +143,22 @@ def _default(field: dataclasses.Field[Any], values: Any) -> str:
 
 
 _KINDS = {
-    "str": "text", "Name": "text", "Text": "text", "TableName": "text", "KnownFrom": "text", "Learner": "text",
-    "Pattern": "regular expression", "PublicKey": "64 hex digits", "int": "whole number", "Whole": "whole number", "float": "number",
-    "Least": "number", "bool": "true or false", "Location": "path", "datetime.date": "date", "tuple[int, int]": "two whole numbers",
-    "Range": "the least and the most", "Names": "text or list of texts", "Cells": "value or list of values",
-    "Wholes": "whole number or list of them", "Columns": "text, table, or list of them", "Values": "table: value or list of values",
-    "_ByClass": "list or table of values", "Require": "`none`, `dp` or `secagg`", "Kind": "text", "Any": "value",
+    "str": "text", "Name": "text", "Text": "text", "TableName": "text", "KnownFrom": "text",
+    "Learner": "text",
+    "Pattern": "regular expression", "PublicKey": "64 hex digits", "int": "whole number",
+    "Whole": "whole number", "float": "number",
+    "Least": "number", "bool": "true or false", "Location": "path", "datetime.date": "date",
+    "tuple[int, int]": "two whole numbers",
+    "Range": "the least and the most", "Names": "text or list of texts",
+    "Cells": "value or list of values",
+    "Wholes": "whole number or list of them", "Columns": "text, table, or list of them",
+    "Values": "table: value or list of values",
+    "_ByClass": "list or table of values", "Require": "`none`, `dp` or `secagg`", "Kind": "text",
+    "Any": "value",
 }  # fmt: skip
 _TABLES = (
-    "Policy", "Keep", "KeepSection", "TableSection", "FieldSection", "FeatureSection", "LabelSection", "WithinSection", "SiteSpec",
+    "Policy", "Keep", "KeepSection", "TableSection", "FieldSection", "FeatureSection",
+    "LabelSection", "WithinSection", "SiteSpec",
     "SurvivalSection", "ImagesSpec", "TaskSection",
 )  # fmt: skip
 
@@ -156,7 +185,10 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def settings(found: Iterable[Key]) -> str:
-    return table(("key", "type", "default", "meaning"), ((code(k.name), k.kind, k.default, prose(k.told)) for k in found))
+    return table(
+        ("key", "type", "default", "meaning"),
+        ((code(k.name), k.kind, k.default, prose(k.told)) for k in found),
+    )
 
 
 def of_run() -> str:
@@ -199,8 +231,13 @@ STUDY: Mapping[str, type] = {
 
 
 def section(cls: type) -> list[Key]:
-    """The keys of one section; a label is a field with two keys more: its section has these alone."""
-    inherited = {f.name for f in dataclasses.fields(mapping.FieldSection)} if cls is mapping.LabelSection else set()
+    """The keys of one section; a label is a field with two keys more: its section has these
+    alone."""
+    inherited = (
+        {f.name for f in dataclasses.fields(mapping.FieldSection)}
+        if cls is mapping.LabelSection
+        else set()
+    )
     return [key for key in keys(cls) if key.name not in inherited]
 
 
@@ -241,12 +278,18 @@ def _commands(parser: argparse.ArgumentParser, words: str) -> list[Command]:
                 inner += _commands(sub, f"{words} {name}")
         elif not isinstance(action, argparse._HelpAction):
             options.append((_option(action), _meaning(action)))
-    mine = [Command(words, (parser.description or "").split("\n")[0], tuple(options))] if options else []
+    mine = (
+        [Command(words, (parser.description or "").split("\n")[0], tuple(options))]
+        if options
+        else []
+    )
     return mine + inner
 
 
 def _option(action: argparse.Action) -> str:
-    shown = action.metavar or ("{" + ",".join(map(str, action.choices)) + "}" if action.choices else action.dest.upper())
+    shown = action.metavar or (
+        "{" + ",".join(map(str, action.choices)) + "}" if action.choices else action.dest.upper()
+    )
     if not action.option_strings:
         return str(shown)
     takes = "" if action.nargs == 0 else f" {shown}"
@@ -268,7 +311,9 @@ def of_commands() -> str:
             if command.words != f"python -m {module}":
                 out.append(f"### {code(command.words)}\n")
             out.append(f"{prose(command.told.strip().rstrip('.'))}.\n")
-            out.append(table(("option", "meaning"), ((code(o), prose(t)) for o, t in command.options)))
+            out.append(
+                table(("option", "meaning"), ((code(o), prose(t)) for o, t in command.options))
+            )
     return "\n".join(out)
 
 
@@ -299,16 +344,30 @@ def of_learners() -> str:
     out = []
     for name in learners.names():
         learner: Any = learners.load(name)
-        heads = "A head: it predicts the label." if isinstance(learner, learners.Head) else "No head: it serves others, or the report."
+        heads = (
+            "A head: it predicts the label."
+            if isinstance(learner, learners.Head)
+            else "No head: it serves others, or the report."
+        )
         sends = table(
             ("phase", "exchanges", "bounded", "what a site sends, summed over its patients"),
             (
-                (code(name), str(phase.exchanges), "no" if phase.bound is None else "yes", phase.sends)
+                (
+                    code(name),
+                    str(phase.exchanges),
+                    "no" if phase.bound is None else "yes",
+                    phase.sends,
+                )
                 for name, phase in learner.phases.items()
             ),
         )
         looks = " and ".join(sorted(learner.modality)) or "what the heads look at"
-        out += [f"## {code(name)}\n", f"{prose(_about(learner))}\n", f"{heads} It looks at: {looks}.\n", sends]
+        out += [
+            f"## {code(name)}\n",
+            f"{prose(_about(learner))}\n",
+            f"{heads} It looks at: {looks}.\n",
+            sends,
+        ]
         if found := hypers(learner):
             rows = ((code(k.name), k.default, prose(k.told)) for k in found)
             out.append(table(("hyperparameter", "default", "meaning"), rows))
@@ -320,7 +379,10 @@ def features(schema: Schema) -> list[tuple[str, str, str, str, str]]:
     out = []
     for f in schema.features:
         if isinstance(f, Number):
-            kind, allowed = f.unit + (", log scale" if f.scale == "log" else ""), f"{f.low:,g} to {f.high:,g}"
+            kind, allowed = (
+                f.unit + (", log scale" if f.scale == "log" else ""),
+                f"{f.low:,g} to {f.high:,g}",
+            )
         else:
             kind, allowed = "grades" if f.ordered else "choice", ", ".join(f.values)
         out.append((code(f.name), f.title or f.name, kind, allowed, code(f.available_at)))
@@ -335,21 +397,42 @@ def of_studies() -> str:
         out += [f"## {code(name)}\n", f"{prose(study.question)}\n"]
         if study.virtual:
             out.append(f"{prose(study.virtual)}\n")
-        out.append(table(("task", "what is said beside it"), ((code(k), prose(t.caution)) for k, t in study.tasks.items())))
-        out.append(table(("feature", "what it is", "unit", "bounds or values", "available at"), features(schema)))
         out.append(
-            f"Label: {code(label.name)}, {prose(label.title)}; classes {', '.join(map(code, label.classes))}, the first the reference.\n"
+            table(
+                ("task", "what is said beside it"),
+                ((code(k), prose(t.caution)) for k, t in study.tasks.items()),
+            )
+        )
+        out.append(
+            table(
+                ("feature", "what it is", "unit", "bounds or values", "available at"),
+                features(schema),
+            )
+        )
+        out.append(
+            f"Label: {code(label.name)}, {prose(label.title)}; classes "
+            f"{', '.join(map(code, label.classes))}, the first the reference.\n"
         )
         out.append(f"Heads, in order: {', '.join(map(code, study.learners))}.\n")
         if schema.imaging:
             image = schema.imaging
-            out.append(table(("channel", "modality", "what it is"), ((code(c.name), c.modality, c.title) for c in image.channels)))
+            out.append(
+                table(
+                    ("channel", "modality", "what it is"),
+                    ((code(c.name), c.modality, c.title) for c in image.channels),
+                )
+            )
             lesion = f" A lesion is {', '.join(map(code, image.lesion))}." if image.lesion else ""
             regions = ", ".join(map(code, image.regions)) or "none"
             spacing = " x ".join(f"{s:g}" for s in image.spacing_mm)
-            out.append(f"Regions that an expert may have outlined: {regions}.{lesion} Prepared at {spacing} mm (z, y, x).\n")
+            out.append(
+                f"Regions that an expert may have outlined: {regions}.{lesion} Prepared at "
+                f"{spacing} mm (z, y, x).\n"
+            )
         sources = [source.name for source in mapping_file.builtin(name)]
-        out.append(f"Source mappings that come with it: {', '.join(map(code, sources)) or 'none'}.\n")
+        out.append(
+            f"Source mappings that come with it: {', '.join(map(code, sources)) or 'none'}.\n"
+        )
     return "\n".join(out)
 
 
@@ -365,7 +448,10 @@ def of_report() -> str:
 
 def _properties(schema: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     needed = set(schema.get("required", ()))
-    return [(code(k), _type(v), "yes" if k in needed else "no") for k, v in schema.get("properties", {}).items()]
+    return [
+        (code(k), _type(v), "yes" if k in needed else "no")
+        for k, v in schema.get("properties", {}).items()
+    ]
 
 
 def _type(of: Mapping[str, Any]) -> str:
@@ -380,7 +466,11 @@ def _type(of: Mapping[str, Any]) -> str:
             return " or ".join(_type(o) for o in of[several])
     kind = of.get("type", "any")
     text = " or ".join(kind) if isinstance(kind, list) else str(kind)
-    return f"{text} of {_type(of['items'])}" if isinstance(of.get("items"), dict) and of["items"] else text
+    return (
+        f"{text} of {_type(of['items'])}"
+        if isinstance(of.get("items"), dict) and of["items"]
+        else text
+    )
 
 
 def of_environment() -> str:
@@ -388,7 +478,10 @@ def of_environment() -> str:
 
 
 def of_errors() -> str:
-    return table(("code", "what to do", "meaning"), ((name, prose(each.way_out), prose(each.meaning)) for name, each in CODES.items()))
+    return table(
+        ("code", "what to do", "meaning"),
+        ((name, prose(each.way_out), prose(each.meaning)) for name, each in CODES.items()),
+    )
 
 
 MADE: dict[str, Callable[[], str]] = {
@@ -418,7 +511,9 @@ def made(name: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m docs.reference", description="print a part of the reference as Markdown")
+    parser = argparse.ArgumentParser(
+        prog="python -m docs.reference", description="print a part of the reference as Markdown"
+    )
     parser.add_argument("name", choices=MADE)
     print(made(parser.parse_args().name))
     return 0

@@ -1,4 +1,5 @@
-"""The rooms of the code and the route of a patient's data through them: drawn and listed from the files' own imports."""
+"""The rooms of the code and the route of a patient's data through them: drawn and listed from the
+files' own imports."""
 
 from __future__ import annotations
 
@@ -12,9 +13,11 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("common", "client", "server", "simulation", "deploy")
 STAGE: Mapping[str, tuple[int, int, int]] = {
-    "simulation": (0, 0, 5), "deploy": (5, 0, 1), "client": (0, 1, 3), "server": (3, 1, 3), "common": (0, 2, 6),
+    "simulation": (0, 0, 5), "deploy": (5, 0, 1), "client": (0, 1, 3), "server": (3, 1, 3),
+    "common": (0, 2, 6),
 }  # fmt: skip
-"""Package -> column, floor from the top, and width, in tiles: whoever stands above imports from those below."""
+"""Package -> column, floor from the top, and width, in tiles: whoever stands above imports from
+those below."""
 ROUTE: tuple[tuple[str, str], ...] = (
     ("client/table", "a hospital's tables are read, every cell or none"),
     ("client/imaging/selection", "of its images the series is chosen that the study asks for"),
@@ -46,15 +49,28 @@ class Room:
 
 
 def rooms() -> dict[str, Room]:
-    """Every room below the packages' own floors, by path. ValueError where rooms import each other in a circle."""
+    """Every room below the packages' own floors, by path. ValueError where rooms import each other
+    in a circle."""
     files = {p.relative_to(ROOT) for package in PACKAGES for p in (ROOT / package).rglob("*.py")}
     held: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(files):
-        if path.name != "__init__.py" and len(path.parts) > 2 and path.parent / "__init__.py" in files:
+        if (
+            path.name != "__init__.py"
+            and len(path.parts) > 2
+            and path.parent / "__init__.py" in files
+        ):
             held[path.parent.as_posix()].append(path)
-    below = {room: {b for p in paths for b in _imported(p, files)} & set(held) - {room} for room, paths in held.items()}
-    floors = _floors({room: {b for b in those if _package(b) == _package(room)} for room, those in below.items()})
-    return {room: Room(room, len(paths), _subject(room), floors[room]) for room, paths in sorted(held.items())}
+    below = {
+        room: {b for p in paths for b in _imported(p, files)} & set(held) - {room}
+        for room, paths in held.items()
+    }
+    floors = _floors(
+        {room: {b for b in those if _package(b) == _package(room)} for room, those in below.items()}
+    )
+    return {
+        room: Room(room, len(paths), _subject(room), floors[room])
+        for room, paths in sorted(held.items())
+    }
 
 
 def _imported(path: Path, files: set[Path]) -> Iterator[str]:
@@ -68,9 +84,14 @@ def _imported(path: Path, files: set[Path]) -> Iterator[str]:
 def _floors(below: Mapping[str, set[str]]) -> dict[str, int]:
     floors: dict[str, int] = {}
     while len(floors) < len(below):
-        ready = [room for room, those in below.items() if room not in floors and those <= set(floors)]
+        ready = [
+            room for room, those in below.items() if room not in floors and those <= set(floors)
+        ]
         if not ready:
-            raise ValueError(f"rooms import each other in a circle: {', '.join(sorted(set(below) - set(floors)))}")
+            raise ValueError(
+                "rooms import each other in a circle: "
+                f"{', '.join(sorted(set(below) - set(floors)))}"
+            )
         for room in ready:
             floors[room] = 1 + max((floors[b] for b in below[room]), default=-1)
     return floors
@@ -81,7 +102,10 @@ def _package(room: str) -> str:
 
 
 def _subject(room: str) -> str:
-    text = ast.get_docstring(ast.parse((ROOT / room / "__init__.py").read_text(encoding="utf-8"))) or ""
+    text = (
+        ast.get_docstring(ast.parse((ROOT / room / "__init__.py").read_text(encoding="utf-8")))
+        or ""
+    )
     return text.split("\n\n")[0].replace("\n", " ")
 
 
@@ -91,8 +115,21 @@ def table() -> str:
     for package in PACKAGES:
         rows = [r for r in rooms().values() if _package(r.path) == package]
         if rows:
-            lines = [f"| `{r.path}` | {r.files} | {r.subject} |" for r in sorted(rows, key=lambda r: (r.floor, r.path))]
-            parts.append("\n".join([f"**{package}**, from the ground up", "", "| room | files | what it holds |", "|---|---|---|", *lines]))
+            lines = [
+                f"| `{r.path}` | {r.files} | {r.subject} |"
+                for r in sorted(rows, key=lambda r: (r.floor, r.path))
+            ]
+            parts.append(
+                "\n".join(
+                    [
+                        f"**{package}**, from the ground up",
+                        "",
+                        "| room | files | what it holds |",
+                        "|---|---|---|",
+                        *lines,
+                    ]
+                )
+            )
     return "\n\n".join(parts)
 
 
@@ -102,18 +139,28 @@ def route() -> str:
 
 
 def picture() -> str:
-    """An SVG: packages as boxes, rooms as tiles on their floors, the route as a numbered line. Colours follow the page's."""
+    """An SVG: packages as boxes, rooms as tiles on their floors, the route as a numbered line.
+    Colours follow the page's."""
     known = rooms()
-    by_package = {package: sorted((r for r in known.values() if _package(r.path) == package), key=_from_above) for package in PACKAGES}
+    by_package = {
+        package: sorted((r for r in known.values() if _package(r.path) == package), key=_from_above)
+        for package in PACKAGES
+    }
     heights = [0, 0, 0]
     for package, (_, floor, width) in STAGE.items():
-        heights[floor] = max(heights[floor], HEAD + -(-max(len(by_package[package]), 1) // width) * (HIGH + GAP) + GAP)
+        heights[floor] = max(
+            heights[floor],
+            HEAD + -(-max(len(by_package[package]), 1) // width) * (HIGH + GAP) + GAP,
+        )
     tops = [sum(heights[:floor]) + floor * 2 * GAP for floor in range(3)]
     shapes, centres = [], {}
     for package, (column, floor, width) in STAGE.items():
         left, top = column * (TILE + GAP) + (GAP if column else 0), tops[floor]
         wide = width * (TILE + GAP) + (0 if column else GAP)
-        shapes.append(f'<rect class="package" x="{left}" y="{top}" width="{wide}" height="{heights[floor]}" rx="6"/>')
+        shapes.append(
+            f'<rect class="package" x="{left}" y="{top}" width="{wide}" height="{heights[floor]}" '
+            'rx="6"/>'
+        )
         shapes.append(f'<text class="name" x="{left + GAP}" y="{top + 18}">{package}</text>')
         for place, room in enumerate(by_package[package]):
             x = left + GAP + place % width * (TILE + GAP)
@@ -131,7 +178,8 @@ def _tile(room: Room, x: int, y: int) -> list[str]:
     name = escape(room.path.partition("/")[2])
     files = f"{room.files} file{'s' if room.files > 1 else ''}"
     return [
-        f'<g><title>{escape(room.subject)}</title><rect class="room" x="{x}" y="{y}" width="{TILE - GAP}" height="{HIGH}" rx="4"/>',
+        f'<g><title>{escape(room.subject)}</title><rect class="room" x="{x}" y="{y}" '
+        f'width="{TILE - GAP}" height="{HIGH}" rx="4"/>',
         f'<text class="room-name" x="{x + 7}" y="{y + 18}">{name}</text>',
         f'<text class="files" x="{x + 7}" y="{y + 35}">{files}</text></g>',
     ]
@@ -148,7 +196,10 @@ def _line(centres: Mapping[str, tuple[int, int]]) -> list[str]:
     path = " ".join(f"{x},{y}" for x, y in stops)
     out = [f'<polyline class="route" points="{path}"/>']
     for number, (x, y) in enumerate(stops, 1):
-        out.append(f'<circle class="stop" cx="{x}" cy="{y}" r="10"/><text class="number" x="{x}" y="{y + 4}">{number}</text>')
+        out.append(
+            f'<circle class="stop" cx="{x}" cy="{y}" r="10"/><text class="number" x="{x}" '
+            f'y="{y + 4}">{number}</text>'
+        )
     return out
 
 
@@ -159,11 +210,15 @@ def _framed(shapes: list[str], width: int, height: int) -> str:
         "text{fill:currentColor;font-family:sans-serif}.route{fill:none;stroke:#c2410c;stroke-width:2;stroke-opacity:.75}"
         ".stop{fill:#c2410c}.number{fill:#fff;font-size:11px;text-anchor:middle}"
     )
-    label = "The rooms of the code, package by package, and the route of a patient's data through them; the list below says the same"
+    label = (
+        "The rooms of the code, package by package, and the route of a patient's data through "
+        "them; the list below says the same"
+    )
     # a blank line would end the HTML block of a Markdown page
     return "\n".join(
         [
-            f'<svg class="rooms" viewBox="-2 -2 {width + 4} {height + 4}" role="img" aria-label="{escape(label)}" style="width:100%">',
+            f'<svg class="rooms" viewBox="-2 -2 {width + 4} {height + 4}" role="img" '
+            f'aria-label="{escape(label)}" style="width:100%">',
             f"<style>{style}</style>", *shapes, "</svg>",
         ]
     )  # fmt: skip

@@ -1,4 +1,5 @@
-"""`python -m docs.schemas`: a JSON Schema of each settings file, for editors, made from the classes that read it."""
+"""`python -m docs.schemas`: a JSON Schema of each settings file, for editors, made from the classes
+that read it."""
 
 from __future__ import annotations
 
@@ -20,7 +21,13 @@ from docs import reference
 from server.config.run_config import Run
 
 FOLDER = Path(__file__).parent / "schemas"
-FILES: dict[str, type] = {"site": Site, "study": StudyFile, "mapping": MappingFile, "federation": Federation, "run": Run}
+FILES: dict[str, type] = {
+    "site": Site,
+    "study": StudyFile,
+    "mapping": MappingFile,
+    "federation": Federation,
+    "run": Run,
+}
 """Name of a schema -> what the file becomes."""
 
 
@@ -30,14 +37,17 @@ class _Untitled(GenerateJsonSchema):
 
 
 def _plain(schema: Any) -> Any:
-    """Without what TOML cannot say (null), and without defaults that are not said in the file (none, infinity, a table)."""
+    """Without what TOML cannot say (null), and without defaults that are not said in the file
+    (none, infinity, a table)."""
     if isinstance(schema, list):
         return [_plain(part) for part in schema if part != {"type": "null"}]
     if not isinstance(schema, dict):
         return schema
     plain = {}
     for key, value in schema.items():
-        written = isinstance(value, bool | int | str | list) or (isinstance(value, float) and math.isfinite(value))
+        written = isinstance(value, bool | int | str | list) or (
+            isinstance(value, float) and math.isfinite(value)
+        )
         if key != "default" or (written and value not in ("", [])):
             plain[key] = _plain(value)
     only = plain.get("anyOf", ())

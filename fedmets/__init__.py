@@ -8,7 +8,8 @@
     run.predictions      # out-of-fold probabilities, a row a patient, model and evaluation
     fedmets.load_run("runs/20260101-120000-colorectal_metastasis")
 
-What a study is made of (`Study`, `Task`, `Schema`, `Number`, `Choice`, `Label`, `Imaging`, `Channel`, `Survival`) is for studies in code.
+What a study is made of (`Study`, `Task`, `Schema`, `Number`, `Choice`, `Label`, `Imaging`,
+`Channel`, `Survival`) is for studies in code.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from fedmets.runs import Run, load_run, simulate
 
 __all__ = [
-    "Channel", "Choice", "Imaging", "Label", "Number", "Run", "Schema", "Study", "Survival", "Task", "__version__", "load_run",
+    "Channel", "Choice", "Imaging", "Label", "Number", "Run", "Schema", "Study", "Survival", "Task",
+    "__version__", "load_run",
     "load_study", "simulate",
 ]  # fmt: skip
 

@@ -1,4 +1,5 @@
-"""`fedmets`: one command for the simulation, a site's station, a coordinator, and the kits of a federation."""
+"""`fedmets`: one command for the simulation, a site's station, a coordinator, and the kits of a
+federation."""
 
 from __future__ import annotations
 
@@ -20,14 +21,25 @@ SHELLS = ("bash", "zsh", "tcsh")
 
 
 def parser(full: bool = False) -> argparse.ArgumentParser:
-    """`full`: with every part's own options, as a shell's completion needs them; else the parts read their own."""
+    """`full`: with every part's own options, as a shell's completion needs them; else the parts
+    read their own."""
     p = argparse.ArgumentParser(prog="fedmets", description=__doc__, allow_abbrev=False)
     p.add_argument("--version", action="version", version=f"fedmets {__version__}")
-    p.add_argument("--print-completion", choices=SHELLS, help="print a completion script for this shell, and stop")
+    p.add_argument(
+        "--print-completion",
+        choices=SHELLS,
+        help="print a completion script for this shell, and stop",
+    )
     parts = p.add_subparsers(dest="part", metavar="PART")
     for word, what in PARTS.items():
         if full:
-            parts.add_parser(word, help=what, parents=[_part(word).parser()], add_help=False, conflict_handler="resolve")
+            parts.add_parser(
+                word,
+                help=what,
+                parents=[_part(word).parser()],
+                add_help=False,
+                conflict_handler="resolve",
+            )
         else:
             parts.add_parser(word, help=what, add_help=False)
     return p

@@ -46,12 +46,14 @@ class Run:
 
     @cached_property
     def results(self) -> pd.DataFrame:
-        """A row for each metric of each model: model, arm, evaluation, site, metric, value, low, high, n, events, estimable."""
+        """A row for each metric of each model: model, arm, evaluation, site, metric, value, low,
+        high, n, events, estimable."""
         return self._table("results")
 
     @cached_property
     def differences(self) -> pd.DataFrame:
-        """A row for each comparison on the same patients: a, b, evaluation, metric, difference, low, high, n, events, sites."""
+        """A row for each comparison on the same patients: a, b, evaluation, metric, difference,
+        low, high, n, events, sites."""
         return self._table("differences")
 
     @cached_property
@@ -61,24 +63,47 @@ class Run:
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """A row for each patient, model, arm and evaluation that scored the patient: site, patient (salted), part, label, p_<class>.
+        """A row for each patient, model, arm and evaluation that scored the patient: site, patient
+        (salted), part, label, p_<class>.
 
-        `label` is a class's name, missing where it is not known. RunError S01 for a run between hospitals: what it predicted for
-        whom is known at each site alone.
+        `label` is a class's name, missing where it is not known. RunError S01 for a run between
+        hospitals: what it predicted for whom is known at each site alone.
         """
         import pandas as pd
 
-        names = {s.casefold().replace(" ", "-"): s for s in (str(row["name"]) for row in self.report["sites"])}
+        names = {
+            s.casefold().replace(" ", "-"): s
+            for s in (str(row["name"]) for row in self.report["sites"])
+        }
         files = sorted(self.folder.glob(f"sites/*/{PREDICTIONS}"))
         if not files:
-            raise RunError("S01", f"'{self.folder}' holds no predictions: a run between hospitals leaves them at its sites; use results")
+            raise RunError(
+                "S01",
+                f"'{self.folder}' holds no predictions: a run between hospitals leaves them at "
+                "its sites; use results",
+            )
         classes = list(self.report["label"]["classes"])
         tables = []
         for path in files:
             home = path.parent.name.partition("-")[2]
-            tables.append(_long(pd.read_csv(path, sep="\t", dtype=str), classes).assign(site=names.get(home, home)))
+            tables.append(
+                _long(pd.read_csv(path, sep="\t", dtype=str), classes).assign(
+                    site=names.get(home, home)
+                )
+            )
         together = pd.concat(tables, ignore_index=True)
-        return together[["site", "patient", "part", "label", "model", "arm", "evaluation", *(f"p_{c}" for c in classes)]]
+        return together[
+            [
+                "site",
+                "patient",
+                "part",
+                "label",
+                "model",
+                "arm",
+                "evaluation",
+                *(f"p_{c}" for c in classes),
+            ]
+        ]
 
     def _table(self, key: str) -> pd.DataFrame:
         import pandas as pd
@@ -87,11 +112,14 @@ class Run:
 
 
 def _long(wide: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """One site's file, a column a model, as rows; a model that has not scored a patient has no row of the patient."""
+    """One site's file, a column a model, as rows; a model that has not scored a patient has no row
+    of the patient."""
     import pandas as pd
 
     keys = ["patient", "part", "label"]
-    rows = wide.melt(id_vars=keys, var_name="key", value_name="probabilities").dropna(subset=["probabilities"])
+    rows = wide.melt(id_vars=keys, var_name="key", value_name="probabilities").dropna(
+        subset=["probabilities"]
+    )
     key = rows["key"].str.split("|", expand=True)
     values = rows["probabilities"].str.split(" ", expand=True).astype(float)
     known = rows["label"].astype(int)
@@ -109,11 +137,17 @@ def load_run(folder: str | Path) -> Run:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunError("S01", f"'{path}' is not there: give the folder of a finished run, or resume it first") from None
+        raise RunError(
+            "S01", f"'{path}' is not there: give the folder of a finished run, or resume it first"
+        ) from None
     except (OSError, ValueError) as error:
-        raise RunError("S01", f"'{path}' cannot be read ({error}); resume the run, which writes it again") from error
+        raise RunError(
+            "S01", f"'{path}' cannot be read ({error}); resume the run, which writes it again"
+        ) from error
     if not isinstance(report, dict) or "state_hash" not in report:
-        raise RunError("S01", f"'{path}' is not the report of a run; give the folder that the run printed")
+        raise RunError(
+            "S01", f"'{path}' is not the report of a run; give the folder that the run printed"
+        )
     return Run(Path(folder), report)
 
 
@@ -126,11 +160,12 @@ def simulate(
 ) -> Run:
     """Run a federation of virtual hospitals in this process, and return what came of it.
 
-    `study`: its name, the path of a `.toml` or `.py` file, or a Study; `data`: the folder or table of its patients, None for a
-    synthetic cohort. `options`: those of `fedmets simulate --help`, with underscores: `task="preop"`, `virtual_sites=5`,
-    `learners="logistic"`, `set=["boosting.trees=40"]`, `out="runs"`, `resume="runs/..."`. The same options give the same bits
-    as the command. `progress`: tables and progress on stderr. UsageError C01 for an option that is not there or out of range,
-    and whatever else the command ends with.
+    `study`: its name, the path of a `.toml` or `.py` file, or a Study; `data`: the folder or table
+    of its patients, None for a synthetic cohort. `options`: those of `fedmets simulate --help`,
+    with underscores: `task="preop"`, `virtual_sites=5`, `learners="logistic"`,
+    `set=["boosting.trees=40"]`, `out="runs"`, `resume="runs/..."`. The same options give the same
+    bits as the command. `progress`: tables and progress on stderr. UsageError C01 for an option
+    that is not there or out of range, and whatever else the command ends with.
     """
     environment.prepare()
     from common.runtime.console import Console
@@ -148,7 +183,8 @@ def simulate(
 
 
 def _reference(study: str | Path | Study, out: str) -> str:
-    """How a site names the study; one that was made in Python is written to a file, for each site reads it for itself."""
+    """How a site names the study; one that was made in Python is written to a file, for each site
+    reads it for itself."""
     if not isinstance(study, Study):
         return str(study)
     from common.study.load import load
@@ -164,12 +200,17 @@ def _reference(study: str | Path | Study, out: str) -> str:
         same = False
     if not same:
         path.unlink()
-        raise UsageError("C02", f"study '{study.name}' is not made of plain values: save it as a .py file and give its path")
+        raise UsageError(
+            "C02",
+            f"study '{study.name}' is not made of plain values: save it as a .py file and give "
+            "its path",
+        )
     return str(path)
 
 
 def _arguments(words: Mapping[str, object]) -> argparse.Namespace:
-    """The options as the command line would have them; a fault is raised instead of ending the process."""
+    """The options as the command line would have them; a fault is raised instead of ending the
+    process."""
     from simulation.__main__ import parser
 
     command = parser()
@@ -177,8 +218,14 @@ def _arguments(words: Mapping[str, object]) -> argparse.Namespace:
     strange = sorted(set(words) - names)
     if strange:
         near = [difflib.get_close_matches(word, names, 1) for word in strange]
-        texts = [f"'{word}'" + (f" (did you mean '{n[0]}'?)" if n else "") for word, n in zip(strange, near, strict=True)]
-        raise UsageError("C01", f"simulate has no option {', '.join(texts)}; `fedmets simulate --help` lists them")
+        texts = [
+            f"'{word}'" + (f" (did you mean '{n[0]}'?)" if n else "")
+            for word, n in zip(strange, near, strict=True)
+        ]
+        raise UsageError(
+            "C01",
+            f"simulate has no option {', '.join(texts)}; `fedmets simulate --help` lists them",
+        )
 
     def fault(message: str) -> NoReturn:
         raise UsageError("C01", f"{message}; `fedmets simulate --help` lists the options")

@@ -1,4 +1,5 @@
-"""Flower's ServerApp: opens or resumes a run, drives its jobs, leaves a ledger, the states and the model in the run's folder."""
+"""Flower's ServerApp: opens or resumes a run, drives its jobs, leaves a ledger, the states and the
+model in the run's folder."""
 
 from __future__ import annotations
 
@@ -65,15 +66,21 @@ class Outcome:
     ledger_head: str
 
 
-def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], None] | None = None) -> Outcome:
-    """Drive a run to its end. `tell` is called after each exchange with the number of jobs in all."""
+def coordinate(
+    grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], None] | None = None
+) -> Outcome:
+    """Drive a run to its end. `tell` is called after each exchange with the number of jobs in
+    all."""
     fix_threads()
     study = run.load_study()
     task = run.task_of(study)
     run = replace(run, task=task)
     schema = study.schema_at(task)
     if not run.out:
-        raise UsageError("C01", "out is empty; say where the run goes: --run-config 'out=\"/path/of/a/new/folder\"'")
+        raise UsageError(
+            "C01",
+            "out is empty; say where the run goes: --run-config 'out=\"/path/of/a/new/folder\"'",
+        )
     folder = Path(run.out)
     run_id = run.id(study, schema)
     ledger, alive = _open(folder, run, run_id), Signs(folder / STATUS)
@@ -88,23 +95,35 @@ def coordinate(grid: Grid, run: Run, tell: Callable[[Exchange, Progress, int], N
 
 
 def _ended(ledger: Ledger, alive: Signs, error: FedmetsError | KeyboardInterrupt) -> None:
-    """Whoever looks at the run later learns why it is not at work; where not even that can be written, the terminal still says it."""
-    why: dict[str, Any] = {"code": error.code, "said": list(error.faults)} if isinstance(error, FedmetsError) else {}
+    """Whoever looks at the run later learns why it is not at work; where not even that can be
+    written, the terminal still says it."""
+    why: dict[str, Any] = (
+        {"code": error.code, "said": list(error.faults)} if isinstance(error, FedmetsError) else {}
+    )
     with suppress(RunError):
         alive.say(failed=why)
-        # the first line of a ledger says which run it is of; and what is wrong with a run's folder changes nothing in it
+        # the first line of a ledger says which run it is of; and what is wrong with a run's folder
+        # changes nothing in it
         if ledger.lines and not why.get("code", "").startswith("S"):
             ledger.append("failed" if why else "stopped", time=time.time(), **why)
 
 
 def _coordinate(
-    grid: Grid, run: Run, study: Study, schema: Schema, ledger: Ledger, alive: Signs, tell: Callable[[Exchange, Progress, int], None] | None
+    grid: Grid,
+    run: Run,
+    study: Study,
+    schema: Schema,
+    ledger: Ledger,
+    alive: Signs,
+    tell: Callable[[Exchange, Progress, int], None] | None,
 ) -> Outcome:
     folder, task, run_id = Path(run.out), run.task, run.id(study, schema)
     _not_refused(ledger)
     name = ledger.lines[0]["name"] if ledger.lines else f"{run_id}-{secrets.token_hex(4)}"
     begun_with = ledger.lines[0]["sites"] if ledger.lines else ()
-    alive.say(study=run.study, task=task, run=name, expect=len(begun_with) or run.expect, begun=False)
+    alive.say(
+        study=run.study, task=task, run=name, expect=len(begun_with) or run.expect, begun=False
+    )
     invitation = Invitation(run, name, enrolled_sites.load(run.keys), task, schema)
     roster = register(grid, invitation, begun_with, alive.here)
     progress = restore(ledger.lines, folder)
@@ -126,15 +145,24 @@ def _coordinate(
         cases={s: WITHHELD if run.secure else h.cases for s, h in roster.hellos.items()},
         modalities={s: list(h.modalities) for s, h in roster.hellos.items()},
         imaged={s: WITHHELD if run.secure else h.imaged for s, h in roster.hellos.items()},
-        flow={s: WITHHELD if run.secure else list(h.flow) or WITHHELD for s, h in roster.hellos.items()},
+        flow={
+            s: WITHHELD if run.secure else list(h.flow) or WITHHELD
+            for s, h in roster.hellos.items()
+        },
         seconds={s: h.seconds for s, h in roster.hellos.items()},
         heads=[h.name for h in heads],
         groups=[list(g) for g in groups],
         jobs=len(jobs),
         step=progress.step,
-        **({"delta": DELTA, "planned": planned(jobs, schema, run.noise, run.parts)} if run.noise else {}),
+        **(
+            {"delta": DELTA, "planned": planned(jobs, schema, run.noise, run.parts)}
+            if run.noise
+            else {}
+        ),
         torn=ledger.torn,
-        versions={p: version(p) for p in ("flwr", "numpy")} | distributions() | {"fedmets": __version__},
+        versions={p: version(p) for p in ("flwr", "numpy")}
+        | distributions()
+        | {"fedmets": __version__},
     )
 
     alive.say(begun=True, jobs=len(jobs), done=len(progress.done))
@@ -148,7 +176,9 @@ def _coordinate(
         sha = state_store.save(folder / STATES, now.step, _to_arrays(now))
         if charges:
             charges.take(exchange.work)
-        scored = any(w["learner"] == "evaluation" and Fold().key in w["folds"] for w in exchange.work)
+        scored = any(
+            w["learner"] == "evaluation" and Fold().key in w["folds"] for w in exchange.work
+        )
         ledger.append(
             "exchange",
             time=time.time(),
@@ -163,39 +193,68 @@ def _coordinate(
         if tell:
             tell(exchange, now, len(jobs))
 
-    federation = Federation(grid, run, name, roster, jobs, schema, strategies.combiner(run.strategy), alive, accounts)
+    federation = Federation(
+        grid, run, name, roster, jobs, schema, strategies.combiner(run.strategy), alive, accounts
+    )
     drive(federation, progress, watch)
     state_hash = digest(flatten(flatten(progress.states)))
     closed = next((line for line in ledger.lines if line["kind"] == "close"), None)
     if closed is None:
         later = joined_later(grid, invitation, roster)
-        seen = {h.name: noisy_scores.told(progress.states, h.name, run.seed) for h in heads} if run.noise else {}
+        seen = (
+            {h.name: noisy_scores.told(progress.states, h.name, run.seed) for h in heads}
+            if run.noise
+            else {}
+        )
         told = {name: auc._asdict() for name, auc in seen.items() if auc}
-        ledger.append("close", time=time.time(), state_hash=state_hash, exchanges=progress.step, joined_later=later, scores=told)
+        ledger.append(
+            "close",
+            time=time.time(),
+            state_hash=state_hash,
+            exchanges=progress.step,
+            joined_later=later,
+            scores=told,
+        )
     elif closed["state_hash"] != state_hash:
-        raise RunError("S02", f"the state in '{folder}' has hash {state_hash[:12]}, the ledger closed with {closed['state_hash'][:12]}")
+        raise RunError(
+            "S02",
+            f"the state in '{folder}' has hash {state_hash[:12]}, the ledger closed with "
+            f"{closed['state_hash'][:12]}",
+        )
     return Outcome(folder, progress.states, groups, heads, state_hash, ledger.head)
 
 
 def _open(folder: Path, run: Run, run_id: str) -> Ledger:
     path = folder / NAME
     if path.exists() and not run.resume:
-        raise RunError("S01", f"'{folder}' already holds a run; choose another folder, or resume it")
+        raise RunError(
+            "S01", f"'{folder}' already holds a run; choose another folder, or resume it"
+        )
     if run.resume and not path.exists():
-        raise RunError("S01", f"'{folder}' holds no run to resume; check the path, or start it without resume")
+        raise RunError(
+            "S01", f"'{folder}' holds no run to resume; check the path, or start it without resume"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError("S03", f"'{folder}' cannot be made ({error.strerror}); check the path and its permissions") from error
+        raise RunError(
+            "S03",
+            f"'{folder}' cannot be made ({error.strerror}); check the path and its permissions",
+        ) from error
     ledger = Ledger(path)
     if ledger.lines and ledger.lines[0]["run"] != run_id:
         was, now = ledger.lines[0]["config"], asdict(run)
         differ = [
             f"{k}: {was.get(k)!r} then, {now[k]!r} now"
             for k in now
-            if was.get(k) != now[k] and k not in ("resume", "out", "keys", "sites", "deadline", "retries")
+            if was.get(k) != now[k]
+            and k not in ("resume", "out", "keys", "sites", "deadline", "retries")
         ]
-        raise RunError("S01", f"'{folder}' belongs to a run of another configuration ({'; '.join(differ) or 'another schema or version'})")
+        raise RunError(
+            "S01",
+            f"'{folder}' belongs to a run of another configuration "
+            f"({'; '.join(differ) or 'another schema or version'})",
+        )
     return ledger
 
 
@@ -203,18 +262,30 @@ def _not_refused(ledger: Ledger) -> None:
     """A run that guard L03 stopped is not gone on with by resuming it."""
     for line in ledger.lines:
         if line["kind"] == "guard" and line["refused"]:
-            raise LeakError("L03", *leak_guard.describe({f: tuple(line["found"][f]) for f in line["refused"]}, line["refused"]))
+            raise LeakError(
+                "L03",
+                *leak_guard.describe(
+                    {f: tuple(line["found"][f]) for f in line["refused"]}, line["refused"]
+                ),
+            )
 
 
-def _guard_leaks(run: Run, schema: Schema, progress: Progress, ledger: Ledger, outer: Collection[str]) -> None:
+def _guard_leaks(
+    run: Run, schema: Schema, progress: Progress, ledger: Ledger, outer: Collection[str]
+) -> None:
     """L03, once, as soon as all preprocessing is done: before any model has seen the features.
 
-    Judged are the `outer` training sets; the inner ones are small enough for an honest marker to look perfect by chance. Counts with
-    noise look perfect by chance as well: a run with noise is not judged.
+    Judged are the `outer` training sets; the inner ones are small enough for an honest marker to
+    look perfect by chance. Counts with noise look perfect by chance as well: a run with noise is
+    not judged.
     """
     if run.noise:
         return
-    fits = {key: state["preprocessing"] for key, state in progress.states.items() if "preprocessing" in state}
+    fits = {
+        key: state["preprocessing"]
+        for key, state in progress.states.items()
+        if "preprocessing" in state
+    }
     if (
         not fits
         or any((key, "preprocessing") not in progress.done for key in fits)

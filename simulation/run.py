@@ -1,4 +1,5 @@
-"""Simulation: one federation from its options to its report. Every step can be repeated: that is all that resuming needs."""
+"""Simulation: one federation from its options to its report. Every step can be repeated: that is
+all that resuming needs."""
 
 from __future__ import annotations
 
@@ -25,19 +26,25 @@ from simulation.report import terminal
 def simulate(args: argparse.Namespace) -> int:
     """The command: run, or resume, and show what came of it; returns the exit status."""
     # tables do not fit the 80 columns that a file or a pipe is taken for
-    console = Console(stderr=args.json, width=None if (sys.stderr if args.json else sys.stdout).isatty() else 120)
+    console = Console(
+        stderr=args.json, width=None if (sys.stderr if args.json else sys.stdout).isatty() else 120
+    )
     options = settle(args)
     try:
         report = carry_out(options, console)
     except KeyboardInterrupt:
-        console.print(f"interrupted; go on with: {named('simulation')} --resume {options.folder}", highlight=False)
+        console.print(
+            f"interrupted; go on with: {named('simulation')} --resume {options.folder}",
+            highlight=False,
+        )
         return INTERRUPTED
     print(json.dumps(report) if report and args.json else options.folder)
     return 0
 
 
 def carry_out(options: Options, console: Console) -> dict[str, Any] | None:
-    """Run, or resume, up to the report, which is returned; None where the site folders alone were asked for.
+    """Run, or resume, up to the report, which is returned; None where the site folders alone were
+    asked for.
 
     A FedmetsError is raised as it came, a disk that takes no more as RunError S03.
     """
@@ -63,15 +70,22 @@ def carry_out(options: Options, console: Console) -> dict[str, Any] | None:
         console.print(f"stopped; the run's folder is {folder}", highlight=False)
         path = error.filename or folder
         raise RunError(
-            "S03", f"'{path}' cannot be written ({error.strerror}); free space or mend permissions, then resume the run"
+            "S03",
+            f"'{path}' cannot be written ({error.strerror}); free space or mend permissions, then "
+            "resume the run",
         ) from error
 
 
 def _show_flower_command(setting: Setting) -> None:
     """How to run the same federation with Flower's own commands."""
     root = app_bundle.app(setting.folder)
-    run = replace(setting.run, out=str((setting.folder / "flower").resolve()), study=setting.args.study)
+    run = replace(
+        setting.run, out=str((setting.folder / "flower").resolve()), study=setting.args.study
+    )
     config = setting.folder / "flower.toml"
     state_store.write(config, run.toml.encode())
     nodes = f"--federation-config num-supernodes={len(setting.sites)}"
-    print(f"flwr run {shlex.quote(str(root))} --run-config {shlex.quote(str(config.resolve()))} {nodes} --stream")
+    print(
+        f"flwr run {shlex.quote(str(root))} --run-config {shlex.quote(str(config.resolve()))} "
+        f"{nodes} --stream"
+    )

@@ -1,4 +1,5 @@
-"""A headless Chromium, driven by its own protocol over a pipe: what a page asks for, what it says, what it looks like."""
+"""A headless Chromium, driven by its own protocol over a pipe: what a page asks for, what it says,
+what it looks like."""
 
 from __future__ import annotations
 
@@ -14,28 +15,36 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
+CHROMIUM = next(
+    (p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None
+)
 _QUIET = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--remote-debugging-pipe",
 )  # fmt: skip
 
 
 class Page:
-    """One page. `asked`: every address it wanted; `said`: what stands on its console, errors and broken rules among it."""
+    """One page. `asked`: every address it wanted; `said`: what stands on its console, errors and
+    broken rules among it."""
 
     def __init__(self, into: int, out: int) -> None:
         self._into, self._out, self._rest, self._next, self._session = into, out, b"", 0, ""
         self.asked: list[str] = []
         self.said: list[str] = []
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Network", "Page", "Runtime", "Log"):
             self._call(f"{domain}.enable")
 
     def _call(self, method: str, **params: Any) -> dict[str, Any]:
         self._next += 1
-        message = {"id": self._next, "method": method, "params": params} | ({"sessionId": self._session} if self._session else {})
+        message = {"id": self._next, "method": method, "params": params} | (
+            {"sessionId": self._session} if self._session else {}
+        )
         os.write(self._into, json.dumps(message).encode() + b"\0")
         while True:
             told = self._read()
@@ -60,7 +69,13 @@ class Page:
         return told
 
     def shape(self, width: int, height: int, dark: bool = False) -> None:
-        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500)
+        self._call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 500,
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", features=[scheme])
 
@@ -68,7 +83,9 @@ class Page:
         self._call("Page.navigate", url=address)
 
     def run(self, script: str) -> Any:
-        return self._call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)["result"].get("value")
+        return self._call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )["result"].get("value")
 
     def until(self, script: str, seconds: float = 30) -> Any:
         """The first value of the script that is true."""
@@ -98,7 +115,13 @@ def browser() -> Iterator[Page]:
 
     with tempfile.TemporaryDirectory(prefix="fedmets-browser", ignore_cleanup_errors=True) as home:
         words = [CHROMIUM, *_QUIET, f"--user-data-dir={home}", "about:blank"]
-        process = subprocess.Popen(words, preexec_fn=pipes, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            words,
+            preexec_fn=pipes,
+            close_fds=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         os.close(down[0])
         os.close(up[1])
         try:

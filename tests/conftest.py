@@ -1,6 +1,8 @@
-"""Property tests draw the same examples in every run; `HYPOTHESIS_PROFILE=explore` looks for new ones.
+"""Property tests draw the same examples in every run; `HYPOTHESIS_PROFILE=explore` looks for new
+ones.
 
-Processes that tests start take the checkout's packages, wherever they are started, and not what was installed of them.
+Processes that tests start take the checkout's packages, wherever they are started, and not what was
+installed of them.
 """
 
 import os

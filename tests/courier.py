@@ -1,4 +1,5 @@
-"""Flower's Grid in memory, for tests: each node is a function from message to reply (None: it never answers)."""
+"""Flower's Grid in memory, for tests: each node is a function from message to reply (None: it never
+answers)."""
 
 from __future__ import annotations
 
@@ -20,9 +21,16 @@ def message(content: RecordDict, node: int = 1, kind: str = "train") -> Message:
 
 
 class MemoryGrid(Grid):
-    """`asked` holds every message pushed. Replies are handed out in the order that `order` gives them, `late` pulls later."""
+    """`asked` holds every message pushed. Replies are handed out in the order that `order` gives
+    them, `late` pulls later."""
 
-    def __init__(self, nodes: Mapping[int, Node], *, order: Callable[[list[Message]], list[Message]] = list, late: int = 0) -> None:
+    def __init__(
+        self,
+        nodes: Mapping[int, Node],
+        *,
+        order: Callable[[list[Message]], list[Message]] = list,
+        late: int = 0,
+    ) -> None:
         self.nodes, self.order, self.late = dict(nodes), order, late
         self.asked: list[Message] = []
         self._ids = itertools.count(1)
@@ -35,7 +43,14 @@ class MemoryGrid(Grid):
     def run(self) -> FlowerRun:
         return FlowerRun.create_empty(run_id=1)
 
-    def create_message(self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None) -> Message:
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
@@ -59,9 +74,13 @@ class MemoryGrid(Grid):
         if self._pulls <= self.late:
             return []
         wanted = set(message_ids)
-        mine = self.order([r for r in self._waiting if r.metadata.reply_to_message_id in wanted])[:1]
+        mine = self.order([r for r in self._waiting if r.metadata.reply_to_message_id in wanted])[
+            :1
+        ]
         self._waiting = [r for r in self._waiting if r not in mine]
         return mine
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
         return list(self.pull_messages(self.push_messages(messages)))

@@ -1,4 +1,5 @@
-"""A hospital for tests: a small table, its study, its key, a site file, and the coordinator's messages to it."""
+"""A hospital for tests: a small table, its study, its key, a site file, and the coordinator's
+messages to it."""
 
 from __future__ import annotations
 
@@ -39,12 +40,16 @@ def site(folder: Path, name: str = "North", rows: int = 60, **more: object) -> P
     """`site.toml` of a hospital in `folder`; `more`: keys of the file."""
     folder.mkdir(parents=True, exist_ok=True)
     r = np.random.default_rng(sum(map(ord, name)))
-    lines = [f"{name}{i},{int(r.random() < 0.4)},{r.integers(20, 90)},{r.choice(['no', 'yes', 'NA'])}" for i in range(rows)]
+    lines = [
+        f"{name}{i},{int(r.random() < 0.4)},{r.integers(20, 90)},{r.choice(['no', 'yes', 'NA'])}"
+        for i in range(rows)
+    ]
     (folder / "table.csv").write_text("\n".join(["patient,spread,age,smoker", *lines]) + "\n")
     (folder / "spread.toml").write_text(STUDY)
     key = ring.key_file(folder, name)
     keys: dict[str, object] = {
-        "name": name, "data": "table.csv", "studies": ["spread.toml"], "coordinator": ring.COORDINATOR.public, "key": key.name,
+        "name": name, "data": "table.csv", "studies": ["spread.toml"],
+        "coordinator": ring.COORDINATOR.public, "key": key.name,
         "minimum": 5, **more,
     }  # fmt: skip
     text = "".join(f"{k} = {v if isinstance(v, int) else repr(v)}\n" for k, v in keys.items())
@@ -54,7 +59,10 @@ def site(folder: Path, name: str = "North", rows: int = 60, **more: object) -> P
 
 def greeting(folder: Path, seconds: float = 600) -> Packet:
     schema = studies.load(str(folder / "spread.toml")).schema
-    return pack_greeting(Greeting("run", "spread.toml", "baseline", schema.hash, time.time() + seconds), ring.COORDINATOR)
+    return pack_greeting(
+        Greeting("run", "spread.toml", "baseline", schema.hash, time.time() + seconds),
+        ring.COORDINATOR,
+    )
 
 
 def plan(folder: Path, name: str = "North", **changes: Any) -> Plan:
@@ -62,9 +70,12 @@ def plan(folder: Path, name: str = "North", **changes: Any) -> Plan:
     schema = studies.load(str(folder / "spread.toml")).schema
     learner = load("preprocessing")
     fields: dict[str, Any] = {
-        "run": "run", "site": name, "study": "spread.toml", "task": "baseline", "schema": schema.hash, "step": 0,
-        "learner": learner.name, "phase": learner.phase(learner.start(schema, 0)), "fold": Fold(), "reads": (Fold(),),
-        "state_hash": state(folder).hash, "participants": (name,), "expires": time.time() + 600, "hyper": hyper_of(learner), "seed": 0,
+        "run": "run", "site": name, "study": "spread.toml", "task": "baseline",
+        "schema": schema.hash, "step": 0,
+        "learner": learner.name, "phase": learner.phase(learner.start(schema, 0)), "fold": Fold(),
+        "reads": (Fold(),),
+        "state_hash": state(folder).hash, "participants": (name,), "expires": time.time() + 600,
+        "hyper": hyper_of(learner), "seed": 0,
         "parts": 3,
     }  # fmt: skip
     return Plan(**{**fields, **changes})

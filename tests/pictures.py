@@ -1,6 +1,8 @@
-"""Cohorts with pictures for tests, in memory: lesions in noise, whose texture tells the class, and a table that does not.
+"""Cohorts with pictures for tests, in memory: lesions in noise, whose texture tells the class, and
+a table that does not.
 
-Class 0 has even lesions, class 1 bright rims, class 2 bright cores. Sizes and places say nothing about the class.
+Class 0 has even lesions, class 1 bright rims, class 2 bright cores. Sizes and places say nothing
+about the class.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ FIELD = (20, 28, 28)
 
 
 def imaging(channels: int = 2, **how: Any) -> Imaging:
-    return dataclasses.replace(IMAGING, channels=tuple(Channel("abcde"[i], "MR") for i in range(channels)), **how)
+    return dataclasses.replace(
+        IMAGING, channels=tuple(Channel("abcde"[i], "MR") for i in range(channels)), **how
+    )
 
 
 def schema(classes: int = 2, what: Imaging = IMAGING) -> Schema:
@@ -81,14 +85,32 @@ def picture(
     )
 
 
-def with_pictures(cohort: Cohort, what: Imaging = IMAGING, *, share: float = 1.0, masked: float = 1.0, seed: int = 0, **how: Any) -> Cohort:
-    """The same cases with a picture each (a `share` of them); unknown labels get a picture of some class."""
+def with_pictures(
+    cohort: Cohort,
+    what: Imaging = IMAGING,
+    *,
+    share: float = 1.0,
+    masked: float = 1.0,
+    seed: int = 0,
+    **how: Any,
+) -> Cohort:
+    """The same cases with a picture each (a `share` of them); unknown labels get a picture of some
+    class."""
     r = np.random.default_rng((seed, *cohort.site.encode()))
     classes = len(cohort.schema.label.classes)
     held = []
     for label in cohort.labels:
-        seen, marked, number, guess = r.random() < share, r.random() < masked, int(r.integers(2**31)), int(r.integers(classes))
-        held.append(picture(int(label) if label >= 0 else guess, number, what, masked=marked, **how) if seen else None)
+        seen, marked, number, guess = (
+            r.random() < share,
+            r.random() < masked,
+            int(r.integers(2**31)),
+            int(r.integers(classes)),
+        )
+        held.append(
+            picture(int(label) if label >= 0 else guess, number, what, masked=marked, **how)
+            if seen
+            else None
+        )
     return dataclasses.replace(
         cohort,
         schema=dataclasses.replace(cohort.schema, imaging=what),
@@ -98,13 +120,25 @@ def with_pictures(cohort: Cohort, what: Imaging = IMAGING, *, share: float = 1.0
 
 
 def sites(
-    n: int, count: int = 3, what: Imaging = IMAGING, *, share: float = 1.0, masked: float = 1.0, signal: float = 1.5, **how: Any
+    n: int,
+    count: int = 3,
+    what: Imaging = IMAGING,
+    *,
+    share: float = 1.0,
+    masked: float = 1.0,
+    signal: float = 1.5,
+    **how: Any,
 ) -> list[Cohort]:
     """`n` patients with pictures dealt to `count` sites in turn."""
-    return [with_pictures(c, what, share=share, masked=masked, signal=signal) for c in synthetic.sites(n, count, **how)]
+    return [
+        with_pictures(c, what, share=share, masked=masked, signal=signal)
+        for c in synthetic.sites(n, count, **how)
+    ]
 
 
 def _blocks(values: np.ndarray[Any, Any], grid: Sequence[int]) -> np.ndarray[Any, Any]:
     """Every nth voxel: a coarse volume over the same field."""
-    at = [((np.arange(g) + 0.5) * n / g).astype(int) for g, n in zip(grid, values.shape, strict=True)]
+    at = [
+        ((np.arange(g) + 0.5) * n / g).astype(int) for g, n in zip(grid, values.shape, strict=True)
+    ]
     return np.ascontiguousarray(values[np.ix_(*at)])

@@ -1,7 +1,8 @@
-"""The house's plan as data: which package may import which, in which order the rooms of each stand, and where heavy imports live.
+"""The house's plan as data: which package may import which, in which order the rooms of each stand,
+and where heavy imports live.
 
-`common <- client`, `common <- server`, `{client, server} <- simulation, deploy`; and inside a package a file imports from its own
-room and from those that stand before it in `ROOMS`.
+`common <- client`, `common <- server`, `{client, server} <- simulation, deploy`; and inside a
+package a file imports from its own room and from those that stand before it in `ROOMS`.
 """
 
 from __future__ import annotations
@@ -26,24 +27,29 @@ MAY = {
 }
 ROOMS = {
     "common": (
-        ".", "runtime", "data", "privacy", "federated", "study", "trees", "metrics", "networks", "learners", "studies",
+        ".", "runtime", "data", "privacy", "federated", "study", "trees", "metrics", "networks",
+        "learners", "studies",
         "secure_aggregation", "wire",
     ),
     "client": (
-        "imaging/geometry", "imaging/dicom", "table", "imaging/selection", "imaging/formats", "imaging/pipeline", "cohort", "site",
+        "imaging/geometry", "imaging/dicom", "table", "imaging/selection", "imaging/formats",
+        "imaging/pipeline", "cohort", "site",
         "local_model", "station", ".",
     ),
     "server": (
-        "config", "ledger", "rounds", "report/content", "report/checklists", "report/charts", "report/page", "export", "report/pdf",
+        "config", "ledger", "rounds", "report/content", "report/checklists", "report/charts",
+        "report/page", "export", "report/pdf",
         "report", "coordinator", "monitor", "monitor/web", ".",
     ),
     "simulation": (
-        "phantom/shared", "phantom/brain", "phantom/liver", "phantom/colorectal", "phantom/faults", "federation", "evaluation", "attack",
+        "phantom/shared", "phantom/brain", "phantom/liver", "phantom/colorectal", "phantom/faults",
+        "federation", "evaluation", "attack",
         "report", ".",
     ),
     "deploy": (".", "containers"),
 }  # fmt: skip
-"""Package -> its rooms from the ground up. `.` is the package's own floor: errors and types below all, a package's doors above all."""
+"""Package -> its rooms from the ground up. `.` is the package's own floor: errors and types below
+all, a package's doors above all."""
 MOST_FILES = 18
 HEAVY = ("torch", "xgboost", "shap", "pandas", "sklearn", "matplotlib", "ray", "monai", "opacus")
 
@@ -52,7 +58,8 @@ NAMES = {".".join(p.with_suffix("").parts).removesuffix(".__init__"): p for p in
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Dotted names of what a file imports, wherever in it; a module of ours that is imported by name is named whole."""
+    """Dotted names of what a file imports, wherever in it; a module of ours that is imported by
+    name is named whole."""
     for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -107,12 +114,15 @@ def test_the_server_never_names_a_cohort() -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        "simulation.__main__", "server.app", "client.app", "simulation.run", "server.export.model_folder", "client.local_model.finetune",
+        "simulation.__main__", "server.app", "client.app", "simulation.run",
+        "server.export.model_folder", "client.local_model.finetune",
     ],
 )  # fmt: skip
 def test_no_heavy_import(module: str) -> None:
     code = f"import sys, {module}; print(','.join(m for m in {HEAVY!r} if m in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == ""
 
 
@@ -122,5 +132,7 @@ def test_help_imports_neither_numpy_nor_flower_nor_pydantic(package: str) -> Non
         f"import sys, {package}.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit: pass\n"
         "print('LOADED', [x for x in ('numpy', 'flwr', 'rich', 'pydantic') if x in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert "LOADED []" in done.stdout

@@ -1,1 +1,2 @@
-"""Medical images as hospitals hold them: DICOM and NIfTI, which series counts, geometry, preparation."""
+"""Medical images as hospitals hold them: DICOM and NIfTI, which series counts, geometry,
+preparation."""

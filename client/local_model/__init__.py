@@ -1,1 +1,2 @@
-"""Local use of the federation's model at the site itself: predict, embed, explain, finetune. Nothing is sent."""
+"""Local use of the federation's model at the site itself: predict, embed, explain, finetune.
+Nothing is sent."""

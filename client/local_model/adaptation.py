@@ -1,7 +1,10 @@
-"""Domain adaptation: a federation's final model fine-tuned to a site's own patients, head by head. Nothing leaves the site.
+"""Domain adaptation: a federation's final model fine-tuned to a site's own patients, head by head.
+Nothing leaves the site.
 
-- networks (`image`, `mlp`, `logistic_fedavg`): some epochs more from the federation's parameters, by the learner's own training at a site;
-- `logistic`: a refit with a ridge centred at the federation's coefficients (`client.local_model.centred_ridge`);
+- networks (`image`, `mlp`, `logistic_fedavg`): some epochs more from the federation's parameters,
+  by the learner's own training at a site;
+- `logistic`: a refit with a ridge centred at the federation's coefficients
+  (`client.local_model.centred_ridge`);
 - `boosting`: its log-odds z become a + b z (Platt), written into base and leaves;
 - `fusion`: keeps its coefficients, and takes the clinical and the image head as they are now;
 - any other head stays as it is.
@@ -37,7 +40,8 @@ NETWORK_HEADS = ("image", "mlp", "logistic_fedavg")
 
 @dataclass(frozen=True)
 class FineTuning:
-    """`learning_rate` None: a tenth of the learner's own. `ridge`: on the slopes of a logistic regression, per standard deviation."""
+    """`learning_rate` None: a tenth of the learner's own. `ridge`: on the slopes of a logistic
+    regression, per standard deviation."""
 
     epochs: int = EPOCHS
     learning_rate: float | None = None
@@ -48,7 +52,8 @@ class FineTuning:
         if head.name in NETWORK_HEADS:
             return f"{self.epochs} epochs at a learning rate of {self._rate(head):g}"
         return {
-            "logistic": f"refit with a ridge of {self.ridge:g} centred at the federation's coefficients",
+            "logistic": f"refit with a ridge of {self.ridge:g} centred at the federation's "
+            "coefficients",
             "boosting": "log-odds recalibrated (intercept and slope)",
         }.get(head.name, "its parts as they are now" if isinstance(head, Stacked) else "as it was")
 
@@ -57,11 +62,24 @@ class FineTuning:
         return configured(head, {"epochs": self.epochs, "learning_rate": self._rate(head)})
 
     def _rate(self, head: Any) -> float:
-        return self.learning_rate if self.learning_rate is not None else LEARNING_RATE_SHARE * head.training.learning_rate
+        return (
+            self.learning_rate
+            if self.learning_rate is not None
+            else LEARNING_RATE_SHARE * head.training.learning_rate
+        )
 
 
-def adapted(heads: Sequence[Head], state: State, cohort: Cohort, fold: Fold, seed: int, parts: int, settings: FineTuning) -> State:
-    """The state with every head moved to the labelled patients that `fold` trains on; a head for which they are too few stays."""
+def adapted(
+    heads: Sequence[Head],
+    state: State,
+    cohort: Cohort,
+    fold: Fold,
+    seed: int,
+    parts: int,
+    settings: FineTuning,
+) -> State:
+    """The state with every head moved to the labelled patients that `fold` trains on; a head for
+    which they are too few stays."""
     plan, moved = local_plan(fold, seed, parts), dict(state)
     rows = cohort.train(fold, seed, parts)
     for head in heads:
@@ -77,7 +95,8 @@ def adapted(heads: Sequence[Head], state: State, cohort: Cohort, fold: Fold, see
 
 
 def enough(head: Federated, rows: Cohort) -> bool:
-    """Whether labelled patients are enough for a head to learn from: some of each of two classes."""
+    """Whether labelled patients are enough for a head to learn from: some of each of two
+    classes."""
     return bool((np.bincount(rows.labels[usable(head, rows)], minlength=2) >= TRAINABLE).sum() >= 2)
 
 
@@ -96,7 +115,10 @@ def _trained(head: Any, state: State, cohort: Cohort, plan: Plan, settings: Fine
     moved = {**state, head.name: {**trained, "round": arrays["round"]}}
     if "spread" in head.phases:  # the log-odds' mean and spread are this network's own
         request = replace(request, phase="spread")
-        moved = {**moved, head.name: tuned.apply(moved, tuned.contribute(moved, cohort, request), request).arrays}
+        moved = {
+            **moved,
+            head.name: tuned.apply(moved, tuned.contribute(moved, cohort, request), request).arrays,
+        }
     return moved
 
 
@@ -109,11 +131,24 @@ def _centred(head: Any, state: State, cohort: Cohort, plan: Plan, settings: Fine
 
     def likelihood(beta: Floats) -> Likelihood:
         # `rounds` above 0: the coefficients are these, and not those of a first step
-        trial = {**state, head.name: {**arrays, "coefficients": beta.reshape(shape), "rounds": np.maximum(arrays["rounds"], 1)}}
+        trial = {
+            **state,
+            head.name: {
+                **arrays,
+                "coefficients": beta.reshape(shape),
+                "rounds": np.maximum(arrays["rounds"], 1),
+            },
+        }
         sums = head.contribute(trial, cohort, request).sums
         return Likelihood(float(sums["likelihood"]), sums["gradient"].ravel(), sums["hessian"])
 
-    return {**state, head.name: {**arrays, "coefficients": maximise(likelihood, centre, penalty.ravel()).reshape(shape)}}
+    return {
+        **state,
+        head.name: {
+            **arrays,
+            "coefficients": maximise(likelihood, centre, penalty.ravel()).reshape(shape),
+        },
+    }
 
 
 def _recalibrated(head: Head, state: State, rows: Cohort) -> State:
@@ -121,5 +156,8 @@ def _recalibrated(head: Head, state: State, rows: Cohort) -> State:
     probs = np.maximum(head.predict(state, rows), 1e-12)
     a, b = recalibrated(np.log(probs[:, 1:]) - np.log(probs[:, :1]), rows.labels)
     shift = a if len(arrays["base"]) == 1 else np.concatenate([[0.0], a])
-    trees = {"base": (b * arrays["base"] + shift).astype(np.float32), "value": (b * arrays["value"]).astype(np.float32)}
+    trees = {
+        "base": (b * arrays["base"] + shift).astype(np.float32),
+        "value": (b * arrays["value"]).astype(np.float32),
+    }
     return {**state, head.name: {**arrays, **trees}}

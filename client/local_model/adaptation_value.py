@@ -1,5 +1,6 @@
-"""Evaluation of fine-tuning at a site: each labelled patient scored by the federation's model, by one fine-tuned without the patient's
-part, and by what the site trains alone without it; side by side on the same patients.
+"""Evaluation of fine-tuning at a site: each labelled patient scored by the federation's model, by
+one fine-tuned without the patient's part, and by what the site trains alone without it; side by
+side on the same patients.
 
 Intervals are DeLong's. "Not estimable" under 10 of a class.
 """
@@ -32,19 +33,36 @@ Tell = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Comparison:
-    """`states`: that of everybody; `rows`: for each head its models and differences; `thresholds`: of the fine-tuned heads."""
+    """`states`: that of everybody; `rows`: for each head its models and differences; `thresholds`:
+    of the fine-tuned heads."""
 
     state: State
     rows: list[dict[str, Any]]
     thresholds: Mapping[str, float]
 
 
-def compare(model: Model, cohort: Cohort, seed: int, parts: int, settings: FineTuning, tell: Tell, *, local: bool = True) -> Comparison:
-    """Cross-fitted over the run's own parts; `state` is fine-tuned on all labelled patients of the site."""
-    part_of_case, tuned_without, total = cohort.parts(seed, parts), {}, parts + 1 + (parts * len(model.heads) if local else 0)
+def compare(
+    model: Model,
+    cohort: Cohort,
+    seed: int,
+    parts: int,
+    settings: FineTuning,
+    tell: Tell,
+    *,
+    local: bool = True,
+) -> Comparison:
+    """Cross-fitted over the run's own parts; `state` is fine-tuned on all labelled patients of the
+    site."""
+    part_of_case, tuned_without, total = (
+        cohort.parts(seed, parts),
+        {},
+        parts + 1 + (parts * len(model.heads) if local else 0),
+    )
     for p in range(parts):
         tell("fine-tuning", p, total)
-        tuned_without[p] = adapted(model.heads, model.state, cohort, Fold(parts=(p,)), seed, parts, settings)
+        tuned_without[p] = adapted(
+            model.heads, model.state, cohort, Fold(parts=(p,)), seed, parts, settings
+        )
     tell("fine-tuning", parts, total)
     tuned_on_all = adapted(model.heads, model.state, cohort, Fold(), seed, parts, settings)
     rows, thresholds, steps = [], dict(model.thresholds), parts + 1
@@ -52,17 +70,30 @@ def compare(model: Model, cohort: Cohort, seed: int, parts: int, settings: FineT
         if head.name not in model.state:
             continue
         scores = {GLOBAL: _scores(head, cohort, [(part_of_case >= 0, model.state)])}
-        scores[TUNED] = _scores(head, cohort, [(part_of_case == p, tuned_without[p]) for p in range(parts)])
+        scores[TUNED] = _scores(
+            head, cohort, [(part_of_case == p, tuned_without[p]) for p in range(parts)]
+        )
         if local and not isinstance(head, Stacked) and trainable(head, cohort, seed, parts):
             states = []
             for p in range(parts):
                 tell(f"{head.name} alone", steps + p, total)
-                states.append((part_of_case == p, _alone(head, model, cohort, Fold(parts=(p,)), seed, parts)))
+                states.append(
+                    (part_of_case == p, _alone(head, model, cohort, Fold(parts=(p,)), seed, parts))
+                )
             scores[LOCAL] = _scores(head, cohort, states)
         steps += parts
         row = _row(head, scores, cohort)
-        too_few = not enough(head, cohort.train(Fold(), seed, parts)) and not isinstance(head, Stacked)
-        rows.append({**row, "fine_tuning": "as it was: too few labelled patients" if too_few else settings.words(head)})
+        too_few = not enough(head, cohort.train(Fold(), seed, parts)) and not isinstance(
+            head, Stacked
+        )
+        rows.append(
+            {
+                **row,
+                "fine_tuning": "as it was: too few labelled patients"
+                if too_few
+                else settings.words(head),
+            }
+        )
         threshold = _threshold(scores[TUNED], cohort)
         if row["estimable"] and threshold is not None:
             thresholds[head.name] = threshold
@@ -71,7 +102,9 @@ def compare(model: Model, cohort: Cohort, seed: int, parts: int, settings: FineT
 
 
 def _alone(head: Any, model: Model, cohort: Cohort, fold: Fold, seed: int, parts: int) -> State:
-    if "image" in head.modality:  # the site trains the network; what outlines lesions for it stays the federation's
+    if (
+        "image" in head.modality
+    ):  # the site trains the network; what outlines lesions for it stays the federation's
         given_networks = {n: model.state[n] for n in head.needs if n in model.state}
         return dict(head.alone([cohort], fold, seed, parts, ready=given_networks))
     prepare = load("preprocessing", model.declared["learners"].get("preprocessing", {}))
@@ -80,7 +113,10 @@ def _alone(head: Any, model: Model, cohort: Cohort, fold: Fold, seed: int, parts
 
 def _scores(head: Head, cohort: Cohort, states: Sequence[tuple[NDArray[np.bool_], State]]) -> Probs:
     """(cases, classes); NaN where nobody has a say."""
-    out, scorable_cases = np.full((len(cohort), len(cohort.schema.label.classes)), np.nan), scorable(head, cohort)
+    out, scorable_cases = (
+        np.full((len(cohort), len(cohort.schema.label.classes)), np.nan),
+        scorable(head, cohort),
+    )
     for mask, state in states:
         rows = mask & scorable_cases & (cohort.labels != UNKNOWN)
         if rows.any():
@@ -102,7 +138,10 @@ def _row(head: Head, scores: Mapping[str, Probs], cohort: Cohort) -> dict[str, A
         "differences": [],
     }
     if not classes:
-        row["models"] = {n: {"auc": None, "low": None, "high": None, "slope": None, "intercept": None} for n in names}
+        row["models"] = {
+            n: {"auc": None, "low": None, "high": None, "slope": None, "intercept": None}
+            for n in names
+        }
         return row
     probs = np.stack([scores[n][scored] for n in names], axis=1)
     values, covariance = aucs(concordance(probs, labels), classes, len(counts))
@@ -110,12 +149,20 @@ def _row(head: Head, scores: Mapping[str, Probs], cohort: Cohort) -> dict[str, A
     for i, name in enumerate(names):
         interval = limits(float(values[i]), float(covariance[i, i]), float(smaller_class))
         slope, intercept = _calibration(probs[:, i], labels)
-        row["models"][name] = {"auc": interval.value, "low": interval.low, "high": interval.high, "slope": slope, "intercept": intercept}
+        row["models"][name] = {
+            "auc": interval.value,
+            "low": interval.low,
+            "high": interval.high,
+            "slope": slope,
+            "intercept": intercept,
+        }
     for a, b in ((TUNED, GLOBAL), (TUNED, LOCAL), (GLOBAL, LOCAL)):
         if a in names and b in names:
             pair = [names.index(a), names.index(b)]
             paired = difference(values[pair], covariance[np.ix_(pair, pair)])
-            row["differences"].append({"a": a, "b": b, "difference": paired.value, "low": paired.low, "high": paired.high})
+            row["differences"].append(
+                {"a": a, "b": b, "difference": paired.value, "low": paired.low, "high": paired.high}
+            )
     return row
 
 

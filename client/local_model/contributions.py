@@ -1,6 +1,8 @@
-"""Beeswarm plots of SHAP values: which feature moved whose predicted log-odds, a point a patient. They stay beside the patients.
+"""Beeswarm plots of SHAP values: which feature moved whose predicted log-odds, a point a patient.
+They stay beside the patients.
 
-Values are the heads' own (`explain`: linear SHAP, XGBoost's TreeSHAP, integrated gradients), the picture is the shap library's.
+Values are the heads' own (`explain`: linear SHAP, XGBoost's TreeSHAP, integrated gradients), the
+picture is the shap library's.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ _WIDTH, _LINE = 8.0, 0.4
 
 
 def beeswarms(model: Model, cohort: Cohort, heads: Sequence[Head]) -> dict[str, bytes]:
-    """File name -> PNG, one a head of the table and class, of the cases with a table row; nothing where there are none."""
+    """File name -> PNG, one a head of the table and class, of the cases with a table row; nothing
+    where there are none."""
     rows = cohort.where(cohort.tabled)
     out: dict[str, bytes] = {}
     if not len(rows):
@@ -35,8 +38,14 @@ def beeswarms(model: Model, cohort: Cohort, heads: Sequence[Head]) -> dict[str, 
         # contrasts with the first class, of which two classes have one, or one a class
         first = len(classes) - values.shape[2]
         for k in range(values.shape[2]):
-            name = f"shap-{head.name}.png" if len(classes) == 2 else f"shap-{head.name}-{first + k}.png"
-            out[name] = _plot(f"{head.name}: log-odds of {classes[first + k]}", values[:, :, k], rows)
+            name = (
+                f"shap-{head.name}.png"
+                if len(classes) == 2
+                else f"shap-{head.name}-{first + k}.png"
+            )
+            out[name] = _plot(
+                f"{head.name}: log-odds of {classes[first + k]}", values[:, :, k], rows
+            )
     return out
 
 
@@ -44,7 +53,13 @@ def write(model: Model, cohort: Cohort, folder: Path) -> list[str]:
     """Write the plots, readable by their owner alone; the files' names."""
     plots = beeswarms(model, cohort, model.heads)
     for name, png in plots.items():
-        durable(folder / name, png, "free space or mend permissions, and start again", mode=0o600, folder=0o700)
+        durable(
+            folder / name,
+            png,
+            "free space or mend permissions, and start again",
+            mode=0o600,
+            folder=0o700,
+        )
     return list(plots)
 
 
@@ -55,7 +70,9 @@ def _plot(title: str, values: Floats, rows: Cohort) -> bytes:
     import shap
     from matplotlib import pyplot
 
-    names = [f"{f.name} ({f.unit})" if isinstance(f, Number) else f.name for f in rows.schema.features]
+    names = [
+        f"{f.name} ({f.unit})" if isinstance(f, Number) else f.name for f in rows.schema.features
+    ]
     figure, axes = pyplot.subplots(figsize=(_WIDTH, 1.5 + _LINE * min(len(names), SHOWN)))
     try:
         told = shap.Explanation(values=values, data=rows.values, feature_names=names)

@@ -1,7 +1,9 @@
-"""Image embeddings: the image network's features of a site's own pictures, as tables for the site's own use. Nothing of it is sent.
+"""Image embeddings: the image network's features of a site's own pictures, as tables for the site's
+own use. Nothing of it is sent.
 
-A *patient* embedding is the encoder's feature map, averaged over space and over the patient's crops; a *slice* embedding is the map
-averaged over one of its axial planes. Files are readable by their owner alone.
+A *patient* embedding is the encoder's feature map, averaged over space and over the patient's
+crops; a *slice* embedding is the map averaged over one of its axial planes. Files are readable by
+their owner alone.
 """
 
 from __future__ import annotations
@@ -19,10 +21,14 @@ from common.errors import DataError, RunError
 from common.learners.image import with_images
 
 
-def embed(cohort: Cohort, networks: Networks, folder: Path, tell: Callable[[int, int], None]) -> tuple[int, int]:
-    """Write `patients.parquet` (patient, region, f0...) and `slices.parquet` (patient, crop, slice, f0...); returns their row counts.
+def embed(
+    cohort: Cohort, networks: Networks, folder: Path, tell: Callable[[int, int], None]
+) -> tuple[int, int]:
+    """Write `patients.parquet` (patient, region, f0...) and `slices.parquet` (patient, crop, slice,
+    f0...); returns their row counts.
 
-    `slice` counts the planes of the encoder's map from the feet to the head of a crop. D09 where no case has an image.
+    `slice` counts the planes of the encoder's map from the feet to the head of a crop. D09 where no
+    case has an image.
     """
     import torch
 
@@ -31,7 +37,9 @@ def embed(cohort: Cohort, networks: Networks, folder: Path, tell: Callable[[int,
 
     rows = with_images(cohort)
     if not len(rows):
-        raise DataError("D09", f"site '{cohort.site}': no case has an image; there is nothing to embed")
+        raise DataError(
+            "D09", f"site '{cohort.site}': no case has an image; there is nothing to embed"
+        )
     image, device = networks.image, choose()
     crops = image.crops(networks.state, rows)
     cases = Cases(crops, crops.counts, cast(Any, rows.pictures), rows.labels, None)
@@ -43,11 +51,20 @@ def embed(cohort: Cohort, networks: Networks, folder: Path, tell: Callable[[int,
             tell(i, len(rows))
             x, _, _, _ = cases.batch(np.array([i]), device, None)
             maps = network.features(x).float()
-            # (crops, planes, features): a 2.5D network has a map for each slab, a 3D one a plane for each step along z
-            averaged = maps.unflatten(0, (len(x), -1)).mean((3, 4)) if maps.ndim == 4 else maps.mean((3, 4)).transpose(1, 2)
+            # (crops, planes, features): a 2.5D network has a map for each slab, a 3D one a plane
+            # for each step along z
+            averaged = (
+                maps.unflatten(0, (len(x), -1)).mean((3, 4))
+                if maps.ndim == 4
+                else maps.mean((3, 4)).transpose(1, 2)
+            )
             features = averaged.cpu().numpy()
             patients.append((patient, crops.sources[i], features.mean(axis=(0, 1))))
-            planes += [(patient, c, z, features[c, z]) for c in range(features.shape[0]) for z in range(features.shape[1])]
+            planes += [
+                (patient, c, z, features[c, z])
+                for c in range(features.shape[0])
+                for z in range(features.shape[1])
+            ]
     tell(len(rows), len(rows))
     _write(folder / "patients.parquet", ("patient", "region"), patients)
     _write(folder / "slices.parquet", ("patient", "crop", "slice"), planes)
@@ -59,7 +76,9 @@ def _write(path: Path, keys: tuple[str, ...], rows: list[Any]) -> None:
     from pyarrow import parquet
 
     values = np.stack([r[-1] for r in rows])
-    columns = {k: [r[i] for r in rows] for i, k in enumerate(keys)} | {f"f{j}": values[:, j] for j in range(values.shape[1])}
+    columns = {k: [r[i] for r in rows] for i, k in enumerate(keys)} | {
+        f"f{j}": values[:, j] for j in range(values.shape[1])
+    }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(path.name + ".part")
@@ -67,4 +86,6 @@ def _write(path: Path, keys: tuple[str, ...], rows: list[Any]) -> None:
             parquet.write_table(pyarrow.table(columns), f)
         os.replace(aside, path)
     except OSError as error:
-        raise RunError("S03", f"'{path}' cannot be written ({error.strerror}); free space or mend permissions") from error
+        raise RunError(
+            "S03", f"'{path}' cannot be written ({error.strerror}); free space or mend permissions"
+        ) from error

@@ -1,7 +1,9 @@
-"""Saliency report: where in a site's own pictures the image network's reported log-odds come from. It stays at the site.
+"""Saliency report: where in a site's own pictures the image network's reported log-odds come from.
+It stays at the site.
 
-One self-contained page with Grad-CAM over the middle of each patient's largest lesion, and the patient's predictions. It names patients
-and shows them: it is written for its owner alone, and nothing in fedmets reads it back.
+One self-contained page with Grad-CAM over the middle of each patient's largest lesion, and the
+patient's predictions. It names patients and shows them: it is written for its owner alone, and
+nothing in fedmets reads it back.
 """
 
 from __future__ import annotations
@@ -46,18 +48,25 @@ class Panel:
         return text + (f"; {share}" if self.region != "whole" else "")
 
 
-def explain(cohort: Cohort, networks: Networks, path: Path, most: int, tell: Callable[[int, int], None]) -> int:
-    """Write the page for at most `most` patients, spread over the classes; returns how many. D09 where no case has an image."""
+def explain(
+    cohort: Cohort, networks: Networks, path: Path, most: int, tell: Callable[[int, int], None]
+) -> int:
+    """Write the page for at most `most` patients, spread over the classes; returns how many. D09
+    where no case has an image."""
     shown = panels(cohort, networks, most, tell)
     write(path, page(cohort, networks, shown).encode())
     return len(shown)
 
 
-def panels(cohort: Cohort, networks: Networks, most: int, tell: Callable[[int, int], None]) -> list[Panel]:
+def panels(
+    cohort: Cohort, networks: Networks, most: int, tell: Callable[[int, int], None]
+) -> list[Panel]:
     """At most `most` patients, spread over the classes. D09 where no case has an image."""
     rows = with_images(cohort)
     if not len(rows):
-        raise DataError("D09", f"site '{cohort.site}': no case has an image; there is nothing to explain")
+        raise DataError(
+            "D09", f"site '{cohort.site}': no case has an image; there is nothing to explain"
+        )
     return list(_panels(rows.where(_spread(rows, most)), networks, tell))
 
 
@@ -91,12 +100,21 @@ def _panels(rows: Cohort, networks: Networks, tell: Callable[[int, int], None]) 
             inside, chance = energy(maps, values[:, -1])
             truth = "unknown" if rows.labels[i] == UNKNOWN else classes[rows.labels[i]]
             prediction = f"{classes[target]} {probs[i, target]:.2f}"
-            yield Panel(patient, truth, prediction, crops.sources[i], inside, chance, _png(values[0], maps[0]))
+            yield Panel(
+                patient,
+                truth,
+                prediction,
+                crops.sources[i],
+                inside,
+                chance,
+                _png(values[0], maps[0]),
+            )
     tell(len(rows), len(rows))
 
 
 def _png(values: Any, heat: Any) -> bytes:
-    """Every channel's slice through the middle of the lesion (or of the crop), the last with the map on it; the lesion outlined."""
+    """Every channel's slice through the middle of the lesion (or of the crop), the last with the
+    map on it; the lesion outlined."""
     from matplotlib.figure import Figure
 
     lesion = values[-1]
@@ -107,7 +125,14 @@ def _png(values: Any, heat: Any) -> bytes:
         axes = figure.add_axes(((n - 1) / (len(planes) + 1), 0, 0.99 / (len(planes) + 1), 1))
         axes.imshow(plane, cmap="gray", interpolation="nearest")
         if n == len(planes) + 1 and heat[z].max() > 0:
-            axes.imshow(heat[z], cmap="inferno", alpha=0.55, interpolation="bilinear", vmin=0, vmax=float(heat.max()))
+            axes.imshow(
+                heat[z],
+                cmap="inferno",
+                alpha=0.55,
+                interpolation="bilinear",
+                vmin=0,
+                vmax=float(heat.max()),
+            )
         if lesion[z].max() > 0 and lesion[z].min() < 0.5 <= lesion[z].max():
             axes.contour(lesion[z], [0.5], colors="deepskyblue", linewidths=0.8)
         axes.set_axis_off()
@@ -123,7 +148,8 @@ def figures(panels_shown: list[Panel]) -> str:
         picture = base64.b64encode(p.png).decode()
         alt = f"Slices of patient {p.patient} and where the prediction comes from"
         cards.append(
-            f'<figure><img alt="{escape(alt)}" src="data:image/png;base64,{picture}"><figcaption><strong>{escape(p.patient)}</strong> '
+            f'<figure><img alt="{escape(alt)}" '
+            f'src="data:image/png;base64,{picture}"><figcaption><strong>{escape(p.patient)}</strong> '
             f"{escape(p.caption)}</figcaption></figure>"
         )
     return "".join(cards)
@@ -168,4 +194,6 @@ def write(path: Path, blob: bytes) -> None:
             f.write(blob)
         os.replace(aside, path)
     except OSError as error:
-        raise RunError("S03", f"'{path}' cannot be written ({error.strerror}); free space or mend permissions") from error
+        raise RunError(
+            "S03", f"'{path}' cannot be written ({error.strerror}); free space or mend permissions"
+        ) from error

@@ -1,7 +1,9 @@
-"""Fine-tuning at a site (`fedmets client finetune`): the federation's model on its own patients, the gain, a folder to predict with.
+"""Fine-tuning at a site (`fedmets client finetune`): the federation's model on its own patients,
+the gain, a folder to predict with.
 
-The folder has the form of a run's `model/` and says what it is: `site_local`, whose patients it has seen, what it was made from. It is
-written at the end, checksums last: what an interruption leaves is no model. Readable by its owner alone, and not to be sent.
+The folder has the form of a run's `model/` and says what it is: `site_local`, whose patients it has
+seen, what it was made from. It is written at the end, checksums last: what an interruption leaves
+is no model. Readable by its owner alone, and not to be sent.
 """
 
 from __future__ import annotations
@@ -29,17 +31,36 @@ from common.study import load as studies
 from common.types import digest, flatten
 
 SEEN = (
-    "The federation's model was trained on this site's patients, too: it has seen those that it is judged on here, and so has what the "
+    "The federation's model was trained on this site's patients, too: it has seen those that it "
+    "is judged on here, and so has what the "
     "fine-tuned models start from. Both are flattered; the local model is not."
 )
-UNSEEN = "This site took no part in the training: neither model has seen the patients that it is judged on."
-UNTOLD = "The model does not say which sites trained it. If this one did, the federation's model and the fine-tuned ones are flattered."
-OURS = "Made by a site for itself, from its own patients: it stays at the site and is not to be sent. Research use only."
+UNSEEN = (
+    "This site took no part in the training: neither model has seen the patients that it is "
+    "judged on."
+)
+UNTOLD = (
+    "The model does not say which sites trained it. If this one did, the federation's model "
+    "and the fine-tuned ones are flattered."
+)
+OURS = (
+    "Made by a site for itself, from its own patients: it stays at the site and is not to be "
+    "sent. Research use only."
+)
 
 
-def finetune(model: Model, cohort: Cohort, folder: Path, settings: FineTuning, tell: Tell, *, local: bool = True) -> dict[str, Any]:
-    """Write the folder; returns the comparison. D07 for another schema, D09 for too few labelled patients, C01 where it would be written
-    over another model, and RunError S03 where it cannot be written."""
+def finetune(
+    model: Model,
+    cohort: Cohort,
+    folder: Path,
+    settings: FineTuning,
+    tell: Tell,
+    *,
+    local: bool = True,
+) -> dict[str, Any]:
+    """Write the folder; returns the comparison. D07 for another schema, D09 for too few labelled
+    patients, C01 where it would be written over another model, and RunError S03 where it cannot be
+    written."""
     _admit(model, cohort, folder, settings)
     seed, parts = int(model.declared.get("seed", 0)), int(model.declared.get("parts", 5))
     comparison = adaptation_value.compare(model, cohort, seed, parts, settings, tell, local=local)
@@ -50,7 +71,8 @@ def finetune(model: Model, cohort: Cohort, folder: Path, settings: FineTuning, t
         "parts": parts,
         "how": asdict(settings),
         "seen": _seen(model, cohort.site),
-        "interval": "95 %, DeLong, on the logit scale; differences are paired on the same patients; within this site",
+        "interval": "95 %, DeLong, on the logit scale; differences are paired on the same "
+        "patients; within this site",
         "heads": comparison.rows,
     }
     _write(model, cohort, folder, comparison, record)
@@ -60,12 +82,19 @@ def finetune(model: Model, cohort: Cohort, folder: Path, settings: FineTuning, t
 def named(model: Model, site: Site) -> str:
     """The study as the site's own file names it: a study of one's own is a path there."""
     name = str(model.declared["study"])
-    return next((s for s in site.studies if s == name or (Path(s).suffix and studies.load(s).name == name)), name)
+    return next(
+        (s for s in site.studies if s == name or (Path(s).suffix and studies.load(s).name == name)),
+        name,
+    )
 
 
 def _admit(model: Model, cohort: Cohort, folder: Path, settings: FineTuning) -> None:
     if cohort.schema.hash != model.declared["schema"]:
-        raise DataError("D07", f"D07 the site's schema is {cohort.schema.hash[:12]}, the model is for {model.declared['schema'][:12]}")
+        raise DataError(
+            "D07",
+            f"D07 the site's schema is {cohort.schema.hash[:12]}, the model is for "
+            f"{model.declared['schema'][:12]}",
+        )
     for head in model.heads:
         if head.name in NETWORK_HEADS:
             settings.tuned(head)
@@ -73,10 +102,17 @@ def _admit(model: Model, cohort: Cohort, folder: Path, settings: FineTuning) -> 
         raise UsageError("C01", f"--ridge {settings.ridge} must be above 0")
     labelled = cohort.where(cohort.labels != UNKNOWN)
     if not any(enough(h, labelled) for h in model.heads):
-        counts = max((np.bincount(labelled.labels[usable(h, labelled)], minlength=2) for h in model.heads), key=lambda c: int(c.sum()))
-        names = ", ".join(f"{n} {c}" for c, n in zip(cohort.schema.label.classes, counts, strict=False))
+        counts = max(
+            (np.bincount(labelled.labels[usable(h, labelled)], minlength=2) for h in model.heads),
+            key=lambda c: int(c.sum()),
+        )
+        names = ", ".join(
+            f"{n} {c}" for c, n in zip(cohort.schema.label.classes, counts, strict=False)
+        )
         raise DataError(
-            "D09", f"site '{cohort.site}': {names}; fine-tuning needs {TRAINABLE} labelled patients of each of two classes. Predict instead"
+            "D09",
+            f"site '{cohort.site}': {names}; fine-tuning needs {TRAINABLE} labelled patients of "
+            "each of two classes. Predict instead",
         )
     existing = folder / "model.json"
     if existing.exists():
@@ -85,7 +121,9 @@ def _admit(model: Model, cohort: Cohort, folder: Path, settings: FineTuning) -> 
         except (OSError, ValueError, AttributeError):
             ours = False
         if not ours:
-            raise UsageError("C01", f"--out {folder} holds a model that is not a site's own; give another folder")
+            raise UsageError(
+                "C01", f"--out {folder} holds a model that is not a site's own; give another folder"
+            )
 
 
 def _seen(model: Model, site: str) -> str:
@@ -95,7 +133,9 @@ def _seen(model: Model, site: str) -> str:
     return SEEN if site in sites else UNSEEN
 
 
-def _write(model: Model, cohort: Cohort, folder: Path, comparison: Comparison, record: Mapping[str, Any]) -> None:
+def _write(
+    model: Model, cohort: Cohort, folder: Path, comparison: Comparison, record: Mapping[str, Any]
+) -> None:
     state = flatten(comparison.state)
     model_json = {
         **model.declared,
@@ -118,7 +158,13 @@ def _write(model: Model, cohort: Cohort, folder: Path, comparison: Comparison, r
         files["study.toml"] = (model.folder / model.declared["study_file"]).read_bytes()
     checksums = "".join(f"{hashlib.sha256(b).hexdigest()}  {n}\n" for n, b in sorted(files.items()))
     for name, blob in (*files.items(), ("SHA256SUMS", checksums.encode())):
-        durable(folder / name, blob, "free space or mend permissions, and start again", mode=0o600, folder=0o700)
+        durable(
+            folder / name,
+            blob,
+            "free space or mend permissions, and start again",
+            mode=0o600,
+            folder=0o700,
+        )
 
 
 def _readme(model: Model, cohort: Cohort, record: Mapping[str, Any]) -> str:
@@ -135,7 +181,8 @@ def _readme(model: Model, cohort: Cohort, record: Mapping[str, Any]) -> str:
             "",
             record["seen"],
             "",
-            "What it is worth at this site: comparison.json. `fedmets client predict --model` takes this folder.",
+            "What it is worth at this site: comparison.json. `fedmets client predict --model` "
+            "takes this folder.",
             "",
         ]
     )
@@ -145,14 +192,34 @@ def table(record: Mapping[str, Any]) -> Any:
     """The comparison for a terminal."""
     from rich.table import Table
 
-    out = Table("Head", "Model", "n", "AUC within the site", "Calibration slope", "intercept", "Fine-tuned minus it")
+    out = Table(
+        "Head",
+        "Model",
+        "n",
+        "AUC within the site",
+        "Calibration slope",
+        "intercept",
+        "Fine-tuned minus it",
+    )
     for row in record["heads"]:
         differences = {d["b"]: d for d in row["differences"] if d["a"] == adaptation_value.TUNED}
         for name, m in row["models"].items():
             value = _interval(m["auc"], m["low"], m["high"])
             difference = differences.get(name)
-            shown = _interval(difference["difference"], difference["low"], difference["high"], "+.3f") if difference else ""
-            out.add_row(row["head"], name, str(row["n"]), value, _number(m["slope"]), _number(m["intercept"]), shown)
+            shown = (
+                _interval(difference["difference"], difference["low"], difference["high"], "+.3f")
+                if difference
+                else ""
+            )
+            out.add_row(
+                row["head"],
+                name,
+                str(row["n"]),
+                value,
+                _number(m["slope"]),
+                _number(m["intercept"]),
+                shown,
+            )
     return out
 
 
@@ -160,7 +227,12 @@ def notes(record: Mapping[str, Any]) -> Sequence[str]:
     """What must be said beside the table."""
     not_estimable = [r["head"] for r in record["heads"] if not r["estimable"]]
     sentences = (
-        [f"not estimable: {', '.join(not_estimable)}; it takes 10 labelled patients of each of two classes"] if not_estimable else []
+        [
+            f"not estimable: {', '.join(not_estimable)}; it takes 10 labelled patients of each of "
+            "two classes"
+        ]
+        if not_estimable
+        else []
     )
     return [*sentences, record["seen"], record["interval"]]
 
@@ -168,7 +240,11 @@ def notes(record: Mapping[str, Any]) -> Sequence[str]:
 def _interval(value: float | None, low: float | None, high: float | None, form: str = ".3f") -> str:
     if value is None:
         return "not estimable"
-    return f"{value:{form}} ({low:{form}} to {high:{form}})" if low is not None and high is not None else f"{value:{form}}"
+    return (
+        f"{value:{form}} ({low:{form}} to {high:{form}})"
+        if low is not None and high is not None
+        else f"{value:{form}}"
+    )
 
 
 def _number(value: float | None) -> str:

@@ -1,4 +1,5 @@
-"""Model folder: a federation's final model, as a run leaves it in `model/`, opened at a site for its own use."""
+"""Model folder: a federation's final model, as a run leaves it in `model/`, opened at a site for
+its own use."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from common.types import State
 
 @dataclass(frozen=True)
 class Model:
-    """`state`: learner -> arrays; `heads`: those that predict, configured; `sha256` of the parameters' file."""
+    """`state`: learner -> arrays; `heads`: those that predict, configured; `sha256` of the
+    parameters' file."""
 
     study: Study
     task: str
@@ -38,7 +40,8 @@ class Model:
 
 @dataclass(frozen=True)
 class Networks:
-    """`state`: learner -> arrays; `image`: the image learner with the run's settings; `sha256` of the parameters' file."""
+    """`state`: learner -> arrays; `image`: the image learner with the run's settings; `sha256` of
+    the parameters' file."""
 
     state: State
     image: Image
@@ -48,8 +51,9 @@ class Networks:
 def open_model(folder: Path, study: str = "") -> Model:
     """Read `model.json` and `model.state`, compared with `SHA256SUMS` beside them.
 
-    `study`: a name or file in place of the study that the model names. DataError D00 where a file is not there, altered, or of another
-    version, D07 where the study here is not the one that the model was trained for.
+    `study`: a name or file in place of the study that the model names. DataError D00 where a file
+    is not there, altered, or of another version, D07 where the study here is not the one that the
+    model was trained for.
     """
     declared, state, sha256 = _read(folder)
     own_study = folder / declared["study_file"] if declared["study_file"] else None
@@ -58,22 +62,38 @@ def open_model(folder: Path, study: str = "") -> Model:
     if schema.hash != declared["schema"]:
         raise DataError(
             "D07",
-            f"D07 {folder}: the model is for study '{declared['study']}' with the schema {declared['schema'][:12]}, "
+            f"D07 {folder}: the model is for study '{declared['study']}' with the schema "
+            f"{declared['schema'][:12]}, "
             f"here it is {schema.hash[:12]}. "
-            f"Use fedmets {declared['fedmets']}, or give the study file that it was trained with (--study)",
+            f"Use fedmets {declared['fedmets']}, or give the study file that it was trained with "
+            "(--study)",
         )
     try:
         heads = tuple(cast(Head, load(n, declared["learners"][n])) for n in declared["heads"])
     except (UsageError, KeyError) as error:
         raise _foreign(folder, declared, error) from error
-    return Model(loaded, declared["task"], state, heads, declared["clinical"], declared["thresholds"], declared, sha256, folder)
+    return Model(
+        loaded,
+        declared["task"],
+        state,
+        heads,
+        declared["clinical"],
+        declared["thresholds"],
+        declared,
+        sha256,
+        folder,
+    )
 
 
 def open_networks(folder: Path) -> Networks:
     """The networks alone. DataError D00, too, where the run trained none."""
     declared, state, sha256 = _read(folder)
     if "image" not in declared["learners"]:
-        raise DataError("D00", f"D00 {folder}: the model has no image network. Give the folder model/ of a run that trained one")
+        raise DataError(
+            "D00",
+            f"D00 {folder}: the model has no image network. Give the folder model/ of a run that "
+            "trained one",
+        )
     try:
         image = cast(Image, load("image", declared["learners"]["image"]))
     except UsageError as error:
@@ -88,19 +108,42 @@ def _read(folder: Path) -> tuple[dict[str, Any], State, str]:
             blobs[name] = (folder / name).read_bytes()
         except OSError as error:
             raise DataError(
-                "D00", f"D00 {folder / name}: cannot be read ({error.strerror}). Give the folder model/ of a run, as it was written"
+                "D00",
+                f"D00 {folder / name}: cannot be read ({error.strerror}). Give the folder model/ "
+                "of a run, as it was written",
             ) from error
     lines = blobs.pop("SHA256SUMS").decode("utf-8", "replace").splitlines()
     checksums = {name: sha for sha, _, name in (line.partition("  ") for line in lines)}
-    altered = [name for name, blob in blobs.items() if checksums.get(name) != hashlib.sha256(blob).hexdigest()]
+    altered = [
+        name
+        for name, blob in blobs.items()
+        if checksums.get(name) != hashlib.sha256(blob).hexdigest()
+    ]
     if altered:
-        raise DataError("D00", *(f"D00 {folder / n}: not the file that SHA256SUMS names. Copy the run's model/ again" for n in altered))
+        raise DataError(
+            "D00",
+            *(
+                f"D00 {folder / n}: not the file that SHA256SUMS names. Copy the run's model/ again"
+                for n in altered
+            ),
+        )
     declared: dict[str, Any] = {}
     try:
         declared = json.loads(blobs["model.json"])
         if declared["format"] not in READ:
-            raise ValueError(f"format {declared['format']}, this version reads {' and '.join(map(str, READ))}")
-        missing = {"study", "study_file", "task", "schema", "learners", "heads", "clinical", "thresholds"} - set(declared)
+            raise ValueError(
+                f"format {declared['format']}, this version reads {' and '.join(map(str, READ))}"
+            )
+        missing = {
+            "study",
+            "study_file",
+            "task",
+            "schema",
+            "learners",
+            "heads",
+            "clinical",
+            "thresholds",
+        } - set(declared)
         if missing:
             raise ValueError(f"model.json lacks {', '.join(sorted(missing))}")
         for hyper in declared["learners"].values():
@@ -113,4 +156,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], State, str]:
 
 def _foreign(folder: Path, declared: Any, error: Exception) -> DataError:
     version = declared.get("fedmets", "?") if isinstance(declared, dict) else "?"
-    return DataError("D00", f"D00 {folder}: not a model that this version reads ({error}). Use the fedmets that made it ({version})")
+    return DataError(
+        "D00",
+        f"D00 {folder}: not a model that this version reads ({error}). Use the fedmets that made "
+        f"it ({version})",
+    )

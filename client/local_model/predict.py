@@ -1,7 +1,8 @@
-"""Prediction for new patients by the federation's final model, beside their data: same reading, same refusals, no network.
+"""Prediction for new patients by the federation's final model, beside their data: same reading,
+same refusals, no network.
 
-`predictions.csv` has a line a patient, `left_out.csv` whom it does not speak about and why, `notes.txt` what the reading had to say.
-Files are readable by their owner alone.
+`predictions.csv` has a line a patient, `left_out.csv` whom it does not speak about and why,
+`notes.txt` what the reading had to say. Files are readable by their owner alone.
 """
 
 from __future__ import annotations
@@ -37,10 +38,13 @@ class Scored:
 
 
 def score(model: Model, cohort: Cohort) -> list[Scored]:
-    """Every head on the cases that it can say something about. D07 where the cohort was read for another schema."""
+    """Every head on the cases that it can say something about. D07 where the cohort was read for
+    another schema."""
     if cohort.schema.hash != model.declared["schema"]:
         raise DataError(
-            "D07", f"D07 the cases were read for schema {cohort.schema.hash[:12]}, the model is for {model.declared['schema'][:12]}"
+            "D07",
+            f"D07 the cases were read for schema {cohort.schema.hash[:12]}, the model is for "
+            f"{model.declared['schema'][:12]}",
         )
     classes = len(cohort.schema.label.classes)
     out = []
@@ -58,12 +62,26 @@ def write(model: Model, reading: Reading, folder: Path) -> dict[str, int]:
     scored = score(model, cohort)
     if not any(s.seen.any() for s in scored):
         modalities = ", ".join(sorted(cohort.modalities)) or "nothing"
-        raise DataError("D06", f"D06 none of the model's heads can score these {len(cohort)} patients: the folder holds {modalities}")
+        raise DataError(
+            "D06",
+            f"D06 none of the model's heads can score these {len(cohort)} patients: the folder "
+            f"holds {modalities}",
+        )
     _put(folder / "left_out.csv", _table(["patient", "why"], sorted(reading.left_out.items())))
-    _put(folder / "notes.txt", "".join(f"{line}\n" for line in (*cohort.flow.notes, *reading.image_log(cohort.ids), *_of(model))))
+    _put(
+        folder / "notes.txt",
+        "".join(
+            f"{line}\n"
+            for line in (*cohort.flow.notes, *reading.image_log(cohort.ids), *_of(model))
+        ),
+    )
     # last, so that where there are predictions there is what must be read with them
     _put(folder / "predictions.csv", _table(_header(model), _rows(model, cohort, scored)))
-    return {"patients": len(cohort), **{s.head.name: int(s.seen.sum()) for s in scored}, "left out": len(reading.left_out)}
+    return {
+        "patients": len(cohort),
+        **{s.head.name: int(s.seen.sum()) for s in scored},
+        "left out": len(reading.left_out),
+    }
 
 
 def _header(model: Model) -> list[str]:
@@ -71,7 +89,9 @@ def _header(model: Model) -> list[str]:
     columns = ["patient", "features_known", "features_missing", "region"]
     for head in model.heads:
         columns += [f"{head.name}: {c}" for c in (classes[1:] if len(classes) == 2 else classes)]
-        columns += [f"{head.name}: called"] if len(classes) > 2 or head.name in model.thresholds else []
+        columns += (
+            [f"{head.name}: called"] if len(classes) > 2 or head.name in model.thresholds else []
+        )
     return columns
 
 
@@ -84,17 +104,22 @@ def _rows(model: Model, cohort: Cohort, scored: Sequence[Scored]) -> list[list[s
         row = [patient, str(len(names) - len(missing)), " ".join(missing), regions[i]]
         for s in scored:
             probs, scorable = s.probs[i], bool(s.seen[i])
-            row += [f"{p:.9g}" if scorable else "" for p in (probs[1:] if len(classes) == 2 else probs)]
+            row += [
+                f"{p:.9g}" if scorable else "" for p in (probs[1:] if len(classes) == 2 else probs)
+            ]
             if len(classes) > 2:
                 row.append(classes[int(probs.argmax())] if scorable else "")
             elif s.head.name in model.thresholds:
-                row.append(classes[int(probs[1] >= model.thresholds[s.head.name])] if scorable else "")
+                row.append(
+                    classes[int(probs[1] >= model.thresholds[s.head.name])] if scorable else ""
+                )
         out.append(row)
     return out
 
 
 def _regions(model: Model, cohort: Cohort) -> list[str]:
-    """Where the image model looked: a region by an expert, one found by the segmentation network, the whole; '' without an image."""
+    """Where the image model looked: a region by an expert, one found by the segmentation network,
+    the whole; '' without an image."""
     out = [""] * len(cohort)
     image: Any = next((h for h in model.heads if h.name == "image"), None)
     if image is not None and cohort.imaged.any():
@@ -109,11 +134,17 @@ def _of(model: Model) -> list[str]:
     """Which model it was."""
     declared = model.declared
     site_local = (
-        [f"this is a model that the site '{declared['site']}' made for itself, and is not to be sent"] if declared.get("site_local") else []
+        [
+            f"this is a model that the site '{declared['site']}' made for itself, and is not to "
+            "be sent"
+        ]
+        if declared.get("site_local")
+        else []
     )
     return [
         *site_local,
-        f"model: study {declared['study']}, task {declared['task']}, parameters {model.sha256}, fedmets {declared['fedmets']}",
+        f"model: study {declared['study']}, task {declared['task']}, parameters {model.sha256}, "
+        f"fedmets {declared['fedmets']}",
         "research use only: not a medical device, not for decisions about patients",
     ]
 
@@ -125,4 +156,10 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _put(path: Path, text: str) -> None:
-    durable(path, text.encode(), "free space or mend permissions, and start again", mode=0o600, folder=0o700)
+    durable(
+        path,
+        text.encode(),
+        "free space or mend permissions, and start again",
+        mode=0o600,
+        folder=0o700,
+    )

@@ -1,4 +1,5 @@
-"""What a hospital allows: the table `[privacy]` of its site.toml. The station alone enforces it; no coordinator can loosen it."""
+"""What a hospital allows: the table `[privacy]` of its site.toml. The station alone enforces it; no
+coordinator can loosen it."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ PublicKey = Annotated[str, Form(PUBLIC, "a public key of 64 hex digits")]
 
 def _protecting(epsilon: float) -> float:
     if 100 < epsilon < math.inf:
-        raise ValueError("protects nobody; 1 to 10 are usual, inf says openly that there is no limit")
+        raise ValueError(
+            "protects nobody; 1 to 10 are usual, inf says openly that there is no limit"
+        )
     return epsilon
 
 
@@ -34,7 +37,9 @@ def _learner(name: str) -> str:
 def _hyperparameter(key: str) -> str:
     learner, _, name = key.partition(".")
     if learner not in names() or type(hyper_of(load(learner)).get(name)) not in (int, float):
-        raise ValueError('is no hyperparameter of a learner that is a number; write it as "image.rounds"')
+        raise ValueError(
+            'is no hyperparameter of a learner that is a number; write it as "image.rounds"'
+        )
     return key
 
 
@@ -52,7 +57,8 @@ class Policy(Settings):
     """Without a table, none: sums leave as they are, over at least `minimum` patients."""
 
     epsilon: Annotated[float, Field(gt=0), AfterValidator(_protecting)] = math.inf
-    """What may ever be learnt of one patient from all that leaves, whatever the study, run or round; finite: every sum needs noise."""
+    """What may ever be learnt of one patient from all that leaves, whatever the study, run or
+    round; finite: every sum needs noise."""
     delta: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """The chance that the epsilon does not hold; below 1 / (the site's patients)."""
     require: Require = "none"
@@ -62,27 +68,42 @@ class Policy(Settings):
     expires: datetime.date | None = None
     """The last day on which a plan is answered."""
     peers: Mapping[str, PublicKey] = field(default_factory=dict, hash=False)
-    """Site -> identity key (64 hex digits) of those with which this one masks its sums, as these, not the coordinator, told it."""
+    """Site -> identity key (64 hex digits) of those with which this one masks its sums, as these,
+    not the coordinator, told it."""
     fewest_sites: Annotated[int, Field(ge=3)] = 3
     """The fewest sites in a masked sum; of two, each could take its own part off."""
     learners: Listed[Annotated[str, AfterValidator(_learner)]] = ()
     """Those that a plan may ask for; empty: any."""
-    hyper: Mapping[Annotated[str, AfterValidator(_hyperparameter)], Range] = field(default_factory=dict, hash=False)
-    """`learner.hyperparameter` -> the least and the most that a plan may ask for; what is not named: what the learner itself takes."""
+    hyper: Mapping[Annotated[str, AfterValidator(_hyperparameter)], Range] = field(
+        default_factory=dict, hash=False
+    )
+    """`learner.hyperparameter` -> the least and the most that a plan may ask for; what is not
+    named: what the learner itself takes."""
     noise_seed: int | None = None
-    """Noise is drawn from it, so that a simulation can be repeated: it then hides nobody, and goes with no epsilon."""
+    """Noise is drawn from it, so that a simulation can be repeated: it then hides nobody, and goes
+    with no epsilon."""
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """Nothing that is wrong falls back to less privacy."""
         limited = math.isfinite(self.epsilon)
         if limited and not self.delta:
-            yield "delta", "must be above 0 with an epsilon, and below 1 / (number of patients), such as 1e-5"
+            yield (
+                "delta",
+                "must be above 0 with an epsilon, and below 1 / (number of patients), such as 1e-5",
+            )
         if self.require == "dp" and not limited:
             yield "require", "needs privacy.epsilon and privacy.delta"
         if self.require == "secagg" and len(self.peers) < 2:
-            yield "require", "needs [privacy.peers]: public keys of at least two other sites, as these told you"
+            yield (
+                "require",
+                "needs [privacy.peers]: public keys of at least two other sites, as these told you",
+            )
         if self.noise_seed is not None and (limited or self.delta or self.require != "none"):
-            yield "noise_seed", "makes noise that can be made again, and hides nobody: leave it out, or epsilon, delta and require"
+            yield (
+                "noise_seed",
+                "makes noise that can be made again, and hides nobody: leave it out, or epsilon, "
+                "delta and require",
+            )
 
     @property
     def noised(self) -> bool:
@@ -92,18 +113,38 @@ class Policy(Settings):
         """RefusedError P07 where the site does not allow the plan, whatever its budget."""
         faults = []
         if self.expires is not None and today > self.expires:
-            faults.append(f"this site answers no plan after {self.expires}; set privacy.expires in its site file")
-        strange = sorted(set(plan.participants) - set(self.participants)) if self.participants else []
+            faults.append(
+                f"this site answers no plan after {self.expires}; set privacy.expires in its site "
+                "file"
+            )
+        strange = (
+            sorted(set(plan.participants) - set(self.participants)) if self.participants else []
+        )
         if strange:
-            faults.append(f"the plan sums this site up with {', '.join(strange)}, whom privacy.participants does not name")
+            faults.append(
+                f"the plan sums this site up with {', '.join(strange)}, whom privacy.participants "
+                "does not name"
+            )
         if self.noised and plan.privacy is None:
-            faults.append("this site's sums need noise, and the plan has none; the coordinator sets `noise` for the run")
+            faults.append(
+                "this site's sums need noise, and the plan has none; the coordinator sets `noise` "
+                "for the run"
+            )
         if self.require == "secagg" and not plan.secure:
-            faults.append("this site's sums leave under secure aggregation alone; the coordinator sets `secure` for the run")
+            faults.append(
+                "this site's sums leave under secure aggregation alone; the coordinator sets "
+                "`secure` for the run"
+            )
         if plan.secure and (plan.fold.sites or any(f.sites for f in plan.reads)):
-            faults.append("the plan leaves out a whole site: beside the sum over all it would show that site's")
+            faults.append(
+                "the plan leaves out a whole site: beside the sum over all it would show that "
+                "site's"
+            )
         if self.learners and plan.learner not in self.learners:
-            faults.append(f"learner '{plan.learner}' is not among privacy.learners ({', '.join(self.learners)})")
+            faults.append(
+                f"learner '{plan.learner}' is not among privacy.learners "
+                f"({', '.join(self.learners)})"
+            )
         for key, (low, high) in self.hyper.items():
             learner, _, name = key.partition(".")
             if learner != plan.learner:
@@ -111,6 +152,9 @@ class Policy(Settings):
             # what a plan leaves out, the learner fills in
             value = plan.hyper.get(name, hyper_of(load(learner))[name])
             if not (type(value) in (int, float) and low <= cast(float, value) <= high):
-                faults.append(f"{key}={value!r} lies outside of what privacy.hyper allows, {low:g} to {high:g}")
+                faults.append(
+                    f"{key}={value!r} lies outside of what privacy.hyper allows, {low:g} to "
+                    f"{high:g}"
+                )
         if faults:
             raise RefusedError("P07", *faults)

@@ -14,7 +14,11 @@ from common.runtime.settings import Listed, Location, Name, Settings
 
 
 def _study(ref: str, info: ValidationInfo) -> str:
-    return str(info.context["folder"] / ref) if info.context and ref.endswith((".toml", ".py")) else ref
+    return (
+        str(info.context["folder"] / ref)
+        if info.context and ref.endswith((".toml", ".py"))
+        else ref
+    )
 
 
 @dataclass(frozen=True)
@@ -30,15 +34,19 @@ class Site(Settings):
     source: str = ""
     """Name of the source mapping; empty: recognised from the files."""
     patients: Location | None = None
-    """A text file with one patient id a line, where the table holds more patients than the site's own."""
+    """A text file with one patient id a line, where the table holds more patients than the site's
+    own."""
     minimum: Annotated[int, Field(ge=1)] = 10
     """Fewest patients in any sum that leaves the site (P01)."""
     pooled: bool = False
-    """True where the site stands for several institutions together: it is then never left out by itself and never ranked."""
+    """True where the site stands for several institutions together: it is then never left out by
+    itself and never ranked."""
     coordinator: PublicKey = ""
-    """Public key of the coordinator whose plans are answered, 64 hex digits: pinned when the site was enrolled."""
+    """Public key of the coordinator whose plans are answered, 64 hex digits: pinned when the site
+    was enrolled."""
     key: Location | None = None
-    """The site's own private key (PEM, mode 600), by which it signs what it answers; made by `fedmets deploy enroll`."""
+    """The site's own private key (PEM, mode 600), by which it signs what it answers; made by
+    `fedmets deploy enroll`."""
     log: Annotated[Location, Field(validate_default=True)] = Path("station.log")
     """Where refusals and errors are written in full; only their codes leave."""
     images: Location | None = None
@@ -48,7 +56,8 @@ class Site(Settings):
     privacy: Policy = Policy()
     """The table `[privacy]`."""
     cache: Annotated[Location, Field(validate_default=True)] = Path("cache")
-    """Folder for what is prepared of the images. It holds pictures of patients, and may be deleted: it is then filled again."""
+    """Folder for what is prepared of the images. It holds pictures of patients, and may be deleted:
+    it is then filled again."""
 
 
 def load(path: Path) -> Site:

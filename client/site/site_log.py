@@ -21,7 +21,8 @@ def _one_line(text: str) -> str:
 
 
 class SiteLog:
-    """OSError where its file cannot be written: found at the start, an error later would leave by another way."""
+    """OSError where its file cannot be written: found at the start, an error later would leave by
+    another way."""
 
     def __init__(self, path: Path) -> None:
         self._log = logging.getLogger(f"fedmets.station.{path}")
@@ -50,7 +51,8 @@ class SiteLog:
         return "X01"
 
     def or_code(self, work: Callable[[], T], failed: Callable[[str], T]) -> T:
-        """What comes of `work`, or of its failure's code: no error, of whatever kind, stops a station or leaves it as a text."""
+        """What comes of `work`, or of its failure's code: no error, of whatever kind, stops a
+        station or leaves it as a text."""
         try:
             return work()
         except Exception as error:

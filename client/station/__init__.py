@@ -1,1 +1,2 @@
-"""The station: plans admitted, worked, charged and answered, beside the data and without a network."""
+"""The station: plans admitted, worked, charged and answered, beside the data and without a
+network."""

@@ -1,4 +1,5 @@
-"""A site's own record of its station: who asked what, when, and what left. A chain of lines, one for each message, kept at the site."""
+"""A site's own record of its station: who asked what, when, and what left. A chain of lines, one
+for each message, kept at the site."""
 
 from __future__ import annotations
 
@@ -19,14 +20,20 @@ NAME = "audit.jsonl"
 
 class Audit(Chain):
     room = "free space at the site; nothing leaves that is not on record"
-    mend = "the record is the site's own proof: move it and the .end beside it elsewhere, keep both, and begin another"
+    mend = (
+        "the record is the site's own proof: move it and the .end beside it elsewhere, keep "
+        "both, and begin another"
+    )
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.forget()  # years of lines are for the file
 
-    def left(self, asked: Packet, plans: Sequence[Plan], updates: Sequence[Update], answer: Packet) -> None:
-        """What was asked in a message, and the answer that is about to leave. RunError S03 where the disk is full."""
+    def left(
+        self, asked: Packet, plans: Sequence[Plan], updates: Sequence[Update], answer: Packet
+    ) -> None:
+        """What was asked in a message, and the answer that is about to leave. RunError S03 where
+        the disk is full."""
         codes = {u.plan_hash: u.code or "sent" for u in updates}
         self.append(
             asked.kind,
@@ -36,7 +43,16 @@ class Audit(Chain):
             task=plans[0].task if plans else "",
             step=plans[0].step if plans else -1,
             participants=list(plans[0].participants) if plans else [],
-            plans=[[p.learner, p.phase, p.fold.key, p.privacy.noise if p.privacy else 0, codes.get(p.hash, "")] for p in plans],
+            plans=[
+                [
+                    p.learner,
+                    p.phase,
+                    p.fold.key,
+                    p.privacy.noise if p.privacy else 0,
+                    codes.get(p.hash, ""),
+                ]
+                for p in plans
+            ],
             asked=asked.hash,
             bytes=answer.size,
             sha256=hashlib.sha256(answer.text).hexdigest(),
@@ -48,5 +64,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
     """All lines, verified. RunError S02 where there are none, or one was altered."""
     path = folder / NAME
     if not path.is_file():
-        raise RunError("S02", f"there is no record at '{path}'; is `state` in the site file the station's?")
+        raise RunError(
+            "S02", f"there is no record at '{path}'; is `state` in the site file the station's?"
+        )
     return Audit.contents(path).lines

@@ -1,4 +1,5 @@
-"""What a station must not lose: the answers that it gave, what they cost, and the record of both. At a hospital it lies on disk."""
+"""What a station must not lose: the answers that it gave, what they cost, and the record of both.
+At a hospital it lies on disk."""
 
 from __future__ import annotations
 
@@ -28,9 +29,20 @@ class Memory:
 
 @contextmanager
 def opened(site: Site) -> Iterator[Memory]:
-    """On disk, in the site's folder for it. RunError or UsageError where something there is damaged, or another station's."""
+    """On disk, in the site's folder for it. RunError or UsageError where something there is
+    damaged, or another station's."""
     with ExitStack() as held:
         site.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        budget = held.enter_context(closing(Budget(site.state, site.privacy))) if site.privacy.noised else None
+        budget = (
+            held.enter_context(closing(Budget(site.state, site.privacy)))
+            if site.privacy.noised
+            else None
+        )
         record = held.enter_context(closing(Audit(site.state / audit_log.NAME)))
-        yield Memory(Answers(site.state / "answers"), budget, record, Snapshots(site.state / "cohorts"), site.state / "secure")
+        yield Memory(
+            Answers(site.state / "answers"),
+            budget,
+            record,
+            Snapshots(site.state / "cohorts"),
+            site.state / "secure",
+        )

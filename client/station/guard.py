@@ -19,31 +19,46 @@ from common.wire.state_transfer import States
 
 
 def timely(asked: Greeting | Ask | Request | Plan) -> None:
-    """RefusedError P04 where what comes in has expired; a plan that has come in time may wait its turn."""
+    """RefusedError P04 where what comes in has expired; a plan that has come in time may wait its
+    turn."""
     late = time.time() - asked.expires
     if late > 0:
-        raise RefusedError("P04", f"the {type(asked).__name__.lower()} expired {late:.0f} s ago; check the clocks")
+        raise RefusedError(
+            "P04", f"the {type(asked).__name__.lower()} expired {late:.0f} s ago; check the clocks"
+        )
 
 
 def admit(plan: Plan, site: Site, cohort: Cohort, budget: Budget | None = None) -> Federated:
-    """The learner that the plan asks for, configured; RefusedError when the site does not do that."""
+    """The learner that the plan asks for, configured; RefusedError when the site does not do
+    that."""
     if plan.site != site.name:
         raise RefusedError("P04", f"the plan is for site '{plan.site}', this is '{site.name}'")
     if plan.schema != cohort.schema.hash:
         raise RefusedError(
             "D07",
-            f"the plan's schema {plan.schema[:12]} is not this site's ({cohort.schema.hash[:12]}); use the same fedmets and study version",
+            f"the plan's schema {plan.schema[:12]} is not this site's "
+            f"({cohort.schema.hash[:12]}); use the same fedmets and study version",
         )
-    if plan.parts < 2 or any(p < 0 or p >= plan.parts for f in (plan.fold, *plan.reads) for p in f.parts):
+    if plan.parts < 2 or any(
+        p < 0 or p >= plan.parts for f in (plan.fold, *plan.reads) for p in f.parts
+    ):
         raise RefusedError("P03", f"fold '{plan.fold.key}' is not one of {plan.parts} parts")
     try:
         learner = load(plan.learner, plan.hyper)
     except FedmetsError as error:
         raise RefusedError("P03", *error.faults) from error
     if plan.phase not in learner.phases:
-        raise RefusedError("P03", f"learner '{plan.learner}' has no phase '{plan.phase}'; it has {', '.join(sorted(learner.phases))}")
+        raise RefusedError(
+            "P03",
+            f"learner '{plan.learner}' has no phase '{plan.phase}'; it has "
+            f"{', '.join(sorted(learner.phases))}",
+        )
     if not learner.modality <= cohort.modalities:
-        raise RefusedError("D06", f"learner '{plan.learner}' needs {sorted(learner.modality)}, this site holds {sorted(cohort.modalities)}")
+        raise RefusedError(
+            "D06",
+            f"learner '{plan.learner}' needs {sorted(learner.modality)}, this site holds "
+            f"{sorted(cohort.modalities)}",
+        )
     site.privacy.admit(plan, datetime.date.today())
     if budget is not None:
         _affordable(plan, learner, cohort, budget)
@@ -51,19 +66,26 @@ def admit(plan: Plan, site: Site, cohort: Cohort, budget: Budget | None = None) 
 
 
 def _affordable(plan: Plan, learner: Federated, cohort: Cohort, budget: Budget) -> None:
-    """RefusedError where the site cannot tell what the plan would cost, or cannot pay for it: before any work."""
+    """RefusedError where the site cannot tell what the plan would cost, or cannot pay for it:
+    before any work."""
     bound = learner.phases[plan.phase].sensitivity(cohort.schema)
     if bound is None:
-        raise RefusedError("P08", f"learner '{plan.learner}' has no bound on what one patient adds; this site has a finite epsilon")
+        raise RefusedError(
+            "P08",
+            f"learner '{plan.learner}' has no bound on what one patient adds; this site has a "
+            "finite epsilon",
+        )
     if not 0 < budget.policy.delta < 1 / max(len(cohort), 1):
         raise RefusedError(
             "P07",
-            f"privacy.delta = {budget.policy.delta:g} must be below 1 / {len(cohort)} cases: lower it in the site file",
+            f"privacy.delta = {budget.policy.delta:g} must be below 1 / {len(cohort)} cases: "
+            "lower it in the site file",
         )
     if not budget.knows(plan.budget):
         raise RefusedError(
             "P10",
-            f"the coordinator was told the budget head {plan.budget[:12]}, which this site's account does not have: it was restored from "
+            f"the coordinator was told the budget head {plan.budget[:12]}, which this site's "
+            "account does not have: it was restored from "
             "an old backup, or lost. Restore the newest one",
         )
     budget.affordable(_charge(plan, learner, bound))
@@ -77,10 +99,13 @@ def _charge(plan: Plan, learner: Federated, bound: float | Sampled) -> Charge:
 
 
 def state_for(plan: Plan, states: States) -> State:
-    """The state that a plan reads: its fold's, or, for several folds, one entry `fold key<tab>learner` each."""
+    """The state that a plan reads: its fold's, or, for several folds, one entry `fold
+    key<tab>learner` each."""
     missing = [f.key for f in plan.reads if f.key not in states]
     if missing:
-        raise RefusedError("P04", f"the state of fold(s) {', '.join(missing)} did not come with the plan")
+        raise RefusedError(
+            "P04", f"the state of fold(s) {', '.join(missing)} did not come with the plan"
+        )
     if plan.reads == (plan.fold,):
         return states[plan.fold.key]
     many = flatten({f.key: states[f.key] for f in plan.reads})
@@ -97,17 +122,23 @@ def release(
     minimum: int,
     budget: Budget | None = None,
 ) -> Contribution:
-    """The contribution, if it is finite, of the declared shapes, and covers enough patients; otherwise RefusedError.
+    """The contribution, if it is finite, of the declared shapes, and covers enough patients;
+    otherwise RefusedError.
 
-    Where the plan asks for noise it is added here, and what that costs is taken from the budget, in memory: nothing leaves before
-    `Budget.settle` has written it. The minimum is then held against the noisy count, for a refusal by the exact one would tell of it.
+    Where the plan asks for noise it is added here, and what that costs is taken from the budget, in
+    memory: nothing leaves before `Budget.settle` has written it. The minimum is then held against
+    the noisy count, for a refusal by the exact one would tell of it.
     """
     check(contribution, identity(learner, state, cohort.schema, plan), plan)
     if plan.privacy is None:
         return _enough(contribution, plan, minimum)
     bound = learner.phases[plan.phase].sensitivity(cohort.schema)
     if bound is None:
-        raise RefusedError("P08", f"learner '{plan.learner}' has no bound on what one patient adds, and the plan asks for noise")
+        raise RefusedError(
+            "P08",
+            f"learner '{plan.learner}' has no bound on what one patient adds, and the plan asks "
+            "for noise",
+        )
     if budget is not None:
         budget.reserve(_charge(plan, learner, bound))
     return _enough(noised(contribution, bound, plan.privacy), plan, minimum)
@@ -115,5 +146,9 @@ def release(
 
 def _enough(contribution: Contribution, plan: Plan, minimum: int) -> Contribution:
     if contribution.cases < minimum:
-        raise RefusedError("P01", f"{plan.learner}, fold '{plan.fold.key}': {contribution.cases} patients, the site's minimum is {minimum}")
+        raise RefusedError(
+            "P01",
+            f"{plan.learner}, fold '{plan.fold.key}': {contribution.cases} patients, the site's "
+            f"minimum is {minimum}",
+        )
     return contribution

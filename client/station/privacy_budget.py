@@ -1,8 +1,10 @@
-"""What a site may still reveal about its patients: one account for every cohort, study, task, fold and run drawn from them.
+"""What a site may still reveal about its patients: one account for every cohort, study, task, fold
+and run drawn from them.
 
-A line of the chain is written and synced before what it pays for leaves; a crash in between charges for nothing, never the other way
-round. A patient stands in one part of a run's split: what left out that part cost the patient nothing, so the account is kept by part,
-and the dearest part counts (of splits by other seeds each its own).
+A line of the chain is written and synced before what it pays for leaves; a crash in between charges
+for nothing, never the other way round. A patient stands in one part of a run's split: what left out
+that part cost the patient nothing, so the account is kept by part, and the dearest part counts (of
+splits by other seeds each its own).
 """
 
 from __future__ import annotations
@@ -52,7 +54,17 @@ class Charge:
     @staticmethod
     def of(plan: Plan, noise: float, spared: tuple[int, ...], bound: float | Sampled) -> Charge:
         sampled = bound if isinstance(bound, Sampled) else None
-        return Charge(plan.run, plan.step, plan.learner, plan.fold.key, plan.question, noise, (plan.seed, plan.parts), spared, sampled)
+        return Charge(
+            plan.run,
+            plan.step,
+            plan.learner,
+            plan.fold.key,
+            plan.question,
+            noise,
+            (plan.seed, plan.parts),
+            spared,
+            sampled,
+        )
 
     @property
     def rdp(self) -> Floats:
@@ -79,19 +91,26 @@ class Spending:
         total = np.zeros(len(ORDERS))
         for split in self._by_split.keys() | ({more.split} if more else set()):
             cost = self._by_split.get(split, np.zeros((1, len(ORDERS))))
-            total += (cost if more is None or more.split != split else cost + _cost(more)).max(axis=0)
+            total += (cost if more is None or more.split != split else cost + _cost(more)).max(
+                axis=0
+            )
         return epsilon(total, delta)
 
 
 class _Account(Chain):
     room = "free space at the site; nothing leaves until what it costs is on disk"
-    mend = "what was spent is no longer known: restore this very file; without it the site has no budget"
+    mend = (
+        "what was spent is no longer known: restore this very file; without it the site has no "
+        "budget"
+    )
 
 
 class Budget:
-    """Of one station; two on one file are refused (C05), and so is a clock that is behind what is written (S04).
+    """Of one station; two on one file are refused (C05), and so is a clock that is behind what is
+    written (S04).
 
-    The lines hold what was done; what it comes to, and how much is left, is by the policy's epsilon and delta of today.
+    The lines hold what was done; what it comes to, and how much is left, is by the policy's epsilon
+    and delta of today.
     """
 
     def __init__(self, folder: Path, policy: Policy) -> None:
@@ -106,7 +125,11 @@ class Budget:
             self._spending = Spending(self._chain.lines, self._path)
             self._heads = {GENESIS, "", *(str(line["hash"]) for line in self._chain.lines)}
             self._last = max((float(line["time"]) for line in self._chain.lines), default=0.0)
-            self._counts = {line["cohort"]: line["told"] for line in self._chain.lines if line["kind"] == "counts"}
+            self._counts = {
+                line["cohort"]: line["told"]
+                for line in self._chain.lines
+                if line["kind"] == "counts"
+            }
             self._chain.forget()
             self._clock()
             self._opened = opened.pop_all()
@@ -121,7 +144,8 @@ class Budget:
         return self._spending.epsilon(self.policy.delta)
 
     def knows(self, head: str) -> bool:
-        """Was this ever the head? One that is not comes from a later state of the account: this one is an old copy."""
+        """Was this ever the head? One that is not comes from a later state of the account: this one
+        is an old copy."""
         return head in self._heads
 
     def affordable(self, charge: Charge) -> None:
@@ -130,14 +154,16 @@ class Budget:
             self._afford(charge)
 
     def reserve(self, charge: Charge) -> None:
-        """Take it from the account in memory; `settle` writes it. RefusedError P09 where it is more than is left."""
+        """Take it from the account in memory; `settle` writes it. RefusedError P09 where it is more
+        than is left."""
         with self._one:
             self._afford(charge)
             self._pending.append(charge)
             self._spending.add(charge)
 
     def settle(self) -> str:
-        """Write what was reserved, synced to disk. Returns the head. RunError S03 where the disk is full: then nothing may leave."""
+        """Write what was reserved, synced to disk. Returns the head. RunError S03 where the disk is
+        full: then nothing may leave."""
         with self._one:
             if self._pending:
                 self._write("charge", self._pending)
@@ -148,11 +174,14 @@ class Budget:
         self._clock()
         self._last = time.time()
         limit = {"epsilon": self.policy.epsilon, "delta": self.policy.delta, "spent": self.spent}
-        self._chain.append(kind, time=self._last, **limit, charges=[asdict(c) for c in charges], **more)
+        self._chain.append(
+            kind, time=self._last, **limit, charges=[asdict(c) for c in charges], **more
+        )
         self._heads.add(self.head)
 
     def counts(self, cohort: str, exact: Sequence[int]) -> list[int]:
-        """Counts of a cohort, of which a patient stands in at most two: noised once, then remembered, for they are told in every greeting.
+        """Counts of a cohort, of which a patient stands in at most two: noised once, then
+        remembered, for they are told in every greeting.
 
         cohort: hash of the snapshot. RefusedError P09 where even that is more than is left.
         """
@@ -176,14 +205,20 @@ class Budget:
         if after > self.policy.epsilon:
             raise RefusedError(
                 "P09",
-                f"{charge.learner}, fold '{charge.fold}', noise {charge.noise:g}: epsilon would be {after:.3f} "
-                f"at delta {self.policy.delta:g}, the site allows {self.policy.epsilon:g} and has spent {self.spent:.3f}",
+                f"{charge.learner}, fold '{charge.fold}', noise {charge.noise:g}: epsilon would "
+                f"be {after:.3f} "
+                f"at delta {self.policy.delta:g}, the site allows {self.policy.epsilon:g} and has "
+                f"spent {self.spent:.3f}",
             )
 
     def _clock(self) -> None:
         behind = self._last - time.time()
         if behind > SLACK:
-            raise RunError("S04", f"'{self._path}' was last written {behind:.0f} s after what the clock says now; set the clock")
+            raise RunError(
+                "S04",
+                f"'{self._path}' was last written {behind:.0f} s after what the clock says now; "
+                "set the clock",
+            )
 
 
 def _cost(charge: Charge) -> Floats:
@@ -196,12 +231,26 @@ def _cost(charge: Charge) -> Floats:
 def _charge(row: Any, path: Path) -> Charge:
     try:
         sampled = Sampled(**row["sampled"]) if row.get("sampled") else None
-        charge = Charge(**{**row, "split": tuple(row["split"]), "spared": tuple(row["spared"]), "sampled": sampled})
-        if not charge.noise > 0 or charge.split[1] < 1 or not all(0 <= p < charge.split[1] for p in charge.spared):
+        charge = Charge(
+            **{
+                **row,
+                "split": tuple(row["split"]),
+                "spared": tuple(row["spared"]),
+                "sampled": sampled,
+            }
+        )
+        if (
+            not charge.noise > 0
+            or charge.split[1] < 1
+            or not all(0 <= p < charge.split[1] for p in charge.spared)
+        ):
             raise ValueError("a charge is out of range")
         return charge
     except (TypeError, KeyError, ValueError, IndexError) as error:
-        raise RunError("S02", f"'{path}' was written by another version ({error}); use the version that wrote it") from error
+        raise RunError(
+            "S02",
+            f"'{path}' was written by another version ({error}); use the version that wrote it",
+        ) from error
 
 
 def _exclusive(path: Path) -> int:
@@ -210,12 +259,17 @@ def _exclusive(path: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(lock)
-        raise UsageError("C05", f"another station has the account of '{path.parent}' open; one is enough: stop the other") from error
+        raise UsageError(
+            "C05",
+            f"another station has the account of '{path.parent}' open; one is enough: stop the "
+            "other",
+        ) from error
     return lock
 
 
 def read(folder: Path, policy: Policy) -> dict[str, Any]:
-    """What was spent and what is left, also while a station has the account open. RunError S02 where a line was altered."""
+    """What was spent and what is left, also while a station has the account open. RunError S02
+    where a line was altered."""
     path = folder / NAME
     lines = _Account.contents(path).lines
     spending = Spending(lines, path)
@@ -224,4 +278,11 @@ def read(folder: Path, policy: Policy) -> dict[str, Any]:
     for row in (row for line in lines for row in line["charges"]):
         runs[row["run"]] = runs.get(row["run"], 0) + 1
     left = max(policy.epsilon - spent, 0.0)
-    return {"epsilon": policy.epsilon, "delta": policy.delta, "spent": spent, "left": left, "releases": spending.charges, "runs": runs}
+    return {
+        "epsilon": policy.epsilon,
+        "delta": policy.delta,
+        "spent": spent,
+        "left": left,
+        "releases": spending.charges,
+        "runs": runs,
+    }

@@ -1,4 +1,5 @@
-"""The courier's end of the socket: carries a packet to the site's station and brings its answer back. No torch, no learners."""
+"""The courier's end of the socket: carries a packet to the site's station and brings its answer
+back. No torch, no learners."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class Link:
         self._socket, self._seconds = socket, seconds
 
     def answer(self, packet: Packet) -> Packet:
-        """The station's answer. WireError R05: nobody is there, or it is not our station; R02: it has not answered in time."""
+        """The station's answer. WireError R05: nobody is there, or it is not our station; R02: it
+        has not answered in time."""
         with grpc.insecure_channel(f"unix:{self._socket}", OPTIONS) as channel:
             self._reach(channel)
             call: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(METHOD)
@@ -42,19 +44,34 @@ class Link:
                 code = error.code()
                 if code == grpc.StatusCode.DEADLINE_EXCEEDED:
                     raise WireError(
-                        "R02", f"the station has not answered within {self._seconds:.0f} s; it goes on, and keeps its answer"
+                        "R02",
+                        f"the station has not answered within {self._seconds:.0f} s; it goes on, "
+                        "and keeps its answer",
                     ) from error
-                raise WireError("R05", f"the station at '{self._socket}' broke off ({code.name}); see its log") from error
+                raise WireError(
+                    "R05", f"the station at '{self._socket}' broke off ({code.name}); see its log"
+                ) from error
 
     def _reach(self, channel: grpc.Channel) -> None:
         try:
             grpc.channel_ready_future(channel).result(PATIENCE)
         except grpc.FutureTimeoutError as error:
-            raise WireError("R05", f"no station listens at '{self._socket}'; start it, or check the shared volume") from error
+            raise WireError(
+                "R05",
+                f"no station listens at '{self._socket}'; start it, or check the shared volume",
+            ) from error
         # after it is reached: a station that is being restarted makes its socket anew
         for path, kind in ((self._socket, stat.S_ISSOCK), (self._socket.parent, stat.S_ISDIR)):
             found = path.stat()
             if not kind(found.st_mode) or found.st_uid != os.getuid():
-                raise WireError("R05", f"'{path}' belongs to user {found.st_uid}, this is {os.getuid()}: it is not our station's")
+                raise WireError(
+                    "R05",
+                    f"'{path}' belongs to user {found.st_uid}, this is {os.getuid()}: it is not "
+                    "our station's",
+                )
         if found.st_mode & 0o077:
-            raise WireError("R05", f"'{self._socket.parent}' is open to others (mode {found.st_mode & 0o777:o}); chmod 700 it")
+            raise WireError(
+                "R05",
+                f"'{self._socket.parent}' is open to others (mode {found.st_mode & 0o777:o}); "
+                "chmod 700 it",
+            )

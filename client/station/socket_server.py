@@ -1,8 +1,10 @@
-"""The station behind its socket: `fedmets client serve --site site.toml --socket /run/fedmets/station.sock`.
+"""The station behind its socket: `fedmets client serve --site site.toml --socket
+/run/fedmets/station.sock`.
 
-The station holds patient data and has no network: it looks, and refuses to start where there is an interface but loopback. Its socket
-lies in a folder that is its user's alone, and whoever connects is asked of the kernel (SO_PEERCRED): only the same user gets through to
-the gRPC server behind, which takes packets and nothing else.
+The station holds patient data and has no network: it looks, and refuses to start where there is an
+interface but loopback. Its socket lies in a folder that is its user's alone, and whoever connects
+is asked of the kernel (SO_PEERCRED): only the same user gets through to the gRPC server behind,
+which takes packets and nothing else.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ _BUFFER = 1 << 18
 
 
 def serve(path: Path, at: Path, *, tell: Callable[[str], None]) -> None:
-    """Serve the site of `path` at the socket `at` until SIGTERM or SIGINT. All that can be wrong is found before the socket exists."""
+    """Serve the site of `path` at the socket `at` until SIGTERM or SIGINT. All that can be wrong is
+    found before the socket exists."""
     check_path(at)
     alone()
     fix_threads()
@@ -62,7 +65,8 @@ def alone() -> None:
     if others:
         raise RunError(
             "C05",
-            f"this process has a network ({', '.join(others)}), and the station must have none: start its container with network_mode "
+            f"this process has a network ({', '.join(others)}), and the station must have none: "
+            "start its container with network_mode "
             "'none', a service with PrivateNetwork=yes, or by hand 'unshare --net --map-root-user'",
         )
 
@@ -70,7 +74,9 @@ def alone() -> None:
 def _up(name: str) -> bool:
     """A tunnel that the kernel adds to every namespace is down."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        told = fcntl.ioctl(asking, 0x8913, struct.pack("16sH14x", name.encode()[:15], 0))  # SIOCGIFFLAGS
+        told = fcntl.ioctl(
+            asking, 0x8913, struct.pack("16sH14x", name.encode()[:15], 0)
+        )  # SIOCGIFFLAGS
     return bool(struct.unpack_from("H", told, 16)[0] & _UP)
 
 
@@ -81,13 +87,17 @@ def _only(state: Path) -> Iterator[None]:
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = os.open(state / "lock", os.O_WRONLY | os.O_CREAT, 0o600)
     except OSError as error:
-        raise RunError("S03", f"'{state}' cannot be written ({error.strerror}); mend `state` in the site file") from error
+        raise RunError(
+            "S03", f"'{state}' cannot be written ({error.strerror}); mend `state` in the site file"
+        ) from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunError(
-                "C05", f"another station is at work on '{state}'; stop it first, or give this site a state of its own"
+                "C05",
+                f"another station is at work on '{state}'; stop it first, or give this site a "
+                "state of its own",
             ) from error
         yield
     finally:
@@ -101,9 +111,15 @@ class Gate:
         self._station, self._at = station, at
         self._inner = tempfile.TemporaryDirectory(prefix="fedmets-")
         self._behind = Path(self._inner.name) / "grpc.sock"
-        self._server = grpc.server(ThreadPoolExecutor(4, "requests"), options=OPTIONS, maximum_concurrent_rpcs=8)
-        handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(self._answer)
-        self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {METHOD.split("/")[2]: handler})])
+        self._server = grpc.server(
+            ThreadPoolExecutor(4, "requests"), options=OPTIONS, maximum_concurrent_rpcs=8
+        )
+        handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(
+            self._answer
+        )
+        self._server.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler(SERVICE, {METHOD.split("/")[2]: handler})]
+        )
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._outer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -115,7 +131,11 @@ class Gate:
             if asking.connect_ex(str(self._at)) == 0:
                 self._inner.cleanup()
                 self._outer.close()
-                raise RunError("C05", f"another station listens at '{self._at}'; stop it first, or choose another --socket")
+                raise RunError(
+                    "C05",
+                    f"another station listens at '{self._at}'; stop it first, or choose another "
+                    "--socket",
+                )
         self._server.add_insecure_port(f"unix:{self._behind}")
         self._server.start()
         for name in ("", SERVICE):
@@ -152,12 +172,18 @@ class Gate:
                 caller, _ = self._outer.accept()
             except OSError:
                 return  # closed
-            _, uid, _ = struct.unpack("3i", caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            _, uid, _ = struct.unpack(
+                "3i", caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            )
             if uid != os.getuid():
-                self._station.note(f"a connection of user {uid} was refused: the socket is for user {os.getuid()}")
+                self._station.note(
+                    f"a connection of user {uid} was refused: the socket is for user {os.getuid()}"
+                )
                 caller.close()
             else:
-                threading.Thread(target=self._join, args=(caller,), daemon=True, name="gate").start()
+                threading.Thread(
+                    target=self._join, args=(caller,), daemon=True, name="gate"
+                ).start()
 
     def _join(self, caller: socket.socket) -> None:
         """One connection: bytes are passed on in both directions until either end has closed."""
@@ -185,16 +211,28 @@ def own(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         found = folder.stat()
     except OSError as error:
-        raise RunError("C05", f"the socket's folder '{folder}' cannot be made ({error.strerror}); mount the shared volume there") from error
+        raise RunError(
+            "C05",
+            f"the socket's folder '{folder}' cannot be made ({error.strerror}); mount the shared "
+            "volume there",
+        ) from error
     if found.st_uid != os.getuid():
         raise RunError(
-            "C05", f"'{folder}' belongs to user {found.st_uid}, the station runs as {os.getuid()}; chown it, or choose another --socket"
+            "C05",
+            f"'{folder}' belongs to user {found.st_uid}, the station runs as {os.getuid()}; chown "
+            "it, or choose another --socket",
         )
     if found.st_mode & 0o077:
-        raise RunError("C05", f"'{folder}' is open to others (mode {found.st_mode & 0o777:o}); chmod 700 it")
+        raise RunError(
+            "C05", f"'{folder}' is open to others (mode {found.st_mode & 0o777:o}); chmod 700 it"
+        )
 
 
 def check_path(at: Path) -> None:
     """A Unix socket's path has at most 107 bytes (C01)."""
     if len(os.fsencode(at)) > 107:
-        raise UsageError("C01", f"--socket {at}: a socket's path may have 107 bytes, this has {len(os.fsencode(at))}; choose a shorter one")
+        raise UsageError(
+            "C01",
+            f"--socket {at}: a socket's path may have 107 bytes, this has {len(os.fsencode(at))}; "
+            "choose a shorter one",
+        )

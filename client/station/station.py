@@ -1,6 +1,8 @@
-"""The site's station, which holds the data: admit a plan, contribute, release an update. It has no network of its own.
+"""The site's station, which holds the data: admit a plan, contribute, release an update. It has no
+network of its own.
 
-At a hospital `client.station.socket_server` puts it behind a socket; in simulation the courier calls this object in its own process.
+At a hospital `client.station.socket_server` puts it behind a socket; in simulation the courier
+calls this object in its own process.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ Asked = TypeVar("Asked", Greeting, Ask, Request)
 
 @dataclass(frozen=True)
 class Answer:
-    """What leaves in answer to a message, and what of it goes on record: the plans that were asked, and what each has come to."""
+    """What leaves in answer to a message, and what of it goes on record: the plans that were asked,
+    and what each has come to."""
 
     pack: Callable[[Signer, Packet], Packet]
     """Signed by the site, in answer to a packet."""
@@ -70,7 +73,8 @@ class Kind(Generic[Asked]):
     """A kind of message that a station answers."""
 
     unpack: Callable[[Packet, str], Asked]
-    """Of a packet that the coordinator with this public key has signed; WireError where it has not."""
+    """Of a packet that the coordinator with this public key has signed; WireError where it has
+    not."""
     work: Callable[[Asked, float | None], Answer]
     refused: Callable[[str], Answer]
 
@@ -81,12 +85,16 @@ class Kind(Generic[Asked]):
 
 
 class Station:
-    """Keeps the cohort warm between plans. Errors are written to the site's log in full; callers get codes only.
+    """Keeps the cohort warm between plans. Errors are written to the site's log in full; callers
+    get codes only.
 
-    at_work: one thread that works plans off, so that an answer can leave before all of its plans are done; None: whoever asks waits.
+    at_work: one thread that works plans off, so that an answer can leave before all of its plans
+    are done; None: whoever asks waits.
     """
 
-    def __init__(self, site: Site, memory: Memory | None = None, at_work: Executor | None = None) -> None:
+    def __init__(
+        self, site: Site, memory: Memory | None = None, at_work: Executor | None = None
+    ) -> None:
         self.site, self._memory = site, memory or Memory()
         if site.privacy.noised and self._memory.budget is None:
             raise AssertionError("a site with a finite epsilon needs an account")
@@ -95,12 +103,24 @@ class Station:
         self._answering: set[str] = set()
         """Hashes of the cohorts that may be answered from."""
         policy = site.privacy
-        self._secure = Secure(site.name, self._signer, policy.peers, policy.fewest_sites, self._memory.masks)
+        self._secure = Secure(
+            site.name, self._signer, policy.peers, policy.fewest_sites, self._memory.masks
+        )
         self._jobs = Jobs(site.name, self._work, self._memory, self._log, at_work)
         self._kinds: Mapping[str, Kind[Greeting] | Kind[Ask] | Kind[Request]] = {
-            "greeting": Kind(unpack_greeting, self._greeted, lambda code: Answer(partial(pack_hello, self._failed(code)))),
-            "secure": Kind(unpack_ask, self._asked, lambda code: Answer(partial(pack_told, Told(code)))),
-            "request": Kind(self._request, self._worked, lambda code: Answer(partial(pack_updates, [Update(NO_PLAN, None, code)]))),
+            "greeting": Kind(
+                unpack_greeting,
+                self._greeted,
+                lambda code: Answer(partial(pack_hello, self._failed(code))),
+            ),
+            "secure": Kind(
+                unpack_ask, self._asked, lambda code: Answer(partial(pack_told, Told(code)))
+            ),
+            "request": Kind(
+                self._request,
+                self._worked,
+                lambda code: Answer(partial(pack_updates, [Update(NO_PLAN, None, code)])),
+            ),
         }
 
     def stop(self) -> None:
@@ -108,9 +128,14 @@ class Station:
         self._jobs.stop()
 
     def check(self) -> None:
-        """Whatever a station that serves can lack (C04): it is found at the start, not in a round."""
+        """Whatever a station that serves can lack (C04): it is found at the start, not in a
+        round."""
         if not self.site.coordinator:
-            raise UsageError("C04", f"site '{self.site.name}' has pinned no coordinator; enrol it, and set `coordinator` in its site file")
+            raise UsageError(
+                "C04",
+                f"site '{self.site.name}' has pinned no coordinator; enrol it, and set "
+                "`coordinator` in its site file",
+            )
         self._signer()
 
     def note(self, text: str) -> None:
@@ -118,18 +143,26 @@ class Station:
         self._log.error(text)
 
     def answer(self, packet: Packet, seconds: float | None = None) -> Packet:
-        """The site's signed answer to what its coordinator signed; never raises. `seconds`: after which it says what is done by then."""
+        """The site's signed answer to what its coordinator signed; never raises. `seconds`: after
+        which it says what is done by then."""
         started = time.monotonic()
         # without a key of its own a site can say no more than why
-        answer = self._log.or_code(lambda: self._signed(packet, seconds), lambda code: refusal(packet, code))
+        answer = self._log.or_code(
+            lambda: self._signed(packet, seconds), lambda code: refusal(packet, code)
+        )
         spent = time.monotonic() - started
-        self._log.info(f"{packet.kind}: {packet.size} bytes came, {answer.size} leave, {spent:.2f} s")
+        self._log.info(
+            f"{packet.kind}: {packet.size} bytes came, {answer.size} leave, {spent:.2f} s"
+        )
         return answer
 
     def _signed(self, packet: Packet, seconds: float | None) -> Packet:
-        """One sequence for whatever is asked: verify, look at its time, work, sign; on record before it leaves."""
+        """One sequence for whatever is asked: verify, look at its time, work, sign; on record
+        before it leaves."""
         kind = self._kinds.get(packet.kind, self._kinds["request"])
-        answer = self._log.or_code(lambda: kind.answer(packet, self.site.coordinator, seconds), kind.refused)
+        answer = self._log.or_code(
+            lambda: kind.answer(packet, self.site.coordinator, seconds), kind.refused
+        )
         signed = answer.pack(self._signer(), packet)
         if self._memory.audit is not None:
             with self._one:
@@ -137,7 +170,9 @@ class Station:
         return signed
 
     def _greeted(self, greeting: Greeting, _: float | None) -> Answer:
-        return Answer(partial(pack_hello, self.hello(greeting.study, greeting.task, greeting.schema)))
+        return Answer(
+            partial(pack_hello, self.hello(greeting.study, greeting.task, greeting.schema))
+        )
 
     def _asked(self, ask: Ask, _: float | None) -> Answer:
         with self._one:
@@ -157,7 +192,8 @@ class Station:
         return Answer(partial(pack_masked, masked), request.plans, updates)
 
     def _masked(self, request: Request, updates: Sequence[Update]) -> Masked:
-        """All that the step asks for in one vector; zeros for what this site cannot give, which then nobody learns."""
+        """All that the step asks for in one vector; zeros for what this site cannot give, which
+        then nobody learns."""
         plans = request.plans
         if not all(p.secure for p in plans):
             raise RefusedError("P04", "some plans of a step are to be masked and others not")
@@ -172,12 +208,18 @@ class Station:
 
     def _zero(self, plan: Plan, states: States) -> Contribution:
         schema = self.cohort(plan.study, plan.task).schema
-        zero = learner.identity(learner.load(plan.learner, plan.hyper), guard.state_for(plan, states), schema, plan)
+        zero = learner.identity(
+            learner.load(plan.learner, plan.hyper), guard.state_for(plan, states), schema, plan
+        )
         return zero if plan.privacy is None else replace(zero, tally={})
 
     def _signer(self) -> Signer:
         if self.site.key is None:
-            raise UsageError("C04", f"site '{self.site.name}' has no key to sign with; enrol it, and name `key` in its site file")
+            raise UsageError(
+                "C04",
+                f"site '{self.site.name}' has no key to sign with; enrol it, and name `key` in "
+                "its site file",
+            )
         return _key(self.site.key)
 
     def hello(self, ref: str, task: str, schema: str) -> Hello:
@@ -188,16 +230,23 @@ class Station:
         cohort = self.cohort(ref, task)
         if schema != cohort.schema.hash:
             raise RefusedError(
-                "D07", f"the coordinator's schema of '{ref}' ({task}) is not this site's; use the same fedmets and study version"
+                "D07",
+                f"the coordinator's schema of '{ref}' ({task}) is not this site's; use the same "
+                "fedmets and study version",
             )
         known = cohort.labels != UNKNOWN
         classes = len(cohort.schema.label.classes)
-        counts = [np.bincount(cohort.labels[mask], minlength=classes) for mask in (known, known & cohort.imaged)]
+        counts = [
+            np.bincount(cohort.labels[mask], minlength=classes)
+            for mask in (known, known & cohort.imaged)
+        ]
         if self._memory.budget is not None:
             told = self._memory.budget.counts(cohort.hash, [int(n) for n in np.concatenate(counts)])
             counts = [np.array(told[:classes]), np.array(told[classes:])]
         cases, imaged = (int(c.sum()) for c in counts)
-        two, two_imaged = (not self.site.pooled and bool((c >= ESTIMABLE).sum() >= 2) for c in counts)
+        two, two_imaged = (
+            not self.site.pooled and bool((c >= ESTIMABLE).sum() >= 2) for c in counts
+        )
         if self.site.privacy.require == "secagg":
             cases, imaged, two = 0, 0, False  # what is masked in every sum is not told here
         open_ = cases >= self.site.minimum and not self.site.privacy.noised
@@ -219,7 +268,8 @@ class Station:
         return Hello.failed(code, self.site.name, __version__)
 
     def handle(self, request: Request, seconds: float | None = None) -> list[Update]:
-        """One Update a plan, in their order; never raises. A plan that is not done after `seconds` gets the code R09."""
+        """One Update a plan, in their order; never raises. A plan that is not done after `seconds`
+        gets the code R09."""
         return self._jobs.handle(request, seconds)
 
     def cohort(self, ref: str, task: str) -> Cohort:
@@ -234,13 +284,18 @@ class Station:
         cohort = self.cohort(plan.study, plan.task)
         asked = guard.admit(plan, self.site, cohort, self._memory.budget)
         state = guard.state_for(plan, states)
-        with system_random.repeatable(self.site.privacy.noise_seed, f"{plan.site} {plan.place} {plan.phase} {plan.privacy}"):
+        with system_random.repeatable(
+            self.site.privacy.noise_seed, f"{plan.site} {plan.place} {plan.phase} {plan.privacy}"
+        ):
             mine = asked.contribute(state, cohort, plan)
-            return guard.release(mine, asked, state, plan, cohort, self.site.minimum, self._memory.budget)
+            return guard.release(
+                mine, asked, state, plan, cohort, self.site.minimum, self._memory.budget
+            )
 
 
 def _told(flow: Flow, minimum: int) -> tuple[int, ...]:
-    """Patients read, left out, and without a known label; nothing where any is a few and no more."""
+    """Patients read, left out, and without a known label; nothing where any is a few and no
+    more."""
     left_out = flow.read - flow.kept
     few = any(0 < n < minimum for n in (left_out, flow.unknown_label))
     return () if few else (flow.read, left_out, flow.unknown_label)
@@ -255,18 +310,23 @@ def _key(path: Path) -> Signer:
 def open_station(path: str) -> Station:
     """The station of a `site.toml`, one a process."""
     site = open_site(Path(path))
-    return Station(site, Memory(budget=Budget(site.state, site.privacy) if site.privacy.noised else None))
+    return Station(
+        site, Memory(budget=Budget(site.state, site.privacy) if site.privacy.noised else None)
+    )
 
 
 def open_site(path: Path) -> Site:
-    """A `site.toml`, for whoever reads its data here. UsageError C01 where its log cannot be written."""
+    """A `site.toml`, for whoever reads its data here. UsageError C01 where its log cannot be
+    written."""
     fix_threads()
     site = site_file.load(path)
     try:
         SiteLog(site.log)
     except OSError as error:
         raise UsageError(
-            "C01", f"site '{site.name}': its log '{site.log}' cannot be written ({error.strerror}); mend `log` in {path}"
+            "C01",
+            f"site '{site.name}': its log '{site.log}' cannot be written ({error.strerror}); mend "
+            f"`log` in {path}",
         ) from error
     return site
 
@@ -275,13 +335,21 @@ def cohort_of(site: Site, ref: str, task: str) -> Cohort:
     """A site's cohort for a task of a study that the site takes part in."""
     local = next((s for s in site.studies if s == ref or Path(s).name == Path(ref).name), None)
     if local is None:
-        raise RefusedError("C02", f"site '{site.name}' takes no part in study '{ref}'; site.toml allows {', '.join(site.studies)}")
+        raise RefusedError(
+            "C02",
+            f"site '{site.name}' takes no part in study '{ref}'; site.toml allows "
+            f"{', '.join(site.studies)}",
+        )
     return _cohort(site, local, task)
 
 
 @cache
 def _cohort(site: Site, ref: str, task: str) -> Cohort:
-    patients = frozenset(site.patients.read_text(encoding="utf-8").split("\n")) - {""} if site.patients else None
+    patients = (
+        frozenset(site.patients.read_text(encoding="utf-8").split("\n")) - {""}
+        if site.patients
+        else None
+    )
     reading = _table(ref, task, site.data, site.source, site.images, site.cache)
     cohort = reader.select(reading, site.name, patients)
     for line in reading.image_log(cohort.ids):
@@ -290,6 +358,11 @@ def _cohort(site: Site, ref: str, task: str) -> Cohort:
 
 
 @lru_cache(maxsize=4)
-def _table(ref: str, task: str, data: Path, source: str, images: Path | None, cache: Path) -> reader.Reading:
-    """Virtual sites of one table, in one process, read it once, and share one cache of its images."""
-    return reader.read_table(studies.load(ref), task, data, source=source or None, images=images, cache=cache)
+def _table(
+    ref: str, task: str, data: Path, source: str, images: Path | None, cache: Path
+) -> reader.Reading:
+    """Virtual sites of one table, in one process, read it once, and share one cache of its
+    images."""
+    return reader.read_table(
+        studies.load(ref), task, data, source=source or None, images=images, cache=cache
+    )

@@ -1,4 +1,5 @@
-"""What the doctor has measured of this site's own work, kept beside the station's state: a coordinator waits accordingly."""
+"""What the doctor has measured of this site's own work, kept beside the station's state: a
+coordinator waits accordingly."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ def save(state: Path, study: str, task: str, seconds: float) -> None:
         aside.write_text(json.dumps(told, sort_keys=True))
         os.replace(aside, path)
     except OSError as error:
-        raise RunError("S03", f"'{path}' cannot be written ({error.strerror}); mend `state` in the site file") from error
+        raise RunError(
+            "S03", f"'{path}' cannot be written ({error.strerror}); mend `state` in the site file"
+        ) from error
 
 
 def load(state: Path, study: str, task: str) -> float:
@@ -37,4 +40,6 @@ def _all(path: Path) -> dict[str, float]:
     except (OSError, ValueError):
         return {}
     pairs = told.items() if isinstance(told, dict) else ()
-    return {k: float(v) for k, v in pairs if type(v) in (int, float) and math.isfinite(v) and v >= 0}
+    return {
+        k: float(v) for k, v in pairs if type(v) in (int, float) and math.isfinite(v) and v >= 0
+    }

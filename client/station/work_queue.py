@@ -1,7 +1,7 @@
 """What a station is working on: one plan at a time, each of them once, whoever asks how often.
 
-A repeated plan gets the stored answer, or joins the work that is under way. Who asks waits a while, and gets the code R09 for what is
-not done by then; the work goes on.
+A repeated plan gets the stored answer, or joins the work that is under way. Who asks waits a while,
+and gets the code R09 for what is not done by then; the work goes on.
 """
 
 from __future__ import annotations
@@ -28,13 +28,17 @@ Work = Callable[[Plan, States], Contribution]
 
 
 class Jobs:
-    """at_work: one thread that works plans off, so that an answer can leave before all of its plans are done; None: whoever asks waits."""
+    """at_work: one thread that works plans off, so that an answer can leave before all of its plans
+    are done; None: whoever asks waits."""
 
-    def __init__(self, site: str, work: Work, memory: Memory, log: SiteLog, at_work: Executor | None) -> None:
+    def __init__(
+        self, site: str, work: Work, memory: Memory, log: SiteLog, at_work: Executor | None
+    ) -> None:
         self._site, self._work, self._log, self._at_work = site, work, log, at_work
         self._answers, self._budget = memory.answers, memory.budget
         self._jobs: dict[tuple[str, str], tuple[int, Future[Answered]]] = {}
-        """Run and question -> its step, and what is being worked on: one at a time, for there is one GPU, and one memory."""
+        """Run and question -> its step, and what is being worked on: one at a time, for there is
+        one GPU, and one memory."""
         self._one = threading.Lock()
         self._stopping = threading.Event()
 
@@ -45,7 +49,10 @@ class Jobs:
     def handle(self, request: Request, seconds: float | None = None) -> list[Update]:
         """One Update a plan, in their order; never raises."""
         with self._one:
-            begun = [self._log.or_code(partial(self._begun, p, request.states), partial(_without, p)) for p in request.plans]
+            begun = [
+                self._log.or_code(partial(self._begun, p, request.states), partial(_without, p))
+                for p in request.plans
+            ]
         wait(begun, seconds)
         with self._one:
             now = [self._now(p, job) for p, job in zip(request.plans, begun, strict=True)]
@@ -56,7 +63,8 @@ class Jobs:
             )
 
     def _kept(self, now: list[Answered]) -> list[Update]:
-        """Charge, then store, then reply: whatever dies in between has charged too much, never too little."""
+        """Charge, then store, then reply: whatever dies in between has charged too much, never too
+        little."""
         head = self._budget.settle() if self._budget else ""
         self._answers.keep(now)
         for answered in now:
@@ -73,11 +81,15 @@ class Jobs:
         if key not in self._jobs:
             guard.timely(plan)
             work = partial(self._answered, plan, states, self._answers.rest(plan))
-            self._jobs[key] = plan.step, self._at_work.submit(work) if self._at_work else _done(work())
+            self._jobs[key] = (
+                plan.step,
+                self._at_work.submit(work) if self._at_work else _done(work()),
+            )
         return self._jobs[key][1]
 
     def _now(self, plan: Plan, job: Future[Answered]) -> Answered:
-        """What a job has come to, as the answer to this very plan: it may have been asked with less time before."""
+        """What a job has come to, as the answer to this very plan: it may have been asked with less
+        time before."""
         if not job.done() or job.cancelled():
             return Answered(plan, Update(plan.hash, None, "R09"))
         was = job.result()
@@ -86,7 +98,10 @@ class Jobs:
     def _answered(self, plan: Plan, states: States, rest: Arrays) -> Answered:
         if self._stopping.is_set():
             return Answered(plan, Update(plan.hash, None, "R09"))
-        return self._log.or_code(lambda: self._released(plan, states, rest), lambda code: Answered(plan, Update(plan.hash, None, code)))
+        return self._log.or_code(
+            lambda: self._released(plan, states, rest),
+            lambda code: Answered(plan, Update(plan.hash, None, code)),
+        )
 
     def _released(self, plan: Plan, states: States, rest: Arrays) -> Answered:
         released = self._work(plan, states)
@@ -97,16 +112,22 @@ class Jobs:
 
 
 def _wanted(run: str, step: int, job: Future[Answered], plan: Plan) -> bool:
-    """Is a job still waited for, now that this plan has come? A run that has gone on never asks for an earlier step."""
+    """Is a job still waited for, now that this plan has come? A run that has gone on never asks for
+    an earlier step."""
     if run == plan.run:
         return step >= plan.step or (not job.cancel() and job.running())
     return not job.done()
 
 
-def _rounded(plan: Plan, states: States, released: Contribution, rest: Arrays) -> tuple[Contribution, Arrays]:
-    """What leaves in place of new parameters, their rounded change, and what is left for the next one; anything else leaves as it is."""
+def _rounded(
+    plan: Plan, states: States, released: Contribution, rest: Arrays
+) -> tuple[Contribution, Arrays]:
+    """What leaves in place of new parameters, their rounded change, and what is left for the next
+    one; anything else leaves as it is."""
     asked = learner.load(plan.learner, plan.hyper)
-    parameters = compression.averaged(asked, guard.state_for(plan, states).get(asked.name, {}), released.sums)
+    parameters = compression.averaged(
+        asked, guard.state_for(plan, states).get(asked.name, {}), released.sums
+    )
     if parameters is None:
         return released, {}
     return compression.thin(released, parameters, rest, plan.transfer)

@@ -1,1 +1,2 @@
-"""Tables as hospitals export them: readers, cells, columns, rows, the mapping to a study's features."""
+"""Tables as hospitals export them: readers, cells, columns, rows, the mapping to a study's
+features."""

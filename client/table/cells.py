@@ -1,4 +1,5 @@
-"""One cell of text to one value: strict numbers, units, vocabularies. What cannot be read is told apart, never turned into missing."""
+"""One cell of text to one value: strict numbers, units, vocabularies. What cannot be read is told
+apart, never turned into missing."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ _PLAIN = frozenset("0123456789.+-eE")
 
 _SCALES: tuple[dict[str, float], ...] = (
     {"days": 1, "weeks": 7, "months": 365.25 / 12, "years": 365.25, "hours": 1 / 24},
-    {"pg/ml": 1e-3, "ng/l": 1e-3, "ng/ml": 1, "ug/l": 1, "ng/dl": 1e-2, "ug/dl": 10, "ug/ml": 1e3, "mg/l": 1e3, "mg/dl": 1e4,
+    {"pg/ml": 1e-3, "ng/l": 1e-3, "ng/ml": 1, "ug/l": 1, "ng/dl": 1e-2, "ug/dl": 10, "ug/ml": 1e3,
+    "mg/l": 1e3, "mg/dl": 1e4,
     "g/l": 1e6, "g/dl": 1e7},
     {"um": 1e-3, "mm": 1, "cm": 10, "m": 1e3, "inches": 25.4},
     {"mg": 1e-6, "g": 1e-3, "kg": 1, "lb": 0.45359237},
@@ -19,35 +21,43 @@ _SCALES: tuple[dict[str, float], ...] = (
     {"pmol/l": 1e-6, "nmol/l": 1e-3, "umol/l": 1, "mmol/l": 1e3, "mol/l": 1e6},
     {"u/ml": 1, "ku/l": 1, "u/l": 1e-3, "iu/ml": 1, "iu/l": 1e-3, "miu/ml": 1e-3},
 )  # fmt: skip
-"""Units of one quantity share a dictionary: factor to a common unit. A month is a twelfth of a Julian year."""
+"""Units of one quantity share a dictionary: factor to a common unit. A month is a twelfth of a
+Julian year."""
 
 _ALIASES = {
-    "day": "days", "d": "days", "week": "weeks", "month": "months", "mo": "months", "year": "years", "yr": "years", "yrs": "years",
+    "day": "days", "d": "days", "week": "weeks", "month": "months", "mo": "months", "year": "years",
+    "yr": "years", "yrs": "years",
     "y": "years",
-    "hour": "hours", "h": "hours", "percent": "%", "pct": "%", "inch": "inches", "in": "inches", "lbs": "lb", "millimetre": "mm",
+    "hour": "hours", "h": "hours", "percent": "%", "pct": "%", "inch": "inches", "in": "inches",
+    "lbs": "lb", "millimetre": "mm",
     "millimeter": "mm",
-    "centimetre": "cm", "centimeter": "cm", "cubic mm": "mm3", "mm^3": "mm3", "cm^3": "cm3", "gram": "g", "grams": "g",
+    "centimetre": "cm", "centimeter": "cm", "cubic mm": "mm3", "mm^3": "mm3", "cm^3": "cm3",
+    "gram": "g", "grams": "g",
     "proportion": "fraction",
 }  # fmt: skip
 
 _TRUE, _FALSE = frozenset({"true", "1", "yes", "y", "t"}), frozenset({"false", "0", "no", "n", "f"})
 _NULL_LOOK = frozenset({
-    "na", "n/a", "n.a.", "nan", "null", "none", "nil", "-", "--", "'--", ".", "?", "unknown", "unk", "missing", "not reported",
+    "na", "n/a", "n.a.", "nan", "null", "none", "nil", "-", "--", "'--", ".", "?", "unknown", "unk",
+    "missing", "not reported",
     "not available", "nd",
-    "n.d.", "not applicable", "not evaluated", "[not available]", "[not applicable]", "[unknown]", "[not evaluated]", "#n/a", "#ref!",
+    "n.d.", "not applicable", "not evaluated", "[not available]", "[not applicable]", "[unknown]",
+    "[not evaluated]", "#n/a", "#ref!",
     "#value!", "#div/0!",
     "-9", "-99", "-999", "-9999", "-1.#ind", "k.a.", "keine angabe",
 })  # fmt: skip
 
 
 def folded(text: str) -> str:
-    """The form in which values are compared: case and runs of white space do not count, '1.0' is '1'."""
+    """The form in which values are compared: case and runs of white space do not count, '1.0' is
+    '1'."""
     out = " ".join(text.split()).casefold()
     return out[: -len(out.lstrip("+-0123456789"))] if re.fullmatch(r"[+-]?\d+\.0+", out) else out
 
 
 def looks_null(text: str) -> bool:
-    """Whether an undeclared value is one that tables commonly use for `missing`: for the wording of errors only."""
+    """Whether an undeclared value is one that tables commonly use for `missing`: for the wording of
+    errors only."""
     return folded(text) in _NULL_LOOK
 
 
@@ -58,13 +68,16 @@ def limit(text: str) -> float | None:
 
 
 def number(text: str, decimal: str = ".", thousands: str = "") -> float | None:
-    """A finite number in the declared notation, or None: no undeclared thousands separators, no 'inf', no '<5', no '1_000'."""
+    """A finite number in the declared notation, or None: no undeclared thousands separators, no
+    'inf', no '<5', no '1_000'."""
     text = text.strip()
     if thousands == " ":
         text = text.replace("\u00a0", " ").replace("\u202f", " ")
     if thousands and thousands in text:
         whole, point, rest = text.partition(decimal)
-        if not re.fullmatch(rf"[+-]?[0-9]{{1,3}}({re.escape(thousands)}[0-9]{{3}})+", whole) or (point and not rest):
+        if not re.fullmatch(rf"[+-]?[0-9]{{1,3}}({re.escape(thousands)}[0-9]{{3}})+", whole) or (
+            point and not rest
+        ):
             return None
         text = whole.replace(thousands, "") + point + rest
     if decimal == ",":
@@ -78,7 +91,8 @@ def number(text: str, decimal: str = ".", thousands: str = "") -> float | None:
 
 
 def numbers(texts: Sequence[str], decimal: str = ".", thousands: str = "") -> list[float | None]:
-    """`number` of each text; the usual case, where nothing but plain numbers is there, in one pass."""
+    """`number` of each text; the usual case, where nothing but plain numbers is there, in one
+    pass."""
     if decimal == "." and _PLAIN.issuperset("".join(texts)):
         try:
             found = [float(text) for text in texts]
@@ -97,7 +111,8 @@ def unit(text: str) -> str:
 
 
 def factor(source: str, target: str) -> float | None:
-    """What values in `source` are multiplied by to be in `target`; None where the pair is not known."""
+    """What values in `source` are multiplied by to be in `target`; None where the pair is not
+    known."""
     a, b = unit(source), unit(target)
     if a == b:
         return 1.0
@@ -109,7 +124,8 @@ def known_unit(text: str) -> bool:
 
 
 def header_unit(name: str) -> str | None:
-    """The unit that a column's name itself states: in brackets, or as its ending ('size_mm', 'cea_ng_ml') or beginning ('days_to_x')."""
+    """The unit that a column's name itself states: in brackets, or as its ending ('size_mm',
+    'cea_ng_ml') or beginning ('days_to_x')."""
     bracket = re.search(r"[(\[]([^()\[\]]+)[)\]]\s*$", name)
     if bracket:
         text = bracket.group(1).strip()
@@ -138,8 +154,12 @@ _SUSPECTS: dict[str, tuple[tuple[float, str], ...]] = {
 
 
 def suspect(values: Sequence[float], low: float, high: float, declared: str) -> str:
-    """A hint when out-of-bounds values would mostly be inside after a change of unit; '' otherwise."""
-    general = tuple((f, f"looks like another unit: divided by {f:g}, most are inside") for f in (10.0, 100.0, 1000.0))
+    """A hint when out-of-bounds values would mostly be inside after a change of unit; ''
+    otherwise."""
+    general = tuple(
+        (f, f"looks like another unit: divided by {f:g}, most are inside")
+        for f in (10.0, 100.0, 1000.0)
+    )
     for divisor, hint in (*_SUSPECTS.get(unit(declared), ()), *general):
         if values and sum(low < v / divisor <= high for v in values) >= 0.8 * len(values):
             return hint
@@ -147,9 +167,12 @@ def suspect(values: Sequence[float], low: float, high: float, declared: str) -> 
 
 
 class Vocabulary:
-    """Source values -> positions in a closed list, whatever their case; booleans match '0'/'1', 'no'/'yes', 'false'/'true'."""
+    """Source values -> positions in a closed list, whatever their case; booleans match '0'/'1',
+    'no'/'yes', 'false'/'true'."""
 
-    def __init__(self, values: Sequence[str], mapping: Mapping[str, Iterable[str]] | None = None) -> None:
+    def __init__(
+        self, values: Sequence[str], mapping: Mapping[str, Iterable[str]] | None = None
+    ) -> None:
         self.names = tuple(values)
         self._at: dict[str, int] = {}
         for i, value in enumerate(values):

@@ -1,4 +1,5 @@
-"""One column of a table to one value a patient: parse each row, collect what cannot be read, and see that a patient's rows agree."""
+"""One column of a table to one value a patient: parse each row, collect what cannot be read, and
+see that a patient's rows agree."""
 
 from __future__ import annotations
 
@@ -29,8 +30,11 @@ Values = NDArray[np.float64]
 """(cases,), or (rows,) of a table; NaN where missing."""
 
 
-def _per_patient(name: str, parsed: Values, mask: Mask, table: Loaded, spec: FieldSpec, flow: Account) -> Values:
-    """One value a patient. In the index table a missing value contradicts a known one; elsewhere only known values count."""
+def _per_patient(
+    name: str, parsed: Values, mask: Mask, table: Loaded, spec: FieldSpec, flow: Account
+) -> Values:
+    """One value a patient. In the index table a missing value contradicts a known one; elsewhere
+    only known values count."""
     at = flow.positions(table)
     known, missing = mask & (at >= 0) & ~np.isnan(parsed), mask & (at >= 0) & np.isnan(parsed)
     low, high = np.full(len(flow.ids), np.inf), np.full(len(flow.ids), -np.inf)
@@ -42,7 +46,10 @@ def _per_patient(name: str, parsed: Values, mask: Mask, table: Loaded, spec: Fie
     out = np.where(differ | (low > high), np.nan, low)
     apart = [p for p in (flow.ids[i] for i in np.flatnonzero(differ)) if p not in flow.gone]
     if apart and spec.disagree == "missing":
-        flow.notes.append(f"D02: {name} differs between the rows of {len(apart)} patients: set to missing, as the mapping declares")
+        flow.notes.append(
+            f"D02: {name} differs between the rows of {len(apart)} patients: set to missing, as "
+            "the mapping declares"
+        )
         flow.named[f"{name}: rows disagree"] = tuple(sorted(apart))
     elif apart:
         for patient in apart:
@@ -53,18 +60,22 @@ def _per_patient(name: str, parsed: Values, mask: Mask, table: Loaded, spec: Fie
 def _resolve(
     spec: FieldSpec, tables: Mapping[str, Loaded], flow: Account, faults: list[Fault]
 ) -> tuple[Loaded, list[str], Mask, Alias] | None:
-    """The column of a field: its table, cells, the rows that count, and the alias found. None: absent (noted) or a fault."""
+    """The column of a field: its table, cells, the rows that count, and the alias found. None:
+    absent (noted) or a fault."""
     table = tables.get(spec.table)
     if spec.absent or table is None:
         flow.notes.append(
-            f"{spec.name} is wholly missing: " + ("the source never has it" if spec.absent else f"there is no table '{spec.table}'")
+            f"{spec.name} is wholly missing: "
+            + ("the source never has it" if spec.absent else f"there is no table '{spec.table}'")
         )
         return None
     names = [a.name for a in spec.column]
     cells = table.cells(names, None if spec.optional else faults)
     if cells is None:
         if spec.optional:
-            flow.notes.append(f"{spec.name} is wholly missing: {table.where()} has no column {' or '.join(names)}")
+            flow.notes.append(
+                f"{spec.name} is wholly missing: {table.where()} has no column {' or '.join(names)}"
+            )
         return None
     alias = next(a for a in spec.column if a.name in table.parts[0].index)
     mask = flow.mask if table is flow.index else table.cases
@@ -90,8 +101,11 @@ def _parsed(cells: list[str], mask: Mask, parse: Parse) -> tuple[Values, dict[st
     return out, bad
 
 
-def _numbers(nulls: Sequence[str], said: Mapping[str, float], decimal: str, thousands: str) -> Parse:
-    """Numbers, by value also where they are null tokens ('-9', '-9.0'); `said`: numbers that stand for texts such as '<0.5'."""
+def _numbers(
+    nulls: Sequence[str], said: Mapping[str, float], decimal: str, thousands: str
+) -> Parse:
+    """Numbers, by value also where they are null tokens ('-9', '-9.0'); `said`: numbers that stand
+    for texts such as '<0.5'."""
     exact, empty = frozenset(("", *nulls)), {"", *(folded(n) for n in nulls)}
     missing = {n for n in numbers(nulls, decimal, thousands) if n is not None}
 
@@ -99,12 +113,22 @@ def _numbers(nulls: Sequence[str], said: Mapping[str, float], decimal: str, thou
         rest = [t for t in texts if t not in exact]
         found = numbers(rest, decimal, thousands)
         if None in found:
-            told = {text: np.nan if (key := folded(text)) in empty else said.get(key) for text in set(rest)}
-            found = [told[text] if value is None else value for text, value in zip(rest, found, strict=True)]
+            told = {
+                text: np.nan if (key := folded(text)) in empty else said.get(key)
+                for text in set(rest)
+            }
+            found = [
+                told[text] if value is None else value
+                for text, value in zip(rest, found, strict=True)
+            ]
         if missing:
             found = [np.nan if value in missing else value for value in found]
         each = iter(found)
-        return found if len(rest) == len(texts) else [np.nan if t in exact else next(each) for t in texts]
+        return (
+            found
+            if len(rest) == len(texts)
+            else [np.nan if t in exact else next(each) for t in texts]
+        )
 
     return parse
 
@@ -114,7 +138,9 @@ def _positions(vocabulary: Vocabulary, nulls: Iterable[str]) -> Parse:
     empty = {"", *(folded(n) for n in nulls)}
 
     def parse(texts: Sequence[str]) -> list[float | None]:
-        known = {text: np.nan if folded(text) in empty else vocabulary.index(text) for text in set(texts)}
+        known = {
+            text: np.nan if folded(text) in empty else vocabulary.index(text) for text in set(texts)
+        }
         return [known[text] for text in texts]
 
     return parse
@@ -124,15 +150,30 @@ def _told(table: Loaded, bad: Mapping[str, list[int]]) -> str:
     """The offending values with their counts and rows."""
     first = list(bad.items())[:MANY]
     more = f"; and {len(bad) - MANY} further values" if len(bad) > MANY else ""
-    return "; ".join(f"{text.strip()[:40]!r} in {len(rows)} rows ({table.rows(rows)})" for text, rows in first) + more
+    return (
+        "; ".join(
+            f"{text.strip()[:40]!r} in {len(rows)} rows ({table.rows(rows)})"
+            for text, rows in first
+        )
+        + more
+    )
 
 
-def feature(f: Feature, spec: FieldSpec, tables: Mapping[str, Loaded], flow: Account, faults: list[Fault]) -> Values:
-    """The values of one feature, (cases,): numbers in the schema's unit, choices as vocabulary index."""
-    return number(f, spec, tables, flow, faults) if isinstance(f, Number) else _choice(f, spec, tables, flow, faults)
+def feature(
+    f: Feature, spec: FieldSpec, tables: Mapping[str, Loaded], flow: Account, faults: list[Fault]
+) -> Values:
+    """The values of one feature, (cases,): numbers in the schema's unit, choices as vocabulary
+    index."""
+    return (
+        number(f, spec, tables, flow, faults)
+        if isinstance(f, Number)
+        else _choice(f, spec, tables, flow, faults)
+    )
 
 
-def number(f: Number, spec: FieldSpec, tables: Mapping[str, Loaded], flow: Account, faults: list[Fault]) -> Values:
+def number(
+    f: Number, spec: FieldSpec, tables: Mapping[str, Loaded], flow: Account, faults: list[Fault]
+) -> Values:
     """A number in `f.unit`. Faults: not a number (D01), another unit or out of bounds (D07)."""
     found = _resolve(spec, tables, flow, faults)
     if found is None:
@@ -147,14 +188,17 @@ def number(f: Number, spec: FieldSpec, tables: Mapping[str, Loaded], flow: Accou
             Fault(
                 "D07",
                 where,
-                f"the unit '{declared}' cannot be converted to '{f.unit}', in which the study takes {f.name}",
+                f"the unit '{declared}' cannot be converted to '{f.unit}', in which the study "
+                f"takes {f.name}",
                 "Convert the column, or correct the declared unit",
             )
         )
         return np.full(len(flow.ids), np.nan)
     _check_header(alias.name, declared, where, faults)
     said = _said(spec, where, faults)
-    parsed, bad = _parsed(cells, mask, _numbers((*table.nulls, *spec.nulls), said, layout.decimal, layout.thousands))
+    parsed, bad = _parsed(
+        cells, mask, _numbers((*table.nulls, *spec.nulls), said, layout.decimal, layout.thousands)
+    )
     if bad:
         what = f"{_told(table, bad)}: neither a number nor a declared null token"
         faults.append(Fault("D01", where, what, _way_out(bad, layout.decimal)))
@@ -163,7 +207,8 @@ def number(f: Number, spec: FieldSpec, tables: Mapping[str, Loaded], flow: Accou
     outside = np.flatnonzero((parsed < f.low) | (parsed > f.high)).tolist()
     if outside and spec.out_of_range == "missing":
         flow.notes.append(
-            f"D07: {len(outside)} values of {f.name} outside {f.low:g} to {f.high:g} {f.unit}: set to missing, as the mapping declares"
+            f"D07: {len(outside)} values of {f.name} outside {f.low:g} to {f.high:g} {f.unit}: "
+            "set to missing, as the mapping declares"
         )
         parsed[outside] = np.nan
     elif outside:
@@ -178,7 +223,9 @@ def _said(spec: FieldSpec, where: str, faults: list[Fault]) -> dict[str, float]:
         value = numbers([name])[0]
         if value is None:
             what = f"{', '.join(map(repr, texts))} is mapped to '{name}', which is no number"
-            faults.append(Fault("D07", where, what, 'Map it to a number, e.g. map = { "<0.5" = 0.25 }'))
+            faults.append(
+                Fault("D07", where, what, 'Map it to a number, e.g. map = { "<0.5" = 0.25 }')
+            )
         else:
             out |= {folded(text): value for text in texts}
     return out
@@ -192,12 +239,15 @@ def _check_header(name: str, declared: str, where: str, faults: list[Fault]) -> 
                 "D07",
                 where,
                 f"the column's name states the unit '{stated}', the mapping declares '{declared}'",
-                f"Declare unit '{stated}' for the column if its name is right (it is then converted), or rename it",
+                f"Declare unit '{stated}' for the column if its name is right (it is then "
+                "converted), or rename it",
             )
         )
 
 
-def _check_unit_column(spec: FieldSpec, declared: str, table: Loaded, mask: Mask, faults: list[Fault]) -> None:
+def _check_unit_column(
+    spec: FieldSpec, declared: str, table: Loaded, mask: Mask, faults: list[Fault]
+) -> None:
     cells = table.cells((spec.unit_column,), faults) if spec.unit_column else None
     if cells is None:
         return
@@ -208,26 +258,46 @@ def _check_unit_column(spec: FieldSpec, declared: str, table: Loaded, mask: Mask
             other.setdefault(cells[row], []).append(row)
     if other:
         what = f"{_told(table, other)}: the declared unit is '{declared}'"
-        faults.append(Fault("D07", table.where(spec.unit_column), what, f"Convert these rows to '{declared}'"))
+        faults.append(
+            Fault("D07", table.where(spec.unit_column), what, f"Convert these rows to '{declared}'")
+        )
 
 
 def _way_out(bad: Mapping[str, list[int]], decimal: str) -> str:
     texts = [t.strip() for t in bad]
     if all(looks_null(t) for t in texts):
-        return f"If it means missing, declare it: nulls = [{', '.join(_quoted(t) for t in texts[:MANY])}]"
+        return (
+            "If it means missing, declare it: nulls = "
+            f"[{', '.join(_quoted(t) for t in texts[:MANY])}]"
+        )
     limits = [t for t in texts if limit(t) is not None]
     if limits:
         said = ", ".join(f"{_quoted(t)} = {limit(t):g}" for t in limits[:MANY])
-        return f"Say which number stands for a value beyond a limit, e.g. map = {{ {said} }}, or declare it in nulls"
+        return (
+            f"Say which number stands for a value beyond a limit, e.g. map = {{ {said} }}, or "
+            "declare it in nulls"
+        )
     other = "," if decimal == "." else "."
     if any(re.fullmatch(r"[+-]?\d{1,3}([ '\u00a0\u202f]\d{3})+([.,]\d+)?", t) for t in texts):
         return 'If the gap or the mark stands between thousands, declare thousands = " " (or "\'")'
-    if any(re.fullmatch(rf"[+-]?\d{{1,3}}([{other}]\d{{3}}){{2,}}|[+-]?\d{{1,3}}([{other}]\d{{3}})+[{decimal}]\d+", t) for t in texts):
+    if any(
+        re.fullmatch(
+            rf"[+-]?\d{{1,3}}([{other}]\d{{3}}){{2,}}|[+-]?\d{{1,3}}([{other}]\d{{3}})+[{decimal}]\d+",
+            t,
+        )
+        for t in texts
+    ):
         return f'These have a mark between thousands: declare thousands = "{other}"'
     if any(re.fullmatch(rf"[+-]?\d+[{other}]\d+", t) for t in texts):
         if all(re.fullmatch(rf"[+-]?\d{{1,3}}[{other}]\d{{3}}", t) for t in texts):
-            return f'If \'{other}\' stands before decimals, declare decimal = "{other}"; if between thousands, thousands = "{other}"'
-        return f"'{other}' seems to stand before decimals: declare decimal = \"{other}\" for the table, or correct these values"
+            return (
+                f"If '{other}' stands before decimals, declare decimal = \"{other}\"; if "
+                f'between thousands, thousands = "{other}"'
+            )
+        return (
+            f"'{other}' seems to stand before decimals: declare decimal = \"{other}\" for the "
+            "table, or correct these values"
+        )
     return "Correct the values, or declare what means missing in nulls"
 
 
@@ -235,31 +305,61 @@ def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _outside(f: Number, table: Loaded, where: str, cells: Sequence[str], parsed: Values, outside: list[int]) -> Fault:
+def _outside(
+    f: Number, table: Loaded, where: str, cells: Sequence[str], parsed: Values, outside: list[int]
+) -> Fault:
     sentinels = {cells[r] for r in outside}
     bad: dict[str, list[int]] = {}
     for row in outside:
         bad.setdefault(cells[row], []).append(row)
     if all(looks_null(text) for text in sentinels):
-        return Fault("D01", where, f"{_told(table, bad)}: looks like a null token that is not declared", _way_out(bad, "."))
+        return Fault(
+            "D01",
+            where,
+            f"{_told(table, bad)}: looks like a null token that is not declared",
+            _way_out(bad, "."),
+        )
     hint = suspect(parsed[outside].tolist(), f.low, f.high, f.unit)
-    what = f"{len(outside)} values lie outside {f.low:g} to {f.high:g} {f.unit}: {_told(table, bad)}" + (f" ({hint})" if hint else "")
-    return Fault("D07", where, what, 'Correct the values or the declared unit, or declare out_of_range = "missing"')
+    what = (
+        f"{len(outside)} values lie outside {f.low:g} to {f.high:g} {f.unit}: {_told(table, bad)}"
+        + (f" ({hint})" if hint else "")
+    )
+    return Fault(
+        "D07",
+        where,
+        what,
+        'Correct the values or the declared unit, or declare out_of_range = "missing"',
+    )
 
 
-def _choice(f: Choice, spec: FieldSpec, tables: Mapping[str, Loaded], flow: Account, faults: list[Fault]) -> Values:
+def _choice(
+    f: Choice, spec: FieldSpec, tables: Mapping[str, Loaded], flow: Account, faults: list[Fault]
+) -> Values:
     return _vocabulary(f.name, f.values, spec, (), "D07", tables, flow, faults)
 
 
 def label(
-    classes: Sequence[str], spec: FieldSpec, unknown: Iterable[str], tables: Mapping[str, Loaded], flow: Account, faults: list[Fault]
+    classes: Sequence[str],
+    spec: FieldSpec,
+    unknown: Iterable[str],
+    tables: Mapping[str, Loaded],
+    flow: Account,
+    faults: list[Fault],
 ) -> Values:
-    """The class index of each case, NaN where unknown. A value that is not declared is a fault (D03)."""
+    """The class index of each case, NaN where unknown. A value that is not declared is a fault
+    (D03)."""
     return _vocabulary(spec.name, classes, spec, unknown, "D03", tables, flow, faults)
 
 
-def outcome(names: Sequence[str], spec: FieldSpec, tables: Mapping[str, Loaded], flow: Account, faults: list[Fault]) -> Values:
-    """The state of each case at the end of its follow-up, as position in `names`; NaN where unknown."""
+def outcome(
+    names: Sequence[str],
+    spec: FieldSpec,
+    tables: Mapping[str, Loaded],
+    flow: Account,
+    faults: list[Fault],
+) -> Values:
+    """The state of each case at the end of its follow-up, as position in `names`; NaN where
+    unknown."""
     return _vocabulary(spec.name, names, spec, (), "D07", tables, flow, faults)
 
 
@@ -276,12 +376,17 @@ def _vocabulary(
     seen = len(faults)
     found = _resolve(spec, tables, flow, faults)
     if code == "D03":
-        faults[seen:] = [Fault("D03", x.where, x.what, x.way_out) if x.code == "D08" else x for x in faults[seen:]]
+        faults[seen:] = [
+            Fault("D03", x.where, x.what, x.way_out) if x.code == "D08" else x
+            for x in faults[seen:]
+        ]
     if found is None:
         return np.full(len(flow.ids), np.nan)
     table, cells, mask, alias = found
     vocabulary = Vocabulary(names, spec.values)
-    parsed, bad = _parsed(cells, mask, _positions(vocabulary, (*table.nulls, *spec.nulls, *missing)))
+    parsed, bad = _parsed(
+        cells, mask, _positions(vocabulary, (*table.nulls, *spec.nulls, *missing))
+    )
     undeclared = {t: r for t, r in bad.items() if looks_null(t)} if code != "D03" else {}
     foreign = {t: r for t, r in bad.items() if t not in undeclared}
     if undeclared:
@@ -289,8 +394,12 @@ def _vocabulary(
         faults.append(Fault("D01", table.where(alias.name), what, _way_out(undeclared, ".")))
     if foreign:
         texts = [t.strip() for t in foreign]
-        near = difflib.get_close_matches(folded(texts[0]), [k for k in vocabulary.known() if len(k) > 1], 1, 0.5)
-        what = f"{_told(table, foreign)}: not in the vocabulary of {name} ({some(names)})" + (f"; nearest: '{near[0]}'" if near else "")
+        near = difflib.get_close_matches(
+            folded(texts[0]), [k for k in vocabulary.known() if len(k) > 1], 1, 0.5
+        )
+        what = f"{_told(table, foreign)}: not in the vocabulary of {name} ({some(names)})" + (
+            f"; nearest: '{near[0]}'" if near else ""
+        )
         faults.append(Fault(code, table.where(alias.name), what, _way_to(names, texts, code)))
     return _per_patient(name, parsed, mask, table, spec, flow)
 
@@ -300,8 +409,14 @@ def _way_to(names: Sequence[str], texts: Sequence[str], code: str) -> str:
     if code == "D03" and all(looks_null(t) for t in texts):
         return f"If it means that the label is not known, declare it: unknown = {listed}"
     if code == "D03":
-        return f"Map it to a class, e.g. values = {{ {_quoted(names[0])} = {listed}, ... }}, or declare it: unknown = {listed}"
-    return f"Map it to one of these, e.g. map = {{ {_quoted(texts[0])} = {_quoted(names[0])} }}, or declare it: nulls = {listed}"
+        return (
+            f"Map it to a class, e.g. values = {{ {_quoted(names[0])} = {listed}, ... }}, or "
+            f"declare it: unknown = {listed}"
+        )
+    return (
+        f"Map it to one of these, e.g. map = {{ {_quoted(texts[0])} = {_quoted(names[0])} }}, "
+        f"or declare it: nulls = {listed}"
+    )
 
 
 def used_column(spec: FieldSpec, tables: Mapping[str, Loaded]) -> str:
@@ -309,14 +424,21 @@ def used_column(spec: FieldSpec, tables: Mapping[str, Loaded]) -> str:
     table = tables.get(spec.table)
     if table is None:
         return spec.table
-    name = next((a.name for a in spec.column if a.name in table.parts[0].index), spec.column[0].name)
+    name = next(
+        (a.name for a in spec.column if a.name in table.parts[0].index), spec.column[0].name
+    )
     return f"{table.where()}: {name}"
 
 
-def institutions(spec: SiteSpec, tables: Mapping[str, Loaded], flow: Account, faults: list[Fault]) -> list[str]:
-    """The institution of each case. Only an empty cell is missing here: an institution may be called `NA`."""
+def institutions(
+    spec: SiteSpec, tables: Mapping[str, Loaded], flow: Account, faults: list[Fault]
+) -> list[str]:
+    """The institution of each case. Only an empty cell is missing here: an institution may be
+    called `NA`."""
     table = tables.get(spec.table)
-    if spec.constant and (not spec.column or (table is not None and spec.column not in table.parts[0].index)):
+    if spec.constant and (
+        not spec.column or (table is not None and spec.column not in table.parts[0].index)
+    ):
         return [spec.constant] * len(flow.ids)
     if table is None:
         return [""] * len(flow.ids)
@@ -350,5 +472,11 @@ def institutions(spec: SiteSpec, tables: Mapping[str, Loaded], flow: Account, fa
             flow.drop(patient, "rows name different institutions (D02)")
     several = sum(len(v) > 1 for v in found.values())
     if several and spec.pick == "most":
-        flow.notes.append(f"{several} patients have rows of several institutions: the one with most rows counts, as the mapping declares")
-    return [min(found[p], key=lambda name: (-found[p][name], name)) if found.get(p) else "" for p in flow.ids]
+        flow.notes.append(
+            f"{several} patients have rows of several institutions: the one with most rows "
+            "counts, as the mapping declares"
+        )
+    return [
+        min(found[p], key=lambda name: (-found[p][name], name)) if found.get(p) else ""
+        for p in flow.ids
+    ]

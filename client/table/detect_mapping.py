@@ -1,4 +1,5 @@
-"""Which source mapping fits a folder, and its tables loaded: where no mapping fits, the one that comes nearest says what is wrong."""
+"""Which source mapping fits a folder, and its tables loaded: where no mapping fits, the one that
+comes nearest says what is wrong."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ class Folder:
     _parts: dict[tuple[Path, Layout], tuple[Part | None, list[Fault]]] = field(default_factory=dict)
 
     def files(self, table: TableSpec, *, index: bool) -> list[Path]:
-        """The files of a table; a file that is named outright is the index table, whatever it is called."""
+        """The files of a table; a file that is named outright is the index table, whatever it is
+        called."""
         found = find(self.root, table.files)
         return [self.root] if not found and index and self.root.is_file() else found
 
@@ -38,22 +40,30 @@ class Folder:
         if (path, layout) not in self._parts:
             faults: list[Fault] = []
             part = read_part(path, layout, faults)
-            self._parts[path, layout] = part, [dataclasses.replace(f, where=self.name(path)) for f in faults]
+            self._parts[path, layout] = (
+                part,
+                [dataclasses.replace(f, where=self.name(path)) for f in faults],
+            )
         return self._parts[path, layout]
 
     def index_part(self, path: Path, layout: Layout) -> tuple[Part | None, list[Fault]]:
-        """As `part`, for the table that names the patients: without a row it is empty or cut off (D00)."""
+        """As `part`, for the table that names the patients: without a row it is empty or cut off
+        (D00)."""
         part, faults = self.part(path, layout)
         if part is None or len(part):
             return part, faults
         what = f"the table ends with its header ({len(part.header)} columns) and has no row"
-        return None, [Fault("D00", self.name(path), what, "Export or copy it again, or take the file away")]
+        return None, [
+            Fault("D00", self.name(path), what, "Export or copy it again, or take the file away")
+        ]
 
 
 def choose(study: Study, folder: Folder, asked: str | None) -> tuple[Source, str]:
-    """The mapping asked for, the study's own, or the built-in one that fits; with a sentence where it only comes nearest.
+    """The mapping asked for, the study's own, or the built-in one that fits; with a sentence where
+    it only comes nearest.
 
-    Raises DataError D00 where no file is there or the index table is broken, UsageError C02 where several mappings fit.
+    Raises DataError D00 where no file is there or the index table is broken, UsageError C02 where
+    several mappings fit.
     """
     if asked is not None:
         return mapping_file.named(asked), ""
@@ -61,48 +71,87 @@ def choose(study: Study, folder: Folder, asked: str | None) -> tuple[Source, str
         return mapping_file.parse(study.source, f"study '{study.name}'"), ""
     candidates = mapping_file.builtin(study.name)
     if not candidates:
-        raise UsageError("C02", f"no source mapping serves study '{study.name}'; give it one in a TOML file (docs/own-study.md)")
+        raise UsageError(
+            "C02",
+            f"no source mapping serves study '{study.name}'; give it one in a TOML file "
+            "(docs/own-study.md)",
+        )
     there = [c for c in candidates if folder.files(c.index, index=True)]
     if not there:
         raise DataError("D00", _nothing_there(candidates, folder))
     fitting = [c for c in there if _fits(c, folder)]
     if len(fitting) > 1:
         names = ", ".join(c.name for c in fitting)
-        raise UsageError("C02", f"{folder.root} fits {len(fitting)} source mappings ({names}); choose one with --source NAME")
+        raise UsageError(
+            "C02",
+            f"{folder.root} fits {len(fitting)} source mappings ({names}); choose one with "
+            "--source NAME",
+        )
     if fitting:
         return fitting[0], ""
     raise_faults(list(dict.fromkeys(fault for c in there for fault in _broken(c, folder))))
     best = max(there, key=lambda c: _columns_there(c, folder))
-    told = f"No source mapping fits; '{best.name}' comes nearest, so it was taken. Another one is chosen with --source NAME"
+    told = (
+        f"No source mapping fits; '{best.name}' comes nearest, so it was taken. Another one is "
+        "chosen with --source NAME"
+    )
     return best, told if len(candidates) > 1 else ""
 
 
 def _nothing_there(candidates: Sequence[Source], folder: Folder) -> str:
-    wanted = "; ".join(f"{' or '.join(c.index.files)} (source mapping '{c.name}')" for c in candidates)
-    return f"D00 {folder.root}: none of the tables is there that the study can read: {wanted}. Give the folder that holds one as --data"
+    wanted = "; ".join(
+        f"{' or '.join(c.index.files)} (source mapping '{c.name}')" for c in candidates
+    )
+    return (
+        f"D00 {folder.root}: none of the tables is there that the study can read: {wanted}. "
+        "Give the folder that holds one as --data"
+    )
 
 
 def _broken(source: Source, folder: Folder) -> list[Fault]:
-    return [fault for path in folder.files(source.index, index=True) for fault in folder.index_part(path, source.index.layout)[1]]
+    return [
+        fault
+        for path in folder.files(source.index, index=True)
+        for fault in folder.index_part(path, source.index.layout)[1]
+    ]
 
 
 def _fits(source: Source, folder: Folder) -> bool:
-    """Whether each file of the index table has the columns that identify it: key, filters and label."""
-    needed: list[tuple[str, ...]] = [(source.index.key,), *((k.column,) for k in source.index.keep if not k.optional)]
+    """Whether each file of the index table has the columns that identify it: key, filters and
+    label."""
+    needed: list[tuple[str, ...]] = [
+        (source.index.key,),
+        *((k.column,) for k in source.index.keep if not k.optional),
+    ]
     within, value = source.label.within, source.label.value
-    specs = (within.event, within.time) if within is not None else (value,) if value is not None else ()
+    specs = (
+        (within.event, within.time) if within is not None else (value,) if value is not None else ()
+    )
     needed += [_names(spec) for spec in specs if spec.table == source.index.name]
-    parts = [folder.index_part(path, source.index.layout)[0] for path in folder.files(source.index, index=True)]
-    return all(part is not None and all(any(n in part.index for n in names) for names in needed) for part in parts)
+    parts = [
+        folder.index_part(path, source.index.layout)[0]
+        for path in folder.files(source.index, index=True)
+    ]
+    return all(
+        part is not None and all(any(n in part.index for n in names) for names in needed)
+        for part in parts
+    )
 
 
 def _columns_there(source: Source, folder: Folder) -> float:
-    """The share of the fields of the index table that its first file has; the key counts as much as all others."""
+    """The share of the fields of the index table that its first file has; the key counts as much as
+    all others."""
     part = folder.part(folder.files(source.index, index=True)[0], source.index.layout)[0]
-    fields = [f for f in (*source.features.values(), source.label.value) if f is not None and f.table == source.index.name]
+    fields = [
+        f
+        for f in (*source.features.values(), source.label.value)
+        if f is not None and f.table == source.index.name
+    ]
     if part is None or not fields:
         return 0.0
-    return (source.index.key in part.index) + sum(any(n in part.index for n in _names(f)) for f in fields) / len(fields)
+    return (source.index.key in part.index) + sum(
+        any(n in part.index for n in _names(f)) for f in fields
+    ) / len(fields)
 
 
 def _names(spec: FieldSpec) -> tuple[str, ...]:
@@ -110,15 +159,26 @@ def _names(spec: FieldSpec) -> tuple[str, ...]:
 
 
 def load(source: Source, folder: Folder, faults: list[Fault]) -> dict[str, Loaded]:
-    """All tables that are there. A missing table that is not optional, or one that cannot be read, is a fault."""
+    """All tables that are there. A missing table that is not optional, or one that cannot be read,
+    is a fault."""
     out = {}
     for spec in source.tables:
         index = spec is source.index
         files = folder.files(spec, index=index)
         if not files and not spec.optional:
             there = [folder.name(path) for path in find(folder.root, ANY_TABLE)]
-            what = f"no file {' or '.join(spec.files)} (table '{spec.name}' of '{source.name}'); tables there: {some(there) or 'none'}"
-            faults.append(Fault("D00", str(folder.root), what, "Put the table into the data folder, or name the file outright"))
+            what = (
+                f"no file {' or '.join(spec.files)} (table '{spec.name}' of '{source.name}'); "
+                f"tables there: {some(there) or 'none'}"
+            )
+            faults.append(
+                Fault(
+                    "D00",
+                    str(folder.root),
+                    what,
+                    "Put the table into the data folder, or name the file outright",
+                )
+            )
         parts: list[Part] = []
         unkeyed: dict[str, list[str]] = {}
         for path in files:
@@ -127,13 +187,18 @@ def load(source: Source, folder: Folder, faults: list[Fault]) -> dict[str, Loade
             if part is None:
                 continue
             if spec.key not in part.index:
-                unkeyed.setdefault(f"the id of the patients: {absent((spec.key,), part)}", []).append(folder.name(path))
+                unkeyed.setdefault(
+                    f"the id of the patients: {absent((spec.key,), part)}", []
+                ).append(folder.name(path))
             else:
                 parts.append(part)
         for what, names in unkeyed.items():
             way = "Rename the column, or correct the mapping"
             if index and len(unkeyed) + len(parts) > 1:
-                way += "; where the file is not one of the study's tables, name those that are (table = ...), or take it away"
+                way += (
+                    "; where the file is not one of the study's tables, name those that are "
+                    "(table = ...), or take it away"
+                )
             faults.append(Fault("D08" if index else "D05", some(names), what, way))
         if parts:
             out[spec.name] = Loaded.of(spec, parts, folder.root, source.nulls, source.site, faults)

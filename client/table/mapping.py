@@ -1,7 +1,9 @@
-"""A source mapping: where the tables of one kind of export hold what a study asks for, section by section as its file has them.
+"""A source mapping: where the tables of one kind of export hold what a study asks for, section by
+section as its file has them.
 
-`client.table.mapping_file` reads one from TOML. A section is a `Settings` class; where what it means hangs on other sections (the
-name below which it stands, the index table), a `Spec` says it whole.
+`client.table.mapping_file` reads one from TOML. A section is a `Settings` class; where what it
+means hangs on other sections (the name below which it stands, the index table), a `Spec` says it
+whole.
 """
 
 from __future__ import annotations
@@ -13,7 +15,20 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo
 
 from client.table.readers import Kind, Layout
-from common.runtime.settings import Cells, Listed, Name, Names, OneOrMore, Pattern, Rule, Settings, Values, Whole, Wholes, several
+from common.runtime.settings import (
+    Cells,
+    Listed,
+    Name,
+    Names,
+    OneOrMore,
+    Pattern,
+    Rule,
+    Settings,
+    Values,
+    Whole,
+    Wholes,
+    several,
+)
 from common.study.study_file import KeepSection, TableForm
 
 
@@ -29,7 +44,8 @@ TableName = Annotated[str, AfterValidator(_declared)]
 
 @dataclass(frozen=True)
 class Alias(Settings):
-    """A name that a column may have, and the unit of its values where that differs from the field's."""
+    """A name that a column may have, and the unit of its values where that differs from the
+    field's."""
 
     name: str
     """the column's name"""
@@ -41,12 +57,15 @@ def _aliases(value: Any) -> Any:
     return [{"name": v} if isinstance(v, str) else v for v in several(value)]
 
 
-Columns = Annotated[Listed[Alias], BeforeValidator(_aliases, json_schema_input_type=str | Alias | list[str | Alias])]
+Columns = Annotated[
+    Listed[Alias], BeforeValidator(_aliases, json_schema_input_type=str | Alias | list[str | Alias])
+]
 
 
 @dataclass(frozen=True)
 class Keep(KeepSection):
-    """Rows whose `column` holds one of `values` are kept; patients without such a row are excluded."""
+    """Rows whose `column` holds one of `values` are kept; patients without such a row are
+    excluded."""
 
     optional: bool = False
     """a table without the column keeps all rows"""
@@ -69,7 +88,8 @@ class TableSection(TableForm):
     id_length: Whole | None = None
     """keep so many first characters of the id"""
     id_pattern: Pattern = ""
-    """rows whose id does not match this regular expression as a whole (legends, totals) are no cases; a note counts them"""
+    """rows whose id does not match this regular expression as a whole (legends, totals) are no
+    cases; a note counts them"""
     strip_zeros: bool = False
     """drop the id's leading zeros"""
     rows: Literal["one", "agree"] = "one"
@@ -83,7 +103,16 @@ class TableSection(TableForm):
 
     @property
     def layout(self) -> Layout:
-        return Layout(self.format, self.sheet, self.header, self.comment, self.delimiter, self.encoding, self.decimal, self.thousands)
+        return Layout(
+            self.format,
+            self.sheet,
+            self.header,
+            self.comment,
+            self.delimiter,
+            self.encoding,
+            self.decimal,
+            self.thousands,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +135,8 @@ class FieldSection(Settings):
     keep: Listed[Keep] = ()
     """as for tables, for this feature alone"""
     values: Values = field(default_factory=dict)
-    """study value = texts in the table; for a number, the number (in the column's unit) that stands for a text such as '<0.5'"""
+    """study value = texts in the table; for a number, the number (in the column's unit) that stands
+    for a text such as '<0.5'"""
     nulls: Cells = ()
     """texts that mean missing in this column alone"""
     absent: bool = False
@@ -116,7 +146,8 @@ class FieldSection(Settings):
     out_of_range: Literal["error", "missing"] = "error"
     """a value outside the bounds: `error`, or `missing` (counted)"""
     disagree: Literal["quarantine", "missing"] = "quarantine"
-    """rows of a patient that contradict each other: `quarantine` the patient, or `missing` (the value)"""
+    """rows of a patient that contradict each other: `quarantine` the patient, or `missing` (the
+    value)"""
     not_an_outcome: str = ""
     """why guard L02 does not apply to it; printed in the report"""
 
@@ -132,7 +163,8 @@ class FieldSpec(FieldSection):
 
 @dataclass(frozen=True)
 class WithinSection(Settings):
-    """`[label.within]`: the event up to `horizon` is the second class, event-free up to it the first, else unknown."""
+    """`[label.within]`: the event up to `horizon` is the second class, event-free up to it the
+    first, else unknown."""
 
     event: Columns
     """the column of the event"""
@@ -143,7 +175,8 @@ class WithinSection(Settings):
     unit: str
     """of that time, and of the horizon"""
     horizon: float
-    """an event up to it is the second class, event-free up to it the first, anything else unknown"""
+    """an event up to it is the second class, event-free up to it the first, anything else
+    unknown"""
     table: TableName = ""
     """the table, where it is not the index"""
     competing: Columns = ()
@@ -188,7 +221,8 @@ class LabelSpec:
 
 @dataclass(frozen=True)
 class SiteSpec(Settings):
-    """The institution: a column, the file's name, or one constant (which may also stand in for tables without the column)."""
+    """The institution: a column, the file's name, or one constant (which may also stand in for
+    tables without the column)."""
 
     table: TableName = ""
     """the table, where it is not the index"""
@@ -203,11 +237,16 @@ class SiteSpec(Settings):
     from_file: bool = False
     """the file's name is the institution's"""
     pick: Literal["agree", "most"] = "agree"
-    """several rows of a patient: they must `agree`, or the institution with `most` rows counts (of equal ones the first by name)"""
+    """several rows of a patient: they must `agree`, or the institution with `most` rows counts (of
+    equal ones the first by name)"""
 
     def faults(self) -> Iterator[Rule]:
         if bool(self.column) + self.from_file + bool(self.constant and not self.column) != 1:
-            yield "", "needs exactly one of column, constant, from_file (a constant beside a column: where it lacks)"
+            yield (
+                "",
+                "needs exactly one of column, constant, from_file (a constant beside a column: "
+                "where it lacks)",
+            )
 
 
 @dataclass(frozen=True)
@@ -237,17 +276,20 @@ class SurvivalSpec:
 
 @dataclass(frozen=True)
 class ImagesSpec(Settings):
-    """How images name their patients, which NIfTI file is which sequence, and what an expert called the study's regions.
+    """How images name their patients, which NIfTI file is which sequence, and what an expert called
+    the study's regions.
 
-    DICOM files say by themselves which sequence they are; NIfTI files do so by their paths only. Without the section: PatientID is
-    the table's id, and a segment is the region whose name it has.
+    DICOM files say by themselves which sequence they are; NIfTI files do so by their paths only.
+    Without the section: PatientID is the table's id, and a segment is the region whose name it has.
     """
 
     id: Literal["PatientID", "path"] = "PatientID"
-    """where a DICOM file's id stands: `PatientID`, or `path` (from the folder of images); a NIfTI file's id always stands in its path"""
+    """where a DICOM file's id stands: `PatientID`, or `path` (from the folder of images); a NIfTI
+    file's id always stands in its path"""
     id_pattern: Pattern = ""
-    """regular expression, searched in that text: the id is its group `id`, else its first group, else all that it matches; a group
-    `study` tells apart a patient's examinations (without it: DICOM's StudyInstanceUID, and a NIfTI file's folder)"""
+    """regular expression, searched in that text: the id is its group `id`, else its first group,
+    else all that it matches; a group `study` tells apart a patient's examinations (without it:
+    DICOM's StudyInstanceUID, and a NIfTI file's folder)"""
     id_length: Whole | None = None
     """keep so many first characters of the id"""
     strip_zeros: bool = False
@@ -259,7 +301,8 @@ class ImagesSpec(Settings):
     values: Mapping[str, Wholes] = field(default_factory=dict)
     """region = its values in a label map"""
     regions: Mapping[str, Annotated[Listed[Pattern], OneOrMore]] = field(default_factory=dict)
-    """region = regular expressions of the labels of DICOM segments, which match as a whole, whatever their case"""
+    """region = regular expressions of the labels of DICOM segments, which match as a whole,
+    whatever their case"""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """A source mapping from TOML, every fault named at once (C02).
 
-`client/table/sources/*.toml` come with fedmets; a study of one's own carries its mapping in `Study.source`.
+`client/table/sources/*.toml` come with fedmets; a study of one's own carries its mapping in
+`Study.source`.
 """
 
 from __future__ import annotations
@@ -42,7 +43,11 @@ def named(ref: str) -> Source:
         return _load(Path(ref))
     have = sorted(p.stem for p in SOURCES.glob("*.toml"))
     if ref not in have:
-        raise UsageError("C02", f"source mapping '{ref}' is unknown; there are {', '.join(have)}, or give the path of a .toml file")
+        raise UsageError(
+            "C02",
+            f"source mapping '{ref}' is unknown; there are {', '.join(have)}, or give the path of "
+            "a .toml file",
+        )
     return _load(SOURCES / f"{ref}.toml")
 
 
@@ -87,12 +92,22 @@ def _within(section: WithinSection, index: str) -> Within:
     time = FieldSpec(name="time", table=table, column=section.time, unit=section.unit)
     competing = None
     if section.competing:
-        competing = FieldSpec(name="competing", table=table, column=section.competing, values=section.competing_values)
+        competing = FieldSpec(
+            name="competing", table=table, column=section.competing, values=section.competing_values
+        )
     return Within(event, time, section.horizon, competing, section.competing_title)
 
 
 def _survival(section: SurvivalSection, index: str) -> SurvivalSpec:
     table = section.table or index
-    times = [FieldSpec(name="survival time", table=table, column=(t,), unit=section.unit, optional=True) for t in section.times]
+    times = [
+        FieldSpec(name="survival time", table=table, column=(t,), unit=section.unit, optional=True)
+        for t in section.times
+    ]
     values = {"alive": section.alive, "dead": section.dead}
-    return SurvivalSpec(tuple(times), FieldSpec(name="survival event", table=table, column=section.event, values=values, optional=True))
+    return SurvivalSpec(
+        tuple(times),
+        FieldSpec(
+            name="survival event", table=table, column=section.event, values=values, optional=True
+        ),
+    )

@@ -1,8 +1,10 @@
-"""Delimited text to Arrow columns, every column as text: the fast way, for tables in which nothing is in doubt.
+"""Delimited text to Arrow columns, every column as text: the fast way, for tables in which nothing
+is in doubt.
 
-pyarrow.csv swallows what follows an unclosed quotation mark without a word, so a linear look at the bytes comes first: every mark opens a
-field at its start, closes it at its end, or stands doubled inside it, and no field holds a line break. Of anything else None is returned,
-and the strict reader (`readers`), which the csv module's state machine is behind, decides and words the fault.
+pyarrow.csv swallows what follows an unclosed quotation mark without a word, so a linear look at the
+bytes comes first: every mark opens a field at its start, closes it at its end, or stands doubled
+inside it, and no field holds a line break. Of anything else None is returned, and the strict reader
+(`readers`), which the csv module's state machine is behind, decides and words the fault.
 """
 
 from __future__ import annotations
@@ -27,14 +29,16 @@ _LINE_FEED, _RETURN, _MARK = b'\n\r"'
 
 @dataclass(frozen=True)
 class Lines:
-    """The lines of a text in which nothing is in doubt: where they begin, and where their line feeds stand (or the text ends)."""
+    """The lines of a text in which nothing is in doubt: where they begin, and where their line
+    feeds stand (or the text ends)."""
 
     starts: Places
     ends: Places
 
     @classmethod
     def of(cls, text: bytes, start: int, delimiter: str) -> Lines | None:
-        """The lines from byte `start` on; None where a mark, a carriage return, a zero byte or a very long line leaves doubt."""
+        """The lines from byte `start` on; None where a mark, a carriage return, a zero byte or a
+        very long line leaves doubt."""
         if b"\0" in text or text.count(b"\r") != text.count(b"\r\n"):
             return None
         if len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n\0':
@@ -54,13 +58,16 @@ class Lines:
         """The positions of the lines after the first `skipped` that hold anything."""
         lengths = self.ends[skipped:] - self.starts[skipped:]
         single = np.flatnonzero(lengths == 1)
-        only_return = single[np.frombuffer(text, np.uint8)[self.starts[skipped:][single]] == _RETURN]
+        only_return = single[
+            np.frombuffer(text, np.uint8)[self.starts[skipped:][single]] == _RETURN
+        ]
         lengths[only_return] = 0
         return np.flatnonzero(lengths > 0) + skipped
 
 
 def _feeds_outside_quotes(data: Bytes, start: int, delimiter: int) -> Places | None:
-    """The line feeds from `start` on; None where one is inside quotation marks, or a mark is neither at a field's edge nor doubled."""
+    """The line feeds from `start` on; None where one is inside quotation marks, or a mark is
+    neither at a field's edge nor doubled."""
     opens = np.zeros(256, np.bool_)
     opens[[delimiter, _LINE_FEED, _MARK]] = True
     closes = opens.copy()
@@ -73,18 +80,28 @@ def _feeds_outside_quotes(data: Bytes, start: int, delimiter: int) -> Places | N
         here = np.flatnonzero(block == _LINE_FEED) + at
         if len(marks) or inside:
             opening, closing = marks[inside::2], marks[1 - inside :: 2]
-            before, after = data[opening[opening > start] - 1], data[closing[closing + 1 < len(data)] + 1]
-            if not (opens[before].all() and closes[after].all()) or ((np.searchsorted(marks, here) + inside) % 2).any():
+            before, after = (
+                data[opening[opening > start] - 1],
+                data[closing[closing + 1 < len(data)] + 1],
+            )
+            if (
+                not (opens[before].all() and closes[after].all())
+                or ((np.searchsorted(marks, here) + inside) % 2).any()
+            ):
                 return None
             inside = (inside + len(marks)) % 2
         feeds.append(here)
     return None if inside else np.concatenate(feeds or [np.empty(0, np.int64)])
 
 
-def read(text: bytes, lines: Lines, skipped: int, width: int, delimiter: str) -> tuple[pa.Table, Places] | None:
-    """The rows after the first `skipped` lines, `width` columns of text named '0', '1', ..., and the position of each row's line.
+def read(
+    text: bytes, lines: Lines, skipped: int, width: int, delimiter: str
+) -> tuple[pa.Table, Places] | None:
+    """The rows after the first `skipped` lines, `width` columns of text named '0', '1', ..., and
+    the position of each row's line.
 
-    Rows without a letter in them are left out. None where a row has another number of fields, or Arrow finds anything wrong.
+    Rows without a letter in them are left out. None where a row has another number of fields, or
+    Arrow finds anything wrong.
     """
     import pyarrow as pa
     from pyarrow import csv
@@ -123,5 +140,7 @@ def _empty(table: pa.Table) -> Places:
         if not len(rows):
             break
         cells = column.take(pa.array(rows)).to_pylist()
-        rows = rows[np.fromiter((not cell or cell.isspace() for cell in cells), np.bool_, len(cells))]
+        rows = rows[
+            np.fromiter((not cell or cell.isspace() for cell in cells), np.bool_, len(cells))
+        ]
     return rows

@@ -1,4 +1,5 @@
-"""A table of which nothing is known: its files, how they are laid out, and what each column seems to hold. Guesses, for a draft only."""
+"""A table of which nothing is known: its files, how they are laid out, and what each column seems
+to hold. Guesses, for a draft only."""
 
 from __future__ import annotations
 
@@ -22,7 +23,10 @@ Kind = Literal["number", "choice", "date", "text", "empty", "constant"]
 LEVELS = 12
 """A vocabulary of more values than this is taken for codes or free text."""
 
-_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}([ T].*)?|\d{1,2}[./-]\d{1,2}[./-](\d{2}|\d{4})( .*)?|(19|20)\d{2}(0[1-9]|1[0-2])([0-2]\d|3[01])")
+_DATE = re.compile(
+    r"\d{4}-\d{1,2}-\d{1,2}([ T].*)?|\d{1,2}[./-]\d{1,2}[./-](\d{2}|\d{4})( "
+    r".*)?|(19|20)\d{2}(0[1-9]|1[0-2])([0-2]\d|3[01])"
+)
 MAYBE_A_VALUE = frozenset({"none", "nil", "-"})
 """Tokens that mean missing among numbers, and may be a value like any other among words."""
 _HEADER_ROWS = 30
@@ -46,34 +50,70 @@ class Column:
     def numbers(self) -> dict[str, float]:
         """Text -> its value, of those that are numbers and no sentinels."""
         texts = [t for t in self.counts if t[0] in "+-.0123456789"]
-        found = {t: n for t, n in zip(texts, numbers(texts, self.decimal, self.thousands), strict=True) if n is not None}
+        found = {
+            t: n
+            for t, n in zip(texts, numbers(texts, self.decimal, self.thousands), strict=True)
+            if n is not None
+        }
         sentinels = {t for t in found if t[0] == "-" and looks_null(t)}
         usual = [n for t, n in found.items() if t not in sentinels]
-        return {t: n for t, n in found.items() if t not in sentinels} if usual and min(usual) >= 0 else found
+        return (
+            {t: n for t, n in found.items() if t not in sentinels}
+            if usual and min(usual) >= 0
+            else found
+        )
 
     @cached_property
     def kind(self) -> Kind:
-        texts = {t: n for t, n in self.counts.items() if t in self.numbers or not looks_null(t) or folded(t) in MAYBE_A_VALUE}
+        texts = {
+            t: n
+            for t, n in self.counts.items()
+            if t in self.numbers or not looks_null(t) or folded(t) in MAYBE_A_VALUE
+        }
         total, numeric = sum(texts.values()), sum(texts[t] for t in self.numbers)
         if not total:
             return "empty"
         distinct = {folded(t) for t in texts} if len(texts) < 1000 else set(texts)
         if len(distinct) == 1:
             return "constant"
-        dates = sum(n for t, n in texts.items() if (t not in self.numbers or len(t) == 8) and _DATE.fullmatch(t))
+        dates = sum(
+            n
+            for t, n in texts.items()
+            if (t not in self.numbers or len(t) == 8) and _DATE.fullmatch(t)
+        )
         if dates >= 0.8 * total:
             return "date"
         if numeric >= 0.8 * total:
             values = set(self.numbers.values())
-            few = len(values) <= 2 or (len(values) <= 5 and total >= 30 and all(v.is_integer() and 0 <= v <= 9 for v in values))
-            return "choice" if few and numeric == total and len(values) > 1 else "number" if len(values) > 1 else "constant"
-        return "choice" if len(distinct) <= max(2, min(LEVELS, total / 3)) and total >= 2 * len(distinct) - 1 else "text"
+            few = len(values) <= 2 or (
+                len(values) <= 5
+                and total >= 30
+                and all(v.is_integer() and 0 <= v <= 9 for v in values)
+            )
+            return (
+                "choice"
+                if few and numeric == total and len(values) > 1
+                else "number"
+                if len(values) > 1
+                else "constant"
+            )
+        return (
+            "choice"
+            if len(distinct) <= max(2, min(LEVELS, total / 3)) and total >= 2 * len(distinct) - 1
+            else "text"
+        )
 
     @cached_property
     def nulls(self) -> tuple[str, ...]:
         """Texts that seem to mean missing."""
         words = self.kind != "number"
-        return tuple(t for t in self.counts if t not in self.numbers and looks_null(t) and not (words and folded(t) in MAYBE_A_VALUE))
+        return tuple(
+            t
+            for t in self.counts
+            if t not in self.numbers
+            and looks_null(t)
+            and not (words and folded(t) in MAYBE_A_VALUE)
+        )
 
     @cached_property
     def strange(self) -> tuple[str, ...]:
@@ -82,7 +122,8 @@ class Column:
 
     @cached_property
     def levels(self) -> tuple[str, ...]:
-        """Of a choice: its values in their most frequent spelling, in a natural order; negative ones first."""
+        """Of a choice: its values in their most frequent spelling, in a natural order; negative
+        ones first."""
         spelling: dict[str, str] = {}
         for text, _ in sorted(self.counts.items(), key=lambda pair: (-pair[1], pair[0])):
             if text not in self.nulls:
@@ -91,13 +132,16 @@ class Column:
 
 
 _NEGATIVE = re.compile(
-    r"(no|none|not .*|non-.*|n|nein|false|f|absent|negative?|negativ|keine?|benign|control|healthy|alive|m0|0|ohne|without.*|non|nee)\b.*"
+    r"(no|none|not "
+    r".*|non-.*|n|nein|false|f|absent|negative?|negativ|keine?|benign|control|healthy|alive|m0|0|ohne|without.*|non|nee)\b.*"
 )
 
 
 def _natural(text: str) -> tuple[bool, list[tuple[bool, float, str]]]:
     words = [w for w in re.split(r"(\d+)", folded(text)) if w]
-    return not _NEGATIVE.fullmatch(folded(text)), [(not w.isdigit(), float(w) if w.isdigit() else 0.0, w) for w in words]
+    return not _NEGATIVE.fullmatch(folded(text)), [
+        (not w.isdigit(), float(w) if w.isdigit() else 0.0, w) for w in words
+    ]
 
 
 @dataclass(frozen=True)
@@ -120,36 +164,58 @@ class Survey:
 
 
 def survey(path: Path) -> Survey:
-    """Look at a table, or at the tables in a folder. Raises DataError (D00) where none can be read."""
+    """Look at a table, or at the tables in a folder. Raises DataError (D00) where none can be
+    read."""
     if not path.exists():
         raise DataError("D00", f"D00 {path}: the data folder or file is not there. Check the path")
     files = [path] if path.is_file() else find(path, ANY_TABLE)
     if not files:
-        raise DataError("D00", f"D00 {path}: no table is there ({', '.join(ANY_TABLE)}). Give a table, or the folder that holds one")
+        raise DataError(
+            "D00",
+            f"D00 {path}: no table is there ({', '.join(ANY_TABLE)}). Give a table, or the folder "
+            "that holds one",
+        )
     faults: list[Fault] = []
     read_in = [(file, found) for file in files if (found := _open(file, faults)) is not None]
     if not read_in:
         raise_faults(faults)
     told = [f"could not be read and is left out: {fault}" for fault in faults]
-    file, (layout, first, sheets) = max(read_in, key=lambda pair: len(pair[1][1]) * len(pair[1][1].header))
-    group = [(f, x) for f, x in read_in if _alike(x[1].header, first.header) and f.suffix.lower() == file.suffix.lower()]
+    file, (layout, first, sheets) = max(
+        read_in, key=lambda pair: len(pair[1][1]) * len(pair[1][1].header)
+    )
+    group = [
+        (f, x)
+        for f, x in read_in
+        if _alike(x[1].header, first.header) and f.suffix.lower() == file.suffix.lower()
+    ]
     layout = replace(layout, encoding=_common_encoding([x[0].encoding for _, x in group]))
     told += [
-        f"{f.name} is laid out differently from {file.name} (encoding, header or sheet): save all files alike, or the study cannot read it"
+        f"{f.name} is laid out differently from {file.name} (encoding, header or sheet): save all "
+        "files alike, or the study cannot read it"
         for f, x in group
-        if replace(x[0], encoding="ascii") != replace(layout, encoding="ascii") or x[0].encoding not in ("ascii", layout.encoding)
+        if replace(x[0], encoding="ascii") != replace(layout, encoding="ascii")
+        or x[0].encoding not in ("ascii", layout.encoding)
     ]
     parts = [x[1] for f, x in group]
     root = path if path.is_dir() else path.parent
     names = tuple(f.relative_to(root).as_posix() for f, _ in group)
-    others = [f.relative_to(root).as_posix() for f in files if f.relative_to(root).as_posix() not in names]
-    told += [f"not part of this table, since its columns differ: {name}" for name in others if not any(name in t for t in told)]
-    hospitals = tuple(name for name, part in zip(file_names(parts, root), parts, strict=True) for _ in part.lines)
+    others = [
+        f.relative_to(root).as_posix() for f in files if f.relative_to(root).as_posix() not in names
+    ]
+    told += [
+        f"not part of this table, since its columns differ: {name}"
+        for name in others
+        if not any(name in t for t in told)
+    ]
+    hospitals = tuple(
+        name for name, part in zip(file_names(parts, root), parts, strict=True) for _ in part.lines
+    )
     return _columns(parts, layout, sheets, names, not others, hospitals, told)
 
 
 def _columns(
-    parts: list[Part], layout: Layout, sheets: tuple[str, ...], names: tuple[str, ...], whole: bool, hospitals: tuple[str, ...],
+    parts: list[Part], layout: Layout, sheets: tuple[str, ...], names: tuple[str, ...], whole: bool,
+    hospitals: tuple[str, ...],
     told: list[str],
 ) -> Survey:  # fmt: skip
     every = list(dict.fromkeys(name for part in parts for name in part.header))
@@ -162,13 +228,18 @@ def _columns(
         elif any(name in part.repeated for part in parts):
             left_out[name] = "several columns have this name: rename them"
         elif lacking:
-            left_out[name] = f"{', '.join(lacking[:3])}{' and others' if len(lacking) > 3 else ''} do not have it"
+            left_out[name] = (
+                f"{', '.join(lacking[:3])}{' and others' if len(lacking) > 3 else ''} do not have "
+                "it"
+            )
         else:
             cells[name] = [cell.strip() for part in parts for cell in part.column(name)]
     decimal, thousands = notation(cells.values())
     layout = replace(layout, decimal=decimal, thousands=thousands)
     columns = {name: Column(name, texts, decimal, thousands) for name, texts in cells.items()}
-    return Survey(names, whole, layout, sheets, columns, left_out, hospitals, tuple(dict.fromkeys(told)))
+    return Survey(
+        names, whole, layout, sheets, columns, left_out, hospitals, tuple(dict.fromkeys(told))
+    )
 
 
 _SHAPE = str.maketrans(dict.fromkeys("23456789", "1"))
@@ -180,7 +251,8 @@ _GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}([.,' ])\d{3}(?!\d)")
 
 
 def notation(columns: Iterable[Sequence[str]]) -> tuple[Literal[".", ","], str]:
-    """The decimal mark, and the mark between thousands ('' for none), that the columns of numbers seem to use."""
+    """The decimal mark, and the mark between thousands ('' for none), that the columns of numbers
+    seem to use."""
     comma, point, grouped = False, False, Counter[str]()
     for cells in columns:
         shapes = Counter(text.translate(_SHAPE) for text in set(cells) - {""})
@@ -209,18 +281,30 @@ def _open(path: Path, faults: list[Fault]) -> tuple[Layout, Part, tuple[str, ...
     kind = SUFFIXES.get(path.suffix.lower())
     sheets = _sheets(path) if kind == "xlsx" else {}
     if kind == "xlsx":
-        layouts = [Layout(sheet=name if len(sheets) > 1 else None, header=(row,)) for name, row in sheets.items()] or [Layout()]
+        layouts = [
+            Layout(sheet=name if len(sheets) > 1 else None, header=(row,))
+            for name, row in sheets.items()
+        ] or [Layout()]
     elif kind in ("csv", "tsv"):
         try:
             raw = path.read_bytes()
         except OSError as error:
-            faults.append(Fault("D00", path.name, str(error.strerror), "See that the file may be read"))
+            faults.append(
+                Fault("D00", path.name, str(error.strerror), "See that the file may be read")
+            )
             return None
-        layouts = [Layout(encoding=_encoding(raw), comment="#" if raw.lstrip(b"\xef\xbb\xbf").startswith(b"#") else "")]
+        layouts = [
+            Layout(
+                encoding=_encoding(raw),
+                comment="#" if raw.lstrip(b"\xef\xbb\xbf").startswith(b"#") else "",
+            )
+        ]
     else:
         layouts = [Layout()]
     known: list[Fault] = []
-    read_in = [(layout, part) for layout in layouts if (part := read(path, layout, known)) is not None]
+    read_in = [
+        (layout, part) for layout in layouts if (part := read(path, layout, known)) is not None
+    ]
     if kind in ("csv", "tsv") and not any(len(part.header) > 1 for _, part in read_in):
         read_in = _later_header(path, layouts[0]) or read_in
     if not read_in:
@@ -230,7 +314,8 @@ def _open(path: Path, faults: list[Fault]) -> tuple[Layout, Part, tuple[str, ...
 
 
 def _sheets(path: Path) -> dict[str, int]:
-    """The sheets of a workbook, and the row of each that looks like its header: nearly as wide as the widest, and no number in it."""
+    """The sheets of a workbook, and the row of each that looks like its header: nearly as wide as
+    the widest, and no number in it."""
     from openpyxl import load_workbook
 
     out: dict[str, int] = {}
@@ -239,7 +324,11 @@ def _sheets(path: Path) -> dict[str, int]:
         try:
             book = load_workbook(path, read_only=True, data_only=True)
             tops = {
-                s.title: [[text_of(c) for c in row] for row in s.iter_rows(max_row=_HEADER_ROWS, values_only=True)] for s in book.worksheets
+                s.title: [
+                    [text_of(c) for c in row]
+                    for row in s.iter_rows(max_row=_HEADER_ROWS, values_only=True)
+                ]
+                for s in book.worksheets
             }
             book.close()
         except Exception:  # whatever is wrong with it, the reader says so
@@ -247,7 +336,9 @@ def _sheets(path: Path) -> dict[str, int]:
     for title, rows in tops.items():
         wide = [sum(bool(c) for c in row) for row in rows]
         words = [all(number(c) is None for c in row if c) for row in rows]
-        fitting = [n for n, w in enumerate(wide, 1) if w >= max(0.6 * max(wide), 2) and words[n - 1]]
+        fitting = [
+            n for n, w in enumerate(wide, 1) if w >= max(0.6 * max(wide), 2) and words[n - 1]
+        ]
         out[title] = fitting[0] if fitting else 1
     return out
 
@@ -258,9 +349,12 @@ def _encoding(raw: bytes) -> str:
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError:
-        # the two differ in 0x80-0x9f alone, where latin-1 has control characters and Windows quotes and dashes
+        # the two differ in 0x80-0x9f alone, where latin-1 has control characters and Windows quotes
+        # and dashes
         windows = any(0x80 <= byte <= 0x9F for byte in set(raw))
-        return "utf-8" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "cp1252" if windows else "latin-1"
+        return (
+            "utf-8" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "cp1252" if windows else "latin-1"
+        )
     return "utf-8"
 
 

@@ -1,8 +1,11 @@
-"""Tables as they lie on a hospital's disk, read as text: every cell a string, the empty string where there is nothing.
+"""Tables as they lie on a hospital's disk, read as text: every cell a string, the empty string
+where there is nothing.
 
-Nothing is guessed to be missing here: a tissue source site may be called `NA`. What counts as missing is declared by a source
-mapping (guard D01). Text tables go through pyarrow.csv where nothing about them is in doubt (`plain_csv`), else through the csv module;
-workbooks through openpyxl, Parquet through pyarrow. The cells stay in Arrow columns: as Python strings they would take five times the room.
+Nothing is guessed to be missing here: a tissue source site may be called `NA`. What counts as
+missing is declared by a source mapping (guard D01). Text tables go through pyarrow.csv where
+nothing about them is in doubt (`plain_csv`), else through the csv module; workbooks through
+openpyxl, Parquet through pyarrow. The cells stay in Arrow columns: as Python strings they would
+take five times the room.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["csv", "tsv", "xlsx", "parquet"]
 SUFFIXES: dict[str, Kind] = {
-    ".csv": "csv", ".tsv": "tsv", ".txt": "tsv", ".tab": "tsv", ".xlsx": "xlsx", ".xlsm": "xlsx", ".parquet": "parquet", ".pq": "parquet",
+    ".csv": "csv", ".tsv": "tsv", ".txt": "tsv", ".tab": "tsv", ".xlsx": "xlsx", ".xlsm": "xlsx",
+    ".parquet": "parquet", ".pq": "parquet",
 }  # fmt: skip
 
 csv.field_size_limit(plain_csv.LONGEST_LINE)
@@ -44,7 +48,8 @@ _BATCH = 4096
 
 @dataclass(frozen=True)
 class Layout:
-    """How a table is laid out where its extension does not say it all. Row numbers are the file's own, from 1."""
+    """How a table is laid out where its extension does not say it all. Row numbers are the file's
+    own, from 1."""
 
     format: Kind | None = None
     sheet: str | None = None
@@ -58,7 +63,8 @@ class Layout:
     encoding: str = "utf-8"
     decimal: Literal[".", ","] = "."
     thousands: str = ""
-    """Mark between groups of three digits ('1,234.5'); empty: there is none, and such a text is no number."""
+    """Mark between groups of three digits ('1,234.5'); empty: there is none, and such a text is no
+    number."""
 
 
 @dataclass(frozen=True)
@@ -95,23 +101,33 @@ class Part:
     @property
     def rows(self) -> list[list[str]]:
         """All cells as Python strings: five times the room of the columns."""
-        return [list(row) for row in zip(*(column.to_pylist() for column in self.columns), strict=True)]
+        return [
+            list(row) for row in zip(*(column.to_pylist() for column in self.columns), strict=True)
+        ]
 
 
 def find(data: Path, patterns: Sequence[str]) -> list[Path]:
-    """The files under `data` (or `data` itself) whose name or path matches one of the patterns, sorted; no hidden or lock files."""
+    """The files under `data` (or `data` itself) whose name or path matches one of the patterns,
+    sorted; no hidden or lock files."""
     if data.is_file():
         return [data] if any(data.match(pattern) for pattern in patterns) else []
     found = {path for pattern in patterns for path in data.rglob(pattern)}
-    return sorted(path for path in found if path.is_file() and not path.name.startswith((".", "~$")))
+    return sorted(
+        path for path in found if path.is_file() and not path.name.startswith((".", "~$"))
+    )
 
 
 def nearest(name: str, header: Sequence[str]) -> str:
-    """The names most like `name`, in brackets for an error message; all of them where they are few and none is alike."""
+    """The names most like `name`, in brackets for an error message; all of them where they are few
+    and none is alike."""
     folds = {h.casefold(): h for h in header if h}
     wanted = name.casefold()
     close = difflib.get_close_matches(wanted, list(folds), 3, 0.6)
-    close += [h for h in folds if (wanted in h or h in wanted) and min(len(h), len(wanted)) > 2 and h not in close]
+    close += [
+        h
+        for h in folds
+        if (wanted in h or h in wanted) and min(len(h), len(wanted)) > 2 and h not in close
+    ]
     if close:
         return f" (nearest: {', '.join(repr(folds[h]) for h in close[:3])})"
     return f" (there are {', '.join(map(repr, folds.values()))})" if 0 < len(folds) <= 12 else ""
@@ -126,25 +142,45 @@ def read(path: Path, layout: Layout, faults: list[Fault]) -> Part | None:
         if path.stat().st_size == 0:
             raise ValueError("the file is empty (0 bytes)")
         if min(layout.header, default=0) < 1:
-            raise ValueError(f"its header is declared in row {', '.join(map(str, layout.header)) or 'none'}, and rows count from 1")
+            raise ValueError(
+                f"its header is declared in row {', '.join(map(str, layout.header)) or 'none'}, "
+                "and rows count from 1"
+            )
         if kind in ("csv", "tsv"):
             part = _text(path, layout, known)
         elif kind == "xlsx":
             grid = _sheet(path, layout)
-            part = _framed(path, zip(grid, range(1, len(grid) + 1), strict=True), layout.header, known, strict=False)
+            part = _framed(
+                path,
+                zip(grid, range(1, len(grid) + 1), strict=True),
+                layout.header,
+                known,
+                strict=False,
+            )
         elif kind == "parquet":
             part = _parquet(path, layout)
         else:
-            raise ValueError(f"'{path.suffix}' is none of the table formats {', '.join(SUFFIXES)}; save it as one of them")
+            raise ValueError(
+                f"'{path.suffix}' is none of the table formats {', '.join(SUFFIXES)}; save it as "
+                "one of them"
+            )
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        known.append(Fault("D00", path.name, str(reason), "Export or copy the file again, or correct how it is declared"))
+        known.append(
+            Fault(
+                "D00",
+                path.name,
+                str(reason),
+                "Export or copy the file again, or correct how it is declared",
+            )
+        )
     faults += known
     return None if known else part
 
 
 def text_of(cell: object, decimal: str = ".") -> str:
-    """A cell of a workbook or a Parquet file as text: whole floats without '.0', dates in ISO form, nothing as ''."""
+    """A cell of a workbook or a Parquet file as text: whole floats without '.0', dates in ISO form,
+    nothing as ''."""
     if cell is None:
         return ""
     if isinstance(cell, bool):
@@ -155,7 +191,9 @@ def text_of(cell: object, decimal: str = ".") -> str:
         whole = cell.is_integer() and abs(cell) < 1e15
         return str(int(cell)) if whole else repr(cell).replace(".", decimal)
     if isinstance(cell, datetime.datetime):
-        return cell.date().isoformat() if cell.time() == datetime.time() else cell.isoformat(sep=" ")
+        return (
+            cell.date().isoformat() if cell.time() == datetime.time() else cell.isoformat(sep=" ")
+        )
     if isinstance(cell, datetime.date | datetime.time):
         return cell.isoformat()
     return str(cell).strip()
@@ -164,18 +202,27 @@ def text_of(cell: object, decimal: str = ".") -> str:
 def _text(path: Path, layout: Layout, faults: list[Fault]) -> Part | None:
     raw = path.read_bytes()
     part = _plain(path, raw, layout)
-    return part if part is not None else _framed(path, _strict_rows(path, raw, layout), layout.header, faults, strict=True)
+    return (
+        part
+        if part is not None
+        else _framed(path, _strict_rows(path, raw, layout), layout.header, faults, strict=True)
+    )
 
 
 def _plain(path: Path, raw: bytes, layout: Layout) -> Part | None:
-    """The table by Arrow, or None where anything about it is in doubt: then the strict reader decides, and words the fault."""
+    """The table by Arrow, or None where anything about it is in doubt: then the strict reader
+    decides, and words the fault."""
     text = _utf8(raw, layout.encoding)
     start, comments = 0, 0
     if layout.comment:
         comment = layout.comment.encode()
         while text.startswith(comment, start) and (end := text.find(b"\n", start)) >= 0:
             start, comments = end + 1, comments + 1
-        if text.startswith(comment, start) or text.find(b"\n" + comment, start) >= 0 or set(comment) & set(b"\r\n"):
+        if (
+            text.startswith(comment, start)
+            or text.find(b"\n" + comment, start) >= 0
+            or set(comment) & set(b"\r\n")
+        ):
             return None
     last = max(layout.header)
     end = start
@@ -199,7 +246,8 @@ def _plain(path: Path, raw: bytes, layout: Layout) -> Part | None:
 
 
 def _strict_rows(path: Path, raw: bytes, layout: Layout) -> Iterator[tuple[list[str], int]]:
-    """Each row and its line. Raises ValueError for whatever RFC 4180 does not allow, and for rows inside a cell."""
+    """Each row and its line. Raises ValueError for whatever RFC 4180 does not allow, and for rows
+    inside a cell."""
     text, numbers = _uncommented(_decoded(raw, layout.encoding), layout.comment)
     delimiter = layout.delimiter or _delimiter(text, path, layout)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -207,18 +255,25 @@ def _strict_rows(path: Path, raw: bytes, layout: Layout) -> Iterator[tuple[list[
     try:
         for row in reader:
             # a stray quote swallows the lines up to the next one: such a cell holds whole rows
-            if reader.line_num > before + 1 and any("\n" in c and c.count(delimiter) >= max(1, len(row) - 1) for c in row):
-                raise ValueError(f"line {numbers[before]}: a quotation mark is opened and swallows the lines that follow")
+            if reader.line_num > before + 1 and any(
+                "\n" in c and c.count(delimiter) >= max(1, len(row) - 1) for c in row
+            ):
+                raise ValueError(
+                    f"line {numbers[before]}: a quotation mark is opened and swallows the lines "
+                    "that follow"
+                )
             yield row, numbers[before]
             before = reader.line_num
     except csv.Error as error:
         raise ValueError(
-            f"line {numbers[min(before, len(numbers) - 1)]}: {error}; the file is truncated or a quotation mark is not closed"
+            f"line {numbers[min(before, len(numbers) - 1)]}: {error}; the file is truncated or a "
+            "quotation mark is not closed"
         ) from error
 
 
 def _utf8(raw: bytes, encoding: str) -> bytes:
-    """The text in UTF-8, without its byte order mark. What is said to be UTF-8 is not looked at: Arrow does, and the strict reader."""
+    """The text in UTF-8, without its byte order mark. What is said to be UTF-8 is not looked at:
+    Arrow does, and the strict reader."""
     if raw.startswith(codecs.BOM_UTF8):
         return raw[len(codecs.BOM_UTF8) :]
     try:
@@ -243,14 +298,18 @@ def _decoded(raw: bytes, encoding: str) -> str:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f'line {line}: byte 0x{raw[error.start]:02x} is not {encoding}; declare the encoding, e.g. encoding = "latin-1"'
+            f"line {line}: byte 0x{raw[error.start]:02x} is not {encoding}; declare the encoding, "
+            'e.g. encoding = "latin-1"'
         ) from error
     except LookupError as error:
-        raise ValueError(f"the encoding '{encoding}' is unknown; use e.g. utf-8 or latin-1") from error
+        raise ValueError(
+            f"the encoding '{encoding}' is unknown; use e.g. utf-8 or latin-1"
+        ) from error
 
 
 def _uncommented(text: str, comment: str) -> tuple[str, Sequence[int]]:
-    """The text without comment lines, and the number in the file of each line that is left (with one more for the end)."""
+    """The text without comment lines, and the number in the file of each line that is left (with
+    one more for the end)."""
     if not comment:
         return text, range(1, text.count("\n") + text.count("\r") + 3)
     lines = list(io.StringIO(text, newline=""))
@@ -261,7 +320,10 @@ def _uncommented(text: str, comment: str) -> tuple[str, Sequence[int]]:
 def _delimiter(text: str, path: Path, layout: Layout) -> str:
     head = text.split("\n", layout.header[0])[layout.header[0] - 1 : layout.header[0]]
     usual = "\t" if (layout.format or SUFFIXES.get(path.suffix.lower())) == "tsv" else ","
-    counts = {d: re.sub(r'"[^"]*"', "", head[0]).count(d) if head else 0 for d in dict.fromkeys((usual, "\t", ";", ",", "|"))}
+    counts = {
+        d: re.sub(r'"[^"]*"', "", head[0]).count(d) if head else 0
+        for d in dict.fromkeys((usual, "\t", ";", ",", "|"))
+    }
     return max(counts, key=lambda d: counts[d])
 
 
@@ -269,24 +331,34 @@ def _sheet(path: Path, layout: Layout) -> list[list[str]]:
     from openpyxl import load_workbook
 
     with path.open("rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # openpyxl warns of styles and extensions that a table does not use
+        warnings.simplefilter(
+            "ignore"
+        )  # openpyxl warns of styles and extensions that a table does not use
         try:
             book = load_workbook(file, read_only=True, data_only=True)
         except Exception as error:
             raise ValueError(
-                f"the file is not a workbook that can be opened, or is broken or encrypted ({type(error).__name__}: {error})"
+                "the file is not a workbook that can be opened, or is broken or encrypted "
+                f"({type(error).__name__}: {error})"
             ) from error
         try:
             if layout.sheet is not None and layout.sheet not in book.sheetnames:
-                raise ValueError(f"the workbook has no sheet '{layout.sheet}'; it has {', '.join(book.sheetnames)}")
+                raise ValueError(
+                    f"the workbook has no sheet '{layout.sheet}'; it has "
+                    f"{', '.join(book.sheetnames)}"
+                )
             sheet = book[layout.sheet] if layout.sheet else book.worksheets[0]
             xml = _member(path, str(getattr(sheet, "_worksheet_path", "")))
             if re.search(rb"</f>\s*(<v\s*/>|<v>\s*</v>|</c>)", xml):
                 raise ValueError(
-                    f"sheet '{sheet.title}' holds formulas without stored results; open the workbook, save it, and copy it again"
+                    f"sheet '{sheet.title}' holds formulas without stored results; open the "
+                    "workbook, save it, and copy it again"
                 )
             sheet.reset_dimensions()
-            grid = [[text_of(cell, layout.decimal) for cell in row] for row in sheet.iter_rows(values_only=True)]
+            grid = [
+                [text_of(cell, layout.decimal) for cell in row]
+                for row in sheet.iter_rows(values_only=True)
+            ]
             _unmerge(grid, xml, max(layout.header))
             return grid
         except ValueError:
@@ -298,7 +370,8 @@ def _sheet(path: Path, layout: Layout) -> list[list[str]]:
 
 
 def _member(path: Path, member: str) -> bytes:
-    """The XML of a sheet: openpyxl's reader of large files tells neither merged cells nor formulas without a stored result."""
+    """The XML of a sheet: openpyxl's reader of large files tells neither merged cells nor formulas
+    without a stored result."""
     with zipfile.ZipFile(path) as archive:
         return archive.read(member.lstrip("/")) if member.lstrip("/") in archive.namelist() else b""
 
@@ -328,16 +401,24 @@ def _names(rows: Sequence[list[str]], header: tuple[int, ...]) -> tuple[str, ...
 
 
 def _framed(
-    path: Path, rows: Iterable[tuple[list[str], int]], header: tuple[int, ...], faults: list[Fault], *, strict: bool
+    path: Path,
+    rows: Iterable[tuple[list[str], int]],
+    header: tuple[int, ...],
+    faults: list[Fault],
+    *,
+    strict: bool,
 ) -> Part | None:
-    """Header and body. Empty rows are no rows. `strict`: a row with more or fewer fields than the header is a fault."""
+    """Header and body. Empty rows are no rows. `strict`: a row with more or fewer fields than the
+    header is a fault."""
     import pyarrow as pa
 
     rest = iter(rows)
     top = [row for row, _ in islice(rest, max(header))]
     if len(top) < max(header) or not any(any(c.strip() for c in top[n - 1]) for n in header):
         total = len(top) + sum(1 for _ in rest)
-        raise ValueError(f"the file has {total} rows and no header in row {', '.join(map(str, header))}")
+        raise ValueError(
+            f"the file has {total} rows and no header in row {', '.join(map(str, header))}"
+        )
     names = list(_names(top, header))
     while names and not names[-1] and not strict:
         names.pop()
@@ -350,15 +431,27 @@ def _framed(
         if strict:
             ragged += [(line, len(row)) for row, line in batch if len(row) != width]
         lines += [line for _, line in batch]
-        even = [row if len(row) == width else (row + [""] * (width - len(row)))[:width] for row, _ in batch]
+        even = [
+            row if len(row) == width else (row + [""] * (width - len(row)))[:width]
+            for row, _ in batch
+        ]
         for column, cells in zip(chunks, zip(*even, strict=True), strict=True):
             column.append(pa.array(cells, pa.string()))
     if ragged:
         seen = "; ".join(f"line {line} has {n}" for line, n in ragged[:5])
         what = f"{len(ragged)} rows have fewer or more fields than the header's {width} ({seen})"
-        faults.append(Fault("D00", path.name, what, "The file is truncated, or a field holds an unquoted delimiter; export it again"))
+        faults.append(
+            Fault(
+                "D00",
+                path.name,
+                what,
+                "The file is truncated, or a field holds an unquoted delimiter; export it again",
+            )
+        )
         return None
-    return Part(path, tuple(names), tuple(pa.chunked_array(column, pa.string()) for column in chunks), lines)
+    return Part(
+        path, tuple(names), tuple(pa.chunked_array(column, pa.string()) for column in chunks), lines
+    )
 
 
 def _parquet(path: Path, layout: Layout) -> Part:
@@ -371,7 +464,11 @@ def _parquet(path: Path, layout: Layout) -> Part:
         raise ValueError(f"the file is not Parquet, or is broken ({error})") from error
     columns = []
     for column in table.columns:
-        texts = [[text_of(cell, layout.decimal) for cell in chunk.to_pylist()] for chunk in column.chunks]
-        columns.append(pa.chunked_array([pa.array(cells, pa.string()) for cells in texts], pa.string()))
+        texts = [
+            [text_of(cell, layout.decimal) for cell in chunk.to_pylist()] for chunk in column.chunks
+        ]
+        columns.append(
+            pa.chunked_array([pa.array(cells, pa.string()) for cells in texts], pa.string())
+        )
     names = tuple(" ".join(str(name).split()) for name in table.column_names)
     return Part(path, names, tuple(columns), range(1, table.num_rows + 1))

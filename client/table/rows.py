@@ -1,4 +1,5 @@
-"""Rows and patients: which row of which file belongs to whom, and who is set aside for which reason."""
+"""Rows and patients: which row of which file belongs to whom, and who is set aside for which
+reason."""
 
 from __future__ import annotations
 
@@ -42,13 +43,26 @@ class Loaded:
     """One a row of all parts; '' for rows that are no cases."""
     notes: list[str] = field(default_factory=list)
     hospitals: list[str] = field(default_factory=list)
-    """One a row of all parts, as the table or the file's name has it; empty where `site` names neither."""
+    """One a row of all parts, as the table or the file's name has it; empty where `site` names
+    neither."""
 
     @classmethod
-    def of(cls, spec: TableSpec, parts: list[Part], root: Path, nulls: tuple[str, ...], site: SiteSpec, faults: list[Fault]) -> Loaded:
+    def of(
+        cls,
+        spec: TableSpec,
+        parts: list[Part],
+        root: Path,
+        nulls: tuple[str, ...],
+        site: SiteSpec,
+        faults: list[Fault],
+    ) -> Loaded:
         table = cls(spec, parts, root, nulls, [])
         if site.from_file:
-            table.hospitals = [name for name, part in zip(file_names(parts, table.folder), parts, strict=True) for _ in part.lines]
+            table.hospitals = [
+                name
+                for name, part in zip(file_names(parts, table.folder), parts, strict=True)
+                for _ in part.lines
+            ]
         elif site.column and all(site.column in part.index for part in parts):
             table.hospitals = [cell.strip() for part in parts for cell in part.column(site.column)]
         table.ids = [_id(cell, spec) for part in parts for cell in part.column(spec.key)]
@@ -56,14 +70,27 @@ class Loaded:
             other = [i for i in table.ids if not re.fullmatch(spec.id_pattern, i)]
             table.ids = [i if re.fullmatch(spec.id_pattern, i) else "" for i in table.ids]
             if other:
-                table.notes.append(f"{len(other)} rows of table '{spec.name}' have no id of a case (legend or empty)")
+                table.notes.append(
+                    f"{len(other)} rows of table '{spec.name}' have no id of a case (legend or "
+                    "empty)"
+                )
         else:
             empty = [row for row, i in enumerate(table.ids) if not i]
             if empty:
                 what = f"the id is empty in {len(empty)} rows ({table.rows(empty)})"
-                faults.append(Fault("D05", table.where(spec.key), what, "Give each row its patient's id, or delete it"))
+                faults.append(
+                    Fault(
+                        "D05",
+                        table.where(spec.key),
+                        what,
+                        "Give each row its patient's id, or delete it",
+                    )
+                )
         if spec.id_per_site and table.hospitals:
-            table.ids = [f"{hospital}: {i}" if i else "" for hospital, i in zip(table.hospitals, table.ids, strict=True)]
+            table.ids = [
+                f"{hospital}: {i}" if i else ""
+                for hospital, i in zip(table.hospitals, table.ids, strict=True)
+            ]
         return table
 
     @property
@@ -85,12 +112,17 @@ class Loaded:
     def rows(self, at: Sequence[int]) -> str:
         """Where rows stand, for a message."""
         if len(self.parts) == 1:
-            return "row " + ", ".join(str(self.place[i][1]) for i in at[:MANY]) + (", ..." if len(at) > MANY else "")
+            return (
+                "row "
+                + ", ".join(str(self.place[i][1]) for i in at[:MANY])
+                + (", ..." if len(at) > MANY else "")
+            )
         told = [f"{self.name(self.place[i][0])}:{self.place[i][1]}" for i in at[:MANY]]
         return ", ".join(told) + (", ..." if len(at) > MANY else "")
 
     def cells(self, names: Sequence[str], faults: list[Fault] | None) -> list[str] | None:
-        """The cells of the first of `names` that each part has; None with a fault (D08) where a part has none of them."""
+        """The cells of the first of `names` that each part has; None with a fault (D08) where a
+        part has none of them."""
         out: list[str] = []
         lacking: dict[str, list[str]] = defaultdict(list)
         for part in self.parts:
@@ -98,11 +130,16 @@ class Loaded:
             if name is None:
                 lacking[absent(names, part)].append(self.name(part))
             elif name in part.repeated:
-                lacking[f"column '{name}' stands there {part.header.count(name)} times"].append(self.name(part))
+                lacking[f"column '{name}' stands there {part.header.count(name)} times"].append(
+                    self.name(part)
+                )
             else:
                 out += part.column(name)
         if faults is not None:
-            faults += [Fault("D08", some(files), what, "Rename the column, or correct the mapping") for what, files in lacking.items()]
+            faults += [
+                Fault("D08", some(files), what, "Rename the column, or correct the mapping")
+                for what, files in lacking.items()
+            ]
         return None if lacking else out
 
     @cached_property
@@ -126,17 +163,24 @@ def absent(names: Sequence[str], part: Part) -> str:
     """What to say of a column that a part lacks under each of its names."""
     if not any(names):
         return f"the study file leaves open which column it is; the table has {some(part.header)}"
-    return f"there is no column {' or '.join(repr(n) for n in names)}{nearest(names[0], part.header)}"
+    return (
+        f"there is no column {' or '.join(repr(n) for n in names)}{nearest(names[0], part.header)}"
+    )
 
 
 def file_names(parts: Sequence[Part], root: Path) -> list[str]:
-    """A hospital's name for each file: its own name; its folder's where all files are called alike; else its path."""
+    """A hospital's name for each file: its own name; its folder's where all files are called alike;
+    else its path."""
     stems = [part.path.stem for part in parts]
     if len(set(stems)) == len(stems):
         return stems
     paths = [part.path.relative_to(root) for part in parts]
     folders = [path.parent.as_posix() for path in paths]
-    return folders if len(set(stems)) == 1 and "." not in folders else [path.with_suffix("").as_posix() for path in paths]
+    return (
+        folders
+        if len(set(stems)) == 1 and "." not in folders
+        else [path.with_suffix("").as_posix() for path in paths]
+    )
 
 
 def _id(cell: str, spec: TableSpec) -> str:
@@ -147,7 +191,8 @@ def _id(cell: str, spec: TableSpec) -> str:
 
 @dataclass
 class Account:
-    """The patients of the index table, the rows that stand for each, and who is set aside for which reason (the first one counts)."""
+    """The patients of the index table, the rows that stand for each, and who is set aside for which
+    reason (the first one counts)."""
 
     index: Loaded
     notes: list[str]
@@ -168,10 +213,13 @@ class Account:
         return {patient: i for i, patient in enumerate(self.ids)}
 
     def positions(self, table: Loaded) -> NDArray[np.int64]:
-        """(rows of the table,): the position of each row's patient in `ids`, -1 for one who is not among them."""
+        """(rows of the table,): the position of each row's patient in `ids`, -1 for one who is not
+        among them."""
         if table.spec.name not in self._positions:
             at = self.at
-            self._positions[table.spec.name] = np.fromiter((at.get(i, -1) for i in table.ids), np.int64, len(table.ids))
+            self._positions[table.spec.name] = np.fromiter(
+                (at.get(i, -1) for i in table.ids), np.int64, len(table.ids)
+            )
         return self._positions[table.spec.name]
 
     def drop(self, patient: str, reason: str) -> None:
@@ -181,7 +229,8 @@ class Account:
         return list(Counter(self.gone.values()).items())
 
     def filter_index(self, faults: list[Fault]) -> None:
-        """Apply the index table's filters one after the other, then its rule on several rows of a patient (guard D02)."""
+        """Apply the index table's filters one after the other, then its rule on several rows of a
+        patient (guard D02)."""
         table, spec = self.index, self.index.spec
         self.ids = tuple(sorted({i for i in table.ids if i}))
         mask = table.cases
@@ -196,16 +245,25 @@ class Account:
             count = Counter(table.ids[row] for row in np.flatnonzero(mask))
             several = sorted(i for i, n in count.items() if n > 1)
             if several and spec.duplicates == "error":
-                what = f"{len(several)} patients have {sum(count[i] for i in several)} rows where one is declared: {some(several)}"
+                what = (
+                    f"{len(several)} patients have {sum(count[i] for i in several)} rows where "
+                    f"one is declared: {some(several)}"
+                )
                 way = 'Keep one row a patient, or declare duplicates = "quarantine" or "agree"'
-                if table.hospitals and len({*zip(table.hospitals, table.ids, strict=True)}) == len(table.ids):
-                    way = "They stand in different hospitals: if ids count anew in each hospital, declare id_per_site = true"
+                if table.hospitals and len({*zip(table.hospitals, table.ids, strict=True)}) == len(
+                    table.ids
+                ):
+                    way = (
+                        "They stand in different hospitals: if ids count anew in each hospital, "
+                        "declare id_per_site = true"
+                    )
                 faults.append(Fault("D02", table.where(spec.key), what, way))
             for patient in several:
                 self.drop(patient, "several rows where one is declared (D02)")
 
     def check_persons(self, faults: list[Fault]) -> None:
-        """Guard L04: nobody stands under two ids, which may be two sites; and no id stands for two people (guard D02)."""
+        """Guard L04: nobody stands under two ids, which may be two sites; and no id stands for two
+        people (guard D02)."""
         table, spec = self.index, self.index.spec
         cells = table.cells((spec.person,), faults) if spec.person else None
         if cells is None:
@@ -219,11 +277,22 @@ class Account:
         twice = sorted(" = ".join(sorted(v)) for v in ids.values() if len(v) > 1)
         if twice:
             what = (
-                f"{len(twice)} persons stand under several ids, so they may be trained on at one site and scored at another: {some(twice)}"
+                f"{len(twice)} persons stand under several ids, so they may be trained on at "
+                f"one site and scored at another: {some(twice)}"
             )
-            faults.append(Fault("L04", table.where(spec.person), what, "Give each person one id, or delete the rows that repeat a person"))
+            faults.append(
+                Fault(
+                    "L04",
+                    table.where(spec.person),
+                    what,
+                    "Give each person one id, or delete the rows that repeat a person",
+                )
+            )
         shared = sorted(i for i, v in people.items() if len(v) > 1)
         if shared:
             what = f"{len(shared)} ids stand for several persons each: {some(shared)}"
-            way = f"Correct '{spec.key}'; if ids count anew in each hospital, declare id_per_site = true"
+            way = (
+                f"Correct '{spec.key}'; if ids count anew in each hospital, declare id_per_site "
+                "= true"
+            )
             faults.append(Fault("D02", table.where(spec.person), what, way))

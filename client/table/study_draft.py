@@ -1,6 +1,8 @@
-"""A study file for a table of one's own, drafted from what the table seems to hold, for the researcher to correct.
+"""A study file for a table of one's own, drafted from what the table seems to hold, for the
+researcher to correct.
 
-Everything in it is a guess. What is an outcome, an identity, free text, a date or the label in disguise is left out and said so.
+Everything in it is a guess. What is an outcome, an identity, free text, a date or the label in
+disguise is left out and said so.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ from common.study.study import Study, denied_patterns
 
 CHECK = "  # guessed: check"
 LEAK = 0.94
-"""A single feature with a higher AUC is left out: guard L03 would stop the run at 0.95 on some of its training rows."""
+"""A single feature with a higher AUC is left out: guard L03 would stop the run at 0.95 on some of
+its training rows."""
 
 _ID = (
-    r"^(pat(ient)?|subject|proband|case|pseudonym|fall)([ _.-]?(id|nr|no|num|number|nummer|code|key))?\.?$", r"^(pid|mrn|id)$",
+    r"^(pat(ient)?|subject|proband|case|pseudonym|fall)([ "
+    r"_.-]?(id|nr|no|num|number|nummer|code|key))?\.?$", r"^(pid|mrn|id)$",
     r"(^|[ _.-])(id|nr|mrn|pid|nummer)\.?$", r"patient|subject|case|pseudonym|proband|fall",
 )  # fmt: skip
 _SITE = (
@@ -35,19 +39,26 @@ _SITE = (
     r"^(?!.*(tum|primary|anatom|metast|biops|lesion|organ)).*(?<![a-z])(site|center|centre|zentrum|standort|facility)(?![a-z])",
 )  # fmt: skip
 _LABEL = (
-    r"^(label|target|outcome|class|y|event|endpoint|zielgr[oö](ss|ß)e|ergebnis)$", r"^(label|target|outcome|ziel)", r"(fern)?metasta",
-    r"^(m|c?p?m[ _.-]?(stage|status|categor.*)|m1|spread)$", r"response|ansprechen", r"recurrence|relapse|rezidiv|progress",
-    r"^(primary[ _.-]?(tumou?r|cancer|type|origin)?|diagnos(is|e)|entit.*)$", r"vital|death|died|dead|deceased|gestorben",
+    r"^(label|target|outcome|class|y|event|endpoint|zielgr[oö](ss|ß)e|ergebnis)$",
+    r"^(label|target|outcome|ziel)", r"(fern)?metasta",
+    r"^(m|c?p?m[ _.-]?(stage|status|categor.*)|m1|spread)$", r"response|ansprechen",
+    r"recurrence|relapse|rezidiv|progress",
+    r"^(primary[ _.-]?(tumou?r|cancer|type|origin)?|diagnos(is|e)|entit.*)$",
+    r"vital|death|died|dead|deceased|gestorben",
 )  # fmt: skip
 _UNITS = (
-    (r"(^|[ _.-])(age|alter|[aâ]ge)([ _.-]|$)", "years"), (r"(^|[ _.-])bmi([ _.-]|$)|body.?mass", "kg/m2"), (r"weight|gewicht", "kg"),
-    (r"(^|[ _.-])(height|gr[oö](ss|ß)e)([ _.-]|$)", "cm"), (r"(^|[ _.-])cea([ _.-]|$)", "ng/mL"), (r"(^|[ _.-])(year|jahr)", "year"),
-    (r"score|index", "points"), (r"count|number|anzahl|nodes|(^|[ _.-])n([ _.-]|$)", "count"), (r"percent|prozent|%", "%"),
+    (r"(^|[ _.-])(age|alter|[aâ]ge)([ _.-]|$)", "years"), (r"(^|[ _.-])bmi([ _.-]|$)|body.?mass",
+    "kg/m2"), (r"weight|gewicht", "kg"),
+    (r"(^|[ _.-])(height|gr[oö](ss|ß)e)([ _.-]|$)", "cm"), (r"(^|[ _.-])cea([ _.-]|$)", "ng/mL"),
+    (r"(^|[ _.-])(year|jahr)", "year"),
+    (r"score|index", "points"), (r"count|number|anzahl|nodes|(^|[ _.-])n([ _.-]|$)", "count"),
+    (r"percent|prozent|%", "%"),
 )  # fmt: skip
 
 
 def draft(path: Path) -> str:
-    """The TOML text of a study for the table (or the folder of tables) at `path`. Raises DataError (D00) where none can be read."""
+    """The TOML text of a study for the table (or the folder of tables) at `path`. Raises DataError
+    (D00) where none can be read."""
     found = survey(path)
     columns = dict(found.columns)
     site, site_told = _site(found, columns)
@@ -57,8 +68,12 @@ def draft(path: Path) -> str:
     names = _classes(columns[label]) if label else ((), ())
     lines = [
         *_head(path, found),
-        f"id = {quoted(patient)}{id_told}" if patient else f'id = ""{CHECK}: which column names the patient?',
-        f"site = {quoted(site)}{site_told}" if site else site_told or '# site = "..."  # no column that names the hospital was found',
+        f"id = {quoted(patient)}{id_told}"
+        if patient
+        else f'id = ""{CHECK}: which column names the patient?',
+        f"site = {quoted(site)}{site_told}"
+        if site
+        else site_told or '# site = "..."  # no column that names the hospital was found',
     ]
     if hospitals and patient:
         lines += _repeated(columns[patient], hospitals)
@@ -71,12 +86,25 @@ def draft(path: Path) -> str:
     outcome = _outcome(columns[label], names[0]) if label else None
     entries: dict[str, list[str]] = {}
     for name, column in inputs.items():
-        why = reasons.get(name) or _unusable(column) or (_leak(column, outcome, len(names[0])) if outcome is not None else "")
+        why = (
+            reasons.get(name)
+            or _unusable(column)
+            or (_leak(column, outcome, len(names[0])) if outcome is not None else "")
+        )
         if why:
             left_out[name] = why
         else:
             entries[name] = _number(column) if column.kind == "number" else _choice(column)
-    nulls = sorted({t for n in (*entries, label) if n in columns for t in columns[n].nulls if not ambiguous(t)}, key=str.casefold)
+    nulls = sorted(
+        {
+            t
+            for n in (*entries, label)
+            if n in columns
+            for t in columns[n].nulls
+            if not ambiguous(t)
+        },
+        key=str.casefold,
+    )
     for name, entry in entries.items():
         features += ["", "[[feature]]", f"name = {quoted(name)}", *entry]
     if nulls:
@@ -102,7 +130,8 @@ def _list(texts: Iterable[str]) -> str:
 def _head(path: Path, found: Survey) -> list[str]:
     rows = len(next(iter(found.columns.values())).cells) if found.columns else 0
     lines = [
-        f"# A draft for {path.name}: {rows} rows, {len(found.columns) + len(found.left_out)} columns, guessed from names and contents.",
+        f"# A draft for {path.name}: {rows} rows, {len(found.columns) + len(found.left_out)} "
+        "columns, guessed from names and contents.",
         "# Correct it, above all where it says `check`; docs/own-study.md has the keys.",
         *(f"# Attention: {told}" for told in found.warnings),
         f"name = {quoted(re.sub(r'[^A-Za-z0-9_-]+', '_', path.stem).strip('_') or 'my_study')}",
@@ -124,8 +153,11 @@ def _head(path: Path, found: Survey) -> list[str]:
     return lines
 
 
-def _first(patterns: Sequence[str], columns: Mapping[str, Column], fits: Callable[[Column], bool]) -> str:
-    """The first column whose name matches the earliest pattern, of those that fit; '' where there is none."""
+def _first(
+    patterns: Sequence[str], columns: Mapping[str, Column], fits: Callable[[Column], bool]
+) -> str:
+    """The first column whose name matches the earliest pattern, of those that fit; '' where there
+    is none."""
     for pattern in patterns:
         for name, column in columns.items():
             if re.search(pattern, folded(name)) and fits(column):
@@ -138,21 +170,26 @@ def _site(found: Survey, columns: Mapping[str, Column]) -> tuple[str, str]:
     site = _first(_SITE, columns, lambda c: 1 <= len(c.counts) <= max(2, len(c.cells) // 2))
     if site:
         empty = columns[site].cells.count("")
-        return site, CHECK + (f": it is empty in {empty} rows, to be filled in first" if empty else "")
+        return site, CHECK + (
+            f": it is empty in {empty} rows, to be filled in first" if empty else ""
+        )
     if len(found.files) > 1:
         return "", f"site_from_file = true{CHECK}: each file is a hospital"
     return "", ""
 
 
 def _patient(columns: Mapping[str, Column], site: str, hospitals: Sequence[str]) -> tuple[str, str]:
-    """The column of the patient: named like an id and different in each row, at least within a hospital; else the most different one."""
+    """The column of the patient: named like an id and different in each row, at least within a
+    hospital; else the most different one."""
     inner = {n: c for n, c in columns.items() if n != site and all(c.cells)}
 
     def unique(c: Column) -> bool:
         keys = set(zip(hospitals, c.cells, strict=True)) if hospitals else set(c.cells)
         return len(keys) == len(c.cells)
 
-    named = _first(_ID, inner, unique) or _first(_ID, inner, lambda c: len(c.counts) > 0.2 * len(c.cells) and not _fraction(c))
+    named = _first(_ID, inner, unique) or _first(
+        _ID, inner, lambda c: len(c.counts) > 0.2 * len(c.cells) and not _fraction(c)
+    )
     if named:
         return named, CHECK
     other = next((n for n, c in inner.items() if unique(c) and not _fraction(c)), "")
@@ -182,33 +219,62 @@ def _label(columns: Mapping[str, Column], taken: set[str]) -> str:
     return _first(_LABEL, columns, fits) or (binary[-1] if binary else "")
 
 
-_UNSURE = re.compile(r"c?p?mx|x|unknown|unclear|unsure|indeterminate|unklar|unbekannt|(not |un)(assess|evalu).*|equivocal")
+_UNSURE = re.compile(
+    r"c?p?mx|x|unknown|unclear|unsure|indeterminate|unklar|unbekannt|(not "
+    r"|un)(assess|evalu).*|equivocal"
+)
 
 
 def ambiguous(null: str) -> bool:
-    """Whether a null token may be a value in another column: it is then declared for its own column."""
+    """Whether a null token may be a value in another column: it is then declared for its own
+    column."""
     return re.fullmatch(r"[+-]?[0-9.,]+", null) is not None or folded(null) in MAYBE_A_VALUE
 
 
 def _classes(c: Column) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The classes of a label in order, the event last, and the values that mean that it is not known."""
-    unsure = [t for t in c.counts if _UNSURE.fullmatch(folded(t)) or (t in c.nulls and ambiguous(t))]
+    """The classes of a label in order, the event last, and the values that mean that it is not
+    known."""
+    unsure = [
+        t for t in c.counts if _UNSURE.fullmatch(folded(t)) or (t in c.nulls and ambiguous(t))
+    ]
     return tuple(t for t in c.levels if t not in unsure), tuple(unsure)
 
 
 def _label_lines(label: str, classes: Sequence[str], unknown: Sequence[str]) -> list[str]:
     if not label:
-        return [f'column = ""{CHECK}: no column with a few values looks like the label', 'values = ["0", "1"]']
-    order = "the first is the reference, the last the event" if len(classes) == 2 else "the first is the reference"
-    lines = [f"column = {quoted(label)}{CHECK}: what is to be predicted", f"values = {_list(classes)}{CHECK}: {order}"]
-    return lines + ([f"unknown = {_list(unknown)}{CHECK}: neither; never trained on, never scored"] if unknown else [])
+        return [
+            f'column = ""{CHECK}: no column with a few values looks like the label',
+            'values = ["0", "1"]',
+        ]
+    order = (
+        "the first is the reference, the last the event"
+        if len(classes) == 2
+        else "the first is the reference"
+    )
+    lines = [
+        f"column = {quoted(label)}{CHECK}: what is to be predicted",
+        f"values = {_list(classes)}{CHECK}: {order}",
+    ]
+    return lines + (
+        [f"unknown = {_list(unknown)}{CHECK}: neither; never trained on, never scored"]
+        if unknown
+        else []
+    )
 
 
 def _refused(inputs: Mapping[str, Column], label: str, classes: Sequence[str]) -> dict[str, str]:
     """Guard L02: columns whose name is that of an outcome, or that encode the label."""
-    schema = Schema("draft", (), Label(label or "label", tuple(classes) if len(classes) > 1 else ("no", "yes")), ("baseline",))
+    schema = Schema(
+        "draft",
+        (),
+        Label(label or "label", tuple(classes) if len(classes) > 1 else ("no", "yes")),
+        ("baseline",),
+    )
     patterns = denied_patterns(Study("draft", "", schema, {}, source={"label": {"column": label}}))
-    told = "an outcome, or it encodes the label (guard L02); if it only sounds so, say why in not_an_outcome"
+    told = (
+        "an outcome, or it encodes the label (guard L02); if it only sounds so, say why in "
+        "not_an_outcome"
+    )
     return {n: told for n in inputs if any(re.search(p, n, re.IGNORECASE) for p in patterns)}
 
 
@@ -216,13 +282,18 @@ def _unusable(c: Column) -> str:
     if any(ord(letter) < 32 for letter in c.name):
         return "its name has control characters: rename it"
     rows = len(c.cells)
-    if c.kind == "number" and len(c.counts) == rows >= 20 and max(c.numbers.values()) - min(c.numbers.values()) == rows - 1:
+    if (
+        c.kind == "number"
+        and len(c.counts) == rows >= 20
+        and max(c.numbers.values()) - min(c.numbers.values()) == rows - 1
+    ):
         return "it numbers the rows"
     return {
         "empty": "it holds nothing",
         "constant": "it holds one value only",
         "date": "dates; a time between two of them, in days, could be used",
-        "text": f"free text, names or codes ({len(c.counts)} different ones); group the values with map to use it",
+        "text": f"free text, names or codes ({len(c.counts)} different ones); group the values "
+        "with map to use it",
     }.get(c.kind, "")
 
 
@@ -232,21 +303,40 @@ def _outcome(c: Column, classes: Sequence[str]) -> NDArray[np.int64]:
 
 
 def _leak(c: Column, outcome: NDArray[np.int64], classes: int) -> str:
-    """Guard L03 beforehand: the best AUC of this column alone, by its values or by being missing."""
+    """Guard L03 beforehand: the best AUC of this column alone, by its values or by being
+    missing."""
     order = {folded(t): k for k, t in enumerate(c.levels)} if c.kind == "choice" else {}
     missing = set(c.nulls) | set(c.strange if c.kind == "number" else ())
-    x = np.array([np.nan if not t or t in missing else order.get(folded(t), np.nan) if order else c.numbers[t] for t in c.cells])
+    x = np.array(
+        [
+            np.nan
+            if not t or t in missing
+            else order.get(folded(t), np.nan)
+            if order
+            else c.numbers[t]
+            for t in c.cells
+        ]
+    )
     worst = 0.5
     for k in range(classes):
         y = outcome == k
-        for use, values in ((~np.isnan(x), x), (np.ones(len(x), np.bool_), np.isnan(x).astype(np.float64))):
+        for use, values in (
+            (~np.isnan(x), x),
+            (np.ones(len(x), np.bool_), np.isnan(x).astype(np.float64)),
+        ):
             rows = use & (outcome >= 0)
             worst = max(worst, _auc(values[rows], y[rows], sort=bool(order)))
-    return f"alone it predicts the label almost perfectly (AUC {worst:.2f}), so it probably encodes it (guard L03)" if worst > LEAK else ""
+    return (
+        f"alone it predicts the label almost perfectly (AUC {worst:.2f}), so it probably encodes "
+        "it (guard L03)"
+        if worst > LEAK
+        else ""
+    )
 
 
 def _auc(x: NDArray[np.float64], y: NDArray[np.bool_], *, sort: bool) -> float:
-    """Of `x` for `y`, either direction; with `sort` the values of `x` are first put into the best order."""
+    """Of `x` for `y`, either direction; with `sort` the values of `x` are first put into the best
+    order."""
     if min(int(y.sum()), int((~y).sum())) < 10:
         return 0.5
     _, at = np.unique(x, return_inverse=True)
@@ -262,12 +352,17 @@ def _auc(x: NDArray[np.float64], y: NDArray[np.bool_], *, sort: bool) -> float:
 
 def _choice(c: Column) -> list[str]:
     levels = c.levels
-    shapes = {re.sub(r"\d{1,2}[a-d]?$|(?<![a-z])(i{1,3}|iv|v)[a-d]?$", "#", folded(t)) for t in levels}
+    shapes = {
+        re.sub(r"\d{1,2}[a-d]?$|(?<![a-z])(i{1,3}|iv|v)[a-d]?$", "#", folded(t)) for t in levels
+    }
     graded = len(levels) > 2 and len(shapes) == 1 and "#" in "".join(shapes)
     if graded and all(t in c.numbers for t in levels):
         whole = [int(c.numbers[t]) for t in levels]
         levels = tuple(str(n) for n in range(min(whole), max(whole) + 1))
-    lines = [f"values = {_list(levels)}{CHECK}: every value that a hospital may have", *(["ordered = true" + CHECK] if graded else [])]
+    lines = [
+        f"values = {_list(levels)}{CHECK}: every value that a hospital may have",
+        *(["ordered = true" + CHECK] if graded else []),
+    ]
     return lines + _own_nulls([t for t in c.nulls if ambiguous(t)])
 
 
@@ -277,7 +372,9 @@ def _own_nulls(texts: Sequence[str]) -> list[str]:
 
 def _number(c: Column) -> list[str]:
     values = np.array([c.numbers[t] for t in c.cells if t in c.numbers])
-    unit = header_unit(c.name) or next((u for pattern, u in _UNITS if re.search(pattern, folded(c.name))), "")
+    unit = header_unit(c.name) or next(
+        (u for pattern, u in _UNITS if re.search(pattern, folded(c.name))), ""
+    )
     said = limits(c)
     low, high = bounds([*values.tolist(), *said.values()])
     if unit == "years" and low == 0 and values.max() <= 110:
@@ -290,12 +387,18 @@ def _number(c: Column) -> list[str]:
     if skewed(values, low):
         lines.append(f'scale = "log"{CHECK}: most values are low, a few very high')
     if said:
-        lines.append(f"map = {{ {', '.join(f'{quoted(t)} = {n:.12g}' for t, n in said.items())} }}{CHECK}: the number that stands for it")
-    return lines + _own_nulls([*(t for t in c.nulls if ambiguous(t)), *(t for t in c.strange if t not in said)])
+        lines.append(
+            f"map = {{ {', '.join(f'{quoted(t)} = {n:.12g}' for t, n in said.items())} }}{CHECK}: "
+            "the number that stands for it"
+        )
+    return lines + _own_nulls(
+        [*(t for t in c.nulls if ambiguous(t)), *(t for t in c.strange if t not in said)]
+    )
 
 
 def bounds(values: Sequence[float]) -> tuple[float, float]:
-    """A generous interval about the values, at round numbers: half their span more on each side, not below 0 where none is below 0."""
+    """A generous interval about the values, at round numbers: half their span more on each side,
+    not below 0 where none is below 0."""
     low, high = min(values), max(values)
     if low >= 0 and high <= 1 and any(0 < v < 1 for v in values):
         return 0.0, 1.0
@@ -308,7 +411,8 @@ def bounds(values: Sequence[float]) -> tuple[float, float]:
 
 
 def skewed(values: NDArray[np.float64], low: float) -> bool:
-    """Whether positive numbers are strongly skewed, and much less so on the scale log(1 + x - low)."""
+    """Whether positive numbers are strongly skewed, and much less so on the scale log(1 + x -
+    low)."""
     if len(values) < 20 or values.min() < 0:
         return False
     plain, logged = _skewness(values), _skewness(np.log1p(values - low))

@@ -13,5 +13,9 @@ if TYPE_CHECKING:
 
 def imaging_of(learner: str, schema: Schema) -> Imaging:
     if schema.imaging is None:
-        raise UsageError("C01", f"learner '{learner}' needs a study that declares images; '{schema.name}' declares none, leave it out")
+        raise UsageError(
+            "C01",
+            f"learner '{learner}' needs a study that declares images; '{schema.name}' declares "
+            "none, leave it out",
+        )
     return schema.imaging

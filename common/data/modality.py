@@ -1,4 +1,5 @@
-"""Imaging modalities that a study may ask for: what follows from a series being CT or MR, said once for each.
+"""Imaging modalities that a study may ask for: what follows from a series being CT or MR, said once
+for each.
 
 Names are DICOM's (0008,0060) and SOP classes its storage UIDs (PS3.4, annex B.5).
 """
@@ -16,11 +17,14 @@ class Modality:
     sop_classes: tuple[str, ...] = ()
     """Those whose pixels are read."""
     hounsfield: bool = False
-    """Values are Hounsfield units: they have a floor (air), tissue lies in a known range, and an intercept that jumps is a fault."""
+    """Values are Hounsfield units: they have a floor (air), tissue lies in a known range, and an
+    intercept that jumps is a fault."""
     at_once: bool = False
-    """A volume is taken in one go: times of its slices that differ part no two volumes that lie over each other."""
+    """A volume is taken in one go: times of its slices that differ part no two volumes that lie
+    over each other."""
     channel: str = ""
-    """What each of its series is; empty: a series' settings tell (`client.imaging.dicom.mr_sequence`), or nothing does."""
+    """What each of its series is; empty: a series' settings tell
+    (`client.imaging.dicom.mr_sequence`), or nothing does."""
 
 
 CT = Modality(

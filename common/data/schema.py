@@ -1,7 +1,9 @@
-"""Schema: what a hospital must hold to take part in a study. Numbers with units and bounds, choices with vocabularies, a label.
+"""Schema: what a hospital must hold to take part in a study. Numbers with units and bounds, choices
+with vocabularies, a label.
 
-Everything that fixes the shape of a model (columns, their order, their bounds) comes from the Schema, which is public, and never
-from data: two sites with equal schema hashes build the same matrix whatever their patients look like.
+Everything that fixes the shape of a model (columns, their order, their bounds) comes from the
+Schema, which is public, and never from data: two sites with equal schema hashes build the same
+matrix whatever their patients look like.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Number:
-    """A measured quantity. `low` and `high` are physical bounds in `unit`: a value outside is a fault, not an outlier."""
+    """A measured quantity. `low` and `high` are physical bounds in `unit`: a value outside is a
+    fault, not an outlier."""
 
     name: str
     unit: str
@@ -32,13 +35,15 @@ class Number:
     high: float
     available_at: str
     scale: Literal["linear", "log"] = "linear"
-    """`log`: models and histogram grids work on log(1 + x - low), so that a skewed marker keeps its low range."""
+    """`log`: models and histogram grids work on log(1 + x - low), so that a skewed marker keeps its
+    low range."""
     title: str = ""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of a closed vocabulary. Unordered choices become one 0/1 column a value but the first (the reference)."""
+    """One of a closed vocabulary. Unordered choices become one 0/1 column a value but the first
+    (the reference)."""
 
     name: str
     values: tuple[str, ...]
@@ -53,7 +58,8 @@ Feature = Number | Choice
 
 @dataclass(frozen=True)
 class Label:
-    """What is predicted. `classes[0]` is the reference; for two classes, `classes[1]` is the event."""
+    """What is predicted. `classes[0]` is the reference; for two classes, `classes[1]` is the
+    event."""
 
     name: str
     classes: tuple[str, ...]
@@ -62,7 +68,8 @@ class Label:
 
 @dataclass(frozen=True)
 class Survival:
-    """A follow-up time and an event, described by Kaplan-Meier curves; an outcome, never an input."""
+    """A follow-up time and an event, described by Kaplan-Meier curves; an outcome, never an
+    input."""
 
     name: str
     unit: str
@@ -83,7 +90,8 @@ class Channel:
 
 @dataclass(frozen=True)
 class Imaging:
-    """What images a study looks at, and how they are prepared: public, so that no statistic need cross a wall for it.
+    """What images a study looks at, and how they are prepared: public, so that no statistic need
+    cross a wall for it.
 
     Axes are (z, y, x), growing towards the patient's head, back and left; lengths are in mm.
     """
@@ -92,13 +100,16 @@ class Imaging:
     regions: tuple[str, ...] = ()
     """What an expert may have outlined; region i is bit i of a mask."""
     organ: str = ""
-    """The region whose box (and `margin_mm`) a volume is cut to, where it is outlined; empty: the body, or the brain."""
+    """The region whose box (and `margin_mm`) a volume is cut to, where it is outlined; empty: the
+    body, or the brain."""
     lesion: tuple[str, ...] = ()
     """The regions that together are a lesion: crops are centred on its largest connected parts."""
     window: tuple[float, float] | None = None
-    """Hounsfield units clipped and mapped to [-1, 1]. None: 0.5 to 99.5 percentile inside the brain, z-score, clipped to +-5."""
+    """Hounsfield units clipped and mapped to [-1, 1]. None: 0.5 to 99.5 percentile inside the
+    brain, z-score, clipped to +-5."""
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """Of a prepared volume; a coarser file keeps its own spacing, for interpolation adds nothing."""
+    """Of a prepared volume; a coarser file keeps its own spacing, for interpolation adds
+    nothing."""
     margin_mm: float = 10.0
     crop_mm: tuple[float, float, float] = (48.0, 48.0, 48.0)
     """Edges of a lesion's crop."""
@@ -107,7 +118,8 @@ class Imaging:
     coarse: tuple[int, int, int] = (32, 64, 64)
     """Voxels of the whole field of view as the segmentation sees it."""
     body: tuple[str, ...] = ()
-    """Words of DICOM's BodyPartExamined that name what is looked at; a series of another part is not preferred to any."""
+    """Words of DICOM's BodyPartExamined that name what is looked at; a series of another part is
+    not preferred to any."""
 
     def bits(self, regions: tuple[str, ...]) -> int:
         """The mask bits of `regions` together."""
@@ -133,7 +145,8 @@ class Column:
         return self.feature.unit if isinstance(self.feature, Number) else "rank"
 
     def to_model(self, x: Floats) -> Floats:
-        """Natural values to the scale on which linear models and histogram grids work; clipped to the bounds, NaN kept."""
+        """Natural values to the scale on which linear models and histogram grids work; clipped to
+        the bounds, NaN kept."""
         clipped = np.clip(x, self.low, self.high)
         return np.log1p(clipped - self.low) if self.scale == "log" else clipped
 
@@ -150,7 +163,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Schema:
-    """`times` are the study's moments in order (earliest first); each feature names the one at which it becomes available."""
+    """`times` are the study's moments in order (earliest first); each feature names the one at
+    which it becomes available."""
 
     name: str
     features: tuple[Feature, ...]
@@ -166,11 +180,17 @@ class Schema:
             raise UsageError("C03", *faults)
 
     def at(self, time: str) -> Schema:
-        """The schema of a task whose prediction time is `time`: features that are available by then, no others."""
+        """The schema of a task whose prediction time is `time`: features that are available by
+        then, no others."""
         if time not in self.times:
-            raise UsageError("C03", f"schema '{self.name}' has no time '{time}'; its times are {', '.join(self.times)}")
+            raise UsageError(
+                "C03",
+                f"schema '{self.name}' has no time '{time}'; its times are {', '.join(self.times)}",
+            )
         allowed = self.times[: self.times.index(time) + 1]
-        return dataclasses.replace(self, features=tuple(f for f in self.features if f.available_at in allowed))
+        return dataclasses.replace(
+            self, features=tuple(f for f in self.features if f.available_at in allowed)
+        )
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
@@ -181,7 +201,11 @@ class Schema:
             elif f.ordered:
                 out.append(Column(f.name, f, None, 0.0, len(f.values) - 1.0, "linear"))
             else:
-                out += [Column(f"{f.name}={v}", f, i, 0.0, 1.0, "linear") for i, v in enumerate(f.values) if i > 0]
+                out += [
+                    Column(f"{f.name}={v}", f, i, 0.0, 1.0, "linear")
+                    for i, v in enumerate(f.values)
+                    if i > 0
+                ]
         return tuple(out)
 
     @cached_property
@@ -191,12 +215,17 @@ class Schema:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def design(self, values: Floats) -> Floats:
-        """Values as a Cohort holds them, (n, features) -> the design matrix (n, columns) in natural units, NaN where missing."""
+        """Values as a Cohort holds them, (n, features) -> the design matrix (n, columns) in natural
+        units, NaN where missing."""
         out = np.empty((len(values), len(self.columns)), np.float64)
         index = {f.name: i for i, f in enumerate(self.features)}
         for j, column in enumerate(self.columns):
             x = values[:, index[column.feature.name]]
-            out[:, j] = x if column.level is None else np.where(np.isnan(x), np.nan, (x == column.level).astype(np.float64))
+            out[:, j] = (
+                x
+                if column.level is None
+                else np.where(np.isnan(x), np.nan, (x == column.level).astype(np.float64))
+            )
         return out
 
 
@@ -210,22 +239,41 @@ def _faults(schema: Schema) -> list[str]:
         if names.count(n) > 1
     ]
     if schema.label.name in names:
-        out.append(f"{where}: the label '{schema.label.name}' is also a feature; remove it from the features")
+        out.append(
+            f"{where}: the label '{schema.label.name}' is also a feature; remove it from the "
+            "features"
+        )
     if not schema.times or len(set(schema.times)) < len(schema.times):
-        out.append(f"{where}: times {list(schema.times)} must be at least one, each once, earliest first")
+        out.append(
+            f"{where}: times {list(schema.times)} must be at least one, each once, earliest first"
+        )
     if len(schema.label.classes) < 2 or len(set(schema.label.classes)) < len(schema.label.classes):
-        out.append(f"{where}: label '{schema.label.name}' needs at least two different classes, has {list(schema.label.classes)}")
+        out.append(
+            f"{where}: label '{schema.label.name}' needs at least two different classes, has "
+            f"{list(schema.label.classes)}"
+        )
     for f in schema.features:
         if any(ord(c) < 32 for c in f.name) or not f.name:
             out.append(f"{where}: feature name {f.name!r} is empty or has control characters")
         if f.available_at not in schema.times:
-            out.append(f"{where}: feature '{f.name}' is available_at '{f.available_at}', which is none of the times {list(schema.times)}")
-        if isinstance(f, Number) and not (np.isfinite(f.low) and np.isfinite(f.high) and f.low < f.high):
-            out.append(f"{where}: number '{f.name}' needs finite bounds with low < high, has low={f.low}, high={f.high}")
+            out.append(
+                f"{where}: feature '{f.name}' is available_at '{f.available_at}', which is none "
+                f"of the times {list(schema.times)}"
+            )
+        if isinstance(f, Number) and not (
+            np.isfinite(f.low) and np.isfinite(f.high) and f.low < f.high
+        ):
+            out.append(
+                f"{where}: number '{f.name}' needs finite bounds with low < high, has "
+                f"low={f.low}, high={f.high}"
+            )
         if isinstance(f, Number) and f.scale not in ("linear", "log"):
             out.append(f"{where}: number '{f.name}' has scale '{f.scale}'; allowed: linear, log")
         if isinstance(f, Choice) and (len(f.values) < 2 or len(set(f.values)) < len(f.values)):
-            out.append(f"{where}: choice '{f.name}' needs at least two different values, has {list(f.values)}")
+            out.append(
+                f"{where}: choice '{f.name}' needs at least two different values, has "
+                f"{list(f.values)}"
+            )
     return out + (_imaging_faults(where, schema.imaging) if schema.imaging else [])
 
 
@@ -236,7 +284,10 @@ def _imaging_faults(where: str, imaging: Imaging) -> list[str]:
         out.append(f"{where}: image channels {names} must be at least one, each once")
     for channel in imaging.channels:
         if channel.modality not in MODALITIES:
-            out.append(f"{where}: channel '{channel.name}' is of modality {channel.modality!r}, known are {', '.join(MODALITIES)}")
+            out.append(
+                f"{where}: channel '{channel.name}' is of modality {channel.modality!r}, known "
+                f"are {', '.join(MODALITIES)}"
+            )
     if len(imaging.regions) > 8 or len(set(imaging.regions)) < len(imaging.regions):
         out.append(f"{where}: image regions {list(imaging.regions)} must be at most 8, each once")
     for region in (*imaging.lesion, *filter(None, [imaging.organ])):

@@ -21,15 +21,21 @@ def accountable(learner: Federated) -> bool:
 
 
 def charge(learner: Federated, phase: str, schema: Schema, noise: float) -> Floats:
-    """Renyi divergences of one answer. UsageError C01 where the phase has no bound: it costs more than any noise hides."""
+    """Renyi divergences of one answer. UsageError C01 where the phase has no bound: it costs more
+    than any noise hides."""
     bound = learner.phases[phase].sensitivity(schema)
     if bound is None:
-        raise UsageError("C01", f"learner '{learner.name}' has no bound on what one patient adds, so that no noise hides a patient")
+        raise UsageError(
+            "C01",
+            f"learner '{learner.name}' has no bound on what one patient adds, so that no noise "
+            "hides a patient",
+        )
     return release(noise, bound)
 
 
 def cost(learners: Iterable[Federated], schema: Schema, noise: float) -> Floats:
-    """Renyi divergences, at the most, of fitting all of them once on patients who are in every sum. UsageError C01 for one that cannot."""
+    """Renyi divergences, at the most, of fitting all of them once on patients who are in every sum.
+    UsageError C01 for one that cannot."""
     total = np.zeros(len(ORDERS))
     for learner in learners:
         for name, phase in learner.phases.items():
@@ -38,17 +44,21 @@ def cost(learners: Iterable[Federated], schema: Schema, noise: float) -> Floats:
 
 
 def calibrate(learners: Iterable[Federated], schema: Schema, most: float, delta: float) -> float:
-    """The least noise (three digits, rounded up) at which fitting all of them once costs an epsilon of at most `most`."""
+    """The least noise (three digits, rounded up) at which fitting all of them once costs an epsilon
+    of at most `most`."""
     fits = list(learners)
     return least_noise(lambda noise: cost(fits, schema, noise), most, delta)
 
 
 def least_noise(charged: Callable[[float], Floats], most: float, delta: float) -> float:
-    """The same for anything: `charged` says what a noise costs, as Renyi divergences. UsageError C01: no noise below `MOST` is enough."""
+    """The same for anything: `charged` says what a noise costs, as Renyi divergences. UsageError
+    C01: no noise below `MOST` is enough."""
     low, high = 1e-2, MOST
     if epsilon(charged(high), delta) > most:
         raise UsageError(
-            "C01", f"epsilon {most:g} at delta {delta:g} affords no noise below {MOST:g}; ask for more, or for fewer exchanges"
+            "C01",
+            f"epsilon {most:g} at delta {delta:g} affords no noise below {MOST:g}; ask for more, "
+            "or for fewer exchanges",
         )
     while high / low > 1.0005:
         middle = float(np.sqrt(low * high))

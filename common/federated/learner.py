@@ -1,7 +1,9 @@
-"""Something federated: it starts, asks each site for a Contribution, applies the total, says when it is done.
+"""Something federated: it starts, asks each site for a Contribution, applies the total, says when
+it is done.
 
-A learner is a frozen dataclass whose fields are its hyperparameters; all that changes lives in the arrays that go in and come
-out (FedJAX's `init` and `apply`). Each learner bounds what one *patient* can add to its sums and declares that bound.
+A learner is a frozen dataclass whose fields are its hyperparameters; all that changes lives in the
+arrays that go in and come out (FedJAX's `init` and `apply`). Each learner bounds what one *patient*
+can add to its sums and declares that bound.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from common.types import Arrays, Probs, State
 
 Hyper = Mapping[str, object]
 MEMORY = "memory/"
-"""Arrays of a learner so named are the coordinator's own (moments of a strategy, what rounding left over): they do not travel."""
+"""Arrays of a learner so named are the coordinator's own (moments of a strategy, what rounding left
+over): they do not travel."""
 
 
 @dataclass(frozen=True)
@@ -54,26 +57,32 @@ class Plan:
     """Unix time after which a site refuses the plan."""
     hyper: Hyper
     seed: int
-    """The split seed, and the source of every public random choice (column and row subsampling). Never of noise."""
+    """The split seed, and the source of every public random choice (column and row subsampling).
+    Never of noise."""
     parts: int
     """The number of hash parts that patients are folded into."""
     transfer: str = "whole"
     """How parameters travel in this run: one of `common.wire.compression.HOWS`."""
     secure: bool = False
-    """The answer is masked, with those of all plans of the step together (`common.wire.masked_messages`)."""
+    """The answer is masked, with those of all plans of the step together
+    (`common.wire.masked_messages`)."""
     privacy: Privacy | None = None
     """The noise that every sum must have; None: none is asked for."""
     budget: str = ""
-    """The head of the site's budget chain as the coordinator was last told: a station that does not know it is an old copy of itself."""
+    """The head of the site's budget chain as the coordinator was last told: a station that does not
+    know it is an old copy of itself."""
 
     @cached_property
     def hash(self) -> str:
         """SHA-256 of every field; a repeated plan has the same hash."""
-        return hashlib.sha256(f"{self.question} {self.expires!r} {self.budget}".encode()).hexdigest()
+        return hashlib.sha256(
+            f"{self.question} {self.expires!r} {self.budget}".encode()
+        ).hexdigest()
 
     @cached_property
     def question(self) -> str:
-        """SHA-256 of every field but `expires` and `budget`: a coordinator that resumes asks the same again, with more time."""
+        """SHA-256 of every field but `expires` and `budget`: a coordinator that resumes asks the
+        same again, with more time."""
         folds = [[f.sites, f.parts] for f in (self.fold, *self.reads)]
         plain = [getattr(self, f) for f in _PLAIN] + [self.privacy.noise if self.privacy else 0]
         text = json.dumps([plain, folds, self.hyper], sort_keys=True, separators=(",", ":"))
@@ -85,12 +94,17 @@ class Plan:
         return f"{self.step}\t{self.learner}\t{self.fold.key}"
 
 
-_PLAIN = tuple(f.name for f in dataclasses.fields(Plan) if f.name not in ("fold", "reads", "hyper", "expires", "privacy", "budget"))
+_PLAIN = tuple(
+    f.name
+    for f in dataclasses.fields(Plan)
+    if f.name not in ("fold", "reads", "hyper", "expires", "privacy", "budget")
+)
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """A summand: named sums over a site's patients, how many patients, and a tally (sums that are watched, not learnt from)."""
+    """A summand: named sums over a site's patients, how many patients, and a tally (sums that are
+    watched, not learnt from)."""
 
     sums: Arrays
     cases: int
@@ -101,7 +115,8 @@ class Contribution:
 
 
 def total(contributions: Sequence[Contribution]) -> Contribution:
-    """The sum, added in the given order (the callers' is site order): floating-point sums are then the same in every engine."""
+    """The sum, added in the given order (the callers' is site order): floating-point sums are then
+    the same in every engine."""
     return contributions[0] if len(contributions) == 1 else _sum(contributions)
 
 
@@ -113,7 +128,9 @@ def _sum(contributions: Iterable[Contribution]) -> Contribution:
     for c in contributions:
         if sums is None:
             # 0-dimensional sums become arrays, which can be added to in place
-            sums, tally = ({k: np.array(v) for k, v in arrays.items()} for arrays in (c.sums, c.tally))
+            sums, tally = (
+                {k: np.array(v) for k, v in arrays.items()} for arrays in (c.sums, c.tally)
+            )
         else:
             for mine, theirs in ((sums, c.sums), (tally, c.tally)):
                 _add(mine, theirs)
@@ -123,9 +140,15 @@ def _sum(contributions: Iterable[Contribution]) -> Contribution:
 
 def _add(mine: Arrays, theirs: Arrays) -> None:
     if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in theirs.items()}:
-        raise RefusedError("P02", f"contributions differ in names or shapes: {sorted(mine)} and {sorted(theirs)}")
+        raise RefusedError(
+            "P02", f"contributions differ in names or shapes: {sorted(mine)} and {sorted(theirs)}"
+        )
     for k, v in theirs.items():
-        mine[k] = np.add(mine[k], v, out=mine[k]) if np.result_type(mine[k], v) == mine[k].dtype else mine[k] + v
+        mine[k] = (
+            np.add(mine[k], v, out=mine[k])
+            if np.result_type(mine[k], v) == mine[k].dtype
+            else mine[k] + v
+        )
 
 
 @dataclass(frozen=True)
@@ -138,7 +161,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Phase:
-    """One kind of exchange: what leaves a site in it, how often, and what one patient can change."""
+    """One kind of exchange: what leaves a site in it, how often, and what one patient can
+    change."""
 
     sends: str
     """What of a site's patients is summed."""
@@ -147,8 +171,8 @@ class Phase:
     bound: Callable[[Schema], float | Sampled] | None
     """L2 norm by which one patient, added or removed, can change `sums`; None: cannot account.
 
-    `Sampled`: under `plan.privacy` the sums have noise already (`common.networks.dp_sgd`), and are given for one case: parameters as
-    they are, by no number of cases.
+    `Sampled`: under `plan.privacy` the sums have noise already (`common.networks.dp_sgd`), and are
+    given for one case: parameters as they are, by no number of cases.
     """
 
     def sensitivity(self, schema: Schema) -> Bound:
@@ -161,7 +185,8 @@ class Traits:
     """What else is read of a learner, with what holds of most."""
 
     trains: bool = False
-    """It sees the training rows of its fold and no others: patients of parts that the fold leaves out pay nothing for it."""
+    """It sees the training rows of its fold and no others: patients of parts that the fold leaves
+    out pay nothing for it."""
     unlabelled: bool = False
     """Its cases may be of unknown label."""
     spares: tuple[str, ...] = ()
@@ -172,7 +197,8 @@ class Traits:
 
 @runtime_checkable
 class Federated(Protocol):
-    """What the driver and the station need. `state` maps learner names to arrays and holds at least `needs` and itself."""
+    """What the driver and the station need. `state` maps learner names to arrays and holds at least
+    `needs` and itself."""
 
     @property
     def name(self) -> str: ...
@@ -190,7 +216,8 @@ class Federated(Protocol):
         ...
 
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
-        """At a site. `cohort` is the whole site; the learner takes `cohort.train(plan.fold, ...)` itself."""
+        """At a site. `cohort` is the whole site; the learner takes `cohort.train(plan.fold, ...)`
+        itself."""
         ...
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
@@ -203,7 +230,8 @@ class Head(Federated, Protocol):
     """A learner that predicts the label."""
 
     def predict(self, state: State, cohort: Cohort) -> Probs:
-        """(cases, classes); rows sum to 1. Works for cases with every feature missing, and for those without an image."""
+        """(cases, classes); rows sum to 1. Works for cases with every feature missing, and for
+        those without an image."""
         ...
 
 
@@ -219,7 +247,8 @@ class Explained(Head, Protocol):
     """A head that says what its predictions follow from."""
 
     def explain(self, state: State, cohort: Cohort) -> Floats:
-        """(cases, features and `traits.beyond`, classes - 1 or classes): additive contributions (SHAP) to the log-odds."""
+        """(cases, features and `traits.beyond`, classes - 1 or classes): additive contributions
+        (SHAP) to the log-odds."""
         ...
 
 
@@ -227,8 +256,11 @@ class Explained(Head, Protocol):
 class TableHead(Explained, Protocol):
     """A head on the clinical table."""
 
-    def alone(self, cohorts: Sequence[Cohort], fold: Fold, seed: int, parts: int, prepare: Federated = ...) -> State:
-        """The same model without federation, from the rows of `cohorts` put together: one hospital's own, or pooled.
+    def alone(
+        self, cohorts: Sequence[Cohort], fold: Fold, seed: int, parts: int, prepare: Federated = ...
+    ) -> State:
+        """The same model without federation, from the rows of `cohorts` put together: one
+        hospital's own, or pooled.
 
         `prepare`: the run's preprocessing; the default one where none is given.
         """
@@ -237,7 +269,8 @@ class TableHead(Explained, Protocol):
 
 @runtime_checkable
 class Stacked(Head, Protocol):
-    """A head fitted on the out-of-fold predictions of other heads: it exists for outer training sets only."""
+    """A head fitted on the out-of-fold predictions of other heads: it exists for outer training
+    sets only."""
 
     @property
     def clinical(self) -> str:
@@ -250,18 +283,21 @@ class Stacked(Head, Protocol):
         ...
 
     def predict_inside(self, outer: State, inner: State, cohort: Cohort, part: int) -> Probs:
-        """Cases of `part`, a training part of `outer`, by models that have not seen them: `inner` left out that part too."""
+        """Cases of `part`, a training part of `outer`, by models that have not seen them: `inner`
+        left out that part too."""
         ...
 
 
 def lacks(learner: Federated, state: State, without: Sequence[str] = ()) -> bool:
-    """Is something missing in one fold's state that the learner cannot do without? `without`: what it need not have there."""
+    """Is something missing in one fold's state that the learner cannot do without? `without`: what
+    it need not have there."""
     spared = (*learner.traits.spares, *without)
     return any(not state.get(need) for need in learner.needs if need not in spared)
 
 
 def load(name: str, hyper: Hyper | None = None) -> Federated:
-    """The learner in `common/learners/<name>.py` with `hyper` in place of its defaults; every unknown field is named."""
+    """The learner in `common/learners/<name>.py` with `hyper` in place of its defaults; every
+    unknown field is named."""
     return _load(name, json.dumps(hyper or {}, sort_keys=True))
 
 
@@ -278,7 +314,8 @@ L = TypeVar("L")
 
 
 def configured(learner: L, hyper: Hyper) -> L:
-    """A copy of `learner` with other hyperparameters; lists become tuples, types must match the defaults'."""
+    """A copy of `learner` with other hyperparameters; lists become tuples, types must match the
+    defaults'."""
     made: Any = learner
     fields, name = _hypers(made), made.name
     faults = []
@@ -286,14 +323,21 @@ def configured(learner: L, hyper: Hyper) -> L:
     for key, value in hyper.items():
         value = tuple(value) if isinstance(value, list) else value
         if key not in fields:
-            faults.append(f"learner '{name}' has no hyperparameter '{key}'; it has {', '.join(sorted(fields)) or 'none'}")
-        elif type(value) is not type(fields[key]) and not (isinstance(fields[key], float) and type(value) is int):
+            faults.append(
+                f"learner '{name}' has no hyperparameter '{key}'; it has "
+                f"{', '.join(sorted(fields)) or 'none'}"
+            )
+        elif type(value) is not type(fields[key]) and not (
+            isinstance(fields[key], float) and type(value) is int
+        ):
             faults.append(
                 f"learner '{name}': {key}={value!r} is a {type(value).__name__}, "
                 f"expected {type(fields[key]).__name__} (default {fields[key]!r})"
             )
         elif isinstance(value, dict) and not all(isinstance(v, dict) for v in value.values()):
-            faults.append(f"learner '{name}': {key}={value!r} must be an object of hyperparameters by learner")
+            faults.append(
+                f"learner '{name}': {key}={value!r} must be an object of hyperparameters by learner"
+            )
         else:
             values[key] = float(value) if isinstance(fields[key], float) else value  # type: ignore[arg-type]
     if faults:
@@ -302,7 +346,8 @@ def configured(learner: L, hyper: Hyper) -> L:
 
 
 def _replaced(record: Any, values: Hyper) -> Any:
-    """A copy of a learner, or of hyperparameters that travel together, with other values of its own and of those within."""
+    """A copy of a learner, or of hyperparameters that travel together, with other values of its own
+    and of those within."""
     own: dict[str, object] = {}
     for f in dataclasses.fields(record):
         value = getattr(record, f.name)
@@ -317,7 +362,10 @@ def demand(name: str, rules: Mapping[str, bool]) -> None:
     """Refuse hyperparameters out of range, all at once (C01). NaN fulfils no rule."""
     broken = [rule for rule, holds in rules.items() if not holds]
     if broken:
-        raise UsageError("C01", *(f"learner '{name}' needs {rule}; change that hyperparameter" for rule in broken))
+        raise UsageError(
+            "C01",
+            *(f"learner '{name}' needs {rule}; change that hyperparameter" for rule in broken),
+        )
 
 
 def hyper_names(learner: Any) -> tuple[str, ...]:
@@ -326,7 +374,8 @@ def hyper_names(learner: Any) -> tuple[str, ...]:
 
 
 def _hypers(record: Any) -> dict[str, object]:
-    """Hyperparameters by name. Those that learners share (`common.networks.training.LocalTraining`) go by their own names."""
+    """Hyperparameters by name. Those that learners share (`common.networks.training.LocalTraining`)
+    go by their own names."""
     out: dict[str, object] = {}
     for f in dataclasses.fields(record):
         value = getattr(record, f.name)
@@ -348,13 +397,25 @@ def names() -> tuple[str, ...]:
 
 
 def identity(learner: Federated, state: State, schema: Schema, plan: Plan) -> Contribution:
-    """Zero of the sum: declares the names, shapes and dtypes that an Update for this plan must have.
+    """Zero of the sum: declares the names, shapes and dtypes that an Update for this plan must
+    have.
 
-    Remembered for the state that the plan names: the coordinator, and virtual sites of one process, ask for the same one.
+    Remembered for the state that the plan names: the coordinator, and virtual sites of one process,
+    ask for the same one.
     """
     if not plan.state_hash:
         return learner.contribute(state, empty(schema), plan)
-    fields = (plan.learner, plan.phase, plan.fold, plan.reads, plan.seed, plan.parts, plan.privacy, plan.participants, plan.secure)
+    fields = (
+        plan.learner,
+        plan.phase,
+        plan.fold,
+        plan.reads,
+        plan.seed,
+        plan.parts,
+        plan.privacy,
+        plan.participants,
+        plan.secure,
+    )
     key = (plan.state_hash, schema.hash, *fields, json.dumps(plan.hyper, sort_keys=True))
     zero = _ZEROS.get(key)
     if zero is None:
@@ -369,9 +430,15 @@ _ZEROS: Cache[tuple[object, ...], Contribution] = Cache(1024)
 def check(contribution: Contribution, zero: Contribution, plan: Plan) -> None:
     """Names, dtypes and shapes are the identity element's, and every number is finite (P02)."""
     faults = []
-    for kind, mine, declared in (("sum", contribution.sums, zero.sums), ("tally", contribution.tally, zero.tally)):
+    for kind, mine, declared in (
+        ("sum", contribution.sums, zero.sums),
+        ("tally", contribution.tally, zero.tally),
+    ):
         if set(mine) != set(declared):
-            faults.append(f"{plan.learner}: the {kind}s are named {sorted(mine)}, declared are {sorted(declared)}")
+            faults.append(
+                f"{plan.learner}: the {kind}s are named {sorted(mine)}, declared are "
+                f"{sorted(declared)}"
+            )
             continue
         for name, array in mine.items():
             if array.shape != declared[name].shape or array.dtype != declared[name].dtype:
@@ -380,19 +447,31 @@ def check(contribution: Contribution, zero: Contribution, plan: Plan) -> None:
                     f"declared {declared[name].dtype} {declared[name].shape}"
                 )
             elif not np.isfinite(array).all():
-                faults.append(f"{plan.learner}: {kind} '{name}' has {int((~np.isfinite(array)).sum())} non-finite values")
+                faults.append(
+                    f"{plan.learner}: {kind} '{name}' has {int((~np.isfinite(array)).sum())} "
+                    "non-finite values"
+                )
     if faults:
         raise RefusedError("P02", *faults)
 
 
-def fit(learner: Federated, state: State, cohorts: Sequence[Cohort], plan: Plan, *, limit: int = 10_000) -> State:
-    """Run `learner` to its end in this process over `cohorts`, with the same sums as a federation of them."""
+def fit(
+    learner: Federated, state: State, cohorts: Sequence[Cohort], plan: Plan, *, limit: int = 10_000
+) -> State:
+    """Run `learner` to its end in this process over `cohorts`, with the same sums as a federation
+    of them."""
     state = {**state, learner.name: learner.start(cohorts[0].schema, plan.seed)}
     for step in range(limit):
         asked = dataclasses.replace(
-            plan, learner=learner.name, step=step, phase=learner.phase(state[learner.name]), hyper=hyper_of(learner)
+            plan,
+            learner=learner.name,
+            step=step,
+            phase=learner.phase(state[learner.name]),
+            hyper=hyper_of(learner),
         )
-        result = learner.apply(state, total([learner.contribute(state, c, asked) for c in cohorts]), asked)
+        result = learner.apply(
+            state, total([learner.contribute(state, c, asked) for c in cohorts]), asked
+        )
         state = {**state, learner.name: result.arrays}
         if result.done:
             return state
@@ -401,4 +480,6 @@ def fit(learner: Federated, state: State, cohorts: Sequence[Cohort], plan: Plan,
 
 def local_plan(fold: Fold, seed: int, parts: int) -> Plan:
     """A plan for `fit`: nothing is sent, so nothing expires."""
-    return Plan("local", "", "", "", "", 0, "", "", fold, (fold,), "", (), float("inf"), {}, seed, parts)
+    return Plan(
+        "local", "", "", "", "", 0, "", "", fold, (fold,), "", (), float("inf"), {}, seed, parts
+    )

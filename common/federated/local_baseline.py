@@ -18,8 +18,11 @@ def local_folds(parts: int) -> list[Fold]:
 
 
 def trainable(head: Head, cohort: Cohort, seed: int, parts: int) -> bool:
-    """Whether every training set of the site's own cross-fitting holds enough cases of two classes that the head can use."""
-    if not head.modality <= cohort.modalities or (isinstance(head, Stacked) and "table" not in cohort.modalities):
+    """Whether every training set of the site's own cross-fitting holds enough cases of two classes
+    that the head can use."""
+    if not head.modality <= cohort.modalities or (
+        isinstance(head, Stacked) and "table" not in cohort.modalities
+    ):
         return False
     for fold in local_folds(parts):
         rows = cohort.train(fold, seed, parts)

@@ -1,8 +1,10 @@
-"""Multinomial logistic model against a reference class: softmax, derivatives of its log-likelihood, and Newton's method on their sums.
+"""Multinomial logistic model against a reference class: softmax, derivatives of its log-likelihood,
+and Newton's method on their sums.
 
-Newton-Raphson with step halving (Hastie, Tibshirani, Friedman, The Elements of Statistical Learning, 2nd ed., eq. 4.21-4.27): where the
-penalised log-likelihood fell, half of the last step is taken again from where it started. An exchange asks every site once, so a step is
-a state (`Ascent`) between two exchanges, and not a loop.
+Newton-Raphson with step halving (Hastie, Tibshirani, Friedman, The Elements of Statistical
+Learning, 2nd ed., eq. 4.21-4.27): where the penalised log-likelihood fell, half of the last step is
+taken again from where it started. An exchange asks every site once, so a step is a state (`Ascent`)
+between two exchanges, and not a loop.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ class Derivatives:
 def derivatives(x: Floats, labels: NDArray[np.int64], coefficients: Floats) -> Derivatives:
     """x (cases, columns), labels (cases,)."""
     log_mu = log_softmax(against_reference(x @ coefficients.T))
-    # 1 - mu to its last digit even where mu is 1 to all of its own: a small ridge is lost beside a rounding error
+    # 1 - mu to its last digit even where mu is 1 to all of its own: a small ridge is lost beside a
+    # rounding error
     mu, rest = np.exp(log_mu[:, 1:]), -np.expm1(log_mu[:, 1:])
     y = np.eye(log_mu.shape[1])[labels]
     k, p = mu.shape[1], x.shape[1]
@@ -67,12 +70,14 @@ def derivatives(x: Floats, labels: NDArray[np.int64], coefficients: Floats) -> D
 
 
 def likelihood_of(log_mu: Floats, truth: Floats) -> Floats:
-    """The log-likelihood of (cases, classes) log-probabilities; truth: 1 at each case's class, else 0."""
+    """The log-likelihood of (cases, classes) log-probabilities; truth: 1 at each case's class, else
+    0."""
     return np.array((truth * np.maximum(log_mu, LEAST)).sum())
 
 
 def newton_step(gradient: Floats, hessian: Floats, penalty: Floats, away: Floats) -> Floats:
-    """Of log-likelihood - 1/2 sum penalty * away^2, in the shape of `gradient`; away: the coefficients less what they are drawn to."""
+    """Of log-likelihood - 1/2 sum penalty * away^2, in the shape of `gradient`; away: the
+    coefficients less what they are drawn to."""
     step = np.linalg.solve(hessian + np.diag(penalty.ravel()), (gradient - penalty * away).ravel())
     return np.asarray(step.reshape(gradient.shape))
 
@@ -90,9 +95,11 @@ class Ascent:
     """The penalised log-likelihood at `base`."""
 
     def next(self, sums: Derivatives, penalty: Floats, *, same: bool) -> tuple[Ascent, bool]:
-        """The next place to ask for, and whether a Newton step leads there; else it is half of the last step.
+        """The next place to ask for, and whether a Newton step leads there; else it is half of the
+        last step.
 
-        same: the sums are over the cases of the exchange before; those of others say nothing about the step between them.
+        same: the sums are over the cases of the exchange before; those of others say nothing about
+        the step between them.
         """
         beta = self.coefficients
         objective = float(sums.likelihood) - 0.5 * float((penalty * beta**2).sum())

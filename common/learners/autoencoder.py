@@ -1,7 +1,9 @@
-"""An autoencoder on the crops of all training cases, those of unknown label too: no label is ever looked at.
+"""An autoencoder on the crops of all training cases, those of unknown label too: no label is ever
+looked at.
 
-Its code is the fusion's input beside the image network's logits, and its encoder may be where that network starts. One is trained for
-each outer training set, by federated averaging; a site counts with its cases that have an image.
+Its code is the fusion's input beside the image network's logits, and its encoder may be where that
+network starts. One is trained for each outer training set, by federated averaging; a site counts
+with its cases that have an image.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """Arrays: `round`, `grid` (3,), `cases` of the last round, `w/...` (float32; `w/trunk....` are the image network's encoder)."""
+    """Arrays: `round`, `grid` (3,), `cases` of the last round, `w/...` (float32; `w/trunk....` are
+    the image network's encoder)."""
 
     name: str = "autoencoder"
     needs: ClassVar[tuple[str, ...]] = ()
@@ -40,17 +43,35 @@ class Autoencoder:
     """Of the latent code."""
     grid: tuple[int, ...] = (16, 24, 24)
     """Voxels (z, y, x) that a crop is laid onto."""
-    training: LocalTraining = LocalTraining(rounds=3, epochs=2, batch=32, learning_rate=0.002, weight_decay=0.01)
+    training: LocalTraining = LocalTraining(
+        rounds=3, epochs=2, batch=32, learning_rate=0.002, weight_decay=0.01
+    )
     private: PrivateTraining = PrivateTraining()
 
     def __post_init__(self) -> None:
-        grid = {"grid: three whole numbers of at least 4": len(self.grid) == 3 and all(isinstance(g, int) and g >= 4 for g in self.grid)}
-        demand(self.name, {**self.training.rules, **self.private.rules, "dimensions >= 1": self.dimensions >= 1, **grid})
+        grid = {
+            "grid: three whole numbers of at least 4": len(self.grid) == 3
+            and all(isinstance(g, int) and g >= 4 for g in self.grid)
+        }
+        demand(
+            self.name,
+            {
+                **self.training.rules,
+                **self.private.rules,
+                "dimensions >= 1": self.dimensions >= 1,
+                **grid,
+            },
+        )
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         how = len(imaging_of(self.name, schema).channels), self.dimensions, self.grid
         weights = federated_averaging.drawn(_network, how, seed)
-        return {"round": np.array(0), "cases": np.array(0), "grid": np.array(self.grid, np.int64), **weights}
+        return {
+            "round": np.array(0),
+            "cases": np.array(0),
+            "grid": np.array(self.grid, np.int64),
+            **weights,
+        }
 
     def phase(self, arrays: Arrays) -> str:
         return "train"
@@ -60,31 +81,58 @@ class Autoencoder:
         return federated_averaging.parameters(arrays)
 
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
-        arrays, rows = state[self.name], with_images(cohort.train(plan.fold, plan.seed, plan.parts, labelled=False))
+        arrays, rows = (
+            state[self.name],
+            with_images(cohort.train(plan.fold, plan.seed, plan.parts, labelled=False)),
+        )
         how = self.training.schedule("adamw")
-        task = federated_averaging.Local(_network, _how(arrays, cohort.schema), reconstruction, how, self.private)
-        return federated_averaging.train(task, arrays, self._examples(state, rows) if len(rows) else None, plan, cohort.site, len(rows))
+        task = federated_averaging.Local(
+            _network, _how(arrays, cohort.schema), reconstruction, how, self.private
+        )
+        return federated_averaging.train(
+            task,
+            arrays,
+            self._examples(state, rows) if len(rows) else None,
+            plan,
+            cohort.site,
+            len(rows),
+        )
 
     def _examples(self, state: State, rows: Cohort) -> Records:
         from common.networks.augmentation import Augment
         from common.networks.datasets import Singles
 
-        held, varied = self.crops(state, rows), Augment(imaging_of(self.name, rows.schema).crop_mm, dropout=0.0)
+        held, varied = (
+            self.crops(state, rows),
+            Augment(imaging_of(self.name, rows.schema).crop_mm, dropout=0.0),
+        )
         return Singles(held, held.counts, cast(Any, rows.pictures), varied)
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         arrays = state[self.name]
         done = int(arrays["round"]) + 1
-        new: Arrays = {**arrays, **federated_averaging.mean(arrays, total), "round": np.array(done), "cases": np.array(total.cases)}
+        new: Arrays = {
+            **arrays,
+            **federated_averaging.mean(arrays, total),
+            "round": np.array(done),
+            "cases": np.array(total.cases),
+        }
         return Step(new, done >= self.training.rounds or not total.cases)
 
     @property
     def phases(self) -> Mapping[str, Phase]:
         sends = "its parameters times its cases with an image; with noise, DP-SGD's as they are"
-        return {"train": Phase(sends, self.training.rounds, lambda _: sampled(self.training.epochs, self.private.rate))}
+        return {
+            "train": Phase(
+                sends,
+                self.training.rounds,
+                lambda _: sampled(self.training.epochs, self.private.rate),
+            )
+        }
 
     def latent(self, state: State, cohort: Cohort) -> Floats:
-        """(cases, dimensions): the mean code over each case's crops; zeros where there is no image."""
+        """(cases, dimensions): the mean code over each case's crops; zeros where there is no
+        image."""
         import torch
 
         from common.networks.datasets import Cases
@@ -106,7 +154,9 @@ class Autoencoder:
             with repeatable(device), torch.inference_mode():
                 made = federated_averaging.network(_network, *_how(arrays, rows.schema)).to(device)
                 load(made, federated_averaging.bare(arrays))
-                for i, key in enumerate(keys):  # one patient at a time: a code depends on nobody else
+                for i, key in enumerate(
+                    keys
+                ):  # one patient at a time: a code depends on nobody else
                     if found[i] is None:
                         x, _, mean, _ = cases.batch(np.array([i]), device, None)
                         one = (mean @ made.encode(x))[0].double().cpu().numpy()
@@ -116,7 +166,8 @@ class Autoencoder:
         return out
 
     def crops(self, state: State, rows: Cohort) -> CaseCrops:
-        """What the network sees of cases that all have an image: no predicted lesions, for a segmentation would bring labels in."""
+        """What the network sees of cases that all have an image: no predicted lesions, for a
+        segmentation would bring labels in."""
         imaging_of(self.name, rows.schema)
         return case_crops(rows, _grid(state[self.name]))
 
@@ -126,8 +177,13 @@ CODES: Cache[tuple[str, ...], Array] = Cache(32 * 2**20, array_bytes)
 
 
 def _how(arrays: Arrays, schema: Schema) -> tuple[object, ...]:
-    """What the network is built from; the arrays tell, whatever this learner's own hyperparameters are."""
-    return len(imaging_of("autoencoder", schema).channels), len(arrays["w/code.bias"]), _grid(arrays)
+    """What the network is built from; the arrays tell, whatever this learner's own hyperparameters
+    are."""
+    return (
+        len(imaging_of("autoencoder", schema).channels),
+        len(arrays["w/code.bias"]),
+        _grid(arrays),
+    )
 
 
 def _grid(arrays: Arrays) -> Grid:
@@ -135,7 +191,8 @@ def _grid(arrays: Arrays) -> Grid:
 
 
 def reconstruction(network: Any, batch: Any) -> Tensor:
-    """Squared error, a mean over the voxels of the sequences that are there and of the lesion mask, summed over crops."""
+    """Squared error, a mean over the voxels of the sequences that are there and of the lesion mask,
+    summed over crops."""
     import torch
 
     x, present = batch

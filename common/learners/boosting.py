@@ -1,20 +1,25 @@
-"""XGBoost by federated histograms: the trees that `hist` grows on the pooled bin indices, from sums alone.
+"""XGBoost by federated histograms: the trees that `hist` grows on the pooled bin indices, from sums
+alone.
 
-Every site bins its rows by the edges that preprocessing agreed on. An exchange grows one level of one round's trees (one tree a
-class, side by side; one for two classes): the sites send gradient and hessian sums by node, column and bin, and the coordinator
-takes the best split of each node (`common.trees.best_split`). Leaves follow from the last splits' own sums, so a round costs `depth`
-exchanges, fewer where nothing splits. With early stopping, the validation loss of the last round rides on the next round's first
-exchange, and one more exchange measures the last round.
+Every site bins its rows by the edges that preprocessing agreed on. An exchange grows one level of
+one round's trees (one tree a class, side by side; one for two classes): the sites send gradient and
+hessian sums by node, column and bin, and the coordinator takes the best split of each node
+(`common.trees.best_split`). Leaves follow from the last splits' own sums, so a round costs `depth`
+exchanges, fewer where nothing splits. With early stopping, the validation loss of the last round
+rides on the next round's first exchange, and one more exchange measures the last round.
 
-Gradients are XGBoost's, from float32 margins p: g = p - y, h = max(p (1 - p), 1e-16), for several classes twice that.
-Columns (a round) and rows (a tree round) are sampled by hashes of the public seed, for rows with the patient's id: a site needs to
-ask nobody, and neither the site nor the order of the rows matters.
+Gradients are XGBoost's, from float32 margins p: g = p - y, h = max(p (1 - p), 1e-16), for several
+classes twice that. Columns (a round) and rows (a tree round) are sampled by hashes of the public
+seed, for rows with the patient's id: a site needs to ask nobody, and neither the site nor the order
+of the rows matters.
 
-Sensitivity. A patient adds (g_k, h_k) to one cell a column in each group k, so their squared norm is columns * sum_k (g_k^2 + h_k^2).
-Two classes: q^2 + q^2 (1 - q)^2 <= 1, q the error. Several: with f(q) = q^2 + 4 q^2 (1 - q)^2 <= q on [0, 1] (equality at 0, 1/2
-and 1) the sum is f(1 - p_y) + sum_{k != y} f(p_k) <= 2 (1 - p_y) <= 2.
+Sensitivity. A patient adds (g_k, h_k) to one cell a column in each group k, so their squared norm
+is columns * sum_k (g_k^2 + h_k^2). Two classes: q^2 + q^2 (1 - q)^2 <= 1, q the error. Several:
+with f(q) = q^2 + 4 q^2 (1 - q)^2 <= q on [0, 1] (equality at 0, 1/2 and 1) the sum is f(1 - p_y) +
+sum_{k != y} f(p_k) <= 2 (1 - p_y) <= 2.
 
-References: Chen & Guestrin, XGBoost, KDD 2016, eq. 3-7 and algorithm 3; its sources at 3.2 (src/tree/hist, src/objective).
+References: Chen & Guestrin, XGBoost, KDD 2016, eq. 3-7 and algorithm 3; its sources at 3.2
+(src/tree/hist, src/objective).
 """
 
 from __future__ import annotations
@@ -30,7 +35,16 @@ from numpy.typing import NDArray
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Floats, Schema
 from common.errors import UsageError
-from common.federated.learner import Contribution, Federated, Phase, Plan, Step, Traits, fit, local_plan
+from common.federated.learner import (
+    Contribution,
+    Federated,
+    Phase,
+    Plan,
+    Step,
+    Traits,
+    fit,
+    local_plan,
+)
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.trees import best_split
 from common.trees import model as trees_model
@@ -41,9 +55,10 @@ from common.types import Arrays, Probs, State
 
 @dataclass(frozen=True)
 class Boosting:
-    """Arrays: those of `common.trees.model`, the last tree growing while `finished` < trees; `level` the depth that the next exchange
-    splits; `base` (groups,) the margin before the first tree (NaN until known); `losses`: a finished round's mean validation loss.
-    A model from `alone` has one array instead: `booster`, the bytes of XGBoost's JSON."""
+    """Arrays: those of `common.trees.model`, the last tree growing while `finished` < trees;
+    `level` the depth that the next exchange splits; `base` (groups,) the margin before the first
+    tree (NaN until known); `losses`: a finished round's mean validation loss. A model from `alone`
+    has one array instead: `booster`, the bytes of XGBoost's JSON."""
 
     name: str = "boosting"
     needs: ClassVar[tuple[str, ...]] = ("preprocessing",)
@@ -60,7 +75,8 @@ class Boosting:
     alpha: float = 0.0
     """L1 penalty on the leaves' values."""
     gamma: float = 0.0
-    """The least gain of a split (XGBoost's `gamma`, `min_split_loss`); `hist` applies it while growing and prunes nothing later."""
+    """The least gain of a split (XGBoost's `gamma`, `min_split_loss`); `hist` applies it while
+    growing and prunes nothing later."""
     min_child_weight: float = 1.0
     """The least sum of hessians on either side of a split."""
     colsample_bytree: float = 1.0
@@ -68,12 +84,14 @@ class Boosting:
     subsample: float = 1.0
     """Share of the patients that a round grows on, chosen by hash."""
     early_stopping: int = 0
-    """Stop after this many rounds without a lower validation loss, and keep the trees up to the lowest; 0: off."""
+    """Stop after this many rounds without a lower validation loss, and keep the trees up to the
+    lowest; 0: off."""
     validation: float = 0.2
     """The share of training patients, chosen by hash, that early stopping holds out."""
     base_score: float = 0.5
-    """The prediction before the first tree, for two classes a probability; it is without effect for more. 0: the class shares that
-    preprocessing counted (XGBoost's `boost_from_average`), for any number of classes."""
+    """The prediction before the first tree, for two classes a probability; it is without effect for
+    more. 0: the class shares that preprocessing counted (XGBoost's `boost_from_average`), for any
+    number of classes."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -92,7 +110,13 @@ class Boosting:
         }
         broken = [rule for rule, kept in rules.items() if not kept]
         if broken:
-            raise UsageError("C01", *(f"learner '{self.name}' needs {rule}; change that hyperparameter" for rule in broken))
+            raise UsageError(
+                "C01",
+                *(
+                    f"learner '{self.name}' needs {rule}; change that hyperparameter"
+                    for rule in broken
+                ),
+            )
 
     @property
     def penalty(self) -> best_split.Penalty:
@@ -100,7 +124,11 @@ class Boosting:
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         groups = _groups(schema)
-        fixed = np.log(self.base_score / (1 - self.base_score)) if groups == 1 and self.base_score else self.base_score
+        fixed = (
+            np.log(self.base_score / (1 - self.base_score))
+            if groups == 1 and self.base_score
+            else self.base_score
+        )
         return {
             **trees_model.blank(groups, self.depth),
             "finished": np.array(0),
@@ -117,14 +145,25 @@ class Boosting:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
         at = standing(rows, state["preprocessing"], arrays, _base(arrays, state["preprocessing"]))
         finished, level = int(arrays["finished"]), int(arrays["level"])
-        held = _hashed(rows, plan.seed, -1) < self.validation if self.early_stopping else np.zeros(len(rows), np.bool_)
+        held = (
+            _hashed(rows, plan.seed, -1) < self.validation
+            if self.early_stopping
+            else np.zeros(len(rows), np.bool_)
+        )
         sums: Arrays = {}
         if self.early_stopping:
             sums["validation"] = np.zeros(2)
             if level == 0 and finished:
-                sums["validation"][:] = best_split.exact(losses(at.margin[held], rows.labels[held])).sum(), held.sum()
+                sums["validation"][:] = (
+                    best_split.exact(losses(at.margin[held], rows.labels[held])).sum(),
+                    held.sum(),
+                )
         if plan.phase == "grow":
-            used = ~held if self.subsample == 1 else ~held & (_hashed(rows, plan.seed, finished) < self.subsample)
+            used = (
+                ~held
+                if self.subsample == 1
+                else ~held & (_hashed(rows, plan.seed, finished) < self.subsample)
+            )
             cells = self._cells(state["preprocessing"], plan.seed, finished)
             growing = trees_model.between(arrays, finished, finished + 1)
             open_ = trees_model.open_nodes(growing["column"][0], level)
@@ -143,34 +182,56 @@ class Boosting:
         finished, level = int(arrays["finished"]), int(arrays["level"])
         if self.early_stopping and level == 0 and finished:
             loss, patients = total.sums["validation"]
-            arrays["losses"] = np.append(arrays["losses"], loss / patients if patients > 0 else np.inf)
-            best = int(arrays["losses"].argmin()) if np.isfinite(arrays["losses"]).any() else finished - 1
+            arrays["losses"] = np.append(
+                arrays["losses"], loss / patients if patients > 0 else np.inf
+            )
+            best = (
+                int(arrays["losses"].argmin())
+                if np.isfinite(arrays["losses"]).any()
+                else finished - 1
+            )
             if plan.phase == "score" or finished - 1 - best >= self.early_stopping:
                 kept = trees_model.between(arrays, 0, best + 1)
                 return Step({**arrays, **kept, "finished": np.array(best + 1)}, True)
         cells = self._cells(state["preprocessing"], plan.seed, finished)
-        found = best_split.search(total.sums["gradient"], total.sums["hessian"], cells, self.penalty)
+        found = best_split.search(
+            total.sums["gradient"], total.sums["hessian"], cells, self.penalty
+        )
         tree = {name: arrays[name][finished].copy() for name in trees_model.KINDS}
         self._split(tree, trees_model.open_nodes(tree["column"], level), found)
-        arrays |= {name: np.concatenate([arrays[name][:finished], tree[name][None]]) for name in trees_model.KINDS}
+        arrays |= {
+            name: np.concatenate([arrays[name][:finished], tree[name][None]])
+            for name in trees_model.KINDS
+        }
         if found.worth.any() and level + 1 < self.depth:
             return Step({**arrays, "level": np.array(level + 1)}, False)
         arrays |= {"level": np.array(0), "finished": np.array(finished + 1)}
         if finished + 1 < self.trees:
             fresh = trees_model.blank(len(arrays["base"]), self.depth)
-            return Step({**arrays, **{name: np.concatenate([arrays[name], fresh[name]]) for name in fresh}}, False)
+            return Step(
+                {**arrays, **{name: np.concatenate([arrays[name], fresh[name]]) for name in fresh}},
+                False,
+            )
         return Step(arrays, not self.early_stopping)
 
     def _split(self, tree: Arrays, open_: NDArray[np.bool_], found: best_split.Splits) -> None:
-        """Write the splits found at the open nodes of one round's trees, and their children as leaves."""
+        """Write the splits found at the open nodes of one round's trees, and their children as
+        leaves."""
         group, node = np.nonzero(open_)
         eta = np.float32(self.eta)
         stump = node == 0
         if stump.any():
             tree["hess"][group[stump], 0] = found.total[1, stump]
-            tree["value"][group[stump], 0] = best_split.weight(found.total[:, stump], self.penalty) * eta
+            tree["value"][group[stump], 0] = (
+                best_split.weight(found.total[:, stump], self.penalty) * eta
+            )
         k, i, made = group[found.worth], node[found.worth], found.worth
-        for name, values in (("column", found.column), ("bin", found.bin), ("left", found.left), ("gain", found.gain)):
+        for name, values in (
+            ("column", found.column),
+            ("bin", found.bin),
+            ("left", found.left),
+            ("gain", found.gain),
+        ):
             tree[name][k, i] = values[made]
         tree["value"][k, i] = best_split.weight(found.total[:, made], self.penalty)
         for side in (0, 1):
@@ -179,11 +240,14 @@ class Boosting:
             tree["value"][k, 2 * i + 1 + side] = best_split.weight(sums, self.penalty) * eta
 
     def _cells(self, preprocessing: Arrays, seed: int, tree: int) -> best_split.Grid:
-        """The histogram's cells in one round: all columns, or those that the public seed draws for it."""
+        """The histogram's cells in one round: all columns, or those that the public seed draws for
+        it."""
         count = len(preprocessing["offsets"]) - 1
         columns = np.arange(count)
         if self.colsample_bytree < 1:
-            columns = np.sort(np.argsort(_mixed(columns.astype(np.uint64), seed, tree))[: self._sampled(count)])
+            columns = np.sort(
+                np.argsort(_mixed(columns.astype(np.uint64), seed, tree))[: self._sampled(count)]
+            )
         return best_split.grid(preprocessing["offsets"], columns)
 
     def _sampled(self, columns: int) -> int:
@@ -191,7 +255,10 @@ class Boosting:
 
     @property
     def phases(self) -> Mapping[str, Phase]:
-        grow = "gradient and hessian sums by node, column and bin; where needed class counts and the last validation loss"
+        grow = (
+            "gradient and hessian sums by node, column and bin; where needed class counts and "
+            "the last validation loss"
+        )
         score = "the validation loss of the last round, and the cases it is over"
         return {
             "grow": Phase(grow, self.trees * self.depth, self._grown),
@@ -200,7 +267,9 @@ class Boosting:
 
     def _grown(self, schema: Schema) -> float:
         """Derived at the head of this file; the factor covers float32 and the rounding to 2^-36."""
-        grown = np.sqrt(self._sampled(len(schema.columns)) * (1 if _groups(schema) == 1 else 2)) * (1 + 1e-6)
+        grown = np.sqrt(self._sampled(len(schema.columns)) * (1 if _groups(schema) == 1 else 2)) * (
+            1 + 1e-6
+        )
         return max(float(grown), self._held_out)
 
     @property
@@ -212,16 +281,32 @@ class Boosting:
         arrays = state[self.name]
         if "booster" in arrays:
             model = trees_model.from_json(arrays["booster"].tobytes())
-            p = model.predict(trees_model.matrix(cohort.design), validate_features=False).astype(np.float64)
+            p = model.predict(trees_model.matrix(cohort.design), validate_features=False).astype(
+                np.float64
+            )
             p = p.reshape(len(cohort), _groups(cohort.schema))
         else:
             done = trees_model.between(arrays, 0, int(arrays["finished"]))
             start = np.tile(_base(arrays, state["preprocessing"]), (len(cohort), 1))
-            p = trees_model.probabilities(trees_model.margins(done, bin_indices(state["preprocessing"], cohort), start)).astype(np.float64)
-        return np.concatenate([1 - p, p], axis=1) if p.shape[1] == 1 else p / p.sum(axis=1, keepdims=True)
+            p = trees_model.probabilities(
+                trees_model.margins(done, bin_indices(state["preprocessing"], cohort), start)
+            ).astype(np.float64)
+        return (
+            np.concatenate([1 - p, p], axis=1)
+            if p.shape[1] == 1
+            else p / p.sum(axis=1, keepdims=True)
+        )
 
-    def alone(self, cohorts: Sequence[Cohort], fold: Fold, seed: int, parts: int, prepare: Federated = PREPARE) -> State:
-        """Ordinary XGBoost (`hist`, 256 bins of its own, one thread) with the same hyperparameters on the rows put together."""
+    def alone(
+        self,
+        cohorts: Sequence[Cohort],
+        fold: Fold,
+        seed: int,
+        parts: int,
+        prepare: Federated = PREPARE,
+    ) -> State:
+        """Ordinary XGBoost (`hist`, 256 bins of its own, one thread) with the same hyperparameters
+        on the rows put together."""
         import xgboost
 
         state = fit(prepare, {}, cohorts, local_plan(fold, seed, parts))
@@ -229,19 +314,32 @@ class Boosting:
         x, y = np.concatenate([r.design for r in rows]), np.concatenate([r.labels for r in rows])
         if not len(y):
             return {**state, self.name: self.start(cohorts[0].schema, seed)}
-        held = np.concatenate([_hashed(r, seed, -1) < self.validation for r in rows]) if self.early_stopping else np.zeros(len(y), bool)
+        held = (
+            np.concatenate([_hashed(r, seed, -1) < self.validation for r in rows])
+            if self.early_stopping
+            else np.zeros(len(y), bool)
+        )
         train = xgboost.DMatrix(x[~held], y[~held], nthread=1)
         options: dict[str, Any] = {}
         if held.any():
             watched = [(xgboost.DMatrix(x[held], y[held], nthread=1), "validation")]
-            options = {"evals": watched, "early_stopping_rounds": self.early_stopping, "verbose_eval": False}
+            options = {
+                "evals": watched,
+                "early_stopping_rounds": self.early_stopping,
+                "verbose_eval": False,
+            }
         if not train.num_row():
             return {**state, self.name: self.start(cohorts[0].schema, seed)}
-        model = xgboost.train(self._parameters(cohorts[0].schema, seed), train, self.trees, **options)
+        model = xgboost.train(
+            self._parameters(cohorts[0].schema, seed), train, self.trees, **options
+        )
         if held.any():
             model = model[: model.best_iteration + 1]
         model.feature_names = [c.name for c in cohorts[0].schema.columns]
-        return {**state, self.name: {"booster": np.frombuffer(bytes(model.save_raw("json")), np.uint8)}}
+        return {
+            **state,
+            self.name: {"booster": np.frombuffer(bytes(model.save_raw("json")), np.uint8)},
+        }
 
     def _parameters(self, schema: Schema, seed: int) -> dict[str, object]:
         """XGBoost's names for the hyperparameters."""
@@ -250,7 +348,11 @@ class Boosting:
         return {
             **{key: getattr(self, key) for key in same},
             **({"base_score": self.base_score} if self.base_score else {}),
-            **({"objective": "binary:logistic"} if groups == 1 else {"objective": "multi:softprob", "num_class": groups}),
+            **(
+                {"objective": "binary:logistic"}
+                if groups == 1
+                else {"objective": "multi:softprob", "num_class": groups}
+            ),
             "lambda": self.lambda_,
             "max_depth": self.depth,
             "tree_method": "hist",
@@ -260,12 +362,15 @@ class Boosting:
         }
 
     def explain(self, state: State, cohort: Cohort) -> Floats:
-        """(cases, features, 1 or classes): XGBoost's TreeSHAP in log-odds; the columns of one unordered choice are added."""
+        """(cases, features, 1 or classes): XGBoost's TreeSHAP in log-odds; the columns of one
+        unordered choice are added."""
         contributions = booster(state, cohort.schema).predict(
             trees_model.matrix(cohort.design), pred_contribs=True, validate_features=False
         )
         columns, names = cohort.schema.columns, [f.name for f in cohort.schema.features]
-        by_column = contributions.reshape(len(cohort), _groups(cohort.schema), len(columns) + 1).astype(np.float64)
+        by_column = contributions.reshape(
+            len(cohort), _groups(cohort.schema), len(columns) + 1
+        ).astype(np.float64)
         out = np.zeros((len(cohort), len(names), by_column.shape[1]))
         for j, column in enumerate(columns):
             out[:, names.index(column.feature.name)] += by_column[:, :, j]
@@ -273,36 +378,50 @@ class Boosting:
 
 
 def booster(state: State, schema: Schema) -> Any:
-    """The model as a native `xgboost.Booster`: features are the schema's columns by name, in natural units, NaN where missing."""
+    """The model as a native `xgboost.Booster`: features are the schema's columns by name, in
+    natural units, NaN where missing."""
     arrays = state["boosting"]
     if "booster" in arrays:
         return trees_model.from_json(arrays["booster"].tobytes())
     p = state["preprocessing"]
-    return trees_model.booster(trees_model.between(arrays, 0, int(arrays["finished"])), _base(arrays, p), p["edges"], p["offsets"], schema)
+    return trees_model.booster(
+        trees_model.between(arrays, 0, int(arrays["finished"])),
+        _base(arrays, p),
+        p["edges"],
+        p["offsets"],
+        schema,
+    )
 
 
-# ---- public chance: hashes of the seed, the tree and the patient ----------------------------------------------------------
+# ---- public chance: hashes of the seed, the tree and the patient ---------------------------------
 
 
 def _hashed(rows: Cohort, seed: int, tree: int) -> Floats:
     """(cases,): a number in [0, 1) by patient and tree (-1: the held-out patients)."""
     hashes: NDArray[np.uint64] | None = rows.derived.get(("boosting", seed))
     if hashes is None:
-        digests = b"".join(hashlib.sha256(f"boosting:{seed}:{i}".encode()).digest()[:8] for i in rows.ids)
-        hashes = rows.derived["boosting", seed] = np.frombuffer(digests, np.dtype("<u8")).astype(np.uint64)
+        digests = b"".join(
+            hashlib.sha256(f"boosting:{seed}:{i}".encode()).digest()[:8] for i in rows.ids
+        )
+        hashes = rows.derived["boosting", seed] = np.frombuffer(digests, np.dtype("<u8")).astype(
+            np.uint64
+        )
     return np.asarray((_mixed(hashes, seed, tree) >> np.uint64(11)) * 2.0**-53)
 
 
 def _mixed(x: NDArray[np.uint64], seed: int, tree: int) -> NDArray[np.uint64]:
-    """splitmix64's finaliser (Steele et al., OOPSLA 2014) over `x` and a 64-bit digest of seed and tree."""
-    salt = np.frombuffer(hashlib.sha256(f"boosting:{seed}:tree:{tree}".encode()).digest()[:8], np.dtype("<u8")).astype(np.uint64)
+    """splitmix64's finaliser (Steele et al., OOPSLA 2014) over `x` and a 64-bit digest of seed and
+    tree."""
+    salt = np.frombuffer(
+        hashlib.sha256(f"boosting:{seed}:tree:{tree}".encode()).digest()[:8], np.dtype("<u8")
+    ).astype(np.uint64)
     z = x * np.uint64(0x9E3779B97F4A7C15) + salt
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(z ^ (z >> np.uint64(31)))
 
 
-# ---- shapes ----------------------------------------------------------------------------------------------------------------
+# ---- shapes --------------------------------------------------------------------------------------
 
 
 def _groups(schema: Schema) -> int:
@@ -311,15 +430,20 @@ def _groups(schema: Schema) -> int:
 
 
 def _base(arrays: Arrays, preprocessing: Arrays) -> NDArray[np.float32]:
-    """(groups,): the margin before the first tree; where it is not fixed, from the class counts, shares kept 1e-6 from 0 and 1."""
+    """(groups,): the margin before the first tree; where it is not fixed, from the class counts,
+    shares kept 1e-6 from 0 and 1."""
     base = arrays["base"]
     if not np.isnan(base).any():
         return base
     classes = 2 if len(base) == 1 else len(base)
     counts = preprocessing["classes"]
-    share = np.clip(counts / counts.sum() if counts.sum() > 0 else np.full(classes, 1 / classes), 1e-6, 1 - 1e-6)
+    share = np.clip(
+        counts / counts.sum() if counts.sum() > 0 else np.full(classes, 1 / classes), 1e-6, 1 - 1e-6
+    )
     logs = np.log(share)
-    return np.asarray([logs[1] - np.log1p(-share[1])] if classes == 2 else logs - logs.mean(), np.float32)
+    return np.asarray(
+        [logs[1] - np.log1p(-share[1])] if classes == 2 else logs - logs.mean(), np.float32
+    )
 
 
 LEARNER = Boosting()

@@ -1,10 +1,13 @@
-"""Models side by side on the same patients, where nobody has all the patients: the second exchange, after `evaluation`.
+"""Models side by side on the same patients, where nobody has all the patients: the second exchange,
+after `evaluation`.
 
-Each site scores its patients again, by the federated models that have not seen them, by the final ones that have, and by what it can train
-alone. What leaves are concordant pairs within the site with their DeLong covariance (`common.metrics.delong`), in subgroups too
-(`common.metrics.subgroups`), confusion counts at the thresholds that everybody's training rows have set, losses, score histograms, and
-placements in everybody's scores, which the first exchange has added. The coordinator has each site's sums apart, and under secure
-aggregation those over all sites alone.
+Each site scores its patients again, by the federated models that have not seen them, by the final
+ones that have, and by what it can train alone. What leaves are concordant pairs within the site
+with their DeLong covariance (`common.metrics.delong`), in subgroups too
+(`common.metrics.subgroups`), confusion counts at the thresholds that everybody's training rows have
+set, losses, score histograms, and placements in everybody's scores, which the first exchange has
+added. The coordinator has each site's sums apart, and under secure aggregation those over all sites
+alone.
 """
 
 from __future__ import annotations
@@ -19,7 +22,17 @@ from numpy.typing import NDArray
 
 from common.data.cohort import UNKNOWN, Cohort, Fold
 from common.data.schema import Schema
-from common.federated.learner import Contribution, Head, Hyper, Phase, Plan, Step, TableHead, Traits, load
+from common.federated.learner import (
+    Contribution,
+    Head,
+    Hyper,
+    Phase,
+    Plan,
+    Step,
+    TableHead,
+    Traits,
+    load,
+)
 from common.federated.local_baseline import local_folds, trainable
 from common.learners.evaluation import (
     Predicted,
@@ -36,28 +49,27 @@ from common.learners.evaluation import (
 from common.metrics import subgroups
 from common.metrics.definitions import calls
 from common.metrics.delong import concordance, pooled_moments
-from common.metrics.score_histogram import (
-    Tally,
-    brier_terms,
-    log_loss_terms,
-    youden,
-)
+from common.metrics.score_histogram import Tally, brier_terms, log_loss_terms, youden
 from common.types import Array, Arrays, State, flatten
 
 WITHIN, LEFT_OUT, FINAL = "within", "left_out", "final"
 CLINICAL = "clinical"
-"""The table's head that the study names, else for each training set the one with the lower out-of-fold log loss."""
+"""The table's head that the study names, else for each training set the one with the lower
+out-of-fold log loss."""
 Model = tuple[str, str, str]
 """Evaluation, arm (`federated` or `local`), head."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Arrays once done. For each `<evaluation>/<arm>/<head>/`, by site (participants, or 1 where sums are masked): `counts` (sites,
-    classes), `concordant` and `pairs` (sites, held), `spread` (sites, held, held), `confusion` (sites, classes, classes), `losses` (sites,
-    classes, 2, 2: Brier and log loss, their sum and that of their squares); over all sites `histogram` (classes, bins, 2) and `pooled` (the
-    moments of `common.metrics.delong.pooled_moments`). For each `difference/<evaluation>/<head> <arm>|<head> <arm>/`: `counts`,
-    `concordant` (2, held), `pairs`, `spread` (2 held, 2 held), `sites`. For `subgroups/<head>/` what `common.metrics.subgroups.sums` has.
+    """Arrays once done. For each `<evaluation>/<arm>/<head>/`, by site (participants, or 1 where
+    sums are masked): `counts` (sites, classes), `concordant` and `pairs` (sites, held), `spread`
+    (sites, held, held), `confusion` (sites, classes, classes), `losses` (sites, classes, 2, 2:
+    Brier and log loss, their sum and that of their squares); over all sites `histogram` (classes,
+    bins, 2) and `pooled` (the moments of `common.metrics.delong.pooled_moments`). For each
+    `difference/<evaluation>/<head> <arm>|<head> <arm>/`: `counts`, `concordant` (2, held), `pairs`,
+    `spread` (2 held, 2 held), `sites`. For `subgroups/<head>/` what `common.metrics.subgroups.sums`
+    has.
     """
 
     name: str = "comparison"
@@ -66,14 +78,24 @@ class Comparison:
     heads: tuple[str, ...] = ()
     """The heads that are compared; the driver names them."""
     clinical: str = ""
-    """The table's head that stands for the clinical model; empty: the better one on training rows."""
+    """The table's head that stands for the clinical model; empty: the better one on training
+    rows."""
     learners: Mapping[str, Hyper] = field(default_factory=dict, hash=False)
     """The heads' hyperparameters, and preprocessing's, where they are not the defaults."""
 
     @property
     def needs(self) -> tuple[str, ...]:
         heads = configured(self.heads, self.learners)
-        return tuple(dict.fromkeys(["preprocessing", *(n for h in heads for n in h.needs), *(h.name for h in heads), "evaluation"]))
+        return tuple(
+            dict.fromkeys(
+                [
+                    "preprocessing",
+                    *(n for h in heads for n in h.needs),
+                    *(h.name for h in heads),
+                    "evaluation",
+                ]
+            )
+        )
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         return {}
@@ -86,7 +108,11 @@ class Comparison:
         scored = self._federated(heads, state, cohort, plan) | self._local(heads, cohort, plan)
         sites = 1 if plan.secure else max(len(plan.participants), 1)
         # nobody's cohort declares the shapes
-        slot = plan.participants.index(cohort.site) if sites > 1 and cohort.site in plan.participants else 0
+        slot = (
+            plan.participants.index(cohort.site)
+            if sites > 1 and cohort.site in plan.participants
+            else 0
+        )
         sums: Arrays = {}
         for model, scores in scored.items():
             mine = _apart(scores, cohort.labels, sites, slot)
@@ -94,14 +120,20 @@ class Comparison:
             if model[1] == "federated" and model[0] != FINAL and model[2] != CLINICAL:
                 everybody = of_fold(state, Fold())["evaluation"][f"{model[2]}/{model[0]}/histogram"]
                 known = scores.seen & (cohort.labels != UNKNOWN)
-                mine["pooled"] = pooled_moments(scores.probs[known], cohort.labels[known], everybody)
+                mine["pooled"] = pooled_moments(
+                    scores.probs[known], cohort.labels[known], everybody
+                )
             sums |= {f"{'/'.join(model)}/{k}": v for k, v in mine.items()}
         for evaluation, a, b in paired(self.heads, heads):
             one, other = scored[evaluation, a[1], a[0]], scored[evaluation, b[1], b[0]]
             named = f"difference/{evaluation}/{' '.join(a)}|{' '.join(b)}"
             sums |= {f"{named}/{k}": v for k, v in _together(one, other, cohort.labels).items()}
-        if (lead := next((m for m in subgroups.LEADS if (WITHIN, "federated", m) in scored), None)) is not None:
-            apart = self._subgroups(scored[WITHIN, "federated", lead], of_fold(state, Fold())["preprocessing"], cohort)
+        if (
+            lead := next((m for m in subgroups.LEADS if (WITHIN, "federated", m) in scored), None)
+        ) is not None:
+            apart = self._subgroups(
+                scored[WITHIN, "federated", lead], of_fold(state, Fold())["preprocessing"], cohort
+            )
             sums |= {f"subgroups/{lead}/{k}": v for k, v in apart.items()}
         return Contribution(sums, int((cohort.labels != UNKNOWN).sum()))
 
@@ -112,23 +144,38 @@ class Comparison:
     def phases(self) -> Mapping[str, Phase]:
         # a patient enters as many pairs as a site has cases of the other class
         sends = (
-            "for each model: concordant pairs with DeLong's covariance, confusion, losses, score histograms, placements; for the "
+            "for each model: concordant pairs with DeLong's covariance, confusion, losses, score "
+            "histograms, placements; for the "
             "leading one concordant pairs in subgroups of 10 patients or more of each class"
         )
         return {"compare": Phase(sends, 1, None)}
 
     def _subgroups(self, scores: Predicted, preprocessing: Arrays, cohort: Cohort) -> Arrays:
-        known, at = scores.seen & (cohort.labels != UNKNOWN), subgroups.cuts(cohort.schema, preprocessing)
-        return subgroups.sums(cohort.schema, at, cohort.values[known], scores.probs[known], cohort.labels[known], _shuffled(cohort, known))
+        known, at = (
+            scores.seen & (cohort.labels != UNKNOWN),
+            subgroups.cuts(cohort.schema, preprocessing),
+        )
+        return subgroups.sums(
+            cohort.schema,
+            at,
+            cohort.values[known],
+            scores.probs[known],
+            cohort.labels[known],
+            _shuffled(cohort, known),
+        )
 
-    def _federated(self, heads: Sequence[Head], state: State, cohort: Cohort, plan: Plan) -> dict[Model, Predicted]:
+    def _federated(
+        self, heads: Sequence[Head], state: State, cohort: Cohort, plan: Plan
+    ) -> dict[Model, Predicted]:
         parts, left_out = cohort.parts(plan.seed, plan.parts), groups(plan.reads)
         at = next((i for i, f in enumerate(left_out) if cohort.site in f.sites), None)
         told = of_fold(state, Fold())["evaluation"]
         out: dict[Model, Predicted] = {}
         for head in heads:
             scored = within_site(head, state, cohort, plan.reads, parts)
-            out[WITHIN, "federated", head.name] = Predicted.by_part(scored, _set(told, head.name, WITHIN), parts)
+            out[WITHIN, "federated", head.name] = Predicted.by_part(
+                scored, _set(told, head.name, WITHIN), parts
+            )
             set_on = (0.5, np.inf) if at is None else _set(told, head.name, LEFT_OUT)[at]
             scored = leave_one_site_out(head, state, cohort, plan.reads)
             out[LEFT_OUT, "federated", head.name] = Predicted.alike(scored, *set_on)
@@ -138,7 +185,8 @@ class Comparison:
         return out
 
     def _local(self, heads: Sequence[Head], cohort: Cohort, plan: Plan) -> dict[Model, Predicted]:
-        """What the site trains alone, judged on its own patients: the table's heads. Nobody is scored where it cannot."""
+        """What the site trains alone, judged on its own patients: the table's heads. Nobody is
+        scored where it cannot."""
         tables = [h for h in heads if isinstance(h, TableHead)]
         prepare = load("preprocessing", self.learners.get("preprocessing", {}))
         parts, folds = cohort.parts(plan.seed, plan.parts), local_folds(plan.parts)
@@ -153,10 +201,14 @@ class Comparison:
             for p in range(plan.parts) if state else ():
                 probs, seen = out_of_fold(head, state, cohort, Fold(parts=(p,)), folds, parts)
                 set_on[p] = threshold_and_loss(probs, seen, cohort.labels)
-            out[WITHIN, "local", head.name] = Predicted.by_part(within_site(head, state, cohort, folds, parts), set_on, parts)
+            out[WITHIN, "local", head.name] = Predicted.by_part(
+                within_site(head, state, cohort, folds, parts), set_on, parts
+            )
         return out | self._chosen(heads, WITHIN, "local", out)
 
-    def _chosen(self, heads: Sequence[Head], evaluation: str, arm: str, scored: Mapping[Model, Predicted]) -> dict[Model, Predicted]:
+    def _chosen(
+        self, heads: Sequence[Head], evaluation: str, arm: str, scored: Mapping[Model, Predicted]
+    ) -> dict[Model, Predicted]:
         """The clinical model, patient by patient; none where the run has no head on the table."""
         names = [h.name for h in heads if isinstance(h, TableHead)]
         if not names:
@@ -166,32 +218,47 @@ class Comparison:
 
 
 def _shuffled(cohort: Cohort, known: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """An order of the marked patients by a hash of their ids: the same in every run, so that no two runs' sums differ by a patient."""
+    """An order of the marked patients by a hash of their ids: the same in every run, so that no two
+    runs' sums differ by a patient."""
     ids = (i for i, mine in zip(cohort.ids, known, strict=True) if mine)
-    return np.argsort([int.from_bytes(hashlib.sha256(i.encode()).digest()[:7], "big") for i in ids], kind="stable").astype(np.int64)
+    return np.argsort(
+        [int.from_bytes(hashlib.sha256(i.encode()).digest()[:7], "big") for i in ids], kind="stable"
+    ).astype(np.int64)
 
 
-def paired(names: Sequence[str], heads: Sequence[Head]) -> list[tuple[str, tuple[str, str], tuple[str, str]]]:
-    """(evaluation, (head, arm), (head, arm)) of the differences that are taken: against local, logistic against the others of the
-    table, the fusion against its parts."""
+def paired(
+    names: Sequence[str], heads: Sequence[Head]
+) -> list[tuple[str, tuple[str, str], tuple[str, str]]]:
+    """(evaluation, (head, arm), (head, arm)) of the differences that are taken: against local,
+    logistic against the others of the table, the fusion against its parts."""
     tables = [h.name for h in heads if isinstance(h, TableHead)]
-    out = [(WITHIN, (n, "federated"), (n, "local")) for n in (*([CLINICAL] if tables else []), *tables)]
+    out = [
+        (WITHIN, (n, "federated"), (n, "local")) for n in (*([CLINICAL] if tables else []), *tables)
+    ]
     for evaluation in (WITHIN, LEFT_OUT):
         pairs = [("logistic", n) for n in tables if "logistic" in tables and n != "logistic"]
-        pairs += [("fusion", n) for n in (CLINICAL, "image") if "fusion" in names and (n in names or (n == CLINICAL and tables))]
+        pairs += [
+            ("fusion", n)
+            for n in (CLINICAL, "image")
+            if "fusion" in names and (n in names or (n == CLINICAL and tables))
+        ]
         out += [(evaluation, (a, "federated"), (b, "federated")) for a, b in pairs]
     return out
 
 
 def _set(told: Arrays, head: str, evaluation: str) -> list[tuple[float, float]]:
-    """Of each part or group the threshold and the log loss, from everybody's training rows out of fold."""
+    """Of each part or group the threshold and the log loss, from everybody's training rows out of
+    fold."""
     best = [youden(h) for h in told[f"{head}/thresholds/{evaluation}"]]
-    losses = [total / n if n else np.inf for total, n in told[f"{head}/log_loss/{evaluation}"].tolist()]
+    losses = [
+        total / n if n else np.inf for total, n in told[f"{head}/log_loss/{evaluation}"].tolist()
+    ]
     return [(b.threshold if b else 0.5, loss) for b, loss in zip(best, losses, strict=True)]
 
 
 def _final(head: Head, state: State, cohort: Cohort, told: Arrays) -> Predicted:
-    """The model that leaves the federation, on patients of whom it has seen most: how it does there is no estimate of how it will do."""
+    """The model that leaves the federation, on patients of whom it has seen most: how it does there
+    is no estimate of how it will do."""
     n, classes = len(cohort), len(cohort.schema.label.classes)
     probs, seen = np.full((n, classes), 1 / classes), np.zeros(n, np.bool_)
     own = of_fold(state, Fold())
@@ -200,8 +267,13 @@ def _final(head: Head, state: State, cohort: Cohort, told: Arrays) -> Predicted:
         if seen.any():
             probs[seen] = head.predict(own, cohort.where(seen))
     best = youden(told[f"{head.name}/{WITHIN}/histogram"][1])
-    scored, loss = float(told[f"{head.name}/{WITHIN}/n"]), float(told[f"{head.name}/{WITHIN}/log_loss"])
-    return Predicted.alike((probs, seen), best.threshold if best else 0.5, loss / scored if scored else np.inf)
+    scored, loss = (
+        float(told[f"{head.name}/{WITHIN}/n"]),
+        float(told[f"{head.name}/{WITHIN}/log_loss"]),
+    )
+    return Predicted.alike(
+        (probs, seen), best.threshold if best else 0.5, loss / scored if scored else np.inf
+    )
 
 
 def _apart(scores: Predicted, labels: NDArray[np.int64], sites: int, slot: int) -> Arrays:
@@ -210,14 +282,24 @@ def _apart(scores: Predicted, labels: NDArray[np.int64], sites: int, slot: int) 
     probs, truth = scores.probs[known], labels[known]
     classes = probs.shape[1]
     ordered, called = concordance(probs[:, None, :], truth), calls(probs, scores.thresholds[known])
-    terms = np.stack([brier_terms(probs, np.eye(classes)[truth]), log_loss_terms(probs, np.eye(classes)[truth])], 1)
-    losses = np.stack([np.stack([terms[truth == c].sum(0), (terms[truth == c] ** 2).sum(0)], 1) for c in range(classes)])
+    terms = np.stack(
+        [brier_terms(probs, np.eye(classes)[truth]), log_loss_terms(probs, np.eye(classes)[truth])],
+        1,
+    )
+    losses = np.stack(
+        [
+            np.stack([terms[truth == c].sum(0), (terms[truth == c] ** 2).sum(0)], 1)
+            for c in range(classes)
+        ]
+    )
     mine: Arrays = {
         "counts": np.bincount(truth, minlength=classes).astype(np.float64),
         "concordant": ordered.concordant[0],
         "pairs": ordered.pairs,
         "spread": ordered.spread,
-        "confusion": np.bincount(classes * truth + called, minlength=classes**2).reshape(classes, classes).astype(np.float64),
+        "confusion": np.bincount(classes * truth + called, minlength=classes**2)
+        .reshape(classes, classes)
+        .astype(np.float64),
         "losses": losses,
     }
     return {k: _in(v, sites, slot) for k, v in mine.items()}
@@ -230,7 +312,9 @@ def _in(value: Array, sites: int, slot: int) -> Array:
 
 
 def _histogram(scores: Predicted, labels: NDArray[np.int64]) -> Array:
-    return Tally.of(scores.probs, np.where(scores.seen, labels, UNKNOWN)).histogram.astype(np.float64)
+    return Tally.of(scores.probs, np.where(scores.seen, labels, UNKNOWN)).histogram.astype(
+        np.float64
+    )
 
 
 def _together(a: Predicted, b: Predicted, labels: NDArray[np.int64]) -> Arrays:

@@ -1,8 +1,10 @@
-"""Every patient scored once by a model that has not seen them: the sums from which the coordinator takes metrics and thresholds.
+"""Every patient scored once by a model that has not seen them: the sums from which the coordinator
+takes metrics and thresholds.
 
-Within sites, part p is scored by the model that left part p out. For leave-one-site-out, a site is scored by the model that left
-it out. The threshold for part p, and the choice between heads, come from the out-of-fold predictions on p's *training* rows: part
-q is scored by the model that left p and q out. Concordant pairs are counted within each site, so the headline AUC is a sum too.
+Within sites, part p is scored by the model that left part p out. For leave-one-site-out, a site is
+scored by the model that left it out. The threshold for part p, and the choice between heads, come
+from the out-of-fold predictions on p's *training* rows: part q is scored by the model that left p
+and q out. Concordant pairs are counted within each site, so the headline AUC is a sum too.
 """
 
 from __future__ import annotations
@@ -16,16 +18,35 @@ from numpy.typing import NDArray
 
 from common.data.cohort import UNKNOWN, Cohort, Fold
 from common.data.schema import Floats, Schema
-from common.federated.learner import Contribution, Head, Hyper, Phase, Plan, Stacked, Step, Traits, lacks, load
-from common.metrics.score_histogram import BINS, Tally, log_loss_terms, pair_counts, score_histogram, youden
+from common.federated.learner import (
+    Contribution,
+    Head,
+    Hyper,
+    Phase,
+    Plan,
+    Stacked,
+    Step,
+    Traits,
+    lacks,
+    load,
+)
+from common.metrics.score_histogram import (
+    BINS,
+    Tally,
+    log_loss_terms,
+    pair_counts,
+    score_histogram,
+    youden,
+)
 from common.types import Arrays, Probs, State, entry
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Arrays once done, for each head: `<head>/<within|left_out>/<tally array>` and `/pairs` (classes, 3): concordant, all, tied;
-    `<head>/thresholds/within` (parts, bins, 2) and `/left_out` (groups, bins, 2): out-of-fold score histograms on training rows;
-    `<head>/log_loss/...` (parts or groups, 2): the sum on those rows, and their number."""
+    """Arrays once done, for each head: `<head>/<within|left_out>/<tally array>` and `/pairs`
+    (classes, 3): concordant, all, tied; `<head>/thresholds/within` (parts, bins, 2) and `/left_out`
+    (groups, bins, 2): out-of-fold score histograms on training rows; `<head>/log_loss/...` (parts
+    or groups, 2): the sum on those rows, and their number."""
 
     name: str = "evaluation"
     modality: ClassVar[frozenset[str]] = frozenset()
@@ -38,7 +59,15 @@ class Evaluation:
     @property
     def needs(self) -> tuple[str, ...]:
         heads = self._heads()
-        return tuple(dict.fromkeys(["preprocessing", *(need for h in heads for need in h.needs), *(h.name for h in heads)]))
+        return tuple(
+            dict.fromkeys(
+                [
+                    "preprocessing",
+                    *(need for h in heads for need in h.needs),
+                    *(h.name for h in heads),
+                ]
+            )
+        )
 
     def _heads(self) -> list[Head]:
         return configured(self.heads, self.learners)
@@ -59,7 +88,10 @@ class Evaluation:
             sums |= _tally(f"{name}/within", within, np.where(seen, labels, UNKNOWN))
             left_out, seen = leave_one_site_out(head, state, cohort, plan.reads)
             sums |= _tally(f"{name}/left_out", left_out, np.where(seen, labels, UNKNOWN))
-            for kind, outer in (("within", [Fold(parts=(p,)) for p in range(plan.parts)]), ("left_out", groups(plan.reads))):
+            for kind, outer in (
+                ("within", [Fold(parts=(p,)) for p in range(plan.parts)]),
+                ("left_out", groups(plan.reads)),
+            ):
                 histogram, loss = np.zeros((len(outer), BINS, 2)), np.zeros((len(outer), 2))
                 for i, fold in enumerate(outer):
                     probs, seen = out_of_fold(head, state, cohort, fold, plan.reads, parts)
@@ -75,7 +107,10 @@ class Evaluation:
     @property
     def phases(self) -> Mapping[str, Phase]:
         # a patient enters as many pairs as a site has cases of the other class
-        sends = "score histograms, concordant pairs within the site, calibration sums and log losses, for each head"
+        sends = (
+            "score histograms, concordant pairs within the site, calibration sums and log "
+            "losses, for each head"
+        )
         return {"score": Phase(sends, 1, None)}
 
 
@@ -101,7 +136,9 @@ def scorable(head: Head, cohort: Cohort) -> NDArray[np.bool_]:
     return cohort.imaged if "image" in head.modality else table
 
 
-def within_site(head: Head, state: State, cohort: Cohort, folds: Sequence[Fold], parts: NDArray[np.int64]) -> Scored:
+def within_site(
+    head: Head, state: State, cohort: Cohort, folds: Sequence[Fold], parts: NDArray[np.int64]
+) -> Scored:
     """Part p by the model that left part p out."""
     mine = [(parts == f.parts[0], f) for f in folds if not f.sites and len(f.parts) == 1]
     return _by(head, state, cohort, mine)
@@ -110,14 +147,28 @@ def within_site(head: Head, state: State, cohort: Cohort, folds: Sequence[Fold],
 def leave_one_site_out(head: Head, state: State, cohort: Cohort, folds: Sequence[Fold]) -> Scored:
     """The whole site by the model that left it out."""
     everyone = np.ones(len(cohort), np.bool_)
-    return _by(head, state, cohort, [(everyone, f) for f in groups(folds) if cohort.site in f.sites])
+    return _by(
+        head, state, cohort, [(everyone, f) for f in groups(folds) if cohort.site in f.sites]
+    )
 
 
-def out_of_fold(head: Head, state: State, cohort: Cohort, outer: Fold, folds: Sequence[Fold], parts: NDArray[np.int64]) -> Scored:
-    """The training rows of `outer`, each by a model that left out its part as well as what `outer` leaves out."""
+def out_of_fold(
+    head: Head,
+    state: State,
+    cohort: Cohort,
+    outer: Fold,
+    folds: Sequence[Fold],
+    parts: NDArray[np.int64],
+) -> Scored:
+    """The training rows of `outer`, each by a model that left out its part as well as what `outer`
+    leaves out."""
     if cohort.site in outer.sites:
         return _by(head, state, cohort, [])
-    inner = [(f, set(f.parts) - set(outer.parts)) for f in folds if f.sites == outer.sites and len(f.parts) == len(outer.parts) + 1]
+    inner = [
+        (f, set(f.parts) - set(outer.parts))
+        for f in folds
+        if f.sites == outer.sites and len(f.parts) == len(outer.parts) + 1
+    ]
     chosen = [(extra.pop(), f) for f, extra in inner if len(extra) == 1]
     if not isinstance(head, Stacked):
         return _by(head, state, cohort, [(parts == q, f) for q, f in chosen])
@@ -133,20 +184,29 @@ def out_of_fold(head: Head, state: State, cohort: Cohort, outer: Fold, folds: Se
 
 
 def of_fold(state: State, fold: Fold) -> State:
-    """The learners' arrays for one fold, out of a state that is read for several (`fold key<tab>learner`)."""
+    """The learners' arrays for one fold, out of a state that is read for several (`fold
+    key<tab>learner`)."""
     return entry(state, fold.key)
 
 
-def _by(head: Head, state: State, cohort: Cohort, chosen: Sequence[tuple[NDArray[np.bool_], Fold]]) -> Scored:
+def _by(
+    head: Head, state: State, cohort: Cohort, chosen: Sequence[tuple[NDArray[np.bool_], Fold]]
+) -> Scored:
     def by(own: State) -> Callable[[Cohort], Probs]:
         return lambda rows: head.predict(own, rows)
 
     own = [(mask, of_fold(state, fold)) for mask, fold in chosen]
     # a training set for which the head could not be fitted scores nobody
-    return _scored(head, cohort, [(mask, by(arrays)) for mask, arrays in own if arrays.get(head.name)])
+    return _scored(
+        head, cohort, [(mask, by(arrays)) for mask, arrays in own if arrays.get(head.name)]
+    )
 
 
-def _scored(head: Head, cohort: Cohort, chosen: Sequence[tuple[NDArray[np.bool_], Callable[[Cohort], Probs]]]) -> Scored:
+def _scored(
+    head: Head,
+    cohort: Cohort,
+    chosen: Sequence[tuple[NDArray[np.bool_], Callable[[Cohort], Probs]]],
+) -> Scored:
     classes = len(cohort.schema.label.classes)
     probs, seen = np.full((len(cohort), classes), 1 / classes), np.zeros(len(cohort), np.bool_)
     able = scorable(head, cohort)
@@ -172,10 +232,13 @@ class Predicted:
     thresholds: Floats
     seen: NDArray[np.bool_]
     loss: Floats
-    """Of the training rows of each patient's model, out of fold: what a choice between heads looks at."""
+    """Of the training rows of each patient's model, out of fold: what a choice between heads looks
+    at."""
 
     @classmethod
-    def by_part(cls, scored: Scored, set_on: Sequence[tuple[float, float]], parts: NDArray[np.int64]) -> Predicted:
+    def by_part(
+        cls, scored: Scored, set_on: Sequence[tuple[float, float]], parts: NDArray[np.int64]
+    ) -> Predicted:
         """`set_on`: threshold and log loss of each part's training rows."""
         thresholds, losses = np.array(set_on).T
         return cls(scored[0], thresholds[parts], scored[1], losses[parts])
@@ -187,19 +250,29 @@ class Predicted:
         return cls(scored[0], np.full(n, threshold), scored[1], np.full(n, loss))
 
 
-def threshold_and_loss(probs: Probs, seen: NDArray[np.bool_], labels: NDArray[np.int64]) -> tuple[float, float]:
-    """Youden's threshold and the log loss of out-of-fold predictions of training rows; 0.5 and infinity without any of both classes."""
+def threshold_and_loss(
+    probs: Probs, seen: NDArray[np.bool_], labels: NDArray[np.int64]
+) -> tuple[float, float]:
+    """Youden's threshold and the log loss of out-of-fold predictions of training rows; 0.5 and
+    infinity without any of both classes."""
     keep = seen & (labels != UNKNOWN)
     best = youden(score_histogram(probs[keep, 1], labels[keep] == 1))
     return 0.5 if best is None else best.threshold, mean_log_loss(probs, labels, seen)
 
 
-def chosen(names: Sequence[str], heads: Sequence[Predicted], declared: str | None) -> tuple[Predicted, NDArray[np.int64]]:
-    """The study's declared head, else, patient by patient, the one with the lower log loss on that patient's training rows; and which."""
+def chosen(
+    names: Sequence[str], heads: Sequence[Predicted], declared: str | None
+) -> tuple[Predicted, NDArray[np.int64]]:
+    """The study's declared head, else, patient by patient, the one with the lower log loss on that
+    patient's training rows; and which."""
     loss = np.stack([h.loss for h in heads])
-    best = np.full(loss.shape[1], names.index(declared)) if declared in names else loss.argmin(axis=0)
+    best = (
+        np.full(loss.shape[1], names.index(declared)) if declared in names else loss.argmin(axis=0)
+    )
     at = best, np.arange(len(best))
-    probs, thresholds, seen = (np.stack([getattr(h, k) for h in heads])[at] for k in ("probs", "thresholds", "seen"))
+    probs, thresholds, seen = (
+        np.stack([getattr(h, k) for h in heads])[at] for k in ("probs", "thresholds", "seen")
+    )
     return Predicted(probs, thresholds, seen, loss[at]), best
 
 

@@ -1,19 +1,23 @@
-"""What the image adds to the table: stacking on out-of-fold logits (Wolpert 1992), by federated Newton.
+"""What the image adds to the table: stacking on out-of-fold logits (Wolpert 1992), by federated
+Newton.
 
 For a case with an image, the log-odds of class k against class 0 are
 
     eta_k = z_clin_k + a_k + b_k z_img_k + c_k' latent
 
-where z_clin are the clinical head's log-odds (an offset: its coefficient is 1), z_img the image network's and latent the
-autoencoder's, both standardised over the training cases: z_img over those of the very network it is from, for one coefficient serves
-several networks, trained on other cases each. A case without an image gets exactly the clinical prediction; a case without a
-table has the prior log-odds of the classes for z_clin. Ridge penalties pull b and c to 0, that is, to the clinical prediction.
+where z_clin are the clinical head's log-odds (an offset: its coefficient is 1), z_img the image
+network's and latent the autoencoder's, both standardised over the training cases: z_img over those
+of the very network it is from, for one coefficient serves several networks, trained on other cases
+each. A case without an image gets exactly the clinical prediction; a case without a table has the
+prior log-odds of the classes for z_clin. Ridge penalties pull b and c to 0, that is, to the
+clinical prediction.
 
-The coefficients of an outer training set are fitted on its cases' out-of-fold log-odds: a case of part q is scored by the clinical
-and image models that left out part q too; the autoencoder saw no label, so the outer one serves all. Beside these coefficients stand
-those fitted without each part q: they score part q out of fold, which sets the threshold on training cases only. All of them are
-fitted in the same exchanges. A site sends gradients, Hessians and log-likelihoods of its cases with an image and a label: a sum,
-weighted by those cases and no others.
+The coefficients of an outer training set are fitted on its cases' out-of-fold log-odds: a case of
+part q is scored by the clinical and image models that left out part q too; the autoencoder saw no
+label, so the outer one serves all. Beside these coefficients stand those fitted without each part
+q: they score part q out of fold, which sets the threshold on training cases only. All of them are
+fitted in the same exchanges. A site sends gradients, Hessians and log-likelihoods of its cases with
+an image and a label: a sum, weighted by those cases and no others.
 """
 
 from __future__ import annotations
@@ -41,7 +45,13 @@ from common.federated.learner import (
     lacks,
     load,
 )
-from common.federated.multinomial import Ascent, Derivatives, against_reference, likelihood_of, log_softmax
+from common.federated.multinomial import (
+    Ascent,
+    Derivatives,
+    against_reference,
+    likelihood_of,
+    log_softmax,
+)
 from common.metrics.calibration import EPSILON
 from common.types import Arrays, Probs, State, digest, entry, flatten, nest
 
@@ -60,7 +70,8 @@ class Encoder(Federated, Protocol):
 
 @dataclass(frozen=True)
 class Inputs:
-    """Of the cases that have an image: clinical offset and image columns, (cases, classes - 1) and (cases, classes - 1, columns)."""
+    """Of the cases that have an image: clinical offset and image columns, (cases, classes - 1) and
+    (cases, classes - 1, columns)."""
 
     offset: Floats
     columns: Floats
@@ -68,9 +79,10 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Fusion:
-    """Arrays: `coefficients` (1 + parts, classes - 1, 2 + latent): a, b, c, fitted on all training cases, then without each part;
-    `base`, `step`, `objective`, `rounds`: how the last Newton step was taken; `mean`, `scale` (latent,): of the autoencoder's code,
-    `image_mean` (classes - 1,): of the image's log-odds."""
+    """Arrays: `coefficients` (1 + parts, classes - 1, 2 + latent): a, b, c, fitted on all training
+    cases, then without each part; `base`, `step`, `objective`, `rounds`: how the last Newton step
+    was taken; `mean`, `scale` (latent,): of the autoencoder's code, `image_mean` (classes - 1,): of
+    the image's log-odds."""
 
     name: str = "fusion"
     modality: ClassVar[frozenset[str]] = frozenset({"image"})
@@ -91,11 +103,20 @@ class Fusion:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return ("preprocessing", self.clinical, "image", *self._of("image").needs, *(("autoencoder",) if self.latent else ()))
+        return (
+            "preprocessing",
+            self.clinical,
+            "image",
+            *self._of("image").needs,
+            *(("autoencoder",) if self.latent else ()),
+        )
 
     @property
     def traits(self) -> Traits:
-        return Traits(spares=self._of("image").traits.spares, beyond=("image", *(("latent code",) if self.latent else ())))
+        return Traits(
+            spares=self._of("image").traits.spares,
+            beyond=("image", *(("latent code",) if self.latent else ())),
+        )
 
     @property
     def outer(self) -> tuple[str, ...]:
@@ -113,7 +134,9 @@ class Fusion:
         if self.phase(arrays) == "moments":
             rows, _ = self._rows(state, cohort, plan)
             latent = self._latent(_of_fold(state, plan.fold, self.name), rows)
-            return Contribution({"sum": latent.sum(axis=0), "squares": (latent**2).sum(axis=0)}, len(rows))
+            return Contribution(
+                {"sum": latent.sum(axis=0), "squares": (latent**2).sum(axis=0)}, len(rows)
+            )
         rows, parts, inputs = self.training(state, cohort, plan)
         beta = arrays["coefficients"]
         p = beta.shape[2]
@@ -128,10 +151,15 @@ class Fusion:
             mu = np.exp(log_mu[:, 1:])
             gradient[v] = np.einsum("nk,nkp->kp", truth[:, 1:] - mu, x)
             weight = mu[:, :, None] * (np.eye(k - 1) - mu[:, None, :])
-            hessian[v] = np.einsum("nkl,nkp,nlq->kplq", weight, x, x, optimize=True).reshape((k - 1) * p, (k - 1) * p)
+            hessian[v] = np.einsum("nkl,nkp,nlq->kplq", weight, x, x, optimize=True).reshape(
+                (k - 1) * p, (k - 1) * p
+            )
             likelihood[v] = likelihood_of(log_mu, truth)
         image = inputs.columns[:, :, 1].sum(axis=0)
-        return Contribution({"gradient": gradient, "hessian": hessian, "likelihood": likelihood, "image": image}, len(rows))
+        return Contribution(
+            {"gradient": gradient, "hessian": hessian, "likelihood": likelihood, "image": image},
+            len(rows),
+        )
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         arrays = state[self.name]
@@ -160,24 +188,46 @@ class Fusion:
         same = total.cases == int(arrays["cases"])
         settled = np.zeros(len(beta), np.bool_)
         for v in range(len(beta)):
-            sums = Derivatives(total.sums["gradient"][v], total.sums["hessian"][v], total.sums["likelihood"][v])
-            at = Ascent(beta[v], arrays["base"][v], arrays["step"][v], float(arrays["objective"][v]))
+            sums = Derivatives(
+                total.sums["gradient"][v], total.sums["hessian"][v], total.sums["likelihood"][v]
+            )
+            at = Ascent(
+                beta[v], arrays["base"][v], arrays["step"][v], float(arrays["objective"][v])
+            )
             there, fresh = at.next(sums, penalty, same=same)
-            result["coefficients"][v], result["base"][v], result["step"][v] = there.coefficients, there.base, there.step
+            result["coefficients"][v], result["base"][v], result["step"][v] = (
+                there.coefficients,
+                there.base,
+                there.step,
+            )
             result["objective"][v] = there.objective
             settled[v] = fresh and np.abs(there.step).max() < self.tolerance
         converged = bool(settled.all())
         mean = total.sums["image"] / max(total.cases, 1)
-        result |= {"rounds": np.array(done), "converged": np.array(converged), "cases": np.array(total.cases), "image_mean": mean}
+        result |= {
+            "rounds": np.array(done),
+            "converged": np.array(converged),
+            "cases": np.array(total.cases),
+            "image_mean": mean,
+        }
         return Step(result, converged or done >= self.rounds)
 
     def __post_init__(self) -> None:
         positive = ("l2", "l2_latent", "tolerance")
-        demand(self.name, {**{f"{n} > 0": getattr(self, n) > 0 for n in positive}, "rounds >= 1": self.rounds >= 1})
+        demand(
+            self.name,
+            {
+                **{f"{n} > 0": getattr(self, n) > 0 for n in positive},
+                "rounds >= 1": self.rounds >= 1,
+            },
+        )
 
     @property
     def phases(self) -> Mapping[str, Phase]:
-        newton = "`gradient`, `hessian`, `likelihood` of its cases with an image and a label, and `image`, the sum of their log-odds"
+        newton = (
+            "`gradient`, `hessian`, `likelihood` of its cases with an image and a label, and "
+            "`image`, the sum of their log-odds"
+        )
         # log-odds are not bounded
         return {
             "moments": Phase("`sum` and `squares` of the latent code", 1, None),
@@ -189,57 +239,103 @@ class Fusion:
         return self._predict(state, state, cohort, 0)
 
     def predict_inside(self, outer: State, inner: State, cohort: Cohort, part: int) -> Probs:
-        """Cases of `part`, a training part of `outer`, by models that have not seen them: `inner` left out that part too."""
+        """Cases of `part`, a training part of `outer`, by models that have not seen them: `inner`
+        left out that part too."""
         return self._predict(outer, inner, cohort, 1 + part)
 
     def explain(self, state: State, cohort: Cohort) -> Floats:
-        """(cases, features + `traits.beyond`, classes - 1): the clinical head's SHAP values, and the linear ones of the image
-        (Lundberg & Lee 2017, cor. 1) against the average training case with an image; 0 for a case without one."""
+        """(cases, features + `traits.beyond`, classes - 1): the clinical head's SHAP values, and
+        the linear ones of the image (Lundberg & Lee 2017, cor. 1) against the average training case
+        with an image; 0 for a case without one."""
         features = len(cohort.schema.features)
-        out = np.zeros((len(cohort), features + len(self.traits.beyond), len(cohort.schema.label.classes) - 1))
-        out[:, :features] = cast(TableHead, self._of(self.clinical)).explain(state, cohort)[:, :, -out.shape[2] :]
+        out = np.zeros(
+            (len(cohort), features + len(self.traits.beyond), len(cohort.schema.label.classes) - 1)
+        )
+        out[:, :features] = cast(TableHead, self._of(self.clinical)).explain(state, cohort)[
+            :, :, -out.shape[2] :
+        ]
         if cohort.imaged.any():
             columns = self._inputs(state, state, cohort.where(cohort.imaged)).columns
             beta = state[self.name]["coefficients"][0]
-            out[cohort.imaged, features] = beta[:, 1] * (columns[:, :, 1] - state[self.name]["image_mean"])
+            out[cohort.imaged, features] = beta[:, 1] * (
+                columns[:, :, 1] - state[self.name]["image_mean"]
+            )
             if self.latent:
-                out[cohort.imaged, features + 1] = np.einsum("nkp,kp->nk", columns[:, :, 2:], beta[:, 2:])
+                out[cohort.imaged, features + 1] = np.einsum(
+                    "nkp,kp->nk", columns[:, :, 2:], beta[:, 2:]
+                )
         return out
 
     def _predict(self, outer: State, inner: State, cohort: Cohort, variant: int) -> Probs:
         beta = outer[self.name]["coefficients"][variant]
-        return self.blend(outer, inner, cohort, lambda inputs: inputs.offset + np.einsum("nkp,kp->nk", inputs.columns, beta))
+        return self.blend(
+            outer,
+            inner,
+            cohort,
+            lambda inputs: inputs.offset + np.einsum("nkp,kp->nk", inputs.columns, beta),
+        )
 
-    def blend(self, outer: State, inner: State, cohort: Cohort, eta: Callable[[Inputs], Floats]) -> Probs:
-        """The clinical prediction, and in its place softmax(eta) for the cases that have an image."""
+    def blend(
+        self, outer: State, inner: State, cohort: Cohort, eta: Callable[[Inputs], Floats]
+    ) -> Probs:
+        """The clinical prediction, and in its place softmax(eta) for the cases that have an
+        image."""
         probs = _clinical(self._of(self.clinical), inner, cohort)
         if cohort.imaged.any():
-            probs[cohort.imaged] = np.exp(log_softmax(against_reference(eta(self._inputs(outer, inner, cohort.where(cohort.imaged))))))
+            probs[cohort.imaged] = np.exp(
+                log_softmax(
+                    against_reference(eta(self._inputs(outer, inner, cohort.where(cohort.imaged))))
+                )
+            )
         return probs
 
-    def training(self, state: State, cohort: Cohort, plan: Plan) -> tuple[Cohort, NDArray[np.int64], Inputs]:
-        """The labelled training cases with an image, their parts, and their inputs by models that have not seen them."""
+    def training(
+        self, state: State, cohort: Cohort, plan: Plan
+    ) -> tuple[Cohort, NDArray[np.int64], Inputs]:
+        """The labelled training cases with an image, their parts, and their inputs by models that
+        have not seen them."""
         rows, inner = self._rows(state, cohort, plan)
         parts = rows.parts(plan.seed, plan.parts)
-        return rows, parts, self._out_of_fold(state, _of_fold(state, plan.fold, self.name), rows, parts, plan.fold, inner)
+        return (
+            rows,
+            parts,
+            self._out_of_fold(
+                state, _of_fold(state, plan.fold, self.name), rows, parts, plan.fold, inner
+            ),
+        )
 
     def _rows(self, state: State, cohort: Cohort, plan: Plan) -> tuple[Cohort, Mapping[int, Fold]]:
         inner = {q: f for q in range(plan.parts) if (f := self._inner(state, plan, q)) is not None}
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
-        return rows.where(rows.imaged & np.isin(rows.parts(plan.seed, plan.parts), list(inner))), inner
+        return rows.where(
+            rows.imaged & np.isin(rows.parts(plan.seed, plan.parts), list(inner))
+        ), inner
 
     def _inner(self, state: State, plan: Plan, part: int) -> Fold | None:
-        """The training set inside the plan's that leaves `part` out too; None where a model could not be fitted on it."""
+        """The training set inside the plan's that leaves `part` out too; None where a model could
+        not be fitted on it."""
         fold = Fold(plan.fold.sites, tuple(sorted({*plan.fold.parts, part})))
         had = _of_fold(state, fold, self.name)
-        fitted = part not in plan.fold.parts and fold in plan.reads and not lacks(self, had, self.outer)
+        fitted = (
+            part not in plan.fold.parts and fold in plan.reads and not lacks(self, had, self.outer)
+        )
         return fold if fitted else None
 
     def _out_of_fold(
-        self, state: State, own: State, rows: Cohort, parts: NDArray[np.int64], outer: Fold, inner: Mapping[int, Fold]
+        self,
+        state: State,
+        own: State,
+        rows: Cohort,
+        parts: NDArray[np.int64],
+        outer: Fold,
+        inner: Mapping[int, Fold],
     ) -> Inputs:
         """The training cases' inputs, each part's by the models that left it out."""
-        read = {fold: {n: a for n, a in learners.items() if n != self.name} for fold, learners in nest(state).items() if fold != self.name}
+        read = {
+            fold: {n: a for n, a in learners.items() if n != self.name}
+            for fold, learners in nest(state).items()
+            if fold != self.name
+        }
         key = (rows.hash, outer, self, digest(flatten(flatten(read))))
         if key not in _INPUTS:
             k, width = len(rows.schema.label.classes), 2 + len(own[self.name]["mean"])
@@ -258,7 +354,9 @@ class Fusion:
         """Of cases that all have an image."""
         k = len(rows.schema.label.classes)
         probs = _clinical(self._of(self.clinical), inner, rows)
-        offset = np.log(np.maximum(probs[:, 1:], EPSILON)) - np.log(np.maximum(probs[:, :1], EPSILON))
+        offset = np.log(np.maximum(probs[:, 1:], EPSILON)) - np.log(
+            np.maximum(probs[:, :1], EPSILON)
+        )
         if not rows.tabled.all():
             counts = inner["preprocessing"]["classes"] + 0.5
             offset[~rows.tabled] = np.log(counts[1:] / counts[0])
@@ -277,12 +375,15 @@ class Fusion:
         return load(name, self.learners.get(name, {}))
 
     def _classes(self, state: State) -> int:
-        of_any_fold = next((learners for learners in nest(state).values() if "preprocessing" in learners), state)
+        of_any_fold = next(
+            (learners for learners in nest(state).values() if "preprocessing" in learners), state
+        )
         return len(of_any_fold["preprocessing"]["classes"])
 
 
 _INPUTS: dict[tuple[object, ...], Inputs] = {}
-"""The same models score the same cases in every round of the Newton fit: a network need not run each time."""
+"""The same models score the same cases in every round of the Newton fit: a network need not run
+each time."""
 
 
 def _clinical(head: Federated, state: State, cohort: Cohort) -> Probs:

@@ -2,8 +2,9 @@
 
     eta_k = z_clin_k + mlp_k(z_clin, z_img, latent)        (a case without an image: z_clin alone, the clinical prediction)
 
-The inputs, and who is scored by which model, are the linear fusion's (`fusion.py`). The last layer starts at zero, so that training
-starts at the clinical prediction. A site sends parameters times its cases with an image and a label.
+The inputs, and who is scored by which model, are the linear fusion's (`fusion.py`). The last layer
+starts at zero, so that training starts at the clinical prediction. A site sends parameters times
+its cases with an image and a label.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FusionPerceptron:
-    """Arrays: `round`; `mean`, `scale` of the latent code; `w/<v>/...`: the layers fitted on all training cases (v = 0) and without
-    part v - 1; `memory/...` belongs to the strategy."""
+    """Arrays: `round`; `mean`, `scale` of the latent code; `w/<v>/...`: the layers fitted on all
+    training cases (v = 0) and without part v - 1; `memory/...` belongs to the strategy."""
 
     name: str = "fusion_mlp"
     modality: ClassVar[frozenset[str]] = frozenset({"image"})
@@ -41,11 +42,15 @@ class FusionPerceptron:
     """The hyperparameters of the learners it reads, where they are not the defaults."""
     hidden: int = 8
     """Units of the hidden layer."""
-    training: LocalTraining = LocalTraining(rounds=15, epochs=4, batch=32, learning_rate=0.02, weight_decay=0.02)
+    training: LocalTraining = LocalTraining(
+        rounds=15, epochs=4, batch=32, learning_rate=0.02, weight_decay=0.02
+    )
 
     @property
     def _linear(self) -> Fusion:
-        return Fusion(name=self.name, clinical=self.clinical, latent=self.latent, learners=self.learners)
+        return Fusion(
+            name=self.name, clinical=self.clinical, latent=self.latent, learners=self.learners
+        )
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -79,12 +84,16 @@ class FusionPerceptron:
             out: Arrays = {}
             for v in range(1 + plan.parts):
                 keep = parts != v - 1
-                mine, spent = self._fit(weights, v, inputs, rows.labels, keep, self._seed(plan, arrays, cohort, v))
+                mine, spent = self._fit(
+                    weights, v, inputs, rows.labels, keep, self._seed(plan, arrays, cohort, v)
+                )
                 out |= mine
                 loss += spent if v == 0 else 0.0
             weights = out
         return Contribution(
-            {k: v.astype(np.float64) * len(rows) for k, v in weights.items()}, len(rows), {"loss": np.array(loss * len(rows))}
+            {k: v.astype(np.float64) * len(rows) for k, v in weights.items()},
+            len(rows),
+            {"loss": np.array(loss * len(rows))},
         )
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
@@ -92,7 +101,10 @@ class FusionPerceptron:
         if self.phase(arrays) == "moments":
             begun = self._linear.apply(state, total, plan).arrays
             fresh = self._drawn(begun["coefficients"].shape, int(arrays["seed"]))
-            return Step({"round": np.array(0), "mean": begun["mean"], "scale": begun["scale"], **fresh}, False)
+            return Step(
+                {"round": np.array(0), "mean": begun["mean"], "scale": begun["scale"], **fresh},
+                False,
+            )
         done = int(arrays["round"]) + 1
         mean = {k: (v / max(total.cases, 1)).astype(np.float32) for k, v in total.sums.items()}
         return Step({**arrays, **mean, "round": np.array(done)}, done >= self.training.rounds)
@@ -106,21 +118,31 @@ class FusionPerceptron:
         # local epochs are not a bounded sum over patients
         return {
             "moments": Phase("`sum` and `squares` of the latent code", 1, None),
-            "train": Phase("its parameters times its cases with an image and a label", self.training.rounds, None),
+            "train": Phase(
+                "its parameters times its cases with an image and a label",
+                self.training.rounds,
+                None,
+            ),
         }
 
     def predict(self, state: State, cohort: Cohort) -> Probs:
         """(cases, classes). Of a case without an image: the clinical head's, to the last bit."""
-        return self._linear.blend(state, state, cohort, lambda inputs: self._eta(state[self.name], 0, inputs))
+        return self._linear.blend(
+            state, state, cohort, lambda inputs: self._eta(state[self.name], 0, inputs)
+        )
 
     def predict_inside(self, outer: State, inner: State, cohort: Cohort, part: int) -> Probs:
-        return self._linear.blend(outer, inner, cohort, lambda inputs: self._eta(outer[self.name], 1 + part, inputs))
+        return self._linear.blend(
+            outer, inner, cohort, lambda inputs: self._eta(outer[self.name], 1 + part, inputs)
+        )
 
     def _eta(self, arrays: Arrays, variant: int, inputs: Inputs) -> Floats:
         first, bias, last, end = (arrays[f"w/{variant}/{n}"].astype(np.float64) for n in _LAYERS)
         return np.asarray(inputs.offset + np.tanh(_columns(inputs) @ first.T + bias) @ last.T + end)
 
-    def _fit(self, weights: Arrays, variant: int, inputs: Inputs, labels: Any, keep: Any, seed: int) -> tuple[Arrays, float]:
+    def _fit(
+        self, weights: Arrays, variant: int, inputs: Inputs, labels: Any, keep: Any, seed: int
+    ) -> tuple[Arrays, float]:
         import torch
 
         from common.networks.training import learn
@@ -130,7 +152,9 @@ class FusionPerceptron:
             return {f"w/{variant}/{n}": v for n, v in start.items()}, 0.0
         examples = _Rows(_columns(inputs)[keep], inputs.offset[keep], labels[keep])
         how = self.training.schedule()
-        trained = learn(_network(start), start, examples, _loss, how, seed=seed, device=torch.device("cpu"))
+        trained = learn(
+            _network(start), start, examples, _loss, how, seed=seed, device=torch.device("cpu")
+        )
         return {f"w/{variant}/{n}": v for n, v in trained.arrays.items()}, trained.loss
 
     def _drawn(self, shape: tuple[int, ...], seed: int) -> Arrays:
@@ -138,8 +162,15 @@ class FusionPerceptron:
         width = columns - 2 + 2 * classes
         r = np.random.default_rng(seed)
         first = r.normal(size=(self.hidden, width)).astype(np.float32) / np.float32(np.sqrt(width))
-        layers = (first, np.zeros(self.hidden, np.float32), np.zeros((classes, self.hidden), np.float32), np.zeros(classes, np.float32))
-        return {f"w/{v}/{n}": a for v in range(variants) for n, a in zip(_LAYERS, layers, strict=True)}
+        layers = (
+            first,
+            np.zeros(self.hidden, np.float32),
+            np.zeros((classes, self.hidden), np.float32),
+            np.zeros(classes, np.float32),
+        )
+        return {
+            f"w/{v}/{n}": a for v in range(variants) for n, a in zip(_LAYERS, layers, strict=True)
+        }
 
     def _seed(self, plan: Plan, arrays: Arrays, cohort: Cohort, variant: int) -> int:
         text = f"{plan.seed}:{int(arrays['round'])}:{cohort.site}:{variant}"
@@ -171,7 +202,9 @@ def _network(start: Mapping[str, Any]) -> nn.Module:
     from torch import nn
 
     hidden, width = start["0.weight"].shape
-    return nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, len(start["2.bias"])))
+    return nn.Sequential(
+        nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, len(start["2.bias"]))
+    )
 
 
 def _loss(network: Any, batch: Any) -> Tensor:
@@ -179,13 +212,18 @@ def _loss(network: Any, batch: Any) -> Tensor:
 
     x, offset, labels = batch
     eta = offset + network(x)
-    return torch.nn.functional.cross_entropy(torch.cat([torch.zeros_like(eta[:, :1]), eta], dim=1), labels, reduction="sum")
+    return torch.nn.functional.cross_entropy(
+        torch.cat([torch.zeros_like(eta[:, :1]), eta], dim=1), labels, reduction="sum"
+    )
 
 
 def _columns(inputs: Inputs) -> Floats:
-    """Offset, image log-odds and latent code: (cases, 2 * (classes - 1) + latent). Log-odds are cut at +-10."""
+    """Offset, image log-odds and latent code: (cases, 2 * (classes - 1) + latent). Log-odds are cut
+    at +-10."""
     latent = inputs.columns[:, 0, 2:]
-    return np.concatenate([np.clip(inputs.offset, -10, 10), np.clip(inputs.columns[:, :, 1], -10, 10), latent], axis=1)
+    return np.concatenate(
+        [np.clip(inputs.offset, -10, 10), np.clip(inputs.columns[:, :, 1], -10, 10), latent], axis=1
+    )
 
 
 LEARNER = FusionPerceptron()

@@ -1,7 +1,8 @@
-"""Does the image network look at the lesion? Energy of Grad-CAM inside the experts' masks, against chance, in sums over cases.
+"""Does the image network look at the lesion? Energy of Grad-CAM inside the experts' masks, against
+chance, in sums over cases.
 
-Each case is explained by a network that has not seen it: part p by the model that left part p out. Maps are made at the site and
-dropped there; only sums of shares leave.
+Each case is explained by a network that has not seen it: part p by the model that left part p out.
+Maps are made at the site and dropped there; only sums of shares leave.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from common.types import Arrays, State, entry
 
 @dataclass(frozen=True)
 class GradCam:
-    """Arrays once done: `energy` (7,), the sums of `common.networks.gradcam_maps.TERMS`; its `focus` reads them."""
+    """Arrays once done: `energy` (7,), the sums of `common.networks.gradcam_maps.TERMS`; its
+    `focus` reads them."""
 
     name: str = "gradcam"
     modality: ClassVar[frozenset[str]] = frozenset({"image"})
@@ -92,7 +94,9 @@ class GradCam:
 def explainable(cohort: Cohort) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """(cases,): of known label, with an image in which an expert looked for lesions."""
     imaging = imaging_of("gradcam", cohort.schema)
-    seen = [p is not None and speaks_of_lesions(p, imaging) for p in cohort.pictures] or [False] * len(cohort)
+    seen = [p is not None and speaks_of_lesions(p, imaging) for p in cohort.pictures] or [
+        False
+    ] * len(cohort)
     return np.asarray(np.array(seen, np.bool_) & (cohort.labels != UNKNOWN))
 
 

@@ -1,8 +1,10 @@
-"""A network on the crops of each patient's image, trained by federated averaging; its logit is the mean over the patient's crops.
+"""A network on the crops of each patient's image, trained by federated averaging; its logit is the
+mean over the patient's crops.
 
-First the classes of the labelled cases with an image are counted; classes weigh by the inverse of their federated counts, up to a
-cap, and what a network trained so says is corrected for the prior (Elkan 2001) before anybody sees it. A site counts with its labelled
-cases that have an image, and with no others. A case without an image gets the prior of the classes.
+First the classes of the labelled cases with an image are counted; classes weigh by the inverse of
+their federated counts, up to a cap, and what a network trained so says is corrected for the prior
+(Elkan 2001) before anybody sees it. A site counts with its labelled cases that have an image, and
+with no others. A case without an image gets the prior of the classes.
 """
 
 from __future__ import annotations
@@ -48,17 +50,21 @@ CERTAIN = 10.0
 
 @dataclass(frozen=True)
 class Image:
-    """Arrays: `round`, `network` (its number), `grid` (3,), `w/...` (float32, torch's names and shapes), `mean` and `spread`
-    (classes - 1,) of the training cases' log-odds; once counted also `counts` and `weights` (classes,)."""
+    """Arrays: `round`, `network` (its number), `grid` (3,), `w/...` (float32, torch's names and
+    shapes), `mean` and `spread` (classes - 1,) of the training cases' log-odds; once counted also
+    `counts` and `weights` (classes,)."""
 
     name: str = "image"
     modality: ClassVar[frozenset[str]] = frozenset({"image"})
     traits: ClassVar[Traits] = Traits(trains=True, spares=("segmentation",))
     network: str = "compact3d"
-    """`compact3d`, or `efficientnet_b3` on slabs of three slices: the original study's, which wants a grid of at least 64 x 64."""
+    """`compact3d`, or `efficientnet_b3` on slabs of three slices: the original study's, which wants
+    a grid of at least 64 x 64."""
     grid: tuple[int, ...] = (16, 24, 24)
     """Voxels (z, y, x) that a crop is laid onto."""
-    training: LocalTraining = LocalTraining(rounds=8, epochs=3, batch=8, learning_rate=0.01, weight_decay=0.05)
+    training: LocalTraining = LocalTraining(
+        rounds=8, epochs=3, batch=8, learning_rate=0.01, weight_decay=0.05
+    )
     private: PrivateTraining = PrivateTraining()
     weight_cap: float = 5.0
     """How many times as much as another a class may weigh; 1: all the same."""
@@ -67,13 +73,17 @@ class Image:
     initial: str = "random"
     """`autoencoder`: the encoder starts from the autoencoder's of the same training set."""
     pretrained: str = ""
-    """A file at the coordinator with parameters to start from, by name: .npz, or a state dict of torch."""
+    """A file at the coordinator with parameters to start from, by name: .npz, or a state dict of
+    torch."""
     pretrained_sha256: str = ""
     """SHA-256 of that file; another content is refused."""
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return (*(("segmentation",) if self.segmentation else ()), *(("autoencoder",) if self.initial == "autoencoder" else ()))
+        return (
+            *(("segmentation",) if self.segmentation else ()),
+            *(("autoencoder",) if self.initial == "autoencoder" else ()),
+        )
 
     def __post_init__(self) -> None:
         whole = len(self.grid) == 3 and all(isinstance(g, int) and g >= 4 for g in self.grid)
@@ -84,13 +94,27 @@ class Image:
         chosen = {
             f"network: one of {', '.join(NETWORKS)}": network is not None,
             f"initial: one of {', '.join(INITIAL)}": self.initial in INITIAL,
-            f"grid: slices of at least {y} x {x} for {self.network}": not whole or (self.grid[1] >= y and self.grid[2] >= x),
-            f"network {encoders} for initial autoencoder": self.initial == "random" or (network is not None and network.encoder),
-            "initial random where there is a pretrained file": self.initial == "random" or not self.pretrained,
-            "pretrained_sha256 (64 hex digits) with pretrained, and neither without the other": bool(self.pretrained)
+            f"grid: slices of at least {y} x {x} for {self.network}": not whole
+            or (self.grid[1] >= y and self.grid[2] >= x),
+            f"network {encoders} for initial autoencoder": self.initial == "random"
+            or (network is not None and network.encoder),
+            "initial random where there is a pretrained file": self.initial == "random"
+            or not self.pretrained,
+            "pretrained_sha256 (64 hex digits) with pretrained, and neither without the other": bool(
+                self.pretrained
+            )
             == (len(self.pretrained_sha256) == 64),
         }
-        demand(self.name, {**self.training.rules, **self.private.rules, "weight_cap >= 1": self.weight_cap >= 1, **grid, **chosen})
+        demand(
+            self.name,
+            {
+                **self.training.rules,
+                **self.private.rules,
+                "weight_cap >= 1": self.weight_cap >= 1,
+                **grid,
+                **chosen,
+            },
+        )
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         how = self.network, len(imaging_of(self.name, schema).channels), len(schema.label.classes)
@@ -98,10 +122,21 @@ class Image:
         if self.pretrained:
             from common.networks.pretrained import adopt
 
-            weights = federated_averaging.prefixed(adopt(self.pretrained, self.pretrained_sha256, federated_averaging.bare(weights)))
-        sizes: Arrays = {"network": np.array(CLASSIFIERS.index(NETWORKS[self.network])), "grid": np.array(self.grid, np.int64)}
+            weights = federated_averaging.prefixed(
+                adopt(self.pretrained, self.pretrained_sha256, federated_averaging.bare(weights))
+            )
+        sizes: Arrays = {
+            "network": np.array(CLASSIFIERS.index(NETWORKS[self.network])),
+            "grid": np.array(self.grid, np.int64),
+        }
         others = len(schema.label.classes) - 1
-        return {"round": np.array(0), "mean": np.zeros(others), "spread": np.ones(others), **sizes, **weights}
+        return {
+            "round": np.array(0),
+            "mean": np.zeros(others),
+            "spread": np.ones(others),
+            **sizes,
+            **weights,
+        }
 
     def phase(self, arrays: Arrays) -> str:
         if "counts" not in arrays:
@@ -115,33 +150,64 @@ class Image:
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         arrays, rows = state[self.name], with_images(cohort.train(plan.fold, plan.seed, plan.parts))
         if plan.phase == "count":
-            counts = np.bincount(rows.labels, minlength=len(cohort.schema.label.classes)).astype(np.float64)
+            counts = np.bincount(rows.labels, minlength=len(cohort.schema.label.classes)).astype(
+                np.float64
+            )
             return Contribution({"classes": counts}, len(rows))
         if plan.phase == "spread":
             logits = np.clip(np.nan_to_num(self.logits(state, rows)), -CERTAIN, CERTAIN)
-            return Contribution({"sum": logits.sum(axis=0), "squares": (logits**2).sum(axis=0)}, len(rows))
+            return Contribution(
+                {"sum": logits.sum(axis=0), "squares": (logits**2).sum(axis=0)}, len(rows)
+            )
         task = self._local(arrays, cohort.schema)
-        return federated_averaging.train(task, arrays, self._examples(state, rows) if len(rows) else None, plan, cohort.site, len(rows))
+        return federated_averaging.train(
+            task,
+            arrays,
+            self._examples(state, rows) if len(rows) else None,
+            plan,
+            cohort.site,
+            len(rows),
+        )
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         arrays = state[self.name]
         if plan.phase == "count":
             counts = np.maximum(total.sums["classes"], 0)  # noise may take them below
-            counted: Arrays = {**arrays, "counts": counts, "weights": class_weights(counts, self.weight_cap)}
+            counted: Arrays = {
+                **arrays,
+                "counts": counts,
+                "weights": class_weights(counts, self.weight_cap),
+            }
             if self.initial == "autoencoder":
-                encoder = {k: v for k, v in state["autoencoder"].items() if k.startswith("w/trunk.")}
+                encoder = {
+                    k: v for k, v in state["autoencoder"].items() if k.startswith("w/trunk.")
+                }
                 counted |= {k: np.array(v) for k, v in encoder.items()}
             return Step(counted, total.cases == 0)
         if plan.phase == "spread":
             return Step({**arrays, **_moments(total)}, True)
-        return Step({**arrays, **federated_averaging.mean(arrays, total), "round": np.array(int(arrays["round"]) + 1)}, False)
+        return Step(
+            {
+                **arrays,
+                **federated_averaging.mean(arrays, total),
+                "round": np.array(int(arrays["round"]) + 1),
+            },
+            False,
+        )
 
     @property
     def phases(self) -> Mapping[str, Phase]:
-        train = "its parameters times its labelled cases with an image; with noise, DP-SGD's as they are"
+        train = (
+            "its parameters times its labelled cases with an image; with noise, DP-SGD's as "
+            "they are"
+        )
         return {
             "count": Phase("`classes`: labelled cases with an image, by class", 1, lambda _: 1.0),
-            "train": Phase(train, self.training.rounds, lambda _: sampled(self.training.epochs, self.private.rate)),
+            "train": Phase(
+                train,
+                self.training.rounds,
+                lambda _: sampled(self.training.epochs, self.private.rate),
+            ),
             "spread": Phase("`sum` and `squares` of the network's log-odds", 1, _spread_bound),
         }
 
@@ -155,8 +221,11 @@ class Image:
         return np.asarray(scores[:, 1:] - scores[:, :1])
 
     def standardised(self, state: State, cohort: Cohort) -> Floats:
-        """(cases, classes - 1): the log-odds in units of their spread over the training cases, 0 at their mean."""
-        return np.asarray((self.logits(state, cohort) - state[self.name]["mean"]) / state[self.name]["spread"])
+        """(cases, classes - 1): the log-odds in units of their spread over the training cases, 0 at
+        their mean."""
+        return np.asarray(
+            (self.logits(state, cohort) - state[self.name]["mean"]) / state[self.name]["spread"]
+        )
 
     def scores(self, state: State, cohort: Cohort) -> Floats:
         """(cases, classes): log-probabilities up to a number for each case."""
@@ -167,9 +236,16 @@ class Image:
         return out
 
     def alone(
-        self, cohorts: Sequence[Cohort], fold: Fold, seed: int, parts: int, prepare: Federated | None = None, ready: State | None = None
+        self,
+        cohorts: Sequence[Cohort],
+        fold: Fold,
+        seed: int,
+        parts: int,
+        prepare: Federated | None = None,
+        ready: State | None = None,
     ) -> State:
-        """The same model from the cases of `cohorts` together, with all it needs; `ready`: what of that is fitted already."""
+        """The same model from the cases of `cohorts` together, with all it needs; `ready`: what of
+        that is fitted already."""
         plan = local_plan(Fold(parts=fold.parts), seed, parts)
         kept = [c for c in cohorts if c.site not in fold.sites]
         together = [pooled(kept, kept[0].site if len(kept) == 1 else "pooled")]
@@ -187,7 +263,9 @@ class Image:
             from common.learners.segmentation import regions_of
 
             regions, key = regions_of(state["segmentation"], imaging)
-        return case_crops(rows, cast(Grid, tuple(int(g) for g in state[self.name]["grid"])), regions, key)
+        return case_crops(
+            rows, cast(Grid, tuple(int(g) for g in state[self.name]["grid"])), regions, key
+        )
 
     def built(self, state: State, schema: Schema, device: Any) -> Any:
         """The network with its parameters, ready to predict."""
@@ -206,23 +284,34 @@ class Image:
 
     def _local(self, arrays: Arrays, schema: Schema) -> federated_averaging.Local:
         weights = np.array(arrays["weights"], np.float32)
-        if weights.shape != (len(schema.label.classes),):  # looked up by patients, it would be refused for some of them only
-            raise RefusedError("P02", f"there are {len(schema.label.classes)} classes, and class weights of shape {weights.shape}")
+        if weights.shape != (
+            len(schema.label.classes),
+        ):  # looked up by patients, it would be refused for some of them only
+            raise RefusedError(
+                "P02",
+                f"there are {len(schema.label.classes)} classes, and class weights of shape "
+                f"{weights.shape}",
+            )
 
         def loss(network: Any, batch: Any) -> Tensor:
             import torch
 
             x, present, mean, labels = batch
-            each = torch.nn.functional.cross_entropy(patient_logits(network(x, present), mean), labels, reduction="none")
+            each = torch.nn.functional.cross_entropy(
+                patient_logits(network(x, present), mean), labels, reduction="none"
+            )
             return (each * torch.from_numpy(weights).to(labels.device)[labels]).sum()
 
         # over the rounds the rate falls along half a cosine
         slower = 0.5 * (1 + np.cos(np.pi * int(arrays["round"]) / self.training.rounds))
-        how = replace(self.training, learning_rate=float(self.training.learning_rate * slower)).schedule("adamw")
+        how = replace(
+            self.training, learning_rate=float(self.training.learning_rate * slower)
+        ).schedule("adamw")
         return federated_averaging.Local(_classifier, _how(arrays, schema), loss, how, self.private)
 
     def _raw(self, state: State, rows: Cohort) -> Floats:
-        """(cases, classes): the network's logits, one patient at a time, so that no patient's depend on who else is asked for."""
+        """(cases, classes): the network's logits, one patient at a time, so that no patient's
+        depend on who else is asked for."""
         import torch
 
         from common.networks.datasets import Cases
@@ -263,7 +352,8 @@ def _moments(total: Contribution) -> Arrays:
 
 
 def class_weights(counts: Floats, cap: float) -> Floats:
-    """(classes,): inverse to the counts, none more than `cap` times another, 1 on average over the cases; 1 for a class of nobody."""
+    """(classes,): inverse to the counts, none more than `cap` times another, 1 on average over the
+    cases; 1 for a class of nobody."""
     held = counts > 0
     if not held.any():
         return np.ones(len(counts))
@@ -284,8 +374,13 @@ def with_images(cohort: Cohort) -> Cohort:
 
 
 def _how(arrays: Arrays, schema: Schema) -> tuple[object, ...]:
-    """What the network is built from; the arrays tell, whatever this learner's own hyperparameters are."""
-    return trained(arrays).name, len(imaging_of("image", schema).channels), len(schema.label.classes)
+    """What the network is built from; the arrays tell, whatever this learner's own hyperparameters
+    are."""
+    return (
+        trained(arrays).name,
+        len(imaging_of("image", schema).channels),
+        len(schema.label.classes),
+    )
 
 
 def _classifier(name: str, channels: int, classes: int) -> Any:

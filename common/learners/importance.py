@@ -1,6 +1,8 @@
-"""Which features move the final model, and how far the image does: sums of absolute SHAP values over the training cases of all sites.
+"""Which features move the final model, and how far the image does: sums of absolute SHAP values
+over the training cases of all sites.
 
-Lundberg & Lee 2017 (arXiv 1705.07874); per-patient values never leave a site, only their sum and the number of patients.
+Lundberg & Lee 2017 (arXiv 1705.07874); per-patient values never leave a site, only their sum and
+the number of patients.
 """
 
 from __future__ import annotations
@@ -14,14 +16,24 @@ import numpy as np
 
 from common.data.cohort import Cohort
 from common.data.schema import Floats, Schema
-from common.federated.learner import Contribution, Explained, Hyper, Phase, Plan, Step, Traits, demand, load
+from common.federated.learner import (
+    Contribution,
+    Explained,
+    Hyper,
+    Phase,
+    Plan,
+    Step,
+    Traits,
+    demand,
+    load,
+)
 from common.types import Arrays, State
 
 
 @dataclass(frozen=True)
 class Importance:
-    """Arrays once done: `<head>` (features,), and for a head that looks beyond the table what it names there: mean absolute contribution
-    to the log-odds (summed over classes); `cases`."""
+    """Arrays once done: `<head>` (features,), and for a head that looks beyond the table what it
+    names there: mean absolute contribution to the log-odds (summed over classes); `cases`."""
 
     name: str = "importance"
     modality: ClassVar[frozenset[str]] = frozenset({"table"})
@@ -31,7 +43,8 @@ class Importance:
     learners: Mapping[str, Hyper] = field(default_factory=dict, hash=False)
     """The heads' hyperparameters, where they are not the defaults."""
     clip: float = 0.0
-    """What a patient's values of one head are cut to (L2 norm), so that their sum can have noise; 0: they are not."""
+    """What a patient's values of one head are cut to (L2 norm), so that their sum can have noise;
+    0: they are not."""
 
     def __post_init__(self) -> None:
         demand(self.name, {"clip >= 0, and finite": 0 <= self.clip < math.inf})
@@ -39,7 +52,9 @@ class Importance:
     @property
     def needs(self) -> tuple[str, ...]:
         heads = [self._head(n) for n in self.heads]
-        return tuple(dict.fromkeys(["preprocessing", *(n for h in heads for n in h.needs), *self.heads]))
+        return tuple(
+            dict.fromkeys(["preprocessing", *(n for h in heads for n in h.needs), *self.heads])
+        )
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         return {}
@@ -54,7 +69,9 @@ class Importance:
             head = self._head(name)
             sums[name] = np.zeros(len(rows.schema.features) + len(head.traits.beyond))
             if len(rows) and state.get(name):
-                sums[name] = self._cut(np.abs(head.explain(state, rows)).sum(axis=2).astype(np.float64)).sum(axis=0)
+                sums[name] = self._cut(
+                    np.abs(head.explain(state, rows)).sum(axis=2).astype(np.float64)
+                ).sum(axis=0)
         return Contribution(sums, len(rows))
 
     def _cut(self, values: Floats) -> Floats:
@@ -62,20 +79,30 @@ class Importance:
         if not self.clip:
             return values
         length = np.linalg.norm(values, axis=1, keepdims=True)
-        return np.where(np.isfinite(length), values * (self.clip / np.maximum(length, self.clip)), 0.0)
+        return np.where(
+            np.isfinite(length), values * (self.clip / np.maximum(length, self.clip)), 0.0
+        )
 
     def _head(self, name: str) -> Explained:
         return cast(Explained, load(name, self.learners.get(name, {})))
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
-        return Step({**{k: v / max(total.cases, 1) for k, v in total.sums.items()}, "cases": np.array(total.cases)}, True)
+        return Step(
+            {
+                **{k: v / max(total.cases, 1) for k, v in total.sums.items()},
+                "cases": np.array(total.cases),
+            },
+            True,
+        )
 
     @property
     def phases(self) -> Mapping[str, Phase]:
         # contributions to the log-odds have no bound of their own; the factor covers rounding
         longest = self.clip * float(np.sqrt(len(self.heads))) * (1 + 1e-9)
         bound = (lambda _: longest) if longest else None
-        return {"explain": Phase("sums of absolute SHAP values, by feature, for each head", 1, bound)}
+        return {
+            "explain": Phase("sums of absolute SHAP values, by feature, for each head", 1, bound)
+        }
 
 
 LEARNER = Importance()

@@ -1,14 +1,17 @@
-"""Multinomial logistic regression by federated Newton: equal to Newton on the pooled rows, whatever the split.
+"""Multinomial logistic regression by federated Newton: equal to Newton on the pooled rows, whatever
+the split.
 
-A site sends the gradient, the Hessian and the log-likelihood of its own rows at the current coefficients (Newton-Raphson /
-IRLS: Hastie, Tibshirani, Friedman, The Elements of Statistical Learning, 2nd ed., eq. 4.21-4.27). The coordinator adds an L2
-penalty on the slopes once and takes the Newton step: half of it again when the penalised likelihood did not rise, and up to twice
-as far where the classes separate, for there Newton gains one logit a round. The first step starts at the intercepts of the class
-counts, which preprocessing has summed.
+A site sends the gradient, the Hessian and the log-likelihood of its own rows at the current
+coefficients (Newton-Raphson / IRLS: Hastie, Tibshirani, Friedman, The Elements of Statistical
+Learning, 2nd ed., eq. 4.21-4.27). The coordinator adds an L2 penalty on the slopes once and takes
+the Newton step: half of it again when the penalised likelihood did not rise, and up to twice as far
+where the classes separate, for there Newton gains one logit a round. The first step starts at the
+intercepts of the class counts, which preprocessing has summed.
 
-With standardised rows x (clipped to +-c, so ||x||^2 <= R^2 = 1 + columns * c^2) and mu the class probabilities, one patient adds
-x (y - mu)' to the gradient, xx' (x) (diag mu - mu mu') to the Hessian and log mu(y), cut at -50, to the log-likelihood, which
-serves the control of steps only; ||y - mu|| <= sqrt 2 and ||diag mu - mu mu'||_F <= 1/2 over the classes but the reference one.
+With standardised rows x (clipped to +-c, so ||x||^2 <= R^2 = 1 + columns * c^2) and mu the class
+probabilities, one patient adds x (y - mu)' to the gradient, xx' (x) (diag mu - mu mu') to the
+Hessian and log mu(y), cut at -50, to the log-likelihood, which serves the control of steps only;
+||y - mu|| <= sqrt 2 and ||diag mu - mu mu'||_F <= 1/2 over the classes but the reference one.
 """
 
 from __future__ import annotations
@@ -21,8 +24,25 @@ import numpy as np
 
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Floats, Schema
-from common.federated.learner import Contribution, Federated, Phase, Plan, Step, Traits, demand, fit, local_plan
-from common.federated.multinomial import LEAST, Ascent, Derivatives, against_reference, derivatives, log_softmax
+from common.federated.learner import (
+    Contribution,
+    Federated,
+    Phase,
+    Plan,
+    Step,
+    Traits,
+    demand,
+    fit,
+    local_plan,
+)
+from common.federated.multinomial import (
+    LEAST,
+    Ascent,
+    Derivatives,
+    against_reference,
+    derivatives,
+    log_softmax,
+)
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.learners.preprocessing import standardise
 from common.types import Arrays, Probs, State
@@ -33,8 +53,9 @@ LONGEST = 2.0
 
 @dataclass(frozen=True)
 class Logistic:
-    """Arrays: `coefficients` (classes - 1, 1 + columns): intercept first, on the standardised scale, against class 0; `base` and
-    `step`: where the last step began and what it added; `along` (2,): the likelihood's slope and curvature along it at its start."""
+    """Arrays: `coefficients` (classes - 1, 1 + columns): intercept first, on the standardised
+    scale, against class 0; `base` and `step`: where the last step began and what it added; `along`
+    (2,): the likelihood's slope and curvature along it at its start."""
 
     name: str = "logistic"
     needs: ClassVar[tuple[str, ...]] = ("preprocessing",)
@@ -43,13 +64,16 @@ class Logistic:
     l2: float = 1.0
     """Penalty l2 / 2 * (sum of squared slopes) on the summed log-likelihood; must be > 0."""
     tolerance: float = 1e-6
-    """Stop when a Newton step changes no coefficient by more: taking it leaves an error of the order of its square."""
+    """Stop when a Newton step changes no coefficient by more: taking it leaves an error of the
+    order of its square."""
     rounds: int = 30
     """The most Newton steps."""
     prior: float = 1e-12
-    """A ridge on the intercepts, only so that a class that nobody has leaves the system solvable."""
+    """A ridge on the intercepts, only so that a class that nobody has leaves the system
+    solvable."""
     clip: float = 10.0
-    """Rows are cut to +- this many standard deviations, whatever preprocessing did: it bounds what a patient can add."""
+    """Rows are cut to +- this many standard deviations, whatever preprocessing did: it bounds what
+    a patient can add."""
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         shape = (len(schema.label.classes) - 1, 1 + len(schema.columns))
@@ -70,10 +94,14 @@ class Logistic:
 
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
-        # by its own clip, not only by the one that came with the state: it bounds what a patient adds
+        # by its own clip, not only by the one that came with the state: it bounds what a patient
+        # adds
         x = _with_one(np.clip(self._rows(state, rows), -self.clip, self.clip))
         sums = derivatives(x, rows.labels, self._coefficients(state))
-        return Contribution({"gradient": sums.gradient, "hessian": sums.hessian, "likelihood": sums.likelihood}, len(rows))
+        return Contribution(
+            {"gradient": sums.gradient, "hessian": sums.hessian, "likelihood": sums.likelihood},
+            len(rows),
+        )
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         arrays = state[self.name]
@@ -87,13 +115,22 @@ class Logistic:
         there, fresh = at.next(sums, penalty, same=same)
         if not fresh:
             along = arrays["along"] * (0.5, 0.25)
-            halved = {"coefficients": there.coefficients, "step": there.step, "along": along, "rounds": np.array(done)}
+            halved = {
+                "coefficients": there.coefficients,
+                "step": there.step,
+                "along": along,
+                "rounds": np.array(done),
+            }
             return Step({**arrays, **halved}, done >= self.rounds)
         newton, rise = there.step.ravel(), sums.gradient
         along = np.array([newton @ rise.ravel(), newton @ sums.hessian @ newton])
         shift = float((penalty * beta).ravel() @ newton), float(penalty.ravel() @ newton**2)
         converged = bool(np.abs(newton).max() < self.tolerance)
-        saturated = same and not converged and _saturated(arrays["along"], float((rise * arrays["step"]).sum()))
+        saturated = (
+            same
+            and not converged
+            and _saturated(arrays["along"], float((rise * arrays["step"]).sum()))
+        )
         length = _length(along, shift) if saturated else 1.0
         step = length * newton.reshape(beta.shape)
         result = {
@@ -111,18 +148,26 @@ class Logistic:
 
     def __post_init__(self) -> None:
         positive = ("l2", "tolerance", "prior", "clip")
-        demand(self.name, {**{f"{name} > 0": getattr(self, name) > 0 for name in positive}, "rounds >= 1": self.rounds >= 1})
+        demand(
+            self.name,
+            {
+                **{f"{name} > 0": getattr(self, name) > 0 for name in positive},
+                "rounds >= 1": self.rounds >= 1,
+            },
+        )
 
     def _rows(self, state: State, cohort: Cohort) -> Floats:
         clip = float(state[self.name]["clip"])
         return np.clip(standardise(state["preprocessing"], cohort), -clip, clip)
 
     def _coefficients(self, state: State) -> Floats:
-        """The current coefficients; before the first step, the intercepts of the class counts that preprocessing has summed."""
+        """The current coefficients; before the first step, the intercepts of the class counts that
+        preprocessing has summed."""
         beta = state[self.name]["coefficients"]
         if int(state[self.name]["rounds"]):
             return np.asarray(beta)
-        # the ridge holds the intercept of a class that nobody has near log(30 * prior / cases): 30 is about minus that number
+        # the ridge holds the intercept of a class that nobody has near log(30 * prior / cases): 30
+        # is about minus that number
         counts = state["preprocessing"]["classes"] + 30 * self.prior
         return np.concatenate([np.log(counts[1:] / counts[0])[:, None], beta[:, 1:]], axis=1)
 
@@ -139,12 +184,20 @@ class Logistic:
         x = _with_one(self._rows(state, cohort))
         return np.exp(log_softmax(against_reference(x @ state[self.name]["coefficients"].T)))
 
-    def alone(self, cohorts: Sequence[Cohort], fold: Fold, seed: int, parts: int, prepare: Federated = PREPARE) -> State:
+    def alone(
+        self,
+        cohorts: Sequence[Cohort],
+        fold: Fold,
+        seed: int,
+        parts: int,
+        prepare: Federated = PREPARE,
+    ) -> State:
         plan = local_plan(fold, seed, parts)
         return fit(self, fit(prepare, {}, cohorts, plan), cohorts, plan)
 
     def explain(self, state: State, cohort: Cohort) -> Floats:
-        """Linear SHAP (Lundberg & Lee 2017, cor. 1): coefficient times standardised value, summed over a feature's columns."""
+        """Linear SHAP (Lundberg & Lee 2017, cor. 1): coefficient times standardised value, summed
+        over a feature's columns."""
         z = self._rows(state, cohort)
         slopes = state[self.name]["coefficients"][:, 1:]
         names = [f.name for f in cohort.schema.features]
@@ -155,25 +208,32 @@ class Logistic:
 
 
 def _saturated(along: Floats, slope: float) -> bool:
-    """Did the likelihood's slope along the last step fall as an exponential rather than as a straight line would?
+    """Did the likelihood's slope along the last step fall as an exponential rather than as a
+    straight line would?
 
     `along`: the slope and the curvature at the start of that step; `slope`: at its end.
     """
     first, bend = float(along[0]), float(along[1])
-    return first > 0 and abs(slope - first * np.exp(-bend / first)) < 0.5 * abs(slope - (first - bend))
+    return first > 0 and abs(slope - first * np.exp(-bend / first)) < 0.5 * abs(
+        slope - (first - bend)
+    )
 
 
 def _length(along: Floats, shift: tuple[float, float]) -> float:
-    """How many Newton steps to take where classes separate: the root of slope * exp(-curve / slope * t) = shift[0] + shift[1] * t.
+    """How many Newton steps to take where classes separate: the root of slope * exp(-curve / slope
+    * t) = shift[0] + shift[1] * t.
 
-    There each row's slope falls as an exponential, and the exponential of the mean rate is a lower bound of their sum (Jensen), so
-    the root (>= 1) stops short of the maximum where every row is on its side. Newton alone gains one logit a round there.
+    There each row's slope falls as an exponential, and the exponential of the mean rate is a lower
+    bound of their sum (Jensen), so the root (>= 1) stops short of the maximum where every row is on
+    its side. Newton alone gains one logit a round there.
     """
     first, bend = float(along[0]), float(along[1])
     t = 1.0
     if first <= 0:
         return t
-    for _ in range(50):  # a convex, falling function: Newton's method climbs to its root from the left
+    for _ in range(
+        50
+    ):  # a convex, falling function: Newton's method climbs to its root from the left
         e = first * np.exp(-bend / first * t)
         t += (e - shift[0] - shift[1] * t) / (bend / first * e + shift[1])
     return min(max(float(t), 1.0), LONGEST)

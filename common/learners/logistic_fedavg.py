@@ -1,4 +1,5 @@
-"""The head of `logistic`, trained by federated averaging instead of Newton sums: what a plain FedAvg run would have given."""
+"""The head of `logistic`, trained by federated averaging instead of Newton sums: what a plain
+FedAvg run would have given."""
 
 from common.learners.mlp import Perceptron
 from common.networks.training import LocalTraining

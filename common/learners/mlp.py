@@ -1,7 +1,9 @@
-"""A perceptron on the clinical table, trained by federated averaging (McMahan et al. 2017, arXiv 1602.05629, algorithm 1).
+"""A perceptron on the clinical table, trained by federated averaging (McMahan et al. 2017, arXiv
+1602.05629, algorithm 1).
 
-A site sends its parameters times its number of training cases; the coordinator divides the sum by all cases. Flower's strategies
-(FedProx, FedAdam, FedYogi, trimmed mean, Krum ...) take the place of that mean when a run names one. Approximate: compare with pooled.
+A site sends its parameters times its number of training cases; the coordinator divides the sum by
+all cases. Flower's strategies (FedProx, FedAdam, FedYogi, trimmed mean, Krum ...) take the place of
+that mean when a run names one. Approximate: compare with pooled.
 """
 
 from __future__ import annotations
@@ -15,7 +17,17 @@ import numpy as np
 
 from common.data.cohort import Cohort, Fold, pooled
 from common.data.schema import Floats, Schema
-from common.federated.learner import Contribution, Federated, Phase, Plan, Step, Traits, demand, fit, local_plan
+from common.federated.learner import (
+    Contribution,
+    Federated,
+    Phase,
+    Plan,
+    Step,
+    Traits,
+    demand,
+    fit,
+    local_plan,
+)
 from common.federated.multinomial import softmax
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.learners.preprocessing import standardise
@@ -30,15 +42,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Perceptron:
-    """Arrays: `round`, and `w/<layer>.weight`, `w/<layer>.bias` (float32, torch's shapes); `memory/...` belongs to the strategy."""
+    """Arrays: `round`, and `w/<layer>.weight`, `w/<layer>.bias` (float32, torch's shapes);
+    `memory/...` belongs to the strategy."""
 
     name: str = "mlp"
     needs: ClassVar[tuple[str, ...]] = ("preprocessing",)
     modality: ClassVar[frozenset[str]] = frozenset({"table"})
     traits: ClassVar[Traits] = Traits(trains=True)
     hidden: tuple[int, ...] = (16,)
-    """Units of each hidden layer (tanh: linear for small weights); none: multinomial logistic regression."""
-    training: LocalTraining = LocalTraining(rounds=20, epochs=2, batch=32, learning_rate=0.05, weight_decay=0.02)
+    """Units of each hidden layer (tanh: linear for small weights); none: multinomial logistic
+    regression."""
+    training: LocalTraining = LocalTraining(
+        rounds=20, epochs=2, batch=32, learning_rate=0.05, weight_decay=0.02
+    )
     private: PrivateTraining = PrivateTraining()
 
     def start(self, schema: Schema, seed: int) -> Arrays:
@@ -46,7 +62,9 @@ class Perceptron:
         rng = np.random.default_rng(seed)
         arrays: Arrays = {"round": np.array(0)}
         for i, (a, b) in enumerate(pairwise(widths)):
-            bound = 1 / np.sqrt(max(a, 1))  # torch.nn.Linear's default, drawn here so that a coordinator needs no torch
+            bound = 1 / np.sqrt(
+                max(a, 1)
+            )  # torch.nn.Linear's default, drawn here so that a coordinator needs no torch
             arrays[f"w/{2 * i}.weight"] = rng.uniform(-bound, bound, (b, a)).astype(np.float32)
             arrays[f"w/{2 * i}.bias"] = rng.uniform(-bound, bound, b).astype(np.float32)
         return arrays
@@ -60,9 +78,13 @@ class Perceptron:
 
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         arrays, rows = state[self.name], cohort.train(plan.fold, plan.seed, plan.parts)
-        examples = Table(standardise(state["preprocessing"], rows), rows.labels) if len(rows) else None
+        examples = (
+            Table(standardise(state["preprocessing"], rows), rows.labels) if len(rows) else None
+        )
         shapes = _shapes(self.parameters(arrays))
-        task = federated_averaging.Local(_network, shapes, cross_entropy, self.training.schedule(), self.private, table=True)
+        task = federated_averaging.Local(
+            _network, shapes, cross_entropy, self.training.schedule(), self.private, table=True
+        )
         return federated_averaging.train(task, arrays, examples, plan, cohort.site, len(rows))
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
@@ -74,25 +96,48 @@ class Perceptron:
     @property
     def phases(self) -> Mapping[str, Phase]:
         sends = "its parameters times its training cases; with noise, DP-SGD's as they are"
-        return {"train": Phase(sends, self.training.rounds, lambda _: sampled(self.training.epochs, self.private.rate))}
+        return {
+            "train": Phase(
+                sends,
+                self.training.rounds,
+                lambda _: sampled(self.training.epochs, self.private.rate),
+            )
+        }
 
     def predict(self, state: State, cohort: Cohort) -> Probs:
-        return softmax(_layers(self.parameters(state[self.name]), standardise(state["preprocessing"], cohort))[-1])
+        return softmax(
+            _layers(self.parameters(state[self.name]), standardise(state["preprocessing"], cohort))[
+                -1
+            ]
+        )
 
-    def alone(self, cohorts: Sequence[Cohort], fold: Fold, seed: int, parts: int, prepare: Federated = PREPARE) -> State:
-        # the sites that the fold leaves out are left out here: together the others have a name of their own
+    def alone(
+        self,
+        cohorts: Sequence[Cohort],
+        fold: Fold,
+        seed: int,
+        parts: int,
+        prepare: Federated = PREPARE,
+    ) -> State:
+        # the sites that the fold leaves out are left out here: together the others have a name of
+        # their own
         plan = local_plan(Fold(parts=fold.parts), seed, parts)
         kept = [c for c in cohorts if c.site not in fold.sites]
         together = [pooled(kept, kept[0].site if len(kept) == 1 else "pooled")]
         return fit(self, fit(prepare, {}, together, plan), together, plan)
 
     def __post_init__(self) -> None:
-        layers = {"hidden layers of at least 1 unit": all(isinstance(h, int) and h >= 1 for h in self.hidden)}
+        layers = {
+            "hidden layers of at least 1 unit": all(
+                isinstance(h, int) and h >= 1 for h in self.hidden
+            )
+        }
         demand(self.name, {**self.training.rules, **self.private.rules, **layers})
 
     def explain(self, state: State, cohort: Cohort) -> Floats:
-        """Integrated gradients from the average patient (Sundararajan et al. 2017, eq. 1; 32 midpoints): they add up to the change
-        of the log-odds against class 0, as SHAP values do; for no hidden layer they are the linear SHAP values."""
+        """Integrated gradients from the average patient (Sundararajan et al. 2017, eq. 1; 32
+        midpoints): they add up to the change of the log-odds against class 0, as SHAP values do;
+        for no hidden layer they are the linear SHAP values."""
         z = standardise(state["preprocessing"], cohort)
         weights = self.parameters(state[self.name])
         names = [f.name for f in cohort.schema.features]
@@ -128,7 +173,9 @@ def _layers(weights: Arrays, z: Floats) -> list[Floats]:
     out: list[Floats] = []
     x = z
     for i in range(len(weights) // 2):
-        out.append(x @ weights[f"w/{2 * i}.weight"].T.astype(np.float64) + weights[f"w/{2 * i}.bias"])
+        out.append(
+            x @ weights[f"w/{2 * i}.weight"].T.astype(np.float64) + weights[f"w/{2 * i}.bias"]
+        )
         x = np.tanh(out[-1])
     return out
 
@@ -138,10 +185,13 @@ def _gradient(weights: Arrays, z: Floats) -> Floats:
     depth = len(weights) // 2
     pre = _layers(weights, z)
     back = np.broadcast_to(
-        weights[f"w/{2 * (depth - 1)}.weight"].T.astype(np.float64), (len(z), *weights[f"w/{2 * (depth - 1)}.weight"].T.shape)
+        weights[f"w/{2 * (depth - 1)}.weight"].T.astype(np.float64),
+        (len(z), *weights[f"w/{2 * (depth - 1)}.weight"].T.shape),
     )
     for i in reversed(range(depth - 1)):
-        back = weights[f"w/{2 * i}.weight"].T.astype(np.float64) @ (back * (1 - np.tanh(pre[i]) ** 2)[:, :, None])
+        back = weights[f"w/{2 * i}.weight"].T.astype(np.float64) @ (
+            back * (1 - np.tanh(pre[i]) ** 2)[:, :, None]
+        )
     return np.asarray(back)
 
 

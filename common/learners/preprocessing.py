@@ -1,12 +1,14 @@
-"""Imputation, scaling and bin edges from federated sums, fitted on training rows only and stored in the model.
+"""Imputation, scaling and bin edges from federated sums, fitted on training rows only and stored in
+the model.
 
-Two passes. `coarse`: counts and sums on the model scale, and a histogram on a fixed grid between the schema's bounds, split by
-class (guard L03 reads it). `fine`: squares about the mean that is now known, so that a narrow column far from zero keeps its
-digits, and the coarse cells divided in proportion to their mass, counted again, so that quantiles are exact to a fine cell: the
-error is at most the coarse cell's width divided by its subdivisions.
+Two passes. `coarse`: counts and sums on the model scale, and a histogram on a fixed grid between
+the schema's bounds, split by class (guard L03 reads it). `fine`: squares about the mean that is now
+known, so that a narrow column far from zero keeps its digits, and the coarse cells divided in
+proportion to their mass, counted again, so that quantiles are exact to a fine cell: the error is at
+most the coarse cell's width divided by its subdivisions.
 
-Grids are linear on the model scale (`log(1 + x - low)` for a log-scale number). A patient adds 1 to at most one cell a column
-and pass, and at most 1 to each other sum, hence the sensitivity.
+Grids are linear on the model scale (`log(1 + x - low)` for a log-scale number). A patient adds 1 to
+at most one cell a column and pass, and at most 1 to each other sum, hence the sensitivity.
 """
 
 from __future__ import annotations
@@ -31,9 +33,10 @@ FINE = 2048
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Arrays once done: `count`, `mean`, `scale` (columns,) on the model scale; `offsets` (columns + 1,) into `edges`: the
-    float32 bin edges of each column in natural units; `auc` (features,): what each feature reaches alone on the training rows
-    (guard L03); `classes` (classes,): training cases; `bounds` (columns, 3): low, high in natural units, and 1 for a log scale."""
+    """Arrays once done: `count`, `mean`, `scale` (columns,) on the model scale; `offsets` (columns
+    + 1,) into `edges`: the float32 bin edges of each column in natural units; `auc` (features,):
+    what each feature reaches alone on the training rows (guard L03); `classes` (classes,): training
+    cases; `bounds` (columns, 3): low, high in natural units, and 1 for a log scale."""
 
     name: str = "preprocessing"
     needs: ClassVar[tuple[str, ...]] = ()
@@ -42,7 +45,8 @@ class Preprocessing:
     bins: int = 64
     """The most bins a column is cut into for histogram trees."""
     clip: float = 10.0
-    """Standardised values are clipped to +- this many standard deviations: it bounds a patient's summand in linear models."""
+    """Standardised values are clipped to +- this many standard deviations: it bounds a patient's
+    summand in linear models."""
 
     def __post_init__(self) -> None:
         demand(self.name, {"2 <= bins <= 1024": 2 <= self.bins <= 1024, "clip > 0": self.clip > 0})
@@ -70,17 +74,27 @@ class Preprocessing:
                 u = _unit(column, rows.design[:, j])
                 known = u[~np.isnan(u)]
                 moments[j] = len(known), known.sum()
-                histogram[j] = np.bincount(_cell(u) * classes + rows.labels, minlength=(COARSE + 1) * classes).reshape(-1, classes)
+                histogram[j] = np.bincount(
+                    _cell(u) * classes + rows.labels, minlength=(COARSE + 1) * classes
+                ).reshape(-1, classes)
             counts = np.bincount(rows.labels, minlength=classes).astype(np.float64)
-            return Contribution({"histogram": histogram, "moments": moments, "classes": counts}, len(rows))
+            return Contribution(
+                {"histogram": histogram, "moments": moments, "classes": counts}, len(rows)
+            )
         arrays = state[self.name]
         cells, start = arrays["cells"], arrays["start"]
         # float32 holds counts up to 2^24 patients a cell exactly, in half the bytes
-        counts, squares, mean = np.zeros(int(start[-1]), np.float32), np.zeros(len(columns)), _mean(arrays)
+        counts, squares, mean = (
+            np.zeros(int(start[-1]), np.float32),
+            np.zeros(len(columns)),
+            _mean(arrays),
+        )
         for j, column in enumerate(columns):
             u = _unit(column, rows.design[:, j])
             known = u[~np.isnan(u)]
-            counts[start[j] : start[j + 1]] = np.bincount(_fine_cell(known, cells[j]), minlength=int(cells[j].sum()))
+            counts[start[j] : start[j + 1]] = np.bincount(
+                _fine_cell(known, cells[j]), minlength=int(cells[j].sum())
+            )
             squares[j] = ((known - mean[j]) ** 2).sum()
         return Contribution({"counts": counts, "squares": squares}, len(rows))
 
@@ -95,7 +109,13 @@ class Preprocessing:
             cells = np.maximum(np.ceil(share * FINE), 1).astype(np.int64)
             start = np.concatenate([[0], np.cumsum(cells.sum(axis=1))])
             alone = feature_auc(histogram, arrays["feature"], arrays["level"])
-            coarse = {"auc": alone, "classes": sums["classes"], "moments": moments, "cells": cells, "start": start}
+            coarse = {
+                "auc": alone,
+                "classes": sums["classes"],
+                "moments": moments,
+                "cells": cells,
+                "start": start,
+            }
             return Step({**arrays, "pass": np.array(1), **coarse}, False)
         bounds = arrays["bounds"]
         count = arrays["moments"][:, 0]
@@ -105,7 +125,9 @@ class Preprocessing:
         scale = span * np.sqrt(sums["squares"] / np.maximum(squared, 1))
         edges = [
             _edges(sums["counts"][a:b].astype(np.float64), c, bound, self.bins)
-            for a, b, c, bound in zip(arrays["start"][:-1], arrays["start"][1:], arrays["cells"], bounds, strict=True)
+            for a, b, c, bound in zip(
+                arrays["start"][:-1], arrays["start"][1:], arrays["cells"], bounds, strict=True
+            )
         ]
         return Step(
             {
@@ -115,10 +137,13 @@ class Preprocessing:
                 "classes": arrays["classes"],
                 "count": count,
                 "mean": low + span * _mean(arrays),
-                # a column that never varies (or is missing throughout) is left at 0 by any scale; so small a one is a rounding error
+                # a column that never varies (or is missing throughout) is left at 0 by any scale;
+                # so small a one is a rounding error
                 "scale": np.where(scale > 1e-9 * span, scale, 1.0),
                 "clip": np.array(self.clip),
-                "offsets": np.concatenate([[0], np.cumsum([len(e) for e in edges])]).astype(np.int64),
+                "offsets": np.concatenate([[0], np.cumsum([len(e) for e in edges])]).astype(
+                    np.int64
+                ),
                 "edges": np.concatenate([np.empty(0, np.float32), *edges]),
             },
             True,
@@ -126,8 +151,12 @@ class Preprocessing:
 
     @property
     def phases(self) -> Mapping[str, Phase]:
-        # a column and pass: one cell; in the coarse pass also count and sum on [0, 1], and once the class; in the fine one a square
-        coarse = "`histogram` of each column by class, `moments` (counts and sums), `classes` (training cases)"
+        # a column and pass: one cell; in the coarse pass also count and sum on [0, 1], and once the
+        # class; in the fine one a square
+        coarse = (
+            "`histogram` of each column by class, `moments` (counts and sums), `classes` "
+            "(training cases)"
+        )
         fine = "`counts` of the finer cells, `squares` about the mean"
         return {
             "coarse": Phase(coarse, 1, lambda schema: float(np.sqrt(3 * len(schema.columns) + 1))),
@@ -136,13 +165,16 @@ class Preprocessing:
 
 
 def standardise(arrays: Arrays, cohort: Cohort) -> Floats:
-    """(cases, columns) on the model scale with mean 0 and standard deviation 1 over the training rows; missing becomes 0 (the mean)."""
+    """(cases, columns) on the model scale with mean 0 and standard deviation 1 over the training
+    rows; missing becomes 0 (the mean)."""
     key = tuple(arrays[name].tobytes() for name in ("mean", "scale", "clip"))
     cached: tuple[tuple[bytes, ...], Floats] | None = cohort.derived.get("standardised")
     if cached is None or cached[0] != key:
         z = np.empty(cohort.design.shape)
         for j, column in enumerate(cohort.schema.columns):
-            z[:, j] = (column.to_model(cohort.design[:, j]) - arrays["mean"][j]) / arrays["scale"][j]
+            z[:, j] = (column.to_model(cohort.design[:, j]) - arrays["mean"][j]) / arrays["scale"][
+                j
+            ]
         clip = float(arrays["clip"])
         z = np.nan_to_num(np.clip(z, -clip, clip), nan=0.0)
         z.flags.writeable = False
@@ -171,17 +203,26 @@ def _unit(column: Column, x: Floats) -> Floats:
 
 def _cell(u: Floats) -> NDArray[np.int64]:
     """The coarse cell of each value; the last one for a missing value."""
-    return np.where(np.isnan(u), COARSE, np.clip(np.floor(np.nan_to_num(u) * COARSE).astype(np.int64), 0, COARSE - 1))
+    return np.where(
+        np.isnan(u),
+        COARSE,
+        np.clip(np.floor(np.nan_to_num(u) * COARSE).astype(np.int64), 0, COARSE - 1),
+    )
 
 
 def _fine_cell(u: Floats, cells: NDArray[np.int64]) -> NDArray[np.int64]:
     coarse = np.clip(np.floor(u * COARSE).astype(np.int64), 0, COARSE - 1)
-    inside = np.clip(np.floor((u * COARSE - coarse) * cells[coarse]).astype(np.int64), 0, cells[coarse] - 1)
+    inside = np.clip(
+        np.floor((u * COARSE - coarse) * cells[coarse]).astype(np.int64), 0, cells[coarse] - 1
+    )
     return np.concatenate([[0], np.cumsum(cells)[:-1]])[coarse] + inside
 
 
-def _edges(counts: Floats, cells: NDArray[np.int64], bound: Floats, bins: int) -> NDArray[np.float32]:
-    """At most `bins - 1` cuts between cells that hold somebody, near the quantiles; each in the middle of its gap; natural units."""
+def _edges(
+    counts: Floats, cells: NDArray[np.int64], bound: Floats, bins: int
+) -> NDArray[np.float32]:
+    """At most `bins - 1` cuts between cells that hold somebody, near the quantiles; each in the
+    middle of its gap; natural units."""
     coarse = np.repeat(np.arange(COARSE), cells)
     within = np.arange(len(coarse)) - np.repeat(np.cumsum(cells) - cells, cells)
     left = (coarse + within / cells[coarse]) / COARSE

@@ -1,8 +1,10 @@
-"""Score histograms of patients whom a model has not seen, for sums with noise: each adds one to a cell for each head and class.
+"""Score histograms of patients whom a model has not seen, for sums with noise: each adds one to a
+cell for each head and class.
 
-A job stands on the fold that leaves out all parts but those that are scored, and reads the model of the fold that leaves out these:
-nobody is both trained on and scored, so a patient who is scored pays for that alone. Bins are few, for each gets the same noise.
-Metrics follow in `common.metrics.noisy_auc`.
+A job stands on the fold that leaves out all parts but those that are scored, and reads the model of
+the fold that leaves out these: nobody is both trained on and scored, so a patient who is scored
+pays for that alone. Bins are few, for each gets the same noise. Metrics follow in
+`common.metrics.noisy_auc`.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ from common.types import Arrays, State
 
 @dataclass(frozen=True)
 class Scores:
-    """Arrays once done: `<head>` (judged classes, bins, 2), counts below and of the class; for two classes the second alone is judged.
-    `spread` (): the standard deviation of the noise in each count, where there was any."""
+    """Arrays once done: `<head>` (judged classes, bins, 2), counts below and of the class; for two
+    classes the second alone is judged. `spread` (): the standard deviation of the noise in each
+    count, where there was any."""
 
     name: str = "scores"
     modality: ClassVar[frozenset[str]] = frozenset()
@@ -72,14 +75,24 @@ class Scores:
         if plan.privacy is None:
             return 0.0
         classes = max((len(v) for v in total.sums.values()), default=0)
-        return plan.privacy.spread * self._bound(classes) * float(np.sqrt(max(len(plan.participants), 1)))
+        return (
+            plan.privacy.spread
+            * self._bound(classes)
+            * float(np.sqrt(max(len(plan.participants), 1)))
+        )
 
     def _bound(self, classes: int) -> float:
         return float(np.sqrt(len(self.heads) * classes))
 
     @property
     def phases(self) -> Mapping[str, Phase]:
-        return {"score": Phase("a score histogram for each head", 1, lambda schema: self._bound(len(_judged(schema))))}
+        return {
+            "score": Phase(
+                "a score histogram for each head",
+                1,
+                lambda schema: self._bound(len(_judged(schema))),
+            )
+        }
 
 
 def scored_by(left_out: Fold, parts: int) -> Fold:

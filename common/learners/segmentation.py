@@ -1,8 +1,10 @@
-"""A compact UNet that outlines the study's regions on the coarse whole volume, learnt from the experts' masks by federated averaging.
+"""A compact UNet that outlines the study's regions on the coarse whole volume, learnt from the
+experts' masks by federated averaging.
 
-With it a patient whose image nobody outlined gets a region to crop round. A site counts with its training cases that have a mask,
-whether their label is known or not; a region that the mask does not speak about costs nothing. In a study without regions there is
-nothing to learn: every site sends zero cases, and the learner is done.
+With it a patient whose image nobody outlined gets a region to crop round. A site counts with its
+training cases that have a mask, whether their label is known or not; a region that the mask does
+not speak about costs nothing. In a study without regions there is nothing to learn: every site
+sends zero cases, and the learner is done.
 """
 
 from __future__ import annotations
@@ -31,16 +33,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SOFT_TISSUE = (80.0, 40.0)
-"""Middle and half width, HU, of the narrow window that CT is also seen through: a lesion is a few tens of HU below the liver."""
+"""Middle and half width, HU, of the narrow window that CT is also seen through: a lesion is a few
+tens of HU below the liver."""
 VERSION = 2
 """Of how a picture becomes an example; part of the name under which examples are kept."""
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """Arrays: `round`, `grid` (3,), `widths`, `cases` of the last round, and `w/...` (float32, MONAI's names) if there are regions.
+    """Arrays: `round`, `grid` (3,), `widths`, `cases` of the last round, and `w/...` (float32,
+    MONAI's names) if there are regions.
 
-    Tally: `dice` (regions, 2): the sum over the site's training cases of the Dice of the model that came, and their number."""
+    Tally: `dice` (regions, 2): the sum over the site's training cases of the Dice of the model that
+    came, and their number."""
 
     name: str = "segmentation"
     needs: ClassVar[tuple[str, ...]] = ()
@@ -50,13 +55,17 @@ class Segmentation:
     """Voxels (z, y, x) of the coarse volume."""
     widths: tuple[int, ...] = (8, 16, 32, 64)
     """Channels of each level; each but the first halves the grid."""
-    training: LocalTraining = LocalTraining(rounds=4, epochs=2, batch=4, learning_rate=0.02, weight_decay=0.01)
+    training: LocalTraining = LocalTraining(
+        rounds=4, epochs=2, batch=4, learning_rate=0.02, weight_decay=0.01
+    )
     private: PrivateTraining = PrivateTraining()
 
     def __post_init__(self) -> None:
         levels = len(self.widths) >= 2 and all(isinstance(w, int) and w >= 1 for w in self.widths)
         step = 2 ** (len(self.widths) - 1)
-        grid = len(self.grid) == 3 and all(isinstance(g, int) and g >= 2 * step and g % step == 0 for g in self.grid)
+        grid = len(self.grid) == 3 and all(
+            isinstance(g, int) and g >= 2 * step and g % step == 0 for g in self.grid
+        )
         shapes = {
             "widths: at least two whole numbers of at least 1": levels,
             f"grid: three multiples of {step}, twice that or more": grid,
@@ -66,9 +75,16 @@ class Segmentation:
     def start(self, schema: Schema, seed: int) -> Arrays:
         imaging = imaging_of(self.name, schema)
         weights = (
-            federated_averaging.drawn(_network, (_channels(imaging), len(imaging.regions), self.widths), seed) if imaging.regions else {}
+            federated_averaging.drawn(
+                _network, (_channels(imaging), len(imaging.regions), self.widths), seed
+            )
+            if imaging.regions
+            else {}
         )
-        sizes: Arrays = {"grid": np.array(self.grid, np.int64), "widths": np.array(self.widths, np.int64)}
+        sizes: Arrays = {
+            "grid": np.array(self.grid, np.int64),
+            "widths": np.array(self.widths, np.int64),
+        }
         return {"round": np.array(0), "cases": np.array(0), **sizes, **weights}
 
     def phase(self, arrays: Arrays) -> str:
@@ -84,7 +100,9 @@ class Segmentation:
         varied = Augment(dropout=0.25 if imaging.window is None else 0.0)
         examples = _examples(rows, imaging, _sizes(arrays)[0], varied) if rows else None
         how = self.training.schedule("adamw")
-        task = federated_averaging.Local(_network, _how(arrays, imaging), dice_and_entropy, how, self.private)
+        task = federated_averaging.Local(
+            _network, _how(arrays, imaging), dice_and_entropy, how, self.private
+        )
         sent = federated_averaging.train(task, arrays, examples, plan, cohort.site, len(rows))
         if plan.privacy is not None:
             return sent
@@ -94,27 +112,42 @@ class Segmentation:
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         arrays = state[self.name]
         done = int(arrays["round"]) + 1
-        new: Arrays = {**arrays, **federated_averaging.mean(arrays, total), "round": np.array(done), "cases": np.array(total.cases)}
+        new: Arrays = {
+            **arrays,
+            **federated_averaging.mean(arrays, total),
+            "round": np.array(done),
+            "cases": np.array(total.cases),
+        }
         return Step(new, done >= self.training.rounds or not total.cases)
 
     @property
     def phases(self) -> Mapping[str, Phase]:
         sends = "its parameters times its outlined cases; with noise, DP-SGD's as they are"
-        return {"train": Phase(sends, self.training.rounds, lambda _: sampled(self.training.epochs, self.private.rate))}
+        return {
+            "train": Phase(
+                sends,
+                self.training.rounds,
+                lambda _: sampled(self.training.epochs, self.private.rate),
+            )
+        }
 
     def lesion_mask(self, state: State, picture: Picture, imaging: Imaging) -> Bits | None:
-        """(z, y, x) on the grid of `picture.voxels`: where a lesion is likelier than not; None where nothing has been learnt."""
+        """(z, y, x) on the grid of `picture.voxels`: where a lesion is likelier than not; None
+        where nothing has been learnt."""
         regions, _ = regions_of(state[self.name], imaging)
         return regions(picture) if regions else None
 
 
 def regions_of(arrays: Arrays, imaging: Imaging) -> tuple[Regions | None, str]:
-    """Predicted lesions by a trained segmentation, and the name of its parameters; None, '' where it has seen no mask."""
+    """Predicted lesions by a trained segmentation, and the name of its parameters; None, '' where
+    it has seen no mask."""
     if not imaging.lesion or not int(arrays["cases"]):
         return None, ""
 
     def regions(picture: Picture) -> Bits:
-        lesion = probabilities(arrays, imaging, picture)[[imaging.regions.index(r) for r in imaging.lesion]].max(axis=0)
+        lesion = probabilities(arrays, imaging, picture)[
+            [imaging.regions.index(r) for r in imaging.lesion]
+        ].max(axis=0)
         return on_grid(lesion, picture.box, picture.voxels.shape[1:]) > 0.5
 
     return regions, digest(arrays)
@@ -135,30 +168,38 @@ def probabilities(arrays: Arrays, imaging: Imaging, picture: Picture) -> Floats:
 
 
 def seen(picture: Picture, imaging: Imaging, grid: Grid) -> NDArray[np.float32]:
-    """(channels, *grid): the whole field of view; CT through the study's window and through a narrow one of soft tissue."""
+    """(channels, *grid): the whole field of view; CT through the study's window and through a
+    narrow one of soft tissue."""
     values = resample(picture.coarse, grid) * np.float32(picture.unit)
     if imaging.window is None:
         return values
     low, high = imaging.window
     middle, half = SOFT_TISSUE
     narrow = np.tanh(((values + 1) / 2 * (high - low) + low - middle) / half)
-    return np.concatenate([values, narrow * np.array(picture.present, np.float32)[:, None, None, None]])
+    return np.concatenate(
+        [values, narrow * np.array(picture.present, np.float32)[:, None, None, None]]
+    )
 
 
 def outlined(cohort: Cohort) -> list[Picture]:
     """The pictures in which an expert marked anything."""
-    return [p for p in cohort.pictures if p is not None and p.coarse_mask is not None and any(p.marked)]
+    return [
+        p for p in cohort.pictures if p is not None and p.coarse_mask is not None and any(p.marked)
+    ]
 
 
 def dice_and_entropy(network: Any, batch: Any) -> Tensor:
-    """1 - soft Dice (Milletari et al. 2016, eq. 1, without squares) and cross-entropy, means over the marked regions, summed over cases."""
+    """1 - soft Dice (Milletari et al. 2016, eq. 1, without squares) and cross-entropy, means over
+    the marked regions, summed over cases."""
     import torch
 
     x, target, marked = batch
     logits = network(x).float()
     p = torch.sigmoid(logits)
     overlap, size = (p * target).sum((2, 3, 4)), (p + target).sum((2, 3, 4))
-    entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((2, 3, 4))
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits, target, reduction="none"
+    ).mean((2, 3, 4))
     each = (entropy + 1 - (2 * overlap + 1) / (size + 1)) * marked
     return (each.sum(dim=1) / marked.sum(dim=1)).sum()
 
@@ -166,7 +207,9 @@ def dice_and_entropy(network: Any, batch: Any) -> Tensor:
 class _Outlined:
     """Rows are cases; a batch is (coarse volumes, regions, which regions are marked)."""
 
-    def __init__(self, arrays: Sequence[Halves], pictures: Sequence[Picture], regions: int, augment: Any) -> None:
+    def __init__(
+        self, arrays: Sequence[Halves], pictures: Sequence[Picture], regions: int, augment: Any
+    ) -> None:
         import torch
 
         from common.networks.datasets import Store, presence
@@ -181,19 +224,28 @@ class _Outlined:
     def __len__(self) -> int:
         return len(self._marked)
 
-    def batch(self, rows: NDArray[np.int64], device: torch.device, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def batch(
+        self, rows: NDArray[np.int64], device: torch.device, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         import torch
 
         x = self._store.gather(rows, device)
         if noise is not None:
             nth = torch.arange(len(rows), device=device)
-            x, _ = self._augment(x, self._present[rows].to(device), noise.to(device), nth, torch.zeros_like(nth))
+            x, _ = self._augment(
+                x, self._present[rows].to(device), noise.to(device), nth, torch.zeros_like(nth)
+            )
         channels = self._present.shape[1]
         return x[:, :channels], x[:, channels:], self._marked[rows].to(device)
 
 
 def _examples(pictures: Sequence[Picture], imaging: Imaging, grid: Grid, augment: Any) -> _Outlined:
-    return _Outlined([_example(p, imaging, grid)[None] for p in pictures], pictures, len(imaging.regions), augment)
+    return _Outlined(
+        [_example(p, imaging, grid)[None] for p in pictures],
+        pictures,
+        len(imaging.regions),
+        augment,
+    )
 
 
 def _example(picture: Picture, imaging: Imaging, grid: Grid) -> Halves:
@@ -201,18 +253,25 @@ def _example(picture: Picture, imaging: Imaging, grid: Grid) -> Halves:
 
     def make() -> Halves:
         assert picture.coarse_mask is not None
-        bits = np.stack([(picture.coarse_mask >> i) & 1 for i in range(len(imaging.regions))]).astype(np.float32)
-        return np.concatenate([seen(picture, imaging, grid), resample(bits, grid)]).astype(np.float16)
+        bits = np.stack(
+            [(picture.coarse_mask >> i) & 1 for i in range(len(imaging.regions))]
+        ).astype(np.float32)
+        return np.concatenate([seen(picture, imaging, grid), resample(bits, grid)]).astype(
+            np.float16
+        )
 
     return np.asarray(
         picture.kept(
-            f"segmentation v{VERSION} window {imaging.window} grid {'x'.join(map(str, grid))} regions {'+'.join(imaging.regions)}", make
+            f"segmentation v{VERSION} window {imaging.window} grid {'x'.join(map(str, grid))} "
+            f"regions {'+'.join(imaging.regions)}",
+            make,
         )
     )
 
 
 def _dice(arrays: Arrays, imaging: Imaging, examples: _Outlined) -> Floats:
-    """(regions, 2): the sum over cases of the Dice of regions cut at one half, and in how many cases each is marked."""
+    """(regions, 2): the sum over cases of the Dice of regions cut at one half, and in how many
+    cases each is marked."""
     import torch
 
     from common.networks.devices import choose, repeatable
@@ -222,7 +281,9 @@ def _dice(arrays: Arrays, imaging: Imaging, examples: _Outlined) -> Floats:
     with repeatable(device), torch.inference_mode():
         network = _loaded(arrays, imaging, device)
         for at in range(0, len(examples), 16):
-            x, target, marked = examples.batch(np.arange(at, min(at + 16, len(examples))), device, None)
+            x, target, marked = examples.batch(
+                np.arange(at, min(at + 16, len(examples))), device, None
+            )
             found, truth = network(x).float() > 0, target > 0.5
             both, size = (found & truth).sum((2, 3, 4)), found.sum((2, 3, 4)) + truth.sum((2, 3, 4))
             dice = torch.where(size > 0, 2 * both / size.clamp(min=1), 1.0) * marked
@@ -247,7 +308,9 @@ def _channels(imaging: Imaging) -> int:
 
 
 def _sizes(arrays: Arrays) -> tuple[Grid, tuple[int, ...]]:
-    return cast(Grid, tuple(int(g) for g in arrays["grid"])), tuple(int(w) for w in arrays["widths"])
+    return cast(Grid, tuple(int(g) for g in arrays["grid"])), tuple(
+        int(w) for w in arrays["widths"]
+    )
 
 
 def _network(channels: int, regions: int, widths: tuple[int, ...]) -> Any:

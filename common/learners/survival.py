@@ -1,4 +1,5 @@
-"""Overall survival as a description: deaths and censored cases per interval and class, from which Kaplan-Meier curves follow (E07)."""
+"""Overall survival as a description: deaths and censored cases per interval and class, from which
+Kaplan-Meier curves follow (E07)."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from common.types import Arrays, State
 
 @dataclass(frozen=True)
 class SurvivalCounts:
-    """Arrays once done: `counts` (classes, intervals, 2): events and censored cases; cases without follow-up are not counted."""
+    """Arrays once done: `counts` (classes, intervals, 2): events and censored cases; cases without
+    follow-up are not counted."""
 
     name: str = "survival"
     needs: ClassVar[tuple[str, ...]] = ()
@@ -48,7 +50,11 @@ class SurvivalCounts:
     @property
     def phases(self) -> Mapping[str, Phase]:
         # a patient stands in one cell
-        return {"count": Phase("`counts` of events and censored cases by class and interval", 1, lambda _: 1.0)}
+        return {
+            "count": Phase(
+                "`counts` of events and censored cases by class and interval", 1, lambda _: 1.0
+            )
+        }
 
 
 LEARNER = SurvivalCounts()

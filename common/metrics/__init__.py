@@ -1,1 +1,2 @@
-"""Metrics from sums: definitions, estimability, resampling, score histograms, DeLong, meta-analysis, calibration, survival, subgroups."""
+"""Metrics from sums: definitions, estimability, resampling, score histograms, DeLong,
+meta-analysis, calibration, survival, subgroups."""

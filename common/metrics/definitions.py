@@ -1,7 +1,9 @@
-"""Metrics, each defined once: its name and title, what it is, which value is better, and how it follows from sums over patients.
+"""Metrics, each defined once: its name and title, what it is, which value is better, and how it
+follows from sums over patients.
 
-What follows from pairs of patients within sites is in `common.metrics.site_aucs`; the rest is computed here from calls, losses and score
-tables, for the sample and all its resamples at once. A simulation makes these tables of patients, a coordinator of what sites have added.
+What follows from pairs of patients within sites is in `common.metrics.site_aucs`; the rest is
+computed here from calls, losses and score tables, for the sample and all its resamples at once. A
+simulation makes these tables of patients, a coordinator of what sites have added.
 """
 
 from __future__ import annotations
@@ -26,71 +28,86 @@ class Metric(NamedTuple):
     best: str
     """high | low | one | zero: which value is better; empty: none is."""
     source: str
-    """What it follows from: pairs within sites, scores (which a coordinator has over all sites alone), calls, losses, or counts."""
+    """What it follows from: pairs within sites, scores (which a coordinator has over all sites
+    alone), calls, losses, or counts."""
     definition: str
 
 
 METRICS = (
     Metric(
         "auc", "AUC, patient pairs within sites", "high", "pairs",
-        "the headline: share of concordant pairs among all pairs of an event and a non-event of the same site; for more than two "
+        "the headline: share of concordant pairs among all pairs of an event and a non-event of "
+        "the same site; for more than two "
         "classes the mean over the classes with at least 10 cases, each against the rest",
     ),
-    Metric("auc_pooled", "AUC of pooled scores", "high", "scores", "the same over pairs of patients of any sites"),
+    Metric("auc_pooled", "AUC of pooled scores", "high", "scores", "the same over pairs of "
+                                                                   "patients of any sites"),
     Metric("macro_auc", "", "high", "pairs", "`auc` under the name used with many classes"),
     Metric(
         "average_precision", "Average precision", "high", "scores",
-        "mean precision over the recalls of a ranking by score (no interpolation); a coin gets the prevalence",
+        "mean precision over the recalls of a ranking by score (no interpolation); a coin gets "
+        "the prevalence",
     ),
     Metric(
-        "brier", "Brier score", "low", "losses", "mean squared distance between predicted probabilities and what happened",
+        "brier", "Brier score", "low", "losses", "mean squared distance between predicted "
+                                                 "probabilities and what happened",
     ),
     Metric(
-        "log_loss", "Log loss", "low", "losses", "mean of minus the logarithm of the probability given to what happened",
+        "log_loss", "Log loss", "low", "losses", "mean of minus the logarithm of the probability "
+                                                 "given to what happened",
     ),
     Metric(
         "calibration_slope", "Calibration slope", "one", "scores",
-        "slope of the log-odds in a logistic regression of what happened on them; 1: neither over- nor underconfident",
+        "slope of the log-odds in a logistic regression of what happened on them; 1: neither "
+        "over- nor underconfident",
     ),
     Metric(
         "calibration_intercept", "Calibration intercept", "zero", "scores",
-        "intercept of the same with the slope held at 1, for two classes; 0: neither too many nor too few events are predicted",
+        "intercept of the same with the slope held at 1, for two classes; 0: neither too many nor "
+        "too few events are predicted",
     ),
     Metric(
         "sensitivity", "Sensitivity", "high", "calls",
-        "share of events that are called events, at Youden's threshold on out-of-fold predictions of training rows",
+        "share of events that are called events, at Youden's threshold on out-of-fold predictions "
+        "of training rows",
     ),
-    Metric("specificity", "Specificity", "high", "calls", "share of non-events that are called so, at the same threshold"),
+    Metric("specificity", "Specificity", "high", "calls", "share of non-events that are called "
+                                                          "so, at the same threshold"),
     Metric(
         "balanced_accuracy", "Balanced accuracy", "high", "calls",
         "mean over the classes of the share of their cases that are called right",
     ),
-    Metric("f1", "F1", "high", "calls", "harmonic mean of precision and sensitivity at the threshold"),
+    Metric("f1", "F1", "high", "calls", "harmonic mean of precision and sensitivity at the "
+                                        "threshold"),
     Metric(
         "accuracy", "Accuracy", "high", "calls",
         "share of right calls at the threshold; means nothing without `no_information_rate`",
     ),
     Metric(
         "no_information_rate", "No-information rate", "", "counts",
-        "accuracy of always calling the most frequent class; estimates nothing, and always stands beside the others",
+        "accuracy of always calling the most frequent class; estimates nothing, and always stands "
+        "beside the others",
     ),
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Draws:
-    """One model's sums over some patients: along the first axis as they are, then of each resample."""
+    """One model's sums over some patients: along the first axis as they are, then of each
+    resample."""
 
     calls: Floats
     """(draws, classes, classes): true class, called class."""
     scores: Mapping[int, tuple[Floats, Floats]]
-    """Class -> log-odds (levels,), rising, and counts (draws, levels, 2) of the others and of the class; empty where they are not known."""
+    """Class -> log-odds (levels,), rising, and counts (draws, levels, 2) of the others and of the
+    class; empty where they are not known."""
     losses: Floats | None = None
     """(draws, 2): sums of Brier score and log loss."""
 
 
 def calls(probs: Floats, thresholds: Floats) -> NDArray[np.int64]:
-    """(n,) classes: two are parted at each patient's own threshold, of more the most probable is called."""
+    """(n,) classes: two are parted at each patient's own threshold, of more the most probable is
+    called."""
     if probs.shape[1] > 2:
         return np.asarray(probs.argmax(1), np.int64)
     return np.asarray(probs[:, 1] >= thresholds, np.int64)
@@ -99,10 +116,15 @@ def calls(probs: Floats, thresholds: Floats) -> NDArray[np.int64]:
 def from_draws(draws: Draws) -> dict[str, Floats]:
     """Metric -> (draws,) values; NaN where it is not estimable, or undefined in a resample.
 
-    For more than two classes every figure but accuracy, Brier score and log loss is the mean over the classes that are judged."""
+    For more than two classes every figure but accuracy, Brier score and log loss is the mean over
+    the classes that are judged."""
     counts = draws.calls[0].sum(1)
     classes = judged(counts) if estimable(counts) else []
-    found = {metric.name: np.full(len(draws.calls), np.nan) for metric in METRICS if metric.source in ("scores", "calls", "losses")}
+    found = {
+        metric.name: np.full(len(draws.calls), np.nan)
+        for metric in METRICS
+        if metric.source in ("scores", "calls", "losses")
+    }
     if not classes:
         return found
     # a resample of a subgroup may miss a class altogether: 0 / 0, undefined
@@ -118,7 +140,11 @@ def from_draws(draws: Draws) -> dict[str, Floats]:
 
 def _from_calls(confusion: Floats, classes: Sequence[int]) -> dict[str, Floats]:
     n, several = confusion.sum((1, 2)), list(classes)
-    actual, called, hit = confusion.sum(2), confusion.sum(1), np.diagonal(confusion, axis1=1, axis2=2)
+    actual, called, hit = (
+        confusion.sum(2),
+        confusion.sum(1),
+        np.diagonal(confusion, axis1=1, axis2=2),
+    )
     recall, f1 = hit / actual, 2 * hit / (actual + called)
     specificity = (n[:, None] - actual - called + hit) / (n[:, None] - actual)
     return {
@@ -131,28 +157,41 @@ def _from_calls(confusion: Floats, classes: Sequence[int]) -> dict[str, Floats]:
 
 
 def _from_scores(tables: Sequence[tuple[Floats, Floats]], classes: int) -> dict[str, Floats]:
-    found: dict[str, list[Floats]] = {"auc_pooled": [], "average_precision": [], "calibration_slope": []}
+    found: dict[str, list[Floats]] = {
+        "auc_pooled": [],
+        "average_precision": [],
+        "calibration_slope": [],
+    }
     for logits, counts in tables:
         pairs = pair_counts(counts)
         found["auc_pooled"].append(pairs[:, 0] / pairs[:, 1])
         found["average_precision"].append(average_precision(counts))
         found["calibration_slope"].append(recalibrated(logits, counts, slope=True))
-    if classes == 2:  # one class's intercept up is another's down: their mean over many classes says nothing
+    if (
+        classes == 2
+    ):  # one class's intercept up is another's down: their mean over many classes says nothing
         found["calibration_intercept"] = [recalibrated(*tables[0], slope=False)]
     return {name: np.mean(values, 0) for name, values in found.items()}
 
 
 def recalibrated(logits: Floats, counts: Floats, *, slope: bool) -> Floats:
-    """(draws,): calibration slope, or the intercept with the slope held at 1; NaN where there is none."""
+    """(draws,): calibration slope, or the intercept with the slope held at 1; NaN where there is
+    none."""
     cells = [counts[0, :, c] > 0 for c in (0, 1)]
     x = np.concatenate([logits[c] for c in cells])
     truth = np.repeat([False, True], [int(c.sum()) for c in cells])
     weights = np.concatenate([counts[:, cell, c] for c, cell in enumerate(cells)], 1)
     # a replicate's fit is near the sample's, so it starts there
-    start = solve_calibration(lambda beta: calibration_sums(x, truth, beta, weights[0]), slope=slope)
+    start = solve_calibration(
+        lambda beta: calibration_sums(x, truth, beta, weights[0]), slope=slope
+    )
     start = np.where(np.isnan(start), (0.0, 1.0), start)
-    beta = solve_calibration(lambda beta: calibration_sums(x, truth, beta, weights), start, slope=slope, rounds=8)
+    beta = solve_calibration(
+        lambda beta: calibration_sums(x, truth, beta, weights), start, slope=slope, rounds=8
+    )
     lost = np.isnan(beta[:, 0])
     if lost.any():
-        beta[lost] = solve_calibration(lambda beta: calibration_sums(x, truth, beta, weights[lost]), start, slope=slope)
+        beta[lost] = solve_calibration(
+            lambda beta: calibration_sums(x, truth, beta, weights[lost]), start, slope=slope
+        )
     return np.asarray(beta[:, 1] if slope else beta[:, 0])

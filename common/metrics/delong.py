@@ -1,13 +1,16 @@
-"""The variance of AUCs, and of differences between them, from sums that sites can add: DeLong's method, stratified by site.
+"""The variance of AUCs, and of differences between them, from sums that sites can add: DeLong's
+method, stratified by site.
 
-A patient's *placement* is the share of the patients of the other class, at the same site, whom the score orders rightly (a tie counts
-half). The AUC is the placements' mean, and its covariance over models that of the placements (DeLong, DeLong & Clarke-Pearson 1988,
-eq. 5-7). Pairs are counted within sites, so each site's covariance is its own, and those of sites add when they are in units of pairs:
-var(sum of concordant) = sum of var(concordant). For more than two classes each class is held against the rest, and placements are
-centred within the patient's true class, which for two classes is DeLong's own variance.
+A patient's *placement* is the share of the patients of the other class, at the same site, whom the
+score orders rightly (a tie counts half). The AUC is the placements' mean, and its covariance over
+models that of the placements (DeLong, DeLong & Clarke-Pearson 1988, eq. 5-7). Pairs are counted
+within sites, so each site's covariance is its own, and those of sites add when they are in units of
+pairs: var(sum of concordant) = sum of var(concordant). For more than two classes each class is held
+against the rest, and placements are centred within the patient's true class, which for two classes
+is DeLong's own variance.
 
-The pooled AUC looks at pairs across sites. A first exchange adds the score histograms; in a second one each site places its patients in
-the sum, and gives the placements' moments by class.
+The pooled AUC looks at pairs across sites. A first exchange adds the score histograms; in a second
+one each site places its patients in the sum, and gives the placements' moments by class.
 """
 
 from __future__ import annotations
@@ -22,29 +25,37 @@ from common.metrics.score_histogram import edges
 from common.types import Array
 
 UNIT = 1000.0
-"""Pairs are sent in thousands where they are squared, so that their size fits whatever they are sent in."""
+"""Pairs are sent in thousands where they are squared, so that their size fits whatever they are
+sent in."""
 Z = 1.959963984540054
 """The normal distribution's 97.5 % quantile."""
 
 
 class Concordance(NamedTuple):
-    """Of one site, or of the sum over sites, for some models on the same patients; classes: those held against the rest."""
+    """Of one site, or of the sum over sites, for some models on the same patients; classes: those
+    held against the rest."""
 
     concordant: Floats
     """(models, classes)"""
     pairs: Floats
     """(classes,)"""
     spread: Floats
-    """(models * classes, models * classes): covariance of `concordant`, in units of UNIT squared."""
+    """(models * classes, models * classes): covariance of `concordant`, in units of UNIT
+    squared."""
 
 
 def concordance(probs: Floats, labels: NDArray[np.int64]) -> Concordance:
-    """probs (n, models, classes): of n patients of one site, labelled (n,). Two classes: class 1 against class 0 alone.
+    """probs (n, models, classes): of n patients of one site, labelled (n,). Two classes: class 1
+    against class 0 alone.
 
-    A class of a single patient has no variance to be seen: it is taken as a quarter, the largest that a placement can have.
+    A class of a single patient has no variance to be seen: it is taken as a quarter, the largest
+    that a placement can have.
     """
     models, held = probs.shape[1], against(probs.shape[2])
-    placed, partners = np.zeros((len(labels), models, len(held))), np.zeros((len(labels), 1, len(held)))
+    placed, partners = (
+        np.zeros((len(labels), models, len(held))),
+        np.zeros((len(labels), 1, len(held))),
+    )
     pairs = np.zeros(len(held))
     for j, k in enumerate(held):
         positive = labels == k
@@ -74,13 +85,16 @@ def against(classes: int) -> list[int]:
 
 
 def placements(scores: Floats, positive: NDArray[np.bool_]) -> Floats:
-    """(n,): for each patient the share of the other class ordered rightly, ties half; 0 where the other class is empty."""
+    """(n,): for each patient the share of the other class ordered rightly, ties half; 0 where the
+    other class is empty."""
     out = np.zeros(len(scores))
     for mine in (True, False):
         others = np.sort(scores[positive != mine])
         if len(others):
             here = scores[positive == mine]
-            below = (np.searchsorted(others, here, "left") + np.searchsorted(others, here, "right")) / (2 * len(others))
+            below = (
+                np.searchsorted(others, here, "left") + np.searchsorted(others, here, "right")
+            ) / (2 * len(others))
             out[positive == mine] = below if mine else 1 - below
     return out
 
@@ -94,7 +108,8 @@ class Estimate(NamedTuple):
 
 
 def aucs(sums: Concordance, judged: list[int], classes: int) -> tuple[Floats, Floats]:
-    """(models,) AUCs, the mean over the classes `judged`, and (models, models) their covariance; NaN where there are no pairs."""
+    """(models,) AUCs, the mean over the classes `judged`, and (models, models) their covariance;
+    NaN where there are no pairs."""
     models, held = len(sums.concordant), against(classes)
     at = [held.index(k) for k in judged if k in held]
     if not at or not (sums.pairs[at] > 0).all():
@@ -109,8 +124,8 @@ def aucs(sums: Concordance, judged: list[int], classes: int) -> tuple[Floats, Fl
 def limits(value: float, variance: float, smaller: float = 0) -> Estimate:
     """95 % interval of an AUC, on the logit scale (Qin & Hotilovac 2008): it stays within 0 and 1.
 
-    At 0 and 1 the method has no interval: there it is that of so many successes out of `smaller`, the patients of the smaller class
-    (Clopper & Pearson 1934).
+    At 0 and 1 the method has no interval: there it is that of so many successes out of `smaller`,
+    the patients of the smaller class (Clopper & Pearson 1934).
     """
     if not np.isfinite(value):
         return Estimate(None)
@@ -121,7 +136,9 @@ def limits(value: float, variance: float, smaller: float = 0) -> Estimate:
         return Estimate(value, reached if value else 0.0, 1.0 if value else 1 - reached)
     half = Z * max(variance, 0.0) ** 0.5 / (value * (1 - value))
     middle = np.log(value / (1 - value))
-    return Estimate(value, float(1 / (1 + np.exp(half - middle))), float(1 / (1 + np.exp(-half - middle))))
+    return Estimate(
+        value, float(1 / (1 + np.exp(half - middle))), float(1 / (1 + np.exp(-half - middle)))
+    )
 
 
 def difference(values: Floats, covariance: Floats) -> Estimate:
@@ -134,12 +151,13 @@ def difference(values: Floats, covariance: Floats) -> Estimate:
     return Estimate(value, value - half, value + half)
 
 
-# ---- pairs across sites ----------------------------------------------------------------------------------------------------
+# ---- pairs across sites --------------------------------------------------------------------------
 
 
 def pooled_moments(probs: Floats, labels: NDArray[np.int64], histogram: Array) -> Floats:
-    """One site's summand of the second exchange: (classes, 1 + held + held^2), by true class the count, the sums and the products of
-    the placements of its patients. probs (n, classes); histogram (classes, bins, 2): of everybody's scores."""
+    """One site's summand of the second exchange: (classes, 1 + held + held^2), by true class the
+    count, the sums and the products of the placements of its patients. probs (n, classes);
+    histogram (classes, bins, 2): of everybody's scores."""
     held = against(probs.shape[1])
     cuts = edges(histogram.shape[1])
     placed = np.zeros((len(labels), len(held)))
@@ -158,7 +176,8 @@ def pooled_moments(probs: Floats, labels: NDArray[np.int64], histogram: Array) -
 
 
 def pooled_auc(moments: Floats, judged: list[int]) -> Estimate:
-    """The AUC of all scores together, the mean over the classes `judged`, from the sums of `pooled_moments`."""
+    """The AUC of all scores together, the mean over the classes `judged`, from the sums of
+    `pooled_moments`."""
     classes, held = len(moments), against(len(moments))
     at = [held.index(k) for k in judged if k in held]
     counts = moments[:, 0]
@@ -177,6 +196,10 @@ def pooled_auc(moments: Floats, judged: list[int]) -> Estimate:
         products = moments[c, 1 + len(held) :].reshape(len(held), len(held))
         value += sum(weight[j] * mean[j] for j in at if held[j] == c)
         off = products - np.outer(mean, mean) / counts[c]
-        seen = weight @ off @ weight * counts[c] / (counts[c] - 1) if counts[c] > 1 else float((weight**2).sum()) / 4
+        seen = (
+            weight @ off @ weight * counts[c] / (counts[c] - 1)
+            if counts[c] > 1
+            else float((weight**2).sum()) / 4
+        )
         variance += float(seen)
     return limits(float(value), variance, min(min(inside[j], n - inside[j]) for j in at))

@@ -1,4 +1,5 @@
-"""Estimability (guard E01): which classes have enough cases for a figure, and whether a figure can be given at all."""
+"""Estimability (guard E01): which classes have enough cases for a figure, and whether a figure can
+be given at all."""
 
 from __future__ import annotations
 
@@ -27,8 +28,8 @@ def judged(counts: Counts) -> list[int]:
 
 
 def judged_in_pairs(counts: NDArray[Any], pairs: NDArray[Any]) -> list[int]:
-    """`judged`, of counts (sites, classes) and pairs within sites (sites, held); none where a class has too few cases, or others, with a
-    partner at their own site."""
+    """`judged`, of counts (sites, classes) and pairs within sites (sites, held); none where a class
+    has too few cases, or others, with a partner at their own site."""
     held, classes = against(counts.shape[1]), judged(counts.sum(0))
     for k in classes:
         partnered = counts[pairs[:, held.index(k)] > 0]

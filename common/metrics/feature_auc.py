@@ -1,4 +1,5 @@
-"""How well one feature alone predicts the label, from a histogram by class on the training rows: what guard L03 looks at."""
+"""How well one feature alone predicts the label, from a histogram by class on the training rows:
+what guard L03 looks at."""
 
 from __future__ import annotations
 
@@ -10,11 +11,13 @@ from common.data.schema import Floats
 
 
 def feature_auc(histogram: Floats, feature: NDArray[np.int64], level: NDArray[np.bool_]) -> Floats:
-    """(columns, cells + 1, classes) counts, the last cell 'missing' -> (features,): the largest AUC that each feature reaches alone.
+    """(columns, cells + 1, classes) counts, the last cell 'missing' -> (features,): the largest AUC
+    that each feature reaches alone.
 
-    `feature` (columns,): which feature a column belongs to; `level` (columns,): True for the 0/1 columns of an unordered choice. A
-    feature is tried as a value (either direction; a choice's levels in the best order) and by being missing, for each class
-    against the rest. A split with fewer than 10 cases on a side is not judged: 0.5.
+    `feature` (columns,): which feature a column belongs to; `level` (columns,): True for the 0/1
+    columns of an unordered choice. A feature is tried as a value (either direction; a choice's
+    levels in the best order) and by being missing, for each class against the rest. A split with
+    fewer than 10 cases on a side is not judged: 0.5.
     """
     out = np.full(int(feature.max(initial=-1)) + 1, 0.5)
     for f in range(len(out)):

@@ -1,4 +1,5 @@
-"""What several sites' AUCs say together: a random-effects mean, and where that of a new, similar site is expected."""
+"""What several sites' AUCs say together: a random-effects mean, and where that of a new, similar
+site is expected."""
 
 from __future__ import annotations
 
@@ -25,13 +26,21 @@ class AcrossSites(NamedTuple):
     sites: int
 
 
-def across_sites(values: Sequence[float | None], standard_errors: Sequence[float | None], level: float = 0.95) -> AcrossSites | None:
-    """DerSimonian-Laird mean of per-site AUCs on the logit scale; None where fewer than 3 sites are estimable.
+def across_sites(
+    values: Sequence[float | None], standard_errors: Sequence[float | None], level: float = 0.95
+) -> AcrossSites | None:
+    """DerSimonian-Laird mean of per-site AUCs on the logit scale; None where fewer than 3 sites are
+    estimable.
 
-    A site counts when its AUC lies strictly between 0 and 1 and its standard error (of the bootstrap replicates) is positive: the
-    delta method has nothing to say at the ends. `sites` says how many did.
+    A site counts when its AUC lies strictly between 0 and 1 and its standard error (of the
+    bootstrap replicates) is positive: the delta method has nothing to say at the ends. `sites` says
+    how many did.
     """
-    pairs = [(v, s) for v, s in zip(values, standard_errors, strict=True) if v is not None and s is not None and 0 < v < 1 and s > 0]
+    pairs = [
+        (v, s)
+        for v, s in zip(values, standard_errors, strict=True)
+        if v is not None and s is not None and 0 < v < 1 and s > 0
+    ]
     if len(pairs) < 3:
         return None
     v, s = np.array(pairs).T
@@ -41,8 +50,9 @@ def across_sites(values: Sequence[float | None], standard_errors: Sequence[float
 
 
 def random_effects(effects: Floats, standard_errors: Floats, level: float = 0.95) -> AcrossSites:
-    """Of k >= 3 effects: DerSimonian & Laird (1986), eq. 8; prediction interval with t of k - 2 degrees of freedom (Higgins, Thompson
-    & Spiegelhalter 2009, eq. 12). On the effects' own scale."""
+    """Of k >= 3 effects: DerSimonian & Laird (1986), eq. 8; prediction interval with t of k - 2
+    degrees of freedom (Higgins, Thompson & Spiegelhalter 2009, eq. 12). On the effects' own scale.
+    """
     from scipy.special import ndtri, stdtrit
 
     k, w = len(effects), standard_errors**-2.0
@@ -50,5 +60,16 @@ def random_effects(effects: Floats, standard_errors: Floats, level: float = 0.95
     tau2 = max(0.0, (q - (k - 1)) / float(w.sum() - (w**2).sum() / w.sum()))
     w = 1 / (standard_errors**2 + tau2)
     mean, variance = float((w * effects).sum() / w.sum()), float(1 / w.sum())
-    half, wide = ndtri(0.5 + level / 2) * variance**0.5, stdtrit(k - 2, 0.5 + level / 2) * (tau2 + variance) ** 0.5
-    return AcrossSites(mean, float(mean - half), float(mean + half), float(mean - wide), float(mean + wide), tau2**0.5, k)
+    half, wide = (
+        ndtri(0.5 + level / 2) * variance**0.5,
+        stdtrit(k - 2, 0.5 + level / 2) * (tau2 + variance) ** 0.5,
+    )
+    return AcrossSites(
+        mean,
+        float(mean - half),
+        float(mean + half),
+        float(mean - wide),
+        float(mean + wide),
+        tau2**0.5,
+        k,
+    )

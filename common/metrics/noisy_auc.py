@@ -1,8 +1,9 @@
 """An AUC from a score histogram whose counts have noise, and how sure it is of itself.
 
-Counts with Gaussian noise may be negative; numbers of pairs are taken from them as they are, so that noise does not favour one side. The
-interval comes from a parametric bootstrap: patients are drawn again from the histogram (its negative counts cut to 0), and the noise on
-top of them, whose size everybody knows.
+Counts with Gaussian noise may be negative; numbers of pairs are taken from them as they are, so
+that noise does not favour one side. The interval comes from a parametric bootstrap: patients are
+drawn again from the histogram (its negative counts cut to 0), and the noise on top of them, whose
+size everybody knows.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ REPEATS = 2000
 
 
 class NoisyAuc(NamedTuple):
-    """`value`, `low`, `high`: None where fewer than `ESTIMABLE` cases of a class may stand behind it. `positives`: as told, noisy."""
+    """`value`, `low`, `high`: None where fewer than `ESTIMABLE` cases of a class may stand behind
+    it. `positives`: as told, noisy."""
 
     value: float | None
     low: float | None
@@ -30,10 +32,13 @@ class NoisyAuc(NamedTuple):
 
 
 def noisy_auc(histogram: Array, spread: float, seed: int) -> NoisyAuc:
-    """`histogram` (bins, 2): told counts; `spread`: standard deviation of the noise in each. `seed`: of the bootstrap."""
+    """`histogram` (bins, 2): told counts; `spread`: standard deviation of the noise in each.
+    `seed`: of the bootstrap."""
     told = np.asarray(histogram, np.float64)
     totals = told.sum(0)
-    counts = NoisyAuc(None, None, None, max(round(float(totals.sum())), 0), max(round(float(totals[1])), 0))
+    counts = NoisyAuc(
+        None, None, None, max(round(float(totals.sum())), 0), max(round(float(totals[1])), 0)
+    )
     # a class whose true count may be below the least is not judged
     if (totals - 2 * spread * np.sqrt(len(told)) < ESTIMABLE).any():
         return counts
@@ -42,7 +47,10 @@ def noisy_auc(histogram: Array, spread: float, seed: int) -> NoisyAuc:
     value = float(np.clip(concordant / pairs, 0, 1))
     if spread == 0:
         value = float(auc(told) or 0.0)
-    low, high = (float(v) for v in np.clip(np.quantile(drawn, [0.025, 0.975]) - np.median(drawn) + value, 0, 1))
+    low, high = (
+        float(v)
+        for v in np.clip(np.quantile(drawn, [0.025, 0.975]) - np.median(drawn) + value, 0, 1)
+    )
     return counts._replace(value=value, low=low, high=high)
 
 
@@ -51,6 +59,8 @@ def _again(positive: Floats, totals: Floats, spread: float, rng: np.random.Gener
     shape = (REPEATS, len(positive), 2)
     again = np.empty(shape)
     for k in (0, 1):
-        again[:, :, k] = rng.multinomial(round(float(totals[k])), positive[:, k] / positive[:, k].sum(), size=REPEATS)
+        again[:, :, k] = rng.multinomial(
+            round(float(totals[k])), positive[:, k] / positive[:, k].sum(), size=REPEATS
+        )
     concordant, pairs, _ = pair_counts(again + spread * rng.normal(size=shape)).T
     return np.asarray(concordant / np.where(np.abs(pairs) < 1, 1, pairs))

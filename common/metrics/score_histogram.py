@@ -1,10 +1,13 @@
-"""Metrics that add: what a site sums over its patients, and the ratios that are taken once from the total.
+"""Metrics that add: what a site sums over its patients, and the ratios that are taken once from the
+total.
 
-A score histogram counts patients by bin of predicted probability and by truth. Histograms of sites add, and AUC, average
-precision, ROC, sensitivity, decision curve follow from the sum. Scores that fall into one bin become ties, so a binned AUC lies
-within `auc_bound` of the AUC of the raw scores, exactly. The bins are uniform in asin(sqrt(p)), the angle that gives a proportion
-a constant variance (Fisher 1922): of 1000 bins the first ends at 2.5e-6, those at p = 0.05 are 0.0007 and those at 0.5 are 0.0016
-wide, so rare events and saturated models keep their order where a grid uniform in p would tie them.
+A score histogram counts patients by bin of predicted probability and by truth. Histograms of sites
+add, and AUC, average precision, ROC, sensitivity, decision curve follow from the sum. Scores that
+fall into one bin become ties, so a binned AUC lies within `auc_bound` of the AUC of the raw scores,
+exactly. The bins are uniform in asin(sqrt(p)), the angle that gives a proportion a constant
+variance (Fisher 1922): of 1000 bins the first ends at 2.5e-6, those at p = 0.05 are 0.0007 and
+those at 0.5 are 0.0016 wide, so rare events and saturated models keep their order where a grid
+uniform in p would tie them.
 """
 
 from __future__ import annotations
@@ -24,13 +27,15 @@ from common.types import Array, Arrays, Probs
 
 BINS = 1000
 ROUNDING = 1e-9
-"""How far a probability may lie outside [0, 1] before it is an error; a row's sum may be off by 1e-6 (float32 models)."""
+"""How far a probability may lie outside [0, 1] before it is an error; a row's sum may be off by
+1e-6 (float32 models)."""
 _WAY_OUT = "check the learner's predict"
 
 
 @cache
 def edges(bins: int = BINS) -> Floats:
-    """(bins + 1,): bin k holds scores in [edges[k], edges[k + 1]), the last one also 1. Symmetric: 0.5 is an edge of an even grid."""
+    """(bins + 1,): bin k holds scores in [edges[k], edges[k + 1]), the last one also 1. Symmetric:
+    0.5 is an edge of an even grid."""
     half = np.sin(np.pi / 2 * np.arange(bins // 2 + 1) / bins) ** 2
     # rounded, so that the last bit of a machine's sine does not decide where a score falls
     half = np.round(half, 12)
@@ -42,15 +47,23 @@ def edges(bins: int = BINS) -> Floats:
 
 
 def middles(bins: int = BINS) -> Floats:
-    """(bins,): the probability in the middle of each bin, by the angle that the bins are uniform in."""
+    """(bins,): the probability in the middle of each bin, by the angle that the bins are uniform
+    in."""
     return np.asarray(np.sin(np.pi / 2 * (np.arange(bins) + 0.5) / bins) ** 2)
 
 
-def score_histogram(scores: Floats, positive: NDArray[np.bool_], bins: int = BINS) -> NDArray[np.int64]:
-    """(n,) probabilities and truths -> (bins, 2) counts: column 0 negatives, column 1 positives. P02 for a score outside [0, 1]."""
+def score_histogram(
+    scores: Floats, positive: NDArray[np.bool_], bins: int = BINS
+) -> NDArray[np.int64]:
+    """(n,) probabilities and truths -> (bins, 2) counts: column 0 negatives, column 1 positives.
+    P02 for a score outside [0, 1]."""
     scores, positive = np.asarray(scores, np.float64), np.asarray(positive, np.bool_)
     if scores.ndim != 1 or scores.shape != positive.shape:
-        raise RefusedError("P02", f"scores of shape {scores.shape} with truths of shape {positive.shape}; both must be (cases,)")
+        raise RefusedError(
+            "P02",
+            f"scores of shape {scores.shape} with truths of shape {positive.shape}; both must be "
+            "(cases,)",
+        )
     _probabilities(scores)
     at = np.clip(np.searchsorted(edges(bins), scores, "right") - 1, 0, bins - 1)
     return np.bincount(2 * at + positive, minlength=2 * bins).astype(np.int64).reshape(bins, 2)
@@ -61,42 +74,53 @@ def _probabilities(scores: Floats) -> None:
     if bad.any():
         first, rows = np.argwhere(bad)[0], bad.reshape(len(bad), -1).any(1).sum()
         where = f"{float(scores[tuple(first)])!r} in row {first[0]}"
-        raise RefusedError("P02", f"{rows} of {len(bad)} rows hold no probability in [0, 1] (first: {where}); {_WAY_OUT}")
+        raise RefusedError(
+            "P02",
+            f"{rows} of {len(bad)} rows hold no probability in [0, 1] (first: {where}); {_WAY_OUT}",
+        )
 
 
-# ---- pairs ---------------------------------------------------------------------------------------------------------------
+# ---- pairs ---------------------------------------------------------------------------------------
 
 
 def pair_counts(histogram: Array) -> Floats:
-    """(..., bins, 2) -> (..., 3): concordant pairs (a tie counts half), pairs, tied pairs. They add over sites."""
-    negative, positive = np.asarray(histogram[..., 0], np.float64), np.asarray(histogram[..., 1], np.float64)
+    """(..., bins, 2) -> (..., 3): concordant pairs (a tie counts half), pairs, tied pairs. They add
+    over sites."""
+    negative, positive = (
+        np.asarray(histogram[..., 0], np.float64),
+        np.asarray(histogram[..., 1], np.float64),
+    )
     tied = (negative * positive).sum(-1)
     concordant = (positive * (np.cumsum(negative, -1) - negative)).sum(-1) + tied / 2
     return np.stack([concordant, negative.sum(-1) * positive.sum(-1), tied], -1)
 
 
 def auc(histogram: Array) -> float | None:
-    """Area under the ROC curve = share of (positive, negative) pairs in order, ties half (Mann & Whitney). None for one class."""
+    """Area under the ROC curve = share of (positive, negative) pairs in order, ties half (Mann &
+    Whitney). None for one class."""
     concordant, pairs, _ = pair_counts(histogram)
     return _ratio(concordant, pairs)
 
 
 def auc_bound(histogram: Array) -> float | None:
-    """The most by which `auc` can differ from the AUC of the raw pooled scores: half the share of pairs in one bin."""
+    """The most by which `auc` can differ from the AUC of the raw pooled scores: half the share of
+    pairs in one bin."""
     _, pairs, tied = pair_counts(histogram)
     return _ratio(tied / 2, pairs)
 
 
-# ---- thresholds ----------------------------------------------------------------------------------------------------------
+# ---- thresholds ----------------------------------------------------------------------------------
 
 
 def _at_or_above(histogram: Array) -> Floats:
-    """(bins, 2): negatives (false positives) and positives (true positives) with a score of at least edges[k]."""
+    """(bins, 2): negatives (false positives) and positives (true positives) with a score of at
+    least edges[k]."""
     return np.asarray(histogram, np.float64)[::-1].cumsum(0)[::-1]
 
 
 class Curve(NamedTuple):
-    """Points in order of falling threshold; a case is called positive when its score is at least the threshold."""
+    """Points in order of falling threshold; a case is called positive when its score is at least
+    the threshold."""
 
     x: Floats
     y: Floats
@@ -113,7 +137,8 @@ def roc(histogram: Array) -> Curve | None:
 
 
 def precision_recall(histogram: Array) -> Curve | None:
-    """x: recall, y: precision, at the thresholds with at least one case called positive. None without positives."""
+    """x: recall, y: precision, at the thresholds with at least one case called positive. None
+    without positives."""
     above, cuts = _at_or_above(histogram)[::-1], edges(len(histogram))[-2::-1]
     called = above.sum(1) > 0
     if not above[-1, 1]:
@@ -123,7 +148,8 @@ def precision_recall(histogram: Array) -> Curve | None:
 
 
 def average_precision(histogram: Array) -> Floats:
-    """(..., bins, 2) -> (...): sum over thresholds of (rise of recall) * precision, without interpolation. NaN without positives."""
+    """(..., bins, 2) -> (...): sum over thresholds of (rise of recall) * precision, without
+    interpolation. NaN without positives."""
     falling = np.asarray(histogram, np.float64)[..., ::-1, :]
     above = falling.cumsum(-2)
     precision = above[..., 1] / np.maximum(above.sum(-1), 1)
@@ -133,7 +159,8 @@ def average_precision(histogram: Array) -> Floats:
 
 @dataclass(frozen=True)
 class Operating:
-    """Confusion counts at one threshold: a case is called positive when its score is at least `threshold`."""
+    """Confusion counts at one threshold: a case is called positive when its score is at least
+    `threshold`."""
 
     threshold: float
     tp: int
@@ -151,18 +178,22 @@ class Operating:
 
 
 def youden(histogram: Array) -> Operating | None:
-    """The edge with the largest sensitivity + specificity - 1 (Youden 1950); of equals the lowest, the most sensitive. None: one class."""
+    """The edge with the largest sensitivity + specificity - 1 (Youden 1950); of equals the lowest,
+    the most sensitive. None: one class."""
     above = _at_or_above(histogram)
     if not above[0].all():
         return None
     # tp / P - fp / N over a common denominator: whole numbers, so that equals are equal
     k = int((above[:, 1] * above[0, 0] - above[:, 0] * above[0, 1]).argmax())
     (fp, tp), (negatives, positives) = above[k], above[0]
-    return Operating(float(edges(len(histogram))[k]), int(tp), int(fp), int(negatives - fp), int(positives - tp))
+    return Operating(
+        float(edges(len(histogram))[k]), int(tp), int(fp), int(negatives - fp), int(positives - tp)
+    )
 
 
 class DecisionCurve(NamedTuple):
-    """Net benefit per patient of acting on the model, on everybody, on nobody (Vickers & Elkin 2006)."""
+    """Net benefit per patient of acting on the model, on everybody, on nobody (Vickers & Elkin
+    2006)."""
 
     thresholds: Floats
     model: Floats
@@ -170,8 +201,11 @@ class DecisionCurve(NamedTuple):
     treat_none: Floats
 
 
-def decision_curve(histogram: Array, low: float = 0.01, high: float = 0.99, every: int = 5) -> DecisionCurve | None:
-    """tp / n - fp / n * t / (1 - t) at each `every`-th bin edge within [low, high], where the counts are exact. None for nobody."""
+def decision_curve(
+    histogram: Array, low: float = 0.01, high: float = 0.99, every: int = 5
+) -> DecisionCurve | None:
+    """tp / n - fp / n * t / (1 - t) at each `every`-th bin edge within [low, high], where the
+    counts are exact. None for nobody."""
     above, cuts = _at_or_above(histogram), edges(len(histogram))[:-1]
     keep = np.flatnonzero((cuts >= low) & (cuts <= high))[::every]
     n = above[0].sum()
@@ -179,14 +213,19 @@ def decision_curve(histogram: Array, low: float = 0.01, high: float = 0.99, ever
         return None
     t, odds = cuts[keep], cuts[keep] / (1 - cuts[keep])
     negative, positive = above[0] / n
-    return DecisionCurve(t, (above[keep, 1] - above[keep, 0] * odds) / n, positive - negative * odds, np.zeros(len(t)))
+    return DecisionCurve(
+        t,
+        (above[keep, 1] - above[keep, 0] * odds) / n,
+        positive - negative * odds,
+        np.zeros(len(t)),
+    )
 
 
 def _ratio(a: float, b: float) -> float | None:
     return float(a / b) if b else None
 
 
-# ---- all of a site's sums for one set of predictions -----------------------------------------------------------------------
+# ---- all of a site's sums for one set of predictions ---------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -198,7 +237,8 @@ class Tally:
     confusion: NDArray[np.int64]
     """(classes, classes): true class, most probable class (the first of equals)."""
     brier: Floats
-    """(): sum of (p - y)^2, over the event for two classes, over all classes for more (as scikit-learn does)."""
+    """(): sum of (p - y)^2, over the event for two classes, over all classes for more (as
+    scikit-learn does)."""
     log_loss: Floats
     """(): sum of -log p(true class), p not below the float64 epsilon."""
     n: NDArray[np.int64]
@@ -206,14 +246,17 @@ class Tally:
 
     @classmethod
     def of(cls, probs: Probs, labels: NDArray[np.int64], bins: int = BINS) -> Tally:
-        """From (n, classes) probabilities and (n,) labels; cases labelled UNKNOWN are not scored. P02 for rows that are no distribution."""
+        """From (n, classes) probabilities and (n,) labels; cases labelled UNKNOWN are not scored.
+        P02 for rows that are no distribution."""
         known = labels != UNKNOWN
         probs, labels = checked(probs, labels)[known], labels[known]
         classes = probs.shape[1]
         truth = np.eye(classes)[labels]
         return cls(
             np.stack([score_histogram(probs[:, k], labels == k, bins) for k in range(classes)]),
-            np.bincount(classes * labels + probs.argmax(1), minlength=classes**2).astype(np.int64).reshape(classes, classes),
+            np.bincount(classes * labels + probs.argmax(1), minlength=classes**2)
+            .astype(np.int64)
+            .reshape(classes, classes),
             np.array(brier_terms(probs, truth).sum()),
             np.array(log_loss_terms(probs, truth).sum()),
             np.array(len(labels), np.int64),
@@ -221,14 +264,29 @@ class Tally:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array]) -> Tally:
-        """The inverse of `arrays`. P02 when a name, a shape or a value is not what a tally holds."""
+        """The inverse of `arrays`. P02 when a name, a shape or a value is not what a tally
+        holds."""
         names = {f.name for f in fields(cls)}
         if set(arrays) != names:
             raise RefusedError("P02", f"a tally holds {sorted(names)}, got {sorted(arrays)}")
         classes, bins = len(arrays["confusion"]), np.shape(arrays["histogram"])[1:2]
-        want = {"histogram": (classes, *bins, 2), "confusion": (classes, classes), "brier": (), "log_loss": (), "n": ()}
-        faults = [f"tally array '{k}' has shape {np.shape(arrays[k])}, expected {s}" for k, s in want.items() if np.shape(arrays[k]) != s]
-        faults += [f"tally array '{k}' holds a value that is not finite" for k in want if not np.isfinite(arrays[k]).all()]
+        want = {
+            "histogram": (classes, *bins, 2),
+            "confusion": (classes, classes),
+            "brier": (),
+            "log_loss": (),
+            "n": (),
+        }
+        faults = [
+            f"tally array '{k}' has shape {np.shape(arrays[k])}, expected {s}"
+            for k, s in want.items()
+            if np.shape(arrays[k]) != s
+        ]
+        faults += [
+            f"tally array '{k}' holds a value that is not finite"
+            for k in want
+            if not np.isfinite(arrays[k]).all()
+        ]
         if faults:
             raise RefusedError("P02", *faults)
         return cls(**arrays)
@@ -238,7 +296,11 @@ class Tally:
 
     def __add__(self, other: Tally) -> Tally:
         if self.histogram.shape != other.histogram.shape:
-            raise RefusedError("P02", f"tallies of shapes {self.histogram.shape} and {other.histogram.shape} cannot be added")
+            raise RefusedError(
+                "P02",
+                f"tallies of shapes {self.histogram.shape} and {other.histogram.shape} cannot be "
+                "added",
+            )
         mine, theirs = self.arrays(), other.arrays()
         return Tally(**{k: np.asarray(mine[k] + theirs[k]) for k in mine})
 
@@ -257,20 +319,30 @@ class Tally:
 
 
 def checked(probs: Probs, labels: NDArray[np.int64]) -> Probs:
-    """`probs`, clipped to [0, 1] within rounding. P02 unless (n, classes >= 2), rows summing to 1, labels of (n,) in range or UNKNOWN."""
+    """`probs`, clipped to [0, 1] within rounding. P02 unless (n, classes >= 2), rows summing to 1,
+    labels of (n,) in range or UNKNOWN."""
     probs = np.asarray(probs, np.float64)
     if probs.ndim != 2 or probs.shape[1] < 2 or np.shape(labels) != probs.shape[:1]:
         raise RefusedError(
-            "P02", f"probabilities of shape {probs.shape} with labels of shape {np.shape(labels)}; expected (n, classes) and (n,)"
+            "P02",
+            f"probabilities of shape {probs.shape} with labels of shape {np.shape(labels)}; "
+            "expected (n, classes) and (n,)",
         )
     _probabilities(probs)
     off = np.abs(probs.sum(1) - 1) > 1e-6
     if off.any():
         first = f"row {int(off.argmax())}: {float(probs[off][0].sum())!r}"
-        raise RefusedError("P02", f"{off.sum()} of {len(probs)} rows of probabilities do not sum to 1 (first: {first}); {_WAY_OUT}")
+        raise RefusedError(
+            "P02",
+            f"{off.sum()} of {len(probs)} rows of probabilities do not sum to 1 (first: {first}); "
+            f"{_WAY_OUT}",
+        )
     odd = (labels != UNKNOWN) & ((labels < 0) | (labels >= probs.shape[1]))
     if odd.any():
-        have = f"{odd.sum()} of {len(labels)} labels are none of {probs.shape[1]} classes (first: {labels[odd][0]})"
+        have = (
+            f"{odd.sum()} of {len(labels)} labels are none of {probs.shape[1]} classes (first: "
+            f"{labels[odd][0]})"
+        )
         raise RefusedError("P02", f"{have}; check the label's mapping")
     return np.clip(probs, 0.0, 1.0)
 

@@ -1,8 +1,10 @@
-"""AUC over pairs of patients of the same site, from each site's concordant pairs: its interval, differences, and estimability.
+"""AUC over pairs of patients of the same site, from each site's concordant pairs: its interval,
+differences, and estimability.
 
-Between hospitals the interval is DeLong's (`common.metrics.delong`); where the patients are at hand their resamples give it. There a model
-may stand for several, each with patients of its own (a site is judged by all models that were trained elsewhere): its figure is the mean
-of theirs, in each resample.
+Between hospitals the interval is DeLong's (`common.metrics.delong`); where the patients are at hand
+their resamples give it. There a model may stand for several, each with patients of its own (a site
+is judged by all models that were trained elsewhere): its figure is the mean of theirs, in each
+resample.
 """
 
 from __future__ import annotations
@@ -25,21 +27,28 @@ class SiteSums:
     counts: Floats
     """(sites, models, classes): labelled patients that were scored."""
     pairs: Floats
-    """(draws, sites, models, held, 2): concordant pairs, and pairs; of the sample, then of each resample where there are any."""
+    """(draws, sites, models, held, 2): concordant pairs, and pairs; of the sample, then of each
+    resample where there are any."""
     spread: Floats | None
-    """(sites, models * held, models * held), as `Concordance` has it, of models on the same patients; None with resamples."""
+    """(sites, models * held, models * held), as `Concordance` has it, of models on the same
+    patients; None with resamples."""
 
     @classmethod
     def told(cls, counts: Floats, concordant: Floats, pairs: Floats, spread: Floats) -> SiteSums:
         """Of models on the same patients, as sites tell them.
 
-        counts (sites, classes), concordant (sites, models, held), pairs (sites, held), spread (sites, models * held, models * held)."""
+        counts (sites, classes), concordant (sites, models, held), pairs (sites, held), spread
+        (sites, models * held, models * held)."""
         models = concordant.shape[1]
         both = np.stack([concordant, np.broadcast_to(pairs[:, None], concordant.shape)], -1)
         return cls(np.repeat(counts[:, None], models, 1), both[None], spread)
 
     def at(self, sites: slice) -> SiteSums:
-        return SiteSums(self.counts[sites], self.pairs[:, sites], None if self.spread is None else self.spread[sites])
+        return SiteSums(
+            self.counts[sites],
+            self.pairs[:, sites],
+            None if self.spread is None else self.spread[sites],
+        )
 
     @property
     def of_sites(self) -> Floats:
@@ -52,7 +61,8 @@ class SiteSums:
         return np.asarray(self.of_sites.sum(0))
 
     def _aucs(self) -> Floats:
-        """(draws, models): the mean over the classes that are judged; NaN where a model is not estimable."""
+        """(draws, models): the mean over the classes that are judged; NaN where a model is not
+        estimable."""
         held = against(self.counts.shape[2])
         out = np.full((len(self.pairs), self.counts.shape[1]), np.nan)
         for m in range(out.shape[1]):
@@ -85,7 +95,8 @@ class SiteSums:
         return limits(float(values[0]), float(covariance[0, 0]), smaller), float(covariance[0, 0])
 
     def difference(self) -> Estimate:
-        """Of the first half of the models minus the second, each minus its own of the other half."""
+        """Of the first half of the models minus the second, each minus its own of the other
+        half."""
         if self.spread is not None:
             return difference(*self._delong())
         drawn = self._aucs()

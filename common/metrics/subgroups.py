@@ -1,8 +1,9 @@
 """Guard E09: the parts of the patients that are looked at apart, and what a site tells of them.
 
-A cell of fewer than 10 patients is not told, and neither is one that the total minus the others would tell: groups of one feature are
-parts of one whole, whose counts are told elsewhere. Between hospitals each site takes small groups out of its own sums before they leave,
-and with them so many other patients, always the same ones, that whoever is left out is in a crowd.
+A cell of fewer than 10 patients is not told, and neither is one that the total minus the others
+would tell: groups of one feature are parts of one whole, whose counts are told elsewhere. Between
+hospitals each site takes small groups out of its own sums before they leave, and with them so many
+other patients, always the same ones, that whoever is left out is in a crowd.
 """
 
 from __future__ import annotations
@@ -25,35 +26,50 @@ Marks = NDArray[np.bool_]
 
 
 def groups(feature: Feature, x: Floats, cut: float | None) -> dict[str, Marks]:
-    """Group -> its patients: a choice's values, a number's two parts at `cut` (None: it is not cut), and those without a value."""
+    """Group -> its patients: a choice's values, a number's two parts at `cut` (None: it is not
+    cut), and those without a value."""
     if isinstance(feature, Choice):
         parts = {v: x == k for k, v in enumerate(feature.values)}
     elif cut is None:
         parts = {}
     else:
         # the comparison is with the rounded figure, so that the groups are what their names say
-        parts = {f"up to {cut:.4g}": x <= float(f"{cut:.4g}"), f"above {cut:.4g}": x > float(f"{cut:.4g}")}
+        parts = {
+            f"up to {cut:.4g}": x <= float(f"{cut:.4g}"),
+            f"above {cut:.4g}": x > float(f"{cut:.4g}"),
+        }
     # a vocabulary may have these words for a value of its own
     return {**parts, NOT_KNOWN: parts.get(NOT_KNOWN, np.zeros(len(x), np.bool_)) | np.isnan(x)}
 
 
-# ---- between hospitals ------------------------------------------------------------------------------------------------------
+# ---- between hospitals ---------------------------------------------------------------------------
 
 
 def cuts(schema: Schema, preprocessing: Mapping[str, NDArray[np.generic]]) -> dict[str, float]:
-    """Number -> everybody's mean on the model's scale, in the feature's unit: no schema declares clinical cuts."""
+    """Number -> everybody's mean on the model's scale, in the feature's unit: no schema declares
+    clinical cuts."""
     means = np.asarray(preprocessing["mean"], np.float64)
     found = zip(schema.columns, means, strict=True)
-    return {c.feature.name: float(c.to_natural(np.array(m))) for c, m in found if isinstance(c.feature, Number)}
+    return {
+        c.feature.name: float(c.to_natural(np.array(m)))
+        for c, m in found
+        if isinstance(c.feature, Number)
+    }
 
 
 def sums(
-    schema: Schema, at: Mapping[str, float], values: Floats, probs: Probs, labels: NDArray[np.int64], order: NDArray[np.int64]
+    schema: Schema,
+    at: Mapping[str, float],
+    values: Floats,
+    probs: Probs,
+    labels: NDArray[np.int64],
+    order: NDArray[np.int64],
 ) -> Arrays:
-    """One site's, of a model's out-of-fold predictions. values (n, features), probs (n, classes), labels (n,); order (n,): see `told`.
+    """One site's, of a model's out-of-fold predictions. values (n, features), probs (n, classes),
+    labels (n,); order (n,): see `told`.
 
-    Groups of all features in the schema's order, stacked: `counts` (groups, classes), `concordant` and `pairs` (groups, held), `spread`
-    (groups, held, held). Zeros for what is not told.
+    Groups of all features in the schema's order, stacked: `counts` (groups, classes), `concordant`
+    and `pairs` (groups, held), `spread` (groups, held, held). Zeros for what is not told.
     """
     classes = probs.shape[1]
     rows: list[tuple[Floats, Floats, Floats, Floats]] = []
@@ -64,14 +80,21 @@ def sums(
             counts = np.bincount(labels[mask], minlength=classes).astype(np.float64)
             rows.append((counts, one.concordant[0], one.pairs, one.spread))
     names = ("counts", "concordant", "pairs", "spread")
-    return {name: np.stack(each) for name, each in zip(names, zip(*rows, strict=True), strict=True)} if rows else {}
+    return (
+        {name: np.stack(each) for name, each in zip(names, zip(*rows, strict=True), strict=True)}
+        if rows
+        else {}
+    )
 
 
-def told(parts: Sequence[Marks], labels: NDArray[np.int64], classes: int, order: NDArray[np.int64]) -> list[Marks]:
+def told(
+    parts: Sequence[Marks], labels: NDArray[np.int64], classes: int, order: NDArray[np.int64]
+) -> list[Marks]:
     """Of each group the patients of whom the site tells; the groups are parts of all its patients.
 
-    A group is told where it has 10 of each class. Those of whom nothing is told are nobody, or 10 of each class themselves: where they are
-    fewer, the first in `order` (a permutation of the patients that has nothing to do with them) are left out of their groups with them.
+    A group is told where it has 10 of each class. Those of whom nothing is told are nobody, or 10
+    of each class themselves: where they are fewer, the first in `order` (a permutation of the
+    patients that has nothing to do with them) are left out of their groups with them.
     """
 
     def enough(mask: Marks) -> bool:

@@ -1,7 +1,9 @@
-"""The networks on images. None has batch normalisation: averaging its buffers over hospitals is an error, and DP-SGD forbids it.
+"""The networks on images. None has batch normalisation: averaging its buffers over hospitals is an
+error, and DP-SGD forbids it.
 
-All take crops (n, channels + 1, z, y, x), the last channel the share of lesion, and `present` (n, channels), the bits that say which
-sequences are there. Classifiers are split where Grad-CAM looks: `features`, and `classify` what was found.
+All take crops (n, channels + 1, z, y, x), the last channel the share of lesion, and `present` (n,
+channels), the bits that say which sequences are there. Classifiers are split where Grad-CAM looks:
+`features`, and `classify` what was found.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from torch.nn import functional
 Grid = tuple[int, int, int]
 WIDTHS = (16, 32, 64)
 CONTRAST = 0.1
-"""A difference that counts: 20 Hounsfield units of the window, a tenth of a standard deviation of the brain."""
+"""A difference that counts: 20 Hounsfield units of the window, a tenth of a standard deviation of
+the brain."""
 SLAB = 3
 """Neighbouring slices that a 2.5D network sees as its channels."""
 
@@ -38,10 +41,12 @@ class Residual(nn.Module):  # type: ignore[misc]
 
 
 class Trunk(nn.Module):  # type: ignore[misc]
-    """(n, channels + 1, z, y, x) -> (n, 64, z/4, y/4, x/4): a stem and two residual stages; the last keeps its resolution, for Grad-CAM.
+    """(n, channels + 1, z, y, x) -> (n, 64, z/4, y/4, x/4): a stem and two residual stages; the
+    last keeps its resolution, for Grad-CAM.
 
-    Beside the image and the lesion it sees the image relative to the lesion's mean, inside the lesion: what is subtle there (a core a
-    little darker than its rim) is small beside air, bone and vessels, and some hundred patients do not teach a network to look closer.
+    Beside the image and the lesion it sees the image relative to the lesion's mean, inside the
+    lesion: what is subtle there (a core a little darker than its rim) is small beside air, bone and
+    vessels, and some hundred patients do not teach a network to look closer.
     """
 
     def __init__(self, channels: int, widths: tuple[int, int, int] = WIDTHS) -> None:
@@ -57,15 +62,17 @@ class Trunk(nn.Module):  # type: ignore[misc]
 
 
 def relative(image: Tensor, lesion: Tensor) -> Tensor:
-    """What the image has more than its mean in the lesion, inside the lesion (everywhere where there is none), in logarithmic steps
-    from `CONTRAST` upwards. A sequence that is all zero stays so."""
+    """What the image has more than its mean in the lesion, inside the lesion (everywhere where
+    there is none), in logarithmic steps from `CONTRAST` upwards. A sequence that is all zero stays
+    so."""
     weight = torch.where(lesion.amax((2, 3, 4), keepdim=True) > 0, lesion, torch.ones_like(lesion))
     mean = (image * weight).sum((2, 3, 4), keepdim=True) / weight.sum((2, 3, 4), keepdim=True)
     return torch.asinh((image - mean) / CONTRAST) * weight
 
 
 class Compact3D(nn.Module):  # type: ignore[misc]
-    """The default classifier, 0.2 million parameters: trunk, mean and maximum over space, presence bits, one linear layer."""
+    """The default classifier, 0.2 million parameters: trunk, mean and maximum over space, presence
+    bits, one linear layer."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -85,14 +92,21 @@ class Compact3D(nn.Module):  # type: ignore[misc]
 
 
 class EfficientNet25D(nn.Module):  # type: ignore[misc]
-    """EfficientNet-B3 (Tan & Le 2019) on slabs of three slices, the original study's network, with group normalisation; a crop's
-    logits are the mean over its slabs. Drop-connect is off: the seed alone decides."""
+    """EfficientNet-B3 (Tan & Le 2019) on slabs of three slices, the original study's network, with
+    group normalisation; a crop's logits are the mean over its slabs. Drop-connect is off: the seed
+    alone decides."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
         from monai.networks.nets.efficientnet import EfficientNetBN
 
-        net = EfficientNetBN("efficientnet-b3", False, spatial_dims=2, in_channels=SLAB * (channels + 1), num_classes=1)
+        net = EfficientNetBN(
+            "efficientnet-b3",
+            False,
+            spatial_dims=2,
+            in_channels=SLAB * (channels + 1),
+            num_classes=1,
+        )
         for block in (b for stage in net._blocks for b in stage):
             block.drop_connect_rate = 0.0
         net._fc, net._dropout = nn.Identity(), nn.Identity()
@@ -102,8 +116,16 @@ class EfficientNet25D(nn.Module):  # type: ignore[misc]
     def features(self, x: Tensor) -> Tensor:
         """(n * slabs, 1536, y/32, x/32)."""
         net, starts = self.net, slabs(x.shape[2])
-        flat = torch.stack([x[:, :, s : s + SLAB].flatten(1, 2) for s in starts], dim=1).flatten(0, 1)
-        y = net._swish(net._bn0(net._conv_stem(net._conv_stem_padding(flat.contiguous(memory_format=torch.channels_last)))))
+        flat = torch.stack([x[:, :, s : s + SLAB].flatten(1, 2) for s in starts], dim=1).flatten(
+            0, 1
+        )
+        y = net._swish(
+            net._bn0(
+                net._conv_stem(
+                    net._conv_stem_padding(flat.contiguous(memory_format=torch.channels_last))
+                )
+            )
+        )
         return net._swish(net._bn1(net._conv_head(net._conv_head_padding(net._blocks(y)))))
 
     def classify(self, features: Tensor, present: Tensor) -> Tensor:
@@ -144,16 +166,27 @@ class AutoEncoder(nn.Module):  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
         """The crops as remembered by their codes, (n, channels + 1, z, y, x)."""
         y = _active(self.widen(self.encode(x))).unflatten(1, (WIDTHS[1], *self._small))
-        y = _active(self.back_norm(self.back(functional.interpolate(y, size=[-(-g // 4) for g in self._grid]))))
-        y = _active(self.further_norm(self.further(functional.interpolate(y, size=[-(-g // 2) for g in self._grid]))))
+        y = _active(
+            self.back_norm(
+                self.back(functional.interpolate(y, size=[-(-g // 4) for g in self._grid]))
+            )
+        )
+        y = _active(
+            self.further_norm(
+                self.further(functional.interpolate(y, size=[-(-g // 2) for g in self._grid]))
+            )
+        )
         return functional.interpolate(self.out(y), size=self._grid)
 
 
 def unet(channels: int, regions: int, widths: tuple[int, ...]) -> nn.Module:
-    """MONAI's UNet with instance normalisation; each side of its grid must be a multiple of 2^(len(widths) - 1)."""
+    """MONAI's UNet with instance normalisation; each side of its grid must be a multiple of
+    2^(len(widths) - 1)."""
     from monai.networks.nets import UNet
 
-    return UNet(3, channels, regions, widths, (2,) * (len(widths) - 1), norm=("INSTANCE", {"affine": True}))
+    return UNet(
+        3, channels, regions, widths, (2,) * (len(widths) - 1), norm=("INSTANCE", {"affine": True})
+    )
 
 
 def classifier(name: str, channels: int, classes: int) -> nn.Module:
@@ -162,8 +195,9 @@ def classifier(name: str, channels: int, classes: int) -> nn.Module:
 
 
 class Scores(nn.Module):  # type: ignore[misc]
-    """A trained classifier as it leaves a federation, in one piece: `correction` (classes,) takes off what the class weights of training
-    added (Elkan 2001). A patient's scores are the means over the patient's crops."""
+    """A trained classifier as it leaves a federation, in one piece: `correction` (classes,) takes
+    off what the class weights of training added (Elkan 2001). A patient's scores are the means over
+    the patient's crops."""
 
     def __init__(self, name: str, channels: int, classes: int) -> None:
         super().__init__()
@@ -171,7 +205,8 @@ class Scores(nn.Module):  # type: ignore[misc]
         self.register_buffer("correction", torch.zeros(classes))
 
     def forward(self, crops: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, classes) log-probabilities up to a number, and (n, classes - 1) log-odds against the first class."""
+        """(n, classes) log-probabilities up to a number, and (n, classes - 1) log-odds against the
+        first class."""
         logits = self.network(crops, present) - self.correction
         return logits, logits[:, 1:] - logits[:, :1]
 
@@ -203,8 +238,8 @@ def grouped(network: nn.Module) -> nn.Module:
 
 
 def draw(network: nn.Module, seed: int, *, last: bool = False) -> None:
-    """Initial weights from the seed alone: He et al. 2015 (eq. 10) for kernels and matrices, 0 for biases, and for the last layer
-    of a classifier unless `last`."""
+    """Initial weights from the seed alone: He et al. 2015 (eq. 10) for kernels and matrices, 0 for
+    biases, and for the last layer of a classifier unless `last`."""
     generator = torch.Generator().manual_seed(seed % 2**63)
     for name, p in network.named_parameters():
         if name.startswith("head.") and not last:

@@ -1,7 +1,9 @@
-"""Crops varied on the training device: mirrored, turned, scaled, brightened, and now and then without one of their sequences.
+"""Crops varied on the training device: mirrored, turned, scaled, brightened, and now and then
+without one of their sequences.
 
-Everything is drawn from uniform numbers that come from outside, a fixed count a case, so a case is varied alike whatever batch it is in
-and whatever device works on it. Turning and scaling resample, and are done to some of the crops.
+Everything is drawn from uniform numbers that come from outside, a fixed count a case, so a case is
+varied alike whatever batch it is in and whatever device works on it. Turning and scaling resample,
+and are done to some of the crops.
 """
 
 from __future__ import annotations
@@ -38,32 +40,41 @@ class Augment:
         """Uniform numbers a case of at most so many crops takes."""
         return 2 + 2 * channels + EACH * crops
 
-    def __call__(self, x: Tensor, present: Tensor, noise: Tensor, case: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
-        """`x` (crops, channels + masks, z, y, x), `present` (crops, channels), `noise` (cases, draws) in [0, 1), all on one device;
-        `case` and `which` (crops,): whose crop it is, and its number there. Masks only move. `x` is
-        written over."""
+    def __call__(
+        self, x: Tensor, present: Tensor, noise: Tensor, case: Tensor, which: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`x` (crops, channels + masks, z, y, x), `present` (crops, channels), `noise` (cases,
+        draws) in [0, 1), all on one device; `case` and `which` (crops,): whose crop it is, and its
+        number there. Masks only move. `x` is written over."""
         import torch
 
         channels = present.shape[1]
         own = noise[case]
-        each = own[:, 2 + 2 * channels :].unflatten(1, (-1, EACH))[torch.arange(len(x), device=x.device), which]
+        each = own[:, 2 + 2 * channels :].unflatten(1, (-1, EACH))[
+            torch.arange(len(x), device=x.device), which
+        ]
         if channels > 1:
             present = present * (1 - self._dropped(present, own))
         levels = 2 * own[:, 2 : 2 + 2 * channels] - 1
         gain, shift = 1 + self.gain * levels[:, :channels], self.shift * levels[:, channels:]
         image = x[:, :channels]
-        image.mul_((gain * present)[:, :, None, None, None]).add_((shift * present)[:, :, None, None, None])
+        image.mul_((gain * present)[:, :, None, None, None]).add_(
+            (shift * present)[:, :, None, None, None]
+        )
         mirrored = each[:, :3] < torch.tensor(self.mirror, device=x.device)
         turned = each[:, 7] < self.resampled
         self._turn(x, torch.nonzero(turned)[:, 0], each, mirrored)
         for axes in product((False, True), repeat=3):
-            at = torch.nonzero((mirrored == torch.tensor(axes, device=x.device)).all(dim=1) & ~turned)[:, 0]
+            at = torch.nonzero(
+                (mirrored == torch.tensor(axes, device=x.device)).all(dim=1) & ~turned
+            )[:, 0]
             if any(axes) and len(at):
                 x[at] = x[at].flip([2 + i for i, axis in enumerate(axes) if axis])
         return x, present
 
     def _dropped(self, present: Tensor, own: Tensor) -> Tensor:
-        """(crops, channels): 1 at the one sequence that is taken away; a case with a single one keeps it."""
+        """(crops, channels): 1 at the one sequence that is taken away; a case with a single one
+        keeps it."""
         import torch
 
         count = present.sum(dim=1)
@@ -83,7 +94,13 @@ class Augment:
         z, y, x_ = self.edges_mm
         edges = torch.tensor([x_, y, z], device=x.device)  # grid_sample counts x, y, z
         sign = 1 - 2 * mirrored[at].flip(1).to(torch.float32)
-        matrix = sign[:, :, None] * _rotation(angles) * edges[None, None, :] / edges[None, :, None] * scale[:, None, None]
+        matrix = (
+            sign[:, :, None]
+            * _rotation(angles)
+            * edges[None, None, :]
+            / edges[None, :, None]
+            * scale[:, None, None]
+        )
         theta = torch.cat([matrix, torch.zeros(len(at), 3, 1, device=x.device)], dim=2)
         some = x[at]
         grid = affine_grid(theta, list(some.shape), align_corners=False)

@@ -1,4 +1,5 @@
-"""Cases as the training loop takes them: their crops, mapped from the site's cache, or held on the GPU when they fit there."""
+"""Cases as the training loop takes them: their crops, mapped from the site's cache, or held on the
+GPU when they fit there."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ class Store:
         if held is not None:
             chosen = held[torch.from_numpy(crops).to(device, non_blocking=True)]
         else:
-            chosen = torch.from_numpy(np.stack([self._cases[int(self.case[i])][self.which[i]] for i in crops]))
+            chosen = torch.from_numpy(
+                np.stack([self._cases[int(self.case[i])][self.which[i]] for i in crops])
+            )
             if device.type == "cuda":
                 # from pinned memory the copy runs beside the kernels that were queued before
                 chosen = chosen.pin_memory().to(device, non_blocking=True)
@@ -49,19 +52,36 @@ class Store:
             size = len(self.case) * self._cases[0][0].nbytes
             everything = None
             if fits(size, device):
-                everything = torch.cat([torch.from_numpy(np.array(self._cases[i])).to(device) for i in range(len(self.counts))])
+                everything = torch.cat(
+                    [
+                        torch.from_numpy(np.array(self._cases[i])).to(device)
+                        for i in range(len(self.counts))
+                    ]
+                )
             self._held = device, everything
         return self._held[1]
 
 
 class Cases:
-    """Rows are cases; a batch is (crops, presence, mean, labels), where `mean` (cases, crops) averages over each case's crops."""
+    """Rows are cases; a batch is (crops, presence, mean, labels), where `mean` (cases, crops)
+    averages over each case's crops."""
 
-    def __init__(self, crops: Sequence[Array], counts: Rows, pictures: Sequence[Picture], labels: Rows, augment: Augment | None) -> None:
+    def __init__(
+        self,
+        crops: Sequence[Array],
+        counts: Rows,
+        pictures: Sequence[Picture],
+        labels: Rows,
+        augment: Augment | None,
+    ) -> None:
         self._store, self._present = Store(crops, counts), presence(pictures)
         self.patient = np.arange(len(counts))
         self._labels, self._augment = torch.from_numpy(np.array(labels, np.int64)), augment
-        self.noise = augment.draws(self._present.shape[1], int(counts.max())) if augment and len(counts) else 0
+        self.noise = (
+            augment.draws(self._present.shape[1], int(counts.max()))
+            if augment and len(counts)
+            else 0
+        )
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -73,15 +93,31 @@ class Cases:
         mean = (case == torch.arange(len(rows))[:, None]) / counts[:, None]
         x, present = self._store.gather(at, device), self._present[rows][case].to(device)
         if noise is not None and self._augment:
-            x, present = self._augment(x, present, noise.to(device), case.to(device), torch.from_numpy(self._store.which[at]).to(device))
+            x, present = self._augment(
+                x,
+                present,
+                noise.to(device),
+                case.to(device),
+                torch.from_numpy(self._store.which[at]).to(device),
+            )
         return x, present, mean.to(device), self._labels[rows].to(device)
 
 
 class Singles:
     """Rows are crops; a batch is (crops, presence)."""
 
-    def __init__(self, crops: Sequence[Array], counts: Rows, pictures: Sequence[Picture], augment: Augment | None) -> None:
-        self._store, self._present, self._augment = Store(crops, counts), presence(pictures), augment
+    def __init__(
+        self,
+        crops: Sequence[Array],
+        counts: Rows,
+        pictures: Sequence[Picture],
+        augment: Augment | None,
+    ) -> None:
+        self._store, self._present, self._augment = (
+            Store(crops, counts),
+            presence(pictures),
+            augment,
+        )
         self.patient = self._store.case
         self.noise = augment.draws(self._present.shape[1], 1) if augment and len(counts) else 0
 
@@ -89,7 +125,10 @@ class Singles:
         return len(self._store.case)
 
     def batch(self, rows: Rows, device: torch.device, noise: Tensor | None) -> Batch:
-        x, present = self._store.gather(rows, device), self._present[self._store.case[rows]].to(device)
+        x, present = (
+            self._store.gather(rows, device),
+            self._present[self._store.case[rows]].to(device),
+        )
         if noise is not None and self._augment:
             nth = torch.arange(len(rows), device=device)
             x, present = self._augment(x, present, noise.to(device), nth, torch.zeros_like(nth))

@@ -1,4 +1,5 @@
-"""Where networks run: a CUDA device if there is one, else the CPU; and how a run is made repeatable there.
+"""Where networks run: a CUDA device if there is one, else the CPU; and how a run is made repeatable
+there.
 
 `FEDMETS_DEVICE` (`cpu`, `cuda`, `cuda:1`) decides where it is set.
 """
@@ -25,15 +26,22 @@ def choose() -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(asked)
-        if device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        if device.type not in ("cpu", "cuda") or (
+            device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+        ):
             raise RuntimeError(asked)
     except RuntimeError as error:
-        raise UsageError("C01", f"FEDMETS_DEVICE={asked} is no device here; use cpu, cuda or cuda:<number>, or unset it") from error
+        raise UsageError(
+            "C01",
+            f"FEDMETS_DEVICE={asked} is no device here; use cpu, cuda or cuda:<number>, or unset "
+            "it",
+        ) from error
     return device
 
 
 def fits(size: int, device: torch.device) -> bool:
-    """Whether `size` bytes of data may stay on a GPU: at most half of what is free, for the network needs room too."""
+    """Whether `size` bytes of data may stay on a GPU: at most half of what is free, for the network
+    needs room too."""
     import torch
 
     return bool(size <= torch.cuda.mem_get_info(device)[0] // 2)
@@ -41,7 +49,8 @@ def fits(size: int, device: torch.device) -> bool:
 
 @contextlib.contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
-    """Only deterministic kernels inside; on the CPU one thread is enough, and that much is set for good."""
+    """Only deterministic kernels inside; on the CPU one thread is enough, and that much is set for
+    good."""
     import torch
 
     torch.set_num_threads(1)

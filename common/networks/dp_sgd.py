@@ -1,14 +1,18 @@
-"""The torch loop for a site that promises privacy: DP-SGD (Abadi et al. 2016, arXiv 1607.00133, algorithm 1), whose unit is the patient.
+"""The torch loop for a site that promises privacy: DP-SGD (Abadi et al. 2016, arXiv 1607.00133,
+algorithm 1), whose unit is the patient.
 
-A step takes each patient by chance and for itself (Poisson sampling at a public rate), adds up their gradients, each cut to an L2 norm of
-`clip`, adds Gaussian noise, and divides by the public `batch`, for how many patients a site has is nobody's business. All rows of a
-patient are one record: taken together, cut together. What follows on the noisy sum (momentum, AdamW, weight decay, the proximal term)
-sees no patient.
+A step takes each patient by chance and for itself (Poisson sampling at a public rate), adds up
+their gradients, each cut to an L2 norm of `clip`, adds Gaussian noise, and divides by the public
+`batch`, for how many patients a site has is nobody's business. All rows of a patient are one
+record: taken together, cut together. What follows on the noisy sum (momentum, AdamW, weight decay,
+the proximal term) sees no patient.
 
-A patient goes through the network alone. In a batch its gradient depends in the last bits on who else is in it and on its place there;
-parameters that a coordinator has made for it would blow that up, and one more patient could change everybody's share. The gradient of one
-patient's loss is moreover the sum of what Opacus's GradSampleModule gives for each crop (tests/common/networks/test_dp_sgd.py), in half
-of the time and less. Chance, noise and augmentation come from the operating system (`common.privacy.random`), never from a plan.
+A patient goes through the network alone. In a batch its gradient depends in the last bits on who
+else is in it and on its place there; parameters that a coordinator has made for it would blow that
+up, and one more patient could change everybody's share. The gradient of one patient's loss is
+moreover the sum of what Opacus's GradSampleModule gives for each crop
+(tests/common/networks/test_dp_sgd.py), in half of the time and less. Chance, noise and augmentation
+come from the operating system (`common.privacy.random`), never from a plan.
 """
 
 from __future__ import annotations
@@ -41,7 +45,8 @@ class Records(Examples, Protocol):
 
 @dataclass(frozen=True)
 class Private:
-    """How much is hidden. Standard deviation of the noise in each number of a step's sum: `noise` times `clip`."""
+    """How much is hidden. Standard deviation of the noise in each number of a step's sum: `noise`
+    times `clip`."""
 
     noise: float
     clip: float
@@ -55,17 +60,22 @@ def sampled(epochs: int, rate: float) -> Sampled:
 
 @dataclass(frozen=True)
 class PrivateTraining:
-    """How a network is trained where its plan asks for noise: hyperparameters beside `common.networks.training.LocalTraining`."""
+    """How a network is trained where its plan asks for noise: hyperparameters beside
+    `common.networks.training.LocalTraining`."""
 
     rate: float = 0.1
-    """With noise: the chance of a patient to be in a step; `batch` is then what a step's sum is divided by."""
+    """With noise: the chance of a patient to be in a step; `batch` is then what a step's sum is
+    divided by."""
     clip: float = 1.0
     """With noise: the L2 norm to which a patient's gradient is cut."""
 
     @property
     def rules(self) -> dict[str, bool]:
         """What must hold of them, for `demand`."""
-        return {"1e-4 <= rate <= 1": 1e-4 <= self.rate <= 1, "1e-6 <= clip <= 1e6": 1e-6 <= self.clip <= 1e6}
+        return {
+            "1e-4 <= rate <= 1": 1e-4 <= self.rate <= 1,
+            "1e-6 <= clip <= 1e6": 1e-6 <= self.clip <= 1e6,
+        }
 
 
 def learn(
@@ -78,36 +88,58 @@ def learn(
     *,
     device: torch.device | None = None,
 ) -> Arrays:
-    """float32 parameters after all steps; None: a site without a patient, of which they tell no more than of another.
+    """float32 parameters after all steps; None: a site without a patient, of which they tell no
+    more than of another.
 
-    Finite whatever came in, for a refusal that depends on patients would be a release, too. RefusedError P08 for a network that keeps
-    running statistics: they would leave without noise.
+    Finite whatever came in, for a refusal that depends on patients would be a release, too.
+    RefusedError P08 for a network that keeps running statistics: they would leave without noise.
     """
     import torch
 
     from common.networks.devices import choose, repeatable
 
     if kept := [name for name, _ in network.named_buffers()]:
-        raise RefusedError("P08", f"the network keeps {', '.join(kept)} beside its parameters; use group or instance normalisation")
+        raise RefusedError(
+            "P08",
+            f"the network keeps {', '.join(kept)} beside its parameters; use group or instance "
+            "normalisation",
+        )
     device = choose() if device is None else device
     with repeatable(device):
-        own = copy.deepcopy(network).to(device)  # one that was compiled for batches is not for single patients
+        own = copy.deepcopy(network).to(
+            device
+        )  # one that was compiled for batches is not for single patients
         load(own, start)
         own.train()
         step, parameters = optimiser(own, how), list(own.parameters())
-        each = _Patients(own, examples, loss, device) if examples is not None and len(examples) else None
+        each = (
+            _Patients(own, examples, loss, device)
+            if examples is not None and len(examples)
+            else None
+        )
         for _ in range(private.sampled.steps):
             total = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
             for gradient in each.drawn(private.sampled.rate) if each else ():
                 add_clipped(total, gradient, private.clip)
             for t in total:
-                t += torch.from_numpy(private.noise * private.clip * normal(t.numel())).view(t.shape).to(device)
-            step([t.to(torch.float32, memory_format=torch.preserve_format) for t in total], 1 / how.batch)
-        return {k: np.nan_to_num(np.array(v.detach().cpu().numpy(), np.float32, order="C")) for k, v in own.state_dict().items()}
+                t += (
+                    torch.from_numpy(private.noise * private.clip * normal(t.numel()))
+                    .view(t.shape)
+                    .to(device)
+                )
+            step(
+                [t.to(torch.float32, memory_format=torch.preserve_format) for t in total],
+                1 / how.batch,
+            )
+        return {
+            k: np.nan_to_num(np.array(v.detach().cpu().numpy(), np.float32, order="C"))
+            for k, v in own.state_dict().items()
+        }
 
 
 def add_clipped(total: list[Tensor], gradient: list[Tensor], clip: float) -> None:
-    """Add a patient's gradient, cut to the L2 norm `clip`, to float64 sums; one that is not finite is as good as none."""
+    """Add a patient's gradient, cut to the L2 norm `clip`, to float64 sums; one that is not finite
+    is as good as none."""
     import torch
 
     exact = [g.double() for g in gradient]
@@ -119,15 +151,22 @@ def add_clipped(total: list[Tensor], gradient: list[Tensor], clip: float) -> Non
 class _Patients:
     """The gradient of each patient's loss."""
 
-    def __init__(self, network: nn.Module, examples: Records, loss: Loss, device: torch.device) -> None:
+    def __init__(
+        self, network: nn.Module, examples: Records, loss: Loss, device: torch.device
+    ) -> None:
         self._network, self._examples, self._loss, self._device = network, examples, loss, device
         self._parameters = list(network.parameters())
-        self._rows = np.split(np.argsort(examples.patient, kind="stable"), np.cumsum(np.bincount(examples.patient))[:-1])
+        self._rows = np.split(
+            np.argsort(examples.patient, kind="stable"),
+            np.cumsum(np.bincount(examples.patient))[:-1],
+        )
         self.count = len(self._rows)
 
     def drawn(self, rate: float) -> Iterator[list[Tensor]]:
         """The gradients of those whom chance takes, each for itself."""
-        return (self.gradient(int(patient)) for patient in np.flatnonzero(uniform(self.count) < rate))
+        return (
+            self.gradient(int(patient)) for patient in np.flatnonzero(uniform(self.count) < rate)
+        )
 
     def gradient(self, patient: int) -> list[Tensor]:
         import torch
@@ -136,7 +175,9 @@ class _Patients:
         varied = None
         if draws:
             # 32 bits round the last of 2^53 values up to 1
-            drawn = np.minimum(uniform(len(rows) * draws).astype(np.float32), np.float32(1 - 2.0**-24))
+            drawn = np.minimum(
+                uniform(len(rows) * draws).astype(np.float32), np.float32(1 - 2.0**-24)
+            )
             varied = torch.from_numpy(drawn).view(len(rows), draws)
         loss = self._loss(self._network, self._examples.batch(rows, self._device, varied))
         return list(torch.autograd.grad(loss, self._parameters))

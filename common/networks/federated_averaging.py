@@ -1,7 +1,8 @@
-"""What learners trained by federated averaging share (McMahan et al. 2017, arXiv 1602.05629, algorithm 1).
+"""What learners trained by federated averaging share (McMahan et al. 2017, arXiv 1602.05629,
+algorithm 1).
 
-A site sends its parameters times its number of cases; the coordinator divides the sum by all cases. Parameters stand among a learner's
-arrays under `w/`.
+A site sends its parameters times its number of cases; the coordinator divides the sum by all cases.
+Parameters stand among a learner's arrays under `w/`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Local:
-    """How a learner trains at a site. Without noise by local epochs, with noise by DP-SGD of as many epochs."""
+    """How a learner trains at a site. Without noise by local epochs, with noise by DP-SGD of as
+    many epochs."""
 
     make: Callable[..., nn.Module]
     shape: tuple[object, ...]
@@ -39,22 +41,33 @@ class Local:
     """Rows of a table: they go through the CPU whatever there is."""
 
 
-def train(task: Local, arrays: Arrays, examples: Records | None, plan: Plan, site: str, cases: int) -> Contribution:
+def train(
+    task: Local, arrays: Arrays, examples: Records | None, plan: Plan, site: str, cases: int
+) -> Contribution:
     """What a site sends after its training; `examples` None: it has nobody to train on.
 
-    With noise: parameters as they are, by no number of cases, and no tally (`Sampled` in `common.privacy.mechanism`).
+    With noise: parameters as they are, by no number of cases, and no tally (`Sampled` in
+    `common.privacy.mechanism`).
     """
     start, device = bare(arrays), _device(task)
     if plan.privacy is not None:
-        private = Private(plan.privacy.noise, task.private.clip, sampled(task.how.epochs, task.private.rate))
+        private = Private(
+            plan.privacy.noise, task.private.clip, sampled(task.how.epochs, task.private.rate)
+        )
         made = network(task.make, *task.shape) if start else None
-        weights = learn_privately(made, start, examples, task.loss, task.how, private, device=device) if made is not None else {}
+        weights = (
+            learn_privately(made, start, examples, task.loss, task.how, private, device=device)
+            if made is not None
+            else {}
+        )
         return Contribution({k: v.astype(np.float64) for k, v in prefixed(weights).items()}, cases)
     done = Trained(start, 0.0, 0, 0, 0)
     if examples is not None:
         made, seed = network(task.make, *task.shape), site_seed(plan, arrays, site)
         done = learn(made, start, examples, task.loss, task.how, seed=seed, device=device)
-    tally = {"loss": np.array(done.loss * cases)} | ({} if task.table else {"halved": np.array(done.halved)})
+    tally = {"loss": np.array(done.loss * cases)} | (
+        {} if task.table else {"halved": np.array(done.halved)}
+    )
     return weighted(prefixed(done.arrays), cases, tally)
 
 
@@ -83,7 +96,9 @@ def prefixed(weights: Arrays) -> Arrays:
 
 def weighted(weights: Arrays, cases: int, tally: Arrays) -> Contribution:
     """Parameters (`w/...`) times cases."""
-    sums: Arrays = {k: v.astype(np.float64) * cases if cases else np.zeros(v.shape) for k, v in weights.items()}
+    sums: Arrays = {
+        k: v.astype(np.float64) * cases if cases else np.zeros(v.shape) for k, v in weights.items()
+    }
     return Contribution(sums, cases, tally)
 
 
@@ -95,13 +110,15 @@ def mean(arrays: Arrays, total: Contribution) -> Arrays:
 
 
 def site_seed(plan: Plan, arrays: Arrays, site: str) -> int:
-    """What order and augmentation are drawn from: other for each round and site, the same for a repeated plan."""
+    """What order and augmentation are drawn from: other for each round and site, the same for a
+    repeated plan."""
     text = f"{plan.seed}:{int(arrays['round'])}:{site}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def network(make: Callable[..., nn.Module], *how: object) -> Any:
-    """`make(*how)`, one a thread: making a network takes as long as some steps, and whoever uses it sets every parameter anew."""
+    """`make(*how)`, one a thread: making a network takes as long as some steps, and whoever uses it
+    sets every parameter anew."""
     return _network(make, how, threading.get_ident())
 
 

@@ -1,9 +1,12 @@
-"""Where in the crops a reported logit comes from: Grad-CAM (Selvaraju et al. 2017, eq. 1 and 2), and what may be said of it in sums.
+"""Where in the crops a reported logit comes from: Grad-CAM (Selvaraju et al. 2017, eq. 1 and 2),
+and what may be said of it in sums.
 
-What is differentiated is the number that is reported: the patient's log-odds of a class against class 0, after the mean over the
-crops (guard X01). No hook is set: the classifiers are split at the layer that is looked at. Maps are pictures of patients and stay at
-their site; the share of their energy that lies inside the lesion, and the lesion's share of the crop, which is what chance would give
-(X03), may be summed. `sanity` is guard X02 (Adebayo et al. 2018): a map that is the same for random weights explains nothing.
+What is differentiated is the number that is reported: the patient's log-odds of a class against
+class 0, after the mean over the crops (guard X01). No hook is set: the classifiers are split at the
+layer that is looked at. Maps are pictures of patients and stay at their site; the share of their
+energy that lies inside the lesion, and the lesion's share of the crop, which is what chance would
+give (X03), may be summed. `sanity` is guard X02 (Adebayo et al. 2018): a map that is the same for
+random weights explains nothing.
 """
 
 from __future__ import annotations
@@ -22,9 +25,11 @@ if TYPE_CHECKING:
 
 
 def heatmaps(network: Any, x: Tensor, present: Tensor, mean: Tensor, target: int) -> Tensor:
-    """(crops, *grid), at least 0: evidence for class `target` against class 0 in each crop of one patient.
+    """(crops, *grid), at least 0: evidence for class `target` against class 0 in each crop of one
+    patient.
 
-    `x` (crops, channels + 1, *grid), `present` (crops, channels), `mean` (1, crops) as the image learner's batches have them.
+    `x` (crops, channels + 1, *grid), `present` (crops, channels), `mean` (1, crops) as the image
+    learner's batches have them.
     """
     import torch
 
@@ -40,11 +45,14 @@ def heatmaps(network: Any, x: Tensor, present: Tensor, mean: Tensor, target: int
     maps = torch.relu((gradient.mean(space, keepdim=True) * features.detach()).sum(dim=1))
     # a 2.5D network's maps are stacked along z, one a slab
     stacked = maps.reshape(len(x), -1, *maps.shape[-2:])
-    return torch.nn.functional.interpolate(stacked[:, None], size=x.shape[2:], mode="trilinear", align_corners=False)[:, 0]
+    return torch.nn.functional.interpolate(
+        stacked[:, None], size=x.shape[2:], mode="trilinear", align_corners=False
+    )[:, 0]
 
 
 def energy(heatmap: Array, mask: Array) -> tuple[float, float]:
-    """The share of the map's energy inside the mask, and the mask's share of the volume: what chance would give.
+    """The share of the map's energy inside the mask, and the mask's share of the volume: what
+    chance would give.
 
     Arrays of one shape; the mask in [0, 1]. The share inside is NaN where the map is flat zero.
     """
@@ -54,12 +62,15 @@ def energy(heatmap: Array, mask: Array) -> tuple[float, float]:
 
 
 def sanity(network: Any, x: Tensor, present: Tensor, mean: Tensor, target: int, seed: int) -> float:
-    """Rank correlation of the maps with those of the same network under random weights; NaN where a map is flat."""
+    """Rank correlation of the maps with those of the same network under random weights; NaN where a
+    map is flat."""
     from common.networks import architectures
 
     random = copy.deepcopy(network)
     architectures.draw(random, seed, last=True)
-    return rank_correlation(*(heatmaps(n, x, present, mean, target).cpu().numpy() for n in (network, random)))
+    return rank_correlation(
+        *(heatmaps(n, x, present, mean, target).cpu().numpy() for n in (network, random))
+    )
 
 
 def rank_correlation(a: Array, b: Array) -> float:
@@ -71,7 +82,8 @@ def rank_correlation(a: Array, b: Array) -> float:
 
 
 TERMS = ("inside", "chance", "inside_squared", "chance_squared", "product", "shown", "flat")
-"""What is summed over cases: the shares, their squares and product, how many cases have a map, and how many a flat one."""
+"""What is summed over cases: the shares, their squares and product, how many cases have a map, and
+how many a flat one."""
 
 
 def terms(inside: float, chance: float) -> Floats:
@@ -97,12 +109,26 @@ class Focus:
 
 
 def focus(sums: Arrays) -> Focus | None:
-    """The shares and their ratio, from sums alone; None for fewer than 10 cases, or where nothing lies inside."""
+    """The shares and their ratio, from sums alone; None for fewer than 10 cases, or where nothing
+    lies inside."""
     a, b, aa, bb, ab, n, flat = (float(v) for v in sums["energy"])
     if n < 10 or min(a, b) <= 0:
         return None
     mean_a, mean_b = a / n, b / n
-    var_a, var_b, cov = ((s / n - m) * n / (n - 1) for s, m in ((aa, mean_a**2), (bb, mean_b**2), (ab, mean_a * mean_b)))
-    spread = 1.96 * np.sqrt(max(var_a / mean_a**2 + var_b / mean_b**2 - 2 * cov / (mean_a * mean_b), 0.0) / n)
+    var_a, var_b, cov = (
+        (s / n - m) * n / (n - 1)
+        for s, m in ((aa, mean_a**2), (bb, mean_b**2), (ab, mean_a * mean_b))
+    )
+    spread = 1.96 * np.sqrt(
+        max(var_a / mean_a**2 + var_b / mean_b**2 - 2 * cov / (mean_a * mean_b), 0.0) / n
+    )
     ratio = mean_a / mean_b
-    return Focus(mean_a, mean_b, ratio, float(ratio * np.exp(-spread)), float(ratio * np.exp(spread)), round(n), round(flat))
+    return Focus(
+        mean_a,
+        mean_b,
+        ratio,
+        float(ratio * np.exp(-spread)),
+        float(ratio * np.exp(spread)),
+        round(n),
+        round(flat),
+    )

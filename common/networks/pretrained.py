@@ -18,20 +18,28 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def adopt(file: str, sha256: str, weights: Arrays) -> Arrays:
-    """`weights` with those of equal name and shape from `file` in their place; UsageError C01 when it is not the file, or does not fit.
+    """`weights` with those of equal name and shape from `file` in their place; UsageError C01 when
+    it is not the file, or does not fit.
 
-    A first layer for other channels takes the mean over the file's; a last layer for other classes is left as it is.
+    A first layer for other channels takes the mean over the file's; a last layer for other classes
+    is left as it is.
     """
     path = Path(file)
     try:
         blob = path.read_bytes()
     except OSError as error:
         raise UsageError(
-            "C01", f"pretrained: '{file}' cannot be read ({error.strerror or error}); name a file at the coordinator"
+            "C01",
+            f"pretrained: '{file}' cannot be read ({error.strerror or error}); name a file at the "
+            "coordinator",
         ) from error
     found = hashlib.sha256(blob).hexdigest()
     if found != sha256.lower():
-        raise UsageError("C01", f"pretrained: '{file}' has SHA-256 {found}, declared is {sha256}; get the file again or correct the hash")
+        raise UsageError(
+            "C01",
+            f"pretrained: '{file}' has SHA-256 {found}, declared is {sha256}; get the file again "
+            "or correct the hash",
+        )
     given = {k: v for k, v in _read(path, blob).items() if not k.endswith(BUFFERS)}
     given = {_own_name(k, weights): v for k, v in given.items()}
     out, left = dict(weights), []
@@ -39,7 +47,11 @@ def adopt(file: str, sha256: str, weights: Arrays) -> Arrays:
         theirs = given.get(name)
         if theirs is not None and theirs.shape == own.shape:
             out[name] = theirs.astype(np.float32)
-        elif theirs is not None and own.ndim > 2 and theirs.shape[:1] + theirs.shape[2:] == own.shape[:1] + own.shape[2:]:
+        elif (
+            theirs is not None
+            and own.ndim > 2
+            and theirs.shape[:1] + theirs.shape[2:] == own.shape[:1] + own.shape[2:]
+        ):
             mean = theirs.mean(axis=1, keepdims=True) * (theirs.shape[1] / own.shape[1])
             out[name] = np.repeat(mean, own.shape[1], axis=1).astype(np.float32)
         elif not name.startswith("head."):
@@ -47,13 +59,19 @@ def adopt(file: str, sha256: str, weights: Arrays) -> Arrays:
     if left:
         raise UsageError(
             "C01",
-            f"pretrained: '{file}' does not fit the network: {len(left)} of {len(weights)} parameters are missing or of another shape "
-            f"({', '.join(left[:5])}{' ...' if len(left) > 5 else ''}); use a file of the same network",
+            f"pretrained: '{file}' does not fit the network: {len(left)} of {len(weights)} "
+            "parameters are missing or of another shape "
+            f"({', '.join(left[:5])}{' ...' if len(left) > 5 else ''}); use a file of the same "
+            "network",
         )
     if not all(np.isfinite(v).all() for v in out.values()):
-        raise UsageError("C01", f"pretrained: '{file}' holds values that are not finite; use another file")
+        raise UsageError(
+            "C01", f"pretrained: '{file}' holds values that are not finite; use another file"
+        )
     spare = sorted(set(given) - set(weights))
-    logging.getLogger("fedmets").info("pretrained: '%s' adopted; not used of it: %s", file, ", ".join(spare) or "nothing")
+    logging.getLogger("fedmets").info(
+        "pretrained: '%s' adopted; not used of it: %s", file, ", ".join(spare) or "nothing"
+    )
     return out
 
 
@@ -72,11 +90,26 @@ def _read(path: Path, blob: bytes) -> Arrays:
         loaded = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
         state = loaded.get("state_dict", loaded)
         return {k: v.float().numpy() for k, v in state.items()}
-    except (OSError, ValueError, KeyError, AttributeError, RuntimeError, EOFError, zipfile.BadZipFile, ImportError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        RuntimeError,
+        EOFError,
+        zipfile.BadZipFile,
+        ImportError,
+    ) as error:
         raise UsageError(
-            "C01", f"pretrained: '{path}' is neither an .npz file of arrays nor a state dict that torch reads with weights_only"
+            "C01",
+            f"pretrained: '{path}' is neither an .npz file of arrays nor a state dict that torch "
+            "reads with weights_only",
         ) from error
     except Exception as error:  # the unpickler's own
         if type(error).__name__ != "UnpicklingError":
             raise
-        raise UsageError("C01", f"pretrained: '{path}' holds more than tensors and is not opened; save its state dict alone") from error
+        raise UsageError(
+            "C01",
+            f"pretrained: '{path}' holds more than tensors and is not opened; save its state dict "
+            "alone",
+        ) from error

@@ -1,10 +1,12 @@
 """The one torch loop, for tables, images, autoencoder and segmentation, on the CPU and on a GPU.
 
-`Examples` hands out batches, a loss gives their sum over cases, and the loop takes steps of SGD with momentum or AdamW (Loshchilov &
-Hutter 2019, arXiv 1711.05101, algorithm 2). FedProx adds mu / 2 * ||w - w_global||^2 to the loss (Li et al. 2020, arXiv 1812.06127,
-eq. 2; Flower's docstring leaves the square out, the paper does not). Order of rows and augmentation are drawn from the given seed
-alone, on the CPU and for whole batches: a repeated plan gives the same parameters, and a batch that is cut into pieces, because a
-GPU's memory is full, sees the same examples. With noise training goes by `common.networks.dp_sgd`.
+`Examples` hands out batches, a loss gives their sum over cases, and the loop takes steps of SGD
+with momentum or AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2). FedProx adds mu /
+2 * ||w - w_global||^2 to the loss (Li et al. 2020, arXiv 1812.06127, eq. 2; Flower's docstring
+leaves the square out, the paper does not). Order of rows and augmentation are drawn from the given
+seed alone, on the CPU and for whole batches: a repeated plan gives the same parameters, and a batch
+that is cut into pieces, because a GPU's memory is full, sees the same examples. With noise training
+goes by `common.networks.dp_sgd`.
 """
 
 from __future__ import annotations
@@ -42,13 +44,15 @@ class Examples(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, rows: Rows, device: torch.device, noise: Tensor | None) -> Batch:
-        """These rows' tensors on `device`; `noise` (rows, self.noise) on the CPU augments them, None leaves them as they are."""
+        """These rows' tensors on `device`; `noise` (rows, self.noise) on the CPU augments them,
+        None leaves them as they are."""
         ...
 
 
 @dataclass(frozen=True)
 class Trained:
-    """`arrays`: float32 parameters; `loss`: mean over the last epoch; `halved`: how often a full GPU halved the pieces of a batch."""
+    """`arrays`: float32 parameters; `loss`: mean over the last epoch; `halved`: how often a full
+    GPU halved the pieces of a batch."""
 
     arrays: Arrays
     loss: float
@@ -78,13 +82,22 @@ class LocalTraining:
     @property
     def rules(self) -> dict[str, bool]:
         """What must hold of them, for `demand`."""
-        whole = {f"{name} >= 1": value >= 1 for name, value in (("rounds", self.rounds), ("epochs", self.epochs), ("batch", self.batch))}
+        whole = {
+            f"{name} >= 1": value >= 1
+            for name, value in (
+                ("rounds", self.rounds),
+                ("epochs", self.epochs),
+                ("batch", self.batch),
+            )
+        }
         decay = {"weight_decay >= 0": self.weight_decay >= 0, "proximal >= 0": self.proximal >= 0}
         return {**whole, **decay, "learning_rate > 0": self.learning_rate > 0}
 
     def schedule(self, optimiser: Optimiser = "sgd") -> Schedule:
         """One round at a site."""
-        return Schedule(self.epochs, self.batch, self.learning_rate, self.weight_decay, self.proximal, optimiser)
+        return Schedule(
+            self.epochs, self.batch, self.learning_rate, self.weight_decay, self.proximal, optimiser
+        )
 
 
 @dataclass(frozen=True)
@@ -111,7 +124,10 @@ class Table:
         import torch
 
         self.patient = np.arange(len(y))
-        self._x, self._y = torch.from_numpy(np.asarray(x, np.float32)), torch.from_numpy(np.asarray(y, np.int64))
+        self._x, self._y = (
+            torch.from_numpy(np.asarray(x, np.float32)),
+            torch.from_numpy(np.asarray(y, np.int64)),
+        )
 
     def __len__(self) -> int:
         return len(self._y)
@@ -137,12 +153,21 @@ def load(network: nn.Module, start: Arrays) -> None:
     with torch.no_grad():
         for name, tensor in held.items():
             if tensor.shape != start[name].shape:
-                raise ValueError(f"parameter {name} is {tuple(tensor.shape)}, given is {start[name].shape}")
+                raise ValueError(
+                    f"parameter {name} is {tuple(tensor.shape)}, given is {start[name].shape}"
+                )
             tensor.copy_(torch.from_numpy(np.array(start[name])))
 
 
 def learn(
-    network: nn.Module, start: Arrays, examples: Examples, loss: Loss, how: Schedule, *, seed: int, device: torch.device | None = None
+    network: nn.Module,
+    start: Arrays,
+    examples: Examples,
+    loss: Loss,
+    how: Schedule,
+    *,
+    seed: int,
+    device: torch.device | None = None,
 ) -> Trained:
     """Local epochs from `start`. RefusedError P02 when the loss is no longer finite."""
     import torch
@@ -155,7 +180,11 @@ def learn(
         load(network, start)
         network.train()
         steps = how.epochs * -(-len(examples) // how.batch)
-        wanted = device.type == "cuda" and steps >= WORTH_COMPILING if how.compile is None else how.compile
+        wanted = (
+            device.type == "cuda" and steps >= WORTH_COMPILING
+            if how.compile is None
+            else how.compile
+        )
         if wanted and network._compiled_call_impl is None:
             network.compile(dynamic=True)
         work = _Work(network, loss, examples, device, piece=how.batch)
@@ -164,22 +193,38 @@ def learn(
         mean = float("nan")
         for epoch in range(how.epochs):
             total = torch.zeros((), dtype=torch.float64, device=device)
-            for rows in np.split(order.permutation(len(examples)), np.arange(how.batch, len(examples), how.batch)):
-                noise = torch.rand(len(rows), examples.noise, generator=draws) if examples.noise else None
+            for rows in np.split(
+                order.permutation(len(examples)), np.arange(how.batch, len(examples), how.batch)
+            ):
+                noise = (
+                    torch.rand(len(rows), examples.noise, generator=draws)
+                    if examples.noise
+                    else None
+                )
                 gradients, summed = work(rows, noise)
                 total += summed
                 step(gradients, 1 / len(rows))
             mean = float(total) / max(len(examples), 1)
             if not np.isfinite(mean):
-                raise RefusedError("P02", f"the training loss is {mean} in epoch {epoch + 1} of {how.epochs}; lower the learning rate")
-        arrays = {k: np.array(v.detach().cpu().numpy(), np.float32, order="C") for k, v in network.state_dict().items()}
+                raise RefusedError(
+                    "P02",
+                    f"the training loss is {mean} in epoch {epoch + 1} of {how.epochs}; lower the "
+                    "learning rate",
+                )
+        arrays = {
+            k: np.array(v.detach().cpu().numpy(), np.float32, order="C")
+            for k, v in network.state_dict().items()
+        }
         return Trained(arrays, mean, steps, work.halved, work.piece)
 
 
 class _Work:
-    """Gradients of the summed loss of a batch, in as many pieces as the memory of the device demands."""
+    """Gradients of the summed loss of a batch, in as many pieces as the memory of the device
+    demands."""
 
-    def __init__(self, network: nn.Module, loss: Loss, examples: Examples, device: torch.device, piece: int) -> None:
+    def __init__(
+        self, network: nn.Module, loss: Loss, examples: Examples, device: torch.device, piece: int
+    ) -> None:
         self._network, self._loss, self._examples, self._device = network, loss, examples, device
         self._parameters = list(network.parameters())
         self.piece, self.halved = piece, 0
@@ -196,7 +241,9 @@ class _Work:
             # outside the handler, for what it holds keeps tensors alive
             self.piece, self.halved = max(min(self.piece, len(rows)) // 2, 1), self.halved + 1
             logging.getLogger("fedmets").warning(
-                "the GPU's memory is full: batches now go through in pieces of %d rows; the steps stay the same", self.piece
+                "the GPU's memory is full: batches now go through in pieces of %d rows; the steps "
+                "stay the same",
+                self.piece,
             )
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -208,8 +255,12 @@ class _Work:
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         for at in range(0, len(rows), self.piece):
             some = slice(at, at + self.piece)
-            batch = self._examples.batch(rows[some], self._device, None if noise is None else noise[some])
-            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
+            batch = self._examples.batch(
+                rows[some], self._device, None if noise is None else noise[some]
+            )
+            with torch.autocast(
+                self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"
+            ):
                 loss = self._loss(self._network, batch)
             mine = torch.autograd.grad(loss, self._parameters)
             if gradients:
@@ -220,7 +271,8 @@ class _Work:
         return gradients, total
 
 
-# Steps are written out: the same bits as torch.optim's, which a test compares, in two thirds of the time of a small network's training
+# Steps are written out: the same bits as torch.optim's, which a test compares, in two thirds of the
+# time of a small network's training
 
 
 def optimiser(network: nn.Module, how: Schedule) -> Callable[[list[Tensor], float], None]:
@@ -248,14 +300,19 @@ class _SGD:
             if how.weight_decay:
                 torch._foreach_add_(gradients, self._parameters, alpha=how.weight_decay)
             if how.proximal:
-                torch._foreach_add_(gradients, torch._foreach_sub(self._parameters, self._reference), alpha=how.proximal)
+                torch._foreach_add_(
+                    gradients,
+                    torch._foreach_sub(self._parameters, self._reference),
+                    alpha=how.proximal,
+                )
             torch._foreach_mul_(self._velocity, 0.9)
             torch._foreach_add_(self._velocity, gradients)
             torch._foreach_add_(self._parameters, self._velocity, alpha=-how.learning_rate)
 
 
 class _AdamW:
-    """Moments 0.9 and 0.999; matrices and kernels decay, biases and norms do not; the proximal term is part of the gradient."""
+    """Moments 0.9 and 0.999; matrices and kernels decay, biases and norms do not; the proximal term
+    is part of the gradient."""
 
     def __init__(self, network: nn.Module, how: Schedule) -> None:
         import torch
@@ -274,7 +331,11 @@ class _AdamW:
         with torch.no_grad():
             torch._foreach_mul_(gradients, scale)
             if how.proximal:
-                torch._foreach_add_(gradients, torch._foreach_sub(self._parameters, self._reference), alpha=how.proximal)
+                torch._foreach_add_(
+                    gradients,
+                    torch._foreach_sub(self._parameters, self._reference),
+                    alpha=how.proximal,
+                )
             torch._foreach_lerp_(self._first, gradients, 0.1)
             torch._foreach_mul_(self._second, 0.999)
             torch._foreach_addcmul_(self._second, gradients, gradients, 0.001)
@@ -283,4 +344,6 @@ class _AdamW:
             below = torch._foreach_sqrt(self._second)
             torch._foreach_div_(below, float(np.sqrt(1 - 0.999**self._steps)))
             torch._foreach_add_(below, 1e-8)
-            torch._foreach_addcdiv_(self._parameters, self._first, below, -how.learning_rate / (1 - 0.9**self._steps))
+            torch._foreach_addcdiv_(
+                self._parameters, self._first, below, -how.learning_rate / (1 - 0.9**self._steps)
+            )

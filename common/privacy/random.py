@@ -1,6 +1,8 @@
-"""Cryptographic randomness for noise and sampling: the operating system's, which no seed of anybody's makes again.
+"""Cryptographic randomness for noise and sampling: the operating system's, which no seed of
+anybody's makes again.
 
-Only inside `repeatable`, where a site promises no privacy, does it come from a seed, so that a simulation can be repeated.
+Only inside `repeatable`, where a site promises no privacy, does it come from a seed, so that a
+simulation can be repeated.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ _SEEDED: ContextVar[np.random.Generator | None] = ContextVar("noise", default=No
 
 @contextmanager
 def repeatable(seed: int | None, what: str) -> Iterator[None]:
-    """Noise that `seed` and `what` make again: it hides nobody. None: the operating system's, as ever."""
+    """Noise that `seed` and `what` make again: it hides nobody. None: the operating system's, as
+    ever."""
     if seed is None:
         yield
         return
@@ -43,12 +46,16 @@ def uniform(size: int) -> Floats:
 def normal(size: int) -> Floats:
     """(size,) standard normal values.
 
-    Each is the sum of four, halved: what the gaps between floating-point numbers tell of one value, they do not of four
-    (Holohan & Braghin 2021, arXiv 2107.10138, sec. 4).
+    Each is the sum of four, halved: what the gaps between floating-point numbers tell of one value,
+    they do not of four (Holohan & Braghin 2021, arXiv 2107.10138, sec. 4).
     """
-    return np.asarray(ndtri(uniform(_TERMS * size)).reshape(_TERMS, size).sum(axis=0) / np.sqrt(_TERMS))
+    return np.asarray(
+        ndtri(uniform(_TERMS * size)).reshape(_TERMS, size).sum(axis=0) / np.sqrt(_TERMS)
+    )
 
 
 def _bits(size: int) -> NDArray[np.uint64]:
     seeded = _SEEDED.get()
-    return np.frombuffer(os.urandom(8 * size) if seeded is None else seeded.bytes(8 * size), np.uint64)
+    return np.frombuffer(
+        os.urandom(8 * size) if seeded is None else seeded.bytes(8 * size), np.uint64
+    )

@@ -1,4 +1,5 @@
-"""Atomic file writes: written aside, synced, renamed, so that a crash leaves the old file or the new one."""
+"""Atomic file writes: written aside, synced, renamed, so that a crash leaves the old file or the
+new one."""
 
 from __future__ import annotations
 
@@ -10,8 +11,16 @@ from pathlib import Path
 from common.errors import RunError
 
 
-def durable(path: Path, blob: bytes | Sequence[bytes | memoryview], way_out: str, *, mode: int = 0o600, folder: int = 0o700) -> None:
-    """RunError S03 where the disk is full or the folder cannot be written; `way_out`: what to do then. Folders that lack are made."""
+def durable(
+    path: Path,
+    blob: bytes | Sequence[bytes | memoryview],
+    way_out: str,
+    *,
+    mode: int = 0o600,
+    folder: int = 0o700,
+) -> None:
+    """RunError S03 where the disk is full or the folder cannot be written; `way_out`: what to do
+    then. Folders that lack are made."""
     aside = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=folder)
@@ -28,4 +37,6 @@ def durable(path: Path, blob: bytes | Sequence[bytes | memoryview], way_out: str
     except OSError as error:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
-        raise RunError("S03", f"'{path}' cannot be written ({error.strerror}); {way_out}") from error
+        raise RunError(
+            "S03", f"'{path}' cannot be written ({error.strerror}); {way_out}"
+        ) from error

@@ -1,4 +1,5 @@
-"""Bounded cache, least recently used first out: cachetools' behind a lock, by number of entries or by the bytes that they hold."""
+"""Bounded cache, least recently used first out: cachetools' behind a lock, by number of entries or
+by the bytes that they hold."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ class Cache(MutableMapping[K, V]):
 
     def __init__(self, limit: int, size: Callable[[V], int] = _one) -> None:
         """`limit` in what `size` counts: entries, where none is given."""
-        self._items: cachetools.LRUCache[K, V] = cachetools.LRUCache(limit, getsizeof=lambda value: min(size(value), limit))
+        self._items: cachetools.LRUCache[K, V] = cachetools.LRUCache(
+            limit, getsizeof=lambda value: min(size(value), limit)
+        )
         self._lock = threading.RLock()
 
     def __getitem__(self, key: K) -> V:

@@ -1,4 +1,5 @@
-"""Command line: how whoever runs this program calls its parts, for the lines that say what to type next."""
+"""Command line: how whoever runs this program calls its parts, for the lines that say what to type
+next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Terminal console: tables and progress by rich, whose reader may leave like any other program's."""
+"""Terminal console: tables and progress by rich, whose reader may leave like any other
+program's."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ import rich.console
 
 
 class Console(rich.console.Console):
-    """rich ends a program with status 1 when its reader has gone; here it ends as all of ours do (`exit_status.leave`)."""
+    """rich ends a program with status 1 when its reader has gone; here it ends as all of ours do
+    (`exit_status.leave`)."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError

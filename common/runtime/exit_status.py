@@ -1,4 +1,5 @@
-"""Exit status of a program: an error's own, 130 where it was interrupted, 141 where its reader has gone."""
+"""Exit status of a program: an error's own, 130 where it was interrupted, 141 where its reader has
+gone."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ CLOSED = 141
 
 
 def ended(work: Callable[[], int], interrupted: str = "interrupted") -> int:
-    """The status that `work` ends with; an error is printed, and so is what an interrupt leaves behind."""
+    """The status that `work` ends with; an error is printed, and so is what an interrupt leaves
+    behind."""
     try:
         return work()
     except FedmetsError as error:

@@ -1,10 +1,13 @@
-"""Hash chain: an append-only file of JSON lines, each carrying the hash of the line before it, so that nothing is altered or cut unseen.
+"""Hash chain: an append-only file of JSON lines, each carrying the hash of the line before it, so
+that nothing is altered or cut unseen.
 
-How many lines there are, and the hash of the last one, stand in a small file beside it, so that an end which was cut off is seen, too. It
-is written after the line: it may be one line behind, and never ahead. Where it is absent (a chain that was copied alone, or is of an
-earlier version), an end cannot be missed.
+How many lines there are, and the hash of the last one, stand in a small file beside it, so that an
+end which was cut off is seen, too. It is written after the line: it may be one line behind, and
+never ahead. Where it is absent (a chain that was copied alone, or is of an earlier version), an end
+cannot be missed.
 
-It is the coordinator's ledger, and at a site the budget and the record of what was asked and what left.
+It is the coordinator's ledger, and at a site the budget and the record of what was asked and what
+left.
 """
 
 from __future__ import annotations
@@ -40,7 +43,8 @@ class End:
             return None
 
     def missed(self, lines: int, torn: bool) -> int:
-        """How many lines a chain of so many whole ones has lost; `torn`: it has a piece of one more."""
+        """How many lines a chain of so many whole ones has lost; `torn`: it has a piece of one
+        more."""
         return max(self.lines - lines - torn, 0)
 
 
@@ -67,17 +71,20 @@ class Contents:
 
 
 class Chain:
-    """Opened for appending; `head` is the hash of the last line. Whoever makes a kind of it says what to do when something is wrong."""
+    """Opened for appending; `head` is the hash of the last line. Whoever makes a kind of it says
+    what to do when something is wrong."""
 
     room = "free space"
     """Said where the disk is full."""
     mend = "restore it from a backup"
     """Said where it was altered or damaged."""
     goes_on = False
-    """Where its end was cut off: from what is left, and the next line says how many were `lost`; otherwise that is damage (S02)."""
+    """Where its end was cut off: from what is left, and the next line says how many were `lost`;
+    otherwise that is damage (S02)."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create. A last line that was cut short by a crash is removed; any other damage is an error (S02)."""
+        """Open or create. A last line that was cut short by a crash is removed; any other damage is
+        an error (S02)."""
         self.path = path
         self.torn = self.lost = 0
         self.lines: list[dict[str, Any]] = []
@@ -97,7 +104,8 @@ class Chain:
 
     @classmethod
     def contents(cls, path: Path) -> Contents:
-        """RunError S02 for damage: for a line that does not fit, and, unless the chain goes on without it, for an end that is missing."""
+        """RunError S02 for damage: for a line that does not fit, and, unless the chain goes on
+        without it, for an end that is missing."""
         lines: list[dict[str, Any]] = []
         previous, taken = GENESIS, 0
         # before the lines: whoever writes meanwhile can only add some
@@ -109,7 +117,9 @@ class Chain:
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 if not whole:
                     break  # the line that was being written when the power went
-                raise RunError("S02", f"'{path}' line {number} was altered or damaged ({error}); {cls.mend}") from error
+                raise RunError(
+                    "S02", f"'{path}' line {number} was altered or damaged ({error}); {cls.mend}"
+                ) from error
             if not whole:
                 break
             lines.append(line)
@@ -117,7 +127,11 @@ class Chain:
         torn = len(raw) - taken
         lost = end.missed(len(lines), torn > 0) if end else 0
         if end and 0 < end.lines <= len(lines) and lines[end.lines - 1]["hash"] != end.hash:
-            raise RunError("S02", f"'{path}' line {end.lines} was altered or damaged (it is not the one that was written); {cls.mend}")
+            raise RunError(
+                "S02",
+                f"'{path}' line {end.lines} was altered or damaged (it is not the one that was "
+                f"written); {cls.mend}",
+            )
         if lost and not cls.goes_on:
             raise RunError("S02", f"'{path}' was altered or damaged ({cut_off(lost)}); {cls.mend}")
         return Contents(lines, taken, torn, lost)
@@ -140,7 +154,9 @@ class Chain:
         except OSError as error:
             with suppress(OSError):  # half a line would spoil the next one
                 os.ftruncate(self._file.fileno(), size)
-            raise RunError("S03", f"'{self.path}' cannot be written ({error.strerror}); {self.room}") from error
+            raise RunError(
+                "S03", f"'{self.path}' cannot be written ({error.strerror}); {self.room}"
+            ) from error
         self._count, self.head, self.lost = self._count + 1, str(line["hash"]), 0
         self._mark()
         if self._remembers:
@@ -148,7 +164,8 @@ class Chain:
         return line
 
     def _mark(self) -> None:
-        """Always of the same length, so that it is written over in place. A mark that stays behind misses less, and harms nothing."""
+        """Always of the same length, so that it is written over in place. A mark that stays behind
+        misses less, and harms nothing."""
         with suppress(OSError):
             handle = os.open(_beside(self.path), os.O_WRONLY | os.O_CREAT, 0o666)
             try:
@@ -161,7 +178,8 @@ class Chain:
 
 
 def linked(text: bytes, previous: str, number: int) -> dict[str, Any]:
-    """Line `number` (from 1), which must follow the line of hash `previous`. ValueError and the like where it does not."""
+    """Line `number` (from 1), which must follow the line of hash `previous`. ValueError and the
+    like where it does not."""
     line: dict[str, Any] = json.loads(text)
     body = {k: v for k, v in line.items() if k != "hash"}
     if line["prev"] != previous or line["hash"] != _hash(body) or line["n"] != number - 1:
@@ -178,11 +196,15 @@ def _split(raw: bytes) -> Iterator[tuple[bytes, bool]]:
 
 
 def _hash(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()
 
 
 def _opened(path: Path, mode: str) -> Any:
     try:
         return open(path, mode, buffering=0)
     except OSError as error:
-        raise RunError("S03", f"'{path}' cannot be opened ({error.strerror}); check the folder's permissions") from error
+        raise RunError(
+            "S03", f"'{path}' cannot be opened ({error.strerror}); check the folder's permissions"
+        ) from error

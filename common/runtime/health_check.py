@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args
 from common.errors import FedmetsError
 
 State = Literal["ok", "note", "warning", "fault"]
-"""In order of weight. A note is what somebody may want to know; a warning will become a fault; a fault stops the site from taking part."""
+"""In order of weight. A note is what somebody may want to know; a warning will become a fault; a
+fault stops the site from taking part."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,11 @@ class Finding:
     @staticmethod
     def of(row: Any) -> Finding:
         """The inverse of `row`; ValueError where it is none."""
-        if not isinstance(row, dict) or set(row) != {"check", "state", "said", "do"} or row["state"] not in get_args(State):
+        if (
+            not isinstance(row, dict)
+            or set(row) != {"check", "state", "said", "do"}
+            or row["state"] not in get_args(State)
+        ):
             raise ValueError(f"not a finding: {row!r}")
         return Finding(str(row["check"]), row["state"], str(row["said"]), str(row["do"]))
 
@@ -55,5 +60,7 @@ def text(findings: Sequence[Finding]) -> str:
     states = get_args(State)
     lines = []
     for f in sorted(findings, key=lambda f: states.index(f.state)):
-        lines.append(f"{f.state:<8}{f.check}: {f.said}" + (f"{os.linesep}        -> {f.do}" if f.do else ""))
+        lines.append(
+            f"{f.state:<8}{f.check}: {f.said}" + (f"{os.linesep}        -> {f.do}" if f.do else "")
+        )
     return "\n".join(lines)

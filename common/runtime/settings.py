@@ -1,8 +1,10 @@
-"""Settings files: what people write in TOML, read by pydantic into frozen dataclasses, every fault of a file at once.
+"""Settings files: what people write in TOML, read by pydantic into frozen dataclasses, every fault
+of a file at once.
 
-A kind of file is a frozen dataclass below `Settings`: types are strict, unknown keys are refused, the sentence below
-a key is its documentation, and `faults` has the rules between keys. Python code makes such an object as any other
-dataclass, unchecked; a file becomes one by `load` or `checked` alone.
+A kind of file is a frozen dataclass below `Settings`: types are strict, unknown keys are refused,
+the sentence below a key is its documentation, and `faults` has the rules between keys. Python code
+makes such an object as any other dataclass, unchecked; a file becomes one by `load` or `checked`
+alone.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ from common.errors import UsageError
 
 T = TypeVar("T")
 Rule = tuple[str, str]
-"""A key (empty: the table as a whole) and what is wrong with it, as it is said of it: `must be above 0`."""
+"""A key (empty: the table as a whole) and what is wrong with it, as it is said of it: `must be
+above 0`."""
 
 
 class Settings:
@@ -65,7 +68,8 @@ class Settings:
 
 
 class BrokenRules(ValueError):
-    """Several faults of one value, for a validator; `settings` has the values of the keys that they name."""
+    """Several faults of one value, for a validator; `settings` has the values of the keys that they
+    name."""
 
     def __init__(self, *rules: Rule, settings: Settings | None = None) -> None:
         super().__init__("; ".join(text for _, text in rules))
@@ -85,10 +89,14 @@ class Form:
     pattern: re.Pattern[str]
     wanted: str
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
         return {**handler(schema), "pattern": f"^(?:{self.pattern.pattern})$"}
 
     def _check(self, text: str) -> str:
@@ -129,32 +137,53 @@ def _located(value: Any, info: ValidationInfo) -> Any:
 
 
 Listed = Annotated[tuple[T, ...], Strict(False)]
-Name = Annotated[str, Form(re.compile(r"(?=.*\S)[^\x00-\x1f]+"), "a text that is not empty and has no control characters")]
+Name = Annotated[
+    str,
+    Form(
+        re.compile(r"(?=.*\S)[^\x00-\x1f]+"),
+        "a text that is not empty and has no control characters",
+    ),
+]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 OneOrMore = BeforeValidator(several, json_schema_input_type=str | list[str])
 Names = Annotated[Listed[str], OneOrMore]
 """One text, or a list of texts."""
 Whole = Annotated[int, Field(ge=1)]
-Wholes = Annotated[Listed[Whole], BeforeValidator(several, json_schema_input_type=Whole | list[Whole])]
+Wholes = Annotated[
+    Listed[Whole], BeforeValidator(several, json_schema_input_type=Whole | list[Whole])
+]
 _Plain = str | bool | float
 Cell = Annotated[str, BeforeValidator(_cell, json_schema_input_type=_Plain)]
 """A value of a table, as text."""
-Cells = Annotated[Listed[Cell], BeforeValidator(several, json_schema_input_type=_Plain | list[_Plain])]
+Cells = Annotated[
+    Listed[Cell], BeforeValidator(several, json_schema_input_type=_Plain | list[_Plain])
+]
 Values = Mapping[str, Cells]
 """A study's value = what stands for it in a table."""
 Location = Annotated[Path, BeforeValidator(_located, json_schema_input_type=str)]
 """A path, taken from the folder of the file."""
 
 
-def document(path: Path, what: str, code: str, way_out: str = "check the path", parse: Callable[[str], Any] = tomllib.loads) -> Any:
-    """The content of a file of one's own: TOML, or what `parse` reads. UsageError `code` where there is none."""
+def document(
+    path: Path,
+    what: str,
+    code: str,
+    way_out: str = "check the path",
+    parse: Callable[[str], Any] = tomllib.loads,
+) -> Any:
+    """The content of a file of one's own: TOML, or what `parse` reads. UsageError `code` where
+    there is none."""
     try:
         return parse(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(code, f"{what} '{path}' cannot be read ({error.strerror}); {way_out}") from error
+        raise UsageError(
+            code, f"{what} '{path}' cannot be read ({error.strerror}); {way_out}"
+        ) from error
     except (ValueError, RecursionError) as error:
         form = "TOML" if parse is tomllib.loads else "JSON"
-        raise UsageError(code, f"{what} '{path}' is not valid {form}: {error}; {way_out}") from error
+        raise UsageError(
+            code, f"{what} '{path}' is not valid {form}: {error}; {way_out}"
+        ) from error
 
 
 def load(kind: type[T], path: Path, what: str, code: str, way_out: str = "check the path") -> T:
@@ -163,12 +192,19 @@ def load(kind: type[T], path: Path, what: str, code: str, way_out: str = "check 
 
 
 def checked(kind: type[T], raw: Any, where: str, code: str, **context: Any) -> T:
-    """The settings that a document holds; `context` is for validators. Every fault at once (UsageError `code`)."""
+    """The settings that a document holds; `context` is for validators. Every fault at once
+    (UsageError `code`)."""
     keys: dict[int, tuple[str, ...]] = {}
     try:
-        settings: T = adapter(cast(Any, kind)).validate_python(raw, context={**context, "keys": keys})
+        settings: T = adapter(cast(Any, kind)).validate_python(
+            raw, context={**context, "keys": keys}
+        )
     except ValidationError as error:
-        faults = [f"{where}: {fault}" for e in error.errors(include_url=False) for fault in _sentences(e, raw, keys)]
+        faults = [
+            f"{where}: {fault}"
+            for e in error.errors(include_url=False)
+            for fault in _sentences(e, raw, keys)
+        ]
         raise UsageError(code, *dict.fromkeys(faults)) from error
     return settings
 
@@ -180,10 +216,14 @@ def adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 _WANTED = {
-    "string_type": "a text", "int_type": "a whole number", "float_type": "a number", "bool_type": "true or false",
-    "date_type": "a date, such as 2027-12-31", "tuple_type": "a list", "dict_type": "a table", "mapping_type": "a table",
-    "dataclass_type": "a table", "is_instance_of": "a path", "literal_error": "one of {expected}", "finite_number": "a finite number",
-    "greater_than": "above {gt}", "greater_than_equal": "at least {ge}", "less_than": "below {lt}", "less_than_equal": "at most {le}",
+    "string_type": "a text", "int_type": "a whole number", "float_type": "a number",
+    "bool_type": "true or false",
+    "date_type": "a date, such as 2027-12-31", "tuple_type": "a list", "dict_type": "a table",
+    "mapping_type": "a table",
+    "dataclass_type": "a table", "is_instance_of": "a path", "literal_error": "one of {expected}",
+    "finite_number": "a finite number",
+    "greater_than": "above {gt}", "greater_than_equal": "at least {ge}", "less_than": "below {lt}",
+    "less_than_equal": "at most {le}",
     "too_short": "at least {min_length} of them", "too_long": "at most {max_length} of them",
 }  # fmt: skip
 """pydantic's name of an error -> what the value must be."""
@@ -198,8 +238,14 @@ def _sentences(error: ErrorDetails, raw: Any, keys: Mapping[int, tuple[str, ...]
         if kind == "unexpected_keyword_argument":
             known = keys.get(id(_at(loc[:-1], raw)), ())
             near = difflib.get_close_matches(str(key), known, 1)
-            hint = f"; did you mean '{near[0]}'?" if near else f"; allowed: {', '.join(sorted(known))}"
-            return [f"{section} has an unknown key {key!r}{hint}" if section else f"unknown key {key!r}{hint}"]
+            hint = (
+                f"; did you mean '{near[0]}'?" if near else f"; allowed: {', '.join(sorted(known))}"
+            )
+            return [
+                f"{section} has an unknown key {key!r}{hint}"
+                if section
+                else f"unknown key {key!r}{hint}"
+            ]
         wanted = f"entry number {key + 1}" if isinstance(key, int) else repr(key)
         return [f"{section or 'the file'} lacks {wanted}"]
     broken = context.get("error")
@@ -208,7 +254,11 @@ def _sentences(error: ErrorDetails, raw: Any, keys: Mapping[int, tuple[str, ...]
     if loc[-1:] == ("[key]",):
         return [f"{_path(loc, raw)} {broken or error['msg']}"]
     wanted = _WANTED.get(kind, "").format(**context)
-    text = f"must be {wanted}" if wanted else str(broken or re.sub("^Input should", "must", error["msg"]))
+    text = (
+        f"must be {wanted}"
+        if wanted
+        else str(broken or re.sub("^Input should", "must", error["msg"]))
+    )
     return [_with_value(_path(loc, raw), error["input"], text, show=kind != "value_error")]
 
 
@@ -219,7 +269,8 @@ def _of(broken: BrokenRules, key: str, text: str, loc: Sequence[int | str], raw:
 
 
 def _with_value(path: str, value: Any, text: str, show: bool = False) -> str:
-    """`privacy.epsilon = 0 must be above 0`; a whole table or list is shown where its own form is wrong alone."""
+    """`privacy.epsilon = 0 must be above 0`; a whole table or list is shown where its own form is
+    wrong alone."""
     if show or not isinstance(value, list | tuple | Mapping):
         shown = repr(value)
         return f"{path or 'the file'} = {shown if len(shown) < 80 else shown[:77] + '...'} {text}"
@@ -227,7 +278,8 @@ def _with_value(path: str, value: Any, text: str, show: bool = False) -> str:
 
 
 def _steps(loc: Sequence[int | str], raw: Any) -> Iterator[tuple[int | str, Any, bool]]:
-    """The parts of a location with what the document has there; True: a kind of table (`a number`), which is no key."""
+    """The parts of a location with what the document has there; True: a kind of table (`a number`),
+    which is no key."""
     here = raw
     for piece in loc:
         is_kind = False
@@ -265,6 +317,8 @@ def _path(loc: Sequence[int | str], raw: Any) -> str:
             text += f" {name!r}" if isinstance(name, str) else f" number {piece + 1}"
             between = ": "
         else:
-            text += between + (piece if _BARE.fullmatch(piece) else json.dumps(piece, ensure_ascii=False))
+            text += between + (
+                piece if _BARE.fullmatch(piece) else json.dumps(piece, ensure_ascii=False)
+            )
             between = "."
     return text

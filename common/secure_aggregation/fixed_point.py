@@ -1,7 +1,9 @@
-"""Fixed-point encoding of sums, modulo 2^64: what masks can be added to, and what comes out of a sum exactly.
+"""Fixed-point encoding of sums, modulo 2^64: what masks can be added to, and what comes out of a
+sum exactly.
 
-A number x is sent as round(x 2^fraction), negative ones in two's complement. Each site's part is bounded so that the parts of all sites
-together stay below 2^63: their sum wraps only as often as the masks do, and is the sum of the rounded numbers to the last bit.
+A number x is sent as round(x 2^fraction), negative ones in two's complement. Each site's part is
+bounded so that the parts of all sites together stay below 2^63: their sum wraps only as often as
+the masks do, and is the sum of the rounded numbers to the last bit.
 """
 
 from __future__ import annotations
@@ -26,12 +28,20 @@ class Scale:
     sites: int
     """The most sites whose parts are added."""
     fraction: int = 30
-    """Bits behind the point: a site's rounding is at most 2^-31, and 200 sites may send numbers up to 3.3e7 each."""
+    """Bits behind the point: a site's rounding is at most 2^-31, and 200 sites may send numbers up
+    to 3.3e7 each."""
 
     def __post_init__(self) -> None:
         # at least 10 bits: what may be sent is then below 2^52, and a whole number exact as a float
-        if self.sites < 2 or not 10 <= self.fraction <= 52 or self.fraction + self.sites.bit_length() > 62:
-            raise ValueError(f"{self.sites} sites with {self.fraction} bits behind the point do not fit into 64 bits")
+        if (
+            self.sites < 2
+            or not 10 <= self.fraction <= 52
+            or self.fraction + self.sites.bit_length() > 62
+        ):
+            raise ValueError(
+                f"{self.sites} sites with {self.fraction} bits behind the point do not fit into "
+                "64 bits"
+            )
 
     @property
     def limit(self) -> int:
@@ -47,8 +57,8 @@ class Scale:
 def encode(arrays: Mapping[str, Array], like: Mapping[str, Array], scale: Scale) -> Words:
     """All values, names sorted: one vector of its own.
 
-    RefusedError P02 where names or shapes are not those of `like`, or a value is not finite; M03 where one is beyond `scale.bound`:
-    cut to it, the sum would be wrong and nobody would know.
+    RefusedError P02 where names or shapes are not those of `like`, or a value is not finite; M03
+    where one is beyond `scale.bound`: cut to it, the sum would be wrong and nobody would know.
     """
     if {k: v.shape for k, v in arrays.items()} != {k: v.shape for k, v in like.items()}:
         raise RefusedError("P02", f"the sums are {_shapes(arrays)}, declared are {_shapes(like)}")
@@ -60,10 +70,13 @@ def encode(arrays: Mapping[str, Array], like: Mapping[str, Array], scale: Scale)
         position += part.size
         largest = float(np.abs(part).max(initial=0.0))
         if not np.isfinite(largest):
-            not_finite.append(f"sum '{name}' has {int((~np.isfinite(part)).sum())} non-finite values")
+            not_finite.append(
+                f"sum '{name}' has {int((~np.isfinite(part)).sum())} non-finite values"
+            )
         elif largest > scale.bound:
             too_large.append(
-                f"sum '{name}' has {largest:g}; {scale.sites} sites may send {scale.bound:g} each, more with a smaller fraction"
+                f"sum '{name}' has {largest:g}; {scale.sites} sites may send {scale.bound:g} "
+                "each, more with a smaller fraction"
             )
     if not_finite or too_large:
         raise RefusedError("P02" if not_finite else "M03", *not_finite, *too_large)
@@ -71,17 +84,28 @@ def encode(arrays: Mapping[str, Array], like: Mapping[str, Array], scale: Scale)
     return np.rint(values, out=values).astype("<i8").view("<u8")
 
 
-def decode(total: Words, like: Mapping[str, Array], scale: Scale, added: int) -> dict[str, NDArray[np.float64]]:
+def decode(
+    total: Words, like: Mapping[str, Array], scale: Scale, added: int
+) -> dict[str, NDArray[np.float64]]:
     """The sum of `added` encoded vectors as float64 arrays with the names and shapes of `like`.
 
-    WireError M02 where it is of another length, or larger than `added` sites can have made it: then a mask is still on it.
+    WireError M02 where it is of another length, or larger than `added` sites can have made it: then
+    a mask is still on it.
     """
     size = sum(v.size for v in like.values())
     if total.shape != (size,) or not 0 < added <= scale.sites:
-        raise WireError("M02", f"the sum has shape {total.shape} over {added} sites, expected ({size},) over 1 to {scale.sites}")
+        raise WireError(
+            "M02",
+            f"the sum has shape {total.shape} over {added} sites, expected ({size},) over 1 to "
+            f"{scale.sites}",
+        )
     integers, limit = total.astype("<u8", copy=False).view("<i8"), added * scale.limit
     if size and not -limit <= int(integers.min()) <= int(integers.max()) <= limit:
-        raise WireError("M02", f"the sum is larger than {added} sites can have made it; a mask was not taken off, or a site sent another")
+        raise WireError(
+            "M02",
+            f"the sum is larger than {added} sites can have made it; a mask was not taken off, or "
+            "a site sent another",
+        )
     values = integers / 2.0**scale.fraction
     names = sorted(like)
     parts = np.split(values, np.cumsum([like[k].size for k in names])[:-1]) if names else []

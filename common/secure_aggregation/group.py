@@ -1,13 +1,17 @@
-"""Secure aggregation: the coordinator learns a sum over sites and no site's part (Bonawitz et al. 2017, CCS, doi 10.1145/3133956.3133982).
+"""Secure aggregation: the coordinator learns a sum over sites and no site's part (Bonawitz et al.
+2017, CCS, doi 10.1145/3133956.3133982).
 
-In one step a site draws a seed of its own, derives one with each other site (`pairwise_keys`), masks its vector with all of them
-(`masking`) and sends, beside it, shares of all these seeds (`shamir`), each site's sealed for it. The coordinator names the sites whose
-vectors have come, the *online* ones. Of each of these the sites then reveal shares of the seed of its own and of those that it has with
-sites that are not online: what does not cancel. The masks between online sites are never revealed, and hide each part.
+In one step a site draws a seed of its own, derives one with each other site (`pairwise_keys`),
+masks its vector with all of them (`masking`) and sends, beside it, shares of all these seeds
+(`shamir`), each site's sealed for it. The coordinator names the sites whose vectors have come, the
+*online* ones. Of each of these the sites then reveal shares of the seed of its own and of those
+that it has with sites that are not online: what does not cancel. The masks between online sites are
+never revealed, and hide each part.
 
-What holds this up: a site answers once at a place, whatever online sites it is told. As more than half of all sites must answer, the
-coordinator cannot have one part unmasked under one set and the rest of its masks under another. With the default threshold that holds
-while fewer than a third of the sites are the coordinator's accomplices.
+What holds this up: a site answers once at a place, whatever online sites it is told. As more than
+half of all sites must answer, the coordinator cannot have one part unmasked under one set and the
+rest of its masks under another. With the default threshold that holds while fewer than a third of
+the sites are the coordinator's accomplices.
 """
 
 from __future__ import annotations
@@ -25,12 +29,14 @@ FEWEST = 3
 """Sites in a sum: of two, each could take off its own part and have the other's."""
 
 Shares = Mapping[str, bytes]
-"""Of one site's seeds: under another site's name that of the seed the two share, under its own name that of its own."""
+"""Of one site's seeds: under another site's name that of the seed the two share, under its own name
+that of its own."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """The sites of a step, all of which have exchanged keys. RefusedError M01 where they are too few, or not more than half are needed."""
+    """The sites of a step, all of which have exchanged keys. RefusedError M01 where they are too
+    few, or not more than half are needed."""
 
     sites: tuple[str, ...]
     """Sorted: shares are numbered by it."""
@@ -41,9 +47,17 @@ class Group:
 
     def __post_init__(self) -> None:
         if list(self.sites) != sorted(set(self.sites)):
-            raise RefusedError("M01", f"the sites of a secure sum are not in order, or one is named twice: {list(self.sites)}")
+            raise RefusedError(
+                "M01",
+                "the sites of a secure sum are not in order, or one is named twice: "
+                f"{list(self.sites)}",
+            )
         if not len(self.sites) < 2 * self.threshold <= 2 * len(self.sites):
-            raise RefusedError("M01", f"{self.threshold} of {len(self.sites)} sites are to answer; it must be more than half of them")
+            raise RefusedError(
+                "M01",
+                f"{self.threshold} of {len(self.sites)} sites are to answer; it must be more than "
+                "half of them",
+            )
         self.demand(self.sites)
 
     def demand(self, online: Collection[str]) -> None:
@@ -51,10 +65,15 @@ class Group:
         unknown = sorted(set(online) - set(self.sites))
         fewest = max(FEWEST, self.minimum, self.threshold)
         if unknown or len(set(online)) < fewest:
-            raise RefusedError("M01", f"a sum over {len(set(online))} sites of {len(self.sites)}; {fewest} are needed, unknown: {unknown}")
+            raise RefusedError(
+                "M01",
+                f"a sum over {len(set(online))} sites of {len(self.sites)}; {fewest} are needed, "
+                f"unknown: {unknown}",
+            )
 
     def owed(self, site: str, online: Collection[str]) -> list[str]:
-        """THE RULE. Which of an online site's seeds are revealed: its own, and those with sites that are not online."""
+        """THE RULE. Which of an online site's seeds are revealed: its own, and those with sites
+        that are not online."""
         return [site, *(s for s in self.sites if s not in online)]
 
 
@@ -63,16 +82,25 @@ def group(sites: Collection[str], minimum: int = FEWEST) -> Group:
     return Group(tuple(sorted(sites)), len(sites) - len(sites) // 3, minimum)
 
 
-# ---- at a site -----------------------------------------------------------------------------------------------------------
+# ---- at a site -----------------------------------------------------------------------------------
 
 
 def seeds(group: Group, me: str, pairs: Mapping[str, Pair], place: bytes) -> dict[str, bytes]:
-    """What `masking.mask` takes: the seed that `me` has with each site, and under its own name a random one, never drawn again."""
-    return {s: secrets.token_bytes(masking.SEED_BYTES) if s == me else pairwise_keys.seed(pairs[s], place) for s in group.sites}
+    """What `masking.mask` takes: the seed that `me` has with each site, and under its own name a
+    random one, never drawn again."""
+    return {
+        s: secrets.token_bytes(masking.SEED_BYTES)
+        if s == me
+        else pairwise_keys.seed(pairs[s], place)
+        for s in group.sites
+    }
 
 
-def seal(group: Group, me: str, seeds: Mapping[str, bytes], pairs: Mapping[str, Pair], place: bytes) -> dict[str, bytes]:
-    """Shares of all seeds of `me`: to each site of the group, `me` too, the one text that it alone can open."""
+def seal(
+    group: Group, me: str, seeds: Mapping[str, bytes], pairs: Mapping[str, Pair], place: bytes
+) -> dict[str, bytes]:
+    """Shares of all seeds of `me`: to each site of the group, `me` too, the one text that it alone
+    can open."""
     shares_of = [shamir.split(seeds[s], group.threshold, len(group.sites)) for s in group.sites]
     sealed = {}
     for i, to in enumerate(group.sites):
@@ -81,47 +109,79 @@ def seal(group: Group, me: str, seeds: Mapping[str, bytes], pairs: Mapping[str, 
     return sealed
 
 
-def unseal(group: Group, me: str, sender: str, blob: bytes, pair: Pair, place: bytes) -> dict[str, bytes]:
+def unseal(
+    group: Group, me: str, sender: str, blob: bytes, pair: Pair, place: bytes
+) -> dict[str, bytes]:
     """The shares that `sender` sealed for `me`. WireError M02 where they are not that."""
     text = pairwise_keys.unseal(pair, place, sender, me, blob)
     if len(text) != len(group.sites) * shamir.SHARE_BYTES:
-        raise WireError("M02", f"'{sender}' sealed {len(text)} bytes, shares for {len(group.sites)} sites are expected")
-    return {s: text[i * shamir.SHARE_BYTES : (i + 1) * shamir.SHARE_BYTES] for i, s in enumerate(group.sites)}
+        raise WireError(
+            "M02",
+            f"'{sender}' sealed {len(text)} bytes, shares for {len(group.sites)} sites are "
+            "expected",
+        )
+    return {
+        s: text[i * shamir.SHARE_BYTES : (i + 1) * shamir.SHARE_BYTES]
+        for i, s in enumerate(group.sites)
+    }
 
 
-def reveal(group: Group, online: Collection[str], received: Mapping[str, Shares]) -> dict[str, dict[str, bytes]]:
-    """What a site tells the coordinator, once at a place: online site -> shares of the seeds by which the sum is unmasked.
+def reveal(
+    group: Group, online: Collection[str], received: Mapping[str, Shares]
+) -> dict[str, dict[str, bytes]]:
+    """What a site tells the coordinator, once at a place: online site -> shares of the seeds by
+    which the sum is unmasked.
 
-    `received`: what `unseal` gave, by sender. RefusedError M01 where the sites are too few; WireError M02 where an online
-    site's are missing.
+    `received`: what `unseal` gave, by sender. RefusedError M01 where the sites are too few;
+    WireError M02 where an online site's are missing.
     """
     group.demand(online)
     missing = sorted(set(online) - set(received))
     if missing:
-        raise WireError("M02", f"the shares of {missing} did not come, and they are said to be online")
-    return {site: {s: received[site][s] for s in group.owed(site, online)} for site in sorted(set(online))}
+        raise WireError(
+            "M02", f"the shares of {missing} did not come, and they are said to be online"
+        )
+    return {
+        site: {s: received[site][s] for s in group.owed(site, online)}
+        for site in sorted(set(online))
+    }
 
 
-# ---- at the coordinator --------------------------------------------------------------------------------------------------
+# ---- at the coordinator --------------------------------------------------------------------------
 
 
-def unmask(group: Group, online: Collection[str], revealed: Mapping[str, Mapping[str, Shares]], total: Words) -> None:
-    """Take off `total`, the sum of the online sites' masked vectors, what masks are left on it, in place.
+def unmask(
+    group: Group,
+    online: Collection[str],
+    revealed: Mapping[str, Mapping[str, Shares]],
+    total: Words,
+) -> None:
+    """Take off `total`, the sum of the online sites' masked vectors, what masks are left on it, in
+    place.
 
-    `revealed`: what `reveal` gave, by site. RefusedError M01 where too few are online or have told; WireError M02 where a site told
-    something else than is owed, or shares do not belong together. `total` is then as it was.
+    `revealed`: what `reveal` gave, by site. RefusedError M01 where too few are online or have told;
+    WireError M02 where a site told something else than is owed, or shares do not belong together.
+    `total` is then as it was.
     """
     group.demand(online)
     points = {s: i for i, s in enumerate(group.sites, start=1)}
     owed = {site: group.owed(site, online) for site in sorted(set(online))}
     for teller, shares in revealed.items():
-        if teller not in points or {s: set(v) for s, v in shares.items()} != {s: set(v) for s, v in owed.items()}:
-            raise WireError("M02", f"'{teller}' told other shares than those of the {len(owed)} online sites that are owed")
+        if teller not in points or {s: set(v) for s, v in shares.items()} != {
+            s: set(v) for s, v in owed.items()
+        }:
+            raise WireError(
+                "M02",
+                f"'{teller}' told other shares than those of the {len(owed)} online sites that "
+                "are owed",
+            )
     recovered: dict[str, dict[str, bytes]] = {}
     for site, names in owed.items():
         recovered[site] = {}
         for other in names:
-            shares_by_point = {points[teller]: shares[site][other] for teller, shares in revealed.items()}
+            shares_by_point = {
+                points[teller]: shares[site][other] for teller, shares in revealed.items()
+            }
             recovered[site][other] = shamir.combine(shares_by_point, group.threshold)
     for site, seeds in recovered.items():
         masking.unmask(total, site, seeds)

@@ -1,7 +1,9 @@
-"""Pairwise masks: long vectors that look random, from short seeds, and cancel in the sum over all sites (Bonawitz et al. 2017, sec. 4).
+"""Pairwise masks: long vectors that look random, from short seeds, and cancel in the sum over all
+sites (Bonawitz et al. 2017, sec. 4).
 
-A site adds to its vector the stream of a seed of its own, and for each other site the stream of a seed that the two share: one of them
-adds it, the other subtracts it. Everything is modulo 2^64, where a number plus a uniform one is uniform.
+A site adds to its vector the stream of a seed of its own, and for each other site the stream of a
+seed that the two share: one of them adds it, the other subtracts it. Everything is modulo 2^64,
+where a number plus a uniform one is uniform.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ _ZEROS = bytes(8 * _CHUNK)
 
 
 def mask(vector: Words, site: str, seeds: Mapping[str, bytes]) -> None:
-    """Put on `vector`, in place, masks of `site`; `seeds`: by the other site with which it shares one, its own under its own name."""
+    """Put on `vector`, in place, masks of `site`; `seeds`: by the other site with which it shares
+    one, its own under its own name."""
     for other, seed in seeds.items():
         _add(vector, seed, _added(site, other))
 
@@ -33,12 +36,14 @@ def unmask(vector: Words, site: str, seeds: Mapping[str, bytes]) -> None:
 
 
 def _added(site: str, other: str) -> bool:
-    """Does `site` add the mask that it shares with `other`? One of the two does, the other subtracts it; its own it adds."""
+    """Does `site` add the mask that it shares with `other`? One of the two does, the other
+    subtracts it; its own it adds."""
     return site <= other
 
 
 def _add(vector: Words, seed: bytes, added: bool) -> None:
-    """Add or subtract the stream of `seed`: ChaCha20's (RFC 8439) from block 0, as little-endian words.
+    """Add or subtract the stream of `seed`: ChaCha20's (RFC 8439) from block 0, as little-endian
+    words.
 
     The nonce is zero: a seed serves one vector, in one step.
     """

@@ -1,7 +1,9 @@
-"""Pairwise keys (X25519): the secrets of two sites, for seeds of masks and sealed texts that the coordinator carries unread.
+"""Pairwise keys (X25519): the secrets of two sites, for seeds of masks and sealed texts that the
+coordinator carries unread.
 
-X25519 (RFC 7748) once a run; what comes of it goes through HKDF-SHA256 (RFC 5869) for each purpose and each step, so that a seed that is
-revealed says nothing of another (Flamingo, arXiv 2306.09364, sec. 4). Texts are sealed with ChaCha20-Poly1305 (RFC 8439).
+X25519 (RFC 7748) once a run; what comes of it goes through HKDF-SHA256 (RFC 5869) for each purpose
+and each step, so that a seed that is revealed says nothing of another (Flamingo, arXiv 2306.09364,
+sec. 4). Texts are sealed with ChaCha20-Poly1305 (RFC 8439).
 
 Public keys come through the coordinator: they are worth what the signatures on them are worth.
 """
@@ -51,7 +53,8 @@ def new() -> Agreer:
 
 
 def agree(private: Agreer, public: str, site: str, other: str, run: str) -> Pair:
-    """What `site`, which holds `private`, has with `other`, whose key is `public`. WireError M02 where that is not a key."""
+    """What `site`, which holds `private`, has with `other`, whose key is `public`. WireError M02
+    where that is not a key."""
     try:
         shared = private.key.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(public)))
     except (TypeError, ValueError) as error:
@@ -67,17 +70,24 @@ def seed(pair: Pair, place: bytes) -> bytes:
 
 
 def seal(pair: Pair, place: bytes, sender: str, to: str, text: bytes) -> bytes:
-    """`text` for the one other that can open it. The nonce is random: a station started again may seal another text for the same place."""
+    """`text` for the one other that can open it. The nonce is random: a station started again may
+    seal another text for the same place."""
     nonce = secrets.token_bytes(_NONCE_BYTES)
-    return nonce + ChaCha20Poly1305(pair.texts).encrypt(nonce, text, _associated_data(place, sender, to))
+    return nonce + ChaCha20Poly1305(pair.texts).encrypt(
+        nonce, text, _associated_data(place, sender, to)
+    )
 
 
 def unseal(pair: Pair, place: bytes, sender: str, to: str, blob: bytes) -> bytes:
     """WireError M02 unless it is what `sender` sealed for `to` at this place."""
     try:
-        return ChaCha20Poly1305(pair.texts).decrypt(blob[:_NONCE_BYTES], blob[_NONCE_BYTES:], _associated_data(place, sender, to))
+        return ChaCha20Poly1305(pair.texts).decrypt(
+            blob[:_NONCE_BYTES], blob[_NONCE_BYTES:], _associated_data(place, sender, to)
+        )
     except (InvalidTag, ValueError) as error:
-        raise WireError("M02", f"what '{sender}' sealed for '{to}' was altered, or is for another site or step") from error
+        raise WireError(
+            "M02", f"what '{sender}' sealed for '{to}' was altered, or is for another site or step"
+        ) from error
 
 
 def _associated_data(place: bytes, sender: str, to: str) -> bytes:

@@ -14,8 +14,21 @@ SCHEMA = Schema(
     features=(
         Number("age", "years", 0, 120, PREOP, title="Age at diagnosis"),
         Choice("sex", ("female", "male"), PREOP, title="Sex"),
-        Number("cea", "ng/mL", 0, 100_000, PREOP, "log", title="Carcinoembryonic antigen before surgery"),
-        Choice("location", ("right colon", "left colon", "rectum", "colon, unspecified"), PREOP, title="Location of the primary tumour"),
+        Number(
+            "cea",
+            "ng/mL",
+            0,
+            100_000,
+            PREOP,
+            "log",
+            title="Carcinoembryonic antigen before surgery",
+        ),
+        Choice(
+            "location",
+            ("right colon", "left colon", "rectum", "colon, unspecified"),
+            PREOP,
+            title="Location of the primary tumour",
+        ),
         Choice("histology", ("adenocarcinoma", "mucinous", "other"), PREOP, title="Histology"),
         Choice("prior_malignancy", ("no", "yes"), PREOP, title="Earlier malignancy"),
         Choice("t", ("Tis", "T1", "T2", "T3", "T4"), POST, ordered=True, title="Pathologic T"),
@@ -45,11 +58,20 @@ STUDY = Study(
         PREOP: Task(PREOP, "Uses what is known before surgery (no T, no N).", alarm=0.90),
         POST: Task(
             POST,
-            "A method benchmark, not a decision aid: M is normally known before the pathologist's T, N and node counts.",
+            "A method benchmark, not a decision aid: M is normally known before the pathologist's "
+            "T, N and node counts.",
             alarm=0.97,
         ),
     },
     learners=("logistic", "boosting", "image", "fusion"),
     # AJCC stage encodes M, and so does anything that names metastases or their treatment
-    denied=(r"stage(?!r)", r"ajcc.*_m$", r"(^|[._ ])m_stage", r"metasta", r"residual_disease", r"tumor_status", r"disease_response"),
+    denied=(
+        r"stage(?!r)",
+        r"ajcc.*_m$",
+        r"(^|[._ ])m_stage",
+        r"metasta",
+        r"residual_disease",
+        r"tumor_status",
+        r"disease_response",
+    ),
 )

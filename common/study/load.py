@@ -1,4 +1,5 @@
-"""Studies by name or by file: those of `common/studies/`, and a TOML or Python file of one's own anywhere."""
+"""Studies by name or by file: those of `common/studies/`, and a TOML or Python file of one's own
+anywhere."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ def names() -> tuple[str, ...]:
 
 
 def load(ref: str) -> Study:
-    """A study by name, or from a `.toml` or `.py` file (a Python file has a module-level `STUDY`)."""
+    """A study by name, or from a `.toml` or `.py` file (a Python file has a module-level
+    `STUDY`)."""
     path = Path(ref)
     if path.suffix == ".toml":
         from common.study.study_file import from_toml
@@ -29,7 +31,11 @@ def load(ref: str) -> Study:
     if path.suffix == ".py":
         return _from_python(path)
     if ref not in names():
-        raise UsageError("C02", f"study '{ref}' is unknown; there are {', '.join(names())}, or give the path of a .toml or .py file")
+        raise UsageError(
+            "C02",
+            f"study '{ref}' is unknown; there are {', '.join(names())}, or give the path of a "
+            ".toml or .py file",
+        )
     study: Study = importlib.import_module(f"{studies.__name__}.{ref}").STUDY
     return study
 
@@ -38,7 +44,9 @@ def _table(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError("C02", f"study file '{path}' cannot be read: {error.strerror}; check the path") from error
+        raise UsageError(
+            "C02", f"study file '{path}' cannot be read: {error.strerror}; check the path"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError("C02", f"study file '{path}' is not valid TOML: {error}") from error
 
@@ -53,8 +61,14 @@ def _from_python(path: Path) -> Study:
     except UsageError:
         raise
     except Exception as error:
-        raise UsageError("C02", f"study file '{path}' failed: {type(error).__name__}: {error}") from error
+        raise UsageError(
+            "C02", f"study file '{path}' failed: {type(error).__name__}: {error}"
+        ) from error
     study = getattr(module, "STUDY", None)
     if not isinstance(study, Study):
-        raise UsageError("C02", f"study file '{path}' needs a module-level STUDY of type fedmets.Study, has {type(study).__name__}")
+        raise UsageError(
+            "C02",
+            f"study file '{path}' needs a module-level STUDY of type fedmets.Study, has "
+            f"{type(study).__name__}",
+        )
     return study

@@ -1,6 +1,8 @@
-"""A study of one's own in one TOML file: the schema, and where the table holds it. `docs/own-study.md` explains it by examples.
+"""A study of one's own in one TOML file: the schema, and where the table holds it.
+`docs/own-study.md` explains it by examples.
 
-The file becomes a Study whose `source` is a mapping in the form of `client/table/sources/*.toml`; every fault of the file is named at once.
+The file becomes a Study whose `source` is a mapping in the form of `client/table/sources/*.toml`;
+every fault of the file is named at once.
 """
 
 from __future__ import annotations
@@ -40,7 +42,10 @@ Kind = Literal["number", "choice"]
 
 def _inside(name: str) -> str:
     if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
-        raise ValueError("must be a name or a pattern inside the data folder (give the folder, or the file, as --data)")
+        raise ValueError(
+            "must be a name or a pattern inside the data folder (give the folder, or the file, as "
+            "--data)"
+        )
     return name
 
 
@@ -86,12 +91,21 @@ def _form_of_texts(value: Any) -> str:
     return "a list" if isinstance(value, list | tuple) else "a text"
 
 
-_Texts = Annotated[Annotated[Cell, Tag("a text")] | Annotated[Listed[Cell], Tag("a list")], Discriminator(_form_of_texts)]
-_ByClass = Annotated[Annotated[Cells, Tag("a list")] | Annotated[Mapping[str, _Texts], Tag("a table")], Discriminator(_form)]
+_Texts = Annotated[
+    Annotated[Cell, Tag("a text")] | Annotated[Listed[Cell], Tag("a list")],
+    Discriminator(_form_of_texts),
+]
+_ByClass = Annotated[
+    Annotated[Cells, Tag("a list")] | Annotated[Mapping[str, _Texts], Tag("a table")],
+    Discriminator(_form),
+]
 
 
-def _pairs(values: Mapping[str, str | tuple[str, ...]], names: Iterable[str]) -> dict[str, list[str]]:
-    """`{study value = [table values]}`, written so or as `{table value = study value}`. ValueError for what names neither."""
+def _pairs(
+    values: Mapping[str, str | tuple[str, ...]], names: Iterable[str]
+) -> dict[str, list[str]]:
+    """`{study value = [table values]}`, written so or as `{table value = study value}`. ValueError
+    for what names neither."""
     known = tuple(names)
     out: dict[str, list[str]] = {}
     for key, value in values.items():
@@ -101,7 +115,10 @@ def _pairs(values: Mapping[str, str | tuple[str, ...]], names: Iterable[str]) ->
         elif len(texts) == 1 and texts[0] in known:
             out.setdefault(texts[0], []).append(key)
         else:
-            raise ValueError(f"has {key} = {', '.join(texts)!r}, which names none of the study's values {', '.join(known)}")
+            raise ValueError(
+                f"has {key} = {', '.join(texts)!r}, which names none of the study's values "
+                f"{', '.join(known)}"
+            )
     return out
 
 
@@ -164,15 +181,22 @@ class LabelSection(Settings):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The classes: declared, or the keys of `values` over lists, or else its distinct values in order."""
+        """The classes: declared, or the keys of `values` over lists, or else its distinct values in
+        order."""
         if self.classes or not isinstance(self.values, Mapping):
             return self.classes or tuple(self.values)
         single = [text for text in self.values.values() if isinstance(text, str)]
-        return tuple(dict.fromkeys(single)) if len(single) == len(self.values) else tuple(self.values)
+        return (
+            tuple(dict.fromkeys(single)) if len(single) == len(self.values) else tuple(self.values)
+        )
 
     def faults(self) -> Iterator[Rule]:
         if not self.names:
-            yield "", "needs 'values', the two or more values of its column (the first is the reference, the last of two the event)"
+            yield (
+                "",
+                "needs 'values', the two or more values of its column (the first is the "
+                "reference, the last of two the event)",
+            )
         try:
             self.mapped()
         except ValueError as error:
@@ -184,7 +208,10 @@ class LabelSection(Settings):
             return _pairs(self.values, self.names)
         raws = self.values or self.names
         if len(raws) != len(self.names):
-            raise ValueError(f"are {len(raws)} for {len(self.names)} classes ({', '.join(self.names)}); give a value for each class")
+            raise ValueError(
+                f"are {len(raws)} for {len(self.names)} classes ({', '.join(self.names)}); give a "
+                "value for each class"
+            )
         return {name: [raw] for name, raw in zip(self.names, raws, strict=True)}
 
 
@@ -207,7 +234,11 @@ class FeatureForm(Settings):
 
     def mapped(self) -> dict[str, Any]:
         """The feature as a mapping has it."""
-        return {"column": self.column or self.name, "nulls": self.nulls, "not_an_outcome": self.not_an_outcome}
+        return {
+            "column": self.column or self.name,
+            "nulls": self.nulls,
+            "not_an_outcome": self.not_an_outcome,
+        }
 
 
 @dataclass(frozen=True)
@@ -229,13 +260,16 @@ class NumberSection(FeatureForm):
     scale: Literal["linear", "log"] = "linear"
     """`log` for a skewed one"""
     map: Mapping[str, float] = field(default_factory=dict)
-    """text in the table = the number that stands for it, in the column's unit: `{ "<0.5" = 0.25 }`"""
+    """text in the table = the number that stands for it, in the column's unit: `{ "<0.5" = 0.25
+    }`"""
     out_of_range: Literal["error", "missing"] = "error"
     """a value outside the bounds: `error`, or `missing` (counted)"""
 
     @property
     def declared(self) -> Feature:
-        return Number(self.name, self.unit, self.low, self.high, self.available_at, self.scale, self.title)
+        return Number(
+            self.name, self.unit, self.low, self.high, self.available_at, self.scale, self.title
+        )
 
     def mapped(self) -> dict[str, Any]:
         values: dict[str, list[str]] = {}
@@ -273,11 +307,18 @@ class ChoiceSection(FeatureForm):
 
 
 def _kind(raw: Any) -> str:
-    kind = raw.get("kind", "choice" if "values" in raw else "number") if isinstance(raw, Mapping) else ""
+    kind = (
+        raw.get("kind", "choice" if "values" in raw else "number")
+        if isinstance(raw, Mapping)
+        else ""
+    )
     return "a choice" if kind == "choice" else "a number"
 
 
-FeatureSection = Annotated[Annotated[NumberSection, Tag("a number")] | Annotated[ChoiceSection, Tag("a choice")], Discriminator(_kind)]
+FeatureSection = Annotated[
+    Annotated[NumberSection, Tag("a number")] | Annotated[ChoiceSection, Tag("a choice")],
+    Discriminator(_kind),
+]
 
 
 @dataclass(frozen=True)
@@ -349,13 +390,15 @@ class StudyFile(TableForm):
     nulls: Cells = ()
     """what means missing, whatever its case; an empty cell always does"""
     duplicates: Literal["error", "quarantine", "agree"] = "error"
-    """several rows of a patient: `error`, `quarantine` (set aside and counted) or `agree` (rows must agree, else set aside)"""
+    """several rows of a patient: `error`, `quarantine` (set aside and counted) or `agree` (rows
+    must agree, else set aside)"""
     keep: Listed[KeepSection] = ()
     """`[[keep]]`: only rows with one of these values"""
     times: Annotated[Listed[Name], Field(min_length=1)] = ("baseline",)
     """prediction times in order, where there are several"""
     task: Annotated[Mapping[str, TaskSection], AfterValidator(_timed)] = field(default_factory=dict)
-    """`[task.NAME]`: prediction times with what is said beside them; without any: one for each time"""
+    """`[task.NAME]`: prediction times with what is said beside them; without any: one for each
+    time"""
     survival: SurvivalSection | None = None
     """`[survival]`: a follow-up, for the report"""
     learners: Listed[Learner] = ("logistic", "boosting")
@@ -374,43 +417,88 @@ class StudyFile(TableForm):
         if self.site and self.site_from_file:
             yield "site", "and site_from_file exclude each other"
         if self.id_per_site and not (self.site or self.site_from_file):
-            yield "id_per_site", "needs to know the hospital: name its column (site = ...) or declare site_from_file = true"
+            yield (
+                "id_per_site",
+                "needs to know the hospital: name its column (site = ...) or declare "
+                "site_from_file = true",
+            )
         if self.clinical is not None and self.clinical not in self.learners:
             yield "clinical", f"is none of the learners {', '.join(self.learners)}"
 
     def mapped(self, name: str) -> dict[str, Any]:
-        """Where the table holds what the schema asks for: a mapping, in the form of its TOML file."""
-        rows = {"rows": "agree"} if self.duplicates == "agree" else {"rows": "one", "duplicates": self.duplicates}
-        form = {f.name: getattr(self, f.name) for f in fields(TableForm) if getattr(self, f.name) is not None}
-        site = {"from_file": True} if self.site_from_file else {"column": self.site} if self.site else {"constant": name}
+        """Where the table holds what the schema asks for: a mapping, in the form of its TOML
+        file."""
+        rows = (
+            {"rows": "agree"}
+            if self.duplicates == "agree"
+            else {"rows": "one", "duplicates": self.duplicates}
+        )
+        form = {
+            f.name: getattr(self, f.name)
+            for f in fields(TableForm)
+            if getattr(self, f.name) is not None
+        }
+        site = (
+            {"from_file": True}
+            if self.site_from_file
+            else {"column": self.site}
+            if self.site
+            else {"constant": name}
+        )
         source: dict[str, Any] = {
             "name": name,
             "studies": [name],
             "nulls": self.nulls,
-            "tables": {"table": {"files": self.table, "key": self.id, **rows, "keep": [vars(k) for k in self.keep], **form}},
+            "tables": {
+                "table": {
+                    "files": self.table,
+                    "key": self.id,
+                    **rows,
+                    "keep": [vars(k) for k in self.keep],
+                    **form,
+                }
+            },
             "site": site,
-            "label": {"column": self.label.column, "values": self.label.mapped(), "unknown": self.label.unknown},
+            "label": {
+                "column": self.label.column,
+                "values": self.label.mapped(),
+                "unknown": self.label.unknown,
+            },
             "features": {feature.name: feature.mapped() for feature in self.feature},
         }
         if self.survival is not None:
             s = self.survival
-            source["survival"] = {"times": s.time, "unit": s.unit, "event": s.event, "dead": s.dead, "alive": s.alive}
+            source["survival"] = {
+                "times": s.time,
+                "unit": s.unit,
+                "event": s.event,
+                "dead": s.dead,
+                "alive": s.alive,
+            }
         return source
 
 
 def from_toml(raw: Mapping[str, Any], where: str) -> Study:
-    """The study that a TOML document describes. Raises UsageError (C02, or C03 where the schema contradicts itself)."""
+    """The study that a TOML document describes. Raises UsageError (C02, or C03 where the schema
+    contradicts itself)."""
     times = raw.get("times", ["baseline"])
-    known = tuple(times) if isinstance(times, list) and all(isinstance(t, str) for t in times) else ()
+    known = (
+        tuple(times) if isinstance(times, list) and all(isinstance(t, str) for t in times) else ()
+    )
     file = settings.checked(StudyFile, raw, where, "C02", times=known)
     name = file.name or PurePath(where).stem
     label = Label(file.label.name or file.label.column, file.label.names, file.label.title)
-    survival = Survival(file.survival.name, file.survival.unit, file.survival.horizon) if file.survival else None
+    survival = (
+        Survival(file.survival.name, file.survival.unit, file.survival.horizon)
+        if file.survival
+        else None
+    )
     return Study(
         name=name,
         question=file.question or f"Which {label.name} does a patient have?",
         schema=Schema(name, tuple(f.declared for f in file.feature), label, file.times, survival),
-        tasks={name: Task(**vars(task)) for name, task in file.task.items()} or {time: Task(time) for time in file.times},
+        tasks={name: Task(**vars(task)) for name, task in file.task.items()}
+        or {time: Task(time) for time in file.times},
         learners=file.learners,
         hyper=file.hyper,
         clinical=file.clinical,

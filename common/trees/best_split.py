@@ -1,13 +1,16 @@
-"""Gradient histograms and the best split of each node, with the arithmetic of XGBoost's `hist` (3.2, `evaluate_splits.h`).
+"""Gradient histograms and the best split of each node, with the arithmetic of XGBoost's `hist`
+(3.2, `evaluate_splits.h`).
 
-A histogram has, for every column, one cell a bin and one last cell for missing values. Gradients are rounded to multiples of
-2^-36, so that sums over up to 131 072 patients are exact in float64: the same whatever the order of addition, hence the same
-trees, bit for bit, however the rows are divided among sites. (Of more patients a cell's sum is exact while it stays below 2^17.)
-The error, 2^-37 a patient, is below that of float32 gradients; it shows only in leaves whose hessian sum is below 1e-6, which
-takes `lambda_` and `min_child_weight` both near 0.
+A histogram has, for every column, one cell a bin and one last cell for missing values. Gradients
+are rounded to multiples of 2^-36, so that sums over up to 131 072 patients are exact in float64:
+the same whatever the order of addition, hence the same trees, bit for bit, however the rows are
+divided among sites. (Of more patients a cell's sum is exact while it stays below 2^17.) The error,
+2^-37 a patient, is below that of float32 gradients; it shows only in leaves whose hessian sum is
+below 1e-6, which takes `lambda_` and `min_child_weight` both near 0.
 
-Gain (Chen & Guestrin 2016, eq. 7) in float32 as XGBoost does it, L1 by soft thresholding of the gradient sum. Missing values
-are tried on the right for every cut, then on the left; ties go to the lowest column, then to the first candidate.
+Gain (Chen & Guestrin 2016, eq. 7) in float32 as XGBoost does it, L1 by soft thresholding of the
+gradient sum. Missing values are tried on the right for every cut, then on the left; ties go to the
+lowest column, then to the first candidate.
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ LEAST_GAIN = np.float32(1e-6)
 
 @dataclass(frozen=True)
 class Penalty:
-    """What a split must pay: `l2`, `l1` on leaf weights, `gamma` a split, `min_child_weight` the least hessian sum of a child."""
+    """What a split must pay: `l2`, `l1` on leaf weights, `gamma` a split, `min_child_weight` the
+    least hessian sum of a child."""
 
     l2: float
     l1: float
@@ -37,7 +41,8 @@ class Penalty:
 
 @dataclass(frozen=True)
 class Grid:
-    """The cells of a histogram over some columns: `start` (columns + 1,); a column's last cell counts its missing values."""
+    """The cells of a histogram over some columns: `start` (columns + 1,); a column's last cell
+    counts its missing values."""
 
     columns: NDArray[np.intp]
     start: NDArray[np.int64]
@@ -49,8 +54,9 @@ class Grid:
 
 @dataclass(frozen=True)
 class Splits:
-    """The best split of each of n nodes. A value whose bin is <= `bin` goes left, a missing one where `left` says; `sums` (2, n, 2):
-    gradient and hessian of the left and the right child; `total` (2, n) those of the node; `worth` whether it is to be made."""
+    """The best split of each of n nodes. A value whose bin is <= `bin` goes left, a missing one
+    where `left` says; `sums` (2, n, 2): gradient and hessian of the left and the right child;
+    `total` (2, n) those of the node; `worth` whether it is to be made."""
 
     column: NDArray[np.intp]
     bin: NDArray[np.intp]
@@ -62,23 +68,30 @@ class Splits:
 
 
 def grid(offsets: Array, columns: NDArray[np.intp]) -> Grid:
-    """The cells of `columns`, whose edges `offsets` counts (see `Preprocessing`): edges + 1 bins, and one cell for missing."""
-    return Grid(columns, np.concatenate([[0], np.cumsum(np.diff(offsets)[columns] + 2)]).astype(np.int64))
+    """The cells of `columns`, whose edges `offsets` counts (see `Preprocessing`): edges + 1 bins,
+    and one cell for missing."""
+    return Grid(
+        columns, np.concatenate([[0], np.cumsum(np.diff(offsets)[columns] + 2)]).astype(np.int64)
+    )
 
 
 def exact(x: Array) -> Floats:
-    """Rounded to multiples of 2^-36: sums of up to 131 072 values within +-1 are then free of rounding in float64."""
+    """Rounded to multiples of 2^-36: sums of up to 131 072 values within +-1 are then free of
+    rounding in float64."""
     return np.rint(x.astype(np.float64) / QUANTUM) * QUANTUM
 
 
 def histogram(bins: Array, row_of: Array, values: Floats, cells: Grid, nodes: int) -> Floats:
     """Sums of `values` (cases, groups) by node and cell: (nodes, cells).
 
-    `bins` (cases, all columns), -1 where missing; `slot` (cases, groups): the row of the result that a case adds to, -1 for none.
+    `bins` (cases, all columns), -1 where missing; `slot` (cases, groups): the row of the result
+    that a case adds to, -1 for none.
     """
     case, group = np.nonzero(row_of >= 0)
     bins_of_columns = bins[:, cells.columns]
-    cell = cells.start[:-1] + np.where(bins_of_columns < 0, np.diff(cells.start) - 1, bins_of_columns)
+    cell = cells.start[:-1] + np.where(
+        bins_of_columns < 0, np.diff(cells.start) - 1, bins_of_columns
+    )
     flat_cell = row_of[case, group][:, None] * cells.cells + cell[case]
     weights = np.broadcast_to(values[case, group][:, None], flat_cell.shape)
     # numpy counts an empty array in integers whatever the weights
@@ -87,21 +100,31 @@ def histogram(bins: Array, row_of: Array, values: Floats, cells: Grid, nodes: in
 
 
 def weight(sums: Floats, penalty: Penalty) -> NDArray[np.float32]:
-    """The best weight of a leaf, (2, ...) -> (...): minus the thresholded gradient sum over (hessian sum + l2)."""
+    """The best weight of a leaf, (2, ...) -> (...): minus the thresholded gradient sum over
+    (hessian sum + l2)."""
     gradient, hessian = sums
     allowed = (hessian >= np.float32(penalty.min_child_weight)) & (hessian > 0)
     denominator = np.where(allowed, hessian + np.float64(np.float32(penalty.l2)), 1.0)
-    return np.asarray(np.where(allowed, -_threshold(gradient, penalty.l1) / denominator, 0.0), np.float32)
+    return np.asarray(
+        np.where(allowed, -_threshold(gradient, penalty.l1) / denominator, 0.0), np.float32
+    )
 
 
 def search(gradient: Floats, hessian: Floats, cells: Grid, penalty: Penalty) -> Splits:
-    """The best split of each node from its histogram row; `gradient` and `hessian` are (nodes, cells)."""
+    """The best split of each node from its histogram row; `gradient` and `hessian` are (nodes,
+    cells)."""
     sums = np.stack([gradient, hessian])
     nodes, count = len(gradient), len(cells.columns)
     if not count:
         unsplit = np.zeros(nodes, np.intp)
         return Splits(
-            unsplit, unsplit, unsplit > 0, np.zeros(nodes, np.float32), unsplit > 0, np.zeros((2, nodes, 2)), np.zeros((2, nodes))
+            unsplit,
+            unsplit,
+            unsplit > 0,
+            np.zeros(nodes, np.float32),
+            unsplit > 0,
+            np.zeros((2, nodes, 2)),
+            np.zeros((2, nodes)),
         )
     widths = np.diff(cells.start) - 1
     widest = int(widths.max())
@@ -113,7 +136,8 @@ def search(gradient: Floats, hessian: Floats, cells: Grid, penalty: Penalty) -> 
     present = padded.reshape(2, nodes, count, widest).cumsum(axis=3)
     missing = sums[:, :, ~is_known]
     total = sums[:, :, : cells.start[1]].sum(axis=2)
-    # XGBoost's order: cuts upwards with missing on the right, then cuts downwards with missing on the left
+    # XGBoost's order: cuts upwards with missing on the right, then cuts downwards with missing on
+    # the left
     left = np.concatenate([present, (present + missing[..., None])[..., ::-1]], axis=3)
     right = total[:, :, None, None] - left
     gain = _score(left, penalty) + _score(right, penalty) - _score(total, penalty)[:, None, None]
@@ -123,7 +147,9 @@ def search(gradient: Floats, hessian: Floats, cells: Grid, penalty: Penalty) -> 
     flat = np.where(allowed, gain, -np.inf).reshape(nodes, -1)
     best = flat.argmax(axis=1)
     node, cut = np.arange(nodes), best % (2 * widest)
-    children = np.stack([side.reshape(2, nodes, -1)[:, node, best] for side in (left, right)], axis=2)
+    children = np.stack(
+        [side.reshape(2, nodes, -1)[:, node, best] for side in (left, right)], axis=2
+    )
     best_gain = flat[node, best].astype(np.float32)
     return Splits(
         cells.columns[best // (2 * widest)],
@@ -142,8 +168,11 @@ def _threshold(gradient: Floats, l1: float) -> Floats:
 
 
 def _score(sums: Floats, penalty: Penalty) -> NDArray[np.float32]:
-    """(2, ...) -> (...): what a node with these sums takes off the loss, times two; 0 where it holds nobody."""
+    """(2, ...) -> (...): what a node with these sums takes off the loss, times two; 0 where it
+    holds nobody."""
     gradient, hessian = sums
     square = (_threshold(gradient, penalty.l1) ** 2).astype(np.float32)
-    denominator = np.where(hessian > 0, hessian + np.float64(np.float32(penalty.l2)), 1.0).astype(np.float32)
+    denominator = np.where(hessian > 0, hessian + np.float64(np.float32(penalty.l2)), 1.0).astype(
+        np.float32
+    )
     return np.asarray(np.where(hessian > 0, square / denominator, np.float32(0)), np.float32)

@@ -1,7 +1,9 @@
-"""Site cache of boosting: bins, margins under the finished trees and gradients of a site's rows, kept between exchanges.
+"""Site cache of boosting: bins, margins under the finished trees and gradients of a site's rows,
+kept between exchanges.
 
-It lives as long as the cohort, and is used only for a state whose edges and trees have the same hashes; a longer
-state of the same trees continues it, any other starts again. What is remembered therefore never changes what is answered.
+It lives as long as the cohort, and is used only for a state whose edges and trees have the same
+hashes; a longer state of the same trees continues it, any other starts again. What is remembered
+therefore never changes what is answered.
 """
 
 from __future__ import annotations
@@ -21,13 +23,15 @@ from common.trees.binning import bin_indices
 from common.types import Array, Arrays
 
 SURE = 1e-6
-"""Probabilities are kept this far from 0 in the validation loss, which bounds what one patient can add to it."""
+"""Probabilities are kept this far from 0 in the validation loss, which bounds what one patient can
+add to it."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Bins of some rows, their margins after the first `rounds` rounds, and gradients there. `edges` and `grown` are hashes of the
-    bin edges and of those rounds: what is remembered counts only for a state that has the same."""
+    """Bins of some rows, their margins after the first `rounds` rounds, and gradients there.
+    `edges` and `grown` are hashes of the bin edges and of those rounds: what is remembered counts
+    only for a state that has the same."""
 
     edges: bytes
     grown: bytes
@@ -38,8 +42,11 @@ class Standing:
     hessian: Floats
 
 
-def standing(rows: Cohort, preprocessing: Arrays, arrays: Arrays, base: NDArray[np.float32]) -> Standing:
-    """Where `rows` stand under the finished trees; remembered as long as the cohort lives, and continued where possible."""
+def standing(
+    rows: Cohort, preprocessing: Arrays, arrays: Arrays, base: NDArray[np.float32]
+) -> Standing:
+    """Where `rows` stand under the finished trees; remembered as long as the cohort lives, and
+    continued where possible."""
     edges = _fingerprint(preprocessing, ("edges", "offsets"), None)
     finished = int(arrays["finished"])
 
@@ -72,16 +79,20 @@ def _fingerprint(arrays: Arrays, names: Sequence[str], first: int | None) -> byt
 
 
 def _gradients(margin: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """Gradient and hessian of the log loss by the margins, (cases, groups), in XGBoost's float32, rounded to 2^-36."""
+    """Gradient and hessian of the log loss by the margins, (cases, groups), in XGBoost's float32,
+    rounded to 2^-36."""
     groups = margin.shape[1]
     p = trees_model.probabilities(margin)
     y = (labels[:, None] == (np.arange(groups) if groups > 1 else 1)).astype(np.float32)
     unit, twice = np.float32(1), np.float32(1 if groups == 1 else 2)
-    return best_split.exact(p - y), best_split.exact(np.maximum(twice * p * (unit - p), np.float32(1e-16)))
+    return best_split.exact(p - y), best_split.exact(
+        np.maximum(twice * p * (unit - p), np.float32(1e-16))
+    )
 
 
 def losses(margin: NDArray[np.float32], labels: NDArray[np.int64]) -> Floats:
-    """(cases,): minus the log of the probability of the label, natural logarithm, at most -log(SURE)."""
+    """(cases,): minus the log of the probability of the label, natural logarithm, at most
+    -log(SURE)."""
     p = trees_model.probabilities(margin).astype(np.float64)
     p = np.concatenate([1 - p, p], axis=1) if p.shape[1] == 1 else p
     return np.asarray(-np.log(np.maximum(p[np.arange(len(p)), labels], SURE)))

@@ -1,8 +1,9 @@
 """Fewer bytes for a model's parameters: their changes in 16 or 8 bits, with error feedback.
 
-Rounded is a change, never the parameters, and what rounding lost is kept by whoever rounded and added to the next change (Seide et al.
-2014, Interspeech; Karimireddy et al. 2019, arXiv 1901.09847). The global parameters are what the rounded changes add up to:
-coordinator and sites hold the same ones to the bit.
+Rounded is a change, never the parameters, and what rounding lost is kept by whoever rounded and
+added to the next change (Seide et al. 2014, Interspeech; Karimireddy et al. 2019, arXiv
+1901.09847). The global parameters are what the rounded changes add up to: coordinator and sites
+hold the same ones to the bit.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from common.federated.learner import Averaged, Contribution, Federated
 from common.types import Array, Arrays
 
 How = Literal["whole", "changed", "float16", "int8"]
-"""What a run sends: every state to every site; what a site does not hold; and of parameters their rounded changes."""
+"""What a run sends: every state to every site; what a site does not hold; and of parameters their
+rounded changes."""
 HOWS: tuple[str, ...] = get_args(How)
 ROUNDED: dict[str, tuple[type, float]] = {"float16": (np.float16, 1.0), "int8": (np.int8, 127.0)}
 """Type of a rounded value, and the largest one that is used."""
@@ -40,11 +42,14 @@ Vector = NDArray[np.float32]
 
 def worthwhile(parameters: Arrays) -> bool:
     """Are these parameters rounded at all? Both sides ask it of the same ones."""
-    return sum(v.size for v in parameters.values()) >= LEAST and all(v.dtype == np.float32 for v in parameters.values())
+    return sum(v.size for v in parameters.values()) >= LEAST and all(
+        v.dtype == np.float32 for v in parameters.values()
+    )
 
 
 def averaged(learner: Federated, arrays: Arrays, sums: Arrays) -> Arrays | None:
-    """The parameters of which `sums` are new ones times cases; None where the sums are others, or the model is a small one."""
+    """The parameters of which `sums` are new ones times cases; None where the sums are others, or
+    the model is a small one."""
     if not isinstance(learner, Averaged):
         return None
     parameters = learner.parameters(arrays)
@@ -52,7 +57,8 @@ def averaged(learner: Federated, arrays: Arrays, sums: Arrays) -> Arrays | None:
 
 
 def round_off(change: Vector, how: str) -> Arrays:
-    """(values,) -> codes (values,) and one scale a block: value = code / largest code * scale. What they miss is left in `change`."""
+    """(values,) -> codes (values,) and one scale a block: value = code / largest code * scale. What
+    they miss is left in `change`."""
     kind, top = ROUNDED[how]
     codes: Array = np.empty(change.size, kind)
     scales = np.empty(-(-change.size // BLOCK), np.float32)
@@ -61,7 +67,9 @@ def round_off(change: Vector, how: str) -> Arrays:
         piece.reshape(-1)[: codes[values].size] = change[values]
         largest = np.minimum(np.abs(piece).max(axis=1), np.float32(LARGEST))
         largest[largest < _NOTHING] = 0
-        piece *= np.divide(np.float32(top), largest, out=np.zeros_like(largest), where=largest > 0)[:, None]
+        piece *= np.divide(np.float32(top), largest, out=np.zeros_like(largest), where=largest > 0)[
+            :, None
+        ]
         if kind is np.int8:
             np.rint(piece, out=piece)
         np.clip(piece, -top, top, out=piece)  # 1 / x * x may pass 1
@@ -72,7 +80,8 @@ def round_off(change: Vector, how: str) -> Arrays:
 
 
 def add(values: Vector, coded: Arrays, how: str) -> None:
-    """Add the change that codes and scales stand for. WireError W02 where they are of other names, types or shapes, or not finite."""
+    """Add the change that codes and scales stand for. WireError W02 where they are of other names,
+    types or shapes, or not finite."""
     _demand(coded, how, values.size)
     for some, blocks in _pieces(values.size):
         values[some] += _value(coded[CODE][some], coded[SCALE][blocks], ROUNDED[how][1])
@@ -88,13 +97,18 @@ def norm(coded: Arrays, how: str) -> float:
 
 
 def _value(codes: Array, scales: Array, top: float) -> Vector:
-    return np.multiply(codes, np.repeat(scales / np.float32(top), BLOCK)[: codes.size], dtype=np.float32)
+    return np.multiply(
+        codes, np.repeat(scales / np.float32(top), BLOCK)[: codes.size], dtype=np.float32
+    )
 
 
 def _pieces(size: int) -> Iterator[tuple[slice, slice]]:
     """Values and their blocks, as many at a time as a core's cache holds."""
     for at in range(0, size, _CACHED):
-        yield slice(at, min(at + _CACHED, size)), slice(at // BLOCK, -(-min(at + _CACHED, size) // BLOCK))
+        yield (
+            slice(at, min(at + _CACHED, size)),
+            slice(at // BLOCK, -(-min(at + _CACHED, size) // BLOCK)),
+        )
 
 
 def _demand(coded: Arrays, how: str, size: int) -> None:
@@ -102,8 +116,16 @@ def _demand(coded: Arrays, how: str, size: int) -> None:
     kind, top = ROUNDED[how]
     blocks = -(-size // BLOCK)
     wanted = {CODE: (np.dtype(kind), (size,)), SCALE: (np.dtype(np.float32), (blocks,))}
-    if {k: (v.dtype, v.shape) for k, v in coded.items()} != wanted or not _within(coded[SCALE], LARGEST) or not _within(coded[CODE], top):
-        raise WireError("W02", f"a change in {how} must be {size} codes up to {top:g} and {blocks} scales up to {LARGEST:g}")
+    if (
+        {k: (v.dtype, v.shape) for k, v in coded.items()} != wanted
+        or not _within(coded[SCALE], LARGEST)
+        or not _within(coded[CODE], top)
+    ):
+        raise WireError(
+            "W02",
+            f"a change in {how} must be {size} codes up to {top:g} and {blocks} scales up to "
+            f"{LARGEST:g}",
+        )
 
 
 def _within(values: Array, limit: float) -> bool:
@@ -135,7 +157,8 @@ def _less(values: Vector, arrays: Arrays) -> None:
 
 
 def advance(old: Arrays, new: Arrays, rest: Arrays, how: str) -> tuple[Arrays, Arrays, Arrays]:
-    """At the coordinator: a step from `old`, what sites hold, towards `new`. Returns what they will hold, what is sent, what is left."""
+    """At the coordinator: a step from `old`, what sites hold, towards `new`. Returns what they will
+    hold, what is sent, what is left."""
     change = flat(new)
     _less(change, old)
     _again(change, rest)
@@ -144,7 +167,8 @@ def advance(old: Arrays, new: Arrays, rest: Arrays, how: str) -> tuple[Arrays, A
 
 
 def _kept(left: Vector) -> Arrays:
-    """What rounding left, itself in int8: a quarter of what would go to disk each step, and what that loses is a 254th of half a step."""
+    """What rounding left, itself in int8: a quarter of what would go to disk each step, and what
+    that loses is a 254th of half a step."""
     return round_off(left, "int8")
 
 
@@ -161,8 +185,11 @@ def follow(old: Arrays, coded: Arrays, how: str) -> Arrays:
     return shaped(now, old)
 
 
-def thin(contribution: Contribution, parameters: Arrays, rest: Arrays, how: str) -> tuple[Contribution, Arrays]:
-    """At a site: parameters times cases -> the rounded change from the global `parameters`, and what is left for the next one."""
+def thin(
+    contribution: Contribution, parameters: Arrays, rest: Arrays, how: str
+) -> tuple[Contribution, Arrays]:
+    """At a site: parameters times cases -> the rounded change from the global `parameters`, and
+    what is left for the next one."""
     change = flat(contribution.sums, max(contribution.cases, 1))
     _less(change, parameters)
     _again(change, rest)
@@ -179,9 +206,11 @@ def check(contribution: Contribution, parameters: Arrays, how: str) -> None:
 
 
 def thicken(contribution: Contribution, parameters: Arrays, how: str) -> Contribution:
-    """At the coordinator: the inverse of `thin` but for what rounding lost. WireError W02 where it is no such change.
+    """At the coordinator: the inverse of `thin` but for what rounding lost. WireError W02 where it
+    is no such change.
 
-    The sums are float32, as the parameters are: beside what rounding loses, more digits would be only memory.
+    The sums are float32, as the parameters are: beside what rounding loses, more digits would be
+    only memory.
     """
     sums = flat(parameters)
     add(sums, contribution.sums, how)

@@ -1,7 +1,9 @@
-"""A packet: a signed JSON text and one packed blob of arrays. What may stand in the text, `common.wire.messages` declares.
+"""A packet: a signed JSON text and one packed blob of arrays. What may stand in the text,
+`common.wire.messages` declares.
 
-The courier and Flower carry packets unread, and can neither write nor change one: what the other side's pinned key has not signed is
-refused on arrival (`P05`), and so is a text that is not exactly what is expected (`W02`).
+The courier and Flower carry packets unread, and can neither write nor change one: what the other
+side's pinned key has not signed is refused on arrival (`P05`), and so is a text that is not exactly
+what is expected (`W02`).
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ class Packet:
     text: bytes
     """JSON."""
     signature: str = ""
-    """Ed25519 by the sender's key, over kind, what is answered, and text; empty where a courier itself answers with a code."""
+    """Ed25519 by the sender's key, over kind, what is answered, and text; empty where a courier
+    itself answers with a code."""
     blob: bytes | memoryview = b""
     """Packed arrays (`common.types.pack`); the text names their hash."""
 
@@ -45,7 +48,9 @@ class Packet:
         return len(self.text) + len(self.signature) + len(self.blob)
 
 
-def sign(kind: Kind, body: Mapping[str, Any], signer: Signer | None, to: str = "", blob: bytes = b"") -> Packet:
+def sign(
+    kind: Kind, body: Mapping[str, Any], signer: Signer | None, to: str = "", blob: bytes = b""
+) -> Packet:
     """`to`: the hash of the packet that is answered."""
     text = json.dumps({"format": _FORMAT, **body}, separators=(",", ":")).encode()
     return Packet(kind, text, signer.sign(_meant(kind, to, text)) if signer else "", blob)
@@ -59,7 +64,8 @@ def verify(packet: Packet, public: str, to: str = "") -> None:
 
 
 def _meant(kind: str, to: str, text: bytes) -> bytes:
-    """What is signed: a text with what it is, and which text it answers, so that it serves nowhere else."""
+    """What is signed: a text with what it is, and which text it answers, so that it serves nowhere
+    else."""
     return f"fedmets {_FORMAT} {kind} {to}\n".encode() + text
 
 
@@ -75,7 +81,9 @@ def loads(packet: Packet, kind: Kind, wanted: tuple[str, ...]) -> Any:
         raise WireError("W02", "a message names no format")
     if type(body["format"]) is not int or body["format"] != _FORMAT:
         raise WireError(
-            "W02", f"a message has format {body['format']!r}, this version reads {_FORMAT}; use the same fedmets version on both sides"
+            "W02",
+            f"a message has format {body['format']!r}, this version reads {_FORMAT}; use the same "
+            "fedmets version on both sides",
         )
     demand_keys(body, {"format", *wanted}, "message")
     return body

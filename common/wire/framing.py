@@ -1,7 +1,8 @@
 """A packet between courier and station: a head, then text and blob in bounded pieces.
 
-Whoever receives treats every byte as hostile: sizes are bounded before anything is kept, and nothing is unpickled. That text and blob
-are the sender's own is what the signature and the hashes under it say (`common.wire.messages`); here only their sizes are checked.
+Whoever receives treats every byte as hostile: sizes are bounded before anything is kept, and
+nothing is unpickled. That text and blob are the sender's own is what the signature and the hashes
+under it say (`common.wire.messages`); here only their sizes are checked.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ _HEAD = 4096
 
 def frames(packet: Packet) -> Iterator[bytes]:
     """The pieces of a packet; none holds both text and blob."""
-    head = {"kind": packet.kind, "signature": packet.signature, "sizes": [len(packet.text), len(packet.blob)]}
+    head = {
+        "kind": packet.kind,
+        "signature": packet.signature,
+        "sizes": [len(packet.text), len(packet.blob)],
+    }
     yield json.dumps(head).encode()
     for part in (packet.text, packet.blob):
         view = memoryview(part)
@@ -31,7 +36,8 @@ def frames(packet: Packet) -> Iterator[bytes]:
 
 
 def assemble(pieces: Iterable[bytes], limit: int = LIMIT) -> Packet:
-    """The packet whose pieces these are; WireError W02 where they are not what the head declares."""
+    """The packet whose pieces these are; WireError W02 where they are not what the head
+    declares."""
     stream = iter(pieces)
     try:
         kind, signature, sizes = _head(next(stream, b""), limit)
@@ -59,7 +65,12 @@ def _head(head: bytes, limit: int) -> tuple[Kind, str, list[int]]:
     if not isinstance(told, dict) or set(told) != {"kind", "signature", "sizes"}:
         raise ValueError("no head")
     kind, signature, sizes = told["kind"], told["signature"], told["sizes"]
-    if kind not in get_args(Kind) or type(signature) is not str or type(sizes) is not list or len(sizes) != 2:
+    if (
+        kind not in get_args(Kind)
+        or type(signature) is not str
+        or type(sizes) is not list
+        or len(sizes) != 2
+    ):
         raise ValueError("a head of the wrong form")
     if any(type(n) is not int or n < 0 for n in sizes) or sum(sizes) > limit:
         raise ValueError(f"sizes {sizes}, at most {limit} bytes are taken")

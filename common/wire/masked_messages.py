@@ -1,7 +1,9 @@
-"""What secure aggregation puts on the wire beside `common.wire.messages`: keys once a run, masked vectors, who is online, shares of seeds.
+"""What secure aggregation puts on the wire beside `common.wire.messages`: keys once a run, masked
+vectors, who is online, shares of seeds.
 
-The vector of a step holds the sums, tallies and cases of all its plans; a plan that a site cannot answer is zeros in it, and nobody learns
-of it. What names a step, and is signed and sealed for, is its *place*: a hash of everything that is asked, but of which site.
+The vector of a step holds the sums, tallies and cases of all its plans; a plan that a site cannot
+answer is zeros in it, and nobody learns of it. What names a step, and is signed and sealed for, is
+its *place*: a hash of everything that is asked, but of which site.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ _HASH = r"[0-9a-f]{64}"
 
 @dataclass(frozen=True)
 class Ask:
-    """`key`: a site's key for the run; `group`: all keys, with their sites' signatures; `online`: sign who is; `reveal`: shares."""
+    """`key`: a site's key for the run; `group`: all keys, with their sites' signatures; `online`:
+    sign who is; `reveal`: shares."""
 
     run: str
     site: str
@@ -61,7 +64,8 @@ class Told:
 
 @dataclass(frozen=True)
 class Masked:
-    """A site's answer to the plans of a step: a vector that looks random, and its seeds' shares, sealed for each site; or a code."""
+    """A site's answer to the plans of a step: a vector that looks random, and its seeds' shares,
+    sealed for each site; or a code."""
 
     code: str = ""
     budget: str = ""
@@ -69,7 +73,7 @@ class Masked:
     sealed: Mapping[str, bytes] = field(default_factory=dict)
 
 
-# ---- what is signed, and what is summed ----------------------------------------------------------------------------------
+# ---- what is signed, and what is summed ----------------------------------------------------------
 
 
 def vouched(run: str, site: str, public: str) -> bytes:
@@ -78,7 +82,8 @@ def vouched(run: str, site: str, public: str) -> bytes:
 
 
 def agreed(run: str, place: str, online: Sequence[str]) -> bytes:
-    """What a site signs with its identity key: I have been told that these are online, and will be told no others."""
+    """What a site signs with its identity key: I have been told that these are online, and will be
+    told no others."""
     return json.dumps(["fedmets online", run, place, sorted(online)]).encode()
 
 
@@ -97,7 +102,9 @@ def joined(contributions: Sequence[Contribution]) -> Arrays:
     """All of a step's, under names of their own."""
     out: Arrays = {}
     for i, c in enumerate(contributions):
-        out |= {f"{i}\tsums\t{k}": v for k, v in c.sums.items()} | {f"{i}\ttally\t{k}": v for k, v in c.tally.items()}
+        out |= {f"{i}\tsums\t{k}": v for k, v in c.sums.items()} | {
+            f"{i}\ttally\t{k}": v for k, v in c.tally.items()
+        }
         out[f"{i}\tcases"] = np.array(c.cases)
     return out
 
@@ -106,7 +113,10 @@ def parted(arrays: Arrays, zeros: Sequence[Contribution]) -> list[Contribution]:
     """The inverse, in the types of `zeros`."""
     out = []
     for i, zero in enumerate(zeros):
-        mine = {kind: {k: arrays[f"{i}\t{kind}\t{k}"].astype(v.dtype) for k, v in like.items()} for kind, like in _kinds(zero)}
+        mine = {
+            kind: {k: arrays[f"{i}\t{kind}\t{k}"].astype(v.dtype) for k, v in like.items()}
+            for kind, like in _kinds(zero)
+        }
         out.append(Contribution(mine["sums"], round(float(arrays[f"{i}\tcases"])), mine["tally"]))
     return out
 
@@ -115,7 +125,7 @@ def _kinds(zero: Contribution) -> tuple[tuple[str, Arrays], ...]:
     return ("sums", zero.sums), ("tally", zero.tally)
 
 
-# ---- coordinator's side --------------------------------------------------------------------------------------------------
+# ---- coordinator's side --------------------------------------------------------------------------
 
 
 def pack_ask(ask: Ask, signer: Signer) -> Packet:
@@ -154,14 +164,19 @@ def unpack_masked(packet: Packet, public: str, to: Packet, sites: Sequence[str])
     if body["code"]:
         return Masked(body["code"], body["budget"])
     vector, sealed = arrays.pop("vector", None), nest(arrays).get("to", {})
-    if vector is None or vector.dtype != np.dtype("<u8") or vector.ndim != 1 or set(arrays) != {f"to\t{s}" for s in sites}:
+    if (
+        vector is None
+        or vector.dtype != np.dtype("<u8")
+        or vector.ndim != 1
+        or set(arrays) != {f"to\t{s}" for s in sites}
+    ):
         raise WireError("W02", "a masked answer holds other than a vector and a text for each site")
     if any(v.dtype != np.uint8 or v.ndim != 1 for v in sealed.values()):
         raise WireError("W02", "a sealed text is malformed")
     return Masked("", body["budget"], vector, {k: v.tobytes() for k, v in sealed.items()})
 
 
-# ---- the site's side -----------------------------------------------------------------------------------------------------
+# ---- the site's side -----------------------------------------------------------------------------
 
 
 def unpack_ask(packet: Packet, coordinator: str) -> Ask:
@@ -170,9 +185,17 @@ def unpack_ask(packet: Packet, coordinator: str) -> Ask:
     demand_keys(row, {*_ASKED, "blob"}, "ask")
     if row.pop("blob") != hashlib.sha256(packet.blob).hexdigest():
         raise WireError("P04", "the sealed texts that came are not those that were signed")
-    texts = all(type(row[k]) is str for k in ("run", "site", "place")) and row["stage"] in get_args(Stage)
+    texts = all(type(row[k]) is str for k in ("run", "site", "place")) and row["stage"] in get_args(
+        Stage
+    )
     keys, signed = row["keys"], row["signed"]
-    if not texts or type(row["step"]) is not int or not finite(row["expires"]) or type(keys) is not dict or type(signed) is not dict:
+    if (
+        not texts
+        or type(row["step"]) is not int
+        or not finite(row["expires"])
+        or type(keys) is not dict
+        or type(signed) is not dict
+    ):
         raise WireError("W02", "an ask is malformed")
     pairs = {k: tuple(listed(v, str, "keys")) for k, v in keys.items()}
     if any(len(v) != 2 for v in pairs.values()) or any(type(v) is not str for v in signed.values()):
@@ -181,7 +204,14 @@ def unpack_ask(packet: Packet, coordinator: str) -> Ask:
     if any(v.dtype != np.uint8 or v.ndim != 1 for v in sealed.values()):
         raise WireError("W02", "a sealed text is malformed")
     online = tuple(listed(row["online"], str, "online"))
-    return Ask(**{**row, "keys": pairs, "online": online, "sealed": {k: v.tobytes() for k, v in sealed.items()}})
+    return Ask(
+        **{
+            **row,
+            "keys": pairs,
+            "online": online,
+            "sealed": {k: v.tobytes() for k, v in sealed.items()},
+        }
+    )
 
 
 def pack_told(told: Told, signer: Signer | None, to: Packet) -> Packet:
@@ -192,7 +222,12 @@ def pack_told(told: Told, signer: Signer | None, to: Packet) -> Packet:
 
 
 def pack_masked(masked: Masked, signer: Signer, to: Packet) -> Packet:
-    arrays = {} if masked.code else {"vector": masked.vector} | {f"to\t{k}": np.frombuffer(v, np.uint8) for k, v in masked.sealed.items()}
+    arrays = (
+        {}
+        if masked.code
+        else {"vector": masked.vector}
+        | {f"to\t{k}": np.frombuffer(v, np.uint8) for k, v in masked.sealed.items()}
+    )
     blob = pack(arrays)
     body = {"code": masked.code, "budget": masked.budget, "blob": hashlib.sha256(blob).hexdigest()}
     return envelope.sign("masked", body, signer, to.hash, blob)

@@ -1,9 +1,10 @@
-"""What crosses the wall: a Plan goes down, an Update comes up. With `common.wire.masked_messages`, the ONLY file that knows the wire's
-keys.
+"""What crosses the wall: a Plan goes down, an Update comes up. With `common.wire.masked_messages`,
+the ONLY file that knows the wire's keys.
 
-A packet is a signed JSON text and one packed blob of arrays. A request carries the plans of one exchange (all learners and folds at
-once) and the state that they read; a reply carries one Update a plan: a sum, or an error code. Nothing else is declared, so nothing
-else passes: unknown keys, other dtypes and text are refused on arrival (`W02`), and so is what the other side's pinned key has not
+A packet is a signed JSON text and one packed blob of arrays. A request carries the plans of one
+exchange (all learners and folds at once) and the state that they read; a reply carries one Update a
+plan: a sum, or an error code. Nothing else is declared, so nothing else passes: unknown keys, other
+dtypes and text are refused on arrival (`W02`), and so is what the other side's pinned key has not
 signed (`P05`). The courier and Flower carry packets, and can neither write nor change one.
 """
 
@@ -30,7 +31,8 @@ from common.wire.signing import Signer
 from common.wire.state_transfer import Packed, Part, States, state_hash, unpack_states
 
 CANNOT = frozenset({"P01", "D06"})
-"""Codes by which a site says that it cannot do a step: named in the ledger, not counted against the quorum."""
+"""Codes by which a site says that it cannot do a step: named in the ledger, not counted against the
+quorum."""
 NO_PLAN = "0" * 64
 """Stands for the plan hash when a site could not read the request at all."""
 
@@ -80,17 +82,20 @@ class Hello:
     cases: int
     """Labelled cases, or 0 where they are fewer than the site's minimum."""
     estimable: bool = False
-    """Whether the site is one institution with at least 10 cases of two classes (guard E01): leave-one-site-out leaves it out alone."""
+    """Whether the site is one institution with at least 10 cases of two classes (guard E01):
+    leave-one-site-out leaves it out alone."""
     code: str = ""
     """Why the site cannot take part; empty when it is ready."""
     imaged: int = 0
     """Labelled cases with an image, or 0 where they are fewer than the site's minimum."""
     imaged_estimable: bool = False
-    """Whether at least 10 of them are of each of two classes: images of one class say which hospital they come from, not who is ill."""
+    """Whether at least 10 of them are of each of two classes: images of one class say which
+    hospital they come from, not who is ill."""
     seconds: float = 0.0
     """Its doctor's forecast of the longest work on one plan; 0: none was made."""
     flow: tuple[int, ...] = ()
-    """Patients read, left out, and kept without a known label, as the reports of studies ask for; empty where the site keeps them."""
+    """Patients read, left out, and kept without a known label, as the reports of studies ask for;
+    empty where the site keeps them."""
 
     @staticmethod
     def failed(code: str, site: str = "", version: str = "") -> Hello:
@@ -98,13 +103,18 @@ class Hello:
         return Hello(site, version, "", (), (), 0, code=code)
 
 
-# ---- coordinator's side --------------------------------------------------------------------------------------------------
+# ---- coordinator's side --------------------------------------------------------------------------
 
 
 def pack_request(plans: Sequence[Plan], packed: Packed, signer: Signer) -> Packet:
     """The plans of one site."""
     parts = [[getattr(part, f) for f in _PART] for part in packed.parts]
-    return envelope.sign("request", {"plans": [_plan_to_json(p) for p in plans], "parts": parts}, signer, blob=packed.blob)
+    return envelope.sign(
+        "request",
+        {"plans": [_plan_to_json(p) for p in plans], "parts": parts},
+        signer,
+        blob=packed.blob,
+    )
 
 
 def pack_greeting(greeting: Greeting, signer: Signer) -> Packet:
@@ -126,13 +136,21 @@ def unpack_updates(packet: Packet, public: str, to: Packet) -> list[Update]:
     for i, row in enumerate(rows):
         demand_keys(row, {"plan", "cases", "code", "budget"}, "update")
         _code(row["code"], f"update {i}")
-        if type(row["cases"]) is not int or row["cases"] < 0 or not re.fullmatch(r"[0-9a-f]{64}", str(row["plan"])):
+        if (
+            type(row["cases"]) is not int
+            or row["cases"] < 0
+            or not re.fullmatch(r"[0-9a-f]{64}", str(row["plan"]))
+        ):
             raise WireError("W02", f"update {i} has a malformed plan hash or case count")
         _head(row["budget"], f"update {i}")
         arrays = sums.pop(str(i), {})
         if set(arrays) - {"sums", "tally"} or (row["code"] and (arrays or row["cases"])):
             raise WireError("W02", f"update {i} carries what is not declared")
-        contribution = None if row["code"] else Contribution(arrays.get("sums", {}), row["cases"], arrays.get("tally", {}))
+        contribution = (
+            None
+            if row["code"]
+            else Contribution(arrays.get("sums", {}), row["cases"], arrays.get("tally", {}))
+        )
         out.append(Update(row["plan"], contribution, row["code"], row["budget"]))
     if sums:
         raise WireError("W02", f"{len(sums)} sets of sums belong to no update")
@@ -140,21 +158,43 @@ def unpack_updates(packet: Packet, public: str, to: Packet) -> list[Update]:
 
 
 def unpack_hello(packet: Packet, enrolled: Mapping[str, str], to: Packet) -> Hello:
-    """What a site says of itself; `enrolled`: site -> public key. Only a code may come without a name and a signature."""
+    """What a site says of itself; `enrolled`: site -> public key. Only a code may come without a
+    name and a signature."""
     row = envelope.loads(packet, "hello", ("site",))["site"]
     demand_keys(row, {f.name for f in dataclasses.fields(Hello)}, "hello")
     _code(row["code"], "a site's greeting")
-    texts = [row["site"], row["version"], row["schema"], *listed(row["modalities"], str, "hello"), *listed(row["learners"], str, "hello")]
+    texts = [
+        row["site"],
+        row["version"],
+        row["schema"],
+        *listed(row["modalities"], str, "hello"),
+        *listed(row["learners"], str, "hello"),
+    ]
     if any(not isinstance(t, str) or any(ord(c) < 32 for c in t) for t in texts):
-        raise WireError("W02", "a site's greeting has a text of the wrong type or with control characters")
+        raise WireError(
+            "W02", "a site's greeting has a text of the wrong type or with control characters"
+        )
     counts, flags = (row["cases"], row["imaged"]), (row["estimable"], row["imaged_estimable"])
     known = finite(row["seconds"]) and row["seconds"] >= 0
     flow = listed(row["flow"], int, "hello")
-    if any(type(n) is not int or n < 0 for n in (*counts, *flow)) or any(type(f) is not bool for f in flags) or not known:
+    if (
+        any(type(n) is not int or n < 0 for n in (*counts, *flow))
+        or any(type(f) is not bool for f in flags)
+        or not known
+    ):
         raise WireError("W02", "a site's greeting has a malformed case count, flag or forecast")
     if flow and (len(flow) != 3 or flow[0] < flow[1] + flow[2]):
-        raise WireError("W02", "a site's greeting has an account of its patients that does not add up")
-    hello = Hello(**{**row, "modalities": tuple(row["modalities"]), "learners": tuple(row["learners"]), "flow": tuple(flow)})
+        raise WireError(
+            "W02", "a site's greeting has an account of its patients that does not add up"
+        )
+    hello = Hello(
+        **{
+            **row,
+            "modalities": tuple(row["modalities"]),
+            "learners": tuple(row["learners"]),
+            "flow": tuple(flow),
+        }
+    )
     if packet.signature or hello != Hello.failed(hello.code):
         if hello.site not in enrolled:
             raise WireError("P05", f"a node says that it is '{hello.site}', which is not enrolled")
@@ -162,14 +202,17 @@ def unpack_hello(packet: Packet, enrolled: Mapping[str, str], to: Packet) -> Hel
     return hello
 
 
-# ---- the site's side -----------------------------------------------------------------------------------------------------
+# ---- the site's side -----------------------------------------------------------------------------
 
 
-def unpack_request(packet: Packet, coordinator: str, held: MutableMapping[str, Arrays] | None = None) -> Request:
-    """The plans that the coordinator with the public key `coordinator` signed, and the states that came with them.
+def unpack_request(
+    packet: Packet, coordinator: str, held: MutableMapping[str, Arrays] | None = None
+) -> Request:
+    """The plans that the coordinator with the public key `coordinator` signed, and the states that
+    came with them.
 
-    held: SHA-256 -> arrays, what a station has kept of earlier requests; those of this one are added to it. WireError W03 where a
-    state is told from one that is not among them.
+    held: SHA-256 -> arrays, what a station has kept of earlier requests; those of this one are
+    added to it. WireError W03 where a state is told from one that is not among them.
     """
     envelope.verify(packet, coordinator)
     body = envelope.loads(packet, "request", ("plans", "parts"))
@@ -183,7 +226,9 @@ def unpack_request(packet: Packet, coordinator: str, held: MutableMapping[str, A
         for part in parts:
             if held.get(part.sha) is None:
                 # its own copy: a view would keep the whole message in memory
-                held[part.sha] = {name: array.copy() for name, array in states[part.fold][part.learner].items()}
+                held[part.sha] = {
+                    name: array.copy() for name, array in states[part.fold][part.learner].items()
+                }
     return Request(plans, states)
 
 
@@ -191,7 +236,9 @@ def unpack_greeting(packet: Packet, coordinator: str) -> Greeting:
     envelope.verify(packet, coordinator)
     row = envelope.loads(packet, "greeting", ("greeting",))["greeting"]
     demand_keys(row, {f.name for f in dataclasses.fields(Greeting)}, "greeting")
-    if not all(type(row[k]) is str for k in ("run", "study", "task", "schema")) or not finite(row["expires"]):
+    if not all(type(row[k]) is str for k in ("run", "study", "task", "schema")) or not finite(
+        row["expires"]
+    ):
         raise WireError("W02", "a greeting has a field of the wrong type")
     return Greeting(**row)
 
@@ -201,12 +248,25 @@ def pack_updates(updates: Sequence[Update], signer: Signer | None, to: Packet) -
     rows = []
     arrays: Arrays = {}
     for i, u in enumerate(updates):
-        rows.append({"plan": u.plan_hash, "cases": u.contribution.cases if u.contribution else 0, "code": u.code, "budget": u.budget})
+        rows.append(
+            {
+                "plan": u.plan_hash,
+                "cases": u.contribution.cases if u.contribution else 0,
+                "code": u.code,
+                "budget": u.budget,
+            }
+        )
         if u.contribution:
             arrays.update({f"{i}\tsums\t{k}": v for k, v in u.contribution.sums.items()})
             arrays.update({f"{i}\ttally\t{k}": v for k, v in u.contribution.tally.items()})
     blob = pack(arrays)
-    return envelope.sign("updates", {"updates": rows, "sums": hashlib.sha256(blob).hexdigest()}, signer, to.hash, blob)
+    return envelope.sign(
+        "updates",
+        {"updates": rows, "sums": hashlib.sha256(blob).hexdigest()},
+        signer,
+        to.hash,
+        blob,
+    )
 
 
 def refusal(packet: Packet, code: str) -> Packet:
@@ -222,7 +282,7 @@ def pack_hello(hello: Hello, signer: Signer | None, to: Packet) -> Packet:
     return envelope.sign("hello", {"site": dataclasses.asdict(hello)}, signer, to.hash)
 
 
-# ---- both ----------------------------------------------------------------------------------------------------------------
+# ---- both ----------------------------------------------------------------------------------------
 
 
 def _part(row: list[Any]) -> Part:
@@ -230,7 +290,11 @@ def _part(row: list[Any]) -> Part:
     if len(row) != len(kinds) or any(type(v) is not k for v, k in zip(row, kinds, strict=True)):
         raise WireError("W02", "a part of the state is malformed")
     part = Part(*row)
-    told = part.how in ("whole", "held", *ROUNDED) and (part.base != "") == (part.how in ROUNDED) and part.size >= 0
+    told = (
+        part.how in ("whole", "held", *ROUNDED)
+        and (part.base != "") == (part.how in ROUNDED)
+        and part.size >= 0
+    )
     if not told or (part.how == "held" and part.size):
         raise WireError("W02", "a part of the state is malformed")
     return part
@@ -255,9 +319,15 @@ def _plan_from_json(row: Any) -> Plan:
     demand_keys(row, {f.name for f in dataclasses.fields(Plan)}, "plan")
     try:
         texts = ("run", "site", "study", "task", "schema", "learner", "phase", "state_hash")
-        if not all(type(row[k]) is str for k in texts) or not all(type(row[k]) is int for k in ("step", "seed", "parts")):
+        if not all(type(row[k]) is str for k in texts) or not all(
+            type(row[k]) is int for k in ("step", "seed", "parts")
+        ):
             raise TypeError("a field of the wrong type")
-        if type(row["hyper"]) is not dict or row["transfer"] not in HOWS or type(row["secure"]) is not bool:
+        if (
+            type(row["hyper"]) is not dict
+            or row["transfer"] not in HOWS
+            or type(row["secure"]) is not bool
+        ):
             raise TypeError("hyper, transfer or secure of the wrong type")
         privacy = row["privacy"] if row["privacy"] is None else Privacy(row["privacy"])
         _head(row["budget"], "a plan")
@@ -268,7 +338,12 @@ def _plan_from_json(row: Any) -> Plan:
             for sites, parts in [row["fold"], *listed(row["reads"], list, "plan")]
         ]
         participants = tuple(listed(row["participants"], str, "plan"))
-        told = {"fold": folds[0], "reads": tuple(folds[1:]), "participants": participants, "privacy": privacy}
+        told = {
+            "fold": folds[0],
+            "reads": tuple(folds[1:]),
+            "participants": participants,
+            "privacy": privacy,
+        }
         return Plan(**{**row, **told, "expires": float(row["expires"])})
     except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise WireError("W02", f"a plan is malformed: {error}") from error

@@ -1,6 +1,8 @@
-"""Ed25519 keys (RFC 8032): the coordinator signs what it asks, a site signs what it answers; each has pinned the other's public half.
+"""Ed25519 keys (RFC 8032): the coordinator signs what it asks, a site signs what it answers; each
+has pinned the other's public half.
 
-The keys are fedmets' own, not Flower's: a Flower server that is taken over can carry messages, and can neither write nor change one.
+The keys are fedmets' own, not Flower's: a Flower server that is taken over can carry messages, and
+can neither write nor change one.
 """
 
 from __future__ import annotations
@@ -12,7 +14,13 @@ from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
 
 from common.errors import UsageError, WireError
 
@@ -27,7 +35,8 @@ class Signer:
 
     @property
     def public(self) -> str:
-        """32 bytes as 64 hex digits: what the other side pins, and what is read out over the telephone."""
+        """32 bytes as 64 hex digits: what the other side pins, and what is read out over the
+        telephone."""
         return self.key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
 
     def sign(self, message: bytes) -> str:
@@ -47,24 +56,40 @@ def pem(signer: Signer) -> bytes:
 def verify(public: str, message: bytes, signature: str) -> None:
     """WireError P05 unless `signature` is that of `message` by the holder of `public`."""
     try:
-        Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)).verify(bytes.fromhex(signature), message)
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)).verify(
+            bytes.fromhex(signature), message
+        )
     except (InvalidSignature, ValueError) as error:
-        raise WireError("P05", f"the signature is not by the key {public[:16]}... that was enrolled") from error
+        raise WireError(
+            "P05", f"the signature is not by the key {public[:16]}... that was enrolled"
+        ) from error
 
 
 def load(path: Path) -> Signer:
-    """A private key from a PEM file; UsageError C04 where it is missing, is no such key, or can be read by others."""
+    """A private key from a PEM file; UsageError C04 where it is missing, is no such key, or can be
+    read by others."""
     try:
         mode = path.stat().st_mode
         if mode & 0o077:
-            raise UsageError("C04", f"key '{path}' can be read by others (mode {mode & 0o777:o}); chmod 600 it, or make a new key")
+            raise UsageError(
+                "C04",
+                f"key '{path}' can be read by others (mode {mode & 0o777:o}); chmod 600 it, or "
+                "make a new key",
+            )
         key = load_pem_private_key(path.read_bytes(), None)
     except OSError as error:
-        raise UsageError("C04", f"key '{path}' cannot be read ({error.strerror}); make one, or check the path") from error
+        raise UsageError(
+            "C04", f"key '{path}' cannot be read ({error.strerror}); make one, or check the path"
+        ) from error
     except (ValueError, TypeError) as error:
-        raise UsageError("C04", f"'{path}' is not an unencrypted private key in PEM form; make a new one") from error
+        raise UsageError(
+            "C04", f"'{path}' is not an unencrypted private key in PEM form; make a new one"
+        ) from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise UsageError("C04", f"'{path}' holds a {type(key).__name__}, an Ed25519 key is needed; make a new one")
+        raise UsageError(
+            "C04",
+            f"'{path}' holds a {type(key).__name__}, an Ed25519 key is needed; make a new one",
+        )
     return Signer(key)
 
 

@@ -1,9 +1,11 @@
-"""Images as files, for sites without a registry or a network: each with its bill of materials, all with their checksums.
+"""Images as files, for sites without a registry or a network: each with its bill of materials, all
+with their checksums.
 
     python deploy/containers/archive.py [--engine podman] [--tag latest] [--out archive] [--only courier ...]
 
-Writes `fedmets-<image>.tar` (for `podman load -i` or `docker load -i`), `fedmets-<image>.cdx.json` (CycloneDX 1.6: every Python and every
-Debian package in the image, with its version and the licence it names) and `SHA256SUMS` (for `sha256sum -c SHA256SUMS`).
+Writes `fedmets-<image>.tar` (for `podman load -i` or `docker load -i`), `fedmets-<image>.cdx.json`
+(CycloneDX 1.6: every Python and every Debian package in the image, with its version and the licence
+it names) and `SHA256SUMS` (for `sha256sum -c SHA256SUMS`).
 """
 
 from __future__ import annotations
@@ -46,18 +48,35 @@ print(json.dumps({"python": python, "debian": sorted(debian)}))
 
 def contents(engine: str, image: str) -> dict[str, Any]:
     """What is installed in an image, as Python and dpkg have written it down there."""
-    command = [engine, "run", "--rm", "--network", "none", "--entrypoint", "python", image, "-c", LOOK]
-    return dict(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
+    command = [
+        engine,
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--entrypoint",
+        "python",
+        image,
+        "-c",
+        LOOK,
+    ]
+    return dict(
+        json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    )
 
 
 def bill(image: str, tag: str, found: dict[str, Any]) -> str:
     """CycloneDX, validated against its schema."""
     bom = Bom()
-    bom.metadata.component = Component(name=image, version=tag, type=ComponentType.CONTAINER, bom_ref=image)
+    bom.metadata.component = Component(
+        name=image, version=tag, type=ComponentType.CONTAINER, bom_ref=image
+    )
     for name, version, licence in found["python"]:
         said = [DisjunctiveLicense(name=licence)] if licence else []
         url = PackageURL("pypi", name=name.lower().replace("_", "-"), version=version)
-        bom.components.add(Component(name=name, version=version, purl=url, bom_ref=str(url), licenses=said))
+        bom.components.add(
+            Component(name=name, version=version, purl=url, bom_ref=str(url), licenses=said)
+        )
     for name, version, architecture in found["debian"]:
         url = PackageURL("deb", "debian", name, version, qualifiers={"arch": architecture})
         bom.components.add(Component(name=name, version=version, purl=url, bom_ref=str(url)))
@@ -86,12 +105,18 @@ def main() -> None:
     for name in given.only:
         image = f"localhost/fedmets-{name}:{given.tag}"
         print(f"{image} ...", file=sys.stderr, flush=True)
-        if subprocess.run([given.engine, "image", "inspect", image], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
+        if subprocess.run(
+            [given.engine, "image", "inspect", image],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ).returncode:
             raise SystemExit(f"there is no image {image}: make images builds it")
         tar, text = out / f"fedmets-{name}.tar", out / f"fedmets-{name}.cdx.json"
         text.write_text(bill(f"fedmets-{name}", given.tag, contents(given.engine, image)))
         tar.unlink(missing_ok=True)  # podman adds to an archive that is there
-        subprocess.run([given.engine, "save", "-o", str(tar), image], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [given.engine, "save", "-o", str(tar), image], check=True, stdout=subprocess.DEVNULL
+        )
         written += [tar, text]
     sums = out / "SHA256SUMS"
     sums.write_text("".join(f"{checksum(p)}  {p.name}\n" for p in written))

@@ -1,6 +1,8 @@
-"""Who may ask and who may answer: the coordinator's own key, and the public keys of the sites that were enrolled.
+"""Who may ask and who may answer: the coordinator's own key, and the public keys of the sites that
+were enrolled.
 
-A folder with `plan.key` (PEM, mode 600) and `sites.toml`, as a simulation writes it for its virtual sites.
+A folder with `plan.key` (PEM, mode 600) and `sites.toml`, as a simulation writes it for its virtual
+sites.
 """
 
 from __future__ import annotations
@@ -27,7 +29,11 @@ def _own_keys(listed: Mapping[str, str]) -> Mapping[str, str]:
     owners: dict[str, list[str]] = {}
     for site, public in listed.items():
         owners.setdefault(public, []).append(site)
-    shared = [("", f"has one key {k[:16]}... for {', '.join(s)}; each site makes its own") for k, s in owners.items() if len(s) > 1]
+    shared = [
+        ("", f"has one key {k[:16]}... for {', '.join(s)}; each site makes its own")
+        for k, s in owners.items()
+        if len(s) > 1
+    ]
     if shared:
         raise BrokenRules(*shared)
     return listed
@@ -53,15 +59,23 @@ def load(folder: str) -> Enrolled:
     """Read the folder; every fault at once (C04)."""
     if not folder:
         raise UsageError(
-            "C04", "no keys: say where the coordinator's keys and the list of enrolled sites lie: --run-config 'keys=\"/path\"'"
+            "C04",
+            "no keys: say where the coordinator's keys and the list of enrolled sites lie: "
+            "--run-config 'keys=\"/path\"'",
         )
     return Enrolled(signing.load(Path(folder) / KEY), sites(Path(folder) / SITES))
 
 
 def sites(path: Path) -> dict[str, str]:
-    return dict(settings.load(SitesFile, path, "list of enrolled sites", "C04", "enrol the sites first").sites)
+    return dict(
+        settings.load(
+            SitesFile, path, "list of enrolled sites", "C04", "enrol the sites first"
+        ).sites
+    )
 
 
 def text(listed: Mapping[str, str]) -> str:
     """`sites.toml` with these sites."""
-    return "[sites]\n" + "".join(f"{json.dumps(name)} = {json.dumps(listed[name])}\n" for name in sorted(listed))
+    return "[sites]\n" + "".join(
+        f"{json.dumps(name)} = {json.dumps(listed[name])}\n" for name in sorted(listed)
+    )

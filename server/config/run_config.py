@@ -1,4 +1,5 @@
-"""Run: what a coordinator decided, frozen, parsed once from Flower's flat run configuration; an unknown key is an error."""
+"""Run: what a coordinator decided, frozen, parsed once from Flower's flat run configuration; an
+unknown key is an error."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ from common.wire.compression import HOWS, ROUNDED
 
 EVALUATIONS = ("within_site", "leave_one_site_out")
 HOLDOUT = "holdout"
-"""How a run with noise is evaluated where nothing else is asked for: one part is not trained on, so that nobody pays twice."""
+"""How a run with noise is evaluated where nothing else is asked for: one part is not trained on, so
+that nobody pays twice."""
 
 
 def _hypers(text: str) -> str:
@@ -56,7 +58,8 @@ Least = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 @dataclass(frozen=True)
 class Run(Settings):
-    """Every key may be given as `flwr run . --run-config 'key=value'`; the defaults are pyproject.toml's."""
+    """Every key may be given as `flwr run . --run-config 'key=value'`; the defaults are
+    pyproject.toml's."""
 
     study: str = "colorectal_metastasis"
     """Name of a study, or path of a study file."""
@@ -67,7 +70,8 @@ class Run(Settings):
     keys: str = ""
     """Folder of the coordinator's key and the list of enrolled sites' keys."""
     sites: str = ""
-    """Folder of site folders, used by nodes without a site of their own (Flower's simulation engine)."""
+    """Folder of site folders, used by nodes without a site of their own (Flower's simulation
+    engine)."""
     seed: int = 0
     """Seed of splits and subsampling; never of noise."""
     parts: Annotated[int, Field(ge=2, le=50)] = 5
@@ -81,34 +85,45 @@ class Run(Settings):
     evaluations: str = ",".join(EVALUATIONS)
     """Masked sums are evaluated within sites alone.
 
-    With noise `holdout` takes their place; `within_site` is then to be had too, and every patient pays for each fold it is in.
+    With noise `holdout` takes their place; `within_site` is then to be had too, and every patient
+    pays for each fold it is in.
     """
     comparison: bool = True
-    """After the evaluation every site compares the models on its own patients: paired differences, local models, figures by site."""
+    """After the evaluation every site compares the models on its own patients: paired differences,
+    local models, figures by site."""
     full: bool = False
     """Also leave-one-site-out for the learners on images: it multiplies their training."""
     left_out_sites: Whole = 12
-    """Most sites that leave-one-site-out leaves out one by one (the largest); each costs a set of models. The others go together."""
+    """Most sites that leave-one-site-out leaves out one by one (the largest); each costs a set of
+    models. The others go together."""
     expect: Whole = 1
     """Sites to wait for before the first round."""
     quorum: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the sites able to do a step that must contribute to it."""
     quorum_cases: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of those sites' labelled cases that the contributing ones must hold: five small hospitals do not stand for the large one."""
+    """Share of those sites' labelled cases that the contributing ones must hold: five small
+    hospitals do not stand for the large one."""
     deadline: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600.0
-    """Seconds that a site has to answer, if only that it is still at work; also the longest wait for sites to register."""
+    """Seconds that a site has to answer, if only that it is still at work; also the longest wait
+    for sites to register."""
     retries: Annotated[int, Field(ge=0)] = 2
-    """How often a site that did not answer is asked again; and how many deadlines more one plan may take, where no forecast says more."""
+    """How often a site that did not answer is asked again; and how many deadlines more one plan may
+    take, where no forecast says more."""
     transfer: Annotated[str, AfterValidator(_transfer)] = "whole"
-    """`whole`: every state to every site. `changed`: what a site does not hold. `float16`, `int8`: of large models the rounded changes."""
+    """`whole`: every state to every site. `changed`: what a site does not hold. `float16`, `int8`:
+    of large models the rounded changes."""
     norm_bound: Least = 0.0
-    """Largest L2 norm by which one site's update may change a learner's parameters; beyond it the update is refused (X03). 0: none."""
+    """Largest L2 norm by which one site's update may change a learner's parameters; beyond it the
+    update is refused (X03). 0: none."""
     outliers: Annotated[float, AfterValidator(_outliers)] = 0.0
-    """How many times the median of at least four sites' norms one of them may be, before it is refused (X03); 0: as large as it likes."""
+    """How many times the median of at least four sites' norms one of them may be, before it is
+    refused (X03); 0: as large as it likes."""
     noise: Least = 0.0
-    """Standard deviation of the noise in every sum, in units of what one patient can add to it; 0: none. Sites with a budget demand it."""
+    """Standard deviation of the noise in every sum, in units of what one patient can add to it; 0:
+    none. Sites with a budget demand it."""
     secure: bool = False
-    """Whether sums are masked, so that the coordinator sees those over all sites alone; three messages a step instead of one."""
+    """Whether sums are masked, so that the coordinator sees those over all sites alone; three
+    messages a step instead of one."""
     accept_leak: str = ""
     """Comma-separated features for which guard L03 is overridden; printed in the report."""
     resume: bool = False
@@ -130,13 +145,20 @@ class Run(Settings):
         if self.parts < 3 and "within_site" in self.evaluations:
             yield "parts", "must lie in 3 to 50 (a threshold takes models that leave two parts out)"
         if self.noise and self.transfer in ROUNDED:
-            yield "transfer", f"rounds sums, and noise={self.noise:g} is for sums that are sent whole; leave one of them out"
+            yield (
+                "transfer",
+                f"rounds sums, and noise={self.noise:g} is for sums that are sent whole; leave "
+                "one of them out",
+            )
         allowed = (HOLDOUT, "within_site") if self.noise else EVALUATIONS
         asked = [e for e in self.evaluations.split(",") if e]
         unknown = [e for e in asked if e not in allowed]
         if unknown:
             noisy = " with noise" if self.noise else ""
-            yield "evaluations", f"names unknown {', '.join(unknown)}{noisy}; allowed: {', '.join(allowed)}"
+            yield (
+                "evaluations",
+                f"names unknown {', '.join(unknown)}{noisy}; allowed: {', '.join(allowed)}",
+            )
         elif HOLDOUT in asked and len(asked) > 1:
             yield "evaluations", f"names several, but {HOLDOUT} goes with no other"
         if self.secure:
@@ -145,23 +167,38 @@ class Run(Settings):
     def _not_masked(self) -> Iterator[Rule]:
         """What needs the updates of single sites."""
         if self.transfer in ROUNDED:
-            yield "transfer", "rounds each site's update, which secure sums hide; leave one of them out"
+            yield (
+                "transfer",
+                "rounds each site's update, which secure sums hide; leave one of them out",
+            )
         if "leave_one_site_out" in self.evaluations:
             yield (
                 "evaluations",
-                "cannot name leave_one_site_out, which shows a site's sums by what its absence changes; secure sums hide them, "
+                "cannot name leave_one_site_out, which shows a site's sums by what its absence "
+                "changes; secure sums hide them, "
                 "use within_site",
             )
         if self.norm_bound or self.outliers or self.quorum_cases:
-            yield "secure", "hides the single sites that norm_bound, outliers and quorum_cases judge; leave these out"
+            yield (
+                "secure",
+                "hides the single sites that norm_bound, outliers and quorum_cases judge; leave "
+                "these out",
+            )
         if self.expect < 3:
-            yield "expect", "is too few: secure sums need at least 3 sites, for of two each could take its own part off"
+            yield (
+                "expect",
+                "is too few: secure sums need at least 3 sites, for of two each could take its "
+                "own part off",
+            )
 
     @property
     def toml(self) -> str:
-        """What differs from the defaults, for `flwr run --run-config FILE`: on a command line Flower takes no quotes in a value."""
+        """What differs from the defaults, for `flwr run --run-config FILE`: on a command line
+        Flower takes no quotes in a value."""
         # a JSON text is a TOML text, too
-        return "".join(f"{k} = {json.dumps(v)}\n" for k, v in asdict(self).items() if v != getattr(Run, k))
+        return "".join(
+            f"{k} = {json.dumps(v)}\n" for k, v in asdict(self).items() if v != getattr(Run, k)
+        )
 
     def load_study(self) -> Study:
         return studies.load(self.study)
@@ -173,35 +210,62 @@ class Run(Settings):
         """The heads to train, configured."""
         chosen = tuple(filter(None, self.learners.split(","))) or study.learners
         if len(set(chosen)) < len(chosen):
-            raise UsageError("C01", f"learners name one twice ({', '.join(chosen)}); give each once")
+            raise UsageError(
+                "C01", f"learners name one twice ({', '.join(chosen)}); give each once"
+            )
         found = tuple(self.learner(name, study) for name in chosen)
         for learner in found:
             if not isinstance(learner, Head):
                 raise UsageError(
-                    "C01", f"learner '{learner.name}' predicts nothing by itself and is run where it is needed; name heads only"
+                    "C01",
+                    f"learner '{learner.name}' predicts nothing by itself and is run where it is "
+                    "needed; name heads only",
                 )
             if isinstance(learner, Stacked):
-                lacking = [n for n in learner.needs if n not in chosen and isinstance(load(n), Head)]
+                lacking = [
+                    n for n in learner.needs if n not in chosen and isinstance(load(n), Head)
+                ]
                 if lacking:
-                    raise UsageError("C01", f"learner '{learner.name}' combines {', '.join(lacking)}; name these too")
-        known = {n for learner in found for n in (learner.name, *learner.needs)} | {"preprocessing", "importance"}
+                    raise UsageError(
+                        "C01",
+                        f"learner '{learner.name}' combines {', '.join(lacking)}; name these too",
+                    )
+        known = {n for learner in found for n in (learner.name, *learner.needs)} | {
+            "preprocessing",
+            "importance",
+        }
         for name in json.loads(self.hyper or "{}"):
             if name not in known:
-                raise UsageError("C01", f"hyper names learner '{name}', which this run does not train ({', '.join(sorted(known))})")
+                raise UsageError(
+                    "C01",
+                    f"hyper names learner '{name}', which this run does not train "
+                    f"({', '.join(sorted(known))})",
+                )
         return found
 
     def learner(self, name: str, study: Study) -> Federated:
-        """A learner with the study's and the run's hyperparameters; one that reads others gets theirs too."""
+        """A learner with the study's and the run's hyperparameters; one that reads others gets
+        theirs too."""
         hyper = {**study.hyper.get(name, {}), **self._hyper().get(name, {})}
         if isinstance(load(name), Stacked):
-            hyper = {"learners": self.hypers(study), **({"clinical": study.clinical} if study.clinical else {}), **hyper}
+            hyper = {
+                "learners": self.hypers(study),
+                **({"clinical": study.clinical} if study.clinical else {}),
+                **hyper,
+            }
         return load(name, hyper)
 
     def hypers(self, study: Study) -> dict[str, Hyper]:
         """The hyperparameters of every learner that has other than its defaults."""
         mine = self._hyper()
-        both = {n: {**study.hyper.get(n, {}), **mine.get(n, {})} for n in sorted({*study.hyper, *mine})}
-        return {n: h for n, h in both.items() if h and n != "importance" and not isinstance(load(n), Stacked)}
+        both = {
+            n: {**study.hyper.get(n, {}), **mine.get(n, {})} for n in sorted({*study.hyper, *mine})
+        }
+        return {
+            n: h
+            for n, h in both.items()
+            if h and n != "importance" and not isinstance(load(n), Stacked)
+        }
 
     def _hyper(self) -> dict[str, dict[str, object]]:
         hyper: dict[str, dict[str, object]] = json.loads(self.hyper or "{}")
@@ -209,7 +273,10 @@ class Run(Settings):
 
     def importance(self, heads: Sequence[str], hypers: Mapping[str, Hyper]) -> Federated:
         """What looks at which features move these heads; a `clip` lets it do so with noise."""
-        return load("importance", {"heads": list(heads), "learners": hypers, **self._hyper().get("importance", {})})
+        return load(
+            "importance",
+            {"heads": list(heads), "learners": hypers, **self._hyper().get("importance", {})},
+        )
 
     def preprocessing(self, study: Study) -> Federated:
         return self.learner("preprocessing", study)
@@ -217,7 +284,11 @@ class Run(Settings):
     def id(self, study: Study, schema: Schema) -> str:
         """A hash of what decides the model: the same configuration gives the same id."""
         learners = [(x.name, hyper_of(x)) for x in (self.preprocessing(study), *self.heads(study))]
-        decisive = {k: v for k, v in asdict(self).items() if k not in ("out", "keys", "sites", "resume", "deadline", "retries")}
+        decisive = {
+            k: v
+            for k, v in asdict(self).items()
+            if k not in ("out", "keys", "sites", "resume", "deadline", "retries")
+        }
         decisive["study"] = Path(self.study).name
         hypers = json.dumps(self.hypers(study), sort_keys=True)
         text = json.dumps([decisive, schema.hash, learners, study.clinical, hypers], sort_keys=True)
@@ -226,9 +297,10 @@ class Run(Settings):
     def folds(self, held_out: Sequence[tuple[str, ...]]) -> tuple[Fold, ...]:
         """All training sets of the run.
 
-        Everybody; each part left out (its predictions are the within-site ones); each pair of parts left out (the out-of-fold
-        predictions on training rows that set the threshold and choose the head for each part); the same for each held-out group of
-        sites: every estimable site by itself, and the others together. With noise no fold is there for thresholds.
+        Everybody; each part left out (its predictions are the within-site ones); each pair of parts
+        left out (the out-of-fold predictions on training rows that set the threshold and choose the
+        head for each part); the same for each held-out group of sites: every estimable site by
+        itself, and the others together. With noise no fold is there for thresholds.
         """
         parts = range(self.parts)
         if HOLDOUT in self.evaluations:

@@ -1,4 +1,5 @@
-"""Launch of a run at a coordinator's SuperLink: start it, follow it by its ledger, resume it after whatever ended it."""
+"""Launch of a run at a coordinator's SuperLink: start it, follow it by its ledger, resume it after
+whatever ended it."""
 
 from __future__ import annotations
 
@@ -30,7 +31,11 @@ def new(flower: SuperLink, run: Run, tell: Tell) -> dict[str, object]:
     """Start a run in `run.out`, and follow it to its end."""
     path = Path(run.out) / ledger.NAME
     if path.exists():
-        raise RunError("S01", f"'{run.out}' already holds a run; choose another folder, or resume it: fedmets server resume {run.out}")
+        raise RunError(
+            "S01",
+            f"'{run.out}' already holds a run; choose another folder, or resume it: fedmets "
+            f"server resume {run.out}",
+        )
     return _follow(flower, _started(flower, run), Path(run.out), tell)
 
 
@@ -39,7 +44,9 @@ def resume(flower: SuperLink, folder: Path, tell: Tell) -> dict[str, object]:
     path = folder / ledger.NAME
     lines = ledger.read(path) if path.exists() else []
     if not lines:
-        raise RunError("S01", f"'{folder}' holds no run; give the folder that `fedmets server run` printed")
+        raise RunError(
+            "S01", f"'{folder}' holds no run; give the folder that `fedmets server run` printed"
+        )
     if _closed(lines):
         return summary(folder)
     run = replace(Run.parse(lines[0]["config"]), out=str(folder.resolve()), resume=True)
@@ -49,7 +56,8 @@ def resume(flower: SuperLink, folder: Path, tell: Tell) -> dict[str, object]:
 def stop(flower: SuperLink, folder: Path) -> None:
     """End a run at the SuperLink, so that it is seen to be stopped and can be resumed.
 
-    The ledger is the ServerApp's alone, and Flower ends that process: that somebody stopped the run is in a file beside it.
+    The ledger is the ServerApp's alone, and Flower ends that process: that somebody stopped the run
+    is in a file beside it.
     """
     path = folder / ledger.NAME
     lines = ledger.read(path) if path.exists() else []
@@ -59,7 +67,9 @@ def stop(flower: SuperLink, folder: Path) -> None:
         started = int(json.loads((folder / SUPERLINK).read_text())["run"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
-            "S01", f"'{folder}' was not started by `fedmets server run` ({error}); stop it where it was started: flwr list, flwr stop ID"
+            "S01",
+            f"'{folder}' was not started by `fedmets server run` ({error}); stop it where it was "
+            "started: flwr list, flwr stop ID",
         ) from error
     if not flower.status(started)[0].startswith("finished"):
         flower.stop(started)
@@ -79,7 +89,9 @@ def summary(folder: Path) -> dict[str, object]:
     """What a ledger and the live status say of a run."""
     lines = ledger.read(folder / ledger.NAME) if (folder / ledger.NAME).exists() else []
     if not lines:
-        raise RunError("S01", f"'{folder}' holds no run; give the folder that `fedmets server run` printed")
+        raise RunError(
+            "S01", f"'{folder}' holds no run; give the folder that `fedmets server run` printed"
+        )
     exchanges = [line for line in lines if line["kind"] == "exchange"]
     closed = next((line for line in lines if line["kind"] == "close"), None)
     try:
@@ -107,7 +119,8 @@ def _closed(lines: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _follow(flower: SuperLink, started: int, folder: Path, tell: Tell) -> dict[str, object]:
-    """Until the ledger is closed and its report written, or Flower says that the run is over; an interrupt leaves the run to go on."""
+    """Until the ledger is closed and its report written, or Flower says that the run is over; an
+    interrupt leaves the run to go on."""
     asked_at, silent_since = time.monotonic(), 0.0
     while True:
         path = folder / ledger.NAME
@@ -130,10 +143,14 @@ def _follow(flower: SuperLink, started: int, folder: Path, tell: Tell) -> dict[s
                 continue
             if status.startswith("finished") and not (lines and _closed(ledger.read(path))):
                 if (folder / STOPPED).exists():
-                    raise FederationError("R07", f"the run was stopped; take it up again: fedmets server resume {folder}")
+                    raise FederationError(
+                        "R07",
+                        f"the run was stopped; take it up again: fedmets server resume {folder}",
+                    )
                 raise FederationError(
                     "R07",
-                    f"the run has ended without a result ({status}: {why or 'no reason given'}). When that is mended: "
+                    f"the run has ended without a result ({status}: {why or 'no reason given'}). "
+                    "When that is mended: "
                     f"fedmets server resume {folder}",
                 )
         time.sleep(0.5)

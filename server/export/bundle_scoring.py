@@ -1,6 +1,8 @@
-"""Scoring script of a MONAI bundle (`scripts/score.py`): prepared crops by a trained classifier. It needs nothing of fedmets.
+"""Scoring script of a MONAI bundle (`scripts/score.py`): prepared crops by a trained classifier. It
+needs nothing of fedmets.
 
-A patient is a NumPy file (crops, channels + 1, z, y, x), float32, the last channel the share of lesion; a missing channel is all zero.
+A patient is a NumPy file (crops, channels + 1, z, y, x), float32, the last channel the share of
+lesion; a missing channel is all zero.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from torch import Tensor, nn
 
 
 class OneInput(nn.Module):  # type: ignore[misc]
-    """A classifier that sees by itself which channels are there: crops (n, channels + 1, z, y, x) -> (n, classes) logits, a crop's."""
+    """A classifier that sees by itself which channels are there: crops (n, channels + 1, z, y, x)
+    -> (n, classes) logits, a crop's."""
 
     def __init__(self, scores: Any) -> None:
         super().__init__()
@@ -29,10 +32,13 @@ class OneInput(nn.Module):  # type: ignore[misc]
 
 
 def score(network: Any, crops: Any) -> Any:
-    """(classes,) probabilities of the patient whose crops they are: softmax of the mean of the crops' logits."""
+    """(classes,) probabilities of the patient whose crops they are: softmax of the mean of the
+    crops' logits."""
     device = next(network.parameters()).device
     with torch.inference_mode():
-        logits = network(torch.from_numpy(np.asarray(crops, np.float32)).to(device)).double().mean(dim=0)
+        logits = (
+            network(torch.from_numpy(np.asarray(crops, np.float32)).to(device)).double().mean(dim=0)
+        )
     return torch.softmax(logits, dim=0).cpu().numpy()
 
 

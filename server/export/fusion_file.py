@@ -10,10 +10,12 @@ from common.data.schema import Schema
 from common.types import State
 
 FORMULA = (
-    "log-odds of the class against the reference = log-odds by the clinical head (or prior, without a table) + intercept "
+    "log-odds of the class against the reference = log-odds by the clinical head (or prior, "
+    "without a table) + intercept "
     "+ image_log_odds.coefficient * (image log-odds - image_log_odds.mean) / image_log_odds.spread "
     "+ sum over the latent code of coefficient * (code - mean) / scale. "
-    "Image log-odds and code are means over the patient's crops. A patient without an image has the clinical head's probabilities."
+    "Image log-odds and code are means over the patient's crops. A patient without an image has "
+    "the clinical head's probabilities."
 )
 
 

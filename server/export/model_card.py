@@ -1,5 +1,6 @@
-"""Model card: Hugging Face's front matter, then what the Coalition for Health AI's applied model card asks for (and Mitchell et al.
-2019, arXiv 1810.03993), from the report alone. What nothing has told reads MISSING; nothing is invented."""
+"""Model card: Hugging Face's front matter, then what the Coalition for Health AI's applied model
+card asks for (and Mitchell et al. 2019, arXiv 1810.03993), from the report alone. What nothing has
+told reads MISSING; nothing is invented."""
 
 from __future__ import annotations
 
@@ -20,7 +21,14 @@ MISSING = "MISSING"
 Report = Mapping[str, Any]
 
 
-def card(study: Study, task: str, schema: Schema, heads: Sequence[Federated], report: Report, lost: Sequence[str] = ()) -> str:
+def card(
+    study: Study,
+    task: str,
+    schema: Schema,
+    heads: Sequence[Federated],
+    report: Report,
+    lost: Sequence[str] = (),
+) -> str:
     """`model/README.md`. `lost`: networks that could not be exported, with the reason."""
     parts = [
         front_matter(study, task, heads, report),
@@ -40,7 +48,9 @@ def card(study: Study, task: str, schema: Schema, heads: Sequence[Federated], re
 
 def _warnings(study: Study, task: str, report: Report) -> str:
     sentences = [report["research_use_only"], study.tasks[task].caution, study.virtual]
-    sentences += ["Trained on a synthetic cohort: of no clinical meaning."] if report["synthetic"] else []
+    sentences += (
+        ["Trained on a synthetic cohort: of no clinical meaning."] if report["synthetic"] else []
+    )
     return "".join(f"**{s}**\n\n" for s in sentences if s)
 
 
@@ -49,11 +59,14 @@ def _basic(study: Study, task: str, report: Report) -> str:
         "Basic information",
         {
             "Name": f"{study.name}, {task}",
-            "Developer": f"{MISSING}. The sites that trained it: {', '.join(s['name'] for s in report['sites'])}",
+            "Developer": f"{MISSING}. The sites that trained it: "
+            f"{', '.join(s['name'] for s in report['sites'])}",
             "Contact": MISSING,
-            "Release": f"fedmets {report['fedmets']}, state `{report['state_hash']}`, ledger head `{report['ledger_head']}`",
+            "Release": f"fedmets {report['fedmets']}, state `{report['state_hash']}`, ledger head "
+            f"`{report['ledger_head']}`",
             "Release stage": "research",
-            "Regulatory approval": f"none told ({MISSING}); {report['research_use_only'][0].lower()}{report['research_use_only'][1:]}",
+            "Regulatory approval": f"none told ({MISSING}); "
+            f"{report['research_use_only'][0].lower()}{report['research_use_only'][1:]}",
             "Licence": MISSING,
             "Funding, conflicts of interest": MISSING,
         },
@@ -66,27 +79,41 @@ def _uses(study: Study, task: str, schema: Schema, report: Report) -> str:
         "Uses and directions",
         {
             "Intended use": f"research on the question: {study.question}",
-            "Workflow": f"at the prediction time `{study.tasks[task].time}`, from what is available by then ({times}); "
-            f"`fedmets client predict` beside the data. The place in a clinical workflow: {MISSING}",
+            "Workflow": f"at the prediction time `{study.tasks[task].time}`, from what is "
+            f"available by then ({times}); "
+            "`fedmets client predict` beside the data. The place in a clinical workflow: "
+            f"{MISSING}",
             "Primary users": f"researchers; clinical users: {MISSING}",
-            "Target population": f"patients like those of the sites ({MISSING}: criteria of inclusion)",
-            "Out of scope, cautions": " ".join(filter(None, (study.tasks[task].caution, "Decisions about patients.", study.virtual))),
+            "Target population": f"patients like those of the sites ({MISSING}: criteria of "
+            "inclusion)",
+            "Out of scope, cautions": " ".join(
+                filter(
+                    None, (study.tasks[task].caution, "Decisions about patients.", study.virtual)
+                )
+            ),
         },
     )
 
 
 def _inputs(schema: Schema, report: Report) -> str:
-    lines = [f"- {f['title'] or f['name']} (`{f['name']}`, {f['unit']}), available {f['available_at']}" for f in report["features"]]
+    lines = [
+        f"- {f['title'] or f['name']} (`{f['name']}`, {f['unit']}), available {f['available_at']}"
+        for f in report["features"]
+    ]
     if schema.imaging is not None:
         for c in schema.imaging.channels:
-            lines.append(f"- {c.title or c.name} (`{c.name}`, {c.modality}); {onnx_export.scaling(schema.imaging)}")
+            lines.append(
+                f"- {c.title or c.name} (`{c.name}`, {c.modality}); "
+                f"{onnx_export.scaling(schema.imaging)}"
+            )
     return "\n".join(
         [
             "## Inputs and outputs",
             "",
             *lines,
             "",
-            f"Output: a probability of each class of {schema.label.title or schema.label.name} ({', '.join(schema.label.classes)}), "
+            f"Output: a probability of each class of {schema.label.title or schema.label.name} "
+            f"({', '.join(schema.label.classes)}), "
             f"by each model.",
             "",
         ]
@@ -96,19 +123,33 @@ def _inputs(schema: Schema, report: Report) -> str:
 def _models(heads: Sequence[Federated], lost: Sequence[str]) -> str:
     lines = [f"- `{h.name}`: {json.dumps(hyper_of(h), sort_keys=True)}" for h in heads]
     lines += [f"- Not exported for other programs: {failure}" for failure in lost]
-    return "\n".join(["## Models", "", *lines, "", "Foundation models: none, unless a learner above names a file (`pretrained`).", ""])
+    return "\n".join(
+        [
+            "## Models",
+            "",
+            *lines,
+            "",
+            "Foundation models: none, unless a learner above names a file (`pretrained`).",
+            "",
+        ]
+    )
 
 
 def _data(schema: Schema, report: Report) -> str:
     whole = totals(report)
-    sites = [f"- {s['name']}: n = {_known(s['n'])}, events = {_known(s['events'])}" for s in report["sites"]]
+    sites = [
+        f"- {s['name']}: n = {_known(s['n'])}, events = {_known(s['events'])}"
+        for s in report["sites"]
+    ]
     return "\n".join(
         [
             "## Training data",
             "",
-            f"{wording.whole(whole.labelled)} labelled cases ({wording.whole(whole.events)} events) of {len(report['sites'])} sites; "
+            f"{wording.whole(whole.labelled)} labelled cases ({wording.whole(whole.events)} "
+            f"events) of {len(report['sites'])} sites; "
             "label: "
-            f"{schema.label.title or schema.label.name} ({', '.join(schema.label.classes)}), from {report['label']['source']}.",
+            f"{schema.label.title or schema.label.name} ({', '.join(schema.label.classes)}), from "
+            f"{report['label']['source']}.",
             "",
             *sites,
             "",
@@ -123,7 +164,10 @@ def _figures(heads: Sequence[Federated], report: Report) -> str:
         out = []
         for r in report["results"]:
             if r["metric"] in metrics and r["arm"] == "federated" and r["site"] == "all":
-                out.append(f"- {r['model']}, {r['evaluation']}, {r['metric']}: {_value(r)}, n = {r['n']}, events = {r['events']}")
+                out.append(
+                    f"- {r['model']}, {r['evaluation']}, {r['metric']}: {_value(r)}, n = "
+                    f"{r['n']}, events = {r['events']}"
+                )
         return out or [MISSING]
 
     sites = [
@@ -147,7 +191,15 @@ def _figures(heads: Sequence[Federated], report: Report) -> str:
             "",
             "### Safety and reliability",
             "",
-            *rows(("brier", "calibration_slope", "calibration_intercept", "sensitivity", "specificity")),
+            *rows(
+                (
+                    "brier",
+                    "calibration_slope",
+                    "calibration_intercept",
+                    "sensitivity",
+                    "specificity",
+                )
+            ),
             "",
             "### Fairness",
             "",
@@ -169,21 +221,31 @@ def _subgroups(report: Report) -> list[str]:
     out = []
     for r in listed:
         value = _value({**r, "value": r.get("auc", r.get("value"))})
-        counts = ", ".join(f"{k} = {'suppressed' if r.get(k) is None else r[k]}" for k in ("n", "events"))
-        out.append(f"- {r.get('title') or r.get('by') or MISSING}, {r.get('group', MISSING)}: AUC {value}, {counts}")
+        counts = ", ".join(
+            f"{k} = {'suppressed' if r.get(k) is None else r[k]}" for k in ("n", "events")
+        )
+        out.append(
+            f"- {r.get('title') or r.get('by') or MISSING}, {r.get('group', MISSING)}: AUC "
+            f"{value}, {counts}"
+        )
     return out
 
 
 def _limits(report: Report) -> str:
-    sentences = [*(f"- {a}" for a in report["alarms"] or ["no alarm"]), *(f"- {n}" for n in report["not_run"])]
+    sentences = [
+        *(f"- {a}" for a in report["alarms"] or ["no alarm"]),
+        *(f"- {n}" for n in report["not_run"]),
+    ]
     return "\n".join(
         [
             "## Known risks and limits",
             "",
             *sentences,
             "",
-            "Bias mitigation: AUCs count pairs within sites, so that no model is rewarded for telling hospitals apart; classes of the "
-            f"image network weigh by their inverse counts, and its probabilities are corrected for it. Beyond that: {MISSING}.",
+            "Bias mitigation: AUCs count pairs within sites, so that no model is rewarded for "
+            "telling hospitals apart; classes of the "
+            "image network weigh by their inverse counts, and its probabilities are corrected "
+            f"for it. Beyond that: {MISSING}.",
             "",
             f"Clinical risk level, and what to do when it fails: {MISSING}.",
             "",
@@ -196,8 +258,10 @@ def _upkeep(report: Report) -> str:
         "Maintenance",
         {
             "Monitoring and updates": MISSING,
-            "At a site": "`fedmets client finetune` adapts it to the site's own patients and says what that is worth",
-            "Traceable to": f"state hash `{report['state_hash']}`, ledger head `{report['ledger_head']}`, seed {report['seed']}, "
+            "At a site": "`fedmets client finetune` adapts it to the site's own patients and says "
+            "what that is worth",
+            "Traceable to": f"state hash `{report['state_hash']}`, ledger head "
+            f"`{report['ledger_head']}`, seed {report['seed']}, "
             f"fedmets {report['fedmets']}",
         },
     )

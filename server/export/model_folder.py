@@ -1,4 +1,5 @@
-"""Model folder of a run: coefficients with names and units, the native Booster, preprocessing, a model card. It outlives the run."""
+"""Model folder of a run: coefficients with names and units, the native Booster, preprocessing, a
+model card. It outlives the run."""
 
 from __future__ import annotations
 
@@ -27,20 +28,33 @@ from server.ledger import state_store
 
 
 def write(
-    folder: Path, run: Run, study: Study, task: str, state: State, heads: Sequence[Federated], report: Mapping[str, Any]
+    folder: Path,
+    run: Run,
+    study: Study,
+    task: str,
+    state: State,
+    heads: Sequence[Federated],
+    report: Mapping[str, Any],
 ) -> dict[str, str]:
-    """`model/`: what a site predicts with (model.json, model.state as safetensors: `client.local_model.model_folder` opens them), and
-    for other programs preprocessing.json, schema.json, coefficients.csv, boosting.json (a native Booster), fusion.json, other heads'
+    """`model/`: what a site predicts with (model.json, model.state as safetensors:
+    `client.local_model.model_folder` opens them), and for other programs preprocessing.json,
+    schema.json, coefficients.csv, boosting.json (a native Booster), fusion.json, other heads'
     arrays, the networks as ONNX files, a MONAI bundle; README.md, SHA256SUMS.
 
     `state`: that of the final models. A study of one's own lies beside it, where it is a TOML file.
     Returns the SHA-256 of each file but the card.
     """
     schema = study.schema_at(task)
-    fitted = [h for h in heads if state.get(h.name)]  # what could not be fitted on everybody is not there; the report says so
+    fitted = [
+        h for h in heads if state.get(h.name)
+    ]  # what could not be fitted on everybody is not there; the report says so
     files: dict[str, bytes] = {
         # a head made for noise standardises nothing
-        **({"preprocessing.json": _json(preprocessing(schema, state))} if state.get("preprocessing") else {}),
+        **(
+            {"preprocessing.json": _json(preprocessing(schema, state))}
+            if state.get("preprocessing")
+            else {}
+        ),
         "schema.json": _json(_schema(study, task, schema)),
         **_predicting(run, study, task, state, fitted, report),
     }
@@ -52,16 +66,25 @@ def write(
 
             files["boosting.json"] = bytes(booster(state, schema).save_raw("json"))
         elif "image" not in head.modality:
-            arrays = {k: {"dtype": str(v.dtype), "shape": list(v.shape), "values": v.ravel().tolist()} for k, v in state[head.name].items()}
+            arrays = {
+                k: {"dtype": str(v.dtype), "shape": list(v.shape), "values": v.ravel().tolist()}
+                for k, v in state[head.name].items()
+            }
             files[f"{head.name}.json"] = _json(arrays)
     if any(h.name == "fusion" for h in fitted):
         fusion = next(h for h in fitted if h.name == "fusion")
-        files["fusion.json"] = _json(fusion_file.figures(schema, state, str(hyper_of(fusion)["clinical"])))
-    exported, failed = _networks(study, task, schema, {n: a for n, a in state.items() if _learnt(n, fitted)}, report)
+        files["fusion.json"] = _json(
+            fusion_file.figures(schema, state, str(hyper_of(fusion)["clinical"]))
+        )
+    exported, failed = _networks(
+        study, task, schema, {n: a for n, a in state.items() if _learnt(n, fitted)}, report
+    )
     files |= exported
     hashes = {name: hashlib.sha256(blob).hexdigest() for name, blob in sorted(files.items())}
     files["README.md"] = card(study, task, schema, heads, report, failed).encode()
-    checksums = "".join(f"{hashlib.sha256(blob).hexdigest()}  {name}\n" for name, blob in sorted(files.items()))
+    checksums = "".join(
+        f"{hashlib.sha256(blob).hexdigest()}  {name}\n" for name, blob in sorted(files.items())
+    )
     for name, blob in {**files, "SHA256SUMS": checksums.encode()}.items():
         state_store.write(folder / name, blob)
     return hashes
@@ -71,28 +94,43 @@ def _learnt(name: str, fitted: Sequence[Federated]) -> bool:
     return any(name in (h.name, *h.needs) for h in fitted)
 
 
-def _networks(study: Study, task: str, schema: Schema, state: State, report: Mapping[str, Any]) -> tuple[dict[str, bytes], list[str]]:
-    """ONNX files, and the bundle; nothing where no network on images was trained. And what could not be exported, with the reason.
+def _networks(
+    study: Study, task: str, schema: Schema, state: State, report: Mapping[str, Any]
+) -> tuple[dict[str, bytes], list[str]]:
+    """ONNX files, and the bundle; nothing where no network on images was trained. And what could
+    not be exported, with the reason.
 
-    A run that took days must not be lost to an exporter: what fedmets itself predicts with is written whatever becomes of these.
+    A run that took days must not be lost to an exporter: what fedmets itself predicts with is
+    written whatever becomes of these.
     """
     files: dict[str, bytes] = {}
     failed = []
     for network in onnx_export.trained_networks(schema, state):
         try:
             program = onnx_export.traced(network)
-            exported = {f"{network.name}.onnx": onnx_export.onnx(network, program, _onnx_metadata(study, task, schema, report))}
+            exported = {
+                f"{network.name}.onnx": onnx_export.onnx(
+                    network, program, _onnx_metadata(study, task, schema, report)
+                )
+            }
             if network.name == "image":
                 bundle = monai_bundle.files(study, task, state, network, program, report)
                 exported |= {f"bundle/{name}": blob for name, blob in bundle.items()}
             files |= exported
         except Exception as error:
-            failed.append(f"{network.name}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
-            logging.getLogger("fedmets").warning("not exported for other programs: %s; model.state has it", failed[-1])
+            failed.append(
+                f"{network.name}: {type(error).__name__}: "
+                f"{str(error).strip().partition(chr(10))[0]}"
+            )
+            logging.getLogger("fedmets").warning(
+                "not exported for other programs: %s; model.state has it", failed[-1]
+            )
     return files, failed
 
 
-def _onnx_metadata(study: Study, task: str, schema: Schema, report: Mapping[str, Any]) -> dict[str, str]:
+def _onnx_metadata(
+    study: Study, task: str, schema: Schema, report: Mapping[str, Any]
+) -> dict[str, str]:
     """What an ONNX file says of itself."""
     imaging = schema.imaging
     assert imaging is not None
@@ -106,10 +144,22 @@ def _onnx_metadata(study: Study, task: str, schema: Schema, report: Mapping[str,
         "intensity": onnx_export.scaling(imaging),
         "use": report["research_use_only"],
     }
-    return {**metadata, "schema": schema.hash, "state_hash": report["state_hash"], "version": str(report["fedmets"])}
+    return {
+        **metadata,
+        "schema": schema.hash,
+        "state_hash": report["state_hash"],
+        "version": str(report["fedmets"]),
+    }
 
 
-def _predicting(run: Run, study: Study, task: str, state: State, heads: Sequence[Federated], report: Mapping[str, Any]) -> dict[str, bytes]:
+def _predicting(
+    run: Run,
+    study: Study,
+    task: str,
+    state: State,
+    heads: Sequence[Federated],
+    report: Mapping[str, Any],
+) -> dict[str, bytes]:
     names = list(dict.fromkeys(n for h in heads for n in (*h.needs, h.name) if state.get(n)))
     study_path = Path(run.study)
     model_json = {
@@ -134,7 +184,8 @@ def _predicting(run: Run, study: Study, task: str, state: State, heads: Sequence
 
 
 def _thresholds(state: State, heads: Sequence[Federated]) -> dict[str, float]:
-    """For two classes: Youden's, on the predictions of everybody by models that had not seen them."""
+    """For two classes: Youden's, on the predictions of everybody by models that had not seen
+    them."""
     out = {}
     for head in heads:
         histogram = state.get("evaluation", {}).get(f"{head.name}/within/histogram")
@@ -145,7 +196,8 @@ def _thresholds(state: State, heads: Sequence[Federated]) -> dict[str, float]:
 
 
 def preprocessing(schema: Schema, state: State) -> dict[str, Any]:
-    """What must be done to a value before a linear model sees it; trees take natural values, NaN where missing."""
+    """What must be done to a value before a linear model sees it; trees take natural values, NaN
+    where missing."""
     arrays = state["preprocessing"]
     columns = []
     for j, c in enumerate(schema.columns):
@@ -162,11 +214,16 @@ def preprocessing(schema: Schema, state: State) -> dict[str, Any]:
                 "known_training_cases": int(arrays["count"][j]),
             }
         )
-    return {"columns": columns, "missing": "0 after standardisation (the training mean)", "clip": float(arrays["clip"])}
+    return {
+        "columns": columns,
+        "missing": "0 after standardisation (the training mean)",
+        "clip": float(arrays["clip"]),
+    }
 
 
 def coefficients(schema: Schema, state: State) -> str:
-    """CSV: for each class but the reference and each column, the log odds ratio per standard deviation and per unit of the transform."""
+    """CSV: for each class but the reference and each column, the log odds ratio per standard
+    deviation and per unit of the transform."""
     arrays, beta = state["preprocessing"], state["logistic"]["coefficients"]
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
@@ -183,7 +240,9 @@ def coefficients(schema: Schema, state: State) -> str:
         ]
     )
     for k, name in enumerate(schema.label.classes[1:]):
-        out.writerow([name, schema.label.classes[0], "(intercept)", "", "", repr(float(beta[k, 0])), "", ""])
+        out.writerow(
+            [name, schema.label.classes[0], "(intercept)", "", "", repr(float(beta[k, 0])), "", ""]
+        )
         for j, c in enumerate(schema.columns):
             b = float(beta[k, 1 + j])
             transform = f"log(1 + x - {c.low:g})" if c.scale == "log" else "x"

@@ -1,4 +1,5 @@
-"""MONAI bundle of the image network: `model/bundle/`, which runs by `python -m monai.bundle run` and needs nothing of fedmets.
+"""MONAI bundle of the image network: `model/bundle/`, which runs by `python -m monai.bundle run`
+and needs nothing of fedmets.
 
 What nobody has told (authors, copyright, licence) is said to be MISSING, never invented.
 """
@@ -25,10 +26,20 @@ SCRIPTS = '''"""What configs/inference.json names."""
 from . import networks as networks
 from . import score as score
 '''
-NO_LICENCE = "MISSING: nobody has named a licence for these parameters. Ask the federation that trained them; research use only."
+NO_LICENCE = (
+    "MISSING: nobody has named a licence for these parameters. Ask the federation that "
+    "trained them; research use only."
+)
 
 
-def files(study: Study, task: str, state: State, network: onnx_export.Network, program: Any, report: Mapping[str, Any]) -> dict[str, bytes]:
+def files(
+    study: Study,
+    task: str,
+    state: State,
+    network: onnx_export.Network,
+    program: Any,
+    report: Mapping[str, Any],
+) -> dict[str, bytes]:
     """Path below `bundle/` -> bytes."""
     schema = study.schema_at(task)
     return {
@@ -64,14 +75,20 @@ def _inference(schema: Schema, state: State) -> dict[str, Any]:
             },
         },
         "network": "$@network_def.to(@device)",
-        "parameters": "$torch.load(@bundle_root + '/models/model.pt', map_location=@device, weights_only=True)",
+        "parameters": "$torch.load(@bundle_root + '/models/model.pt', map_location=@device, "
+        "weights_only=True)",
         "patients": "$sorted(glob.glob(os.path.join(@dataset_dir, '*.npy')))",
         "initialize": ["$@network.load_state_dict(@parameters)"],
-        "run": ["$score.write(@network, @patients, @classes, os.path.join(@output_dir, 'predictions.csv'))"],
+        "run": [
+            "$score.write(@network, @patients, @classes, os.path.join(@output_dir, "
+            "'predictions.csv'))"
+        ],
     }
 
 
-def _metadata(study: Study, task: str, schema: Schema, network: onnx_export.Network, report: Mapping[str, Any]) -> dict[str, Any]:
+def _metadata(
+    study: Study, task: str, schema: Schema, network: onnx_export.Network, report: Mapping[str, Any]
+) -> dict[str, Any]:
     """By MONAI's metadata schema (meta_schema_20240725)."""
     imaging = schema.imaging
     assert imaging is not None
@@ -89,7 +106,8 @@ def _metadata(study: Study, task: str, schema: Schema, network: onnx_export.Netw
         "required_packages_version": {},
         "name": f"{study.name} {task}, image network",
         "task": study.question,
-        "description": f"A classifier of crops of {', '.join(channels)}, trained by federated averaging. {report['research_use_only']}",
+        "description": f"A classifier of crops of {', '.join(channels)}, trained by federated "
+        f"averaging. {report['research_use_only']}",
         "authors": MISSING,
         "copyright": MISSING,
         "data_source": "synthetic" if report["synthetic"] else str(report["label"]["source"]),
@@ -111,7 +129,9 @@ def _metadata(study: Study, task: str, schema: Schema, network: onnx_export.Netw
                     "dtype": "float32",
                     "value_range": [low, high],
                     "is_patch_data": True,
-                    "channel_def": {str(i): c for i, c in enumerate((*channels, "share of lesion"))},
+                    "channel_def": {
+                        str(i): c for i, c in enumerate((*channels, "share of lesion"))
+                    },
                     "crop_mm": list(imaging.crop_mm),
                     "intensity": onnx_export.scaling(imaging),
                 }
@@ -130,7 +150,12 @@ def _metadata(study: Study, task: str, schema: Schema, network: onnx_export.Netw
                 }
             },
         },
-        "fedmets": {"study": study.name, "task": task, "schema": schema.hash, "state_hash": report["state_hash"]},
+        "fedmets": {
+            "study": study.name,
+            "task": task,
+            "schema": schema.hash,
+            "state_hash": report["state_hash"],
+        },
     }
 
 
@@ -138,7 +163,11 @@ def _metrics(report: Mapping[str, Any]) -> dict[str, float]:
     """The image model's own, where they can be estimated."""
     out = {}
     for r in report["results"]:
-        if (r["model"], r["arm"], r["site"]) == ("image", "federated", "all") and r["metric"] in ("auc", "brier") and r["estimable"]:
+        if (
+            (r["model"], r["arm"], r["site"]) == ("image", "federated", "all")
+            and r["metric"] in ("auc", "brier")
+            and r["estimable"]
+        ):
             out[f"{r['metric']}, {r['evaluation']}"] = float(r["value"])
     return out
 
@@ -147,12 +176,19 @@ def _parameters(network: onnx_export.Network) -> bytes:
     import torch
 
     file = io.BytesIO()
-    torch.save({f"scores.{k}": v.detach().clone() for k, v in network.module.state_dict().items()}, file)
+    torch.save(
+        {f"scores.{k}": v.detach().clone() for k, v in network.module.state_dict().items()}, file
+    )
     return file.getvalue()
 
 
-def _readme(study: Study, task: str, network: onnx_export.Network, report: Mapping[str, Any]) -> str:
-    says = "\n".join(f"- `{n}` (n, {', '.join(map(str, shape))}): {what}" for n, (shape, what) in network.inputs.items())
+def _readme(
+    study: Study, task: str, network: onnx_export.Network, report: Mapping[str, Any]
+) -> str:
+    says = "\n".join(
+        f"- `{n}` (n, {', '.join(map(str, shape))}): {what}"
+        for n, (shape, what) in network.inputs.items()
+    )
     return f"""# {study.name}, {task}: the image network
 
 {study.question} **{report["research_use_only"]}**

@@ -1,7 +1,9 @@
-"""ONNX export of the networks (any runtime), and torch.export's .pt2: programs that need neither fedmets nor its code.
+"""ONNX export of the networks (any runtime), and torch.export's .pt2: programs that need neither
+fedmets nor its code.
 
-Both are made of one traced graph with a free number of crops. What an input or output is, and how an image becomes one, is written into
-each file. The same parameters give the same ONNX bytes: what a tracer notes of its own machine (paths, stack traces) is taken out.
+Both are made of one traced graph with a free number of crops. What an input or output is, and how
+an image becomes one, is written into each file. The same parameters give the same ONNX bytes: what
+a tracer notes of its own machine (paths, stack traces) is taken out.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ OPSET = 20
 
 @dataclass(frozen=True)
 class Network:
-    """A network that leaves: `inputs` and `outputs` say name -> shape after the free first axis, and what it is."""
+    """A network that leaves: `inputs` and `outputs` say name -> shape after the free first axis,
+    and what it is."""
 
     name: str
     module: Any
@@ -45,7 +48,11 @@ def trained_networks(schema: Schema, state: State) -> list[Network]:
     if imaging is None:
         return []
     makers = {"image": _image, "autoencoder": _autoencoder, "segmentation": _segmentation}
-    return [make(schema, imaging, state[name]) for name, make in makers.items() if bare(state.get(name, {}))]
+    return [
+        make(schema, imaging, state[name])
+        for name, make in makers.items()
+        if bare(state.get(name, {}))
+    ]
 
 
 def traced(network: Network) -> Any:
@@ -55,7 +62,9 @@ def traced(network: Network) -> Any:
     example = tuple(torch.zeros(3, *shape) for shape, _ in network.inputs.values())
     free = torch.export.Dim("crops", min=1)
     with _quiet(), torch.no_grad():
-        return torch.export.export(network.module.eval(), example, dynamic_shapes=[{0: free} for _ in example])
+        return torch.export.export(
+            network.module.eval(), example, dynamic_shapes=[{0: free} for _ in example]
+        )
 
 
 def onnx(network: Network, program: Any, metadata: Mapping[str, str]) -> bytes:
@@ -78,13 +87,21 @@ def onnx(network: Network, program: Any, metadata: Mapping[str, str]) -> bytes:
         )
     model = exported.model_proto
     _forget(model)
-    notes = {**metadata, **network.notes, "inputs": _json({n: says for n, (_, says) in network.inputs.items()})}
+    notes = {
+        **metadata,
+        **network.notes,
+        "inputs": _json({n: says for n, (_, says) in network.inputs.items()}),
+    }
     notes |= {"outputs": _json(network.outputs), "grid": _json(network.grid)}
     for key, value in sorted(notes.items()):
         model.metadata_props.add(key=key, value=value)
     model.producer_name, model.producer_version = "fedmets", metadata.get("version", "")
     for value in (*model.graph.input, *model.graph.output):
-        value.doc_string = network.inputs[value.name][1] if value.name in network.inputs else network.outputs[value.name]
+        value.doc_string = (
+            network.inputs[value.name][1]
+            if value.name in network.inputs
+            else network.outputs[value.name]
+        )
     blob: bytes = model.SerializeToString(deterministic=True)
     return blob
 
@@ -102,9 +119,15 @@ def pt2(program: Any) -> bytes:
 def scaling(imaging: Imaging) -> str:
     """How intensities become what a network sees."""
     if imaging.window is None:
-        return "MR: clipped to the 0.5 and 99.5 percentiles inside the brain, z-score inside it, clipped to +-5; a missing sequence is 0"
+        return (
+            "MR: clipped to the 0.5 and 99.5 percentiles inside the brain, z-score inside it, "
+            "clipped to +-5; a missing sequence is 0"
+        )
     low, high = imaging.window
-    return f"CT: Hounsfield units clipped to {low:g}..{high:g} and mapped linearly to -1..1; outside the volume -1"
+    return (
+        f"CT: Hounsfield units clipped to {low:g}..{high:g} and mapped linearly to -1..1; "
+        "outside the volume -1"
+    )
 
 
 def _image(schema: Schema, imaging: Imaging, arrays: Arrays) -> Network:
@@ -117,7 +140,10 @@ def _image(schema: Schema, imaging: Imaging, arrays: Arrays) -> Network:
     load(module.network, bare(arrays))
     module.correction.copy_(torch.from_numpy(np.log(arrays["weights"])))
     grid = tuple(int(g) for g in arrays["grid"])
-    log_odds = f"log-odds of {', '.join(schema.label.classes[1:])} against {schema.label.classes[0]}, one crop's"
+    log_odds = (
+        f"log-odds of {', '.join(schema.label.classes[1:])} against "
+        f"{schema.label.classes[0]}, one crop's"
+    )
     return Network(
         "image",
         module,
@@ -125,9 +151,15 @@ def _image(schema: Schema, imaging: Imaging, arrays: Arrays) -> Network:
             "crops": ((channels + 1, *grid), _crops(imaging)),
             "present": ((channels,), "1 where the channel is there, 0 where it is missing"),
         },
-        {"logits": "log-probabilities of the classes up to a number, one crop's", "log_odds": log_odds},
+        {
+            "logits": "log-probabilities of the classes up to a number, one crop's",
+            "log_odds": log_odds,
+        },
         grid,
-        {"patient": "a patient's logits and log_odds are the means over the patient's crops; softmax of the mean logits: probabilities"},
+        {
+            "patient": "a patient's logits and log_odds are the means over the patient's crops; "
+            "softmax of the mean logits: probabilities"
+        },
     )
 
 
@@ -143,7 +175,10 @@ def _autoencoder(schema: Schema, imaging: Imaging, arrays: Arrays) -> Network:
         {"crops": ((channels + 1, *grid), _crops(imaging))},
         {"code": "latent code, one crop's", "remembered": "the crop as its code remembers it"},
         grid,
-        {"patient": "a patient's code is the mean over the patient's crops; lesions by an expert's outline alone, else the whole field"},
+        {
+            "patient": "a patient's code is the mean over the patient's crops; lesions by an "
+            "expert's outline alone, else the whole field"
+        },
     )
 
 
@@ -163,7 +198,11 @@ def _segmentation(schema: Schema, imaging: Imaging, arrays: Arrays) -> Network:
         {"volume": ((channels, *grid), says)},
         {"regions": f"logits of {', '.join(imaging.regions)} in each voxel"},
         grid,
-        {"regions": _json(imaging.regions), "lesion": f"where {' or '.join(imaging.lesion) or 'nothing'} has a probability above 0.5"},
+        {
+            "regions": _json(imaging.regions),
+            "lesion": f"where {' or '.join(imaging.lesion) or 'nothing'} has a probability above "
+            "0.5",
+        },
     )
 
 
@@ -171,8 +210,10 @@ def _crops(imaging: Imaging) -> str:
     size = " x ".join(f"{s:g}" for s in imaging.crop_mm)
     names = ", ".join(c.name for c in imaging.channels)
     return (
-        f"(crops, channels, z, y, x), float32; axes grow towards head, back and left; channels: {names}, and the share of lesion (0..1); "
-        f"a crop is {size} mm round one of the {imaging.crops} largest lesions, or the whole field where none is known"
+        "(crops, channels, z, y, x), float32; axes grow towards head, back and left; channels: "
+        f"{names}, and the share of lesion (0..1); "
+        f"a crop is {size} mm round one of the {imaging.crops} largest lesions, or the whole "
+        "field where none is known"
     )
 
 
@@ -180,7 +221,13 @@ def _forget(model: Any) -> None:
     """What the tracer noted of the machine, and names that would differ from run to run."""
     model.ClearField("metadata_props")
     model.graph.ClearField("metadata_props")
-    for item in (*model.graph.node, *model.graph.value_info, *model.graph.initializer, *model.graph.input, *model.graph.output):
+    for item in (
+        *model.graph.node,
+        *model.graph.value_info,
+        *model.graph.initializer,
+        *model.graph.input,
+        *model.graph.output,
+    ):
         item.ClearField("metadata_props")
         item.ClearField("doc_string")
     for function in model.functions:
@@ -197,7 +244,9 @@ def _json(value: Any) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """torch's tracer and exporter warn of their own insides."""
-    loggers = [logging.getLogger(n) for n in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    loggers = [
+        logging.getLogger(n) for n in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+    ]
     levels = [x.level for x in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

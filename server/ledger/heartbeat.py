@@ -20,7 +20,8 @@ NAME = "status.json"
 STOPPED = "stopped.json"
 """Left beside it by whoever stopped the run; it counts until the run is resumed."""
 BEAT_SECONDS = 5.0
-"""Seconds after which the file is written although nothing has happened: the coordinator is there."""
+"""Seconds after which the file is written although nothing has happened: the coordinator is
+there."""
 _LEAST_SECONDS = 0.5
 """Seconds between writings for sites that are heard of."""
 
@@ -44,7 +45,12 @@ class Signs:
             threading.Thread(target=self._beat, daemon=True, name="signs").start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._over.set()
 
     def say(self, **what: object) -> None:
@@ -61,8 +67,11 @@ class Signs:
                 self._heard |= {s: time.time() for s in sites if s not in self._heard}
             self._write(0)
 
-    def step(self, step: int, sites: Mapping[str, str], asked: Mapping[str, int] | None = None) -> None:
-        """Each site's state in a step; `asked`: how many plans each has got, where the step begins."""
+    def step(
+        self, step: int, sites: Mapping[str, str], asked: Mapping[str, int] | None = None
+    ) -> None:
+        """Each site's state in a step; `asked`: how many plans each has got, where the step
+        begins."""
         with self._lock:
             self._now |= {"step": step}
             self._sites = dict(sites)
@@ -92,5 +101,11 @@ class Signs:
         with self._lock:
             self._written = time.monotonic()
             plans = {s: [self._done.get(s, 0), n] for s, n in self._asked.items()}
-            now = {"time": time.time(), **self._now, "sites": self._sites, "heard": self._heard, "plans": plans}
+            now = {
+                "time": time.time(),
+                **self._now,
+                "sites": self._sites,
+                "heard": self._heard,
+                "plans": plans,
+            }
             state_store.replace(self._path, json.dumps(now).encode())

@@ -1,6 +1,7 @@
 """Ledger: a run's only memory, a chain of lines. See `common.runtime.hash_chain`.
 
-A line is written and synced after the state file that it names, so the newest intact line always names a state that is on disk.
+A line is written and synced after the state file that it names, so the newest intact line always
+names a state that is on disk.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""State store: one file an exchange, written aside and renamed, so that a crash leaves the old one or the new one."""
+"""State store: one file an exchange, written aside and renamed, so that a crash leaves the old one
+or the new one."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ KEPT_STATES = 2
 
 
 def save(folder: Path, step: int, arrays: Mapping[str, Array]) -> str:
-    """Write the state after `step` and return the SHA-256 of the file; older files but one are removed."""
+    """Write the state after `step` and return the SHA-256 of the file; older files but one are
+    removed."""
     parts = pieces(arrays)
     path = _path(folder, step)
     write(path, parts)
@@ -31,16 +33,24 @@ def load(folder: Path, step: int, digest: str) -> Arrays:
         blob = path.read_bytes()
     except OSError as error:
         raise RunError(
-            "S02", f"state file '{path}' cannot be read ({error.strerror}); restore the run folder, or start a new run"
+            "S02",
+            f"state file '{path}' cannot be read ({error.strerror}); restore the run folder, or "
+            "start a new run",
         ) from error
     if hashlib.sha256(blob).hexdigest() != digest:
-        raise RunError("S02", f"state file '{path}' is not the one that the ledger names; restore the run folder, or start a new run")
+        raise RunError(
+            "S02",
+            f"state file '{path}' is not the one that the ledger names; restore the run folder, "
+            "or start a new run",
+        )
     return unpack(blob)
 
 
 def write(path: Path, blob: bytes | Sequence[bytes | memoryview]) -> None:
     """Write a file atomically and durably: aside, synced, renamed."""
-    durable(path, blob, "free space or mend permissions, then resume the run", mode=0o666, folder=0o777)
+    durable(
+        path, blob, "free space or mend permissions, then resume the run", mode=0o666, folder=0o777
+    )
 
 
 def replace(path: Path, blob: bytes) -> None:
@@ -51,7 +61,9 @@ def replace(path: Path, blob: bytes) -> None:
         os.replace(aside, path)
     except OSError as error:
         raise RunError(
-            "S03", f"'{path}' cannot be written ({error.strerror}); free space or mend permissions, then resume the run"
+            "S03",
+            f"'{path}' cannot be written ({error.strerror}); free space or mend permissions, then "
+            "resume the run",
         ) from error
 
 

@@ -1,4 +1,5 @@
-"""Curve thinning: any number of points go in and a few are held. Every second one goes whenever there are too many."""
+"""Curve thinning: any number of points go in and a few are held. Every second one goes whenever
+there are too many."""
 
 from __future__ import annotations
 
@@ -28,4 +29,6 @@ class ThinnedCurve:
     def points(self) -> tuple[Point, ...]:
         """In order; the newest one is always there."""
         kept = tuple(self._kept)
-        return kept if self._last is None or (kept and kept[-1] == self._last) else (*kept, self._last)
+        return (
+            kept if self._last is None or (kept and kept[-1] == self._last) else (*kept, self._last)
+        )

@@ -1,7 +1,8 @@
-"""Ledger follower: a ledger read as it grows. Only new bytes, the chain verified as they come, and what does not fit said with its line.
+"""Ledger follower: a ledger read as it grows. Only new bytes, the chain verified as they come, and
+what does not fit said with its line.
 
-Resuming a run demands an intact ledger (`server.ledger.ledger.read`). Looking at one does not: the lines before a fault are verified, those
-after it are shown as what they are, not verified.
+Resuming a run demands an intact ledger (`server.ledger.ledger.read`). Looking at one does not: the
+lines before a fault are verified, those after it are shown as what they are, not verified.
 """
 
 from __future__ import annotations
@@ -34,8 +35,11 @@ class LedgerFault:
 class Follower:
     """`take` gets each verified line once, in order."""
 
-    def __init__(self, path: Path, take: Callable[[Line], None], restart: Callable[[], None] = lambda: None) -> None:
-        """restart: called before the file is read from its beginning again, because it is no longer the one that was read."""
+    def __init__(
+        self, path: Path, take: Callable[[Line], None], restart: Callable[[], None] = lambda: None
+    ) -> None:
+        """restart: called before the file is read from its beginning again, because it is no longer
+        the one that was read."""
         self.path, self._take, self._restart = path, take, restart
         self._known: tuple[int, int, int] | None = None
         self._clear()
@@ -55,7 +59,11 @@ class Follower:
     def fault(self) -> LedgerFault | None:
         """The first there is; lines that are missing at the end count as one after the last."""
         lost = self._end.missed(self.lines, self.torn > 0) if self._end else 0
-        return self._damaged or (LedgerFault(self.lines + 1, f"{cut_off(lost)}: it had {self.lines + lost}", lost) if lost else None)
+        return self._damaged or (
+            LedgerFault(self.lines + 1, f"{cut_off(lost)}: it had {self.lines + lost}", lost)
+            if lost
+            else None
+        )
 
     @property
     def lines(self) -> int:
@@ -63,7 +71,8 @@ class Follower:
         return len(self.starts)
 
     def read(self) -> bool:
-        """Take what is new; whether there was anything. A file that is not there is one without lines."""
+        """Take what is new; whether there was anything. A file that is not there is one without
+        lines."""
         try:
             end = End.of(self.path)  # before the lines: whoever writes meanwhile can only add some
             with open(self.path, "rb") as file:
@@ -71,8 +80,13 @@ class Follower:
                 now = (status.st_ino, status.st_size, status.st_mtime_ns)
                 if now == self._known:
                     return False
-                if self._known and (now[0] != self._known[0] or now[1] < self._at or (now[1] == self._known[1] and not self.torn)):
-                    # another file, a shorter one, or the same length written over: what was verified is no longer what is there
+                if self._known and (
+                    now[0] != self._known[0]
+                    or now[1] < self._at
+                    or (now[1] == self._known[1] and not self.torn)
+                ):
+                    # another file, a shorter one, or the same length written over: what was
+                    # verified is no longer what is there
                     self._clear()
                     self._restart()
                 self._known, self._end = now, end
@@ -113,7 +127,8 @@ class Follower:
         self._take(line)
 
     def texts(self, first: int, last: int) -> list[tuple[int, bytes, bool]]:
-        """Lines `first` to `last` (from 1, both included) as they are on disk: number, text, whether it was verified."""
+        """Lines `first` to `last` (from 1, both included) as they are on disk: number, text,
+        whether it was verified."""
         first, last = max(first, 1), min(last, self.lines)
         out = []
         with open(self.path, "rb") as file:

@@ -84,12 +84,17 @@ class LedgerSummary:
                 self.latest = float(line["time"])
                 self.began = self.latest if self.began is None else self.began
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            text = f"not of a form that this version of fedmets knows ({type(error).__name__}: {error})"
+            text = (
+                f"not of a form that this version of fedmets knows ({type(error).__name__}: "
+                f"{error})"
+            )
             kind = str(line.get("kind", "?"))
             if len(self.odd) < HELD_LINES:
                 self.odd[number] = text
         time = line.get("time")
-        self.lines.append((number, float(time) if isinstance(time, int | float) else None, kind, text))
+        self.lines.append(
+            (number, float(time) if isinstance(time, int | float) else None, kind, text)
+        )
 
     def _begin(self, line: Mapping[str, Any]) -> None:
         if not self.first:
@@ -105,7 +110,10 @@ class LedgerSummary:
     def _exchange(self, line: Mapping[str, Any]) -> None:
         step, time = int(line["step"]), float(line["time"])
         self.exchanges, self.done = self.exchanges + 1, int(line["done"])
-        self.sent, self.received = self.sent + int(line["sent"]), self.received + int(line["received"])
+        self.sent, self.received = (
+            self.sent + int(line["sent"]),
+            self.received + int(line["received"]),
+        )
         self.last_seconds = float(line["seconds"])
         self.spent_time += self.last_seconds
         self.seconds.add(step, self.last_seconds)
@@ -135,16 +143,23 @@ class LedgerSummary:
         self.evaluation = list(line.get("evaluation", self.evaluation))
         for site, spent in line.get("spent", {}).items():
             part = self.sites[str(site)]
-            part.spent, part.spent_by = float(spent["epsilon"]), {str(k): float(v) for k, v in spent["learners"].items()}
+            part.spent, part.spent_by = (
+                float(spent["epsilon"]),
+                {str(k): float(v) for k, v in spent["learners"].items()},
+            )
 
     def _metrics(self, step: int, row: Mapping[str, Any]) -> None:
         for metric, value in row["all"].items():
-            curve = self.curves.setdefault((str(row["learner"]), str(metric)), CurvePart(ThinnedCurve(POINTS)))
+            curve = self.curves.setdefault(
+                (str(row["learner"]), str(metric)), CurvePart(ThinnedCurve(POINTS))
+            )
             curve.all.add(step, float(value))
             for site, site_metrics in row["sites"].items():
                 if metric in site_metrics:
                     if site not in curve.sites:
-                        curve.sites[str(site)] = ThinnedCurve(min(SITE_POINTS // max(len(self.sites), 1), POINTS))
+                        curve.sites[str(site)] = ThinnedCurve(
+                            min(SITE_POINTS // max(len(self.sites), 1), POINTS)
+                        )
                     curve.sites[str(site)].add(step, float(site_metrics[metric]))
 
     def _guard(self, line: Mapping[str, Any]) -> None:

@@ -21,56 +21,104 @@ def is_code(text: str) -> bool:
 
 
 def meaning(code: str) -> str:
-    return CODES[code].meaning if code in CODES else "a code that this version of fedmets does not know"
+    return (
+        CODES[code].meaning
+        if code in CODES
+        else "a code that this version of fedmets does not know"
+    )
 
 
 def sentence(line: Mapping[str, Any]) -> str:
-    """One sentence or two; a kind of line that this version does not know is named. KeyError and the like for a line of another form."""
+    """One sentence or two; a kind of line that this version does not know is named. KeyError and
+    the like for a line of another form."""
     kind = line["kind"]
-    text = _SENTENCES[kind](line) if kind in _SENTENCES else f"a line of kind '{kind}', which this version of fedmets does not know"
-    return f"{text}; {cut_off(line['lost'], 'the end of what stands above')}" if line.get("lost") else text
+    text = (
+        _SENTENCES[kind](line)
+        if kind in _SENTENCES
+        else f"a line of kind '{kind}', which this version of fedmets does not know"
+    )
+    return (
+        f"{text}; {cut_off(line['lost'], 'the end of what stands above')}"
+        if line.get("lost")
+        else text
+    )
 
 
 def _open(line: Mapping[str, Any]) -> str:
-    return f"run {line['name']} begins with {_count(line['sites'], 'site')} ({some(line['sites'])}) and {_count(line['jobs'], 'job')}"
+    return (
+        f"run {line['name']} begins with {_count(line['sites'], 'site')} "
+        f"({some(line['sites'])}) and {_count(line['jobs'], 'job')}"
+    )
 
 
 def _resume(line: Mapping[str, Any]) -> str:
-    torn = f"; {line['torn']} bytes of a line that was cut short were removed" if line.get("torn") else ""
+    torn = (
+        f"; {line['torn']} bytes of a line that was cut short were removed"
+        if line.get("torn")
+        else ""
+    )
     return f"resumed at step {line['step']} with {_count(line['sites'], 'site')}{torn}"
 
 
 def _exchange(line: Mapping[str, Any]) -> str:
     contributed = [s for s, what in line["sites"].items() if what == "contributed"]
     learners = dict.fromkeys(w["learner"] for w in line["work"])
-    text = f"step {line['step']}: {some(list(learners))}; {len(contributed)} of {_count(line['sites'], 'site')} contributed"
+    text = (
+        f"step {line['step']}: {some(list(learners))}; {len(contributed)} of "
+        f"{_count(line['sites'], 'site')} contributed"
+    )
     text += f", {line['seconds']:.1f} s, {size(line['sent'])} down, {size(line['received'])} up"
     codes: dict[str, set[str]] = {}
     for w in line["work"]:
         for s, code in w["refused"].items():
             codes.setdefault(s, set()).add(code)
-    others = [f"{s}: {' '.join(sorted(codes.get(s, {what})))}" for s, what in line["sites"].items() if what != "contributed"]
-    refused = [f"{s}: {' '.join(sorted(site_codes))}" for s, site_codes in sorted(codes.items()) if line["sites"].get(s) == "contributed"]
+    others = [
+        f"{s}: {' '.join(sorted(codes.get(s, {what})))}"
+        for s, what in line["sites"].items()
+        if what != "contributed"
+    ]
+    refused = [
+        f"{s}: {' '.join(sorted(site_codes))}"
+        for s, site_codes in sorted(codes.items())
+        if line["sites"].get(s) == "contributed"
+    ]
     doubted = [d for w in line["work"] for d in w.get("doubted", [])]
     late = [f"{entry['site']} (step {entry['step']})" for entry in line.get("late", [])]
-    for what, names in (("not in it", others), ("refused in part", refused), ("doubted", doubted), ("late and not used", late)):
+    for what, names in (
+        ("not in it", others),
+        ("refused in part", refused),
+        ("doubted", doubted),
+        ("late and not used", late),
+    ):
         text += f"; {what}: {some(names)}" if names else ""
     return text
 
 
 def _guard(line: Mapping[str, Any]) -> str:
     refused, accepted = line.get("refused", []), line.get("accepted", [])
-    text = f"guard {line['guard']}: " + (f"stopped the run for {some(refused)}" if refused else "nothing found")
+    text = f"guard {line['guard']}: " + (
+        f"stopped the run for {some(refused)}" if refused else "nothing found"
+    )
     return text + (f"; accepted all the same: {some(accepted)}" if accepted else "")
 
 
 def _close(line: Mapping[str, Any]) -> str:
-    later = f"; joined too late to take part: {some(line['joined_later'])}" if line.get("joined_later") else ""
-    return f"finished after {_count(line['exchanges'], 'exchange')}, state {line['state_hash'][:12]}{later}"
+    later = (
+        f"; joined too late to take part: {some(line['joined_later'])}"
+        if line.get("joined_later")
+        else ""
+    )
+    return (
+        f"finished after {_count(line['exchanges'], 'exchange')}, state "
+        f"{line['state_hash'][:12]}{later}"
+    )
 
 
 def _failed(line: Mapping[str, Any]) -> str:
-    return f"ended without a result, {line['code']} ({meaning(line['code'])}): {'; '.join(map(str, line['said']))}"
+    return (
+        f"ended without a result, {line['code']} ({meaning(line['code'])}): "
+        f"{'; '.join(map(str, line['said']))}"
+    )
 
 
 _SENTENCES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {

@@ -1,6 +1,8 @@
-"""MLflow sink: configuration as parameters, curves and metrics by step, hashes and paths as tags. Needs the extra `[mlflow]`.
+"""MLflow sink: configuration as parameters, curves and metrics by step, hashes and paths as tags.
+Needs the extra `[mlflow]`.
 
-Only the ledger is read. What MLflow has of a run already is not written again: a run that is resumed, or written twice, is one run there.
+Only the ledger is read. What MLflow has of a run already is not written again: a run that is
+resumed, or written twice, is one run there.
 """
 
 from __future__ import annotations
@@ -25,19 +27,25 @@ _LONGEST_PARAMETER = 500
 
 
 class Sink:
-    """`take` hands over what is new. Nothing is lost by an MLflow that is away for a while: the next call brings it."""
+    """`take` hands over what is new. Nothing is lost by an MLflow that is away for a while: the
+    next call brings it."""
 
     def __init__(self, folder: Path, uri: str) -> None:
         try:
             import os
 
-            # a folder is what a hospital's own machine has; MLflow asks for a word since it would rather have a database
+            # a folder is what a hospital's own machine has; MLflow asks for a word since it would
+            # rather have a database
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
             # it greets its makers otherwise
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             import mlflow
         except ImportError as error:
-            raise UsageError("C01", f"--mlflow needs the package mlflow-skinny ({error}): pip install 'fedmets[mlflow]'") from error
+            raise UsageError(
+                "C01",
+                f"--mlflow needs the package mlflow-skinny ({error}): pip install "
+                "'fedmets[mlflow]'",
+            ) from error
         self._client: Any = None
         self._mlflow: Any = mlflow
         self._uri, self._folder = uri, folder
@@ -57,7 +65,9 @@ class Sink:
                 self._client.set_tag(self._run, _LINES, str(self._had))
         except Exception as error:  # whatever MLflow, its transport or its store raises
             raise FederationError(
-                "R06", f"MLflow at '{self._uri}' did not take the run ({error}); the run itself is not touched"
+                "R06",
+                f"MLflow at '{self._uri}' did not take the run ({error}); the run itself is not "
+                "touched",
             ) from error
         self._waiting.clear()
 
@@ -71,13 +81,19 @@ class Sink:
         stamp = int(1000 * (float(when) if when is not None else time.time()))
         metrics = list(values(line))
         for start in range(0, len(metrics), _BATCH):
-            self._log(metrics[start : start + _BATCH], stamp, int(line["step"] if "step" in line else line.get("exchanges") or 0))
+            self._log(
+                metrics[start : start + _BATCH],
+                stamp,
+                int(line["step"] if "step" in line else line.get("exchanges") or 0),
+            )
         if line["kind"] == "close":
             self._client.set_tag(self._run, "fedmets.state_hash", line["state_hash"])
             self._client.set_tag(self._run, "fedmets.ledger_head", line["hash"])
             for name in ("model", "report.html", "report.json"):
                 if (self._folder / name).exists():
-                    self._client.set_tag(self._run, f"fedmets.{name}", str((self._folder / name).resolve()))
+                    self._client.set_tag(
+                        self._run, f"fedmets.{name}", str((self._folder / name).resolve())
+                    )
         if line["kind"] == "report":
             self._client.set_tag(self._run, "fedmets.report_sha256", line["sha256"])
         if line["kind"] in _STATUS:
@@ -89,7 +105,9 @@ class Sink:
     def _log(self, metrics: list[tuple[str, float]], stamp: int, step: int) -> None:
         from mlflow.entities import Metric
 
-        self._client.log_batch(self._run, metrics=[Metric(key, value, stamp, step) for key, value in metrics])
+        self._client.log_batch(
+            self._run, metrics=[Metric(key, value, stamp, step) for key, value in metrics]
+        )
         # with each batch, so that a process that ends here does not repeat more than one
         self._client.set_tag(self._run, _LINES, str(self._had))
 
@@ -97,7 +115,11 @@ class Sink:
         """The run's own at MLflow: found again by its name, or made."""
         name, config = str(line["name"]), line["config"]
         experiment_there = self._client.get_experiment_by_name(config["study"])
-        experiment = experiment_there.experiment_id if experiment_there else self._client.create_experiment(config["study"])
+        experiment = (
+            experiment_there.experiment_id
+            if experiment_there
+            else self._client.create_experiment(config["study"])
+        )
         runs = self._client.search_runs([experiment], f"tags.`{_TAG}` = '{name}'", max_results=1)
         if runs:
             self._run = runs[0].info.run_id
@@ -109,9 +131,15 @@ class Sink:
             "fedmets.version": __version__,
             "fedmets.run_id": line["run"],
         }
-        created = self._client.create_run(experiment, start_time=int(1000 * line["time"]), tags=tags, run_name=self._folder.name)
+        created = self._client.create_run(
+            experiment, start_time=int(1000 * line["time"]), tags=tags, run_name=self._folder.name
+        )
         self._run = created.info.run_id
-        for key, value in {**parameters(config), "sites": str(len(line["sites"])), "schema": line["schema"]}.items():
+        for key, value in {
+            **parameters(config),
+            "sites": str(len(line["sites"])),
+            "schema": line["schema"],
+        }.items():
             self._client.log_param(self._run, key, value)
 
 
@@ -120,7 +148,11 @@ _STATUS = {"close": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 def parameters(config: Mapping[str, Any]) -> dict[str, str]:
     """The configuration; not where keys and folders lie."""
-    return {k: str(v)[:_LONGEST_PARAMETER] for k, v in config.items() if k not in ("keys", "sites", "out", "resume") and v != ""}
+    return {
+        k: str(v)[:_LONGEST_PARAMETER]
+        for k, v in config.items()
+        if k not in ("keys", "sites", "out", "resume") and v != ""
+    }
 
 
 def values(line: Line) -> Iterator[tuple[str, float]]:
@@ -130,7 +162,10 @@ def values(line: Line) -> Iterator[tuple[str, float]]:
         yield "sent_bytes", float(line["sent"])
         yield "received_bytes", float(line["received"])
         yield "jobs_done", float(line["done"])
-        yield "sites_contributed", float(sum(what == "contributed" for what in line["sites"].values()))
+        yield (
+            "sites_contributed",
+            float(sum(what == "contributed" for what in line["sites"].values())),
+        )
         for row in line.get("metrics", []):
             for metric, value in row["all"].items():
                 yield f"{row['learner']}.{metric}", float(value)

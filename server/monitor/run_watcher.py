@@ -18,7 +18,8 @@ from server.monitor.view import LineView, View, view
 
 
 class RunWatcher:
-    """One for all who look at a run: what it holds does not grow with their number, nor with the run."""
+    """One for all who look at a run: what it holds does not grow with their number, nor with the
+    run."""
 
     def __init__(self, folder: Path, heard: Callable[[Line], None] = lambda line: None) -> None:
         """heard: told each verified line once, those that are there already too."""
@@ -37,11 +38,19 @@ class RunWatcher:
         """What is to be seen now."""
         self._ledger.read()
         status, stopped = _read(self.folder / heartbeat.NAME), _read(self.folder / STOPPED)
-        seen_view = view(str(self.folder), self._ledger, self._told, status, stopped, time.time() if now is None else now)
+        seen_view = view(
+            str(self.folder),
+            self._ledger,
+            self._told,
+            status,
+            stopped,
+            time.time() if now is None else now,
+        )
         return replace(seen_view, lines=self.lines()) if self._ledger.fault else seen_view
 
     def lines(self, before: int | None = None, count: int = 40) -> tuple[LineView, ...]:
-        """`count` lines before line `before` (from 1; None: the newest), from disk; those behind a fault are marked as not verified."""
+        """`count` lines before line `before` (from 1; None: the newest), from disk; those behind a
+        fault are marked as not verified."""
         self._ledger.read()
         last = self._ledger.lines if before is None else before - 1
         return tuple(_line_view(*found) for found in self._ledger.texts(last - count + 1, last))
@@ -53,7 +62,9 @@ def _line_view(number: int, text: bytes, verified: bool) -> LineView:
         kind, when, words = str(line["kind"]), line.get("time"), sentence(line)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return LineView(number, None, "?", text[:200].decode("utf-8", "replace"), verified)
-    return LineView(number, float(when) if isinstance(when, int | float) else None, kind, words, verified)
+    return LineView(
+        number, float(when) if isinstance(when, int | float) else None, kind, words, verified
+    )
 
 
 def _read(path: Path) -> Mapping[str, Any]:

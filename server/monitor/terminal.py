@@ -1,4 +1,5 @@
-"""Terminal output of the coordinator's commands: for people by rich, for programs one JSON object, an exit status for cron."""
+"""Terminal output of the coordinator's commands: for people by rich, for programs one JSON object,
+an exit status for cron."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ from server.monitor.run_watcher import RunWatcher
 from server.monitor.view import SiteView, State, View
 
 EXIT: Mapping[State, int] = {
-    "finished": 0, "running": 0, "waiting": 3, "stalled": 3, "failed": 5, "damaged": 6, "stopped": 7,
+    "finished": 0, "running": 0, "waiting": 3, "stalled": 3, "failed": 5, "damaged": 6,
+    "stopped": 7,
 }  # fmt: skip
 """Exit status of `status`, `show` and `watch`."""
 ENDS = ("finished", "failed", "stopped", "damaged")
@@ -45,7 +47,9 @@ def status(word: str, folder: Path, as_json: bool) -> int:
     if as_json:
         print(json.dumps(brief(current)))
     else:
-        Console(stderr=True, width=_width(sys.stderr)).print(_head(current), _sites(current), highlight=False)
+        Console(stderr=True, width=_width(sys.stderr)).print(
+            _head(current), _sites(current), highlight=False
+        )
         print(current.folder)
     return EXIT[current.state]
 
@@ -69,23 +73,50 @@ def listed(folder: Path, as_json: bool) -> int:
     if as_json:
         print(json.dumps([brief(v) for v in views]))
         return 0
-    table = Table("run", "study", "task", "state", "jobs", "exchanges", "sites", "last sign of life", box=None, pad_edge=False)
+    table = Table(
+        "run",
+        "study",
+        "task",
+        "state",
+        "jobs",
+        "exchanges",
+        "sites",
+        "last sign of life",
+        box=None,
+        pad_edge=False,
+    )
     for v in views:
         jobs = f"{v.done} of {v.jobs}" if v.jobs else ""
         state = Text(v.state, _COLOURS[v.state])
         table.add_row(
-            _plain(Path(v.folder).name), _plain(v.study), _plain(v.task), state, jobs, str(v.step), str(len(v.sites)), _since(v.latest)
+            _plain(Path(v.folder).name),
+            _plain(v.study),
+            _plain(v.task),
+            state,
+            jobs,
+            str(v.step),
+            str(len(v.sites)),
+            _since(v.latest),
         )
-    Console(width=_width(sys.stdout)).print(table if views else f"no run in '{folder}'", highlight=False)
+    Console(width=_width(sys.stdout)).print(
+        table if views else f"no run in '{folder}'", highlight=False
+    )
     return 0
 
 
-def watch(word: str, folder: Path, as_json: bool, log: Log, sleep: Callable[[float], None] = time.sleep) -> int:
-    """Until the run has ended. On a terminal one picture that changes, else a line an exchange, with --json one object each."""
+def watch(
+    word: str, folder: Path, as_json: bool, log: Log, sleep: Callable[[float], None] = time.sleep
+) -> int:
+    """Until the run has ended. On a terminal one picture that changes, else a line an exchange,
+    with --json one object each."""
     path = run_folders.chosen(word, folder)
     watched, printed = RunWatcher(path, lambda line: log.line(path.name, line)), 0
     picture = sys.stdout.isatty() and not as_json
-    with Live(console=Console(), auto_refresh=False, transient=False) if picture else _NoPicture() as live:
+    with (
+        Live(console=Console(), auto_refresh=False, transient=False)
+        if picture
+        else _NoPicture() as live
+    ):
         last_shown: tuple[object, ...] = ()
         while True:
             current = watched.look()
@@ -104,7 +135,9 @@ def watch(word: str, folder: Path, as_json: bool, log: Log, sleep: Callable[[flo
             else:
                 for line in watched.lines(None, current.line_count - printed):
                     mark = "" if line.verified else "NOT VERIFIED "
-                    print(f"{_clock(line.time)} {line.number:>5} {mark}{_safe(line.text)}", flush=True)
+                    print(
+                        f"{_clock(line.time)} {line.number:>5} {mark}{_safe(line.text)}", flush=True
+                    )
                 printed = current.line_count
                 if (current.state,) != last_shown:
                     last_shown = (current.state,)
@@ -157,21 +190,43 @@ def _head(v: View) -> Group:
     lines.append(_plain(f"{v.name or Path(v.folder).name}  {subject}"))
     if v.jobs:
         mean = f", {v.seconds['mean']:.1f} s each" if v.seconds["mean"] else ""
-        lines.append(Text(f"{v.done} of {v.jobs} jobs, {v.step} exchanges{mean}, {size(v.sent)} down, {size(v.received)} up"))
+        lines.append(
+            Text(
+                f"{v.done} of {v.jobs} jobs, {v.step} exchanges{mean}, {size(v.sent)} down, "
+                f"{size(v.received)} up"
+            )
+        )
     lines += [Text(f"note: {_safe(n)}", "yellow") for n in v.notes]
     return Group(*lines)
 
 
 def _sites(v: View) -> Table:
-    table = Table("site", "state", "heard of", "plans", "forecast", "cases", "imaged", "in", "late", "not", box=None, pad_edge=False)
+    table = Table(
+        "site",
+        "state",
+        "heard of",
+        "plans",
+        "forecast",
+        "cases",
+        "imaged",
+        "in",
+        "late",
+        "not",
+        box=None,
+        pad_edge=False,
+    )
     if v.privacy:
         table.add_column("epsilon")
     for s in v.sites:
-        state = Text(s.state if not s.code or s.code == s.state else f"{s.state} {s.code}", "red" if s.code else "")
+        state = Text(
+            s.state if not s.code or s.code == s.state else f"{s.state} {s.code}",
+            "red" if s.code else "",
+        )
         plans = f"{s.plans_done} of {s.plans_asked}" if s.plans_asked is not None else ""
         refused = ", ".join(f"{r.code} x{r.times}" for r in v.refusals if r.site == s.name)
         row: list[str | Text] = [
-            _plain(s.name), state, _since(s.seen), plans, "" if s.forecast is None else ago(s.forecast),
+            _plain(s.name), state, _since(s.seen), plans,
+            "" if s.forecast is None else ago(s.forecast),
             _number(s.cases), _number(s.imaged), str(s.contributed), str(s.late or ""), refused,
             *([_epsilon(s)] if v.privacy else []),
         ]  # fmt: skip
@@ -184,20 +239,41 @@ def _whole(v: View) -> list[object]:
     if v.privacy:
         planned = v.privacy.get("planned")
         whole = f"the whole run costs at most {planned:.3g}; " if isinstance(planned, float) else ""
-        out.append(f"noise {v.privacy['noise']:g}; {whole}what a site allows is withheld: it keeps its limit to itself")
+        out.append(
+            f"noise {v.privacy['noise']:g}; {whole}what a site allows is withheld: it keeps its "
+            "limit to itself"
+        )
     for c in (c for c in v.curves if c.all):
         first, last = c.all[0], c.all[-1]
-        out.append(f"{c.learner} {c.metric}: {first[1]:.4g} at step {first[0]}, {last[1]:.4g} at step {last[0]}")
+        out.append(
+            f"{c.learner} {c.metric}: {first[1]:.4g} at step {first[0]}, {last[1]:.4g} at step "
+            f"{last[0]}"
+        )
     for e in v.evaluation:
-        figures = ", ".join(f"{k} {e[k]:.3f}" for k in ("auc", "auc_pooled", "brier", "log_loss") if isinstance(e.get(k), float))
-        out.append(f"{e.get('model')} {e.get('evaluation')}: {figures or 'not estimable'} ({e.get('n')} cases)")
+        figures = ", ".join(
+            f"{k} {e[k]:.3f}"
+            for k in ("auc", "auc_pooled", "brier", "log_loss")
+            if isinstance(e.get(k), float)
+        )
+        out.append(
+            f"{e.get('model')} {e.get('evaluation')}: {figures or 'not estimable'} ({e.get('n')} "
+            "cases)"
+        )
     if v.refusals:
-        table = Table("site", "code", "exchanges", "what it means", "what to do", box=None, pad_edge=False)
+        table = Table(
+            "site", "code", "exchanges", "what it means", "what to do", box=None, pad_edge=False
+        )
         for r in v.refusals:
-            table.add_row(_plain(r.site), r.code, str(r.times), _plain(r.meaning), _plain(r.way_out))
+            table.add_row(
+                _plain(r.site), r.code, str(r.times), _plain(r.meaning), _plain(r.way_out)
+            )
         out += ["", table]
     out.append("")
-    out += [f"{line.number:>5} {_clock(line.time)} {'' if line.verified else 'NOT VERIFIED '}{line.text}" for line in v.lines]
+    out += [
+        f"{line.number:>5} {_clock(line.time)} "
+        f"{'' if line.verified else 'NOT VERIFIED '}{line.text}"
+        for line in v.lines
+    ]
     out.append("")
     out.append(f"{v.verified} of {v.line_count} lines verified, head {v.head}")
     out.append(", ".join(f"{k} {version}" for k, version in v.versions.items()))
@@ -227,7 +303,11 @@ def _since(when: float | None) -> str:
 
 
 def _clock(when: Any) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when)) if isinstance(when, int | float) else " " * 19
+    return (
+        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
+        if isinstance(when, int | float)
+        else " " * 19
+    )
 
 
 def _width(out: Any) -> int | None:

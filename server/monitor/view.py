@@ -1,4 +1,5 @@
-"""View of a run, from its ledger alone, and from `status.json` where that is fresh: what terminal, page and metrics all show."""
+"""View of a run, from its ledger alone, and from `status.json` where that is fresh: what terminal,
+page and metrics all show."""
 
 from __future__ import annotations
 
@@ -14,7 +15,15 @@ from server.monitor.ledger_summary import WITHHELD, LedgerSummary, SitePart
 from server.monitor.ledger_wording import is_code, meaning
 
 State = Literal["waiting", "running", "stalled", "stopped", "failed", "finished", "damaged"]
-RUN_STATES: tuple[State, ...] = ("waiting", "running", "stalled", "stopped", "failed", "finished", "damaged")
+RUN_STATES: tuple[State, ...] = (
+    "waiting",
+    "running",
+    "stalled",
+    "stopped",
+    "failed",
+    "finished",
+    "damaged",
+)
 FRESH_SECONDS = 30.0
 """Seconds without a sign of life after which a run that should be at work is called stalled."""
 _HIDDEN_SETTINGS = ("keys", "sites", "out", "resume")
@@ -26,7 +35,8 @@ class SiteView:
 
     name: str
     state: str
-    """registered, ready, working, contributed, late, refused, or the code of why there was no answer."""
+    """registered, ready, working, contributed, late, refused, or the code of why there was no
+    answer."""
     code: str
     seen: float | None
     """Unix time of the last sign of life."""
@@ -135,7 +145,14 @@ class View:
         return asdict(self)
 
 
-def view(folder: str, ledger: Follower, summary: LedgerSummary, status: Mapping[str, Any], stopped: Mapping[str, Any], now: float) -> View:
+def view(
+    folder: str,
+    ledger: Follower,
+    summary: LedgerSummary,
+    status: Mapping[str, Any],
+    stopped: Mapping[str, Any],
+    now: float,
+) -> View:
     """`status`, `stopped`: what is in those files, empty where there are none."""
     first, newest_begin = summary.first, summary.begun
     config = newest_begin.get("config") or first.get("config") or {}
@@ -156,10 +173,15 @@ def view(folder: str, ledger: Follower, summary: LedgerSummary, status: Mapping[
         done=summary.done,
         learners=tuple(summary.learners),
         expect=int(config.get("expect") or status.get("expect") or 0),
-        sites=tuple(_site(name, summary, live, _heard(status)) for name in sorted({*summary.sites, *_names(live)})),
+        sites=tuple(
+            _site(name, summary, live, _heard(status))
+            for name in sorted({*summary.sites, *_names(live)})
+        ),
         withheld=secure,
         curves=tuple(
-            CurveView(learner, metric, c.all.points, {s: t.points for s, t in sorted(c.sites.items())})
+            CurveView(
+                learner, metric, c.all.points, {s: t.points for s, t in sorted(c.sites.items())}
+            )
             for (learner, metric), c in sorted(summary.curves.items())
         ),
         evaluation=tuple(summary.evaluation),
@@ -177,7 +199,11 @@ def view(folder: str, ledger: Follower, summary: LedgerSummary, status: Mapping[
         received=summary.received,
         refusals=_refusals(summary),
         joined_later=tuple(map(str, summary.closed.get("joined_later") or ())),
-        guard={k: summary.guard[k] for k in ("guard", "found", "accepted", "refused") if k in summary.guard},
+        guard={
+            k: summary.guard[k]
+            for k in ("guard", "found", "accepted", "refused")
+            if k in summary.guard
+        },
         configuration={k: v for k, v in config.items() if k not in _HIDDEN_SETTINGS},
         versions={str(k): str(v) for k, v in (newest_begin.get("versions") or {}).items()},
         notes=_notes(ledger, summary),
@@ -194,34 +220,52 @@ def view(folder: str, ledger: Follower, summary: LedgerSummary, status: Mapping[
 
 # a sentence changes when the state does, and not every second: screen readers speak it
 def _state(
-    folder: str, ledger: Follower, summary: LedgerSummary, status: Mapping[str, Any], stopped: Mapping[str, Any], now: float
+    folder: str,
+    ledger: Follower,
+    summary: LedgerSummary,
+    status: Mapping[str, Any],
+    stopped: Mapping[str, Any],
+    now: float,
 ) -> tuple[State, str, str]:
     resume = f"fedmets server resume {folder}"
     if ledger.fault:
         line = ledger.fault
-        verified = f"the {line.line - 1} lines before it are verified" if line.line > 1 else "no line is verified"
+        verified = (
+            f"the {line.line - 1} lines before it are verified"
+            if line.line > 1
+            else "no line is verified"
+        )
         if line.lost:
             return (
                 "damaged",
-                f"line {line.line} of the ledger is missing ({line.what}); {verified}: restore the run's folder from a backup, "
+                f"line {line.line} of the ledger is missing ({line.what}); {verified}: restore "
+                "the run's folder from a backup, "
                 f"or go on from what is left, which puts the loss on record: {resume}",
                 "S02",
             )
         return (
             "damaged",
-            f"line {line.line} of the ledger was altered or damaged ({line.what}); {verified}, what comes after it is not to be "
+            f"line {line.line} of the ledger was altered or damaged ({line.what}); {verified}, "
+            "what comes after it is not to be "
             "trusted: restore the run's folder from a backup, or start a new run",
             "S02",
         )
     if summary.closed:
-        return "finished", f"all {summary.jobs} jobs are done, after {summary.exchanges} exchanges", ""
+        return (
+            "finished",
+            f"all {summary.jobs} jobs are done, after {summary.exchanges} exchanges",
+            "",
+        )
     ended = summary.ended if summary.first else status.get("failed") or {}
     begun = max(_time(summary.begun), 0.0)
     if stopped and float(stopped.get("time", 0.0)) >= begun:
         return "stopped", f"stopped by command; take it up again: {resume}", ""
     if ended.get("code"):
         code = str(ended["code"])
-        why, way_out = "; ".join(map(str, ended.get("said") or ())), CODES[code].way_out if code in CODES else ""
+        why, way_out = (
+            "; ".join(map(str, ended.get("said") or ())),
+            CODES[code].way_out if code in CODES else "",
+        )
         return "failed", f"{code}, {meaning(code)}: {why}. What to do: {way_out} ({resume})", code
     if ended:
         return "stopped", f"interrupted at the coordinator; take it up again: {resume}", ""
@@ -229,36 +273,59 @@ def _state(
     if now - last < FRESH_SECONDS:
         if not summary.first or not status.get("begun", True):
             present = len(_names(status))
-            return "waiting", f"waiting for sites: {present} of {status.get('expect', '?')} have come", ""
+            return (
+                "waiting",
+                f"waiting for sites: {present} of {status.get('expect', '?')} have come",
+                "",
+            )
         return "running", "at work", ""
     if not summary.first and not status:
-        return "waiting", "the ledger has no line yet: sites are being waited for, or the run never began", ""
+        return (
+            "waiting",
+            "the ledger has no line yet: sites are being waited for, or the run never began",
+            "",
+        )
     return (
         "stalled",
-        f"no sign of life for more than {FRESH_SECONDS:.0f} s: the coordinator's process has ended or hangs; look at its log, "
+        f"no sign of life for more than {FRESH_SECONDS:.0f} s: the coordinator's process has "
+        "ended or hangs; look at its log, "
         f"then: {resume}",
         "R07",
     )
 
 
-def _site(name: str, summary: LedgerSummary, live: Mapping[str, Any], heard: Mapping[str, Any]) -> SiteView:
+def _site(
+    name: str, summary: LedgerSummary, live: Mapping[str, Any], heard: Mapping[str, Any]
+) -> SiteView:
     part, live_state = summary.sites.get(name, SitePart()), str(_names(live).get(name, ""))
     state, code = part.state, part.code
     if live_state and not (live_state == "refused" and part.code):
         state, code = live_state, live_state if is_code(live_state) else ""
-    if part.late_at and part.late_at >= (part.seen or 0.0) and state not in ("working", "contributed"):
+    if (
+        part.late_at
+        and part.late_at >= (part.seen or 0.0)
+        and state not in ("working", "contributed")
+    ):
         state = "late"
     plans = _pair((live.get("plans") or {}).get(name)) if state == "working" else (None, None)
     seen = max(filter(None, (part.seen, _number(heard.get(name)))), default=None)
     return SiteView(
-        name, state, code, seen, *plans, _forecast(summary, name), _count(summary, "cases", name), _count(summary, "imaged", name),
+        name, state, code, seen, *plans, _forecast(summary, name), _count(summary, "cases", name),
+        _count(summary, "imaged", name),
         part.contributed, part.late, part.spent, dict(part.spent_by),
     )  # fmt: skip
 
 
 def _refusals(summary: LedgerSummary) -> tuple[RefusalView, ...]:
     return tuple(
-        RefusalView(site, code, times, part.refused_at.get(code, 0), meaning(code), CODES[code].way_out if code in CODES else "")
+        RefusalView(
+            site,
+            code,
+            times,
+            part.refused_at.get(code, 0),
+            meaning(code),
+            CODES[code].way_out if code in CODES else "",
+        )
         for site, part in sorted(summary.sites.items())
         for code, times in sorted(part.refused.items())
     )
@@ -269,12 +336,14 @@ def _notes(ledger: Follower, summary: LedgerSummary) -> tuple[str, ...]:
     written = str((summary.begun.get("versions") or {}).get("fedmets", ""))
     if summary.first and written != __version__:
         out.append(
-            f"written by fedmets {written or 'of an unknown version'}, shown by {__version__}: what that version wrote differently "
+            f"written by fedmets {written or 'of an unknown version'}, shown by {__version__}: "
+            "what that version wrote differently "
             "may be missing here"
         )
     if ledger.torn:
         out.append(
-            f"line {ledger.lines + 1} is not complete ({ledger.torn} bytes): it is being written, or was cut off; resuming removes it"
+            f"line {ledger.lines + 1} is not complete ({ledger.torn} bytes): it is being written, "
+            "or was cut off; resuming removes it"
         )
     out += [f"line {n}: {text}" for n, text in summary.odd.items()]
     if summary.resumed:
@@ -286,7 +355,12 @@ def _privacy(config: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, A
     noise = _number(config.get("noise"))
     if not noise:
         return None
-    return {"noise": noise, "delta": first.get("delta"), "planned": first.get("planned"), "allowed": WITHHELD}
+    return {
+        "noise": noise,
+        "delta": first.get("delta"),
+        "planned": first.get("planned"),
+        "allowed": WITHHELD,
+    }
 
 
 def _names(status: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -309,7 +383,11 @@ def _count(summary: LedgerSummary, what: str, name: str) -> int | str | None:
 
 
 def _pair(value: Any) -> tuple[int | None, int | None]:
-    return (int(value[0]), int(value[1])) if isinstance(value, list) and len(value) == 2 else (None, None)
+    return (
+        (int(value[0]), int(value[1]))
+        if isinstance(value, list) and len(value) == 2
+        else (None, None)
+    )
 
 
 def _time(what: Mapping[str, Any]) -> float:

@@ -1,7 +1,8 @@
-"""The report's record: `report.json`, assembled once, of a run that is done and the evaluation of its models.
+"""The report's record: `report.json`, assembled once, of a run that is done and the evaluation of
+its models.
 
-A simulation and a run between hospitals differ in who has added the sums of the evaluation, and in what only they know; that part replaces
-and adds keys (docs/report.md).
+A simulation and a run between hospitals differ in who has added the sums of the evaluation, and in
+what only they know; that part replaces and adds keys (docs/report.md).
 """
 
 from __future__ import annotations
@@ -92,7 +93,9 @@ def record(done: Finished, evaluation: Evaluation, setting: Setting) -> Row:
         **{key: [] for key in ("utility", "privacy", "audit", "canary", "chosen")},
         "between_sites": model_metrics.between_sites(evaluation.models, evaluation.pooled_site),
         "curves": model_metrics.curves(evaluation.models),
-        "importance": federated_sums.importance(done.states, done.heads, study.schema_at(done.task).features),
+        "importance": federated_sums.importance(
+            done.states, done.heads, study.schema_at(done.task).features
+        ),
         "federated_tallies": evaluated(done.states, [h.name for h in done.heads]),
         "survival": federated_sums.survival(done.states, study, done.task),
         **dict.fromkeys(("small_sites", "site_probe", "unknown_labels", "permuted_labels")),
@@ -102,7 +105,10 @@ def record(done: Finished, evaluation: Evaluation, setting: Setting) -> Row:
         "not_run": [*_not_run(done, setting.imaged), *setting.not_run],
     }
     if images is not None:
-        of_final = {"fusion": federated_sums.fusion_weights(final), "explanation": federated_sums.energy(final)}
+        of_final = {
+            "fusion": federated_sums.fusion_weights(final),
+            "explanation": federated_sums.energy(final),
+        }
         report["images"] = {**images, "adds": federated_sums.adds(differences), **of_final}
     report["alarms"] = [
         *(f"guard L03 was overridden for feature '{f}'" for f in report["overrides"]["L03"]),
@@ -122,14 +128,28 @@ def _not_run(done: Finished, imaged: bool) -> list[str]:
     if done.study.schema.imaging is None:
         out.append("image models and fusion: not run, this study looks at tables only")
     elif lost:
-        why = f"no site holds images of {ESTIMABLE} labelled patients of each of two classes" if imaged else "no site holds images"
+        why = (
+            f"no site holds images of {ESTIMABLE} labelled patients of each of two classes"
+            if imaged
+            else "no site holds images"
+        )
         out.append(f"{', '.join(lost)}: not run, {why}")
     elif not any("image" in h.modality for h in asked):
         out.append("image models and fusion: not run, not asked for")
-    out += [f"{evaluation}: not run, not asked for" for evaluation in EVALUATIONS if evaluation not in run.evaluations]
+    out += [
+        f"{evaluation}: not run, not asked for"
+        for evaluation in EVALUATIONS
+        if evaluation not in run.evaluations
+    ]
     if "leave_one_site_out" in run.evaluations and not done.groups:
-        out.append(f"leave_one_site_out: not run, it needs two sites or more, and one with {ESTIMABLE} cases of each of two classes")
+        out.append(
+            f"leave_one_site_out: not run, it needs two sites or more, and one with {ESTIMABLE} "
+            "cases of each of two classes"
+        )
     for group in done.groups:
         if len(group) > 1:
-            out.append(f"leave_one_site_out one by one for {', '.join(group)}: not run, these {len(group)} sites were left out together")
+            out.append(
+                f"leave_one_site_out one by one for {', '.join(group)}: not run, these "
+                f"{len(group)} sites were left out together"
+            )
     return out

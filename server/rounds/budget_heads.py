@@ -1,6 +1,8 @@
-"""The heads of sites' budget chains, as last told: every run gives them back, so that a station which is an old copy is found out.
+"""The heads of sites' budget chains, as last told: every run gives them back, so that a station
+which is an old copy is found out.
 
-One file for all runs beside each other, by the sites' public keys; the ledger of each run has them too.
+One file for all runs beside each other, by the sites' public keys; the ledger of each run has them
+too.
 """
 
 from __future__ import annotations
@@ -32,14 +34,22 @@ class Accounts:
             # another run may have written since
             self._heads = {**(_read(self._path) if self._path else self._heads), **new}
             if self._path:
-                state_store.write(self._path, json.dumps(self._heads, indent=1, sort_keys=True).encode())
+                state_store.write(
+                    self._path, json.dumps(self._heads, indent=1, sort_keys=True).encode()
+                )
 
 
 def _read(path: Path) -> dict[str, str]:
     try:
         held = json.loads(path.read_text()) if path.exists() else {}
-        if not isinstance(held, dict) or not all(re.fullmatch(r"[0-9a-f]{64}", str(v)) for kv in held.items() for v in kv):
+        if not isinstance(held, dict) or not all(
+            re.fullmatch(r"[0-9a-f]{64}", str(v)) for kv in held.items() for v in kv
+        ):
             raise ValueError("not an object of keys and hashes")
         return held
     except (OSError, ValueError) as error:
-        raise RunError("S02", f"'{path}' is damaged ({error}); restore it from a backup: it says which budgets sites have told") from error
+        raise RunError(
+            "S02",
+            f"'{path}' is damaged ({error}); restore it from a backup: it says which budgets "
+            "sites have told",
+        ) from error

@@ -1,4 +1,5 @@
-"""Large answers wait on disk until it is their site's turn: sums are added in site order, and memory holds one answer and the sum."""
+"""Large answers wait on disk until it is their site's turn: sums are added in site order, and
+memory holds one answer and the sum."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class Spool:
         self._folder = folder
 
     def keep(self, site: str, packet: Packet) -> Packet:
-        """The same packet, its blob mapped from a file where it is large. RunError S03 where the disk is full."""
+        """The same packet, its blob mapped from a file where it is large. RunError S03 where the
+        disk is full."""
         if len(packet.blob) < SMALL:
             return packet
         path = self._folder / f"{hashlib.sha256(site.encode()).hexdigest()[:32]}.blob"
@@ -34,14 +36,20 @@ class Spool:
             path.unlink(missing_ok=True)
             path.write_bytes(packet.blob)
             with open(path, "rb") as file:
-                return replace(packet, blob=memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+                return replace(
+                    packet, blob=memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                )
         except OSError as error:
-            raise RunError("S03", f"'{path}' cannot be written ({error.strerror}); free space, then resume the run") from error
+            raise RunError(
+                "S03",
+                f"'{path}' cannot be written ({error.strerror}); free space, then resume the run",
+            ) from error
 
 
 @contextmanager
 def opened(folder: Path) -> Iterator[Spool]:
-    """An empty spool; what is mapped stays readable as long as somebody holds it, though the files are gone at the end."""
+    """An empty spool; what is mapped stays readable as long as somebody holds it, though the files
+    are gone at the end."""
     rmtree(folder, ignore_errors=True)
     try:
         yield Spool(folder)

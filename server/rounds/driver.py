@@ -1,7 +1,8 @@
 """The driver over Flower's Grid: who can do this step, quorum, deadline, retry, resume.
 
-Flower's own `Strategy.start` swallows a lost round and waits for ever on missing nodes; here a round without its quorum is an
-error with a name, and every site's part in every exchange is in the ledger. All learners and folds that can go on share one message.
+Flower's own `Strategy.start` swallows a lost round and waits for ever on missing nodes; here a
+round without its quorum is an error with a name, and every site's part in every exchange is in the
+ledger. All learners and folds that can go on share one message.
 """
 
 from __future__ import annotations
@@ -33,10 +34,13 @@ from server.rounds.sums import Question, Sums, Total
 from server.rounds.transport import Post
 
 Combine = Callable[[Federated, Arrays, Sequence[Contribution]], tuple[Contribution, Arrays]]
-"""Contributions in site order -> what `apply` gets, and the learner's arrays with any memory that the strategy keeps in them."""
+"""Contributions in site order -> what `apply` gets, and the learner's arrays with any memory that
+the strategy keeps in them."""
 
 
-def add(learner: Federated, arrays: Arrays, contributions: Sequence[Contribution]) -> tuple[Contribution, Arrays]:
+def add(
+    learner: Federated, arrays: Arrays, contributions: Sequence[Contribution]
+) -> tuple[Contribution, Arrays]:
     """The default way to combine: the sum."""
     return total(contributions), arrays
 
@@ -53,7 +57,8 @@ class Federation:
     schema: Schema
     combine: Combine = add
     signs: Signs = field(default_factory=lambda: Signs(None))
-    """Told each site's state (ready, working, contributed, refused, or a code) as it changes, and whenever a site is heard of."""
+    """Told each site's state (ready, working, contributed, refused, or a code) as it changes, and
+    whenever a site is heard of."""
     accounts: Accounts | None = None
     """The heads of the sites' budgets; None: remembered for this run."""
 
@@ -73,20 +78,24 @@ class Exchange:
 
     step: int
     sites: Mapping[str, str]
-    """Site -> `contributed`, `refused` (it answered with codes only), or the code of why there was no answer."""
+    """Site -> `contributed`, `refused` (it answered with codes only), or the code of why there was
+    no answer."""
     asked: Mapping[str, int]
     """Site -> how many plans it got: what it was able to do in this step."""
     work: list[dict[str, Any]]
-    """Grouped by learner, phase and outcome: folds, who contributed, who refused and why; of whom was not believed, fold and figures."""
+    """Grouped by learner, phase and outcome: folds, who contributed, who refused and why; of whom
+    was not believed, fold and figures."""
     late: list[dict[str, object]]
-    """Site and step of answers that came after their step had gone on without them: none is used."""
+    """Site and step of answers that came after their step had gone on without them: none is
+    used."""
     sent: int
     received: int
     seconds: float
     budgets: Mapping[str, str]
     """Site -> the head of its budget chain, where it keeps one."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
-    """Learner -> means per case of what is watched (`server.rounds.round_metrics`): over all sites and, where sums are open, by site."""
+    """Learner -> means per case of what is watched (`server.rounds.round_metrics`): over all sites
+    and, where sums are open, by site."""
 
 
 Watch = Callable[[Exchange, Progress], None]
@@ -103,21 +112,31 @@ class _Means:
 
 
 def drive(federation: Federation, progress: Progress, watch: Watch) -> None:
-    """Exchange until every job is done. `progress` is advanced in place; `watch` is called after each exchange and may raise."""
+    """Exchange until every job is done. `progress` is advanced in place; `watch` is called after
+    each exchange and may raise."""
     run, roster, jobs = federation.run, federation.roster, federation.jobs
     asking = Asking(Post(federation.grid), run, roster, Shelf(run.transfer), federation.signs)
     sums: Sums = MaskedSums(asking, federation.run_id) if run.secure else OpenSums(asking)
-    means = _Means(federation, asking, sums, federation.accounts or Accounts(None, roster.enrolled.sites))
+    means = _Means(
+        federation, asking, sums, federation.accounts or Accounts(None, roster.enrolled.sites)
+    )
     by_key = {j.key: j for j in jobs}
     while open_jobs := [j for j in jobs if j.key not in progress.done]:
         ready = [
             j
             for j in open_jobs
-            if all((f.key, need) in progress.done for f in j.reads for need in j.learner.needs if (f.key, need) in by_key)
+            if all(
+                (f.key, need) in progress.done
+                for f in j.reads
+                for need in j.learner.needs
+                if (f.key, need) in by_key
+            )
         ]
         if not ready:
             raise FederationError(
-                "R04", f"no learner can go on: {', '.join(sorted({j.learner.name for j in open_jobs}))} wait for one another"
+                "R04",
+                f"no learner can go on: {', '.join(sorted({j.learner.name for j in open_jobs}))} "
+                "wait for one another",
             )
         for job in ready:
             state = progress.states.setdefault(job.fold.key, {})
@@ -140,7 +159,8 @@ def _leave_out(job: Job, progress: Progress) -> None:
 
 
 def _lacking(job: Job, by_key: Mapping[tuple[str, str], Job], progress: Progress) -> bool:
-    """Does the job need something that no site could give? (A stacked head looks for itself which inner training sets it can use.)"""
+    """Does the job need something that no site could give? (A stacked head looks for itself which
+    inner training sets it can use.)"""
     for fold in (job.fold,) if isinstance(job.learner, Stacked) else job.reads:
         elsewhere = [n for n in job.learner.needs if (fold.key, n) not in by_key]
         if lacks(job.learner, progress.states.get(fold.key, {}), elsewhere):
@@ -169,7 +189,9 @@ def _exchange(means: _Means, jobs: Sequence[Job], progress: Progress) -> Exchang
         else:
             _leave_out(question.job, progress)
         if summed.watched is not None:
-            measured.add(question.job.learner.name, question.job.fold.key, summed.watched, summed.by_site)
+            measured.add(
+                question.job.learner.name, question.job.fold.key, summed.watched, summed.by_site
+            )
         _note(work, question, summed)
     names = {node: site for site, node in asking.roster.nodes.items()}
     return Exchange(
@@ -177,7 +199,10 @@ def _exchange(means: _Means, jobs: Sequence[Job], progress: Progress) -> Exchang
         sites=dict(collected.outcome),
         asked=asked,
         work=list(work.values()),
-        late=[{"site": names.get(node, f"node {node}"), "step": group} for node, group in asking.post.late()],
+        late=[
+            {"site": names.get(node, f"node {node}"), "step": group}
+            for node, group in asking.post.late()
+        ],
         sent=asking.sent - sent,
         received=asking.received - received,
         seconds=time.monotonic() - started,
@@ -192,18 +217,25 @@ def _needed(jobs: Sequence[Job], progress: Progress) -> States:
     for job in jobs:
         wanted = (*job.learner.needs, job.learner.name)
         for fold in job.reads:
-            states.setdefault(fold.key, {}).update({n: a for n, a in progress.states[fold.key].items() if n in wanted})
+            states.setdefault(fold.key, {}).update(
+                {n: a for n, a in progress.states[fold.key].items() if n in wanted}
+            )
     return states
 
 
 def _question(means: _Means, job: Job, progress: Progress, lot: Lot) -> Question:
     federation, run = means.federation, means.federation.run
     state, sites, schema = _state(job, progress), means.sums.asked(job), federation.schema
-    phase, privacy = job.learner.phase(state[job.learner.name]), Privacy(run.noise) if run.noise else None
+    phase, privacy = (
+        job.learner.phase(state[job.learner.name]),
+        Privacy(run.noise) if run.noise else None,
+    )
     plans = {
         site: Plan(
-            federation.run_id, site, run.study, run.task, schema.hash, progress.step, job.learner.name, phase, job.fold, job.reads,
-            lot.hash, sites, 0.0, hyper_of(job.learner), run.seed, run.parts, run.transfer, run.secure, privacy,
+            federation.run_id, site, run.study, run.task, schema.hash, progress.step,
+            job.learner.name, phase, job.fold, job.reads,
+            lot.hash, sites, 0.0, hyper_of(job.learner), run.seed, run.parts, run.transfer,
+            run.secure, privacy,
             means.accounts.head(site),
         )
         for site in sites
@@ -218,11 +250,15 @@ def _state(job: Job, progress: Progress) -> State:
     return {**many, job.learner.name: progress.states[job.fold.key][job.learner.name]}
 
 
-def _advance(means: _Means, question: Question, summands: Sequence[Contribution], progress: Progress) -> None:
+def _advance(
+    means: _Means, question: Question, summands: Sequence[Contribution], progress: Progress
+) -> None:
     job, before = question.job, question.arrays
     combined, arrays = means.federation.combine(job.learner, before, summands)
     step = job.learner.apply({**question.state, job.learner.name: arrays}, combined, question.plan)
-    progress.states[job.fold.key][job.learner.name] = means.asking.shelf.settle(job.key, job.learner, before, step.arrays)
+    progress.states[job.fold.key][job.learner.name] = means.asking.shelf.settle(
+        job.key, job.learner, before, step.arrays
+    )
     if step.done:
         progress.done.add(job.key)
 
@@ -231,7 +267,15 @@ def _note(work: dict[tuple[str, ...], dict[str, Any]], question: Question, summe
     """One entry for all folds with the same learner, phase and outcome."""
     name, fold = question.job.learner.name, question.job.fold.key
     refused = [f"{s}={c}" for s, c in summed.refused.items()]
-    entry = {"learner": name, "phase": question.phase, "folds": [], "contributed": summed.contributed, "refused": summed.refused}
-    group = work.setdefault((name, question.phase, *summed.contributed, "|", *refused), entry | {"doubted": []})
+    entry = {
+        "learner": name,
+        "phase": question.phase,
+        "folds": [],
+        "contributed": summed.contributed,
+        "refused": summed.refused,
+    }
+    group = work.setdefault(
+        (name, question.phase, *summed.contributed, "|", *refused), entry | {"doubted": []}
+    )
     group["folds"].append(fold)
     group["doubted"] += [f"fold '{fold}': {reason}" for reason in summed.doubted.values()]

@@ -1,4 +1,5 @@
-"""Guard L03 at the coordinator: does a single feature predict the label almost perfectly, on the summed training histograms?"""
+"""Guard L03 at the coordinator: does a single feature predict the label almost perfectly, on the
+summed training histograms?"""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ LIMIT = 0.95
 
 
 def single_feature_auc(arrays: Arrays, schema: Schema) -> dict[str, float]:
-    """Feature -> the largest AUC that it reaches alone on the training rows; `arrays` are preprocessing's."""
+    """Feature -> the largest AUC that it reaches alone on the training rows; `arrays` are
+    preprocessing's."""
     return {f.name: float(auc) for f, auc in zip(schema.features, arrays["auc"], strict=True)}
 
 
@@ -28,7 +30,9 @@ def leaks(fits: Mapping[str, Arrays], schema: Schema) -> dict[str, tuple[float, 
 def describe(found: Mapping[str, tuple[float, str]], names: Sequence[str]) -> list[str]:
     """A sentence for each feature in `names`."""
     return [
-        f"L03 feature '{n}' alone reaches AUC {found[n][0]:.3f} on the training rows of fold '{found[n][1]}' (limit {LIMIT}); "
-        f"it probably encodes the label: remove it, or accept it with --accept-leak {n}, which the report will show"
+        f"L03 feature '{n}' alone reaches AUC {found[n][0]:.3f} on the training rows of fold "
+        f"'{found[n][1]}' (limit {LIMIT}); "
+        f"it probably encodes the label: remove it, or accept it with --accept-leak {n}, which "
+        "the report will show"
         for n in names
     ]

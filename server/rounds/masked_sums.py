@@ -1,7 +1,9 @@
-"""Secure aggregation at the coordinator: keys once a run, then three messages a step: masked vectors, who is online, shares of seeds.
+"""Secure aggregation at the coordinator: keys once a run, then three messages a step: masked
+vectors, who is online, shares of seeds.
 
-It learns the sum over the sites whose vectors came, and no site's own. Who is online is on disk before any site is told: a run that is
-resumed asks for the same sum, for no site would help with another one.
+It learns the sum over the sites whose vectors came, and no site's own. Who is online is on disk
+before any site is told: a run that is resumed asks for the same sum, for no site would help with
+another one.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from server.rounds.transport import why
 
 NAME = "online.json"
 AGAIN = frozenset({"R02", "R05", "W03"})
-"""Codes of a site, or of its courier, that is not there just now, or lacks a state; any other one is its answer."""
+"""Codes of a site, or of its courier, that is not there just now, or lacks a state; any other one
+is its answer."""
 
 
 @dataclass
@@ -45,27 +48,44 @@ class _Vectors:
 
     def add(self, site: str, came: masked_messages.Masked) -> None:
         if self.sealed and came.vector.shape != self.total.shape:
-            raise WireError("M02", f"'{site}' sent {came.vector.size} numbers, the others {self.total.size}")
-        self.total = np.add(self.total, came.vector, out=self.total) if self.sealed else came.vector.copy()
+            raise WireError(
+                "M02", f"'{site}' sent {came.vector.size} numbers, the others {self.total.size}"
+            )
+        self.total = (
+            np.add(self.total, came.vector, out=self.total) if self.sealed else came.vector.copy()
+        )
         self.sealed[site], self.budgets[site] = came.sealed, came.budget
 
 
 class MaskedSums:
-    """Of one run. Every site takes part in every job: who cannot do it adds zeros, and nobody learns of it."""
+    """Of one run. Every site takes part in every job: who cannot do it adds zeros, and nobody
+    learns of it."""
 
     def __init__(self, asking: Asking, run_id: str) -> None:
-        """Every site tells its key, and takes the others'. FederationError R03: some do not, and without keys no site masks."""
-        self._asking, self._run, self._name, self._roster = asking, asking.run, run_id, asking.roster
+        """Every site tells its key, and takes the others'. FederationError R03: some do not, and
+        without keys no site masks."""
+        self._asking, self._run, self._name, self._roster = (
+            asking,
+            asking.run,
+            run_id,
+            asking.roster,
+        )
         self._path = Path(self._run.out or tempfile.gettempdir()) / NAME
         self.group = group.group(self._roster.ready)
         told = self._all("key", {})
         self._all("group", {s: (t.public, t.signature) for s, t in told.items()})
 
-    def _all(self, stage: masked_messages.Stage, keys: Mapping[str, tuple[str, str]]) -> dict[str, Told]:
-        told, codes = self._tell({s: replace(self._ask(s, stage), keys=keys) for s in self.group.sites})
+    def _all(
+        self, stage: masked_messages.Stage, keys: Mapping[str, tuple[str, str]]
+    ) -> dict[str, Told]:
+        told, codes = self._tell(
+            {s: replace(self._ask(s, stage), keys=keys) for s in self.group.sites}
+        )
         if codes:
             raise FederationError(
-                "R03", f"the sites exchanged no keys for sums that are masked ({stage}): {_listed(codes)}; their logs say more"
+                "R03",
+                f"the sites exchanged no keys for sums that are masked ({stage}): "
+                f"{_listed(codes)}; their logs say more",
             )
         return told
 
@@ -82,62 +102,101 @@ class MaskedSums:
         online = tuple(sorted(vectors.sealed))
         self._demand(online, only, outcome)
         state_store.write(self._path, json.dumps({"place": place, "online": online}).encode())
-        asks = {s: replace(self._ask(s, "online"), step=step, place=place, online=online) for s in online}
+        asks = {
+            s: replace(self._ask(s, "online"), step=step, place=place, online=online)
+            for s in online
+        }
         agreed, lost = self._tell(asks)
         signed = {s: t.signature for s, t in agreed.items()}
         for s in agreed:
-            asks[s] = replace(asks[s], stage="reveal", signed=signed, sealed={of: vectors.sealed[of][s] for of in online})
+            asks[s] = replace(
+                asks[s],
+                stage="reveal",
+                signed=signed,
+                sealed={of: vectors.sealed[of][s] for of in online},
+            )
         told, silent = self._tell({s: asks[s] for s in agreed})
-        self._unmask(online, {s: t.shares for s, t in told.items()}, vectors.total, {**lost, **silent})
+        self._unmask(
+            online, {s: t.shares for s, t in told.items()}, vectors.total, {**lost, **silent}
+        )
         like = masked_messages.joined(zeros)
-        decoded = dict(fixed_point.decode(vectors.total, like, masked_messages.scale(self.group), len(online)))
+        decoded = dict(
+            fixed_point.decode(vectors.total, like, masked_messages.scale(self.group), len(online))
+        )
         sums = zip(questions, masked_messages.parted(decoded, zeros), zeros, strict=True)
-        totals = (_total(question, summed, zero, online, outcome) for question, summed, zero in sums)
+        totals = (
+            _total(question, summed, zero, online, outcome) for question, summed, zero in sums
+        )
         budgets = {s: head for s, head in vectors.budgets.items() if head}
         return Collected(totals, outcome | dict.fromkeys(online, "contributed"), budgets)
 
     def _unmask(
-        self, online: tuple[str, ...], told: Mapping[str, Mapping[str, group.Shares]], total: Words, lost: Mapping[str, str]
+        self,
+        online: tuple[str, ...],
+        told: Mapping[str, Mapping[str, group.Shares]],
+        total: Words,
+        lost: Mapping[str, str],
     ) -> None:
         try:
             group.unmask(self.group, online, told, total)
         except FedmetsError as error:
             sites = ", ".join(online)
             raise FederationError(
-                "R01", f"the sum over {sites} could not be unmasked: {error} ({_listed(lost)}); resume the run"
+                "R01",
+                f"the sum over {sites} could not be unmasked: {error} ({_listed(lost)}); resume "
+                "the run",
             ) from error
 
     def _begun(self, place: str) -> tuple[str, ...]:
-        """The sites that may be in the sum: all, or those that were told for this very step before the run was broken off."""
+        """The sites that may be in the sum: all, or those that were told for this very step before
+        the run was broken off."""
         if not self._path.exists():
             return self.group.sites
         try:
             begun = json.loads(self._path.read_text())
             return tuple(begun["online"]) if begun["place"] == place else self.group.sites
         except (OSError, ValueError, KeyError) as error:
-            raise RunError("S02", f"'{self._path}' is damaged ({error}); restore the run folder, or start a new run") from error
+            raise RunError(
+                "S02",
+                f"'{self._path}' is damaged ({error}); restore the run folder, or start a new run",
+            ) from error
 
-    def _demand(self, online: tuple[str, ...], only: tuple[str, ...], lost: Mapping[str, str]) -> None:
-        """Enough sites for a secure sum and for the quorum; and those that were told of this very sum before, if any were."""
+    def _demand(
+        self, online: tuple[str, ...], only: tuple[str, ...], lost: Mapping[str, str]
+    ) -> None:
+        """Enough sites for a secure sum and for the quorum; and those that were told of this very
+        sum before, if any were."""
         reasons = _listed(lost)
         try:
             self.group.demand(online)
         except RefusedError as error:
-            raise FederationError("R01", f"{error} ({reasons}); mend the sites named and resume") from error
-        if len(online) < self._run.quorum * len(self.group.sites) - 1e-9 or (only != self.group.sites and online != only):
+            raise FederationError(
+                "R01", f"{error} ({reasons}); mend the sites named and resume"
+            ) from error
+        if len(online) < self._run.quorum * len(self.group.sites) - 1e-9 or (
+            only != self.group.sites and online != only
+        ):
             raise FederationError(
                 "R01",
-                f"{len(online)} of {len(self.group.sites)} sites sent a masked vector, quorum is {self._run.quorum:g} of all, and of those "
-                f"that were told of this sum each ({', '.join(only)}): {reasons}; mend the sites named and resume",
+                f"{len(online)} of {len(self.group.sites)} sites sent a masked vector, quorum is "
+                f"{self._run.quorum:g} of all, and of those "
+                f"that were told of this sum each ({', '.join(only)}): {reasons}; mend the sites "
+                "named and resume",
             )
 
-    def _vectors(self, plans: Mapping[str, list[Plan]], lot: Lot) -> tuple[_Vectors, dict[str, str]]:
+    def _vectors(
+        self, plans: Mapping[str, list[Plan]], lot: Lot
+    ) -> tuple[_Vectors, dict[str, str]]:
         """The masked vectors that came, and the codes of who sent none."""
         shelf, enrolled = self._asking.shelf, self._roster.enrolled
         vectors, refused = _Vectors(), dict[str, str]()
 
         def write(site: str, expires: float) -> Packet:
-            return pack_request([replace(p, expires=expires) for p in plans[site]], shelf.packed(lot, site), enrolled.signer)
+            return pack_request(
+                [replace(p, expires=expires) for p in plans[site]],
+                shelf.packed(lot, site),
+                enrolled.signer,
+            )
 
         def read(site: str, request: Packet, reply: Packet) -> int:
             key = enrolled.sites[site]
@@ -150,7 +209,9 @@ class MaskedSums:
                 shelf.holds(site, lot)
             return _owed(site, came.code, refused)
 
-        codes = self._asking.ask(dict.fromkeys(plans, 1), write, read, str(next(iter(plans.values()))[0].step), lot.bytes)
+        codes = self._asking.ask(
+            dict.fromkeys(plans, 1), write, read, str(next(iter(plans.values()))[0].step), lot.bytes
+        )
         return vectors, codes | refused
 
     def _ask(self, site: str, stage: masked_messages.Stage) -> Ask:
@@ -161,7 +222,9 @@ class MaskedSums:
         told, refused = dict[str, Told](), dict[str, str]()
 
         def write(site: str, expires: float) -> Packet:
-            return masked_messages.pack_ask(replace(asks[site], expires=expires), self._roster.enrolled.signer)
+            return masked_messages.pack_ask(
+                replace(asks[site], expires=expires), self._roster.enrolled.signer
+            )
 
         def read(site: str, request: Packet, reply: Packet) -> int:
             answer = masked_messages.unpack_told(reply, self._roster.enrolled.sites[site], request)
@@ -173,7 +236,13 @@ class MaskedSums:
         return told, codes | refused
 
 
-def _total(question: Question, summed: Contribution, zero: Contribution, online: Sequence[str], lost: Mapping[str, str]) -> Total:
+def _total(
+    question: Question,
+    summed: Contribution,
+    zero: Contribution,
+    online: Sequence[str],
+    lost: Mapping[str, str],
+) -> Total:
     noised = question.plan.privacy is not None
     if not summed.cases and not noised:
         if question.job.optional:

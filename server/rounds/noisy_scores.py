@@ -1,4 +1,5 @@
-"""What a coordinator knows of a run with noise: AUCs by noisy score histograms of the patients that a model has not seen."""
+"""What a coordinator knows of a run with noise: AUCs by noisy score histograms of the patients that
+a model has not seen."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from server.config.run_config import Run
 
 
 def told(states: States, head: str, seed: int) -> NoisyAuc | None:
-    """The pooled AUC for two classes, over all parts that were scored; None for more classes, or where nobody was."""
+    """The pooled AUC for two classes, over all parts that were scored; None for more classes, or
+    where nobody was."""
     mine = [s["scores"] for s in states.values() if head in s.get("scores", {})]
     if not mine or len(mine[0][head]) > 1:
         return None
@@ -30,7 +32,8 @@ def fits(head: Federated, run: Run, study: Study) -> list[Federated]:
 
 
 def noise_for(run: Run, study: Study, epsilon: float, delta: float) -> float:
-    """The least `noise` at which training all heads of the run once costs a patient `epsilon` at most."""
+    """The least `noise` at which training all heads of the run once costs a patient `epsilon` at
+    most."""
     schema = study.schema_at(run.task_of(study))
     trained: dict[str, Federated] = {}
     for head in run.heads(study):

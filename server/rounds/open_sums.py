@@ -1,4 +1,5 @@
-"""Open sums: each site's contributions are seen, checked, screened and held against the quorum, then added in site order."""
+"""Open sums: each site's contributions are seen, checked, screened and held against the quorum,
+then added in site order."""
 
 from __future__ import annotations
 
@@ -63,12 +64,19 @@ class OpenSums:
         budgets = {s: u.budget for s, of in updates.items() for u in of.values() if u.budget}
         return Collected((self._total(q, updates, outcome) for q in questions), outcome, budgets)
 
-    def _total(self, question: Question, updates: Mapping[str, Mapping[Key, Update]], outcome: Mapping[str, str]) -> Total:
+    def _total(
+        self,
+        question: Question,
+        updates: Mapping[str, Mapping[Key, Update]],
+        outcome: Mapping[str, str],
+    ) -> Total:
         """Check what came, doubt it, require the quorum."""
         job, run, roster = question.job, self.asking.run, self.asking.roster
         came = {s: updates[s][job.key] for s in question.plans if job.key in updates[s]}
         refused = {s: outcome[s] for s in question.plans if s not in came}
-        refused |= {s: "D06" for s in roster.ready if s not in job.fold.sites and s not in question.plans}
+        refused |= {
+            s: "D06" for s in roster.ready if s not in job.fold.sites and s not in question.plans
+        }
         good: dict[str, Contribution] = {}
         rounded: Arrays | None = None
         if any(u.contribution for u in came.values()) and run.transfer in compression.ROUNDED:
@@ -82,21 +90,36 @@ class OpenSums:
                 good[site] = update.contribution
             except RefusedError as error:
                 refused[site] = error.code
-        doubted = update_screening.find(run, job.learner, question.arrays, good, rounded, roster.cases)
+        doubted = update_screening.find(
+            run, job.learner, question.arrays, good, rounded, roster.cases
+        )
         for site in doubted:
             del good[site]
             refused[site] = update_screening.CODE
-        if job.optional and refused and not good and all(code in CANNOT for code in refused.values()):
+        if (
+            job.optional
+            and refused
+            and not good
+            and all(code in CANNOT for code in refused.values())
+        ):
             return Total([], [], refused, doubted)
         self._demand_quorum(question, set(good), refused, doubted)
         sites = sorted(good)
         summands = _Thickened([good[s] for s in sites], rounded, run.transfer)
         if run.noise:
             return Total(summands, sites, refused, doubted)
-        watched = {s: replace(good[s], sums={k: v for k, v in good[s].sums.items() if rounded is None and k in KINDS}) for s in sites}
+        watched = {
+            s: replace(
+                good[s],
+                sums={k: v for k, v in good[s].sums.items() if rounded is None and k in KINDS},
+            )
+            for s in sites
+        }
         return Total(summands, sites, refused, doubted, total(list(watched.values())), watched)
 
-    def _check(self, question: Question, site: str, contribution: Contribution, rounded: Arrays | None) -> None:
+    def _check(
+        self, question: Question, site: str, contribution: Contribution, rounded: Arrays | None
+    ) -> None:
         zero, plan = question.zero(), question.plans[site]
         if rounded is None:
             check(contribution, zero, plan)
@@ -104,21 +127,37 @@ class OpenSums:
             compression.check(contribution, rounded, self.asking.run.transfer)
             check(replace(contribution, sums={}), replace(zero, sums={}), plan)
 
-    def _demand_quorum(self, question: Question, good: set[str], refused: Mapping[str, str], doubted: Mapping[str, str]) -> None:
+    def _demand_quorum(
+        self,
+        question: Question,
+        good: set[str],
+        refused: Mapping[str, str],
+        doubted: Mapping[str, str],
+    ) -> None:
         run, cases = self.asking.run, self.asking.roster.cases
         counted = good | {s for s, code in refused.items() if code not in CANNOT}
         held, whole = sum(cases[s] for s in good), sum(cases[s] for s in counted)
-        if good and len(good) >= run.quorum * len(counted) - 1e-9 and held >= run.quorum_cases * whole:
+        if (
+            good
+            and len(good) >= run.quorum * len(counted) - 1e-9
+            and held >= run.quorum_cases * whole
+        ):
             return
         by_code: dict[str, list[str]] = {}
         for site, code in refused.items():
             by_code.setdefault(code, []).append(site)
-        reasons = "; ".join([*(f"{', '.join(sites)}: {c} ({why(c)})" for c, sites in by_code.items()), *doubted.values()])
+        reasons = "; ".join(
+            [
+                *(f"{', '.join(sites)}: {c} ({why(c)})" for c, sites in by_code.items()),
+                *doubted.values(),
+            ]
+        )
         way_out = "mend the sites named and resume, or lower the quorum"
         if not counted:
             way_out = "larger sites, fewer folds or a lower minimum at the sites would help"
         raise question.failed(
-            f"{len(good)} of {len(counted)} sites contributed with {held} of {whole} cases, quorum is {run.quorum:g} of those able "
+            f"{len(good)} of {len(counted)} sites contributed with {held} of {whole} cases, "
+            f"quorum is {run.quorum:g} of those able "
             f"and {run.quorum_cases:g} of their cases ({reasons}); {way_out}"
         )
 
@@ -134,7 +173,8 @@ def _match(plans: Sequence[Plan], updates: Sequence[Update]) -> dict[Key, Update
 
 
 class _Thickened(Sequence[Contribution]):
-    """Contributions as they were before their changes were rounded, each made when it is its turn: memory holds one and the sum."""
+    """Contributions as they were before their changes were rounded, each made when it is its turn:
+    memory holds one and the sum."""
 
     def __init__(self, thin: Sequence[Contribution], rounded: Arrays | None, how: str) -> None:
         self._thin, self._rounded, self._how = thin, rounded, how
@@ -149,7 +189,11 @@ class _Thickened(Sequence[Contribution]):
     def __getitem__(self, at: int | slice) -> Contribution | _Thickened:
         if isinstance(at, slice):
             return _Thickened(self._thin[at], self._rounded, self._how)
-        return self._thin[at] if self._rounded is None else compression.thicken(self._thin[at], self._rounded, self._how)
+        return (
+            self._thin[at]
+            if self._rounded is None
+            else compression.thicken(self._thin[at], self._rounded, self._how)
+        )
 
     def __iter__(self) -> Iterator[Contribution]:
         return (self[i] for i in range(len(self)))

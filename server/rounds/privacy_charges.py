@@ -1,7 +1,9 @@
-"""What a run with noise has cost each site's patients at the most, by what the coordinator has asked and got.
+"""What a run with noise has cost each site's patients at the most, by what the coordinator has
+asked and got.
 
-A site keeps its own account, over all runs, and its limit to itself. This one is of one run: the dearest part of the cross-fitting
-counts, and a refusal for too few patients costs as much as an answer, as at the site (`client.station.privacy_budget`).
+A site keeps its own account, over all runs, and its limit to itself. This one is of one run: the
+dearest part of the cross-fitting counts, and a refusal for too few patients costs as much as an
+answer, as at the site (`client.station.privacy_budget`).
 """
 
 from __future__ import annotations
@@ -36,9 +38,14 @@ class Charges:
                 job = self._jobs.get((fold, w["learner"]))
                 if job is None:
                     continue
-                for site in (*w["contributed"], *(s for s, code in w["refused"].items() if code == "P01")):
+                for site in (
+                    *w["contributed"],
+                    *(s for s, code in w["refused"].items() if code == "P01"),
+                ):
                     by_learner = self._spent.setdefault(site, {})
-                    by_learner[w["learner"]] = by_learner.get(w["learner"], 0.0) + self._paid(job, w["phase"])
+                    by_learner[w["learner"]] = by_learner.get(w["learner"], 0.0) + self._paid(
+                        job, w["phase"]
+                    )
 
     def _paid(self, job: Job, phase: str) -> Floats:
         """(parts, orders): to whom one answer is charged."""
@@ -51,8 +58,13 @@ class Charges:
         """Site -> epsilon so far, and what each learner alone would have cost."""
         out = {}
         for site, by_learner in self._spent.items():
-            whole = sum(by_learner.values(), np.zeros((self._parts, len(ORDERS)))) + gaussian(COUNTS)
-            out[site] = {"epsilon": _worst(whole), "learners": {n: _worst(v) for n, v in by_learner.items()}}
+            whole = sum(by_learner.values(), np.zeros((self._parts, len(ORDERS)))) + gaussian(
+                COUNTS
+            )
+            out[site] = {
+                "epsilon": _worst(whole),
+                "learners": {n: _worst(v) for n, v in by_learner.items()},
+            }
         return out
 
 

@@ -1,4 +1,5 @@
-"""Who takes part: the sites that registered, what each can do, and in which order their sums are added."""
+"""Who takes part: the sites that registered, what each can do, and in which order their sums are
+added."""
 
 from __future__ import annotations
 
@@ -42,21 +43,30 @@ class Roster:
         return {s: h.cases for s, h in self.hellos.items()}
 
     def groups(self, limit: int = 12) -> tuple[tuple[str, ...], ...]:
-        """What leave-one-site-out leaves out: each estimable site by itself (the `limit` largest, where there are more), the others
-        together; nothing with a single site."""
-        largest = sorted((s for s in self.ready if self.hellos[s].estimable), key=lambda s: (-self.hellos[s].cases, s))[:limit]
+        """What leave-one-site-out leaves out: each estimable site by itself (the `limit` largest,
+        where there are more), the others together; nothing with a single site."""
+        largest = sorted(
+            (s for s in self.ready if self.hellos[s].estimable),
+            key=lambda s: (-self.hellos[s].cases, s),
+        )[:limit]
         alone = tuple((s,) for s in self.ready if s in largest)
         rest = tuple(s for s in self.ready if s not in largest)
         return (*alone, rest) if alone and rest else alone if len(alone) > 1 else ()
 
     def able(self, job: Job) -> tuple[str, ...]:
-        """The sites that a job asks: those that hold what its learner looks at, and are not left out."""
-        return tuple(s for s in self.ready if s not in job.fold.sites and job.learner.modality <= set(self.hellos[s].modalities))
+        """The sites that a job asks: those that hold what its learner looks at, and are not left
+        out."""
+        return tuple(
+            s
+            for s in self.ready
+            if s not in job.fold.sites and job.learner.modality <= set(self.hellos[s].modalities)
+        )
 
 
 @dataclass(frozen=True)
 class Invitation:
-    """The run and the task that sites are asked to take part in, and the keys by which they are known."""
+    """The run and the task that sites are asked to take part in, and the keys by which they are
+    known."""
 
     run: Run
     run_id: str
@@ -66,7 +76,10 @@ class Invitation:
 
     def packed(self) -> Packet:
         expires = expiry(self.run.deadline)
-        return pack_greeting(Greeting(self.run_id, self.run.study, self.task, self.schema.hash, expires), self.enrolled.signer)
+        return pack_greeting(
+            Greeting(self.run_id, self.run.study, self.task, self.schema.hash, expires),
+            self.enrolled.signer,
+        )
 
 
 def register(
@@ -75,11 +88,13 @@ def register(
     begun_with: Collection[str] = (),
     here: Callable[[Mapping[str, str]], None] = lambda sites: None,
 ) -> Roster:
-    """Ask every node what it can do, until `run.expect` sites are ready or the deadline has passed (R03).
+    """Ask every node what it can do, until `run.expect` sites are ready or the deadline has passed
+    (R03).
 
-    A site that cannot take part (its data, schema or version) is an error that names it: it would otherwise be missing in silence. So is
-    a node that answers for a site without that site's key. A run that is resumed goes on with the sites that it was `begun_with`.
-    `here` is told who has come so far.
+    A site that cannot take part (its data, schema or version) is an error that names it: it would
+    otherwise be missing in silence. So is a node that answers for a site without that site's key. A
+    run that is resumed goes on with the sites that it was `begun_with`. `here` is told who has come
+    so far.
     """
     run, enrolled, post, started = invitation.run, invitation.enrolled, Post(grid), time.monotonic()
     nodes: dict[int, Hello] = {}
@@ -88,35 +103,47 @@ def register(
         left = run.deadline - (time.monotonic() - started)
         new = sorted(set(grid.get_node_ids()) - set(nodes))
         nodes |= _greet(post, new, left, invitation)
-        mine = {n: h for n, h in nodes.items() if not begun_with or h.site in begun_with or h.site not in enrolled.sites}
+        mine = {
+            n: h
+            for n, h in nodes.items()
+            if not begun_with or h.site in begun_with or h.site not in enrolled.sites
+        }
         ready = {h.site for h in mine.values() if not h.code}
         if begun_with and ready >= set(begun_with):
             mine = {n: h for n, h in mine.items() if h.site in begun_with}
         faults = [
-            f"site '{h.site or n}' cannot take part: {h.code} ({why(h.code)}); the reason is in the site's log"
+            f"site '{h.site or n}' cannot take part: {h.code} ({why(h.code)}); the reason is in "
+            "the site's log"
             for n, h in mine.items()
             if h.code
         ]
         names = [h.site for h in mine.values()]
         here({h.site: h.code or "registered" for h in mine.values()})
         faults += [
-            f"{names.count(n)} nodes call themselves '{n}'; give each site its own name" for n in sorted(set(names)) if names.count(n) > 1
+            f"{names.count(n)} nodes call themselves '{n}'; give each site its own name"
+            for n in sorted(set(names))
+            if names.count(n) > 1
         ]
         if faults:
             raise FederationError("R03", *faults)
         if len(mine) >= (len(begun_with) or run.expect):
             break
         if time.monotonic() - started > run.deadline:
-            lacking = f"; lacking: {', '.join(sorted(set(begun_with) - ready))}" if begun_with else ""
+            lacking = (
+                f"; lacking: {', '.join(sorted(set(begun_with) - ready))}" if begun_with else ""
+            )
             raise FederationError(
                 "R03",
-                f"{len(mine)} of {len(begun_with) or run.expect} sites registered within {run.deadline:.0f} s: "
+                f"{len(mine)} of {len(begun_with) or run.expect} sites registered within "
+                f"{run.deadline:.0f} s: "
                 f"{', '.join(names) or 'none'}{lacking}",
             )
         time.sleep(wait)
         wait = min(2 * wait, 1.0)
     order = sorted(mine, key=lambda n: mine[n].site)
-    return Roster({mine[n].site: mine[n] for n in order}, {mine[n].site: n for n in order}, enrolled)
+    return Roster(
+        {mine[n].site: mine[n] for n in order}, {mine[n].site: n for n in order}, enrolled
+    )
 
 
 def joined_later(grid: Grid, invitation: Invitation, roster: Roster) -> list[str]:
@@ -126,10 +153,18 @@ def joined_later(grid: Grid, invitation: Invitation, roster: Roster) -> list[str
     return sorted({h.site for h in found.values()} - set(roster.hellos))
 
 
-def _greet(post: Post, nodes: Iterable[int], seconds: float, invitation: Invitation) -> dict[int, Hello]:
-    """What each node says of itself; a node that is there and says nothing must not be missing in silence."""
+def _greet(
+    post: Post, nodes: Iterable[int], seconds: float, invitation: Invitation
+) -> dict[int, Hello]:
+    """What each node says of itself; a node that is there and says nothing must not be missing in
+    silence."""
     greeting = invitation.packed()
-    messages = {n: Message(content(greeting), n, HELLO, ttl=OUTLIVES * invitation.run.deadline, group_id="hello") for n in nodes}
+    messages = {
+        n: Message(
+            content(greeting), n, HELLO, ttl=OUTLIVES * invitation.run.deadline, group_id="hello"
+        )
+        for n in nodes
+    }
     replies = post.ask(messages, seconds, lambda _, reply: reply)
     found = {n: Hello.failed("R02", f"node {n}") for n in messages}
     for node, reply in replies.items():

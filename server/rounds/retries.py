@@ -1,8 +1,9 @@
 """Retry with a deadline: the one loop by which a run's sites are asked, and asked again.
 
-A site answers within the deadline, if only that it is still at work (R09), with what it has done by then. It is asked again as long as it
-gets on: a large hospital is not dropped for being large. One that says nothing, or nothing that can be believed, is tried again a few
-times. What a site has refused under its signature is an answer, and is not asked again.
+A site answers within the deadline, if only that it is still at work (R09), with what it has done by
+then. It is asked again as long as it gets on: a large hospital is not dropped for being large. One
+that says nothing, or nothing that can be believed, is tried again a few times. What a site has
+refused under its signature is an answer, and is not asked again.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ FEW = 4
 PATIENCE = 3.0
 """How many times as long as a site has forecast one plan may take."""
 LONGEST = 86_400.0
-"""Seconds that no forecast makes longer: a site that is always at work must not hold a run up for ever."""
+"""Seconds that no forecast makes longer: a site that is always at work must not hold a run up for
+ever."""
 
 Write = Callable[[str, float], Packet]
 """Site and expiry -> what it is asked now."""
 Read = Callable[[str, Packet, Packet], int]
-"""Site, what it was asked, and its answer -> how many answers it still owes. Raises a FedmetsError for what is not believed."""
+"""Site, what it was asked, and its answer -> how many answers it still owes. Raises a FedmetsError
+for what is not believed."""
 
 
 @dataclass
@@ -72,10 +75,14 @@ class Asking:
     sent: int = 0
     received: int = 0
 
-    def ask(self, owed: Mapping[str, int], write: Write, read: Read, group: str = "", large: int = 0) -> dict[str, str]:
-        """Ask each site until it has given the answers that it owes, or is given up: then the code of why.
+    def ask(
+        self, owed: Mapping[str, int], write: Write, read: Read, group: str = "", large: int = 0
+    ) -> dict[str, str]:
+        """Ask each site until it has given the answers that it owes, or is given up: then the code
+        of why.
 
-        group: Flower's, by which a late answer is told; large: bytes of the answers that are expected, by which few are pulled together.
+        group: Flower's, by which a late answer is told; large: bytes of the answers that are
+        expected, by which few are pulled together.
         """
         waiting = {s: _Asked(n) for s, n in owed.items()}
         codes: dict[str, str] = {}
@@ -84,7 +91,12 @@ class Asking:
             if tries:
                 time.sleep(min(0.05 * 4**tries, self.run.deadline / 10))
             expires = expiry(self.run.deadline)
-            results = self._once({s: write(s, expires) for s in waiting}, read, group, FEW if large > SMALL else 10_000)
+            results = self._once(
+                {s: write(s, expires) for s in waiting},
+                read,
+                group,
+                FEW if large > SMALL else 10_000,
+            )
             for site, result in results.items():
                 code, over = waiting[site].after(result, self.run.retries, self.limit(site))
                 if code == "W03":
@@ -95,14 +107,18 @@ class Asking:
                     codes[site] = code
         return codes
 
-    def _once(self, packets: Mapping[str, Packet], read: Read, group: str, at_once: int) -> dict[str, int | FedmetsError]:
+    def _once(
+        self, packets: Mapping[str, Packet], read: Read, group: str, at_once: int
+    ) -> dict[str, int | FedmetsError]:
         nodes, ttl = self.roster.nodes, OUTLIVES * self.run.deadline
         sites = {nodes[s]: s for s in packets}
         messages = {}
         for site, asked in packets.items():
             self.sent += asked.size
             kind = SECURE if asked.kind == "secure" else WORK
-            messages[nodes[site]] = Message(content(asked), nodes[site], kind, ttl=ttl, group_id=group)
+            messages[nodes[site]] = Message(
+                content(asked), nodes[site], kind, ttl=ttl, group_id=group
+            )
 
         def take(node: int, reply: Message) -> int | FedmetsError:
             site = sites[node]
@@ -122,6 +138,7 @@ class Asking:
         return {site: replies.get(node, silence) for node, site in sites.items()}
 
     def limit(self, site: str) -> float:
-        """Seconds that a site may be at work on one plan: by its own forecast, where its doctor has made one."""
+        """Seconds that a site may be at work on one plan: by its own forecast, where its doctor has
+        made one."""
         forecast = min(PATIENCE * self.roster.hellos[site].seconds, LONGEST)
         return max(self.run.deadline * (self.run.retries + 1), forecast)

@@ -1,6 +1,8 @@
-"""What an exchange's sums say of how training goes, for the ledger: means per case, over all sites and, where sums are open, by site.
+"""What an exchange's sums say of how training goes, for the ledger: means per case, over all sites
+and, where sums are open, by site.
 
-Nothing is asked for it: it is taken from tallies and from sums that learners send anyhow. Sums with noise have no tally, and are not used.
+Nothing is asked for it: it is taken from tallies and from sums that learners send anyhow. Sums with
+noise have no tally, and are not used.
 """
 
 from __future__ import annotations
@@ -21,12 +23,16 @@ Values = dict[str, float]
 
 def _per_case(name: str, sign: float = 1.0) -> Callable[[Contribution], float | None]:
     # a stacked head has one likelihood a variant: the first is of all its training cases
-    return lambda c: sign * float(np.ravel({**c.sums, **c.tally}[name])[0]) / c.cases if c.cases else None
+    return lambda c: (
+        sign * float(np.ravel({**c.sums, **c.tally}[name])[0]) / c.cases if c.cases else None
+    )
 
 
 def _of_pair(name: str) -> Callable[[Contribution], float | None]:
     def ratio(c: Contribution) -> float | None:
-        above, below = np.asarray({**c.sums, **c.tally}[name], np.float64).reshape(-1, 2).sum(axis=0)
+        above, below = (
+            np.asarray({**c.sums, **c.tally}[name], np.float64).reshape(-1, 2).sum(axis=0)
+        )
         return float(above / below) if below else None
 
     return ratio
@@ -46,7 +52,11 @@ def values(contribution: Contribution) -> Values:
     """Metric -> its mean; empty where a learner sends nothing of the kind, or from nobody."""
     names = {*contribution.sums, *contribution.tally}
     found = {metric: of(contribution) for name, (metric, of) in KINDS.items() if name in names}
-    return {metric: _short(value) for metric, value in found.items() if value is not None and np.isfinite(value)}
+    return {
+        metric: _short(value)
+        for metric, value in found.items()
+        if value is not None and np.isfinite(value)
+    }
 
 
 class Measured:
@@ -55,12 +65,18 @@ class Measured:
     def __init__(self) -> None:
         self._found: dict[str, dict[str, tuple[Values, dict[str, Values]]]] = {}
 
-    def add(self, learner: str, fold: str, total: Contribution, by_site: Mapping[str, Contribution]) -> None:
+    def add(
+        self, learner: str, fold: str, total: Contribution, by_site: Mapping[str, Contribution]
+    ) -> None:
         if mine := values(total):
-            self._found.setdefault(learner, {})[fold] = mine, {s: v for s, c in by_site.items() if (v := values(c))}
+            self._found.setdefault(learner, {})[fold] = (
+                mine,
+                {s: v for s, c in by_site.items() if (v := values(c))},
+            )
 
     def rows(self) -> list[dict[str, Any]]:
-        """A learner a row: of the training set of all patients where it is among the exchange's, else the mean over those there are."""
+        """A learner a row: of the training set of all patients where it is among the exchange's,
+        else the mean over those there are."""
         return [_row(learner, folds) for learner, folds in self._found.items()]
 
 
@@ -87,7 +103,8 @@ def _short(value: float) -> float:
 
 
 def evaluated(states: States, heads: Sequence[str]) -> list[dict[str, Any]]:
-    """What the coordinator knows without seeing a patient: metrics from added tallies, each AUC with its exact binning bound."""
+    """What the coordinator knows without seeing a patient: metrics from added tallies, each AUC
+    with its exact binning bound."""
     arrays = states.get(Fold().key, {}).get("evaluation", {})
     out = []
     for head in heads:
@@ -106,9 +123,15 @@ def evaluated(states: States, heads: Sequence[str]) -> list[dict[str, Any]]:
                     "model": head,
                     "evaluation": evaluation,
                     "n": int(total.n),
-                    "auc": _known([pairs[k, 0] / pairs[k, 1] if pairs[k, 1] else None for k in classes]),
-                    "auc_pooled": _known([score_histogram.auc(total.histogram[k]) for k in classes]),
-                    "bound": _known([score_histogram.auc_bound(total.histogram[k]) for k in classes]),
+                    "auc": _known(
+                        [pairs[k, 0] / pairs[k, 1] if pairs[k, 1] else None for k in classes]
+                    ),
+                    "auc_pooled": _known(
+                        [score_histogram.auc(total.histogram[k]) for k in classes]
+                    ),
+                    "bound": _known(
+                        [score_histogram.auc_bound(total.histogram[k]) for k in classes]
+                    ),
                     "brier": total.mean_brier,
                     "log_loss": total.mean_log_loss,
                 }

@@ -1,6 +1,8 @@
-"""What of the states each site holds already, and how the rest travels to it: whole, or as a rounded change of what it holds.
+"""What of the states each site holds already, and how the rest travels to it: whole, or as a
+rounded change of what it holds.
 
-Nothing of it is kept on disk: after a resume every site gets its states whole once, and the results are the same.
+Nothing of it is kept on disk: after a resume every site gets its states whole once, and the results
+are the same.
 """
 
 from __future__ import annotations
@@ -34,13 +36,29 @@ class Lot:
     """The states of one exchange, laid out for sites that hold this or that of them."""
 
     def __init__(
-        self, parts: Mapping[Key, Part], changes: Mapping[Key, _Change], pieces: Mapping[Key, bytes], states: States, how: str
+        self,
+        parts: Mapping[Key, Part],
+        changes: Mapping[Key, _Change],
+        pieces: Mapping[Key, bytes],
+        states: States,
+        how: str,
     ) -> None:
-        self._parts, self._changes, self._pieces, self._states, self._how = parts, changes, pieces, states, how
+        self._parts, self._changes, self._pieces, self._states, self._how = (
+            parts,
+            changes,
+            pieces,
+            states,
+            how,
+        )
         self._made: dict[tuple[str, ...], Packed] = {}
         self.hash = state_hash(list(parts.values()))
         self.shas = frozenset(p.sha for p in parts.values())
-        self.bytes = sum(a.nbytes for state in states.values() for arrays in state.values() for a in arrays.values())
+        self.bytes = sum(
+            a.nbytes
+            for state in states.values()
+            for arrays in state.values()
+            for a in arrays.values()
+        )
 
     def packed(self, held: frozenset[str]) -> Packed:
         """For a site that holds what has these hashes."""
@@ -48,7 +66,12 @@ class Lot:
         if hows not in self._made:
             pieces = [self._piece(key, how) for key, how in zip(self._parts, hows, strict=True)]
             parts = [
-                replace(part, how=how, base=self._changes[key].base if how in ROUNDED else "", size=len(piece))
+                replace(
+                    part,
+                    how=how,
+                    base=self._changes[key].base if how in ROUNDED else "",
+                    size=len(piece),
+                )
                 for (key, part), how, piece in zip(self._parts.items(), hows, pieces, strict=True)
             ]
             self._made[hows] = Packed(tuple(parts), b"".join(pieces))
@@ -80,7 +103,9 @@ class Shelf:
         keys = [(fold, name) for fold, state in states.items() for name in state]
         known = {k: self._packed(k, states[k[0]][k[1]]) for k in keys}
         parts = {k: Part(*k, sha, "whole", "", 0) for k, (sha, _) in known.items()}
-        changes = {k: c for k, c in self._changes.items() if k in known and c.arrays is states[k[0]][k[1]]}
+        changes = {
+            k: c for k, c in self._changes.items() if k in known and c.arrays is states[k[0]][k[1]]
+        }
         return Lot(parts, changes, {k: piece for k, (_, piece) in known.items()}, states, self._how)
 
     def packed(self, lot: Lot, site: str) -> Packed:
@@ -97,11 +122,14 @@ class Shelf:
         self._held.pop(site, None)
 
     def settle(self, key: Key, learner: Federated, old: Arrays, new: Arrays) -> Arrays:
-        """The arrays that sites will hold after a learner's step: where changes are rounded, `new` but for what rounding leaves over."""
+        """The arrays that sites will hold after a learner's step: where changes are rounded, `new`
+        but for what rounding leaves over."""
         if self._how not in ROUNDED or not isinstance(learner, Averaged):
             return new
         before, after = learner.parameters(old), learner.parameters(new)
-        if not worthwhile(after) or {k: v.shape for k, v in before.items()} != {k: v.shape for k, v in after.items()}:
+        if not worthwhile(after) or {k: v.shape for k, v in before.items()} != {
+            k: v.shape for k, v in after.items()
+        }:
             return new
         coded: Arrays = {}
         if any(not np.array_equal(after[k], v) for k, v in before.items()):

@@ -1,4 +1,5 @@
-"""Federated sums: what a step asks of the sites, and what their contributions come to, open or masked."""
+"""Federated sums: what a step asks of the sites, and what their contributions come to, open or
+masked."""
 
 from __future__ import annotations
 
@@ -43,7 +44,10 @@ class Question:
         return zero if self.plan.privacy is None else replace(zero, tally={})
 
     def failed(self, why: str) -> FederationError:
-        return FederationError("R01", f"exchange {self.step}, {self.job.learner.name} on fold '{self.job.fold.key}': {why}")
+        return FederationError(
+            "R01",
+            f"exchange {self.step}, {self.job.learner.name} on fold '{self.job.fold.key}': {why}",
+        )
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,15 @@ class Total:
     """What one question came to."""
 
     summands: Sequence[Contribution]
-    """Checked, in site order; a single one where nobody's own is known; none where no site can do what is optional."""
+    """Checked, in site order; a single one where nobody's own is known; none where no site can do
+    what is optional."""
     contributed: list[str]
     refused: dict[str, str]
     doubted: dict[str, str] = field(default_factory=dict)
     """Site -> in words, why its update is not believed (X03)."""
     watched: Contribution | None = None
-    """Where no noise is in it: the sum over all sites, as far as a metric is made of it; `by_site`: each site's where sums are open."""
+    """Where no noise is in it: the sum over all sites, as far as a metric is made of it; `by_site`:
+    each site's where sums are open."""
     by_site: Mapping[str, Contribution] = field(default_factory=dict)
 
 
@@ -66,9 +72,11 @@ class Collected:
     """What one step came to."""
 
     totals: Iterator[Total]
-    """One a question, each made when it is its turn. FederationError R01 where it has not its quorum."""
+    """One a question, each made when it is its turn. FederationError R01 where it has not its
+    quorum."""
     outcome: Mapping[str, str]
-    """Site -> `contributed`, `refused` (codes only), or the code of why some of what was asked is not there."""
+    """Site -> `contributed`, `refused` (codes only), or the code of why some of what was asked is
+    not there."""
     budgets: Mapping[str, str]
     """Site -> the head of its budget chain, where it keeps one."""
 
@@ -81,7 +89,8 @@ class Sums(Protocol):
         ...
 
     def collect(self, questions: Sequence[Question], lot: Lot) -> Collected:
-        """Ask until the sites have answered or are given up. FederationError R01 where no sum can be had of those that have."""
+        """Ask until the sites have answered or are given up. FederationError R01 where no sum can
+        be had of those that have."""
         ...
 
 

@@ -1,9 +1,11 @@
 """Messages out and replies back, over whichever of Flower's Grids a run has.
 
-A SuperNode takes a message, waits until some reply is there, sends what is there, and takes the next message; where none comes, it sends
-nothing. So when a process of an earlier message has died, and Flower puts an error in its place, that goes out in place of the reply
-that was waited for, and every reply from then on waits for the message after it. A site that says nothing for a while is therefore sent
-an empty message, which brings out what lies there; one that needed it gets one behind every message of this run.
+A SuperNode takes a message, waits until some reply is there, sends what is there, and takes the
+next message; where none comes, it sends nothing. So when a process of an earlier message has died,
+and Flower puts an error in its place, that goes out in place of the reply that was waited for, and
+every reply from then on waits for the message after it. A site that says nothing for a while is
+therefore sent an empty message, which brings out what lies there; one that needed it gets one
+behind every message of this run.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from common.wire.flower_records import NUDGE, OUTLIVES
 PATIENCE = 30.0
 """Seconds of silence after which a node is nudged."""
 PROMPT = 20.0
-"""Seconds after a nudge within which a reply came because of it, or else by chance: then the nudges that follow cost little."""
+"""Seconds after a nudge within which a reply came because of it, or else by chance: then the nudges
+that follow cost little."""
 
 T = TypeVar("T")
 
@@ -37,7 +40,8 @@ class _Stray:
 
 
 class Post:
-    """Remembers the messages that nobody answered: what still comes is not used, and told by name."""
+    """Remembers the messages that nobody answered: what still comes is not used, and told by
+    name."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
@@ -46,17 +50,28 @@ class Post:
         """Nodes whose replies wait for the next message."""
 
     def ask(
-        self, messages: Mapping[int, Message], timeout: float, take: Callable[[int, Message], T], *, at_once: int = 10_000
+        self,
+        messages: Mapping[int, Message],
+        timeout: float,
+        take: Callable[[int, Message], T],
+        *,
+        at_once: int = 10_000,
     ) -> dict[int, T]:
-        """Push and poll, faster than `Grid.send_and_receive` does. Returns what `take` made of what came back in time, by node.
+        """Push and poll, faster than `Grid.send_and_receive` does. Returns what `take` made of what
+        came back in time, by node.
 
-        at_once: most replies that are asked for in one go, for they are in memory together until `take` has had them.
+        at_once: most replies that are asked for in one go, for they are in memory together until
+        `take` has had them.
         """
         if not messages:
             return {}
         ids = list(self.grid.push_messages(messages.values()))
         if len(ids) != len(messages):
-            raise FederationError("W02", f"Flower took {len(ids)} of {len(messages)} messages; they may be too large for its transport")
+            raise FederationError(
+                "W02",
+                f"Flower took {len(ids)} of {len(messages)} messages; they may be too large for "
+                "its transport",
+            )
         node_of = dict(zip(ids, messages, strict=True))
         replies: dict[int, T] = {}
         self._nudge(self._behind & set(messages), timeout)
@@ -68,7 +83,8 @@ class Post:
             open_ids = list(node_of)
             for some in (open_ids[i : i + at_once] for i in range(0, waiting, at_once)):
                 for reply in self.grid.pull_messages(some):
-                    # an error reply may come from the SuperLink itself: it is told by the message that it answers, not by its sender
+                    # an error reply may come from the SuperLink itself: it is told by the message
+                    # that it answers, not by its sender
                     node = node_of.pop(reply.metadata.reply_to_message_id, None)
                     if node is not None:
                         replies[node] = take(node, reply)
@@ -85,7 +101,9 @@ class Post:
                 time.sleep(wait)
                 wait = min(wait * 1.5, 0.25)
         until = end + (OUTLIVES - 1) * timeout
-        self._strays |= {i: _Stray(node, messages[node].metadata.group_id, until) for i, node in node_of.items()}
+        self._strays |= {
+            i: _Stray(node, messages[node].metadata.group_id, until) for i, node in node_of.items()
+        }
         return replies
 
     def _nudge(self, nodes: Iterable[int], ttl: float) -> None:
@@ -97,7 +115,11 @@ class Post:
         """Node and group of the messages that were answered after all, but too late."""
         if not self._strays:
             return []
-        came = [r for r in self.grid.pull_messages(list(self._strays)) if r.metadata.reply_to_message_id in self._strays]
+        came = [
+            r
+            for r in self.grid.pull_messages(list(self._strays))
+            if r.metadata.reply_to_message_id in self._strays
+        ]
         found = [(self._strays.pop(r.metadata.reply_to_message_id), r.has_error()) for r in came]
         now = time.monotonic()
         self._strays = {i: s for i, s in self._strays.items() if s.until > now}

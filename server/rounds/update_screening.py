@@ -1,8 +1,10 @@
-"""Whose update is not believed (X03): one too far from where it started, too far beside the others', or of more cases than its site has.
+"""Whose update is not believed (X03): one too far from where it started, too far beside the
+others', or of more cases than its site has.
 
-What is measured is the L2 norm of the change of a learner's parameters (Sun et al. 2019, arXiv 1911.07963, cut updates to a bound on it).
-Here an update beyond the bound is refused by name, for whoever sends such a thing is to be asked. Sums of other learners have no such
-norm; of them only the number of cases is judged. Pure functions, of one exchange's answers to one learner on one fold.
+What is measured is the L2 norm of the change of a learner's parameters (Sun et al. 2019, arXiv
+1911.07963, cut updates to a bound on it). Here an update beyond the bound is refused by name, for
+whoever sends such a thing is to be asked. Sums of other learners have no such norm; of them only
+the number of cases is judged. Pure functions, of one exchange's answers to one learner on one fold.
 """
 
 from __future__ import annotations
@@ -22,22 +24,41 @@ from server.rounds.registration import Roster
 
 CODE = "X03"
 FEW = 4
-"""Updates below which nobody is called an outlier: of three, two colluding sites would be the rule, and the honest one the exception."""
+"""Updates below which nobody is called an outlier: of three, two colluding sites would be the rule,
+and the honest one the exception."""
 
 
 def find(
-    run: Run, learner: Federated, arrays: Arrays, came: Mapping[str, Contribution], rounded: Arrays | None, told: Mapping[str, int]
+    run: Run,
+    learner: Federated,
+    arrays: Arrays,
+    came: Mapping[str, Contribution],
+    rounded: Arrays | None,
+    told: Mapping[str, int],
 ) -> dict[str, str]:
     """Site -> why its contribution is not taken.
 
-    arrays: the learner's, before this step; rounded: its parameters, where the contributions are rounded changes of them; told: site -> the
-    labelled cases of its greeting. Of each contribution only a norm is kept: those that wait on disk are read one at a time.
+    arrays: the learner's, before this step; rounded: its parameters, where the contributions are
+    rounded changes of them; told: site -> the labelled cases of its greeting. Of each contribution
+    only a norm is kept: those that wait on disk are read one at a time.
     """
-    out = {s: said for s, c in came.items() if (said := _claims(run, learner, s, c, told.get(s, 0)))}
+    out = {
+        s: said for s, c in came.items() if (said := _claims(run, learner, s, c, told.get(s, 0)))
+    }
     if (run.norm_bound or run.outliers) and isinstance(learner, Averaged):
         current = learner.parameters(arrays)
-        rest = {s: c for s, c in came.items() if s not in out and (rounded is not None or set(c.sums) == set(current))}
-        out |= _far(run, {s: norm(c, current) if rounded is None else compression.norm(c.sums, run.transfer) for s, c in rest.items()})
+        rest = {
+            s: c
+            for s, c in came.items()
+            if s not in out and (rounded is not None or set(c.sums) == set(current))
+        }
+        out |= _far(
+            run,
+            {
+                s: norm(c, current) if rounded is None else compression.norm(c.sums, run.transfer)
+                for s, c in rest.items()
+            },
+        )
     return out
 
 
@@ -47,17 +68,23 @@ def norm(contribution: Contribution, current: Arrays) -> float:
     with np.errstate(over="ignore", invalid="ignore"):
         for name, was in current.items():
             # who has no case has nothing to add: whatever it sends all the same is its change
-            change = np.ravel(contribution.sums[name] / contribution.cases - was if contribution.cases else contribution.sums[name])
+            change = np.ravel(
+                contribution.sums[name] / contribution.cases - was
+                if contribution.cases
+                else contribution.sums[name]
+            )
             square += float(np.vdot(change, change))
     return math.sqrt(square) if math.isfinite(square) else math.inf
 
 
 def _claims(run: Run, learner: Federated, site: str, contribution: Contribution, told: int) -> str:
-    """A greeting with noise says no exact number; some learners count cases of unknown label, of whom a greeting says nothing."""
+    """A greeting with noise says no exact number; some learners count cases of unknown label, of
+    whom a greeting says nothing."""
     if run.noise or learner.traits.unlabelled or contribution.cases <= told:
         return ""
     return (
-        f"{site} sums over {contribution.cases} cases and has told of {told} labelled ones; ask the site, "
+        f"{site} sums over {contribution.cases} cases and has told of {told} labelled ones; ask "
+        "the site, "
         "or resume the run if its table has grown since"
     )
 
@@ -67,19 +94,32 @@ def _far(run: Run, norms: Mapping[str, float]) -> dict[str, str]:
     usual = float(np.median(list(norms.values()))) if len(norms) >= FEW else 0.0
     for site, size in norms.items():
         if run.norm_bound and size > run.norm_bound:
-            out[site] = f"{site} changes the parameters by {size:.4g}, norm_bound={run.norm_bound:g}; ask the site, or raise the bound"
+            out[site] = (
+                f"{site} changes the parameters by {size:.4g}, norm_bound={run.norm_bound:g}; ask "
+                "the site, or raise the bound"
+            )
         elif run.outliers and usual and size > run.outliers * usual:
             out[site] = (
-                f"{site} changes the parameters by {size:.4g}, the median of {len(norms)} sites is {usual:.4g}, "
+                f"{site} changes the parameters by {size:.4g}, the median of {len(norms)} sites "
+                f"is {usual:.4g}, "
                 f"outliers={run.outliers:g} times that; ask the site, or raise the factor"
             )
     return out
 
 
 def demand(run: Run, jobs: Sequence[Job], roster: Roster) -> None:
-    """UsageError C01 where what the run asks for could never refuse anybody: it would be taken for a defence."""
+    """UsageError C01 where what the run asks for could never refuse anybody: it would be taken for
+    a defence."""
     sizes = [len(roster.able(job)) for job in jobs if isinstance(job.learner, Averaged)]
     if (run.norm_bound or run.outliers) and not sizes:
-        raise UsageError("C01", "norm_bound and outliers judge learners that send parameters, and this run has none; leave them out")
+        raise UsageError(
+            "C01",
+            "norm_bound and outliers judge learners that send parameters, and this run has none; "
+            "leave them out",
+        )
     if run.outliers and max(sizes) < FEW:
-        raise UsageError("C01", f"outliers={run.outliers:g} needs {FEW} sites that train together, there are {max(sizes)}; use norm_bound")
+        raise UsageError(
+            "C01",
+            f"outliers={run.outliers:g} needs {FEW} sites that train together, there are "
+            f"{max(sizes)}; use norm_bound",
+        )

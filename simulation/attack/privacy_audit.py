@@ -1,4 +1,5 @@
-"""Privacy audit (`--audit`): membership inference on the models of the run, and canaries by the learners that can have noise."""
+"""Privacy audit (`--audit`): membership inference on the models of the run, and canaries by the
+learners that can have noise."""
 
 from __future__ import annotations
 
@@ -18,13 +19,20 @@ from simulation.federation.setting import Setting
 
 
 def audit(
-    setting: Setting, outcome: Outcome, cohorts: Sequence[Cohort], models: Sequence[Target], tell: Callable[[str], None]
+    setting: Setting,
+    outcome: Outcome,
+    cohorts: Sequence[Cohort],
+    models: Sequence[Target],
+    tell: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Rows of `report.json`: `audit[]`, `canary[]`; both empty where it was not asked for. `models`: those that `--epsilon` has trained."""
+    """Rows of `report.json`: `audit[]`, `canary[]`; both empty where it was not asked for.
+    `models`: those that `--epsilon` has trained."""
     args, run = setting.args, setting.run
     if not args.audit:
         return {"audit": [], "canary": []}
-    released: dict[tuple[str, float | None], Target] = {(h.name, None): Target(cast(Head, h), None, outcome.states) for h in outcome.heads}
+    released: dict[tuple[str, float | None], Target] = {
+        (h.name, None): Target(cast(Head, h), None, outcome.states) for h in outcome.heads
+    }
     membership_rows = membership(
         list({**released, **{(m.head.name, m.epsilon): m for m in models}}.values()),
         cohorts,
@@ -47,7 +55,8 @@ def audit(
 
 
 def _chains(setting: Setting, outcome: Outcome) -> list[list[Federated]]:
-    """Each learner on the table whose sums can have noise, after what it needs; and the histograms that judge such heads."""
+    """Each learner on the table whose sums can have noise, after what it needs; and the histograms
+    that judge such heads."""
     run, study = setting.run, setting.study
     heads = [h for h in noised_heads(run, study, outcome) if isinstance(h, TableHead)]
     chains = [fits(h, run, study) for h in heads]

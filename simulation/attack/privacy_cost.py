@@ -1,7 +1,9 @@
-"""Privacy-utility curve: each head trained again at each epsilon, through the same two apps, and judged on the same patients.
+"""Privacy-utility curve: each head trained again at each epsilon, through the same two apps, and
+judged on the same patients.
 
-Each epsilon is that of one fit, which is what a hospital would release. That the fit is repeated with each part left out, and judged with
-no noise in the figure, only a simulation can afford: `told` is what a coordinator would see who had noisy score histograms alone.
+Each epsilon is that of one fit, which is what a hospital would release. That the fit is repeated
+with each part left out, and judged with no noise in the figure, only a simulation can afford:
+`told` is what a coordinator would see who had noisy score histograms alone.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ Tell = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Utility:
-    """Rows of `report.json`: `utility[]`, `privacy[]`; heads without a bound, by name; and all models that were judged."""
+    """Rows of `report.json`: `utility[]`, `privacy[]`; heads without a bound, by name; and all
+    models that were judged."""
 
     points: list[Row]
     spent: list[Row]
@@ -70,7 +73,9 @@ class Sweep:
     delta: float
 
 
-def utility(trained: Trained, sweep: Sweep, federate: Callable[[Run], Outcome], tell: Tell) -> Utility:
+def utility(
+    trained: Trained, sweep: Sweep, federate: Callable[[Run], Outcome], tell: Tell
+) -> Utility:
     """`federate` drives a run of the same sites to its end."""
     heads = noised_heads(trained.run, trained.study, trained.outcome)
     cost = Utility([], [], [h.name for h in trained.outcome.heads if h not in heads], [])
@@ -81,7 +86,14 @@ def utility(trained: Trained, sweep: Sweep, federate: Callable[[Run], Outcome], 
     return cost
 
 
-def _point(cost: Utility, head: Federated, most: float, trained: Trained, sweep: Sweep, federate: Callable[[Run], Outcome]) -> None:
+def _point(
+    cost: Utility,
+    head: Federated,
+    most: float,
+    trained: Trained,
+    sweep: Sweep,
+    federate: Callable[[Run], Outcome],
+) -> None:
     """Train one head at one epsilon, judge it, and add its rows to `cost`."""
     run = trained.run
     needed = fits(head, run, trained.study)
@@ -93,12 +105,20 @@ def _point(cost: Utility, head: Federated, most: float, trained: Trained, sweep:
         outcome = federate(_run(run, head, most, noise))
         scores = [_scored(head, outcome.states, run, trained.cohorts)]
     if noise:
-        spent = _spent(read_ledger(outcome.folder / NAME), needed, trained.schema, noise, sweep.delta)
+        spent = _spent(
+            read_ledger(outcome.folder / NAME), needed, trained.schema, noise, sweep.delta
+        )
     auc = trained.sums.of(scores).row()
     told_scores = told(outcome.states, head.name, run.seed) if noise else None
     most_or_none = most if math.isfinite(most) else None
     cost.models.append(Target(cast(Head, head), most_or_none, outcome.states))
-    point = {"model": head.name, "epsilon": most_or_none, "delta": sweep.delta, "noise": noise, "metric": "auc"}
+    point = {
+        "model": head.name,
+        "epsilon": most_or_none,
+        "delta": sweep.delta,
+        "noise": noise,
+        "metric": "auc",
+    }
     told_row = {"told": told_scores._asdict() if told_scores else None}
     cost.points.append({**point, "value": auc.pop("auc"), **auc, **told_row})
     for site, epsilon_spent in spent.items():
@@ -107,8 +127,13 @@ def _point(cost: Utility, head: Federated, most: float, trained: Trained, sweep:
 
 
 def noised_heads(run: Run, study: Study, outcome: Outcome) -> list[Federated]:
-    """The run's heads that can be trained with noise, and one made for it where there is a table."""
-    return [h for h in (*outcome.heads, *_made_for_noise(run, study, outcome)) if accountable_fit(h, run, study)]
+    """The run's heads that can be trained with noise, and one made for it where there is a
+    table."""
+    return [
+        h
+        for h in (*outcome.heads, *_made_for_noise(run, study, outcome))
+        if accountable_fit(h, run, study)
+    ]
 
 
 def accountable_fit(head: Federated, run: Run, study: Study) -> bool:
@@ -126,7 +151,9 @@ def _run(run: Run, head: Federated, most: float, noise: float) -> Run:
     """The same run for one head, its sums with noise."""
     folder = f"{run.out}/{FOLDER}/{head.name}-{most:g}"
     learners = {head.name, *head.needs}
-    hyper: Mapping[str, Hyper] = {n: h for n, h in json.loads(run.hyper or "{}").items() if n in learners}
+    hyper: Mapping[str, Hyper] = {
+        n: h for n, h in json.loads(run.hyper or "{}").items() if n in learners
+    }
     return replace(
         run,
         out=folder,
@@ -144,13 +171,19 @@ def _scored(head: Federated, states: States, run: Run, cohorts: Sequence[Cohort]
     """Each part by the model that left it out."""
     folds = [Fold(parts=(p,)) for p in range(run.parts)]
     flat = flatten(states)
-    scored = [within_site(cast(Head, head), flat, c, folds, c.parts(run.seed, run.parts)) for c in cohorts]
+    scored = [
+        within_site(cast(Head, head), flat, c, folds, c.parts(run.seed, run.parts)) for c in cohorts
+    ]
     probs, seen = (np.concatenate([s[i] for s in scored]) for i in (0, 1))
     return Scores(probs, np.full(len(probs), 0.5), seen.astype(np.bool_))
 
 
 def _spent(
-    lines: Sequence[Mapping[str, Any]], needed: Sequence[Federated], schema: Schema, noise: float, delta: float
+    lines: Sequence[Mapping[str, Any]],
+    needed: Sequence[Federated],
+    schema: Schema,
+    noise: float,
+    delta: float,
 ) -> dict[str, float | None]:
     """Site -> epsilon of what it released of one fit, the dearest of the run's, by the ledger."""
     by_name = {f.name: f for f in needed}

@@ -1,1 +1,2 @@
-"""Local, federated and pooled models on the same patients: predictions, metrics, intervals, checks."""
+"""Local, federated and pooled models on the same patients: predictions, metrics, intervals,
+checks."""

@@ -1,7 +1,8 @@
 """The run's own jobs without federation: on one hospital's cases, and on everybody's put together.
 
-A table's heads have their ordinary form (`alone`: Newton, XGBoost's own trainer). Networks, and what is stacked on them, are fitted by
-the same code on one cohort, which is what training without federation means for them: as many passes, no averaging.
+A table's heads have their ordinary form (`alone`: Newton, XGBoost's own trainer). Networks, and
+what is stacked on them, are fitted by the same code on one cohort, which is what training without
+federation means for them: as many passes, no averaging.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from server.config.jobs import Job
 
 Tell = Callable[[str, int, int], None]
 WORKERS = 2
-"""Networks are trained side by side: torch leaves Python's lock, and each training is on one thread, so the bits stay the same."""
+"""Networks are trained side by side: torch leaves Python's lock, and each training is on one
+thread, so the bits stay the same."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,17 @@ class Task:
 
 
 def local(jobs: Sequence[Job], heads: Sequence[str], folds: Sequence[Fold]) -> list[Job]:
-    """The jobs of a site by itself: those of `heads` and what they need, on the folds that leave out no site."""
-    needed = {n for j in jobs if j.learner.name in heads for n in (j.learner.name, *j.learner.needs)}
+    """The jobs of a site by itself: those of `heads` and what they need, on the folds that leave
+    out no site."""
+    needed = {
+        n for j in jobs if j.learner.name in heads for n in (j.learner.name, *j.learner.needs)
+    }
     return [j for j in jobs if j.fold in folds and j.learner.name in needed]
 
 
-def train(tasks: Mapping[str, Task], prepare: Federated, seed: int, parts: int, tell: Tell) -> dict[str, States]:
+def train(
+    tasks: Mapping[str, Task], prepare: Federated, seed: int, parts: int, tell: Tell
+) -> dict[str, States]:
     """The states of every task, by its key, then by fold."""
     out: dict[str, States] = {key: {} for key in tasks}
     of = sum(len(t.jobs) for t in tasks.values())
@@ -52,7 +59,11 @@ def train(tasks: Mapping[str, Task], prepare: Federated, seed: int, parts: int, 
         task = tasks[key]
         state = out[key].setdefault(fold.key, {})
         for job in task.jobs:
-            if job.fold == fold and not isinstance(job.learner, Stacked | TableHead) and "image" in job.learner.modality:
+            if (
+                job.fold == fold
+                and not isinstance(job.learner, Stacked | TableHead)
+                and "image" in job.learner.modality
+            ):
                 if not lacks(job.learner, state):
                     state |= _alone(job, state, task, seed, parts)
                 told(task.title)
@@ -61,10 +72,14 @@ def train(tasks: Mapping[str, Task], prepare: Federated, seed: int, parts: int, 
         tables = [c for c in task.cohorts if "table" in c.modalities]
         for job in task.jobs:
             if isinstance(job.learner, TableHead):
-                out[key].setdefault(job.fold.key, {}).update(job.learner.alone(tables, job.fold, seed, parts, prepare))
+                out[key].setdefault(job.fold.key, {}).update(
+                    job.learner.alone(tables, job.fold, seed, parts, prepare)
+                )
                 told(task.title)
     chains = [
-        (key, fold) for key, task in tasks.items() for fold in dict.fromkeys(j.fold for j in task.jobs if "image" in j.learner.modality)
+        (key, fold)
+        for key, task in tasks.items()
+        for fold in dict.fromkeys(j.fold for j in task.jobs if "image" in j.learner.modality)
     ]
     with ThreadPoolExecutor(WORKERS) as pool:
         for future in [pool.submit(chain, *one) for one in chains]:
@@ -81,12 +96,18 @@ def train(tasks: Mapping[str, Task], prepare: Federated, seed: int, parts: int, 
 
 
 def _alone(job: Job, state: State, task: Task, seed: int, parts: int) -> State:
-    """The learner's own arrays, fitted on the task's cases as one cohort; none where nobody has what it needs."""
-    kept = [c for c in task.cohorts if c.site not in job.fold.sites and job.learner.modality <= c.modalities]
+    """The learner's own arrays, fitted on the task's cases as one cohort; none where nobody has
+    what it needs."""
+    kept = [
+        c
+        for c in task.cohorts
+        if c.site not in job.fold.sites and job.learner.modality <= c.modalities
+    ]
     if not kept:
         return {job.learner.name: {}}
     together = kept[0] if len(kept) == 1 else pooled(kept)
-    # the sites that the fold leaves out are left out here, and their name must not be looked for among the others'
+    # the sites that the fold leaves out are left out here, and their name must not be looked for
+    # among the others'
     plan = replace(local_plan(job.fold, seed, parts), reads=job.reads)
     try:
         return {job.learner.name: fit(job.learner, state, [together], plan)[job.learner.name]}

@@ -1,4 +1,5 @@
-"""What a report says about the images: who has them, where their regions come from, and whether they add anything to the table."""
+"""What a report says about the images: who has them, where their regions come from, and whether
+they add anything to the table."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ Row = dict[str, Any]
 
 
 def images(outcome: Outcome, sums: Sums, sites: Sequence[Cohort], parts: int) -> Row | None:
-    """The part of the report's `images` that only a simulation knows; None where no site holds any."""
+    """The part of the report's `images` that only a simulation knows; None where no site holds
+    any."""
     if not any(c.imaged.any() for c in sites):
         return None
     image = next((h for h in outcome.heads if h.name == "image"), None)
@@ -47,8 +49,11 @@ def _site(cohort: Cohort) -> Row:
     }
 
 
-def _by_source(image: Federated, outcome: Outcome, sums: Sums, sites: Sequence[Cohort], parts: int) -> list[Row]:
-    """The within-site AUC of image and fusion apart for each kind of region, by the region that the scoring model worked on."""
+def _by_source(
+    image: Federated, outcome: Outcome, sums: Sums, sites: Sequence[Cohort], parts: int
+) -> list[Row]:
+    """The within-site AUC of image and fusion apart for each kind of region, by the region that the
+    scoring model worked on."""
     flat = flatten(outcome.states)
     pieces = []
     for c in sites:

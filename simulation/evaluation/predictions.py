@@ -1,9 +1,11 @@
-"""Local, federated and pooled, side by side on the same patients: the predictions behind every figure of the report.
+"""Local, federated and pooled, side by side on the same patients: the predictions behind every
+figure of the report.
 
-*Federated* are the models of the run. *Local* is what a hospital gets by itself: the same head trained on its own rows, judged on its
-own patients (within site), or, for patients of another hospital, the mean over the models of the hospitals that could train one.
-*Pooled* has all rows in one place, which only a simulation can do. Pooled and local boosting is ordinary XGBoost; pooled and local
-networks take as many passes over their images as the federated ones.
+*Federated* are the models of the run. *Local* is what a hospital gets by itself: the same head
+trained on its own rows, judged on its own patients (within site), or, for patients of another
+hospital, the mean over the models of the hospitals that could train one. *Pooled* has all rows in
+one place, which only a simulation can do. Pooled and local boosting is ordinary XGBoost; pooled and
+local networks take as many passes over their images as the federated ones.
 """
 
 from __future__ import annotations
@@ -42,28 +44,41 @@ ARMS = ("local", "federated", "pooled")
 
 @dataclass(frozen=True)
 class Scores:
-    """One model on the patients of all sites, in site order; `seen` marks those that have a prediction."""
+    """One model on the patients of all sites, in site order; `seen` marks those that have a
+    prediction."""
 
     probs: Probs
     thresholds: Floats
-    """(n,): of two classes the second is called when p >= this, which other patients' out-of-fold predictions have set."""
+    """(n,): of two classes the second is called when p >= this, which other patients' out-of-fold
+    predictions have set."""
     seen: NDArray[np.bool_]
 
     def __post_init__(self) -> None:
         n = len(self.probs)
         object.__setattr__(self, "probs", checked(self.probs, np.full(n, UNKNOWN)))
         if not n == len(self.thresholds) == len(self.seen):
-            counts = f"{n} predictions, {len(self.thresholds)} thresholds, {len(self.seen)} marks of who was scored"
-            raise DataError("D05", f"predictions that do not belong together: {counts}; pass one of each a patient")
+            counts = (
+                f"{n} predictions, {len(self.thresholds)} thresholds, {len(self.seen)} marks "
+                "of who was scored"
+            )
+            raise DataError(
+                "D05",
+                f"predictions that do not belong together: {counts}; pass one of each a patient",
+            )
         missing = np.isnan(self.thresholds[self.seen]).sum()
         if missing and self.probs.shape[1] == 2:
             told = f"{missing} of {n} patients have no threshold (NaN)"
-            raise DataError("D05", f"{told}; they would all be called negative, so give each the one of its training folds")
+            raise DataError(
+                "D05",
+                f"{told}; they would all be called negative, so give each the one of its training "
+                "folds",
+            )
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All predictions. `scores[model, arm, evaluation]` is a list: one entry, or one a foreign model for local leave-one-site-out."""
+    """All predictions. `scores[model, arm, evaluation]` is a list: one entry, or one a foreign
+    model for local leave-one-site-out."""
 
     labels: NDArray[np.int64]
     sites: NDArray[np.str_]
@@ -96,17 +111,25 @@ def compare(
     pooled_site: str = "",
     tell: Callable[[str, int, int], None] = lambda what, done, of: None,
 ) -> Comparison:
-    """Train the local and the pooled models of the run's own jobs, and score everybody with all of them.
+    """Train the local and the pooled models of the run's own jobs, and score everybody with all of
+    them.
 
     `pooled_site` stands for several hospitals: what is trained there is no hospital's own model.
     """
     heads = list({j.learner.name: j.learner for j in jobs if isinstance(j.learner, Head)}.values())
     folds = list(dict.fromkeys(f for j in jobs if isinstance(j.learner, Head) for f in j.reads))
-    able = {h.name: [c for c in cohorts if c.site != pooled_site and trainable(h, c, seed, parts)] for h in heads}
+    able = {
+        h.name: [c for c in cohorts if c.site != pooled_site and trainable(h, c, seed, parts)]
+        for h in heads
+    }
     own = local_folds(parts)
     wanted = {c.site: [h.name for h in heads if c in able[h.name]] for c in cohorts}
     tasks = {"": baselines.Task("pooled", cohorts, jobs)}
-    tasks |= {c.site: baselines.Task(c.site, [c], baselines.local(jobs, wanted[c.site], own)) for c in cohorts if wanted[c.site]}
+    tasks |= {
+        c.site: baselines.Task(c.site, [c], baselines.local(jobs, wanted[c.site], own))
+        for c in cohorts
+        if wanted[c.site]
+    }
     trained = baselines.train(tasks, prepare, seed, parts, tell)
     federated, together = flatten(states), flatten(trained[""])
     local = {site: flatten(trained[site]) for site in trained if site}
@@ -117,18 +140,34 @@ def compare(
             by_part = _set(head, state, cohorts, folds, seed, parts)
             within = {c.site: _within(head, state, c, folds, by_part, seed, parts) for c in cohorts}
             scored[head.name, arm, "within_site"] = [within]
-            scored[head.name, arm, "leave_one_site_out"] = [_left_out(head, state, cohorts, folds, seed, parts)]
+            scored[head.name, arm, "leave_one_site_out"] = [
+                _left_out(head, state, cohorts, folds, seed, parts)
+            ]
         here = able[head.name]
-        mine = {c.site: _within(head, local[c.site], c, own, _set(head, local[c.site], [c], own, seed, parts), seed, parts) for c in here}
+        mine = {
+            c.site: _within(
+                head,
+                local[c.site],
+                c,
+                own,
+                _set(head, local[c.site], [c], own, seed, parts),
+                seed,
+                parts,
+            )
+            for c in here
+        }
         scored[head.name, "local", "within_site"] = [mine]
-        scored[head.name, "local", "leave_one_site_out"] = [_foreign(head, local[a.site], a, cohorts, own, seed, parts) for a in here]
+        scored[head.name, "local", "leave_one_site_out"] = [
+            _foreign(head, local[a.site], a, cohorts, own, seed, parts) for a in here
+        ]
     tables = [h.name for h in heads if isinstance(h, TableHead)]
     counts: dict[tuple[str, str], dict[str, int]] = {}
     for arm in ARMS if tables else ():
         for evaluation in ("within_site", "leave_one_site_out"):
             variants = [scored[n, arm, evaluation] for n in tables]
             scored["clinical", arm, evaluation] = [
-                _choose(tables, list(v), clinical, counts.setdefault((arm, evaluation), {})) for v in zip(*variants, strict=True)
+                _choose(tables, list(v), clinical, counts.setdefault((arm, evaluation), {}))
+                for v in zip(*variants, strict=True)
             ]
     return Comparison(
         labels=np.concatenate([c.labels for c in cohorts]),
@@ -142,48 +181,97 @@ def compare(
 
 
 def _pooled_out_of_fold(
-    head: Head, state: State, cohorts: Sequence[Cohort], outer: Fold, folds: Sequence[Fold], seed: int, parts: int
+    head: Head,
+    state: State,
+    cohorts: Sequence[Cohort],
+    outer: Fold,
+    folds: Sequence[Fold],
+    seed: int,
+    parts: int,
 ) -> tuple[float, float]:
-    """(threshold, log loss) from the out-of-fold predictions on the training rows of `outer`, over all sites."""
-    pieces = [(*out_of_fold(head, state, c, outer, folds, c.parts(seed, parts)), c.labels) for c in cohorts]
+    """(threshold, log loss) from the out-of-fold predictions on the training rows of `outer`, over
+    all sites."""
+    pieces = [
+        (*out_of_fold(head, state, c, outer, folds, c.parts(seed, parts)), c.labels)
+        for c in cohorts
+    ]
     probs, seen, labels = (np.concatenate([p[i] for p in pieces]) for i in range(3))
     return threshold_and_loss(probs, seen, labels)
 
 
-def _set(head: Head, state: State, cohorts: Sequence[Cohort], folds: Sequence[Fold], seed: int, parts: int) -> list[tuple[float, float]]:
+def _set(
+    head: Head,
+    state: State,
+    cohorts: Sequence[Cohort],
+    folds: Sequence[Fold],
+    seed: int,
+    parts: int,
+) -> list[tuple[float, float]]:
     """Threshold and log loss for each part."""
-    return [_pooled_out_of_fold(head, state, cohorts, Fold(parts=(p,)), folds, seed, parts) for p in range(parts)]
+    return [
+        _pooled_out_of_fold(head, state, cohorts, Fold(parts=(p,)), folds, seed, parts)
+        for p in range(parts)
+    ]
 
 
 def _within(
-    head: Head, state: State, cohort: Cohort, folds: Sequence[Fold], by_part: Sequence[tuple[float, float]], seed: int, parts: int
+    head: Head,
+    state: State,
+    cohort: Cohort,
+    folds: Sequence[Fold],
+    by_part: Sequence[tuple[float, float]],
+    seed: int,
+    parts: int,
 ) -> Predicted:
     own = cohort.parts(seed, parts)
     return Predicted.by_part(within_site(head, state, cohort, folds, own), by_part, own)
 
 
-def _left_out(head: Head, state: State, cohorts: Sequence[Cohort], folds: Sequence[Fold], seed: int, parts: int) -> dict[str, Predicted]:
+def _left_out(
+    head: Head,
+    state: State,
+    cohorts: Sequence[Cohort],
+    folds: Sequence[Fold],
+    seed: int,
+    parts: int,
+) -> dict[str, Predicted]:
     """Each site by the model that left it out; none where nothing was left out."""
     out = {}
     for group in groups(folds):
         threshold, loss = _pooled_out_of_fold(head, state, cohorts, group, folds, seed, parts)
         for c in cohorts:
             if c.site in group.sites:
-                out[c.site] = Predicted.alike(leave_one_site_out(head, state, c, [group]), threshold, loss)
+                out[c.site] = Predicted.alike(
+                    leave_one_site_out(head, state, c, [group]), threshold, loss
+                )
     return out
 
 
 def _foreign(
-    head: Head, state: State, home: Cohort, cohorts: Sequence[Cohort], own: Sequence[Fold], seed: int, parts: int
+    head: Head,
+    state: State,
+    home: Cohort,
+    cohorts: Sequence[Cohort],
+    own: Sequence[Fold],
+    seed: int,
+    parts: int,
 ) -> dict[str, Predicted]:
-    """A site's own full model on everybody else's patients, at the threshold that its own out-of-fold predictions set."""
+    """A site's own full model on everybody else's patients, at the threshold that its own
+    out-of-fold predictions set."""
     threshold, loss = _pooled_out_of_fold(head, state, [home], Fold(), own, seed, parts)
     whole = of_fold(state, Fold())
-    return {c.site: Predicted.alike((head.predict(whole, c), scorable(head, c)), threshold, loss) for c in cohorts if c.site != home.site}
+    return {
+        c.site: Predicted.alike((head.predict(whole, c), scorable(head, c)), threshold, loss)
+        for c in cohorts
+        if c.site != home.site
+    }
 
 
 def _choose(
-    names: Sequence[str], variants: Sequence[Mapping[str, Predicted]], declared: str | None, count: dict[str, int]
+    names: Sequence[str],
+    variants: Sequence[Mapping[str, Predicted]],
+    declared: str | None,
+    count: dict[str, int],
 ) -> dict[str, Predicted]:
     """The clinical model at each site; `count` gains how many predictions are which head's."""
     out = {}
@@ -200,5 +288,7 @@ def _join(sites: Mapping[str, Predicted], cohorts: Sequence[Cohort]) -> Scores:
     for c in cohorts:
         nobody = np.full((len(c), classes), 1 / classes), np.zeros(len(c), np.bool_)
         pieces.append(sites.get(c.site) or Predicted.alike(nobody, 0.5, np.inf))
-    probs, thresholds, seen = (np.concatenate([getattr(p, k) for p in pieces]) for k in ("probs", "thresholds", "seen"))
+    probs, thresholds, seen = (
+        np.concatenate([getattr(p, k) for p in pieces]) for k in ("probs", "thresholds", "seen")
+    )
     return Scores(probs, thresholds, seen)

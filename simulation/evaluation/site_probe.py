@@ -1,8 +1,10 @@
-"""Guard L07: can the features, or the mere pattern of what is missing, tell which hospital a patient was treated at?
+"""Guard L07: can the features, or the mere pattern of what is missing, tell which hospital a
+patient was treated at?
 
-Where they can, a model may recognise the site instead of the disease, and a figure over pooled patients rewards it for that; the
-within-site AUC does not. The probe is a multinomial logistic regression, cross-validated over 5 folds. Simulation only: it needs
-the rows of all sites in one place.
+Where they can, a model may recognise the site instead of the disease, and a figure over pooled
+patients rewards it for that; the within-site AUC does not. The probe is a multinomial logistic
+regression, cross-validated over 5 folds. Simulation only: it needs the rows of all sites in one
+place.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ PERMUTATIONS = 1000
 
 
 class SiteProbe(NamedTuple):
-    """Balanced accuracy of naming the site out of fold; `limit` is the 95th percentile under permuted site names."""
+    """Balanced accuracy of naming the site out of fold; `limit` is the 95th percentile under
+    permuted site names."""
 
     features: float
     features_limit: float
@@ -35,10 +38,11 @@ class SiteProbe(NamedTuple):
 
 
 def site_probe(design: Floats, sites: NDArray[Any], seed: int) -> SiteProbe | None:
-    """design (n, columns), NaN where missing; sites (n,). None with fewer than two sites of 10 cases.
+    """design (n, columns), NaN where missing; sites (n,). None with fewer than two sites of 10
+    cases.
 
-    `features`: standardised values, the mean where missing, beside missing-indicators; `missingness`: the indicators alone (chance
-    where nothing is missing).
+    `features`: standardised values, the mean where missing, beside missing-indicators;
+    `missingness`: the indicators alone (chance where nothing is missing).
     """
     codes = np.unique(sites, return_inverse=True)[1]
     keep = np.bincount(codes)[codes] >= MINIMUM
@@ -54,7 +58,8 @@ def site_probe(design: Floats, sites: NDArray[Any], seed: int) -> SiteProbe | No
 
 
 def _filled(x: Floats) -> Floats:
-    """Column means (unsupervised, over all rows) for what is missing; a column without values becomes 0."""
+    """Column means (unsupervised, over all rows) for what is missing; a column without values
+    becomes 0."""
     known = ~np.isnan(x)
     mean = np.where(known, x, 0).sum(0) / np.maximum(known.sum(0), 1)
     return np.where(known, x, mean)
@@ -83,13 +88,18 @@ def _named(x: Floats, y: NDArray[np.int64], fold: NDArray[np.int64]) -> NDArray[
         with warnings.catch_warnings():
             # a probe that has not fully converged still probes
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model = LogisticRegression(C=0.1, class_weight="balanced", max_iter=200).fit(x[train], y[train])
+            model = LogisticRegression(C=0.1, class_weight="balanced", max_iter=200).fit(
+                x[train], y[train]
+            )
         called[~train] = model.predict(x[~train])
     return called
 
 
-def _judge(y: NDArray[np.int64], called: NDArray[np.int64], rng: np.random.Generator) -> tuple[float, float]:
-    """Balanced accuracy, and its 95th percentile when the true sites are permuted against the predictions."""
+def _judge(
+    y: NDArray[np.int64], called: NDArray[np.int64], rng: np.random.Generator
+) -> tuple[float, float]:
+    """Balanced accuracy, and its 95th percentile when the true sites are permuted against the
+    predictions."""
     share = 1 / np.bincount(y)
     k = len(share)
 

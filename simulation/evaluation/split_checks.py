@@ -1,7 +1,9 @@
-"""Guard L04: nobody stands on both sides of a split. Checked on the cohorts before, and on what was written to disk afterwards.
+"""Guard L04: nobody stands on both sides of a split. Checked on the cohorts before, and on what was
+written to disk afterwards.
 
-Each site's folder gets `predictions.tsv`: a salted hash of each patient, the part, the label and every out-of-fold probability. It
-names patients to nobody but stays at the site all the same; the report is made of sums and intervals.
+Each site's folder gets `predictions.tsv`: a salted hash of each patient, the part, the label and
+every out-of-fold probability. It names patients to nobody but stays at the site all the same; the
+report is made of sums and intervals.
 """
 
 from __future__ import annotations
@@ -27,20 +29,41 @@ def verify(cohorts: Sequence[Cohort], folds: Sequence[Fold], seed: int, parts: i
     for c in cohorts:
         for i in c.ids:
             if home.setdefault(i, c.site) != c.site:
-                faults.append(f"L04 patient '{i}' stands at site '{home[i]}' and at site '{c.site}'; remove one of the two records")
+                faults.append(
+                    f"L04 patient '{i}' stands at site '{home[i]}' and at site '{c.site}'; remove "
+                    "one of the two records"
+                )
         for fold in folds:
             trained = set(c.train(fold, seed, parts).ids)
-            tested = {i for i, p in zip(c.ids, c.parts(seed, parts).tolist(), strict=True) if p in fold.parts or c.site in fold.sites}
+            tested = {
+                i
+                for i, p in zip(c.ids, c.parts(seed, parts).tolist(), strict=True)
+                if p in fold.parts or c.site in fold.sites
+            }
             if trained & tested:
-                faults.append(f"L04 fold '{fold.key}' trains on {len(trained & tested)} patients of site '{c.site}' that it is tested on")
+                faults.append(
+                    f"L04 fold '{fold.key}' trains on {len(trained & tested)} patients of site "
+                    f"'{c.site}' that it is tested on"
+                )
     if faults:
         raise LeakError("L04", *faults)
 
 
-def write(folder: Path, cohorts: Sequence[Cohort], comparison: Comparison, models: Sequence[str], seed: int) -> None:
+def write(
+    folder: Path,
+    cohorts: Sequence[Cohort],
+    comparison: Comparison,
+    models: Sequence[str],
+    seed: int,
+) -> None:
     """`predictions.tsv` in each site's folder."""
     single = {k: v[0] for k, v in comparison.scores.items() if len(v) == 1 and k[0] in models}
-    homes = {c.site: home for home in (folder / "sites").iterdir() for c in cohorts if _name(home) == c.site}
+    homes = {
+        c.site: home
+        for home in (folder / "sites").iterdir()
+        for c in cohorts
+        if _name(home) == c.site
+    }
     at = 0
     for c in cohorts:
         text = io.StringIO()
@@ -48,7 +71,10 @@ def write(folder: Path, cohorts: Sequence[Cohort], comparison: Comparison, model
         out.writerow(["patient", "part", "label", *("|".join(k) for k in single)])
         for row in range(at, at + len(c)):
             salted = hashlib.sha256(f"{seed}|{comparison.ids[row]}".encode()).hexdigest()[:20]
-            probs = [" ".join(f"{p:.9g}" for p in s.probs[row]) if s.seen[row] else "" for s in single.values()]
+            probs = [
+                " ".join(f"{p:.9g}" for p in s.probs[row]) if s.seen[row] else ""
+                for s in single.values()
+            ]
             out.writerow([salted, int(comparison.parts[row]), int(comparison.labels[row]), *probs])
         at += len(c)
         state_store.write(homes[c.site] / FILE, text.getvalue().encode())
@@ -63,7 +89,10 @@ def verify_written(folder: Path, sites: Mapping[int, Path]) -> None:
             for row in csv.DictReader(f, delimiter="\t"):
                 here = f"{path.parent.name}, part {row['part']}"
                 if row["patient"] in seen:
-                    faults.append(f"L04 patient {row['patient']} stands in {seen[row['patient']]} and in {here}")
+                    faults.append(
+                        f"L04 patient {row['patient']} stands in {seen[row['patient']]} and in "
+                        f"{here}"
+                    )
                 seen[row["patient"]] = here
     if faults:
         raise LeakError("L04", *faults)

@@ -1,5 +1,5 @@
-"""Guard E09: how well the leading federated model does in subgroups of the patients, with small cells suppressed
-(`common.metrics.subgroups`)."""
+"""Guard E09: how well the leading federated model does in subgroups of the patients, with small
+cells suppressed (`common.metrics.subgroups`)."""
 
 from __future__ import annotations
 
@@ -20,28 +20,43 @@ Parts = Mapping[str, Marks]
 
 
 def subgroups(sums: Sums, sites: Sequence[Cohort]) -> list[Row]:
-    """A row a group, by each feature, by site, and by the maker of the scanner: from out-of-fold predictions within sites."""
+    """A row a group, by each feature, by site, and by the maker of the scanner: from out-of-fold
+    predictions within sites."""
     lead = next((m for m in LEADS if sums.ran(m, "within_site")), None)
     if lead is None:
         return []
     scores = sums.scores(lead, "federated", "within_site")
     judged = sums.known & scores[0].seen
     rows: list[Row] = []
-    for by, title, note, parts in _features(sites, judged) + _places(sums.comparison, sites, judged):
-        here = [{**sums.of(scores, mask).row(), "group": name} for name, mask in parts.items() if (mask & judged).any()]
+    for by, title, note, parts in _features(sites, judged) + _places(
+        sums.comparison, sites, judged
+    ):
+        here = [
+            {**sums.of(scores, mask).row(), "group": name}
+            for name, mask in parts.items()
+            if (mask & judged).any()
+        ]
         if len(here) > 1:
-            rows += [{"model": lead, "by": by, "title": title, "note": note, **r} for r in suppressed(here)]
+            rows += [
+                {"model": lead, "by": by, "title": title, "note": note, **r}
+                for r in suppressed(here)
+            ]
     return rows
 
 
 def _features(sites: Sequence[Cohort], judged: Marks) -> list[tuple[str, str, str, Parts]]:
-    """(name, title, how it was cut, group -> its patients) of each feature: a choice's values, a number's two halves."""
+    """(name, title, how it was cut, group -> its patients) of each feature: a choice's values, a
+    number's two halves."""
     out: list[tuple[str, str, str, Parts]] = []
     values = np.concatenate([c.values for c in sites])
     for j, f in enumerate(sites[0].schema.features):
         x = values[:, j]
         cut = _median(x[judged]) if isinstance(f, Number) else None
-        note = f"cut at the median of those judged, {cut:.4g} {f.unit}" if isinstance(f, Number) and cut is not None else ""
+        note = (
+            f"cut at the median of those judged, {cut:.4g} {f.unit}"
+            if isinstance(f, Number) and cut is not None
+            else ""
+        )
         out.append((f.name, f.title or f.name, note, groups(f, x, cut)))
     return out
 
@@ -52,13 +67,17 @@ def _median(x: NDArray[np.float64]) -> float | None:
     return float(np.median(known)) if len(known) else None
 
 
-def _places(comparison: Comparison, sites: Sequence[Cohort], judged: Marks) -> list[tuple[str, str, str, Parts]]:
+def _places(
+    comparison: Comparison, sites: Sequence[Cohort], judged: Marks
+) -> list[tuple[str, str, str, Parts]]:
     by_site = {s: comparison.sites == s for s in dict.fromkeys(comparison.sites.tolist())}
     out: list[tuple[str, str, str, Parts]] = [("site", "Site", "", by_site)]
     if any(c.imaged.any() for c in sites):
         makers = np.array([_maker(c, i) for c in sites for i in range(len(c))])
         found = sorted(set(makers[judged].tolist()) - {_NO_IMAGE})
-        out.append(("scanner", "Maker of the scanner", "", {m: makers == m for m in [*found, _NO_IMAGE]}))
+        out.append(
+            ("scanner", "Maker of the scanner", "", {m: makers == m for m in [*found, _NO_IMAGE]})
+        )
     return out
 
 
@@ -71,28 +90,39 @@ def _maker(cohort: Cohort, at: int) -> str:
 
 
 def suppressed(rows: Sequence[Row]) -> list[Row]:
-    """Rows of one whole without their small cells, nor those that would tell them: what is taken out is None, and marked.
+    """Rows of one whole without their small cells, nor those that would tell them: what is taken
+    out is None, and marked.
 
-    Counts of patients; and of events, where either events or the others are few. At least two cells are taken out where any is, and
-    together they hold enough that their sum says nothing of a small one.
+    Counts of patients; and of events, where either events or the others are few. At least two cells
+    are taken out where any is, and together they hold enough that their sum says nothing of a small
+    one.
     """
     few = _hidden([(r["n"],) for r in rows])
     events = _hidden([(r["events"], r["n"] - r["events"]) for r in rows])
     return [
-        {**r, "n": None if a else r["n"], "events": None if a or b else r["events"], "suppressed": a or b}
+        {
+            **r,
+            "n": None if a else r["n"],
+            "events": None if a or b else r["events"],
+            "suppressed": a or b,
+        }
         for r, a, b in zip(rows, few, events, strict=True)
     ]
 
 
 def _hidden(cells: Sequence[Sequence[int]]) -> list[bool]:
-    """Which of the cells must go: those with a small count, then the next smallest until what is gone cannot be worked out.
+    """Which of the cells must go: those with a small count, then the next smallest until what is
+    gone cannot be worked out.
 
-    At least two go where any does, and together they hold enough that their sum says nothing of a small one.
+    At least two go where any does, and together they hold enough that their sum says nothing of a
+    small one.
     """
     gone = [min(c) < LEAST for c in cells]
     order = sorted(range(len(cells)), key=lambda i: min(cells[i]))
     for i in order:
-        sums = [sum(c[k] for c, g in zip(cells, gone, strict=True) if g) for k in range(len(cells[0]))]
+        sums = [
+            sum(c[k] for c, g in zip(cells, gone, strict=True) if g) for k in range(len(cells[0]))
+        ]
         if not any(gone) or (sum(gone) > 1 and min(sums) >= LEAST):
             break
         gone[i] = True

@@ -1,7 +1,9 @@
-"""Sums of a simulation: what sites would tell of each model, of pooled and foreign ones too, from everybody's predictions.
+"""Sums of a simulation: what sites would tell of each model, of pooled and foreign ones too, from
+everybody's predictions.
 
-`server.report.content.model_metrics` makes the report's rows of them, as it does between hospitals. Having the patients, a simulation
-knows more: every figure by site, scores that no bin has rounded, and resamples of patients in place of counts.
+`server.report.content.model_metrics` makes the report's rows of them, as it does between hospitals.
+Having the patients, a simulation knows more: every figure by site, scores that no bin has rounded,
+and resamples of patients in place of counts.
 """
 
 from __future__ import annotations
@@ -51,25 +53,38 @@ class Sums:
     def counts(self) -> Floats:
         """(sites, classes): labelled patients, whether a model has scored them or not."""
         c = self.comparison
-        return np.stack([np.bincount(c.labels[self.known & (c.sites == s)], minlength=c.classes) for s in self.sites]).astype(np.float64)
+        return np.stack(
+            [
+                np.bincount(c.labels[self.known & (c.sites == s)], minlength=c.classes)
+                for s in self.sites
+            ]
+        ).astype(np.float64)
 
     @cached_property
     def _nobody(self) -> Scores:
         n = len(self.known)
-        return Scores(np.full((n, self.comparison.classes), 1 / self.comparison.classes), np.full(n, 0.5), np.zeros(n, np.bool_))
+        return Scores(
+            np.full((n, self.comparison.classes), 1 / self.comparison.classes),
+            np.full(n, 0.5),
+            np.zeros(n, np.bool_),
+        )
 
     @cached_property
     def weights(self) -> NDArray[np.float32]:
-        """(1 + repeats, labelled patients): each once, then the resamples, the same for everything."""
+        """(1 + repeats, labelled patients): each once, then the resamples, the same for
+        everything."""
         c = self.comparison
-        drawn = bootstrap_weights(c.labels[self.known], c.sites[self.known], self.repeats, self.seed)
+        drawn = bootstrap_weights(
+            c.labels[self.known], c.sites[self.known], self.repeats, self.seed
+        )
         return np.concatenate([np.ones((1, drawn.shape[1]), np.float32), drawn])
 
     def scores(self, model: str, arm: str, evaluation: str) -> list[Scores]:
         return self.comparison.scores.get((model, arm, evaluation), [])
 
     def ran(self, model: str, evaluation: str) -> bool:
-        """Has a federated model of that name scored anybody? Without, there are no rows, and the report says why."""
+        """Has a federated model of that name scored anybody? Without, there are no rows, and the
+        report says why."""
         return any(s.seen.any() for s in self.scores(model, "federated", evaluation))
 
     def of(self, scores: Sequence[Scores], rows: Mask | None = None) -> SiteSums:
@@ -84,7 +99,11 @@ class Sums:
                 counts[i, m] = np.bincount(c.labels[here], minlength=classes)
                 for j, k in enumerate(held):
                     if 0 < counts[i, m, k] < counts[i, m].sum():
-                        _, table = _table(s.probs[here, k], c.labels[here] == k, self.weights[:, here[self.known]].astype(np.float64))
+                        _, table = _table(
+                            s.probs[here, k],
+                            c.labels[here] == k,
+                            self.weights[:, here[self.known]].astype(np.float64),
+                        )
                         pairs[:, i, m, j] = pair_counts(table)[:, :2]
         return SiteSums(counts, pairs, None)
 
@@ -96,20 +115,31 @@ class Sums:
             for name in names
             if self.ran(name, evaluation)
             for arm in ARMS
-            if (variants := self.scores(name, arm, evaluation)) or (name, arm, evaluation) in self.comparison.scores
+            if (variants := self.scores(name, arm, evaluation))
+            or (name, arm, evaluation) in self.comparison.scores
         ]
 
     def _model(self, evaluation: str, arm: str, name: str, variants: list[Scores]) -> Model:
         tally = [self._tally(s) for s in variants] if len(variants) == 1 else [(None, None)]
         # a head that no site could train alone has no local models: nobody is scored
         sums = self.of(variants or [self._nobody])
-        return Model(evaluation, arm, name, sums, self.sites, lambda at: self._figures(variants, at), *tally[0])
+        return Model(
+            evaluation,
+            arm,
+            name,
+            sums,
+            self.sites,
+            lambda at: self._figures(variants, at),
+            *tally[0],
+        )
 
     def _tally(self, scores: Scores) -> tuple[Floats, Floats]:
         """Calls and score histogram over all sites."""
         mask = self.known & scores.seen
         probs, labels = scores.probs[mask], self.comparison.labels[mask]
-        return self._calls(probs, labels, scores.thresholds[mask]).sum(0), Tally.of(probs, labels).histogram.astype(np.float64)
+        return self._calls(probs, labels, scores.thresholds[mask]).sum(0), Tally.of(
+            probs, labels
+        ).histogram.astype(np.float64)
 
     @staticmethod
     def _calls(probs: Floats, labels: NDArray[np.int64], thresholds: Floats) -> Floats:
@@ -120,7 +150,9 @@ class Sums:
     def _figures(self, variants: Sequence[Scores], at: slice) -> dict[str, Estimate]:
         """Of several models the mean of their figures, in each resample."""
         here = self.known & np.isin(self.comparison.sites, self.sites[at])
-        found = [from_draws(self._draws(s, here & s.seen)) for s in variants if (here & s.seen).any()]
+        found = [
+            from_draws(self._draws(s, here & s.seen)) for s in variants if (here & s.seen).any()
+        ]
         found = found or [from_draws(Draws(np.zeros((1, *[self.comparison.classes] * 2)), {}))]
         return {name: percentiles(np.mean([f[name] for f in found], 0)) for name in found[0]}
 
@@ -134,46 +166,73 @@ class Sums:
         return Draws((weights @ called).reshape(-1, classes, classes), tables, weights @ losses)
 
     def paired(self, names: Sequence[str]) -> list[Paired]:
-        """Differences on the same patients; against local, at the sites whose local model is trainable."""
-        asked = [(m, x, m, y) for m in names for x, y in (("federated", "local"), ("federated", "pooled"), ("pooled", "local"))]
+        """Differences on the same patients; against local, at the sites whose local model is
+        trainable."""
+        asked = [
+            (m, x, m, y)
+            for m in names
+            for x, y in (("federated", "local"), ("federated", "pooled"), ("pooled", "local"))
+        ]
         tables = [m for m in names if m not in ("logistic", "clinical", "image", "fusion")]
         asked += [("logistic", "federated", m, "federated") for m in tables if "logistic" in names]
-        asked += [("fusion", arm, m, arm) for arm in ARMS for m in ("clinical", "image") if {"fusion", m} <= set(names)]
+        asked += [
+            ("fusion", arm, m, arm)
+            for arm in ARMS
+            for m in ("clinical", "image")
+            if {"fusion", m} <= set(names)
+        ]
         out = []
         for evaluation in EVALUATIONS:
             for model_a, arm_a, model_b, arm_b in asked:
-                both = self.scores(model_a, arm_a, evaluation), self.scores(model_b, arm_b, evaluation)
+                both = (
+                    self.scores(model_a, arm_a, evaluation),
+                    self.scores(model_b, arm_b, evaluation),
+                )
                 if all(both) and self.ran(model_a, evaluation) and self.ran(model_b, evaluation):
                     sums = self.of(list(_on_the_same(*both)))
                     judged_at = int(sums.of_sites.any(1).sum())
-                    out.append(Paired(evaluation, f"{model_a} {arm_a}", f"{model_b} {arm_b}", sums, judged_at))
+                    out.append(
+                        Paired(
+                            evaluation, f"{model_a} {arm_a}", f"{model_b} {arm_b}", sums, judged_at
+                        )
+                    )
         return out
 
     def unknown_labels(self, model: str) -> list[Row]:
-        """Guard D04's sensitivity analysis: the headline with unknown labels left out, all negative, all positive (of two classes)."""
+        """Guard D04's sensitivity analysis: the headline with unknown labels left out, all
+        negative, all positive (of two classes)."""
         rows = []
         for arm in ("federated", "pooled"):
             for scores in self.scores(model, arm, "within_site"):
-                told: Row = {"unknown": int((~self.known & scores.seen).sum()), "excluded": self.of([scores]).row()["auc"]}
+                told: Row = {
+                    "unknown": int((~self.known & scores.seen).sum()),
+                    "excluded": self.of([scores]).row()["auc"],
+                }
                 for k, name in enumerate(("negative", "positive")):
                     labels = np.where(self.known, self.comparison.labels, k)
                     counted = Sums(replace(self.comparison, labels=labels), self.repeats, self.seed)
-                    told[name] = counted.of([scores]).row()["auc"] if self.comparison.classes == 2 else None
+                    told[name] = (
+                        counted.of([scores]).row()["auc"] if self.comparison.classes == 2 else None
+                    )
                 rows.append({"model": model, "arm": arm, **told})
         return rows
 
 
 def _on_the_same(a: Sequence[Scores], b: Sequence[Scores]) -> Iterator[Scores]:
-    """Each of one side with each of the other, on the patients that both score: those of the first side, then those of the second."""
+    """Each of one side with each of the other, on the patients that both score: those of the first
+    side, then those of the second."""
     both = [(x, y, x.seen & y.seen) for x in a for y in b]
     yield from (replace(x, seen=seen) for x, _, seen in both)
     yield from (replace(y, seen=seen) for _, y, seen in both)
 
 
 def _table(score: Floats, positive: Mask, weights: Floats) -> tuple[Floats, Floats]:
-    """Log-odds (levels,) of the different scores, and how often the others and the positives have each, (draws, levels, 2)."""
+    """Log-odds (levels,) of the different scores, and how often the others and the positives have
+    each, (draws, levels, 2)."""
     order = np.argsort(score, kind="stable")
     first = np.flatnonzero(np.diff(score[order], prepend=-1.0) != 0)
     truth, drawn = positive[order], weights[:, order]
-    counts = np.stack([np.add.reduceat(drawn * mine, first, axis=1) for mine in (~truth, truth)], -1)
+    counts = np.stack(
+        [np.add.reduceat(drawn * mine, first, axis=1) for mine in (~truth, truth)], -1
+    )
     return logit(score[order][first]), counts

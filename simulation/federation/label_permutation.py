@@ -1,6 +1,8 @@
-"""Label permutation (guard L06): the labels shuffled within each institution; whatever is still predicted then is an artefact.
+"""Label permutation (guard L06): the labels shuffled within each institution; whatever is still
+predicted then is an artefact.
 
-The table is written out as any hospital's would be, with a source mapping beside it, and read back by the same readers.
+The table is written out as any hospital's would be, with a source mapping beside it, and read back
+by the same readers.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ Labels = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 def write(folder: Path, reading: Reading, seed: int) -> tuple[Path, Path]:
-    """`cohort.csv` and `source.toml` in `folder`; the labels of known cases are permuted within each institution."""
+    """`cohort.csv` and `source.toml` in `folder`; the labels of known cases are permuted within
+    each institution."""
     return write_table(folder, reading, shuffled(reading.cohort, reading.institutions, seed))
 
 
@@ -51,7 +54,8 @@ def shuffled(cohort: Cohort, institutions: tuple[str, ...], seed: int) -> Labels
 
 
 def source(cohort: Cohort, overrides: Mapping[str, str]) -> str:
-    """The mapping of `cohort.csv`, in the form of docs/own-study.md; values outside the vocabulary do not occur."""
+    """The mapping of `cohort.csv`, in the form of docs/own-study.md; values outside the vocabulary
+    do not occur."""
     schema = cohort.schema
     lines = [
         'name = "permuted"',
@@ -68,7 +72,8 @@ def source(cohort: Cohort, overrides: Mapping[str, str]) -> str:
         "",
         "[label]",
         'column = "label"',
-        f"values = {{ {', '.join(f'{json.dumps(c)} = {json.dumps(c)}' for c in schema.label.classes)} }}",
+        "values = { "
+        f"{', '.join(f'{json.dumps(c)} = {json.dumps(c)}' for c in schema.label.classes)} }}",
         "",
     ]
     for f in schema.features:

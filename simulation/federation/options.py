@@ -1,4 +1,5 @@
-"""Options of a simulation, checked: from the command line to a configuration and a folder. All faults are said before a folder exists."""
+"""Options of a simulation, checked: from the command line to a configuration and a folder. All
+faults are said before a folder exists."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ SETTINGS = "simulation.json"
 DEFAULT_FOLDS, DEFAULT_IMAGE_FOLDS = 5, 3
 """Parts for cross-fitting where none are asked for; fewer where networks are trained on each."""
 DEFAULT_SITES, DEFAULT_IMAGE_SITES = 5, 3
-"""Virtual sites where no number is asked for; fewer where each should train networks by itself too."""
+"""Virtual sites where no number is asked for; fewer where each should train networks by itself
+too."""
 LEAST_VALUES: Mapping[str, int] = {
     "seed": 0,
     "permute_labels": 0,
@@ -56,7 +58,8 @@ class Options:
 
 
 def settle(args: argparse.Namespace) -> Options:
-    """Check the options, then make a new folder; or take up the folder and the options of the run to resume."""
+    """Check the options, then make a new folder; or take up the folder and the options of the run
+    to resume."""
     for key in ("data", "study", "images", "cache", "statements"):
         if (value := getattr(args, key)) and Path(value).exists():
             setattr(args, key, str(Path(value).resolve()))
@@ -71,25 +74,42 @@ def settle(args: argparse.Namespace) -> Options:
 
 
 def forget(folder: Path) -> None:
-    """Remove the folder of a run that came to nothing: only while it holds no more than its options."""
+    """Remove the folder of a run that came to nothing: only while it holds no more than its
+    options."""
     if [p.name for p in folder.iterdir()] == [SETTINGS]:
         (folder / SETTINGS).unlink()
         folder.rmdir()
 
 
 def _resumed(args: argparse.Namespace, folder: Path) -> argparse.Namespace:
-    """The options that the run was begun with; one given again must say the same, for it would otherwise be ignored (C01)."""
+    """The options that the run was begun with; one given again must say the same, for it would
+    otherwise be ignored (C01)."""
     try:
         settings = json.loads((folder / SETTINGS).read_text())
         if not isinstance(settings, dict) or not set(vars(args)) - _NOT_OF_THE_RUN <= set(settings):
             raise ValueError(f"'{SETTINGS}' does not hold the options of a run")
     except (OSError, ValueError) as error:
-        text = f"'{args.resume}' is not the folder of a simulation ({error}); give the folder that the run printed"
+        text = (
+            f"'{args.resume}' is not the folder of a simulation ({error}); give the folder "
+            "that the run printed"
+        )
         raise RunError("S01", text) from error
-    given_again = {k: v for k, v in vars(args).items() if k in getattr(args, "given", ()) and k not in _NOT_OF_THE_RUN | {"out"}}
-    differ = [f"--{k.replace('_', '-')} {v} (the run: {settings[k]})" for k, v in given_again.items() if v != settings[k]]
+    given_again = {
+        k: v
+        for k, v in vars(args).items()
+        if k in getattr(args, "given", ()) and k not in _NOT_OF_THE_RUN | {"out"}
+    }
+    differ = [
+        f"--{k.replace('_', '-')} {v} (the run: {settings[k]})"
+        for k, v in given_again.items()
+        if v != settings[k]
+    ]
     if differ:
-        raise UsageError("C01", f"--resume goes on with the run's own options; leave out {', '.join(differ)}, or start a new run")
+        raise UsageError(
+            "C01",
+            f"--resume goes on with the run's own options; leave out {', '.join(differ)}, or "
+            "start a new run",
+        )
     return argparse.Namespace(**{**vars(args), **settings})
 
 
@@ -142,16 +162,27 @@ def checked(args: argparse.Namespace, folder: Path) -> Options:
     return Options(args, folder, study, task, run)
 
 
-def _parameter_faults(args: argparse.Namespace, run: Run, heads: Sequence[Federated]) -> Iterator[str]:
+def _parameter_faults(
+    args: argparse.Namespace, run: Run, heads: Sequence[Federated]
+) -> Iterator[str]:
     """Strategies and attacks that work on parameters, in runs that send none."""
     averaged = any(isinstance(h, Averaged) for h in heads)
     if run.strategy != "fedavg" and not averaged:
         names = ", ".join(h.name for h in heads)
-        yield f"--strategy {run.strategy} combines parameters, and {names} send sums; add --learners mlp,logistic_fedavg"
+        yield (
+            f"--strategy {run.strategy} combines parameters, and {names} send sums; add "
+            "--learners mlp,logistic_fedavg"
+        )
     if args.attack in IN_ANSWERS and not averaged:
-        yield f"--attack {args.attack} is on parameters, and this run sends none; add --learners mlp,logistic_fedavg"
+        yield (
+            f"--attack {args.attack} is on parameters, and this run sends none; add --learners "
+            "mlp,logistic_fedavg"
+        )
     if args.attack in IN_ANSWERS and (args.prepare or args.engine != "inprocess"):
-        yield f"--attack {args.attack} is by a hostile station in this process; leave out --prepare and --engine ray"
+        yield (
+            f"--attack {args.attack} is by a hostile station in this process; leave out "
+            "--prepare and --engine ray"
+        )
     if args.attacker is not None and not args.attack:
         yield f"--attacker {args.attacker} does what? say it with --attack {'|'.join(ATTACKS)}"
 
@@ -159,7 +190,10 @@ def _parameter_faults(args: argparse.Namespace, run: Run, heads: Sequence[Federa
 def _range_faults(args: argparse.Namespace) -> Iterator[str]:
     """Numbers below what makes sense."""
     if args.bootstraps < 100:
-        yield f"--bootstraps {args.bootstraps} gives no interval worth printing; use at least 100 (default 1000)"
+        yield (
+            f"--bootstraps {args.bootstraps} gives no interval worth printing; use at least 100 "
+            "(default 1000)"
+        )
     for option, least in LEAST_VALUES.items():
         value = getattr(args, option)
         if value is not None and value < least:
@@ -171,9 +205,15 @@ def _data_faults(args: argparse.Namespace, study: Study, task: str) -> Iterator[
     features = [f.name for f in study.schema_at(task).features]
     for name in args.accept_leak:
         if name not in features:
-            yield f"--accept-leak {name}: task '{task}' has no such feature; it has {', '.join(features)}"
+            yield (
+                f"--accept-leak {name}: task '{task}' has no such feature; it has "
+                f"{', '.join(features)}"
+            )
     if args.data and (args.phantom != "default" or args.phantom_patients):
-        yield "--phantom and --phantom-patients shape a synthetic cohort, and --data names a real one; leave one of them out"
+        yield (
+            "--phantom and --phantom-patients shape a synthetic cohort, and --data names a real "
+            "one; leave one of them out"
+        )
     if not args.data and study.source is None and not synthetic_cohorts.exists(study.name):
         yield f"study '{study.name}' has no synthetic cohort; say where the tables are: --data PATH"
 
@@ -185,11 +225,17 @@ def _privacy_faults(args: argparse.Namespace, run: Run) -> Iterator[str]:
     if (targets or args.audit) and not 0 < args.delta < 1e-2:
         yield f"--delta {args.delta:g} must lie between 0 and 0.01, and below 1 / (patients)"
     if args.noise_seed is not None and not targets and not args.audit:
-        yield f"--noise-seed {args.noise_seed} seeds the noise that --epsilon or --audit asks for; give both, or neither"
+        yield (
+            f"--noise-seed {args.noise_seed} seeds the noise that --epsilon or --audit asks "
+            "for; give both, or neither"
+        )
     if targets and "within_site" not in run.evaluations:
         yield "--epsilon judges heads within sites; add within_site to --evaluations"
     if args.audit and "within_site" not in run.evaluations:
-        yield "--audit needs models that leave a part of each site out; add within_site to --evaluations"
+        yield (
+            "--audit needs models that leave a part of each site out; add within_site to "
+            "--evaluations"
+        )
 
 
 def epsilons(text: str) -> tuple[list[float], list[str]]:
@@ -206,7 +252,8 @@ def epsilons(text: str) -> tuple[list[float], list[str]]:
 
 
 def new_folder(out: Path, study: str, settings: Mapping[str, object]) -> Path:
-    """`<out>/<time>-<study>` with the settings in it, with a number where that name is taken: no folder that was there is written into.
+    """`<out>/<time>-<study>` with the settings in it, with a number where that name is taken: no
+    folder that was there is written into.
 
     It is made aside and renamed, so that a folder that can be seen can be resumed.
     """
@@ -227,7 +274,10 @@ def new_folder(out: Path, study: str, settings: Mapping[str, object]) -> Path:
                     raise
         shutil.rmtree(aside)
     except OSError as error:
-        raise RunError("S03", f"'{stem}' cannot be made ({error.strerror}); choose another --out, or free space") from error
+        raise RunError(
+            "S03",
+            f"'{stem}' cannot be made ({error.strerror}); choose another --out, or free space",
+        ) from error
     raise RunError("S01", f"'{stem}' and 998 more names are taken; choose another --out")
 
 
@@ -238,7 +288,10 @@ def _hyper(pairs: list[str]) -> dict[str, dict[str, object]]:
         name, eq, value = pair.partition("=")
         learner, dot, key = name.partition(".")
         if not eq or not dot:
-            raise UsageError("C01", f"--set {pair!r} must look like learner.key=value, for instance boosting.trees=40")
+            raise UsageError(
+                "C01",
+                f"--set {pair!r} must look like learner.key=value, for instance boosting.trees=40",
+            )
         try:
             parsed: object = json.loads(value)
         except ValueError:

@@ -1,4 +1,5 @@
-"""Setting of a simulated run: everything it needs, decided before its first round, and the federation run on it."""
+"""Setting of a simulated run: everything it needs, decided before its first round, and the
+federation run on it."""
 
 from __future__ import annotations
 
@@ -55,20 +56,34 @@ class Setting:
 
 
 def prepare(options: Options, console: Console | None = None) -> Setting:
-    """The table, the images and the sites: all that can be wrong with the data is found here, before any round."""
+    """The table, the images and the sites: all that can be wrong with the data is found here,
+    before any round."""
     console = console or Console(quiet=True)
     args, folder, study, task = options.args, options.folder, options.study, options.task
     with _progress(console) as bar:
         line = bar.add_task("", total=None, visible=False)
 
         def tell(what: str) -> Callable[[int, int], None]:
-            return lambda done, of: bar.update(line, description=what, completed=done, total=of, visible=done < of)
+            return lambda done, of: bar.update(
+                line, description=what, completed=done, total=of, visible=done < of
+            )
 
         data, phantom = _data(args, folder, study, tell("writing the synthetic cohort"))
-        images, cache = _images(args, data), Path(args.cache) if args.cache else Path(args.out) / "cache"
+        images, cache = (
+            _images(args, data),
+            Path(args.cache) if args.cache else Path(args.out) / "cache",
+        )
 
         images_told = tell("preparing images (once)")
-        reading = read_table(study, task, data, source=args.source or None, images=images, cache=cache, tell=images_told)
+        reading = read_table(
+            study,
+            task,
+            data,
+            source=args.source or None,
+            images=images,
+            cache=cache,
+            tell=images_told,
+        )
     _two_classes(reading)
     _unchanged(folder, reading)
     source = "" if study.source else reading.source
@@ -76,7 +91,12 @@ def prepare(options: Options, console: Console | None = None) -> Setting:
         data, mapping = label_permutation.write(folder / "permuted", reading, args.permute_labels)
         source = str(mapping.resolve())
         shuffled = read_table(study, task, data, source=source)
-        cohort = replace(shuffled.cohort, flow=reading.cohort.flow, pictures=reading.cohort.pictures, modalities=reading.cohort.modalities)
+        cohort = replace(
+            shuffled.cohort,
+            flow=reading.cohort.flow,
+            pictures=reading.cohort.pictures,
+            modalities=reading.cohort.modalities,
+        )
         reading = replace(shuffled, cohort=cohort, overrides=reading.overrides)
     pictured = _pictured(options.run, study, reading)
     parts = args.folds or (DEFAULT_IMAGE_FOLDS if pictured else DEFAULT_FOLDS)
@@ -84,7 +104,9 @@ def prepare(options: Options, console: Console | None = None) -> Setting:
     _enough(args, reading, parted, parts)
     attacker, elsewhere = malicious_site.chosen(args, parted), {}
     if args.attack == malicious_site.IN_DATA:
-        poisoned, mapping = malicious_site.flipped(folder / "poisoned", reading, parted.sites[attacker])
+        poisoned, mapping = malicious_site.flipped(
+            folder / "poisoned", reading, parted.sites[attacker]
+        )
         elsewhere[attacker] = poisoned, str(mapping.resolve())
     sites = site_folders.write_sites(
         folder / "sites",
@@ -101,16 +123,30 @@ def prepare(options: Options, console: Console | None = None) -> Setting:
             elsewhere=elsewhere,
         ),
     )
-    run = replace(options.run, expect=len(sites), parts=parts, keys=str((folder / site_folders.COORDINATOR).resolve()))
+    run = replace(
+        options.run,
+        expect=len(sites),
+        parts=parts,
+        keys=str((folder / site_folders.COORDINATOR).resolve()),
+    )
     return Setting(args, folder, study, task, reading, parted, sites, run, phantom, attacker)
 
 
-def _data(args: argparse.Namespace, folder: Path, study: Study, tell: Callable[[int, int], None]) -> tuple[Path, bool]:
+def _data(
+    args: argparse.Namespace, folder: Path, study: Study, tell: Callable[[int, int], None]
+) -> tuple[Path, bool]:
     if args.data:
         return Path(args.data), False
     if study.source is not None and "tables" in study.source and Path(args.study).suffix:
         return Path(args.study).parent, False
-    synthetic_cohorts.write(study.name, folder / "data", seed=args.seed, mode=args.phantom, patients=args.phantom_patients, tell=tell)
+    synthetic_cohorts.write(
+        study.name,
+        folder / "data",
+        seed=args.seed,
+        mode=args.phantom,
+        patients=args.phantom_patients,
+        tell=tell,
+    )
     return folder / "data", True
 
 
@@ -118,7 +154,9 @@ def _pictured(run: Run, study: Study, reading: Reading) -> bool:
     """Will networks be trained? Not where a handful of patients has an image."""
     cohort = reading.cohort
     counts = np.bincount(cohort.labels[cohort.imaged & (cohort.labels != UNKNOWN)], minlength=2)
-    return any("image" in h.modality for h in run.heads(study)) and bool((counts >= ESTIMABLE).sum() >= 2)
+    return any("image" in h.modality for h in run.heads(study)) and bool(
+        (counts >= ESTIMABLE).sum() >= 2
+    )
 
 
 def _images(args: argparse.Namespace, data: Path) -> Path | None:
@@ -136,25 +174,43 @@ def _two_classes(reading: Reading) -> None:
     classes_present = sorted({int(k) for k in reading.cohort.labels} - {UNKNOWN})
     if len(classes_present) < 2:
         n = int((reading.cohort.labels != UNKNOWN).sum())
-        what = f"all {n} labelled cases are '{label.classes[classes_present[0]]}'" if classes_present else "no case has a known label"
-        raise DataError("D09", f"label '{label.name}': {what}; check the label's column and its values ({', '.join(label.classes)})")
+        what = (
+            f"all {n} labelled cases are '{label.classes[classes_present[0]]}'"
+            if classes_present
+            else "no case has a known label"
+        )
+        raise DataError(
+            "D09",
+            f"label '{label.name}': {what}; check the label's column and its values "
+            f"({', '.join(label.classes)})",
+        )
 
 
-def _enough(args: argparse.Namespace, reading: Reading, parted: partition.Partition, parts: int) -> None:
-    """In each training set that leaves two parts out, one site at least must have as many patients as a sum must cover."""
+def _enough(
+    args: argparse.Namespace, reading: Reading, parted: partition.Partition, parts: int
+) -> None:
+    """In each training set that leaves two parts out, one site at least must have as many patients
+    as a sum must cover."""
     if "within_site" not in args.evaluations:
         return
     cohort = reading.cohort
     part = dict(zip(cohort.ids, cohort.parts(args.seed, parts).tolist(), strict=True))
-    labelled = {i for i, label in zip(cohort.ids, cohort.labels.tolist(), strict=True) if label != UNKNOWN}
-    counts = [np.bincount([part[i] for i in ids if i in labelled], minlength=parts) for ids in parted.sites.values()]
+    labelled = {
+        i for i, label in zip(cohort.ids, cohort.labels.tolist(), strict=True) if label != UNKNOWN
+    }
+    counts = [
+        np.bincount([part[i] for i in ids if i in labelled], minlength=parts)
+        for ids in parted.sites.values()
+    ]
     pairs = [(p, q) for p in range(parts) for q in range(p)]
     worst = min(max(int(c.sum() - c[p] - c[q]) for c in counts) for p, q in pairs)
     if worst < args.minimum_patients:
         raise DataError(
             "D09",
-            f"the largest site has only {worst} labelled patients in one of the training sets that leave two of {parts} parts out, "
-            f"and a sum must cover {args.minimum_patients}; ask for fewer --virtual-sites, a higher --minimum-site, "
+            f"the largest site has only {worst} labelled patients in one of the training sets "
+            f"that leave two of {parts} parts out, "
+            f"and a sum must cover {args.minimum_patients}; ask for fewer --virtual-sites, a "
+            "higher --minimum-site, "
             "or a lower --minimum-patients",
         )
 
@@ -164,7 +220,11 @@ def _unchanged(folder: Path, reading: Reading) -> None:
     path = folder / "cohort.sha256"
     if path.exists():
         if path.read_text().strip() != reading.cohort.hash:
-            raise RunError("S01", f"the data changed since '{folder}' was begun; put the old files back, or start a new run")
+            raise RunError(
+                "S01",
+                f"the data changed since '{folder}' was begun; put the old files back, or start a "
+                "new run",
+            )
     else:
         state_store.write(path, reading.cohort.hash.encode())
 
@@ -180,18 +240,29 @@ def _parted(args: argparse.Namespace, reading: Reading, pictured: bool) -> parti
     if kind == "scanner":
         return partition.by_scanner(reading, args.minimum_site, args.small_sites)
     split = partition.even if kind == "even" else partition.skewed
-    return split(reading, args.virtual_sites or (DEFAULT_IMAGE_SITES if pictured else DEFAULT_SITES), args.seed, args.minimum_site)
+    return split(
+        reading,
+        args.virtual_sites or (DEFAULT_IMAGE_SITES if pictured else DEFAULT_SITES),
+        args.seed,
+        args.minimum_site,
+    )
 
 
 def federate(setting: Setting, console: Console) -> Outcome:
-    """Run the two apps; on a failure, show what the sites wrote in their own logs (here they are all ours)."""
+    """Run the two apps; on a failure, show what the sites wrote in their own logs (here they are
+    all ours)."""
     try:
         with _progress(console) as bar:
             line = bar.add_task("federated", total=None)
 
             def tell(exchange: Any, progress: Any, jobs: int) -> None:
                 names = ", ".join(dict.fromkeys(str(w["learner"]) for w in exchange.work))
-                bar.update(line, total=jobs, completed=len(progress.done), description=f"exchange {progress.step}: {names}")
+                bar.update(
+                    line,
+                    total=jobs,
+                    completed=len(progress.done),
+                    description=f"exchange {progress.step}: {names}",
+                )
 
             if setting.args.engine == "ray":
                 from simulation.federation.ray_engine import run_on_ray
@@ -207,7 +278,9 @@ def federate(setting: Setting, console: Console) -> Outcome:
             if setting.args.attack in malicious_site.IN_ANSWERS:
                 site = setting.sites[1 + list(setting.parted.sites).index(setting.attacker)]
                 client = malicious_site.AttackedApp(honest, site, setting.args.attack)
-            return coordinate(InProcessGrid(client, setting.sites, workers=workers), setting.run, tell)
+            return coordinate(
+                InProcessGrid(client, setting.sites, workers=workers), setting.run, tell
+            )
     except FedmetsError:
         for path in sorted((setting.folder / "sites").glob("*/station.log")):
             print(f"--- {path}\n{path.read_text().strip()[-2000:]}", file=sys.stderr)
@@ -216,10 +289,18 @@ def federate(setting: Setting, console: Console) -> Outcome:
 
 def cohorts(setting: Setting) -> list[Cohort]:
     """The sites' cohorts, in site order; the same objects as the stations hold."""
-    site_cohorts = [open_station(str(path)).cohort(setting.args.study, setting.task) for path in setting.sites.values()]
+    site_cohorts = [
+        open_station(str(path)).cohort(setting.args.study, setting.task)
+        for path in setting.sites.values()
+    ]
     return sorted(site_cohorts, key=lambda c: c.site)
 
 
 def _progress(console: Console) -> Progress:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     return Progress(*columns, console=console, transient=True)

@@ -1,4 +1,5 @@
-"""Site folders of virtual sites: each as a hospital would have it, and the keys by which coordinator and sites know each other."""
+"""Site folders of virtual sites: each as a hospital would have it, and the keys by which
+coordinator and sites know each other."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ COORDINATOR, STATION_KEY = "coordinator", "station.key"
 
 
 def enrol(coordinator: Path, homes: Mapping[str, Path]) -> str:
-    """Make what keys are missing (those that are there stay), and list the sites' public halves; the coordinator's public key."""
+    """Make what keys are missing (those that are there stay), and list the sites' public halves;
+    the coordinator's public key."""
     listed = {name: signing.ensure(home / STATION_KEY).public for name, home in homes.items()}
     state_store.write(coordinator / enrolled_sites.SITES, enrolled_sites.text(listed).encode())
     return signing.ensure(coordinator / enrolled_sites.KEY).public
@@ -33,19 +35,23 @@ class SiteTemplate:
     minimum: int
     images: Path | None = None
     cache: Path | None = None
-    """One folder for the prepared images of all sites, which share their files; None: each site its own."""
+    """One folder for the prepared images of all sites, which share their files; None: each site its
+    own."""
     noise_seed: int | None = None
     """What the sites draw their noise from."""
     secure: bool = False
     """The sites mask their sums, and know one another's keys."""
     elsewhere: Mapping[str, tuple[Path, str]] = field(default_factory=dict)
-    """Site -> the folder and the source mapping of its own data, where they are not those of the others."""
+    """Site -> the folder and the source mapping of its own data, where they are not those of the
+    others."""
 
 
 def write_sites(folder: Path, partition: Partition, template: SiteTemplate) -> dict[int, Path]:
-    """A folder a site with `site.toml`, `patients.txt` and its key, as a hospital would have them; node id -> site file.
+    """A folder a site with `site.toml`, `patients.txt` and its key, as a hospital would have them;
+    node id -> site file.
 
-    Beside `folder`, in `coordinator/`, lie the coordinator's key and the list of the sites' public keys. Rewriting is harmless.
+    Beside `folder`, in `coordinator/`, lie the coordinator's key and the list of the sites' public
+    keys. Rewriting is harmless.
     """
     files: dict[int, Path] = {}
     homes = {}
@@ -74,8 +80,14 @@ def write_sites(folder: Path, partition: Partition, template: SiteTemplate) -> d
                 lines[key] = str(path.resolve())
         peers = {}
         if template.secure:
-            peers = {other: signing.load(home / STATION_KEY).public for other, home in homes.items() if other != name}
-        text = "".join(f"{k} = {_toml(v)}\n" for k, v in lines.items()) + _privacy(template.noise_seed, peers)
+            peers = {
+                other: signing.load(home / STATION_KEY).public
+                for other, home in homes.items()
+                if other != name
+            }
+        text = "".join(f"{k} = {_toml(v)}\n" for k, v in lines.items()) + _privacy(
+            template.noise_seed, peers
+        )
         state_store.write(homes[name] / "patients.txt", ("\n".join(ids) + "\n").encode())
         files[n] = homes[name] / "site.toml"
         state_store.write(files[n], text.encode())
@@ -83,7 +95,8 @@ def write_sites(folder: Path, partition: Partition, template: SiteTemplate) -> d
 
 
 def _privacy(noise_seed: int | None, peers: Mapping[str, str]) -> str:
-    """The table of a site's policy; noise that can be made again hides nobody, so that no protection is demanded beside it."""
+    """The table of a site's policy; noise that can be made again hides nobody, so that no
+    protection is demanded beside it."""
     if noise_seed is None and not peers:
         return ""
     seed = "" if noise_seed is None else f"noise_seed = {noise_seed}\n"

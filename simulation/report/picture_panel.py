@@ -1,4 +1,5 @@
-"""Where the image network looks: each virtual site's own page, and, of patients who were never born, a panel for the report."""
+"""Where the image network looks: each virtual site's own page, and, of patients who were never
+born, a panel for the report."""
 
 from __future__ import annotations
 
@@ -22,9 +23,11 @@ MOST = 12
 
 
 def own_pages(setting: Setting, sites: Sequence[Cohort]) -> list[dict[str, Any]]:
-    """Each site's own page, in the site's folder: it is no part of the report, for it shows patients.
+    """Each site's own page, in the site's folder: it is no part of the report, for it shows
+    patients.
 
-    Returns what a report may show: a few pictures of a synthetic cohort; none of a cohort of people, whatever was asked for.
+    Returns what a report may show: a few pictures of a synthetic cohort; none of a cohort of
+    people, whatever was asked for.
     """
     model, shown = setting.folder / "model", list[dict[str, Any]]()
     if "image" not in json.loads((model / "model.json").read_bytes())["heads"]:
@@ -37,5 +40,12 @@ def own_pages(setting: Setting, sites: Sequence[Cohort]) -> list[dict[str, Any]]
             write(homes[cohort.site] / "images.html", page(cohort, networks, found).encode())
             for p in found[: min(PANEL, MOST - len(shown)) if setting.phantom else 0]:
                 png = base64.b64encode(p.png).decode()
-                shown.append({"site": cohort.site, "patient": f"generated patient {len(shown) + 1}", "said": p.caption, "png": png})
+                shown.append(
+                    {
+                        "site": cohort.site,
+                        "patient": f"generated patient {len(shown) + 1}",
+                        "said": p.caption,
+                        "png": png,
+                    }
+                )
     return shown

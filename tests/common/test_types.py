@@ -21,7 +21,11 @@ DTYPES = st.one_of(
     hnp.floating_dtypes(endianness="<", sizes=(16, 32, 64)),
 )
 NAMES = st.text(st.characters(codec="utf-8"), max_size=8)
-ARRAYS = st.dictionaries(NAMES, hnp.arrays(DTYPES, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)), max_size=4)
+ARRAYS = st.dictionaries(
+    NAMES,
+    hnp.arrays(DTYPES, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)),
+    max_size=4,
+)
 
 
 def blob(header: object, data: bytes = b"") -> bytes:
@@ -44,14 +48,24 @@ def test_round_trip_is_exact(arrays: Arrays) -> None:
 @settings(deadline=None)
 @given(ARRAYS)
 def test_equal_arrays_give_equal_bytes_whatever_their_order_and_layout(arrays: Arrays) -> None:
-    other = {k: np.array(arrays[k], order="F").astype(arrays[k].dtype.newbyteorder(">")) for k in reversed(list(arrays))}
+    other = {
+        k: np.array(arrays[k], order="F").astype(arrays[k].dtype.newbyteorder(">"))
+        for k in reversed(list(arrays))
+    }
     assert pack(other) == pack(arrays)
     assert digest(other) == digest(arrays)
 
 
 def test_another_value_shape_dtype_or_name_gives_another_digest() -> None:
     x = np.arange(6.0)
-    others = [{"x": x + 1e-16 * (x == 0)}, {"x": x.reshape(2, 3)}, {"x": x.astype(np.float32)}, {"y": x}, {"x": x, "y": x[:0]}, {}]
+    others = [
+        {"x": x + 1e-16 * (x == 0)},
+        {"x": x.reshape(2, 3)},
+        {"x": x.astype(np.float32)},
+        {"y": x},
+        {"x": x, "y": x[:0]},
+        {},
+    ]
     assert len({digest({"x": x}), *map(digest, others)}) == 7
 
 
@@ -78,13 +92,19 @@ JSON = st.recursive(
     | st.floats()
     | st.text(max_size=4)
     | st.sampled_from(["<f8", "|b1", "f8", "<f8,<f8", "(9,)f8", "O"]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
     max_leaves=12,
 )
 
 
 @settings(max_examples=400, deadline=None)
-@given(JSON | st.lists(st.tuples(NAMES, JSON, st.lists(st.integers(-2, 2**70), max_size=3)), max_size=3), st.binary(max_size=64))
+@given(
+    JSON
+    | st.lists(st.tuples(NAMES, JSON, st.lists(st.integers(-2, 2**70), max_size=3)), max_size=3),
+    st.binary(max_size=64),
+)
 def test_hostile_headers_are_a_wire_error(header: object, data: bytes) -> None:
     try:
         arrays = unpack(blob(header, data))
@@ -128,7 +148,9 @@ def test_each_of_these_headers_is_refused(header: object) -> None:
 
 
 @given(ARRAYS, st.data())
-def test_a_message_cut_or_lengthened_anywhere_is_refused(arrays: Arrays, data: st.DataObject) -> None:
+def test_a_message_cut_or_lengthened_anywhere_is_refused(
+    arrays: Arrays, data: st.DataObject
+) -> None:
     whole = pack(arrays)
     cut = data.draw(st.integers(0, len(whole) - 1))
     with pytest.raises(WireError):
@@ -142,7 +164,13 @@ def test_a_message_over_the_limit_is_refused_unread() -> None:
         unpack(pack({"x": np.zeros(1000)}), limit=1000)
 
 
-@given(st.dictionaries(st.text(st.characters(codec="utf-8", exclude_characters="\t"), max_size=4), ARRAYS, max_size=3))
+@given(
+    st.dictionaries(
+        st.text(st.characters(codec="utf-8", exclude_characters="\t"), max_size=4),
+        ARRAYS,
+        max_size=3,
+    )
+)
 def test_nest_undoes_flatten(state: dict[str, Arrays]) -> None:
     back = nest(flatten(state))
     assert {k: set(v) for k, v in back.items()} == {k: set(v) for k, v in state.items() if v}

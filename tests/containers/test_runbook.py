@@ -1,4 +1,5 @@
-"""`deploy/README.md` and the README of a kit, word for word: their commands are run in containers that have fedmets and nothing else."""
+"""`deploy/README.md` and the README of a kit, word for word: their commands are run in containers
+that have fedmets and nothing else."""
 
 from __future__ import annotations
 
@@ -26,7 +27,11 @@ IMAGE = "localhost/fedmets-coordinator"
 def block(text: str, heading: str, which: int, language: str = "") -> list[str]:
     """The lines of the `which`-th code block under a heading, comments taken off."""
     section = text.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    found = [body for kind, body in re.findall(r"^```(\w*)\n(.*?)^```$", section, re.DOTALL | re.MULTILINE) if kind == language]
+    found = [
+        body
+        for kind, body in re.findall(r"^```(\w*)\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+        if kind == language
+    ]
     lines = found[which].splitlines()
     return [re.sub(r"\s+# .*", "", line) for line in lines]
 
@@ -36,7 +41,21 @@ class Machine:
 
     def __init__(self, name: str, *more: str) -> None:
         self.name = f"fm-runbook-{name}"
-        words = [ENGINE, "run", "-d", "--rm", "--name", self.name, "--network", NETWORK, "--user", "0:0", "-w", "/root", *more]
+        words = [
+            ENGINE,
+            "run",
+            "-d",
+            "--rm",
+            "--name",
+            self.name,
+            "--network",
+            NETWORK,
+            "--user",
+            "0:0",
+            "-w",
+            "/root",
+            *more,
+        ]
         call(*words, "--entrypoint", "sleep", IMAGE, "infinity")
 
     def does(self, line: str) -> str:
@@ -47,7 +66,15 @@ class Machine:
 
     def waits(self, log: str, *texts: str) -> None:
         end = time.monotonic() + 120
-        while not all(t in (said := call(ENGINE, "exec", self.name, "cat", f"/tmp/{log}.log", check=False).stdout) for t in texts):
+        while not all(
+            t
+            in (
+                said := call(
+                    ENGINE, "exec", self.name, "cat", f"/tmp/{log}.log", check=False
+                ).stdout
+            )
+            for t in texts
+        ):
             assert time.monotonic() < end, said[-3000:]
             time.sleep(0.5)
 
@@ -72,7 +99,9 @@ def folder() -> Iterator[Path]:
             yield Path(name)
         finally:
             listed = call(ENGINE, "ps", "-a", "--format", "{{.Names}}").stdout.split()
-            call(ENGINE, "rm", "-f", *[n for n in listed if n.startswith("fm-runbook-")], check=False)
+            call(
+                ENGINE, "rm", "-f", *[n for n in listed if n.startswith("fm-runbook-")], check=False
+            )
             call(ENGINE, "network", "rm", NETWORK, check=False)
 
 
@@ -80,7 +109,9 @@ def test_a_federation_is_set_up_run_and_renewed_by_the_runbook_alone(folder: Pat
     text = "\n".join(block(RUNBOOK, "Coordinator", 0, "toml"))
     sites = re.findall(r'"([^"]*Hospital)"', text)
     two = [w if w != "3" else str(len(sites)) for w in SMALL]
-    out = call(sys.executable, "-m", "simulation", *two, "--prepare", "--out", str(folder / "prepared")).stdout
+    out = call(
+        sys.executable, "-m", "simulation", *two, "--prepare", "--out", str(folder / "prepared")
+    ).stdout
     prepared = Path(out.strip().splitlines()[-1])
     there = Machine("coordinator", "--network-alias", HOST)
     (folder / "federation.toml").write_text(text)
@@ -93,7 +124,15 @@ def test_a_federation_is_set_up_run_and_renewed_by_the_runbook_alone(folder: Pat
     serve, connect = block(RUNBOOK, "Site IT", 1)
     hospitals = {}
     for site, mine in zip(sites, sorted((prepared / "sites").iterdir()), strict=True):
-        at = Machine(slug(site), "--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined", "-v", f"{prepared / 'data'}:/data:ro")
+        at = Machine(
+            slug(site),
+            "--cap-add",
+            "SYS_ADMIN",
+            "--security-opt",
+            "seccomp=unconfined",
+            "-v",
+            f"{prepared / 'data'}:/data:ro",
+        )
         hospitals[site] = at
         there.gives(f"/root/kits/sites/{slug(site)}", folder / site)
         at.takes(folder / site, "/root/KIT")
@@ -103,7 +142,10 @@ def test_a_federation_is_set_up_run_and_renewed_by_the_runbook_alone(folder: Pat
         there.takes(folder / "enrolment.json", "/root/enrolment.json")
         assert site in there.does(add.replace("XXXX-...", back))
         at.takes(mine / "patients.txt", "/root/KIT/patients.txt")
-        at.does("printf '\\npatients = \"patients.txt\"\\n' >> KIT/site.toml; mkdir -m 700 /run/fedmets/mine")
+        at.does(
+            "printf '\\npatients = \"patients.txt\"\\n' >> KIT/site.toml; mkdir -m 700 "
+            "/run/fedmets/mine"
+        )
     assert "not enrolled: none" in there.does(listing)
     there.begins(start, "coordinator")
     there.waits("coordinator", *(slug(s) for s in sites))
@@ -111,28 +153,48 @@ def test_a_federation_is_set_up_run_and_renewed_by_the_runbook_alone(folder: Pat
         # a folder that is the station's alone; the image's own is everybody's
         at.begins(serve.replace("/run/fedmets/", "/run/fedmets/mine/"), "station")
         at.begins(connect.replace("/run/fedmets/", "/run/fedmets/mine/"), "courier")
-    told = json.loads(there.does(f"{run} --set learners=logistic --set evaluations=within_site --json"))
+    told = json.loads(
+        there.does(f"{run} --set learners=logistic --set evaluations=within_site --json")
+    )
     assert (told["closed"], sorted(told["sites"])) == (True, sorted(sites))
-    assert told["state_hash"] in there.does(f"fedmets server status {shlex.quote(told['folder'])} --json")
+    assert told["state_hash"] in there.does(
+        f"fedmets server status {shlex.quote(told['folder'])} --json"
+    )
     assert "397" in there.does("fedmets deploy renew kits/coordinator")
 
 
 def test_a_site_needs_its_kit_and_a_container_engine_alone(folder: Path) -> None:
     """Its README's commands, on a machine without fedmets."""
-    out = call(sys.executable, "-m", "simulation", *SMALL, "--prepare", "--out", str(folder / "prepared")).stdout
+    out = call(
+        sys.executable, "-m", "simulation", *SMALL, "--prepare", "--out", str(folder / "prepared")
+    ).stdout
     prepared = Path(out.strip().splitlines()[-1])
     (folder / "federation.toml").write_text(
-        f'name = "t"\nhosts = ["{HOST}"]\nport = 8443\nstudies = ["colorectal_metastasis"]\nsites = ["A"]'
+        f'name = "t"\nhosts = ["{HOST}"]\nport = 8443\nstudies = ["colorectal_metastasis"]\nsites '
+        '= ["A"]'
     )
     made = json.loads(
-        call(sys.executable, "-m", "deploy", "provision", str(folder / "federation.toml"), "--out", str(folder / "kits"), "--json").stdout
+        call(
+            sys.executable,
+            "-m",
+            "deploy",
+            "provision",
+            str(folder / "federation.toml"),
+            "--out",
+            str(folder / "kits"),
+            "--json",
+        ).stdout
     )
     home = folder / "kits" / "sites" / "a"
     readme = (home / "README.md").read_text()
-    (enroll,) = [line.strip() for line in readme.splitlines() if line.strip().startswith("docker run")]
+    (enroll,) = [
+        line.strip() for line in readme.splitlines() if line.strip().startswith("docker run")
+    ]
     (where,) = re.findall(r"`(printf .*?)`", readme)
     for line in (
-        enroll.replace("docker", ENGINE).replace("....-....", made["fingerprint to read out to each site"]),
+        enroll.replace("docker", ENGINE).replace(
+            "....-....", made["fingerprint to read out to each site"]
+        ),
         where.replace("/path/to/data", str(prepared / "data")),
     ):
         call("sh", "-c", line, cwd=home)
@@ -141,7 +203,9 @@ def test_a_site_needs_its_kit_and_a_container_engine_alone(folder: Path) -> None
     env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "COMPOSE": COMPOSE}
     done = call("sh", "check.sh", "--json", cwd=home, check=False, **env)
     # an engine may say what it has made for the first time
-    told = [json.loads(line)["findings"] for line in done.stdout.splitlines() if line.startswith("{")]
+    told = [
+        json.loads(line)["findings"] for line in done.stdout.splitlines() if line.startswith("{")
+    ]
     station, courier = ([(f["check"], f["state"]) for f in findings] for findings in told)
     assert done.returncode == 3, "there is no coordinator at that name"
     assert ("kit", "ok") in courier

@@ -1,4 +1,5 @@
-"""The doctor: each fault that a site can have is found, named and told apart by what is to be done."""
+"""The doctor: each fault that a site can have is found, named and told apart by what is to be
+done."""
 
 from __future__ import annotations
 
@@ -42,13 +43,22 @@ def only(findings: list[Finding], check: str) -> Finding:
     return found
 
 
-# ---- findings --------------------------------------------------------------------------------------------------------------------
+# ---- findings ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("states", "status"), [((), 0), (("ok", "note"), 0), (("ok", "warning"), 1), (("fault", "ok"), 3), (("warning", "fault"), 3)]
+    ("states", "status"),
+    [
+        ((), 0),
+        (("ok", "note"), 0),
+        (("ok", "warning"), 1),
+        (("fault", "ok"), 3),
+        (("warning", "fault"), 3),
+    ],
 )
-def test_the_exit_status_is_that_of_the_worst_line(states: tuple[health_check.State, ...], status: int) -> None:
+def test_the_exit_status_is_that_of_the_worst_line(
+    states: tuple[health_check.State, ...], status: int
+) -> None:
     assert health_check.status(Finding("x", s, "said") for s in states) == status
 
 
@@ -60,7 +70,7 @@ def test_a_finding_there_and_back_and_nothing_else() -> None:
             Finding.of(bad)
 
 
-# ---- the station's half ------------------------------------------------------------------------------------------------------------
+# ---- the station's half --------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -75,10 +85,17 @@ def examined(tmp_path: Path, **keys: object) -> list[Finding]:
 
 @pytest.mark.parametrize(
     ("installed", "state"),
-    [({"xgboost-cpu"}, "ok"), ({"xgboost"}, "ok"), ({"xgboost", "xgboost-cpu"}, "warning"), (set(), "fault")],
+    [
+        ({"xgboost-cpu"}, "ok"),
+        ({"xgboost"}, "ok"),
+        ({"xgboost", "xgboost-cpu"}, "warning"),
+        (set(), "fault"),
+    ],
 )
 @pytest.mark.usefixtures("alone")
-def test_one_xgboost_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: set[str], state: str) -> None:
+def test_one_xgboost_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: set[str], state: str
+) -> None:
     def version(distribution: str) -> str:
         if distribution not in installed:
             raise PackageNotFoundError(distribution)
@@ -103,7 +120,12 @@ def test_a_site_that_is_well(tmp_path: Path) -> None:
 def test_the_forecast_of_images_is_of_training_and_of_the_cases_that_have_one() -> None:
     cohort, _ = pictures.sites(60, 2)
     asked = Study(
-        "made", "?", cohort.schema, {"now": Task("now")}, ("logistic", "image"), hyper={"image": {"grid": [8, 12, 12], "epochs": 1}}
+        "made",
+        "?",
+        cohort.schema,
+        {"now": Task("now")},
+        ("logistic", "image"),
+        hyper={"image": {"grid": [8, 12, 12], "epochs": 1}},
     )
     longest, found = station._forecast(asked, cohort, "made")
     told = [f.said for f in found]
@@ -142,7 +164,13 @@ def test_a_table_that_cannot_be_used_is_said_with_its_faults(tmp_path: Path, fau
     if fault == "missing":
         table.unlink()
     else:
-        table.write_text({"column": text.replace("smoker", "smokes"), "value": text.replace(",yes", ",perhaps"), "empty": ""}[fault])
+        table.write_text(
+            {
+                "column": text.replace("smoker", "smokes"),
+                "value": text.replace(",yes", ",perhaps"),
+                "empty": "",
+            }[fault]
+        )
     found = of(station.examine(path, tmp_path / "s" / "s.sock"), "data")
     assert {f.state for f in found} == {"fault"}
     assert all(f.do for f in found)
@@ -168,15 +196,31 @@ def test_keys_and_site_file(tmp_path: Path) -> None:
 
 def test_the_command_of_the_stations_half(tmp_path: Path) -> None:
     path = hospital.site(tmp_path)
-    command = [sys.executable, "-m", "client", "check", "--site", str(path), "--socket", str(tmp_path / "s" / "s.sock"), "--json"]
-    done = subprocess.run(["unshare", "--net", "--map-root-user", *command], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    command = [
+        sys.executable,
+        "-m",
+        "client",
+        "check",
+        "--site",
+        str(path),
+        "--socket",
+        str(tmp_path / "s" / "s.sock"),
+        "--json",
+    ]
+    done = subprocess.run(
+        ["unshare", "--net", "--map-root-user", *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     if done.returncode == 1 and "unshare" in done.stderr:
         pytest.skip("this machine lets nobody make a network namespace")
     assert done.returncode == 0, done.stderr
     assert {row["state"] for row in json.loads(done.stdout)["findings"]} <= {"ok", "note"}
 
 
-# ---- the courier's half ------------------------------------------------------------------------------------------------------------
+# ---- the courier's half --------------------------------------------------------------------------
 
 Answer = Callable[[], tuple[int, dict[str, str], bytes]]
 
@@ -196,10 +240,18 @@ class Coordinator:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                outer.asked.append((self.path, self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()))
+                outer.asked.append(
+                    (
+                        self.path,
+                        self.rfile.read(int(self.headers.get("Content-Length", 0))).decode(),
+                    )
+                )
                 status, headers, body = outer.answer()
                 self.send_response_only(status)
-                for key, value in {"Date": email.utils.format_datetime(datetime.datetime.now(datetime.UTC)), **headers}.items():
+                for key, value in {
+                    "Date": email.utils.format_datetime(datetime.datetime.now(datetime.UTC)),
+                    **headers,
+                }.items():
                     self.send_header(key, value)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -210,7 +262,8 @@ class Coordinator:
         self.server = HTTPServer(("127.0.0.1", 0), Handler)
         self.port = self.server.server_port
         (tmp_path / "federation.toml").write_text(
-            f'name = "town"\nhosts = ["127.0.0.1"]\nport = {self.port}\nstudies = ["colorectal_metastasis"]\nsites = ["North"]\n'
+            f'name = "town"\nhosts = ["127.0.0.1"]\nport = {self.port}\nstudies = '
+            '["colorectal_metastasis"]\nsites = ["North"]\n'
         )
         provision.provision(tmp_path / "federation.toml", tmp_path / "kits", NOW)
         self.home = tmp_path / "kits" / "coordinator"
@@ -244,7 +297,9 @@ def test_a_way_that_is_well_and_what_is_asked(there: Coordinator) -> None:
     there.serve()
     found = reached(there)
     assert health_check.worst(found) == "ok", health_check.text(found)
-    assert {"kit", "authority", "name", "connection", "certificate", "version", "clock"} == {f.check for f in found}
+    assert {"kit", "authority", "name", "connection", "certificate", "version", "clock"} == {
+        f.check for f in found
+    }
     assert there.asked == [("/health", "")]
 
 
@@ -260,7 +315,9 @@ def test_a_name_that_nobody_knows(there: Coordinator) -> None:
     assert "name server" in only(reached(there), "name").do
 
 
-def test_a_certificate_by_somebody_else_stops_everything(there: Coordinator, tmp_path: Path) -> None:
+def test_a_certificate_by_somebody_else_stops_everything(
+    there: Coordinator, tmp_path: Path
+) -> None:
     rogue = tmp_path / "rogue"
     rogue.mkdir()
     pki.authority(rogue, "town", NOW)
@@ -290,11 +347,30 @@ def test_a_certificates_end_is_seen_coming(there: Coordinator, days: int, state:
         (healthy(federation="other"), "coordinator", "ask the coordinator"),
         (lambda: (502, {}, b"<html>"), "coordinator", "ask the coordinator"),
         (lambda: (200, {}, b"[]"), "coordinator", "ask the coordinator"),
-        (lambda: (200, {"Date": email.utils.format_datetime(NOW - datetime.timedelta(minutes=5))}, healthy()()[2]), "clock", "NTP"),
+        (
+            lambda: (
+                200,
+                {"Date": email.utils.format_datetime(NOW - datetime.timedelta(minutes=5))},
+                healthy()()[2],
+            ),
+            "clock",
+            "NTP",
+        ),
     ],
-    ids=["newer", "newer in numbers", "older", "no version", "another federation", "an error page", "no object", "a wrong clock"],
+    ids=[
+        "newer",
+        "newer in numbers",
+        "older",
+        "no version",
+        "another federation",
+        "an error page",
+        "no object",
+        "a wrong clock",
+    ],
 )
-def test_what_the_coordinator_says(there: Coordinator, answer: Answer, check: str, part: str) -> None:
+def test_what_the_coordinator_says(
+    there: Coordinator, answer: Answer, check: str, part: str
+) -> None:
     there.answer = answer
     there.serve()
     found = only(reached(there), check)
@@ -309,7 +385,9 @@ def test_a_kit_that_was_exchanged_is_not_connected_with(there: Coordinator) -> N
     assert (found.state, there.asked) == ("fault", [])
 
 
-def test_a_proxy_that_is_not_there_is_named_without_its_password(there: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_that_is_not_there_is_named_without_its_password(
+    there: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -329,13 +407,26 @@ def test_both_halves_joined(there: Coordinator, tmp_path: Path) -> None:
     there.serve()
     site = there.kit / "site.toml"
     site.write_text(
-        site.read_text().replace('"/data"', json.dumps(str(tmp_path))).replace('"/state', json.dumps(str(tmp_path))[:-1] + "/state")
+        site.read_text()
+        .replace('"/data"', json.dumps(str(tmp_path)))
+        .replace('"/state', json.dumps(str(tmp_path))[:-1] + "/state")
     )
-    command = [sys.executable, "-m", "deploy", "doctor", str(there.kit), "--socket", str(tmp_path / "s" / "s.sock"), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "deploy",
+        "doctor",
+        str(there.kit),
+        "--socket",
+        str(tmp_path / "s" / "s.sock"),
+        "--json",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     rows = [Finding.of(r) for r in json.loads(done.stdout)["findings"]]
     assert done.returncode == 3
-    assert any(f.check.startswith("data, colorectal_metastasis") and f.state == "fault" for f in rows)
+    assert any(
+        f.check.startswith("data, colorectal_metastasis") and f.state == "fault" for f in rows
+    )
     assert only(rows, "version").state == "ok"
     (broken,) = doctor.half("station", ["false"], None)
     assert (broken.check, broken.state) == ("station", "fault")

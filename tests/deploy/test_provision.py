@@ -1,4 +1,5 @@
-"""Kits, keys and fingerprints: what matches is taken, what was exchanged anywhere on the way is refused."""
+"""Kits, keys and fingerprints: what matches is taken, what was exchanged anywhere on the way is
+refused."""
 
 from __future__ import annotations
 
@@ -102,7 +103,9 @@ def test_the_certificate_serves_its_names_and_no_others(home: Path, tmp_path: Pa
 def test_a_kit_is_never_overwritten(kits: Path, tmp_path: Path) -> None:
     before = {p: p.read_bytes() for p in kits.rglob("*") if p.is_file()}
     refused(RunError, "S01", provision.provision, tmp_path / "federation.toml", kits, NOW)
-    refused(RunError, "S01", provision.site_kit, kits / "coordinator", "North", kits / "sites" / "north")
+    refused(
+        RunError, "S01", provision.site_kit, kits / "coordinator", "North", kits / "sites" / "north"
+    )
     assert {p: p.read_bytes() for p in kits.rglob("*") if p.is_file()} == before
 
 
@@ -113,11 +116,17 @@ def test_enrolment_there_and_back(home: Path, north: Path) -> None:
     assert {(north / n).stat().st_mode & 0o777 for n in (enroll.STATION, enroll.COURIER)} == {0o600}
     added = provision.add(home, north / kit.ENROLMENT, back.fingerprint)
     assert added == back
-    assert enrolled_sites.load(str(home)).sites == {"North": signing.load(north / enroll.STATION).public}
+    assert enrolled_sites.load(str(home)).sites == {
+        "North": signing.load(north / enroll.STATION).public
+    }
     assert (home / "nodes" / "north.pub").read_text().startswith("ecdsa-sha2-nistp384 ")
     # the site file as it is in the kit is one that the station reads
     site = site_file.load(north / "site.toml")
-    assert (site.name, site.coordinator, site.key) == ("North", signing.load(home / "plan.key").public, north / enroll.STATION)
+    assert (site.name, site.coordinator, site.key) == (
+        "North",
+        signing.load(home / "plan.key").public,
+        north / enroll.STATION,
+    )
     assert site.studies == ("colorectal_metastasis", "liver_recurrence")
     assert kit.check(north).site == "North"
     # a second time nothing changes
@@ -134,7 +143,9 @@ def test_a_name_with_quotes_is_one_name_everywhere(kits: Path, home: Path) -> No
 
 
 @pytest.mark.parametrize("what", ["authority", "plan key", "a digit", "nothing typed"])
-def test_a_kit_that_was_exchanged_on_its_way_makes_no_keys(home: Path, north: Path, what: str, tmp_path: Path) -> None:
+def test_a_kit_that_was_exchanged_on_its_way_makes_no_keys(
+    home: Path, north: Path, what: str, tmp_path: Path
+) -> None:
     told = provision.fingerprint(home)
     if what == "authority":
         rogue = tmp_path / "rogue"
@@ -147,12 +158,16 @@ def test_a_kit_that_was_exchanged_on_its_way_makes_no_keys(home: Path, north: Pa
     if what == "a digit":
         told = ("0" if told[0] != "0" else "1") + told[1:]
     before = sorted(p.name for p in north.iterdir())
-    assert "by telephone" in refused(UsageError, "C04", enroll.enroll, north, "" if what == "nothing typed" else told)
+    assert "by telephone" in refused(
+        UsageError, "C04", enroll.enroll, north, "" if what == "nothing typed" else told
+    )
     assert sorted(p.name for p in north.iterdir()) == before
 
 
 @pytest.mark.parametrize("what", ["authority", "plan key", "site", "not enrolled"])
-def test_a_kit_that_is_exchanged_later_is_refused_at_the_next_start(kits: Path, home: Path, north: Path, what: str) -> None:
+def test_a_kit_that_is_exchanged_later_is_refused_at_the_next_start(
+    kits: Path, home: Path, north: Path, what: str
+) -> None:
     if what != "not enrolled":
         enroll.enroll(north, provision.fingerprint(home))
         assert kit.check(north)
@@ -168,7 +183,15 @@ def test_a_kit_that_is_exchanged_later_is_refused_at_the_next_start(kits: Path, 
 
 
 @pytest.mark.parametrize(
-    "what", ["another site's", "another federation's", "an altered key", "a wrong digit", "a key twice", "changed key"]
+    "what",
+    [
+        "another site's",
+        "another federation's",
+        "an altered key",
+        "a wrong digit",
+        "a key twice",
+        "changed key",
+    ],
 )
 def test_an_enrolment_that_is_not_the_sites_is_refused(home: Path, north: Path, what: str) -> None:
     back = enroll.enroll(north, provision.fingerprint(home))
@@ -198,7 +221,15 @@ def test_an_enrolment_that_is_not_the_sites_is_refused(home: Path, north: Path, 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"federation": 1}', "\xff", '{"federation":"a","site":"b\\n","station":"' + "0" * 64 + '","courier":"x"}']
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"federation": 1}',
+        "\xff",
+        '{"federation":"a","site":"b\\n","station":"' + "0" * 64 + '","courier":"x"}',
+    ],
 )
 def test_an_enrolment_that_cannot_be_read(home: Path, tmp_path: Path, text: str) -> None:
     (tmp_path / "e.json").write_text(text, encoding="latin-1")
@@ -208,9 +239,13 @@ def test_an_enrolment_that_cannot_be_read(home: Path, tmp_path: Path, text: str)
 def test_a_couriers_key_of_another_kind_is_refused(home: Path, north: Path) -> None:
     back = enroll.enroll(north, provision.fingerprint(home))
     raw = json.loads((north / kit.ENROLMENT).read_text())
-    raw["courier"] = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHD0ZHZQSNyFJ0ZMGN3pf8xzSGWQUYS7Bn5pQ2Sx7jHf"
+    raw["courier"] = (
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHD0ZHZQSNyFJ0ZMGN3pf8xzSGWQUYS7Bn5pQ2Sx7jHf"
+    )
     (north / kit.ENROLMENT).write_text(json.dumps(raw))
-    assert "P" in refused(UsageError, "C04", provision.add, home, north / kit.ENROLMENT, back.fingerprint)
+    assert "P" in refused(
+        UsageError, "C04", provision.add, home, north / kit.ENROLMENT, back.fingerprint
+    )
 
 
 def test_revoking_and_enrolling_again(home: Path, north: Path) -> None:
@@ -227,7 +262,10 @@ def test_revoking_and_enrolling_again(home: Path, north: Path) -> None:
 
 
 def test_every_fault_of_a_federation_file_is_named_at_once(tmp_path: Path) -> None:
-    (tmp_path / "f.toml").write_text('name = "A B"\nhosts = []\nstudys = ["x"]\nsites = ["a", "A", "a"]\nport = 0\nstudies = ["unheard"]\n')
+    (tmp_path / "f.toml").write_text(
+        'name = "A B"\nhosts = []\nstudys = ["x"]\nsites = ["a", "A", "a"]\nport = 0\nstudies = '
+        '["unheard"]\n'
+    )
     said = refused(UsageError, "C01", federation.load, tmp_path / "f.toml")
     for part in (
         "did you mean 'studies'",
@@ -241,9 +279,15 @@ def test_every_fault_of_a_federation_file_is_named_at_once(tmp_path: Path) -> No
         assert part in said
 
 
-def test_expiry_is_warned_about_thirty_days_ahead(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_expiry_is_warned_about_thirty_days_ahead(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "federation.toml").write_text(FILE)
-    for days, warned in ((pki.SERVER_DAYS - 31, False), (pki.SERVER_DAYS - 30, True), (pki.SERVER_DAYS + 1, True)):
+    for days, warned in (
+        (pki.SERVER_DAYS - 31, False),
+        (pki.SERVER_DAYS - 30, True),
+        (pki.SERVER_DAYS + 1, True),
+    ):
         out = tmp_path / str(days)
         provision.provision(tmp_path / "federation.toml", out, NOW - datetime.timedelta(days=days))
         assert main(["site", "list", str(out / "coordinator"), "--json"]) == 0
@@ -264,19 +308,34 @@ def test_the_commands(tmp_path: Path) -> None:
     (tmp_path / "federation.toml").write_text(FILE)
 
     def deploy(*words: str) -> dict[str, Any]:
-        done = subprocess.run([sys.executable, "-m", "deploy", *words, "--json"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-m", "deploy", *words, "--json"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
         assert done.returncode == 0, done.stderr
         return dict(json.loads(done.stdout))
 
     told = deploy("provision", "federation.toml")["fingerprint to read out to each site"]
-    assert deploy("fingerprint", "kits/coordinator") == deploy("fingerprint", "kits/sites/north") == {"fingerprint": told}
+    assert (
+        deploy("fingerprint", "kits/coordinator")
+        == deploy("fingerprint", "kits/sites/north")
+        == {"fingerprint": told}
+    )
     back = deploy("enroll", "kits/sites/north", "--fingerprint", told)["fingerprint to read out"]
     assert deploy("fingerprint", "kits/sites/north/enrolment.json") == {"fingerprint": back}
-    assert deploy("site", "add", "kits/coordinator", "kits/sites/north/enrolment.json", "--fingerprint", back) == {"enrolled": "North"}
+    assert deploy(
+        "site", "add", "kits/coordinator", "kits/sites/north/enrolment.json", "--fingerprint", back
+    ) == {"enrolled": "North"}
     assert [r["site"] for r in deploy("site", "list", "kits/coordinator")["enrolled"]] == ["North"]
     assert deploy("renew", "kits/coordinator")["days left"] == pki.SERVER_DAYS
     deploy("site", "revoke", "kits/coordinator", "North")
     done = subprocess.run(
-        [sys.executable, "-m", "deploy", "enroll", "kits/sites/north", "--fingerprint", "0"], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-m", "deploy", "enroll", "kits/sites/north", "--fingerprint", "0"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode, done.stderr[:11]) == (2, "error [C04]")

@@ -1,6 +1,8 @@
-"""How each command of the documentation is held: executed here, with its placeholders filled, or by a test elsewhere that is named.
+"""How each command of the documentation is held: executed here, with its placeholders filled, or by
+a test elsewhere that is named.
 
-A new command needs a line in `HELD`; a new kind of placeholder a line in the world that fills it (`tests/docs/worlds.py`).
+A new command needs a line in `HELD`; a new kind of placeholder a line in the world that fills it
+(`tests/docs/worlds.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ FEW = "--prepare --minimum-patients 1 --virtual-sites 2"
 
 @dataclass(frozen=True)
 class Here:
-    """Executed in the folder that `world` makes; `more` is appended to the command, which is otherwise as written."""
+    """Executed in the folder that `world` makes; `more` is appended to the command, which is
+    otherwise as written."""
 
     world: str = "nothing"
     more: str = ""
@@ -32,7 +35,8 @@ class Here:
 
 @dataclass(frozen=True)
 class There:
-    """Executed by a test elsewhere, whose file must hold the command's words; `block`: it takes the runbook's block itself."""
+    """Executed by a test elsewhere, whose file must hold the command's words; `block`: it takes the
+    runbook's block itself."""
 
     test: str
     block: bool = False
@@ -50,22 +54,37 @@ HELD: dict[str, Here | There] = {
     "make simulation": Here("repository"),
     LIVER: There(IMAGES + "test_the_report_has_all_models_in_all_arms"),
     f"FEDMETS_DEVICE=cpu {LIVER}": Here(more=f"--phantom-patients 20 {FEW}"),
-    BRAIN: There(IMAGES + "test_sites_without_a_table_or_without_images_take_part_in_what_they_can"),
-    f"{LIVER} --phantom null": There(IMAGES + "test_where_the_image_carries_nothing_the_report_says_so"),
-    f"{BRAIN} --phantom missing": There(IMAGES + "test_sites_without_a_table_or_without_images_take_part_in_what_they_can"),
+    BRAIN: There(
+        IMAGES + "test_sites_without_a_table_or_without_images_take_part_in_what_they_can"
+    ),
+    f"{LIVER} --phantom null": There(
+        IMAGES + "test_where_the_image_carries_nothing_the_report_says_so"
+    ),
+    f"{BRAIN} --phantom missing": There(
+        IMAGES + "test_sites_without_a_table_or_without_images_take_part_in_what_they_can"
+    ),
     "fedmets simulate --study colorectal_metastasis --phantom images": There(
         "tests/e2e/test_colorectal_images.py::test_the_report_says_that_image_and_fusion_were_not_run_and_why"
     ),
-    "fedmets simulate --audit --epsilon 3,inf": Here(more=TINY, slow=f"--learners private_logistic --phantom-patients 250 {QUICK}"),
-    "fedmets simulate --epsilon 1,3,10,inf": Here(more=TINY, slow=f"--learners private_logistic --phantom-patients 250 {QUICK}"),
-    "fedmets simulate --secure": Here(
-        more=f"{TINY} --partition even", slow=f"--learners logistic --phantom-patients 250 --partition even {QUICK}"
+    "fedmets simulate --audit --epsilon 3,inf": Here(
+        more=TINY, slow=f"--learners private_logistic --phantom-patients 250 {QUICK}"
     ),
-    "fedmets simulate --study colorectal_metastasis --data /path/to/tcga-coadread --task preop": Here("gdc", "--prepare"),
+    "fedmets simulate --epsilon 1,3,10,inf": Here(
+        more=TINY, slow=f"--learners private_logistic --phantom-patients 250 {QUICK}"
+    ),
+    "fedmets simulate --secure": Here(
+        more=f"{TINY} --partition even",
+        slow=f"--learners logistic --phantom-patients 250 --partition even {QUICK}",
+    ),
+    "fedmets simulate --study colorectal_metastasis --data /path/to/tcga-coadread --task preop": Here(
+        "gdc", "--prepare"
+    ),
     f"{LIVER} --data /path/to/Colorectal-Liver-Metastases": Here("liver", FEW),
     "fedmets simulate --prepare --data /path/to/tcga-coadread": Here("gdc"),
     "fedmets simulate --draft hospitals.csv > my_study.toml": Here("hospitals"),
-    "fedmets simulate --study my_study.toml --data hospitals.csv": Here("drafted", "--prepare", slow=ON_TABLE),
+    "fedmets simulate --study my_study.toml --data hospitals.csv": Here(
+        "drafted", "--prepare", slow=ON_TABLE
+    ),
     # docs/howto: the collections
     f"{GDC} --prepare": Here("gdc"),
     f"{GDC} --task preop": Here("gdc", "--prepare"),
@@ -74,32 +93,44 @@ HELD: dict[str, Here | There] = {
     f"{CT} --task preop": Here("gdc with ct", "--prepare"),
     f"{LIVER} --data Colorectal-Liver-Metastases --prepare": Here("liver", FEW),
     f"{LIVER} --data Colorectal-Liver-Metastases": Here("liver", FEW),
-    f"{BRAIN} --data Pretreat-MetsToBrain-Masks --prepare": Here("yale", "--minimum-patients 1 --minimum-site 1"),
-    f"{BRAIN} --data Pretreat-MetsToBrain-Masks": Here("yale", "--prepare --minimum-patients 1 --minimum-site 1"),
+    f"{BRAIN} --data Pretreat-MetsToBrain-Masks --prepare": Here(
+        "yale", "--minimum-patients 1 --minimum-site 1"
+    ),
+    f"{BRAIN} --data Pretreat-MetsToBrain-Masks": Here(
+        "yale", "--prepare --minimum-patients 1 --minimum-site 1"
+    ),
     f"{BRAIN} --data openbtai --prepare": Here("openbtai"),
     f"{BRAIN} --data openbtai": Here("openbtai", "--prepare"),
     # a site, for itself
-    "fedmets client embed --site site.toml --study liver_recurrence --model runs/<folder>/model --out embeddings": There(
-        IMAGES + "test_a_site_embeds_and_explains_with_the_model"
-    ),
-    "fedmets client explain --site site.toml --study liver_recurrence --model runs/<folder>/model --out images.html": There(
-        IMAGES + "test_a_site_embeds_and_explains_with_the_model"
-    ),
-    "fedmets client explain --site site.toml --study liver_recurrence --model model --report report.html --out mine.html": There(
-        IMAGES + "test_a_site_embeds_and_explains_with_the_model"
-    ),
+    "fedmets client embed --site site.toml --study liver_recurrence --model runs/<folder>/model "
+    "--out embeddings": There(IMAGES + "test_a_site_embeds_and_explains_with_the_model"),
+    "fedmets client explain --site site.toml --study liver_recurrence --model runs/<folder>/model "
+    "--out images.html": There(IMAGES + "test_a_site_embeds_and_explains_with_the_model"),
+    "fedmets client explain --site site.toml --study liver_recurrence --model model --report "
+    "report.html --out mine.html": There(IMAGES + "test_a_site_embeds_and_explains_with_the_model"),
     "fedmets client budget --site site.toml": Here("site"),
     "fedmets client audit --site site.toml --last 50": There(
         "tests/client/station/test_audit_log.py::test_the_record_has_every_message_and_the_budget_every_release"
     ),
     # docs/model.md: `cd` is where the bundle's test runs it
-    "fedmets client predict --model runs/<folder>/model --data new_patients --out predictions": There(PREDICTED),
+    "fedmets client predict --model runs/<folder>/model --data new_patients --out predictions": There(
+        PREDICTED
+    ),
     "fedmets client predict --model model --data new_patients --out predictions": There(PREDICTED),
-    "fedmets client finetune --site site.toml --model runs/<folder>/model --out own_model": There(TUNED),
-    "fedmets client finetune --site site.toml --model model --out own_model --epochs 3": There(TUNED),
-    "cd model/bundle": There(IMAGES + "test_a_site_writes_crops_and_the_bundle_scores_them_as_the_learner_does"),
-    "python -m monai.bundle run --config_file configs/inference.json --meta_file configs/metadata.json --dataset_dir ../../crops"
-    " --output_dir ../../scored": There(IMAGES + "test_a_site_writes_crops_and_the_bundle_scores_them_as_the_learner_does"),
+    "fedmets client finetune --site site.toml --model runs/<folder>/model --out own_model": There(
+        TUNED
+    ),
+    "fedmets client finetune --site site.toml --model model --out own_model --epochs 3": There(
+        TUNED
+    ),
+    "cd model/bundle": There(
+        IMAGES + "test_a_site_writes_crops_and_the_bundle_scores_them_as_the_learner_does"
+    ),
+    "python -m monai.bundle run --config_file configs/inference.json --meta_file "
+    "configs/metadata.json --dataset_dir ../../crops"
+    " --output_dir ../../scored": There(
+        IMAGES + "test_a_site_writes_crops_and_the_bundle_scores_them_as_the_learner_does"
+    ),
     # a federation
     "fedmets server noise --study colorectal_metastasis --learners private_logistic --epsilon 3": Here(),
     "fedmets deploy provision federation.toml --out kits": Here("federation"),
@@ -107,22 +138,34 @@ HELD: dict[str, Here | There] = {
     "fedmets deploy enroll kit --fingerprint XXXX-XXXX-...": Here("kits"),
     "fedmets deploy enroll KIT --fingerprint XXXX-...": Here("kits"),
     "fedmets deploy fingerprint KIT/enrolment.json": Here("enrolled"),
-    "fedmets deploy site add kits/coordinator enrolment.json --fingerprint XXXX-XXXX-...": Here("enrolled"),
-    "fedmets deploy site add kits/coordinator enrolment.json --fingerprint XXXX-...": Here("enrolled"),
+    "fedmets deploy site add kits/coordinator enrolment.json --fingerprint XXXX-XXXX-...": Here(
+        "enrolled"
+    ),
+    "fedmets deploy site add kits/coordinator enrolment.json --fingerprint XXXX-...": Here(
+        "enrolled"
+    ),
     "fedmets deploy site list kits/coordinator": Here("kits"),
     # nobody is at that name: the doctor finds it, and says what to do
     "fedmets deploy doctor kit": Here("enrolled", status=(1, 3)),
     "fedmets deploy coordinator kits/coordinator --state state": There(RUNBOOK, block=True),
-    "fedmets server run --study colorectal_metastasis --expect 2 --keys kits/coordinator --state state": There(RUNBOOK, block=True),
-    "unshare --net --map-root-user fedmets client serve --site KIT/site.toml --socket /run/fedmets/station.sock": There(
+    "fedmets server run --study colorectal_metastasis --expect 2 --keys kits/coordinator --state "
+    "state": There(RUNBOOK, block=True),
+    "unshare --net --map-root-user fedmets client serve --site KIT/site.toml --socket "
+    "/run/fedmets/station.sock": There(RUNBOOK, block=True),
+    "fedmets deploy courier KIT --socket /run/fedmets/station.sock --state /var/lib/fedmets": There(
         RUNBOOK, block=True
     ),
-    "fedmets deploy courier KIT --socket /run/fedmets/station.sock --state /var/lib/fedmets": There(RUNBOOK, block=True),
     # docs/monitoring.md
     "fedmets server monitor --out state/runs": Here("runs", "--port 0", until="http://127.0.0.1:"),
-    "podman exec -d CONTAINER fedmets server monitor --state /state --socket /state/room.sock": Here("runs", until="unix:"),
-    "pip install 'fedmets[mlflow]'": There("tests/docs/test_commands.py::test_extras_that_pages_name_are_declared"),
-    "fedmets server run --study colorectal_metastasis --expect 3 --mlflow http://127.0.0.1:5000": There(SINK),
+    "podman exec -d CONTAINER fedmets server monitor --state /state --socket /state/room.sock": Here(
+        "runs", until="unix:"
+    ),
+    "pip install 'fedmets[mlflow]'": There(
+        "tests/docs/test_commands.py::test_extras_that_pages_name_are_declared"
+    ),
+    "fedmets server run --study colorectal_metastasis --expect 3 --mlflow http://127.0.0.1:5000": There(
+        SINK
+    ),
     "fedmets server mlflow RUN --uri file:/path/of/a/folder": There(SINK),
 }
 

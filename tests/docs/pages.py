@@ -1,4 +1,5 @@
-"""The code blocks of the documentation: where each stands, and the commands in those for a shell."""
+"""The code blocks of the documentation: where each stands, and the commands in those for a
+shell."""
 
 from __future__ import annotations
 
@@ -50,7 +51,13 @@ def blocks(page: Path) -> Iterator[Block]:
             indent, start = len(found[1]), at + 1
             end = next((i for i in range(start, len(lines)) if lines[i].strip() == "```"), None)
             assert end is not None, f"{name}:{start}: a code block without an end"
-            yield Block(name, start, heading, found[2], "\n".join(text[indent:] for text in lines[start:end]))
+            yield Block(
+                name,
+                start,
+                heading,
+                found[2],
+                "\n".join(text[indent:] for text in lines[start:end]),
+            )
             at = end
         at += 1
 

@@ -1,4 +1,5 @@
-"""Every command of the documentation is executed: here, or by a named test that is verified to hold it. Nothing is left out in silence."""
+"""Every command of the documentation is executed: here, or by a named test that is verified to hold
+it. Nothing is left out in silence."""
 
 from __future__ import annotations
 
@@ -48,7 +49,13 @@ def test_every_command_is_held() -> None:
     """The list of what holds what is printed: `pytest -s` shows it, and so does a failure."""
     for c in COMMANDS:
         how = HELD.get(plain(c.line))
-        told = f"here, in '{how.world}'{' and to its end' * bool(how.slow)}" if isinstance(how, Here) else how.test if how else "NOTHING"
+        told = (
+            f"here, in '{how.world}'{' and to its end' * bool(how.slow)}"
+            if isinstance(how, Here)
+            else how.test
+            if how
+            else "NOTHING"
+        )
         print(f"{c.block.where}: {c.line}\n    {told}")
     open_ = [f"{c.block.where}: {c.line}" for c in COMMANDS if plain(c.line) not in HELD]
     assert not open_, "no test executes these; say how in tests/docs/covered.py"
@@ -73,7 +80,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Fill
     return {}
 
 
-def world(name: str, made: dict[str, tuple[Path, Fill]], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Fill]:
+def world(
+    name: str, made: dict[str, tuple[Path, Fill]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Fill]:
     """A folder of one's own in which that world lies."""
     if name not in made:
         first = tmp_path_factory.mktemp("world") / "here"
@@ -93,7 +102,10 @@ def filled(line: str, fill: Fill) -> str:
 
 @pytest.mark.parametrize("line", HERE)
 def test_it_does_what_is_written(
-    line: str, made: dict[str, tuple[Path, Fill]], done_before: Done, tmp_path_factory: pytest.TempPathFactory
+    line: str,
+    made: dict[str, tuple[Path, Fill]],
+    done_before: Done,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     how = HELD[line]
     assert isinstance(how, Here)
@@ -102,7 +114,11 @@ def test_it_does_what_is_written(
     if how.until:
         return waits(asked, folder, how.until)
     same = how.world, frozenset(asked.split())
-    done = done_before[same] if same in done_before else done_before.setdefault(same, run(asked, folder))
+    done = (
+        done_before[same]
+        if same in done_before
+        else done_before.setdefault(same, run(asked, folder))
+    )
     assert done.returncode in how.status, f"{asked}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
     return None
 
@@ -112,7 +128,11 @@ def waits(asked: str, folder: Path, until: str) -> None:
     log = folder / "said"
     with log.open("w") as out:
         process = subprocess.Popen(
-            ["bash", "-c", f"exec {asked}"], cwd=folder, env=environment(folder), stdout=out, stderr=subprocess.STDOUT
+            ["bash", "-c", f"exec {asked}"],
+            cwd=folder,
+            env=environment(folder),
+            stdout=out,
+            stderr=subprocess.STDOUT,
         )
         try:
             end = time.monotonic() + 60
@@ -127,7 +147,9 @@ def waits(asked: str, folder: Path, until: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", SLOW)
-def test_it_does_so_to_the_end(line: str, made: dict[str, tuple[Path, Fill]], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_it_does_so_to_the_end(
+    line: str, made: dict[str, tuple[Path, Fill]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     how = HELD[line]
     assert isinstance(how, Here)
     folder, fill = world(how.world, made, tmp_path_factory)
@@ -144,27 +166,43 @@ def test_who_holds_it_elsewhere_does(command: Command) -> None:
     name, _, test = how.test.partition("::")
     text = (ROOT / name).read_text()
     tree = ast.parse(text)
-    tests = {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name.startswith("test_")}
+    tests = {
+        n.name
+        for n in ast.walk(tree)
+        if isinstance(n, ast.FunctionDef) and n.name.startswith("test_")
+    }
     assert test in tests if test else tests, f"{name} has no test '{test}'"
     if how.block:
         # the test takes the lines from the page by heading and number of the block
         block = command.block
-        same = [b for b in every_block() if (b.page, b.heading, b.language) == (block.page, block.heading, block.language)]
+        same = [
+            b
+            for b in every_block()
+            if (b.page, b.heading, b.language) == (block.page, block.heading, block.language)
+        ]
         assert f'block(RUNBOOK, "{block.heading}", {same.index(block)})' in text
         return
-    texts = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    texts = {
+        n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)
+    }
     spoken = {word for t in texts for word in t.split()}
-    words = [w for w in shlex.split(command.line) if w.startswith(("--", "fedmets[")) or w in names()]
+    words = [
+        w for w in shlex.split(command.line) if w.startswith(("--", "fedmets[")) or w in names()
+    ]
     after = shlex.split(command.line)
     if "-m" in after:
         at = after.index("-m")
         words += [w for w in after[at + 2 : at + 3] if not w.startswith("-")]
-    assert [w for w in words if w not in spoken and w != "--out"] == [], f"{name} does not hold these words of: {command.line}"
+    assert [w for w in words if w not in spoken and w != "--out"] == [], (
+        f"{name} does not hold these words of: {command.line}"
+    )
 
 
 def test_extras_that_pages_name_are_declared() -> None:
     """`pip install 'fedmets[mlflow]'`, say."""
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
     named = {m for b in every_block() for m in re.findall(r"fedmets\[([a-z,]+)\]", b.body)}
     assert "mlflow" in named, "fedmets[mlflow]"
     assert {n for m in named for n in m.split(",")} <= declared.keys()
@@ -182,7 +220,12 @@ def test_toml_examples_are_read(block: Block) -> None:
     if "privacy" in raw:
         settings.checked(Policy, raw["privacy"], block.where, "C01")
     if "images" in raw:
-        whole = {"name": "x", "tables": {"t": {"files": ["x"], "key": "id"}}, "label": {"column": "y"}, **raw}
+        whole = {
+            "name": "x",
+            "tables": {"t": {"files": ["x"], "key": "id"}},
+            "label": {"column": "y"},
+            **raw,
+        }
         assert mapping_file.parse(whole, block.where).images.channels
 
 
@@ -196,11 +239,20 @@ def test_the_study_in_code_is_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_readme_s_python_runs(made: dict[str, tuple[Path, Fill]], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_readme_s_python_runs(
+    made: dict[str, tuple[Path, Fill]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     (block,) = [b for b in examples("python") if b.page == "README.md"]
     folder, _ = world("drafted", made, tmp_path_factory)
     code = f"{block.body}\nprint(len(run.results), len(run.predictions))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     assert all(int(n) > 0 for n in done.stdout.split())
 
@@ -225,24 +277,54 @@ def test_the_learner_learns() -> None:
 
 def test_the_learner_passes_the_contract_where_the_page_saves_it(tmp_path: Path) -> None:
     (block,) = [b for b in examples("python") if "LEARNER = " in b.body]
-    (name,) = re.findall(r"`common/learners/(\w+)\.py`, which", (ROOT / block.page).read_text(encoding="utf-8"))
+    (name,) = re.findall(
+        r"`common/learners/(\w+)\.py`, which", (ROOT / block.page).read_text(encoding="utf-8")
+    )
     folder = tmp_path / "learners"
     folder.mkdir()
     (folder / f"{name}.py").write_text(block.body, encoding="utf-8")
-    (tmp_path / "one_more_learner.py").write_text(f"import common.learners\ncommon.learners.__path__.append({str(folder)!r})\n")
-    contract = ("-m", "pytest", "-p", "one_more_learner", "-k", name, "-q", "-ra", "tests/common/federated")
+    (tmp_path / "one_more_learner.py").write_text(
+        f"import common.learners\ncommon.learners.__path__.append({str(folder)!r})\n"
+    )
+    contract = (
+        "-m",
+        "pytest",
+        "-p",
+        "one_more_learner",
+        "-k",
+        name,
+        "-q",
+        "-ra",
+        "tests/common/federated",
+    )
     searched = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [sys.executable, *contract], cwd=ROOT, env={**os.environ, "PYTHONPATH": searched}, capture_output=True, text=True, check=False
+        [sys.executable, *contract],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": searched},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout
     assert "skipped" not in done.stdout
 
 
-def test_the_report_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (block,) = [b for b in examples("python") if "report.json" in b.body]
-    row = {"metric": "auc", "site": "all", "estimable": True, "model": "logistic", "arm": "federated", "evaluation": "within_site"}
-    (tmp_path / "report.json").write_text(json.dumps({"results": [{**row, "value": 0.81, "low": 0.7, "high": 0.9}]}))
+    row = {
+        "metric": "auc",
+        "site": "all",
+        "estimable": True,
+        "model": "logistic",
+        "arm": "federated",
+        "evaluation": "within_site",
+    }
+    (tmp_path / "report.json").write_text(
+        json.dumps({"results": [{**row, "value": 0.81, "low": 0.7, "high": 0.9}]})
+    )
     monkeypatch.chdir(tmp_path)
     exec(compile(block.body, block.where, "exec"), {})
     assert capsys.readouterr().out == "logistic federated within_site 0.81 0.7 0.9\n"
@@ -250,10 +332,14 @@ def test_the_report_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
 
 def test_every_python_example_is_executed() -> None:
     """By tests that take them from their page."""
-    assert {b.page for b in examples("python")} == EXAMPLES.keys(), "say in tests/docs/covered.py which test runs these"
+    assert {b.page for b in examples("python")} == EXAMPLES.keys(), (
+        "say in tests/docs/covered.py which test runs these"
+    )
     for page, tests in EXAMPLES.items():
         for test in tests:
             name, _, function = test.partition("::")
             text = (ROOT / name).read_text()
             assert f"def {function}(" in text, test
-            assert 'examples("python")' in text or Path(page).name in text, f"{name} does not read {page}"
+            assert 'examples("python")' in text or Path(page).name in text, (
+                f"{name} does not read {page}"
+            )

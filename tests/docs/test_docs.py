@@ -1,4 +1,5 @@
-"""Documents and code say the same: error codes, run configuration, the report's keys, and no link that leads nowhere."""
+"""Documents and code say the same: error codes, run configuration, the report's keys, and no link
+that leads nowhere."""
 
 from __future__ import annotations
 
@@ -53,7 +54,9 @@ def test_options_in_the_readme_exist() -> None:
                 assert option in known, f"{page.name}: {option}"
 
 
-def subcommands(parser: argparse.ArgumentParser, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], set[str]]:
+def subcommands(
+    parser: argparse.ArgumentParser, words: tuple[str, ...] = ()
+) -> dict[tuple[str, ...], set[str]]:
     """Words of a command -> its options."""
     out = {words: {o for a in parser._actions for o in a.option_strings}}
     for action in parser._actions:
@@ -63,8 +66,13 @@ def subcommands(parser: argparse.ArgumentParser, words: tuple[str, ...] = ()) ->
     return out
 
 
-@pytest.mark.parametrize(("module", "made"), [("client", client_parser), ("server", server_parser), ("deploy", deploy_parser)])
-def test_commands_of_the_other_packages_exist(module: str, made: Callable[[], argparse.ArgumentParser]) -> None:
+@pytest.mark.parametrize(
+    ("module", "made"),
+    [("client", client_parser), ("server", server_parser), ("deploy", deploy_parser)],
+)
+def test_commands_of_the_other_packages_exist(
+    module: str, made: Callable[[], argparse.ArgumentParser]
+) -> None:
     known = subcommands(made())
     kits = sorted((ROOT / "deploy" / "templates").rglob("README.md"))
     found = 0
@@ -77,7 +85,9 @@ def test_commands_of_the_other_packages_exist(module: str, made: Callable[[], ar
             assert command is not None, f"{page.name}: fedmets {module} {line}"
             found += 1
             for option in re.findall(r"(?<!\w)--[a-z][a-z-]+", line):
-                assert option in known[command], f"{page.name}: {option} of fedmets {module} {' '.join(command)}"
+                assert option in known[command], (
+                    f"{page.name}: {option} of fedmets {module} {' '.join(command)}"
+                )
     assert found
 
 
@@ -92,5 +102,9 @@ def test_make_targets_in_the_readme_exist() -> None:
 
 
 def test_nothing_of_a_run_is_tracked() -> None:
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
-    assert [t for t in tracked if t.endswith((".state", ".jsonl", ".dcm", ".nii.gz", ".xlsx", ".tsv"))] == []
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.split()
+    assert [
+        t for t in tracked if t.endswith((".state", ".jsonl", ".dcm", ".nii.gz", ".xlsx", ".tsv"))
+    ] == []

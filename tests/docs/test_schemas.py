@@ -1,4 +1,5 @@
-"""JSON Schemas of the settings files: as the code has them, and the project's own files fulfil them."""
+"""JSON Schemas of the settings files: as the code has them, and the project's own files fulfil
+them."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ def plain(raw: object) -> Any:
 
 def test_they_are_up_to_date() -> None:
     """Else `python -m docs.schemas`."""
-    assert {p.name for p in schemas.FOLDER.iterdir()} == {f"{name}.schema.json" for name in schemas.FILES}
+    assert {p.name for p in schemas.FOLDER.iterdir()} == {
+        f"{name}.schema.json" for name in schemas.FILES
+    }
     for name in schemas.FILES:
         assert (schemas.FOLDER / f"{name}.schema.json").read_text() == schemas.text(name), name
 
@@ -41,7 +44,9 @@ def test_they_are_up_to_date() -> None:
 def test_every_key_is_described(name: str) -> None:
     schema = json.loads(schemas.text(name))
     for of in (schema, *schema.get("$defs", {}).values()):
-        assert [key for key, value in of["properties"].items() if not value.get("description")] == []
+        assert [
+            key for key, value in of["properties"].items() if not value.get("description")
+        ] == []
 
 
 def test_the_shipped_mappings() -> None:
@@ -55,7 +60,11 @@ def test_the_examples_of_the_pages() -> None:
     for block in every_block():
         if block.language == "toml":
             raw = tomllib.loads(block.body)
-            for name, keys in (("study", {"label", "feature"}), ("federation", {"hosts", "sites"}), ("site", {"name", "data", "studies"})):
+            for name, keys in (
+                ("study", {"label", "feature"}),
+                ("federation", {"hosts", "sites"}),
+                ("site", {"name", "data", "studies"}),
+            ):
                 if keys <= raw.keys():
                     validator(name).validate(plain(raw))
                     seen.add(name)
@@ -63,17 +72,30 @@ def test_the_examples_of_the_pages() -> None:
 
 
 def test_the_site_file_of_a_kit(tmp_path: Path) -> None:
-    content = {"name": "north", "hosts": ["localhost"], "studies": ["brain_primary"], "sites": ["A"]}
+    content = {
+        "name": "north",
+        "hosts": ["localhost"],
+        "studies": ["brain_primary"],
+        "sites": ["A"],
+    }
     validator("federation").validate(content)
-    (tmp_path / "federation.toml").write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in content.items()))
-    provision.provision(tmp_path / "federation.toml", tmp_path / "kits", datetime.datetime(2026, 6, 1, tzinfo=datetime.UTC))
+    (tmp_path / "federation.toml").write_text(
+        "".join(f"{k} = {json.dumps(v)}\n" for k, v in content.items())
+    )
+    provision.provision(
+        tmp_path / "federation.toml",
+        tmp_path / "kits",
+        datetime.datetime(2026, 6, 1, tzinfo=datetime.UTC),
+    )
     (site,) = (tmp_path / "kits").glob("sites/*/site.toml")
     validator("site").validate(plain(tomllib.loads(site.read_text())))
 
 
 def test_runs() -> None:
     check = validator("run")
-    check.validate(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"])
+    check.validate(
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+    )
     check.validate(tomllib.loads(Run(parts=7, quorum=0.5, hyper='{"logistic": {"l2": 3}}').toml))
 
 

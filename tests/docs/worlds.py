@@ -1,6 +1,8 @@
-"""The folders that commands of the documentation are executed in, each made by the tools themselves: small synthetic data, kits, a site.
+"""The folders that commands of the documentation are executed in, each made by the tools
+themselves: small synthetic data, kits, a site.
 
-`make` fills a folder and says what stands in place of which placeholder. Folders are made once and copied for each command.
+`make` fills a folder and says what stands in place of which placeholder. Folders are made once and
+copied for each command.
 """
 
 from __future__ import annotations
@@ -30,7 +32,14 @@ def call(line: str, folder: Path) -> str:
 
 
 def run(line: str, folder: Path, *, check: bool = False) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(["bash", "-c", line], cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        ["bash", "-c", line],
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert not check or done.returncode == 0, f"{line}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
     return done
 
@@ -49,8 +58,14 @@ def environment(folder: Path) -> dict[str, str]:
 
 def phantom(study: str, folder: Path, patients: int, mode: str = "default") -> None:
     """A synthetic cohort's files, with the images of a few."""
-    synthetic_cohorts.write(study, folder, seed=0, mode=mode, patients=patients, tell=lambda at, of: None)
-    for person in [p for pattern in ("*/CRLM-CT-*", "*/BraTS-MET-*", "TCGA-*/TCGA-*") for p in sorted(folder.glob(pattern))][4:]:
+    synthetic_cohorts.write(
+        study, folder, seed=0, mode=mode, patients=patients, tell=lambda at, of: None
+    )
+    for person in [
+        p
+        for pattern in ("*/CRLM-CT-*", "*/BraTS-MET-*", "TCGA-*/TCGA-*")
+        for p in sorted(folder.glob(pattern))
+    ][4:]:
         shutil.rmtree(person)
 
 
@@ -59,10 +74,17 @@ def nothing(folder: Path) -> Fill:
 
 
 def repository(folder: Path) -> Fill:
-    """`make` in the project itself, where the environment is ready; else there would be a download."""
-    if not (ROOT / ".venv").is_dir() or subprocess.run(["make", "-q", "setup"], cwd=ROOT, capture_output=True).returncode:
+    """`make` in the project itself, where the environment is ready; else there would be a
+    download."""
+    if (
+        not (ROOT / ".venv").is_dir()
+        or subprocess.run(["make", "-q", "setup"], cwd=ROOT, capture_output=True).returncode
+    ):
         pytest.skip("make setup would install something: .venv is not ready here")
-    return {"make simulation": f"make -C {ROOT} simulation ARGS='--prepare --phantom-patients 150 --out {folder}/runs'"}
+    return {
+        "make simulation": f"make -C {ROOT} simulation ARGS='--prepare --phantom-patients 150 "
+        f"--out {folder}/runs'"
+    }
 
 
 def gdc(folder: Path) -> Fill:
@@ -106,7 +128,16 @@ def hospitals(folder: Path) -> Fill:
         for n in range(240):
             event = rng.random() < 0.35
             marker = round(rng.gauss(6 if event else 4, 2), 1)
-            rows.writerow([f"P{n:04}", f"Hospital {'ABC'[n % 3]}", rng.randint(30, 85), rng.choice("FM"), marker, "yes" if event else "no"])
+            rows.writerow(
+                [
+                    f"P{n:04}",
+                    f"Hospital {'ABC'[n % 3]}",
+                    rng.randint(30, 85),
+                    rng.choice("FM"),
+                    marker,
+                    "yes" if event else "no",
+                ]
+            )
     return {}
 
 
@@ -152,7 +183,11 @@ def enrolled(folder: Path) -> Fill:
 def runs(folder: Path) -> Fill:
     (folder / "state" / "runs").mkdir(parents=True)
     # what stands before it lets it run in the coordinator's container
-    return {"podman exec -d CONTAINER ": "", "--state /state": "--state state", "/state/room.sock": "state/room.sock"}
+    return {
+        "podman exec -d CONTAINER ": "",
+        "--state /state": "--state state",
+        "/state/room.sock": "state/room.sock",
+    }
 
 
 WORLDS: dict[str, Callable[[Path], Fill]] = {

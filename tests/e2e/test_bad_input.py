@@ -1,4 +1,5 @@
-"""The command given what it cannot use: exit status, code, culprit, way out, and never a traceback or a lost run."""
+"""The command given what it cannot use: exit status, code, culprit, way out, and never a traceback
+or a lost run."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ def run(cwd: Path, *options: str) -> Done:
 
 
 def refused(done: Done, status: int, code: str, *said: str) -> None:
-    """It ended with this status, and what it wrote on stderr has the code, every word of `said`, and no traceback."""
+    """It ended with this status, and what it wrote on stderr has the code, every word of `said`,
+    and no traceback."""
     assert "Traceback" not in done.stderr + done.stdout, done.stderr
     assert done.returncode == status, done.stderr
     assert code in done.stderr
@@ -54,7 +56,11 @@ def refused(done: Done, status: int, code: str, *said: str) -> None:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +72,15 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def at(town: Path) -> tuple[str, ...]:
-    return ("--study", str(town / "town.toml"), "--data", str(town / "data"), "--folds", "3", *SMALL)
+    return (
+        "--study",
+        str(town / "town.toml"),
+        "--data",
+        str(town / "data"),
+        "--folds",
+        "3",
+        *SMALL,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +102,7 @@ def state_hash(folder: Path) -> str:
     return str(json.loads((folder / "report.json").read_text())["state_hash"])
 
 
-# ---- options ----------------------------------------------------------------------------------------------------------------
+# ---- options -------------------------------------------------------------------------------------
 
 OPTIONS: list[tuple[tuple[str, ...], int, str, tuple[str, ...]]] = [
     (("--unknown",), 2, "", ("unrecognized arguments: --unknown",)),
@@ -106,7 +120,12 @@ OPTIONS: list[tuple[tuple[str, ...], int, str, tuple[str, ...]]] = [
     (("--learners", "logistik"), 2, "C02", ("'logistik'", "boosting", "logistic")),
     (("--set", "logistic.l3=1"), 2, "C01", ("'l3'", "it has", "l2")),
     (("--set", "logistic.l2=much"), 2, "C01", ("l2='much'", "expected float", "default 1.0")),
-    (("--set", "boosting.trees=2"), 2, "C01", ("'boosting'", "does not train (importance, logistic, preprocessing)")),
+    (
+        ("--set", "boosting.trees=2"),
+        2,
+        "C01",
+        ("'boosting'", "does not train (importance, logistic, preprocessing)"),
+    ),
     (("--set", "logistic"), 2, "C01", ("learner.key=value",)),
     (("--strategy", "best"), 2, "C01", ("'best'", "fedavg")),
     (("--folds", "1"), 2, "C01", ("parts = 1",)),
@@ -129,25 +148,54 @@ OPTIONS: list[tuple[tuple[str, ...], int, str, tuple[str, ...]]] = [
     (("--epsilon", "0"), 2, "C01", ("different numbers above 0",)),
     (("--epsilon", "3", "--delta", "0.5"), 2, "C01", ("--delta 0.5", "below 1 / (patients)")),
     (("--epsilon", "3", "--evaluations", "leave_one_site_out"), 2, "C01", ("add within_site",)),
-    (("--audit", "--evaluations", "leave_one_site_out"), 2, "C01", ("--audit needs", "add within_site")),
+    (
+        ("--audit", "--evaluations", "leave_one_site_out"),
+        2,
+        "C01",
+        ("--audit needs", "add within_site"),
+    ),
     (("--audit", "--delta", "0.5"), 2, "C01", ("--delta 0.5",)),
     (("--noise-seed", "3"), 2, "C01", ("give both, or neither",)),
     (("--bootstraps", "5"), 2, "C01", ("--bootstraps 5", "at least 100")),
     (("--minimum-site", "0"), 2, "C01", ("--minimum-site 0",)),
     (("--partition", "even", "--virtual-sites", "1"), 2, "C01", ("--virtual-sites 1",)),
-    (("--partition", "even", "--virtual-sites", "5000"), 3, "D09", ("virtual sites would be empty", "fewer --virtual-sites")),
+    (
+        ("--partition", "even", "--virtual-sites", "5000"),
+        3,
+        "D09",
+        ("virtual sites would be empty", "fewer --virtual-sites"),
+    ),
     (("--source", "elsewhere"), 2, "C02", ("elsewhere",)),
     (("--data", "nowhere"), 3, "D00", ("nowhere", "Check the path")),
     (("--data", "empty"), 3, "D00", ("empty", "patients.csv", "data folder")),
     (("--out", "file"), 6, "S03", ("'file/", "choose another --out")),
-    (("--resume", "empty"), 6, "S01", ("'empty'", "not the folder of a simulation", "the folder that the run printed")),
+    (
+        ("--resume", "empty"),
+        6,
+        "S01",
+        ("'empty'", "not the folder of a simulation", "the folder that the run printed"),
+    ),
     (("--resume", "file"), 6, "S01", ("'file'", "not the folder of a simulation")),
-    (("--minimum-patients", "1000"), 3, "D09", ("a sum must cover 1000", "a lower --minimum-patients")),
+    (
+        ("--minimum-patients", "1000"),
+        3,
+        "D09",
+        ("a sum must cover 1000", "a lower --minimum-patients"),
+    ),
 ]
 
 
-@pytest.mark.parametrize(("options", "status", "code", "said"), OPTIONS, ids=[" ".join(o[0]) for o in OPTIONS])
-def test_a_wrong_option(town: Path, tmp_path: Path, options: tuple[str, ...], status: int, code: str, said: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("options", "status", "code", "said"), OPTIONS, ids=[" ".join(o[0]) for o in OPTIONS]
+)
+def test_a_wrong_option(
+    town: Path,
+    tmp_path: Path,
+    options: tuple[str, ...],
+    status: int,
+    code: str,
+    said: tuple[str, ...],
+) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     (tmp_path / "other").mkdir()
@@ -157,7 +205,10 @@ def test_a_wrong_option(town: Path, tmp_path: Path, options: tuple[str, ...], st
 
 
 def test_a_study_without_synthetic_cohort_asks_for_its_tables(tmp_path: Path) -> None:
-    renamed = "import dataclasses\nfrom common.study.load import load\nSTUDY = dataclasses.replace(load('liver_recurrence'), name='mine')\n"
+    renamed = (
+        "import dataclasses\nfrom common.study.load import load\nSTUDY = "
+        "dataclasses.replace(load('liver_recurrence'), name='mine')\n"
+    )
     (tmp_path / "mine.py").write_text(renamed)
     refused(run(tmp_path, "--study", str(tmp_path / "mine.py")), 2, "C01", "'mine'", "--data PATH")
 
@@ -170,19 +221,54 @@ def test_every_fault_of_a_study_file_at_once(town: Path, tmp_path: Path) -> None
     )
     (tmp_path / "town.toml").write_text(broken)
     done = run(tmp_path, "--study", "town.toml", "--data", str(town / "data"))
-    refused(done, 2, "C02", "3 faults", "'questoin'; did you mean 'question'?", "'age'", "lacks 'low'", "'colour'")
+    refused(
+        done,
+        2,
+        "C02",
+        "3 faults",
+        "'questoin'; did you mean 'question'?",
+        "'age'",
+        "lacks 'low'",
+        "'colour'",
+    )
 
 
-# ---- data -------------------------------------------------------------------------------------------------------------------
+# ---- data ----------------------------------------------------------------------------------------
 
 REFUSED = [f for f in table_faults.FAULTS if f.answer == "error"]
 
 CULPRIT = {
-    "undeclared null token": ("clinical.tsv", "'demographic.age_at_index'", "'n.k.' in 6 rows", "nulls"),
-    "age in days": ("clinical.tsv", "'demographic.age_at_index'", "outside 0 to 120 years", "looks like days", "declared unit"),
-    "another CEA unit": ("follow_up.tsv", "'molecular_tests.test_units'", "'U/mL'", "Convert these rows"),
-    "value outside the vocabulary": ("clinical.tsv", "'diagnoses.tissue_or_organ_of_origin'", "'Stomach, NOS' in 2 rows", "Map "),
-    "undeclared label value": ("clinical.tsv", "'diagnoses.ajcc_pathologic_m'", "'distant' in 2 rows", "Map "),
+    "undeclared null token": (
+        "clinical.tsv",
+        "'demographic.age_at_index'",
+        "'n.k.' in 6 rows",
+        "nulls",
+    ),
+    "age in days": (
+        "clinical.tsv",
+        "'demographic.age_at_index'",
+        "outside 0 to 120 years",
+        "looks like days",
+        "declared unit",
+    ),
+    "another CEA unit": (
+        "follow_up.tsv",
+        "'molecular_tests.test_units'",
+        "'U/mL'",
+        "Convert these rows",
+    ),
+    "value outside the vocabulary": (
+        "clinical.tsv",
+        "'diagnoses.tissue_or_organ_of_origin'",
+        "'Stomach, NOS' in 2 rows",
+        "Map ",
+    ),
+    "undeclared label value": (
+        "clinical.tsv",
+        "'diagnoses.ajcc_pathologic_m'",
+        "'distant' in 2 rows",
+        "Map ",
+    ),
     "missing column": ("clinical.tsv", "'diagnoses.prior_malignancy'", "Rename the column"),
     "missing label column": ("clinical.tsv", "'diagnoses.ajcc_pathologic_m'", "Rename the column"),
     "missing key column": ("pathology_detail.tsv", "'cases.submitter_id'", "Rename the column"),
@@ -190,9 +276,23 @@ CULPRIT = {
     "truncated file": ("clinical.tsv", "line 6", "truncated", "export it again"),
     "empty file": ("follow_up.tsv", "0 bytes", "again"),
     "missing file": ("clinical.tsv", "--data"),
-    "no known label": ("clinical.tsv", "631 are kept and none has a known label", "Check the filters"),
-    "patient at two sites": ("clinical.tsv", "'cases.case_id'", "10 persons", "TCGA-AA-Z23O = TCGA-CM-Z23O", "Give each person one id"),
-    "outcome as feature": ("'prior_malignancy'", "'diagnoses.ajcc_pathologic_stage'", "remove it from the features"),
+    "no known label": (
+        "clinical.tsv",
+        "631 are kept and none has a known label",
+        "Check the filters",
+    ),
+    "patient at two sites": (
+        "clinical.tsv",
+        "'cases.case_id'",
+        "10 persons",
+        "TCGA-AA-Z23O = TCGA-CM-Z23O",
+        "Give each person one id",
+    ),
+    "outcome as feature": (
+        "'prior_malignancy'",
+        "'diagnoses.ajcc_pathologic_stage'",
+        "remove it from the features",
+    ),
 }
 
 
@@ -210,18 +310,37 @@ def broken(phantom: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("fault", REFUSED, ids=lambda f: f.name)
-def test_a_table_that_cannot_be_used(broken: Path, tmp_path: Path, fault: table_faults.Planted) -> None:
+def test_a_table_that_cannot_be_used(
+    broken: Path, tmp_path: Path, fault: table_faults.Planted
+) -> None:
     fault.plant(broken)
-    source = ("--source", str(broken / table_faults.MAPPING)) if (broken / table_faults.MAPPING).exists() else ()
+    source = (
+        ("--source", str(broken / table_faults.MAPPING))
+        if (broken / table_faults.MAPPING).exists()
+        else ()
+    )
     done = run(tmp_path, "--data", "data", *SMALL, *source)
     refused(done, 4 if fault.code.startswith("L") else 3, fault.code, *CULPRIT[fault.name])
 
 
 def test_every_fault_of_the_tables_at_once(broken: Path, tmp_path: Path) -> None:
-    for name in ("undeclared null token", "another CEA unit", "value outside the vocabulary", "undeclared label value"):
+    for name in (
+        "undeclared null token",
+        "another CEA unit",
+        "value outside the vocabulary",
+        "undeclared label value",
+    ):
         table_faults.named(name).plant(broken)
     done = run(tmp_path, "--data", "data", *SMALL)
-    refused(done, 3, "4 faults", "D01 coad/clinical.tsv", "D03 coad/clinical.tsv", "D07 coad/follow_up.tsv", "'Stomach, NOS'")
+    refused(
+        done,
+        3,
+        "4 faults",
+        "D01 coad/clinical.tsv",
+        "D03 coad/clinical.tsv",
+        "D07 coad/follow_up.tsv",
+        "'Stomach, NOS'",
+    )
 
 
 def test_a_copied_label_is_a_leak(broken: Path, tmp_path: Path) -> None:
@@ -235,10 +354,18 @@ def test_a_site_with_one_class_runs_and_is_not_estimable(broken: Path, tmp_path:
     table_faults.named("one-class site").plant(broken)
     done = run(tmp_path, "--data", "data", *SMALL)
     assert done.returncode == 0, done.stderr
-    line = next(x for x in done.stdout.splitlines() if x.startswith("│ Christiana") and "not estimable" in x)
+    line = next(
+        x for x in done.stdout.splitlines() if x.startswith("│ Christiana") and "not estimable" in x
+    )
     assert re.findall(r"\d\.\d{3}", line) == []
-    report = json.loads((tmp_path / done.stdout.strip().splitlines()[-1] / "report.json").read_text())
-    mine = [r for r in report["results"] if r["site"] == "Christiana" and r["metric"] != "no_information_rate"]
+    report = json.loads(
+        (tmp_path / done.stdout.strip().splitlines()[-1] / "report.json").read_text()
+    )
+    mine = [
+        r
+        for r in report["results"]
+        if r["site"] == "Christiana" and r["metric"] != "no_information_rate"
+    ]
     assert mine
     assert all((r["estimable"], r["value"], r["events"]) == (False, None, 0) for r in mine)
     assert all(r["worst_site"] != "Christiana" for r in report["between_sites"])
@@ -263,13 +390,17 @@ def test_a_site_without_patients_is_no_site(broken: Path, tmp_path: Path) -> Non
     assert sum(e["n"] for e in report["flow"]["excluded"]) > 20
 
 
-# ---- run folders ------------------------------------------------------------------------------------------------------------
+# ---- run folders ---------------------------------------------------------------------------------
 
 
-def test_runs_begun_together_get_folders_of_their_own(town: Path, tmp_path: Path, finished: Path) -> None:
+def test_runs_begun_together_get_folders_of_their_own(
+    town: Path, tmp_path: Path, finished: Path
+) -> None:
     before = digests(finished)
     # into the folder that holds a finished run
-    processes = [start(tmp_path, *at(town), "--prepare", "--out", str(finished.parent)) for _ in range(3)]
+    processes = [
+        start(tmp_path, *at(town), "--prepare", "--out", str(finished.parent)) for _ in range(3)
+    ]
     folders = []
     for process in processes:
         out, err = process.communicate(timeout=100)
@@ -277,18 +408,27 @@ def test_runs_begun_together_get_folders_of_their_own(town: Path, tmp_path: Path
         folders.append(Path(out.strip().splitlines()[-1]))
     assert len(set(folders)) == 3
     assert finished not in folders
-    assert all((f / "simulation.json").is_file() and len(list((f / "sites").glob("*/site.toml"))) == 2 for f in folders)
+    assert all(
+        (f / "simulation.json").is_file() and len(list((f / "sites").glob("*/site.toml"))) == 2
+        for f in folders
+    )
     assert digests(finished) == before
 
 
-def test_a_name_that_is_taken_is_not_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_is_taken_is_not_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(simulation.time, "strftime", lambda form: "20260101-000000")
     args = parser().parse_args(["--out", str(tmp_path / "runs")])
     made = [simulation.new_folder(Path(args.out), args.study, {}) for _ in range(3)]
-    assert [f.name for f in made] == [f"20260101-000000-colorectal_metastasis{n}" for n in ("", "-2", "-3")]
+    assert [f.name for f in made] == [
+        f"20260101-000000-colorectal_metastasis{n}" for n in ("", "-2", "-3")
+    ]
 
 
-def test_resuming_a_finished_run_changes_nothing_that_was_learnt(copy: Path, finished: Path) -> None:
+def test_resuming_a_finished_run_changes_nothing_that_was_learnt(
+    copy: Path, finished: Path
+) -> None:
     states = digests(copy / "state")
     done = run(copy.parent, "--resume", str(copy), "--json")
     assert done.returncode == 0, done.stderr
@@ -304,13 +444,25 @@ def test_resuming_with_other_data_is_refused(town: Path, tmp_path: Path) -> None
     table = mine / "data" / "patients.csv"
     lines = table.read_text().splitlines()
     table.write_text("\n".join(lines[:-1]) + "\n")
-    refused(run(tmp_path, "--resume", folder), 6, "S01", "the data changed", "put the old files back, or start a new run")
+    refused(
+        run(tmp_path, "--resume", folder),
+        6,
+        "S01",
+        "the data changed",
+        "put the old files back, or start a new run",
+    )
 
 
 def test_resuming_with_another_configuration_is_refused(copy: Path) -> None:
     settings = json.loads((copy / "simulation.json").read_text())
     (copy / "simulation.json").write_text(json.dumps({**settings, "seed": 5}))
-    refused(run(copy.parent, "--resume", str(copy)), 6, "S01", "another configuration", "seed: 0 then, 5 now")
+    refused(
+        run(copy.parent, "--resume", str(copy)),
+        6,
+        "S01",
+        "another configuration",
+        "seed: 0 then, 5 now",
+    )
 
 
 def _line_altered(folder: Path) -> None:
@@ -354,15 +506,31 @@ def _state_gone(folder: Path) -> None:
     ],
     ids=lambda x: getattr(x, "__name__", ""),
 )
-def test_a_damaged_run_is_not_gone_on_with(copy: Path, damage: Callable[[Path], None], said: tuple[str, ...]) -> None:
+def test_a_damaged_run_is_not_gone_on_with(
+    copy: Path, damage: Callable[[Path], None], said: tuple[str, ...]
+) -> None:
     damage(copy)
-    after = digests(copy / "state") | {"ledger": hashlib.sha256((copy / "ledger.jsonl").read_bytes()).hexdigest()}
-    refused(run(copy.parent, "--resume", str(copy)), 6, "S02", *said, "restore the run folder", "start a new run")
-    assert digests(copy / "state") | {"ledger": hashlib.sha256((copy / "ledger.jsonl").read_bytes()).hexdigest()} == after
+    after = digests(copy / "state") | {
+        "ledger": hashlib.sha256((copy / "ledger.jsonl").read_bytes()).hexdigest()
+    }
+    refused(
+        run(copy.parent, "--resume", str(copy)),
+        6,
+        "S02",
+        *said,
+        "restore the run folder",
+        "start a new run",
+    )
+    assert (
+        digests(copy / "state")
+        | {"ledger": hashlib.sha256((copy / "ledger.jsonl").read_bytes()).hexdigest()}
+        == after
+    )
 
 
 def test_a_ledger_line_that_was_cut_short_is_not_damage(copy: Path, finished: Path) -> None:
-    """What a loss of power leaves: the last line is taken off, and the run goes on from the one before."""
+    """What a loss of power leaves: the last line is taken off, and the run goes on from the one
+    before."""
     path = copy / "ledger.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-2]) + lines[-2][:40])
@@ -371,10 +539,12 @@ def test_a_ledger_line_that_was_cut_short_is_not_damage(copy: Path, finished: Pa
     assert json.loads(done.stdout)["state_hash"] == state_hash(finished)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     (again,) = [line for line in lines if line["kind"] == "resume"]
-    assert (again["torn"], again["lost"]) == (40, 1), "that a whole line was lost, too, is on record"
+    assert (again["torn"], again["lost"]) == (40, 1), (
+        "that a whole line was lost, too, is on record"
+    )
 
 
-# ---- interruption and a full disk -------------------------------------------------------------------------------------------
+# ---- interruption and a full disk ----------------------------------------------------------------
 
 
 def test_ctrl_c_and_going_on(town: Path, tmp_path: Path, finished: Path) -> None:
@@ -399,7 +569,8 @@ def test_ctrl_c_and_going_on(town: Path, tmp_path: Path, finished: Path) -> None
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """`small_disk(kilobytes)`: a file system of that size; called again, it has another size and what it held."""
+    """`small_disk(kilobytes)`: a file system of that size; called again, it has another size and
+    what it held."""
     at = tmp_path / "disk"
     at.mkdir()
     mounted = False
@@ -407,7 +578,9 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     def sized(kilobytes: int) -> Path:
         nonlocal mounted
         how = f"{'remount,' if mounted else ''}size={kilobytes}k"
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", how, "tmpfs", str(at)], capture_output=True, text=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", how, "tmpfs", str(at)], capture_output=True, text=True
+        )
         if done.returncode:
             pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
         mounted = True
@@ -424,14 +597,28 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 
 @pytest.mark.parametrize(
     "share",
-    [pytest.param(0.2, marks=pytest.mark.slow), 0.4, pytest.param(0.6, marks=pytest.mark.slow), pytest.param(0.9, marks=pytest.mark.slow)],
+    [
+        pytest.param(0.2, marks=pytest.mark.slow),
+        0.4,
+        pytest.param(0.6, marks=pytest.mark.slow),
+        pytest.param(0.9, marks=pytest.mark.slow),
+    ],
 )
-def test_a_full_disk_and_going_on(town: Path, tmp_path: Path, finished: Path, small_disk: Callable[[int], Path], share: float) -> None:
+def test_a_full_disk_and_going_on(
+    town: Path, tmp_path: Path, finished: Path, small_disk: Callable[[int], Path], share: float
+) -> None:
     """`share`: of what a whole run takes."""
     takes = sum((p.stat().st_size + 4095) // 4096 * 4 for p in finished.rglob("*") if p.is_file())
     disk = small_disk(int(share * takes))
     done = run(tmp_path, *at(town), "--out", str(disk))
-    refused(done, 6, "[S03]", "cannot be written (No space left on device)", "free space", "resume the run")
+    refused(
+        done,
+        6,
+        "[S03]",
+        "cannot be written (No space left on device)",
+        "free space",
+        "resume the run",
+    )
     (folder,) = disk.iterdir()
     assert not (folder / "model" / "checksums.sha256").exists()
     small_disk(20 * takes)
@@ -442,7 +629,9 @@ def test_a_full_disk_and_going_on(town: Path, tmp_path: Path, finished: Path, sm
     assert report["results"] == json.loads((finished / "report.json").read_text())["results"]
 
 
-def test_a_disk_that_is_full_before_the_first_round(tmp_path: Path, small_disk: Callable[[int], Path]) -> None:
+def test_a_disk_that_is_full_before_the_first_round(
+    tmp_path: Path, small_disk: Callable[[int], Path]
+) -> None:
     """The synthetic cohort itself does not fit."""
     disk = small_disk(100)
     done = run(tmp_path, *SMALL, "--partition", "even", "--virtual-sites", "2", "--out", str(disk))

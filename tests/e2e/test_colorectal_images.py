@@ -1,4 +1,5 @@
-"""CT by barcode as a user runs it: few of the table's patients have one, so that no network is trained, and the report says why."""
+"""CT by barcode as a user runs it: few of the table's patients have one, so that no network is
+trained, and the report says why."""
 
 from __future__ import annotations
 
@@ -19,8 +20,27 @@ pytestmark = pytest.mark.slow
 
 
 def simulate(out: Path, phantom: str) -> tuple[dict[str, Any], Path]:
-    options = ["--phantom", phantom, "--phantom-patients", str(PATIENTS), "--bootstraps", "100", "--set", "boosting.trees=6"]
-    command = [sys.executable, "-m", "simulation", "--study", "colorectal_metastasis", *options, "--json", "--out", str(out)]
+    options = [
+        "--phantom",
+        phantom,
+        "--phantom-patients",
+        str(PATIENTS),
+        "--bootstraps",
+        "100",
+        "--set",
+        "boosting.trees=6",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "simulation",
+        "--study",
+        "colorectal_metastasis",
+        *options,
+        "--json",
+        "--out",
+        str(out),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(done.stdout)
@@ -33,9 +53,14 @@ def pictured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     return simulate(tmp_path_factory.mktemp("images"), "images")
 
 
-def test_the_report_says_that_image_and_fusion_were_not_run_and_why(pictured: tuple[dict[str, Any], Path]) -> None:
+def test_the_report_says_that_image_and_fusion_were_not_run_and_why(
+    pictured: tuple[dict[str, Any], Path],
+) -> None:
     report, folder = pictured
-    why = "image, fusion: not run, no site holds images of 10 labelled patients of each of two classes"
+    why = (
+        "image, fusion: not run, no site holds images of 10 labelled patients of each of two "
+        "classes"
+    )
     assert why in report["not_run"]
     assert why in (folder / "report.html").read_text()
     assert {r["model"] for r in report["results"]} == {"clinical", "logistic", "boosting"}
@@ -43,17 +68,24 @@ def test_the_report_says_that_image_and_fusion_were_not_run_and_why(pictured: tu
     assert not [a for a in report["alarms"] if a.startswith("E11")]
 
 
-def test_the_flow_and_the_sites_account_for_the_images(pictured: tuple[dict[str, Any], Path]) -> None:
+def test_the_flow_and_the_sites_account_for_the_images(
+    pictured: tuple[dict[str, Any], Path],
+) -> None:
     report, folder = pictured
     flow = report["flow"]
     assert (
-        f"images: {synthetic_cohorts.IMAGED_PATIENTS} cases with an image, {flow['kept'] - synthetic_cohorts.IMAGED_PATIENTS - 1} "
+        f"images: {synthetic_cohorts.IMAGED_PATIENTS} cases with an image, "
+        f"{flow['kept'] - synthetic_cohorts.IMAGED_PATIENTS - 1} "
         "without, 1 quarantined "
         "(D06: 1)" in flow["notes"]
     )
     assert "D05: 1 patients with images are not in the table" in flow["notes"]
     sites = report["images"]["sites"]
-    assert sum(s["with_image"] for s in sites) == synthetic_cohorts.IMAGED_PATIENTS > sum(s["labelled_with_image"] for s in sites)
+    assert (
+        sum(s["with_image"] for s in sites)
+        == synthetic_cohorts.IMAGED_PATIENTS
+        > sum(s["labelled_with_image"] for s in sites)
+    )
     assert sum(s["expert_outlines"] for s in sites) == 0
     assert report["images"]["adds"] == report["images"]["roi_source"] == []
     assert report["images"]["fusion"] is report["images"]["explanation"] is None
@@ -61,10 +93,14 @@ def test_the_flow_and_the_sites_account_for_the_images(pictured: tuple[dict[str,
         assert "TCGA-AA-Z" not in (folder / name).read_text()
 
 
-def test_the_clinical_models_are_those_of_the_cohort_without_images(pictured: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+def test_the_clinical_models_are_those_of_the_cohort_without_images(
+    pictured: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
     report, _ = pictured
     plain, _ = simulate(tmp_path, "default")
     assert plain["images"] is None
-    assert any(n.startswith("image, fusion: not run, no site holds images") for n in plain["not_run"])
+    assert any(
+        n.startswith("image, fusion: not run, no site holds images") for n in plain["not_run"]
+    )
     assert report["results"] == plain["results"]
     assert report["differences"] == plain["differences"]

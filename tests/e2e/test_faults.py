@@ -1,6 +1,8 @@
-"""What hospitals do to a run: each process killed in the middle of a round, the network cut, sites that leave and come back.
+"""What hospitals do to a run: each process killed in the middle of a round, the network cut, sites
+that leave and come back.
 
-Each ends in the state hash of an undisturbed run, at once or after `fedmets server resume`, or in the outcome that is documented.
+Each ends in the state hash of an undisturbed run, at once or after `fedmets server resume`, or in
+the outcome that is documented.
 """
 
 from __future__ import annotations
@@ -21,7 +23,10 @@ from server.ledger import ledger
 from tests.e2e import town as towns
 from tests.e2e.town import Town
 
-pytestmark = [pytest.mark.timeout(1500), pytest.mark.skipif(bool(towns.possible()), reason=towns.possible())]
+pytestmark = [
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(bool(towns.possible()), reason=towns.possible()),
+]
 some = pytest.mark.slow
 every = pytest.mark.faults
 SPARE = "Latecomer"
@@ -31,7 +36,9 @@ Place = tuple[Town, list[str], str]
 def mounted(folder: Path, size: str) -> bool:
     """A small disk; can this machine mount one?"""
     folder.mkdir(parents=True, exist_ok=True)
-    return not subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(folder)]).returncode
+    return not subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(folder)]
+    ).returncode
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +67,8 @@ def resumed(town: Town, folder: Path) -> str:
 
 
 def back(town: Town, site: str, *before: str) -> None:
-    """A courier started as its container would be: again, where Flower does not take it in because it thinks that it is still there."""
+    """A courier started as its container would be: again, where Flower does not take it in because
+    it thinks that it is still there."""
     for _ in range(8):
         courier = town.courier(site, *before)
         try:
@@ -81,9 +89,13 @@ def test_the_station_killed_in_mid_round(place: Place) -> None:
     assert town.hash(folder) == want
 
 
-@pytest.mark.parametrize("who", [pytest.param("flwr-serverapp", marks=some), pytest.param("flower-superlink", marks=every)])
+@pytest.mark.parametrize(
+    "who",
+    [pytest.param("flwr-serverapp", marks=some), pytest.param("flower-superlink", marks=every)],
+)
 def test_the_coordinator_killed_in_mid_round(place: Place, who: str) -> None:
-    """The SuperLink comes back with its nodes; the run does not, whichever of the two was killed, and is resumed."""
+    """The SuperLink comes back with its nodes; the run does not, whichever of the two was killed,
+    and is resumed."""
     town, _, want = place
     process, folder = town.begin(2, 2)
     town.until(lambda: town.kill(who) >= 1, 30)
@@ -131,7 +143,9 @@ def test_a_supernode_killed_in_mid_round_and_started_again(place: Place) -> None
     assert town.kill("flower-supernode", town.home(names[1]).name) >= 1
     back(town, names[1])
     code = ended(process)
-    if code:  # Flower calls the node unavailable for a while, and the retries are over before it is back
+    if (
+        code
+    ):  # Flower calls the node unavailable for a while, and the retries are over before it is back
         assert code == 5
         assert f"{names[1]}: R02" in town.log("run")
         assert resumed(town, folder) == want
@@ -163,7 +177,7 @@ def test_a_site_that_leaves_for_good_is_named(place: Place) -> None:
     assert resumed(town, folder) == want
 
 
-# ---- disks ---------------------------------------------------------------------------------------------------------------------
+# ---- disks ---------------------------------------------------------------------------------------
 
 
 @every
@@ -200,7 +214,7 @@ def test_a_full_disk_at_the_coordinator(place: Place) -> None:
     assert resumed(town, folder) == want
 
 
-# ---- clocks and certificates -----------------------------------------------------------------------------------------------------
+# ---- clocks and certificates ---------------------------------------------------------------------
 
 CLOCK = """
 import sys, time, types
@@ -222,7 +236,10 @@ def test_a_site_whose_clock_is_a_day_ahead_is_named(place: Place) -> None:
     assert done.returncode == 5
     assert "R03" in done.stderr
     assert f"'{names[0]}' cannot take part: P04" in done.stderr
-    assert "check the clocks" in (town.folder / "site-state" / slug(names[0]) / "station.log").read_text()
+    assert (
+        "check the clocks"
+        in (town.folder / "site-state" / slug(names[0]) / "station.log").read_text()
+    )
     town.end_station(names[0])
     town.station(names[0])
     process, folder = town.begin(2, 0)
@@ -231,12 +248,18 @@ def test_a_site_whose_clock_is_a_day_ahead_is_named(place: Place) -> None:
 
 
 @every
-def test_a_certificate_that_expires_in_mid_round_is_renewed_and_the_run_goes_on(place: Place) -> None:
+def test_a_certificate_that_expires_in_mid_round_is_renewed_and_the_run_goes_on(
+    place: Place,
+) -> None:
     town, names, want = place
     process, folder = town.begin(2, 2)
     for name in ("server.key", "server.pem"):
         (town.coordinator / name).unlink()
-    pki.server(town.coordinator, ["127.0.0.1"], datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=500))
+    pki.server(
+        town.coordinator,
+        ["127.0.0.1"],
+        datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=500),
+    )
     town.until(lambda: "[R08]" in town.log("coordinator"), 30)
     town.kill("nginx")  # it comes back with what is expired, and every courier is cut off
     time.sleep(20)
@@ -253,7 +276,7 @@ def test_a_certificate_that_expires_in_mid_round_is_renewed_and_the_run_goes_on(
     assert town.hash(folder) == want or resumed(town, folder) == want
 
 
-# ---- a site behind an HTTPS proxy ------------------------------------------------------------------------------------------------
+# ---- a site behind an HTTPS proxy ----------------------------------------------------------------
 
 PROXY = """
 import asyncio, sys
@@ -288,10 +311,29 @@ def test_a_courier_and_the_doctor_go_through_a_proxy_where_there_is_one(place: P
     town, names, want = place
     town.start("https-proxy", towns.PYTHON, "-c", PROXY, inside=True)
     town.until(lambda: "proxy is up" in town.log("https-proxy"), 30)
-    through = ("env", "HTTPS_PROXY=http://127.0.0.1:3128", "https_proxy=http://127.0.0.1:3128", "NO_PROXY=", "no_proxy=")
-    told = town.call(*through, towns.PYTHON, "-m", "deploy", "reach", str(town.home(names[1])), "--json", inside=True, check=False)
+    through = (
+        "env",
+        "HTTPS_PROXY=http://127.0.0.1:3128",
+        "https_proxy=http://127.0.0.1:3128",
+        "NO_PROXY=",
+        "no_proxy=",
+    )
+    told = town.call(
+        *through,
+        towns.PYTHON,
+        "-m",
+        "deploy",
+        "reach",
+        str(town.home(names[1])),
+        "--json",
+        inside=True,
+        check=False,
+    )
     rows = {r["check"]: r for r in json.loads(told.stdout)["findings"]}
-    assert (rows["connection"]["state"], rows["proxy"]["said"]) == ("ok", "through http://127.0.0.1:3128"), rows
+    assert (rows["connection"]["state"], rows["proxy"]["said"]) == (
+        "ok",
+        "through http://127.0.0.1:3128",
+    ), rows
     assert "CONNECT 127.0.0.1:8443" in town.log("https-proxy")
     before = town.log("https-proxy").count("CONNECT")
     for name in names:
@@ -303,7 +345,7 @@ def test_a_courier_and_the_doctor_go_through_a_proxy_where_there_is_one(place: P
     assert town.log("https-proxy").count("CONNECT 127.0.0.1:8443") > before
 
 
-# ---- sites that lie, with their own key ------------------------------------------------------------------------------------------
+# ---- sites that lie, with their own key ----------------------------------------------------------
 
 LIAR = """
 import sys
@@ -340,8 +382,12 @@ sys.exit(main(["serve", *sys.argv[1:]]))
 
 
 @every
-@pytest.mark.parametrize(("how", "code"), [("nan", "P02"), ("shape", "P02"), ("large", "P02"), ("replay", "P05")])
-def test_a_site_that_lies_is_named_and_the_run_goes_on_when_it_is_honest_again(place: Place, how: str, code: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "code"), [("nan", "P02"), ("shape", "P02"), ("large", "P02"), ("replay", "P05")]
+)
+def test_a_site_that_lies_is_named_and_the_run_goes_on_when_it_is_honest_again(
+    place: Place, how: str, code: str
+) -> None:
     town, names, want = place
     town.end_station(names[0])
     state = town.folder / "site-state" / slug(names[0]) / "station"
@@ -356,7 +402,7 @@ def test_a_site_that_lies_is_named_and_the_run_goes_on_when_it_is_honest_again(p
     assert resumed(town, folder) == want
 
 
-# ---- last, for Flower calls a node that was killed online for a while ------------------------------------------------------------
+# ---- last, for Flower calls a node that was killed online for a while ----------------------------
 
 
 @every

@@ -1,4 +1,5 @@
-"""The same two apps on Flower's own engines: Ray in process, `flwr run` on the simulation engine, a SuperLink with two SuperNodes.
+"""The same two apps on Flower's own engines: Ray in process, `flwr run` on the simulation engine, a
+SuperLink with two SuperNodes.
 
 All of them must give the bits that the in-process Grid gives.
 """
@@ -22,7 +23,18 @@ from server.ledger import ledger
 from tests.paths import ROOT
 
 BIN = Path(sys.executable).parent
-TABLE = ["--learners", "logistic", "--partition", "even", "--virtual-sites", "2", "--bootstraps", "100", "--evaluations", "within_site"]
+TABLE = [
+    "--learners",
+    "logistic",
+    "--partition",
+    "even",
+    "--virtual-sites",
+    "2",
+    "--bootstraps",
+    "100",
+    "--evaluations",
+    "within_site",
+]
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -36,7 +48,12 @@ pytestmark = pytest.mark.slow
 def simulation(cwd: Path, *options: str) -> str:
     env = {**os.environ, **QUIET, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-m", "simulation", *TABLE, *options], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "simulation", *TABLE, *options],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -58,7 +75,10 @@ def flower(tmp_path: Path) -> Iterator[dict[str, str]]:
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "FEDMETS_TEST": str(tmp_path),
     }
-    env |= {"FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port()), "FLWR_LOCAL_CONTROL_API_PORT": str(port())}
+    env |= {
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port()),
+        "FLWR_LOCAL_CONTROL_API_PORT": str(port()),
+    }
     (tmp_path / "flwr").mkdir()
     yield env
     for proc in Path("/proc").glob("[0-9]*"):
@@ -102,16 +122,23 @@ def config(folder: Path, out: Path, sites: bool) -> str:
         "keys": str(folder / "coordinator"),
         "expect": 2,
     }
-    return " ".join(f"{k}={json.dumps(v)}" for k, v in {**keys, **({"sites": str(folder / "sites")} if sites else {})}.items())
+    return " ".join(
+        f"{k}={json.dumps(v)}"
+        for k, v in {**keys, **({"sites": str(folder / "sites")} if sites else {})}.items()
+    )
 
 
 def test_ray(expected: str, tmp_path: Path) -> None:
     assert json.loads(simulation(tmp_path, "--engine", "ray", "--json"))["state_hash"] == expected
 
 
-def test_flwr_run_on_the_simulation_engine(expected: str, tmp_path: Path, flower: dict[str, str]) -> None:
+def test_flwr_run_on_the_simulation_engine(
+    expected: str, tmp_path: Path, flower: dict[str, str]
+) -> None:
     folder = prepared(tmp_path)
-    (tmp_path / "flwr" / "config.toml").write_text('[superlink]\ndefault = "local"\n[superlink.local]\naddress = ":local:"\n')
+    (tmp_path / "flwr" / "config.toml").write_text(
+        '[superlink]\ndefault = "local"\n[superlink.local]\naddress = ":local:"\n'
+    )
     started = subprocess.run(
         [
             "flwr",
@@ -132,11 +159,14 @@ def test_flwr_run_on_the_simulation_engine(expected: str, tmp_path: Path, flower
     assert finished(tmp_path / "out", 180) == expected
 
 
-def test_superlink_and_two_supernodes(expected: str, tmp_path: Path, flower: dict[str, str]) -> None:
+def test_superlink_and_two_supernodes(
+    expected: str, tmp_path: Path, flower: dict[str, str]
+) -> None:
     folder = prepared(tmp_path)
     at = port()
     (tmp_path / "flwr" / "config.toml").write_text(
-        f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "127.0.0.1:{at}"\ninsecure = true\n'
+        f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "127.0.0.1:{at}"\ninsecure = '
+        "true\n"
     )
     env = {**flower, "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05"}
 
@@ -144,7 +174,14 @@ def test_superlink_and_two_supernodes(expected: str, tmp_path: Path, flower: dic
 
     def start(name: str, *arguments: str) -> None:
         with open(tmp_path / f"{name}.log", "w") as log:
-            started.append(subprocess.Popen([str(BIN / arguments[0]), *arguments[1:]], env=env, stdout=log, stderr=subprocess.STDOUT))
+            started.append(
+                subprocess.Popen(
+                    [str(BIN / arguments[0]), *arguments[1:]],
+                    env=env,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            )
 
     start("superlink", "flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(at))
     wait(at)

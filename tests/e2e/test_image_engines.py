@@ -1,4 +1,5 @@
-"""A run with images gives the same bits on every engine, and after a kill in the middle of its networks' training."""
+"""A run with images gives the same bits on every engine, and after a kill in the middle of its
+networks' training."""
 
 from __future__ import annotations
 
@@ -20,12 +21,39 @@ from server.ledger import ledger
 from tests.paths import ROOT
 
 SMALL = (
-    *("--study", "liver_recurrence", "--phantom-patients", "120", "--virtual-sites", "2", "--bootstraps", "100"),
-    *("--learners", "logistic,image,fusion", "--evaluations", "within_site", "--set", "segmentation.rounds=1"),
-    *("--set", "segmentation.epochs=1", "--set", "autoencoder.rounds=1", "--set", "autoencoder.epochs=1"),
+    *(
+        "--study",
+        "liver_recurrence",
+        "--phantom-patients",
+        "120",
+        "--virtual-sites",
+        "2",
+        "--bootstraps",
+        "100",
+    ),
+    *(
+        "--learners",
+        "logistic,image,fusion",
+        "--evaluations",
+        "within_site",
+        "--set",
+        "segmentation.rounds=1",
+    ),
+    *(
+        "--set",
+        "segmentation.epochs=1",
+        "--set",
+        "autoencoder.rounds=1",
+        "--set",
+        "autoencoder.epochs=1",
+    ),
     *("--set", "image.rounds=3", "--set", "image.epochs=1"),
 )
-QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 pytestmark = pytest.mark.slow
 
 
@@ -34,7 +62,9 @@ def options(out: Path, *more: str) -> list[str]:
 
 
 def run(command: list[str]) -> str:
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **QUIET}, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **QUIET}, capture_output=True, text=True, timeout=500
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -56,13 +86,26 @@ def test_ray(expected: tuple[str, Path], tmp_path: Path) -> None:
     assert json.loads(told)["state_hash"] == expected[0]
 
 
-def test_flwr_run_by_the_line_that_prepare_prints(expected: tuple[str, Path], tmp_path: Path) -> None:
+def test_flwr_run_by_the_line_that_prepare_prints(
+    expected: tuple[str, Path], tmp_path: Path
+) -> None:
     (tmp_path / "flwr").mkdir()
-    ports = {f"FLWR_LOCAL_{name}_PORT": str(free()) for name in ("SUPERLINK_HTTP_API", "CONTROL_API")}
+    ports = {
+        f"FLWR_LOCAL_{name}_PORT": str(free()) for name in ("SUPERLINK_HTTP_API", "CONTROL_API")
+    }
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = {**os.environ, **QUIET, **ports, "PATH": path, "FLWR_HOME": str(tmp_path / "flwr"), "FEDMETS_TEST": str(tmp_path)}
+    env = {
+        **os.environ,
+        **QUIET,
+        **ports,
+        "PATH": path,
+        "FLWR_HOME": str(tmp_path / "flwr"),
+        "FEDMETS_TEST": str(tmp_path),
+    }
     env["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] = "1"
-    line, folder = run(options(tmp_path, "--cache", str(expected[1]), "--prepare")).strip().splitlines()[-2:]
+    line, folder = (
+        run(options(tmp_path, "--cache", str(expected[1]), "--prepare")).strip().splitlines()[-2:]
+    )
     words = [word for word in shlex.split(line) if word != "--stream"]
     try:
         done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=200)
@@ -85,7 +128,9 @@ def free() -> int:
         return int(s.getsockname()[1])
 
 
-def test_killed_among_the_networks_rounds_and_resumed(expected: tuple[str, Path], tmp_path: Path) -> None:
+def test_killed_among_the_networks_rounds_and_resumed(
+    expected: tuple[str, Path], tmp_path: Path
+) -> None:
     started = subprocess.Popen(
         options(tmp_path, "--cache", str(expected[1])),
         cwd=ROOT,
@@ -98,7 +143,11 @@ def test_killed_among_the_networks_rounds_and_resumed(expected: tuple[str, Path]
     while time.monotonic() < end and started.poll() is None:
         folder = next((p.parent for p in tmp_path.glob("*/ledger.jsonl")), None)
         lines = ledger.read(folder / "ledger.jsonl") if folder else []
-        if any(w["learner"] == "image" and w["phase"] == "train" for line in lines for w in line.get("work", ())):
+        if any(
+            w["learner"] == "image" and w["phase"] == "train"
+            for line in lines
+            for w in line.get("work", ())
+        ):
             break
         time.sleep(0.02)
     assert started.poll() is None, "the run ended before it was killed"

@@ -1,6 +1,8 @@
-"""A federation of real processes on one machine, for tests: proxy, SuperLink, couriers and stations, each where it would be.
+"""A federation of real processes on one machine, for tests: proxy, SuperLink, couriers and
+stations, each where it would be.
 
-The coordinator and the couriers are in a network namespace of their own, the stations in ones without a network.
+The coordinator and the couriers are in a network namespace of their own, the stations in ones
+without a network.
 """
 
 from __future__ import annotations
@@ -34,11 +36,24 @@ def possible() -> str:
         return "only root can make network namespaces"
     lacking = [c for c in ("ip", "unshare", "nginx") if shutil.which(c) is None]
     if lacking:
-        return f"{', '.join(lacking)} is not installed (apt-get install iproute2 util-linux nginx-light)"
+        return (
+            f"{', '.join(lacking)} is not installed (apt-get install iproute2 util-linux "
+            "nginx-light)"
+        )
     return ""
 
 
-SMALL = ("--learners", "logistic", "--partition", "even", "--bootstraps", "100", "--evaluations", "within_site", "--virtual-sites")
+SMALL = (
+    "--learners",
+    "logistic",
+    "--partition",
+    "even",
+    "--bootstraps",
+    "100",
+    "--evaluations",
+    "within_site",
+    "--virtual-sites",
+)
 
 
 class Town:
@@ -50,21 +65,41 @@ class Town:
         self.logs: dict[str, Path] = {}
         self.couriers: dict[str, list[subprocess.Popen[bytes]]] = {}
 
-    def call(self, *words: str, inside: bool = False, check: bool = True, seconds: float = 300) -> subprocess.CompletedProcess[str]:
+    def call(
+        self, *words: str, inside: bool = False, check: bool = True, seconds: float = 300
+    ) -> subprocess.CompletedProcess[str]:
         command = [*(["ip", "netns", "exec", self.space] if inside else []), *words]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, env=self.env())
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, env=self.env()
+        )
         told = "\n".join(f"--- {name}\n{self.log(name)[-3000:]}" for name in self.logs)
-        assert not check or done.returncode == 0, f"{words}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}\n{told}"
+        assert not check or done.returncode == 0, (
+            f"{words}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}\n{told}"
+        )
         return done
 
     def env(self) -> dict[str, str]:
-        return {**os.environ, "FEDMETS_TEST": str(self.folder), "PATH": f"{Path(PYTHON).parent}{os.pathsep}{os.environ['PATH']}"}
+        return {
+            **os.environ,
+            "FEDMETS_TEST": str(self.folder),
+            "PATH": f"{Path(PYTHON).parent}{os.pathsep}{os.environ['PATH']}",
+        }
 
     def start(self, name: str, *words: str, inside: bool) -> subprocess.Popen[bytes]:
         self.logs[name] = self.folder / f"{name}.log"
-        command = [*(["ip", "netns", "exec", self.space] if inside else ["unshare", "--net"]), *words]
+        command = [
+            *(["ip", "netns", "exec", self.space] if inside else ["unshare", "--net"]),
+            *words,
+        ]
         with open(self.logs[name], "ab") as log:
-            process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=self.env(), start_new_session=True)
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self.env(),
+                start_new_session=True,
+            )
         self.started.append(process)
         return process
 
@@ -72,13 +107,27 @@ class Town:
         return dict(json.loads(self.call(PYTHON, "-m", "deploy", *words, "--json").stdout))
 
     def provision(self, sites: Sequence[str], study: str, host: str = "127.0.0.1") -> None:
-        text = f'name = "town"\nhosts = ["{host}"]\nport = 8443\nstudies = ["{study}"]\nsites = {json.dumps(list(sites))}\n'
+        text = (
+            f'name = "town"\nhosts = ["{host}"]\nport = 8443\nstudies = ["{study}"]\nsites = '
+            f"{json.dumps(list(sites))}\n"
+        )
         (self.folder / "federation.toml").write_text(text)
-        told = self.deploy("provision", str(self.folder / "federation.toml"), "--out", str(self.folder / "kits"))
+        told = self.deploy(
+            "provision", str(self.folder / "federation.toml"), "--out", str(self.folder / "kits")
+        )
         for name in sites:
             home = self.home(name)
-            back = self.deploy("enroll", str(home), "--fingerprint", told["fingerprint to read out to each site"])
-            self.deploy("site", "add", str(self.coordinator), str(home / kit.ENROLMENT), "--fingerprint", back["fingerprint to read out"])
+            back = self.deploy(
+                "enroll", str(home), "--fingerprint", told["fingerprint to read out to each site"]
+            )
+            self.deploy(
+                "site",
+                "add",
+                str(self.coordinator),
+                str(home / kit.ENROLMENT),
+                "--fingerprint",
+                back["fingerprint to read out"],
+            )
 
     @property
     def coordinator(self) -> Path:
@@ -92,7 +141,15 @@ class Town:
 
     def open(self) -> None:
         self.start(
-            "coordinator", PYTHON, "-m", "deploy", "coordinator", str(self.coordinator), "--state", str(self.folder / "state"), inside=True
+            "coordinator",
+            PYTHON,
+            "-m",
+            "deploy",
+            "coordinator",
+            str(self.coordinator),
+            "--state",
+            str(self.folder / "state"),
+            inside=True,
         )
         # a node that comes before it is let in gives up at once
         nodes = len(list((self.coordinator / "nodes").iterdir()))
@@ -103,7 +160,15 @@ class Town:
         name = f"station-{site}"
         said = self.log(name).count("listens") if name in self.logs else 0
         words = before or (PYTHON, "-m", "client", "serve")
-        process = self.start(name, *words, "--site", str(self.home(site) / "site.toml"), "--socket", str(self.socket(site)), inside=False)
+        process = self.start(
+            name,
+            *words,
+            "--site",
+            str(self.home(site) / "site.toml"),
+            "--socket",
+            str(self.socket(site)),
+            inside=False,
+        )
         self.until(lambda: self.log(name).count("listens") > said, 60)
         return process
 
@@ -118,7 +183,15 @@ class Town:
         courier = self.start(
             f"courier-{site}",
             *before,
-            *(PYTHON, "-m", "deploy", "courier", str(self.home(site)), "--socket", str(self.socket(site))),
+            *(
+                PYTHON,
+                "-m",
+                "deploy",
+                "courier",
+                str(self.home(site)),
+                "--socket",
+                str(self.socket(site)),
+            ),
             *("--state", state, "--port", str(9100 + len(self.started))),
             inside=True,
         )
@@ -126,17 +199,27 @@ class Town:
         return courier
 
     def settle(
-        self, spare: str = "", count: int = 2, secure: bool = False, policy: str = "", more: Sequence[str] = ()
+        self,
+        spare: str = "",
+        count: int = 2,
+        secure: bool = False,
+        policy: str = "",
+        more: Sequence[str] = (),
     ) -> tuple[list[str], str]:
-        """Hospitals with a virtual cohort each, all of them up; their names, and the state hash that a simulation of them has.
+        """Hospitals with a virtual cohort each, all of them up; their names, and the state hash
+        that a simulation of them has.
 
-        spare: the name of one more, enrolled and not up. secure: they mask their sums. policy: what else stands in each site file.
-        more: options of the simulation.
+        spare: the name of one more, enrolled and not up. secure: they mask their sums. policy: what
+        else stands in each site file. more: options of the simulation.
         """
         small = (*SMALL, str(count), *(["--secure"] if secure else []), *more)
-        out = self.call(PYTHON, "-m", "simulation", *small, "--prepare", "--out", str(self.folder / "prepared")).stdout
+        out = self.call(
+            PYTHON, "-m", "simulation", *small, "--prepare", "--out", str(self.folder / "prepared")
+        ).stdout
         prepared = sorted((Path(out.strip().splitlines()[-1]) / "sites").iterdir())
-        told = self.call(PYTHON, "-m", "simulation", *small, "--out", str(self.folder / "simulated"), "--json").stdout
+        told = self.call(
+            PYTHON, "-m", "simulation", *small, "--out", str(self.folder / "simulated"), "--json"
+        ).stdout
         names = [tomllib.loads((p / "site.toml").read_text())["name"] for p in prepared]
         self.provision([*names, *([spare] if spare else [])], "colorectal_metastasis")
         for name, home in zip([*names, spare], [*prepared, prepared[0]], strict=False):
@@ -153,13 +236,18 @@ class Town:
         return names, str(json.loads(told)["state_hash"])
 
     def furnish(self, name: str, home: Path) -> None:
-        """A site of a prepared simulation becomes a hospital: its table, its patients, its mapping."""
+        """A site of a prepared simulation becomes a hospital: its table, its patients, its
+        mapping."""
         told = tomllib.loads((home / "site.toml").read_text())
         path = self.home(name) / "site.toml"
         shutil.copyfile(home / "patients.txt", self.home(name) / "patients.txt")
         state = self.folder / "site-state" / slug(name)
         state.mkdir(parents=True)
-        kept = {"log": str(state / "station.log"), "state": str(state / "station"), "cache": str(state / "cache")}
+        kept = {
+            "log": str(state / "station.log"),
+            "state": str(state / "station"),
+            "cache": str(state / "cache"),
+        }
         lines = {
             **tomllib.loads(path.read_text()),
             **kept,
@@ -169,13 +257,18 @@ class Town:
         path.write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in lines.items()))
 
     def introduce(self, names: Sequence[str]) -> None:
-        """Each site learns the others' public keys, as its people have told one another, and demands that sums are masked."""
+        """Each site learns the others' public keys, as its people have told one another, and
+        demands that sums are masked."""
         public = {}
         for name in names:
             home = self.home(name)
-            public[name] = signing.load(home / tomllib.loads((home / "site.toml").read_text())["key"]).public
+            public[name] = signing.load(
+                home / tomllib.loads((home / "site.toml").read_text())["key"]
+            ).public
         for name in names:
-            peers = "".join(f"{json.dumps(n)} = {json.dumps(k)}\n" for n, k in public.items() if n != name)
+            peers = "".join(
+                f"{json.dumps(n)} = {json.dumps(k)}\n" for n, k in public.items() if n != name
+            )
             with open(self.home(name) / "site.toml", "a") as file:
                 file.write(f'[privacy]\nrequire = "secagg"\n[privacy.peers]\n{peers}')
 
@@ -183,7 +276,15 @@ class Town:
         return [PYTHON, "-m", "server", *words, "--state", str(self.folder / "state"), "--json"]
 
     def asked(self, sites: int, *more: str) -> list[str]:
-        words = ["run", "--study", "colorectal_metastasis", "--expect", str(sites), "--out", str(self.folder / "runs")]
+        words = [
+            "run",
+            "--study",
+            "colorectal_metastasis",
+            "--expect",
+            str(sites),
+            "--out",
+            str(self.folder / "runs"),
+        ]
         settings = ("--set", "learners=logistic", "--set", "evaluations=within_site")
         return self.server(*words, "--keys", str(self.coordinator), *settings, *more)
 
@@ -191,12 +292,16 @@ class Town:
         return self.call(*self.asked(sites, *more), inside=True, check=check)
 
     def begin(self, sites: int, exchanges: int, *more: str) -> tuple[subprocess.Popen[bytes], Path]:
-        """Start a run, and wait until so many exchanges are in its ledger; the process that follows it, and its folder."""
+        """Start a run, and wait until so many exchanges are in its ledger; the process that follows
+        it, and its folder."""
         before = set((self.folder / "runs").glob("*"))
         if "run" in self.logs:
             self.logs["run"].unlink()  # what an earlier one said is not this one's
         process = self.start("run", *self.asked(sites, *more), inside=True)
-        self.until(lambda: set((self.folder / "runs").glob("*")) - before or process.poll() is not None, 120)
+        self.until(
+            lambda: set((self.folder / "runs").glob("*")) - before or process.poll() is not None,
+            120,
+        )
         (folder,) = set((self.folder / "runs").glob("*")) - before
         self.until(lambda: self.exchanges(folder) >= exchanges or process.poll() is not None, 120)
         return process, folder
@@ -211,13 +316,19 @@ class Town:
         return next((str(line["state_hash"]) for line in lines if line["kind"] == "close"), "")
 
     def kill(self, *words: str) -> int:
-        """kill -9 of every process of this town with all these words in its command line; how many."""
+        """kill -9 of every process of this town with all these words in its command line; how
+        many."""
         killed = 0
-        told = subprocess.run(["ip", "netns", "pids", self.space], capture_output=True, text=True).stdout
+        told = subprocess.run(
+            ["ip", "netns", "pids", self.space], capture_output=True, text=True
+        ).stdout
         inside = set(told.split())  # nginx writes its title over its environment
         for proc in Path("/proc").glob("[0-9]*"):
             try:
-                mine = proc.name in inside or f"FEDMETS_TEST={self.folder}".encode() in (proc / "environ").read_bytes()
+                mine = (
+                    proc.name in inside
+                    or f"FEDMETS_TEST={self.folder}".encode() in (proc / "environ").read_bytes()
+                )
                 line = (proc / "cmdline").read_bytes().replace(b"\0", b" ").decode()
                 if mine and all(w in line for w in words) and int(proc.name) != os.getpid():
                     os.kill(int(proc.name), signal.SIGKILL)
@@ -241,8 +352,11 @@ class Town:
             time.sleep(0.1)
 
     def outside(self) -> int:
-        """Packets that a process of the coordinator or of a courier has sent to anywhere else: a look-up, a greeting to its maker."""
-        told = json.loads(self.call("ip", "-n", self.space, "-j", "-s", "link", "show", "sink").stdout)
+        """Packets that a process of the coordinator or of a courier has sent to anywhere else: a
+        look-up, a greeting to its maker."""
+        told = json.loads(
+            self.call("ip", "-n", self.space, "-j", "-s", "link", "show", "sink").stdout
+        )
         return int(told[0]["stats64"]["tx"]["packets"])
 
     def close(self) -> None:

@@ -1,4 +1,5 @@
-"""What pip installs: one top-level package, which a user's own files do not get in the way of, and the same bits."""
+"""What pip installs: one top-level package, which a user's own files do not get in the way of, and
+the same bits."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from tests.paths import ROOT
 
 FILES = [p for part in (*PARTS, "fedmets") for p in sorted((ROOT / part).rglob("*.py"))]
 SMALL = (
-    "--phantom-patients=150", "--learners=logistic", "--evaluations=within_site", "--bootstraps=100", "--folds=3", "--virtual-sites=2",
+    "--phantom-patients=150", "--learners=logistic", "--evaluations=within_site",
+    "--bootstraps=100", "--folds=3", "--virtual-sites=2",
     "--partition=even",
 )  # fmt: skip
 TWICE = """
@@ -37,7 +39,8 @@ assert not {n.partition(".")[0] for n in sys.modules} & {"client", "common", "de
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_import_is_one_that_the_build_rewrites(path: Path) -> None:
-    """`from X... import`, at the start of a line; after it no import of a part is left, and every line is where it was."""
+    """`from X... import`, at the start of a line; after it no import of a part is left, and every
+    line is where it was."""
     source = path.read_text(encoding="utf-8")
     built = inside(source)
     for node in ast.walk(ast.parse(built)):
@@ -59,27 +62,50 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / part, source / part, ignore=skip)
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--target", str(home / "site"), "."], cwd=source, check=True, capture_output=True)
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+    ]
+    subprocess.run(
+        [*pip, "--target", str(home / "site"), "."], cwd=source, check=True, capture_output=True
+    )
     return home / "site"
 
 
 def call(site: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(site)}
-    return subprocess.run([sys.executable, *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
+    )
 
 
 def test_one_package_at_the_top(site: Path) -> None:
-    assert {p.name for p in site.iterdir() if p.is_dir() and not p.name.endswith(".dist-info")} == {"fedmets", "bin"}
+    assert {p.name for p in site.iterdir() if p.is_dir() and not p.name.endswith(".dist-info")} == {
+        "fedmets",
+        "bin",
+    }
     data = {
-        p.relative_to(ROOT) for part in PARTS for p in (ROOT / part).rglob("*") if p.suffix in {".toml", ".typ", ".html", ".css", ".js"}
+        p.relative_to(ROOT)
+        for part in PARTS
+        for p in (ROOT / part).rglob("*")
+        if p.suffix in {".toml", ".typ", ".html", ".css", ".js"}
     }
     assert {p for p in data if not (site / "fedmets" / p).is_file()} == set()
 
 
-def test_it_ends_in_the_checkout_s_bits_beside_files_of_the_user_s_own(site: Path, tmp_path: Path) -> None:
+def test_it_ends_in_the_checkout_s_bits_beside_files_of_the_user_s_own(
+    site: Path, tmp_path: Path
+) -> None:
     for name in ("server", "common", "client", "simulation", "setup"):
-        (tmp_path / f"{name}.py").write_text("raise SystemExit('the user\\'s own file was imported')\n")
+        (tmp_path / f"{name}.py").write_text(
+            "raise SystemExit('the user\\'s own file was imported')\n"
+        )
     there = call(site, tmp_path, "-c", TWICE, *SMALL, "--json", "--out", "there")
     assert there.returncode == 0, there.stderr
     here = subprocess.run(
@@ -101,12 +127,16 @@ def test_the_command_knows_its_version_and_a_shell_s_completion(site: Path, tmp_
 
 
 def test_what_flower_bundles_says_fedmets_too(site: Path, tmp_path: Path) -> None:
-    code = "from fedmets.server.coordinator import app_bundle; from pathlib import Path; print(app_bundle.app(Path.cwd()))"
+    code = (
+        "from fedmets.server.coordinator import app_bundle; from pathlib import Path; "
+        "print(app_bundle.app(Path.cwd()))"
+    )
     folder = Path(call(site, tmp_path, "-c", code).stdout.strip())
     assert (folder / "fedmets" / "server" / "app.py").is_file()
     assert 'serverapp = "fedmets.server.app:app"' in (folder / "pyproject.toml").read_text()
     done = subprocess.run(
         [sys.executable, "-c", "from fedmets.server import app; print(app.__file__)"],
-        cwd=folder, env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, capture_output=True, text=True, check=True,
+        cwd=folder, env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == str(folder / "fedmets" / "server" / "app.py")

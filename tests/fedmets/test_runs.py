@@ -16,7 +16,8 @@ from common.errors import RunError, UsageError
 from simulation.__main__ import main
 
 SMALL: Mapping[str, object] = {
-    "phantom_patients": 300, "learners": "logistic", "evaluations": "within_site", "bootstraps": 100, "folds": 3,
+    "phantom_patients": 300, "learners": "logistic", "evaluations": "within_site",
+    "bootstraps": 100, "folds": 3,
     "virtual_sites": 2, "partition": "even",
 }  # fmt: skip
 
@@ -26,7 +27,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> fedmets.Run:
     return fedmets.simulate(out=tmp_path_factory.mktemp("runs"), **SMALL)
 
 
-def test_it_is_what_the_command_makes(run: fedmets.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_is_what_the_command_makes(
+    run: fedmets.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = [f"--{key.replace('_', '-')}={value}" for key, value in SMALL.items()]
     assert main([*words, "--out", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["state_hash"] == run.state_hash
@@ -39,14 +42,22 @@ def test_nothing_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_the_predictions_are_those_that_the_results_are_of(run: fedmets.Run) -> None:
     """scikit-learn's AUC of one site's out-of-fold probabilities is the report's."""
-    rows = run.predictions.query("model == 'logistic' and arm == 'federated' and evaluation == 'within_site' and label.notna()")
-    told = run.results.query("model == 'logistic' and arm == 'federated' and evaluation == 'within_site' and metric == 'auc'")
+    rows = run.predictions.query(
+        "model == 'logistic' and arm == 'federated' and evaluation == 'within_site' and "
+        "label.notna()"
+    )
+    told = run.results.query(
+        "model == 'logistic' and arm == 'federated' and evaluation == 'within_site' and metric == "
+        "'auc'"
+    )
     estimable = told[told["estimable"] & (told["site"] != "all")]
     assert len(estimable)
     for row in estimable.itertuples():
         those = rows[rows["site"] == row.site]
         assert len(those) == row.n
-        assert roc_auc_score(those["label"] == "M1", those["p_M1"]) == pytest.approx(row.value, abs=1e-9)
+        assert roc_auc_score(those["label"] == "M1", those["p_M1"]) == pytest.approx(
+            row.value, abs=1e-9
+        )
     assert np.allclose(run.predictions[["p_M0", "p_M1"]].sum(axis=1), 1)
     assert set(rows["site"]) == {str(s["name"]) for s in run.report["sites"]}
 

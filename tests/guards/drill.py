@@ -1,4 +1,5 @@
-"""A small town of hospitals in one table of one's own, and the whole program on it, in this process."""
+"""A small town of hospitals in one table of one's own, and the whole program on it, in this
+process."""
 
 from __future__ import annotations
 
@@ -91,13 +92,16 @@ available_at = "surgery"
 
 
 def people(seed: int = 0, sizes: dict[str, int] | None = None) -> list[Row]:
-    """Patients whose label depends on every feature; one in twenty has an unknown label, one value in twelve is missing."""
+    """Patients whose label depends on every feature; one in twenty has an unknown label, one value
+    in twelve is missing."""
     r = np.random.default_rng(seed)
     rows = []
     for hospital, n in (sizes or SIZES).items():
         x = r.normal(size=(n, 4))
         kind = r.integers(0, 3, n)
-        risk = x[:, 0] + 0.8 * x[:, 1] + 0.8 * (kind == 1) + 0.6 * x[:, 2] + 0.8 * r.logistic(size=n)
+        risk = (
+            x[:, 0] + 0.8 * x[:, 1] + 0.8 * (kind == 1) + 0.6 * x[:, 2] + 0.8 * r.logistic(size=n)
+        )
         events = FEW.get(hospital, n // 3)
         sick = np.argsort(np.argsort(-risk)) < events
         for i in range(n):
@@ -138,7 +142,14 @@ def changed(rows: Iterable[Row], when: Callable[[Row], bool], **values: str) -> 
 
 
 def options(folder: Path, *more: str) -> list[str]:
-    base = ["--study", str(folder / "town.toml"), "--data", str(folder / "data"), "--out", str(folder / "runs")]
+    base = [
+        "--study",
+        str(folder / "town.toml"),
+        "--data",
+        str(folder / "data"),
+        "--out",
+        str(folder / "runs"),
+    ]
     return [*base, "--folds", str(PARTS), "--bootstraps", "100", *more]
 
 
@@ -161,7 +172,8 @@ def judge(setting: Setting, outcome: Outcome) -> tuple[list[Cohort], Comparison]
 
 @dataclass(frozen=True)
 class Done:
-    """What the command left: exit status, all it printed, its folder and its report where there is one."""
+    """What the command left: exit status, all it printed, its folder and its report where there is
+    one."""
 
     status: int
     said: str
@@ -181,4 +193,6 @@ def launch(*arguments: str, runs: Path) -> Done:
         status = main(arguments)
     home = max(runs.iterdir(), default=runs)  # a run that came to nothing leaves no folder
     report = home / "report.json"
-    return Done(status, said.getvalue(), home, json.loads(report.read_text()) if report.exists() else {})
+    return Done(
+        status, said.getvalue(), home, json.loads(report.read_text()) if report.exists() else {}
+    )

@@ -1,4 +1,5 @@
-"""Guards E01 to E08 and E11: what the report must refuse to say, and its figures worked out again from what was written."""
+"""Guards E01 to E08 and E11: what the report must refuse to say, and its figures worked out again
+from what was written."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ def one(done: Done, **keys: str) -> Row:
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """`predictions.tsv` of all sites: labels (n,), sites (n,), and column -> (n, classes), NaN where there is no prediction."""
+    """`predictions.tsv` of all sites: labels (n,), sites (n,), and column -> (n, classes), NaN
+    where there is no prediction."""
 
     patients: list[str]
     labels: np.ndarray
@@ -73,18 +75,31 @@ def written(whole: Done) -> Written:
                 sites.append(site)
                 for column in line:
                     if "|" in column:
-                        probs.setdefault(column, []).append([float(x) for x in line[column].split()] or [np.nan, np.nan])
-    return Written(patients, np.array(labels), np.array(sites), {k: np.array(v) for k, v in probs.items()})
+                        probs.setdefault(column, []).append(
+                            [float(x) for x in line[column].split()] or [np.nan, np.nan]
+                        )
+    return Written(
+        patients, np.array(labels), np.array(sites), {k: np.array(v) for k, v in probs.items()}
+    )
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Setting, Outcome, list[Cohort], Comparison]:
-    setting = begin(tmp_path_factory.mktemp("trained") / "town", people(), "--learners", "logistic,boosting", "--set", "boosting.trees=2")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Setting, Outcome, list[Cohort], Comparison]:
+    setting = begin(
+        tmp_path_factory.mktemp("trained") / "town",
+        people(),
+        "--learners",
+        "logistic,boosting",
+        "--set",
+        "boosting.trees=2",
+    )
     outcome = train(setting)
     return setting, outcome, *judge(setting, outcome)
 
 
-# ---- E01 --------------------------------------------------------------------------------------------------------------------
+# ---- E01 -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("site", SILENT)
@@ -100,7 +115,14 @@ def test_e01_nothing_is_estimated_from_one_class_or_a_few_events(whole: Done, si
 
 def test_e01_the_others_are_estimated(whole: Done) -> None:
     for site in ("Ash", "Beech", "all"):
-        row = one(whole, model="clinical", arm="federated", evaluation="within_site", site=site, metric="auc")
+        row = one(
+            whole,
+            model="clinical",
+            arm="federated",
+            evaluation="within_site",
+            site=site,
+            metric="auc",
+        )
         assert row["estimable"] is True
         assert row["low"] < row["value"] < row["high"]
 
@@ -114,7 +136,16 @@ def test_e01_the_terminal_says_not_estimable(whole: Done, site: str) -> None:
 
 
 def test_e01_the_terminal_gives_no_figure_where_there_is_none() -> None:
-    row = {"model": "m", "arm": "federated", "site": "S", "value": None, "low": None, "high": None, "n": 12, "estimable": False}
+    row = {
+        "model": "m",
+        "arm": "federated",
+        "site": "S",
+        "value": None,
+        "low": None,
+        "high": None,
+        "n": 12,
+        "estimable": False,
+    }
     assert terminal._cell([row], "m", "federated", "S") == "not estimable"
     assert terminal._cell([row | {"n": 0}], "m", "federated", "S") == "no model"
 
@@ -132,21 +163,33 @@ def test_e01_a_site_that_is_not_estimable_is_never_ranked_nor_left_out_alone(who
     for row in whole.report["between_sites"]:
         assert row["worst_site"] not in SILENT
         assert row["estimable_sites"] == 2
-        assert row["random_effects"] is None  # fewer than three sites say nothing about their spread
+        assert (
+            row["random_effects"] is None
+        )  # fewer than three sites say nothing about their spread
     assert whole.report["groups"] == [["Ash"], ["Beech"], list(SILENT)]
 
 
 @pytest.mark.parametrize(("events", "can"), [(9, False), (10, True)])
 def test_e01_ten_of_each_class(
-    trained: tuple[Setting, Outcome, list[Cohort], Comparison], monkeypatch: pytest.MonkeyPatch, events: int, can: bool
+    trained: tuple[Setting, Outcome, list[Cohort], Comparison],
+    monkeypatch: pytest.MonkeyPatch,
+    events: int,
+    can: bool,
 ) -> None:
     *_, comparison = trained
     labels = comparison.labels.copy()
     beech = np.flatnonzero(comparison.sites == "Beech")
     labels[beech] = 0
     labels[beech[:events]] = 1
-    found = model_metrics.results(Sums(dataclasses.replace(comparison, labels=labels), 100, 0).models(["logistic"]))
-    (row,) = (r for r in found if (r["arm"], r["evaluation"], r["site"], r["metric"]) == ("federated", "within_site", "Beech", "auc"))
+    found = model_metrics.results(
+        Sums(dataclasses.replace(comparison, labels=labels), 100, 0).models(["logistic"])
+    )
+    (row,) = (
+        r
+        for r in found
+        if (r["arm"], r["evaluation"], r["site"], r["metric"])
+        == ("federated", "within_site", "Beech", "auc")
+    )
     assert row["events"] == events
     assert row["estimable"] is can
     assert (row["value"] is not None) is can
@@ -154,12 +197,26 @@ def test_e01_ten_of_each_class(
 
 def test_e01_accuracy_stands_beside_the_no_information_rate(whole: Done) -> None:
     for model in MODELS:
-        rate = one(whole, model=model, arm="federated", evaluation="within_site", site="all", metric="no_information_rate")
+        rate = one(
+            whole,
+            model=model,
+            arm="federated",
+            evaluation="within_site",
+            site="all",
+            metric="no_information_rate",
+        )
         assert rate["value"] == pytest.approx(1 - rate["events"] / rate["n"])
-        assert one(whole, model=model, arm="federated", evaluation="within_site", site="all", metric="accuracy")["estimable"]
+        assert one(
+            whole,
+            model=model,
+            arm="federated",
+            evaluation="within_site",
+            site="all",
+            metric="accuracy",
+        )["estimable"]
 
 
-# ---- E02 --------------------------------------------------------------------------------------------------------------------
+# ---- E02 -----------------------------------------------------------------------------------------
 
 
 def test_e02_each_patient_is_predicted_exactly_once(whole: Done, written: Written) -> None:
@@ -171,13 +228,21 @@ def test_e02_each_patient_is_predicted_exactly_once(whole: Done, written: Writte
                 assert np.isfinite(p).all()
                 assert p.sum(axis=1) == pytest.approx(1)
         local = written.probs[f"{model}|local|within_site"]
-        assert set(written.sites[np.isfinite(local[:, 1])]) == set(whole.report["trainable_sites"]) == {"Ash", "Beech"}
+        assert (
+            set(written.sites[np.isfinite(local[:, 1])])
+            == set(whole.report["trainable_sites"])
+            == {"Ash", "Beech"}
+        )
 
 
-def test_e02_the_prediction_of_a_part_is_that_of_the_model_without_it(trained: tuple[Setting, Outcome, list[Cohort], Comparison]) -> None:
+def test_e02_the_prediction_of_a_part_is_that_of_the_model_without_it(
+    trained: tuple[Setting, Outcome, list[Cohort], Comparison],
+) -> None:
     setting, outcome, sites, comparison = trained
     (head, _) = setting.run.heads(setting.study)
-    (within,), (left_out,) = (comparison.scores["logistic", "federated", e] for e in ("within_site", "leave_one_site_out"))
+    (within,), (left_out,) = (
+        comparison.scores["logistic", "federated", e] for e in ("within_site", "leave_one_site_out")
+    )
     at = 0
     for c in sites:
         mine = slice(at, at + len(c))
@@ -185,7 +250,9 @@ def test_e02_the_prediction_of_a_part_is_that_of_the_model_without_it(trained: t
             inside = c.parts(setting.run.seed, PARTS) == part
             expected = head.predict(outcome.states[f"part:{part}"], c)[inside]  # type: ignore[attr-defined]
             assert np.array_equal(within.probs[mine][inside], expected)
-        group = next(f for f in setting.run.folds(outcome.groups) if c.site in f.sites and not f.parts)
+        group = next(
+            f for f in setting.run.folds(outcome.groups) if c.site in f.sites and not f.parts
+        )
         assert np.array_equal(left_out.probs[mine], head.predict(outcome.states[group.key], c))  # type: ignore[attr-defined]
         at += len(c)
 
@@ -206,7 +273,9 @@ def pairs_within_sites(score: np.ndarray, truth: np.ndarray, sites: np.ndarray) 
 
 @pytest.mark.parametrize("evaluation", ["within_site", "leave_one_site_out"])
 @pytest.mark.parametrize("model", MODELS)
-def test_e02_the_headline_is_the_share_of_pairs_within_sites(whole: Done, written: Written, model: str, evaluation: str) -> None:
+def test_e02_the_headline_is_the_share_of_pairs_within_sites(
+    whole: Done, written: Written, model: str, evaluation: str
+) -> None:
     from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
 
     for arm in ("federated", "pooled"):
@@ -220,7 +289,9 @@ def test_e02_the_headline_is_the_share_of_pairs_within_sites(whole: Done, writte
             "log_loss": log_loss(truth, score),
         }
         for metric, value in expected.items():
-            assert one(whole, **keys, metric=metric)["value"] == pytest.approx(value, abs=2e-6), metric
+            assert one(whole, **keys, metric=metric)["value"] == pytest.approx(value, abs=2e-6), (
+                metric
+            )
         assert expected["auc"] != pytest.approx(expected["auc_pooled"], abs=1e-4)
         for site in ("Ash", "Beech"):
             here = sites == site
@@ -229,7 +300,9 @@ def test_e02_the_headline_is_the_share_of_pairs_within_sites(whole: Done, writte
             )
 
 
-def test_e02_small_sites_pooled_into_one_are_not_left_out_alone_however_many_events_they_have(tmp_path: Path) -> None:
+def test_e02_small_sites_pooled_into_one_are_not_left_out_alone_however_many_events_they_have(
+    tmp_path: Path,
+) -> None:
     """`other` goes with the sites that are not estimable, as decision 7 says."""
     rows = people(sizes={"Ash": 60, "Beech": 60, "Cedar": 60, "Elm": 34, "Fir": 34})
     setting = begin(tmp_path / "town", rows, "--minimum-site", "40")
@@ -239,10 +312,12 @@ def test_e02_small_sites_pooled_into_one_are_not_left_out_alone_however_many_eve
     assert outcome.groups == (("Ash",), ("Beech",), ("Cedar", "other"))
 
 
-# ---- E03 --------------------------------------------------------------------------------------------------------------------
+# ---- E03 -----------------------------------------------------------------------------------------
 
 
-def test_e03_resamples_keep_the_classes_of_every_site(trained: tuple[Setting, Outcome, list[Cohort], Comparison]) -> None:
+def test_e03_resamples_keep_the_classes_of_every_site(
+    trained: tuple[Setting, Outcome, list[Cohort], Comparison],
+) -> None:
     *_, comparison = trained
     known = comparison.labels != UNKNOWN
     labels, sites = comparison.labels[known], comparison.sites[known]
@@ -254,7 +329,9 @@ def test_e03_resamples_keep_the_classes_of_every_site(trained: tuple[Setting, Ou
             assert (weights[:, mine].sum(axis=1) == mine.sum()).all()
 
 
-def test_e03_a_thousand_resamples_unless_told_otherwise_and_the_report_says_what_they_mean(whole: Done) -> None:
+def test_e03_a_thousand_resamples_unless_told_otherwise_and_the_report_says_what_they_mean(
+    whole: Done,
+) -> None:
     assert parser().parse_args([]).bootstraps == 1000
     assert whole.report["bootstraps"] == 100
     assert "models fixed" in whole.report["interval"]
@@ -265,9 +342,14 @@ def test_e03_differences_are_of_the_same_patients(whole: Done, written: Written)
     difference = {(d["a"], d["b"], d["evaluation"]): d for d in whole.report["differences"]}
     d = difference["clinical federated", "clinical local", "within_site"]
     score, truth, sites = written.known("clinical|local|within_site")
-    have = np.isfinite(written.probs["clinical|local|within_site"][:, 1]) & (written.labels != UNKNOWN)
+    have = np.isfinite(written.probs["clinical|local|within_site"][:, 1]) & (
+        written.labels != UNKNOWN
+    )
     federated = written.probs["clinical|federated|within_site"][have, 1]
-    assert d["difference"] == pytest.approx(pairs_within_sites(federated, truth, sites) - pairs_within_sites(score, truth, sites), abs=2e-6)
+    assert d["difference"] == pytest.approx(
+        pairs_within_sites(federated, truth, sites) - pairs_within_sites(score, truth, sites),
+        abs=2e-6,
+    )
     assert (d["n"], d["events"], d["sites"]) == (len(truth), int(truth.sum()), 2)
     assert d["low"] <= d["difference"] <= d["high"]
     same = difference["logistic federated", "logistic pooled", "within_site"]
@@ -275,7 +357,7 @@ def test_e03_differences_are_of_the_same_patients(whole: Done, written: Written)
     assert same["high"] - same["low"] == pytest.approx(0, abs=1e-9)
 
 
-# ---- E04, E05 ---------------------------------------------------------------------------------------------------------------
+# ---- E04, E05 ------------------------------------------------------------------------------------
 
 
 def test_e04_calibration_stands_in_the_report(whole: Done, written: Written) -> None:
@@ -290,8 +372,14 @@ def test_e04_calibration_stands_in_the_report(whole: Done, written: Written) -> 
     assert slope["low"] < slope["value"] < slope["high"]
     intercept = one(whole, **keys, metric="calibration_intercept")["value"]
     # with the slope held at 1, the intercept makes the mean prediction the observed share
-    assert (1 / (1 + np.exp(-(x[:, 0] + intercept)))).mean() == pytest.approx(truth.mean(), abs=1e-5)
-    groups = next(c for c in whole.report["curves"] if all(c[k] == keys[k] for k in ("model", "arm", "evaluation")))["calibration"]
+    assert (1 / (1 + np.exp(-(x[:, 0] + intercept)))).mean() == pytest.approx(
+        truth.mean(), abs=1e-5
+    )
+    groups = next(
+        c
+        for c in whole.report["curves"]
+        if all(c[k] == keys[k] for k in ("model", "arm", "evaluation"))
+    )["calibration"]
     assert sum(g["n"] for g in groups) == len(truth)
     assert sum(g["n"] * g["observed"] for g in groups) == pytest.approx(truth.sum())
 
@@ -299,7 +387,8 @@ def test_e04_calibration_stands_in_the_report(whole: Done, written: Written) -> 
 def test_e05_the_decision_curve_has_treat_all_and_treat_none(whole: Done, written: Written) -> None:
     score, truth, _ = written.known("logistic|federated|within_site")
     curve = next(
-        c for c in whole.report["curves"] if (c["model"], c["arm"], c["evaluation"]) == ("logistic", "federated", "within_site")
+        c for c in whole.report["curves"] if (c["model"], c["arm"], c["evaluation"]) == ("logistic",
+        "federated", "within_site")
     )["decision"]  # fmt: skip
     t = np.array(curve["thresholds"])
     assert t[0] < 0.05
@@ -308,17 +397,22 @@ def test_e05_the_decision_curve_has_treat_all_and_treat_none(whole: Done, writte
     called = score[None] >= t[:, None]
     model = ((called & (truth == 1)).sum(1) - (called & (truth == 0)).sum(1) * odds) / len(truth)
     everybody = truth.mean() - (1 - truth.mean()) * odds
-    # scores were written with nine digits and thresholds with six: one patient may fall on the other side of an edge
-    assert np.abs(np.array(curve["model"]) - model) == pytest.approx(0, abs=1.5 * (1 + odds.max()) / len(truth))
+    # scores were written with nine digits and thresholds with six: one patient may fall on the
+    # other side of an edge
+    assert np.abs(np.array(curve["model"]) - model) == pytest.approx(
+        0, abs=1.5 * (1 + odds.max()) / len(truth)
+    )
     assert np.median(np.abs(np.array(curve["model"]) - model)) < 1e-5
     assert np.array(curve["treat_all"]) == pytest.approx(everybody, abs=1e-4 * (1 + odds.max()))
     assert set(curve["treat_none"]) == {0.0}
 
 
-# ---- E06 --------------------------------------------------------------------------------------------------------------------
+# ---- E06 -----------------------------------------------------------------------------------------
 
 
-def test_e06_the_threshold_is_the_one_that_added_histograms_give(trained: tuple[Setting, Outcome, list[Cohort], Comparison]) -> None:
+def test_e06_the_threshold_is_the_one_that_added_histograms_give(
+    trained: tuple[Setting, Outcome, list[Cohort], Comparison],
+) -> None:
     _, outcome, _, comparison = trained
     evaluated = outcome.states["all"]["evaluation"]
     for name in ("logistic", "boosting"):
@@ -330,7 +424,10 @@ def test_e06_the_threshold_is_the_one_that_added_histograms_give(trained: tuple[
             assert best is not None
             assert set(within.thresholds[comparison.parts == part]) == {best.threshold}
             # they cover the training rows of the part, each once, and nobody else
-            assert histograms[part].sum() == ((comparison.labels != UNKNOWN) & (comparison.parts != part)).sum()
+            assert (
+                histograms[part].sum()
+                == ((comparison.labels != UNKNOWN) & (comparison.parts != part)).sum()
+            )
         (left_out,) = comparison.scores[name, "federated", "leave_one_site_out"]
         for i, group in enumerate(outcome.groups):
             best = youden(evaluated[f"{name}/thresholds/left_out"][i])
@@ -338,15 +435,21 @@ def test_e06_the_threshold_is_the_one_that_added_histograms_give(trained: tuple[
             assert set(left_out.thresholds[np.isin(comparison.sites, group)]) == {best.threshold}
 
 
-def test_e06_what_the_coordinator_knows_agrees_with_the_patients_scores(whole: Done, written: Written) -> None:
+def test_e06_what_the_coordinator_knows_agrees_with_the_patients_scores(
+    whole: Done, written: Written
+) -> None:
     from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
     tallies = {(t["model"], t["evaluation"]): t for t in whole.report["federated_tallies"]}
-    assert set(tallies) == {(m, e) for m in ("logistic", "boosting") for e in ("within_site", "leave_one_site_out")}
+    assert set(tallies) == {
+        (m, e) for m in ("logistic", "boosting") for e in ("within_site", "leave_one_site_out")
+    }
     for (model, evaluation), t in tallies.items():
         score, truth, sites = written.known(f"{model}|federated|{evaluation}")
         assert t["n"] == len(truth)
-        assert 0 < t["bound"] < (0.01 if model == "logistic" else 0.05)  # four trees have few scores
+        assert (
+            0 < t["bound"] < (0.01 if model == "logistic" else 0.05)
+        )  # four trees have few scores
         assert abs(t["auc_pooled"] - roc_auc_score(truth, score)) <= t["bound"] + 1e-9
         assert abs(t["auc"] - pairs_within_sites(score, truth, sites)) <= 0.01
         assert t["brier"] == pytest.approx(brier_score_loss(truth, score), abs=1e-6)
@@ -357,12 +460,16 @@ def test_e06_sensitivity_and_specificity_are_those_of_the_confusion_counts(whole
     for curve in whole.report["curves"]:
         (tn, fp), (fn, tp) = curve["confusion"]
         keys = {k: curve[k] for k in ("model", "arm", "evaluation")} | {"site": "all"}
-        expected = {"sensitivity": tp / (tp + fn), "specificity": tn / (tn + fp), "f1": 2 * tp / (2 * tp + fp + fn)}
+        expected = {
+            "sensitivity": tp / (tp + fn),
+            "specificity": tn / (tn + fp),
+            "f1": 2 * tp / (2 * tp + fp + fn),
+        }
         for metric, value in expected.items():
             assert one(whole, **keys, metric=metric)["value"] == pytest.approx(value, abs=1e-6)
 
 
-# ---- E07 --------------------------------------------------------------------------------------------------------------------
+# ---- E07 -----------------------------------------------------------------------------------------
 
 
 def kaplan_meier(times: list[int], dead: list[bool], at: float) -> float:
@@ -376,44 +483,89 @@ def kaplan_meier(times: list[int], dead: list[bool], at: float) -> float:
 
 def test_e07_survival_equals_kaplan_meier_of_the_pooled_rows(whole: Done) -> None:
     described = whole.report["survival"]
-    assert (described["unit"], [c["class"] for c in described["curves"]]) == ("months", ["no", "yes"])
+    assert (described["unit"], [c["class"] for c in described["curves"]]) == (
+        "months",
+        ["no", "yes"],
+    )
     for code, curve in zip("01", described["curves"], strict=True):
         mine = [row for row in people() if row["spread"] == code]
-        times, dead = [int(row["months"]) for row in mine], [row["status"] == "dead" for row in mine]
+        times, dead = (
+            [int(row["months"]) for row in mine],
+            [row["status"] == "dead" for row in mine],
+        )
         assert curve["at_risk"][0] == len(mine)
         for k in (0, 5, 17, 40, 59):
-            assert curve["survival"][k] == pytest.approx(kaplan_meier(times, dead, curve["times"][k]), abs=1e-6)
+            assert curve["survival"][k] == pytest.approx(
+                kaplan_meier(times, dead, curve["times"][k]), abs=1e-6
+            )
             assert curve["at_risk"][k] == sum(t > curve["times"][k] - 1 for t in times)
 
 
-# ---- E08 --------------------------------------------------------------------------------------------------------------------
+# ---- E08 -----------------------------------------------------------------------------------------
 
 
 def test_e08_every_model_stands_side_by_side_in_three_arms(whole: Done) -> None:
-    rows = {(r["model"], r["arm"], r["evaluation"], r["site"], r["metric"]) for r in whole.report["results"]}
+    rows = {
+        (r["model"], r["arm"], r["evaluation"], r["site"], r["metric"])
+        for r in whole.report["results"]
+    }
     sites = ["all", *(s["name"] for s in whole.report["sites"])]
     evaluations = ("within_site", "leave_one_site_out")
-    assert rows == {(m, a, e, s, k) for m in MODELS for a in ARMS for e in evaluations for s in sites for k in (m.name for m in METRICS)}
+    assert rows == {
+        (m, a, e, s, k)
+        for m in MODELS
+        for a in ARMS
+        for e in evaluations
+        for s in sites
+        for k in (m.name for m in METRICS)
+    }
 
 
 def test_e08_what_did_not_run_is_called_not_run(whole: Done, tmp_path: Path) -> None:
-    assert any(line.startswith("image models and fusion: not run") for line in whole.report["not_run"])
-    assert not any(line.startswith("leave_one_site_out: not run") for line in whole.report["not_run"])
-    done = command(tmp_path / "town", people(sizes={"Ash": 45, "Beech": 42}), "--evaluations", "within_site")
+    assert any(
+        line.startswith("image models and fusion: not run") for line in whole.report["not_run"]
+    )
+    assert not any(
+        line.startswith("leave_one_site_out: not run") for line in whole.report["not_run"]
+    )
+    done = command(
+        tmp_path / "town", people(sizes={"Ash": 45, "Beech": 42}), "--evaluations", "within_site"
+    )
     assert any(line.startswith("leave_one_site_out: not run") for line in done.report["not_run"])
-    assert not any(r["value"] is not None for r in done.report["results"] if r["evaluation"] == "leave_one_site_out")
+    assert not any(
+        r["value"] is not None
+        for r in done.report["results"]
+        if r["evaluation"] == "leave_one_site_out"
+    )
     page = (done.folder / "report.html").read_text(encoding="utf-8")
     assert "leave_one_site_out: not run" in page or "not run" in page
 
 
-# ---- E11 --------------------------------------------------------------------------------------------------------------------
+# ---- E11 -----------------------------------------------------------------------------------------
 
 
-def alarms(low: float | None, *, limit: float | None, phantom: Path | None = None, metric: str = "auc", site: str = "all") -> list[str]:
+def alarms(
+    low: float | None,
+    *,
+    limit: float | None,
+    phantom: Path | None = None,
+    metric: str = "auc",
+    site: str = "all",
+) -> list[str]:
     """What is said of one row whose interval begins at `low`."""
-    study = SimpleNamespace(name="colorectal_metastasis", tasks={"postresection": SimpleNamespace(alarm=limit)})
-    setting: Any = SimpleNamespace(study=study, task="postresection", phantom=phantom is not None, folder=phantom)
-    head = {"model": "clinical", "arm": "federated", "evaluation": "within_site", "site": site, "metric": metric}
+    study = SimpleNamespace(
+        name="colorectal_metastasis", tasks={"postresection": SimpleNamespace(alarm=limit)}
+    )
+    setting: Any = SimpleNamespace(
+        study=study, task="postresection", phantom=phantom is not None, folder=phantom
+    )
+    head = {
+        "model": "clinical",
+        "arm": "federated",
+        "evaluation": "within_site",
+        "site": site,
+        "metric": metric,
+    }
     believable = record.believable(setting, cast(Any, SimpleNamespace(heads=())))
     return federated_sums.implausible([{**head, "low": low, "high": 0.999}], *believable)
 
@@ -422,7 +574,13 @@ def test_e11_fires_when_the_whole_interval_lies_above_the_limit_and_only_then() 
     (said,) = alarms(0.751, limit=0.75)
     assert said.startswith("E11: clinical federated within_site")
     assert "0.751 to 0.999" in said
-    assert alarms(0.75, limit=0.75) == alarms(0.7, limit=0.75) == alarms(None, limit=0.75) == alarms(0.99, limit=None) == []
+    assert (
+        alarms(0.75, limit=0.75)
+        == alarms(0.7, limit=0.75)
+        == alarms(None, limit=0.75)
+        == alarms(0.99, limit=None)
+        == []
+    )
     assert alarms(0.99, limit=0.75, metric="accuracy") == alarms(0.99, limit=0.75, site="Ash") == []
 
 
@@ -440,12 +598,22 @@ def test_e11_a_phantom_is_held_against_its_own_ceiling(tmp_path: Path) -> None:
 def test_e11_in_the_whole_program(whole: Done, tmp_path: Path) -> None:
     """The town's late task is declared implausible above 0.55, its early one above 0.99."""
     limit = 0.55
-    expected = [r for r in whole.report["results"] if r["metric"] == "auc" and r["site"] == "all" and (r["low"] or 0) > limit]
+    expected = [
+        r
+        for r in whole.report["results"]
+        if r["metric"] == "auc" and r["site"] == "all" and (r["low"] or 0) > limit
+    ]
     fired = [a for a in whole.report["alarms"] if a.startswith("E11")]
     assert len(fired) == len(expected) > 0
     assert "E11: logistic federated within_site" in whole.said
     quiet = command(
-        tmp_path / "town", people(sizes={"Ash": 90, "Beech": 80}), "--task", "early", "--evaluations", "within_site", study=STUDY
+        tmp_path / "town",
+        people(sizes={"Ash": 90, "Beech": 80}),
+        "--task",
+        "early",
+        "--evaluations",
+        "within_site",
+        study=STUDY,
     )
     assert quiet.status == 0
     assert quiet.report["alarms"] == []

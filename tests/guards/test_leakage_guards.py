@@ -24,7 +24,20 @@ from server.rounds import leak_guard
 from simulation.evaluation import split_checks
 from simulation.evaluation.site_probe import site_probe
 from simulation.federation import label_permutation
-from tests.guards.drill import PARTS, STUDY, Done, Row, begin, changed, command, judge, launch, people, train, write
+from tests.guards.drill import (
+    PARTS,
+    STUDY,
+    Done,
+    Row,
+    begin,
+    changed,
+    command,
+    judge,
+    launch,
+    people,
+    train,
+    write,
+)
 from tests.paths import DATA
 from tests.synthetic import cohort as synthetic
 from tests.synthetic import sites as synthetic_sites
@@ -41,41 +54,77 @@ def rows() -> list[Row]:
 
 def feature(study: str, name: str, **keys: str) -> str:
     """The study with one more feature."""
-    return study + f'\n[[feature]]\nname = "{name}"\n' + "".join(f"{k} = {v}\n" for k, v in keys.items())
+    return (
+        study
+        + f'\n[[feature]]\nname = "{name}"\n'
+        + "".join(f"{k} = {v}\n" for k, v in keys.items())
+    )
 
 
-# ---- L01 --------------------------------------------------------------------------------------------------------------------
+# ---- L01 -----------------------------------------------------------------------------------------
 
 
-def test_l01_a_later_feature_is_no_column_of_the_earlier_task_and_is_named(tmp_path: Path, rows: list[Row]) -> None:
+def test_l01_a_later_feature_is_no_column_of_the_earlier_task_and_is_named(
+    tmp_path: Path, rows: list[Row]
+) -> None:
     study = load_study(str(write(tmp_path / "town", rows)))
-    early, late = (reader.read_table(study, task, tmp_path / "town" / "data").cohort for task in ("early", "late"))
+    early, late = (
+        reader.read_table(study, task, tmp_path / "town" / "data").cohort
+        for task in ("early", "late")
+    )
     assert [c.name for c in early.schema.columns] == ["age", "marker", "kind=b", "kind=c"]
     assert [c.name for c in late.schema.columns] == ["age", "marker", "kind=b", "kind=c", "nodes"]
     assert early.design.shape[1] == 4
-    assert [n for n in early.flow.notes if n.startswith("L01")] == ["L01: left out, since available only at 'surgery': nodes"]
+    assert [n for n in early.flow.notes if n.startswith("L01")] == [
+        "L01: left out, since available only at 'surgery': nodes"
+    ]
     assert not [n for n in late.flow.notes if n.startswith("L01")]
 
 
-def test_l01_what_is_known_later_changes_nothing_of_the_earlier_task(tmp_path: Path, rows: list[Row]) -> None:
+def test_l01_what_is_known_later_changes_nothing_of_the_earlier_task(
+    tmp_path: Path, rows: list[Row]
+) -> None:
     other = changed(rows, lambda row: row["nodes"] != "NA", nodes="3")
     for task, same in (("early", True), ("late", False)):
-        hashes = [train(begin(tmp_path / task / n, r, "--task", task, *QUICK)).state_hash for n, r in (("a", rows), ("b", other))]
+        hashes = [
+            train(begin(tmp_path / task / n, r, "--task", task, *QUICK)).state_hash
+            for n, r in (("a", rows), ("b", other))
+        ]
         assert (hashes[0] == hashes[1]) is same
 
 
 def test_l01_stage_dependent_features_wait_for_the_operation() -> None:
     study = load_study("colorectal_metastasis")
     preop = {f.name for f in study.schema_at("preop").features}
-    assert not preop & {"t", "n", "nodes_positive", "nodes_tested", "lymphatic_invasion", "vascular_invasion", "perineural_invasion"}
-    assert {"t", "n", "nodes_positive"} <= {f.name for f in study.schema_at("postresection").features}
+    assert not preop & {
+        "t",
+        "n",
+        "nodes_positive",
+        "nodes_tested",
+        "lymphatic_invasion",
+        "vascular_invasion",
+        "perineural_invasion",
+    }
+    assert {"t", "n", "nodes_positive"} <= {
+        f.name for f in study.schema_at("postresection").features
+    }
 
 
-# ---- L02 --------------------------------------------------------------------------------------------------------------------
+# ---- L02 -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "name", ["vital_status", "days_to_death", "overall_survival", "DFS", "months_to_relapse", "progression_free", "cause_of_death", "OS"]
+    "name",
+    [
+        "vital_status",
+        "days_to_death",
+        "overall_survival",
+        "DFS",
+        "months_to_relapse",
+        "progression_free",
+        "cause_of_death",
+        "OS",
+    ],
 )
 def test_l02_an_outcome_is_no_feature(tmp_path: Path, rows: list[Row], name: str) -> None:
     study = feature(STUDY, name, values='["a", "b"]', available_at='"admission"')
@@ -87,8 +136,12 @@ def test_l02_an_outcome_is_no_feature(tmp_path: Path, rows: list[Row], name: str
 
 
 def test_l02_the_column_counts_as_well_as_the_name(tmp_path: Path, rows: list[Row]) -> None:
-    study = feature(STUDY, "innocent", column='"vital_status"', values='["a", "b"]', available_at='"admission"')
-    done = command(tmp_path / "town", [row | {"vital_status": "a"} for row in rows], *QUICK, study=study)
+    study = feature(
+        STUDY, "innocent", column='"vital_status"', values='["a", "b"]', available_at='"admission"'
+    )
+    done = command(
+        tmp_path / "town", [row | {"vital_status": "a"} for row in rows], *QUICK, study=study
+    )
     assert done.status == 4
     assert "column 'vital_status'" in done.said
 
@@ -102,17 +155,30 @@ def test_l02_stage_encodes_a_metastasis_and_nothing_else(tmp_path: Path, rows: l
 
 
 def test_l02_an_override_is_printed_in_the_report(tmp_path: Path, rows: list[Row]) -> None:
-    study = feature(STUDY, "survival_class", values='["a", "b"]', available_at='"admission"', not_an_outcome='"a name of the ward"')
-    done = command(tmp_path / "town", [row | {"survival_class": "a"} for row in rows], *QUICK, study=study)
+    study = feature(
+        STUDY,
+        "survival_class",
+        values='["a", "b"]',
+        available_at='"admission"',
+        not_an_outcome='"a name of the ward"',
+    )
+    done = command(
+        tmp_path / "town", [row | {"survival_class": "a"} for row in rows], *QUICK, study=study
+    )
     assert done.status == 0, done.said
-    assert "guard L02 was overridden for feature 'survival_class': a name of the ward" in done.report["alarms"]
+    assert (
+        "guard L02 was overridden for feature 'survival_class': a name of the ward"
+        in done.report["alarms"]
+    )
 
 
 def test_l02_the_stage_of_the_real_table_is_refused(tmp_path: Path) -> None:
     if not REAL.is_dir():
         pytest.skip(f"no real data: {REAL} is not there (set FEDMETS_DATA)")
     text = (mapping_file.SOURCES / "gdc.toml").read_text(encoding="utf-8")
-    (tmp_path / "leaky.toml").write_text(text.replace('"diagnoses.prior_malignancy"', '"diagnoses.ajcc_pathologic_stage"'))
+    (tmp_path / "leaky.toml").write_text(
+        text.replace('"diagnoses.prior_malignancy"', '"diagnoses.ajcc_pathologic_stage"')
+    )
     study = load_study("colorectal_metastasis")
     with pytest.raises(LeakError) as caught:
         reader.read_table(study, "preop", REAL, source=str(tmp_path / "leaky.toml"))
@@ -121,16 +187,19 @@ def test_l02_the_stage_of_the_real_table_is_refused(tmp_path: Path) -> None:
     assert reader.read_table(study, "preop", REAL).source == "gdc"
 
 
-# ---- L03 --------------------------------------------------------------------------------------------------------------------
+# ---- L03 -----------------------------------------------------------------------------------------
 
 
 def histograms(cohorts: Sequence[Cohort], fold: Fold | None = None) -> Arrays:
     """The sums that the coordinator holds after preprocessing."""
-    return fit(load("preprocessing"), {}, cohorts, local_plan(fold or Fold(), 0, PARTS))["preprocessing"]
+    return fit(load("preprocessing"), {}, cohorts, local_plan(fold or Fold(), 0, PARTS))[
+        "preprocessing"
+    ]
 
 
 def planted(name: str, values: dict[int, float], n: int = 120) -> Cohort:
-    """A synthetic cohort in which feature `name` has the value that `values` gives for the label; otherwise its own."""
+    """A synthetic cohort in which feature `name` has the value that `values` gives for the label;
+    otherwise its own."""
     c = synthetic(n, seed=3, missing=0.02)
     x = c.values.copy()
     j = [f.name for f in c.schema.features].index(name)
@@ -146,7 +215,10 @@ def found(c: Cohort) -> set[str]:
 def test_l03_an_ordinary_cohort_has_no_leak() -> None:
     c = synthetic(120, seed=3)
     assert found(c) == set()
-    assert all(0.5 <= auc < 0.95 for auc in leak_guard.single_feature_auc(histograms([c]), c.schema).values())
+    assert all(
+        0.5 <= auc < 0.95
+        for auc in leak_guard.single_feature_auc(histograms([c]), c.schema).values()
+    )
 
 
 @pytest.mark.parametrize(
@@ -198,9 +270,9 @@ def test_l03_sees_the_leak_however_the_patients_are_divided(count: int, seed: in
     whole = planted("x1", {0: -2.0, 1: 2.0})
     at = np.random.default_rng(seed).integers(0, count, len(whole))
     pieces = [whole.where(at == k) for k in range(count)]
-    assert leak_guard.single_feature_auc(histograms(pieces), whole.schema) == leak_guard.single_feature_auc(
-        histograms([whole]), whole.schema
-    )
+    assert leak_guard.single_feature_auc(
+        histograms(pieces), whole.schema
+    ) == leak_guard.single_feature_auc(histograms([whole]), whole.schema)
 
 
 def test_l03_judges_training_rows_only() -> None:
@@ -211,9 +283,9 @@ def test_l03_judges_training_rows_only() -> None:
     mixed = dataclasses.replace(c, values=np.where(test[:, None], c.values, clean.values))
     fold = Fold(parts=(1,))
     assert leak_guard.leaks({fold.key: histograms([mixed], fold)}, c.schema) == {}
-    assert leak_guard.single_feature_auc(histograms([mixed], fold), c.schema) == leak_guard.single_feature_auc(
-        histograms([clean], fold), c.schema
-    )
+    assert leak_guard.single_feature_auc(
+        histograms([mixed], fold), c.schema
+    ) == leak_guard.single_feature_auc(histograms([clean], fold), c.schema)
 
 
 LEAKY = feature(STUDY, "ward", values='["north", "south"]', available_at='"admission"')
@@ -223,7 +295,9 @@ def leaky(rows: list[Row]) -> list[Row]:
     return [row | {"ward": "south" if row["spread"] == "1" else "north"} for row in rows]
 
 
-def test_l03_stops_the_whole_program_before_a_model_and_stays_stopped(tmp_path: Path, rows: list[Row]) -> None:
+def test_l03_stops_the_whole_program_before_a_model_and_stays_stopped(
+    tmp_path: Path, rows: list[Row]
+) -> None:
     done = command(tmp_path / "town", leaky(rows), *QUICK, study=LEAKY)
     assert done.status == 4
     assert "[L03] L03 feature 'ward' alone reaches AUC 1.000" in done.said
@@ -232,7 +306,10 @@ def test_l03_stops_the_whole_program_before_a_model_and_stays_stopped(tmp_path: 
     lines = read(done.folder / "ledger.jsonl")
     (guard,) = (line for line in lines if line["kind"] == "guard")
     assert (guard["refused"], guard["accepted"]) == (["ward"], [])
-    assert {w["learner"] for line in lines if line["kind"] == "exchange" for w in line["work"]} <= {"preprocessing", "survival"}
+    assert {w["learner"] for line in lines if line["kind"] == "exchange" for w in line["work"]} <= {
+        "preprocessing",
+        "survival",
+    }
     assert not done.report
     # going on with the stopped run is no way round
     again = launch("--resume", str(done.folder), runs=tmp_path / "town" / "runs")
@@ -249,19 +326,21 @@ def test_l03_accepted_goes_on_and_is_printed(tmp_path: Path, rows: list[Row]) ->
     assert done.report["guards"]["L03"]["auc"]["ward"] == 1.0
     assert "guard L03 was overridden for feature 'ward'" in done.said
     assert (
-        "Guard L03 (a single feature that almost equals the label) was overridden for &#39;ward&#39;"
-        in (done.folder / "report.html").read_text()
+        "Guard L03 (a single feature that almost equals the label) was overridden for "
+        "&#39;ward&#39;" in (done.folder / "report.html").read_text()
     )
 
 
-def test_l03_a_feature_that_leaks_nothing_is_not_called_overridden(tmp_path: Path, rows: list[Row]) -> None:
+def test_l03_a_feature_that_leaks_nothing_is_not_called_overridden(
+    tmp_path: Path, rows: list[Row]
+) -> None:
     done = command(tmp_path / "town", rows, *QUICK, "--accept-leak", "age")
     assert done.status == 0, done.said
     assert done.report["overrides"]["L03"] == []
     assert not [a for a in done.report["alarms"] if "L03" in a]
 
 
-# ---- L04 --------------------------------------------------------------------------------------------------------------------
+# ---- L04 -----------------------------------------------------------------------------------------
 
 
 def test_l04_the_split_is_by_patient() -> None:
@@ -271,7 +350,11 @@ def test_l04_the_split_is_by_patient() -> None:
     for c in those:
         for fold in folds:
             inside = set(c.train(fold, 0, PARTS).ids)
-            tested = {i for i, p in zip(c.ids, c.parts(0, PARTS), strict=True) if p in fold.parts or c.site in fold.sites}
+            tested = {
+                i
+                for i, p in zip(c.ids, c.parts(0, PARTS), strict=True)
+                if p in fold.parts or c.site in fold.sites
+            }
             assert not inside & tested
 
 
@@ -281,7 +364,11 @@ def test_l04_a_patient_at_two_sites_is_refused_by_name() -> None:
     with pytest.raises(LeakError) as caught:
         split_checks.verify([a, twice, *rest], [Fold()], 0, PARTS)
     assert caught.value.code == "L04"
-    assert str(caught.value) == f"[L04] L04 patient '{a.ids[0]}' stands at site 'S0' and at site 'S1'; remove one of the two records"
+    assert (
+        str(caught.value)
+        == f"[L04] L04 patient '{a.ids[0]}' stands at site 'S0' and at site 'S1'; remove one of "
+        "the two records"
+    )
 
 
 def test_l04_a_split_that_trains_on_its_test_rows_is_refused() -> None:
@@ -292,7 +379,9 @@ def test_l04_a_split_that_trains_on_its_test_rows_is_refused() -> None:
     (c,) = synthetic_sites(60, 1)
     bad = Leaky(c.site, c.schema, c.ids, c.values, c.labels)
     split_checks.verify([bad], [Fold()], 0, PARTS)
-    with pytest.raises(LeakError, match=r"fold 'part:1' trains on .* patients of site 'S0' that it is tested on"):
+    with pytest.raises(
+        LeakError, match=r"fold 'part:1' trains on .* patients of site 'S0' that it is tested on"
+    ):
         split_checks.verify([bad], [Fold(parts=(1,))], 0, PARTS)
 
 
@@ -301,7 +390,9 @@ def predictions(folder: Path) -> dict[int, Path]:
 
 
 @pytest.mark.parametrize("where", ["the same site", "another site"])
-def test_l04_is_verified_again_from_what_was_written(whole: Done, tmp_path: Path, where: str) -> None:
+def test_l04_is_verified_again_from_what_was_written(
+    whole: Done, tmp_path: Path, where: str
+) -> None:
     import shutil
 
     folder = tmp_path / "run"
@@ -319,11 +410,13 @@ def test_l04_is_verified_again_from_what_was_written(whole: Done, tmp_path: Path
 
 
 def test_l04_what_was_written_names_nobody(whole: Done) -> None:
-    written = "".join((p.parent / split_checks.FILE).read_text() for p in predictions(whole.folder).values())
+    written = "".join(
+        (p.parent / split_checks.FILE).read_text() for p in predictions(whole.folder).values()
+    )
     assert not any(row["patient"] in written for row in people())
 
 
-# ---- L05 --------------------------------------------------------------------------------------------------------------------
+# ---- L05 -----------------------------------------------------------------------------------------
 
 TWO_HEADS = ("--learners", "logistic,boosting", "--set", "boosting.trees=2")
 
@@ -332,28 +425,49 @@ def poison(rows: list[Row], who: set[str]) -> list[Row]:
     """Other values and other labels for `who`."""
     turned = {"0": "1", "1": "0", "9": "9"}
     return [
-        row | {"age": "105", "marker": "88888", "kind": "c", "nodes": "48", "spread": turned[row["spread"]], "months": "1"}
+        row
+        | {
+            "age": "105",
+            "marker": "88888",
+            "kind": "c",
+            "nodes": "48",
+            "spread": turned[row["spread"]],
+            "months": "1",
+        }
         if row["patient"] in who
         else row
         for row in rows
     ]
 
 
-def test_l05_test_rows_of_a_part_change_nothing_that_is_fitted_for_it(tmp_path: Path, rows: list[Row]) -> None:
+def test_l05_test_rows_of_a_part_change_nothing_that_is_fitted_for_it(
+    tmp_path: Path, rows: list[Row]
+) -> None:
     setting = begin(tmp_path / "clean", rows, *TWO_HEADS, *QUICK)
     outcome = train(setting)
     sites, clean = judge(setting, outcome)
     part = 1
-    who = {i for c in sites for i, p in zip(c.ids, c.parts(setting.run.seed, PARTS), strict=True) if p == part}
+    who = {
+        i
+        for c in sites
+        for i, p in zip(c.ids, c.parts(setting.run.seed, PARTS), strict=True)
+        if p == part
+    }
     other_setting = begin(tmp_path / "poisoned", poison(rows, who), *TWO_HEADS, *QUICK)
     other = train(other_setting)
     _, poisoned = judge(other_setting, other)
     assert other.state_hash != outcome.state_hash
     folds = setting.run.folds(outcome.groups)
-    without, fitted = [f for f in folds if part in f.parts], ("preprocessing", "logistic", "boosting")
+    without, fitted = (
+        [f for f in folds if part in f.parts],
+        ("preprocessing", "logistic", "boosting"),
+    )
     assert len(without) == PARTS
     for fold in folds:
-        same = [digest(outcome.states[fold.key][name]) == digest(other.states[fold.key][name]) for name in fitted]
+        same = [
+            digest(outcome.states[fold.key][name]) == digest(other.states[fold.key][name])
+            for name in fitted
+        ]
         assert all(same) if fold in without else not any(same), fold.key
     # the threshold and the choice between heads come from those folds
     evaluated = [o.states["all"]["evaluation"] for o in (outcome, other)]
@@ -369,18 +483,26 @@ def test_l05_test_rows_of_a_part_change_nothing_that_is_fitted_for_it(tmp_path: 
             assert np.array_equal(a.thresholds[mine], b.thresholds[mine])
         chosen = []
         for c in (clean, poisoned):
-            (clinical,), (logistic,) = (c.scores[m, arm, "within_site"] for m in ("clinical", "logistic"))
+            (clinical,), (logistic,) = (
+                c.scores[m, arm, "within_site"] for m in ("clinical", "logistic")
+            )
             chosen.append((clinical.probs == logistic.probs).all(axis=1)[mine])
         assert np.array_equal(*chosen)
 
 
-def test_l05_a_site_that_is_left_out_changes_nothing_that_is_fitted_without_it(tmp_path: Path) -> None:
+def test_l05_a_site_that_is_left_out_changes_nothing_that_is_fitted_without_it(
+    tmp_path: Path,
+) -> None:
     rows = people(sizes={"Ash": 45, "Beech": 42, "Elm": 42})
     how = ("--learners", "logistic", "--evaluations", "leave_one_site_out")
     setting = begin(tmp_path / "clean", rows, *how)
     outcome = train(setting)
     _, clean = judge(setting, outcome)
-    other_setting = begin(tmp_path / "poisoned", poison(rows, {row["patient"] for row in rows if row["hospital"] == "Elm"}), *how)
+    other_setting = begin(
+        tmp_path / "poisoned",
+        poison(rows, {row["patient"] for row in rows if row["hospital"] == "Elm"}),
+        *how,
+    )
     other = train(other_setting)
     _, poisoned = judge(other_setting, other)
     assert outcome.groups == other.groups == (("Ash",), ("Beech",), ("Elm",))
@@ -403,13 +525,14 @@ def test_l05_unlabelled_cases_train_no_fold() -> None:
             assert not unlabelled & set(c.train(fold, 0, PARTS).ids)
 
 
-# ---- L06 --------------------------------------------------------------------------------------------------------------------
+# ---- L06 -----------------------------------------------------------------------------------------
 
 
 def headline(report: Done, arm: str = "federated") -> tuple[float, float]:
     return next(
         (r["low"], r["high"]) for r in report.report["results"]
-        if (r["model"], r["arm"], r["evaluation"], r["site"], r["metric"]) == ("logistic", arm, "within_site", "all", "auc")
+        if (r["model"], r["arm"], r["evaluation"], r["site"], r["metric"]) == ("logistic", arm,
+        "within_site", "all", "auc")
     )  # fmt: skip
 
 
@@ -429,7 +552,9 @@ def test_l06_permuted_labels_give_an_interval_around_one_half(tmp_path: Path) ->
     ]
 
 
-def test_l06_labels_move_within_institutions_and_nothing_else_does(tmp_path: Path, rows: list[Row]) -> None:
+def test_l06_labels_move_within_institutions_and_nothing_else_does(
+    tmp_path: Path, rows: list[Row]
+) -> None:
     study = load_study(str(write(tmp_path / "town", rows)))
     reading = reader.read_table(study, "late", tmp_path / "town" / "data")
     labels = label_permutation.shuffled(reading.cohort, reading.institutions, 4)
@@ -445,7 +570,7 @@ def test_l06_labels_move_within_institutions_and_nothing_else_does(tmp_path: Pat
     assert again.institutions == reading.institutions
 
 
-# ---- L07 --------------------------------------------------------------------------------------------------------------------
+# ---- L07 -----------------------------------------------------------------------------------------
 
 
 def test_l07_a_site_marker_is_found_out_and_shuffled_features_are_not() -> None:
@@ -467,8 +592,14 @@ def test_l07_is_in_the_report(whole: Done, tmp_path: Path, rows: list[Row]) -> N
     assert plain["sites"] == 4
     assert plain["features"] <= plain["features_limit"]
     told = {"Ash": "a", "Beech": "b"}
-    marked = command(tmp_path / "town", [row | {"kind": told[row["hospital"]]} for row in rows], *QUICK)
-    assert marked.report["site_probe"]["features"] > 0.95 > marked.report["site_probe"]["features_limit"]
+    marked = command(
+        tmp_path / "town", [row | {"kind": told[row["hospital"]]} for row in rows], *QUICK
+    )
+    assert (
+        marked.report["site_probe"]["features"]
+        > 0.95
+        > marked.report["site_probe"]["features_limit"]
+    )
 
 
 def test_written_predictions_are_complete(whole: Done) -> None:

@@ -40,7 +40,9 @@ def folder(name: str) -> Path:
 
 @pytest.fixture(scope="module")
 def tcga() -> reader.Reading:
-    return reader.read_table(studies.load("colorectal_metastasis"), "postresection", folder("tcga-coadread"))
+    return reader.read_table(
+        studies.load("colorectal_metastasis"), "postresection", folder("tcga-coadread")
+    )
 
 
 def known(c: reader.Cohort, name: str) -> int:
@@ -62,11 +64,22 @@ def test_tcga_raw_m(tcga: reader.Reading) -> None:
     for path in sorted(folder("tcga-coadread").rglob("clinical.tsv")):
         part = read(path, Layout(), [])
         assert part is not None
-        columns = ("cases.submitter_id", "diagnoses.classification_of_tumor", "diagnoses.ajcc_pathologic_m")
+        columns = (
+            "cases.submitter_id",
+            "diagnoses.classification_of_tumor",
+            "diagnoses.ajcc_pathologic_m",
+        )
         for i, kind, m in zip(*(part.column(c) for c in columns), strict=True):
             if kind == "primary":
                 raw[i].add(m)
-    assert Counter(m for v in raw.values() for m in v) == {"M0": 466, "M1": 75, "M1a": 11, "M1b": 3, "MX": 64, "'--": 12}
+    assert Counter(m for v in raw.values() for m in v) == {
+        "M0": 466,
+        "M1": 75,
+        "M1a": 11,
+        "M1b": 3,
+        "MX": 64,
+        "'--": 12,
+    }
 
 
 def test_tcga_features(tcga: reader.Reading) -> None:
@@ -82,7 +95,12 @@ def test_tcga_institutions(tcga: reader.Reading) -> None:
     found = {}
     for name in set(tcga.institutions):
         labels = tcga.cohort.labels[np.array([i == name for i in tcga.institutions])]
-        found[name] = (len(labels), int((labels != UNKNOWN).sum()), int((labels == 1).sum()), int((labels == 0).sum()))
+        found[name] = (
+            len(labels),
+            int((labels != UNKNOWN).sum()),
+            int((labels == 1).sum()),
+            int((labels == 0).sum()),
+        )
     assert {k: found[k] for k in INSTITUTIONS} == INSTITUTIONS
     rest = [v for k, v in found.items() if k not in INSTITUTIONS]
     assert len(rest) == 16
@@ -90,7 +108,9 @@ def test_tcga_institutions(tcga: reader.Reading) -> None:
 
 
 def test_tcga_one_institution(tcga: reader.Reading) -> None:
-    mine = frozenset(i for i, s in zip(tcga.cohort.ids, tcga.institutions, strict=True) if s == "Pittsburgh")
+    mine = frozenset(
+        i for i, s in zip(tcga.cohort.ids, tcga.institutions, strict=True) if s == "Pittsburgh"
+    )
     c = reader.select(tcga, "Pittsburgh", mine)
     assert (len(c), c.flow.read, c.flow.unknown_label) == (27, 27, 5)
 
@@ -136,7 +156,11 @@ def test_crlm() -> None:
         assert part.column(name).count("-999") == 29
     within = sum(
         e == "1" and float(t) <= 24
-        for e, t in zip(part.column("progression_or_recurrence_liveronly"), part.column("months_to_liver_DFS_progression"), strict=True)
+        for e, t in zip(
+            part.column("progression_or_recurrence_liveronly"),
+            part.column("months_to_liver_DFS_progression"),
+            strict=True,
+        )
     )
     assert (c.labels == 1).sum() == within
     assert (c.labels == UNKNOWN).sum() == c.flow.unknown_label > 0
@@ -146,6 +170,12 @@ def test_crlm() -> None:
 def test_openbtai() -> None:
     r = reader.read_table(studies.load("brain_primary"), "first_mri", folder("openbtai"))
     classes = r.cohort.schema.label.classes
-    assert Counter(classes[i] for i in r.cohort.labels) == {"breast": 22, "nsclc": 38, "sclc": 5, "melanoma": 6, "other": 2 + 1 + 1}
+    assert Counter(classes[i] for i in r.cohort.labels) == {
+        "breast": 22,
+        "nsclc": 38,
+        "sclc": 5,
+        "melanoma": 6,
+        "other": 2 + 1 + 1,
+    }
     assert Counter(r.institutions) == {"GE": 29, "Philips": 25, "Siemens": 21}
     assert r.cohort.flow.read == 75

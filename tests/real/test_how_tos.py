@@ -1,4 +1,5 @@
-"""The how-tos on the collections themselves: their commands read the real files, and the figures that the pages tell are so."""
+"""The how-tos on the collections themselves: their commands read the real files, and the figures
+that the pages tell are so."""
 
 from __future__ import annotations
 
@@ -12,7 +13,11 @@ from tests.docs.worlds import DATA, run
 
 def written(page: str, folder: str) -> str:
     """The command of a how-to that reads that folder and stops before training."""
-    return next(c.line for c in commands() if c.block.page == page and c.line.endswith(f"--data {folder} --prepare"))
+    return next(
+        c.line
+        for c in commands()
+        if c.block.page == page and c.line.endswith(f"--data {folder} --prepare")
+    )
 
 
 def told(page: str, folder: str, real: str, tmp_path: Path) -> str:

@@ -1,4 +1,5 @@
-"""The image readers on real files, against SimpleITK and against reference label maps made by other software."""
+"""The image readers on real files, against SimpleITK and against reference label maps made by other
+software."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ def sitk_read(files: Any) -> tuple[np.ndarray, Any]:
     return sitk.GetArrayFromImage(image), image
 
 
-@pytest.mark.parametrize(("name", "count", "spacing"), [("crlm/ct", 41, 5.0), ("segmentations/ct-3slice", 3, 1.0)])
+@pytest.mark.parametrize(
+    ("name", "count", "spacing"), [("crlm/ct", 41, 5.0), ("segmentations/ct-3slice", 3, 1.0)]
+)
 def test_ct_equals_simpleitk(name: str, count: int, spacing: float) -> None:
     (series,) = found(*sorted(p for p in folder(name).rglob("*") if p.is_file()))
     assert (len(series.files), series.channel, series.faults) == (count, "ct", ())
@@ -83,7 +86,8 @@ def test_binary_segmentations_equal_their_references() -> None:
 
     (seg,) = found(at / "partial_overlaps.dcm")
     mask = read_segmentation(seg, ct.geometry, {c: [c] for c in COLOURS}, ct)
-    # the references hold the first object's segments by number, in as many files as it takes to keep overlaps apart
+    # the references hold the first object's segments by number, in as many files as it takes to
+    # keep overlaps apart
     files = [nrrd(f"partial_overlaps-{n}.nrrd") for n in (1, 2, 3)]
     for i in range(5):
         truth = np.any([f == i + 1 for f in files], axis=0)
@@ -111,7 +115,11 @@ def test_labelmaps_equal_their_references(name: str, reference: str) -> None:
 
     at = folder("segmentations")
     (seg,) = found(at / f"sparse-labelmap-{name}.dcm")
-    grid = Geometry((3, 38, 24), (46.4649009, 5.0188098, -177.75), np.array([[0, 0, 2.5], [0, 0.7, 0], [0.7, 0, 0]]))
+    grid = Geometry(
+        (3, 38, 24),
+        (46.4649009, 5.0188098, -177.75),
+        np.array([[0, 0, 2.5], [0, 0.7, 0], [0.7, 0, 0]]),
+    )
     mask = read_segmentation(seg, grid, {"liver": ["liver"]})
     assert np.array_equal(mask.bits, nrrd(f"sparse_labelmap_{reference}_seg.nrrd") == 1)
     assert mask.bits[0].any()

@@ -1,4 +1,5 @@
-"""The main job on the real colorectal table, through the command: what a reviewer would look at first."""
+"""The main job on the real colorectal table, through the command: what a reviewer would look at
+first."""
 
 from __future__ import annotations
 
@@ -16,14 +17,22 @@ from tests.paths import DATA, ROOT
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        not (DATA / "tcga-coadread").is_dir(), reason=f"no tcga-coadread under {DATA}; set FEDMETS_DATA to the folder that has it"
+        not (DATA / "tcga-coadread").is_dir(),
+        reason=f"no tcga-coadread under {DATA}; set FEDMETS_DATA to the folder that has it",
     ),
 ]
 
 
 def run(cwd: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "simulation", "--data", str(DATA / "tcga-coadread"), *options]
-    return subprocess.run(command, cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=900)
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
 
 
 def report(cwd: Path, *options: str) -> dict[str, Any]:
@@ -33,7 +42,9 @@ def report(cwd: Path, *options: str) -> dict[str, Any]:
     return loaded
 
 
-def auc(report: dict[str, Any], model: str, arm: str, evaluation: str, site: str = "all") -> dict[str, Any]:
+def auc(
+    report: dict[str, Any], model: str, arm: str, evaluation: str, site: str = "all"
+) -> dict[str, Any]:
     key = {"model": model, "arm": arm, "evaluation": evaluation, "site": site, "metric": "auc"}
     (row,) = (r for r in report["results"] if key.items() <= r.items())
     return row
@@ -50,7 +61,11 @@ def test_the_hospitals_are_the_sites(post: dict[str, Any]) -> None:
     assert sites["Pittsburgh"] == (22, 10)
     assert sum(n for n, _ in sites.values()) == 555
     assert sum(e for _, e in sites.values()) == 89
-    assert [g for g in post["groups"] if len(g) == 1] == [["Christiana"], ["Indivumed"], ["Pittsburgh"]]
+    assert [g for g in post["groups"] if len(g) == 1] == [
+        ["Christiana"],
+        ["Indivumed"],
+        ["Pittsburgh"],
+    ]
 
 
 def test_the_flow_adds_up(post: dict[str, Any]) -> None:
@@ -63,9 +78,15 @@ def test_figures_are_where_the_literature_and_pooled_models_put_them(post: dict[
     for model in ("logistic", "boosting"):
         for evaluation in ("within_site", "leave_one_site_out"):
             assert 0.84 < auc(post, model, "federated", evaluation)["value"] < 0.95
-            gap = auc(post, model, "federated", evaluation)["value"] - auc(post, model, "pooled", evaluation)["value"]
+            gap = (
+                auc(post, model, "federated", evaluation)["value"]
+                - auc(post, model, "pooled", evaluation)["value"]
+            )
             assert abs(gap) < 0.02
-    assert auc(post, "clinical", "federated", "leave_one_site_out")["value"] > auc(post, "clinical", "local", "leave_one_site_out")["value"]
+    assert (
+        auc(post, "clinical", "federated", "leave_one_site_out")["value"]
+        > auc(post, "clinical", "local", "leave_one_site_out")["value"]
+    )
     assert post["alarms"] == []
 
 
@@ -73,7 +94,12 @@ def test_small_sites_are_not_estimable_and_never_the_worst(post: dict[str, Any])
     for site in ("Asterand", "Michigan", "Roswell", "MSKCC", "Greater Poland"):
         row = auc(post, "clinical", "federated", "within_site", site)
         assert (row["estimable"], row["value"]) == (False, None)
-    assert {b["worst_site"] for b in post["between_sites"]} <= {"Indivumed", "Christiana", "Pittsburgh", None}
+    assert {b["worst_site"] for b in post["between_sites"]} <= {
+        "Indivumed",
+        "Christiana",
+        "Pittsburgh",
+        None,
+    }
 
 
 def test_exchanges_are_trees_times_depth_plus_a_few(post: dict[str, Any]) -> None:

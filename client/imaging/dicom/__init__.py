@@ -1,1 +1,2 @@
-"""DICOM: headers, pixels, series, slice geometry, split series, MR sequences, segmentation objects."""
+"""DICOM: headers, pixels, series, slice geometry, split series, MR sequences, segmentation
+objects."""

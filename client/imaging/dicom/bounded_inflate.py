@@ -1,6 +1,8 @@
-"""Deflated DICOM files (the data set compressed as a whole), inflated within bounds: a few kilobytes may claim to hold gigabytes.
+"""Deflated DICOM files (the data set compressed as a whole), inflated within bounds: a few
+kilobytes may claim to hold gigabytes.
 
-Nothing behind the pixel data is inflated, and of what lies before them no more than a header can need.
+Nothing behind the pixel data is inflated, and of what lies before them no more than a header can
+need.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ _PIECE = 1 << 20
 
 
 def starts(f: BufferedReader) -> bool:
-    """Whether a file at its start is deflated; if so it then stands where its deflated data set begins, else at its start again."""
+    """Whether a file at its start is deflated; if so it then stands where its deflated data set
+    begins, else at its start again."""
     if DEFLATED.encode() not in f.peek():
         return False
     if str(_meta(f).get("TransferSyntaxUID", "")) == DEFLATED:
@@ -45,7 +48,8 @@ def _meta(f: BinaryIO) -> Dataset:
 
 
 def inflated(f: BinaryIO, most: int) -> bytes:
-    """The first `most` bytes of the data set that begins where `f` stands, or as many as there are."""
+    """The first `most` bytes of the data set that begins where `f` stands, or as many as there
+    are."""
     return b"".join(_pieces(f, most))
 
 
@@ -56,7 +60,8 @@ def length(path: Path, most: int) -> int:
 
 
 def whole(path: str) -> Dataset:
-    """Any DICOM file, all of it. ValueError where its data set inflates to more than `LARGEST_DATA_SET`."""
+    """Any DICOM file, all of it. ValueError where its data set inflates to more than
+    `LARGEST_DATA_SET`."""
     from pydicom.dataset import FileMetaDataset
     from pydicom.filereader import dcmread
 

@@ -1,7 +1,8 @@
 """DICOM data elements: values from the bytes that stand in the file, and quiet around the parser.
 
-pydicom would turn each value into what the standard says it is, and warn or raise where a scanner wrote something else. Here an empty
-string, a list where one number belongs or a broken number is nothing (None, '' or ()), and costs that attribute alone.
+pydicom would turn each value into what the standard says it is, and warn or raise where a scanner
+wrote something else. Here an empty string, a list where one number belongs or a broken number is
+nothing (None, '' or ()), and costs that attribute alone.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 
 class _Quiet:
-    """Silences the warnings of a parser that is shown strange files; for several threads at once, which `catch_warnings` is not."""
+    """Silences the warnings of a parser that is shown strange files; for several threads at once,
+    which `catch_warnings` is not."""
 
     def __init__(self) -> None:
         self._lock, self._inside = threading.Lock(), 0
@@ -48,7 +50,9 @@ class Elements:
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
-        self._elements: dict[int, Any] = {int(tag): element for tag, element in dataset.items()}  # as they are, none converted
+        self._elements: dict[int, Any] = {
+            int(tag): element for tag, element in dataset.items()
+        }  # as they are, none converted
 
     def _value(self, tag: int) -> Any:
         """What the file holds: bytes, unless pydicom had to turn them into something already."""
@@ -94,7 +98,10 @@ class Elements:
         if not isinstance(value, bytes):
             return ()
         little_endian, size = self._elements[tag].is_little_endian, struct.calcsize(form)
-        return struct.unpack(f"{'<' if little_endian else '>'}{len(value) // size}{form}", value[: len(value) // size * size])
+        return struct.unpack(
+            f"{'<' if little_endian else '>'}{len(value) // size}{form}",
+            value[: len(value) // size * size],
+        )
 
     def short(self, tag: int, default: int = 0) -> int:
         values = self.packed(tag, "H")
@@ -129,7 +136,8 @@ class Elements:
         return v if len(v) == 6 else None
 
     def spacing(self) -> tuple[float, float] | None:
-        """PixelSpacing: mm between rows, between columns. What no scanner has (a micrometre, a decimetre) is nothing."""
+        """PixelSpacing: mm between rows, between columns. What no scanner has (a micrometre, a
+        decimetre) is nothing."""
         v = self.decimals(tags.SPACING)
         return (v[0], v[1]) if len(v) == 2 and min(v) >= 1e-3 and max(v) <= 100 else None
 

@@ -1,8 +1,11 @@
-"""DICOM header of one file: one pass up to the pixels, tolerant of what scanners and archives write; identity tags by name.
+"""DICOM header of one file: one pass up to the pixels, tolerant of what scanners and archives
+write; identity tags by name.
 
-Values are taken as the bytes that stand in the file and parsed here, so that an empty string, a list where one number belongs or a
-value that breaks the standard costs that attribute alone and never the file. Tags that could tell who the patient is are looked at for
-whether they hold anything: their names are kept, their values are not, with the one exception of PatientID, by which images join a table.
+Values are taken as the bytes that stand in the file and parsed here, so that an empty string, a
+list where one number belongs or a value that breaks the standard costs that attribute alone and
+never the file. Tags that could tell who the patient is are looked at for whether they hold
+anything: their names are kept, their values are not, with the one exception of PatientID, by which
+images join a table.
 """
 
 from __future__ import annotations
@@ -33,7 +36,12 @@ IMAGE_CLASSES = {
 """SOP classes of the images that are read here."""
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 DIRECTORY = "1.2.840.10008.1.3.10"
-REFERENCED_INSTANCES, REFERENCED_SOP, DERIVATION, SOURCE_IMAGES = 0x0008114A, 0x00081155, 0x00089124, 0x00082112
+REFERENCED_INSTANCES, REFERENCED_SOP, DERIVATION, SOURCE_IMAGES = (
+    0x0008114A,
+    0x00081155,
+    0x00089124,
+    0x00082112,
+)
 
 
 @cache
@@ -49,7 +57,8 @@ def unreadable(path: Path | str, what: str, way_out: str) -> Fault:
 
 
 def header(path: Path) -> Header | Fault | None:
-    """Of a file that begins as DICOM does. None for a DICOMDIR; a Fault (D00) when it is broken or cannot be decoded. Never raises."""
+    """Of a file that begins as DICOM does. None for a DICOMDIR; a Fault (D00) when it is broken or
+    cannot be decoded. Never raises."""
     from pydicom.filereader import dcmread
 
     head: bytes | None = None
@@ -57,10 +66,18 @@ def header(path: Path) -> Header | Fault | None:
         size = path.stat().st_size
         with quiet, path.open("rb") as f:
             # a deflated data set is read without the meta information before it
-            head = bounded_inflate.inflated(f, bounded_inflate.LARGEST_HEADER) if bounded_inflate.starts(f) else None
+            head = (
+                bounded_inflate.inflated(f, bounded_inflate.LARGEST_HEADER)
+                if bounded_inflate.starts(f)
+                else None
+            )
             source: BinaryIO = f if head is None else BytesIO(head)
             dataset = dcmread(source, stop_before_pixels=True, specific_tags=_wanted(), force=True)
-            if head is not None and len(head) == bounded_inflate.LARGEST_HEADER and head[source.tell() :][:4] != b"\xe0\x7f\x10\x00":
+            if (
+                head is not None
+                and len(head) == bounded_inflate.LARGEST_HEADER
+                and head[source.tell() :][:4] != b"\xe0\x7f\x10\x00"
+            ):
                 raise EOFError
             meta = getattr(dataset, "file_meta", None)
             syntax = str(meta.get("TransferSyntaxUID", "")) if meta else ""
@@ -72,20 +89,43 @@ def header(path: Path) -> Header | Fault | None:
             parsed = _header(path, values, syntax, size)
             if isinstance(parsed, Fault) or not parsed.rows:
                 return parsed
-            parsed = _with_pixels(parsed, values, syntax == BIG_ENDIAN or not (syntax or dataset.original_encoding[1]))
+            parsed = _with_pixels(
+                parsed, values, syntax == BIG_ENDIAN or not (syntax or dataset.original_encoding[1])
+            )
             if head is not None:
                 size = (
                     bounded_inflate.length(path, len(head) + pixel_layout.pixel_bytes(values))
                     if len(head) == bounded_inflate.LARGEST_HEADER
                     else len(head)
                 )
-            offset, why_cut = pixel_layout.extent(source, size, values, syntax, _implicit(dataset, syntax))
+            offset, why_cut = pixel_layout.extent(
+                source, size, values, syntax, _implicit(dataset, syntax)
+            )
     except OSError as e:
-        return unreadable(path, f"it cannot be read ({e.strerror or e})", "Check that the file is there and that the station may read it")
-    except Exception as e:  # whatever a parser makes of a broken file: this file is lost, the site is not
-        if isinstance(e, EOFError) and head is not None and len(head) == bounded_inflate.LARGEST_HEADER:
-            return unreadable(path, f"its deflated header has more than {bounded_inflate.LARGEST_HEADER >> 20} MB", COPY_AGAIN)
-        return unreadable(path, f"it begins as DICOM and then breaks off or is damaged ({type(e).__name__}: {_short(e)})", COPY_AGAIN)
+        return unreadable(
+            path,
+            f"it cannot be read ({e.strerror or e})",
+            "Check that the file is there and that the station may read it",
+        )
+    except (
+        Exception
+    ) as e:  # whatever a parser makes of a broken file: this file is lost, the site is not
+        if (
+            isinstance(e, EOFError)
+            and head is not None
+            and len(head) == bounded_inflate.LARGEST_HEADER
+        ):
+            return unreadable(
+                path,
+                f"its deflated header has more than {bounded_inflate.LARGEST_HEADER >> 20} MB",
+                COPY_AGAIN,
+            )
+        return unreadable(
+            path,
+            f"it begins as DICOM and then breaks off or is damaged ({type(e).__name__}: "
+            f"{_short(e)})",
+            COPY_AGAIN,
+        )
     return unreadable(path, why_cut, COPY_AGAIN) if why_cut else replace(parsed, offset=offset)
 
 
@@ -103,7 +143,12 @@ def _implicit(dataset: Dataset, syntax: str) -> bool:
 def _header(path: Path, e: Elements, syntax: str, size: int) -> Header | Fault:
     sop_class, declared = e.text(tags.SOP_CLASS), e.text(tags.MODALITY).upper()
     if not (sop_class or declared or e.text(tags.SERIES)):
-        return unreadable(path, "it holds neither a SOP class nor a modality: it is not DICOM, or its header is damaged", COPY_AGAIN)
+        return unreadable(
+            path,
+            "it holds neither a SOP class nor a modality: it is not DICOM, or its header is "
+            "damaged",
+            COPY_AGAIN,
+        )
     modality = IMAGE_CLASSES.get(sop_class, "other")
     if not sop_class and declared in IMAGE_CLASSES.values():
         modality = declared
@@ -114,7 +159,9 @@ def _header(path: Path, e: Elements, syntax: str, size: int) -> Header | Fault:
     frames = tuple(_frames(e, modality)) if pictured else ()
     agents = e.words(tags.AGENT)
     first = _shared(e)
-    timing, echo, modifier = (first.get(tag) for tag in (tags.MR_TIMING, tags.MR_ECHO, tags.MR_MODIFIER))
+    timing, echo, modifier = (
+        first.get(tag) for tag in (tags.MR_TIMING, tags.MR_ECHO, tags.MR_MODIFIER)
+    )
     return Header(
         path=str(path),
         kind="dicom",
@@ -138,16 +185,26 @@ def _header(path: Path, e: Elements, syntax: str, size: int) -> Header | Fault:
         instance=e.whole(tags.INSTANCE),
         samples=e.short(tags.SAMPLES, 1),
         photometric=e.text(tags.PHOTOMETRIC),
-        scanning_sequence=tuple(w.upper() for w in e.words(tags.SCANNING_SEQUENCE)) or _pulses(e, modifier),
+        scanning_sequence=tuple(w.upper() for w in e.words(tags.SCANNING_SEQUENCE))
+        or _pulses(e, modifier),
         sequence_variant=tuple(w.upper() for w in e.words(tags.SEQUENCE_VARIANT)),
         sequence_name=e.text(tags.SEQUENCE_NAME),
-        repetition_time=_first_number(e.decimal(tags.REPETITION_TIME), timing and timing.decimal(tags.REPETITION_TIME)),
+        repetition_time=_first_number(
+            e.decimal(tags.REPETITION_TIME), timing and timing.decimal(tags.REPETITION_TIME)
+        ),
         echo_time=_first_number(e.decimal(tags.ECHO_TIME), echo and echo.double(0x00189082)),
-        inversion_time=_first_number(e.decimal(tags.INVERSION_TIME), modifier and modifier.double(0x00189079)),
+        inversion_time=_first_number(
+            e.decimal(tags.INVERSION_TIME), modifier and modifier.double(0x00189079)
+        ),
         flip_angle=_first_number(e.decimal(tags.FLIP), timing and timing.decimal(tags.FLIP)),
         contrast=" ".join(agents) or ("yes" if e.items(tags.AGENT_ITEMS) else ""),
-        spacing_between=_first_number(e.decimal(tags.BETWEEN), (measures := first.get(tags.MEASURES)) and measures.decimal(tags.BETWEEN)),
-        references=tuple(uid for item in e.items(tags.REFERENCED_SERIES) if (uid := item.text(tags.SERIES))),
+        spacing_between=_first_number(
+            e.decimal(tags.BETWEEN),
+            (measures := first.get(tags.MEASURES)) and measures.decimal(tags.BETWEEN),
+        ),
+        references=tuple(
+            uid for item in e.items(tags.REFERENCED_SERIES) if (uid := item.text(tags.SERIES))
+        ),
         instances=_instances(e) if modality == "SEG" else (),
         identity=_identity(e, patient),
     )
@@ -158,14 +215,23 @@ def _with_pixels(header: Header, e: Elements, big_endian: bool) -> Header:
         return header
     fields, faults = pixel_layout.stored(e, big_endian)
     if len(header.frames) != e.frames():
-        faults.append(f"NumberOfFrames is {e.frames()}, but {len(header.frames)} frames are described. {COPY_AGAIN}")
+        faults.append(
+            f"NumberOfFrames is {e.frames()}, but {len(header.frames)} frames are described. "
+            f"{COPY_AGAIN}"
+        )
     return replace(header, **fields, faults=tuple(f"{header.path}: {fault}" for fault in faults))
 
 
 def _identity(e: Elements, patient: str) -> tuple[str, ...]:
     # a name that repeats the key, as de-identified collections have it, tells no more than the key
-    names = [name for tag, name in tags.IDENTITY.items() if e.holds(tag) and not (patient and e.text(tag).strip("^") == patient)]
-    return (*names, "BurnedInAnnotation") if e.text(tags.BURNT_IN).upper() == "YES" else tuple(names)
+    names = [
+        name
+        for tag, name in tags.IDENTITY.items()
+        if e.holds(tag) and not (patient and e.text(tag).strip("^") == patient)
+    ]
+    return (
+        (*names, "BurnedInAnnotation") if e.text(tags.BURNT_IN).upper() == "YES" else tuple(names)
+    )
 
 
 def _first_number(*values: float | Elements | None) -> float | None:
@@ -174,14 +240,22 @@ def _first_number(*values: float | Elements | None) -> float | None:
 
 def _instances(e: Elements) -> tuple[str, ...]:
     """The images that a SEG refers to: as a whole, else frame by frame."""
-    uids = [i.text(REFERENCED_SOP) for s in e.items(tags.REFERENCED_SERIES) for i in s.items(REFERENCED_INSTANCES)] or [
-        i.text(REFERENCED_SOP) for frame in e.items(tags.PER_FRAME) for d in frame.items(DERIVATION) for i in d.items(SOURCE_IMAGES)
+    uids = [
+        i.text(REFERENCED_SOP)
+        for s in e.items(tags.REFERENCED_SERIES)
+        for i in s.items(REFERENCED_INSTANCES)
+    ] or [
+        i.text(REFERENCED_SOP)
+        for frame in e.items(tags.PER_FRAME)
+        for d in frame.items(DERIVATION)
+        for i in d.items(SOURCE_IMAGES)
     ]
     return tuple(dict.fromkeys(uid for uid in uids if uid))
 
 
 def _shared(e: Elements) -> dict[int, Elements]:
-    """The functional groups of an enhanced object that say what kind of image it is: the shared ones, else the first frame's."""
+    """The functional groups of an enhanced object that say what kind of image it is: the shared
+    ones, else the first frame's."""
     out: dict[int, Elements] = {}
     for groups in (e.first(tags.SHARED), e.first(tags.PER_FRAME)):
         for tag in (tags.MR_TIMING, tags.MR_ECHO, tags.MR_MODIFIER, tags.MEASURES):
@@ -192,7 +266,9 @@ def _shared(e: Elements) -> dict[int, Elements]:
 
 def _pulses(e: Elements, modifier: Elements | None) -> tuple[str, ...]:
     """An enhanced object's sequence in the words of a classic one."""
-    words = {"SPIN": ("SE",), "GRADIENT": ("GR",), "BOTH": ("SE", "GR")}.get(e.text(tags.ECHO_PULSE).upper(), ())
+    words = {"SPIN": ("SE",), "GRADIENT": ("GR",), "BOTH": ("SE", "GR")}.get(
+        e.text(tags.ECHO_PULSE).upper(), ()
+    )
     return (*words, "IR") if modifier and modifier.text(0x00189009).upper() == "YES" else words
 
 
@@ -201,7 +277,11 @@ def _frames(e: Elements, modality: str) -> Iterator[Frame]:
     items = e.items(tags.PER_FRAME)
     if not items:
         shared = e.first(tags.SHARED)
-        frame = _enhanced(e, shared, shared) if shared and not e.decimals(tags.POSITION) else _classic(e)
+        frame = (
+            _enhanced(e, shared, shared)
+            if shared and not e.decimals(tags.POSITION)
+            else _classic(e)
+        )
         yield from [frame] if count == 1 else [Frame()] * count
         return
     if modality == "SEG":
@@ -211,7 +291,10 @@ def _frames(e: Elements, modality: str) -> Iterator[Frame]:
 
 
 def _classic(e: Elements) -> Frame:
-    traits = ((name, _b_value(e) if tag == tags.B_VALUE else "\\".join(e.words(tag))) for name, tag in tags.TRAITS)
+    traits = (
+        (name, _b_value(e) if tag == tags.B_VALUE else "\\".join(e.words(tag)))
+        for name, tag in tags.TRAITS
+    )
     return Frame(
         position=e.point(),
         orientation=e.cosines(),
@@ -248,7 +331,10 @@ def _enhanced(e: Elements, frame: Elements, shared: Elements | None) -> Frame:
         ("ConvolutionKernel", reconstruction and "\\".join(reconstruction.words(0x00181210))),
         ("DiffusionBValue", diffusion and _b_value(diffusion)),
         ("StackID", content and content.text(0x00209056)),
-        ("TemporalPositionIdentifier", content and next(iter(content.packed(0x00209128, "I")), None)),
+        (
+            "TemporalPositionIdentifier",
+            content and next(iter(content.packed(0x00209128, "I")), None),
+        ),
         ("AcquisitionNumber", content and next(iter(content.packed(0x00209156, "H")), None)),
     ]
     return Frame(
@@ -256,5 +342,7 @@ def _enhanced(e: Elements, frame: Elements, shared: Elements | None) -> Frame:
         orientation=(orientation or e).cosines(),
         spacing=(measures or e).spacing(),
         thickness=(measures or e).decimal(tags.THICKNESS),
-        traits=tuple((name, str(value)) for name, value in traits if value is not None and value != ""),
+        traits=tuple(
+            (name, str(value)) for name, value in traits if value is not None and value != ""
+        ),
     )

@@ -1,4 +1,5 @@
-"""Pixel layout of a DICOM file: how its pixels are stored, whether all are there, and how they become units, by its header, once.
+"""Pixel layout of a DICOM file: how its pixels are stored, whether all are there, and how they
+become units, by its header, once.
 
 What is found here travels in the Header, so that reading a volume need not parse a file again.
 """
@@ -29,15 +30,20 @@ def stored(e: Elements, big_endian: bool) -> tuple[dict[str, Any], list[str]]:
     faults: list[str] = []
     if allocated not in (8, 16, 32) or bits > allocated or (big_endian and allocated == 8):
         what = f"{allocated} bits allocated, {bits} stored{', big endian' if big_endian else ''}"
-        faults.append(f"its pixels are stored in a way that is not read here ({what}). {COPY_AGAIN}")
+        faults.append(
+            f"its pixels are stored in a way that is not read here ({what}). {COPY_AGAIN}"
+        )
     padding = e.packed(tags.PADDING, "H")
     shared, frame_groups = e.first(tags.SHARED), e.items(tags.PER_FRAME)
     scales, attributes = [], []
     for frame in frame_groups or [e]:
-        group = frame.first(tags.TRANSFORMATION) or (shared and shared.first(tags.TRANSFORMATION)) or e
+        group = (
+            frame.first(tags.TRANSFORMATION) or (shared and shared.first(tags.TRANSFORMATION)) or e
+        )
         scales.append(_scale(e, group, bits, faults))
         attributes.append(
-            " and ".join(name for name, tag in RESCALING if group.holds(tag)) or ("a modality LUT" if e.first(tags.LUT) else "")
+            " and ".join(name for name, tag in RESCALING if group.holds(tag))
+            or ("a modality LUT" if e.first(tags.LUT) else "")
         )
     return {
         "allocated": allocated,
@@ -57,25 +63,41 @@ def _scale(e: Elements, group: Elements, bits: int, faults: list[str]) -> tuple[
         linear = _linear(table)
         if linear is None:
             faults.append(
-                "its values go through a modality LUT that is no straight line. Export the series with a linear rescaling, or leave it out"
+                "its values go through a modality LUT that is no straight line. Export the series "
+                "with a linear rescaling, or leave it out"
             )
         return linear or (1.0, 0.0)
-    slope, intercept, unit = group.decimal(tags.SLOPE), group.decimal(tags.INTERCEPT), group.text(tags.RESCALE_TYPE).upper()
-    if (group.holds(tags.SLOPE) and not slope) or (group.holds(tags.INTERCEPT) and intercept is None):
+    slope, intercept, unit = (
+        group.decimal(tags.SLOPE),
+        group.decimal(tags.INTERCEPT),
+        group.text(tags.RESCALE_TYPE).upper(),
+    )
+    if (group.holds(tags.SLOPE) and not slope) or (
+        group.holds(tags.INTERCEPT) and intercept is None
+    ):
         texts = f"'{group.text(tags.SLOPE)}', '{group.text(tags.INTERCEPT)}'"
-        faults.append(f"RescaleSlope or RescaleIntercept is zero or no number ({texts}). {COPY_AGAIN}")
+        faults.append(
+            f"RescaleSlope or RescaleIntercept is zero or no number ({texts}). {COPY_AGAIN}"
+        )
     hounsfield = modality(e.text(tags.MODALITY).upper()).hounsfield
     if not _believable(slope or 1.0, intercept or 0.0, bits, hounsfield):
         kind = e.text(tags.MODALITY).upper() if hounsfield else "image"
-        what = f"RescaleSlope {slope or 1.0:g} and RescaleIntercept {intercept or 0.0:g} make values that no {kind} has"
+        what = (
+            f"RescaleSlope {slope or 1.0:g} and RescaleIntercept {intercept or 0.0:g} make "
+            f"values that no {kind} has"
+        )
         faults.append(f"{what}. {COPY_AGAIN}")
     if hounsfield and unit not in ("", "HU", "US", "UNSPECIFIED", "NORMALIZED", "HU_MOD"):
-        faults.append(f"its values are of the type '{unit}', not Hounsfield units. Send the reconstruction in Hounsfield units")
+        faults.append(
+            f"its values are of the type '{unit}', not Hounsfield units. Send the reconstruction "
+            "in Hounsfield units"
+        )
     return slope or 1.0, intercept or 0.0
 
 
 def _believable(slope: float, intercept: float, bits: int, ct: bool) -> bool:
-    """CT: steps of at most 100 HU, 10 HU at least from the lowest to the highest value that can be stored. Others: what float32 holds."""
+    """CT: steps of at most 100 HU, 10 HU at least from the lowest to the highest value that can be
+    stored. Others: what float32 holds."""
     if ct:
         return abs(slope) <= 100 and abs(slope) * 2.0**bits >= 10 and abs(intercept) <= 1e5
     return 1e-12 <= abs(slope) <= 1e12 and abs(intercept) <= 1e12
@@ -94,38 +116,65 @@ def _linear(table: Elements) -> tuple[float, float] | None:
 
 def pixel_bytes(e: Elements) -> int:
     """How many bytes uncompressed pixel data must have."""
-    bits = e.short(tags.ROWS) * e.short(tags.COLUMNS) * e.short(tags.SAMPLES, 1) * e.frames() * e.short(tags.ALLOCATED, 16)
+    bits = (
+        e.short(tags.ROWS)
+        * e.short(tags.COLUMNS)
+        * e.short(tags.SAMPLES, 1)
+        * e.frames()
+        * e.short(tags.ALLOCATED, 16)
+    )
     return (bits + 7) // 8
 
 
 def impossible(e: Elements, size: int, syntax: str) -> str:
-    """Why a file of `size` bytes cannot hold as many frames as it claims, or ''. To be asked before anything is made for each of them."""
+    """Why a file of `size` bytes cannot hold as many frames as it claims, or ''. To be asked before
+    anything is made for each of them."""
     count = e.frames()
     if count == 1 and syntax != DEFLATED:
         return ""  # a file that is cut short is told from one that claims too much
     # of compressed pixel data each frame is at least an item's tag and length
     needed = max(count, pixel_bytes(e)) if syntax in NATIVE else 8 * count
     if syntax == DEFLATED and needed > LARGEST_DATA_SET:
-        return f"its {count} frames take {needed} bytes; of deflated pixel data {LARGEST_DATA_SET} are the most that is read here"
+        return (
+            f"its {count} frames take {needed} bytes; of deflated pixel data "
+            f"{LARGEST_DATA_SET} are the most that is read here"
+        )
     if needed > (LARGEST_RATIO * size if syntax == DEFLATED else size) and count > 1:
-        return f"NumberOfFrames is {count}, which takes at least {needed} bytes; the file has {size}"
+        return (
+            f"NumberOfFrames is {count}, which takes at least {needed} bytes; the file has {size}"
+        )
     return ""
 
 
 def extent(f: BinaryIO, size: int, e: Elements, syntax: str, implicit: bool) -> tuple[int, str]:
-    """(offset of the pixel data's value, what is wrong with its length or ''); `f` stands before its tag, the file has `size` bytes."""
+    """(offset of the pixel data's value, what is wrong with its length or ''); `f` stands before
+    its tag, the file has `size` bytes."""
     start = _start(f, syntax, implicit)
     if start is None:
         return 0, "it ends before its pixel data"
     offset, length = start
     if length == 0xFFFFFFFF and syntax in NATIVE:
-        return offset, "its pixel data has no length, as only compressed pixel data may, but its transfer syntax says it is not compressed"
+        return (
+            offset,
+            "its pixel data has no length, as only compressed pixel data may, but its transfer "
+            "syntax says it is not compressed",
+        )
     if length == 0xFFFFFFFF:
-        return offset, "" if _whole(f, size) else "it is cut short in the middle of its compressed pixel data"
+        return offset, "" if _whole(
+            f, size
+        ) else "it is cut short in the middle of its compressed pixel data"
     needed = pixel_bytes(e) if syntax in NATIVE else length
     if size - offset < needed:
-        return offset, f"it is cut short: {max(0, size - offset)} of {needed} bytes of pixel data are there"
-    return offset, f"its pixel data has {length} bytes where rows, columns and frames need {needed}" if length < needed else ""
+        return (
+            offset,
+            f"it is cut short: {max(0, size - offset)} of {needed} bytes of pixel data are there",
+        )
+    return (
+        offset,
+        f"its pixel data has {length} bytes where rows, columns and frames need {needed}"
+        if length < needed
+        else "",
+    )
 
 
 def _start(f: BinaryIO, syntax: str, implicit: bool) -> tuple[int, int] | None:

@@ -1,9 +1,11 @@
-"""Pixel data of a DICOM series, to a float32 volume: Hounsfield units for CT, rescaled values for MR.
+"""Pixel data of a DICOM series, to a float32 volume: Hounsfield units for CT, rescaled values for
+MR.
 
-Headers have been read already (`client.imaging.formats.readers.header`) and say where pixels begin and how they are stored, so no file is
-parsed a second time: uncompressed pixels are read from their place, compressed ones go to the decoder that is fastest for their syntax.
-Slope and intercept are those of each slice (each frame) itself. CT below -1024 HU is padding outside the field of view, whatever number the
-scanner wrote there, and becomes -1024 HU.
+Headers have been read already (`client.imaging.formats.readers.header`) and say where pixels begin
+and how they are stored, so no file is parsed a second time: uncompressed pixels are read from their
+place, compressed ones go to the decoder that is fastest for their syntax. Slope and intercept are
+those of each slice (each frame) itself. CT below -1024 HU is padding outside the field of view,
+whatever number the scanner wrote there, and becomes -1024 HU.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from common.data.modality import modality
 from common.errors import DataError, Fault, raise_faults
 
 LOWEST_HU = -1024.0
-"""The lowest Hounsfield unit that is kept: below it scanners write padding (-2000, -3024, -32768)."""
+"""The lowest Hounsfield unit that is kept: below it scanners write padding (-2000, -3024,
+-32768)."""
 
 PLUGINS = {
     "1.2.840.10008.1.2.4.80": "pyjpegls",
@@ -34,10 +37,12 @@ PLUGINS = {
     "1.2.840.10008.1.2.4.91": "pylibjpeg",
     "1.2.840.10008.1.2.5": "pylibjpeg",
 }
-"""Transfer syntax -> the fastest of pydicom's plugins (`bench/dicom.py`); for the others there is only one."""
+"""Transfer syntax -> the fastest of pydicom's plugins (`bench/dicom.py`); for the others there is
+only one."""
 
 BY_GDCM = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (57, 70, 90, 91))
-"""Single frames of these are decoded by gdcm into our own memory; through pydicom's plugin the same decoder's bytes go through a str."""
+"""Single frames of these are decoded by gdcm into our own memory; through pydicom's plugin the same
+decoder's bytes go through a str."""
 
 
 @dataclass
@@ -51,13 +56,20 @@ class _Account:
 
 
 def read(series: Series) -> Volume:
-    """The volume of a series without faults, in the convention of `client.imaging.geometry.volumes`.
+    """The volume of a series without faults, in the convention of
+    `client.imaging.geometry.volumes`.
 
-    Raises DataError: D00 for a file that cannot be decoded, D06 for a series with faults, doubled slices that differ, or values that are
-    no CT's.
+    Raises DataError: D00 for a file that cannot be decoded, D06 for a series with faults, doubled
+    slices that differ, or values that are no CT's.
     """
     if series.faults or series.geometry is None or not series.slices:
-        raise DataError("D06", *(series.faults or (f"{series.uid}: it has no geometry and cannot be read as a volume",)))
+        raise DataError(
+            "D06",
+            *(
+                series.faults
+                or (f"{series.uid}: it has no geometry and cannot be read as a volume",)
+            ),
+        )
     count = len(series.slices)
     axes = [abs(t) - 1 for t in series.turn]
     rows, columns = (series.geometry.shape[axes.index(a)] for a in (1, 2))
@@ -69,7 +81,9 @@ def read(series: Series) -> Volume:
     for file, frames in by_file.items():
         header = series.headers[file] if series.headers else None
         # a header that was remembered by an older version may lack how pixels are stored
-        _fill(header if header and header.scales else _again(series.files[file]), frames, out, account)
+        _fill(
+            header if header and header.scales else _again(series.files[file]), frames, out, account
+        )
     _compare(series, out, account)
     if modality(series.modality).hounsfield:
         _check_hounsfield(series, out, account)
@@ -79,7 +93,10 @@ def read(series: Series) -> Volume:
         flips = tuple(slice(None, None, -1 if t < 0 else 1) for t in series.turn)
         out = np.ascontiguousarray(out.transpose(axes)[flips])
     if account.padded:
-        account.notes[f"padding: {account.padded} slices hold values below {LOWEST_HU:g} HU, which became {LOWEST_HU:g} HU"] = None
+        account.notes[
+            f"padding: {account.padded} slices hold values below {LOWEST_HU:g} HU, which became "
+            f"{LOWEST_HU:g} HU"
+        ] = None
     return Volume(out, series.geometry, tuple(account.notes))
 
 
@@ -89,14 +106,27 @@ def _again(path: str) -> Header:
         return header
     if isinstance(header, Fault):
         raise_faults([header])
-    raise DataError("D00", *(header.faults if isinstance(header, Header) else (f"{path}: it is no image any more. Start again",)))
+    raise DataError(
+        "D00",
+        *(
+            header.faults
+            if isinstance(header, Header)
+            else (f"{path}: it is no image any more. Start again",)
+        ),
+    )
 
 
 def _first(series: Series) -> str:
-    return series.files[0] if len(series.files) == 1 else f"{series.files[0]} and {len(series.files) - 1} more files"
+    return (
+        series.files[0]
+        if len(series.files) == 1
+        else f"{series.files[0]} and {len(series.files) - 1} more files"
+    )
 
 
-def _fill(header: Header, frames: Sequence[tuple[int, int]], out: NDArray[np.float32], account: _Account) -> None:
+def _fill(
+    header: Header, frames: Sequence[tuple[int, int]], out: NDArray[np.float32], account: _Account
+) -> None:
     """Decode `frames` (frame, slice) of one file into their slices of `out`."""
     path = header.path
     try:
@@ -107,10 +137,16 @@ def _fill(header: Header, frames: Sequence[tuple[int, int]], out: NDArray[np.flo
     except DataError:
         raise
     except OSError as e:
-        raise DataError("D00", f"{path}: it cannot be read ({e.strerror or e}). Check the file and its permissions") from e
+        raise DataError(
+            "D00",
+            f"{path}: it cannot be read ({e.strerror or e}). Check the file and its permissions",
+        ) from e
     except Exception as e:  # decoders fail in their own ways: this series is lost, the site is not
         reason = str(e).strip().replace("\n", " ")[:160]
-        raise DataError("D00", f"{path}: its pixels cannot be decoded ({type(e).__name__}: {reason}). {COPY_AGAIN}") from e
+        raise DataError(
+            "D00",
+            f"{path}: its pixels cannot be decoded ({type(e).__name__}: {reason}). {COPY_AGAIN}",
+        ) from e
 
 
 def _dtype(h: Header) -> np.dtype[Any]:
@@ -129,8 +165,12 @@ def _raw(h: Header, frames: Sequence[int]) -> Iterator[NDArray[Any]]:
     with Path(h.path).open("rb") as f:
         f.seek(h.offset - 12)
         tag = b"\x7f\xe0\x00\x10" if h.big_endian else b"\xe0\x7f\x10\x00"
-        if tag not in f.read(12):  # 12 bytes before the value, or 8 where the value representation is implicit
-            raise DataError("D00", f"{h.path}: it has changed since its header was read. Start again")
+        if tag not in f.read(
+            12
+        ):  # 12 bytes before the value, or 8 where the value representation is implicit
+            raise DataError(
+                "D00", f"{h.path}: it has changed since its header was read. Start again"
+            )
         if h.transfer_syntax in NATIVE:
             yield from _native(f, h, h.offset, frames)
         else:
@@ -149,7 +189,8 @@ def _native(f: BinaryIO, h: Header, start: int, frames: Sequence[int]) -> Iterat
 
 
 def _by_gdcm(h: Header) -> NDArray[Any] | None:
-    """The only frame of a compressed file; None when gdcm will not, or sees other pixels than the header promises."""
+    """The only frame of a compressed file; None when gdcm will not, or sees other pixels than the
+    header promises."""
     import gdcm  # type: ignore[import-untyped]
 
     gdcm.Trace.WarningOff()
@@ -162,7 +203,11 @@ def _by_gdcm(h: Header) -> NDArray[Any] | None:
     reader.SetRegion(box)
     raw = np.empty((h.rows, h.columns), _dtype(h))
     form = reader.GetImage().GetPixelFormat()
-    same = (form.GetBitsAllocated(), form.GetSamplesPerPixel(), reader.ComputeBufferLength()) == (h.allocated, 1, raw.nbytes)
+    same = (form.GetBitsAllocated(), form.GetSamplesPerPixel(), reader.ComputeBufferLength()) == (
+        h.allocated,
+        1,
+        raw.nbytes,
+    )
     return raw if same and reader.ReadIntoBuffer(raw.data.cast("B")) else None
 
 
@@ -188,11 +233,16 @@ def _decoded(data: bytes, h: Header, frames: Sequence[int]) -> Iterator[NDArray[
         yield decoder.as_array(data, index=frames[0], **options)[0]
         return
     order = sorted(frames)  # a decoder walks the fragments forwards
-    whole = {n: a for n, (a, _) in zip(order, decoder.iter_array(data, indices=order, **options), strict=True)}
+    whole = {
+        n: a
+        for n, (a, _) in zip(order, decoder.iter_array(data, indices=order, **options), strict=True)
+    }
     yield from (whole[n] for n in frames)
 
 
-def _rescale(raw: NDArray[Any], h: Header, frame: int, out: NDArray[np.float32], account: _Account) -> None:
+def _rescale(
+    raw: NDArray[Any], h: Header, frame: int, out: NDArray[np.float32], account: _Account
+) -> None:
     """Stored values of one slice to units, into `out`."""
     slope, intercept = h.scales[frame] if len(h.scales) > 1 else h.scales[0]
     padded = _padded(raw, h, slope, intercept, account)
@@ -219,11 +269,14 @@ def _without_spare_bits(raw: NDArray[Any], h: Header) -> NDArray[Any]:
     return (raw << shift) >> (h.allocated - h.stored)
 
 
-def _padded(raw: NDArray[Any], h: Header, slope: float, intercept: float, account: _Account) -> NDArray[np.bool_] | None:
+def _padded(
+    raw: NDArray[Any], h: Header, slope: float, intercept: float, account: _Account
+) -> NDArray[np.bool_] | None:
     """Where the file's padding stands, when it needs care.
 
-    In CT padding mostly lies below -1024 HU, where all values end at -1024. It needs care when a negative number was written into unsigned
-    pixels: then it is found by its bits, before the spare ones are removed. A padding value within the range of tissue is not believed.
+    In CT padding mostly lies below -1024 HU, where all values end at -1024. It needs care when a
+    negative number was written into unsigned pixels: then it is found by its bits, before the spare
+    ones are removed. A padding value within the range of tissue is not believed.
     """
     if h.padding is None:
         return None
@@ -231,7 +284,10 @@ def _padded(raw: NDArray[Any], h: Header, slope: float, intercept: float, accoun
     units = value * slope + intercept
     hounsfield = modality(h.modality).hounsfield
     if hounsfield and -1000.0 < units <= 4095.0:
-        account.notes[f"PixelPaddingValue {value} means {units:g} HU, which tissue has too: it was not taken for padding"] = None
+        account.notes[
+            f"PixelPaddingValue {value} means {units:g} HU, which tissue has too: it was not "
+            "taken for padding"
+        ] = None
         return None
     if (hounsfield and units <= LOWEST_HU) or (not hounsfield and value == 0):
         return None
@@ -248,14 +304,21 @@ def _compare(series: Series, out: NDArray[np.float32], account: _Account) -> Non
         if not np.array_equal(spare[0], out[k]):
             first = series.files[series.slices[k][0]]
             what = "two slices lie at one position and differ, and nothing tells which is right"
-            faults.append(Fault("D06", f"{first} and {path}", what, "Export the series again, or leave it out"))
+            faults.append(
+                Fault(
+                    "D06", f"{first} and {path}", what, "Export the series again, or leave it out"
+                )
+            )
     raise_faults(faults)
     if series.spares:
-        account.notes[f"doubled slices: {len(series.spares)} copies have equal pixels and were left out"] = None
+        account.notes[
+            f"doubled slices: {len(series.spares)} copies have equal pixels and were left out"
+        ] = None
 
 
 def _check_hounsfield(series: Series, out: NDArray[np.float32], account: _Account) -> None:
-    """Guard D06: whether the values can be a CT's. Air must be there, or nearly everything be soft tissue (a cut-out of the body)."""
+    """Guard D06: whether the values can be a CT's. Air must be there, or nearly everything be soft
+    tissue (a cut-out of the body)."""
     what = ""
     if account.low == account.high:
         what = f"every voxel is {account.low:g} HU"
@@ -265,6 +328,18 @@ def _check_hounsfield(series: Series, out: NDArray[np.float32], account: _Accoun
         sample = out[:: max(1, len(out) // 16), ::4, ::4]
         soft = float(((sample >= -200) & (sample <= 300)).mean())
         if soft < 0.5:
-            what = f"no voxel is below -200 HU and {1 - soft:.0%} of them are above 300 HU: its values are not rescaled to Hounsfield units"
+            what = (
+                f"no voxel is below -200 HU and {1 - soft:.0%} of them are above 300 HU: its "
+                "values are not rescaled to Hounsfield units"
+            )
     if what:
-        raise_faults([Fault("D06", _first(series), what, "Check RescaleSlope and RescaleIntercept at the scanner's export")])
+        raise_faults(
+            [
+                Fault(
+                    "D06",
+                    _first(series),
+                    what,
+                    "Check RescaleSlope and RescaleIntercept at the scanner's export",
+                )
+            ]
+        )

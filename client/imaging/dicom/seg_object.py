@@ -1,4 +1,5 @@
-"""DICOM SEG object as it lies in its file: what it outlines, frame by frame, and where each frame lies."""
+"""DICOM SEG object as it lies in its file: what it outlines, frame by frame, and where each frame
+lies."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ IDENTIFICATION, REFERENCED_NUMBER = 0x0062000A, 0x0062000B
 
 @dataclass(frozen=True)
 class Outlines:
-    """One SEG file: `values` (frames, rows, columns), the place of each frame, and the segment it outlines (LABELMAP: None)."""
+    """One SEG file: `values` (frames, rows, columns), the place of each frame, and the segment it
+    outlines (LABELMAP: None)."""
 
     path: str
     labels: Mapping[int, str]
@@ -39,23 +41,33 @@ class Outlines:
 
 
 def read_outlines(path: str) -> Outlines:
-    """DataError: D00 for a file that cannot be read, D06 for fractions of nothing, D07 for an object that contradicts itself."""
+    """DataError: D00 for a file that cannot be read, D06 for fractions of nothing, D07 for an
+    object that contradicts itself."""
     try:
         with quiet:
             dataset = bounded_inflate.whole(path)
             e = Elements(dataset)
             kind = e.text(SEGMENTATION_TYPE).upper()
-            labels = {item.short(SEGMENT_NUMBER): item.text(SEGMENT_LABEL) for item in e.items(SEGMENT_SEQUENCE)}
+            labels = {
+                item.short(SEGMENT_NUMBER): item.text(SEGMENT_LABEL)
+                for item in e.items(SEGMENT_SEQUENCE)
+            }
             values = _values(path, dataset, e, kind)
             return _described(path, e, kind, labels, values)
     except DataError:
         raise
     except Exception as error:  # a broken object is lost, the site is not
         reason = str(error).strip().replace("\n", " ")[:160]
-        raise DataError("D00", f"{path}: the segmentation cannot be read ({type(error).__name__}: {reason}). {COPY_AGAIN}") from error
+        raise DataError(
+            "D00",
+            f"{path}: the segmentation cannot be read ({type(error).__name__}: {reason}). "
+            f"{COPY_AGAIN}",
+        ) from error
 
 
-def _values(path: str, dataset: Any, e: Elements, kind: str) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def _values(
+    path: str, dataset: Any, e: Elements, kind: str
+) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """(frames, rows, columns): 0 and 1, or segment numbers for a LABELMAP."""
     from pydicom.pixels.decoders.base import get_decoder
 
@@ -64,23 +76,40 @@ def _values(path: str, dataset: Any, e: Elements, kind: str) -> NDArray[np.uint8
     if e.short(tags.ALLOCATED, 1) == 1 and syntax in NATIVE:
         data = np.frombuffer(dataset.PixelData, np.uint8)
         if 8 * len(data) < count * rows * columns:
-            raise ValueError(f"it is cut short: {len(data)} of {-(-count * rows * columns // 8)} bytes of pixel data are there")
-        values = np.unpackbits(data, bitorder="little", count=count * rows * columns).reshape(count, rows, columns)
+            raise ValueError(
+                f"it is cut short: {len(data)} of {-(-count * rows * columns // 8)} bytes of "
+                "pixel data are there"
+            )
+        values = np.unpackbits(data, bitorder="little", count=count * rows * columns).reshape(
+            count, rows, columns
+        )
     else:
         values = get_decoder(syntax).as_array(dataset, raw=True)[0].reshape(count, rows, columns)
     if kind == "FRACTIONAL":
         if not (maximum := e.short(MAXIMUM_FRACTIONAL_VALUE)):
-            raise DataError("D06", f"{path}: MaximumFractionalValue is 0 or missing, so what one half is is unknown. {EXPORT_AGAIN}")
+            raise DataError(
+                "D06",
+                f"{path}: MaximumFractionalValue is 0 or missing, so what one half is is unknown. "
+                f"{EXPORT_AGAIN}",
+            )
         return (2 * values.astype(np.uint32) >= maximum).astype(np.uint8)
     return values if kind == "LABELMAP" else (values != 0).astype(np.uint8)
 
 
-def _described(path: str, e: Elements, kind: str, labels: dict[int, str], values: NDArray[np.uint8] | NDArray[np.uint16]) -> Outlines:
+def _described(
+    path: str,
+    e: Elements,
+    kind: str,
+    labels: dict[int, str],
+    values: NDArray[np.uint8] | NDArray[np.uint16],
+) -> Outlines:
     shared, frames = e.first(tags.SHARED), e.items(tags.PER_FRAME)
     faults, notes, positions, axes, gaps, thickness = [], [], [], [], [], []
     segments: list[int | None] = []
     if kind not in ("BINARY", "FRACTIONAL", "LABELMAP"):
-        faults.append(f"its SegmentationType is '{kind}' (BINARY, FRACTIONAL and LABELMAP are read)")
+        faults.append(
+            f"its SegmentationType is '{kind}' (BINARY, FRACTIONAL and LABELMAP are read)"
+        )
     if len(frames) != len(values):
         faults.append(f"it has {len(values)} frames and describes {len(frames)}")
     for n, frame in enumerate(frames):
@@ -89,10 +118,16 @@ def _described(path: str, e: Elements, kind: str, labels: dict[int, str], values
             for tag in (tags.PLANE_POSITION, tags.PLANE_ORIENTATION, tags.MEASURES, IDENTIFICATION)
         }
         position_group, orientation_group, measures, segment_group = groups.values()
-        position, cosines = position_group and position_group.point(), orientation_group and orientation_group.cosines()
+        position, cosines = (
+            position_group and position_group.point(),
+            orientation_group and orientation_group.cosines(),
+        )
         spacing = measures and measures.spacing()
         if not (position and cosines and spacing and measures):
-            faults.append(f"frame {n + 1} does not say where it lies (position, orientation or spacing is missing)")
+            faults.append(
+                f"frame {n + 1} does not say where it lies (position, orientation or spacing is "
+                "missing)"
+            )
             break
         positions.append(position)
         axes.append(np.outer(spacing, 1) * np.array([cosines[3:], cosines[:3]]))
@@ -104,9 +139,13 @@ def _described(path: str, e: Elements, kind: str, labels: dict[int, str], values
             segments.append(segment_group.short(REFERENCED_NUMBER) if segment_group else 0)
     unknown = sorted({s for s in segments if s is not None} - labels.keys())
     if kind == "LABELMAP":
-        unknown = sorted({int(v) for v in np.unique(values)} - labels.keys() - {0, *e.packed(tags.PADDING, "H")})
+        unknown = sorted(
+            {int(v) for v in np.unique(values)} - labels.keys() - {0, *e.packed(tags.PADDING, "H")}
+        )
     if unknown:
-        faults.append(f"it outlines segments {', '.join(map(str, unknown))} that it does not describe")
+        faults.append(
+            f"it outlines segments {', '.join(map(str, unknown))} that it does not describe"
+        )
     if axes and max(np.abs(a - axes[0]).max() for a in axes) > 2e-3:
         faults.append("its frames have different orientations or pixel spacings")
     between = next((abs(v) for v in gaps if v), None)

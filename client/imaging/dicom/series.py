@@ -1,8 +1,9 @@
-"""DICOM series from headers: which files are one volume, in which order, and why a series must not be used.
+"""DICOM series from headers: which files are one volume, in which order, and why a series must not
+be used.
 
-Pure: nothing is opened. Positions decide, never file names or instance numbers: slices are ordered along their common normal, and must lie
-evenly on it (`client.imaging.dicom.slice_geometry`). A series that must not be used has faults, said with the file and what to do; nothing
-here raises.
+Pure: nothing is opened. Positions decide, never file names or instance numbers: slices are ordered
+along their common normal, and must lie evenly on it (`client.imaging.dicom.slice_geometry`). A
+series that must not be used has faults, said with the file and what to do; nothing here raises.
 """
 
 from __future__ import annotations
@@ -35,31 +36,54 @@ from client.imaging.geometry.volumes import Geometry, Header, Series
 LOSSY = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 81, 91, 203))
 
 PAGES = frozenset(
-    ("MOSAIC", "SCREEN SAVE", "SCREENSAVE", "DOSE_INFO", "DOSE", "CT_SOM5 PROT", "CT_SOM7 PROT", "CT_SOM5 DOSE", "PROJECTION IMAGE")
+    (
+        "MOSAIC",
+        "SCREEN SAVE",
+        "SCREENSAVE",
+        "DOSE_INFO",
+        "DOSE",
+        "CT_SOM5 PROT",
+        "CT_SOM7 PROT",
+        "CT_SOM5 DOSE",
+        "PROJECTION IMAGE",
+    )
 )
-PROJECTIONS = frozenset(("MIP", "MINIP", "MPR THICK", "VRT", "VOLUME RENDERED", "RENDERED", "CSAPARALLEL", "CSAMIP"))
+PROJECTIONS = frozenset(
+    ("MIP", "MINIP", "MPR THICK", "VRT", "VOLUME RENDERED", "RENDERED", "CSAPARALLEL", "CSAMIP")
+)
 
 
 def group(headers: Sequence[Header]) -> list[Series]:
-    """Series in the order of their first file; a SEG object and a NIfTI file are each a series of their own."""
+    """Series in the order of their first file; a SEG object and a NIfTI file are each a series of
+    their own."""
     out: list[Series] = []
     by_series: dict[tuple[str, ...], list[Header]] = {}
     for h in headers:
         alone = h.path if h.kind == "nifti" or h.modality == "SEG" else ""
-        by_series.setdefault((h.kind, h.modality, h.patient, h.study, h.series, alone), []).append(h)
+        by_series.setdefault((h.kind, h.modality, h.patient, h.study, h.series, alone), []).append(
+            h
+        )
     for headers_of_series in by_series.values():
-        out += _nifti(headers_of_series[0]) if headers_of_series[0].kind == "nifti" else _series(headers_of_series)
+        out += (
+            _nifti(headers_of_series[0])
+            if headers_of_series[0].kind == "nifti"
+            else _series(headers_of_series)
+        )
     return _unique(out)
 
 
 def _unique(series: list[Series]) -> list[Series]:
-    """The same uid under two patients, or twice in other files, is numbered, for a uid stands for one series."""
+    """The same uid under two patients, or twice in other files, is numbered, for a uid stands for
+    one series."""
     uses: Counter[str] = Counter()
     out = []
     for s in series:
         uses[s.uid] += 1
         if uses[s.uid] > 1:
-            note = "its SeriesInstanceUID is also used by other files (another patient, study or object): taken apart by these"
+            note = (
+                "its SeriesInstanceUID is also used by other files (another patient, study or "
+                "object): taken apart by these"
+            )
             s = replace(s, uid=f"{s.uid}#{uses[s.uid]}", notes=(*s.notes, note))
         out.append(s)
     return out
@@ -88,7 +112,9 @@ def _series_of(first: Header, headers: Sequence[Header], **fields: Any) -> Serie
         modality=first.modality,
         patient=first.patient,
         study=first.study,
-        frame_of_reference=next((h.frame_of_reference for h in headers if h.frame_of_reference), ""),
+        frame_of_reference=next(
+            (h.frame_of_reference for h in headers if h.frame_of_reference), ""
+        ),
         description=first.description,
         maker=first.maker,
         model=first.model,
@@ -112,7 +138,11 @@ def _series(headers: list[Header]) -> list[Series]:
     out = []
     for fault, headers_alike in by_fault.items():
         if fault:
-            mark = "" if len(by_fault) == 1 else f"#{fault.split(':')[0].split('(')[0].strip().replace(' ', '-')}"
+            mark = (
+                ""
+                if len(by_fault) == 1
+                else f"#{fault.split(':')[0].split('(')[0].strip().replace(' ', '-')}"
+            )
             out.append(
                 _series_of(
                     headers_alike[0],
@@ -133,14 +163,26 @@ def _unfit(h: Header) -> str:
         return "secondary capture: a screenshot or a scanned page, without a place in the patient"
     if h.modality == "other":
         return f"modality '{h.declared_modality}' is not an image that is read here (CT, MR, SEG)"
-    if h.samples != 1 or h.photometric in ("RGB", "PALETTE COLOR") or h.photometric.startswith("YBR"):
-        return f"colour picture ({h.photometric or f'{h.samples} samples a pixel'}): its values are no measurements"
+    if (
+        h.samples != 1
+        or h.photometric in ("RGB", "PALETTE COLOR")
+        or h.photometric.startswith("YBR")
+    ):
+        return (
+            f"colour picture ({h.photometric or f'{h.samples} samples a pixel'}): its values "
+            "are no measurements"
+        )
     if "LOCALIZER" in words or "SCOUT" in words:
         return "localizer (scout): a plan of the scan, not a volume"
     if words & PAGES:
-        return f"derived page ({', '.join(sorted(words & PAGES))}): a report, a mosaic or a projection, not a slice of a volume"
+        return (
+            f"derived page ({', '.join(sorted(words & PAGES))}): a report, a mosaic or a "
+            "projection, not a slice of a volume"
+        )
     if words & PROJECTIONS:
-        return f"rendering ({', '.join(sorted(words & PROJECTIONS))}): projected, not measured, values"
+        return (
+            f"rendering ({', '.join(sorted(words & PROJECTIONS))}): projected, not measured, values"
+        )
     return ""
 
 
@@ -160,37 +202,58 @@ def _volumes(headers: list[Header]) -> list[Series]:
     out = []
     for name, part in parts:
         note = f"one of {len(parts)} images that share a SeriesInstanceUID: taken apart by {name}"
-        out.append(_volume(f"{first.series}#{name.replace(' ', '')}", part, normal_direction, (note,)))
+        out.append(
+            _volume(f"{first.series}#{name.replace(' ', '')}", part, normal_direction, (note,))
+        )
     return out
 
 
-def _volume(uid: str, slices: list[Slice], normal_direction: NDArray[np.float64], notes: tuple[str, ...]) -> Series:
-    """One stack, its slices sorted by position; doubled places keep their first, the others are compared with it on reading."""
-    places = [sorted(p, key=lambda s: (s.header.instance or 0, s.header.path, s.number)) for p in by_place(slices, normal_direction)]
+def _volume(
+    uid: str, slices: list[Slice], normal_direction: NDArray[np.float64], notes: tuple[str, ...]
+) -> Series:
+    """One stack, its slices sorted by position; doubled places keep their first, the others are
+    compared with it on reading."""
+    places = [
+        sorted(p, key=lambda s: (s.header.instance or 0, s.header.path, s.number))
+        for p in by_place(slices, normal_direction)
+    ]
     kept = [p[0] for p in places]
     headers = list(dict.fromkeys(s.header for s in kept))
     files = tuple(h.path for h in headers)
     index = {path: n for n, path in enumerate(files)}
-    spares = tuple((s.header.path, s.number, k) for k, place in enumerate(places) for s in place[1:])
+    spares = tuple(
+        (s.header.path, s.number, k) for k, place in enumerate(places) for s in place[1:]
+    )
     faults, strays, step = even(kept, normal_direction)
-    doubled = sum(len({(s.header.sop or s.header.path, s.number) for s in place}) > 1 for place in places)
+    doubled = sum(
+        len({(s.header.sop or s.header.path, s.number) for s in place}) > 1 for place in places
+    )
     faults += unlike(headers, kept)
     if doubled > 1 and 2 * doubled >= len(places):
         faults.append(
-            f"{where(s.header.path for s in slices)}: several images of the same places ({doubled} of {len(places)}) share one series, "
-            "and no attribute (echo, b-value, phase, acquisition) tells them apart. Send each as a series of its own, or leave it out"
+            f"{where(s.header.path for s in slices)}: several images of the same places "
+            f"({doubled} of {len(places)}) share one series, "
+            "and no attribute (echo, b-value, phase, acquisition) tells them apart. Send each as "
+            "a series of its own, or leave it out"
         )
     volume_notes = [*notes, *strays, *_remarks(headers, kept, step)]
     if spares:
-        volume_notes.append(f"{len(spares)} slices are there twice: one of each is taken when, on reading, their pixels turn out equal")
+        volume_notes.append(
+            f"{len(spares)} slices are there twice: one of each is taken when, on reading, their "
+            "pixels turn out equal"
+        )
     geometry_fields: dict[str, Any] = {}
     if not faults and step is not None:
         frame = kept[0].frame
         (row, column), (down, right) = axes(frame), frame.spacing or (0.0, 0.0)
         shape = (len(kept), headers[0].rows, headers[0].columns)
         origin = np.array(frame.position, np.float64)
-        geometry_fields["geometry"], geometry_fields["turn"] = turned(shape, origin, np.stack([step, column * down, row * right]))
-    channel, why = mr_sequence.channel(replace(headers[0], echo_time=_float(kept[0].trait("EchoTime")) or headers[0].echo_time))
+        geometry_fields["geometry"], geometry_fields["turn"] = turned(
+            shape, origin, np.stack([step, column * down, row * right])
+        )
+    channel, why = mr_sequence.channel(
+        replace(headers[0], echo_time=_float(kept[0].trait("EchoTime")) or headers[0].echo_time)
+    )
     return _series_of(
         headers[0],
         headers,
@@ -211,28 +274,42 @@ def _float(text: str) -> float | None:
         return None
 
 
-def _remarks(headers: list[Header], kept: list[Slice], step: NDArray[np.float64] | None) -> Iterable[str]:
+def _remarks(
+    headers: list[Header], kept: list[Slice], step: NDArray[np.float64] | None
+) -> Iterable[str]:
     first = headers[0]
     thickness = kept[0].frame.thickness
     distance = float(np.linalg.norm(step)) if step is not None else 0.0
     if thickness and distance and abs(thickness - distance) > 0.1 * distance:
-        yield f"SliceThickness says {thickness:g} mm, the positions are {distance:g} mm apart: the positions are believed"
+        yield (
+            f"SliceThickness says {thickness:g} mm, the positions are {distance:g} mm apart: "
+            "the positions are believed"
+        )
     if first.transfer_syntax in LOSSY:
         yield "lossy compression: its values are approximate"
     if first.photometric == "MONOCHROME1":
         yield "MONOCHROME1: shown inverted by viewers; its values are taken as they are"
     if len({h.frame_of_reference for h in headers}) > 1:
-        yield "some of its files name no frame of reference: they are taken to lie in that of the others"
+        yield (
+            "some of its files name no frame of reference: they are taken to lie in that of the "
+            "others"
+        )
 
 
-def turned(shape: tuple[int, int, int], origin: NDArray[np.float64], steps: NDArray[np.float64]) -> tuple[Geometry, tuple[int, ...]]:
-    """A grid with its axes permuted and reversed to the nearest ones of the convention; no voxel moves.
+def turned(
+    shape: tuple[int, int, int], origin: NDArray[np.float64], steps: NDArray[np.float64]
+) -> tuple[Geometry, tuple[int, ...]]:
+    """A grid with its axes permuted and reversed to the nearest ones of the convention; no voxel
+    moves.
 
-    shape: along the file's three axes; origin: LPS mm of its first voxel; steps: (3, 3), row i from one voxel to the next along axis i.
-    Returns the geometry, and for each of z, y, x the file's axis as 1, 2 or 3, negative where it is reversed.
+    shape: along the file's three axes; origin: LPS mm of its first voxel; steps: (3, 3), row i from
+    one voxel to the next along axis i. Returns the geometry, and for each of z, y, x the file's
+    axis as 1, 2 or 3, negative where it is reversed.
     """
     cosine = steps / np.linalg.norm(steps, axis=1, keepdims=True)
-    axes = max(permutations(range(3)), key=lambda p: sum(abs(cosine[a, 2 - t]) for t, a in enumerate(p)))
+    axes = max(
+        permutations(range(3)), key=lambda p: sum(abs(cosine[a, 2 - t]) for t, a in enumerate(p))
+    )
     origin, directions, turn = np.array(origin, np.float64), np.empty((3, 3)), []
     for target, axis in enumerate(axes):
         reversed_axis = cosine[axis, 2 - target] < 0
@@ -241,4 +318,6 @@ def turned(shape: tuple[int, int, int], origin: NDArray[np.float64], steps: NDAr
         directions[target] = -steps[axis] if reversed_axis else steps[axis]
         turn.append(-(axis + 1) if reversed_axis else axis + 1)
     z, y, x = (shape[a] for a in axes)
-    return Geometry((z, y, x), (float(origin[0]), float(origin[1]), float(origin[2])), directions), tuple(turn)
+    return Geometry(
+        (z, y, x), (float(origin[0]), float(origin[1]), float(origin[2])), directions
+    ), tuple(turn)

@@ -1,6 +1,8 @@
-"""Gzip files read in pieces, within bounds and to their end: a flipped bit is only found by the checksum behind the data.
+"""Gzip files read in pieces, within bounds and to their end: a flipped bit is only found by the
+checksum behind the data.
 
-Python's own reader hands over as many bytes as it is asked for and then stops, and what was asked for is what a header claims.
+Python's own reader hands over as many bytes as it is asked for and then stops, and what was asked
+for is what a header claims.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 LARGEST_RATIO = 1040
-"""No compressed byte becomes more than 1032 of them (the format's longest match, again and again), and a little for the frame."""
+"""No compressed byte becomes more than 1032 of them (the format's longest match, again and again),
+and a little for the frame."""
 SURPLUS = 16 << 20
 """Bytes that may stand behind what is asked for."""
 _READ, _PIECE = 1 << 16, 1 << 20
@@ -36,8 +39,8 @@ def start(path: Path, length: int) -> bytes:
 def array(path: Path, offset: int, length: int) -> NDArray[np.uint8]:
     """`length` bytes from `offset` of what the file holds, which is read to its end.
 
-    Raises EOFError where it is cut short, zlib.error where it is damaged, ValueError where it holds far more. Whether so many bytes may
-    be there at all (`MOST`) is to be asked before.
+    Raises EOFError where it is cut short, zlib.error where it is damaged, ValueError where it holds
+    far more. Whether so many bytes may be there at all (`MOST`) is to be asked before.
     """
     out = np.empty(length, np.uint8)
     view, skip, filled, surplus = out.data, offset, 0, 0
@@ -50,14 +53,18 @@ def array(path: Path, offset: int, length: int) -> NDArray[np.uint8]:
             filled += taken
             surplus += len(rest) - taken
             if surplus > SURPLUS:
-                raise ValueError(f"it goes on for more than {SURPLUS >> 20} MB after the {offset + length} bytes that its header claims")
+                raise ValueError(
+                    f"it goes on for more than {SURPLUS >> 20} MB after the {offset + length} "
+                    "bytes that its header claims"
+                )
     if filled < length or skip:
         raise EOFError(f"{filled} of {length} bytes of voxels are there")
     return out
 
 
 def _pieces(f: BinaryIO, most: int) -> Iterator[bytes]:
-    """What a file of one or several gzip members holds, at most `most` bytes at a time; each member's checksum and length are compared."""
+    """What a file of one or several gzip members holds, at most `most` bytes at a time; each
+    member's checksum and length are compared."""
     inflate = zlib.decompressobj(_GZIP)
     compressed = f.read(_READ)
     while True:

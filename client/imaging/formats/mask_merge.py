@@ -1,7 +1,9 @@
-"""Merged mask of one case: what experts outlined on its images, put together on the grid of the first image.
+"""Merged mask of one case: what experts outlined on its images, put together on the grid of the
+first image.
 
-Of each region the first segmentation that speaks about it counts; one that disagrees with it, and one that cannot be used, is told and
-left out. A label map may lie on the grid of any of the images: it is then laid onto the first one's as that image is.
+Of each region the first segmentation that speaks about it counts; one that disagrees with it, and
+one that cannot be used, is told and left out. A label map may lie on the grid of any of the images:
+it is then laid onto the first one's as that image is.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from common.errors import DataError
 from common.types import Array
 
 NEAR = 0.25
-"""How far, in voxels, a label map's corners may lie from an image's to be on its grid: as `segmentations.read_label_map` wants it."""
+"""How far, in voxels, a label map's corners may lie from an image's to be on its grid: as
+`segmentations.read_label_map` wants it."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,14 @@ class MergedMask:
 
 
 def merge_masks(
-    masks: Sequence[Series], images: Mapping[str, Series], volumes: Mapping[str, Volume], regions: Sequence[str], spec: ImagesSpec
+    masks: Sequence[Series],
+    images: Mapping[str, Series],
+    volumes: Mapping[str, Volume],
+    regions: Sequence[str],
+    spec: ImagesSpec,
 ) -> MergedMask:
-    """`masks` on the grid of the first of `volumes`, whose series are `images`; region i of `regions` is bit i. Never raises."""
+    """`masks` on the grid of the first of `volumes`, whose series are `images`; region i of
+    `regions` is bit i. Never raises."""
     merged: Mask | None = None
     rejections: list[tuple[str, str]] = []
     notes: list[str] = []
@@ -52,11 +60,22 @@ def merge_masks(
             rejections.append((error.code, " ".join(error.faults)))
             passing |= isinstance(error.__cause__, MemoryError)
         except MemoryError:
-            rejections.append(("D00", f"D00 {file}: there is not enough memory to read the segmentation. Close other programs"))
+            rejections.append(
+                (
+                    "D00",
+                    f"D00 {file}: there is not enough memory to read the segmentation. Close "
+                    "other programs",
+                )
+            )
             passing = True
         except Exception as error:  # whatever a reader makes of a strange file: this mask is lost, the image is not
             text = "".join(traceback.format_exception(error))
-            rejections.append(("X01", f"{file}: reading the segmentation failed; report it with this text: {text}"))
+            rejections.append(
+                (
+                    "X01",
+                    f"{file}: reading the segmentation failed; report it with this text: {text}",
+                )
+            )
         else:
             notes += mask.notes
             if merged is None:
@@ -64,10 +83,21 @@ def merge_masks(
             else:
                 notes += _disagreement(merged, mask, file, regions)
                 merged = _merged(merged, mask)
-    return MergedMask(merged if merged is not None and any(merged.marked) else None, tuple(rejections), tuple(notes), passing)
+    return MergedMask(
+        merged if merged is not None and any(merged.marked) else None,
+        tuple(rejections),
+        tuple(notes),
+        passing,
+    )
 
 
-def _read(series: Series, images: Mapping[str, Series], volumes: Mapping[str, Volume], regions: Sequence[str], spec: ImagesSpec) -> Mask:
+def _read(
+    series: Series,
+    images: Mapping[str, Series],
+    volumes: Mapping[str, Volume],
+    regions: Sequence[str],
+    spec: ImagesSpec,
+) -> Mask:
     from client.imaging.formats import segmentations
 
     first = next(iter(volumes))
@@ -77,7 +107,9 @@ def _read(series: Series, images: Mapping[str, Series], volumes: Mapping[str, Vo
         return segmentations.read_segmentation(series, grid, labels, images[first])
     name = next((n for n, v in volumes.items() if _on(series.geometry, v.geometry)), first)
     own_grid = volumes[name].geometry
-    mask = segmentations.read_label_map(Path(series.files[0]), own_grid, {r: spec.values.get(r, ()) for r in regions})
+    mask = segmentations.read_label_map(
+        Path(series.files[0]), own_grid, {r: spec.values.get(r, ()) for r in regions}
+    )
     return mask if own_grid.same_as(grid) else _laid(mask, own_grid, grid, name)
 
 
@@ -86,7 +118,8 @@ def _on(geometry: Geometry | None, grid: Geometry) -> bool:
 
 
 def _laid(mask: Mask, own_grid: Geometry, grid: Geometry, name: str) -> Mask:
-    """A mask on another grid. A region is in a voxel that it covers by half; one that covers none by half is in the one it covers most."""
+    """A mask on another grid. A region is in a voxel that it covers by half; one that covers none
+    by half is in the one it covers most."""
     bits = np.zeros(grid.shape, np.uint8)
     for r in range(len(mask.marked)):
         inside = (mask.bits >> r & 1).astype(np.float32)
@@ -94,23 +127,39 @@ def _laid(mask: Mask, own_grid: Geometry, grid: Geometry, name: str) -> Mask:
             share = onto(grid, Volume(inside, own_grid), as_is, name, outside=0.0)
             half = min(0.5, float(share.max()))
             bits[(share >= half) & (share > 0)] |= np.uint8(1 << r)
-    note = f"the outlines lie on the grid of another sequence than the first: laid onto the first one's, as '{name}' is"
+    note = (
+        "the outlines lie on the grid of another sequence than the first: laid onto the first "
+        f"one's, as '{name}' is"
+    )
     return Mask(bits, mask.marked, (*mask.notes, note))
 
 
 def _merged(first: Mask, second: Mask) -> Mask:
-    added = np.uint8(sum(1 << r for r, (a, b) in enumerate(zip(first.marked, second.marked, strict=True)) if b and not a))
+    added = np.uint8(
+        sum(
+            1 << r
+            for r, (a, b) in enumerate(zip(first.marked, second.marked, strict=True))
+            if b and not a
+        )
+    )
     marked = tuple(a or b for a, b in zip(first.marked, second.marked, strict=True))
     return Mask(first.bits | (second.bits & added), marked, (*first.notes, *second.notes))
 
 
 def _disagreement(first: Mask, second: Mask, file: str, regions: Sequence[str]) -> list[str]:
     """What to say of regions that both speak about, and outline differently."""
-    shared = [r for r, (a, b) in enumerate(zip(first.marked, second.marked, strict=True)) if a and b]
+    shared = [
+        r for r, (a, b) in enumerate(zip(first.marked, second.marked, strict=True)) if a and b
+    ]
     dices = {regions[r]: _dice(first.bits >> r & 1, second.bits >> r & 1) for r in shared}
-    differing = ", ".join(f"'{name}' with a Dice of {dice:.3f}" for name, dice in dices.items() if dice < 1)
+    differing = ", ".join(
+        f"'{name}' with a Dice of {dice:.3f}" for name, dice in dices.items() if dice < 1
+    )
     return (
-        [f"two segmentations outline the same region differently and the first one is used: not {file}, which has {differing}"]
+        [
+            "two segmentations outline the same region differently and the first one is used: "
+            f"not {file}, which has {differing}"
+        ]
         if differing
         else []
     )

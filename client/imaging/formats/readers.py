@@ -4,8 +4,8 @@
     series = group([h for h in found if isinstance(h, Header)])
     volume = read(series[0])                            # when series[0].faults is empty
 
-Kinds of file are told by their first bytes; a name only matters when a file that calls itself an image (a suffix, or a number as slices
-have it) turns out to be none.
+Kinds of file are told by their first bytes; a name only matters when a file that calls itself an
+image (a suffix, or a number as slices have it) turns out to be none.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ NAMED_NIFTI = (".nii", ".nii.gz")
 
 
 def header(path: Path) -> Header | Fault | None:
-    """What one file is: a Header; a Fault (D00) for an image that is empty, cut short, encrypted or unreadable; None for other kinds.
+    """What one file is: a Header; a Fault (D00) for an image that is empty, cut short, encrypted or
+    unreadable; None for other kinds.
 
-    Never raises. Costs about a millisecond: pixels are not read, but whether all of them are there is looked at.
+    Never raises. Costs about a millisecond: pixels are not read, but whether all of them are there
+    is looked at.
     """
     try:
         with path.open("rb") as f:
@@ -39,25 +41,39 @@ def header(path: Path) -> Header | Fault | None:
         return None
     except OSError as e:
         return dicom_header.unreadable(
-            path, f"it cannot be read ({e.strerror or e})", "Check that the file is there and that the station may read it"
+            path,
+            f"it cannot be read ({e.strerror or e})",
+            "Check that the file is there and that the station may read it",
         )
     name = path.name.lower()
     if name.startswith("."):
         return None
     if name.endswith(NAMED_NIFTI):
-        return nifti.header(path) if start else dicom_header.unreadable(path, "it is empty (0 bytes)", "Copy it again from where it came")
+        return (
+            nifti.header(path)
+            if start
+            else dicom_header.unreadable(
+                path, "it is empty (0 bytes)", "Copy it again from where it came"
+            )
+        )
     if start[128:132] == b"DICM" or _bare(start):
         return dicom_header.header(path)
     if name.endswith(NAMED_DICOM) or (_numbered(path) and not _text(start)):
         if not start:
             return dicom_header.unreadable(path, "it is empty (0 bytes)", COPY_AGAIN)
-        what = "it is not DICOM: neither a preamble with 'DICM' nor a data set stands at its start; it may be encrypted"
-        return dicom_header.unreadable(path, what, "Decrypt or unpack it, export it again, or move it out of the folder")
+        what = (
+            "it is not DICOM: neither a preamble with 'DICM' nor a data set stands at its "
+            "start; it may be encrypted"
+        )
+        return dicom_header.unreadable(
+            path, what, "Decrypt or unpack it, export it again, or move it out of the folder"
+        )
     return None
 
 
 def read(series: Series) -> Volume:
-    """float32 volume of a series that has no faults. Raises DataError (D00, D06, D07) naming file, what and way out."""
+    """float32 volume of a series that has no faults. Raises DataError (D00, D06, D07) naming file,
+    what and way out."""
     if series.kind == "nifti":
         return nifti.read(series)
     from client.imaging.dicom import pixels
@@ -66,7 +82,8 @@ def read(series: Series) -> Volume:
 
 
 def _bare(start: bytes) -> bool:
-    """Whether it begins like a DICOM data set without preamble: a low element of group 0002 or 0008, and a length that makes sense."""
+    """Whether it begins like a DICOM data set without preamble: a low element of group 0002 or
+    0008, and a length that makes sense."""
     if len(start) < 12:
         return False
     for order in "<>":
@@ -78,12 +95,16 @@ def _bare(start: bytes) -> bool:
 
 
 NUMBERED = re.compile(r"([A-Za-z]{0,8}[-_. ]?)?[0-9][0-9._ -]*|(?=.*[0-9])[0-9A-Fa-f-]{8,}")
-"""IM000001, MR.1.2.840.113619, IMG_0001, 4f1c2a7e-09: what archives call files without a suffix. README and DONE are no such names."""
+"""IM000001, MR.1.2.840.113619, IMG_0001, 4f1c2a7e-09: what archives call files without a suffix.
+README and DONE are no such names."""
 
 
 def _numbered(path: Path) -> bool:
-    """Whether the name says nothing about the kind (no suffix, or the last number of a uid) but is a number, as slices' names are."""
-    return (path.suffix == "" or path.suffix[1:].isdigit()) and NUMBERED.fullmatch(path.name) is not None
+    """Whether the name says nothing about the kind (no suffix, or the last number of a uid) but is
+    a number, as slices' names are."""
+    return (path.suffix == "" or path.suffix[1:].isdigit()) and NUMBERED.fullmatch(
+        path.name
+    ) is not None
 
 
 def _text(start: bytes) -> bool:

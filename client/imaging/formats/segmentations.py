@@ -1,8 +1,10 @@
-"""Segmentations (DICOM SEG objects, NIfTI label maps) to a Mask on the grid of the image that they were drawn on.
+"""Segmentations (DICOM SEG objects, NIfTI label maps) to a Mask on the grid of the image that they
+were drawn on.
 
-A SEG holds frames, each somewhere in the patient; they are put where their positions say and never where their numbers would suggest.
-BINARY and FRACTIONAL objects (overlaps allowed, fewer frames than slices) and LABELMAP objects are read. An object that was drawn on
-another series, or lies outside the image, is refused: a shifted outline is worse than none.
+A SEG holds frames, each somewhere in the patient; they are put where their positions say and never
+where their numbers would suggest. BINARY and FRACTIONAL objects (overlaps allowed, fewer frames
+than slices) and LABELMAP objects are read. An object that was drawn on another series, or lies
+outside the image, is refused: a shifted outline is worse than none.
 """
 
 from __future__ import annotations
@@ -24,18 +26,23 @@ from common.errors import DataError, Fault, raise_faults
 
 
 def check_reference(seg: Series, image: Series) -> None:
-    """DataError D07 unless the SEG says that it was drawn on this image, or lies in its frame of reference; and lies in no other."""
+    """DataError D07 unless the SEG says that it was drawn on this image, or lies in its frame of
+    reference; and lies in no other."""
     way = "Send the segmentation of this series, or the series that was segmented"
     frames = seg.frame_of_reference, image.frame_of_reference
     shared = bool(frames[0]) and frames[0] == frames[1]
     drawn = drawn_on(seg, image)
     if drawn and all(frames) and not shared:
-        what = f"it was drawn on series {image.uid}, but lies in frame of reference {frames[0]}, not in the image's {frames[1]}"
+        what = (
+            f"it was drawn on series {image.uid}, but lies in frame of reference {frames[0]}, "
+            f"not in the image's {frames[1]}"
+        )
         raise_faults([Fault("D07", seg.files[0], what, way)])
     if drawn or (shared and seg.patient == image.patient):
         return
     what = (
-        f"it was drawn on series {', '.join(seg.references) or '(none named)'} (frame of reference {frames[0] or 'none'}), "
+        f"it was drawn on series {', '.join(seg.references) or '(none named)'} (frame of "
+        f"reference {frames[0] or 'none'}), "
         f"the image is series {image.uid} (frame of reference {frames[1] or 'none'})"
     )
     raise_faults([Fault("D07", seg.files[0], what, way)])
@@ -43,26 +50,39 @@ def check_reference(seg: Series, image: Series) -> None:
 
 @contextmanager
 def _refusing(path: str) -> Iterator[None]:
-    """What a broken segmentation makes of the arithmetic is its own fault (D00): the mask is lost, the image is not."""
+    """What a broken segmentation makes of the arithmetic is its own fault (D00): the mask is lost,
+    the image is not."""
     try:
         with np.errstate(over="raise", divide="raise", invalid="raise"):
             yield
     except DataError:
         raise
     except MemoryError as error:
-        raise DataError("D00", f"{path}: there is not enough memory to read the segmentation. Close other programs") from error
+        raise DataError(
+            "D00",
+            f"{path}: there is not enough memory to read the segmentation. Close other programs",
+        ) from error
     except Exception as error:  # arithmetic on hostile numbers fails in many ways: this mask is lost, the image is not
         reason = str(error).strip().replace("\n", " ")[:160]
         what = f"the segmentation cannot be laid on the image ({type(error).__name__}: {reason})"
-        raise DataError("D00", f"{path}: {what}. Export the segmentation again, or leave it out") from error
+        raise DataError(
+            "D00", f"{path}: {what}. Export the segmentation again, or leave it out"
+        ) from error
 
 
-def read_segmentation(series: Series, onto: Geometry, regions: Mapping[str, Sequence[str]], image: Series | None = None) -> Mask:
-    """A DICOM SEG on the grid `onto`. `regions`: region i (bit i of the mask) -> regular expressions for the labels of its segments.
+def read_segmentation(
+    series: Series,
+    onto: Geometry,
+    regions: Mapping[str, Sequence[str]],
+    image: Series | None = None,
+) -> Mask:
+    """A DICOM SEG on the grid `onto`. `regions`: region i (bit i of the mask) -> regular
+    expressions for the labels of its segments.
 
-    Expressions match whole labels, in any case. `image`: the series of `onto`, to check that the SEG belongs to it. A mask none of whose
-    regions is `marked` speaks about other things than the study does; `notes` names its labels. Raises DataError: D00 for a broken file,
-    D07 when it belongs elsewhere or does not fit on the grid.
+    Expressions match whole labels, in any case. `image`: the series of `onto`, to check that the
+    SEG belongs to it. A mask none of whose regions is `marked` speaks about other things than the
+    study does; `notes` names its labels. Raises DataError: D00 for a broken file, D07 when it
+    belongs elsewhere or does not fit on the grid.
     """
     if len(regions) > 8:
         raise AssertionError("a mask has 8 bits")
@@ -79,16 +99,23 @@ def read_segmentation(series: Series, onto: Geometry, regions: Mapping[str, Sequ
             notes.append(f"segments of no region, left out: {', '.join(unmatched)}")
         out = np.zeros(onto.shape, np.uint8)
         notes += place(outlines, bits, onto, out)
-    marked = tuple(any(i in regions_of_segment for regions_of_segment in region_bits.values()) for i in range(len(regions)))
+    marked = tuple(
+        any(i in regions_of_segment for regions_of_segment in region_bits.values())
+        for i in range(len(regions))
+    )
     return Mask(out, marked, tuple(notes))
 
 
-def _matched(labels: Mapping[int, str], regions: Mapping[str, Sequence[str]]) -> tuple[dict[int, tuple[int, ...]], list[str]]:
+def _matched(
+    labels: Mapping[int, str], regions: Mapping[str, Sequence[str]]
+) -> tuple[dict[int, tuple[int, ...]], list[str]]:
     """(segment number -> the regions it belongs to, the labels that belong to none)."""
     regions_of, unmatched = {}, []
     for number, label in labels.items():
         matching = tuple(
-            i for i, patterns in enumerate(regions.values()) if any(re.fullmatch(p, label.strip(), re.IGNORECASE) for p in patterns)
+            i
+            for i, patterns in enumerate(regions.values())
+            if any(re.fullmatch(p, label.strip(), re.IGNORECASE) for p in patterns)
         )
         regions_of[number] = matching
         if not matching and number:  # segment 0 of a LABELMAP is its background
@@ -98,7 +125,10 @@ def _matched(labels: Mapping[int, str], regions: Mapping[str, Sequence[str]]) ->
 
 def _frame_bits(outlines: Outlines, regions_of: Mapping[int, tuple[int, ...]]) -> NDArray[np.uint8]:
     """(frames, rows, columns): the bits of the regions that each frame outlines."""
-    masks = {number: np.uint8(sum(1 << i for i in region_numbers)) for number, region_numbers in regions_of.items()}
+    masks = {
+        number: np.uint8(sum(1 << i for i in region_numbers))
+        for number, region_numbers in regions_of.items()
+    }
     if None in outlines.segments:  # a LABELMAP: its values are segment numbers
         table = np.zeros(65536, np.uint8)
         for number, mask in masks.items():
@@ -112,10 +142,12 @@ def _frame_bits(outlines: Outlines, regions_of: Mapping[int, tuple[int, ...]]) -
 
 
 def read_label_map(path: Path, onto: Geometry, regions: Mapping[str, Sequence[int]]) -> Mask:
-    """A NIfTI file of labels on the grid `onto`. `regions`: region i (bit i of the mask) -> the label values that belong to it.
+    """A NIfTI file of labels on the grid `onto`. `regions`: region i (bit i of the mask) -> the
+    label values that belong to it.
 
-    A region with values is marked, also when no voxel has them. Raises DataError: D00 for a broken file, D07 when its affine or size
-    contradicts the image's, or when it holds values that are not whole or belong to no region.
+    A region with values is marked, also when no voxel has them. Raises DataError: D00 for a broken
+    file, D07 when its affine or size contradicts the image's, or when it holds values that are not
+    whole or belong to no region.
     """
     with _refusing(str(path)):
         return _label_map(path, onto, regions)
@@ -125,22 +157,50 @@ def _label_map(path: Path, onto: Geometry, regions: Mapping[str, Sequence[int]])
     values, parsed = nifti.voxels(path)
     turned, geometry = nifti.turn(values, parsed)
     if geometry.shape != onto.shape:
-        what = f"it has {'x'.join(map(str, geometry.shape))} voxels, its image {'x'.join(map(str, onto.shape))} (z, y, x)"
-        raise_faults([Fault("D07", str(path), what, "Send the label map of this image, on its grid")])
+        what = (
+            f"it has {'x'.join(map(str, geometry.shape))} voxels, its image "
+            f"{'x'.join(map(str, onto.shape))} (z, y, x)"
+        )
+        raise_faults(
+            [Fault("D07", str(path), what, "Send the label map of this image, on its grid")]
+        )
     distance = float(np.linalg.norm(geometry.corners_mm() - onto.corners_mm(), axis=1).max())
     if distance > 0.25 * min(onto.spacing_mm):
         what = f"its affine puts voxels up to {distance:.2f} mm from where the image's does"
-        raise_faults([Fault("D07", str(path), what, "Send the label map of this image, or convert both from the same series")])
+        raise_faults(
+            [
+                Fault(
+                    "D07",
+                    str(path),
+                    what,
+                    "Send the label map of this image, or convert both from the same series",
+                )
+            ]
+        )
     labels = _whole_numbers(path, turned)
     present, counts = np.unique(labels, return_counts=True)
     declared = {int(v) for values_of_region in regions.values() for v in values_of_region} | {0}
-    undeclared = [(int(v), int(n)) for v, n in zip(present, counts, strict=True) if int(v) not in declared]
+    undeclared = [
+        (int(v), int(n)) for v, n in zip(present, counts, strict=True) if int(v) not in declared
+    ]
     if undeclared:
         listing = ", ".join(f"{v} in {n} voxels" for v, n in undeclared[:8]) + (
             f" and {len(undeclared) - 8} further values" if len(undeclared) > 8 else ""
         )
-        what = f"it holds labels that belong to no region: {listing}; declared are {', '.join(map(str, sorted(declared)))}"
-        raise_faults([Fault("D07", str(path), what, "Declare them in the source's mapping, or mend the label map")])
+        what = (
+            f"it holds labels that belong to no region: {listing}; declared are "
+            f"{', '.join(map(str, sorted(declared)))}"
+        )
+        raise_faults(
+            [
+                Fault(
+                    "D07",
+                    str(path),
+                    what,
+                    "Declare them in the source's mapping, or mend the label map",
+                )
+            ]
+        )
     out = np.zeros(geometry.shape, np.uint8)
     for i, values_of_region in enumerate(regions.values()):
         if len(values_of_region):
@@ -156,6 +216,19 @@ def _whole_numbers(path: Path, values: NDArray[np.generic]) -> NDArray[np.int64]
     rounded = np.rint(np.where(np.isfinite(floats), floats, 0.0))
     between = int(np.count_nonzero(np.abs(floats - rounded) > 0.01)) if not nan else 0
     if nan or between:
-        what = f"{nan} voxels are NaN" if nan else f"{between} voxels hold values between the labels, as interpolation leaves them"
-        raise_faults([Fault("D07", str(path), what, "Resample label maps with the nearest neighbour, or send the original")])
+        what = (
+            f"{nan} voxels are NaN"
+            if nan
+            else f"{between} voxels hold values between the labels, as interpolation leaves them"
+        )
+        raise_faults(
+            [
+                Fault(
+                    "D07",
+                    str(path),
+                    what,
+                    "Resample label maps with the nearest neighbour, or send the original",
+                )
+            ]
+        )
     return rounded.astype(np.int64)

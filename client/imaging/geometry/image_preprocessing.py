@@ -1,10 +1,12 @@
-"""Image preprocessing: volumes in the scanner's units to a Picture's arrays. Intensities normalised, cropped, averaged to the spacing.
+"""Image preprocessing: volumes in the scanner's units to a Picture's arrays. Intensities
+normalised, cropped, averaged to the spacing.
 
-CT: Hounsfield units are clipped to the study's window and mapped to [-1, 1]. MR: clipped to the 0.5 and 99.5 percentiles inside the
-head, z-scored there, clipped to +-5; voxels that are exactly zero outside a stripped brain stay zero. Both are stored as int16 times a
-power of two. A grid is only ever made coarser, by area averages (each output voxel is the mean of what it covers), never finer: what a
-file does not hold is not interpolated. All arithmetic is numpy's on one thread in a fixed order, so that the same files give the same
-bits wherever they are prepared.
+CT: Hounsfield units are clipped to the study's window and mapped to [-1, 1]. MR: clipped to the 0.5
+and 99.5 percentiles inside the head, z-scored there, clipped to +-5; voxels that are exactly zero
+outside a stripped brain stay zero. Both are stored as int16 times a power of two. A grid is only
+ever made coarser, by area averages (each output voxel is the mean of what it covers), never finer:
+what a file does not hold is not interpolated. All arithmetic is numpy's on one thread in a fixed
+order, so that the same files give the same bits wherever they are prepared.
 """
 
 from __future__ import annotations
@@ -21,13 +23,16 @@ from common.data.schema import Imaging
 from common.errors import DataError
 
 VERSION = 2
-"""Of what this file and `resampling` do: part of a cache entry's key, to be raised whenever the same files would give other arrays."""
+"""Of what this file and `resampling` do: part of a cache entry's key, to be raised whenever the
+same files would give other arrays."""
 
 CT_UNIT, MR_UNIT = 2.0**-14, 2.0**-12
-"""Value of one step of int16: CT reaches +-2 of the window's half width, MR +-8 standard deviations."""
+"""Value of one step of int16: CT reaches +-2 of the window's half width, MR +-8 standard
+deviations."""
 
 LEAST_CONTRAST = 1e-4
-"""Dark and bright must be further apart than this share of the larger one, for a histogram of 256 bins to tell them in float32."""
+"""Dark and bright must be further apart than this share of the larger one, for a histogram of 256
+bins to tell them in float32."""
 LIMIT_SD = 5.0
 PERCENTILES = (0.5, 99.5)
 
@@ -35,7 +40,8 @@ BODY_HU = -300.0
 AIR_HU = (-1100.0, -300.0)
 SOFT_HU = (-200.0, 300.0)
 LEAST_AIR, LEAST_SOFT = 0.001, 0.02
-"""Guard D06: a CT of a body shows air around it or in it, and soft tissue, at least as these shares of its voxels."""
+"""Guard D06: a CT of a body shows air around it or in it, and soft tissue, at least as these shares
+of its voxels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,10 +61,12 @@ class Prepared:
 
 
 def prepare(volumes: Mapping[str, Volume], mask: Mask | None, imaging: Imaging) -> Prepared:
-    """One case: `volumes` by channel name (a sequence that is missing is left out), `mask` on the grid of the first channel there.
+    """One case: `volumes` by channel name (a sequence that is missing is left out), `mask` on the
+    grid of the first channel there.
 
-    Raises DataError: D06 where a CT holds no air or no soft tissue or a sequence is constant, D07 where grids do not lie over each
-    other, or values are too small, too large or too near each other to be scored.
+    Raises DataError: D06 where a CT holds no air or no soft tissue or a sequence is constant, D07
+    where grids do not lie over each other, or values are too small, too large or too near each
+    other to be scored.
     """
     names = [c.name for c in imaging.channels]
     available = [n for n in names if n in volumes]
@@ -66,14 +74,25 @@ def prepare(volumes: Mapping[str, Volume], mask: Mask | None, imaging: Imaging) 
         raise DataError("D06", f"none of the channels {', '.join(names)} is there")
     grid = volumes[available[0]].geometry
     if mask is not None and mask.bits.shape != grid.shape:
-        raise DataError("D07", f"the mask has {mask.bits.shape} voxels (z, y, x), its image {grid.shape}; they are not of one grid")
+        raise DataError(
+            "D07",
+            f"the mask has {mask.bits.shape} voxels (z, y, x), its image "
+            f"{grid.shape}; they are not of one grid",
+        )
     notes: list[str] = []
     layers: dict[str, tuple[Floats, Values]] = {}
     for name in available:
-        values = _windowed(volumes[name].array, imaging.window, name) if imaging.window else _scored(volumes[name].array, name, notes)
+        values = (
+            _windowed(volumes[name].array, imaging.window, name)
+            if imaging.window
+            else _scored(volumes[name].array, name, notes)
+        )
         layers[name] = (volumes[name].array, values)
         if not volumes[name].geometry.same_as(grid):
-            layers[name] = (onto(grid, volumes[name], values, name, outside=-1.0 if imaging.window else 0.0), as_is)
+            layers[name] = (
+                onto(grid, volumes[name], values, name, outside=-1.0 if imaging.window else 0.0),
+                as_is,
+            )
             notes.append("a sequence was resampled onto the grid of the first one")
     region = _region(volumes, available, mask, imaging, grid, notes)
     box, counts, steps, spacing = _target(region, grid, imaging.spacing_mm)
@@ -84,7 +103,9 @@ def prepare(volumes: Mapping[str, Volume], mask: Mask | None, imaging: Imaging) 
     coarse = np.zeros((len(names), *imaging.coarse), np.int16)
     for name, (array, values) in layers.items():
         voxels[names.index(name)] = _stored(averaged(array, box, counts, steps, values), unit)
-        coarse[names.index(name)] = _stored(averaged(array, whole, imaging.coarse, coarse_steps, values), unit)
+        coarse[names.index(name)] = _stored(
+            averaged(array, whole, imaging.coarse, coarse_steps, values), unit
+        )
     return Prepared(
         voxels,
         unit,
@@ -92,7 +113,9 @@ def prepare(volumes: Mapping[str, Volume], mask: Mask | None, imaging: Imaging) 
         tuple(n in volumes for n in names),
         coarse,
         None if mask is None else _outlined(mask.bits, len(imaging.regions), box, counts, steps),
-        None if mask is None else _outlined(mask.bits, len(imaging.regions), whole, imaging.coarse, coarse_steps),
+        None
+        if mask is None
+        else _outlined(mask.bits, len(imaging.regions), whole, imaging.coarse, coarse_steps),
         () if mask is None else mask.marked,
         tuple((a / n, b / n) for (a, b), n in zip(box, grid.shape, strict=True)),
         tuple(dict.fromkeys(notes)),
@@ -104,15 +127,24 @@ def _stored(x: Floats, unit: float) -> NDArray[np.int16]:
     return np.asarray(np.clip(np.rint(x / np.float32(unit)), ends.min, ends.max), np.int16)
 
 
-def _outlined(bits: NDArray[np.uint8], regions: int, box: Box, counts: tuple[int, ...], steps: tuple[float, ...]) -> NDArray[np.uint8]:
-    """A region is in a voxel that it covers by half; one that covers no voxel by half is in the voxel that it covers most."""
+def _outlined(
+    bits: NDArray[np.uint8],
+    regions: int,
+    box: Box,
+    counts: tuple[int, ...],
+    steps: tuple[float, ...],
+) -> NDArray[np.uint8]:
+    """A region is in a voxel that it covers by half; one that covers no voxel by half is in the
+    voxel that it covers most."""
     out = np.zeros(counts, np.uint8)
     for region in range(regions):
         bit = np.uint8(1 << region)
         slices = np.flatnonzero((bits & bit).any(axis=(1, 2)))
         if not len(slices):
             continue
-        share = averaged(bits, box, counts, steps, lambda flat, bit=bit: ((flat & bit) > 0).astype(np.float32))  # type: ignore[misc]
+        share = averaged(
+            bits, box, counts, steps, lambda flat, bit=bit: ((flat & bit) > 0).astype(np.float32)
+        )  # type: ignore[misc]
         inside = share >= 0.5
         if not inside.any() and share.any():
             inside[np.unravel_index(int(share.argmax()), counts)] = True
@@ -128,8 +160,10 @@ def _windowed(array: Floats, window: tuple[float, float], name: str) -> Values:
     if air < LEAST_AIR or soft < LEAST_SOFT:
         raise DataError(
             "D06",
-            f"channel '{name}': the values ({float(sample.min()):g} to {float(sample.max()):g}) are no Hounsfield units of a body: "
-            f"{air:.1%} are those of air, {soft:.1%} those of soft tissue (at least {LEAST_AIR:.1%} and {LEAST_SOFT:.0%} are expected); "
+            f"channel '{name}': the values ({float(sample.min()):g} to {float(sample.max()):g}) "
+            "are no Hounsfield units of a body: "
+            f"{air:.1%} are those of air, {soft:.1%} those of soft tissue (at least "
+            f"{LEAST_AIR:.1%} and {LEAST_SOFT:.0%} are expected); "
             "check that RescaleSlope and RescaleIntercept survived the export",
         )
     low, high = window
@@ -143,32 +177,49 @@ def _scored(array: Floats, name: str, notes: list[str]) -> Values:
     inside = array[array != 0] if stripped else array[array > _otsu(array, name)]
     low, high = np.percentile(inside, PERCENTILES) if len(inside) else (0.0, 0.0)
     if not low < high:
-        raise DataError("D06", f"channel '{name}' holds one value only ({float(low):g}); export the sequence again")
+        raise DataError(
+            "D06",
+            f"channel '{name}' holds one value only ({float(low):g}); export the sequence again",
+        )
     clipped = np.clip(inside, np.float32(low), np.float32(high))
     mean, spread = float(clipped.mean(dtype=np.float64)), float(clipped.std(dtype=np.float64))
     limits = np.float32(low), np.float32(high)
-    # the scale with all its digits, and the difference of any two values, must be numbers of float32
+    # the scale with all its digits, and the difference of any two values, must be numbers of
+    # float32
     float32 = np.finfo(np.float32)
     if not (float32.tiny < spread < 1 / float32.tiny and float(high) - float(low) < float32.max):
         raise _unscorable(name, float(low), float(high))
     scale = np.float32(1 / spread)
     if not stripped:
-        notes.append("not skull-stripped: values are scored inside the head, found by Otsu's threshold")
+        notes.append(
+            "not skull-stripped: values are scored inside the head, found by Otsu's threshold"
+        )
 
     def values(flat: Floats) -> Floats:
-        z = np.clip((np.clip(flat, *limits) - np.float32(mean)) * scale, np.float32(-LIMIT_SD), np.float32(LIMIT_SD))
+        z = np.clip(
+            (np.clip(flat, *limits) - np.float32(mean)) * scale,
+            np.float32(-LIMIT_SD),
+            np.float32(LIMIT_SD),
+        )
         return np.where(flat != 0, z, np.float32(0)) if stripped else z
 
     return values
 
 
 def _unscorable(name: str, low: float, high: float) -> DataError:
-    what = f"channel '{name}': its values lie between {low:g} and {high:g}, where 32-bit numbers do not tell them apart"
-    return DataError("D07", f"{what}; check scl_slope or the rescale slope, and export or convert the sequence again")
+    what = (
+        f"channel '{name}': its values lie between {low:g} and {high:g}, where 32-bit numbers "
+        "do not tell them apart"
+    )
+    return DataError(
+        "D07",
+        f"{what}; check scl_slope or the rescale slope, and export or convert the sequence again",
+    )
 
 
 def _stripped(array: Floats) -> bool:
-    """Whether the background was set to zero: nine tenths of the faces of the volume are exactly zero."""
+    """Whether the background was set to zero: nine tenths of the faces of the volume are exactly
+    zero."""
     faces = [array[0], array[-1], array[:, 0], array[:, -1], array[:, :, 0], array[:, :, -1]]
     return bool(sum(np.count_nonzero(f == 0) for f in faces) >= 0.9 * sum(f.size for f in faces))
 
@@ -179,7 +230,11 @@ def _otsu(array: Floats, name: str) -> float:
     bottom = float(array.min())
     if not bottom < top:
         return bottom - 1
-    if not max(LEAST_CONTRAST * max(abs(bottom), abs(top)), float(np.finfo(np.float32).tiny)) < top - bottom < np.inf:
+    if (
+        not max(LEAST_CONTRAST * max(abs(bottom), abs(top)), float(np.finfo(np.float32).tiny))
+        < top - bottom
+        < np.inf
+    ):
         raise _unscorable(name, bottom, top)
     counts, edges = np.histogram(array, 256, (bottom, top))
     middle = (edges[:-1] + edges[1:]) / 2
@@ -191,9 +246,15 @@ def _otsu(array: Floats, name: str) -> float:
 
 
 def _region(
-    volumes: Mapping[str, Volume], available: list[str], mask: Mask | None, imaging: Imaging, grid: Geometry, notes: list[str]
+    volumes: Mapping[str, Volume],
+    available: list[str],
+    mask: Mask | None,
+    imaging: Imaging,
+    grid: Geometry,
+    notes: list[str],
 ) -> tuple[tuple[int, int], ...]:
-    """(3, 2) voxels from, to that matter: the outlined organ and lesions with a margin, else the body or the brain."""
+    """(3, 2) voxels from, to that matter: the outlined organ and lesions with a margin, else the
+    body or the brain."""
     if mask is not None and imaging.organ:
         organ = mask.bits & np.uint8(imaging.bits((imaging.organ,)))
         if organ.any():
@@ -205,7 +266,9 @@ def _region(
     if imaging.window:
         return _body(volumes[available[0]].array)
     extents = [_head(volumes[n].array, n) for n in available if volumes[n].geometry.same_as(grid)]
-    return tuple((min(e[axis][0] for e in extents), max(e[axis][1] for e in extents)) for axis in range(3))
+    return tuple(
+        (min(e[axis][0] for e in extents), max(e[axis][1] for e in extents)) for axis in range(3)
+    )
 
 
 def _body(array: Floats) -> tuple[tuple[int, int], ...]:
@@ -228,21 +291,31 @@ def _head(array: Floats, name: str) -> tuple[tuple[int, int], ...]:
 def _extent(inside: NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:
     """(3, 2) first and last + 1 of the voxels that are marked."""
     flat = np.asarray(inside.any(axis=0))
-    marks = np.asarray(inside.any(axis=(1, 2))), np.asarray(flat.any(axis=1)), np.asarray(flat.any(axis=0))
+    marks = (
+        np.asarray(inside.any(axis=(1, 2))),
+        np.asarray(flat.any(axis=1)),
+        np.asarray(flat.any(axis=0)),
+    )
     ends = [np.flatnonzero(m) for m in marks]
-    return tuple((int(e[0]), int(e[-1]) + 1) if len(e) else (0, n) for e, n in zip(ends, inside.shape, strict=True))
+    return tuple(
+        (int(e[0]), int(e[-1]) + 1) if len(e) else (0, n)
+        for e, n in zip(ends, inside.shape, strict=True)
+    )
 
 
 def _target(
     region: tuple[tuple[int, int], ...], grid: Geometry, target_mm: tuple[float, float, float]
 ) -> tuple[Box, tuple[int, ...], tuple[float, ...], tuple[float, float, float]]:
-    """The box in file voxels, output voxels along each axis, file voxels in each, and their size in mm.
+    """The box in file voxels, output voxels along each axis, file voxels in each, and their size in
+    mm.
 
-    An axis that need not be made coarser keeps its voxels as they are. Else the box grows to a whole number of output voxels, as far as
-    the field of view goes.
+    An axis that need not be made coarser keeps its voxels as they are. Else the box grows to a
+    whole number of output voxels, as far as the field of view goes.
     """
     box, counts, steps, spacing = [], [], [], []
-    for (low, high), size, spacing_here, target in zip(region, grid.shape, grid.spacing_mm, target_mm, strict=True):
+    for (low, high), size, spacing_here, target in zip(
+        region, grid.shape, grid.spacing_mm, target_mm, strict=True
+    ):
         if spacing_here > 0.99 * target:
             count, step, start = high - low, 1.0, float(low)
         else:

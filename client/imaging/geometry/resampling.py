@@ -1,4 +1,5 @@
-"""Resampling of volumes: averaged where the new grid is coarser, interpolated only to lay one sequence onto another's grid.
+"""Resampling of volumes: averaged where the new grid is coarser, interpolated only to lay one
+sequence onto another's grid.
 
 Numpy on one thread, in a fixed order: the same input gives the same bits wherever it is computed.
 """
@@ -24,12 +25,17 @@ Values = Callable[[Floats], Floats]
 """One slice in the file's units -> normalised."""
 
 
-def averaged(array: NDArray[Any], box: Box, counts: tuple[int, ...], steps: tuple[float, ...], values: Values) -> Floats:
-    """`values` of `array` (z, y, x) averaged over `counts` cells of `steps` file voxels each, from the lower corner of `box`.
+def averaged(
+    array: NDArray[Any], box: Box, counts: tuple[int, ...], steps: tuple[float, ...], values: Values
+) -> Floats:
+    """`values` of `array` (z, y, x) averaged over `counts` cells of `steps` file voxels each, from
+    the lower corner of `box`.
 
     Slice by slice: beside the result it needs the memory of a few slices.
     """
-    taps = [_taps(n, lo, s, c) for n, (lo, _), s, c in zip(array.shape, box, steps, counts, strict=True)]
+    taps = [
+        _taps(n, lo, s, c) for n, (lo, _), s, c in zip(array.shape, box, steps, counts, strict=True)
+    ]
     (index, weight), rows, columns = taps
     # only the part of a slice that is asked for is normalised
     (y, y_end), (x, x_end) = ((int(i.min()), int(i.max()) + 1) for i, _ in (rows, columns))
@@ -72,27 +78,48 @@ def as_is(x: Floats) -> Floats:
 
 
 def onto(grid: Geometry, volume: Volume, values: Values, name: str, outside: float) -> Floats:
-    """Normalised values of `volume` on another grid, by trilinear interpolation; D07 where it does not lie over that grid."""
+    """Normalised values of `volume` on another grid, by trilinear interpolation; D07 where it does
+    not lie over that grid."""
     from scipy.ndimage import affine_transform
 
     own = volume.geometry
-    lattice = np.stack(np.meshgrid(*(np.linspace(0, n - 1, 9) for n in grid.shape), indexing="ij"), -1).reshape(-1, 3)
+    lattice = np.stack(
+        np.meshgrid(*(np.linspace(0, n - 1, 9) for n in grid.shape), indexing="ij"), -1
+    ).reshape(-1, 3)
     indices = own.to_index(grid.to_mm(lattice))
     covered = float(((indices >= -0.5) & (indices <= np.array(own.shape) - 0.5)).all(axis=1).mean())
     if covered < LEAST_COVERAGE:
         raise DataError(
             "D07",
-            f"channel '{name}' covers {covered:.0%} of the grid of the first channel ({LEAST_COVERAGE:.0%} are needed): they show "
+            f"channel '{name}' covers {covered:.0%} of the grid of the first channel "
+            f"({LEAST_COVERAGE:.0%} are needed): they show "
             "different places; check that the sequences are of one examination",
         )
     array = np.stack([values(flat) for flat in volume.array])
     # where the other grid is finer, its values are averaged first, so that none is passed over
-    finer = [max(1, int(np.floor(a / b + 0.01))) for a, b in zip(grid.spacing_mm, own.spacing_mm, strict=True)]
+    finer = [
+        max(1, int(np.floor(a / b + 0.01)))
+        for a, b in zip(grid.spacing_mm, own.spacing_mm, strict=True)
+    ]
     if max(finer) > 1:
         counts = tuple(max(1, n // f) for n, f in zip(array.shape, finer, strict=True))
-        array = averaged(array, tuple((0.0, float(n)) for n in array.shape), counts, tuple(map(float, finer)), as_is)
+        array = averaged(
+            array,
+            tuple((0.0, float(n)) for n in array.shape),
+            counts,
+            tuple(map(float, finer)),
+            as_is,
+        )
         first = own.to_mm(np.array([[(f - 1) / 2 for f in finer]]))[0]
-        own = Geometry(counts, (float(first[0]), float(first[1]), float(first[2])), own.steps_mm * np.array(finer)[:, None])
+        own = Geometry(
+            counts,
+            (float(first[0]), float(first[1]), float(first[2])),
+            own.steps_mm * np.array(finer)[:, None],
+        )
     matrix = np.linalg.solve(own.steps_mm.T, grid.steps_mm.T)
     offset = own.to_index(np.array([grid.origin_mm]))[0]
-    return np.asarray(affine_transform(array, matrix, offset, grid.shape, np.float32, order=1, mode="constant", cval=outside))
+    return np.asarray(
+        affine_transform(
+            array, matrix, offset, grid.shape, np.float32, order=1, mode="constant", cval=outside
+        )
+    )

@@ -1,8 +1,9 @@
 """Volumes, masks, headers and series, with their geometry: what the image readers hand on.
 
-One convention everywhere: array axes are (z, y, x) with indices that grow towards the patient's head, back and left, which is DICOM's
-LPS turned round (x to Left, y to Posterior, z to Superior); lengths are in mm. An oblique volume keeps its own directions: its axes
-are the nearest ones to the convention, and `Geometry.steps_mm` says exactly where they point.
+One convention everywhere: array axes are (z, y, x) with indices that grow towards the patient's
+head, back and left, which is DICOM's LPS turned round (x to Left, y to Posterior, z to Superior);
+lengths are in mm. An oblique volume keeps its own directions: its axes are the nearest ones to the
+convention, and `Geometry.steps_mm` says exactly where they point.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ Point = tuple[float, float, float]
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """Where voxels lie: voxel (k, j, i) is centred on `origin_mm + k * steps_mm[0] + j * steps_mm[1] + i * steps_mm[2]`."""
+    """Where voxels lie: voxel (k, j, i) is centred on `origin_mm + k * steps_mm[0] + j *
+    steps_mm[1] + i * steps_mm[2]`."""
 
     shape: tuple[int, int, int]
     """(z, y, x)."""
@@ -35,17 +37,26 @@ class Geometry:
         return float(z), float(y), float(x)
 
     def same_as(self, other: Geometry, tolerance_mm: float = 0.1) -> bool:
-        """Whether the grids agree: equal shapes, and no corner of one further than `tolerance_mm` from the other's."""
-        return self.shape == other.shape and bool(np.abs(self.corners_mm() - other.corners_mm()).max() <= tolerance_mm)
+        """Whether the grids agree: equal shapes, and no corner of one further than `tolerance_mm`
+        from the other's."""
+        return self.shape == other.shape and bool(
+            np.abs(self.corners_mm() - other.corners_mm()).max() <= tolerance_mm
+        )
 
     def corners_mm(self) -> NDArray[np.float64]:
         """(8, 3): LPS positions of the centres of the corner voxels."""
         last = np.array(self.shape, np.float64) - 1
-        return self.to_mm(np.array([[a, b, c] for a in (0.0, last[0]) for b in (0.0, last[1]) for c in (0.0, last[2])]))
+        return self.to_mm(
+            np.array(
+                [[a, b, c] for a in (0.0, last[0]) for b in (0.0, last[1]) for c in (0.0, last[2])]
+            )
+        )
 
     def to_mm(self, indices: NDArray[np.float64]) -> NDArray[np.float64]:
         """Array indices (n, 3) in the order (z, y, x) -> LPS positions (n, 3)."""
-        return np.asarray(self.origin_mm, np.float64) + np.asarray(indices, np.float64) @ self.steps_mm
+        return (
+            np.asarray(self.origin_mm, np.float64) + np.asarray(indices, np.float64) @ self.steps_mm
+        )
 
     def to_index(self, points_mm: NDArray[np.float64]) -> NDArray[np.float64]:
         """LPS positions (n, 3) -> array indices (n, 3) in the order (z, y, x), not rounded."""
@@ -71,7 +82,8 @@ class Mask:
     bits: NDArray[np.uint8]
     """(z, y, x): bit i is region i; regions may overlap."""
     marked: tuple[bool, ...]
-    """Which regions the file speaks about; one that is marked and has no voxel was looked for and not found."""
+    """Which regions the file speaks about; one that is marked and has no voxel was looked for and
+    not found."""
     notes: tuple[str, ...] = ()
 
 
@@ -87,12 +99,14 @@ class Frame:
     """mm between rows, between columns."""
     thickness: float | None = None
     traits: tuple[tuple[str, str], ...] = ()
-    """(attribute, value): what may tell two images of one place apart, such as an echo time or a b-value."""
+    """(attribute, value): what may tell two images of one place apart, such as an echo time or a
+    b-value."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What is remembered of one file without its pixels. JSON-able; of the patient nothing but the key by which images join a table."""
+    """What is remembered of one file without its pixels. JSON-able; of the patient nothing but the
+    key by which images join a table."""
 
     path: str
     kind: Literal["dicom", "nifti"]
@@ -113,7 +127,8 @@ class Header:
     frames: tuple[Frame, ...] = ()
     image_type: tuple[str, ...] = ()
     description: str = ""
-    """Series description: what the technician called it. Never decides anything but a tie between MR sequences."""
+    """Series description: what the technician called it. Never decides anything but a tie between
+    MR sequences."""
     body_part: str = ""
     """BodyPartExamined, letters only."""
     maker: str = ""
@@ -137,11 +152,13 @@ class Header:
     instances: tuple[str, ...] = ()
     """SOPInstanceUIDs that a SEG was drawn on."""
     identity: tuple[str, ...] = ()
-    """NAMES of the tags that hold a value by which a patient could be known (and of burnt-in annotation); never their values."""
+    """NAMES of the tags that hold a value by which a patient could be known (and of burnt-in
+    annotation); never their values."""
     offset: int = 0
     """Where in the file the value of its pixel data begins; 0: not known."""
     allocated: int = 0
-    """Bits of a pixel in the file; of them `stored`, the highest of which is `high`, are its value."""
+    """Bits of a pixel in the file; of them `stored`, the highest of which is `high`, are its
+    value."""
     stored: int = 0
     high: int = 0
     signed: bool = False
@@ -151,7 +168,8 @@ class Header:
     scales: tuple[tuple[float, float], ...] = ()
     """(slope, intercept) of each frame, or one for all."""
     rescaled: tuple[str, ...] = ()
-    """Which attributes gave them, of each frame or one for all; '' where slope 1 and intercept 0 stand in for none."""
+    """Which attributes gave them, of each frame or one for all; '' where slope 1 and intercept 0
+    stand in for none."""
     shape: tuple[int, ...] = ()
     """NIfTI: voxels along (i, j, k, ...)."""
     affine: tuple[tuple[float, ...], ...] = ()
@@ -163,7 +181,9 @@ class Header:
     def from_json(cls, saved: Mapping[str, Any]) -> Header:
         """The inverse of `dataclasses.asdict`, also after JSON has made lists of the tuples."""
         values = {f.name: _tuples(saved[f.name]) for f in fields(cls) if f.name in saved}
-        frames = tuple(Frame(**{k: _tuples(v) for k, v in frame.items()}) for frame in saved.get("frames", ()))
+        frames = tuple(
+            Frame(**{k: _tuples(v) for k, v in frame.items()}) for frame in saved.get("frames", ())
+        )
         return cls(**{**values, "frames": frames})
 
 
@@ -172,7 +192,8 @@ class Series:
     """Files that together are one image (or one segmentation). Usable when `faults` is empty."""
 
     uid: str
-    """SeriesInstanceUID; with '#' and the attribute where one series held several images; for NIfTI the path."""
+    """SeriesInstanceUID; with '#' and the attribute where one series held several images; for NIfTI
+    the path."""
     kind: Literal["dicom", "nifti"]
     modality: str
     patient: str
@@ -191,11 +212,13 @@ class Series:
     faults: tuple[str, ...] = ()
     """Why it must not be used: sentences with file, what and way out."""
     slices: tuple[tuple[int, int], ...] = ()
-    """(index into `files`, frame), one for each slice, in the order of the slices as the file turns them (before axes are flipped)."""
+    """(index into `files`, frame), one for each slice, in the order of the slices as the file turns
+    them (before axes are flipped)."""
     spares: tuple[tuple[str, int, int], ...] = ()
     """(file, frame, slice): a second copy of a slice, to be found equal when the series is read."""
     turn: tuple[int, ...] = ()
-    """How (slice, row, column) become (z, y, x): for each of z, y, x the source axis 1, 2 or 3, negative where it is reversed."""
+    """How (slice, row, column) become (z, y, x): for each of z, y, x the source axis 1, 2 or 3,
+    negative where it is reversed."""
     transfer_syntax: str = ""
     model: str = ""
     identity: tuple[str, ...] = ()

@@ -1,8 +1,10 @@
-"""Header index of image files: path, size and time of change to SHA-256 and header, so that a second start opens no image.
+"""Header index of image files: path, size and time of change to SHA-256 and header, so that a
+second start opens no image.
 
-One line of JSON a file in the site's cache, appended as files are read: whatever is killed loses the lines it had not written, and a line
-that is damaged is a file to be read again. The headers hold the patient key and nothing else of a patient: of free text only the words
-that a sequence is told by are kept. The file stays at the site.
+One line of JSON a file in the site's cache, appended as files are read: whatever is killed loses
+the lines it had not written, and a line that is damaged is a file to be read again. The headers
+hold the patient key and nothing else of a patient: of free text only the words that a sequence is
+told by are kept. The file stays at the site.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ PACKAGE = Path(__file__).parents[2]
 
 @cache
 def fingerprint() -> str:
-    """SHA-256 of the client's own files. What was read or chosen by other code is read and chosen again: that costs little."""
+    """SHA-256 of the client's own files. What was read or chosen by other code is read and chosen
+    again: that costs little."""
     h = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
         h.update(path.read_bytes())
@@ -81,10 +84,18 @@ class HeaderIndex:
     def sha256(self, path: str, stamp: Stamp) -> str:
         """The hash of a file, whichever code read it; '' where it is not known."""
         entries = (self._known.get(path), self._stale.get(path))
-        return next((entry.sha256 for entry in entries if entry is not None and entry.stamp == stamp and entry.sha256), "")
+        return next(
+            (
+                entry.sha256
+                for entry in entries
+                if entry is not None and entry.stamp == stamp and entry.sha256
+            ),
+            "",
+        )
 
     def add(self, files: Iterable[tuple[str, IndexedFile]]) -> None:
-        """Remember files, at once and on disk. Raises RunError S03 where the folder cannot be written."""
+        """Remember files, at once and on disk. Raises RunError S03 where the folder cannot be
+        written."""
         lines = []
         for path, entry in files:
             self._known[path] = entry
@@ -113,31 +124,61 @@ class HeaderIndex:
 def _line(path: str, entry: IndexedFile) -> str:
     header = _slim(_without_free_text(entry.header)) if entry.header else None
     fault = dataclasses.astuple(entry.fault) if entry.fault else None
-    return json.dumps([fingerprint()[:16], path, *entry.stamp, entry.sha256, header, fault], separators=(",", ":")) + "\n"
+    return (
+        json.dumps(
+            [fingerprint()[:16], path, *entry.stamp, entry.sha256, header, fault],
+            separators=(",", ":"),
+        )
+        + "\n"
+    )
 
 
 def _parsed(line: str) -> tuple[str, IndexedFile, bool]:
-    """Path, what is known of it, and whether this very code read it (its header is else left out)."""
+    """Path, what is known of it, and whether this very code read it (its header is else left
+    out)."""
     version, path, size, changed, sha256, header, fault = json.loads(line)
     if not isinstance(path, str):
         raise ValueError(line)
     if version != fingerprint()[:16]:
         return path, IndexedFile((size, changed), None, None, sha256), False
-    return path, IndexedFile((size, changed), Header.from_json(header) if header else None, Fault(*fault) if fault else None, sha256), True
+    return (
+        path,
+        IndexedFile(
+            (size, changed),
+            Header.from_json(header) if header else None,
+            Fault(*fault) if fault else None,
+            sha256,
+        ),
+        True,
+    )
 
 
-_DEFAULTS = {kind: {f.name: f.default for f in dataclasses.fields(kind)} for kind in (Header, Frame)}
+_DEFAULTS = {
+    kind: {f.name: f.default for f in dataclasses.fields(kind)} for kind in (Header, Frame)
+}
 
 
-_WORDS = (mr_sequence.AFTER, mr_sequence.BEFORE, mr_sequence.FLAIR, re.compile(r"\bt2", re.IGNORECASE))
+_WORDS = (
+    mr_sequence.AFTER,
+    mr_sequence.BEFORE,
+    mr_sequence.FLAIR,
+    re.compile(r"\bt2", re.IGNORECASE),
+)
 """What `sequences` looks for in a description."""
 
 
 def _without_free_text(header: Header) -> Header:
-    """Somebody typed what the series and the contrast agent are called, perhaps with the patient's name: kept is what decides."""
-    description = " ".join(word.group() for words in _WORDS for word in words.finditer(header.description))
+    """Somebody typed what the series and the contrast agent are called, perhaps with the patient's
+    name: kept is what decides."""
+    description = " ".join(
+        word.group() for words in _WORDS for word in words.finditer(header.description)
+    )
     agent = header.contrast.strip().lower()
-    return dataclasses.replace(header, description=description, contrast="yes" if agent and agent not in mr_sequence.NO_AGENT else agent)
+    return dataclasses.replace(
+        header,
+        description=description,
+        contrast="yes" if agent and agent not in mr_sequence.NO_AGENT else agent,
+    )
 
 
 def _slim(record: Header | Frame) -> dict[str, Any]:

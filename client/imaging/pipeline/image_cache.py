@@ -1,8 +1,10 @@
-"""Image cache: prepared images on the site's disk, one file a case, named by what it was made from, mapped into memory when used.
+"""Image cache: prepared images on the site's disk, one file a case, named by what it was made from,
+mapped into memory when used.
 
-A file is written aside, synced and renamed, so that whatever happens leaves the whole file or none; it carries a checksum of each array,
-which is compared when a process opens it for the first time. Two processes that make the same file make the same bytes, so it does not
-matter which one is last. The folder holds pictures of patients: it stays at the site, readable by its owner only, and may be
+A file is written aside, synced and renamed, so that whatever happens leaves the whole file or none;
+it carries a checksum of each array, which is compared when a process opens it for the first time.
+Two processes that make the same file make the same bytes, so it does not matter which one is last.
+The folder holds pictures of patients: it stays at the site, readable by its owner only, and may be
 deleted at any time; it is then filled again.
 """
 
@@ -65,11 +67,18 @@ class Cache:
     def open(self, key: str, kind: str = "image") -> Entry | None:
         """The entry of `key`, verified; None where there is none yet.
 
-        Raises BrokenEntryError, and has then removed the file; RunError S03 where it may not be read, or is no file.
+        Raises BrokenEntryError, and has then removed the file; RunError S03 where it may not be
+        read, or is no file.
         """
         return _opened(self._path(key, kind))
 
-    def store(self, key: str, arrays: Mapping[str, Array], metadata: Mapping[str, Any], kind: str = "image") -> None:
+    def store(
+        self,
+        key: str,
+        arrays: Mapping[str, Array],
+        metadata: Mapping[str, Any],
+        kind: str = "image",
+    ) -> None:
         """Write an entry. Raises RunError S03 where the disk is full or may not be written."""
         own(self.folder)
         write(self._path(key, kind), arrays, metadata)
@@ -80,7 +89,11 @@ class Cache:
 
     def sweep(self) -> int:
         """Remove what writers that were killed left behind; returns how many files."""
-        return sum(_abandoned(path) for path in self.folder.rglob("*.part")) if self.folder.is_dir() else 0
+        return (
+            sum(_abandoned(path) for path in self.folder.rglob("*.part"))
+            if self.folder.is_dir()
+            else 0
+        )
 
     def files(self) -> list[CachedFile]:
         """Every file of the cache, oldest use first."""
@@ -93,7 +106,8 @@ class Cache:
         return sorted(cached, key=lambda h: (h.used, h.path))
 
     def remove_unused(self, days: float) -> list[CachedFile]:
-        """Remove what nobody opened for so many days; what is mapped by a process stays readable there. Raises RunError S03."""
+        """Remove what nobody opened for so many days; what is mapped by a process stays readable
+        there. Raises RunError S03."""
         old = [h for h in self.files() if h.used < time.time() - days * _DAY]
         for file in old:
             try:
@@ -108,7 +122,8 @@ class Cache:
 
 @dataclass(frozen=True)
 class OnDisk:
-    """`common.data.picture.Kept`: arrays derived from one picture (its crops), made once, mapped when asked for again."""
+    """`common.data.picture.Kept`: arrays derived from one picture (its crops), made once, mapped
+    when asked for again."""
 
     folder: Path
     _open: dict[str, Array] = field(default_factory=dict, compare=False, repr=False)
@@ -171,7 +186,8 @@ def full(path: Path, error: OSError, what: str = "written") -> RunError:
     """What to say where the cache cannot be written (or read)."""
     return RunError(
         "S03",
-        f"the image cache '{path}' cannot be {what} ({error.strerror or error}); free space, mend permissions, or name another folder "
+        f"the image cache '{path}' cannot be {what} ({error.strerror or error}); free space, mend "
+        "permissions, or name another folder "
         "as `cache` in site.toml; what is prepared already is kept",
     )
 
@@ -181,7 +197,8 @@ def _write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with open(aside, "wb") as f:
-            # held while the file grows, so that `sweep` in another process lets it be; a lock dies with its process
+            # held while the file grows, so that `sweep` in another process lets it be; a lock dies
+            # with its process
             fcntl.flock(f, fcntl.LOCK_EX)
             fill(f)
             f.flush()
@@ -204,7 +221,8 @@ def _sync(folder: Path) -> None:
 
 
 def _abandoned(path: Path) -> bool:
-    """Remove a file that nobody writes any more: a minute old, for a new one may not be locked yet, and not locked."""
+    """Remove a file that nobody writes any more: a minute old, for a new one may not be locked yet,
+    and not locked."""
     with suppress(OSError), open(path, "rb") as f:
         if time.time() - os.fstat(f.fileno()).st_mtime < 60:
             return False
@@ -219,7 +237,8 @@ _VERIFIED: dict[str, tuple[int, int, int]] = {}
 
 
 def _opened(path: Path) -> Entry | None:
-    """None where there is no such file. Raises BrokenEntryError, RunError S03 where it cannot be read."""
+    """None where there is no such file. Raises BrokenEntryError, RunError S03 where it cannot be
+    read."""
     try:
         with open(path, "rb") as f:
             now = os.fstat(f.fileno())
@@ -234,10 +253,14 @@ def _opened(path: Path) -> Entry | None:
     except (ValueError, KeyError, TypeError, struct.error) as error:
         with suppress(OSError):
             path.unlink()
-        raise BrokenEntryError(f"'{path}' is broken ({error}); it was removed and is made again") from error
+        raise BrokenEntryError(
+            f"'{path}' is broken ({error}); it was removed and is made again"
+        ) from error
     _VERIFIED[str(path)] = stamp
     if time.time() - now.st_atime > _DAY:
-        with suppress(OSError):  # said to the file system, which may be mounted so that it notes no reading by itself
+        with suppress(
+            OSError
+        ):  # said to the file system, which may be mounted so that it notes no reading by itself
             os.utime(path, ns=(time.time_ns(), now.st_mtime_ns))
     return entry
 
@@ -252,7 +275,9 @@ def _parsed(view: mmap.mmap | bytes, *, verify: bool) -> Entry:
     out: dict[str, Array] = {}
     for name, kind, shape, start_of_array, expected in header["arrays"]:
         # refuses an array that reaches beyond the end of the file
-        array = np.frombuffer(view, np.dtype(kind), int(np.prod(shape, dtype=np.int64)), start + start_of_array).reshape(shape)
+        array = np.frombuffer(
+            view, np.dtype(kind), int(np.prod(shape, dtype=np.int64)), start + start_of_array
+        ).reshape(shape)
         if verify and zlib.crc32(array.data) != expected:
             raise ValueError(f"the checksum of '{name}' differs")
         out[name] = array

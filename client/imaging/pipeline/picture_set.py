@@ -1,6 +1,8 @@
-"""Picture set of a folder: pictures by patient, and the account of everybody else's. Counts for the flow, sentences for the site's log.
+"""Picture set of a folder: pictures by patient, and the account of everybody else's. Counts for the
+flow, sentences for the site's log.
 
-What was chosen for the patients of a table is remembered as a whole, so that a second start neither reads nor sorts the headers again.
+What was chosen for the patients of a table is remembered as a whole, so that a second start neither
+reads nor sorts the headers again.
 """
 
 from __future__ import annotations
@@ -43,13 +45,20 @@ class PictureSet:
         pictures = [self.pictures[i] for i in ids if i in self.pictures]
         rejected = Counter(self.rejections[i][0][0] for i in ids if i in self.rejections)
         set_aside = sum(rejected.values())
-        by = f" ({', '.join(f'{code}: {n}' for code, n in sorted(rejected.items()))})" if rejected else ""
+        by = (
+            f" ({', '.join(f'{code}: {n}' for code, n in sorted(rejected.items()))})"
+            if rejected
+            else ""
+        )
         notes = [
-            f"images: {len(pictures)} cases with an image, {len(ids) - len(pictures) - set_aside} without, {set_aside} quarantined{by}"
+            f"images: {len(pictures)} cases with an image, {len(ids) - len(pictures) - set_aside} "
+            f"without, {set_aside} quarantined{by}"
         ]
         if pictures and self.outlined:
             expert = sum(p.mask is not None for p in pictures)
-            notes.append(f"images: {expert} with an expert's mask, {len(pictures) - expert} without")
+            notes.append(
+                f"images: {expert} with an expert's mask, {len(pictures) - expert} without"
+            )
         for c, name in enumerate(self.channels):
             missing = sum(not p.present[c] for p in pictures)
             if missing:
@@ -57,7 +66,11 @@ class PictureSet:
         remarks: Counter[str] = Counter()
         for patient in ids:
             remarks.update({what for what, _ in self.remarks.get(patient, ())})
-        return (*notes, *(f"images: {what} ({n} cases)" for what, n in sorted(remarks.items())), *self.general)
+        return (
+            *notes,
+            *(f"images: {what} ({n} cases)" for what, n in sorted(remarks.items())),
+            *self.general,
+        )
 
     def named(self, ids: Collection[str]) -> dict[str, tuple[str, ...]]:
         """The patients behind the counts; stays at the site."""
@@ -65,15 +78,25 @@ class PictureSet:
             return {}
         out = {
             "images: quarantined": tuple(i for i in ids if i in self.rejections),
-            "images: none": tuple(i for i in ids if i not in self.pictures and i not in self.rejections),
+            "images: none": tuple(
+                i for i in ids if i not in self.pictures and i not in self.rejections
+            ),
             "images: ids that the table lacks": self.strangers,
         }
         return {k: v for k, v in out.items() if v}
 
     def site_log(self, ids: Collection[str]) -> list[str]:
         """What the site's log gets: file, why, and what to do."""
-        lines = [f"image of patient {i} set aside: {text}" for i in ids for _, text in self.rejections.get(i, ())]
-        return [*lines, *(f"image of patient {i}: {text}" for i in ids for _, text in self.remarks.get(i, ())), *self.log]
+        lines = [
+            f"image of patient {i} set aside: {text}"
+            for i in ids
+            for _, text in self.rejections.get(i, ())
+        ]
+        return [
+            *lines,
+            *(f"image of patient {i}: {text}" for i in ids for _, text in self.remarks.get(i, ())),
+            *self.log,
+        ]
 
     def summary(self) -> dict[str, Any]:
         """All but the pictures themselves, in the form of JSON."""
@@ -103,12 +126,20 @@ def cached(key: str, store: Cache) -> PictureSet | None:
     if len(pictures) < len(entries):
         return None
     lists = {key: tuple(summary[key]) for key in ("channels", "general", "log", "strangers")}
-    return PictureSet(pictures, _pairs(summary["rejections"]), _pairs(summary["remarks"]), outlined=summary["outlined"], **lists)
+    return PictureSet(
+        pictures,
+        _pairs(summary["rejections"]),
+        _pairs(summary["remarks"]),
+        outlined=summary["outlined"],
+        **lists,
+    )
 
 
 def _pairs(rows: Mapping[str, Sequence[Sequence[str]]]) -> dict[str, list[tuple[str, str]]]:
     """Pairs by patient, out of the lists that JSON has made of them."""
-    return {patient: [(first, second) for first, second in pairs] for patient, pairs in rows.items()}
+    return {
+        patient: [(first, second) for first, second in pairs] for patient, pairs in rows.items()
+    }
 
 
 def picture(key: str, entry: Entry, store: Cache) -> Picture:
@@ -138,33 +169,45 @@ def account(
     ids: Collection[str],
     remade: int,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Notes and log lines on the folder as a whole. Identity: names of tags, never what they hold."""
+    """Notes and log lines on the folder as a whole. Identity: names of tags, never what they
+    hold."""
     notes, log = [], []
     owners = set(selection.cases) | {i for i, t in selection.rejections.items() if t}
     if selection.strangers and not owners:
         notes.append(
-            f"D05: none of the {len(selection.strangers)} patients with images is in the table; check [images] of the source mapping"
+            f"D05: none of the {len(selection.strangers)} patients with images is in the table; "
+            "check [images] of the source mapping"
         )
         log.append(
-            f"D05 images: none of their {len(selection.strangers)} ids (e.g. {', '.join(selection.strangers[:3])}) is one of the table's "
-            f"(e.g. {', '.join(sorted(ids)[:3])}); give id_pattern or id_length in [images] of the source mapping"
+            f"D05 images: none of their {len(selection.strangers)} ids (e.g. "
+            f"{', '.join(selection.strangers[:3])}) is one of the table's "
+            f"(e.g. {', '.join(sorted(ids)[:3])}); give id_pattern or id_length in [images] of "
+            "the source mapping"
         )
     elif selection.strangers:
         notes.append(f"D05: {len(selection.strangers)} patients with images are not in the table")
     if selection.unlinked:
         codes = Counter(f.code for f in selection.unlinked)
-        notes.append(f"images: {len(selection.unlinked)} files cannot be used ({', '.join(f'{c}: {n}' for c, n in sorted(codes.items()))})")
+        notes.append(
+            f"images: {len(selection.unlinked)} files cannot be used "
+            f"({', '.join(f'{c}: {n}' for c, n in sorted(codes.items()))})"
+        )
     log += [str(fault) for _, fault in broken]
     if selection.unnamed:
         notes.append(
-            f"images: {selection.unnamed} NIfTI files whose path tells no patient or no sequence; see [images] of the source mapping"
+            f"images: {selection.unnamed} NIfTI files whose path tells no patient or no sequence; "
+            "see [images] of the source mapping"
         )
     identity = Counter(name for h in headers for name in h.identity)
     if identity:
         notes.append(
-            "images: tags that may identify a patient hold a value: " + ", ".join(f"{n} ({c} files)" for n, c in sorted(identity.items()))
+            "images: tags that may identify a patient hold a value: "
+            + ", ".join(f"{n} ({c} files)" for n, c in sorted(identity.items()))
         )
-        log.append("images: de-identify the files; none of these tags was read into the cohort: " + ", ".join(sorted(identity)))
+        log.append(
+            "images: de-identify the files; none of these tags was read into the cohort: "
+            + ", ".join(sorted(identity))
+        )
     if remade:
         notes.append(f"images: {remade} entries of the cache were broken and were made again")
     return tuple(notes), tuple(log)

@@ -1,8 +1,8 @@
-"""Image preparation: a folder of images to the pictures of a table's patients. Surveyed by header, chosen, prepared into the cache,
-and accounted for.
+"""Image preparation: a folder of images to the pictures of a table's patients. Surveyed by header,
+chosen, prepared into the cache, and accounted for.
 
-Whatever is wrong with one patient's images sets those aside, never the patient and never the site. Sentences that name files or
-patients go to the site's log; what is told of a cohort are counts.
+Whatever is wrong with one patient's images sets those aside, never the patient and never the site.
+Sentences that name files or patients go to the site's log; what is told of a cohort are counts.
 """
 
 from __future__ import annotations
@@ -31,16 +31,21 @@ from common.data.schema import Imaging
 from common.errors import Fault
 
 Tell = Callable[[int, int], None]
-"""(done, of): for a progress bar; counts the files whose headers are read, then the cases that are prepared."""
+"""(done, of): for a progress bar; counts the files whose headers are read, then the cases that are
+prepared."""
 
 WORKERS = 2
 AWAY: Stamp = (-1, -1)
-"""Stands for the stamp of a file that could not be opened: no file has it, so it is looked at again."""
+"""Stands for the stamp of a file that could not be opened: no file has it, so it is looked at
+again."""
 _BATCH = 64
 _NO_IMAGES = (
-    ".csv", ".tsv", ".txt", ".tab", ".xls", ".xlsx", ".xlsm", ".parquet", ".pq", ".json", ".jsonl", ".toml", ".yaml", ".yml", ".xml",
-    ".html", ".htm", ".md", ".pdf", ".doc", ".docx", ".rtf", ".py", ".sh", ".log", ".zip", ".tar", ".tgz", ".rar", ".7z", ".exe", ".png",
-    ".jpg", ".jpeg", ".gif", ".bmp", ".svg", ".bval", ".bvec", ".sha256", ".md5", ".part", ".lock", ".tcia",
+    ".csv", ".tsv", ".txt", ".tab", ".xls", ".xlsx", ".xlsm", ".parquet", ".pq", ".json", ".jsonl",
+    ".toml", ".yaml", ".yml", ".xml",
+    ".html", ".htm", ".md", ".pdf", ".doc", ".docx", ".rtf", ".py", ".sh", ".log", ".zip", ".tar",
+    ".tgz", ".rar", ".7z", ".exe", ".png",
+    ".jpg", ".jpeg", ".gif", ".bmp", ".svg", ".bval", ".bvec", ".sha256", ".md5", ".part", ".lock",
+    ".tcia",
 )  # fmt: skip
 """Files of these kinds are no images, and are not opened to find that out."""
 
@@ -70,13 +75,21 @@ class _Preparation:
     tell: Tell
 
 
-def read(root: Path, request: PictureRequest, cache: Path, *, tell: Tell = lambda done, of: None, workers: int | None = None) -> PictureSet:
+def read(
+    root: Path,
+    request: PictureRequest,
+    cache: Path,
+    *,
+    tell: Tell = lambda done, of: None,
+    workers: int | None = None,
+) -> PictureSet:
     """The requested pictures under `root`.
 
-    A first start reads headers, hashes and prepares, in `workers` processes of their own (None: as many as cores, at most two; 0: in
-    this one, which a decoder that crashes then takes with it); an interrupt loses the cases that were being prepared and no others. A
-    second start finds all in the cache and opens no image. Raises RunError S03 where the cache cannot be written, UsageError C02
-    where the mapping names what the study lacks.
+    A first start reads headers, hashes and prepares, in `workers` processes of their own (None: as
+    many as cores, at most two; 0: in this one, which a decoder that crashes then takes with it); an
+    interrupt loses the cases that were being prepared and no others. A second start finds all in
+    the cache and opens no image. Raises RunError S03 where the cache cannot be written, UsageError
+    C02 where the mapping names what the study lacks.
     """
     check(request.spec, request.imaging, request.source)
     root = root.resolve()
@@ -98,7 +111,10 @@ def read(root: Path, request: PictureRequest, cache: Path, *, tell: Tell = lambd
     work = _Preparation(request, HeaderIndex(cache), store, workers, tell)
     indexed = _survey(files, work)
     headers = [file.header for file in indexed.values() if file.header is not None]
-    broken = [*unreadable, *((path, file.fault) for path, file in indexed.items() if file.fault is not None)]
+    broken = [
+        *unreadable,
+        *((path, file.fault) for path, file in indexed.items() if file.fault is not None),
+    ]
     from client.imaging.formats import readers as image_readers
 
     series = image_readers.group(headers)
@@ -110,11 +126,16 @@ def read(root: Path, request: PictureRequest, cache: Path, *, tell: Tell = lambd
     cases = {i: selection.cases[i] for i in sorted(request.ids) if i in selection.cases}
     entries, remade = _filled(cases, selection, indexed, work)
     remade += damaged
-    whole = len(entries) == len(cases) and not any(entry.metadata["passing"] for _, entry in entries.values())
+    whole = len(entries) == len(cases) and not any(
+        entry.metadata["passing"] for _, entry in entries.values()
+    )
     _remark(entries, cases, selection)
     general, log = account(headers, broken, selection, request.ids, remade)
     pictures = PictureSet(
-        {patient: picture(name, entry, store) for patient, (name, entry) in sorted(entries.items())},
+        {
+            patient: picture(name, entry, store)
+            for patient, (name, entry) in sorted(entries.items())
+        },
         {i: rejections for i, rejections in selection.rejections.items() if rejections},
         {i: remarks for i, remarks in selection.remarks.items() if remarks},
         channels,
@@ -123,21 +144,37 @@ def read(root: Path, request: PictureRequest, cache: Path, *, tell: Tell = lambd
         log,
         selection.strangers,
     )
-    # what could not be opened, and what failed while it was being prepared, is tried again at the next start
-    if whole and not unreadable and not remade and all(file.stamp != AWAY for file in indexed.values()):
+    # what could not be opened, and what failed while it was being prepared, is tried again at the
+    # next start
+    if (
+        whole
+        and not unreadable
+        and not remade
+        and all(file.stamp != AWAY for file in indexed.values())
+    ):
         store.store(key, {}, pictures.summary(), "album")
     return pictures
 
 
 def _digest(files: Sequence[tuple[str, Stamp]], request: PictureRequest) -> str:
-    """Of all that the pictures follow from: the files' stamps, the table's ids, what study and mapping say, and this code."""
+    """Of all that the pictures follow from: the files' stamps, the table's ids, what study and
+    mapping say, and this code."""
     spec, imaging = asdict(request.spec), asdict(request.imaging)
-    sources = [files, spec, imaging, request.source, sorted(request.ids), sorted(request.everybody), fingerprint()]
+    sources = [
+        files,
+        spec,
+        imaging,
+        request.source,
+        sorted(request.ids),
+        sorted(request.everybody),
+        fingerprint(),
+    ]
     return hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()
 
 
 def _files(root: Path, cache: Path) -> tuple[list[tuple[str, Stamp]], list[tuple[str, Fault]]]:
-    """Every file that may be an image, with its stamp, sorted; and the folders that cannot be entered.
+    """Every file that may be an image, with its stamp, sorted; and the folders that cannot be
+    entered.
 
     Links are followed, and no folder is entered twice.
     """
@@ -151,7 +188,17 @@ def _files(root: Path, cache: Path) -> tuple[list[tuple[str, Stamp]], list[tuple
             with os.scandir(folder) as entries:
                 inside = list(entries)
         except OSError as error:
-            unreadable.append((folder, Fault("D00", folder, f"the folder cannot be read ({error.strerror})", "Mend its permissions")))
+            unreadable.append(
+                (
+                    folder,
+                    Fault(
+                        "D00",
+                        folder,
+                        f"the folder cannot be read ({error.strerror})",
+                        "Mend its permissions",
+                    ),
+                )
+            )
             continue
         for entry in inside:
             with suppress(OSError):  # a link that leads nowhere
@@ -167,8 +214,11 @@ def _files(root: Path, cache: Path) -> tuple[list[tuple[str, Stamp]], list[tuple
 
 
 def _survey(files: Sequence[tuple[str, Stamp]], work: _Preparation) -> dict[str, IndexedFile]:
-    """The index entry of every file; the headers of new ones are read, and indexed batch by batch."""
-    out = {path: entry for path, stamp in files if (entry := work.index.get(path, stamp)) is not None}
+    """The index entry of every file; the headers of new ones are read, and indexed batch by
+    batch."""
+    out = {
+        path: entry for path, stamp in files if (entry := work.index.get(path, stamp)) is not None
+    }
     new = [(path, stamp) for path, stamp in files if path not in out]
     batches = [new[n : n + _BATCH] for n in range(0, len(new), _BATCH)]
     done = 0
@@ -176,7 +226,10 @@ def _survey(files: Sequence[tuple[str, Stamp]], work: _Preparation) -> dict[str,
     for n, headers in each(headers_of, batches, work.workers if len(batches) > 8 else 0):
         if isinstance(headers, WorkerDeath):
             headers = _one_by_one(batches[n], work.workers)
-        headers = [(path, replace(entry, sha256=work.index.sha256(path, entry.stamp))) for path, entry in headers]
+        headers = [
+            (path, replace(entry, sha256=work.index.sha256(path, entry.stamp)))
+            for path, entry in headers
+        ]
         work.index.add(headers)
         out.update(headers)
         done += len(batches[n])
@@ -199,7 +252,8 @@ def headers_of(batch: Sequence[tuple[str, Stamp]]) -> list[tuple[str, IndexedFil
 
 
 def _readable(path: str) -> bool:
-    """Whether the file's system lets it be read at all: permissions may be mended without a trace in its stamp."""
+    """Whether the file's system lets it be read at all: permissions may be mended without a trace
+    in its stamp."""
     try:
         with open(path, "rb") as f:
             f.read(1)
@@ -214,7 +268,12 @@ def _one_by_one(batch: Sequence[tuple[str, Stamp]], workers: int) -> list[tuple[
     for n, headers in each(headers_of, [[pair] for pair in batch], workers):
         if isinstance(headers, WorkerDeath):
             path = batch[n][0]
-            fault = Fault("D00", path, f"reading it failed: {headers.how}", "Copy or export it again, or take it away")
+            fault = Fault(
+                "D00",
+                path,
+                f"reading it failed: {headers.how}",
+                "Copy or export it again, or take it away",
+            )
             headers = [(path, IndexedFile(AWAY, None, fault))]
         out += headers
     return out
@@ -224,17 +283,29 @@ Entries = dict[str, tuple[str, Entry]]
 """Patient -> key and entry of the cache."""
 
 
-def _filled(cases: Mapping[str, Case], selection: Selection, indexed: Mapping[str, IndexedFile], work: _Preparation) -> tuple[Entries, int]:
-    """The cases' entries of the cache, those that lacked prepared now; and how many were broken and were made again."""
+def _filled(
+    cases: Mapping[str, Case],
+    selection: Selection,
+    indexed: Mapping[str, IndexedFile],
+    work: _Preparation,
+) -> tuple[Entries, int]:
+    """The cases' entries of the cache, those that lacked prepared now; and how many were broken and
+    were made again."""
     entries, jobs, remade = _cached_entries(cases, indexed, work)
     done = len(entries)
     work.tell(done, len(cases))
     for n, prepared in each(make, jobs, work.workers):
         patient = jobs[n].case.patient
         if isinstance(prepared, WorkerDeath):
-            cause = f"preparing it failed: {prepared.how}; perhaps there is not enough memory. Close other programs"
+            cause = (
+                f"preparing it failed: {prepared.how}; perhaps there is not enough memory. "
+                "Close other programs"
+            )
             prepared = PreparedCase("", {}, ("D00", f"{jobs[n].case.files[0]}: {cause}"))
-        work.index.add((path, IndexedFile(stamp, indexed[path].header, None, sha)) for path, (stamp, sha) in prepared.hashes.items())
+        work.index.add(
+            (path, IndexedFile(stamp, indexed[path].header, None, sha))
+            for path, (stamp, sha) in prepared.hashes.items()
+        )
         rejection = prepared.rejection
         if rejection is None:
             try:
@@ -250,8 +321,11 @@ def _filled(cases: Mapping[str, Case], selection: Selection, indexed: Mapping[st
     return entries, remade
 
 
-def _cached_entries(cases: Mapping[str, Case], indexed: Mapping[str, IndexedFile], work: _Preparation) -> tuple[Entries, list[Job], int]:
-    """The entries that are there, the jobs for those that are not, and how many of these were broken."""
+def _cached_entries(
+    cases: Mapping[str, Case], indexed: Mapping[str, IndexedFile], work: _Preparation
+) -> tuple[Entries, list[Job], int]:
+    """The entries that are there, the jobs for those that are not, and how many of these were
+    broken."""
     entries: Entries = {}
     jobs: list[Job] = []
     broken = 0
@@ -272,7 +346,8 @@ def _cached_entries(cases: Mapping[str, Case], indexed: Mapping[str, IndexedFile
 
 
 def _remark(entries: Entries, cases: Mapping[str, Case], selection: Selection) -> None:
-    """Sets aside images that several patients share, and notes what readers and preparation said of the others."""
+    """Sets aside images that several patients share, and notes what readers and preparation said of
+    the others."""
     digests = {patient: entry.metadata["looks"] for patient, (_, entry) in entries.items()}
     for patient, rejection in duplicates.shared(digests, cases).items():
         del entries[patient]
@@ -286,5 +361,6 @@ def _remark(entries: Entries, cases: Mapping[str, Case], selection: Selection) -
 
 
 def _counted(note: str) -> str:
-    """What a reader's note has in common with others: without its numbers, and without what is quoted from a file."""
+    """What a reader's note has in common with others: without its numbers, and without what is
+    quoted from a file."""
     return re.sub(r"\d+(\.\d+)?", "n", note.partition(": ")[0])

@@ -1,8 +1,9 @@
-"""Worker pool: one function on many items in a few processes, so that what images need of memory is given back, and cores are used.
+"""Worker pool: one function on many items in a few processes, so that what images need of memory is
+given back, and cores are used.
 
-Not multiprocessing: its children import the caller's main module again and outlive a caller that is killed. These are plain children
-that read their work from a pipe; they end when the pipe does. One that dies (out of memory, say) costs the item it had, and is
-replaced.
+Not multiprocessing: its children import the caller's main module again and outlive a caller that is
+killed. These are plain children that read their work from a pipe; they end when the pipe does. One
+that dies (out of memory, say) costs the item it had, and is replaced.
 """
 
 from __future__ import annotations
@@ -29,11 +30,14 @@ class WorkerDeath:
     how: str
 
 
-def each(call: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[tuple[int, R | WorkerDeath]]:
-    """(position, `call(item)`) as the results come. `call` is a function of a module, its items and results can be pickled.
+def each(
+    call: Callable[[T], R], items: Sequence[T], workers: int
+) -> Iterator[tuple[int, R | WorkerDeath]]:
+    """(position, `call(item)`) as the results come. `call` is a function of a module, its items and
+    results can be pickled.
 
-    An exception of `call` is raised here. With no worker it is called in this process. Closing the iterator, or an interrupt, ends
-    the processes at once.
+    An exception of `call` is raised here. With no worker it is called in this process. Closing the
+    iterator, or an interrupt, ends the processes at once.
     """
     workers = min(workers, len(items))
     if workers < 1:
@@ -61,9 +65,12 @@ def each(call: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[t
 
 
 class _Worker(threading.Thread):
-    """Hands items to one child process and its answers back; starts another child where one has died."""
+    """Hands items to one child process and its answers back; starts another child where one has
+    died."""
 
-    def __init__(self, todo: queue.SimpleQueue[Any], done: queue.SimpleQueue[Any], call: Callable[[Any], Any]) -> None:
+    def __init__(
+        self, todo: queue.SimpleQueue[Any], done: queue.SimpleQueue[Any], call: Callable[[Any], Any]
+    ) -> None:
         super().__init__(daemon=True)
         self._todo, self._done, self._call = todo, done, call
         self._child: subprocess.Popen[bytes] | None = None
@@ -105,7 +112,9 @@ class _Worker(threading.Thread):
         except (OSError, EOFError, pickle.UnpicklingError):
             status = self._end()
             return False, WorkerDeath(
-                f"its process was ended by signal {-status}" if status < 0 else f"its process ended with status {status}"
+                f"its process was ended by signal {-status}"
+                if status < 0
+                else f"its process ended with status {status}"
             )
         return answer
 
@@ -121,11 +130,20 @@ class _Worker(threading.Thread):
 
 
 def _child() -> subprocess.Popen[bytes]:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path), "OMP_NUM_THREADS": "1"}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
+        "OMP_NUM_THREADS": "1",
+    }
     code = f"from {__name__} import serve; serve()"
-    # a session of its own: the terminal's interrupt reaches this process alone, which then ends its children
+    # a session of its own: the terminal's interrupt reaches this process alone, which then ends its
+    # children
     return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, start_new_session=True
+        [sys.executable, "-W", "ignore", "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=env,
+        start_new_session=True,
     )
 
 

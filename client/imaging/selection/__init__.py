@@ -1,1 +1,2 @@
-"""Series selection: which series of a patient counts. Identifiers, ranking, selection, duplicates."""
+"""Series selection: which series of a patient counts. Identifiers, ranking, selection,
+duplicates."""

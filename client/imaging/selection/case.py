@@ -29,10 +29,17 @@ class Case:
     def files(self) -> tuple[str, ...]:
         """Of all that is read, also of slices that are there twice; each once."""
         series = (*self.channels.values(), *self.masks)
-        return tuple(dict.fromkeys(f for s in series for f in (*s.files, *(spare for spare, _, _ in s.spares))))
+        return tuple(
+            dict.fromkeys(
+                f for s in series for f in (*s.files, *(spare for spare, _, _ in s.spares))
+            )
+        )
 
     @property
     def scanner(self) -> str:
         """Its maker, as free as whoever typed it: cut to what may be a name."""
-        named = ("".join(c for c in s.maker if c.isprintable())[:LONGEST_NAME].strip() for s in self.channels.values())
+        named = (
+            "".join(c for c in s.maker if c.isprintable())[:LONGEST_NAME].strip()
+            for s in self.channels.values()
+        )
         return next((name for name in named if name), "")

@@ -1,7 +1,7 @@
 """Duplicate images, set aside: one image under two ids, one series under two spellings of an id.
 
-A person under two ids may stand on both sides of a split, or at two sites; a series whose slices name their patient now so, now so is
-half a series under each of them.
+A person under two ids may stand on both sides of a split, or at two sites; a series whose slices
+name their patient now so, now so is half a series under each of them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from client.imaging.selection.case import Case, Rejection
 
 
 def misspelt(cases: Mapping[str, Case], series: Sequence[Series]) -> dict[str, Rejection]:
-    """Patients whose image is of a series that names its patient in several ways, which differ in case and blanks alone (D05)."""
+    """Patients whose image is of a series that names its patient in several ways, which differ in
+    case and blanks alone (D05)."""
     names: dict[tuple[str, str], set[str]] = defaultdict(set)
     for single in series:
         if single.kind == "dicom":
@@ -25,13 +26,20 @@ def misspelt(cases: Mapping[str, Case], series: Sequence[Series]) -> dict[str, R
             spelt = sorted(names.get(_spelt_alike(single), ()))
             if len(spelt) > 1:
                 names_found = " and ".join(f"'{name}'" for name in spelt)
-                what = f"the slices of its series name their patient {names_found}: each has a part of them"
-                out[patient] = ("D05", f"D05 {single.files[0]}: {what}. Export the series again with one id")
+                what = (
+                    f"the slices of its series name their patient {names_found}: each has a "
+                    "part of them"
+                )
+                out[patient] = (
+                    "D05",
+                    f"D05 {single.files[0]}: {what}. Export the series again with one id",
+                )
     return out
 
 
 def shared(looks: Mapping[str, Collection[str]], cases: Mapping[str, Case]) -> dict[str, Rejection]:
-    """Patients one of whose images is another patient's too (L04). `looks`: patient -> digests of their images."""
+    """Patients one of whose images is another patient's too (L04). `looks`: patient -> digests of
+    their images."""
     owners: dict[str, set[str]] = defaultdict(set)
     for patient, digests in looks.items():
         for look in digests:
@@ -40,12 +48,16 @@ def shared(looks: Mapping[str, Collection[str]], cases: Mapping[str, Case]) -> d
     for patient, digests in looks.items():
         others = sorted({other for look in digests for other in owners[look]} - {patient})
         if others:
-            what = f"the image is also that of {', '.join(others)}: one person would stand under several ids, and on both sides of a split"
+            what = (
+                f"the image is also that of {', '.join(others)}: one person would stand under "
+                "several ids, and on both sides of a split"
+            )
             way = "Give each person one id and each id its own image, or delete the copy"
             out[patient] = ("L04", f"L04 {cases[patient].files[0]}: {what}. {way}")
     return out
 
 
 def _spelt_alike(series: Series) -> tuple[str, str]:
-    """The SeriesInstanceUID, which is numbered where it stands for several images, and the patient without case and blanks."""
+    """The SeriesInstanceUID, which is numbered where it stands for several images, and the patient
+    without case and blanks."""
     return series.uid.partition("#")[0], "".join(series.patient.casefold().split())

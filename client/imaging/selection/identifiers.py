@@ -1,4 +1,5 @@
-"""Patient identifiers and sequence names of image files, as a source mapping says how to read them."""
+"""Patient identifiers and sequence names of image files, as a source mapping says how to read
+them."""
 
 from __future__ import annotations
 
@@ -55,8 +56,8 @@ class Keys:
 def named(path: str, patterns: Mapping[str, Sequence[str]]) -> str:
     """The name whose pattern matches a file; of several the longest pattern; '' where none does.
 
-    A pattern is matched with the file's own name, for a folder's name may hold anything; one with a '/' with as many of its last parts,
-    each by itself.
+    A pattern is matched with the file's own name, for a folder's name may hold anything; one with a
+    '/' with as many of its last parts, each by itself.
     """
     pure = PurePosixPath(path)
     hits = [(len(p), name) for name, ps in patterns.items() for p in ps if _matches(pure, p)]
@@ -66,16 +67,27 @@ def named(path: str, patterns: Mapping[str, Sequence[str]]) -> str:
 def _matches(path: PurePosixPath, pattern: str) -> bool:
     wanted = [part for part in pattern.split("/") if part]
     last = path.parts[-len(wanted) :]
-    return len(last) == len(wanted) > 0 and all(fnmatch.fnmatchcase(part, p) for part, p in zip(last, wanted, strict=True))
+    return len(last) == len(wanted) > 0 and all(
+        fnmatch.fnmatchcase(part, p) for part, p in zip(last, wanted, strict=True)
+    )
 
 
 def check(spec: ImagesSpec, imaging: Imaging, source: str) -> None:
     """What the mapping names, the study must have (C02)."""
     channels, regions = [c.name for c in imaging.channels], list(imaging.regions)
-    faults = [f"images.channels: '{n}' is none of the study's channels {', '.join(channels)}" for n in spec.channels if n not in channels]
+    faults = [
+        f"images.channels: '{n}' is none of the study's channels {', '.join(channels)}"
+        for n in spec.channels
+        if n not in channels
+    ]
     for key, names in (("regions", spec.regions), ("values", spec.values)):
         faults += [
-            f"images.{key}: '{n}' is none of the study's regions {', '.join(regions) or '(it has none)'}" for n in names if n not in regions
+            f"images.{key}: '{n}' is none of the study's regions "
+            f"{', '.join(regions) or '(it has none)'}"
+            for n in names
+            if n not in regions
         ]
     if faults:
-        raise UsageError("C02", *(f"source mapping '{source}': {f}; correct the mapping" for f in faults))
+        raise UsageError(
+            "C02", *(f"source mapping '{source}': {f}; correct the mapping" for f in faults)
+        )

@@ -1,8 +1,9 @@
-"""Series selection: which of a folder's series are a patient's image, by the patient's key, the study's channels and what an expert
-outlined.
+"""Series selection: which of a folder's series are a patient's image, by the patient's key, the
+study's channels and what an expert outlined.
 
-Pure: headers in, cases out. A patient's channels come from one examination (one study, one frame of reference). Of several usable
-series of a sequence one is taken (`client.imaging.selection.series_ranking`). Nothing is passed over without a word.
+Pure: headers in, cases out. A patient's channels come from one examination (one study, one frame of
+reference). Of several usable series of a sequence one is taken
+(`client.imaging.selection.series_ranking`). Nothing is passed over without a word.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def choose(
     imaging: Imaging,
     table: Collection[str],
 ) -> Selection:
-    """One case a patient of `table` as far as the images go. `broken`: files that cannot be read, with the reason."""
+    """One case a patient of `table` as far as the images go. `broken`: files that cannot be read,
+    with the reason."""
     out = Selection()
     by_patient: dict[str, list[PatientSeries]] = defaultdict(list)
     broken = list(broken)
@@ -75,19 +77,32 @@ def choose(
     linked = _linked(broken, headers, keys, table, out)
     out.strangers = tuple(sorted(by_patient.keys() - set(table)))
     for patient in sorted((by_patient.keys() | linked.keys()) & set(table)):
-        _Patient(patient, by_patient.get(patient, []), linked.get(patient, []), keys, imaging).select(out)
+        _Patient(
+            patient, by_patient.get(patient, []), linked.get(patient, []), keys, imaging
+        ).select(out)
     return out
 
 
 def _is_mask(series: Series, keys: Keys) -> bool:
     """Is it a NIfTI label map, by the mapping's pattern?"""
-    return series.kind == "nifti" and bool(keys.spec.mask) and bool(named(keys.inside(series.uid), {"mask": keys.spec.mask}))
+    return (
+        series.kind == "nifti"
+        and bool(keys.spec.mask)
+        and bool(named(keys.inside(series.uid), {"mask": keys.spec.mask}))
+    )
 
 
 def _nobody(series: Series, keys: Keys) -> Fault:
-    pattern = f", or does not fit id_pattern {keys.spec.id_pattern!r}" if keys.spec.id_pattern else ""
+    pattern = (
+        f", or does not fit id_pattern {keys.spec.id_pattern!r}" if keys.spec.id_pattern else ""
+    )
     what = f"the {series.modality} series names no patient: {keys.spec.id} is empty{pattern}"
-    return Fault("D05", series.files[0], what, "Export it with the id that the table has, or correct [images] of the source mapping")
+    return Fault(
+        "D05",
+        series.files[0],
+        what,
+        "Export it with the id that the table has, or correct [images] of the source mapping",
+    )
 
 
 def _channel(series: Series, keys: Keys, imaging: Imaging, as_mask: bool) -> str:
@@ -104,19 +119,29 @@ def _channel(series: Series, keys: Keys, imaging: Imaging, as_mask: bool) -> str
 
 
 def _linked(
-    broken: Sequence[BrokenFile], headers: Sequence[Header], keys: Keys, table: Collection[str], out: Selection
+    broken: Sequence[BrokenFile],
+    headers: Sequence[Header],
+    keys: Keys,
+    table: Collection[str],
+    out: Selection,
 ) -> dict[str, list[BrokenFile]]:
     """Broken files by patient: as their path tells, or as the readable files around them do."""
     around: dict[str, set[str]] = defaultdict(set)
     if broken:
         for h in headers:
-            patient = keys.parse(keys.inside(h.path) if h.kind == "nifti" or keys.spec.id == "path" else h.patient)[0]
+            patient = keys.parse(
+                keys.inside(h.path) if h.kind == "nifti" or keys.spec.id == "path" else h.patient
+            )[0]
             for folder in PurePath(h.path).parents:
                 around[str(folder)].add(patient)
     linked: dict[str, list[BrokenFile]] = defaultdict(list)
     for path, fault in broken:
-        patients_in_path = {keys.parse(part)[0] for part in (keys.inside(path), *PurePath(keys.inside(path)).parts)} & set(table)
-        patients_nearby = next((around[str(f)] for f in PurePath(path).parents if around.get(str(f))), set())
+        patients_in_path = {
+            keys.parse(part)[0] for part in (keys.inside(path), *PurePath(keys.inside(path)).parts)
+        } & set(table)
+        patients_nearby = next(
+            (around[str(f)] for f in PurePath(path).parents if around.get(str(f))), set()
+        )
         if len(patients_in_path) == 1:
             linked[patients_in_path.pop()].append((path, fault))
         elif len(patients_nearby) == 1 and (patient := next(iter(patients_nearby))):
@@ -153,15 +178,21 @@ class _Patient:
             *best.remarks,
             *self._on_other_examinations(best, ranked[1:]),
             *self._on_masks(best, segmentations),
-            *((f"another file of the patient cannot be used, {fault.code}", str(fault)) for _, fault in self.broken),
+            *(
+                (f"another file of the patient cannot be used, {fault.code}", str(fault))
+                for _, fault in self.broken
+            ),
         ]
 
     def _examinations(self) -> dict[ExaminationKey, dict[str, list[Series]]]:
-        """The series of each examination by channel; a channel without any is one whose only file cannot be read."""
+        """The series of each examination by channel; a channel without any is one whose only file
+        cannot be read."""
         examinations: dict[ExaminationKey, dict[str, list[Series]]] = defaultdict(dict)
         for study, series in self.series:
             if series.channel:
-                examinations[study, series.frame_of_reference].setdefault(series.channel, []).append(series)
+                examinations[study, series.frame_of_reference].setdefault(
+                    series.channel, []
+                ).append(series)
         spec = self.keys.spec
         for path, _ in self.broken:
             # a NIfTI file that cannot be read is still a sequence that ought to be there
@@ -178,34 +209,53 @@ class _Patient:
 
     def _none(self, out: Selection) -> None:
         """Why there is no image at all of the patient."""
-        modalities = Counter(series.modality for _, series in self.series if series.modality not in ("SEG", "other"))
+        modalities = Counter(
+            series.modality for _, series in self.series if series.modality not in ("SEG", "other")
+        )
         wanted = " or ".join(dict.fromkeys(c.modality for c in self.imaging.channels))
         if self.broken:
             fault = self.broken[0][1]
             out.rejections[self.id].append((fault.code, str(fault)))
         elif modalities:
             counts = ", ".join(f"{n} {m}" for m, n in sorted(modalities.items()))
-            file = next(series.files[0] for _, series in self.series if series.modality in modalities)
-            text = f"D06 {file}: the patient has no {wanted} sequence that the study asks for (there are {counts}). Export it too"
+            file = next(
+                series.files[0] for _, series in self.series if series.modality in modalities
+            )
+            text = (
+                f"D06 {file}: the patient has no {wanted} sequence that the study asks for "
+                f"(there are {counts}). Export it too"
+            )
             out.rejections[self.id].append(("D06", text))
         elif self.series:
-            out.remarks[self.id].append(("no image among the patient's files", f"patient {self.id}: no {wanted} series"))
+            out.remarks[self.id].append(
+                ("no image among the patient's files", f"patient {self.id}: no {wanted} series")
+            )
 
     def _ranked(
-        self, examinations: Mapping[ExaminationKey, Mapping[str, Sequence[Series]]], segmentations: Sequence[Series]
+        self,
+        examinations: Mapping[ExaminationKey, Mapping[str, Sequence[Series]]],
+        segmentations: Sequence[Series],
     ) -> list[_Ranked]:
         """All examinations, the best one first."""
         images = [series for _, series in self.series if series.modality != "SEG"]
         usable_masks = [seg for seg in segmentations if not seg.faults]
-        outlined = {series.uid for series in images if any(drawn_on(seg, series) for seg in usable_masks)}
+        outlined = {
+            series.uid for series in images if any(drawn_on(seg, series) for seg in usable_masks)
+        }
         derivation: dict[str, int] = {}
         for channel in self.imaging.channels:
-            alike = [series for channels in examinations.values() for series in channels.get(channel.name, ())]
+            alike = [
+                series
+                for channels in examinations.values()
+                for series in channels.get(channel.name, ())
+            ]
             derivation |= levels(alike, self.imaging)
         alone = len({study for study, _ in examinations}) == 1
         ranked = []
         for (study, frame), channels in examinations.items():
-            case, rejections, remarks = examination(self.id, channels, outlined, derivation, self.broken, self.imaging)
+            case, rejections, remarks = examination(
+                self.id, channels, outlined, derivation, self.broken, self.imaging
+            )
             masks = _masks(case, usable_masks, study, self.keys, self.series, alone)
             level = sum(derivation[s.uid] for s in case.channels.values())
             count = sum(map(slices, case.channels.values()))
@@ -213,36 +263,66 @@ class _Patient:
             ranked.append(_Ranked(rank, study, replace(case, masks=masks), rejections, remarks))
         return sorted(ranked, key=lambda r: r.rank)
 
-    def _on_other_examinations(self, best: _Ranked, others: Sequence[_Ranked]) -> list[tuple[str, str]]:
+    def _on_other_examinations(
+        self, best: _Ranked, others: Sequence[_Ranked]
+    ) -> list[tuple[str, str]]:
         remarks = []
         if others:
-            more = {name for other in others for name in other.case.channels} - best.case.channels.keys()
+            more = {
+                name for other in others for name in other.case.channels
+            } - best.case.channels.keys()
             if more:
                 names = ", ".join(sorted(more))
                 text = (
-                    f"D07 patient {self.id}: {names} of another examination or frame of reference cannot be laid over the others: left out"
+                    f"D07 patient {self.id}: {names} of another examination or frame of "
+                    "reference cannot be laid over the others: left out"
                 )
-                remarks.append(("a sequence is left out, since it is of another examination or frame of reference, D07", text))
+                remarks.append(
+                    (
+                        "a sequence is left out, since it is of another examination or frame of "
+                        "reference, D07",
+                        text,
+                    )
+                )
             else:
-                text = f"patient {self.id}: {len(others) + 1} examinations, used: {best.case.files[0]}"
+                text = (
+                    f"patient {self.id}: {len(others) + 1} examinations, used: {best.case.files[0]}"
+                )
                 remarks.append(("one of several examinations is used", text))
         broken_texts = {str(fault) for _, fault in self.broken}
         for other in others:
             for code, text in other.rejections:
                 if text not in broken_texts and OTHER_SERIES not in text:
-                    remarks.append((f"another examination of the patient cannot be used, {code}", text))
+                    remarks.append(
+                        (f"another examination of the patient cannot be used, {code}", text)
+                    )
         return remarks
 
     def _on_masks(self, best: _Ranked, segmentations: Sequence[Series]) -> list[tuple[str, str]]:
         remarks = []
-        elsewhere = {series.uid for study, series in self.series if series.kind == "nifti" and study != best.study}
+        elsewhere = {
+            series.uid
+            for study, series in self.series
+            if series.kind == "nifti" and study != best.study
+        }
         for seg in best.case.masks:
-            if seg.uid in elsewhere and any(series.kind == "nifti" for series in best.case.channels.values()):
-                text = f"patient {self.id}: {seg.files[0]} is taken for the patient's only examination, {best.case.files[0]}"
-                remarks.append(("a label map of another folder is taken for the only examination", text))
+            if seg.uid in elsewhere and any(
+                series.kind == "nifti" for series in best.case.channels.values()
+            ):
+                text = (
+                    f"patient {self.id}: {seg.files[0]} is taken for the patient's only "
+                    f"examination, {best.case.files[0]}"
+                )
+                remarks.append(
+                    ("a label map of another folder is taken for the only examination", text)
+                )
         for seg in segmentations:
             if seg not in best.case.masks:
-                why = "; ".join(seg.faults) or "it refers to another image than the one that is used, or to none that is there"
+                why = (
+                    "; ".join(seg.faults)
+                    or "it refers to another image than the one that is used, or to none that is "
+                    "there"
+                )
                 where = seg.files[0] if seg.files else seg.uid
                 text = f"D05 {where}: {why}. Export the image that it was drawn on"
                 remarks.append(("a segmentation is set aside, D05", text))
@@ -261,12 +341,18 @@ class _Ranked:
 
 
 def _masks(
-    case: Case, segmentations: Sequence[Series], study: str, keys: Keys, series: Sequence[PatientSeries], alone: bool
+    case: Case,
+    segmentations: Sequence[Series],
+    study: str,
+    keys: Keys,
+    series: Sequence[PatientSeries],
+    alone: bool,
 ) -> tuple[Series, ...]:
-    """The segmentations of the image that is used: DICOM ones by what they refer to, label maps by patient and examination.
+    """The segmentations of the image that is used: DICOM ones by what they refer to, label maps by
+    patient and examination.
 
-    alone: the patient has no other examination, so that a label map whose path names none is of this one (its grid must still be the
-    image's).
+    alone: the patient has no other examination, so that a label map whose path names none is of
+    this one (its grid must still be the image's).
     """
     used = case.channels.values()
     frames = {s.frame_of_reference for s in used} - {""}
@@ -279,7 +365,11 @@ def _masks(
             belongs = not nifti or studies[seg.uid] == study or (alone and unnamed_study)
         else:
             # by place alone it could as well be another phase's
-            alike = not seg.references and not any("#" in s.uid for s in used) and seg.frame_of_reference in frames
+            alike = (
+                not seg.references
+                and not any("#" in s.uid for s in used)
+                and seg.frame_of_reference in frames
+            )
             belongs = any(drawn_on(seg, s) for s in used) or alike
         if belongs:
             masks.append(seg)

@@ -1,4 +1,5 @@
-"""Access control: this machine alone by default; elsewhere whoever knows the token, or whom a proxy that is named here vouches for."""
+"""Access control: this machine alone by default; elsewhere whoever knows the token, or whom a proxy
+that is named here vouches for."""
 
 from __future__ import annotations
 
@@ -57,7 +58,14 @@ class Access:
     slow: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @staticmethod
-    def parse(host: str, socket: str, token_file: str, proxies: Sequence[str], header: str, names: Sequence[str]) -> Access:
+    def parse(
+        host: str,
+        socket: str,
+        token_file: str,
+        proxies: Sequence[str],
+        header: str,
+        names: Sequence[str],
+    ) -> Access:
         """UsageError C01 for what would let anybody look, C04 for a token that is none."""
         faults = []
         listed = set()
@@ -65,25 +73,35 @@ class Access:
             try:
                 listed.add(str(ipaddress.ip_address(proxy)))
             except ValueError:
-                faults.append(f"--proxy {proxy!r} is no address; give the proxy's IP address, once for each")
+                faults.append(
+                    f"--proxy {proxy!r} is no address; give the proxy's IP address, once for each"
+                )
         if header and not (socket or listed or proxies):
             faults.append(
-                f"--user-header {header} could be written by anybody: give the proxy's address, --proxy IP, or listen at --socket"
+                f"--user-header {header} could be written by anybody: give the proxy's address, "
+                "--proxy IP, or listen at --socket"
             )
         if proxies and not header:
-            faults.append("--proxy says who may vouch for users, and --user-header in which header; give both")
+            faults.append(
+                "--proxy says who may vouch for users, and --user-header in which header; give both"
+            )
         if socket and host != "127.0.0.1":
             faults.append("--socket and --host exclude each other")
         local = bool(socket) or loopback(host)
         if not local and not token_file and not header:
             faults.append(
-                f"--host {host} would show the runs to everybody who reaches it: give --token-file FILE, or --proxy IP with --user-header "
+                f"--host {host} would show the runs to everybody who reaches it: give "
+                "--token-file FILE, or --proxy IP with --user-header "
                 "NAME, or listen at 127.0.0.1"
             )
         if faults:
             raise UsageError("C01", *faults)
         token = _token(Path(token_file)) if token_file else ""
-        own_names = {"localhost", "127.0.0.1", "::1", host} if local and not socket and not token and not header else set()
+        own_names = (
+            {"localhost", "127.0.0.1", "::1", host}
+            if local and not socket and not token and not header
+            else set()
+        )
         answered_names = frozenset(n.lower() for n in (*own_names, *names))
         return Access(token, header, frozenset(listed), bool(socket), answered_names)
 
@@ -99,9 +117,16 @@ class Access:
             return "query"
         if not self.demanded:
             return "yes"
-        if self.header and origin.user and (origin.peer == "" if self.socket else _plain(origin.peer) in self.proxies):
+        if (
+            self.header
+            and origin.user
+            and (origin.peer == "" if self.socket else _plain(origin.peer) in self.proxies)
+        ):
             return "yes"
-        if self.token and (self.knows(origin.bearer) or self._in(origin.cookie, time.time() if now is None else now)):
+        if self.token and (
+            self.knows(origin.bearer)
+            or self._in(origin.cookie, time.time() if now is None else now)
+        ):
             return "yes"
         return "no"
 
@@ -143,12 +168,17 @@ def _token(path: Path) -> str:
         open_to = path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError("C04", f"--token-file '{path}' cannot be read ({error}); write a token of your own into it") from error
+        raise UsageError(
+            "C04",
+            f"--token-file '{path}' cannot be read ({error}); write a token of your own into it",
+        ) from error
     if open_to:
         raise UsageError("C04", f"--token-file '{path}' can be read by others; chmod 600 {path}")
     if len(token) < _SHORTEST_TOKEN or any(c.isspace() for c in token):
         raise UsageError(
-            "C04", f"--token-file '{path}' must hold one word of at least {_SHORTEST_TOKEN} characters: openssl rand -hex 24 > {path}"
+            "C04",
+            f"--token-file '{path}' must hold one word of at least {_SHORTEST_TOKEN} characters: "
+            f"openssl rand -hex 24 > {path}",
         )
     return token
 

@@ -1,4 +1,5 @@
-"""Event stream: one follower a run, shared by all who look at it. What changed is made once, and every browser gets the same bytes."""
+"""Event stream: one follower a run, shared by all who look at it. What changed is made once, and
+every browser gets the same bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from server.monitor.view import View
 LOOK_SECONDS = 1.0
 """Seconds between looks while anybody watches."""
 QUIET_SECONDS = 15.0
-"""Seconds after which a connection on which nothing happens gets a comment, so that nobody in between closes it."""
+"""Seconds after which a connection on which nothing happens gets a comment, so that nobody in
+between closes it."""
 SECTIONS = ("sites", "curves", "round_times", "lines", "refusals", "evaluation", "configuration")
 """Keys of a view that are sent by themselves when they change; the rest goes together."""
 MOST_FEEDS = 24
@@ -54,7 +56,9 @@ class Feed:
             return await asyncio.to_thread(self._watched.lines, before)
 
     async def _compare(self, view: View) -> None:
-        texts = {name: json.dumps(part, separators=(",", ":")) for name, part in sections(view).items()}
+        texts = {
+            name: json.dumps(part, separators=(",", ":")) for name, part in sections(view).items()
+        }
         changed = {name: text for name, text in texts.items() if self._texts.get(name) != text}
         if not changed:
             return
@@ -65,14 +69,17 @@ class Feed:
 
     def _event(self, kind: str, texts: dict[str, str]) -> bytes:
         body = ",".join(f'"{name}":{text}' for name, text in texts.items())
-        return f'id: {self._id}\nevent: {kind}\ndata: {{"now":{time.time():.3f},{body}}}\n\n'.encode()
+        return (
+            f'id: {self._id}\nevent: {kind}\ndata: {{"now":{time.time():.3f},{body}}}\n\n'.encode()
+        )
 
     @property
     def _id(self) -> str:
         return f"{_PROCESS_ID}-{self._version}"
 
     async def events(self, last: str) -> AsyncIterator[bytes]:
-        """Everything first, unless the browser has it (`last`: its Last-Event-ID), then what changes."""
+        """Everything first, unless the browser has it (`last`: its Last-Event-ID), then what
+        changes."""
         self.watchers += 1
         try:
             await self.look()
@@ -127,6 +134,8 @@ class Feeds:
             return None
         feed = self._held.pop(name, None) or Feed(self.folder / name)
         self._held[name] = feed  # the last one used stands last
-        for old in [n for n, f in self._held.items() if not f.watchers and n != name][: max(len(self._held) - MOST_FEEDS, 0)]:
+        for old in [n for n, f in self._held.items() if not f.watchers and n != name][
+            : max(len(self._held) - MOST_FEEDS, 0)
+        ]:
             del self._held[old]
         return feed

@@ -1,4 +1,5 @@
-"""Prometheus metrics of a run's view. `NAMES` is what docs/monitoring.md lists; a test holds the three against one another."""
+"""Prometheus metrics of a run's view. `NAMES` is what docs/monitoring.md lists; a test holds the
+three against one another."""
 
 from __future__ import annotations
 
@@ -23,18 +24,22 @@ NAMES: Mapping[str, str] = {
     "fedmets_run_last_exchange_seconds": "seconds of the last exchange",
     "fedmets_run_last_sign_timestamp_seconds": "Unix time of the run's last sign of life",
     "fedmets_run_ledger_lines": "lines of the ledger, by verified: yes or no",
-    "fedmets_site_state": "1 for the state the site is in: registered, ready, working, contributed, late, refused, or a code",
+    "fedmets_site_state": "1 for the state the site is in: registered, ready, working, "
+    "contributed, late, refused, or a code",
     "fedmets_site_last_sign_timestamp_seconds": "Unix time of the site's last sign of life",
     "fedmets_site_contributions": "exchanges that the site contributed to",
     "fedmets_site_late_answers": "answers that came after their step had gone on",
     "fedmets_site_refusals": "exchanges in which the site was not in, or not in all of it, by code",
     "fedmets_site_cases": "labelled cases, where the site tells them",
-    "fedmets_site_epsilon": "at the most, what the run has cost one of the site's patients; runs with noise only",
-    "fedmets_learner_metric": "newest mean per case, by learner and metric; site is empty for all sites together",
+    "fedmets_site_epsilon": "at the most, what the run has cost one of the site's patients; runs "
+    "with noise only",
+    "fedmets_learner_metric": "newest mean per case, by learner and metric; site is empty for all "
+    "sites together",
     "fedmets_evaluation": "metric of a finished evaluation, by model and evaluation",
 }
 _COUNTED = (
-    "fedmets_run_exchanges", "fedmets_run_sent_bytes", "fedmets_run_received_bytes", "fedmets_run_exchange_seconds",
+    "fedmets_run_exchanges", "fedmets_run_sent_bytes", "fedmets_run_received_bytes",
+    "fedmets_run_exchange_seconds",
     "fedmets_site_contributions", "fedmets_site_late_answers", "fedmets_site_refusals",
 )  # fmt: skip
 _LABELS: Mapping[str, Sequence[str]] = {
@@ -65,7 +70,9 @@ class Collected:
 
 def _family(name: str) -> GaugeMetricFamily | CounterMetricFamily:
     labels = ["run", *_LABELS.get(name, ("site",) if name.startswith("fedmets_site") else ())]
-    return (CounterMetricFamily if name in _COUNTED else GaugeMetricFamily)(name, NAMES[name], labels=labels)
+    return (CounterMetricFamily if name in _COUNTED else GaugeMetricFamily)(
+        name, NAMES[name], labels=labels
+    )
 
 
 Sample = tuple[str, Sequence[str], float]
@@ -120,7 +127,11 @@ def _learner_samples(v: View) -> Iterator[Sample]:
         for metric in ("auc", "auc_pooled", "brier", "log_loss"):
             value = row.get(metric)
             if isinstance(value, int | float):
-                yield "fedmets_evaluation", (str(row.get("model")), str(row.get("evaluation")), metric), float(value)
+                yield (
+                    "fedmets_evaluation",
+                    (str(row.get("model")), str(row.get("evaluation")), metric),
+                    float(value),
+                )
     for model, score in v.scores.items():
         if isinstance(score, dict) and isinstance(score.get("value"), int | float):
             yield "fedmets_evaluation", (str(model), "holdout", "auc_pooled"), float(score["value"])

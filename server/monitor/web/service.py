@@ -1,4 +1,5 @@
-"""Web service of the monitor: Starlette on uvicorn, at a port or a Unix socket. It reads ledgers, and has no way to change anything."""
+"""Web service of the monitor: Starlette on uvicorn, at a port or a Unix socket. It reads ledgers,
+and has no way to change anything."""
 
 from __future__ import annotations
 
@@ -15,7 +16,13 @@ from urllib.parse import parse_qs
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import (
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,7 +36,8 @@ from server.monitor.web.prometheus import NEWEST_RUNS, Collected
 
 HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; form-action 'self'; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src "
+        "data:; form-action 'self'; "
         "base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
@@ -43,16 +51,24 @@ MOST_WATCHERS = 500
 """Browsers that watch at a time."""
 _LOGIN_BYTES = 4096
 """Bytes of a login."""
-_ASSETS = {"page.css": "text/css", "page.js": "text/javascript", "charts.js": "text/javascript", "login.css": "text/css"}
+_ASSETS = {
+    "page.css": "text/css",
+    "page.js": "text/javascript",
+    "charts.js": "text/javascript",
+    "login.css": "text/css",
+}
 
 
 def run(folder: Path, access: Access, host: str, port: int, socket: str, log: Log) -> int:
     """Until SIGTERM or SIGINT; returns the exit status."""
     if not folder.is_dir():
         raise RunError("S01", f"there is no folder '{folder}'; say where the runs are: --out DIR")
-    address = f"unix:{socket}" if socket else f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    address = (
+        f"unix:{socket}" if socket else f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    )
     config = uvicorn.Config(
-        app(folder, access, log), host=host, port=port, log_config=None, access_log=False, proxy_headers=False,
+        app(folder, access, log), host=host, port=port, log_config=None, access_log=False,
+        proxy_headers=False,
         server_header=False, timeout_graceful_shutdown=2, lifespan="on",
     )  # fmt: skip
     server = uvicorn.Server(config)
@@ -67,13 +83,16 @@ def run(folder: Path, access: Access, host: str, port: int, socket: str, log: Lo
         if socket:
             Path(socket).unlink(missing_ok=True)
     if not server.started:
-        raise RunError("S03", f"cannot listen at {address}; is something else there? choose another --port")
+        raise RunError(
+            "S03", f"cannot listen at {address}; is something else there? choose another --port"
+        )
     log.event("info", "monitor_stopped")
     return 0
 
 
 def _socket(path: str, group: bool) -> sockets.socket:
-    """Its maker's alone, or, where a proxy is to reach it, its group's, too: uvicorn's own would be everybody's."""
+    """Its maker's alone, or, where a proxy is to reach it, its group's, too: uvicorn's own would be
+    everybody's."""
     listener = sockets.socket(sockets.AF_UNIX)
     try:
         if listener.connect_ex(path) == 0:
@@ -86,7 +105,9 @@ def _socket(path: str, group: bool) -> sockets.socket:
         finally:
             os.umask(before)
     except OSError as error:
-        raise RunError("S03", f"cannot listen at unix:{path} ({error}); choose another --socket") from error
+        raise RunError(
+            "S03", f"cannot listen at unix:{path} ({error}); choose another --socket"
+        ) from error
     return listener
 
 
@@ -100,7 +121,9 @@ def app(folder: Path, access: Access, log: Log | None = None) -> ASGIApp:
         yield
         reading.cancel()
 
-    return Guarded(Starlette(routes=_Pages(feeds, access).routes(), lifespan=lifespan), access, log or Log())
+    return Guarded(
+        Starlette(routes=_Pages(feeds, access).routes(), lifespan=lifespan), access, log or Log()
+    )
 
 
 @dataclass(frozen=True)
@@ -163,12 +186,16 @@ class _Pages:
         if feed.watchers >= MOST_WATCHERS:
             return PlainTextResponse("too many watch this run\n", 503)
         last = request.headers.get("last-event-id", "")
-        return StreamingResponse(feed.events(last), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+        return StreamingResponse(
+            feed.events(last), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
+        )
 
     async def metrics(self, request: Request) -> Response:
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-        return Response(generate_latest(Collected(await self.newest())), media_type=CONTENT_TYPE_LATEST)
+        return Response(
+            generate_latest(Collected(await self.newest())), media_type=CONTENT_TYPE_LATEST
+        )
 
     async def login(self, request: Request) -> Response:
         if request.method != "POST":
@@ -184,7 +211,14 @@ class _Pages:
             return _asset("login.html", "text/html", 401)
         answer = RedirectResponse("./", 303)
         secure = request.headers.get("x-forwarded-proto") == "https"
-        answer.set_cookie(COOKIE, session, max_age=int(SESSION_SECONDS), httponly=True, samesite="strict", secure=secure)
+        answer.set_cookie(
+            COOKIE,
+            session,
+            max_age=int(SESSION_SECONDS),
+            httponly=True,
+            samesite="strict",
+            secure=secure,
+        )
         return answer
 
     def _feed(self, request: Request) -> Feed | None:
@@ -214,7 +248,13 @@ class Guarded:
 
         async def sealed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], *((k.lower().encode(), v.encode()) for k, v in HEADERS.items())]}
+                message = {
+                    **message,
+                    "headers": [
+                        *message["headers"],
+                        *((k.lower().encode(), v.encode()) for k, v in HEADERS.items()),
+                    ],
+                }
             await send(message)
 
         refusal = self._refusal(request)
@@ -228,14 +268,26 @@ class Guarded:
         answer = self._access.answer(_origin(request, self._access.header))
         if answer == "yes" or (answer == "no" and entering):
             return None
-        self._log.event("warning", "access_refused", why=answer, path=path, peer=request.client.host if request.client else "socket")
+        self._log.event(
+            "warning",
+            "access_refused",
+            why=answer,
+            path=path,
+            peer=request.client.host if request.client else "socket",
+        )
         if answer == "host":
             return PlainTextResponse("this name is not one of the page's; see --name\n", 421)
         if answer == "query":
-            return PlainTextResponse("a token in an address ends up in logs; send it in a header, or use /login\n", 400)
+            return PlainTextResponse(
+                "a token in an address ends up in logs; send it in a header, or use /login\n", 400
+            )
         if self._access.token and "text/html" in request.headers.get("accept", ""):
             return RedirectResponse("/login", 303)
-        return PlainTextResponse("not allowed without a token or a proxy's word\n", 401, headers={"WWW-Authenticate": "Bearer"})
+        return PlainTextResponse(
+            "not allowed without a token or a proxy's word\n",
+            401,
+            headers={"WWW-Authenticate": "Bearer"},
+        )
 
 
 def _origin(request: Request, header: str) -> RequestOrigin:

@@ -1,7 +1,8 @@
-"""Charts as inline SVG: curves, step curves and forest plots that scale, print, follow the page's colours and can be read aloud.
+"""Charts as inline SVG: curves, step curves and forest plots that scale, print, follow the page's
+colours and can be read aloud.
 
-Colours are CSS classes that the page defines (federated, local, pooled, reference, first to sixth), never literals; a
-series is told apart by dash and marker too, so that a grey print stays readable.
+Colours are CSS classes that the page defines (federated, local, pooled, reference, first to sixth),
+never literals; a series is told apart by dash and marker too, so that a grey print stays readable.
 """
 
 from __future__ import annotations
@@ -56,26 +57,38 @@ def points(xs: object, ys: object) -> Points:
 
 
 def plot(key: str, title: str, text: str, series: Sequence[Series], x: Axis, y: Axis) -> Markup:
-    """Curves over two axes. `key`: unique on the page. Later series lie on top; what leaves the axes is clipped."""
+    """Curves over two axes. `key`: unique on the page. Later series lie on top; what leaves the
+    axes is clipped."""
     width, height, left, right, top, bottom = 440, 330, 52, 14, 12, 48
     across, up = (
         svg.scale(x.low, x.high, left, width - right),
         svg.scale(y.low, y.high, height - bottom, top),
     )
     out = [svg.opened(key, title, text, width, height)]
-    out.append(Markup('<clipPath id="{0}-clip"><rect x="{1}" y="{2}" width="{3}" height="{4}"/></clipPath>').format(
+    out.append(Markup('<clipPath id="{0}-clip"><rect x="{1}" y="{2}" width="{3}" '
+                      'height="{4}"/></clipPath>').format(
         key, left, top - 3, width - right - left + 3, height - bottom - top + 6))  # fmt: skip
     for v in y.ticks():
-        out.append(svg.line("grid", left, up(v), width - right, up(v)) + svg.words_at("tick end", left - 7, up(v) + 4, y.write(v)))
+        out.append(
+            svg.line("grid", left, up(v), width - right, up(v))
+            + svg.words_at("tick end", left - 7, up(v) + 4, y.write(v))
+        )
     for v in x.ticks():
         out.append(
             svg.line("grid", across(v), top, across(v), height - bottom)
             + svg.words_at("tick middle", across(v), height - bottom + 17, x.write(v))
         )
-    out.append(svg.line("axis", left, height - bottom, width - right, height - bottom) + svg.line("axis", left, top, left, height - bottom))
+    out.append(
+        svg.line("axis", left, height - bottom, width - right, height - bottom)
+        + svg.line("axis", left, top, left, height - bottom)
+    )
     out.append(svg.words_at("label middle", (left + width - right) / 2, height - 8, x.title))
     middle = (top + height - bottom) / 2
-    out.append(Markup('<text class="label middle" transform="translate(13 {0}) rotate(-90)">{1}</text>').format(svg.n(middle), y.title))
+    out.append(
+        Markup(
+            '<text class="label middle" transform="translate(13 {0}) rotate(-90)">{1}</text>'
+        ).format(svg.n(middle), y.title)
+    )
     out.append(Markup('<g clip-path="url(#{0}-clip)">').format(key))
     out += [_series(s, across, up) for s in series]
     return Markup("").join([*out, Markup("</g></svg>")])
@@ -84,7 +97,9 @@ def plot(key: str, title: str, text: str, series: Sequence[Series], x: Axis, y: 
 def _series(s: Series, across: Callable[[float], float], up: Callable[[float], float]) -> Markup:
     out = Markup("")
     if s.band:
-        edge = [(across(a), up(h)) for a, _, h in s.band] + [(across(a), up(low)) for a, low, _ in reversed(s.band)]
+        edge = [(across(a), up(h)) for a, _, h in s.band] + [
+            (across(a), up(low)) for a, low, _ in reversed(s.band)
+        ]
         out += Markup('<polygon class="band {0}" points="{1}"/>').format(s.style, svg.path(edge))
     drawn = _thin([(across(a), up(b)) for a, b in (_stairs(s.points) if s.steps else s.points)])
     out += Markup('<polyline class="line {0}" points="{1}"/>').format(s.style, svg.path(drawn))
@@ -101,7 +116,8 @@ def _stairs(points: Points) -> Points:
 
 
 def _thin(points: Points) -> Points:
-    """Without points that lie on the straight run between their neighbours, at a tenth of a pixel."""
+    """Without points that lie on the straight run between their neighbours, at a tenth of a
+    pixel."""
     out: Points = []
     for a, b in points:
         p = (round(a, 1), round(b, 1))
@@ -121,29 +137,39 @@ def marker(style: str, x: float, y: float, size: float = 4.5) -> Markup:
             style, svg.n(x - size + 0.5), svg.n(y - size + 0.5), svg.n(2 * size - 1)
         )
     if style == "pooled":
-        corners = [(x, y - size - 0.5), (x + size + 0.5, y), (x, y + size + 0.5), (x - size - 0.5, y)]
+        corners = [
+            (x, y - size - 0.5),
+            (x + size + 0.5, y),
+            (x, y + size + 0.5),
+            (x - size - 0.5, y),
+        ]
         return Markup('<polygon class="mark {0}" points="{1}"/>').format(style, svg.path(corners))
-    return Markup('<circle class="mark {0}" cx="{1}" cy="{2}" r="{3}"/>').format(style, svg.n(x), svg.n(y), svg.n(size))
+    return Markup('<circle class="mark {0}" cx="{1}" cy="{2}" r="{3}"/>').format(
+        style, svg.n(x), svg.n(y), svg.n(size)
+    )
 
 
 def legend(series: Iterable[tuple[str, str]], marked: bool = False, line: str = "line") -> Markup:
-    """(name, style) pairs as one line of swatches; `line`: `line` of a curve, `whisker` of a forest plot."""
+    """(name, style) pairs as one line of swatches; `line`: `line` of a curve, `whisker` of a forest
+    plot."""
     out = Markup("")
     for name, style in series:
         mark = marker(style, 16, 7) if marked and style != "reference" else ""
         out += Markup(
-            '<span class="swatch"><svg viewBox="0 0 32 14" width="32" height="14" aria-hidden="true" focusable="false">'
+            '<span class="swatch"><svg viewBox="0 0 32 14" width="32" height="14" '
+            'aria-hidden="true" focusable="false">'
             '<line class="{3} {0}" x1="1" y1="7" x2="31" y2="7"/>{1}</svg>{2}</span> '
         ).format(style, mark, name, line)
     return Markup('<p class="legend">{0}</p>').format(out) if out else out
 
 
-# ---- forest plots --------------------------------------------------------------------------------------------------------------
+# ---- forest plots --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One row: a value with its interval, and, for a mean over sites, the prediction interval around it."""
+    """One row: a value with its interval, and, for a mean over sites, the prediction interval
+    around it."""
 
     style: str
     label: str
@@ -162,15 +188,24 @@ class Group:
     rows: Sequence[Estimate]
 
 
-def forest(key: str, title: str, text: str, groups: Sequence[Group], axis: Axis, reference: float | None = None) -> Markup:
-    """Groups (sites) of estimates (arms) on one axis, with the figures at the right; `reference`: a vertical line."""
+def forest(
+    key: str,
+    title: str,
+    text: str,
+    groups: Sequence[Group],
+    axis: Axis,
+    reference: float | None = None,
+) -> Markup:
+    """Groups (sites) of estimates (arms) on one axis, with the figures at the right; `reference`: a
+    vertical line."""
     row, gap, top, bottom, left, right, width = 17, 14, 8, 44, 232, 560, 720
     height = top + sum(len(g.rows) * row + gap for g in groups) + bottom
     at = svg.scale(axis.low, axis.high, left, right)
     out = [svg.opened(key, title, text, width, height)]
     for v in axis.ticks():
         out.append(
-            svg.line("grid", at(v), top, at(v), height - bottom) + svg.words_at("tick middle", at(v), height - bottom + 17, axis.write(v))
+            svg.line("grid", at(v), top, at(v), height - bottom)
+            + svg.words_at("tick middle", at(v), height - bottom + 17, axis.write(v))
         )
     out.append(
         svg.line("axis", left, height - bottom, right, height - bottom)
@@ -191,8 +226,12 @@ def forest(key: str, title: str, text: str, groups: Sequence[Group], axis: Axis,
     return Markup("").join([*out, Markup("</svg>")])
 
 
-def _estimate(r: Estimate, at: Callable[[float], float], y: float, axis: Axis, left: float, width: float) -> Markup:
-    out = svg.words_at("tick end", left - 10, y + 4, r.label) + svg.words_at("tick end", width, y + 4, r.text)
+def _estimate(
+    r: Estimate, at: Callable[[float], float], y: float, axis: Axis, left: float, width: float
+) -> Markup:
+    out = svg.words_at("tick end", left - 10, y + 4, r.label) + svg.words_at(
+        "tick end", width, y + 4, r.text
+    )
     if r.value is None:
         return out
 
@@ -210,16 +249,19 @@ def _estimate(r: Estimate, at: Callable[[float], float], y: float, axis: Axis, l
         a, b = inside(r.low), inside(r.high)
         if r.mean:
             return out + Markup('<polygon class="mark {0}" points="{1}"/>').format(
-                r.style, svg.path([(a, y), (inside(r.value), y - 6), (b, y), (inside(r.value), y + 6)])
+                r.style,
+                svg.path([(a, y), (inside(r.value), y - 6), (b, y), (inside(r.value), y + 6)]),
             )
         out += svg.line(f"whisker {r.style}", a, y, b, y)
     return out + marker(r.style, inside(r.value), y)
 
 
 def bar(share: float) -> Markup:
-    """A horizontal bar for a table cell: `share` of the cell's width. The cell beside it holds the number."""
+    """A horizontal bar for a table cell: `share` of the cell's width. The cell beside it holds the
+    number."""
     width = svg.n(100 * min(max(share, 0.0), 1.0))
     return Markup(
-        '<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true" focusable="false">'
+        '<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true" '
+        'focusable="false">'
         '<rect width="{0}" height="10"/></svg>'
     ).format(width)

@@ -33,39 +33,58 @@ class Figure(NamedTuple):
     text: str
 
 
-# ---- discrimination, calibration, net benefit ------------------------------------------------------------------------------------
+# ---- discrimination, calibration, net benefit ----------------------------------------------------
 
 
 def curves(report: Report, evaluation: str, model: str = "clinical") -> list[Figure]:
-    """ROC, precision-recall, calibration and decision curves of the arms that have them; empty with more than two classes."""
-    mine = {r.get("arm"): r for r in rows(report, "curves") if r.get("model") == model and r.get("evaluation") == evaluation}
+    """ROC, precision-recall, calibration and decision curves of the arms that have them; empty with
+    more than two classes."""
+    mine = {
+        r.get("arm"): r
+        for r in rows(report, "curves")
+        if r.get("model") == model and r.get("evaluation") == evaluation
+    }
     found = {arm: mine[arm] for arm in ARMS if arm in mine}
     tested = {
         r.get("arm"): r
         for r in rows(report, "results")
-        if (r.get("model"), r.get("evaluation"), r.get("site"), r.get("metric")) == (model, evaluation, "all", "auc")
+        if (r.get("model"), r.get("evaluation"), r.get("site"), r.get("metric"))
+        == (model, evaluation, "all", "auc")
     }
 
     def name(arm: str) -> str:
-        return f"{ARMS[arm]} ({wording.count(tested[arm].get('n'), 'patient')})" if arm in tested else ARMS[arm]
+        return (
+            f"{ARMS[arm]} ({wording.count(tested[arm].get('n'), 'patient')})"
+            if arm in tested
+            else ARMS[arm]
+        )
 
     names = {arm: name(arm) for arm in found}
     one = tested.get("federated") or next(iter(tested.values()), {})
     n, events = finite(one.get("n")), finite(one.get("events"))
-    out = [_roc(found, names), _precision_recall(found, names, events / n if n and events is not None else None)]
+    out = [
+        _roc(found, names),
+        _precision_recall(found, names, events / n if n and events is not None else None),
+    ]
     out += [_calibration(found, names), _decision(found, names)]
     return [f for f in out if f is not None]
 
 
 def _lines(found: Mapping[str, Row], key: str) -> dict[str, Points]:
     pairs = {arm: r.get(key) for arm, r in found.items()}
-    out = {arm: points(*p) for arm, p in pairs.items() if isinstance(p, list | tuple) and len(p) == 2}
+    out = {
+        arm: points(*p) for arm, p in pairs.items() if isinstance(p, list | tuple) and len(p) == 2
+    }
     return {arm: p for arm, p in out.items() if p}
 
 
-def _drawn(lines: Mapping[str, Points], names: Mapping[str, str], marked: bool = False) -> list[Series]:
+def _drawn(
+    lines: Mapping[str, Points], names: Mapping[str, str], marked: bool = False
+) -> list[Series]:
     """The federated arm last, so that it lies on top of a pooled one that it equals."""
-    return [Series(names[arm], arm, lines[arm], marked=marked) for arm in reversed(ARMS) if arm in lines]
+    return [
+        Series(names[arm], arm, lines[arm], marked=marked) for arm in reversed(ARMS) if arm in lines
+    ]
 
 
 def _swatches(series: Sequence[Series], *more: tuple[str, str], marked: bool = False) -> Markup:
@@ -81,25 +100,53 @@ def _roc(found: Mapping[str, Row], names: Mapping[str, str]) -> Figure | None:
     if not lines:
         return None
     at = {arm: percent(max((y for x, y in p if x <= 0.1), default=0.0)) for arm, p in lines.items()}
-    text = f"At a specificity of at least 90\u00a0%, sensitivity is: {_each(at)}. The diagonal is chance."
+    text = (
+        f"At a specificity of at least 90\u00a0%, sensitivity is: {_each(at)}. The diagonal is "
+        "chance."
+    )
     series = _drawn(lines, names)
     svg = plot(
-        "roc", "ROC curve", text, [Series("chance", "reference", [(0, 0), (1, 1)]), *series], Axis("1 - specificity"), Axis("sensitivity")
+        "roc",
+        "ROC curve",
+        text,
+        [Series("chance", "reference", [(0, 0), (1, 1)]), *series],
+        Axis("1 - specificity"),
+        Axis("sensitivity"),
     )
-    return Figure("Receiver operating characteristic", svg, _swatches(series, ("chance", "reference")), text)
+    return Figure(
+        "Receiver operating characteristic", svg, _swatches(series, ("chance", "reference")), text
+    )
 
 
-def _precision_recall(found: Mapping[str, Row], names: Mapping[str, str], prevalence: float | None) -> Figure | None:
+def _precision_recall(
+    found: Mapping[str, Row], names: Mapping[str, str], prevalence: float | None
+) -> Figure | None:
     lines = _lines(found, "precision_recall")
     if not lines:
         return None
     at = {arm: percent(max((y for x, y in p if x >= 0.8), default=0.0)) for arm, p in lines.items()}
-    text = f"When at least 80\u00a0% of the events are found, this share of those called positive is right: {_each(at)}."
+    text = (
+        "When at least 80\u00a0% of the events are found, this share of those called positive "
+        f"is right: {_each(at)}."
+    )
     series, base, more = _drawn(lines, names), [], []
     if prevalence is not None:
-        text += f" The horizontal line is the share of patients with the event, {percent(prevalence, 1)}: what chance gives."
-        base, more = [Series("chance", "reference", [(0, prevalence), (1, prevalence)])], [("chance", "reference")]
-    svg = plot("pr", "Precision-recall curve", text, [*base, *series], Axis("recall (sensitivity)"), Axis("precision"))
+        text += (
+            " The horizontal line is the share of patients with the event, "
+            f"{percent(prevalence, 1)}: what chance gives."
+        )
+        base, more = (
+            [Series("chance", "reference", [(0, prevalence), (1, prevalence)])],
+            [("chance", "reference")],
+        )
+    svg = plot(
+        "pr",
+        "Precision-recall curve",
+        text,
+        [*base, *series],
+        Axis("recall (sensitivity)"),
+        Axis("precision"),
+    )
     return Figure("Precision and recall", svg, _swatches(series, *more), text)
 
 
@@ -112,15 +159,32 @@ def _calibration(found: Mapping[str, Row], names: Mapping[str, str]) -> Figure |
             lines[arm] = mine
     if not lines:
         return None
-    top = min(1.0, math.ceil(10 * max(v for p in lines.values() for pair in p for v in pair) + 0.2) / 10)
-    ends = "; ".join(f"{ARMS[arm].lower()} {_group(p[0])} and {_group(p[-1])}" for arm, p in lines.items())
+    top = min(
+        1.0, math.ceil(10 * max(v for p in lines.values() for pair in p for v in pair) + 0.2) / 10
+    )
+    ends = "; ".join(
+        f"{ARMS[arm].lower()} {_group(p[0])} and {_group(p[-1])}" for arm, p in lines.items()
+    )
     text = (
-        f"Patients in groups of equal size by predicted risk; lowest and highest group: {ends}. On the diagonal, predicted equals observed."
+        "Patients in groups of equal size by predicted risk; lowest and highest group: "
+        f"{ends}. On the diagonal, predicted equals observed."
     )
     series = _drawn(lines, names, marked=True)
     diagonal = Series("perfect", "reference", [(0, 0), (top, top)])
-    svg = plot("calibration", "Calibration", text, [diagonal, *series], Axis("predicted risk", 0, top), Axis("observed share", 0, top))
-    return Figure("Calibration", svg, _swatches(series, ("predicted = observed", "reference"), marked=True), text)
+    svg = plot(
+        "calibration",
+        "Calibration",
+        text,
+        [diagonal, *series],
+        Axis("predicted risk", 0, top),
+        Axis("observed share", 0, top),
+    )
+    return Figure(
+        "Calibration",
+        svg,
+        _swatches(series, ("predicted = observed", "reference"), marked=True),
+        text,
+    )
 
 
 def _group(pair: tuple[float, float]) -> str:
@@ -128,14 +192,19 @@ def _group(pair: tuple[float, float]) -> str:
 
 
 def _decision(found: Mapping[str, Row], names: Mapping[str, str]) -> Figure | None:
-    parts: dict[str, Row] = {arm: d for arm, r in found.items() if isinstance(d := r.get("decision"), Mapping)}
+    parts: dict[str, Row] = {
+        arm: d for arm, r in found.items() if isinstance(d := r.get("decision"), Mapping)
+    }
     lines = {arm: points(d.get("thresholds"), d.get("model")) for arm, d in parts.items()}
     lines = {arm: p for arm, p in lines.items() if p}
     if not lines:
         return None
-    # each arm is tested on its own patients; the references are those of the first arm, the federated one where there is one
+    # each arm is tested on its own patients; the references are those of the first arm, the
+    # federated one where there is one
     first = parts[next(iter(lines))]
-    everybody, nobody = (points(first.get("thresholds"), first.get(k)) for k in ("treat_all", "treat_none"))
+    everybody, nobody = (
+        points(first.get("thresholds"), first.get(k)) for k in ("treat_all", "treat_none")
+    )
     highest = max((v for p in [*lines.values(), everybody] for _, v in p), default=0.1)
     useful = [t for p in lines.values() for t, v in p if v > 0.1 * highest]
     right = min(1.0, max(0.3, math.ceil(10 * max(useful, default=0.0)) / 10))
@@ -143,10 +212,21 @@ def _decision(found: Mapping[str, Row], names: Mapping[str, str]) -> Figure | No
     said = {arm: _above(p, parts[arm]) for arm, p in lines.items()}
     text = f"Net benefit above both acting on everybody and acting on nobody: {_each(said)}."
     series = _drawn(lines, names)
-    references = [Series("act on everybody", "reference", everybody), Series("act on nobody", "nobody", nobody)]
-    x, y = Axis("risk threshold for acting", 0, right, lambda v: f"{100 * v:.0f} %"), Axis("net benefit per patient", -top / 4, top)
+    references = [
+        Series("act on everybody", "reference", everybody),
+        Series("act on nobody", "nobody", nobody),
+    ]
+    x, y = (
+        Axis("risk threshold for acting", 0, right, lambda v: f"{100 * v:.0f} %"),
+        Axis("net benefit per patient", -top / 4, top),
+    )
     svg = plot("decision", "Decision curve", text, [*references, *series], x, y)
-    return Figure("Decision curve", svg, _swatches(series, ("act on everybody", "reference"), ("act on nobody", "nobody")), text)
+    return Figure(
+        "Decision curve",
+        svg,
+        _swatches(series, ("act on everybody", "reference"), ("act on nobody", "nobody")),
+        text,
+    )
 
 
 def _above(model: Points, decision: Row) -> str:
@@ -160,7 +240,7 @@ def _above(model: Points, decision: Row) -> str:
     return f"at {many} thresholds drawn from {percent(at[0])} to {percent(at[-1])}"
 
 
-# ---- sites -----------------------------------------------------------------------------------------------------------------------
+# ---- sites ---------------------------------------------------------------------------------------
 
 
 MOST_SITES = 14
@@ -168,12 +248,21 @@ MOST_SITES = 14
 
 
 def sites(report: Report, evaluation: str, model: str = "clinical") -> list[Figure]:
-    """Forest plots of the AUC of each site that is estimable in some arm, and of the random-effects means; none without any.
+    """Forest plots of the AUC of each site that is estimable in some arm, and of the random-effects
+    means; none without any.
 
     Many sites are drawn in several plots with one axis.
     """
-    mine = [r for r in rows(report, "results") if (r.get("model"), r.get("evaluation"), r.get("metric")) == (model, evaluation, "auc")]
-    by = {(r["site"], r.get("arm")): r for r in mine if isinstance(r.get("site"), str) and r["site"] != "all"}
+    mine = [
+        r
+        for r in rows(report, "results")
+        if (r.get("model"), r.get("evaluation"), r.get("metric")) == (model, evaluation, "auc")
+    ]
+    by = {
+        (r["site"], r.get("arm")): r
+        for r in mine
+        if isinstance(r.get("site"), str) and r["site"] != "all"
+    }
     groups = []
     for site in dict.fromkeys(s for s, _ in by):
         arms = {arm: by[site, arm] for arm in ARMS if (site, arm) in by}
@@ -187,9 +276,18 @@ def sites(report: Report, evaluation: str, model: str = "clinical") -> list[Figu
     shown, means = len(groups), _means(report, evaluation, model)
     if means.rows:
         groups.append(means)
-    limits = [v for g in groups for r in g.rows for v in (r.value, r.low, *(r.predicted or ())) if v is not None]
+    limits = [
+        v
+        for g in groups
+        for r in g.rows
+        for v in (r.value, r.low, *(r.predicted or ()))
+        if v is not None
+    ]
     low = max(0.0, math.floor(10 * min([0.5, *limits]) + 1e-9) / 10)
-    text = f"{wording.count(shown, 'estimable site')}; the figures stand at the right and in the table. Vertical line at 0.5: chance."
+    text = (
+        f"{wording.count(shown, 'estimable site')}; the figures stand at the right and in the "
+        "table. Vertical line at 0.5: chance."
+    )
     drawn_arms = [a for a in ARMS if any(arm == a for _, arm in by)]
     swatches = legend([(ARMS[a], a) for a in drawn_arms], marked=True, line="whisker")
     pieces = [groups[k : k + MOST_SITES] for k in range(0, len(groups), MOST_SITES)]
@@ -197,7 +295,14 @@ def sites(report: Report, evaluation: str, model: str = "clinical") -> list[Figu
     for k, piece in enumerate(pieces, start=1):
         part = f", part {k} of {len(pieces)}" if len(pieces) > 1 else ""
         title = f"AUC by site, {wording.EVALUATIONS.get(evaluation, evaluation).lower()}{part}"
-        drawn = forest(f"forest-{evaluation}-{k}", title, text, piece, Axis("AUC, 95 % interval", low, 1.0), 0.5)
+        drawn = forest(
+            f"forest-{evaluation}-{k}",
+            title,
+            text,
+            piece,
+            Axis("AUC, 95 % interval", low, 1.0),
+            0.5,
+        )
         out.append(Figure(f"AUC by site{part}", drawn, swatches, text))
     return out
 
@@ -205,7 +310,14 @@ def sites(report: Report, evaluation: str, model: str = "clinical") -> list[Figu
 def _estimate(arm: str, r: Row) -> Estimate:
     if missing := wording.standing(r):
         return Estimate(arm, ARMS[arm].lower(), None, text=missing)
-    return Estimate(arm, ARMS[arm].lower(), finite(r.get("value")), finite(r.get("low")), finite(r.get("high")), wording.estimate(r))
+    return Estimate(
+        arm,
+        ARMS[arm].lower(),
+        finite(r.get("value")),
+        finite(r.get("low")),
+        finite(r.get("high")),
+        wording.estimate(r),
+    )
 
 
 def _means(report: Report, evaluation: str, model: str) -> Group:
@@ -223,12 +335,21 @@ def _means(report: Report, evaluation: str, model: str) -> Group:
         text = f"{number(s.get('mean'))} ({interval(s.get('low'), s.get('high'))})"
         predicted = (low, high) if low is not None and high is not None else None
         out.append(
-            Estimate(arm, ARMS[arm].lower(), finite(s.get("mean")), finite(s.get("low")), finite(s.get("high")), text, predicted, mean=True)
+            Estimate(
+                arm,
+                ARMS[arm].lower(),
+                finite(s.get("mean")),
+                finite(s.get("low")),
+                finite(s.get("high")),
+                text,
+                predicted,
+                mean=True,
+            )
         )
     return Group("Mean over sites", "dashed: prediction interval", out)
 
 
-# ---- survival --------------------------------------------------------------------------------------------------------------------
+# ---- survival ------------------------------------------------------------------------------------
 
 
 class Survival(NamedTuple):
@@ -239,7 +360,8 @@ class Survival(NamedTuple):
 
 
 def survival(report: Report) -> Survival | None:
-    """Kaplan-Meier curves by class with bands and numbers at risk; None where the report has none."""
+    """Kaplan-Meier curves by class with bands and numbers at risk; None where the report has
+    none."""
     described = report.get("survival")
     found = rows(described, "curves") if isinstance(described, Mapping) else []
     series, curves = [], []
@@ -248,8 +370,18 @@ def survival(report: Report) -> Survival | None:
         if drawn:
             triples = zip(*(r.get(k) or [] for k in ("times", "low", "high")), strict=False)
             band = [(finite(a), finite(b), finite(c)) for a, b, c in triples]
-            whole = [(a, b, c) for a, b, c in band if a is not None and b is not None and c is not None]
-            series.append(Series(wording.name(r.get("class")), style, [(0.0, 1.0), *drawn], steps=True, band=whole))
+            whole = [
+                (a, b, c) for a, b, c in band if a is not None and b is not None and c is not None
+            ]
+            series.append(
+                Series(
+                    wording.name(r.get("class")),
+                    style,
+                    [(0.0, 1.0), *drawn],
+                    steps=True,
+                    band=whole,
+                )
+            )
             curves.append(r)
     if not isinstance(described, Mapping) or not series:
         return None
@@ -257,17 +389,32 @@ def survival(report: Report) -> Survival | None:
     last = max(x for s in series for x, _ in s.points)
     x = Axis(f"{unit} of follow-up".strip(), 0, last, lambda v: f"{v:g}")
     ticks = [t for t in x.ticks() if t < last]
-    alive = [f"{s.name} {percent(next(y for a, y in reversed(s.points) if a <= ticks[-1]))}" for s in series]
-    text = f"Share alive after {ticks[-1]:g} {unit}: {', '.join(alive)}. Bands: 95\u00a0% intervals (log-log)."
+    alive = [
+        f"{s.name} {percent(next(y for a, y in reversed(s.points) if a <= ticks[-1]))}"
+        for s in series
+    ]
+    text = (
+        f"Share alive after {ticks[-1]:g} {unit}: {', '.join(alive)}. Bands: 95\u00a0% "
+        "intervals (log-log)."
+    )
     name = str(described.get("name") or "survival").replace("_", " ")
     figure = Figure(
         f"Kaplan-Meier curves, {name}",
-        plot("survival", f"Kaplan-Meier curves of {name} by class", text, series, x, Axis("share alive")),
+        plot(
+            "survival",
+            f"Kaplan-Meier curves of {name} by class",
+            text,
+            series,
+            x,
+            Axis("share alive"),
+        ),
         legend((s.name, s.style) for s in series),
         text,
     )
     return Survival(
-        figure, [f"{t:g}" for t in ticks], [(s.name, [_at_risk(r, t) for t in ticks]) for s, r in zip(series, curves, strict=True)]
+        figure,
+        [f"{t:g}" for t in ticks],
+        [(s.name, [_at_risk(r, t) for t in ticks]) for s, r in zip(series, curves, strict=True)],
     )
 
 

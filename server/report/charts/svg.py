@@ -1,6 +1,8 @@
-"""The primitives of a drawing as inline SVG, styled by the page's classes; `server.report.pdf.pdf` reads the same elements.
+"""The primitives of a drawing as inline SVG, styled by the page's classes; `server.report.pdf.pdf`
+reads the same elements.
 
-Lengths are SVG units, drawn at about one pixel each. The text alternative goes into `<title>` and `<desc>`.
+Lengths are SVG units, drawn at about one pixel each. The text alternative goes into `<title>` and
+`<desc>`.
 """
 
 from __future__ import annotations
@@ -22,12 +24,16 @@ def opened(key: str, title: str, text: str, width: float, height: float) -> Mark
 
 
 def line(style: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
-    return Markup('<line class="{0}" x1="{1}" y1="{2}" x2="{3}" y2="{4}"/>').format(style, *map(n, (x1, y1, x2, y2)))
+    return Markup('<line class="{0}" x1="{1}" y1="{2}" x2="{3}" y2="{4}"/>').format(
+        style, *map(n, (x1, y1, x2, y2))
+    )
 
 
 def words_at(style: str, x: float, y: float, text: str, full: str = "") -> Markup:
     whole = Markup("<title>{0}</title>").format(full) if full and full != text else ""
-    return Markup('<text class="{0}" x="{1}" y="{2}">{3}{4}</text>').format(style, n(x), n(y), whole, text)
+    return Markup('<text class="{0}" x="{1}" y="{2}">{3}{4}</text>').format(
+        style, n(x), n(y), whole, text
+    )
 
 
 def path(points: list[tuple[float, float]]) -> str:

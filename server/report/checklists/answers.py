@@ -1,4 +1,5 @@
-"""What a report says to the items of a checklist. Each returns None where its keys are not in the report: the item is then MISSING."""
+"""What a report says to the items of a checklist. Each returns None where its keys are not in the
+report: the item is then MISSING."""
 
 from __future__ import annotations
 
@@ -18,7 +19,11 @@ def question(r: Report) -> str | None:
 
 def title(r: Report) -> str | None:
     asked, label = question(r), _label(r)
-    return f"{asked} A prediction model, developed and evaluated across hospitals; outcome: {label}." if asked and label else None
+    return (
+        f"{asked} A prediction model, developed and evaluated across hospitals; outcome: {label}."
+        if asked and label
+        else None
+    )
 
 
 def aims(r: Report) -> str | None:
@@ -27,11 +32,18 @@ def aims(r: Report) -> str | None:
 
 
 def goal(r: Report) -> str | None:
-    return f"Model creation and evaluation{_ways(r)}; {_lower(r['research_use_only'])}" if r.get("research_use_only") else None
+    return (
+        f"Model creation and evaluation{_ways(r)}; {_lower(r['research_use_only'])}"
+        if r.get("research_use_only")
+        else None
+    )
 
 
 def _ways(r: Report) -> str:
-    ways = [wording.evaluation(e).lower() for e in dict.fromkeys(x.get("evaluation") for x in rows(r, "results"))]
+    ways = [
+        wording.evaluation(e).lower()
+        for e in dict.fromkeys(x.get("evaluation") for x in rows(r, "results"))
+    ]
     return f" ({' and '.join(ways)})" if ways else ""
 
 
@@ -41,7 +53,10 @@ def summary(r: Report) -> str | None:
     for e in wording.EVALUATIONS:
         lead = index.lead(e)
         if (row := index.get(lead, "federated", e, "auc")) is not None:
-            return f"{wording.model(lead)}, federated, {wording.evaluation(e).lower()}: AUC {wording.estimate(row)}."
+            return (
+                f"{wording.model(lead)}, federated, {wording.evaluation(e).lower()}: AUC "
+                f"{wording.estimate(row)}."
+            )
     return None
 
 
@@ -49,7 +64,9 @@ def use(r: Report) -> str | None:
     if not r.get("research_use_only"):
         return None
     said = [str(r["research_use_only"]), str(r.get("caution") or "")]
-    return " ".join(s for s in [*said, f"Prediction time: {r['task']}." if r.get("task") else ""] if s)
+    return " ".join(
+        s for s in [*said, f"Prediction time: {r['task']}." if r.get("task") else ""] if s
+    )
 
 
 def source(r: Report) -> str | None:
@@ -65,7 +82,10 @@ def centres(r: Report) -> str | None:
     if not names:
         return None
     more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-    return f"{wording.count(len(names), 'site')}: {', '.join(names[:12])}{more}. {r.get('virtual') or ''}".strip()
+    return (
+        f"{wording.count(len(names), 'site')}: {', '.join(names[:12])}{more}. "
+        f"{r.get('virtual') or ''}"
+    ).strip()
 
 
 def eligibility(r: Report) -> str | None:
@@ -81,7 +101,10 @@ def flow(r: Report) -> str | None:
     if not isinstance(told, Mapping) or finite(told.get("read")) is None:
         return None
     n, events = _totals(r)
-    return f"{whole(told.get('read'))} read, {whole(told.get('kept'))} kept, {n} labelled, {events} with the event."
+    return (
+        f"{whole(told.get('read'))} read, {whole(told.get('kept'))} kept, {n} labelled, "
+        f"{events} with the event."
+    )
 
 
 def _totals(r: Report) -> tuple[str, str]:
@@ -94,37 +117,57 @@ def preparation(r: Report) -> str | None:
     notes = told.get("notes") if isinstance(told, Mapping) else None
     if notes is None:
         return None
-    return f"The same code at each site: units, ranges, vocabularies and joins checked, faults set aside and counted ({len(notes)} notes)."
+    return (
+        "The same code at each site: units, ranges, vocabularies and joins checked, faults "
+        f"set aside and counted ({len(notes)} notes)."
+    )
 
 
 def outcome(r: Report) -> str | None:
     label = _label(r)
-    return f"{label}, from {(r.get('label') or {}).get('source') or wording.NOT_RECORDED}." if label else None
+    return (
+        f"{label}, from {(r.get('label') or {}).get('source') or wording.NOT_RECORDED}."
+        if label
+        else None
+    )
 
 
 def _label(r: Report) -> str:
     label = r.get("label")
     if not isinstance(label, Mapping) or not (label.get("title") or label.get("name")):
         return ""
-    return f"{label.get('title') or label.get('name')} ({', '.join(map(wording.name, label.get('classes') or []))})"
+    return (
+        f"{label.get('title') or label.get('name')} "
+        f"({', '.join(map(wording.name, label.get('classes') or []))})"
+    )
 
 
 def predictors(r: Report) -> str | None:
     found = rows(r, "features")
-    shown = [f"{wording.name(f.get('title') or f.get('name'))} ({wording.name(f.get('unit'))})" for f in found]
+    shown = [
+        f"{wording.name(f.get('title') or f.get('name'))} ({wording.name(f.get('unit'))})"
+        for f in found
+    ]
     return f"{wording.count(len(found), 'feature')}: {', '.join(shown)}." if found else None
 
 
 def selection(r: Report) -> str | None:
     found = rows(r, "features")
-    return f"All {len(found)} that the study declares for the task; none was chosen by the data." if found else None
+    return (
+        f"All {len(found)} that the study declares for the task; none was chosen by the data."
+        if found
+        else None
+    )
 
 
 def size(r: Report) -> str | None:
     if not rows(r, "sites"):
         return None
     n, events = _totals(r)
-    return f"All labelled patients at hand: {n}, {events} with the event. No sample size was calculated."
+    return (
+        f"All labelled patients at hand: {n}, {events} with the event. No sample size was "
+        "calculated."
+    )
 
 
 def missing_values(r: Report) -> str | None:
@@ -133,7 +176,8 @@ def missing_values(r: Report) -> str | None:
         return None
     return (
         "Values: the training mean in linear models and networks, a learnt direction in trees. "
-        f"Labels are never filled in: {whole(told.get('unknown_label'))} unknown, neither trained on nor scored."
+        f"Labels are never filled in: {whole(told.get('unknown_label'))} unknown, neither trained "
+        "on nor scored."
     )
 
 
@@ -143,40 +187,64 @@ def partitions(r: Report) -> str | None:
         return None
     groups = len(r.get("groups") or [])
     left = f" {wording.count(groups, 'group')} of sites left out in turn." if groups else ""
-    return f"By patient, into {whole(parts)} parts by a hash of seed and id; every patient is predicted by models without that part.{left}"
+    return (
+        f"By patient, into {whole(parts)} parts by a hash of seed and id; every patient is "
+        f"predicted by models without that part.{left}"
+    )
 
 
 def disjoint(r: Report) -> str | None:
     said = partitions(r)
-    return f"{'Patient, and site' if r.get('groups') else 'Patient'}; checked again in what was written." if said else None
+    return (
+        f"{'Patient, and site' if r.get('groups') else 'Patient'}; checked again in what was "
+        "written."
+        if said
+        else None
+    )
 
 
 def transforms(r: Report) -> str | None:
     if not rows(r, "features"):
         return None
     return (
-        "Numbers clipped to declared bounds and standardised by federated training means, logarithm where declared; choices as 0/1 columns."
+        "Numbers clipped to declared bounds and standardised by federated training means, "
+        "logarithm where declared; choices as 0/1 columns."
     )
 
 
 def models(r: Report) -> str | None:
     names = [wording.model(m) for m in Index(r).models]
-    return f"{', '.join(names)}; hyperparameters in the configuration and in model/, thresholds from training rows." if names else None
+    return (
+        f"{', '.join(names)}; hyperparameters in the configuration and in model/, thresholds from "
+        "training rows."
+        if names
+        else None
+    )
 
 
 def clusters(r: Report) -> str | None:
-    return "Each site apart, a random-effects mean and its prediction interval." if rows(r, "between_sites") else None
+    return (
+        "Each site apart, a random-effects mean and its prediction interval."
+        if rows(r, "between_sites")
+        else None
+    )
 
 
 def clusters_found(r: Report) -> str | None:
     lead = Index(r).lead("within_site")
     for row in rows(r, "between_sites"):
-        if (row.get("model"), row.get("arm"), row.get("evaluation")) == (lead, "federated", "within_site"):
+        if (row.get("model"), row.get("arm"), row.get("evaluation")) == (
+            lead,
+            "federated",
+            "within_site",
+        ):
             s = row.get("random_effects")
             if not isinstance(s, Mapping):
                 return "Fewer than 3 sites can be summarised: no summary across sites."
-            return f"Mean {number(s.get('mean'))} ({wording.interval(s.get('low'), s.get('high'))}), new site " + (
-                f"{wording.interval(s.get('predicted_low'), s.get('predicted_high'))}."
+            return (
+                f"Mean {number(s.get('mean'))} ({wording.interval(s.get('low'), s.get('high'))}), "
+                "new site "
+                + (f"{wording.interval(s.get('predicted_low'), s.get('predicted_high'))}.")
             )
     return None
 
@@ -184,19 +252,33 @@ def clusters_found(r: Report) -> str | None:
 def measures(r: Report) -> str | None:
     found = {x.get("metric") for x in rows(r, "results")}
     named = [m.title for m in wording.METRICS if m.name in found]
-    return f"{', '.join(named)}; ROC, precision-recall, calibration and decision curves." if named else None
+    return (
+        f"{', '.join(named)}; ROC, precision-recall, calibration and decision curves."
+        if named
+        else None
+    )
 
 
 def uncertainty(r: Report) -> str | None:
-    return f"{r['interval']}, {whole(r.get('bootstraps'))} resamples; differences paired." if r.get("interval") else None
+    return (
+        f"{r['interval']}, {whole(r.get('bootstraps'))} resamples; differences paired."
+        if r.get("interval")
+        else None
+    )
 
 
 def updating(r: Report) -> str | None:
-    return "No model was recalibrated or changed after it was judged." if rows(r, "results") else None
+    return (
+        "No model was recalibrated or changed after it was judged." if rows(r, "results") else None
+    )
 
 
 def calculated(r: Report) -> str | None:
-    return "Probabilities by the models of the run, which model/ holds as files." if r.get("state_hash") else None
+    return (
+        "Probabilities by the models of the run, which model/ holds as files."
+        if r.get("state_hash")
+        else None
+    )
 
 
 def imbalance(r: Report) -> str | None:
@@ -204,8 +286,16 @@ def imbalance(r: Report) -> str | None:
     if not n or events is None:
         return None
     networks = {"image", "fusion", "fusion_mlp"} & set(Index(r).models)
-    weighted = " Networks on images weight classes in training, and what they say is corrected for the prior." if networks else ""
-    return f"{wording.percent(events / n, 1)} with the event. Models on tables neither weight nor resample classes.{weighted}"
+    weighted = (
+        " Networks on images weight classes in training, and what they say is corrected for the "
+        "prior."
+        if networks
+        else ""
+    )
+    return (
+        f"{wording.percent(events / n, 1)} with the event. Models on tables neither weight nor "
+        f"resample classes.{weighted}"
+    )
 
 
 def fairness(r: Report) -> str | None:
@@ -219,7 +309,8 @@ def output(r: Report) -> str | None:
         return None
     if len(classes) == 2:
         return (
-            f"The probability of {wording.name(classes[1])}; called at Youden's threshold, set on out-of-fold predictions of training rows."
+            f"The probability of {wording.name(classes[1])}; called at Youden's threshold, set "
+            "on out-of-fold predictions of training rows."
         )
     return f"The probability of each of {len(classes)} classes; the most probable one is called."
 
@@ -227,11 +318,16 @@ def output(r: Report) -> str | None:
 def differing(r: Report) -> str | None:
     if r.get("groups") is None:
         return None
-    return "Within sites they do not: the same cohort, cross-fitted. A left-out site may differ in any way that hospitals do."
+    return (
+        "Within sites they do not: the same cohort, cross-fitted. A left-out site may differ "
+        "in any way that hospitals do."
+    )
 
 
 def code(r: Report) -> str | None:
-    return f"fedmets {r['fedmets']}, versions and hashes in the report." if r.get("fedmets") else None
+    return (
+        f"fedmets {r['fedmets']}, versions and hashes in the report." if r.get("fedmets") else None
+    )
 
 
 def software(r: Report) -> str | None:
@@ -249,11 +345,17 @@ def probe(r: Report) -> str | None:
     p = r.get("site_probe")
     if not isinstance(p, Mapping) or finite(p.get("features")) is None:
         return None
-    return f"A probe tells the sites apart by the features with a balanced accuracy of {wording.percent(p.get('features'))}."
+    return (
+        "A probe tells the sites apart by the features with a balanced accuracy of "
+        f"{wording.percent(p.get('features'))}."
+    )
 
 
 def analysed(r: Report) -> str | None:
-    found = [f"{wording.name(s.get('name'))} {whole(s.get('n'))} ({whole(s.get('events'))})" for s in rows(r, "sites")]
+    found = [
+        f"{wording.name(s.get('name'))} {whole(s.get('n'))} ({whole(s.get('events'))})"
+        for s in rows(r, "sites")
+    ]
     if not found:
         return None
     n, events = _totals(r)
@@ -280,11 +382,15 @@ def limits(r: Report) -> str | None:
     said = [str(r[k]) for k in ("virtual", "caution") if r.get(k)]
     said += ["The patients are synthetic."] if r.get("synthetic") else []
     return " ".join(
-        [*said, f"{wording.count(len(r['alarms']), 'alarm')}; {wording.count(len(r['not_run']), 'thing')} not run, each named."]
+        [
+            *said,
+            f"{wording.count(len(r['alarms']), 'alarm')}; "
+            f"{wording.count(len(r['not_run']), 'thing')} not run, each named.",
+        ]
     )
 
 
-# ---- images ----------------------------------------------------------------------------------------------------------------------
+# ---- images --------------------------------------------------------------------------------------
 
 
 def _images(r: Report) -> Mapping[str, Any]:
@@ -294,11 +400,17 @@ def _images(r: Report) -> Mapping[str, Any]:
 
 def technology(r: Report) -> str | None:
     names = [wording.model(m) for m in Index(r).models]
-    return f"{question(r) or ''} Models: {', '.join(names)}, trained by federated learning.".strip() if names else None
+    return (
+        f"{question(r) or ''} Models: {', '.join(names)}, trained by federated learning.".strip()
+        if names
+        else None
+    )
 
 
 def regions(r: Report) -> str | None:
-    found = list(dict.fromkeys(wording.name(x.get("roi_source")) for x in rows(_images(r), "roi_source")))
+    found = list(
+        dict.fromkeys(wording.name(x.get("roi_source")) for x in rows(_images(r), "roi_source"))
+    )
     return f"Crops of the lesions; regions: {', '.join(found)}." if found else None
 
 
@@ -307,7 +419,9 @@ def scanners(r: Report) -> str | None:
     for s in rows(_images(r), "sites"):
         for maker, n in (s.get("scanners") or {}).items():
             found[maker] = found.get(maker, 0) + int(finite(n) or 0)
-    return f"Scanners: {', '.join(f'{m} {n}' for m, n in sorted(found.items()))}." if found else None
+    return (
+        f"Scanners: {', '.join(f'{m} {n}' for m, n in sorted(found.items()))}." if found else None
+    )
 
 
 def explained(r: Report) -> str | None:
@@ -332,7 +446,11 @@ def internal(r: Report) -> str | None:
 def external(r: Report) -> str | None:
     index = Index(r)
     row = index.get(index.lead("leave_one_site_out"), "federated", "leave_one_site_out", "auc")
-    return None if row is None else f"Sites left out in turn, of the same collection: AUC {wording.estimate(row)}."
+    return (
+        None
+        if row is None
+        else f"Sites left out in turn, of the same collection: AUC {wording.estimate(row)}."
+    )
 
 
 def annotated(r: Report) -> str | None:
@@ -345,16 +463,23 @@ def training(r: Report) -> str | None:
     c = r.get("configuration")
     if not isinstance(c, Mapping) or not rows(r, "results"):
         return None
-    told = [f"strategy {c.get('strategy')}" if c.get("strategy") else "", f"hyperparameters {c['hyper']}" if c.get("hyper") else ""]
+    told = [
+        f"strategy {c.get('strategy')}" if c.get("strategy") else "",
+        f"hyperparameters {c['hyper']}" if c.get("hyper") else "",
+    ]
     return (
-        f"{', '.join(t for t in told if t) or 'As configured'}; seed {wording.name(r.get('seed'))}, {whole(r.get('exchanges'))} exchanges."
+        f"{', '.join(t for t in told if t) or 'As configured'}; seed "
+        f"{wording.name(r.get('seed'))}, {whole(r.get('exchanges'))} exchanges."
     )
 
 
 def chosen(r: Report) -> str | None:
     if not rows(r, "chosen"):
         return None
-    return "The final models are trained on everybody for a fixed number of rounds; the clinical head by log loss on training rows."
+    return (
+        "The final models are trained on everybody for a fixed number of rounds; the clinical "
+        "head by log loss on training rows."
+    )
 
 
 def ensembles(r: Report) -> str | None:

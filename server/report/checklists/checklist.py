@@ -1,7 +1,9 @@
-"""A reporting checklist as a table: each item with where it is answered, what the report itself says, or MISSING.
+"""A reporting checklist as a table: each item with where it is answered, what the report itself
+says, or MISSING.
 
-What only people know (funding, ethics approval, registration) is MISSING unless a file of statements supplies it. `tripod` and `claim` hold
-the items; their topics are in our own words, the checklists' full texts are in the papers.
+What only people know (funding, ethics approval, registration) is MISSING unless a file of
+statements supplies it. `tripod` and `claim` hold the items; their topics are in our own words, the
+checklists' full texts are in the papers.
 """
 
 from __future__ import annotations
@@ -49,7 +51,17 @@ def lines(items: Sequence[Item], report: Report, statements: Mapping[str, Any]) 
     for i in items:
         said = (i.answer(report) if i.answer else None) or ""
         stated = str(statements.get(i.number) or "")
-        out.append(Line(i.number, i.section, i.topic, i.place if said else "", said, i.lacks if said and not stated else "", stated))
+        out.append(
+            Line(
+                i.number,
+                i.section,
+                i.topic,
+                i.place if said else "",
+                said,
+                i.lacks if said and not stated else "",
+                stated,
+            )
+        )
     return out
 
 
@@ -57,7 +69,10 @@ def counted(found: Sequence[Line]) -> str:
     """12 answered, 20 in part, 20 MISSING."""
     missing = sum(line.missing for line in found)
     part = sum(bool(line.lacks) for line in found)
-    return f"{len(found) - missing - part} answered, {part} in part, {missing} {MISSING}, of {len(found)} items"
+    return (
+        f"{len(found) - missing - part} answered, {part} in part, {missing} {MISSING}, of "
+        f"{len(found)} items"
+    )
 
 
 def stated(report: Report, name: str) -> Row:

@@ -1,4 +1,5 @@
-"""What only people can say of a study (funding, ethics approval, registration, ...), from a TOML file: item number -> text.
+"""What only people can say of a study (funding, ethics approval, registration, ...), from a TOML
+file: item number -> text.
 
 [tripod]
 18a = "Funded by ..."
@@ -41,9 +42,13 @@ def _among(items: tuple[Item, ...]) -> Callable[[str], str]:
 class Statements(Settings):
     """Each table: number of an item -> text."""
 
-    tripod: Mapping[Annotated[str, AfterValidator(_among(tripod.ITEMS))], Text] = field(default_factory=dict)
+    tripod: Mapping[Annotated[str, AfterValidator(_among(tripod.ITEMS))], Text] = field(
+        default_factory=dict
+    )
     """Items of TRIPOD+AI."""
-    claim: Mapping[Annotated[str, AfterValidator(_among(claim.ITEMS))], Text] = field(default_factory=dict)
+    claim: Mapping[Annotated[str, AfterValidator(_among(claim.ITEMS))], Text] = field(
+        default_factory=dict
+    )
     """Items of CLAIM."""
 
 
@@ -51,5 +56,7 @@ def read(path: str) -> dict[str, dict[str, str]]:
     """The file's statements; none without a file. C01 for all that is wrong with it, at once."""
     if not path:
         return {}
-    stated = settings.load(Statements, Path(path), "statements", "C01", "give a TOML file with [tripod] and [claim]")
+    stated = settings.load(
+        Statements, Path(path), "statements", "C01", "give a TOML file with [tripod] and [claim]"
+    )
     return {name: dict(items) for name, items in asdict(stated).items() if items}

@@ -1,8 +1,10 @@
-"""Models of a comparison between hospitals, out of the sums that the learner `comparison` ended with; no patient's prediction is at hand.
+"""Models of a comparison between hospitals, out of the sums that the learner `comparison` ended
+with; no patient's prediction is at hand.
 
-What hangs on a threshold is resampled from the sites' confusion counts by site and class, which is what resampling patients within site
-and class comes to. Average precision and calibration are those of the score histograms: each patient stands in the middle of a bin of
-1000, and resampling is by class; of a site alone they are not known.
+What hangs on a threshold is resampled from the sites' confusion counts by site and class, which is
+what resampling patients within site and class comes to. Average precision and calibration are those
+of the score histograms: each patient stands in the middle of a bin of 1000, and resampling is by
+class; of a site alone they are not known.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from server.report.content.model_metrics import ALL, Model, Paired
 
 EVALUATIONS = {WITHIN: "within_site", LEFT_OUT: "leave_one_site_out", FINAL: FINAL}
 INTERVAL = (
-    "95 %: AUC and its differences by DeLong's method within sites; calibration, average precision and what hangs on a "
+    "95 %: AUC and its differences by DeLong's method within sites; calibration, average "
+    "precision and what hangs on a "
     "threshold by resampling the sites' counts within class; models fixed"
 )
 REPEATS = 1000
@@ -35,21 +38,30 @@ _BY_SITE = frozenset(metric.name for metric in METRICS if metric.source != "scor
 
 
 def models(arrays: Mapping[str, NDArray[Any]], sites: Sequence[str], seed: int) -> list[Model]:
-    """Those that scored anybody, in the order of names. `sites`: those of the sums, in their order; one slot where they are masked."""
+    """Those that scored anybody, in the order of names. `sites`: those of the sums, in their order;
+    one slot where they are masked."""
     found: dict[tuple[str, str, str], Arrays] = {}
     for name, value in arrays.items():
         if not name.startswith(("difference/", "subgroups/")):
             evaluation, arm, head, leaf = name.split("/")
             found.setdefault((evaluation, arm, head), {})[leaf] = value
-    return [_model(*key, mine, sites, seed) for key, mine in sorted(found.items()) if mine["counts"].any()]
+    return [
+        _model(*key, mine, sites, seed)
+        for key, mine in sorted(found.items())
+        if mine["counts"].any()
+    ]
 
 
-def _model(evaluation: str, arm: str, name: str, arrays: Arrays, sites: Sequence[str], seed: int) -> Model:
+def _model(
+    evaluation: str, arm: str, name: str, arrays: Arrays, sites: Sequence[str], seed: int
+) -> Model:
     return Model(
         EVALUATIONS[evaluation],
         arm,
         name,
-        SiteSums.told(arrays["counts"], arrays["concordant"][:, None], arrays["pairs"], arrays["spread"]),
+        SiteSums.told(
+            arrays["counts"], arrays["concordant"][:, None], arrays["pairs"], arrays["spread"]
+        ),
         tuple(sites) if len(arrays["counts"]) == len(sites) > 1 else (),
         lambda at: _figures(arrays, at, seed),
         arrays["confusion"].sum(0),
@@ -64,30 +76,44 @@ def _figures(arrays: Arrays, at: slice, seed: int) -> dict[str, Estimate]:
     if at == ALL:
         x = logit(middles(arrays["histogram"].shape[1]))
         for k in classes:
-            drawn = resampled_counts(arrays["histogram"][k].T, np.random.default_rng([seed, k]), REPEATS)
+            drawn = resampled_counts(
+                arrays["histogram"][k].T, np.random.default_rng([seed, k]), REPEATS
+            )
             scores[k] = x, drawn.swapaxes(1, 2)
-    drawn = resampled_counts(confusion.reshape(-1, confusion.shape[2]), np.random.default_rng(seed), REPEATS)
+    drawn = resampled_counts(
+        confusion.reshape(-1, confusion.shape[2]), np.random.default_rng(seed), REPEATS
+    )
     calls = drawn.reshape(-1, *confusion.shape).sum(1)
-    found = {name: percentiles(values) for name, values in from_draws(Draws(calls, scores)).items() if at == ALL or name in _BY_SITE}
+    found = {
+        name: percentiles(values)
+        for name, values in from_draws(Draws(calls, scores)).items()
+        if at == ALL or name in _BY_SITE
+    }
     if at == ALL and classes and "pooled" in arrays:
         found["auc_pooled"] = pooled_auc(arrays["pooled"], classes)
     return found | (_losses(arrays["losses"][at], counts) if counts.any() else {})
 
 
 def _losses(sums: Floats, counts: Floats) -> dict[str, Estimate]:
-    """sums (sites, classes, 2, 2), counts (sites, classes) -> mean Brier score and log loss, their variance that within site and class."""
+    """sums (sites, classes, 2, 2), counts (sites, classes) -> mean Brier score and log loss, their
+    variance that within site and class."""
     n, several = counts.sum(), counts > 1
     out = {}
     for i, name in enumerate(("brier", "log_loss")):
         total, squares = sums[:, :, i, 0], sums[:, :, i, 1]
-        each = np.maximum(squares - total**2 / np.maximum(counts, 1), 0) * counts / np.maximum(counts - 1, 1)
+        each = (
+            np.maximum(squares - total**2 / np.maximum(counts, 1), 0)
+            * counts
+            / np.maximum(counts - 1, 1)
+        )
         value, half = float(total.sum() / n), float(Z * each[several].sum() ** 0.5 / n)
         out[name] = Estimate(value, max(value - half, 0.0), value + half)
     return out
 
 
 def paired(arrays: Mapping[str, NDArray[Any]]) -> list[Paired]:
-    """Models on the patients that both score, over all sites; those that nobody was scored by are left out."""
+    """Models on the patients that both score, over all sites; those that nobody was scored by are
+    left out."""
     found: dict[tuple[str, str], Arrays] = {}
     for name, value in arrays.items():
         if name.startswith("difference/"):
@@ -97,6 +123,8 @@ def paired(arrays: Mapping[str, NDArray[Any]]) -> list[Paired]:
     for (evaluation, pair), mine in found.items():
         a, b = pair.split("|")
         if mine["counts"].any():
-            sums = SiteSums.told(*(mine[k][None] for k in ("counts", "concordant", "pairs", "spread")))
+            sums = SiteSums.told(
+                *(mine[k][None] for k in ("counts", "concordant", "pairs", "spread"))
+            )
             out.append(Paired(EVALUATIONS[evaluation], a, b, sums, int(mine["sites"])))
     return out

@@ -1,5 +1,5 @@
-"""What a report says that needs no patient: from the ledger, and from the sums that the learners ended with. The same in a simulation and
-between hospitals."""
+"""What a report says that needs no patient: from the ledger, and from the sums that the learners
+ended with. The same in a simulation and between hospitals."""
 
 from __future__ import annotations
 
@@ -39,29 +39,46 @@ def asked(study: Study, task: str, seed: int, label_source: str) -> Row:
         "caution": study.tasks[task].caution,
         "virtual": study.virtual,
         "synthetic": False,
-        "research_use_only": "Research use only. Not a medical device; not for decisions about patients.",
+        "research_use_only": "Research use only. Not a medical device; not for decisions about "
+        "patients.",
         "seed": seed,
-        "label": {"name": schema.label.name, "classes": list(schema.label.classes), "title": schema.label.title, "source": label_source},
+        "label": {
+            "name": schema.label.name,
+            "classes": list(schema.label.classes),
+            "title": schema.label.title,
+            "source": label_source,
+        },
         "features": [
-            {"name": f.name, "title": f.title, "unit": getattr(f, "unit", "choice"), "available_at": f.available_at}
+            {
+                "name": f.name,
+                "title": f.title,
+                "unit": getattr(f, "unit", "choice"),
+                "available_at": f.available_at,
+            }
             for f in schema.features
         ],
     }
 
 
 def trace(folder: Path, state_hash: str, ledger_head: str) -> Row:
-    """From the ledger: hashes, exchanges, who took part, what the guards found and what was overridden."""
+    """From the ledger: hashes, exchanges, who took part, what the guards found and what was
+    overridden."""
     lines = read(folder / NAME)
     exchanges = [line for line in lines if line["kind"] == "exchange"]
     guard = next((line for line in lines if line["kind"] == "guard"), None)
     closed = next((line for line in reversed(lines) if line["kind"] == "close"), lines[-1])
     return {
-        "date": datetime.datetime.fromtimestamp(closed["time"], datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "date": datetime.datetime.fromtimestamp(closed["time"], datetime.UTC).strftime(
+            "%Y-%m-%dT%H:%M:%SZ"
+        ),
         "versions": lines[0]["versions"],
         "ledger_head": ledger_head,
         "state_hash": state_hash,
         "exchanges": len(exchanges),
-        "bytes": {"sent": sum(e["sent"] for e in exchanges), "received": sum(e["received"] for e in exchanges)},
+        "bytes": {
+            "sent": sum(e["sent"] for e in exchanges),
+            "received": sum(e["received"] for e in exchanges),
+        },
         "participation": participation(exchanges),
         "guards": {"L03": guard},
         "overrides": {"L03": guard["accepted"] if guard else []},
@@ -69,7 +86,8 @@ def trace(folder: Path, state_hash: str, ledger_head: str) -> Row:
 
 
 def participation(exchanges: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Site -> exchanges answered, and the codes by which it took no part in a step: nobody is missing in silence."""
+    """Site -> exchanges answered, and the codes by which it took no part in a step: nobody is
+    missing in silence."""
     out: dict[str, Row] = {}
     for e in exchanges:
         for site, what in e["sites"].items():
@@ -87,22 +105,32 @@ def participation(exchanges: Sequence[Mapping[str, Any]]) -> list[Row]:
     return list(out.values())
 
 
-BEYOND = {"image": "The image network's log-odds", "latent code": "The autoencoder's code of the image"}
+BEYOND = {
+    "image": "The image network's log-odds",
+    "latent code": "The autoencoder's code of the image",
+}
 
 
 def importance(states: States, heads: Sequence[Federated], features: Sequence[Any]) -> list[Row]:
-    """Mean absolute SHAP value of each feature of each final model, from the federated sums; of the fusion, of the image too."""
+    """Mean absolute SHAP value of each feature of each final model, from the federated sums; of the
+    fusion, of the image too."""
     arrays = states[Fold().key].get("importance", {})
     out = []
     for head in (h for h in heads if h.name in arrays):
-        titles = {f.name: f.title or f.name for f in features} | {n: BEYOND[n] for n in head.traits.beyond}
+        titles = {f.name: f.title or f.name for f in features} | {
+            n: BEYOND[n] for n in head.traits.beyond
+        }
         pairs = sorted(zip(titles, arrays[head.name], strict=True), key=lambda pair: -pair[1])
-        out += [{"model": head.name, "feature": f, "title": titles[f], "mean_absolute_shap": float(v)} for f, v in pairs]
+        out += [
+            {"model": head.name, "feature": f, "title": titles[f], "mean_absolute_shap": float(v)}
+            for f, v in pairs
+        ]
     return out
 
 
 def survival(states: States, study: Any, task: str) -> Row | None:
-    """Kaplan-Meier curves by class, from federated counts (a description; no model is judged by it)."""
+    """Kaplan-Meier curves by class, from federated counts (a description; no model is judged by
+    it)."""
     arrays = states[Fold().key].get("survival")
     described = study.schema.survival
     if described is None or not arrays or not arrays["counts"].any():
@@ -120,11 +148,16 @@ def _numbers(values: Any) -> list[float | None]:
     return [round(float(v), 6) if np.isfinite(v) else None for v in np.asarray(values, float)]
 
 
-def implausible(results: Sequence[Row], limit: Callable[[str], float | None], kind: str) -> list[str]:
+def implausible(
+    results: Sequence[Row], limit: Callable[[str], float | None], kind: str
+) -> list[str]:
     """Guard E11: AUCs whose whole interval lies above what is believable of a model."""
-    headline = [r for r in results if r["metric"] == "auc" and r["site"] == "all" and r["low"] is not None]
+    headline = [
+        r for r in results if r["metric"] == "auc" and r["site"] == "all" and r["low"] is not None
+    ]
     return [
-        f"E11: {r['model']} {r['arm']} {r['evaluation']}: the AUC's whole interval ({r['low']:.3f} to {r['high']:.3f}) "
+        f"E11: {r['model']} {r['arm']} {r['evaluation']}: the AUC's whole interval "
+        f"({r['low']:.3f} to {r['high']:.3f}) "
         f"lies above {most:.3f}, {kind}; suspect leakage"
         for r in headline
         if (most := limit(r["model"])) is not None and r["low"] > most
@@ -149,29 +182,45 @@ def unconverged(states: States) -> list[str]:
         for name, arrays in state.items():
             if "converged" in arrays and not bool(arrays["converged"]):
                 folds.setdefault(name, []).append(fold)
-    return [f"{name} did not converge on {len(f)} training sets ({', '.join(f[:3])} ...): raise {name}.rounds" for name, f in folds.items()]
+    return [
+        f"{name} did not converge on {len(f)} training sets ({', '.join(f[:3])} ...): raise "
+        f"{name}.rounds"
+        for name, f in folds.items()
+    ]
 
 
 def adds(differences: Sequence[Row]) -> list[Row]:
-    """Does the fusion predict better than its parts, on the same patients? Said in words, whichever way it is."""
+    """Does the fusion predict better than its parts, on the same patients? Said in words, whichever
+    way it is."""
     out = []
     for d in differences:
         a, b = d["a"].split(" "), d["b"].split(" ")
         if a[0] != "fusion" or b[0] not in ("clinical", "image") or a[1] != "federated":
             continue
         if not d["estimable"] or d["low"] is None:
-            answer, told = None, f"{d['evaluation']}: whether the fusion improves on {b[0]} alone is not estimable"
+            answer, told = (
+                None,
+                f"{d['evaluation']}: whether the fusion improves on {b[0]} alone is not estimable",
+            )
         else:
-            figure = f"AUC {d['difference']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f}) on the same {d['n']} patients"
+            figure = (
+                f"AUC {d['difference']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f}) on the "
+                f"same {d['n']} patients"
+            )
             answer = "better" if d["low"] > 0 else "worse" if d["high"] < 0 else "not better"
-            verb = {"better": "improves on", "worse": "is worse than", "not better": "does not improve on"}[answer]
+            verb = {
+                "better": "improves on",
+                "worse": "is worse than",
+                "not better": "does not improve on",
+            }[answer]
             told = f"{d['evaluation']}: fusion {verb} {b[0]} alone: {figure}"
         out.append({"evaluation": d["evaluation"], "than": b[0], "answer": answer, "told": told})
     return out
 
 
 def fusion_weights(state: State) -> Row | None:
-    """How much the final fusion makes of the image: the coefficient of its log-odds, and the size of the latent code's."""
+    """How much the final fusion makes of the image: the coefficient of its log-odds, and the size
+    of the latent code's."""
     arrays = state.get("fusion")
     if not arrays or "coefficients" not in arrays:
         return None
@@ -185,7 +234,8 @@ def fusion_weights(state: State) -> Row | None:
 
 
 def energy(state: State) -> Row | None:
-    """Grad-CAM's energy inside the expert's lesions against chance, from the sites' sums (guard X03)."""
+    """Grad-CAM's energy inside the expert's lesions against chance, from the sites' sums (guard
+    X03)."""
     arrays = state.get("gradcam")
     found = focus(arrays) if arrays else None
     return None if found is None else asdict(found)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from server.report.content.rows import Report, rows
-from server.report.content.wording import (
-    Row,
-)
+from server.report.content.wording import Row
 
 LEADS = ("fusion", "clinical")
-"""The model that answers the study's question: what uses all that the sites hold, where it was run."""
+"""The model that answers the study's question: what uses all that the sites hold, where it was
+run."""
 
 
 class Index:
@@ -21,7 +20,9 @@ class Index:
         self.models = list(dict.fromkeys(k[0] for k in self.rows))
         self.sites = [s for s in dict.fromkeys(k[3] for k in self.rows) if s != "all"]
 
-    def get(self, model: str, arm: str, evaluation: str, metric: str, site: str = "all") -> Row | None:
+    def get(
+        self, model: str, arm: str, evaluation: str, metric: str, site: str = "all"
+    ) -> Row | None:
         return self.rows.get((model, arm, evaluation, site, metric))
 
     def has(self, evaluation: str) -> bool:

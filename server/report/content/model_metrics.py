@@ -1,7 +1,9 @@
-"""Metrics of the models: the rows of `report.json` out of each model's sums over patients, whoever has added them.
+"""Metrics of the models: the rows of `report.json` out of each model's sums over patients, whoever
+has added them.
 
-Between hospitals they are those that the sites compared the models by (`server.report.content.comparison_sums`);
-a simulation makes the same of its patients, for pooled and foreign models too.
+Between hospitals they are those that the sites compared the models by
+(`server.report.content.comparison_sums`); a simulation makes the same of its patients, for pooled
+and foreign models too.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class Model:
     figures: Callable[[slice], Mapping[str, Estimate]]
     """Metrics that do not follow from `sums`, of the sites that the slice marks."""
     calls: Floats | None
-    """(classes, classes) over all sites: true class, called class. None where it stands for several models."""
+    """(classes, classes) over all sites: true class, called class. None where it stands for several
+    models."""
     histogram: Floats | None
     """(classes, bins, 2) over all sites."""
 
@@ -56,7 +59,8 @@ class Model:
 
 @dataclass(frozen=True)
 class Paired:
-    """Two models on the patients that both score: the sums of the first, then of the second (`SiteSums.difference`)."""
+    """Two models on the patients that both score: the sums of the first, then of the second
+    (`SiteSums.difference`)."""
 
     evaluation: str
     a: str
@@ -66,7 +70,8 @@ class Paired:
 
 
 def results(models: Sequence[Model], evaluations: Sequence[str] = EVALUATIONS) -> list[Row]:
-    """One row for each model, arm, evaluation, site (or "all") and metric. Not estimable: value, low and high are None."""
+    """One row for each model, arm, evaluation, site (or "all") and metric. Not estimable: value,
+    low and high are None."""
     return [row for m in models if m.evaluation in evaluations for row in _rows(m)]
 
 
@@ -74,7 +79,12 @@ def _rows(m: Model) -> Iterator[Row]:
     for site, at in {"all": ALL, **{s: slice(i, i + 1) for i, s in enumerate(m.sites)}}.items():
         sums = m.sums.at(at)
         auc, _ = sums.auc()
-        figures = {"auc": auc, "macro_auc": auc, "no_information_rate": _largest_class(sums), **m.figures(at)}
+        figures = {
+            "auc": auc,
+            "macro_auc": auc,
+            "no_information_rate": _largest_class(sums),
+            **m.figures(at),
+        }
         n, events, enough = int(sums.total.sum()), int(sums.total[1:].sum()), estimable(sums.total)
         for metric in METRICS:
             if metric.name not in figures:
@@ -83,7 +93,8 @@ def _rows(m: Model) -> Iterator[Row]:
             can = enough and one.value is not None and one.low is not None
             value, low, high = one if can or metric.source == "counts" else Estimate(None)
             yield {
-                **m.head, "site": site, "metric": metric.name, "value": value, "low": low, "high": high, "n": n, "events": events,
+                **m.head, "site": site, "metric": metric.name, "value": value, "low": low,
+                "high": high, "n": n, "events": events,
                 "estimable": can,
             }  # fmt: skip
 
@@ -105,8 +116,10 @@ def differences(pairs: Sequence[Paired]) -> list[Row]:
         one, counts = pair.sums.difference(), pair.sums.total
         rows.append(
             {
-                "a": pair.a, "b": pair.b, "evaluation": pair.evaluation, "metric": "auc", "difference": one.value, "low": one.low,
-                "high": one.high, "n": int(counts.sum()), "events": int(counts[1:].sum()), "sites": pair.sites,
+                "a": pair.a, "b": pair.b, "evaluation": pair.evaluation, "metric": "auc",
+                "difference": one.value, "low": one.low,
+                "high": one.high, "n": int(counts.sum()), "events": int(counts[1:].sum()),
+                "sites": pair.sites,
                 "estimable": one.value is not None,
             }
         )  # fmt: skip
@@ -114,7 +127,8 @@ def differences(pairs: Sequence[Paired]) -> list[Row]:
 
 
 def between_sites(models: Sequence[Model], pooled_site: str = "") -> list[Row]:
-    """Random-effects mean and prediction interval of the sites' AUCs, and the worst estimable site; none where masks hide the sites.
+    """Random-effects mean and prediction interval of the sites' AUCs, and the worst estimable site;
+    none where masks hide the sites.
 
     `pooled_site` stands for several small institutions: it is no site that could be the worst."""
     rows = []
@@ -133,7 +147,8 @@ def between_sites(models: Sequence[Model], pooled_site: str = "") -> list[Row]:
         worst = min(aucs, key=lambda s: aucs[s]) if aucs else None
         rows.append(
             {
-                **m.head, "estimable_sites": len(aucs), "worst_site": worst, "worst_auc": aucs[worst] if worst else None,
+                **m.head, "estimable_sites": len(aucs), "worst_site": worst,
+                "worst_auc": aucs[worst] if worst else None,
                 "random_effects": summary._asdict() if summary else None,
             }
         )  # fmt: skip
@@ -141,20 +156,29 @@ def between_sites(models: Sequence[Model], pooled_site: str = "") -> list[Row]:
 
 
 def pairs(sites: Sequence[str], counts: Floats) -> list[Row]:
-    """How much each site counts in the headline: its share of all pairs of patients of one site and different classes. counts (sites,
-    classes)."""
+    """How much each site counts in the headline: its share of all pairs of patients of one site and
+    different classes. counts (sites, classes)."""
     each = (counts.sum(1) ** 2 - (counts**2).sum(1)) / 2
-    return [{"site": s, "share": round(float(p / each.sum()), 4) if each.any() else 0.0} for s, p in zip(sites, each, strict=True)]
+    return [
+        {"site": s, "share": round(float(p / each.sum()), 4) if each.any() else 0.0}
+        for s, p in zip(sites, each, strict=True)
+    ]
 
 
-# ---- curves -----------------------------------------------------------------------------------------------------------------
+# ---- curves --------------------------------------------------------------------------------------
 
 
 def curves(models: Sequence[Model]) -> list[Row]:
-    """ROC, precision-recall, decision and calibration curves for two classes, thinned for drawing; and the confusion counts."""
+    """ROC, precision-recall, decision and calibration curves for two classes, thinned for drawing;
+    and the confusion counts."""
     rows = []
     for m in models:
-        if m.evaluation not in EVALUATIONS or m.calls is None or m.histogram is None or not estimable(m.counts):
+        if (
+            m.evaluation not in EVALUATIONS
+            or m.calls is None
+            or m.histogram is None
+            or not estimable(m.counts)
+        ):
             continue
         row: Row = {**m.head, "confusion": m.calls.astype(int).tolist()}
         if len(m.calls) == 2:
@@ -186,7 +210,11 @@ def _calibration(histogram: Floats, groups: int = 8) -> list[dict[str, float]]:
     of = np.minimum((np.cumsum(n) - n / 2) * groups / n.sum(), groups - 1).astype(int)
     masks = [of == g for g in range(groups) if n[of == g].any()]
     return [
-        {"predicted": float(n[g] @ middle[g] / n[g].sum()), "observed": float(histogram[g, 1].sum() / n[g].sum()), "n": int(n[g].sum())}
+        {
+            "predicted": float(n[g] @ middle[g] / n[g].sum()),
+            "observed": float(histogram[g, 1].sum() / n[g].sum()),
+            "n": int(n[g].sum()),
+        }
         for g in masks
     ]
 

@@ -1,4 +1,5 @@
-"""Subgroups between hospitals (guard E09): the rows of `report.json` out of what the sites tell of them (`common.metrics.subgroups`)."""
+"""Subgroups between hospitals (guard E09): the rows of `report.json` out of what the sites tell of
+them (`common.metrics.subgroups`)."""
 
 from __future__ import annotations
 
@@ -15,10 +16,15 @@ Row = dict[str, Any]
 _NAMES = ("counts", "concordant", "pairs", "spread")
 
 
-def in_subgroups(arrays: Arrays, models: Sequence[Model], schema: Schema, preprocessing: Arrays) -> list[Row]:
+def in_subgroups(
+    arrays: Arrays, models: Sequence[Model], schema: Schema, preprocessing: Arrays
+) -> list[Row]:
     """A row a group of the features in which any site tells one; None where none tells of it."""
     lead = next((m for m in subgroups.LEADS if f"subgroups/{m}/counts" in arrays), None)
-    scored = next((m for m in models if (m.evaluation, m.arm, m.name) == ("within_site", "federated", lead)), None)
+    scored = next(
+        (m for m in models if (m.evaluation, m.arm, m.name) == ("within_site", "federated", lead)),
+        None,
+    )
     if lead is None or scored is None:
         return []
     mine = {k: arrays[f"subgroups/{lead}/{k}"] for k in _NAMES}
@@ -26,25 +32,46 @@ def in_subgroups(arrays: Arrays, models: Sequence[Model], schema: Schema, prepro
     named = subgroups.named(schema, at)
     rows: list[Row] = []
     for feature in schema.features:
-        # who is in no group that is told may be in any other; where everybody is, the others are empty
+        # who is in no group that is told may be in any other; where everybody is, the others are
+        # empty
         here = {group: i for i, (f, group) in enumerate(named) if f == feature}
         told = int(mine["counts"][list(here.values())].sum())
         shown = {g: i for g, i in here.items() if told < everybody or mine["counts"][i].any()}
         if not told or len(shown) < 2:
             continue
-        head = {"model": lead, "by": feature.name, "title": feature.title or feature.name, "note": _note(feature, at, told, everybody)}
-        rows += [{**head, "group": group, **_row(*(mine[k][i] for k in _NAMES))} for group, i in shown.items()]
+        head = {
+            "model": lead,
+            "by": feature.name,
+            "title": feature.title or feature.name,
+            "note": _note(feature, at, told, everybody),
+        }
+        rows += [
+            {**head, "group": group, **_row(*(mine[k][i] for k in _NAMES))}
+            for group, i in shown.items()
+        ]
     return rows
 
 
 def _note(feature: Feature, at: dict[str, float], told: int, everybody: int) -> str:
-    cut = f"cut at everybody's mean on the model's scale, {at[feature.name]:.4g} {feature.unit}" if isinstance(feature, Number) else ""
+    cut = (
+        f"cut at everybody's mean on the model's scale, {at[feature.name]:.4g} {feature.unit}"
+        if isinstance(feature, Number)
+        else ""
+    )
     less = f"sites tell of {told} of {everybody} patients" if told < everybody else ""
     return "; ".join(filter(None, (cut, less)))
 
 
 def _row(counts: Floats, concordant: Floats, pairs: Floats, spread: Floats) -> Row:
     if not counts.any():
-        return {"n": None, "events": None, "auc": None, "low": None, "high": None, "estimable": False, "suppressed": True}
+        return {
+            "n": None,
+            "events": None,
+            "auc": None,
+            "low": None,
+            "high": None,
+            "estimable": False,
+            "suppressed": True,
+        }
     sums = SiteSums.told(counts[None], concordant[None, None], pairs[None], spread[None])
     return {**sums.row(), "suppressed": False}

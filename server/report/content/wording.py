@@ -1,4 +1,5 @@
-"""Figures as words: how a value, an interval, a difference and an error code are written, and what a metric is called.
+"""Figures as words: how a value, an interval, a difference and an error code are written, and what
+a metric is called.
 
 A value that cannot be estimated is never a number: it reads "not estimable" wherever it stands.
 """
@@ -18,7 +19,8 @@ NOT_ESTIMABLE = "not estimable"
 NO_MODEL = "no model"
 NOT_RECORDED = "not recorded"
 ONLY_SIMULATED = "only a simulation can know it"
-"""The pooled arm of a deployment, for nobody has all rows in one place; and hospitals' own models elsewhere, for they do not travel."""
+"""The pooled arm of a deployment, for nobody has all rows in one place; and hospitals' own models
+elsewhere, for they do not travel."""
 
 ARMS = {"federated": "Federated", "local": "Local", "pooled": "Pooled"}
 EVALUATIONS = {"within_site": "Within sites", "leave_one_site_out": "Leave one site out"}
@@ -36,7 +38,10 @@ MODELS = {
 METRICS = tuple(metric for metric in definitions.METRICS if metric.title)
 """Those that stand in tables."""
 
-_STATES = {"refused": "the site's guard refused every plan of the exchange", **{name: code.meaning for name, code in CODES.items()}}
+_STATES = {
+    "refused": "the site's guard refused every plan of the exchange",
+    **{name: code.meaning for name, code in CODES.items()},
+}
 
 
 def finite(value: object) -> float | None:
@@ -83,7 +88,8 @@ def interval(low: object, high: object, digits: int = 3) -> str:
 
 
 def standing(row: Row | None) -> str:
-    """Empty for a row that holds an estimate, else why there is none: not estimable, no model, not reported."""
+    """Empty for a row that holds an estimate, else why there is none: not estimable, no model, not
+    reported."""
     if row is None:
         return NOT_RECORDED
     if row.get("n") == 0:
@@ -107,16 +113,29 @@ class Difference(NamedTuple):
 
 
 def difference(row: Row) -> Difference:
-    """`figure` +0.030 (-0.010 to +0.070), `same` patients, `verdict` in words: an interval that includes zero shows no difference."""
+    """`figure` +0.030 (-0.010 to +0.070), `same` patients, `verdict` in words: an interval that
+    includes zero shows no difference."""
     a, b = row.get("a") or "?", row.get("b") or "?"
-    same = f"same {count(row.get('n'), 'patient')} ({count(row.get('events'), 'event')}) of {count(row.get('sites'), 'site')}"
+    same = (
+        f"same {count(row.get('n'), 'patient')} ({count(row.get('events'), 'event')}) of "
+        f"{count(row.get('sites'), 'site')}"
+    )
     value, low, high = (finite(row.get(k)) for k in ("difference", "low", "high"))
     if not row.get("estimable") or value is None:
         return Difference(NOT_ESTIMABLE, same, NOT_ESTIMABLE)
     if low is None or high is None:
-        return Difference(f"{signed(value)} (no interval)", same, "no interval, so nothing can be concluded")
+        return Difference(
+            f"{signed(value)} (no interval)", same, "no interval, so nothing can be concluded"
+        )
     # a limit that excludes zero must not be written as zero
-    digits = next((d for d in (3, 4, 5) if not (low > 0 or high < 0) or all(float(f"{x:.{d}f}") for x in (low, high))), 6)
+    digits = next(
+        (
+            d
+            for d in (3, 4, 5)
+            if not (low > 0 or high < 0) or all(float(f"{x:.{d}f}") for x in (low, high))
+        ),
+        6,
+    )
     figure = f"{signed(value, digits)} ({signed(low, digits)} to {signed(high, digits)})"
     if low <= 0 <= high:
         return Difference(figure, same, "the interval includes zero: no difference shown")

@@ -1,4 +1,5 @@
-"""The model that leaves, on every site's patients: cross-site evaluation. It has seen most of them, and the table says so."""
+"""The model that leaves, on every site's patients: cross-site evaluation. It has seen most of them,
+and the table says so."""
 
 from __future__ import annotations
 
@@ -24,16 +25,27 @@ def final(report: Report, lead: str) -> Context | None:
     for place in places:
         one = by.get((place, "auc"), {})
         cells = [wording.estimate(by.get((place, m))) for m in SHOWN]
-        lines.append({"site": "all sites" if place == "all" else place, **{k: whole(one.get(k)) for k in ("n", "events")}, "cells": cells})
+        lines.append(
+            {
+                "site": "all sites" if place == "all" else place,
+                **{k: whole(one.get(k)) for k in ("n", "events")},
+                "cells": cells,
+            }
+        )
     return {"model": wording.model(lead), "metrics": [titles[m] for m in SHOWN], "lines": lines}
 
 
 def noisy(report: Report) -> list[Context]:
-    """What a run with noise knows of its models: one AUC each, by noisy histograms of the scores of the part that was held out."""
+    """What a run with noise knows of its models: one AUC each, by noisy histograms of the scores of
+    the part that was held out."""
     out = []
     for r in rows(report, "noisy_scores"):
         known = wording.finite(r.get("value")) is not None
-        auc = f"{wording.number(r.get('value'))} ({wording.interval(r.get('low'), r.get('high'))})" if known else wording.NOT_ESTIMABLE
+        auc = (
+            f"{wording.number(r.get('value'))} ({wording.interval(r.get('low'), r.get('high'))})"
+            if known
+            else wording.NOT_ESTIMABLE
+        )
         out.append(
             {
                 "model": wording.model(wording.name(r.get("model"))),

@@ -21,7 +21,9 @@ def classes_of(report: Report) -> list[str]:
 def first(report: Report) -> Context:
     classes, label = classes_of(report), report.get("label") or {}
     sites, (patients, n, events) = rows(report, "sites"), totals(report)
-    event = classes[1] if len(classes) == 2 else f"any class but {classes[0]}" if classes else "event"
+    event = (
+        classes[1] if len(classes) == 2 else f"any class but {classes[0]}" if classes else "event"
+    )
     return {
         "question": report.get("question") or "Question not recorded",
         "study": report.get("study") or wording.NOT_RECORDED,
@@ -31,7 +33,12 @@ def first(report: Report) -> Context:
         "classes": classes,
         "event": event,
         "boxes": _boxes(report),
-        "totals": {"patients": whole(patients), "labelled": whole(n), "events": whole(events), "sites": len(sites)},
+        "totals": {
+            "patients": whole(patients),
+            "labelled": whole(n),
+            "events": whole(events),
+            "sites": len(sites),
+        },
         "prevalence": percent(events / n, 1) if n and events is not None else wording.NOT_RECORDED,
         "rare": len(classes) == 2 and bool(n) and events is not None and events / (n or 1) < RARE,
         "synthetic": bool(report.get("synthetic")),
@@ -53,18 +60,29 @@ def _boxes(report: Report) -> list[tuple[str, str, list[str]]]:
             (
                 "alarm",
                 "Permuted labels",
-                [f"The labels were shuffled within sites (seed {seed}). Every AUC should lie about 0.5; nothing here is a result."],
+                [
+                    f"The labels were shuffled within sites (seed {seed}). Every AUC should lie "
+                    "about 0.5; nothing here is a result."
+                ],
             )
         )
     overrides = report.get("overrides") or {}
-    over = [f"Guard L03 (a single feature that almost equals the label) was overridden for '{f}'." for f in overrides.get("L03") or []]
+    over = [
+        f"Guard L03 (a single feature that almost equals the label) was overridden for '{f}'."
+        for f in overrides.get("L03") or []
+    ]
     over += [
-        f"Guard L02 (an outcome, or a code of the label) was overridden for '{f}': {wording.name(why)}"
+        f"Guard L02 (an outcome, or a code of the label) was overridden for '{f}': "
+        f"{wording.name(why)}"
         for f, why in (overrides.get("L02") or {}).items()
     ]
     # an override has its own box
     alarms = [wording.name(a) for a in report.get("alarms") or []]
-    if alarms := [a for a in alarms if not (over and a.startswith(("guard L02 was overridden", "guard L03 was overridden")))]:
+    if alarms := [
+        a
+        for a in alarms
+        if not (over and a.startswith(("guard L02 was overridden", "guard L03 was overridden")))
+    ]:
         out.append(("alarm", "Alarms", alarms))
     if over:
         out.append(("alarm", "Guards that were overridden", over))
@@ -73,7 +91,10 @@ def _boxes(report: Report) -> list[tuple[str, str, list[str]]]:
             (
                 "caution",
                 "Synthetic cohort",
-                ["These patients were generated. The figures say how the software works, not how patients fare."],
+                [
+                    "These patients were generated. The figures say how the software works, not "
+                    "how patients fare."
+                ],
             )
         )
     virtual = report.get("virtual") or ""
@@ -82,7 +103,10 @@ def _boxes(report: Report) -> list[tuple[str, str, list[str]]]:
         and (names := [wording.name(s.get("name")) for s in rows(report, "sites")])
         and all(n.startswith("virtual ") for n in names)
     ):
-        virtual = "The sites are virtual: the simulation drew them from one table. They are not hospitals."
+        virtual = (
+            "The sites are virtual: the simulation drew them from one table. They are not "
+            "hospitals."
+        )
     if virtual:
         out.append(("caution", "Virtual sites", [wording.name(virtual)]))
     if report.get("caution"):

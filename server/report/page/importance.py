@@ -23,11 +23,16 @@ def importance(report: Report) -> list[Context]:
         largest = max((finite(r.get("mean_absolute_shap")) or 0.0 for r in mine), default=0.0)
         lines = []
         for r in mine:
-            value, feature = finite(r.get("mean_absolute_shap")), described.get(r.get("feature"), {})
+            value, feature = (
+                finite(r.get("mean_absolute_shap")),
+                described.get(r.get("feature"), {}),
+            )
             lines.append(
                 {
                     "title": r.get("title") or r.get("feature") or wording.NOT_RECORDED,
-                    "unit": "category" if feature.get("unit") == "choice" else feature.get("unit") or "",
+                    "unit": "category"
+                    if feature.get("unit") == "choice"
+                    else feature.get("unit") or "",
                     "available": feature.get("available_at") or "",
                     "value": wording.NOT_RECORDED if value is None else f"{value:.3f}",
                     "bar": bar(value / largest) if value is not None and largest > 0 else "",

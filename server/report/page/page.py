@@ -1,4 +1,5 @@
-"""`report.html`: the run on one page that needs nothing else, for a clinician or a reviewer. Made from the report alone.
+"""`report.html`: the run on one page that needs nothing else, for a clinician or a reviewer. Made
+from the report alone.
 
 `server.report.pdf.pdf` sets the same page on paper: whatever stands here stands there.
 """
@@ -52,9 +53,11 @@ SECTIONS = {
 
 
 def render(report: Mapping[str, Any]) -> str:
-    """One self-contained HTML file: no script, no asset from elsewhere; the same report gives the same bytes.
+    """One self-contained HTML file: no script, no asset from elsewhere; the same report gives the
+    same bytes.
 
-    `report`: as in report.json. A key that is missing or None leaves its place saying so ("not recorded", "not estimable").
+    `report`: as in report.json. A key that is missing or None leaves its place saying so ("not
+    recorded", "not estimable").
     """
     return _template().render(**_context(report))
 
@@ -62,7 +65,13 @@ def render(report: Mapping[str, Any]) -> str:
 @cache
 def _template() -> Template:
     here = FileSystemLoader(Path(__file__).parent / "template")
-    env = Environment(loader=here, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    env = Environment(
+        loader=here,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     return env.get_template("page.html")
 
 
@@ -81,7 +90,10 @@ def _context(report: Report) -> Context:
         "tables": [table(index, e) for e in present],
         "ranked": [ranking(index, e) for e in present],
         "differences": [differences(report, e) for e in present],
-        "sites": [sites(report, index, e) | {"figures": figures.sites(report, e, index.lead(e))} for e in present],
+        "sites": [
+            sites(report, index, e) | {"figures": figures.sites(report, e, index.lead(e))}
+            for e in present
+        ],
         "final": final(report, index.lead(present[0])) if present else None,
         "noisy": noisy(report),
         "subgroups": subgroups(report),
@@ -91,7 +103,9 @@ def _context(report: Report) -> Context:
         "curves": figures.curves(report, drawn, index.lead(drawn)) if drawn else [],
         "drawn_model": wording.model(index.lead(drawn)) if drawn else "",
         "drawn_evaluation": EVALUATIONS[drawn] if drawn else "",
-        "confusion": confusion(report, classes_of(report), present[0], index.lead(present[0])) if present else [],
+        "confusion": confusion(report, classes_of(report), present[0], index.lead(present[0]))
+        if present
+        else [],
         "importance": importance(report),
         "survival": figures.survival(report),
         "privacy": privacy(report),

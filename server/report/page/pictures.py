@@ -13,7 +13,11 @@ from server.report.content.rows import Report, rows
 from server.report.content.wording import Row, finite, number, whole
 
 Context = dict[str, Any]
-SOURCES = {"expert": "outlined by an expert", "predicted": "found by the segmentation network", "whole": "the whole field of view"}
+SOURCES = {
+    "expert": "outlined by an expert",
+    "predicted": "found by the segmentation network",
+    "whole": "the whole field of view",
+}
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 _COUNTS = ("patients", "with_table", "with_image", "labelled_with_image", "expert_outlines")
 
@@ -30,8 +34,14 @@ def pictures(report: Report) -> Context | None:
             {
                 "name": wording.name(s.get("name")),
                 **{k: whole(s.get(k)) for k in _COUNTS},
-                "scanners": ", ".join(f"{wording.name(m)} {whole(n)}" for m, n in (s.get("scanners") or {}).items()) or "-",
-                "missing": ", ".join(f"{wording.name(c.get('channel'))} {whole(c.get('patients'))}" for c in rows(s, "channels_missing"))
+                "scanners": ", ".join(
+                    f"{wording.name(m)} {whole(n)}" for m, n in (s.get("scanners") or {}).items()
+                )
+                or "-",
+                "missing": ", ".join(
+                    f"{wording.name(c.get('channel'))} {whole(c.get('patients'))}"
+                    for c in rows(s, "channels_missing")
+                )
                 or "-",
             }
             for s in rows(images, "sites")
@@ -44,7 +54,8 @@ def pictures(report: Report) -> Context | None:
 
 
 def _panel(report: Report, images: Row) -> list[Context]:
-    """Generated patients alone: whatever else is in the report, a cohort that is not declared synthetic shows nobody."""
+    """Generated patients alone: whatever else is in the report, a cohort that is not declared
+    synthetic shows nobody."""
     if report.get("synthetic") is not True:
         return []
     out = []
@@ -67,7 +78,9 @@ def _source(r: Row) -> Context:
         "model": wording.model(wording.name(r.get("model"))),
         "source": SOURCES.get(str(r.get("roi_source")), wording.name(r.get("roi_source"))),
         **{k: whole(r.get(k)) for k in ("n", "events")},
-        "auc": f"{number(r.get('auc'))} ({wording.interval(r.get('low'), r.get('high'))})" if known else wording.NOT_ESTIMABLE,
+        "auc": f"{number(r.get('auc'))} ({wording.interval(r.get('low'), r.get('high'))})"
+        if known
+        else wording.NOT_ESTIMABLE,
         "missing": not known,
     }
 
@@ -78,8 +91,10 @@ def _fusion(fusion: Row | None) -> str:
     weights = [number(v, 2) for v in fusion.get("image_log_odds") or []]
     several = "s" if len(weights) > 1 else ""
     return (
-        f"In the final fusion, one unit of the image model's log-odds counts {', '.join(weights)} unit{several} beside the "
-        f"clinical model's, fitted on the out-of-fold predictions of {whole(fusion.get('cases'))} patients with an image; "
+        f"In the final fusion, one unit of the image model's log-odds counts {', '.join(weights)} "
+        f"unit{several} beside the "
+        f"clinical model's, fitted on the out-of-fold predictions of {whole(fusion.get('cases'))} "
+        "patients with an image; "
         "0 would mean that it is not used."
     )
 
@@ -87,9 +102,14 @@ def _fusion(fusion: Row | None) -> str:
 def _explanation(e: Row | None) -> str:
     if not e or finite(e.get("inside")) is None:
         return ""
-    ratio = f"{number(e.get('ratio'), 2)} times chance ({number(e.get('low'), 2)} to {number(e.get('high'), 2)})"
+    ratio = (
+        f"{number(e.get('ratio'), 2)} times chance ({number(e.get('low'), 2)} to "
+        f"{number(e.get('high'), 2)})"
+    )
     return (
-        f"Grad-CAM of the reported log-odds: {wording.percent(e.get('inside'))} of its energy lies inside the expert's lesions, "
-        f"{wording.percent(e.get('chance'))} would by chance; {ratio}, {wording.count(e.get('cases'), 'patient')}. "
+        f"Grad-CAM of the reported log-odds: {wording.percent(e.get('inside'))} of its energy "
+        "lies inside the expert's lesions, "
+        f"{wording.percent(e.get('chance'))} would by chance; {ratio}, "
+        f"{wording.count(e.get('cases'), 'patient')}. "
         "Only these sums left the sites; the pictures are in each site's own folder."
     )

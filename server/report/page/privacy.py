@@ -1,4 +1,5 @@
-"""The report's privacy page: what each epsilon costs, what the sites spent, and what attacks find."""
+"""The report's privacy page: what each epsilon costs, what the sites spent, and what attacks
+find."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ NOT_ESTIMABLE = "not estimable"
 
 
 def privacy(report: Report) -> Context:
-    """What protected the patients in plain words; then tables of `--epsilon` (a line a model, a column an epsilon) and of `--audit`."""
+    """What protected the patients in plain words; then tables of `--epsilon` (a line a model, a
+    column an epsilon) and of `--audit`."""
     points, attacks, found = (rows(report, key) for key in ("utility", "audit", "canary"))
     asked = list(dict.fromkeys(finite(p.get("epsilon")) for p in points))
     names = list(dict.fromkeys(wording.name(p.get("model")) for p in points))
@@ -22,16 +24,28 @@ def privacy(report: Report) -> Context:
     spent: dict[tuple[str, float | None], list[float]] = {}
     for r in rows(report, "privacy"):
         if (value := finite(r.get("epsilon"))) is not None:
-            spent.setdefault((wording.name(r.get("learner")), finite(r.get("allowed"))), []).append(value)
+            spent.setdefault((wording.name(r.get("learner")), finite(r.get("allowed"))), []).append(
+                value
+            )
     most = {key: max(v) for key, v in spent.items()}
     lower = _by_asked(found, [e for e in asked if e is not None])
     return {
         "plain": _plain(report, bool(points), bool(attacks or found)),
         "columns": ["no noise" if e is None else f"epsilon {e:g}" for e in asked],
-        "lines": [{"model": wording.model(n), "cells": [cells.get((n, e), _cell({})) for e in asked]} for n in names],
-        "delta": "not recorded" if not points or (delta := finite(points[0].get("delta"))) is None else f"{delta:g}",
+        "lines": [
+            {"model": wording.model(n), "cells": [cells.get((n, e), _cell({})) for e in asked]}
+            for n in names
+        ],
+        "delta": "not recorded"
+        if not points or (delta := finite(points[0].get("delta"))) is None
+        else f"{delta:g}",
         "spent": [
-            {"model": wording.model(n), "allowed": f"{e:g}", "most": f"{max(v):.2f}", "sites": len(v)}
+            {
+                "model": wording.model(n),
+                "allowed": f"{e:g}",
+                "most": f"{max(v):.2f}",
+                "sites": len(v),
+            }
             for (n, e), v in spent.items()
             if e is not None
         ],
@@ -45,30 +59,46 @@ def _plain(report: Report, priced: bool, attacked: bool) -> list[str]:
     c = report.get("configuration")
     settings = c if isinstance(c, Mapping) else {}
     out = [
-        "Protected: no row, picture or id of a patient left a site. What left are sums over patients; a site refuses a sum over too few."
+        "Protected: no row, picture or id of a patient left a site. What left are sums over "
+        "patients; a site refuses a sum over too few."
     ]
     if report.get("setting") == "simulation":
-        out[0] += " In this simulation the sites are folders of one machine; between hospitals the same code keeps to the same rules."
+        out[0] += (
+            " In this simulation the sites are folders of one machine; between hospitals the same "
+            "code keeps to the same rules."
+        )
     secure, noise = settings.get("secure"), finite(settings.get("noise"))
     if secure is None:
         out.append("Whether the sums were masked is not recorded.")
     elif secure:
-        out.append("Protected: the sites masked their sums, so that the coordinator could read those over all sites alone.")
+        out.append(
+            "Protected: the sites masked their sums, so that the coordinator could read those "
+            "over all sites alone."
+        )
     else:
-        out.append("Not protected: the sums were not masked. The coordinator could read each site's own.")
+        out.append(
+            "Not protected: the sums were not masked. The coordinator could read each site's own."
+        )
     if noise is None:
         out.append("Whether noise was added to the sums is not recorded.")
     elif noise > 0:
         out.append("Protected: the sites added noise to what left them, and counted its epsilon.")
     else:
         out.append(
-            "Not protected: no noise was added to the sums of the models above. Cells of few patients and many rounds can tell "
-            "near-individual values to a coordinator who looks for them, and a final model can tell of those it was trained on."
+            "Not protected: no noise was added to the sums of the models above. Cells of few "
+            "patients and many rounds can tell "
+            "near-individual values to a coordinator who looks for them, and a final model can "
+            "tell of those it was trained on."
         )
     if priced:
-        out.append("Apart from these models, others were trained with noise, to see what it costs: below.")
+        out.append(
+            "Apart from these models, others were trained with noise, to see what it costs: below."
+        )
     if not attacked:
-        out.append("No attack on membership was tried on these models; nothing is known of what one would find.")
+        out.append(
+            "No attack on membership was tried on these models; nothing is known of what one "
+            "would find."
+        )
     return out
 
 
@@ -78,7 +108,11 @@ def _cell(point: Mapping[str, Any]) -> Context:
     seen = finite(told.get("value")) if isinstance(told, Mapping) else None
     if value is None or low is None or high is None:
         return {"auc": NOT_ESTIMABLE, "limits": "", "told": ""}
-    return {"auc": f"{value:.3f}", "limits": f"{low:.3f} to {high:.3f}", "told": "" if seen is None else f"told {seen:.2f}"}
+    return {
+        "auc": f"{value:.3f}",
+        "limits": f"{low:.3f} to {high:.3f}",
+        "told": "" if seen is None else f"told {seen:.2f}",
+    }
 
 
 def _attack(
@@ -94,7 +128,9 @@ def _attack(
         "model": wording.model(name),
         "epsilon": "no noise" if spent is None or asked is None else f"{spent:.2f}",
         "attack": wording.name(row.get("attack")),
-        "utility": cells.get((name, asked), {}).get("auc", "see results" if asked is None else NOT_ESTIMABLE),
+        "utility": cells.get((name, asked), {}).get(
+            "auc", "see results" if asked is None else NOT_ESTIMABLE
+        ),
         "auc": _limits(*(finite(row.get(k)) for k in ("auc", "low", "high"))),
         "found": _limits(*(finite(row.get(k)) for k in ("tpr", "tpr_low", "tpr_high"))),
         "lower": "" if asked is None else lower.get((name, asked), ""),
@@ -105,11 +141,14 @@ def _attack(
 def _limits(value: float | None, low: float | None, high: float | None) -> str:
     if value is None:
         return NOT_ESTIMABLE
-    return f"{value:.3f}" if low is None or high is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
+    return (
+        f"{value:.3f}" if low is None or high is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
+    )
 
 
 def _by_asked(found: list[Mapping[str, Any]], asked: list[float]) -> dict[tuple[str, float], str]:
-    """(learner, epsilon that was asked for) -> the bound: what was accounted lies below it, but not below the next."""
+    """(learner, epsilon that was asked for) -> the bound: what was accounted lies below it, but not
+    below the next."""
     out = {}
     for r in found:
         accounted, lower = finite(r.get("epsilon")), finite(r.get("lower"))

@@ -1,4 +1,5 @@
-"""Subgroups (guard E09): the lead model's AUC apart, small cells suppressed. A difference is a finding to look into, no more."""
+"""Subgroups (guard E09): the lead model's AUC apart, small cells suppressed. A difference is a
+finding to look into, no more."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ def subgroups(report: Report) -> list[Context]:
                 "group": wording.name(r.get("group")),
                 "n": _count(r, "n"),
                 "events": _count(r, "events"),
-                "auc": f"{number(r.get('auc'))} ({wording.interval(r.get('low'), r.get('high'))})" if known else wording.NOT_ESTIMABLE,
+                "auc": f"{number(r.get('auc'))} ({wording.interval(r.get('low'), r.get('high'))})"
+                if known
+                else wording.NOT_ESTIMABLE,
                 "missing": not known,
             }
         )

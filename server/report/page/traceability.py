@@ -30,9 +30,15 @@ def trace(report: Report) -> Context:
     )
     return {
         "facts": [(k, wording.name(v)) for k, v in facts],
-        "files": [(wording.name(k), wording.name(v)) for k, v in (report.get("model_files") or {}).items()],
-        "versions": [(wording.name(k), wording.name(v)) for k, v in (report.get("versions") or {}).items()],
-        "configuration": [(wording.name(k), _plain(v)) for k, v in (report.get("configuration") or {}).items()],
+        "files": [
+            (wording.name(k), wording.name(v)) for k, v in (report.get("model_files") or {}).items()
+        ],
+        "versions": [
+            (wording.name(k), wording.name(v)) for k, v in (report.get("versions") or {}).items()
+        ],
+        "configuration": [
+            (wording.name(k), _plain(v)) for k, v in (report.get("configuration") or {}).items()
+        ],
     }
 
 

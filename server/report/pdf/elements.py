@@ -1,4 +1,5 @@
-"""Elements of the report's page as data for Typst: tags, classes and text, charts as SVG of their own, pictures as files.
+"""Elements of the report's page as data for Typst: tags, classes and text, charts as SVG of their
+own, pictures as files.
 
 Our own HTML is well nested (a test), so the standard library's parser is enough.
 """
@@ -39,14 +40,17 @@ _DRAWING = re.compile(r"\b(fill|stroke[a-z-]*):|--tone:")
 
 
 class Page(HTMLParser):
-    """`body`, the page's elements; `targets` that a link may have; `colours` of the style sheet's print rules by name."""
+    """`body`, the page's elements; `targets` that a link may have; `colours` of the style sheet's
+    print rules by name."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
         self.body: Element = {"tag": "body", "class": [], "inside": []}
         self._open = [self.body]
         style = html.partition("<style>")[2].partition("</style>")[0]
-        self.colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", style.partition("@media print")[2]))
+        self.colours = dict(
+            re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", style.partition("@media print")[2])
+        )
         self._chart_style = _chart_style(style, self.colours)
         self._charts: list[str] = _SVG.findall(html)
         self.targets: list[str] = []
@@ -66,7 +70,10 @@ class Page(HTMLParser):
         elif tag == "svg":
             element |= self._chart(self._charts.pop(0))
         elif tag == "img":
-            element |= {"alt": drawable(attributes.get("alt", "")), "bytes": _picture(attributes.get("src", ""))}
+            element |= {
+                "alt": drawable(attributes.get("alt", "")),
+                "bytes": _picture(attributes.get("src", "")),
+            }
         if tag not in _UNSEEN_TAGS and not _UNSEEN_CLASSES.intersection(element["class"]):
             self._open[-1]["inside"].append(element)
         if tag not in _VOID:
@@ -77,15 +84,20 @@ class Page(HTMLParser):
             self._open.pop()
 
     def handle_data(self, data: str) -> None:
-        pieces = re.split(rf"(\S{{{LONGEST_WORD + 1},}})", re.sub(r"[ \t\r\n\f]+", " ", drawable(data)))
+        pieces = re.split(
+            rf"(\S{{{LONGEST_WORD + 1},}})", re.sub(r"[ \t\r\n\f]+", " ", drawable(data))
+        )
         for k, piece in enumerate(pieces):
             parts = _broken(piece) if k % 2 else [piece]
             for part in parts:
-                self._open[-1]["inside"] += [{"tag": "wbr", "class": [], "inside": []}] if part is not parts[0] else []
+                self._open[-1]["inside"] += (
+                    [{"tag": "wbr", "class": [], "inside": []}] if part is not parts[0] else []
+                )
                 self._open[-1]["inside"] += [part] if part else []
 
     def _chart(self, inline: str) -> Element:
-        """An inline SVG with its name space and style in itself, its size, and its description as the alternative."""
+        """An inline SVG with its name space and style in itself, its size, and its description as
+        the alternative."""
         root = ElementTree.fromstring(drawable(inline))
         width, height = map(float, root.attrib["viewBox"].split()[2:])
         labels = []
@@ -95,7 +107,13 @@ class Page(HTMLParser):
             x, y = turned.groups() if turned else (text.attrib["x"], text.attrib["y"])
             shown = (text.text or "") + "".join(inner.tail or "" for inner in text)
             labels.append(
-                {"class": text.attrib["class"].split(), "x": float(x) + EDGE, "y": float(y), "turned": bool(turned), "words": shown}
+                {
+                    "class": text.attrib["class"].split(),
+                    "x": float(x) + EDGE,
+                    "y": float(y),
+                    "turned": bool(turned),
+                    "words": shown,
+                }
             )
         chart = root.attrib.get("class") == "chart"
         if chart:  # the last tick's number stands over the edge
@@ -105,7 +123,8 @@ class Page(HTMLParser):
         root.attrib["xmlns"] = "http://www.w3.org/2000/svg"
         bar = root.find("rect")
         return {
-            "class": root.attrib.get("class", "").split(), "drawn": ElementTree.tostring(root, "unicode"),
+            "class": root.attrib.get("class", "").split(), "drawn": ElementTree.tostring(root,
+            "unicode"),
             "width": width, "height": height, "labels": labels,
             "alt": (root.findtext("desc") or root.findtext("title") or "chart") if chart else "",
             "share": float(bar.attrib["width"]) if bar is not None else 0.0,
@@ -113,10 +132,16 @@ class Page(HTMLParser):
 
 
 def _picture(source: str) -> list[int]:
-    """Bytes of a picture; none where Typst cannot read it: the page's words are still worth printing."""
+    """Bytes of a picture; none where Typst cannot read it: the page's words are still worth
+    printing."""
     try:
         blob = list(base64.b64decode(source.partition("data:image/png;base64,")[2], validate=True))
-        typst.compile(_PICTURE, format="svg", ignore_system_fonts=True, sys_inputs={"picture": json.dumps(blob)})
+        typst.compile(
+            _PICTURE,
+            format="svg",
+            ignore_system_fonts=True,
+            sys_inputs={"picture": json.dumps(blob)},
+        )
     except (binascii.Error, typst.TypstError):
         return []
     return blob
@@ -124,22 +149,32 @@ def _picture(source: str) -> list[int]:
 
 def _broken(word: str) -> list[str]:
     """Pieces of eight letters, none parted from the marks that stand on it."""
-    return re.findall(r"(?:.[\u0300-\u036f\u0483-\u0489\u0591-\u05c7\u064b-\u065f\u200c\u200d\ufe00-\ufe0f]*){1,8}", word)
+    return re.findall(
+        r"(?:.[\u0300-\u036f\u0483-\u0489\u0591-\u05c7\u064b-\u065f\u200c\u200d\ufe00-\ufe0f]*){1,8}",
+        word,
+    )
 
 
 def _chart_style(style: str, colours: dict[str, str]) -> str:
-    """The page's rules for drawings without CSS variables, which an SVG renderer outside a browser does not know."""
+    """The page's rules for drawings without CSS variables, which an SVG renderer outside a browser
+    does not know."""
     screen = re.sub(r"@media[^{]*\{(?:[^{}]*\{[^{}]*\})*[^{}]*\}", "", style)
     rules = []
     for selector, body in re.findall(r"([^{}]+)\{([^{}]*)\}", screen):
         if _DRAWING.search(body):
             plain = body.replace("--tone:", "color:").replace("var(--tone)", "currentColor")
-            rules.append(selector.strip() + "{" + re.sub(r"var\(--([a-z-]+)\)", lambda m: colours[m[1]], plain) + "}")
+            rules.append(
+                selector.strip()
+                + "{"
+                + re.sub(r"var\(--([a-z-]+)\)", lambda m: colours[m[1]], plain)
+                + "}"
+            )
     return "".join(rules)
 
 
 def drawable(text: str) -> str:
-    """Text as the report's font can draw it: what it holds no letter for is named in brackets, what has no shape is left out."""
+    """Text as the report's font can draw it: what it holds no letter for is named in brackets, what
+    has no shape is left out."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(map(_letter, text))
@@ -159,7 +194,11 @@ def _letter(c: str) -> str:
     if c == "\u202f":
         return "\u00a0"
     name = unicodedata.name(c, "").lower()
-    return f"[{name}]" if name and "ideograph" not in name and "syllable" not in name else f"[U+{code:04X}]"
+    return (
+        f"[{name}]"
+        if name and "ideograph" not in name and "syllable" not in name
+        else f"[U+{code:04X}]"
+    )
 
 
 def fonts() -> Path:
@@ -167,12 +206,17 @@ def fonts() -> Path:
     spec = find_spec("matplotlib")
     folder = Path((spec.origin if spec else None) or "").parent / "mpl-data" / "fonts" / "ttf"
     if not (folder / "DejaVuSans.ttf").is_file():
-        raise RunError("S02", f"the fonts of report.pdf are not in '{folder}'; install matplotlib again")
+        raise RunError(
+            "S02", f"the fonts of report.pdf are not in '{folder}'; install matplotlib again"
+        )
     return folder
 
 
 @cache
 def _held() -> frozenset[int]:
     """Characters that the plain font and the bold one both hold."""
-    with TTFont(fonts() / "DejaVuSans.ttf") as plain, TTFont(fonts() / "DejaVuSans-Bold.ttf") as bold:
+    with (
+        TTFont(fonts() / "DejaVuSans.ttf") as plain,
+        TTFont(fonts() / "DejaVuSans-Bold.ttf") as bold,
+    ):
         return frozenset(plain.getBestCmap()) & frozenset(bold.getBestCmap())

@@ -1,7 +1,9 @@
-"""Brain anatomy of one patient, skull-stripped, in four MR sequences: drawn as a few numbers (`Head`), rendered on a grid of 2.5 mm.
+"""Brain anatomy of one patient, skull-stripped, in four MR sequences: drawn as a few numbers
+(`Head`), rendered on a grid of 2.5 mm.
 
-The three latents show in every lesion: how much of a ring it is (a large dead core, a bright rim and wide oedema, against a solid lesion
-in little oedema), its signal on T1, and its signal on T2. Number, size and place of the lesions are drawn apart from them.
+The three latents show in every lesion: how much of a ring it is (a large dead core, a bright rim
+and wide oedema, against a solid lesion in little oedema), its signal on T1, and its signal on T2.
+Number, size and place of the lesions are drawn apart from them.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from simulation.phantom.shared.shapes import (
 
 SHAPE: Final = (62, 96, 96)
 SPACING: Final = 2.5
-"""mm: the field of view of the collection's 155 x 240 x 240 voxels of 1 mm, in files 16 times smaller."""
+"""mm: the field of view of the collection's 155 x 240 x 240 voxels of 1 mm, in files 16 times
+smaller."""
 SEQUENCES: Final = ("t1n", "t1c", "t2w", "t2f")
 NECROSIS, OEDEMA, ENHANCING = 1, 2, 3
 EACH: Final = 0.12
@@ -35,7 +38,8 @@ EACH: Final = 0.12
 LEAST_CORE: Final = 0.22
 """Below this share of the radius a lesion has no dead core."""
 
-# outside, cerebrospinal fluid in the sulci, in the ventricles, cortex, white matter, deep grey matter
+# outside, cerebrospinal fluid in the sulci, in the ventricles, cortex, white matter, deep grey
+# matter
 SIGNAL: Final = {
     "t1n": (0, 210, 160, 420, 520, 455),
     "t1c": (0, 330, 165, 435, 525, 465),
@@ -83,11 +87,23 @@ def draw_head(rng: np.random.Generator) -> Head:
             way /= np.linalg.norm(way)
             # near the border of grey and white matter, above the base, away from the ventricles
             place = way * np.array(semi) * rng.uniform(0.5, 0.9) + np.array([10.0, 0, 0])
-            axes = 0.5 * diameter * np.array([rng.uniform(0.85, 1), rng.uniform(0.85, 1), 1])[rng.permutation(3)]
+            axes = (
+                0.5
+                * diameter
+                * np.array([rng.uniform(0.85, 1), rng.uniform(0.85, 1), 1])[rng.permutation(3)]
+            )
             inside = np.linalg.norm((place - (10, 0, 0)) / (np.array(semi) - axes.max() - 1)) < 1
             clear = np.linalg.norm((place - (14, 0, 0)) / (np.array([14, 40, 22]) + axes.max())) > 1
-            apart = all(np.linalg.norm(place - o.centre) > axes.max() + max(o.semi) + 8 for o in out)
-            if inside and clear and apart and place[0] > -16 + axes.max() and abs(place[2]) > axes.max() + 3:
+            apart = all(
+                np.linalg.norm(place - o.centre) > axes.max() + max(o.semi) + 8 for o in out
+            )
+            if (
+                inside
+                and clear
+                and apart
+                and place[0] > -16 + axes.max()
+                and abs(place[2]) > axes.max() + 3
+            ):
                 z, y, x = place.tolist()
                 a, b, c = axes.tolist()
                 out.append(Metastasis((z, y, x), (a, b, c)))
@@ -100,15 +116,32 @@ def render(head: Head, u: Floats, scanner: Mr, rng: np.random.Generator) -> Rend
     first = tuple(-(n - 1) / 2 * SPACING for n in SHAPE)
     whole = Grid.of(SHAPE, (SPACING, SPACING, SPACING), (first[0], first[1], first[2]))
     # outside of this box there is air, which costs as much to compute as brain
-    box = whole.box((-78, -head.semi[1] - 3, -head.semi[2] - 3), (head.semi[0] + 13, head.semi[1] + 3, head.semi[2] + 3))
+    box = whole.box(
+        (-78, -head.semi[1] - 3, -head.semi[2] - 3),
+        (head.semi[0] + 13, head.semi[1] + 3, head.semi[2] + 3),
+    )
     grid = Grid(whole.z[box[0]], whole.y[box[1]], whole.x[box[2]])
     tissue = _tissue(grid, head, rng)
     brain = tissue > 0
     images = {name: np.array(SIGNAL[name], np.float32)[tissue] for name in SEQUENCES}
     labels = np.zeros(grid.shape, np.float32)
     for lesion in head.lesions:
-        _lesion(images, labels, grid, lesion, u + EACH * rng.normal(size=len(u)), brain & (tissue != VENTRICLE), rng)
-    return Rendered({name: _whole(_scanned(name, image, brain, scanner, rng), box) for name, image in images.items()}, _whole(labels, box))
+        _lesion(
+            images,
+            labels,
+            grid,
+            lesion,
+            u + EACH * rng.normal(size=len(u)),
+            brain & (tissue != VENTRICLE),
+            rng,
+        )
+    return Rendered(
+        {
+            name: _whole(_scanned(name, image, brain, scanner, rng), box)
+            for name, image in images.items()
+        },
+        _whole(labels, box),
+    )
 
 
 def _whole(part: Field, box: Box) -> Field:
@@ -117,7 +150,9 @@ def _whole(part: Field, box: Box) -> Field:
     return out
 
 
-def _tissue(grid: Grid, head: Head, rng: np.random.Generator) -> np.ndarray[tuple[int, ...], np.dtype[np.int8]]:
+def _tissue(
+    grid: Grid, head: Head, rng: np.random.Generator
+) -> np.ndarray[tuple[int, ...], np.dtype[np.int8]]:
     z, y, x = grid.at(grid.all)
     folds = smooth_noise(rng, grid.shape, (11, 14, 11))
     cerebrum = radius(grid, grid.all, (10, 0, 0), head.semi)
@@ -129,7 +164,14 @@ def _tissue(grid: Grid, head: Head, rng: np.random.Generator) -> np.ndarray[tupl
     out[whole] = WHITE
     # where the folds' field changes sign a sulcus cuts in, with cortex on both its sides
     bank = np.abs(folds)
-    out[whole & ((deep < 5.5) | (bank < 0.42) & (deep < 17) | (z < -16 - 20 * np.clip(np.abs(x) / 40, 0, 1)))] = CORTEX
+    out[
+        whole
+        & (
+            (deep < 5.5)
+            | (bank < 0.42) & (deep < 17)
+            | (z < -16 - 20 * np.clip(np.abs(x) / 40, 0, 1))
+        )
+    ] = CORTEX
     out[whole & (bank < 0.12 + 0.1 * (deep < 6)) & (deep < 13)] = SULCUS
     out[whole & (np.abs(x) < 2.2) & ((deep < 26) | (y < -45))] = SULCUS
     small = radius(grid, grid.all, (-36, 46, 0), (27, 33, 48))
@@ -154,7 +196,13 @@ def _tissue(grid: Grid, head: Head, rng: np.random.Generator) -> np.ndarray[tupl
 
 
 def _lesion(
-    images: dict[str, Field], labels: Field, grid: Grid, lesion: Metastasis, u: Floats, room: Solid, rng: np.random.Generator
+    images: dict[str, Field],
+    labels: Field,
+    grid: Grid,
+    lesion: Metastasis,
+    u: Floats,
+    room: Solid,
+    rng: np.random.Generator,
 ) -> None:
     """Paint one metastasis and its oedema into the four sequences and the labels."""
     ring, t1, t2 = (2.4 * float(np.tanh(v / 2.4)) for v in u)
@@ -164,7 +212,12 @@ def _lesion(
     box = around(grid, lesion.centre, (size + 1.5 * reach + 4,) * 3)
     r = radius(grid, box, lesion.centre, lesion.semi)
     waves = [
-        np.sin(sum(float(w) * (p - c) for w, p, c in zip(way, grid.at(box), lesion.centre, strict=True)) + rng.uniform(0, 6))
+        np.sin(
+            sum(
+                float(w) * (p - c) for w, p, c in zip(way, grid.at(box), lesion.centre, strict=True)
+            )
+            + rng.uniform(0, 6)
+        )
         for way in rng.normal(size=(3, 3)) * 2 / size
     ]
     wobble = sum(waves) / 3
@@ -188,7 +241,8 @@ def _lesion(
 
 
 def _scanned(name: str, image: Field, brain: Solid, scanner: Mr, rng: np.random.Generator) -> Field:
-    """Blurred, stretched, shaded by the coil and noisy (Rician); whole numbers, at least 1 inside the brain."""
+    """Blurred, stretched, shaded by the coil and noisy (Rician); whole numbers, at least 1 inside
+    the brain."""
     from scipy.ndimage import gaussian_filter
 
     white = SIGNAL[name][WHITE]

@@ -1,11 +1,13 @@
-"""Generative model of the brain phantom: the primary tumour sets the odds of what the table says and of how the lesions look.
+"""Generative model of the brain phantom: the primary tumour sets the odds of what the table says
+and of how the lesions look.
 
     y ~ the collection's shares of primary tumours
     age | y ~ N     sex | y, smoking | y ~ Bernoulli           in the table only
     u | y ~ N(mean_y, 1), independent, three of them           in the image only: ring, T1, T2 (`anatomy`)
 
-Given y, table and image are independent, so the posterior given either or both follows by Bayes' rule; for each class against the rest it
-orders patients as well as can be (Neyman and Pearson 1933). Number, size and place of the lesions say nothing.
+Given y, table and image are independent, so the posterior given either or both follows by Bayes'
+rule; for each class against the rest it orders patients as well as can be (Neyman and Pearson
+1933). Number, size and place of the lesions say nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ SMOKING_KNOWN: Final = 0.93
 KNOWN: Final = 0.96
 """Share of patients whose primary tumour is known."""
 DRAWS: Final = 60_000
-"""Patients of the Monte-Carlo draw for the population's ceilings; standard error of an AUC about 0.003."""
+"""Patients of the Monte-Carlo draw for the population's ceilings; standard error of an AUC about
+0.003."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +79,23 @@ def draw(patients: int, seed: int | tuple[int, ...], *, null: bool = False) -> D
         u=rng.normal(MEANS[y]),
         known=rng.random(patients) < KNOWN,
     )
-    return replace(d, u=rng.normal(MEANS[rng.choice(len(CLASSES), patients, p=SHARES)])) if null else d
+    return (
+        replace(d, u=rng.normal(MEANS[rng.choice(len(CLASSES), patients, p=SHARES)])) if null else d
+    )
 
 
 def posteriors(d: Draw, *, null: bool = False, smoking: bool = True) -> dict[str, Floats]:
-    """'clinical', 'image', 'fusion' -> (patients, classes) P(primary | what is seen). `smoking`: whether the table has that column."""
+    """'clinical', 'image', 'fusion' -> (patients, classes) P(primary | what is seen). `smoking`:
+    whether the table has that column."""
     table = -0.5 * ((d.age[:, None] - AGE) / AGE_SD) ** 2 + _log_likelihood_of(d.female, FEMALE)
     if smoking:
         table += np.where(d.smoking_known[:, None], _log_likelihood_of(d.smoking, SMOKING), 0.0)
     image = np.zeros_like(table) if null else -0.5 * ((d.u[:, None, :] - MEANS) ** 2).sum(-1)
-    return {"clinical": _normalised(table), "image": _normalised(image), "fusion": _normalised(table + image)}
+    return {
+        "clinical": _normalised(table),
+        "image": _normalised(image),
+        "fusion": _normalised(table + image),
+    }
 
 
 def macro_auc(p: Floats, y: Ints) -> float:
@@ -94,26 +104,44 @@ def macro_auc(p: Floats, y: Ints) -> float:
     return float(np.nanmean(each))
 
 
-def ceilings(d: Draw, known: Bools, table: Bools, image: Bools, *, null: bool = False, smoking: bool = True) -> dict[str, float]:
-    """The macro AUC of each posterior: among the patients of known label who have what it looks at; of the fusion, among all who have a
-    table or an image, each by what there is."""
+def ceilings(
+    d: Draw, known: Bools, table: Bools, image: Bools, *, null: bool = False, smoking: bool = True
+) -> dict[str, float]:
+    """The macro AUC of each posterior: among the patients of known label who have what it looks at;
+    of the fusion, among all who have a table or an image, each by what there is."""
     scores = posteriors(d, null=null, smoking=smoking)
-    best_available = np.select([(table & image)[:, None], table[:, None]], [scores["fusion"], scores["clinical"]], scores["image"])
-    predictors = {"clinical": (scores["clinical"], table), "image": (scores["image"], image), "fusion": (best_available, table | image)}
-    return {name: macro_auc(p[known & available], d.y[known & available]) for name, (p, available) in predictors.items()}
+    best_available = np.select(
+        [(table & image)[:, None], table[:, None]],
+        [scores["fusion"], scores["clinical"]],
+        scores["image"],
+    )
+    predictors = {
+        "clinical": (scores["clinical"], table),
+        "image": (scores["image"], image),
+        "fusion": (best_available, table | image),
+    }
+    return {
+        name: macro_auc(p[known & available], d.y[known & available])
+        for name, (p, available) in predictors.items()
+    }
 
 
 @lru_cache(maxsize=4)
 def population(null: bool = False, smoking: bool = True) -> dict[str, float]:
     """The ceilings in a large draw."""
     everyone = np.ones(DRAWS, np.bool_)
-    return ceilings(draw(DRAWS, (2**31, 3), null=null), everyone, everyone, everyone, null=null, smoking=smoking)
+    return ceilings(
+        draw(DRAWS, (2**31, 3), null=null), everyone, everyone, everyone, null=null, smoking=smoking
+    )
 
 
 def numbers() -> dict[str, tuple[float, ...]]:
     """The generator's numbers by name, each for the classes in order."""
     table = {"share": SHARES, "age": AGE, "female": FEMALE, "smoking": SMOKING}
-    return {name: tuple(values.tolist()) for name, values in (*table.items(), *zip(LATENTS, MEANS.T, strict=True))}
+    return {
+        name: tuple(values.tolist())
+        for name, values in (*table.items(), *zip(LATENTS, MEANS.T, strict=True))
+    }
 
 
 def _log_likelihood_of(yes: Ints, share: Floats) -> Floats:

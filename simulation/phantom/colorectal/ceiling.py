@@ -1,9 +1,11 @@
-"""Bayes-optimal AUC of the colorectal phantom: the posterior of M by Bayes' rule, which no model can beat.
+"""Bayes-optimal AUC of the colorectal phantom: the posterior of M by Bayes' rule, which no model
+can beat.
 
-No score orders patients better than the true posterior given what the score may look at (Neyman and Pearson 1933), so the AUC of
-the posterior is an upper bound, in expectation, for every model of that task. What is observed includes *which* values are missing: the
-habits of a hospital are visible in that. The hospital itself is no feature, and is summed out; the *within* ceiling knows it, and
-counts only pairs of patients of one hospital.
+No score orders patients better than the true posterior given what the score may look at (Neyman and
+Pearson 1933), so the AUC of the posterior is an upper bound, in expectation, for every model of
+that task. What is observed includes *which* values are missing: the habits of a hospital are
+visible in that. The hospital itself is no feature, and is summed out; the *within* ceiling knows
+it, and counts only pairs of patients of one hospital.
 """
 
 from __future__ import annotations
@@ -23,14 +25,18 @@ from simulation.phantom.shared.draws import Ints, auc, pair_counts
 
 TASKS = ("preop", "postresection")
 DRAWS = 60_000
-"""Patients of the Monte-Carlo draw for the population's ceilings; standard error of its AUC about 0.003."""
+"""Patients of the Monte-Carlo draw for the population's ceilings; standard error of its AUC about
+0.003."""
 
 
 def posterior(d: Draw, task: str) -> tuple[Floats, Floats]:
-    """(patients,) P(M1 | what the task sees), and (patients,) the same given the patient's hospital too. Among patients with known M."""
+    """(patients,) P(M1 | what the task sees), and (patients,) the same given the patient's hospital
+    too. Among patients with known M."""
     joint = _preoperative(d)
     if task == "postresection":
-        joint = joint * _resection(d)[:, None, :] * _habit(d.invaded >= 0, g.INVASION_KNOWN)[:, :, None]
+        joint = (
+            joint * _resection(d)[:, None, :] * _habit(d.invaded >= 0, g.INVASION_KNOWN)[:, :, None]
+        )
     joint = joint * (_share() * g.M_KNOWN)[:, None]
     mixed = joint.sum(1)
     own = joint[np.arange(len(d)), d.hospital]
@@ -38,13 +44,17 @@ def posterior(d: Draw, task: str) -> tuple[Floats, Floats]:
 
 
 def ceilings(d: Draw) -> tuple[dict[str, float], dict[str, float]]:
-    """Task -> AUC of the posterior among the patients with known M; and task -> the AUC over pairs within one hospital."""
+    """Task -> AUC of the posterior among the patients with known M; and task -> the AUC over pairs
+    within one hospital."""
     labelled = d.where(d.known)
     free, within = {}, {}
     for task in TASKS:
         mixed, own = posterior(labelled, task)
         free[task] = auc(mixed, labelled.m)
-        pairs = [pair_counts(own[labelled.hospital == h], labelled.m[labelled.hospital == h]) for h in range(len(HOSPITALS))]
+        pairs = [
+            pair_counts(own[labelled.hospital == h], labelled.m[labelled.hospital == h])
+            for h in range(len(HOSPITALS))
+        ]
         total = sum(n for _, n in pairs)
         within[task] = sum(won for won, _ in pairs) / total if total else float("nan")
     return free, within
@@ -52,7 +62,8 @@ def ceilings(d: Draw) -> tuple[dict[str, float], dict[str, float]]:
 
 @lru_cache(maxsize=2)
 def population(null: bool = False) -> tuple[dict[str, float], dict[str, float], float]:
-    """`ceilings` of a large draw from the same generator, and the prevalence of M1 among its patients with known M."""
+    """`ceilings` of a large draw from the same generator, and the prevalence of M1 among its
+    patients with known M."""
     d = g.draw(DRAWS, (2**31, 1), null=null)
     return *(flat() if null else ceilings(d)), float(d.m[d.known].mean())
 
@@ -63,7 +74,8 @@ def flat() -> tuple[dict[str, float], dict[str, float]]:
 
 
 def _preoperative(d: Draw) -> Floats:
-    """(patients, hospitals, M): density of location, histology, CEA, its presence, and of M, given the hospital."""
+    """(patients, hospitals, M): density of location, histology, CEA, its presence, and of M, given
+    the hospital."""
     out = np.zeros((len(d), len(HOSPITALS), 2))
     full = d.location != MISSING
     out[full] = _seen(d.where(full), d.location[full], d.histology[full])
@@ -76,20 +88,26 @@ def _preoperative(d: Draw) -> Floats:
 
 def _seen(d: Draw, location: Ints, histology: Ints) -> Floats:
     hospitals = np.arange(len(HOSPITALS))[None, :]
-    odds = (1 - g.RECTAL)[None, :] * g.COLON[location][:, None] + g.RECTAL[None, :] * (location == 2)[:, None]
+    odds = (1 - g.RECTAL)[None, :] * g.COLON[location][:, None] + g.RECTAL[None, :] * (
+        location == 2
+    )[:, None]
     odds = odds * g.HISTOLOGY[histology][:, None]
     logit = g.preoperative_logit(d.age[:, None], location[:, None], histology[:, None], hospitals)
     measured = np.isfinite(d.cea)
     value = np.where(measured, d.cea, 1.0)[:, None] / g.ASSAY[None, :]
-    # the factor of the change of variable (1 / CEA) is the same for every hospital and M, and cancels
+    # the factor of the change of variable (1 / CEA) is the same for every hospital and M, and
+    # cancels
     density = np.exp(-0.5 * ((np.log(value) - g.CEA_MEAN) / g.CEA_SD) ** 2)
-    p = np.where(measured[:, None], draws.sigmoid(logit + g.CEA * np.log1p(value)), _unmeasured(logit))
+    p = np.where(
+        measured[:, None], draws.sigmoid(logit + g.CEA * np.log1p(value)), _unmeasured(logit)
+    )
     odds = odds * np.where(measured[:, None], g.CEA_KNOWN * density, 1 - g.CEA_KNOWN)
     return np.stack([odds * (1 - p), odds * p], -1)
 
 
 def _unmeasured(logit: Floats) -> Floats:
-    """P(M1) with CEA integrated out (Gauss-Hermite, 60 nodes), interpolated on a fine grid of the logit."""
+    """P(M1) with CEA integrated out (Gauss-Hermite, 60 nodes), interpolated on a fine grid of the
+    logit."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
     grid = np.linspace(-25, 10, 3501)
     effect = g.CEA * np.log1p(np.exp(g.CEA_MEAN + g.CEA_SD * nodes))
@@ -98,7 +116,8 @@ def _unmeasured(logit: Floats) -> Floats:
 
 
 def _resection(d: Draw) -> Floats:
-    """(patients, M): probability of the recorded T, N, positive nodes and invasions; N is summed over where it is not recorded."""
+    """(patients, M): probability of the recorded T, N, positive nodes and invasions; N is summed
+    over where it is not recorded."""
     out = np.zeros((len(d), 2))
     for m in range(2):
         for n in range(3):

@@ -1,12 +1,13 @@
-"""Generative model of the colorectal phantom: what is known before surgery sets the odds of M1, M shifts what the resection shows.
+"""Generative model of the colorectal phantom: what is known before surgery sets the odds of M1, M
+shifts what the resection shows.
 
     x = age, CEA, location, histology | hospital
     M ~ Bernoulli(sigmoid(b0 + shift_hospital + b'x))                    CEA enters as log(1 + concentration in ng/mL)
     T | M     N | M     positive nodes | N, M     each invasion | N, M
     what is recorded (CEA, M, nodes, invasions) ~ Bernoulli(the hospital's habit), whatever its value
 
-So the posterior of M given anything observed follows by Bayes' rule (`ceiling`). Sex, earlier malignancy and the number of nodes
-examined are noise.
+So the posterior of M given anything observed follows by Bayes' rule (`ceiling`). Sex, earlier
+malignancy and the number of nodes examined are noise.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ MISSING: Final = -1
 
 
 def draw(patients: int, seed: int | tuple[int, ...] = 0, *, null: bool = False) -> Draw:
-    """`patients` patients in random order, with the hospitals' sizes in fixed proportion. `null`: M is permuted among all of them.
+    """`patients` patients in random order, with the hospitals' sizes in fixed proportion. `null`: M
+    is permuted among all of them.
 
     Raises UsageError C01 for fewer than 100 or more than 100,000 patients.
     """
@@ -118,14 +120,17 @@ def draw(patients: int, seed: int | tuple[int, ...] = 0, *, null: bool = False) 
     histology = rng.choice(3, count, p=HISTOLOGY)
     read = np.exp(rng.normal(CEA_MEAN, CEA_SD, count)) * ASSAY[hospital]
     cea = np.maximum(np.round(read, 2), 0.01)  # two decimals, as it will stand in the file
-    odds = preoperative_logit(age, location, histology, hospital) + CEA * np.log1p(cea / ASSAY[hospital])
+    odds = preoperative_logit(age, location, histology, hospital) + CEA * np.log1p(
+        cea / ASSAY[hospital]
+    )
     m = (rng.random(count) < sigmoid(odds)).astype(np.int64)
 
     n = _choose(rng, N[m])
     positive, tested = _nodes(rng, n, m)
     invaded = (rng.random((count, 4)) < sigmoid(invasion_logit(n, m))).astype(np.int64)
     full = Draw(
-        code, hospital, age, rng.integers(0, 2, count), location, histology, (rng.random(count) < 0.11).astype(np.int64), cea,
+        code, hospital, age, rng.integers(0, 2, count), location, histology,
+        (rng.random(count) < 0.11).astype(np.int64), cea,
         m, rng.random(count) < M_KNOWN[hospital], _choose(rng, T[m]), n, positive, tested, invaded,
     )  # fmt: skip
     out = _recorded(rng, full)
@@ -134,7 +139,9 @@ def draw(patients: int, seed: int | tuple[int, ...] = 0, *, null: bool = False) 
 
 def preoperative_logit(age: Floats, location: Ints, histology: Ints, hospital: Ints) -> Floats:
     """The logit of M1 without the term of CEA."""
-    return np.asarray(INTERCEPT + SHIFT[hospital] + AGE * (age - 66) / 10 + PLACE[location] + TISSUE[histology])
+    return np.asarray(
+        INTERCEPT + SHIFT[hospital] + AGE * (age - 66) / 10 + PLACE[location] + TISSUE[histology]
+    )
 
 
 def invasion_logit(n: Ints, m: Ints) -> Floats:
@@ -167,8 +174,14 @@ def conditionals() -> dict[str, tuple[float, ...]]:
     out: dict[str, tuple[float, ...]] = {}
     for m in range(2):
         out |= {f"T | M{m}": tuple(T[m].tolist()), f"N | M{m}": tuple(N[m].tolist())}
-        out |= {f"1 to 3 nodes | N1, M{m}": tuple(FEW[m].tolist()), f"4 + geometric nodes | N2, M{m}": (float(MORE[m]),)}
-    return out | {f"{name} invasion": tuple(row.tolist()) for name, row in zip(INVASIONS, INVADED, strict=True)}
+        out |= {
+            f"1 to 3 nodes | N1, M{m}": tuple(FEW[m].tolist()),
+            f"4 + geometric nodes | N2, M{m}": (float(MORE[m]),),
+        }
+    return out | {
+        f"{name} invasion": tuple(row.tolist())
+        for name, row in zip(INVASIONS, INVADED, strict=True)
+    }
 
 
 def _nodes(rng: np.random.Generator, n: Ints, m: Ints) -> tuple[Ints, Ints]:
@@ -204,4 +217,6 @@ def _recorded(rng: np.random.Generator, d: Draw) -> Draw:
 
 def _choose(rng: np.random.Generator, weights: Floats) -> Ints:
     """(patients, values) probabilities -> one value each."""
-    return np.asarray((rng.random((len(weights), 1)) > np.cumsum(weights, 1)[:, :-1]).sum(1), np.int64)
+    return np.asarray(
+        (rng.random((len(weights), 1)) > np.cumsum(weights, 1)[:, :-1]).sum(1), np.int64
+    )

@@ -1,12 +1,15 @@
-"""CT for a few patients of the colorectal phantom, as TCIA's TCGA-COAD and TCGA-READ hold it: by barcode, and without any outline.
+"""CT for a few patients of the colorectal phantom, as TCIA's TCGA-COAD and TCGA-READ hold it: by
+barcode, and without any outline.
 
     <folder>/metadata.csv                                                    a row for each series, as the NBIA Data Retriever writes it
     <folder>/TCGA-COAD/<barcode>/<date>-NA-<study>/<series>/1-01.dcm         the colon cancers
     <folder>/TCGA-READ/...                                                   the rectal ones
 
-The collections show few of the table's patients, hardly any of them with M1, and most without a recorded M: far too few of a class for
-a network. A CT shows lesions in the liver where the patient has M1, recorded or not, and none elsewhere. Besides: a localizer with each
-CT, a thin reconstruction of one patient's lung bases, a patient who has nothing but a localizer, and one whom the table does not know.
+The collections show few of the table's patients, hardly any of them with M1, and most without a
+recorded M: far too few of a class for a network. A CT shows lesions in the liver where the patient
+has M1, recorded or not, and none elsewhere. Besides: a localizer with each CT, a thin
+reconstruction of one patient's lung bases, a patient who has nothing but a localizer, and one whom
+the table does not know.
 """
 
 from __future__ import annotations
@@ -56,11 +59,17 @@ class Scan:
 
 
 def clear(folder: Path) -> None:
-    """Take away what an older phantom left of its images, its truth first. Raises UsageError C01 for images that are no phantom's."""
-    mark, trees = folder / image_truth.MARK, [folder / c for c in COLLECTIONS.values() if (folder / c).exists()]
+    """Take away what an older phantom left of its images, its truth first. Raises UsageError C01
+    for images that are no phantom's."""
+    mark, trees = (
+        folder / image_truth.MARK,
+        [folder / c for c in COLLECTIONS.values() if (folder / c).exists()],
+    )
     # a truth alone marks a phantom of tables: the images beside it may be anybody's
     if trees and not mark.is_file():
-        raise UsageError("C01", f"{trees[0]} is there already and belongs to no phantom; give another folder")
+        raise UsageError(
+            "C01", f"{trees[0]} is there already and belongs to no phantom; give another folder"
+        )
     if mark.is_file():
         (folder / image_truth.TRUTH).unlink(missing_ok=True)
         (folder / METADATA).unlink(missing_ok=True)
@@ -70,10 +79,12 @@ def clear(folder: Path) -> None:
 
 
 def choose(people: Sequence[Patient], images: int, seed: int) -> list[Scan]:
-    """The scans of `images` of `people`; after them the localizer without a CT and the patient whom the table does not know.
+    """The scans of `images` of `people`; after them the localizer without a CT and the patient whom
+    the table does not know.
 
-    As many with M1, with M0 and without a recorded M as in the collections; where there are too few, more with M0 stand in.
-    Raises UsageError C01 for a number below 3 or one for which the cohort is too small.
+    As many with M1, with M0 and without a recorded M as in the collections; where there are too
+    few, more with M0 stand in. Raises UsageError C01 for a number below 3 or one for which the
+    cohort is too small.
     """
     rng = np.random.default_rng((seed, 2))
     order = [people[i] for i in rng.permutation(len(people)).tolist() if people[i].primary]
@@ -86,19 +97,34 @@ def choose(people: Sequence[Patient], images: int, seed: int) -> list[Scan]:
     ]
     taken = [*taken, *m0[with_label - events :]][: images + 1]
     if images < 3 or len(taken) <= images:
-        raise UsageError("C01", f"CT of {images} patients cannot be made; 3 are the fewest, and {images + 1} must have M0 or no recorded M")
-    makers = rng.choice(len(scanners.MAKERS), len(taken) + 1, p=[m.share for m in scanners.MAKERS]).tolist()
-    scans = [Scan(p.barcode, COLLECTIONS[p.folder], seed, n, p.male == 1, int(p.age), bool(p.m), makers[n]) for n, p in enumerate(taken)]
+        raise UsageError(
+            "C01",
+            f"CT of {images} patients cannot be made; 3 are the fewest, and {images + 1} must "
+            "have M0 or no recorded M",
+        )
+    makers = rng.choice(
+        len(scanners.MAKERS), len(taken) + 1, p=[m.share for m in scanners.MAKERS]
+    ).tolist()
+    scans = [
+        Scan(
+            p.barcode, COLLECTIONS[p.folder], seed, n, p.male == 1, int(p.age), bool(p.m), makers[n]
+        )
+        for n, p in enumerate(taken)
+    ]
     scans[-1] = replace(scans[-1], whole=False)
     lung = next(n for n, scan in enumerate(scans) if not scan.m1)
     scans[lung] = replace(scans[lung], lung=True)
     codes = {p.barcode for p in people}
     stranger = next(code for n in range(36**3) if (code := f"TCGA-AA-Z{n:03d}") not in codes)
-    return [*scans, Scan(stranger, COLLECTIONS["coad"], seed, len(scans), True, 60, False, makers[-1])]
+    return [
+        *scans,
+        Scan(stranger, COLLECTIONS["coad"], seed, len(scans), True, 60, False, makers[-1]),
+    ]
 
 
 def write(folder: Path, scans: Sequence[Scan], tell: Callable[[int, int], None]) -> dict[str, int]:
-    """Write the series below `folder`; barcode -> lesions, of those whose CT the table knows. Equal arguments write equal bytes."""
+    """Write the series below `folder`; barcode -> lesions, of those whose CT the table knows. Equal
+    arguments write equal bytes."""
     (folder / image_truth.MARK).touch()
     entries = processes.each(partial(_write, folder), scans, tell)
     rows = [row for _, series in entries for row in series]
@@ -106,11 +132,16 @@ def write(folder: Path, scans: Sequence[Scan], tell: Callable[[int, int], None])
         table = csv.DictWriter(stream, list(rows[0]))
         table.writeheader()
         table.writerows(rows)
-    return {scan.barcode: lesions for scan, (lesions, _) in zip(scans[:-1], entries[:-1], strict=True) if scan.whole}
+    return {
+        scan.barcode: lesions
+        for scan, (lesions, _) in zip(scans[:-1], entries[:-1], strict=True)
+        if scan.whole
+    }
 
 
 def _write(folder: Path, scan: Scan) -> tuple[int, list[dict[str, str]]]:
-    """One patient's series, in a process of its own: lesions seen, and the rows of `metadata.csv`."""
+    """One patient's series, in a process of its own: lesions seen, and the rows of
+    `metadata.csv`."""
     from simulation.phantom.liver.anatomy import render
     from simulation.phantom.liver.dicom import LUNG, Subject, write_ct, write_localizer
 
@@ -121,9 +152,15 @@ def _write(folder: Path, scan: Scan) -> tuple[int, list[dict[str, str]]]:
     maker = scanners.MAKERS[scan.maker]
     corner = -(PIXELS - 1) / 2 * body.pixel
     shift = np.round(rng.uniform((-12, -180, -600), (12, -120, -100)), 1)
-    origin = (round(corner + float(shift[0]), 4), round(corner + float(shift[1]), 4), float(shift[2]))
+    origin = (
+        round(corner + float(shift[0]), 4),
+        round(corner + float(shift[1]), 4),
+        float(shift[2]),
+    )
     day = datetime.date(1998, 1, 1) + datetime.timedelta(days=int(rng.integers(0, 4000)))
-    subject = Subject(scan.collection, scan.barcode, scan.seed, scan.male, scan.age, day, origin, body.pixel)
+    subject = Subject(
+        scan.collection, scan.barcode, scan.seed, scan.male, scan.age, day, origin, body.pixel
+    )
     rendered = render(body, 0.0, maker.ct, np.random.default_rng((scan.seed, 4, scan.number)))
     rows = [write_localizer(folder, subject, maker, rendered)]
     if scan.whole:
@@ -131,8 +168,17 @@ def _write(folder: Path, scan: Scan) -> tuple[int, list[dict[str, str]]]:
     if scan.lung:
         # the same draws: the same anatomy, thinner, sharper and noisier
         thin = replace(
-            maker.ct, kernel="LUNG", slice_mm=THIN_MM, thickness_mm=THIN_MM, noise=2 * maker.ct.noise, blur_mm=maker.ct.blur_mm / 2
+            maker.ct,
+            kernel="LUNG",
+            slice_mm=THIN_MM,
+            thickness_mm=THIN_MM,
+            noise=2 * maker.ct.noise,
+            blur_mm=maker.ct.blur_mm / 2,
         )
         sharp = render(body, 0.0, thin, np.random.default_rng((scan.seed, 4, scan.number)))
-        rows.append(write_ct(folder, subject, replace(maker, ct=thin), sharp, LUNG, round(BASES * len(sharp.hu))))
+        rows.append(
+            write_ct(
+                folder, subject, replace(maker, ct=thin), sharp, LUNG, round(BASES * len(sharp.hu))
+            )
+        )
     return len(body.lesions), rows

@@ -1,7 +1,9 @@
-"""GDC records of one phantom patient: what the reader has to see through stands here, what it should find does not.
+"""GDC records of one phantom patient: what the reader has to see through stands here, what it
+should find does not.
 
-Suffix letters, null tokens in several spellings, diagnoses that are not the primary tumour and carry an M of their own, a row for each
-treatment, tests other than CEA, and columns that give M away (stage, survival, residual disease, response).
+Suffix letters, null tokens in several spellings, diagnoses that are not the primary tumour and
+carry an M of their own, a row for each treatment, tests other than CEA, and columns that give M
+away (stage, survival, residual disease, response).
 """
 
 from __future__ import annotations
@@ -16,26 +18,40 @@ from simulation.phantom.colorectal.generative_model import INVASIONS, MISSING
 NULL: Final = "'--"
 
 CLINICAL: Final = (
-    "project.project_id", "cases.case_id", "cases.disease_type", "cases.index_date", "cases.primary_site", "cases.submitter_id",
-    "demographic.age_at_index", "demographic.days_to_birth", "demographic.days_to_death", "demographic.gender", "demographic.vital_status",
-    "diagnoses.age_at_diagnosis", "diagnoses.ajcc_pathologic_m", "diagnoses.ajcc_pathologic_n", "diagnoses.ajcc_pathologic_stage",
-    "diagnoses.ajcc_pathologic_t", "diagnoses.classification_of_tumor", "diagnoses.days_to_last_follow_up", "diagnoses.diagnosis_id",
-    "diagnoses.diagnosis_is_primary_disease", "diagnoses.primary_diagnosis", "diagnoses.prior_malignancy", "diagnoses.residual_disease",
-    "diagnoses.submitter_id", "diagnoses.tissue_or_organ_of_origin", "treatments.submitter_id", "treatments.treatment_or_therapy",
+    "project.project_id", "cases.case_id", "cases.disease_type", "cases.index_date",
+    "cases.primary_site", "cases.submitter_id",
+    "demographic.age_at_index", "demographic.days_to_birth", "demographic.days_to_death",
+    "demographic.gender", "demographic.vital_status",
+    "diagnoses.age_at_diagnosis", "diagnoses.ajcc_pathologic_m", "diagnoses.ajcc_pathologic_n",
+    "diagnoses.ajcc_pathologic_stage",
+    "diagnoses.ajcc_pathologic_t", "diagnoses.classification_of_tumor",
+    "diagnoses.days_to_last_follow_up", "diagnoses.diagnosis_id",
+    "diagnoses.diagnosis_is_primary_disease", "diagnoses.primary_diagnosis",
+    "diagnoses.prior_malignancy", "diagnoses.residual_disease",
+    "diagnoses.submitter_id", "diagnoses.tissue_or_organ_of_origin", "treatments.submitter_id",
+    "treatments.treatment_or_therapy",
     "treatments.treatment_outcome", "treatments.treatment_type",
 )  # fmt: skip
 PATHOLOGY: Final = (
-    "project.project_id", "cases.case_id", "cases.submitter_id", "diagnoses.diagnosis_id", "pathology_details.consistent_pathology_review",
-    "pathology_details.lymph_nodes_positive", "pathology_details.lymph_nodes_tested", "pathology_details.lymphatic_invasion_present",
-    "pathology_details.non_nodal_tumor_deposits", "pathology_details.perineural_invasion_present", "pathology_details.submitter_id",
+    "project.project_id", "cases.case_id", "cases.submitter_id", "diagnoses.diagnosis_id",
+    "pathology_details.consistent_pathology_review",
+    "pathology_details.lymph_nodes_positive", "pathology_details.lymph_nodes_tested",
+    "pathology_details.lymphatic_invasion_present",
+    "pathology_details.non_nodal_tumor_deposits", "pathology_details.perineural_invasion_present",
+    "pathology_details.submitter_id",
     "pathology_details.vascular_invasion_present",
 )  # fmt: skip
 FOLLOW_UP: Final = (
-    "project.project_id", "cases.case_id", "cases.submitter_id", "follow_ups.days_to_follow_up", "follow_ups.disease_response",
-    "follow_ups.follow_up_id", "follow_ups.progression_or_recurrence", "follow_ups.timepoint_category", "molecular_tests.antigen",
-    "molecular_tests.gene_symbol", "molecular_tests.laboratory_test", "molecular_tests.molecular_analysis_method",
-    "molecular_tests.submitter_id", "molecular_tests.test_result", "molecular_tests.test_units", "molecular_tests.test_value",
-    "molecular_tests.timepoint_category", "other_clinical_attributes.bmi", "other_clinical_attributes.timepoint_category",
+    "project.project_id", "cases.case_id", "cases.submitter_id", "follow_ups.days_to_follow_up",
+    "follow_ups.disease_response",
+    "follow_ups.follow_up_id", "follow_ups.progression_or_recurrence",
+    "follow_ups.timepoint_category", "molecular_tests.antigen",
+    "molecular_tests.gene_symbol", "molecular_tests.laboratory_test",
+    "molecular_tests.molecular_analysis_method",
+    "molecular_tests.submitter_id", "molecular_tests.test_result", "molecular_tests.test_units",
+    "molecular_tests.test_value",
+    "molecular_tests.timepoint_category", "other_clinical_attributes.bmi",
+    "other_clinical_attributes.timepoint_category",
 )  # fmt: skip
 
 ORIGINS: Final = (
@@ -47,7 +63,11 @@ ORIGINS: Final = (
 DIAGNOSES: Final = (
     ("Adenocarcinoma, NOS", "Adenocarcinoma in tubulovillous adenoma", "Tubular adenocarcinoma"),
     ("Mucinous adenocarcinoma",),
-    ("Carcinoma, NOS", "Adenosquamous carcinoma", "Adenocarcinoma with neuroendocrine differentiation"),
+    (
+        "Carcinoma, NOS",
+        "Adenosquamous carcinoma",
+        "Adenocarcinoma with neuroendocrine differentiation",
+    ),
 )
 _PATHOLOGY_NAME = {
     "lymphatic": "lymphatic_invasion_present",
@@ -93,15 +113,33 @@ class Patient:
 
 
 def clinical(p: Patient, rng: np.random.Generator) -> list[Row]:
-    """Rows of `clinical.tsv`: each diagnosis with each of its treatments; other diagnoses stand before or after the primary tumour's."""
+    """Rows of `clinical.tsv`: each diagnosis with each of its treatments; other diagnoses stand
+    before or after the primary tumour's."""
     person = p.key | _person(p, rng)
-    main = _diagnosis(p, 0, _tumour(p, rng) if p.primary else {"diagnoses.classification_of_tumor": "not reported", **_elsewhere(rng)})
+    main = _diagnosis(
+        p,
+        0,
+        _tumour(p, rng)
+        if p.primary
+        else {"diagnoses.classification_of_tumor": "not reported", **_elsewhere(rng)},
+    )
     diagnoses = [main]
     for at in range(int(rng.choice(3, p=(0.72, 0.2, 0.08)))):
         kind = str(rng.choice(_OTHERS, p=(0.27, 0.05, 0.55, 0.08, 0.05)))
-        extra = _diagnosis(p, at + 1, {"diagnoses.classification_of_tumor": kind, **(_elsewhere(rng) if kind.endswith("primary") else {})})
+        extra = _diagnosis(
+            p,
+            at + 1,
+            {
+                "diagnoses.classification_of_tumor": kind,
+                **(_elsewhere(rng) if kind.endswith("primary") else {}),
+            },
+        )
         diagnoses.insert(len(diagnoses) if rng.random() < 0.5 else 0, extra)
-    return [person | diagnosis | treatment for diagnosis in diagnoses for treatment in _treatments(p, rng)]
+    return [
+        person | diagnosis | treatment
+        for diagnosis in diagnoses
+        for treatment in _treatments(p, rng)
+    ]
 
 
 def pathology(p: Patient, rng: np.random.Generator) -> list[Row]:
@@ -111,18 +149,23 @@ def pathology(p: Patient, rng: np.random.Generator) -> list[Row]:
     row = p.key | {
         "diagnoses.diagnosis_id": f"{p.barcode}_diagnosis_id",
         "pathology_details.submitter_id": f"{p.barcode}_pathology_detail",
-        "pathology_details.consistent_pathology_review": "Yes" if rng.random() < 0.7 else "Not Reported",
+        "pathology_details.consistent_pathology_review": "Yes"
+        if rng.random() < 0.7
+        else "Not Reported",
         "pathology_details.lymph_nodes_positive": _count(p.positive),
         "pathology_details.lymph_nodes_tested": _count(p.tested),
     }
     for name, value in zip(INVASIONS, p.invaded, strict=True):
         missing = NULL if rng.random() < 0.95 else "Unknown"
-        row[f"pathology_details.{_PATHOLOGY_NAME[name]}"] = missing if value == MISSING else ("No", "Yes")[value]
+        row[f"pathology_details.{_PATHOLOGY_NAME[name]}"] = (
+            missing if value == MISSING else ("No", "Yes")[value]
+        )
     return [row]
 
 
 def follow_up(p: Patient, rng: np.random.Generator) -> list[Row]:
-    """Rows of `follow_up.tsv`: visits, then the CEA before surgery where it was measured, other tests, and the body mass index."""
+    """Rows of `follow_up.tsv`: visits, then the CEA before surgery where it was measured, other
+    tests, and the body mass index."""
     rows: list[Row] = []
     day = 0
     for at in range(int(rng.integers(1, 5))):
@@ -147,18 +190,34 @@ def follow_up(p: Patient, rng: np.random.Generator) -> list[Row]:
         })  # fmt: skip
     for gene in ("KRAS", "MLH1", "MSH2"):
         if rng.random() < 0.15:
-            result = str(rng.choice(("Positive", "Negative", "Normal", "Loss of Expression", "Unknown")))
+            result = str(
+                rng.choice(("Positive", "Negative", "Normal", "Loss of Expression", "Unknown"))
+            )
             tests.append({
                 "molecular_tests.gene_symbol": gene,
                 "molecular_tests.test_result": result,
-                "molecular_tests.molecular_analysis_method": "IHC" if gene != "KRAS" else "Not Reported",
+                "molecular_tests.molecular_analysis_method": "IHC"
+                if gene != "KRAS" else "Not Reported",
             })  # fmt: skip
     if rng.random() < 0.2:
-        tests.append({"molecular_tests.laboratory_test": "Microsatellite Instability", "molecular_tests.test_result": "Negative"})
-    rows += [test | {"molecular_tests.submitter_id": f"{p.barcode}_molecular_test{at}"} for at, test in enumerate(tests)]
+        tests.append(
+            {
+                "molecular_tests.laboratory_test": "Microsatellite Instability",
+                "molecular_tests.test_result": "Negative",
+            }
+        )
+    rows += [
+        test | {"molecular_tests.submitter_id": f"{p.barcode}_molecular_test{at}"}
+        for at, test in enumerate(tests)
+    ]
     if rng.random() < 0.5:
         bmi = f"{rng.normal(27.5, 4.5):.1f}"
-        rows.append({"other_clinical_attributes.bmi": bmi, "other_clinical_attributes.timepoint_category": "Initial Diagnosis"})
+        rows.append(
+            {
+                "other_clinical_attributes.bmi": bmi,
+                "other_clinical_attributes.timepoint_category": "Initial Diagnosis",
+            }
+        )
     return [p.key | row for row in rows]
 
 
@@ -170,7 +229,9 @@ def _person(p: Patient, rng: np.random.Generator) -> Row:
     blank = p.male == MISSING
     rectal = p.folder == "read"
     return {
-        "cases.disease_type": "Adenomas and Adenocarcinomas" if p.histology != 1 else "Cystic, Mucinous and Serous Neoplasms",
+        "cases.disease_type": "Adenomas and Adenocarcinomas"
+        if p.histology != 1
+        else "Cystic, Mucinous and Serous Neoplasms",
         "cases.index_date": "Diagnosis",
         "cases.primary_site": "Rectum" if rectal else "Colon",
         "demographic.age_at_index": str(int(p.age)),
@@ -186,9 +247,18 @@ def _person(p: Patient, rng: np.random.Generator) -> Row:
 def _diagnosis(p: Patient, at: int, values: Row) -> Row:
     name = f"{p.barcode}_diagnosis{at or ''}"
     blank = dict.fromkeys(
-        (c for c in CLINICAL if c.startswith("diagnoses.") and not c.endswith(("age_at_diagnosis", "last_follow_up"))), NULL
+        (
+            c
+            for c in CLINICAL
+            if c.startswith("diagnoses.") and not c.endswith(("age_at_diagnosis", "last_follow_up"))
+        ),
+        NULL,
     )
-    own = {"diagnoses.submitter_id": name, "diagnoses.diagnosis_id": f"{name}_id", "diagnoses.diagnosis_is_primary_disease": "false"}
+    own = {
+        "diagnoses.submitter_id": name,
+        "diagnoses.diagnosis_id": f"{name}_id",
+        "diagnoses.diagnosis_is_primary_disease": "false",
+    }
     return blank | own | values
 
 
@@ -202,9 +272,14 @@ def _tumour(p: Patient, rng: np.random.Generator) -> Row:
         "diagnoses.ajcc_pathologic_stage": _stage(p, rng),
         "diagnoses.primary_diagnosis": _one_of(DIAGNOSES, p.histology, rng),
         "diagnoses.tissue_or_organ_of_origin": _one_of(ORIGINS, p.location, rng),
-        "diagnoses.prior_malignancy": "not reported" if p.prior == MISSING else ("no", "yes")[p.prior],
+        "diagnoses.prior_malignancy": "not reported"
+        if p.prior == MISSING
+        else ("no", "yes")[p.prior],
         "diagnoses.residual_disease": str(
-            rng.choice(("R0", "R2", "RX", NULL), p=(0.2, 0.55, 0.1, 0.15) if p.m else (0.84, 0.01, 0.04, 0.11))
+            rng.choice(
+                ("R0", "R2", "RX", NULL),
+                p=(0.2, 0.55, 0.1, 0.15) if p.m else (0.84, 0.01, 0.04, 0.11),
+            )
         ),
     }
 
@@ -214,9 +289,13 @@ def _elsewhere(rng: np.random.Generator) -> Row:
     return {
         "diagnoses.ajcc_pathologic_t": str(rng.choice((NULL, "T1", "T2", "TX"))),
         "diagnoses.ajcc_pathologic_n": str(rng.choice((NULL, "N0", "NX"))),
-        "diagnoses.ajcc_pathologic_m": str(rng.choice((NULL, "M0", "M1", "MX"), p=(0.4, 0.25, 0.25, 0.1))),
+        "diagnoses.ajcc_pathologic_m": str(
+            rng.choice((NULL, "M0", "M1", "MX"), p=(0.4, 0.25, 0.25, 0.1))
+        ),
         "diagnoses.primary_diagnosis": "Adenocarcinoma, NOS",
-        "diagnoses.tissue_or_organ_of_origin": str(rng.choice(("Prostate gland", "Breast, NOS", "Skin, NOS", "Not Reported"))),
+        "diagnoses.tissue_or_organ_of_origin": str(
+            rng.choice(("Prostate gland", "Breast, NOS", "Skin, NOS", "Not Reported"))
+        ),
         "diagnoses.prior_malignancy": "no",
     }
 
@@ -225,13 +304,24 @@ def _treatments(p: Patient, rng: np.random.Generator) -> list[Row]:
     chosen = rng.random(4) < (0.8, 0.75, 0.3, 0.1)
     kinds = [
         k
-        for k, on in zip(("Chemotherapy", "Radiation Therapy, NOS", "Pharmaceutical Therapy, NOS", "Surgery, NOS"), chosen, strict=True)
+        for k, on in zip(
+            (
+                "Chemotherapy",
+                "Radiation Therapy, NOS",
+                "Pharmaceutical Therapy, NOS",
+                "Surgery, NOS",
+            ),
+            chosen,
+            strict=True,
+        )
         if on
     ]
     rows: list[Row] = []
     for kind in kinds:
         was_given = str(rng.choice(("yes", "no", "unknown"), p=(0.45, 0.5, 0.05)))
-        outcome = str(rng.choice(("Progressive Disease" if p.m else "Complete Response", NULL), p=(0.2, 0.8)))
+        outcome = str(
+            rng.choice(("Progressive Disease" if p.m else "Complete Response", NULL), p=(0.2, 0.8))
+        )
         rows.append({
             "treatments.submitter_id": f"{p.barcode}_treatment{len(rows)}",
             "treatments.treatment_type": kind,
@@ -244,7 +334,11 @@ def _treatments(p: Patient, rng: np.random.Generator) -> list[Row]:
 def _t(p: Patient, rng: np.random.Generator) -> str:
     if p.t == MISSING:
         return str(rng.choice((NULL, "TX")))
-    return str(rng.choice(("T4", "T4a", "T4b"), p=(0.5, 0.35, 0.15))) if p.t == 4 else ("Tis", "T1", "T2", "T3")[p.t]
+    return (
+        str(rng.choice(("T4", "T4a", "T4b"), p=(0.5, 0.35, 0.15)))
+        if p.t == 4
+        else ("Tis", "T1", "T2", "T3")[p.t]
+    )
 
 
 def _n(p: Patient, rng: np.random.Generator) -> str:

@@ -1,4 +1,5 @@
-"""Colorectal phantom on disk: a synthetic twin of TCGA-COAD and TCGA-READ in the GDC's export of 2025 (dotted headers).
+"""Colorectal phantom on disk: a synthetic twin of TCGA-COAD and TCGA-READ in the GDC's export of
+2025 (dotted headers).
 
     <folder>/coad/clinical.tsv           rows are diagnosis x treatment, primary and other diagnoses
     <folder>/coad/pathology_detail.tsv   a row for each patient
@@ -7,8 +8,8 @@
     <folder>/TCGA-COAD, TCGA-READ, metadata.csv   CT of a few patients, where it is asked for (`colorectal_images`)
     <folder>/truth.json                  the generator's own truth (`Truth`)
 
-Ids have the form of a TCGA barcode, `TCGA-<tissue source site>-Z<3 characters>`: characters 6-7 are the site and the first 12 the
-patient. No real participant's code begins with Z.
+Ids have the form of a TCGA barcode, `TCGA-<tissue source site>-Z<3 characters>`: characters 6-7 are
+the site and the first 12 the patient. No real participant's code begins with Z.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ from simulation.phantom.shared.image_truth import MARK
 
 TRUTH: Final = "truth.json"
 FOLDERS: Final = {"colon": "coad", "rectum": "read"}
-TABLES: Final[Mapping[str, tuple[tuple[str, ...], Callable[[Patient, np.random.Generator], list[Row]]]]] = {
+TABLES: Final[
+    Mapping[str, tuple[tuple[str, ...], Callable[[Patient, np.random.Generator], list[Row]]]]
+] = {
     "clinical.tsv": (records.CLINICAL, records.clinical),
     "pathology_detail.tsv": (records.PATHOLOGY, records.pathology),
     "follow_up.tsv": (records.FOLLOW_UP, records.follow_up),
@@ -62,7 +65,8 @@ class Truth:
     cea: int
     """Patients with a primary tumour's row and a measured CEA."""
     hospitals: Mapping[str, tuple[int, int, int]]
-    """Hospital -> (with a primary tumour's row, those with known M, those with M1); 'other' pools the small ones."""
+    """Hospital -> (with a primary tumour's row, those with known M, those with M1); 'other' pools
+    the small ones."""
     prevalence: float
     """Of M1 among the population's patients with known M."""
     coefficients: Mapping[str, float]
@@ -70,7 +74,8 @@ class Truth:
     shifts: Mapping[str, float]
     """Hospital -> what it adds to that logit."""
     conditionals: Mapping[str, tuple[float, ...]]
-    """What M does to the resection: `T | M0` and the like are probabilities; an invasion has intercept, slope in N, slope in M (logits)."""
+    """What M does to the resection: `T | M0` and the like are probabilities; an invasion has
+    intercept, slope in N, slope in M (logits)."""
     ceilings: Mapping[str, float]
     """Task -> AUC of the true posterior in the population (Monte Carlo), the hospital unknown."""
     ceilings_within: Mapping[str, float]
@@ -79,7 +84,8 @@ class Truth:
     """As `ceilings`, on the very patients of this cohort."""
     cohort_ceilings_within: Mapping[str, float]
     images: Mapping[str, int] = field(default_factory=dict)
-    """Barcode -> lesions that the patient's CT shows; empty without images. No ceiling counts them in."""
+    """Barcode -> lesions that the patient's CT shows; empty without images. No ceiling counts them
+    in."""
 
 
 def write(
@@ -91,16 +97,21 @@ def write(
     images: int = 0,
     tell: Callable[[int, int], None] = lambda done, of: None,
 ) -> Truth:
-    """Write a cohort of `patients` patients to `folder` (made if need be). Equal arguments write equal bytes.
+    """Write a cohort of `patients` patients to `folder` (made if need be). Equal arguments write
+    equal bytes.
 
-    `null`: M is permuted among all patients before anything is written; stage and survival follow the permuted M.
-    `images`: so many patients have a CT, which shows lesions where there is M1; `tell(done, of)` after each.
-    Raises UsageError C01 for a number of patients outside 100 to 100,000, for images of 1, 2 or more patients than there are, for images
-    without a signal, and for a folder that holds images of the collections which no phantom wrote.
+    `null`: M is permuted among all patients before anything is written; stage and survival follow
+    the permuted M. `images`: so many patients have a CT, which shows lesions where there is M1;
+    `tell(done, of)` after each. Raises UsageError C01 for a number of patients outside 100 to
+    100,000, for images of 1, 2 or more patients than there are, for images without a signal, and
+    for a folder that holds images of the collections which no phantom wrote.
     """
     folder = Path(folder)
     if images and null:
-        raise UsageError("C01", "a CT shows M1, so that a cohort cannot have images and no signal; ask for one of them")
+        raise UsageError(
+            "C01",
+            "a CT shows M1, so that a cohort cannot have images and no signal; ask for one of them",
+        )
     drawn = model.draw(patients, seed, null=null)
     rng = np.random.default_rng((seed, 1))
     primary = np.ones(len(drawn), np.bool_)
@@ -113,18 +124,27 @@ def write(
         members = [person for person in people if person.folder == name]
         (folder / name).mkdir(parents=True, exist_ok=True)
         for table, (columns, rows_of) in TABLES.items():
-            write_rows(folder / name / table, columns, (row for person in members for row in rows_of(person, rng)))
+            write_rows(
+                folder / name / table,
+                columns,
+                (row for person in members for row in rows_of(person, rng)),
+            )
     truth = _truth(drawn.where(primary), seed, patients, null)
     if scans:
         truth = dataclasses.replace(truth, images=ct_images.write(folder, scans, tell))
     # a cohort without images is written as it was before there were any
-    declared = {name: value for name, value in dataclasses.asdict(truth).items() if name != "images" or value}
+    declared = {
+        name: value
+        for name, value in dataclasses.asdict(truth).items()
+        if name != "images" or value
+    }
     (folder / TRUTH).write_text(json.dumps(declared, indent=2) + "\n", encoding="utf-8")
     return truth
 
 
 def read_truth(folder: Path) -> Truth | None:
-    """The truth beside a phantom, or None where `folder` holds none. Raises DataError D00 for a file that is not a truth."""
+    """The truth beside a phantom, or None where `folder` holds none. Raises DataError D00 for a
+    file that is not a truth."""
     path = Path(folder) / TRUTH
     if not path.is_file():
         return None
@@ -134,13 +154,17 @@ def read_truth(folder: Path) -> Truth | None:
             raw[name] = {key: tuple(values) for key, values in raw[name].items()}
         return Truth(**raw)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError("D00", f"D00 {path}: not the truth of a phantom ({error}). Write the phantom again") from error
+        raise DataError(
+            "D00", f"D00 {path}: not the truth of a phantom ({error}). Write the phantom again"
+        ) from error
 
 
 def write_rows(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, str]]) -> None:
     """A tab-separated table; a column that a row lacks is null."""
     with path.open("w", encoding="utf-8", newline="") as stream:
-        table = csv.DictWriter(stream, list(columns), restval=records.NULL, delimiter="\t", lineterminator="\n")
+        table = csv.DictWriter(
+            stream, list(columns), restval=records.NULL, delimiter="\t", lineterminator="\n"
+        )
         table.writeheader()
         table.writerows(rows)
 
@@ -151,11 +175,22 @@ def _people(d: Draw, primary: Bools, rng: np.random.Generator) -> list[Patient]:
         mask = d.code == at
         # drawn, not counted: a number must not tell the order of inclusion
         numbers = rng.choice(36**3, int(mask.sum()), replace=False)
-        barcodes[mask] = [f"TCGA-{code}-Z{_BASE36[n // 1296]}{_BASE36[n // 36 % 36]}{_BASE36[n % 36]}" for n in numbers.tolist()]
-    columns = {name: getattr(d, name).tolist() for name in Patient.__dataclass_fields__ if hasattr(d, name)}
+        barcodes[mask] = [
+            f"TCGA-{code}-Z{_BASE36[n // 1296]}{_BASE36[n // 36 % 36]}{_BASE36[n % 36]}"
+            for n in numbers.tolist()
+        ]
+    columns = {
+        name: getattr(d, name).tolist() for name in Patient.__dataclass_fields__ if hasattr(d, name)
+    }
     columns["invaded"] = [tuple(row) for row in columns["invaded"]]
     return [
-        Patient(barcodes[i], i, FOLDERS[CODES[d.code[i]][3]], bool(primary[i]), **{name: values[i] for name, values in columns.items()})
+        Patient(
+            barcodes[i],
+            i,
+            FOLDERS[CODES[d.code[i]][3]],
+            bool(primary[i]),
+            **{name: values[i] for name, values in columns.items()},
+        )
         for i in range(len(d))
     ]
 
@@ -172,7 +207,10 @@ def _truth(d: Draw, seed: int, patients: int, null: bool) -> Truth:
         known=int(d.known.sum()),
         events=int(d.m[d.known].sum()),
         cea=int(np.isfinite(d.cea).sum()),
-        hospitals={name: (len(part), int(part.known.sum()), int(part.m[part.known].sum())) for name, part in by_hospital.items()},
+        hospitals={
+            name: (len(part), int(part.known.sum()), int(part.m[part.known].sum()))
+            for name, part in by_hospital.items()
+        },
         prevalence=prevalence,
         coefficients=model.coefficients(),
         shifts={h.name: h.shift for h in HOSPITALS},

@@ -1,11 +1,13 @@
-"""Image faults, planted one each in the folder that `liver.write` or `brain.write` has written: bad files as hospitals have them.
+"""Image faults, planted one each in the folder that `liver.write` or `brain.write` has written: bad
+files as hospitals have them.
 
     from simulation.phantom import image_faults, liver
     liver.write(folder)
     hurt = image_faults.named("missing slice").plant(folder)      # the ids of the patients that are hurt
 
-`FAULTS` is the list; each names its phantom, the code that has to be told, and what is lost (`Lost`). Every patient that is hurt had
-images and outlines before. Nothing else is lost: whoever is not hurt is read as ever. Planting is deterministic.
+`FAULTS` is the list; each names its phantom, the code that has to be told, and what is lost
+(`Lost`). Every patient that is hurt had images and outlines before. Nothing else is lost: whoever
+is not hurt is read as ever. Planting is deterministic.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
 
 Phantom = Literal["liver", "brain"]
 Lost = Literal["image", "mask", "join"]
-"""`image`: the patient's images are set aside. `mask`: the images are used without the expert's outlines. `join`: they find no row."""
+"""`image`: the patient's images are set aside. `mask`: the images are used without the expert's
+outlines. `join`: they find no row."""
 
 MAKER: Final = "Philips"
 """Whose images are all unreadable in that fault."""
@@ -38,7 +41,8 @@ MAKER: Final = "Philips"
 
 @dataclass(frozen=True)
 class Planted:
-    """A fault: what to call it, where, the code that must answer, what is lost, and the function that plants it into a folder."""
+    """A fault: what to call it, where, the code that must answer, what is lost, and the function
+    that plants it into a folder."""
 
     name: str
     phantom: Phantom
@@ -104,7 +108,11 @@ def _foreign_segmentation(folder: Path) -> tuple[str, ...]:
     from pydicom import dcmread
 
     patient, _ = _ct(folder)
-    path = next(path for path in _series(folder, patient) if dcmread(path, stop_before_pixels=True).Modality == "SEG")
+    path = next(
+        path
+        for path in _series(folder, patient)
+        if dcmread(path, stop_before_pixels=True).Modality == "SEG"
+    )
     dataset = dcmread(path)
     uid = "2.25." + "7" * 36
     dataset.ReferencedSeriesSequence[0].SeriesInstanceUID = dataset.FrameOfReferenceUID = uid
@@ -165,7 +173,9 @@ def _foreign_ids(folder: Path) -> tuple[str, ...]:
 
 def _unreadable_maker(folder: Path) -> tuple[str, ...]:
     """D00: every slice of one maker is cut off within its header: the site has no image left."""
-    hurt = tuple(i for i, case in _cases(folder).items() if case["maker"] == MAKER and case["image"])
+    hurt = tuple(
+        i for i, case in _cases(folder).items() if case["maker"] == MAKER and case["image"]
+    )
     for patient in hurt:
         for path in _series(folder, patient):
             path.write_bytes(path.read_bytes()[:300])
@@ -193,12 +203,17 @@ def named(name: str) -> Planted:
     for fault in FAULTS:
         if fault.name == name:
             return fault
-    raise UsageError("C01", f"fault '{name}' is unknown; there are {', '.join(f.name for f in FAULTS)}")
+    raise UsageError(
+        "C01", f"fault '{name}' is unknown; there are {', '.join(f.name for f in FAULTS)}"
+    )
 
 
 def _cases(folder: Path) -> dict[str, dict[str, Any]]:
-    """What is true of each patient; image and outlines are looked up here, not guessed from files that may be broken already."""
-    cases: dict[str, dict[str, Any]] = json.loads((folder / TRUTH).read_text(encoding="utf-8"))["cases"]
+    """What is true of each patient; image and outlines are looked up here, not guessed from files
+    that may be broken already."""
+    cases: dict[str, dict[str, Any]] = json.loads((folder / TRUTH).read_text(encoding="utf-8"))[
+        "cases"
+    ]
     return cases
 
 
@@ -217,7 +232,9 @@ def _ct(folder: Path) -> tuple[str, list[Path]]:
 
     patient = _whole(folder)
     heads = [(dcmread(path, stop_before_pixels=True), path) for path in _series(folder, patient)]
-    placed = [(float(head.ImagePositionPatient[2]), path) for head, path in heads if head.Modality == "CT"]
+    placed = [
+        (float(head.ImagePositionPatient[2]), path) for head, path in heads if head.Modality == "CT"
+    ]
     return patient, [path for _, path in sorted(placed)]
 
 
@@ -232,11 +249,15 @@ def _nifti(folder: Path) -> tuple[str, dict[str, Path]]:
     patient = _whole(folder)
     name = f"BraTS-MET-{patient}-000"
     tree = folder / writer.COLLECTION / name
-    return patient, {path.name.removeprefix(f"{name}-").removesuffix(".nii.gz"): path for path in tree.glob("*.nii.gz")}
+    return patient, {
+        path.name.removeprefix(f"{name}-").removesuffix(".nii.gz"): path
+        for path in tree.glob("*.nii.gz")
+    }
 
 
 def _rewrite(path: Path, change: Callable[[Any, Any], Any]) -> None:
-    """Save a NIfTI file again with what `change(image, array)` makes of it: an array and an affine."""
+    """Save a NIfTI file again with what `change(image, array)` makes of it: an array and an
+    affine."""
     import nibabel as nib
 
     image: Any = nib.load(path)

@@ -1,12 +1,13 @@
-"""Table faults, planted one each in a folder that `colorectal.write` has written: to test the guards, and to see a guard fire.
+"""Table faults, planted one each in a folder that `colorectal.write` has written: to test the
+guards, and to see a guard fire.
 
     from simulation.phantom import colorectal, faults
     colorectal.write(folder)
     faults.named("age in days").plant(folder)         # any reading of `folder` now fails with D07
 
-`FAULTS` is the list; each names the code that has to answer and what the answer is (`Answer`) when the folder is read with its source
-mapping named (`gdc`). Where the mapping is left to be recognised, a clinical table that cannot identify itself is D08. Planting is
-deterministic.
+`FAULTS` is the list; each names the code that has to answer and what the answer is (`Answer`) when
+the folder is read with its source mapping named (`gdc`). Where the mapping is left to be
+recognised, a clinical table that cannot identify itself is D08. Planting is deterministic.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from simulation.phantom.colorectal.records import Row
 from simulation.phantom.colorectal.writer import write_rows
 
 Answer = Literal["error", "excluded", "run", "site", "report"]
-"""`error`: reading fails with the code. `excluded`: the patient is left out, and the flow says so with the code. `run`: the code stops the
-run later. `site`: that site's own reading fails. `report`: nothing fails, and the report prints `not estimable`."""
+"""`error`: reading fails with the code. `excluded`: the patient is left out, and the flow says so
+with the code. `run`: the code stops the run later. `site`: that site's own reading fails. `report`:
+nothing fails, and the report prints `not estimable`."""
 
 CLINICAL: Final = "coad/clinical.tsv"
 PATHOLOGY: Final = "coad/pathology_detail.tsv"
@@ -43,7 +45,8 @@ PRIOR = "diagnoses.prior_malignancy"
 
 @dataclass(frozen=True)
 class Planted:
-    """A fault: what to call it, the code that must answer, how, and the function that plants it into a folder."""
+    """A fault: what to call it, the code that must answer, how, and the function that plants it
+    into a folder."""
 
     name: str
     code: str
@@ -72,20 +75,37 @@ def _foreign_value(folder: Path) -> None:
     """D07: one primary tumour lies outside the vocabulary of locations."""
     chosen = _primary_ids(folder)[0]
     column = "diagnoses.tissue_or_organ_of_origin"
-    _edit(folder / CLINICAL, lambda row: row | {column: "Stomach, NOS"} if row[ID] == chosen and row[KIND] == "primary" else row)
+    _edit(
+        folder / CLINICAL,
+        lambda row: (
+            row | {column: "Stomach, NOS"} if row[ID] == chosen and row[KIND] == "primary" else row
+        ),
+    )
 
 
 def _foreign_label(folder: Path) -> None:
     """D03: one M is a value that the label does not declare."""
     chosen = _primary_ids(folder)[0]
-    _edit(folder / CLINICAL, lambda row: row | {M: "distant"} if row[ID] == chosen and row[KIND] == "primary" else row)
+    _edit(
+        folder / CLINICAL,
+        lambda row: row | {M: "distant"} if row[ID] == chosen and row[KIND] == "primary" else row,
+    )
 
 
 def _contradiction(folder: Path) -> None:
     """D02: one patient has a second row of the primary tumour with another M and another age."""
     rows = _rows(folder / CLINICAL)
     known = next(row for row in rows if row[KIND] == "primary" and row[M] == "M0")
-    _append(folder / CLINICAL, [known | {M: "M1", AGE: str(int(known[AGE]) - 20 if int(known[AGE]) > 60 else int(known[AGE]) + 20)}])
+    _append(
+        folder / CLINICAL,
+        [
+            known
+            | {
+                M: "M1",
+                AGE: str(int(known[AGE]) - 20 if int(known[AGE]) > 60 else int(known[AGE]) + 20),
+            }
+        ],
+    )
 
 
 def _missing_column(folder: Path) -> None:
@@ -136,35 +156,53 @@ def _nobody(folder: Path) -> None:
 
 
 def _empty_site(folder: Path) -> None:
-    """D09: none of Michigan's patients has a row of a primary tumour; the other sites are as they were."""
+    """D09: none of Michigan's patients has a row of a primary tumour; the other sites are as they
+    were."""
     for name in BOTH:
-        _edit(folder / name / "clinical.tsv", lambda row: row | {KIND: "Unknown"} if _site(row) in ("DM", "DY") else row)
+        _edit(
+            folder / name / "clinical.tsv",
+            lambda row: row | {KIND: "Unknown"} if _site(row) in ("DM", "DY") else row,
+        )
 
 
 def _label_copy(folder: Path) -> None:
     """L03: 'prior malignancy' is M, so one feature predicts the label perfectly."""
     copy = {"M0": "no", "M1": "yes"}
     for name in BOTH:
-        _edit(folder / name / "clinical.tsv", lambda row: row | {PRIOR: copy.get(row[M][:2], "no")} if row[KIND] == "primary" else row)
+        _edit(
+            folder / name / "clinical.tsv",
+            lambda row: (
+                row | {PRIOR: copy.get(row[M][:2], "no")} if row[KIND] == "primary" else row
+            ),
+        )
 
 
 def _outcome_as_feature(folder: Path) -> None:
-    """L02: the tables are right, but the mapping beside them reads the AJCC stage, which encodes M, as prior malignancy."""
+    """L02: the tables are right, but the mapping beside them reads the AJCC stage, which encodes M,
+    as prior malignancy."""
     text = (SOURCES / "gdc.toml").read_text(encoding="utf-8")
     leaky = text.replace(f'"{PRIOR}"', '"diagnoses.ajcc_pathologic_stage"')
-    if tomllib.loads(leaky)["features"]["prior_malignancy"]["column"] != "diagnoses.ajcc_pathologic_stage":
+    if (
+        tomllib.loads(leaky)["features"]["prior_malignancy"]["column"]
+        != "diagnoses.ajcc_pathologic_stage"
+    ):
         raise AssertionError("the mapping 'gdc' has no column of prior malignancy to replace")
     (folder / MAPPING).write_text(leaky, encoding="utf-8")
 
 
 def _two_sites(folder: Path) -> None:
-    """L04: ten patients of AA stand in the tables again under CM, with the same `cases.case_id` and the same findings.
+    """L04: ten patients of AA stand in the tables again under CM, with the same `cases.case_id` and
+    the same findings.
 
     Their barcodes differ, so only what a barcode does not hold can tell: the case id.
     """
     chosen = [i for i in _primary_ids(folder) if i[5:7] == "AA"][:10]
     for table in (CLINICAL, PATHOLOGY, FOLLOW_UP):
-        again = [row | {ID: row[ID].replace("-AA-", "-CM-")} for row in _rows(folder / table) if row[ID] in chosen]
+        again = [
+            row | {ID: row[ID].replace("-AA-", "-CM-")}
+            for row in _rows(folder / table)
+            if row[ID] in chosen
+        ]
         _append(folder / table, again)
 
 
@@ -174,7 +212,11 @@ def _one_class(folder: Path) -> None:
     for name in BOTH:
         _edit(
             folder / name / "clinical.tsv",
-            lambda row: row | {M: "M0"} if _site(row) in ("A6", "AF") and row[KIND] == "primary" and row[M] in m1 else row,
+            lambda row: (
+                row | {M: "M0"}
+                if _site(row) in ("A6", "AF") and row[KIND] == "primary" and row[M] in m1
+                else row
+            ),
         )
 
 
@@ -207,7 +249,9 @@ def named(name: str) -> Planted:
     for fault in FAULTS:
         if fault.name == name:
             return fault
-    raise UsageError("C01", f"fault '{name}' is unknown; there are {', '.join(f.name for f in FAULTS)}")
+    raise UsageError(
+        "C01", f"fault '{name}' is unknown; there are {', '.join(f.name for f in FAULTS)}"
+    )
 
 
 def _site(row: Row) -> str:
@@ -227,7 +271,9 @@ def _rows(path: Path) -> list[Row]:
 
 def _primary_ids(folder: Path) -> list[str]:
     """Patients of `coad/` with a row of their primary tumour, in the order of the table."""
-    return list(dict.fromkeys(row[ID] for row in _rows(folder / CLINICAL) if row[KIND] == "primary"))
+    return list(
+        dict.fromkeys(row[ID] for row in _rows(folder / CLINICAL) if row[KIND] == "primary")
+    )
 
 
 def _edit(path: Path, change: Callable[[Row], Mapping[str, str]]) -> None:

@@ -1,6 +1,7 @@
 """Abdominal anatomy of one patient (`liver.body.Body`) as Hounsfield units and outlines.
 
-The latent u moves the attenuation of the core of each lesion against its rim (`core_hu`), and nothing else.
+The latent u moves the attenuation of the core of each lesion against its rim (`core_hu`), and
+nothing else.
 """
 
 from __future__ import annotations
@@ -51,7 +52,11 @@ def render(body: Body, u: float, scanner: Ct, rng: np.random.Generator) -> Rende
     """The abdomen as `scanner` sees it."""
     slices = round(body.height / scanner.slice_mm)
     first = -(PIXELS - 1) / 2 * body.pixel
-    grid = Grid.of((slices, PIXELS, PIXELS), (scanner.slice_mm, body.pixel, body.pixel), (scanner.slice_mm / 2, first, first))
+    grid = Grid.of(
+        (slices, PIXELS, PIXELS),
+        (scanner.slice_mm, body.pixel, body.pixel),
+        (scanner.slice_mm / 2, first, first),
+    )
     image, within = _trunk(grid, body, scanner, rng)
     liver = _liver(grid, body, rng) & within
     _lungs(image, grid, body, liver, within, rng)
@@ -61,13 +66,22 @@ def render(body: Body, u: float, scanner: Ct, rng: np.random.Generator) -> Rende
     phase = scanner.phase
     image[liver] = body.liver_hu * phase + 4 * smooth_noise(rng, grid.shape, (7, 20, 20))[liver]
     image[hepatic], image[portal] = 158 * phase, 172 * phase
-    segments = {"Liver": liver, "Liver Remnant": liver & (grid.x[None, None] > body.border), "Hepatic": hepatic, "Portal": portal}
+    segments = {
+        "Liver": liver,
+        "Liver Remnant": liver & (grid.x[None, None] > body.border),
+        "Hepatic": hepatic,
+        "Portal": portal,
+    }
     for n, lesion in enumerate(body.lesions, 1):
         solid = _lesion(image, grid, lesion, liver, body, u + EACH * float(rng.normal()), phase)
         segments[f"Tumor_{n}"] = solid
         for vessel in (hepatic, portal):
             vessel &= ~solid
-    return Rendered(_scanned(image, grid, body, scanner, rng), segments, np.hypot(grid.y[:, None], grid.x[None]) < PIXELS / 2 * body.pixel)
+    return Rendered(
+        _scanned(image, grid, body, scanner, rng),
+        segments,
+        np.hypot(grid.y[:, None], grid.x[None]) < PIXELS / 2 * body.pixel,
+    )
 
 
 def core_hu(u: float) -> float:
@@ -145,14 +159,21 @@ def _bones(image: Field, grid: Grid, body: Body, rng: np.random.Generator) -> No
 
 def _liver(grid: Grid, body: Body, rng: np.random.Generator) -> Solid:
     lumps = smooth_noise(rng, grid.shape, (4, 5, 5))
-    out = np.minimum(radius(grid, grid.all, *body.right), radius(grid, grid.all, *body.left)) + 0.035 * lumps < 1
+    out = (
+        np.minimum(radius(grid, grid.all, *body.right), radius(grid, grid.all, *body.left))
+        + 0.035 * lumps
+        < 1
+    )
     for centre, semi in impressions(body.height, body.cavity):
         out &= radius(grid, grid.all, centre, semi) > 1
     return np.asarray(out)
 
 
-def _lungs(image: Field, grid: Grid, body: Body, liver: Solid, within: Solid, rng: np.random.Generator) -> None:
-    """Air above the diaphragm: it starts low at the walls and leaves the liver, the spleen, the stomach and the heart alone."""
+def _lungs(
+    image: Field, grid: Grid, body: Body, liver: Solid, within: Solid, rng: np.random.Generator
+) -> None:
+    """Air above the diaphragm: it starts low at the walls and leaves the liver, the spleen, the
+    stomach and the heart alone."""
     from scipy.ndimage import binary_dilation
 
     h, (b, a) = body.height, body.cavity
@@ -179,25 +200,37 @@ def _vessels(grid: Grid, body: Body, rng: np.random.Generator) -> tuple[Solid, S
         ((0.6, -0.5, 0.12), (0.52, -0.5, -0.08)),
     ):
         tip, other = at(*end), at(*fork)
-        middle = tuple(0.55 * r + 0.45 * t + s for r, t, s in zip(root, tip, rng.normal(0, 4, 3), strict=True))
+        middle = tuple(
+            0.55 * r + 0.45 * t + s for r, t, s in zip(root, tip, rng.normal(0, 4, 3), strict=True)
+        )
         tube(hepatic, grid, [root, (middle[0], middle[1], middle[2]), tip], (5.5, 4.5, 2.4))
         tube(hepatic, grid, [(middle[0], middle[1], middle[2]), other], (3.8, 2.2))
     hilum, right, left = at(0.42, 0.02, -0.28), at(0.44, 0.05, -0.5), at(0.57, -0.38, -0.02)
     tube(portal, grid, [(0.25 * h, 0.1 * b, -0.05 * a), hilum, right], (6.5, 6.5, 5))
     tube(portal, grid, [hilum, left, at(0.62, -0.5, 0.2)], (5.5, 4.2, 2.4))
-    for tip in ((0.6, -0.35, -0.72), (0.62, 0.35, -0.7), (0.3, -0.3, -0.66), (0.28, 0.32, -0.74), (0.46, 0.5, -0.55)):
+    for tip in (
+        (0.6, -0.35, -0.72),
+        (0.62, 0.35, -0.7),
+        (0.3, -0.3, -0.66),
+        (0.28, 0.32, -0.74),
+        (0.46, 0.5, -0.55),
+    ):
         tube(portal, grid, [right, at(*tip)], (4.2, 2.2))
     return hepatic, portal
 
 
-def _lesion(image: Field, grid: Grid, lesion: Lesion, liver: Solid, body: Body, u: float, phase: float) -> Solid:
+def _lesion(
+    image: Field, grid: Grid, lesion: Lesion, liver: Solid, body: Body, u: float, phase: float
+) -> Solid:
     own = np.random.default_rng(lesion.seed)
     box = around(grid, lesion.centre, lesion.semi, 1.25)
     r = radius(grid, box, lesion.centre, lesion.semi)
     z, y, x = (p - c for p, c in zip(grid.at(box), lesion.centre, strict=True))
     # lobulated: the radius swings by a few per cent over the sphere
     waves = own.normal(size=(3, 3)) * 2.2 / max(lesion.semi)
-    r = r * (1 + 0.035 * sum(np.sin(w[0] * z + w[1] * y + w[2] * x + own.uniform(0, 6)) for w in waves))
+    r = r * (
+        1 + 0.035 * sum(np.sin(w[0] * z + w[1] * y + w[2] * x + own.uniform(0, 6)) for w in waves)
+    )
     r = np.where(liver[box], r, np.inf)
     rim = body.liver_hu * phase - body.lesion_hu
     core = 1 / (1 + np.exp(STEEP * (np.minimum(r, 2) - CORE_SHARE)))
@@ -209,13 +242,16 @@ def _lesion(image: Field, grid: Grid, lesion: Lesion, liver: Solid, body: Body, 
 
 
 def _scanned(image: Field, grid: Grid, body: Body, scanner: Ct, rng: np.random.Generator) -> Field:
-    """Blurred by the kernel and the slice, shifted, and noisy: more so in the middle of a large body."""
+    """Blurred by the kernel and the slice, shifted, and noisy: more so in the middle of a large
+    body."""
     from scipy.ndimage import gaussian_filter
 
     pixel = scanner.blur_mm / body.pixel
     hounsfield = gaussian_filter(image, (0.35, pixel, pixel))
     hounsfield[hounsfield > -800] += scanner.offset
-    out = np.hypot(grid.y[:, None] / (body.cavity[0] + body.fat), grid.x[None] / (body.cavity[1] + body.fat))
+    out = np.hypot(
+        grid.y[:, None] / (body.cavity[0] + body.fat), grid.x[None] / (body.cavity[1] + body.fat)
+    )
     level = scanner.noise * (1.1 - 0.35 * np.clip(out, 0, 1)) * (0.85 + body.fat / 120)
     noisy = hounsfield + grain(rng, grid.shape, (0, 0.9 * pixel, 0.9 * pixel)) * level[None]
     return np.asarray(np.clip(np.rint(noisy), -1024, 3000), np.float32)

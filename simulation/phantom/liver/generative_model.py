@@ -1,12 +1,13 @@
-"""Generative model of the liver phantom: a recurrence sets the odds of what the table says and of how the lesions look.
+"""Generative model of the liver phantom: a recurrence sets the odds of what the table says and of
+how the lesions look.
 
     y ~ Bernoulli                                     recurrence within 24 months
     log CEA | y ~ N      node, extrahepatic, synchronous, chemotherapy | y ~ Bernoulli      in the table only
     u | y ~ N(+-`IMAGE` / 2, 1)                       the attenuation of the lesions' cores against their rims: in the image only
 
-Given y, table and image are independent, so the log-odds of a recurrence are those of the table, plus those of u: Bayes' rule. What
-table and image share (number and size of the lesions, body mass) is drawn apart from y, and so is whether the follow-up is long enough
-to know.
+Given y, table and image are independent, so the log-odds of a recurrence are those of the table,
+plus those of u: Bayes' rule. What table and image share (number and size of the lesions, body mass)
+is drawn apart from y, and so is whether the follow-up is long enough to know.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from simulation.phantom.shared.draws import Bools, Ints, auc, sigmoid
 
 RECURRED: Final = 0.44
 CEA: Final = (1.5, 2.9)
-"""Mean of log(ng/mL) without and with a recurrence. One strong marker rather than five weak ones: what 200 patients can teach."""
+"""Mean of log(ng/mL) without and with a recurrence. One strong marker rather than five weak ones:
+what 200 patients can teach."""
 CEA_SD: Final = 0.95
 SHARES: Final[Mapping[str, tuple[float, float]]] = {
     "node": (0.32, 0.50),
@@ -39,7 +41,8 @@ KNOWN: Final = 0.9
 """Share of patients followed long enough."""
 HORIZON: Final = 24.0
 DRAWS: Final = 60_000
-"""Patients of the Monte-Carlo draw for the population's ceilings; standard error of an AUC about 0.002."""
+"""Patients of the Monte-Carlo draw for the population's ceilings; standard error of an AUC about
+0.002."""
 
 
 @dataclass(frozen=True)
@@ -99,28 +102,56 @@ def draw(patients: int, seed: int | tuple[int, ...], *, null: bool = False) -> D
 
 
 def log_odds(d: Draw) -> dict[str, Floats]:
-    """'clinical', 'image', 'fusion' -> (patients,) log-odds of a recurrence given the table, the image, both."""
+    """'clinical', 'image', 'fusion' -> (patients,) log-odds of a recurrence given the table, the
+    image, both."""
     prior = float(np.log(RECURRED / (1 - RECURRED)))
     none, some = CEA
-    table = np.where(d.cea_known, (np.log(d.cea) - (none + some) / 2) * (some - none) / CEA_SD**2, 0.0)
+    table = np.where(
+        d.cea_known, (np.log(d.cea) - (none + some) / 2) * (some - none) / CEA_SD**2, 0.0
+    )
     for name, (without, with_) in SHARES.items():
-        table = table + np.where(getattr(d, name) == 1, np.log(with_ / without), np.log((1 - with_) / (1 - without)))
-    return {"clinical": prior + table, "image": prior + IMAGE * d.u, "fusion": prior + table + IMAGE * d.u}
+        table = table + np.where(
+            getattr(d, name) == 1, np.log(with_ / without), np.log((1 - with_) / (1 - without))
+        )
+    return {
+        "clinical": prior + table,
+        "image": prior + IMAGE * d.u,
+        "fusion": prior + table + IMAGE * d.u,
+    }
 
 
 def posteriors(d: Draw, *, null: bool = False) -> dict[str, Floats]:
     """'clinical', 'image', 'fusion' -> (patients,) P(recurrence | what is seen)."""
     probabilities = {name: sigmoid(z) for name, z in log_odds(d).items()}
-    return probabilities if not null else {**probabilities, "image": np.full(len(d), RECURRED), "fusion": probabilities["clinical"]}
+    return (
+        probabilities
+        if not null
+        else {
+            **probabilities,
+            "image": np.full(len(d), RECURRED),
+            "fusion": probabilities["clinical"],
+        }
+    )
 
 
-def ceilings(d: Draw, known: Bools, table: Bools, image: Bools, *, null: bool = False) -> dict[str, float]:
-    """The AUC of each posterior: among the patients of known label who have what it looks at; of the fusion, among all who have a
-    table or an image, each by what there is."""
+def ceilings(
+    d: Draw, known: Bools, table: Bools, image: Bools, *, null: bool = False
+) -> dict[str, float]:
+    """The AUC of each posterior: among the patients of known label who have what it looks at; of
+    the fusion, among all who have a table or an image, each by what there is."""
     scores = posteriors(d, null=null)
-    best_available = np.select([table & image, table], [scores["fusion"], scores["clinical"]], scores["image"])
-    predictors = {"clinical": (scores["clinical"], table), "image": (scores["image"], image), "fusion": (best_available, table | image)}
-    return {name: auc(p[known & available], d.recurred[known & available]) for name, (p, available) in predictors.items()}
+    best_available = np.select(
+        [table & image, table], [scores["fusion"], scores["clinical"]], scores["image"]
+    )
+    predictors = {
+        "clinical": (scores["clinical"], table),
+        "image": (scores["image"], image),
+        "fusion": (best_available, table | image),
+    }
+    return {
+        name: auc(p[known & available], d.recurred[known & available])
+        for name, (p, available) in predictors.items()
+    }
 
 
 @lru_cache(maxsize=2)
@@ -133,4 +164,9 @@ def population(null: bool = False) -> dict[str, float]:
 
 def coefficients() -> dict[str, tuple[float, ...]]:
     """The model's numbers by name: without and with a recurrence."""
-    return {"recurred": (1 - RECURRED, RECURRED), "log cea": CEA, **SHARES, "image": (-IMAGE / 2, IMAGE / 2)}
+    return {
+        "recurred": (1 - RECURRED, RECURRED),
+        "log cea": CEA,
+        **SHARES,
+        "image": (-IMAGE / 2, IMAGE / 2),
+    }

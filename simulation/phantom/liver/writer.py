@@ -1,12 +1,13 @@
-"""Liver phantom on disk: a synthetic twin of TCIA's Colorectal-Liver-Metastases as a user downloads it.
+"""Liver phantom on disk: a synthetic twin of TCIA's Colorectal-Liver-Metastases as a user downloads
+it.
 
     <folder>/Colorectal-Liver-Metastases-Clinical-data-April-2023.xlsx   a row for each patient, -999 is missing
     <folder>/metadata.csv                                                a row for each series, as the NBIA Data Retriever writes it
     <folder>/Colorectal-Liver-Metastases/<PatientID>/<study>/<series>/1-01.dcm   one CT and one SEG series a patient
     <folder>/truth.json                                                  the generator's own truth (`Truth`)
 
-Ids are CRLM-CT-9001 and above; no real patient has one. `generative_model` says what decides the outcome, `body` and `anatomy`
-what is seen.
+Ids are CRLM-CT-9001 and above; no real patient has one. `generative_model` says what decides the
+outcome, `body` and `anatomy` what is seen.
 """
 
 from __future__ import annotations
@@ -63,29 +64,52 @@ def write(
     missing: bool = False,
     tell: Callable[[int, int], None] = lambda done, of: None,
 ) -> Truth:
-    """Write a cohort to `folder` (made if need be; an older phantom there is replaced). Equal arguments write equal bytes.
+    """Write a cohort to `folder` (made if need be; an older phantom there is replaced). Equal
+    arguments write equal bytes.
 
-    `null`: the images have nothing to do with the outcome. `missing`: whole makers lack a modality (`holdings.ABSENT`).
-    `tell(done, of)` after each patient with images. Raises UsageError C01 for fewer than 20 or more than 900 patients, and for a
-    folder that holds images of the collection which no phantom wrote.
+    `null`: the images have nothing to do with the outcome. `missing`: whole makers lack a modality
+    (`holdings.ABSENT`). `tell(done, of)` after each patient with images. Raises UsageError C01 for
+    fewer than 20 or more than 900 patients, and for a folder that holds images of the collection
+    which no phantom wrote.
     """
     folder = Path(folder)
     rng = np.random.default_rng((seed, 2))
     makers = scanners.assign(patients, rng)
     image_truth.clear(folder, COLLECTION)
     drawn = model.draw(patients, (seed, 3), null=null)
-    ids = [f"CRLM-CT-{n}" for n in sorted((9001 + rng.choice(998, patients, replace=False)).tolist())]
+    ids = [
+        f"CRLM-CT-{n}" for n in sorted((9001 + rng.choice(998, patients, replace=False)).tolist())
+    ]
     held = holdings(makers, rng, missing=missing)
-    bodies = [draw_body(float(bmi), np.random.default_rng((seed, 4, i))) for i, bmi in enumerate(drawn.body_mass)]
-    followed = [follow(bool(r), bool(k), rng) for r, k in zip(drawn.recurred, drawn.known, strict=True)]
-    rows = [row(ids[i], i, drawn, bodies[i], followed[i], held[i].table, rng) for i in range(patients)]
+    bodies = [
+        draw_body(float(bmi), np.random.default_rng((seed, 4, i)))
+        for i, bmi in enumerate(drawn.body_mass)
+    ]
+    followed = [
+        follow(bool(r), bool(k), rng) for r, k in zip(drawn.recurred, drawn.known, strict=True)
+    ]
+    rows = [
+        row(ids[i], i, drawn, bodies[i], followed[i], held[i].table, rng) for i in range(patients)
+    ]
     write_workbook(folder / WORKBOOK, {SHEET: [HEADER, *rows], "Data Dictionary": DICTIONARY})
     imaged = []
     for i in range(patients):
         if held[i].image:
-            male, age, outlined = bool(drawn.male[i]), int(drawn.age[i]), held[i].mask and held[i].whole
-            imaged.append(Patient(ids[i], seed, i, male, age, makers[i], bodies[i], float(drawn.u[i]), outlined))
-    series = [entry for entries in processes.each(partial(_write_images, folder), imaged, tell) for entry in entries]
+            male, age, outlined = (
+                bool(drawn.male[i]),
+                int(drawn.age[i]),
+                held[i].mask and held[i].whole,
+            )
+            imaged.append(
+                Patient(
+                    ids[i], seed, i, male, age, makers[i], bodies[i], float(drawn.u[i]), outlined
+                )
+            )
+    series = [
+        entry
+        for entries in processes.each(partial(_write_images, folder), imaged, tell)
+        for entry in entries
+    ]
     with (folder / METADATA).open("w", encoding="utf-8", newline="") as stream:
         table = csv.DictWriter(stream, list(series[0]))
         table.writeheader()
@@ -96,7 +120,8 @@ def write(
 
 
 def read_truth(folder: Path) -> Truth | None:
-    """The truth beside a liver phantom, or None where `folder` holds none. Raises DataError D00 for a file that is not one."""
+    """The truth beside a liver phantom, or None where `folder` holds none. Raises DataError D00 for
+    a file that is not one."""
     return image_truth.read_truth(folder, STUDY)
 
 
@@ -109,9 +134,22 @@ def _write_images(folder: Path, patient: Patient) -> list[dict[str, str]]:
     maker = scanners.MAKERS[patient.maker]
     corner = -(PIXELS - 1) / 2 * patient.body.pixel
     shift = np.round(rng.uniform((-12, -180, -600), (12, -120, -100)), 1)
-    origin = (round(corner + float(shift[0]), 4), round(corner + float(shift[1]), 4), float(shift[2]))
+    origin = (
+        round(corner + float(shift[0]), 4),
+        round(corner + float(shift[1]), 4),
+        float(shift[2]),
+    )
     day = datetime.date(1992, 1, 1) + datetime.timedelta(days=int(rng.integers(0, 4000)))
-    subject = Subject(COLLECTION, patient.id, patient.seed, patient.male, patient.age, day, origin, patient.body.pixel)
+    subject = Subject(
+        COLLECTION,
+        patient.id,
+        patient.seed,
+        patient.male,
+        patient.age,
+        day,
+        origin,
+        patient.body.pixel,
+    )
     rendered = render(patient.body, patient.u, maker.ct, rng)
     out = [write_ct(folder, subject, maker, rendered)]
     return [*out, write_seg(folder, subject, maker, rendered)] if patient.mask else out
@@ -136,7 +174,14 @@ def _truth(patients: _Patients, seed: int, null: bool, missing: bool) -> Truth:
     for n, i in enumerate(patients.ids):
         label = CLASSES[d.recurred[n]] if known[n] else ""
         outlined = held[n].mask and held[n].whole
-        cases[i] = Case(label, scanners.NAMES[patients.makers[n]], held[n].image, outlined, held[n].table, (float(d.u[n]),))
+        cases[i] = Case(
+            label,
+            scanners.NAMES[patients.makers[n]],
+            held[n].image,
+            outlined,
+            held[n].table,
+            (float(d.u[n]),),
+        )
     return Truth(
         study=STUDY,
         seed=seed,

@@ -18,7 +18,8 @@ def auc(score: Floats, event: Ints) -> float:
 
 
 def pair_counts(score: Floats, event: Ints) -> tuple[float, int]:
-    """(pairs of event and non-event in which the event scores higher, ties half; all such pairs)."""
+    """(pairs of event and non-event in which the event scores higher, ties half; all such
+    pairs)."""
     below = np.sort(score[event == 0])
     above = score[event == 1]
     won = np.searchsorted(below, above, "left").sum() + np.searchsorted(below, above, "right").sum()

@@ -1,4 +1,5 @@
-"""Ground truth of an imaging phantom (`truth.json` beside the data): what its generator knows of the cohort."""
+"""Ground truth of an imaging phantom (`truth.json` beside the data): what its generator knows of
+the cohort."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Truth:
-    """Counts are of patients; a ceiling is an AUC (of several classes: the mean of one against the rest)."""
+    """Counts are of patients; a ceiling is an AUC (of several classes: the mean of one against the
+    rest)."""
 
     study: str
     seed: int
@@ -51,9 +53,11 @@ class Truth:
     model: Mapping[str, tuple[float, ...]]
     """The numbers of the generator: coefficients of a logit, or a class's means."""
     ceilings: Mapping[str, float]
-    """'clinical', 'image', 'fusion' -> AUC of the true posterior in the population, given the table, the image or both (Monte Carlo)."""
+    """'clinical', 'image', 'fusion' -> AUC of the true posterior in the population, given the
+    table, the image or both (Monte Carlo)."""
     cohort_ceilings: Mapping[str, float]
-    """The same on this cohort's patients of known label: who have the table, the image; of the fusion all, each by what there is."""
+    """The same on this cohort's patients of known label: who have the table, the image; of the
+    fusion all, each by what there is."""
     ceilings_without: Mapping[str, Mapping[str, float]]
     """Clinical feature -> `ceilings` where the table lacks it."""
     cases: Mapping[str, Case]
@@ -61,34 +65,50 @@ class Truth:
 
 
 def keep(truth: Truth, folder: Path) -> None:
-    (folder / TRUTH).write_text(json.dumps(dataclasses.asdict(truth), indent=1) + "\n", encoding="utf-8")
+    (folder / TRUTH).write_text(
+        json.dumps(dataclasses.asdict(truth), indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def read_truth(folder: Path, study: str) -> Truth | None:
-    """The truth beside a phantom of `study`, or None where `folder` holds none. Raises DataError D00 for a file that is not one."""
+    """The truth beside a phantom of `study`, or None where `folder` holds none. Raises DataError
+    D00 for a file that is not one."""
     path = Path(folder) / TRUTH
     if not path.is_file():
         return None
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         raw["model"] = {name: tuple(values) for name, values in raw["model"].items()}
-        raw["cases"] = {i: Case(**(case | {"latent": tuple(case["latent"])})) for i, case in raw["cases"].items()}
+        raw["cases"] = {
+            i: Case(**(case | {"latent": tuple(case["latent"])}))
+            for i, case in raw["cases"].items()
+        }
         truth = Truth(**raw)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError("D00", f"D00 {path}: not the truth of an imaging phantom ({error}). Write the phantom again") from error
+        raise DataError(
+            "D00",
+            f"D00 {path}: not the truth of an imaging phantom ({error}). Write the phantom again",
+        ) from error
     if truth.study != study:
-        raise DataError("D00", f"D00 {path}: the truth of a phantom of '{truth.study}', not of '{study}'. Take the other folder")
+        raise DataError(
+            "D00",
+            f"D00 {path}: the truth of a phantom of '{truth.study}', not of '{study}'. Take the "
+            "other folder",
+        )
     return truth
 
 
 def clear(folder: Path, collection: str) -> None:
-    """Make room for a phantom: an older one in `folder`, or what an interrupt left of it, is removed, its truth first.
+    """Make room for a phantom: an older one in `folder`, or what an interrupt left of it, is
+    removed, its truth first.
 
     Raises UsageError C01 for images that are no phantom's.
     """
     tree, mark, truth = folder / collection, folder / MARK, folder / TRUTH
     if tree.exists() and not (mark.is_file() or truth.is_file()):
-        raise UsageError("C01", f"{tree} is there already and belongs to no phantom; give another folder")
+        raise UsageError(
+            "C01", f"{tree} is there already and belongs to no phantom; give another folder"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     mark.touch()
     truth.unlink(missing_ok=True)

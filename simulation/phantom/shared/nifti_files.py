@@ -1,4 +1,5 @@
-"""NIfTI writer: equal bytes for equal voxels. Packed without the time of writing, at the fastest level."""
+"""NIfTI writer: equal bytes for equal voxels. Packed without the time of writing, at the fastest
+level."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 
 
 def write_nifti(path: Path, array: NDArray[Any], affine: NDArray[Any]) -> None:
-    """`array` (i, j, k) as `path`, a .nii.gz; `affine` (4, 4) is RAS+ in mm. Imports nibabel, which is heavy."""
+    """`array` (i, j, k) as `path`, a .nii.gz; `affine` (4, 4) is RAS+ in mm. Imports nibabel, which
+    is heavy."""
     import nibabel as nib
 
     image: Any = nib.Nifti1Image(array, affine)  # type: ignore[no-untyped-call]

@@ -1,4 +1,5 @@
-"""Process pool for phantoms: the same work on many patients, results in order, equal to those of one process."""
+"""Process pool for phantoms: the same work on many patients, results in order, equal to those of
+one process."""
 
 from __future__ import annotations
 
@@ -18,9 +19,15 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def each(work: Callable[[Item], Result], items: Sequence[Item], tell: Callable[[int, int], None]) -> list[Result]:
-    """`work(item)` of each item. `work` is a function of a module, items and results can be pickled. `tell(done, of)` after each."""
-    processes = min(MOST_PROCESSES, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+def each(
+    work: Callable[[Item], Result], items: Sequence[Item], tell: Callable[[int, int], None]
+) -> list[Result]:
+    """`work(item)` of each item. `work` is a function of a module, items and results can be
+    pickled. `tell(done, of)` after each."""
+    processes = min(
+        MOST_PROCESSES,
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+    )
     out: list[Result] = []
     if processes == 1 or len(items) < FEW:
         with threadpool_limits(1):
@@ -28,9 +35,12 @@ def each(work: Callable[[Item], Result], items: Sequence[Item], tell: Callable[[
                 out.append(work(item))
                 tell(len(out), len(items))
         return out
-    # a fresh interpreter: a fork would take over the locks of whatever threads are running; its matrices are small, and threads that
-    # wait for each other on a busy machine cost more than they win
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=threadpool_limits, initargs=(1,)) as pool:
+    # a fresh interpreter: a fork would take over the locks of whatever threads are running; its
+    # matrices are small, and threads that wait for each other on a busy machine cost more than they
+    # win
+    with ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), initializer=threadpool_limits, initargs=(1,)
+    ) as pool:
         for result in pool.map(work, items, chunksize=4):
             out.append(result)
             tell(len(out), len(items))

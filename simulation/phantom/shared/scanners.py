@@ -1,7 +1,9 @@
-"""Scanners of the imaging phantoms: their makers, what each does to an image, and which patient was scanned by which.
+"""Scanners of the imaging phantoms: their makers, what each does to an image, and which patient was
+scanned by which.
 
-A maker says nothing about a patient's outcome: it is drawn apart from everything else. The numbers are set by hand so that the four
-differ visibly in noise, sharpness, offset and file conventions, as real ones do.
+A maker says nothing about a patient's outcome: it is drawn apart from everything else. The numbers
+are set by hand so that the four differ visibly in noise, sharpness, offset and file conventions, as
+real ones do.
 """
 
 from __future__ import annotations
@@ -94,13 +96,16 @@ NAMES = tuple(maker.name for maker in MAKERS)
 
 
 def assign(patients: int, rng: np.random.Generator) -> list[int]:
-    """The maker of each of `patients` scans, as index into MAKERS: shares kept by largest remainders, order drawn.
+    """The maker of each of `patients` scans, as index into MAKERS: shares kept by largest
+    remainders, order drawn.
 
     Raises UsageError C01 for fewer than 20 or more than 900 patients.
     """
     if not FEWEST_PATIENTS <= patients <= MOST_PATIENTS:
         raise UsageError(
-            "C01", f"an imaging phantom of {patients} patients cannot be made; {FEWEST_PATIENTS} to {MOST_PATIENTS} are allowed"
+            "C01",
+            f"an imaging phantom of {patients} patients cannot be made; {FEWEST_PATIENTS} to "
+            f"{MOST_PATIENTS} are allowed",
         )
     quota = np.array([m.share for m in MAKERS]) * patients
     counts = np.floor(quota).astype(np.int64)

@@ -1,6 +1,8 @@
-"""Solids that phantoms are made of, on a grid of voxels: ellipsoids, tubes, and smooth random fields. Axes (z, y, x), lengths mm.
+"""Solids that phantoms are made of, on a grid of voxels: ellipsoids, tubes, and smooth random
+fields. Axes (z, y, x), lengths mm.
 
-Coordinates grow towards the patient's head (z), back (y) and left (x). Each solid is computed only in the box that holds it.
+Coordinates grow towards the patient's head (z), back (y) and left (x). Each solid is computed only
+in the box that holds it.
 """
 
 from __future__ import annotations
@@ -28,8 +30,13 @@ class Grid:
     x: Field
 
     @classmethod
-    def of(cls, shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], first: Point) -> Grid:
-        axes = [(o + s * np.arange(n)).astype(np.float32) for n, s, o in zip(shape, spacing_mm, first, strict=True)]
+    def of(
+        cls, shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], first: Point
+    ) -> Grid:
+        axes = [
+            (o + s * np.arange(n)).astype(np.float32)
+            for n, s, o in zip(shape, spacing_mm, first, strict=True)
+        ]
         return cls(*axes)
 
     @property
@@ -83,17 +90,23 @@ def tube(out: Solid, grid: Grid, path: Sequence[Point], radii: Sequence[float]) 
         box = grid.box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
         z, y, x = grid.at(box)
         d = b - a
-        along = ((z - a[0]) * d[0] + (y - a[1]) * d[1] + (x - a[2]) * d[2]) / max(float(d @ d), 1e-6)
+        along = ((z - a[0]) * d[0] + (y - a[1]) * d[1] + (x - a[2]) * d[2]) / max(
+            float(d @ d), 1e-6
+        )
         t = np.clip(along, 0, 1)
         away = (z - a[0] - t * d[0]) ** 2 + (y - a[1] - t * d[1]) ** 2 + (x - a[2] - t * d[2]) ** 2
         out[box] |= away < (first + (last - first) * t) ** 2
 
 
-def smooth_noise(rng: np.random.Generator, shape: tuple[int, int, int], knots: tuple[int, int, int]) -> Field:
-    """A random field of about unit deviation that varies over `knots` points along each axis, straight between them."""
+def smooth_noise(
+    rng: np.random.Generator, shape: tuple[int, int, int], knots: tuple[int, int, int]
+) -> Field:
+    """A random field of about unit deviation that varies over `knots` points along each axis,
+    straight between them."""
     out = rng.normal(size=knots).astype(np.float32)
     for n, k in zip(shape, knots, strict=True):
-        # the leading axis is stretched and goes to the end, so that after three turns each is back in its place
+        # the leading axis is stretched and goes to the end, so that after three turns each is back
+        # in its place
         out = np.tensordot(out, _stretch(k, n), axes=(0, 1))
     return np.ascontiguousarray(out)
 
@@ -104,7 +117,9 @@ def _stretch(knots: int, points: int) -> Field:
     return np.asarray(np.maximum(1 - np.abs(place[:, None] - np.arange(knots)), 0), np.float32)
 
 
-def grain(rng: np.random.Generator, shape: tuple[int, int, int], sigma: tuple[float, float, float]) -> Field:
+def grain(
+    rng: np.random.Generator, shape: tuple[int, int, int], sigma: tuple[float, float, float]
+) -> Field:
     """Noise of zero mean and unit deviation, correlated over `sigma` voxels."""
     from scipy.ndimage import gaussian_filter
 

@@ -1,4 +1,5 @@
-"""Excel workbook of equal bytes for equal rows: openpyxl stamps the time of writing into it, which is taken out again."""
+"""Excel workbook of equal bytes for equal rows: openpyxl stamps the time of writing into it, which
+is taken out again."""
 
 from __future__ import annotations
 
@@ -30,5 +31,7 @@ def write_workbook(path: Path, sheets: Mapping[str, Sheet]) -> None:
         for name in old.namelist():
             raw = old.read(name)
             if name == "docProps/core.xml":
-                raw = re.sub(rb">[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z?<", b">2023-04-01T00:00:00Z<", raw)
+                raw = re.sub(
+                    rb">[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z?<", b">2023-04-01T00:00:00Z<", raw
+                )
             new.writestr(zipfile.ZipInfo(name, MIDNIGHT), raw, zipfile.ZIP_DEFLATED)

@@ -1,4 +1,5 @@
-"""Exports of three kinds give the same cohort; and every planted fault is named with its way out."""
+"""Exports of three kinds give the same cohort; and every planted fault is named with its way
+out."""
 
 import dataclasses
 from pathlib import Path
@@ -50,7 +51,10 @@ def test_the_same_patients_from_every_export(tmp_path: Path, kind: str) -> None:
         "TCGA-AA-0005": "Indivumed",
     }
     by_id = {
-        i: (a, s, t, n) for i, a, s, t, n in zip(c.ids, column(c, "age"), column(c, "sex"), column(c, "t"), column(c, "n"), strict=True)
+        i: (a, s, t, n)
+        for i, a, s, t, n in zip(
+            c.ids, column(c, "age"), column(c, "sex"), column(c, "t"), column(c, "n"), strict=True
+        )
     }
     assert by_id["TCGA-AG-0002"] == (71.0, "female", "T4", "N2")
     assert by_id["TCGA-CK-0003"] == (None, None, "T2", None)
@@ -62,7 +66,13 @@ def test_the_same_patients_from_every_export(tmp_path: Path, kind: str) -> None:
         assert column(c, "nodes_positive") == [2.0] * 5
         assert column(c, "tumour_deposits") == ["yes"] * 5
         assert set(column(c, "histology")) == {"mucinous", "adenocarcinoma", "other", None}
-        assert set(column(c, "location")) == {"right colon", "rectum", "left colon", "colon, unspecified", None}
+        assert set(column(c, "location")) == {
+            "right colon",
+            "rectum",
+            "left colon",
+            "colon, unspecified",
+            None,
+        }
         assert c.survival[c.ids.index("TCGA-AG-0002")].tolist() == [100, 1]
         assert c.survival[c.ids.index("TCGA-AA-0001")].tolist() == [400, 0]
     else:
@@ -82,14 +92,29 @@ def test_one_site_counts_its_own(tmp_path: Path) -> None:
     extra = [{**PATIENTS[0], "id": "TCGA-AA-0009"}]
     gdc(tmp_path, [*PATIENTS, *extra])
     rows = rows_of(tmp_path / "clinical.tsv")
-    rows = [r for r in rows if not (r["cases.submitter_id"] == "TCGA-AA-0009" and r["diagnoses.classification_of_tumor"] == "primary")]
+    rows = [
+        r
+        for r in rows
+        if not (
+            r["cases.submitter_id"] == "TCGA-AA-0009"
+            and r["diagnoses.classification_of_tumor"] == "primary"
+        )
+    ]
     write(tmp_path / "clinical.tsv", rows)
     whole = reader.read_table(STUDY, "preop", tmp_path).cohort
     assert (whole.flow.read, whole.flow.kept, [n for _, n in whole.flow.excluded]) == (6, 5, [1])
-    mine = reader.read(STUDY, "preop", tmp_path, site="A", patients=frozenset({"TCGA-AA-0009", "TCGA-AA-0001", "TCGA-CK-0003"}))
+    mine = reader.read(
+        STUDY,
+        "preop",
+        tmp_path,
+        site="A",
+        patients=frozenset({"TCGA-AA-0009", "TCGA-AA-0001", "TCGA-CK-0003"}),
+    )
     assert (mine.site, mine.flow.read, mine.flow.kept, mine.flow.unknown_label) == ("A", 3, 2, 1)
     assert mine.ids == ("TCGA-AA-0001", "TCGA-CK-0003")
-    assert "[D09]" in faults(lambda: reader.read(STUDY, "preop", tmp_path, patients=frozenset({"TCGA-XX-0001"})))
+    assert "[D09]" in faults(
+        lambda: reader.read(STUDY, "preop", tmp_path, patients=frozenset({"TCGA-XX-0001"}))
+    )
 
 
 def test_one_person_under_two_ids_is_refused(tmp_path: Path) -> None:
@@ -98,7 +123,9 @@ def test_one_person_under_two_ids_is_refused(tmp_path: Path) -> None:
             if r["cases.submitter_id"] == "TCGA-AG-0002":
                 r["cases.case_id"] = "uuid-TCGA-AA-0001"
 
-    text = faults(lambda: reader.read(STUDY, "preop", edit(gdc(tmp_path), "clinical", change)), LeakError)
+    text = faults(
+        lambda: reader.read(STUDY, "preop", edit(gdc(tmp_path), "clinical", change)), LeakError
+    )
     assert "[L04]" in text
     assert "1 persons" in text
     assert "TCGA-AA-0001 = TCGA-AG-0002" in text
@@ -109,7 +136,9 @@ def test_one_id_for_two_persons_is_refused(tmp_path: Path) -> None:
     def change(rows: list[Row]) -> None:
         primary(rows, "TCGA-AA-0001")[0]["cases.case_id"] = "another"
 
-    assert "1 ids stand for several persons" in faults(lambda: reader.read(STUDY, "preop", edit(gdc(tmp_path), "clinical", change)))
+    assert "1 ids stand for several persons" in faults(
+        lambda: reader.read(STUDY, "preop", edit(gdc(tmp_path), "clinical", change))
+    )
 
 
 def test_the_planted_patient_at_two_sites_is_refused(tmp_path: Path) -> None:
@@ -174,7 +203,9 @@ def test_a_wrong_unit_is_recognised(tmp_path: Path) -> None:
         for r in rows:
             r["demographic.age_at_index"] = "24000"
 
-    assert "looks like days" in faults(lambda: reader.read(STUDY, "preop", edit(gdc(tmp_path), "clinical", change)))
+    assert "looks like days" in faults(
+        lambda: reader.read(STUDY, "preop", edit(gdc(tmp_path), "clinical", change))
+    )
 
 
 def test_age_in_days_is_converted(tmp_path: Path) -> None:
@@ -199,7 +230,9 @@ def test_joins(tmp_path: Path) -> None:
         for r in rows:
             r["cases.submitter_id"] = "x" + r["cases.submitter_id"]
 
-    text = faults(lambda: reader.read(STUDY, "preop", edit(gdc(tmp_path / "b"), "follow_up", nobody)))
+    text = faults(
+        lambda: reader.read(STUDY, "preop", edit(gdc(tmp_path / "b"), "follow_up", nobody))
+    )
     assert "[D05]" in text
     assert "follow_up.tsv" in text
 
@@ -213,7 +246,9 @@ def test_optional_tables_may_be_absent(tmp_path: Path) -> None:
 
 
 def test_no_known_label(tmp_path: Path) -> None:
-    assert "[D09]" in faults(lambda: reader.read(STUDY, "preop", gdc(tmp_path, [{**p, "m": "MX"} for p in PATIENTS])))
+    assert "[D09]" in faults(
+        lambda: reader.read(STUDY, "preop", gdc(tmp_path, [{**p, "m": "MX"} for p in PATIENTS]))
+    )
 
 
 def test_overrides_are_data(tmp_path: Path) -> None:
@@ -228,9 +263,17 @@ def test_stage_is_refused_through_a_mapping(tmp_path: Path) -> None:
         "name": "leaky",
         "studies": ["colorectal_metastasis"],
         "nulls": ["'--"],
-        "tables": {"clinical": {"files": ["clinical.tsv"], "key": "cases.submitter_id", "rows": "agree"}},
-        "label": {"column": "diagnoses.ajcc_pathologic_m", "values": {"M0": ["M0"], "M1": ["M1", "M1a"]}, "unknown": ["MX"]},
-        "features": {f.name: {"column": "diagnoses.ajcc_pathologic_stage"} for f in STUDY.schema.features},
+        "tables": {
+            "clinical": {"files": ["clinical.tsv"], "key": "cases.submitter_id", "rows": "agree"}
+        },
+        "label": {
+            "column": "diagnoses.ajcc_pathologic_m",
+            "values": {"M0": ["M0"], "M1": ["M1", "M1a"]},
+            "unknown": ["MX"],
+        },
+        "features": {
+            f.name: {"column": "diagnoses.ajcc_pathologic_stage"} for f in STUDY.schema.features
+        },
     }
     leaky = dataclasses.replace(STUDY, source=raw)
     text = faults(lambda: reader.read(leaky, "preop", gdc(tmp_path)), LeakError)
@@ -243,7 +286,9 @@ cell = st.sampled_from(["M0", "M1", "M1b", "MX", "'--"])
 kinds = st.sampled_from(["primary", "metastasis"])
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(st.tuples(st.integers(0, 8), cell, kinds), min_size=1, max_size=20))
 def test_the_flow_adds_up(tmp_path: Path, rows: list[tuple[int, str, str]]) -> None:
     gdc(tmp_path)
@@ -276,7 +321,11 @@ def test_the_flow_adds_up(tmp_path: Path, rows: list[tuple[int, str, str]]) -> N
         return
     c = reader.read(STUDY, "preop", tmp_path)
     assert dict(zip(c.ids, c.labels.tolist(), strict=True)) == expected
-    assert c.flow.read == len({n for n, _, _ in rows}) == c.flow.kept + sum(n for _, n in c.flow.excluded)
+    assert (
+        c.flow.read
+        == len({n for n, _, _ in rows})
+        == c.flow.kept + sum(n for _, n in c.flow.excluded)
+    )
     assert c.flow.unknown_label == sum(v == UNKNOWN for v in expected.values())
 
 

@@ -1,4 +1,5 @@
-"""Writes DICOM and NIfTI files as scanners, archives and converters do: known voxels in, files out, and the ways in which they go wrong."""
+"""Writes DICOM and NIfTI files as scanners, archives and converters do: known voxels in, files out,
+and the ways in which they go wrong."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ Edit = Callable[[Dataset, int], None]
 
 @dataclass(frozen=True)
 class Scan:
-    """How a series is written; the defaults are a plain axial CT. Arrays are (slice, row, column) of stored values."""
+    """How a series is written; the defaults are a plain axial CT. Arrays are (slice, row, column)
+    of stored values."""
 
     modality: str = "CT"
     orientation: tuple[float, ...] = AXIAL
@@ -78,13 +80,40 @@ def dataset(scan: Scan, stored: NDArray[Any], k: int) -> Dataset:
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.SOPClassUID = {"CT": CTImageStorage, "MR": MRImageStorage}[scan.modality]
     ds.SOPInstanceUID = generate_uid(entropy_srcs=[scan.series, str(k)])
-    ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
+    ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = (
+        ds.SOPClassUID,
+        ds.SOPInstanceUID,
+    )
     ds.SpecificCharacterSet = "ISO_IR 100"
-    ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"] if scan.modality == "CT" else ["ORIGINAL", "PRIMARY", "M", "ND"]
-    ds.Modality, ds.Manufacturer, ds.PatientID, ds.PatientName = scan.modality, scan.maker, scan.patient, f"{scan.patient}^"
-    ds.PatientBirthDate, ds.PatientSex, ds.AccessionNumber, ds.ReferringPhysicianName = "", "", "", ""
-    ds.StudyID, ds.StudyDate, ds.StudyTime, ds.SeriesNumber, ds.PositionReferenceIndicator = "1", "20200101", "120000", 1, ""
-    ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = scan.study, scan.series, scan.frame_of_reference
+    ds.ImageType = (
+        ["ORIGINAL", "PRIMARY", "AXIAL"]
+        if scan.modality == "CT"
+        else ["ORIGINAL", "PRIMARY", "M", "ND"]
+    )
+    ds.Modality, ds.Manufacturer, ds.PatientID, ds.PatientName = (
+        scan.modality,
+        scan.maker,
+        scan.patient,
+        f"{scan.patient}^",
+    )
+    ds.PatientBirthDate, ds.PatientSex, ds.AccessionNumber, ds.ReferringPhysicianName = (
+        "",
+        "",
+        "",
+        "",
+    )
+    ds.StudyID, ds.StudyDate, ds.StudyTime, ds.SeriesNumber, ds.PositionReferenceIndicator = (
+        "1",
+        "20200101",
+        "120000",
+        1,
+        "",
+    )
+    ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = (
+        scan.study,
+        scan.series,
+        scan.frame_of_reference,
+    )
     ds.InstanceNumber, ds.SliceThickness = k + 1, f"{scan.apart:.6g}"
     ds.ImagePositionPatient = [f"{v:.9g}" for v in scan.position(k)]
     ds.ImageOrientationPatient = [f"{v:.9g}" for v in scan.orientation]
@@ -92,7 +121,11 @@ def dataset(scan: Scan, stored: NDArray[Any], k: int) -> Dataset:
     ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
     ds.Rows, ds.Columns = stored.shape
     ds.BitsAllocated = 8 if scan.stored <= 8 else 16
-    ds.BitsStored, ds.HighBit, ds.PixelRepresentation = scan.stored, scan.stored - 1, int(scan.signed)
+    ds.BitsStored, ds.HighBit, ds.PixelRepresentation = (
+        scan.stored,
+        scan.stored - 1,
+        int(scan.signed),
+    )
     if scan.slope is not None:
         ds.RescaleSlope, ds.RescaleIntercept = f"{scan.slope:.9g}", f"{scan.intercept:.9g}"
     ds.PixelData = stored.astype(f"<{'i' if scan.signed else 'u'}{ds.BitsAllocated // 8}").tobytes()
@@ -111,7 +144,9 @@ def save(ds: Dataset, path: Path, syntax: str = "explicit") -> Path:
     elif syntax == "JPEG 2000":
         ds.compress(uid, j2k_cr=[2], generate_instance_uid=False)
     elif syntax == "big endian":
-        ds.PixelData = np.frombuffer(ds.PixelData, f"<u{ds.BitsAllocated // 8}").byteswap().tobytes()
+        ds.PixelData = (
+            np.frombuffer(ds.PixelData, f"<u{ds.BitsAllocated // 8}").byteswap().tobytes()
+        )
         ds.file_meta.TransferSyntaxUID = uid
     else:
         ds.file_meta.TransferSyntaxUID = uid
@@ -128,7 +163,11 @@ def jpeg_lossless(path: Path, kind: int) -> None:
     reader.SetFileName(str(path))
     assert reader.Read()
     change = gdcm.ImageChangeTransferSyntax()
-    which = gdcm.TransferSyntax.JPEGLosslessProcess14_1 if kind == 70 else gdcm.TransferSyntax.JPEGLosslessProcess14
+    which = (
+        gdcm.TransferSyntax.JPEGLosslessProcess14_1
+        if kind == 70
+        else gdcm.TransferSyntax.JPEGLosslessProcess14
+    )
     change.SetTransferSyntax(gdcm.TransferSyntax(which))
     change.SetInput(reader.GetImage())
     assert change.Change()
@@ -139,7 +178,13 @@ def jpeg_lossless(path: Path, kind: int) -> None:
     assert writer.Write()
 
 
-def write(folder: Path, stored: NDArray[Any], scan: Scan = Scan(), edit: Edit | None = None, name: str = "{k:04d}.dcm") -> list[Path]:
+def write(
+    folder: Path,
+    stored: NDArray[Any],
+    scan: Scan = Scan(),
+    edit: Edit | None = None,
+    name: str = "{k:04d}.dcm",
+) -> list[Path]:
     """A classic series, one file a slice; `edit(dataset, k)` changes a slice before it is saved."""
     out = []
     for k in range(len(stored)):
@@ -151,7 +196,8 @@ def write(folder: Path, stored: NDArray[Any], scan: Scan = Scan(), edit: Edit | 
 
 
 def body(shape: tuple[int, int, int] = (8, 24, 20), seed: int = 0) -> NDArray[np.uint16]:
-    """Stored values that are a believable CT at intercept -1024: air around soft tissue, every voxel different enough to be misplaced."""
+    """Stored values that are a believable CT at intercept -1024: air around soft tissue, every
+    voxel different enough to be misplaced."""
     r = np.random.default_rng(seed)
     out = r.integers(0, 60, shape).astype(np.uint16)
     middle = tuple(slice(n // 4, n - n // 4) for n in shape[1:])
@@ -179,12 +225,22 @@ def enhanced(
     order: Sequence[int] | None = None,
     edit: Callable[[Dataset], None] | None = None,
 ) -> Path:
-    """One enhanced multi-frame object. `scales`: (slope, intercept) of each frame; `order`: which slice each frame holds."""
+    """One enhanced multi-frame object. `scales`: (slope, intercept) of each frame; `order`: which
+    slice each frame holds."""
     order = list(range(len(stored))) if order is None else list(order)
     ds = dataset(scan, stored[0], 0)
-    ds.SOPClassUID = EnhancedCTImageStorage if scan.modality == "CT" else "1.2.840.10008.5.1.4.1.1.4.1"
+    ds.SOPClassUID = (
+        EnhancedCTImageStorage if scan.modality == "CT" else "1.2.840.10008.5.1.4.1.1.4.1"
+    )
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
-    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "RescaleSlope", "RescaleIntercept"):
+    for name in (
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "PixelSpacing",
+        "SliceThickness",
+        "RescaleSlope",
+        "RescaleIntercept",
+    ):
         delattr(ds, name)
     ds.NumberOfFrames = len(order)
     measures = _with(PixelSpacing=list(scan.spacing), SliceThickness=scan.apart)
@@ -197,12 +253,19 @@ def enhanced(
         slope, intercept = scales[k] if scales else (scan.slope, scan.intercept)
         frames.append(
             _with(
-                PlanePositionSequence=_items(_with(ImagePositionPatient=[f"{v:.9g}" for v in scan.position(k)])),
-                PixelValueTransformationSequence=_items(_with(RescaleSlope=slope, RescaleIntercept=intercept, RescaleType="HU")),
+                PlanePositionSequence=_items(
+                    _with(ImagePositionPatient=[f"{v:.9g}" for v in scan.position(k)])
+                ),
+                PixelValueTransformationSequence=_items(
+                    _with(RescaleSlope=slope, RescaleIntercept=intercept, RescaleType="HU")
+                ),
                 FrameContentSequence=_items(_with(StackID="1", InStackPositionNumber=k + 1)),
             )
         )
-    ds.SharedFunctionalGroupsSequence, ds.PerFrameFunctionalGroupsSequence = _items(shared), _items(*frames)
+    ds.SharedFunctionalGroupsSequence, ds.PerFrameFunctionalGroupsSequence = (
+        _items(shared),
+        _items(*frames),
+    )
     ds.PixelData = stored[order].astype(f"<{'i' if scan.signed else 'u'}2").tobytes()
     if edit:
         edit(ds)
@@ -220,7 +283,8 @@ def segmentation(
     edit: Callable[[Dataset], None] | None = None,
     **more: Any,
 ) -> Path:
-    """A SEG by highdicom on the slices `sources`. masks: (slices, rows, columns, segments), or (slices, rows, columns) of numbers."""
+    """A SEG by highdicom on the slices `sources`. masks: (slices, rows, columns, segments), or
+    (slices, rows, columns) of numbers."""
     import highdicom as hd
     from pydicom import dcmread
     from pydicom.sr.codedict import codes
@@ -258,7 +322,12 @@ def segmentation(
     return path
 
 
-def nifti(path: Path, array: NDArray[Any], affine: NDArray[np.float64], edit: Callable[[Any], None] | None = None) -> Path:
+def nifti(
+    path: Path,
+    array: NDArray[Any],
+    affine: NDArray[np.float64],
+    edit: Callable[[Any], None] | None = None,
+) -> Path:
     """`array` along (i, j, k); both affines set alike."""
     import nibabel
 

@@ -1,4 +1,5 @@
-"""Moving a model with a ridge at its old coefficients: the maximum that a general optimiser finds."""
+"""Moving a model with a ridge at its old coefficients: the maximum that a general optimiser
+finds."""
 
 from __future__ import annotations
 

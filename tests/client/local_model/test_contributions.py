@@ -1,4 +1,5 @@
-"""Beeswarm plots: the heads' own values, the patients that have a table row, for their owner alone."""
+"""Beeswarm plots: the heads' own values, the patients that have a table row, for their owner
+alone."""
 
 from __future__ import annotations
 
@@ -26,10 +27,22 @@ HEADS = (Logistic(), Boosting(trees=4))
 def model(cohort: Cohort, state: State) -> Model:
     time = cohort.schema.times[-1]
     told = {"learners": {h.name: hyper_of(h) for h in HEADS}}
-    return Model(Study("t", "?", cohort.schema, {time: Task(time)}), time, state, HEADS, "", {}, told, "0" * 64, Path())
+    return Model(
+        Study("t", "?", cohort.schema, {time: Task(time)}),
+        time,
+        state,
+        HEADS,
+        "",
+        {},
+        told,
+        "0" * 64,
+        Path(),
+    )
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::PendingDeprecationWarning", "ignore::FutureWarning"
+)
 def test_a_picture_a_head_for_the_owner_alone(tmp_path: Path) -> None:
     cohort = synthetic.cohort(80)
     names = contributions.write(model(cohort, trained([cohort], HEADS)), cohort, tmp_path / "out")
@@ -41,7 +54,9 @@ def test_a_picture_a_head_for_the_owner_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_what_is_plotted_is_what_the_heads_say(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_plotted_is_what_the_heads_say(
+    classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cohort = synthetic.cohort(90, classes=classes)
     cohort.values[3] = np.nan  # nothing is known of this patient
     state = trained([cohort], HEADS)
@@ -58,6 +73,10 @@ def test_what_is_plotted_is_what_the_heads_say(classes: int, monkeypatch: pytest
     for head in HEADS:
         values = head.explain(state, rows)
         mine = {title: v for title, v in plotted.items() if title.startswith(head.name)}
-        assert len(mine) == values.shape[2] == sum(name.startswith(f"shap-{head.name}") for name in made)
+        assert (
+            len(mine)
+            == values.shape[2]
+            == sum(name.startswith(f"shap-{head.name}") for name in made)
+        )
         last = mine[f"{head.name}: log-odds of {cohort.schema.label.classes[-1]}"]
         np.testing.assert_array_equal(last, values[:, :, -1])

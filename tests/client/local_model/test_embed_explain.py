@@ -1,4 +1,5 @@
-"""What a site makes of the final networks for itself: embeddings and its own page of pictures. Nothing of it is sent."""
+"""What a site makes of the final networks for itself: embeddings and its own page of pictures.
+Nothing of it is sent."""
 
 from __future__ import annotations
 
@@ -27,7 +28,10 @@ from common.runtime.report_marker import PICTURES
 from common.types import flatten, pack
 from tests import pictures
 
-IMAGE = configured(Image(), {"grid": (8, 12, 12), "rounds": 2, "epochs": 2, "segmentation": False, "learning_rate": 0.01})
+IMAGE = configured(
+    Image(),
+    {"grid": (8, 12, 12), "rounds": 2, "epochs": 2, "segmentation": False, "learning_rate": 0.01},
+)
 
 
 def silent(at: int, of: int) -> None: ...
@@ -42,8 +46,10 @@ def cohort() -> Cohort:
 def write_model(folder: Path, cohort: Cohort, image: Image = IMAGE) -> Path:
     state = fit(image, {}, [cohort], local_plan(Fold(), 0, 3))
     told = {
-        "format": 1, "fedmets": "0", "study": "liver_recurrence", "study_file": "", "task": "", "schema": cohort.schema.hash,
-        "learners": {"image": hyper_of(image)}, "heads": ["image"], "clinical": "", "thresholds": {},
+        "format": 1, "fedmets": "0", "study": "liver_recurrence", "study_file": "", "task": "",
+        "schema": cohort.schema.hash,
+        "learners": {"image": hyper_of(image)}, "heads": ["image"], "clinical": "",
+        "thresholds": {},
     }  # fmt: skip
     files = {"model.state": pack(flatten(state)), "model.json": json.dumps(told).encode()}
     sums = "".join(f"{hashlib.sha256(b).hexdigest()}  {n}\n" for n, b in files.items())
@@ -67,7 +73,9 @@ def private(path: Path) -> bool:
     return stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_embeddings_are_those_of_the_network(cohort: Cohort, networks: Networks, tmp_path: Path) -> None:
+def test_embeddings_are_those_of_the_network(
+    cohort: Cohort, networks: Networks, tmp_path: Path
+) -> None:
     told: list[tuple[int, int]] = []
     patients, slices = embed(cohort, networks, tmp_path, lambda at, of: told.append((at, of)))
     assert told[-1] == (19, 19) == (patients, patients)
@@ -82,10 +90,14 @@ def test_embeddings_are_those_of_the_network(cohort: Cohort, networks: Networks,
     # crops count alike, and so do the planes of a crop: the mean of the planes is the patient
     one = [i for i, p in enumerate(planes["patient"]) if p == cohort.ids[3]]
     mean = [np.mean([planes[f"f{j}"][i] for i in one]) for j in range(width)]
-    np.testing.assert_allclose(mean, [whole[f"f{j}"][2] for j in range(width)], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        mean, [whole[f"f{j}"][2] for j in range(width)], rtol=1e-4, atol=1e-6
+    )
 
 
-def test_embeddings_tell_the_classes_apart_that_the_network_learnt(networks: Networks, tmp_path: Path) -> None:
+def test_embeddings_tell_the_classes_apart_that_the_network_learnt(
+    networks: Networks, tmp_path: Path
+) -> None:
     from sklearn.linear_model import LogisticRegression
 
     other = pictures.sites(80, 1, seed=5)[0]
@@ -100,7 +112,11 @@ def test_embeddings_tell_the_classes_apart_that_the_network_learnt(networks: Net
 def test_the_page_has_a_picture_for_each_patient_and_asks_nothing_of_the_network(
     cohort: Cohort, networks: Networks, tmp_path: Path
 ) -> None:
-    hostile = dataclasses.replace(cohort, ids=("<script>x</script>", *cohort.ids[1:]), pictures=(cohort.pictures[1], *cohort.pictures[1:]))
+    hostile = dataclasses.replace(
+        cohort,
+        ids=("<script>x</script>", *cohort.ids[1:]),
+        pictures=(cohort.pictures[1], *cohort.pictures[1:]),
+    )
     path = tmp_path / "own" / "page.html"
     assert explain(hostile, networks, path, 6, silent) == 6
     text = path.read_text()
@@ -115,14 +131,19 @@ def test_the_page_has_a_picture_for_each_patient_and_asks_nothing_of_the_network
 
 def test_who_has_no_image_is_told_so(cohort: Cohort, networks: Networks, tmp_path: Path) -> None:
     none = dataclasses.replace(cohort, pictures=(), modalities=frozenset({"table"}))
-    for work in (lambda: embed(none, networks, tmp_path, silent), lambda: explain(none, networks, tmp_path / "x.html", 3, silent)):
+    for work in (
+        lambda: embed(none, networks, tmp_path, silent),
+        lambda: explain(none, networks, tmp_path / "x.html", 3, silent),
+    ):
         with pytest.raises(DataError, match="no case has an image") as caught:
             work()
         assert caught.value.code == "D09"
 
 
 @pytest.mark.parametrize("fault", ["altered", "lost", "another version"])
-def test_a_model_that_is_not_the_runs_is_refused(fault: str, cohort: Cohort, model: Path, tmp_path: Path, capsys: Any) -> None:
+def test_a_model_that_is_not_the_runs_is_refused(
+    fault: str, cohort: Cohort, model: Path, tmp_path: Path, capsys: Any
+) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     for f in model.iterdir():
@@ -134,13 +155,33 @@ def test_a_model_that_is_not_the_runs_is_refused(fault: str, cohort: Cohort, mod
     elif fault == "lost":
         (folder / "model.json").unlink()
     else:
-        text = json.dumps({**json.loads((folder / "model.json").read_bytes()), "learners": {"image": {"colour": 3}}}).encode()
+        text = json.dumps(
+            {
+                **json.loads((folder / "model.json").read_bytes()),
+                "learners": {"image": {"colour": 3}},
+            }
+        ).encode()
         (folder / "model.json").write_bytes(text)
         known = (folder / "SHA256SUMS").read_text().splitlines()
-        sums = [line for line in known if "json" not in line] + [f"{hashlib.sha256(text).hexdigest()}  model.json"]
+        sums = [line for line in known if "json" not in line] + [
+            f"{hashlib.sha256(text).hexdigest()}  model.json"
+        ]
         (folder / "SHA256SUMS").write_text("\n".join(sums) + "\n")
     assert (
-        main(["embed", "--site", "none.toml", "--study", "liver_recurrence", "--model", str(folder), "--out", str(tmp_path / "out")]) == 3
+        main(
+            [
+                "embed",
+                "--site",
+                "none.toml",
+                "--study",
+                "liver_recurrence",
+                "--model",
+                str(folder),
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 3
     )
     said = capsys.readouterr().err
     assert "[D00]" in said
@@ -148,7 +189,16 @@ def test_a_model_that_is_not_the_runs_is_refused(fault: str, cohort: Cohort, mod
 
 
 def test_options_out_of_range_are_refused(model: Path, tmp_path: Path, capsys: Any) -> None:
-    given = ["--site", "x.toml", "--study", "liver_recurrence", "--model", str(model), "--out", str(tmp_path / "p.html")]
+    given = [
+        "--site",
+        "x.toml",
+        "--study",
+        "liver_recurrence",
+        "--model",
+        str(model),
+        "--out",
+        str(tmp_path / "p.html"),
+    ]
     assert main(["explain", *given, "--patients", "0"]) == 2
     assert "--patients 0" in capsys.readouterr().err
 
@@ -158,7 +208,9 @@ def report_with(place: str) -> str:
     return f'<!DOCTYPE html>\n<html lang="en"><head></head><body>{inside}</body></html>'
 
 
-def test_a_sites_own_copy_shows_its_patients_where_the_report_has_a_place(cohort: Cohort, networks: Networks, tmp_path: Path) -> None:
+def test_a_sites_own_copy_shows_its_patients_where_the_report_has_a_place(
+    cohort: Cohort, networks: Networks, tmp_path: Path
+) -> None:
     path = tmp_path / "report.html"
     path.write_text(report_with(PICTURES))
     found = panels(cohort, networks, 4, silent)
@@ -168,14 +220,20 @@ def test_a_sites_own_copy_shows_its_patients_where_the_report_has_a_place(cohort
     assert "<b>Site</b>" not in text
     assert text.index("shows patients") < text.index("<h1>Report")
     # whatever the coordinator's file holds, the policy stands before it
-    assert re.match(r'<!DOCTYPE html>\n<meta http-equiv="Content-Security-Policy" content="default-src \'none\';', text)
+    assert re.match(
+        r'<!DOCTYPE html>\n<meta http-equiv="Content-Security-Policy" content="default-src '
+        r"\'none\';",
+        text,
+    )
     assert "script-src" not in text.split(">", 2)[1]
     write(tmp_path / "mine.html", text.encode())
     assert private(tmp_path / "mine.html")
 
 
 @pytest.mark.parametrize("place", ["", PICTURES * 2])
-def test_a_file_that_is_no_report_is_refused(place: str, cohort: Cohort, networks: Networks, tmp_path: Path) -> None:
+def test_a_file_that_is_no_report_is_refused(
+    place: str, cohort: Cohort, networks: Networks, tmp_path: Path
+) -> None:
     path = tmp_path / "report.html"
     path.write_text(report_with(place))
     for given in (path, tmp_path / "none.html"):

@@ -1,4 +1,5 @@
-"""A federation's model moved to a site's own patients: what each head becomes, who may not be looked at, what is said and written."""
+"""A federation's model moved to a site's own patients: what each head becomes, who may not be
+looked at, what is said and written."""
 
 from __future__ import annotations
 
@@ -44,15 +45,21 @@ def trained(cohorts: list[Cohort], heads: tuple[Any, ...], state: State | None =
     return state
 
 
-def model_of(cohort: Cohort, heads: tuple[Any, ...], state: State, folder: Path, **told: Any) -> Model:
+def model_of(
+    cohort: Cohort, heads: tuple[Any, ...], state: State, folder: Path, **told: Any
+) -> Model:
     time = cohort.schema.times[-1]
     study = Study("t", "?", cohort.schema, {time: Task(time)})
     said = {
-        "format": 1, "fedmets": "0", "study": "t", "study_file": "", "task": time, "schema": cohort.schema.hash, "seed": 0, "parts": 5,
-        "learners": {h.name: hyper_of(h) for h in heads}, "heads": [h.name for h in heads], "clinical": "", "thresholds": {},
+        "format": 1, "fedmets": "0", "study": "t", "study_file": "", "task": time,
+        "schema": cohort.schema.hash, "seed": 0, "parts": 5,
+        "learners": {h.name: hyper_of(h) for h in heads}, "heads": [h.name for h in heads],
+        "clinical": "", "thresholds": {},
         "sites": ["A"], "state_hash": "x", **told,
     }  # fmt: skip
-    return Model(study, time, state, tuple(cast(Head, h) for h in heads), "", {}, said, "0" * 64, folder)
+    return Model(
+        study, time, state, tuple(cast(Head, h) for h in heads), "", {}, said, "0" * 64, folder
+    )
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -62,11 +69,15 @@ def federation(request: pytest.FixtureRequest) -> tuple[Cohort, State]:
     return dataclasses.replace(mine, site="mine"), trained(others, TABLE)
 
 
-def test_logistic_is_the_ridge_at_the_federations_coefficients(federation: tuple[Cohort, State]) -> None:
+def test_logistic_is_the_ridge_at_the_federations_coefficients(
+    federation: tuple[Cohort, State],
+) -> None:
     mine, state = federation
     new = adapted(TABLE, state, mine, Fold(), 0, 5, HOW)["logistic"]["coefficients"]
     old, known = state["logistic"]["coefficients"], mine.labels >= 0
-    x = np.concatenate([np.ones((known.sum(), 1)), standardise(state["preprocessing"], mine)[known]], axis=1)
+    x = np.concatenate(
+        [np.ones((known.sum(), 1)), standardise(state["preprocessing"], mine)[known]], axis=1
+    )
     y = mine.labels[known]
 
     def loss(beta: np.ndarray) -> float:  # type: ignore[type-arg]
@@ -80,7 +91,9 @@ def test_logistic_is_the_ridge_at_the_federations_coefficients(federation: tuple
     assert new == pytest.approx(found, abs=1e-4)
     assert loss(new.ravel()) <= loss(found.ravel()) + 1e-9
     # held firmly it stays, held loosely it is the site's own fit
-    firm = adapted(TABLE, state, mine, Fold(), 0, 5, FineTuning(ridge=1e9))["logistic"]["coefficients"]
+    firm = adapted(TABLE, state, mine, Fold(), 0, 5, FineTuning(ridge=1e9))["logistic"][
+        "coefficients"
+    ]
     assert firm[:, 1:] == pytest.approx(old[:, 1:], abs=1e-5)
 
 
@@ -90,16 +103,27 @@ def test_boosting_s_log_odds_are_moved_in_its_own_arrays(federation: tuple[Cohor
     mine, state = federation
     head = TABLE[1]
     known = mine.where(mine.labels >= 0)
-    before, after = head.predict(state, known), head.predict(adapted(TABLE, state, mine, Fold(), 0, 5, HOW), known)
+    before, after = (
+        head.predict(state, known),
+        head.predict(adapted(TABLE, state, mine, Fold(), 0, 5, HOW), known),
+    )
     z = np.log(before[:, 1:]) - np.log(before[:, :1])
     a, b = recalibrated(z, known.labels)
     assert np.log(after[:, 1:]) - np.log(after[:, :1]) == pytest.approx(a + b * z, abs=1e-4)
     from common.learners.boosting import booster
 
-    assert booster({**state, "boosting": adapted(TABLE, state, mine, Fold(), 0, 5, HOW)["boosting"]}, mine.schema).num_boosted_rounds() == 6
+    assert (
+        booster(
+            {**state, "boosting": adapted(TABLE, state, mine, Fold(), 0, 5, HOW)["boosting"]},
+            mine.schema,
+        ).num_boosted_rounds()
+        == 6
+    )
 
 
-def test_a_network_goes_on_from_the_federations_parameters(federation: tuple[Cohort, State]) -> None:
+def test_a_network_goes_on_from_the_federations_parameters(
+    federation: tuple[Cohort, State],
+) -> None:
     mine, state = federation
     one = adapted(TABLE, state, mine, Fold(), 0, 5, HOW)
     again = adapted(TABLE, state, mine, Fold(), 0, 5, HOW)
@@ -112,7 +136,9 @@ def test_a_network_goes_on_from_the_federations_parameters(federation: tuple[Coh
     assert one["preprocessing"] is state["preprocessing"]
 
 
-def test_nobody_is_scored_by_a_model_that_was_tuned_on_them(federation: tuple[Cohort, State]) -> None:
+def test_nobody_is_scored_by_a_model_that_was_tuned_on_them(
+    federation: tuple[Cohort, State],
+) -> None:
     mine, state = federation
     part = mine.parts(0, 5)
     poisoned = dataclasses.replace(
@@ -122,48 +148,76 @@ def test_nobody_is_scored_by_a_model_that_was_tuned_on_them(federation: tuple[Co
     )
     clean, other = (adapted(TABLE, state, c, Fold(parts=(2,)), 0, 5, HOW) for c in (mine, poisoned))
     for head in TABLE:
-        assert all(np.array_equal(clean[head.name][k], other[head.name][k], equal_nan=True) for k in clean[head.name])
+        assert all(
+            np.array_equal(clean[head.name][k], other[head.name][k], equal_nan=True)
+            for k in clean[head.name]
+        )
 
 
 def test_images_and_the_fusion_that_follows() -> None:
     mine, other = pictures.sites(80, 2)
     mine = dataclasses.replace(mine, site="mine", pictures=(None, *mine.pictures[1:]))
-    image = configured(Image(), {"grid": (8, 12, 12), "rounds": 2, "epochs": 2, "segmentation": False})
+    image = configured(
+        Image(), {"grid": (8, 12, 12), "rounds": 2, "epochs": 2, "segmentation": False}
+    )
     fusion = Fusion(latent=False, learners={"image": {"segmentation": False, "grid": [8, 12, 12]}})
     state = trained([other], (Logistic(), image))
-    state["fusion"] = {"coefficients": np.array([[[0.1, 0.8]]]), "mean": np.zeros(0), "scale": np.ones(0), "image_mean": np.zeros(1)}
+    state["fusion"] = {
+        "coefficients": np.array([[[0.1, 0.8]]]),
+        "mean": np.zeros(0),
+        "scale": np.ones(0),
+        "image_mean": np.zeros(1),
+    }
     heads: tuple[Any, ...] = (Logistic(), image, fusion)
     new = adapted(heads, state, mine, Fold(), 0, 5, HOW)
-    assert any((new["image"][k] != state["image"][k]).any() for k in state["image"] if k.startswith("w/"))
+    assert any(
+        (new["image"][k] != state["image"][k]).any() for k in state["image"] if k.startswith("w/")
+    )
     rows = mine.where(mine.imaged & (mine.labels >= 0))
     z = image.logits(new, rows)
     assert new["image"]["mean"] == pytest.approx(z.mean(0), abs=1e-6)
     assert new["image"]["spread"] == pytest.approx(z.std(0), abs=1e-6)
     assert new["fusion"] is state["fusion"]
-    eta = np.log(Logistic().predict(new, rows)) @ [-1, 1] + 0.1 + 0.8 * ((z - z.mean(0)) / z.std(0))[:, 0]
+    eta = (
+        np.log(Logistic().predict(new, rows)) @ [-1, 1]
+        + 0.1
+        + 0.8 * ((z - z.mean(0)) / z.std(0))[:, 0]
+    )
     assert fusion.predict(new, rows)[:, 1] == pytest.approx(1 / (1 + np.exp(-eta)), abs=1e-9)
     # who has no image gets the clinical prediction as it is now
     assert (fusion.predict(new, mine)[0] == Logistic().predict(new, mine)[0]).all()
 
 
-def test_the_comparison_is_of_the_same_patients(federation: tuple[Cohort, State], tmp_path: Path) -> None:
+def test_the_comparison_is_of_the_same_patients(
+    federation: tuple[Cohort, State], tmp_path: Path
+) -> None:
     from sklearn.metrics import roc_auc_score
 
     mine, state = federation
-    told = finetune.finetune(model_of(mine, TABLE, state, tmp_path), mine, tmp_path / "own", HOW, silent)
+    told = finetune.finetune(
+        model_of(mine, TABLE, state, tmp_path), mine, tmp_path / "own", HOW, silent
+    )
     rows = {r["head"]: r for r in told["heads"]}
     assert set(rows) == {"logistic", "boosting", "mlp"}
     known = mine.where(mine.labels >= 0)
     for row in rows.values():
         assert row["n"] == len(known) == sum(row["counts"].values())
-        assert set(row["models"]) == {adaptation_value.GLOBAL, adaptation_value.TUNED, adaptation_value.LOCAL}
+        assert set(row["models"]) == {
+            adaptation_value.GLOBAL,
+            adaptation_value.TUNED,
+            adaptation_value.LOCAL,
+        }
         for m in row["models"].values():
             assert m["low"] < m["auc"] < m["high"]
         for d in row["differences"]:
-            assert d["difference"] == pytest.approx(row["models"][d["a"]]["auc"] - row["models"][d["b"]]["auc"], abs=1e-12)
+            assert d["difference"] == pytest.approx(
+                row["models"][d["a"]]["auc"] - row["models"][d["b"]]["auc"], abs=1e-12
+            )
     if len(mine.schema.label.classes) == 2:
         p = Logistic().predict(state, known)[:, 1]
-        assert rows["logistic"]["models"][adaptation_value.GLOBAL]["auc"] == pytest.approx(roc_auc_score(known.labels, p))
+        assert rows["logistic"]["models"][adaptation_value.GLOBAL]["auc"] == pytest.approx(
+            roc_auc_score(known.labels, p)
+        )
         # a recalibration moves nobody past another within a part
         assert rows["boosting"]["models"][adaptation_value.TUNED]["slope"] is not None
     assert told["seen"] == finetune.UNSEEN
@@ -188,22 +242,34 @@ def test_what_must_be_said(federation: tuple[Cohort, State], tmp_path: Path) -> 
     assert told["seen"] == finetune.SEEN
     assert "flattered" in told["seen"]
     older = model_of(mine, heads, state, tmp_path)
-    older = dataclasses.replace(older, declared={k: v for k, v in older.declared.items() if k not in ("sites", "seed", "parts")})
-    assert finetune.finetune(older, mine, tmp_path / "old", HOW, silent, local=False)["seen"] == finetune.UNTOLD
+    older = dataclasses.replace(
+        older,
+        declared={k: v for k, v in older.declared.items() if k not in ("sites", "seed", "parts")},
+    )
+    assert (
+        finetune.finetune(older, mine, tmp_path / "old", HOW, silent, local=False)["seen"]
+        == finetune.UNTOLD
+    )
 
 
 def test_under_ten_of_a_class_nothing_is_estimated(tmp_path: Path) -> None:
     whole = synthetic.cohort(120, missing=0.0)
     state = trained([whole], TABLE[:1])
-    at = np.concatenate([np.flatnonzero(whole.labels == 0)[:30], np.flatnonzero(whole.labels == 1)[:9]])
+    at = np.concatenate(
+        [np.flatnonzero(whole.labels == 0)[:30], np.flatnonzero(whole.labels == 1)[:9]]
+    )
     few = whole.where(np.isin(np.arange(120), at))
-    told = finetune.finetune(model_of(whole, TABLE[:1], state, tmp_path), few, tmp_path / "own", HOW, silent)
+    told = finetune.finetune(
+        model_of(whole, TABLE[:1], state, tmp_path), few, tmp_path / "own", HOW, silent
+    )
     assert told["heads"][0]["estimable"] is False
     assert {m["auc"] for m in told["heads"][0]["models"].values()} == {None}
     assert any("not estimable" in n for n in finetune.notes(told))
 
 
-def test_what_cannot_be_done_is_refused_before_anything_is_written(federation: tuple[Cohort, State], tmp_path: Path) -> None:
+def test_what_cannot_be_done_is_refused_before_anything_is_written(
+    federation: tuple[Cohort, State], tmp_path: Path
+) -> None:
     mine, state = federation
     model = model_of(mine, TABLE, state, tmp_path)
     four = mine.where(np.isin(np.arange(len(mine)), np.flatnonzero(mine.labels == 0)))
@@ -247,17 +313,30 @@ def test_a_class_that_nobody_at_the_site_has_stays_possible() -> None:
 
 def test_a_head_for_which_patients_are_too_few_stays_and_says_so(tmp_path: Path) -> None:
     mine, other = pictures.sites(80, 2)
-    image = configured(Image(), {"grid": (8, 12, 12), "rounds": 1, "epochs": 1, "segmentation": False})
+    image = configured(
+        Image(), {"grid": (8, 12, 12), "rounds": 1, "epochs": 1, "segmentation": False}
+    )
     state = trained([other], (Logistic(), image))
-    few = dataclasses.replace(mine, site="mine", pictures=(*mine.pictures[:4], *[None] * (len(mine) - 4)))
+    few = dataclasses.replace(
+        mine, site="mine", pictures=(*mine.pictures[:4], *[None] * (len(mine) - 4))
+    )
     assert adapted((image,), state, few, Fold(), 0, 5, HOW)["image"] is state["image"]
-    told = finetune.finetune(model_of(few, (Logistic(), image), state, tmp_path), few, tmp_path / "own", HOW, silent, local=False)
+    told = finetune.finetune(
+        model_of(few, (Logistic(), image), state, tmp_path),
+        few,
+        tmp_path / "own",
+        HOW,
+        silent,
+        local=False,
+    )
     said = {r["head"]: (r["fine_tuning"], r["estimable"]) for r in told["heads"]}
     assert said["image"] == ("as it was: too few labelled patients", False)
     assert said["logistic"][1]
 
 
-def test_a_study_of_ones_own_is_found_as_the_site_names_it(federation: tuple[Cohort, State], tmp_path: Path) -> None:
+def test_a_study_of_ones_own_is_found_as_the_site_names_it(
+    federation: tuple[Cohort, State], tmp_path: Path
+) -> None:
     from client.site.site_file import Site
 
     mine, state = federation

@@ -1,4 +1,5 @@
-"""The table [privacy] of a site file: what is wrong is named, and nothing wrong falls back to less privacy."""
+"""The table [privacy] of a site file: what is wrong is named, and nothing wrong falls back to less
+privacy."""
 
 from __future__ import annotations
 
@@ -19,7 +20,24 @@ from common.privacy.mechanism import Privacy
 from common.runtime import settings
 
 TODAY = datetime.date(2026, 6, 1)
-PLAN = Plan("r", "A", "s", "t", "0" * 64, 0, "logistic", "newton", Fold(), (Fold(),), "1" * 64, ("A", "B"), 1e12, {}, 0, 5)
+PLAN = Plan(
+    "r",
+    "A",
+    "s",
+    "t",
+    "0" * 64,
+    0,
+    "logistic",
+    "newton",
+    Fold(),
+    (Fold(),),
+    "1" * 64,
+    ("A", "B"),
+    1e12,
+    {},
+    0,
+    5,
+)
 DP = Policy(3.0, 1e-5)
 
 
@@ -51,7 +69,10 @@ def parse(table: dict[str, Any]) -> Policy:
         ({"learners": ["logistics"]}, "privacy.learners number 1 = 'logistics' is no learner"),
         ({"hyper": {"image.round": [1, 2]}}, 'privacy.hyper."image.round" is no hyperparameter'),
         ({"hyper": {"image.grid": [1, 2]}}, 'privacy.hyper."image.grid" is no hyperparameter'),
-        ({"hyper": {"image.rounds": [3, 2]}}, 'privacy.hyper."image.rounds" = [3.0, 2.0] must be the least and the most'),
+        (
+            {"hyper": {"image.rounds": [3, 2]}},
+            'privacy.hyper."image.rounds" = [3.0, 2.0] must be the least and the most',
+        ),
         ({"hyper": []}, "privacy.hyper = [] must be a table"),
         ({"noise_seed": 1.5}, "privacy.noise_seed = 1.5 must be a whole number"),
         ({"noise_seed": 1, "epsilon": 3.0, "delta": 1e-5}, "hides nobody"),
@@ -66,18 +87,28 @@ def test_a_wrong_table_is_refused(table: dict[str, Any], told: str) -> None:
 
 def test_all_faults_at_once() -> None:
     with pytest.raises(UsageError) as caught:
-        parse({"epsilon": -1, "delta": 2, "require": "x", "participants": 1, "expires": 1, "other": 1})
+        parse(
+            {"epsilon": -1, "delta": 2, "require": "x", "participants": 1, "expires": 1, "other": 1}
+        )
     assert len(caught.value.faults) == 6
 
 
 def test_a_right_table() -> None:
-    table = {"epsilon": 3, "delta": 1e-5, "require": "dp", "participants": ["A"], "expires": datetime.date(2027, 1, 1)}
+    table = {
+        "epsilon": 3,
+        "delta": 1e-5,
+        "require": "dp",
+        "participants": ["A"],
+        "expires": datetime.date(2027, 1, 1),
+    }
     assert parse(table) == Policy(3.0, 1e-5, "dp", ("A",), datetime.date(2027, 1, 1))
     assert parse({}) == Policy()
     limits = {"learners": ["logistic"], "hyper": {"logistic.rounds": [1, 9]}}
     assert parse(limits) == Policy(learners=("logistic",), hyper={"logistic.rounds": (1.0, 9.0)})
     keys = {"B": "1" * 64, "C": "2" * 64}
-    assert parse({"require": "secagg", "peers": keys, "fewest_sites": 4}) == Policy(require="secagg", peers=keys, fewest_sites=4)
+    assert parse({"require": "secagg", "peers": keys, "fewest_sites": 4}) == Policy(
+        require="secagg", peers=keys, fewest_sites=4
+    )
     assert parse({"noise_seed": 3}) == Policy(noise_seed=3)
     assert not Policy().noised
     assert DP.noised
@@ -93,7 +124,9 @@ def test_a_site_file_with_a_wrong_table_names_file_and_key(tmp_path: Path) -> No
         with pytest.raises(UsageError, match=told) as caught:
             site_file.load(path)
         assert str(path) in str(caught.value)
-    path.write_text('name = "A"\ndata = "."\nstudies = ["s"]\n[privacy]\nepsilon = 3\ndelta = 1e-5\n')
+    path.write_text(
+        'name = "A"\ndata = "."\nstudies = ["s"]\n[privacy]\nepsilon = 3\ndelta = 1e-5\n'
+    )
     assert site_file.load(path).privacy == DP
 
 
@@ -106,8 +139,16 @@ def test_a_site_file_with_a_wrong_table_names_file_and_key(tmp_path: Path) -> No
         (Policy(require="secagg"), replace(PLAN, privacy=Privacy(1.0)), "secure aggregation alone"),
         (Policy(), replace(PLAN, secure=True, fold=Fold(("A",))), "leaves out a whole site"),
         (Policy(learners=("boosting",)), PLAN, "'logistic' is not among privacy.learners"),
-        (Policy(hyper={"logistic.rounds": (1, 9)}), replace(PLAN, hyper={"rounds": 10}), "logistic.rounds=10 lies outside"),
-        (Policy(hyper={"logistic.rounds": (1, 9)}), replace(PLAN, hyper={"rounds": "9"}), "logistic.rounds='9' lies outside"),
+        (
+            Policy(hyper={"logistic.rounds": (1, 9)}),
+            replace(PLAN, hyper={"rounds": 10}),
+            "logistic.rounds=10 lies outside",
+        ),
+        (
+            Policy(hyper={"logistic.rounds": (1, 9)}),
+            replace(PLAN, hyper={"rounds": "9"}),
+            "logistic.rounds='9' lies outside",
+        ),
         (Policy(hyper={"logistic.rounds": (1, 9)}), PLAN, "logistic.rounds=30 lies outside"),
     ],
 )

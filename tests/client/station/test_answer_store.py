@@ -21,7 +21,24 @@ FOLD = Fold(parts=(1,))
 
 
 def plan(**changes: Any) -> Plan:
-    first = Plan("run", "S1", "study", "now", "0" * 64, 4, "logistic", "newton", FOLD, (FOLD,), "1" * 64, ("S1",), 1e9, {"l2": 1.0}, 3, 5)
+    first = Plan(
+        "run",
+        "S1",
+        "study",
+        "now",
+        "0" * 64,
+        4,
+        "logistic",
+        "newton",
+        FOLD,
+        (FOLD,),
+        "1" * 64,
+        ("S1",),
+        1e9,
+        {"l2": 1.0},
+        3,
+        5,
+    )
     return dataclasses.replace(first, **changes)
 
 
@@ -41,7 +58,9 @@ def refused(kept: Answers, asked: Plan) -> str:
     return str(caught.value)
 
 
-def test_the_same_plan_gets_the_same_answer_and_more_time_is_the_same_plan(folder: Path | None) -> None:
+def test_the_same_plan_gets_the_same_answer_and_more_time_is_the_same_plan(
+    folder: Path | None,
+) -> None:
     kept = Answers(folder)
     assert kept.of(plan()) is None
     kept.keep([Answered(plan(), update(plan()))])
@@ -55,15 +74,26 @@ def test_the_same_plan_gets_the_same_answer_and_more_time_is_the_same_plan(folde
 
 @pytest.mark.parametrize(
     "change",
-    [{"phase": "other"}, {"hyper": {"l2": 2.0}}, {"state_hash": "2" * 64}, {"participants": ("S1", "S2")}, {"seed": 4}, {"task": "then"}],
+    [
+        {"phase": "other"},
+        {"hyper": {"l2": 2.0}},
+        {"state_hash": "2" * 64},
+        {"participants": ("S1", "S2")},
+        {"seed": 4},
+        {"task": "then"},
+    ],
 )
-def test_another_plan_for_the_same_place_is_refused(folder: Path | None, change: dict[str, Any]) -> None:
+def test_another_plan_for_the_same_place_is_refused(
+    folder: Path | None, change: dict[str, Any]
+) -> None:
     kept = Answers(folder)
     kept.keep([Answered(plan(), update(plan()))])
     assert "answered to another plan" in refused(kept, plan(**change))
 
 
-@pytest.mark.parametrize("change", [{"step": 5}, {"learner": "mlp"}, {"fold": Fold()}, {"run": "run2"}])
+@pytest.mark.parametrize(
+    "change", [{"step": 5}, {"learner": "mlp"}, {"fold": Fold()}, {"run": "run2"}]
+)
 def test_another_place_is_another_question(folder: Path | None, change: dict[str, Any]) -> None:
     kept = Answers(folder)
     kept.keep([Answered(plan(), update(plan()))])
@@ -96,7 +126,11 @@ def test_an_answer_outlives_its_station(tmp_path: Path) -> None:
         again = later.of(p)
         assert again is not None
         assert again.contribution is not None
-        assert (again.contribution.cases, float(again.contribution.sums["a"][0]), int(again.contribution.tally["t"])) == (30, k, 2)
+        assert (
+            again.contribution.cases,
+            float(again.contribution.sums["a"][0]),
+            int(again.contribution.tally["t"]),
+        ) == (30, k, 2)
     refused(later, plan(phase="other"))
     assert {p.stat().st_mode & 0o777 for p in tmp_path.rglob("*.answers")} == {0o600}
 

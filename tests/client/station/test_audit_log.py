@@ -1,4 +1,5 @@
-"""What a site can read of its own station: the budget and the record, from the command line; and which cohort it answers from."""
+"""What a site can read of its own station: the budget and the record, from the command line; and
+which cohort it answers from."""
 
 from __future__ import annotations
 
@@ -51,7 +52,9 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_the_record_has_every_message_and_the_budget_every_release(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_record_has_every_message_and_the_budget_every_release(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     site = str(home / "site.toml")
     with station(home) as there:
         greeting = hospital.greeting(home)
@@ -68,7 +71,12 @@ def test_the_record_has_every_message_and_the_budget_every_release(home: Path, c
         account = told(capsys, "budget", "--site", site, "--json")
     assert shown["messages"] == 3
     first, second, third = shown["shown"]
-    assert (first["kind"], first["asked"], first["bytes"], first["plans"]) == ("greeting", greeting.hash, hello.size, [])
+    assert (first["kind"], first["asked"], first["bytes"], first["plans"]) == (
+        "greeting",
+        greeting.hash,
+        hello.size,
+        [],
+    )
     assert second["plans"] == [["preprocessing", "coarse", "all", 10.0, "sent"]]
     assert (second["run"], second["step"], second["participants"]) == ("run", 0, ["North"])
     assert second["sha256"] == hashlib.sha256(answer.text).hexdigest()
@@ -79,7 +87,8 @@ def test_the_record_has_every_message_and_the_budget_every_release(home: Path, c
     assert (account["releases"], account["runs"]) == (2, {"greetings": 1, "run": 1})
     assert main(["budget", "--site", site]) == 0
     assert re.match(
-        r"epsilon 0\.\d+ of 30 spent at delta 0\.001, 29\.\d+ left\n  run greetings: 1 releases\n  run run: 1 releases\n",
+        r"epsilon 0\.\d+ of 30 spent at delta 0\.001, 29\.\d+ left\n  run greetings: 1 releases\n "
+        r" run run: 1 releases\n",
         capsys.readouterr().out,
     )
     assert main(["audit", "--site", site, "--last", "1"]) == 0
@@ -88,7 +97,9 @@ def test_the_record_has_every_message_and_the_budget_every_release(home: Path, c
     assert "3 messages, unbroken since the first" in out
 
 
-def test_a_site_without_an_epsilon_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_site_without_an_epsilon_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = hospital.site(tmp_path / "north")
     assert main(["budget", "--site", str(path)]) == 0
     assert "sets no epsilon" in capsys.readouterr().out
@@ -107,7 +118,9 @@ def test_an_altered_record_is_found_out(home: Path, capsys: pytest.CaptureFixtur
     assert "line 1 was altered" in capsys.readouterr().err
 
 
-def test_nothing_leaves_that_cannot_be_put_on_record(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_leaves_that_cannot_be_put_on_record(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with station(home) as there:
         asked = hospital.request(home, [hospital.plan(home, privacy=Privacy(10.0))])
         sync = os.fsync
@@ -181,7 +194,11 @@ def test_a_changed_row_counts_as_a_changed_patient(home: Path) -> None:
 
 def test_the_doctor_says_what_is_left_and_takes_nothing_of_it(home: Path) -> None:
     def said() -> list[tuple[str, str]]:
-        return [(f.state, f.said) for f in examine(home / "site.toml", home / "s" / "station.sock") if f.check == "privacy"]
+        return [
+            (f.state, f.said)
+            for f in examine(home / "site.toml", home / "s" / "station.sock")
+            if f.check == "privacy"
+        ]
 
     assert said() == [("ok", "epsilon 0.000 of 30 spent, in 0 releases")]
     with station(home) as there:
@@ -193,8 +210,21 @@ def test_the_doctor_says_what_is_left_and_takes_nothing_of_it(home: Path) -> Non
     ((state, text),) = said()
     assert (state, text.split(" spent")[0][-6:]) == ("warning", "of 0.1")
     path.write_text(path.read_text().replace("1e-3", "0.02"))
-    assert ("fault", "privacy.delta = 0.02 is not below 1 / 60 cases: every plan would be refused (P07)") in said()
+    assert (
+        "fault",
+        "privacy.delta = 0.02 is not below 1 / 60 cases: every plan would be refused (P07)",
+    ) in said()
     path.write_text(path.read_text().split("[privacy]")[0])
-    assert said() == [("note", "no epsilon is set: sums over at least 5 patients leave as they are")]
-    path.write_text(path.read_text() + f'[privacy]\nrequire = "secagg"\n[privacy.peers]\nB = "{"1" * 64}"\nC = "{"2" * 64}"\n')
-    assert said() == [("note", "no epsilon is set: sums over at least 5 patients leave masked, with those of B, C")]
+    assert said() == [
+        ("note", "no epsilon is set: sums over at least 5 patients leave as they are")
+    ]
+    path.write_text(
+        path.read_text()
+        + f'[privacy]\nrequire = "secagg"\n[privacy.peers]\nB = "{"1" * 64}"\nC = "{"2" * 64}"\n'
+    )
+    assert said() == [
+        (
+            "note",
+            "no epsilon is set: sums over at least 5 patients leave masked, with those of B, C",
+        )
+    ]

@@ -24,7 +24,9 @@ def test_no_draw_is_repeated() -> None:
 
 
 def test_a_sum_gets_noise_of_its_bound_and_the_count_of_one_and_no_tally_leaves() -> None:
-    whole = Contribution({"a": np.zeros((100, 100)), "b": np.zeros(20_000, np.float32)}, 500, {"loss": np.array(3.0)})
+    whole = Contribution(
+        {"a": np.zeros((100, 100)), "b": np.zeros(20_000, np.float32)}, 500, {"loss": np.array(3.0)}
+    )
     out = noised(whole, bound=5.0, privacy=Privacy(2.0))
     each = 2.0 * np.sqrt(2)
     assert out.tally == {}

@@ -1,4 +1,5 @@
-"""Who pays for what leaves: nothing leaves under noise without a bound, and only patients whom a learner does not look at are spared."""
+"""Who pays for what leaves: nothing leaves under noise without a bound, and only patients whom a
+learner does not look at are spared."""
 
 from __future__ import annotations
 
@@ -18,7 +19,15 @@ from client.station import guard
 from client.station.privacy_budget import Budget, Charge
 from common.data.cohort import Fold
 from common.errors import RefusedError
-from common.federated.learner import Contribution, Federated, Plan, hyper_of, load, local_plan, names
+from common.federated.learner import (
+    Contribution,
+    Federated,
+    Plan,
+    hyper_of,
+    load,
+    local_plan,
+    names,
+)
 from common.privacy.mechanism import Privacy
 from tests.pictures import imaging, sites
 
@@ -28,7 +37,9 @@ PHASES = [(name, phase) for name in names() for phase in load(name).phases]
 
 
 def asked(learner: Federated, phase: str, fold: Fold, noise: float) -> Plan:
-    plan = replace(local_plan(fold, 0, 5), site=SITE.name, schema=COHORT.schema.hash, privacy=Privacy(noise))
+    plan = replace(
+        local_plan(fold, 0, 5), site=SITE.name, schema=COHORT.schema.hash, privacy=Privacy(noise)
+    )
     return replace(plan, learner=learner.name, phase=phase, hyper=hyper_of(learner))
 
 
@@ -45,9 +56,13 @@ def any_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "check", lambda *_: None)
 
 
-@pytest.mark.parametrize(("name", "phase"), [(n, p) for n, p in PHASES if load(n).phases[p].bound is None])
+@pytest.mark.parametrize(
+    ("name", "phase"), [(n, p) for n, p in PHASES if load(n).phases[p].bound is None]
+)
 @pytest.mark.usefixtures("any_sums")
-def test_a_phase_without_a_bound_is_refused_at_both_doors_and_costs_nothing(name: str, phase: str, budget: Budget) -> None:
+def test_a_phase_without_a_bound_is_refused_at_both_doors_and_costs_nothing(
+    name: str, phase: str, budget: Budget
+) -> None:
     learner = load(name)
     plan, before = asked(learner, phase, Fold(), 3.0), budget.spent
     with pytest.raises(RefusedError, match="no bound") as caught:

@@ -1,4 +1,5 @@
-"""The account of a site's patients: it composes over everything, outlives the station, and cannot be altered, shared or set back."""
+"""The account of a site's patients: it composes over everything, outlives the station, and cannot
+be altered, shared or set back."""
 
 from __future__ import annotations
 
@@ -31,7 +32,12 @@ def budget(tmp_path: Path) -> Iterator[Budget]:
     there.close()
 
 
-def charge(noise: float = 10.0, split: tuple[int, int] = (0, 5), spared: tuple[int, ...] = (), run: str = "r") -> Charge:
+def charge(
+    noise: float = 10.0,
+    split: tuple[int, int] = (0, 5),
+    spared: tuple[int, ...] = (),
+    run: str = "r",
+) -> Charge:
     return Charge(run, 0, "logistic", "all", "q", noise, split, spared)
 
 
@@ -46,9 +52,13 @@ CHARGES = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(them=CHARGES)
-def test_what_was_spent_is_no_patients_less_than_it_was(them: list[Charge], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_what_was_spent_is_no_patients_less_than_it_was(
+    them: list[Charge], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """A patient stands in one part of each split; the dearest choice of parts is what counts."""
     there = Budget(tmp_path_factory.mktemp("b"), Policy(100.0, 1e-5))
     for c in them:
@@ -65,7 +75,9 @@ def test_what_was_spent_is_no_patients_less_than_it_was(them: list[Charge], tmp_
     by_split = [[c for c in them if c.split[0] == s] for s in range(3)]
     if sum(bool(x) for x in by_split) <= 1:
         # of one split it is what the worst-off patients paid, where one order is the best for all
-        assert there.spent <= epsilon(sum((gaussian(c.noise) for c in them), np.zeros(len(ORDERS))), 1e-5) * (1 + 1e-12)
+        assert there.spent <= epsilon(
+            sum((gaussian(c.noise) for c in them), np.zeros(len(ORDERS))), 1e-5
+        ) * (1 + 1e-12)
     there.close()
 
 
@@ -103,7 +115,9 @@ def test_more_than_is_left_is_refused_and_not_charged(budget: Budget) -> None:
     assert budget.spent == pytest.approx(epsilon(done * gaussian(10.0), 1e-5))
 
 
-def test_a_lower_epsilon_of_today_counts_what_was_spent_before(tmp_path: Path, budget: Budget) -> None:
+def test_a_lower_epsilon_of_today_counts_what_was_spent_before(
+    tmp_path: Path, budget: Budget
+) -> None:
     budget.reserve(charge(3.0))
     budget.settle()
     budget.close()
@@ -149,7 +163,9 @@ def test_an_account_edited_by_hand_is_refused(tmp_path: Path, budget: Budget) ->
     assert caught.value.code == "S02"
 
 
-def test_a_clock_that_was_set_back_is_refused(tmp_path: Path, budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_was_set_back_is_refused(
+    tmp_path: Path, budget: Budget, monkeypatch: pytest.MonkeyPatch
+) -> None:
     budget.reserve(charge())
     budget.settle()
     budget.reserve(charge())
@@ -186,7 +202,9 @@ def test_an_old_copy_does_not_know_the_newest_head(tmp_path: Path, budget: Budge
     restored.close()
 
 
-def test_a_full_disk_charges_in_memory_and_lets_nothing_leave(budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_charges_in_memory_and_lets_nothing_leave(
+    budget: Budget, monkeypatch: pytest.MonkeyPatch
+) -> None:
     budget.reserve(charge())
 
     def full(*_: object) -> None:
@@ -238,7 +256,9 @@ def test_the_file_says_who_asked_and_what_it_cost(tmp_path: Path, budget: Budget
     assert line["spent"] == pytest.approx(budget.spent)
 
 
-def test_training_with_dp_sgd_is_charged_by_its_steps_and_the_count_beside_them(tmp_path: Path) -> None:
+def test_training_with_dp_sgd_is_charged_by_its_steps_and_the_count_beside_them(
+    tmp_path: Path,
+) -> None:
     rounds = [replace(charge(1.1, run=f"r{n}"), sampled=Sampled(0.1, 20)) for n in range(3)]
     with closing(Budget(tmp_path, Policy(30.0, 1e-5))) as budget:
         for one in rounds[:2]:
@@ -247,4 +267,6 @@ def test_training_with_dp_sgd_is_charged_by_its_steps_and_the_count_beside_them(
     # restored from disk, it goes on as if it had never stopped
     with closing(Budget(tmp_path, Policy(30.0, 1e-5))) as budget:
         budget.reserve(rounds[2])
-        assert budget.spent == pytest.approx(epsilon(subsampled(1.1, Sampled(0.1, 60)) + 3 * gaussian(COUNTS), 1e-5), rel=1e-12)
+        assert budget.spent == pytest.approx(
+            epsilon(subsampled(1.1, Sampled(0.1, 60)) + 3 * gaussian(COUNTS), 1e-5), rel=1e-12
+        )

@@ -1,4 +1,5 @@
-"""The station behind its socket: a real process without a network, a real gRPC client, and everybody who must not get through."""
+"""The station behind its socket: a real process without a network, a real gRPC client, and
+everybody who must not get through."""
 
 from __future__ import annotations
 
@@ -73,16 +74,25 @@ def test_large_packets_pass_in_pieces(gate: Path) -> None:
 
 def test_its_health_can_be_asked(gate: Path) -> None:
     with grpc.insecure_channel(f"unix:{gate}", OPTIONS) as channel:
-        told = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=socket_server.SERVICE), timeout=20)
+        told = health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(service=socket_server.SERVICE), timeout=20
+        )
     assert told.status == health_pb2.HealthCheckResponse.SERVING
 
 
-@pytest.mark.parametrize("pieces", [[], [b"garbage"], [b"x" * 100_000], [b"x" * 5_000_000]], ids=["none", "garbage", "long", "too long"])
+@pytest.mark.parametrize(
+    "pieces",
+    [[], [b"garbage"], [b"x" * 100_000], [b"x" * 5_000_000]],
+    ids=["none", "garbage", "long", "too long"],
+)
 def test_what_is_no_packet_is_not_answered(gate: Path, home: Path, pieces: list[bytes]) -> None:
     with grpc.insecure_channel(f"unix:{gate}", (("grpc.max_send_message_length", -1),)) as channel:
         with pytest.raises(grpc.RpcError) as caught:
             list(channel.stream_stream(METHOD)(iter(pieces), timeout=20))
-        assert caught.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED)
+        assert caught.value.code() in (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+        )
         with pytest.raises(grpc.RpcError) as caught:
             list(channel.stream_stream("/fedmets.Station/Shell")(iter([b"id"]), timeout=20))
         assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
@@ -109,12 +119,16 @@ try:
 except OSError:
     print(0)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True
+    )
     assert done.stdout.strip() == "0"
     assert "user 65534 was refused" in (home / "station.log").read_text()
 
 
-def test_a_folder_that_others_may_enter_is_refused_by_both_ends(gate: Path, home: Path, at: Path) -> None:
+def test_a_folder_that_others_may_enter_is_refused_by_both_ends(
+    gate: Path, home: Path, at: Path
+) -> None:
     gate.parent.chmod(0o750)
     with pytest.raises(WireError, match="open to others") as caught:
         Link(gate, 60).answer(hospital.greeting(home))
@@ -140,17 +154,26 @@ def test_nobody_there(at: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert code(caught) == "R05"
 
 
-def test_a_station_that_takes_too_long_is_not_waited_for(gate: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_station_that_takes_too_long_is_not_waited_for(
+    gate: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answer = Station.answer
-    monkeypatch.setattr(Station, "answer", lambda self, packet, seconds: time.sleep(1.5) or answer(self, packet))
+    monkeypatch.setattr(
+        Station, "answer", lambda self, packet, seconds: time.sleep(1.5) or answer(self, packet)
+    )
     with pytest.raises(WireError, match="keeps its answer") as caught:
         Link(gate, 0.5).answer(hospital.greeting(home))
     assert code(caught) == "R02"
 
 
-def test_a_socket_at_which_another_station_listens_is_not_taken_from_it(gate: Path, home: Path) -> None:
+def test_a_socket_at_which_another_station_listens_is_not_taken_from_it(
+    gate: Path, home: Path
+) -> None:
     other = hospital.site(home.parent / "other")
-    with pytest.raises(RunError, match="another station listens") as caught, socket_server.Gate(open_station(str(other)), gate):
+    with (
+        pytest.raises(RunError, match="another station listens") as caught,
+        socket_server.Gate(open_station(str(other)), gate),
+    ):
         pass
     assert code(caught) == "C05"
     asked = hospital.greeting(home)
@@ -163,7 +186,7 @@ def test_the_path_of_a_socket_is_bounded(tmp_path: Path) -> None:
     assert code(caught) == "C01"
 
 
-# ---- a process of its own ------------------------------------------------------------------------------------------------------
+# ---- a process of its own ------------------------------------------------------------------------
 
 
 def isolated(*command: str) -> list[str]:
@@ -177,12 +200,30 @@ def can_isolate() -> bool:
         return False
 
 
-alone = pytest.mark.skipif(not can_isolate(), reason="this machine lets nobody make a network namespace (unshare --net)")
+alone = pytest.mark.skipif(
+    not can_isolate(), reason="this machine lets nobody make a network namespace (unshare --net)"
+)
 
 
 def started(home: Path, at: Path) -> subprocess.Popen[str]:
-    command = isolated(sys.executable, "-m", "client", "serve", "--site", str(home / "site.toml"), "--socket", str(at))
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    command = isolated(
+        sys.executable,
+        "-m",
+        "client",
+        "serve",
+        "--site",
+        str(home / "site.toml"),
+        "--socket",
+        str(at),
+    )
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def listening(process: subprocess.Popen[str], at: Path) -> None:
@@ -199,7 +240,16 @@ def test_a_process_with_a_network_does_not_start(home: Path, at: Path) -> None:
     """The command as somebody would type it by mistake: on the host's network."""
     if not [n for _, n in socket.if_nameindex() if n != "lo" and socket_server._up(n)]:
         pytest.skip("this machine has no network to be refused for")
-    command = [sys.executable, "-m", "client", "serve", "--site", str(home / "site.toml"), "--socket", str(at)]
+    command = [
+        sys.executable,
+        "-m",
+        "client",
+        "serve",
+        "--site",
+        str(home / "site.toml"),
+        "--socket",
+        str(at),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 6
     assert "[C05]" in done.stderr
@@ -259,9 +309,16 @@ def test_two_stations_on_one_state_are_refused(home: Path, at: Path) -> None:
 
 @alone
 @pytest.mark.parametrize(
-    ("keys", "told"), [({"coordinator": ""}, "64 hex digits"), ({"key": "none.key"}, "none.key"), ({"unheard": 1}, "unheard")]
+    ("keys", "told"),
+    [
+        ({"coordinator": ""}, "64 hex digits"),
+        ({"key": "none.key"}, "none.key"),
+        ({"unheard": 1}, "unheard"),
+    ],
 )
-def test_a_station_that_could_not_answer_does_not_start(home: Path, at: Path, keys: dict[str, object], told: str) -> None:
+def test_a_station_that_could_not_answer_does_not_start(
+    home: Path, at: Path, keys: dict[str, object], told: str
+) -> None:
     hospital.site(home, **keys)
     process = started(home, at)
     _, err = process.communicate(timeout=60)

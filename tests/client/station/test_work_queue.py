@@ -1,4 +1,5 @@
-"""A station answers in time, with what it has done by then: the work goes on, is done once, and the coordinator waits while it gets on."""
+"""A station answers in time, with what it has done by then: the work goes on, is done once, and the
+coordinator waits while it gets on."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ def plan(**changes: Any) -> Plan:
     learner = load("preprocessing")
     phase = learner.phase(states()["all"]["preprocessing"])
     first = Plan(
-        "r", "S0", "synthetic", "now", schema().hash, 0, learner.name, phase, Fold(), (Fold(),), pack_states(states()).hash,
+        "r", "S0", "synthetic", "now", schema().hash, 0, learner.name, phase, Fold(), (Fold(),),
+        pack_states(states()).hash,
         ("S0",), time.time() + 600, hyper_of(learner), 3, 3,
     )  # fmt: skip
     return replace(first, **changes)
@@ -91,10 +93,16 @@ def test_what_is_done_leaves_before_the_rest(slow: Slow) -> None:
     assert sum(slow.worked.values()) == 2
 
 
-def test_a_plan_that_came_in_time_may_wait_its_turn_and_one_that_did_not_is_refused(slow: Slow) -> None:
+def test_a_plan_that_came_in_time_may_wait_its_turn_and_one_that_did_not_is_refused(
+    slow: Slow,
+) -> None:
     slow.open.clear()
     soon = plan(seed=9, expires=time.time() + 0.3)
-    assert codes(slow, plan(), soon, plan(seed=10, expires=time.time() - 1)) == ["R09", "R09", "P04"]
+    assert codes(slow, plan(), soon, plan(seed=10, expires=time.time() - 1)) == [
+        "R09",
+        "R09",
+        "P04",
+    ]
     time.sleep(0.4)
     slow.open.set()
     assert codes(slow, soon, seconds=30) == [""]
@@ -127,14 +135,21 @@ def test_a_station_that_stops_begins_nothing(slow: Slow) -> None:
     assert not slow.worked
 
 
-# ---- the coordinator -----------------------------------------------------------------------------------------------------------
+# ---- the coordinator -----------------------------------------------------------------------------
 
 
 def leased(station: Slow, lease: float) -> Node:
     """A courier whose station answers within `lease` seconds."""
 
     def answer(m: Message) -> Message:
-        return Message(content(station.answer(packet(m, "greeting" if m.metadata.message_type == HELLO else "request"), lease)), reply_to=m)
+        return Message(
+            content(
+                station.answer(
+                    packet(m, "greeting" if m.metadata.message_type == HELLO else "request"), lease
+                )
+            ),
+            reply_to=m,
+        )
 
     return answer
 
@@ -144,7 +159,9 @@ def federation(tmp_path: Path, slow: Slow, lease: float) -> MemoryGrid:
     return MemoryGrid({1: leased(slow, lease), 2: node(others[0]), 3: node(others[1])})
 
 
-def test_a_site_that_gets_on_is_waited_for_however_long_it_takes(tmp_path: Path, slow: Slow) -> None:
+def test_a_site_that_gets_on_is_waited_for_however_long_it_takes(
+    tmp_path: Path, slow: Slow
+) -> None:
     """Four plans of 0.6 s, a deadline of 1.5 s and no retries."""
     want, _ = driven(federation(tmp_path, slow, 30))
     slow.seconds = 0.6
@@ -171,7 +188,10 @@ def test_its_own_forecast_gives_a_site_more_time(tmp_path: Path, slow: Slow) -> 
     assert all(e.sites["S0"] == "contributed" for e in told)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"synthetic\\tnow": "x"}', '{"synthetic\\tnow": -1}', '{"synthetic\\tnow": NaN}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '{"synthetic\\tnow": "x"}', '{"synthetic\\tnow": -1}', '{"synthetic\\tnow": NaN}'],
+)
 def test_a_forecast_that_cannot_be_read_is_none(text: str, tmp_path: Path) -> None:
     (tmp_path / time_forecast.NAME).write_text(text)
     assert time_forecast.load(tmp_path, "synthetic", "now") == 0.0
@@ -179,7 +199,7 @@ def test_a_forecast_that_cannot_be_read_is_none(text: str, tmp_path: Path) -> No
     assert time_forecast.load(tmp_path, "synthetic", "now") == 2.0
 
 
-# ---- what comes too late --------------------------------------------------------------------------------------------------------
+# ---- what comes too late -------------------------------------------------------------------------
 
 
 def test_an_answer_that_comes_too_late_is_told_by_name_and_not_used(tmp_path: Path) -> None:

@@ -19,7 +19,16 @@ Row = dict[str, str]
 
 
 PATIENTS: list[Row] = [
-    {"id": "TCGA-AA-0001", "m": "M0", "t": "T3", "n": "N1b", "age": "60", "sex": "male", "hist": "Mucinous adenocarcinoma", "loc": "Cecum"},
+    {
+        "id": "TCGA-AA-0001",
+        "m": "M0",
+        "t": "T3",
+        "n": "N1b",
+        "age": "60",
+        "sex": "male",
+        "hist": "Mucinous adenocarcinoma",
+        "loc": "Cecum",
+    },
     {
         "id": "TCGA-AG-0002",
         "m": "M1a",
@@ -30,9 +39,36 @@ PATIENTS: list[Row] = [
         "hist": "Adenocarcinoma, NOS",
         "loc": "Rectum, NOS",
     },
-    {"id": "TCGA-CK-0003", "m": "MX", "t": "T2", "n": "NX", "age": "", "sex": "", "hist": "Adenocarcinoma, NOS", "loc": "Sigmoid colon"},
-    {"id": "TCGA-NA-0004", "m": "", "t": "T1a", "n": "N0", "age": "55", "sex": "male", "hist": "Carcinoma, NOS", "loc": "Colon, NOS"},
-    {"id": "TCGA-AA-0005", "m": "M1", "t": "Tis", "n": "N0", "age": "80", "sex": "female", "hist": "", "loc": ""},
+    {
+        "id": "TCGA-CK-0003",
+        "m": "MX",
+        "t": "T2",
+        "n": "NX",
+        "age": "",
+        "sex": "",
+        "hist": "Adenocarcinoma, NOS",
+        "loc": "Sigmoid colon",
+    },
+    {
+        "id": "TCGA-NA-0004",
+        "m": "",
+        "t": "T1a",
+        "n": "N0",
+        "age": "55",
+        "sex": "male",
+        "hist": "Carcinoma, NOS",
+        "loc": "Colon, NOS",
+    },
+    {
+        "id": "TCGA-AA-0005",
+        "m": "M1",
+        "t": "Tis",
+        "n": "N0",
+        "age": "80",
+        "sex": "female",
+        "hist": "",
+        "loc": "",
+    },
 ]
 
 
@@ -46,7 +82,8 @@ def write(path: Path, rows: list[Row], delimiter: str = "\t") -> None:
 
 
 def gdc(folder: Path, patients: list[Row] = PATIENTS, *, flat: bool = False) -> Path:
-    """A GDC export: diagnosis x treatment rows, a metastasis row of another diagnosis, and the two further tables."""
+    """A GDC export: diagnosis x treatment rows, a metastasis row of another diagnosis, and the two
+    further tables."""
 
     def name(prefix: str, column: str) -> str:
         return column if flat else f"{prefix}.{column}"
@@ -65,7 +102,9 @@ def gdc(folder: Path, patients: list[Row] = PATIENTS, *, flat: bool = False) -> 
             name("diagnoses", "ajcc_pathologic_m"): p["m"] or "'--",
             name("diagnoses", "ajcc_pathologic_t"): p["t"],
             name("diagnoses", "ajcc_pathologic_n"): p["n"],
-            name("diagnoses", "ajcc_pathologic_stage"): "Stage IV" if p["m"].startswith("M1") else "Stage II",
+            name("diagnoses", "ajcc_pathologic_stage"): "Stage IV"
+            if p["m"].startswith("M1")
+            else "Stage II",
             name("diagnoses", "primary_diagnosis"): p["hist"] or "Not Reported",
             name("diagnoses", "tissue_or_organ_of_origin"): p["loc"] or "Not Reported",
             name("diagnoses", "prior_malignancy"): "no",
@@ -85,10 +124,19 @@ def gdc(folder: Path, patients: list[Row] = PATIENTS, *, flat: bool = False) -> 
             name("pathology_details", "lymph_nodes_positive"): "2.0",
             name("pathology_details", "lymph_nodes_tested"): "12",
         }
-        for c in ("lymphatic_invasion_present", "vascular_invasion_present", "perineural_invasion_present", "non_nodal_tumor_deposits"):
+        for c in (
+            "lymphatic_invasion_present",
+            "vascular_invasion_present",
+            "perineural_invasion_present",
+            "non_nodal_tumor_deposits",
+        ):
             detail[name("pathology_details", c)] = "Yes"
         pathology.append(detail)
-        for antigen, when, value in (("CEA", "Preoperative", "5.5"), ("CEA", "Follow-up", "99"), ("'--", "'--", "oops")):
+        for antigen, when, value in (
+            ("CEA", "Preoperative", "5.5"),
+            ("CEA", "Follow-up", "99"),
+            ("'--", "'--", "oops"),
+        ):
             follow.append(
                 {
                     key: p["id"],
@@ -106,7 +154,12 @@ def gdc(folder: Path, patients: list[Row] = PATIENTS, *, flat: bool = False) -> 
 
 def cbioportal(folder: Path, patients: list[Row] = PATIENTS, *, legacy: bool = False) -> Path:
     names = (
-        ("GENDER", "AJCC_METASTASIS_PATHOLOGIC_PM", "AJCC_TUMOR_PATHOLOGIC_PT", "AJCC_NODES_PATHOLOGIC_PN")
+        (
+            "GENDER",
+            "AJCC_METASTASIS_PATHOLOGIC_PM",
+            "AJCC_TUMOR_PATHOLOGIC_PT",
+            "AJCC_NODES_PATHOLOGIC_PN",
+        )
         if legacy
         else ("SEX", "PATH_M_STAGE", "PATH_T_STAGE", "PATH_N_STAGE")
     )
@@ -115,7 +168,14 @@ def cbioportal(folder: Path, patients: list[Row] = PATIENTS, *, legacy: bool = F
     lines.append("\t".join(header))
     for p in patients:
         dead = p["m"].startswith("M1")
-        cells = [p["id"], p["age"] or "[Not Available]", p["sex"].capitalize() or "NA", p["m"].upper(), p["t"].upper(), p["n"].upper()]
+        cells = [
+            p["id"],
+            p["age"] or "[Not Available]",
+            p["sex"].capitalize() or "NA",
+            p["m"].upper(),
+            p["t"].upper(),
+            p["n"].upper(),
+        ]
         lines.append("\t".join([*cells, "STAGE IV", "10.5", "1:DECEASED" if dead else "0:LIVING"]))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "data_clinical_patient.txt").write_text("\n".join(lines) + "\n")
@@ -147,4 +207,9 @@ def rows_of(path: Path) -> list[Row]:
 
 
 def primary(rows: list[Row], patient: str) -> list[Row]:
-    return [r for r in rows if r["cases.submitter_id"] == patient and r["diagnoses.classification_of_tumor"] == "primary"]
+    return [
+        r
+        for r in rows
+        if r["cases.submitter_id"] == patient
+        and r["diagnoses.classification_of_tumor"] == "primary"
+    ]

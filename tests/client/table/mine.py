@@ -57,5 +57,7 @@ def expect(study: questions.Study, data: Path) -> reader.Reading:
     r = reader.read_table(study, "baseline", data)
     assert r.cohort.ids == ("a", "b", "c", "d")
     assert r.cohort.labels.tolist() == [0, 1, 1, 0]
-    np.testing.assert_array_equal(r.cohort.values, [[60.5, 1, 0], [np.nan, 0, 1], [70, 0, 0], [50, 1, np.nan]])
+    np.testing.assert_array_equal(
+        r.cohort.values, [[60.5, 1, 0], [np.nan, 0, 1], [70, 0, 0], [50, 1, np.nan]]
+    )
     return r

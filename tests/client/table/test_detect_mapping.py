@@ -15,14 +15,26 @@ def test_detection_says_what_is_missing(tmp_path: Path) -> None:
     assert "[D00]" in faults(lambda: reader.read(STUDY, "preop", tmp_path / "nowhere"))
     text = faults(lambda: reader.read(STUDY, "preop", tmp_path))
     assert "[D00]" in text
-    assert all(name in text for name in ("'gdc'", "'gdc_flat'", "'cbioportal'", "data_clinical_patient.txt", "--data"))
+    assert all(
+        name in text
+        for name in ("'gdc'", "'gdc_flat'", "'cbioportal'", "data_clinical_patient.txt", "--data")
+    )
     write(
         tmp_path / "clinical.tsv",
-        [{"cases.submitter_id": "a", "diagnoses.ajcc_pathologic_mm": "M0", "diagnoses.classification_of_tumor": "primary"}],
+        [
+            {
+                "cases.submitter_id": "a",
+                "diagnoses.ajcc_pathologic_mm": "M0",
+                "diagnoses.classification_of_tumor": "primary",
+            }
+        ],
     )
     text = faults(lambda: reader.read(STUDY, "preop", tmp_path))
     assert "D08 clinical.tsv: there is no column 'diagnoses.prior_malignancy'" in text
-    assert "D03 clinical.tsv: there is no column 'diagnoses.ajcc_pathologic_m' (nearest: 'diagnoses.ajcc_pathologic_mm'" in text
+    assert (
+        "D03 clinical.tsv: there is no column 'diagnoses.ajcc_pathologic_m' (nearest: "
+        "'diagnoses.ajcc_pathologic_mm'" in text
+    )
     assert "'gdc' comes nearest" in text
     assert "gdc_flat" not in text
 
@@ -40,7 +52,10 @@ def test_a_missing_label_is_d03_whether_the_mapping_is_named_or_not(tmp_path: Pa
     for source in (None, "gdc"):
         text = faults(lambda source=source: reader.read(STUDY, "preop", tmp_path, source=source))  # type: ignore[misc]
         assert text.startswith("[D03]")
-        assert "coad/clinical.tsv, read/clinical.tsv: there is no column 'diagnoses.ajcc_pathologic_m'" in text
+        assert (
+            "coad/clinical.tsv, read/clinical.tsv: there is no column 'diagnoses.ajcc_pathologic_m'"
+            in text
+        )
 
 
 def test_the_only_mapping_of_a_study_tells_all_its_faults(tmp_path: Path) -> None:
@@ -63,7 +78,9 @@ def test_two_sources_ask_for_a_choice(tmp_path: Path) -> None:
     cbioportal(tmp_path / "b")
     assert "--source" in faults(lambda: reader.read(STUDY, "preop", tmp_path), UsageError)
     assert len(reader.read(STUDY, "preop", tmp_path, source="cbioportal")) == 5
-    assert "[C02]" in faults(lambda: reader.read(STUDY, "preop", tmp_path, source="nope"), UsageError)
+    assert "[C02]" in faults(
+        lambda: reader.read(STUDY, "preop", tmp_path, source="nope"), UsageError
+    )
 
 
 def test_a_file_named_outright_is_the_index_table(tmp_path: Path) -> None:
@@ -99,7 +116,12 @@ def test_a_file_named_outright_is_recognised_by_its_columns(tmp_path: Path) -> N
 
 
 def test_mappings_name_their_faults() -> None:
-    raw = {"name": "x", "tables": {"t": {"files": ["a.csv"], "kee": "id", "rows": "some"}}, "label": {}, "sites": 1}
+    raw = {
+        "name": "x",
+        "tables": {"t": {"files": ["a.csv"], "kee": "id", "rows": "some"}},
+        "label": {},
+        "sites": 1,
+    }
     text = faults(lambda: mapping_file.parse(raw, "x.toml"), UsageError)
     for part in (
         "unknown key 'kee'; did you mean 'keep'",

@@ -60,7 +60,10 @@ def test_units_survival_times_and_label_classes(tmp_path: Path) -> None:
     alive = false
     """
     study = own(tmp_path, text)
-    data = table(tmp_path / "d", "patient,spread,age_days,grade,fu,died\na,0,21915,1,3,true\nb,1,25567.5,3,4,false\nc,9,,2,,\n")
+    data = table(
+        tmp_path / "d",
+        "patient,spread,age_days,grade,fu,died\na,0,21915,1,3,true\nb,1,25567.5,3,4,false\nc,9,,2,,\n",
+    )
     c = reader.read(study, "late", data)
     assert c.site == "mine"
     assert c.labels.tolist() == [0, 1, -1]
@@ -107,14 +110,18 @@ def test_all_faults_of_the_file_at_once(tmp_path: Path) -> None:
         "lacks 'available_at'",
     ):
         assert part in said, part
-    assert "low < high" in faults(lambda: own(tmp_path, MINE.replace("high = 110", "high = 10")), UsageError)
+    assert "low < high" in faults(
+        lambda: own(tmp_path, MINE.replace("high = 110", "high = 10")), UsageError
+    )
     assert "[C02]" in faults(lambda: own(tmp_path, "id = "), UsageError)
     assert "lacks 'id'" in faults(lambda: own(tmp_path, ""), UsageError)
 
 
 def test_all_faults_of_the_table_at_once(tmp_path: Path) -> None:
     broken = "patient,hospital,spread,age,smokes,side\na,A,0,999,yes,L\na,A,0,abc,yes,L\nb,,2,n/a,no,up\n,B,1,50,no,L\n"
-    said = faults(lambda: reader.read(own(tmp_path), "baseline", table(tmp_path, broken)), DataError)
+    said = faults(
+        lambda: reader.read(own(tmp_path), "baseline", table(tmp_path, broken)), DataError
+    )
     for part in (
         "D02",
         "1 patients have 2 rows",
@@ -136,7 +143,10 @@ def test_all_faults_of_the_table_at_once(tmp_path: Path) -> None:
 
 
 def test_keep(tmp_path: Path) -> None:
-    study = own(tmp_path, MINE + '[[keep]]\ncolumn = "hospital"\nvalues = ["B"]\nreason = "another hospital"\n')
+    study = own(
+        tmp_path,
+        MINE + '[[keep]]\ncolumn = "hospital"\nvalues = ["B"]\nreason = "another hospital"\n',
+    )
     c = reader.read(study, "baseline", table(tmp_path / "d"))
     assert c.ids == ("b", "c")
     assert c.flow.excluded == (("another hospital", 2),)
@@ -149,12 +159,24 @@ STAGE = MINE.replace('name = "mine"', 'name = "mine"\nquestion = "Metastasis?"')
 
 @pytest.mark.parametrize(
     "column",
-    ["ajcc_stage", "Tumor Stage", "patient_stage", "pTNM", "Dukes", "diagnoses.ajcc_pathologic_m", "vital_status", "liver_metastases"],
+    [
+        "ajcc_stage",
+        "Tumor Stage",
+        "patient_stage",
+        "pTNM",
+        "Dukes",
+        "diagnoses.ajcc_pathologic_m",
+        "vital_status",
+        "liver_metastases",
+    ],
 )
 def test_stage_like_features_are_refused_for_a_metastasis(tmp_path: Path, column: str) -> None:
     toml = STAGE + f'[[feature]]\nname = "x"\ncolumn = "{column}"\nvalues = ["1", "2"]\n'
     lines = TABLE.splitlines()
-    data = table(tmp_path / "d", "\n".join([lines[0] + f",{column}", *(line + ",1" for line in lines[1:])]) + "\n")
+    data = table(
+        tmp_path / "d",
+        "\n".join([lines[0] + f",{column}", *(line + ",1" for line in lines[1:])]) + "\n",
+    )
     assert "[L02]" in faults(lambda: reader.read(own(tmp_path, toml), "baseline", data), LeakError)
     allowed = own(tmp_path, toml + 'not_an_outcome = "known beforehand"\n')
     assert allowed.overrides == {"x": "known beforehand"}
@@ -164,20 +186,27 @@ def test_stage_like_features_are_refused_for_a_metastasis(tmp_path: Path, column
 
 @pytest.mark.parametrize("column", ["t_stage", "pN_stage", "cT stage", "image_storage", "stager"])
 def test_t_and_n_are_not_the_stage(tmp_path: Path, column: str) -> None:
-    study = own(tmp_path, STAGE + f'[[feature]]\nname = "x"\ncolumn = "{column}"\nvalues = ["1", "2"]\n')
+    study = own(
+        tmp_path, STAGE + f'[[feature]]\nname = "x"\ncolumn = "{column}"\nvalues = ["1", "2"]\n'
+    )
     questions.guard_denied(study, {"x": column})
 
 
 def test_a_python_file(tmp_path: Path) -> None:
     own(tmp_path)
-    (tmp_path / "mine.py").write_text(f"from common.study.load import load\nSTUDY = load({str(tmp_path / 'mine.toml')!r})\n")
+    (tmp_path / "mine.py").write_text(
+        f"from common.study.load import load\nSTUDY = load({str(tmp_path / 'mine.toml')!r})\n"
+    )
     expect(studies.load(str(tmp_path / "mine.py")), table(tmp_path / "d"))
 
 
 def test_the_documented_example(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "own-study.md").read_text(encoding="utf-8")
     study = own(tmp_path, page.split("```toml\n")[1].split("```")[0])
-    rows = "PatientNr,Hospital,spread,age,CEA (ug/L),sex\n1,NA,0,60,2.5,F\n2,B,1,NA,-9,M\n3,B,9,50,7,male\n"
+    rows = (
+        "PatientNr,Hospital,spread,age,CEA "
+        "(ug/L),sex\n1,NA,0,60,2.5,F\n2,B,1,NA,-9,M\n3,B,9,50,7,male\n"
+    )
     r = reader.read_table(study, "baseline", table(tmp_path / "d", rows, "patients.csv"))
     assert r.cohort.labels.tolist() == [0, 1, -1]
     np.testing.assert_array_equal(r.cohort.values, [[60, 2.5, 0], [np.nan, np.nan, 1], [50, 7, 1]])

@@ -1,4 +1,5 @@
-"""The fast way and the strict reader give the same cells, faults and line numbers, whatever stands in a file."""
+"""The fast way and the strict reader give the same cells, faults and line numbers, whatever stands
+in a file."""
 
 import csv
 import io
@@ -65,12 +66,33 @@ def tables(draw: st.DrawFn) -> str:
     out = io.StringIO()
     feed = draw(st.sampled_from(["\n", "\n", "\r\n", "\r"]))
     quoting = draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
-    writer = csv.writer(out, delimiter=draw(st.sampled_from(",,;\t|")), lineterminator=feed, quoting=quoting)
+    writer = csv.writer(
+        out, delimiter=draw(st.sampled_from(",,;\t|")), lineterminator=feed, quoting=quoting
+    )
     writer.writerows(rows)
     text = out.getvalue()
     for _ in range(draw(st.integers(0, 2))):
         at = draw(st.integers(0, len(text)))
-        extra = draw(st.sampled_from(['"', '""', ",", "\n", "\r", "\r\n", "\n\n", "#", "\n# c\n", "//", " ", "\0", "\n,,\n", "\x85"]))
+        extra = draw(
+            st.sampled_from(
+                [
+                    '"',
+                    '""',
+                    ",",
+                    "\n",
+                    "\r",
+                    "\r\n",
+                    "\n\n",
+                    "#",
+                    "\n# c\n",
+                    "//",
+                    " ",
+                    "\0",
+                    "\n,,\n",
+                    "\x85",
+                ]
+            )
+        )
         text = text[:at] + extra + text[at:]
     head = draw(st.sampled_from(["", "", "", "# a note\n", '# one\n# two "\n', "a title\n"]))
     return head + (text if draw(st.booleans()) else text.rstrip("\r\n"))
@@ -79,7 +101,9 @@ def tables(draw: st.DrawFn) -> str:
 @settings(max_examples=1500, deadline=None)
 @given(
     st.one_of(tables(), tables(), st.text(st.sampled_from(list('ab,;"\n\r\t #/é\0')), max_size=30)),
-    st.sampled_from(["utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "latin-1", "cp1252"]),
+    st.sampled_from(
+        ["utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "latin-1", "cp1252"]
+    ),
     st.sampled_from(LAYOUTS),
     st.sampled_from(["a.csv", "a.tsv"]),
 )
@@ -90,7 +114,9 @@ def tables(draw: st.DrawFn) -> str:
 @example("x\n1\n\n2", "utf-8", LAYOUTS[0], "a.csv")
 @example("#\n#\nid,x\n\n1,2\n", "utf-8", LAYOUTS[3], "a.csv")
 @example("id,x\n1,\x85#a\n2,b\n", "utf-8", LAYOUTS[3], "a.csv")
-def test_both_ways_give_the_same(tmp_path_factory: pytest.TempPathFactory, text: str, encoding: str, layout: Layout, name: str) -> None:
+def test_both_ways_give_the_same(
+    tmp_path_factory: pytest.TempPathFactory, text: str, encoding: str, layout: Layout, name: str
+) -> None:
     path = tmp_path_factory.mktemp("t") / name
     path.write_bytes(text.encode(encoding, "replace"))
     assert outcome(path, layout) == strict(path, layout)
@@ -98,7 +124,9 @@ def test_both_ways_give_the_same(tmp_path_factory: pytest.TempPathFactory, text:
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=40), st.sampled_from(LAYOUTS))
-def test_both_ways_give_the_same_of_any_bytes(tmp_path_factory: pytest.TempPathFactory, raw: bytes, layout: Layout) -> None:
+def test_both_ways_give_the_same_of_any_bytes(
+    tmp_path_factory: pytest.TempPathFactory, raw: bytes, layout: Layout
+) -> None:
     path = tmp_path_factory.mktemp("t") / "a.csv"
     path.write_bytes(b"id,x\n" + raw)
     assert outcome(path, layout) == strict(path, layout)
@@ -160,7 +188,9 @@ def test_huge_cells(tmp_path: Path, length: int, mark: str) -> None:
     assert bool(found.faults) == (length > 10_000_000)
 
 
-def test_marks_and_lines_that_straddle_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_marks_and_lines_that_straddle_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from client.table import plain_csv
 
     path = tmp_path / "a.csv"

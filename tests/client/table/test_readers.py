@@ -51,7 +51,9 @@ def bad(path: Path, layout: Layout = PLAIN) -> str:
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_text_shapes(tmp_path: Path, name: str, content: str, layout: Layout, encoding: str) -> None:
+def test_text_shapes(
+    tmp_path: Path, name: str, content: str, layout: Layout, encoding: str
+) -> None:
     path = tmp_path / name
     path.write_bytes(content.encode(encoding))
     part = good(path, layout)
@@ -98,7 +100,11 @@ def test_broken_files(tmp_path: Path, name: str, content: bytes, message: str) -
 @pytest.mark.parametrize("header", [(), (0,), (0, 1), (-1,)])
 @pytest.mark.parametrize("name", ["a.csv", "a.xlsx"])
 def test_a_header_is_declared_in_a_row(tmp_path: Path, header: tuple[int, ...], name: str) -> None:
-    path = workbook(tmp_path / name, [["id", "x"], ["1", 2.0]]) if name == "a.xlsx" else tmp_path / name
+    path = (
+        workbook(tmp_path / name, [["id", "x"], ["1", 2.0]])
+        if name == "a.xlsx"
+        else tmp_path / name
+    )
     if name == "a.csv":
         path.write_text("id,x\n1,2\n")
     assert "rows count from 1" in bad(path, Layout(header=header))
@@ -131,7 +137,13 @@ def workbook(path: Path, rows: list[list[object]], sheet: str = "S") -> Path:
 def test_workbook_cells(tmp_path: Path) -> None:
     day = datetime.datetime(2020, 3, 1)
     path = workbook(
-        tmp_path / "a.xlsx", [["id", "x", "on", "d"], ["007", 65.0, True, day], ["NA", 0.5, None, None], [None, None, None, None]]
+        tmp_path / "a.xlsx",
+        [
+            ["id", "x", "on", "d"],
+            ["007", 65.0, True, day],
+            ["NA", 0.5, None, None],
+            [None, None, None, None],
+        ],
     )
     assert good(path).rows == [["007", "65", "true", "2020-03-01"], ["NA", "0.5", "", ""]]
     assert good(path, Layout(decimal=",")).column("x") == ["65", "0,5"]
@@ -139,7 +151,12 @@ def test_workbook_cells(tmp_path: Path) -> None:
 
 
 def test_workbook_of_several_header_rows(tmp_path: Path) -> None:
-    rows = [["legend", "1 = yes"], ["PATIENT", None, "TUMOUR"], ["ID", "Age \xa0 now", "Type"], ["a", 3, 1, "comment"]]
+    rows = [
+        ["legend", "1 = yes"],
+        ["PATIENT", None, "TUMOUR"],
+        ["ID", "Age \xa0 now", "Type"],
+        ["a", 3, 1, "comment"],
+    ]
     part = good(workbook(tmp_path / "a.xlsx", rows), Layout(header=(2, 3)))
     assert part.header == ("PATIENT / ID", "Age now", "TUMOUR / Type")
     assert part.rows == [["a", "3", "1"]]
@@ -148,7 +165,8 @@ def test_workbook_of_several_header_rows(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from(["a.xlsx", "a.parquet", "a.csv"]), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=20)
+    st.sampled_from(["a.xlsx", "a.parquet", "a.csv"]),
+    st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=20),
 )
 def test_whatever_is_wrong_with_a_file_is_told(
     tmp_path_factory: pytest.TempPathFactory, name: str, damage: list[tuple[float, int]]
@@ -175,7 +193,9 @@ def test_whatever_is_wrong_with_a_file_is_told(
 def test_merged_cells_hold_what_is_shown(tmp_path: Path) -> None:
     from openpyxl import load_workbook
 
-    path = workbook(tmp_path / "a.xlsx", [["id", "x", "y"], ["1", "A"], ["2"], ["3", "B", 5], ["4"]])
+    path = workbook(
+        tmp_path / "a.xlsx", [["id", "x", "y"], ["1", "A"], ["2"], ["3", "B", 5], ["4"]]
+    )
     book = load_workbook(path)
     for ref in ("B2:B3", "B4:C5"):
         book.worksheets[0].merge_cells(ref)
@@ -202,7 +222,10 @@ def test_parquet_cells(tmp_path: Path) -> None:
         }
     )
     pq.write_table(table, tmp_path / "a.parquet")
-    assert good(tmp_path / "a.parquet").rows == [["1", "", "1", "true", "NA", "2020-01-02"], ["2", "3", "", "false", "x", ""]]
+    assert good(tmp_path / "a.parquet").rows == [
+        ["1", "", "1", "true", "NA", "2020-01-02"],
+        ["2", "3", "", "false", "x", ""],
+    ]
 
 
 def test_find_skips_hidden_and_lock_files(tmp_path: Path) -> None:
@@ -228,13 +251,32 @@ def test_what_is_no_number_is_none(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "nan", "inf", "-inf", "1_000", "1,5", "<5", "12 mg", "0x1", "1e999", "١٢", "'--", "2020-01-01", "1.2.3"]
+    "text",
+    [
+        "",
+        "nan",
+        "inf",
+        "-inf",
+        "1_000",
+        "1,5",
+        "<5",
+        "12 mg",
+        "0x1",
+        "1e999",
+        "١٢",
+        "'--",
+        "2020-01-01",
+        "1.2.3",
+    ],
 )
 def test_no_numbers(text: str) -> None:
     assert number(text) is None
 
 
-@given(st.integers(-(10**12), 10**12), st.sampled_from([(",", "."), (".", ","), (" ", "."), ("'", ",")]))
+@given(
+    st.integers(-(10**12), 10**12),
+    st.sampled_from([(",", "."), (".", ","), (" ", "."), ("'", ",")]),
+)
 def test_thousands(n: int, marks: tuple[str, str]) -> None:
     thousands, decimal = marks
     text = f"{n:,}".replace(",", thousands)
@@ -245,12 +287,18 @@ def test_thousands(n: int, marks: tuple[str, str]) -> None:
         assert number(text[:-1], decimal, thousands) is None
 
 
-@given(st.lists(st.one_of(st.floats(allow_nan=False).map(repr), st.text(max_size=4))), st.sampled_from([".", ","]))
+@given(
+    st.lists(st.one_of(st.floats(allow_nan=False).map(repr), st.text(max_size=4))),
+    st.sampled_from([".", ","]),
+)
 def test_many_numbers_are_each_read_alike(texts: list[str], decimal: str) -> None:
     assert numbers(texts, decimal) == [number(t, decimal) for t in texts]
 
 
-@pytest.mark.parametrize(("text", "value"), [("<0.5", 0.5), ("> 100", 100), ("≥1,5", 1.5), ("<=2", 2), ("0.5", None), ("<", None)])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("<0.5", 0.5), ("> 100", 100), ("≥1,5", 1.5), ("<=2", 2), ("0.5", None), ("<", None)],
+)
 def test_limits(text: str, value: float | None) -> None:
     assert limit(text) == value
 
@@ -314,7 +362,15 @@ def test_suspects() -> None:
 
 def test_vocabulary_knows_booleans_only_where_there_are_two() -> None:
     v = Vocabulary(("no", "yes"))
-    assert [v.index(t) for t in ("No", " YES ", "0", "1.0", "False", "true", "maybe")] == [0, 1, 0, 1, 0, 1, None]
+    assert [v.index(t) for t in ("No", " YES ", "0", "1.0", "False", "true", "maybe")] == [
+        0,
+        1,
+        0,
+        1,
+        0,
+        1,
+        None,
+    ]
     assert Vocabulary(("0", "1")).index("True") == 1
     assert Vocabulary(("f", "m")).index("no") is None
     assert Vocabulary(("a", "b"), {"b": ["Bee", "B 2"]}).index("bee") == 1

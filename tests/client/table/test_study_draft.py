@@ -1,4 +1,5 @@
-"""A drafted study loads, reads the table it was drafted from, and leaves out what must not be an input."""
+"""A drafted study loads, reads the table it was drafted from, and leaves out what must not be an
+input."""
 
 import csv
 import io
@@ -24,22 +25,63 @@ Table = list[list[Any]]
 
 
 def patients(n: int = 90, seed: int = 0) -> Table:
-    """A header and n rows: 3 hospitals, one of them 'NA'; age with 'n/a', CEA with '<0.5' and -9, a grade, an outcome and the stage."""
+    """A header and n rows: 3 hospitals, one of them 'NA'; age with 'n/a', CEA with '<0.5' and -9, a
+    grade, an outcome and the stage."""
     rng = np.random.default_rng(seed)
     spread = np.array([i % 3 == 0 for i in range(n)])
-    table: Table = [["PatientID", "Hospital", "age", "CEA (ug/L)", "sex", "grade", "spread", "vital_status", "seen", "note", "country"]]
+    table: Table = [
+        [
+            "PatientID",
+            "Hospital",
+            "age",
+            "CEA (ug/L)",
+            "sex",
+            "grade",
+            "spread",
+            "vital_status",
+            "seen",
+            "note",
+            "country",
+        ]
+    ]
     for i in range(n):
-        cea: Any = "<0.5" if i % 10 == 1 else -9 if i % 10 == 2 else round(float(np.exp(rng.normal(1, 1.5))), 2)
+        cea: Any = (
+            "<0.5"
+            if i % 10 == 1
+            else -9
+            if i % 10 == 2
+            else round(float(np.exp(rng.normal(1, 1.5))), 2)
+        )
         age: Any = "n/a" if i % 12 == 5 else round(float(rng.normal(65, 9)), 1)
-        row = [f"p {i:03d}", ("NA", "B", "C")[i % 3 if i % 5 else 0], age, cea, ("male", "Female")[i % 2], f"G{rng.integers(1, 4)}"]
-        table.append([*row, ("no", "yes")[int(spread[i])], ("alive", "dead")[i % 2], f"2020-03-{i % 28 + 1:02d}", f"seen by Dr {i}", "DE"])
+        row = [
+            f"p {i:03d}",
+            ("NA", "B", "C")[i % 3 if i % 5 else 0],
+            age,
+            cea,
+            ("male", "Female")[i % 2],
+            f"G{rng.integers(1, 4)}",
+        ]
+        table.append(
+            [
+                *row,
+                ("no", "yes")[int(spread[i])],
+                ("alive", "dead")[i % 2],
+                f"2020-03-{i % 28 + 1:02d}",
+                f"seen by Dr {i}",
+                "DE",
+            ]
+        )
     return table
 
 
-def write(path: Path, table: Table, delimiter: str = ",", encoding: str = "utf-8", decimal: str = ".") -> Path:
+def write(
+    path: Path, table: Table, delimiter: str = ",", encoding: str = "utf-8", decimal: str = "."
+) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
-    rows = [[str(c).replace(".", decimal) if isinstance(c, float) else c for c in row] for row in table]
+    rows = [
+        [str(c).replace(".", decimal) if isinstance(c, float) else c for c in row] for row in table
+    ]
     csv.writer(text, delimiter=delimiter).writerows(rows)
     path.write_bytes(text.getvalue().encode(encoding))
     return path
@@ -69,9 +111,19 @@ def expect(found: tuple[questions.Study, reader.Reading, str], table: Table) -> 
     assert (grade.values, grade.ordered) == (("G1", "G2", "G3"), True)
     at = {i: n for n, i in enumerate(reading.cohort.ids)}
     values = reading.cohort.values[[at[row[0]] for row in table[1:]]]
-    np.testing.assert_array_equal(values[:, 0], [np.nan if row[2] == "n/a" else row[2] for row in table[1:]])
-    np.testing.assert_array_equal(values[:, 1], [0.5 if row[3] == "<0.5" else np.nan if row[3] == -9 else row[3] for row in table[1:]])
-    for name, why in (("vital_status", "outcome"), ("seen", "dates"), ("note", "free text"), ("country", "one value only")):
+    np.testing.assert_array_equal(
+        values[:, 0], [np.nan if row[2] == "n/a" else row[2] for row in table[1:]]
+    )
+    np.testing.assert_array_equal(
+        values[:, 1],
+        [0.5 if row[3] == "<0.5" else np.nan if row[3] == -9 else row[3] for row in table[1:]],
+    )
+    for name, why in (
+        ("vital_status", "outcome"),
+        ("seen", "dates"),
+        ("note", "free text"),
+        ("country", "one value only"),
+    ):
         assert f'#   "{name}": ' in text
         assert why in text.split(f'#   "{name}": ')[1].splitlines()[0]
     assert "Dr" not in text
@@ -87,7 +139,9 @@ def expect(found: tuple[questions.Study, reader.Reading, str], table: Table) -> 
         ("t [1].txt", "|", "utf-16", "."),
     ],
 )
-def test_text_tables(tmp_path: Path, name: str, delimiter: str, encoding: str, decimal: str) -> None:
+def test_text_tables(
+    tmp_path: Path, name: str, delimiter: str, encoding: str, decimal: str
+) -> None:
     table = patients()
     table[1][9] = "Müller"
     path = write(tmp_path / "d" / name, table, delimiter, encoding, decimal)
@@ -108,7 +162,9 @@ def test_a_workbook_with_a_title_and_merged_hospitals(tmp_path: Path) -> None:
     names = [row[1] for row in body]
     for name in set(names):
         first = 4 + names.index(name)
-        sheet.merge_cells(start_row=first, end_row=first + names.count(name) - 1, start_column=2, end_column=2)
+        sheet.merge_cells(
+            start_row=first, end_row=first + names.count(name) - 1, start_column=2, end_column=2
+        )
     book.save(tmp_path / "t.xlsx")
     found = run(tmp_path / "t.xlsx", tmp_path)
     expect(found, table)
@@ -124,7 +180,10 @@ def test_parquet(tmp_path: Path) -> None:
     columns = {name: [row[j] for row in table[1:]] for j, name in enumerate(table[0])}
     columns["age"] = [None if v == "n/a" else v for v in columns["age"]]
     columns["CEA (ug/L)"] = [str(v) for v in columns["CEA (ug/L)"]]
-    arrays = {k: pa.array(v).dictionary_encode() if k in ("Hospital", "sex") else pa.array(v) for k, v in columns.items()}
+    arrays = {
+        k: pa.array(v).dictionary_encode() if k in ("Hospital", "sex") else pa.array(v)
+        for k, v in columns.items()
+    }
     pq.write_table(pa.table(arrays), tmp_path / "t.parquet")
     expect(run(tmp_path / "t.parquet", tmp_path), table)
 
@@ -145,22 +204,36 @@ def test_ten_files_whose_ids_count_anew(tmp_path: Path) -> None:
 def test_folders_of_files_of_one_name(tmp_path: Path) -> None:
     header, *rows = patients()
     for n, name in enumerate(("Lyon", "Köln", "Porto")):
-        write(tmp_path / "d" / name / "patients.csv", [[header[0], *header[2:]], *([r[0], *r[2:]] for r in rows[n * 30 : n * 30 + 30])])
+        write(
+            tmp_path / "d" / name / "patients.csv",
+            [[header[0], *header[2:]], *([r[0], *r[2:]] for r in rows[n * 30 : n * 30 + 30])],
+        )
     assert set(run(tmp_path / "d", tmp_path)[1].institutions) == {"Lyon", "Köln", "Porto"}
 
 
 def test_the_label_in_disguise_and_row_numbers_are_left_out(tmp_path: Path) -> None:
     header, *rows = patients()
     header += ["copy", "score", "row", "empty"]
-    rows = [[*row, "AB"[row[6] == "yes"], 10 * (row[6] == "yes") + i / 100, i, ""] for i, row in enumerate(rows)]
+    rows = [
+        [*row, "AB"[row[6] == "yes"], 10 * (row[6] == "yes") + i / 100, i, ""]
+        for i, row in enumerate(rows)
+    ]
     text = run(write(tmp_path / "t.csv", [header, *rows]), tmp_path)[2]
-    for name, why in (("copy", "AUC 1.00"), ("score", "AUC 1.00"), ("row", "numbers the rows"), ("empty", "holds nothing")):
+    for name, why in (
+        ("copy", "AUC 1.00"),
+        ("score", "AUC 1.00"),
+        ("row", "numbers the rows"),
+        ("empty", "holds nothing"),
+    ):
         assert why in text.split(f'#   "{name}": ')[1].splitlines()[0]
 
 
 def test_several_classes_and_unknown_labels(tmp_path: Path) -> None:
     header, *rows = patients()
-    rows = [[*row[:6], ("lung", "breast", "melanoma", "unknown")[i % 4], *row[7:]] for i, row in enumerate(rows)]
+    rows = [
+        [*row[:6], ("lung", "breast", "melanoma", "unknown")[i % 4], *row[7:]]
+        for i, row in enumerate(rows)
+    ]
     header[6] = "primary_tumour"
     study, reading, _ = run(write(tmp_path / "t.csv", [header, *rows]), tmp_path)
     assert study.schema.label.classes == ("breast", "lung", "melanoma")
@@ -195,19 +268,28 @@ names = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), m
 cells = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False, width=32).map(repr),
     st.integers(-10, 10).map(str),
-    st.sampled_from(["", "NA", "yes", "no", "-9", "<3", "none", "2020-01-02", "1,234", "é", '"', "#", "a b"]),
+    st.sampled_from(
+        ["", "NA", "yes", "no", "-9", "<3", "none", "2020-01-02", "1,234", "é", '"', "#", "a b"]
+    ),
 )
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(names, max_size=5), st.lists(st.lists(cells, min_size=5, max_size=5), min_size=24, max_size=40), st.sampled_from(",;\t"))
+@given(
+    st.lists(names, max_size=5),
+    st.lists(st.lists(cells, min_size=5, max_size=5), min_size=24, max_size=40),
+    st.sampled_from(",;\t"),
+)
 def test_any_table_gives_a_draft_that_reads_it(
     tmp_path_factory: pytest.TempPathFactory, header: Sequence[str], rows: Table, delimiter: str
 ) -> None:
     folder = tmp_path_factory.mktemp("t")
     columns = [*header]
     table = [["id", "site", "label", *columns]]
-    table += [[f"p{i}", "AB"[i % 2], ("0", "1")[i // 2 % 2], *row[: len(columns)]] for i, row in enumerate(rows)]
+    table += [
+        [f"p{i}", "AB"[i % 2], ("0", "1")[i // 2 % 2], *row[: len(columns)]]
+        for i, row in enumerate(rows)
+    ]
     path = write(folder / "t.csv", table, delimiter)
     text = draft(path)
     (folder / "d.toml").write_text(text, encoding="utf-8")

@@ -15,8 +15,12 @@ from tests.synthetic import cohort, schema, split
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 999), st.integers(2, 10), st.lists(st.integers(0, 3), min_size=30, max_size=30))
-def test_a_patients_part_is_the_same_at_every_site_and_in_every_order(seed: int, count: int, at: list[int]) -> None:
+@given(
+    st.integers(0, 999), st.integers(2, 10), st.lists(st.integers(0, 3), min_size=30, max_size=30)
+)
+def test_a_patients_part_is_the_same_at_every_site_and_in_every_order(
+    seed: int, count: int, at: list[int]
+) -> None:
     whole = cohort(30, seed=1)
     want = dict(zip(whole.ids, whole.parts(seed, count), strict=True))
     order = np.random.default_rng(seed).permutation(30)
@@ -29,7 +33,9 @@ def test_a_patients_part_is_the_same_at_every_site_and_in_every_order(seed: int,
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 999), st.integers(2, 6))
-def test_each_labelled_patient_is_left_out_once_and_never_trained_on_then(seed: int, count: int) -> None:
+def test_each_labelled_patient_is_left_out_once_and_never_trained_on_then(
+    seed: int, count: int
+) -> None:
     whole = cohort(60, seed=seed, unknown=0.2)
     known = {i for i, y in zip(whole.ids, whole.labels, strict=True) if y != UNKNOWN}
     left_out = [known - set(whole.train(Fold(parts=(p,)), seed, count).ids) for p in range(count)]
@@ -57,7 +63,15 @@ def test_parts_are_about_equal_and_change_with_the_seed() -> None:
     assert caught.value.code == "C01"
 
 
-@given(st.lists(st.builds(Fold, st.lists(st.text(max_size=3), max_size=3).map(tuple), st.lists(st.integers(0, 9), max_size=3).map(tuple))))
+@given(
+    st.lists(
+        st.builds(
+            Fold,
+            st.lists(st.text(max_size=3), max_size=3).map(tuple),
+            st.lists(st.integers(0, 9), max_size=3).map(tuple),
+        )
+    )
+)
 def test_fold_keys_tell_folds_apart(folds: list[Fold]) -> None:
     different = {f for f in folds if not any("|" in s or not s for s in f.sites)}
     assert len({f.key for f in different}) == len(different)
@@ -67,7 +81,11 @@ def test_the_hash_follows_values_labels_and_ids() -> None:
     c = cohort(10)
     values, labels = c.values.copy(), c.labels.copy()
     values[3, 0], labels[3] = 0.123, 1 - labels[3]
-    others = [dataclasses.replace(c, values=values), dataclasses.replace(c, labels=labels), dataclasses.replace(c, ids=(*c.ids[:-1], "q"))]
+    others = [
+        dataclasses.replace(c, values=values),
+        dataclasses.replace(c, labels=labels),
+        dataclasses.replace(c, ids=(*c.ids[:-1], "q")),
+    ]
     assert len({c.hash, *(o.hash for o in others)}) == 4
     assert dataclasses.replace(c, site="elsewhere").hash == c.hash
 

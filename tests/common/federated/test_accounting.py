@@ -1,4 +1,5 @@
-"""The noise that an epsilon affords, and what a fit then costs: the most that a site will be charged."""
+"""The noise that an epsilon affords, and what a fit then costs: the most that a site will be
+charged."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ from tests.synthetic import schema
 
 
 def test_a_fit_costs_its_exchanges() -> None:
-    assert cost([load("private_logistic", {"rounds": 4})], schema(), 7.0) == pytest.approx(4 * gaussian(7.0))
+    assert cost([load("private_logistic", {"rounds": 4})], schema(), 7.0) == pytest.approx(
+        4 * gaussian(7.0)
+    )
     both = [load("preprocessing"), load("boosting", {"trees": 3, "depth": 2, "early_stopping": 2})]
     assert cost(both, schema(), 7.0) == pytest.approx((2 + 6 + 1) * gaussian(7.0))
 

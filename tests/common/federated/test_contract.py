@@ -1,4 +1,5 @@
-"""What every learner promises. The files of `common/learners/` are found by globbing: a new one needs no new line here."""
+"""What every learner promises. The files of `common/learners/` are found by globbing: a new one
+needs no new line here."""
 
 from __future__ import annotations
 
@@ -74,7 +75,14 @@ def hyper(name: str) -> dict[str, object]:
 
 @cache
 def study(classes: int) -> Study:
-    return Study("synthetic", "?", schema(classes), {"now": Task("now")}, HEADS, {n: hyper(n) for n in NAMES if hyper(n)})
+    return Study(
+        "synthetic",
+        "?",
+        schema(classes),
+        {"now": Task("now")},
+        HEADS,
+        {n: hyper(n) for n in NAMES if hyper(n)},
+    )
 
 
 RUN = Run(seed=SEED, parts=PARTS, learners=",".join(HEADS))
@@ -103,21 +111,30 @@ def split(whole: Cohort, at: Sequence[int], count: int) -> list[Cohort]:
 @cache
 def federation(classes: int, count: int = 3, n: int = 90) -> list[Cohort]:
     """Some cases without an image, some images without a mask, some labels unknown."""
-    return pictured_sites(n, count, IMAGING, share=0.9, masked=0.9, classes=classes, seed=5, unknown=0.1)
+    return pictured_sites(
+        n, count, IMAGING, share=0.9, masked=0.9, classes=classes, seed=5, unknown=0.1
+    )
 
 
 @cache
 def found(classes: int) -> tuple[Job, ...]:
     """The jobs of a run that trains every head."""
-    return tuple(build_jobs(RUN, study(classes), tuple((f"S{k}",) for k in range(3)), RUN.heads(study(classes))))
+    return tuple(
+        build_jobs(
+            RUN, study(classes), tuple((f"S{k}",) for k in range(3)), RUN.heads(study(classes))
+        )
+    )
 
 
 @cache
 def jobs(classes: int) -> dict[str, Job]:
-    """Each learner's job: the last one of the run, on the fold `all`; for what a run with noise alone has, that one's."""
+    """Each learner's job: the last one of the run, on the fold `all`; for what a run with noise
+    alone has, that one's."""
     noised = dataclasses.replace(RUN, noise=1.0, learners="private_logistic", evaluations=HOLDOUT)
     bounded = build_jobs(noised, study(classes), (), noised.heads(study(classes)))
-    mine = {j.learner.name: j for j in bounded} | {j.learner.name: j for j in found(classes) if j.fold == Fold()}
+    mine = {j.learner.name: j for j in bounded} | {
+        j.learner.name: j for j in found(classes) if j.fold == Fold()
+    }
     return {n: mine.get(n, Job(load(n, hyper(n)), Fold(), (Fold(),))) for n in NAMES}
 
 
@@ -126,7 +143,8 @@ def several(job: Job) -> bool:
 
 
 def prepared(job: Job, those: Sequence[Cohort]) -> State:
-    """What the job reads, and the learner's own start: one fold's state, or several under `fold key<tab>learner`."""
+    """What the job reads, and the learner's own start: one fold's state, or several under `fold
+    key<tab>learner`."""
     return {**reading(job, those, {}), job.learner.name: job.learner.start(those[0].schema, SEED)}
 
 
@@ -136,12 +154,25 @@ Fitted = dict[tuple[Fold, str], Arrays]
 def reading(job: Job, those: Sequence[Cohort], fitted: Fitted) -> State:
     classes = len(those[0].schema.label.classes)
     trains = {(j.fold, j.learner.name) for j in found(classes)}
-    names = tuple(dict.fromkeys(n for need in job.learner.needs for n in (*jobs(classes)[need].learner.needs, need)))
+    names = tuple(
+        dict.fromkeys(
+            n for need in job.learner.needs for n in (*jobs(classes)[need].learner.needs, need)
+        )
+    )
     if not several(job):
         # what is stacked on other heads exists for the run's outer folds only
-        gone = {n for n in names if isinstance(jobs(classes)[n].learner, Stacked) and (job.fold, n) not in trains}
+        gone = {
+            n
+            for n in names
+            if isinstance(jobs(classes)[n].learner, Stacked) and (job.fold, n) not in trains
+        }
         return {n: {} if n in gone else fit_one(n, job.fold, those, fitted) for n in names}
-    return {f"{f.key}\t{n}": fit_one(n, f, those, fitted) for f in job.reads for n in names if (f, n) in trains}
+    return {
+        f"{f.key}\t{n}": fit_one(n, f, those, fitted)
+        for f in job.reads
+        for n in names
+        if (f, n) in trains
+    }
 
 
 def fit_one(name: str, fold: Fold, those: Sequence[Cohort], fitted: Fitted) -> Arrays:
@@ -168,7 +199,12 @@ _NETWORKS: dict[tuple[object, ...], Arrays] = {}
 def asked(job: Job, state: State) -> Plan:
     learner = job.learner
     plan = dataclasses.replace(local_plan(job.fold, SEED, PARTS), reads=job.reads)
-    return dataclasses.replace(plan, learner=learner.name, phase=learner.phase(state[learner.name]), hyper=hyper_of(learner))
+    return dataclasses.replace(
+        plan,
+        learner=learner.name,
+        phase=learner.phase(state[learner.name]),
+        hyper=hyper_of(learner),
+    )
 
 
 @dataclass(frozen=True)
@@ -217,7 +253,7 @@ def same(a: Contribution, b: Contribution) -> bool:
     return a.cases == b.cases and digest(both(a)) == digest(both(b))
 
 
-# ---- what it is -------------------------------------------------------------------------------------------------------------
+# ---- what it is ----------------------------------------------------------------------------------
 
 
 @learners
@@ -255,14 +291,16 @@ def test_an_unknown_or_mistyped_hyperparameter_is_refused_by_name(name: str) -> 
             load(name, {key: {"a": 1} if value != {} else 1})
 
 
-# ---- how it works -----------------------------------------------------------------------------------------------------------
+# ---- how it works --------------------------------------------------------------------------------
 
 
 @learners
 @pytest.mark.parametrize("classes", CLASSES)
 def test_start_contribute_and_apply_are_pure(name: str, classes: int) -> None:
     learner, those = jobs(classes)[name].learner, federation(classes)
-    assert digest(learner.start(those[0].schema, SEED)) == digest(learner.start(those[0].schema, SEED))
+    assert digest(learner.start(those[0].schema, SEED)) == digest(
+        learner.start(those[0].schema, SEED)
+    )
     for moment in history(name, classes):
         state = frozen(moment.state)
         before = [c.hash for c in those]
@@ -280,9 +318,13 @@ def test_start_contribute_and_apply_are_pure(name: str, classes: int) -> None:
 
 @learners
 @pytest.mark.parametrize("classes", CLASSES)
-def test_nobody_is_the_identity_element_and_declares_names_shapes_and_dtypes(name: str, classes: int) -> None:
+def test_nobody_is_the_identity_element_and_declares_names_shapes_and_dtypes(
+    name: str, classes: int
+) -> None:
     for moment in history(name, classes):
-        zero = jobs(classes)[name].learner.contribute(moment.state, empty(schema(classes)), moment.plan)
+        zero = jobs(classes)[name].learner.contribute(
+            moment.state, empty(schema(classes)), moment.plan
+        )
         assert zero.cases == 0
         for c in moment.given:
             check(c, zero, moment.plan)
@@ -301,9 +343,13 @@ def test_a_contribution_of_other_names_or_shapes_is_refused(name: str) -> None:
         "shape": {**good.sums, key: np.zeros((7, 7, 7))},
         "dtype": {
             **good.sums,
-            key: good.sums[key].astype(np.float32) if good.sums[key].dtype != np.float32 else good.sums[key].astype(int),
+            key: good.sums[key].astype(np.float32)
+            if good.sums[key].dtype != np.float32
+            else good.sums[key].astype(int),
         },
-        "nan": {**good.sums, key: np.full_like(good.sums[key], np.nan)} if good.sums[key].dtype.kind == "f" else {},
+        "nan": {**good.sums, key: np.full_like(good.sums[key], np.nan)}
+        if good.sums[key].dtype.kind == "f"
+        else {},
         "name": {**good.sums, "more": np.zeros(1)},
         "lacking": {k: v for k, v in good.sums.items() if k != key},
     }
@@ -333,7 +379,9 @@ def test_sums_do_not_depend_on_how_patients_are_split(name: str, data: st.DataOb
     classes = data.draw(st.sampled_from(CLASSES))
     whole = cohort(40, classes=classes, seed=data.draw(st.integers(0, 99)), unknown=0.1)
     count = data.draw(st.integers(1, 6))
-    those = split(whole, data.draw(st.lists(st.integers(0, count - 1), min_size=40, max_size=40)), count)
+    those = split(
+        whole, data.draw(st.lists(st.integers(0, count - 1), min_size=40, max_size=40)), count
+    )
     job = jobs(classes)[name]
     for moment in walk(job, [whole]):
         parts = total([job.learner.contribute(moment.state, c, moment.plan) for c in those])
@@ -357,7 +405,9 @@ def test_goes_on_from_packed_arrays_at_any_step(name: str, classes: int) -> None
 @learners
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
-def test_one_patient_moves_the_sums_by_no_more_than_declared(name: str, data: st.DataObject) -> None:
+def test_one_patient_moves_the_sums_by_no_more_than_declared(
+    name: str, data: st.DataObject
+) -> None:
     classes = data.draw(st.sampled_from(CLASSES))
     learner, moments = jobs(classes)[name].learner, history(name, classes)
     moment = moments[data.draw(st.integers(0, len(moments) - 1))]
@@ -365,17 +415,28 @@ def test_one_patient_moves_the_sums_by_no_more_than_declared(name: str, data: st
     if not isinstance(bound, float):
         return  # it cannot account, and a plan with a budget will not be given to it; or adds its noise itself, see below
     assert bound > 0
-    c = cohort(12, classes=classes, seed=data.draw(st.integers(0, 999)), missing=data.draw(st.sampled_from([0.0, 0.5])))
+    c = cohort(
+        12,
+        classes=classes,
+        seed=data.draw(st.integers(0, 999)),
+        missing=data.draw(st.sampled_from([0.0, 0.5])),
+    )
     values = c.values.copy()
     who = data.draw(st.integers(0, 11))
     for j, feature in enumerate(c.schema.features):
         # the one patient may sit on the bounds
         if hasattr(feature, "low") and data.draw(st.booleans()):
             values[who, j] = data.draw(st.sampled_from([feature.low, feature.high]))
-    c = dataclasses.replace(c, values=values, labels=np.where(np.arange(12) == who, data.draw(st.integers(0, classes - 1)), c.labels))
+    c = dataclasses.replace(
+        c,
+        values=values,
+        labels=np.where(np.arange(12) == who, data.draw(st.integers(0, classes - 1)), c.labels),
+    )
     with_ = learner.contribute(moment.state, c, moment.plan)
     without = learner.contribute(moment.state, c.where(np.arange(12) != who), moment.plan)
-    moved = np.sqrt(sum(float(((with_.sums[k] - without.sums[k]).astype(float) ** 2).sum()) for k in with_.sums))
+    moved = np.sqrt(
+        sum(float(((with_.sums[k] - without.sums[k]).astype(float) ** 2).sum()) for k in with_.sums)
+    )
     assert moved <= bound * (1 + 1e-6)
 
 
@@ -383,8 +444,11 @@ def test_one_patient_moves_the_sums_by_no_more_than_declared(name: str, data: st
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_no_state_that_a_coordinator_may_send_moves_them_further(name: str, data: st.DataObject) -> None:
-    """The bound is the site's, whatever the arrays say; that they are refused, or give no number, is as good."""
+def test_no_state_that_a_coordinator_may_send_moves_them_further(
+    name: str, data: st.DataObject
+) -> None:
+    """The bound is the site's, whatever the arrays say; that they are refused, or give no number,
+    is as good."""
     classes = data.draw(st.sampled_from(CLASSES))
     learner, moments = jobs(classes)[name].learner, history(name, classes)
     moment = moments[data.draw(st.integers(0, len(moments) - 1))]
@@ -399,7 +463,9 @@ def test_no_state_that_a_coordinator_may_send_moves_them_further(name: str, data
         if array.dtype.kind != "f" or how == "as it is":
             return array
         by = {"large": 1e6, "negative": -50.0, "small": 1e-6, "nan": np.nan}.get(how)
-        return (array * by + (by > 1) if by is not None else array + 10 * r.normal(size=array.shape)).astype(array.dtype)
+        return (
+            array * by + (by > 1) if by is not None else array + 10 * r.normal(size=array.shape)
+        ).astype(array.dtype)
 
     state = {n: {k: bent(v) for k, v in arrays.items()} for n, arrays in moment.state.items()}
     c = cohort(12, classes=classes, seed=data.draw(st.integers(0, 999)))
@@ -409,14 +475,24 @@ def test_no_state_that_a_coordinator_may_send_moves_them_further(name: str, data
         without = learner.contribute(state, c.where(np.arange(12) != who), moment.plan)
     except (FedmetsError, ValueError, IndexError, OverflowError, ZeroDivisionError):
         return
-    moved = np.sqrt(sum(float(((with_.sums[k] - without.sums[k]).astype(float) ** 2).sum()) for k in with_.sums))
-    assert not np.isfinite(moved) or moved <= bound * (1 + 1e-6) + 1e-9 * max(float(np.abs(v).max(initial=0)) for v in with_.sums.values())
+    moved = np.sqrt(
+        sum(float(((with_.sums[k] - without.sums[k]).astype(float) ** 2).sum()) for k in with_.sums)
+    )
+    assert not np.isfinite(moved) or moved <= bound * (1 + 1e-6) + 1e-9 * max(
+        float(np.abs(v).max(initial=0)) for v in with_.sums.values()
+    )
 
 
 @learners
-def test_what_adds_its_noise_itself_sends_one_case_and_nothing_that_a_seed_makes_again(name: str) -> None:
+def test_what_adds_its_noise_itself_sends_one_case_and_nothing_that_a_seed_makes_again(
+    name: str,
+) -> None:
     learner, those = small(name), federation(2)
-    sampled = [m for m in history(name, 2) if isinstance(learner.phases[m.plan.phase].sensitivity(schema(2)), Sampled)]
+    sampled = [
+        m
+        for m in history(name, 2)
+        if isinstance(learner.phases[m.plan.phase].sensitivity(schema(2)), Sampled)
+    ]
     for moment in sampled[:1]:
         plan = dataclasses.replace(moment.plan, privacy=Privacy(1.0))
         first, again = (learner.contribute(moment.state, those[0], plan) for _ in range(2))
@@ -427,13 +503,15 @@ def test_what_adds_its_noise_itself_sends_one_case_and_nothing_that_a_seed_makes
         with repeatable(7, "x"):
             seeded = learner.contribute(moment.state, those[0], plan)
         with repeatable(7, "x"):
-            reseeded = learner.contribute(moment.state, those[0], dataclasses.replace(plan, seed=SEED + 1))
+            reseeded = learner.contribute(
+                moment.state, those[0], dataclasses.replace(plan, seed=SEED + 1)
+            )
         assert digest(seeded.sums) == digest(reseeded.sums)
         given = {k: moment.state[name][k] for k in nobody.sums}
         assert all((nobody.sums[k] != v).any() for k, v in given.items()), "nobody is hidden, too"
 
 
-# ---- what it has not seen (guard L05) ---------------------------------------------------------------------------------------
+# ---- what it has not seen (guard L05) ------------------------------------------------------------
 
 
 def poisoned(those: Sequence[Cohort], fold: Fold) -> list[Cohort]:
@@ -443,11 +521,17 @@ def poisoned(those: Sequence[Cohort], fold: Fold) -> list[Cohort]:
         kept = set(c.train(fold, SEED, PARTS, labelled=False).ids)
         bad = np.array([i not in kept for i in c.ids])
         other = cohort(len(c), classes=len(c.schema.label.classes), seed=99)
-        labels = np.where(bad & (c.labels >= 0), (c.labels + 1) % len(c.schema.label.classes), c.labels)
-        pictures = tuple(q if b and p else p for p, q, b in zip(c.pictures, other.pictures, bad, strict=True))
+        labels = np.where(
+            bad & (c.labels >= 0), (c.labels + 1) % len(c.schema.label.classes), c.labels
+        )
+        pictures = tuple(
+            q if b and p else p for p, q, b in zip(c.pictures, other.pictures, bad, strict=True)
+        )
         assert bad.any()
         values = np.where(bad[:, None], other.values, c.values)
-        out.append(dataclasses.replace(c, values=values, labels=labels, pictures=pictures, flow=c.flow))
+        out.append(
+            dataclasses.replace(c, values=values, labels=labels, pictures=pictures, flow=c.flow)
+        )
     return out
 
 
@@ -455,17 +539,25 @@ TRAINED = [n for n in NAMES if load(n).traits.trains and not several(jobs(2)[n])
 
 
 @pytest.mark.parametrize("name", TRAINED)
-@pytest.mark.parametrize("fold", [Fold(parts=(1,)), Fold(("S1",)), Fold(("S0",), (2,))], ids=lambda f: f.key)
+@pytest.mark.parametrize(
+    "fold", [Fold(parts=(1,)), Fold(("S1",)), Fold(("S0",), (2,))], ids=lambda f: f.key
+)
 def test_rows_outside_the_training_set_change_nothing(name: str, fold: Fold) -> None:
     job = dataclasses.replace(jobs(2)[name], fold=fold, reads=(fold,))
     those = federation(2)
-    (*_, clean), (*_, dirty) = walk(job, those), walk(job, poisoned(those, fold) if fold.parts else [*poisoned_site(those, fold)])
+    (*_, clean), (*_, dirty) = (
+        walk(job, those),
+        walk(job, poisoned(those, fold) if fold.parts else [*poisoned_site(those, fold)]),
+    )
     assert digest(clean.step.arrays) == digest(dirty.step.arrays)
     (*_, other) = walk(
-        dataclasses.replace(job, fold=Fold(), reads=(Fold(),)), poisoned(those, fold) if fold.parts else poisoned_site(those, fold)
+        dataclasses.replace(job, fold=Fold(), reads=(Fold(),)),
+        poisoned(those, fold) if fold.parts else poisoned_site(those, fold),
     )
     (*_, whole) = walk(dataclasses.replace(job, fold=Fold(), reads=(Fold(),)), those)
-    assert digest(other.step.arrays) != digest(whole.step.arrays)  # the poison does work where it is eaten
+    assert digest(other.step.arrays) != digest(
+        whole.step.arrays
+    )  # the poison does work where it is eaten
 
 
 def poisoned_site(those: Sequence[Cohort], fold: Fold) -> list[Cohort]:
@@ -514,12 +606,15 @@ def assert_unmoved(clean: Arrays, dirty: Arrays, those: Sequence[str], kind: str
     assert any(clean[k].tobytes() != dirty[k].tobytes() for k in names)
 
 
-# ---- heads ------------------------------------------------------------------------------------------------------------------
+# ---- heads ---------------------------------------------------------------------------------------
 
 
 def trained(name: str, classes: int) -> State:
     last = history(name, classes)[-1]
-    return {**(of_fold(last.state, Fold()) if several(jobs(classes)[name]) else last.state), name: last.step.arrays}
+    return {
+        **(of_fold(last.state, Fold()) if several(jobs(classes)[name]) else last.state),
+        name: last.step.arrays,
+    }
 
 
 def nothing_known(classes: int) -> Cohort:
@@ -529,7 +624,9 @@ def nothing_known(classes: int) -> Cohort:
 
 @heads
 @pytest.mark.parametrize("classes", CLASSES)
-def test_predictions_are_distributions_even_for_patients_of_whom_nothing_is_known(name: str, classes: int) -> None:
+def test_predictions_are_distributions_even_for_patients_of_whom_nothing_is_known(
+    name: str, classes: int
+) -> None:
     head, state = small(name), trained(name, classes)
     assert isinstance(head, Head)
     for c in (*federation(classes), nothing_known(classes), empty(schema(classes))):
@@ -554,7 +651,8 @@ def test_a_prediction_depends_on_the_patient_alone(name: str, classes: int) -> N
 @table_heads
 @pytest.mark.parametrize("classes", CLASSES)
 def test_explanations_add_up_to_the_log_odds(name: str, classes: int) -> None:
-    """Contributions and a base that is the same for everybody; integrated gradients of a network add up to their quadrature."""
+    """Contributions and a base that is the same for everybody; integrated gradients of a network
+    add up to their quadrature."""
     head, state = small(name), trained(name, classes)
     assert isinstance(head, TableHead)
     c = dataclasses.replace(federation(classes)[0])
@@ -567,7 +665,11 @@ def test_explanations_add_up_to_the_log_odds(name: str, classes: int) -> None:
     rest = np.log(p[:, 1:] / p[:, :1]) - values.sum(axis=1)
     spread = 0.05 if isinstance(head, Averaged) and hyper_of(head).get("hidden") else 1e-5
     assert np.ptp(rest, axis=0).max() <= spread
-    assert head.explain(state, empty(c.schema)).shape == (0, *values.shape[1:2], *head.explain(state, c).shape[2:])
+    assert head.explain(state, empty(c.schema)).shape == (
+        0,
+        *values.shape[1:2],
+        *head.explain(state, c).shape[2:],
+    )
 
 
 @table_heads
@@ -583,5 +685,8 @@ def test_alone_trains_without_federation_and_predicts(name: str) -> None:
             np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-6)
         assert head.explain(state, those[2]).shape[:2] == (len(those[2]), len(schema(2).features))
     poison = [dataclasses.replace(c, flow=c.flow) for c in poisoned(those, Fold(parts=(0,)))]
-    left, right = head.alone(those, Fold(parts=(0,)), SEED, PARTS), head.alone(poison, Fold(parts=(0,)), SEED, PARTS)
+    left, right = (
+        head.alone(those, Fold(parts=(0,)), SEED, PARTS),
+        head.alone(poison, Fold(parts=(0,)), SEED, PARTS),
+    )
     assert digest(flatten(left)) == digest(flatten(right))

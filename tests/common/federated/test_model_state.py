@@ -1,4 +1,5 @@
-"""The file of a finished model: there and back, the format before, and files that somebody made to do harm."""
+"""The file of a finished model: there and back, the format before, and files that somebody made to
+do harm."""
 
 import json
 import struct
@@ -16,20 +17,31 @@ from common.federated.model_state import model_state, opened
 from common.types import State, digest, flatten, pack
 
 KINDS = ("?", "i1", "u2", "<i4", "<u8", "<f2", "<f4", "<f8", ">f8", ">i2")
-arrays = st.sampled_from(KINDS).flatmap(lambda kind: hnp.arrays(np.dtype(kind), hnp.array_shapes(min_dims=0, max_dims=3, min_side=0)))
-names = st.text(st.characters(exclude_characters="\t", exclude_categories=("Cs",)), min_size=1, max_size=8)
+arrays = st.sampled_from(KINDS).flatmap(
+    lambda kind: hnp.arrays(np.dtype(kind), hnp.array_shapes(min_dims=0, max_dims=3, min_side=0))
+)
+names = st.text(
+    st.characters(exclude_characters="\t", exclude_categories=("Cs",)), min_size=1, max_size=8
+)
 states = st.dictionaries(names, st.dictionaries(names, arrays, min_size=1, max_size=3), max_size=3)
-STATE: State = {"logistic": {"beta": np.arange(6.0).reshape(2, 3), "done": np.array(True)}, "mlp": {"w/0.bias": np.ones(3, np.float32)}}
+STATE: State = {
+    "logistic": {"beta": np.arange(6.0).reshape(2, 3), "done": np.array(True)},
+    "mlp": {"w/0.bias": np.ones(3, np.float32)},
+}
 
 
 @given(states)
 def test_there_and_back_in_both_formats(state: State) -> None:
-    state = {learner: held for learner, held in state.items() if "__metadata__" not in (learner, *held)}
+    state = {
+        learner: held for learner, held in state.items() if "__metadata__" not in (learner, *held)
+    }
     for blob in (model_state(state), pack(flatten(state))):
         back = opened(blob)
         assert digest(flatten(back)) == digest(flatten(state))
         assert not any(array.flags.writeable for array in flatten(back).values())
-    assert model_state({k: dict(reversed(v.items())) for k, v in reversed(state.items())}) == model_state(state)
+    assert model_state(
+        {k: dict(reversed(v.items())) for k, v in reversed(state.items())}
+    ) == model_state(state)
 
 
 def test_any_program_that_reads_safetensors_opens_it() -> None:

@@ -1,4 +1,5 @@
-"""The autoencoder: no label is looked at, unlabelled training cases are, its code is the mean over crops and tells lesions apart."""
+"""The autoencoder: no label is looked at, unlabelled training cases are, its code is the mean over
+crops and tells lesions apart."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ def losses(learner: Autoencoder, those: list[Cohort]) -> tuple[State, list[float
 
 
 def test_it_learns_to_remember_and_its_code_tells_textures_apart() -> None:
-    learner = configured(Autoencoder(), {"grid": (8, 12, 12), "rounds": 4, "epochs": 4, "dimensions": 8})
+    learner = configured(
+        Autoencoder(), {"grid": (8, 12, 12), "rounds": 4, "epochs": 4, "dimensions": 8}
+    )
     state, found = losses(learner, sites(90, 3, imaging(crops=1), seed=1, signal=2.5))
     assert found[-1] < 0.8 * found[0]
     (unseen,) = sites(80, 1, imaging(crops=1), seed=2, signal=2.5)
@@ -40,13 +43,17 @@ def test_it_learns_to_remember_and_its_code_tells_textures_apart() -> None:
     assert z.shape == (80, 8)
     x = np.column_stack([z, np.ones(80)])
     half = np.arange(80) % 2 == 0
-    beta = np.linalg.solve(x[half].T @ x[half] + np.eye(9), x[half].T @ (2 * unseen.labels[half] - 1))
+    beta = np.linalg.solve(
+        x[half].T @ x[half] + np.eye(9), x[half].T @ (2 * unseen.labels[half] - 1)
+    )
     assert np.mean((x[~half] @ beta > 0) == unseen.labels[~half]) > 0.7
 
 
 def test_labels_change_nothing_and_unlabelled_training_cases_count() -> None:
     those = sites(45, 2, seed=1, unknown=0.3)
-    relabelled = [dataclasses.replace(c, labels=np.where(c.labels == UNKNOWN, 0, UNKNOWN)) for c in those]
+    relabelled = [
+        dataclasses.replace(c, labels=np.where(c.labels == UNKNOWN, 0, UNKNOWN)) for c in those
+    ]
     first = fit(SMALL, {}, those, PLAN)
     assert digest(fit(SMALL, {}, relabelled, PLAN)["autoencoder"]) == digest(first["autoencoder"])
     assert int(first["autoencoder"]["cases"]) == sum(len(c) for c in those)
@@ -55,17 +62,25 @@ def test_labels_change_nothing_and_unlabelled_training_cases_count() -> None:
 
 
 @pytest.mark.parametrize("fold", [Fold(parts=(1,)), Fold(("S1",))], ids=lambda f: f.key)
-def test_cases_of_test_parts_and_held_out_sites_are_not_looked_at_labelled_or_not(fold: Fold) -> None:
+def test_cases_of_test_parts_and_held_out_sites_are_not_looked_at_labelled_or_not(
+    fold: Fold,
+) -> None:
     those = sites(45, 2, seed=1, unknown=0.3)
     plan = local_plan(fold, PLAN.seed, PLAN.parts)
     poisoned = []
     for c in those:
         kept = set(c.train(fold, plan.seed, plan.parts, labelled=False).ids)
         other = with_pictures(c, seed=99)
-        pictures = tuple(p if i in kept else q for i, p, q in zip(c.ids, c.pictures, other.pictures, strict=True))
+        pictures = tuple(
+            p if i in kept else q for i, p, q in zip(c.ids, c.pictures, other.pictures, strict=True)
+        )
         poisoned.append(dataclasses.replace(c, pictures=pictures))
-    assert digest(fit(SMALL, {}, those, plan)["autoencoder"]) == digest(fit(SMALL, {}, poisoned, plan)["autoencoder"])
-    assert digest(fit(SMALL, {}, those, PLAN)["autoencoder"]) != digest(fit(SMALL, {}, poisoned, PLAN)["autoencoder"])
+    assert digest(fit(SMALL, {}, those, plan)["autoencoder"]) == digest(
+        fit(SMALL, {}, poisoned, plan)["autoencoder"]
+    )
+    assert digest(fit(SMALL, {}, those, PLAN)["autoencoder"]) != digest(
+        fit(SMALL, {}, poisoned, PLAN)["autoencoder"]
+    )
 
 
 def test_a_site_counts_with_its_cases_that_have_an_image() -> None:
@@ -79,11 +94,15 @@ def test_a_site_counts_with_its_cases_that_have_an_image() -> None:
     new = SMALL.apply(state, total(given), PLAN).arrays
     for key, value in SMALL.parameters(new).items():
         own = [c.sums[key] / c.cases for c in given]
-        np.testing.assert_allclose(value, np.average(own, axis=0, weights=[c.cases for c in given]), atol=1e-6)
+        np.testing.assert_allclose(
+            value, np.average(own, axis=0, weights=[c.cases for c in given]), atol=1e-6
+        )
     assert isinstance(SMALL, Averaged)
     nobody = SMALL.apply(state, zero, PLAN)
     assert nobody.done
-    np.testing.assert_array_equal(nobody.arrays["w/code.weight"], state["autoencoder"]["w/code.weight"])
+    np.testing.assert_array_equal(
+        nobody.arrays["w/code.weight"], state["autoencoder"]["w/code.weight"]
+    )
 
 
 def test_a_code_is_the_mean_over_the_patients_crops_and_zero_without_an_image() -> None:
@@ -97,11 +116,18 @@ def test_a_code_is_the_mean_over_the_patients_crops_and_zero_without_an_image() 
     np.testing.assert_array_equal(SMALL.latent(state, site.where(site.imaged)), z[site.imaged])
 
 
-@pytest.mark.parametrize("how", [{"dimensions": 0}, {"grid": (4, 4)}, {"learning_rate": 0.0}, {"weight_decay": float("nan")}])
+@pytest.mark.parametrize(
+    "how",
+    [{"dimensions": 0}, {"grid": (4, 4)}, {"learning_rate": 0.0}, {"weight_decay": float("nan")}],
+)
 def test_hyperparameters_out_of_range_are_refused(how: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(how))):
         configured(Autoencoder(), how)
 
 
 def test_the_start_depends_on_the_seed_alone() -> None:
-    assert digest(SMALL.start(schema(), 1)) == digest(SMALL.start(schema(), 1)) != digest(SMALL.start(schema(), 2))
+    assert (
+        digest(SMALL.start(schema(), 1))
+        == digest(SMALL.start(schema(), 1))
+        != digest(SMALL.start(schema(), 2))
+    )

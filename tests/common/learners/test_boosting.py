@@ -1,4 +1,5 @@
-"""Federated boosting against XGBoost itself: same trees as pooled `hist` on the bin indices, whatever the sites."""
+"""Federated boosting against XGBoost itself: same trees as pooled `hist` on the bin indices,
+whatever the sites."""
 
 from __future__ import annotations
 
@@ -34,13 +35,16 @@ def schema(classes: int = 2, numbers: int = 4) -> Schema:
     features = [Number(f"x{j}", "u", -8, 8, "now") for j in range(numbers)]
     features.append(Number("marker", "ng/mL", 0, 1e5, "now", "log"))
     label = Label("y", tuple(f"class {k}" for k in range(classes)))
-    return Schema("test", (*features, Choice("place", ("left", "right", "middle"), "now")), label, ("now",))
+    return Schema(
+        "test", (*features, Choice("place", ("left", "right", "middle"), "now")), label, ("now",)
+    )
 
 
 def table(
     n: int, classes: int = 2, seed: int = 0, missing: float = 0.15, levels: int = 0
 ) -> tuple[Schema, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Values and labels with main effects and an interaction; `levels` > 0: numbers take only so many values."""
+    """Values and labels with main effects and an interaction; `levels` > 0: numbers take only so
+    many values."""
     s = schema(classes)
     r = np.random.default_rng(seed)
     x = np.clip(r.normal(size=(n, 6)), -3, 3)
@@ -48,13 +52,21 @@ def table(
         x = np.clip(np.round(x * levels / 6), -levels / 3, levels / 3)
     x[:, 4] = np.round(np.exp(x[:, 4] + 2), 0 if levels else 1)
     x[:, 5] = r.integers(0, 3, n)
-    z = x[:, 0] + x[:, 1] * x[:, 2] + 0.5 * (x[:, 5] == 1) + 0.2 * np.log(x[:, 4]) + 0.7 * r.normal(size=n)
+    z = (
+        x[:, 0]
+        + x[:, 1] * x[:, 2]
+        + 0.5 * (x[:, 5] == 1)
+        + 0.2 * np.log(x[:, 4])
+        + 0.7 * r.normal(size=n)
+    )
     y = np.digitize(z, np.quantile(z, np.arange(1, classes) / classes)).astype(np.int64)
     x[r.random(x.shape) < missing] = np.nan
     return s, x, y
 
 
-def cohorts(s: Schema, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], site: np.ndarray[Any, Any]) -> list[Cohort]:
+def cohorts(
+    s: Schema, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], site: np.ndarray[Any, Any]
+) -> list[Cohort]:
     """One cohort for each number in `site`; patients keep their ids wherever they are."""
     out = []
     for k in range(int(site.max()) + 1):
@@ -74,7 +86,9 @@ def fitted(learner: Boosting, those: list[Cohort], plan: Plan = PLAN) -> State:
 
 def asked(learner: Boosting, state: State, **changes: Any) -> Plan:
     phase = learner.phase(state["boosting"])
-    return dataclasses.replace(PLAN, learner="boosting", phase=phase, hyper=hyper_of(learner), **changes)
+    return dataclasses.replace(
+        PLAN, learner="boosting", phase=phase, hyper=hyper_of(learner), **changes
+    )
 
 
 def binned(state: State, those: list[Cohort]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -93,7 +107,8 @@ def json_trees(model: Any) -> list[dict[str, Any]]:
 
 
 def compared(state: State, model: Any) -> int:
-    """How many trees of a model trained on bin indices are those of `state`, up to the first gain tie within 1e-6."""
+    """How many trees of a model trained on bin indices are those of `state`, up to the first gain
+    tie within 1e-6."""
     arrays, offsets = state["boosting"], state["preprocessing"]["offsets"]
     groups = arrays["column"].shape[1]
     theirs = json_trees(model)
@@ -106,17 +121,28 @@ def compared(state: State, model: Any) -> int:
             column, cut, gain = (arrays[name][t, k, mine] for name in ("column", "bin", "gain"))
             if left < 0:
                 assert column == -1, (number, i)
-                assert arrays["value"][t, k, mine] == pytest.approx(tree["split_conditions"][i], abs=1e-6)
+                assert arrays["value"][t, k, mine] == pytest.approx(
+                    tree["split_conditions"][i], abs=1e-6
+                )
             else:
                 split = tree["split_indices"][i]
                 bins = int(offsets[split + 1] - offsets[split])
                 at = min(int(np.ceil(tree["split_conditions"][i])) - 1, bins)
-                if (column, cut, bool(arrays["left"][t, k, mine])) != (split, at, bool(tree["default_left"][i])):
-                    assert gain == pytest.approx(tree["loss_changes"][i], rel=1e-6, abs=1e-6), (number, i)
+                if (column, cut, bool(arrays["left"][t, k, mine])) != (
+                    split,
+                    at,
+                    bool(tree["default_left"][i]),
+                ):
+                    assert gain == pytest.approx(tree["loss_changes"][i], rel=1e-6, abs=1e-6), (
+                        number,
+                        i,
+                    )
                     return number
                 assert gain == pytest.approx(tree["loss_changes"][i], rel=1e-5, abs=1e-6)
                 heap[left], heap[tree["right_children"][i]] = 2 * mine + 1, 2 * mine + 2
-            assert arrays["hess"][t, k, mine] == pytest.approx(tree["sum_hessian"][i], rel=1e-6, abs=1e-6)
+            assert arrays["hess"][t, k, mine] == pytest.approx(
+                tree["sum_hessian"][i], rel=1e-6, abs=1e-6
+            )
     return len(theirs)
 
 
@@ -133,19 +159,25 @@ SETTINGS = [
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
-def test_same_splits_as_pooled_hist_on_the_bin_indices(classes: int, setting: dict[str, Any]) -> None:
+def test_same_splits_as_pooled_hist_on_the_bin_indices(
+    classes: int, setting: dict[str, Any]
+) -> None:
     import xgboost
 
     learner = Boosting(trees=25, **setting)
     those = pooled(400, classes, seed=len(setting))
     state = fitted(learner, those)
     x, y = binned(state, those)
-    model = xgboost.train(learner._parameters(those[0].schema, 0), xgboost.DMatrix(x, y, nthread=1), learner.trees)
+    model = xgboost.train(
+        learner._parameters(those[0].schema, 0), xgboost.DMatrix(x, y, nthread=1), learner.trees
+    )
     # a tie may be broken the other way once; on continuous data it is not to be expected early
     assert compared(state, model) >= 20 * (1 if classes == 2 else 3)
 
 
-def test_same_splits_without_missing_values_and_with_columns_that_are_missing_throughout_or_constant() -> None:
+def test_same_splits_without_missing_values_and_with_columns_that_are_missing_throughout_or_constant() -> (
+    None
+):
     import xgboost
 
     s, x, y = table(300, missing=0)
@@ -153,7 +185,9 @@ def test_same_splits_without_missing_values_and_with_columns_that_are_missing_th
     those = cohorts(s, x, y, np.arange(300) % 4)
     state = fitted(Boosting(), those)
     bins, labels = binned(state, those)
-    model = xgboost.train(Boosting()._parameters(s, 0), xgboost.DMatrix(bins, labels, nthread=1), 60)
+    model = xgboost.train(
+        Boosting()._parameters(s, 0), xgboost.DMatrix(bins, labels, nthread=1), 60
+    )
     assert compared(state, model) >= 50
 
 
@@ -161,7 +195,9 @@ def test_same_splits_without_missing_values_and_with_columns_that_are_missing_th
 @given(
     site=st.lists(st.integers(0, 3), min_size=90, max_size=90),
     classes=st.sampled_from([2, 3]),
-    setting=st.sampled_from([{}, {"subsample": 0.6, "colsample_bytree": 0.5}, {"early_stopping": 3, "subsample": 0.8}]),
+    setting=st.sampled_from(
+        [{}, {"subsample": 0.6, "colsample_bytree": 0.5}, {"early_stopping": 3, "subsample": 0.8}]
+    ),
 )
 def test_the_trees_are_the_same_bit_for_bit_whatever_the_partition_into_sites(
     site: list[int], classes: int, setting: dict[str, Any]
@@ -177,14 +213,18 @@ def test_row_sampling_depends_on_seed_tree_and_patient_alone_and_has_the_asked_s
     s, x, y = table(3000)
     whole = cohorts(s, x, y, np.zeros(3000, int))[0]
     order = np.random.default_rng(1).permutation(3000)
-    other = Cohort("elsewhere", s, tuple(whole.ids[i] for i in order), whole.values[order], whole.labels[order])
+    other = Cohort(
+        "elsewhere", s, tuple(whole.ids[i] for i in order), whole.values[order], whole.labels[order]
+    )
     u = boosting._hashed(whole, 7, 2)
     assert np.array_equal(u[order], boosting._hashed(other, 7, 2))
     assert not np.array_equal(u, boosting._hashed(whole, 7, 3))
     assert not np.array_equal(u, boosting._hashed(whole, 8, 2))
     assert (u < 0.3).mean() == pytest.approx(0.3, abs=4 * np.sqrt(0.21 / 3000))
     # two trees draw independently
-    assert np.corrcoef(u, boosting._hashed(whole, 7, 3))[0, 1] == pytest.approx(0, abs=4 / np.sqrt(3000))
+    assert np.corrcoef(u, boosting._hashed(whole, 7, 3))[0, 1] == pytest.approx(
+        0, abs=4 / np.sqrt(3000)
+    )
 
 
 def test_columns_are_drawn_anew_each_round_and_only_they_are_sent_and_split() -> None:
@@ -213,10 +253,17 @@ def test_the_booster_loads_and_predicts_the_same(classes: int, tmp_path: Path) -
     names = [c.name for c in those[0].schema.columns]
     assert again.feature_names == names
     # a stranger's rows, some beyond the bounds and some without any value
-    strange = np.vstack([design(those), np.full((1, 7), np.nan), np.full((1, 7), 1e6), np.full((1, 7), -1e6)])
+    strange = np.vstack(
+        [design(those), np.full((1, 7), np.nan), np.full((1, 7), 1e6), np.full((1, 7), -1e6)]
+    )
     theirs = again.predict(xgboost.DMatrix(strange, feature_names=names)).reshape(len(strange), -1)
     values = np.vstack([c.values for c in those] + [np.full((1, 6), np.nan)])
-    mine = learner.predict(state, Cohort("new", those[0].schema, tuple(map(str, range(301))), values, np.zeros(301, np.int64)))
+    mine = learner.predict(
+        state,
+        Cohort(
+            "new", those[0].schema, tuple(map(str, range(301))), values, np.zeros(301, np.int64)
+        ),
+    )
     assert mine.shape == (301, classes)
     assert np.allclose(mine.sum(axis=1), 1)
     assert np.abs(mine[:, -theirs.shape[1] :] - theirs[:301]).max() < 1e-6
@@ -240,11 +287,16 @@ def test_a_split_between_known_and_missing_values_survives_the_booster() -> None
     assert arrays["bin"][0, 0, 0] == edges
     names = [c.name for c in s.columns]
     theirs = boosting.booster(state, s).predict(xgboost.DMatrix(design(those), feature_names=names))
-    assert np.abs(np.concatenate([learner.predict(state, c) for c in those])[:, 1] - theirs).max() < 1e-6
+    assert (
+        np.abs(np.concatenate([learner.predict(state, c) for c in those])[:, 1] - theirs).max()
+        < 1e-6
+    )
     assert ((theirs > 0.5) == (np.concatenate([c.labels for c in those]) == 1)).mean() > 0.9
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::PendingDeprecationWarning", "ignore::FutureWarning"
+)
 @pytest.mark.parametrize("classes", [2, 3])
 def test_tree_explainer_adds_up_and_explain_sums_the_columns_of_a_choice(classes: int) -> None:
     import shap
@@ -291,16 +343,25 @@ def test_early_stopping_keeps_the_rounds_that_pooled_early_stopping_keeps(classe
     )
     losses = next(iter(log["v"].values()))
     assert 1 <= model.best_iteration < 75
-    assert int(state["boosting"]["finished"]) == model.best_iteration + 1 == len(state["boosting"]["column"])
+    assert (
+        int(state["boosting"]["finished"])
+        == model.best_iteration + 1
+        == len(state["boosting"]["column"])
+    )
     assert np.allclose(state["boosting"]["losses"], losses, atol=1e-5)
-    assert compared(state, model[: model.best_iteration + 1]) == (model.best_iteration + 1) * (1 if classes == 2 else 3)
+    assert compared(state, model[: model.best_iteration + 1]) == (model.best_iteration + 1) * (
+        1 if classes == 2 else 3
+    )
 
 
 @pytest.mark.parametrize(
-    ("setting", "most"), [({}, 10 * 3), ({"early_stopping": 10}, 10 * 3 + 1), ({"depth": 2}, 20), ({"gamma": 1e6}, 10)]
+    ("setting", "most"),
+    [({}, 10 * 3), ({"early_stopping": 10}, 10 * 3 + 1), ({"depth": 2}, 20), ({"gamma": 1e6}, 10)],
 )
 @pytest.mark.parametrize("classes", [2, 3])
-def test_exchanges_are_rounds_times_depth_and_one_to_measure_the_last_round(setting: dict[str, Any], most: int, classes: int) -> None:
+def test_exchanges_are_rounds_times_depth_and_one_to_measure_the_last_round(
+    setting: dict[str, Any], most: int, classes: int
+) -> None:
     learner = Boosting(trees=10, **setting)
     those = pooled(250, classes)
     state = fit(Preprocessing(), {}, those, PLAN)
@@ -366,7 +427,9 @@ def test_nobody_contributes_zeros_of_the_same_shape_at_every_exchange(classes: i
         phases.add(plan.phase)
         zero = identity(learner, state, those[0].schema, plan)
         sums = total([learner.contribute(state, c, plan) for c in those])
-        assert {k: (v.shape, v.dtype) for k, v in zero.sums.items()} == {k: (v.shape, v.dtype) for k, v in sums.sums.items()}
+        assert {k: (v.shape, v.dtype) for k, v in zero.sums.items()} == {
+            k: (v.shape, v.dtype) for k, v in sums.sums.items()
+        }
         assert all(v.dtype == np.float64 and not v.any() for v in zero.sums.values())
         assert zero.cases == 0
         step = learner.apply(state, sums, plan)
@@ -401,9 +464,15 @@ def test_a_patient_more_changes_the_sums_by_no_more_than_the_sensitivity(
     state["boosting"] = learner.start(s, PLAN.seed)
     for _ in range(steps):
         plan = asked(learner, state)
-        state = {**state, "boosting": learner.apply(state, learner.contribute(state, cohort, plan), plan).arrays}
+        state = {
+            **state,
+            "boosting": learner.apply(state, learner.contribute(state, cohort, plan), plan).arrays,
+        }
     # margins far out: the worst case of every bound
-    state["boosting"] = {**state["boosting"], "value": state["boosting"]["value"] * np.float32(scale)}
+    state["boosting"] = {
+        **state["boosting"],
+        "value": state["boosting"]["value"] * np.float32(scale),
+    }
     plan = asked(learner, state)
     labels = cohort.labels.copy()
     labels[who] = label % classes
@@ -432,7 +501,9 @@ def test_the_sensitivity_is_reached_by_a_surely_wrong_prediction() -> None:
 @pytest.mark.parametrize("stopping", [0, 3])
 @pytest.mark.parametrize("base", [0.5, 0.0])
 @pytest.mark.parametrize("kind", ["nobody", "one row", "one class", "nothing known"])
-def test_poor_tables_give_finite_models(kind: str, base: float, stopping: int, classes: int) -> None:
+def test_poor_tables_give_finite_models(
+    kind: str, base: float, stopping: int, classes: int
+) -> None:
     learner = Boosting(trees=30, early_stopping=stopping, base_score=base)
     s, x, y = table(60, classes)
     keep = {"nobody": 0, "one row": 1}.get(kind, 60)
@@ -442,7 +513,13 @@ def test_poor_tables_give_finite_models(kind: str, base: float, stopping: int, c
     if kind == "nothing known":
         x = np.full_like(x, np.nan)
     those = [Cohort("A", s, tuple(f"p{i}" for i in range(keep)), x, y), empty(s, "B")]
-    probe = Cohort("probe", s, ("a", "b"), np.array([[np.nan] * 6, [0, 1, 2, 3, 40, 1.0]]), np.zeros(2, np.int64))
+    probe = Cohort(
+        "probe",
+        s,
+        ("a", "b"),
+        np.array([[np.nan] * 6, [0, 1, 2, 3, 40, 1.0]]),
+        np.zeros(2, np.int64),
+    )
     for state in (fitted(learner, those), learner.alone(those, Fold(), 7, 5)):
         p = learner.predict(state, probe)
         assert p.shape == (2, classes)
@@ -488,14 +565,27 @@ def test_alone_is_ordinary_xgboost_on_the_rows_put_together(stopping: int) -> No
     model = boosting.booster(state, those[0].schema)
     assert model.feature_names == [c.name for c in those[0].schema.columns]
     p = learner.predict(state, those[0])
-    assert np.allclose(p[:, 1], model.predict(xgboost.DMatrix(those[0].design, feature_names=model.feature_names)))
+    assert np.allclose(
+        p[:, 1], model.predict(xgboost.DMatrix(those[0].design, feature_names=model.feature_names))
+    )
     explained = learner.explain(state, those[0]).sum(axis=(1, 2))
-    margin = model.predict(xgboost.DMatrix(those[0].design, feature_names=model.feature_names), output_margin=True)
+    margin = model.predict(
+        xgboost.DMatrix(those[0].design, feature_names=model.feature_names), output_margin=True
+    )
     assert np.ptp(margin - explained) < 1e-4
     if not stopping:
-        parameters = {"objective": "binary:logistic", "max_depth": 3, "eta": 0.1, "tree_method": "hist", "base_score": 0.5, "nthread": 1}
+        parameters = {
+            "objective": "binary:logistic",
+            "max_depth": 3,
+            "eta": 0.1,
+            "tree_method": "hist",
+            "base_score": 0.5,
+            "nthread": 1,
+        }
         plain = xgboost.train(parameters, xgboost.DMatrix(x, y), 20)
-        assert np.array_equal(plain.predict(xgboost.DMatrix(those[0].design)), p[:, 1].astype(np.float32))
+        assert np.array_equal(
+            plain.predict(xgboost.DMatrix(those[0].design)), p[:, 1].astype(np.float32)
+        )
     else:
         assert len(json_trees(model)) <= 20
 
@@ -505,10 +595,16 @@ def test_test_rows_have_no_influence() -> None:
     poisoned = []
     for c in those:
         out = np.isin(c.parts(7, 5), fold.parts)
-        poisoned.append(dataclasses.replace(c, values=np.where(out[:, None], 2.0, c.values), labels=np.where(out, 1, c.labels)))
+        poisoned.append(
+            dataclasses.replace(
+                c, values=np.where(out[:, None], 2.0, c.values), labels=np.where(out, 1, c.labels)
+            )
+        )
     plan = local_plan(fold, 7, 5)
     learner = Boosting(trees=10)
-    assert pack(fitted(learner, those, plan)["boosting"]) == pack(fitted(learner, poisoned, plan)["boosting"])
+    assert pack(fitted(learner, those, plan)["boosting"]) == pack(
+        fitted(learner, poisoned, plan)["boosting"]
+    )
 
 
 def test_hyperparameters_out_of_range_are_all_named_at_once() -> None:

@@ -1,4 +1,5 @@
-"""Stacking: equal to Newton on the pooled cases, nothing changed where there is no image, nobody's own label behind a fitted row."""
+"""Stacking: equal to Newton on the pooled cases, nothing changed where there is no image, nobody's
+own label behind a fitted row."""
 
 from __future__ import annotations
 
@@ -35,10 +36,15 @@ class Reads:
     traits: ClassVar[Traits] = Traits()
 
     def standardised(self, state: State, cohort: Cohort) -> Floats:
-        return np.array([voxels(p)[: len(CLASSES) - 1] for p in cohort.pictures]) + state["image"]["shift"]
+        return (
+            np.array([voxels(p)[: len(CLASSES) - 1] for p in cohort.pictures])
+            + state["image"]["shift"]
+        )
 
     def latent(self, state: State, cohort: Cohort) -> Floats:
-        return np.array([voxels(p)[len(CLASSES) - 1 :] for p in cohort.pictures]).reshape(len(cohort), 2)
+        return np.array([voxels(p)[len(CLASSES) - 1 :] for p in cohort.pictures]).reshape(
+            len(cohort), 2
+        )
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,9 @@ def _stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def schema() -> Schema:
     imaging = Imaging((Channel("ct", "CT"),), window=(-160, 240))
-    return Schema("s", (Number("x", "u", -9, 9, "now"),), Label("y", CLASSES), ("now",), imaging=imaging)
+    return Schema(
+        "s", (Number("x", "u", -9, 9, "now"),), Label("y", CLASSES), ("now",), imaging=imaging
+    )
 
 
 def picture(values: Floats, key: str) -> Picture:
@@ -83,13 +91,25 @@ def picture(values: Floats, key: str) -> Picture:
 def site(name: str, n: int, *, images: float = 0.8, table: bool = True, seed: int = 0) -> Cohort:
     r = np.random.default_rng((seed, *name.encode()))
     x, z, latent = r.normal(size=n), r.normal(size=(n, 2)), r.normal(size=(n, 2))
-    eta = np.concatenate([np.zeros((n, 1)), np.stack([x, -x], 1) + 0.8 * z + 0.5 * latent[:, :1]], 1)
+    eta = np.concatenate(
+        [np.zeros((n, 1)), np.stack([x, -x], 1) + 0.8 * z + 0.5 * latent[:, :1]], 1
+    )
     labels = (eta + r.gumbel(size=eta.shape)).argmax(1).astype(np.int64)
     has = r.random(n) < images
     values = x[:, None] if table else np.full((n, 1), np.nan)
-    pictures = tuple(picture(np.r_[z[i], latent[i]], f"{name}{i}") if has[i] else None for i in range(n))
+    pictures = tuple(
+        picture(np.r_[z[i], latent[i]], f"{name}{i}") if has[i] else None for i in range(n)
+    )
     kinds = frozenset({*(["table"] if table else []), *(["image"] if has.any() else [])})
-    return Cohort(name, schema(), tuple(f"{name}-{i:04d}" for i in range(n)), values, labels, modalities=kinds, pictures=pictures)
+    return Cohort(
+        name,
+        schema(),
+        tuple(f"{name}-{i:04d}" for i in range(n)),
+        values,
+        labels,
+        modalities=kinds,
+        pictures=pictures,
+    )
 
 
 OUTER = Fold(parts=(0,))
@@ -117,15 +137,22 @@ def fitted(those: list[Cohort], learner: Fusion = LINEAR, state: State | None = 
     return fit(learner, state or states(), those, plan())["fusion"]
 
 
-def rows_of(those: list[Cohort]) -> tuple[Floats, Floats, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Written apart from the learner: offset, columns before standardisation, labels, parts, of training cases with an image."""
+def rows_of(
+    those: list[Cohort],
+) -> tuple[Floats, Floats, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Written apart from the learner: offset, columns before standardisation, labels, parts, of
+    training cases with an image."""
     offset, columns, labels, parts = [], [], [], []
     for c in those:
         mine = c.parts(SEED, PARTS)
         for i, p in enumerate(c.pictures):
             if p is not None and mine[i] != 0:
                 n = int(mine[i])  # inner fold (0, n) is the n-th after the outer one
-                z = np.array([0.0, c.values[i, 0] + 0.1 * n, -c.values[i, 0]]) if "table" in c.modalities else np.log([30.5, 20.5, 10.5])
+                z = (
+                    np.array([0.0, c.values[i, 0] + 0.1 * n, -c.values[i, 0]])
+                    if "table" in c.modalities
+                    else np.log([30.5, 20.5, 10.5])
+                )
                 offset.append(z[1:] - z[0])
                 columns.append(voxels(p))
                 labels.append(c.labels[i])
@@ -146,10 +173,16 @@ def reference(those: list[Cohort], without: int | None) -> Floats:
         eta = offset + beta[:, 0] + z * beta[:, 1] + latent @ beta[:, 2:].T
         full = np.concatenate([np.zeros((len(eta), 1)), eta], 1)
         likelihood = (full[np.arange(len(full)), labels] - np.log(np.exp(full).sum(1))).sum()
-        ridge = 1e-3 * beta[:, 0] ** 2 + learner.l2 * beta[:, 1] ** 2 + learner.l2_latent * (beta[:, 2:] ** 2).sum(1)
+        ridge = (
+            1e-3 * beta[:, 0] ** 2
+            + learner.l2 * beta[:, 1] ** 2
+            + learner.l2_latent * (beta[:, 2:] ** 2).sum(1)
+        )
         return float(-likelihood + 0.5 * ridge.sum())
 
-    return np.asarray(minimize(loss, np.zeros(8), method="BFGS", options={"gtol": 1e-7}).x).reshape(2, 4)
+    return np.asarray(minimize(loss, np.zeros(8), method="BFGS", options={"gtol": 1e-7}).x).reshape(
+        2, 4
+    )
 
 
 def test_it_equals_the_fit_on_the_pooled_cases_and_those_without_each_part() -> None:
@@ -159,18 +192,24 @@ def test_it_equals_the_fit_on_the_pooled_cases_and_those_without_each_part() -> 
     assert int(arrays["cases"]) == len(rows_of(those)[2])
     np.testing.assert_allclose(arrays["coefficients"][0], reference(those, None), atol=2e-5)
     for part in (1, 2):
-        np.testing.assert_allclose(arrays["coefficients"][1 + part], reference(those, part), atol=2e-5)
+        np.testing.assert_allclose(
+            arrays["coefficients"][1 + part], reference(those, part), atol=2e-5
+        )
 
 
 def test_the_split_into_sites_does_not_matter() -> None:
     whole = site("A", 150)
     halves = [replace(whole.where(np.arange(150) % 2 == k), site=f"A{k}") for k in (0, 1)]
-    np.testing.assert_allclose(fitted([whole])["coefficients"], fitted(halves)["coefficients"], atol=1e-9)
+    np.testing.assert_allclose(
+        fitted([whole])["coefficients"], fitted(halves)["coefficients"], atol=1e-9
+    )
 
 
 def test_a_case_without_an_image_gets_exactly_the_clinical_prediction() -> None:
     those = [site("A", 120)]
-    state = {n.partition("\t")[2]: a for n, a in states().items() if n.startswith(OUTER.key + "\t")} | {"fusion": fitted(those)}
+    state = {
+        n.partition("\t")[2]: a for n, a in states().items() if n.startswith(OUTER.key + "\t")
+    } | {"fusion": fitted(those)}
     probs, clinical = Fusion().predict(state, those[0]), Table().predict(state, those[0])
     without = ~those[0].imaged
     assert without.any()
@@ -182,7 +221,10 @@ def test_a_case_without_an_image_gets_exactly_the_clinical_prediction() -> None:
 def test_sites_and_cases_without_images_weigh_nothing() -> None:
     imaged, none = site("A", 120), site("B", 500, images=0.0)
     assert (fitted([imaged])["coefficients"] == fitted([imaged, none])["coefficients"]).all()
-    assert Fusion().contribute({**states(), "fusion": Fusion().start(schema(), 0)}, none, plan()).cases == 0
+    assert (
+        Fusion().contribute({**states(), "fusion": Fusion().start(schema(), 0)}, none, plan()).cases
+        == 0
+    )
 
 
 def test_an_image_that_carries_nothing_gets_no_weight() -> None:
@@ -197,12 +239,15 @@ def test_test_cases_do_not_move_it() -> None:
     """Guard L05: whatever stands in the part that is left out, the coefficients are the same."""
     a = site("A", 150)
     test = a.parts(SEED, PARTS) == 0
-    poisoned = replace(a, values=np.where(test[:, None], 8.0, a.values), labels=np.where(test, 0, a.labels))
+    poisoned = replace(
+        a, values=np.where(test[:, None], 8.0, a.values), labels=np.where(test, 0, a.labels)
+    )
     assert (fitted([a])["coefficients"] == fitted([poisoned])["coefficients"]).all()
 
 
 def test_a_part_is_scored_by_models_that_left_it_out() -> None:
-    """The threshold of an outer fold comes from predictions of training parts by inner models, and coefficients without that part."""
+    """The threshold of an outer fold comes from predictions of training parts by inner models, and
+    coefficients without that part."""
     a = site("A", 150)
     state = {**states(shift=3.0), f"{OUTER.key}\tfusion": fitted([a], state=states(shift=3.0))}
     probs, seen = out_of_fold(Fusion(), state, a, OUTER, (OUTER, *INNER), a.parts(SEED, PARTS))
@@ -216,13 +261,17 @@ def test_a_part_is_scored_by_models_that_left_it_out() -> None:
 def test_its_explanation_adds_up_to_the_log_odds() -> None:
     """Guard X04: contributions and one number for all cases give the log-odds against class 0."""
     those = [site("A", 150), site("B", 60)]
-    state = {n.partition("\t")[2]: a for n, a in states().items() if n.startswith(OUTER.key + "\t")} | {"fusion": fitted(those)}
+    state = {
+        n.partition("\t")[2]: a for n, a in states().items() if n.startswith(OUTER.key + "\t")
+    } | {"fusion": fitted(those)}
     parts = Fusion().explain(state, those[0])
     assert parts.shape == (150, 3, 2)
     probs = Fusion().predict(state, those[0])
     rest = np.log(probs[:, 1:] / probs[:, :1]) - parts.sum(axis=1)
     with_image = those[0].imaged
-    np.testing.assert_allclose(rest[with_image], np.tile(rest[with_image][0], (int(with_image.sum()), 1)), atol=1e-9)
+    np.testing.assert_allclose(
+        rest[with_image], np.tile(rest[with_image][0], (int(with_image.sum()), 1)), atol=1e-9
+    )
     assert (parts[~with_image][:, 1:] == 0).all()
     assert np.abs(parts[with_image][:, 1]).mean() > 0.2
 
@@ -239,12 +288,23 @@ def test_nobody_is_a_zero_of_the_right_shape() -> None:
     for now in (learner.start(schema(), 0), arrays):
         none = learner.contribute({**states(), "fusion": now}, empty(schema()), plan())
         some = learner.contribute({**states(), "fusion": now}, site("A", 50), plan())
-        assert {k: v.shape for k, v in none.sums.items()} == {k: v.shape for k, v in some.sums.items()}
+        assert {k: v.shape for k, v in none.sums.items()} == {
+            k: v.shape for k, v in some.sums.items()
+        }
         assert none.cases == 0
         assert total([none, some]).cases == some.cases
 
 
-@pytest.mark.parametrize("hyper", [{"l2": 0.0}, {"l2_latent": -1.0}, {"rounds": 0}, {"learners": "{}"}, {"learners": {"image": 3}}])
+@pytest.mark.parametrize(
+    "hyper",
+    [
+        {"l2": 0.0},
+        {"l2_latent": -1.0},
+        {"rounds": 0},
+        {"learners": "{}"},
+        {"learners": {"image": 3}},
+    ],
+)
 def test_hyperparameters_out_of_range_are_refused(hyper: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         configured(Fusion(), hyper)
@@ -255,11 +315,17 @@ def test_its_hyperparameters_travel() -> None:
 
 
 def test_a_perceptron_starts_at_the_clinical_prediction_and_learns() -> None:
-    those, learner = [site("A", 300), site("B", 200), site("C", 100, images=0.0)], configured(FusionPerceptron(), {"rounds": 12})
+    those, learner = (
+        [site("A", 300), site("B", 200), site("C", 100, images=0.0)],
+        configured(FusionPerceptron(), {"rounds": 12}),
+    )
     arrays = fit(learner, states(), those, plan())[learner.name]
     own = {n.partition("\t")[2]: a for n, a in states().items() if n.startswith(OUTER.key + "\t")}
     test = site("T", 400, images=0.7, seed=9)
-    probs, clinical = learner.predict({**own, learner.name: arrays}, test), Table().predict(own, test)
+    probs, clinical = (
+        learner.predict({**own, learner.name: arrays}, test),
+        Table().predict(own, test),
+    )
     assert (probs[~test.imaged] == clinical[~test.imaged]).all()
 
     def loss(p: Floats) -> float:
@@ -267,22 +333,39 @@ def test_a_perceptron_starts_at_the_clinical_prediction_and_learns() -> None:
 
     begun = learner.apply(
         {**states(), learner.name: learner.start(schema(), 0)},
-        total([learner.contribute({**states(), learner.name: learner.start(schema(), 0)}, c, plan()) for c in those]),
+        total(
+            [
+                learner.contribute(
+                    {**states(), learner.name: learner.start(schema(), 0)}, c, plan()
+                )
+                for c in those
+            ]
+        ),
         plan(),
     ).arrays
-    np.testing.assert_allclose(learner.predict({**own, learner.name: begun}, test), clinical, atol=1e-12)
+    np.testing.assert_allclose(
+        learner.predict({**own, learner.name: begun}, test), clinical, atol=1e-12
+    )
     linear = Fusion().predict({**own, "fusion": fitted(those)}, test)
     assert loss(probs) < loss(clinical) - 0.05
     assert loss(probs) < loss(linear) + 0.1
 
 
 def test_a_perceptron_averages_by_cases_with_an_image() -> None:
-    learner, a, b = configured(FusionPerceptron(), {"rounds": 1, "epochs": 1}), site("A", 90), site("B", 60, images=0.4)
+    learner, a, b = (
+        configured(FusionPerceptron(), {"rounds": 1, "epochs": 1}),
+        site("A", 90),
+        site("B", 60, images=0.4),
+    )
     start = {**states(), learner.name: learner.start(schema(), 0)}
-    begun = learner.apply(start, total([learner.contribute(start, c, plan()) for c in (a, b)]), plan()).arrays
+    begun = learner.apply(
+        start, total([learner.contribute(start, c, plan()) for c in (a, b)]), plan()
+    ).arrays
     now = {**states(), learner.name: begun}
     one, two = (learner.contribute(now, c, plan()) for c in (a, b))
     done = learner.apply(now, one + two, plan()).arrays
     key = "w/0/2.weight"
-    np.testing.assert_allclose(done[key], (one.sums[key] + two.sums[key]) / (one.cases + two.cases), atol=1e-7)
+    np.testing.assert_allclose(
+        done[key], (one.sums[key] + two.sums[key]) / (one.cases + two.cases), atol=1e-7
+    )
     assert one.cases == int((a.imaged & (a.parts(SEED, PARTS) != 0)).sum())

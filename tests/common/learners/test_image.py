@@ -1,4 +1,5 @@
-"""The image network: what a site counts with, class weights and their correction, that it learns, what it starts from."""
+"""The image network: what a site counts with, class weights and their correction, that it learns,
+what it starts from."""
 
 from __future__ import annotations
 
@@ -35,7 +36,12 @@ def counted(learner: Image, those: list[Cohort], state: State | None = None) -> 
     """The state before the first round of training."""
     begun = {**(state or {}), "image": learner.start(those[0].schema, 1)}
     plan = dataclasses.replace(PLAN, phase="count")
-    return {**begun, "image": learner.apply(begun, total([learner.contribute(begun, c, plan) for c in those]), plan).arrays}
+    return {
+        **begun,
+        "image": learner.apply(
+            begun, total([learner.contribute(begun, c, plan) for c in those]), plan
+        ).arrays,
+    }
 
 
 def train_plan(**how: Any) -> Plan:
@@ -44,28 +50,40 @@ def train_plan(**how: Any) -> Plan:
 
 def auc(labels: Any, scores: Any) -> float:
     events, others = scores[labels == 1], scores[labels == 0]
-    return float(((events[:, None] > others).sum() + 0.5 * (events[:, None] == others).sum()) / (len(events) * len(others)))
+    return float(
+        ((events[:, None] > others).sum() + 0.5 * (events[:, None] == others).sum())
+        / (len(events) * len(others))
+    )
 
 
 def test_it_learns_what_only_the_picture_tells() -> None:
-    learner = configured(Image(), {"grid": (8, 12, 12), "rounds": 4, "epochs": 3, "segmentation": False})
+    learner = configured(
+        Image(), {"grid": (8, 12, 12), "rounds": 4, "epochs": 3, "segmentation": False}
+    )
     state = fit(learner, {}, sites(90, 3, seed=1), PLAN)
     (unseen,) = sites(120, 1, seed=2)
     assert auc(unseen.labels, learner.predict(state, unseen)[:, 1]) > 0.9
-    relabelled = [dataclasses.replace(c, labels=np.random.default_rng(0).permutation(c.labels)) for c in sites(90, 3, seed=1)]
+    relabelled = [
+        dataclasses.replace(c, labels=np.random.default_rng(0).permutation(c.labels))
+        for c in sites(90, 3, seed=1)
+    ]
     null = fit(configured(learner, {"rounds": 2}), {}, relabelled, PLAN)
     assert 0.2 < auc(unseen.labels, learner.predict(null, unseen)[:, 1]) < 0.8
 
 
 def test_three_classes_and_a_sequence_missing_at_a_site() -> None:
-    learner = configured(Image(), {"grid": (8, 12, 12), "rounds": 4, "epochs": 3, "segmentation": False})
+    learner = configured(
+        Image(), {"grid": (8, 12, 12), "rounds": 4, "epochs": 3, "segmentation": False}
+    )
     those = sites(120, 3, seed=1, classes=3)
     those[1] = with_pictures(those[1], absent=(1,), seed=1)
     state = fit(learner, {}, those, PLAN)
     (unseen,) = sites(90, 1, seed=2, classes=3)
     p = learner.predict(state, unseen)
     assert np.mean(p.argmax(axis=1) == unseen.labels) > 0.7
-    np.testing.assert_allclose(learner.logits(state, unseen), np.log(p[:, 1:] / p[:, :1]), atol=1e-6)
+    np.testing.assert_allclose(
+        learner.logits(state, unseen), np.log(p[:, 1:] / p[:, :1]), atol=1e-6
+    )
 
 
 def test_log_odds_are_standardised_over_the_training_cases_of_all_sites() -> None:
@@ -93,7 +111,10 @@ def test_a_site_counts_with_its_labelled_cases_that_have_an_image() -> None:
         np.testing.assert_allclose(value, np.average(own, axis=0, weights=held), atol=1e-6)
         assert value.dtype == np.float32
     assert isinstance(SMALL, Averaged)
-    assert any(np.abs(given[0].sums[k] / held[0] - v).max() > 1e-3 for k, v in SMALL.parameters(state["image"]).items())
+    assert any(
+        np.abs(given[0].sums[k] / held[0] - v).max() > 1e-3
+        for k, v in SMALL.parameters(state["image"]).items()
+    )
 
 
 def test_a_site_without_images_adds_nothing_and_still_gets_the_prior() -> None:
@@ -106,9 +127,13 @@ def test_a_site_without_images_adds_nothing_and_still_gets_the_prior() -> None:
     assert digest({**nothing.sums, **nothing.tally}) == digest({**zero.sums, **zero.tally})
     counts = state["image"]["counts"]
     np.testing.assert_allclose(SMALL.predict(state, table), np.tile(prior(counts), (len(table), 1)))
-    half = dataclasses.replace(those[0], pictures=tuple(p if i % 2 else None for i, p in enumerate(those[0].pictures)))
+    half = dataclasses.replace(
+        those[0], pictures=tuple(p if i % 2 else None for i, p in enumerate(those[0].pictures))
+    )
     mixed = SMALL.predict(state, half)
-    np.testing.assert_allclose(mixed[~half.imaged], np.tile(prior(counts), ((~half.imaged).sum(), 1)))
+    np.testing.assert_allclose(
+        mixed[~half.imaged], np.tile(prior(counts), ((~half.imaged).sum(), 1))
+    )
     np.testing.assert_allclose(mixed[half.imaged], SMALL.predict(state, those[0])[half.imaged])
 
 
@@ -134,9 +159,19 @@ def test_predictions_are_corrected_for_the_class_weights() -> None:
     r = np.random.default_rng(0)
     those = []
     for site in sites(160, 2, seed=1, signal=0.0):
-        those.append(dataclasses.replace(site, labels=(r.random(len(site)) < 0.15).astype(np.int64)))
+        those.append(
+            dataclasses.replace(site, labels=(r.random(len(site)) < 0.15).astype(np.int64))
+        )
     learner = configured(
-        Image(), {"grid": (4, 8, 8), "rounds": 3, "epochs": 1, "segmentation": False, "weight_cap": 10, "learning_rate": 0.001}
+        Image(),
+        {
+            "grid": (4, 8, 8),
+            "rounds": 3,
+            "epochs": 1,
+            "segmentation": False,
+            "weight_cap": 10,
+            "learning_rate": 0.001,
+        },
     )
     state = fit(learner, {}, those, PLAN)
     share = float(np.mean(np.concatenate([c.labels for c in those])))
@@ -154,7 +189,11 @@ def test_a_repeated_plan_gives_the_same_bits_and_rounds_sites_and_seeds_draw_apa
     assert digest(SMALL.contribute(state, dataclasses.replace(site), train_plan()).sums) == first
     later = {**state, "image": {**state["image"], "round": np.array(1)}}
     elsewhere = dataclasses.replace(site, site="elsewhere")
-    others = [(state, elsewhere, train_plan()), (later, site, train_plan()), (state, site, train_plan(seed=4))]
+    others = [
+        (state, elsewhere, train_plan()),
+        (later, site, train_plan()),
+        (state, site, train_plan(seed=4)),
+    ]
     assert len({first, *(digest(SMALL.contribute(*o).sums) for o in others)}) == 4
 
 
@@ -167,18 +206,25 @@ def test_the_start_depends_on_the_seed_alone() -> None:
 
 @pytest.mark.parametrize("fold", [Fold(parts=(1,)), Fold(("S1",))], ids=lambda f: f.key)
 def test_pictures_outside_the_training_set_change_nothing(fold: Fold) -> None:
-    """Test cases, held-out sites, and cases of unknown label, labelled or not: their pictures are exchanged for others."""
+    """Test cases, held-out sites, and cases of unknown label, labelled or not: their pictures are
+    exchanged for others."""
     those = sites(60, 3, seed=1, unknown=0.2)
     plan = local_plan(fold, PLAN.seed, PLAN.parts)
     poisoned = []
     for c in those:
         kept = set(c.train(fold, plan.seed, plan.parts).ids)
         other = with_pictures(c, seed=99)
-        pictures = tuple(p if i in kept else q for i, p, q in zip(c.ids, c.pictures, other.pictures, strict=True))
+        pictures = tuple(
+            p if i in kept else q for i, p, q in zip(c.ids, c.pictures, other.pictures, strict=True)
+        )
         assert pictures != c.pictures
         poisoned.append(dataclasses.replace(c, pictures=pictures))
-    assert digest(fit(SMALL, {}, those, plan)["image"]) == digest(fit(SMALL, {}, poisoned, plan)["image"])
-    assert digest(fit(SMALL, {}, those, PLAN)["image"]) != digest(fit(SMALL, {}, poisoned, PLAN)["image"])
+    assert digest(fit(SMALL, {}, those, plan)["image"]) == digest(
+        fit(SMALL, {}, poisoned, plan)["image"]
+    )
+    assert digest(fit(SMALL, {}, those, PLAN)["image"]) != digest(
+        fit(SMALL, {}, poisoned, PLAN)["image"]
+    )
 
 
 def test_regions_come_from_the_segmentation_where_no_expert_outlined_any() -> None:
@@ -204,8 +250,20 @@ def test_a_new_segmentation_gives_new_logits() -> None:
     """What is remembered is told apart by all that it depends on."""
     those = sites(40, 1, seed=1, masked=0.5)
     state = counted(SMALL, those)
-    state["image"]["w/head.weight"] = np.random.default_rng(0).normal(size=state["image"]["w/head.weight"].shape).astype(np.float32)
-    states = [fit(configured(Segmentation(), {"grid": (4, 8, 8), "widths": (4, 8), "rounds": r}), {}, those, PLAN) for r in (1, 3)]
+    state["image"]["w/head.weight"] = (
+        np.random.default_rng(0)
+        .normal(size=state["image"]["w/head.weight"].shape)
+        .astype(np.float32)
+    )
+    states = [
+        fit(
+            configured(Segmentation(), {"grid": (4, 8, 8), "widths": (4, 8), "rounds": r}),
+            {},
+            those,
+            PLAN,
+        )
+        for r in (1, 3)
+    ]
     found = [SMALL.logits({**s, **state}, those[0]) for s in (*states, {})]
     assert len({f.tobytes() for f in found}) == 3
     assert np.isfinite(found).all()
@@ -215,7 +273,12 @@ def test_the_encoder_may_start_where_the_autoencoders_is() -> None:
     those = sites(30, 2, seed=1)
     learner = dataclasses.replace(SMALL, initial="autoencoder")
     assert learner.needs == ("autoencoder",)
-    auto = fit(configured(Autoencoder(), {"grid": (4, 8, 8), "rounds": 1, "epochs": 1, "dimensions": 4}), {}, those, PLAN)
+    auto = fit(
+        configured(Autoencoder(), {"grid": (4, 8, 8), "rounds": 1, "epochs": 1, "dimensions": 4}),
+        {},
+        those,
+        PLAN,
+    )
     state = counted(learner, those, auto)
     trunk = [k for k in state["image"] if k.startswith("w/trunk.")]
     assert len(trunk) > 10
@@ -226,16 +289,28 @@ def test_the_encoder_may_start_where_the_autoencoders_is() -> None:
 
 def test_alone_fits_what_it_needs_too() -> None:
     those = sites(40, 2, seed=1, masked=0.5)
-    learner = configured(Image(), {"grid": (4, 8, 8), "rounds": 1, "epochs": 1, "initial": "autoencoder"})
-    ready = fit(configured(Segmentation(), {"grid": (4, 8, 8), "widths": (4, 8), "rounds": 1, "epochs": 1}), {}, those[:1], PLAN)
-    ready |= fit(configured(Autoencoder(), {"grid": (4, 8, 8), "rounds": 1, "epochs": 1}), {}, those[:1], PLAN)
+    learner = configured(
+        Image(), {"grid": (4, 8, 8), "rounds": 1, "epochs": 1, "initial": "autoencoder"}
+    )
+    ready = fit(
+        configured(Segmentation(), {"grid": (4, 8, 8), "widths": (4, 8), "rounds": 1, "epochs": 1}),
+        {},
+        those[:1],
+        PLAN,
+    )
+    ready |= fit(
+        configured(Autoencoder(), {"grid": (4, 8, 8), "rounds": 1, "epochs": 1}),
+        {},
+        those[:1],
+        PLAN,
+    )
     state = learner.alone(those, Fold(("S1",), (0,)), PLAN.seed, PLAN.parts, ready=ready)
     kept = those[0].train(Fold(parts=(0,)), PLAN.seed, PLAN.parts)
     assert state["image"]["counts"].sum() == len(kept)
     assert learner.predict(state, those[1]).shape == (len(those[1]), 2)
 
 
-# ---- pretrained parameters -------------------------------------------------------------------------------------------------
+# ---- pretrained parameters -----------------------------------------------------------------------
 
 
 def saved(path: Path, arrays: Arrays) -> str:
@@ -254,19 +329,29 @@ def test_pretrained_parameters_are_taken_from_a_file_with_the_declared_hash(tmp_
     learner = dataclasses.replace(SMALL, pretrained=str(file), pretrained_sha256=saved(file, given))
     start = learner.start(schema(), 1)
     assert all((start[f"w/{k}"] == v).all() for k, v in given.items())
-    torch.save({"state_dict": {k: torch.from_numpy(v) for k, v in given.items()}}, tmp_path / "w.pt")
+    torch.save(
+        {"state_dict": {k: torch.from_numpy(v) for k, v in given.items()}}, tmp_path / "w.pt"
+    )
     sha = hashlib.sha256((tmp_path / "w.pt").read_bytes()).hexdigest()
-    again = dataclasses.replace(SMALL, pretrained=str(tmp_path / "w.pt"), pretrained_sha256=sha).start(schema(), 1)
+    again = dataclasses.replace(
+        SMALL, pretrained=str(tmp_path / "w.pt"), pretrained_sha256=sha
+    ).start(schema(), 1)
     assert digest(again) == digest(start)
 
 
-def test_a_first_layer_for_other_channels_is_spread_and_a_last_layer_for_other_classes_left(tmp_path: Path) -> None:
+def test_a_first_layer_for_other_channels_is_spread_and_a_last_layer_for_other_classes_left(
+    tmp_path: Path,
+) -> None:
     file, given = tmp_path / "w.npz", weights(channels=4, classes=5)
     learner = dataclasses.replace(SMALL, pretrained=str(file), pretrained_sha256=saved(file, given))
     start = learner.start(schema(), 1)
-    np.testing.assert_allclose(start["w/trunk.stem.weight"].sum(axis=1), given["trunk.stem.weight"].sum(axis=1), atol=1e-5)
+    np.testing.assert_allclose(
+        start["w/trunk.stem.weight"].sum(axis=1), given["trunk.stem.weight"].sum(axis=1), atol=1e-5
+    )
     assert not start["w/head.weight"].any()
-    np.testing.assert_array_equal(start["w/trunk.deep.first.weight"], given["trunk.deep.first.weight"])
+    np.testing.assert_array_equal(
+        start["w/trunk.deep.first.weight"], given["trunk.deep.first.weight"]
+    )
 
 
 def test_wrong_pretrained_files_are_refused_with_the_way_out(tmp_path: Path) -> None:
@@ -275,7 +360,9 @@ def test_wrong_pretrained_files_are_refused_with_the_way_out(tmp_path: Path) -> 
 
     def refused(match: str, path: Path = file, hash_: str = sha) -> None:
         with pytest.raises(UsageError, match=match) as caught:
-            dataclasses.replace(SMALL, pretrained=str(path), pretrained_sha256=hash_).start(schema(), 1)
+            dataclasses.replace(SMALL, pretrained=str(path), pretrained_sha256=hash_).start(
+                schema(), 1
+            )
         assert caught.value.code == "C01"
 
     refused("declared is 0000", hash_="0" * 64)
@@ -283,7 +370,11 @@ def test_wrong_pretrained_files_are_refused_with_the_way_out(tmp_path: Path) -> 
     (tmp_path / "text.pt").write_text("hello")
     refused("neither an .npz", tmp_path / "text.pt", hashlib.sha256(b"hello").hexdigest())
     torch.save({"a": Path}, tmp_path / "code.pt")
-    refused("more than tensors", tmp_path / "code.pt", hashlib.sha256((tmp_path / "code.pt").read_bytes()).hexdigest())
+    refused(
+        "more than tensors",
+        tmp_path / "code.pt",
+        hashlib.sha256((tmp_path / "code.pt").read_bytes()).hexdigest(),
+    )
     other = tmp_path / "other.npz"
     refused("does not fit the network", other, saved(other, {"conv.weight": np.zeros((2, 2))}))
     wild = weights()
@@ -299,7 +390,10 @@ def test_wrong_pretrained_files_are_refused_with_the_way_out(tmp_path: Path) -> 
         ({"grid": (4, 8)}, "grid"),
         ({"grid": (2, 8, 8)}, "grid"),
         ({"network": "efficientnet_b3", "grid": (16, 8, 8)}, "24 x 24"),
-        ({"network": "efficientnet_b3", "initial": "autoencoder", "grid": (4, 32, 32)}, "compact3d"),
+        (
+            {"network": "efficientnet_b3", "initial": "autoencoder", "grid": (4, 32, 32)},
+            "compact3d",
+        ),
         ({"pretrained": "x.pt"}, "pretrained_sha256"),
         ({"pretrained_sha256": "0" * 64}, "pretrained_sha256"),
         ({"learning_rate": float("nan")}, "learning_rate > 0"),
@@ -312,7 +406,16 @@ def test_hyperparameters_out_of_range_are_refused(how: dict[str, Any], told: str
 
 
 def test_the_original_studys_network_trains_and_predicts() -> None:
-    learner = configured(Image(), {"network": "efficientnet_b3", "grid": (4, 24, 24), "rounds": 1, "epochs": 1, "segmentation": False})
+    learner = configured(
+        Image(),
+        {
+            "network": "efficientnet_b3",
+            "grid": (4, 24, 24),
+            "rounds": 1,
+            "epochs": 1,
+            "segmentation": False,
+        },
+    )
     (site,) = those = sites(8, 1, imaging(1, crops=1), seed=1)
     state = fit(learner, {}, those, PLAN)
     p = SMALL.predict(state, site)  # the arrays tell which network it is
@@ -323,7 +426,11 @@ def test_the_original_studys_network_trains_and_predicts() -> None:
 def test_what_is_remembered_of_a_cohort_is_not_another_cohorts() -> None:
     (site,) = those = sites(20, 1, seed=1)
     state = counted(SMALL, those)
-    state["image"]["w/head.weight"] = np.random.default_rng(0).normal(size=state["image"]["w/head.weight"].shape).astype(np.float32)
+    state["image"]["w/head.weight"] = (
+        np.random.default_rng(0)
+        .normal(size=state["image"]["w/head.weight"].shape)
+        .astype(np.float32)
+    )
     before = SMALL.logits(state, site)
     order = np.random.default_rng(0).permutation(len(site))
     mixed = dataclasses.replace(
@@ -336,10 +443,12 @@ def test_what_is_remembered_of_a_cohort_is_not_another_cohorts() -> None:
     )
     np.testing.assert_array_equal(SMALL.logits(state, mixed), before[order])
     fresh = tuple(dataclasses.replace(p, kept=InMemory()) for p in site.pictures if p)
-    np.testing.assert_array_equal(SMALL.logits(state, dataclasses.replace(site, pictures=fresh)), before)
+    np.testing.assert_array_equal(
+        SMALL.logits(state, dataclasses.replace(site, pictures=fresh)), before
+    )
 
 
-# ---- with noise ------------------------------------------------------------------------------------------------------------
+# ---- with noise ----------------------------------------------------------------------------------
 
 
 def test_a_fit_with_noise_in_every_phase_ends_and_predicts() -> None:
@@ -352,12 +461,18 @@ def test_a_fit_with_noise_in_every_phase_ends_and_predicts() -> None:
             plan = dataclasses.replace(PLAN, phase=SMALL.phase(state["image"]), privacy=privacy)
             bound = SMALL.phases[plan.phase].sensitivity(those[0].schema)
             assert bound is not None
-            step = SMALL.apply(state, total([noised(SMALL.contribute(state, c, plan), bound, privacy) for c in those]), plan)
+            step = SMALL.apply(
+                state,
+                total([noised(SMALL.contribute(state, c, plan), bound, privacy) for c in those]),
+                plan,
+            )
             state, phases = {"image": step.arrays}, [*phases, plan.phase]
             if step.done:
                 break
     assert phases == ["count", "train", "train", "spread"]
-    assert {p: phases.count(p) for p in phases} == {name: phase.exchanges for name, phase in SMALL.phases.items()}
+    assert {p: phases.count(p) for p in phases} == {
+        name: phase.exchanges for name, phase in SMALL.phases.items()
+    }
     np.testing.assert_allclose(SMALL.predict(state, those[0]).sum(axis=1), 1)
     assert np.isfinite(SMALL.standardised(state, those[0])).all()
     assert accountable(SMALL)

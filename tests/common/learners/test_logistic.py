@@ -1,4 +1,5 @@
-"""Federated Newton against an independently written pooled Newton in float64: the same coefficients, whatever the sites."""
+"""Federated Newton against an independently written pooled Newton in float64: the same
+coefficients, whatever the sites."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ Matrix = np.ndarray[Any, Any]
 
 
 def standardised(those: list[Cohort]) -> tuple[Matrix, Matrix]:
-    """The pooled matrix on the model scale, scaled by numpy's own mean and standard deviation; missing at the mean."""
+    """The pooled matrix on the model scale, scaled by numpy's own mean and standard deviation;
+    missing at the mean."""
     columns = those[0].schema.columns
     x = np.concatenate([c.design for c in those])
     z = np.zeros((len(x), len(columns) + 1))
@@ -42,14 +44,19 @@ def standardised(those: list[Cohort]) -> tuple[Matrix, Matrix]:
 
 
 def pooled_newton(x: Matrix, y: Matrix, classes: int, l2: float) -> Matrix:
-    """Maximum of sum log p(y) - l2 / 2 * |slopes|^2, the intercepts free: full Hessian, backtracking, to the last digits."""
+    """Maximum of sum log p(y) - l2 / 2 * |slopes|^2, the intercepts free: full Hessian,
+    backtracking, to the last digits."""
     k, p = classes - 1, x.shape[1]
     penalty = np.tile(np.r_[0.0, np.full(p - 1, l2)], k)
     onehot = (y[:, None] == np.arange(1, classes)).astype(float)
 
     def value(b: Matrix) -> float:
         eta = x @ b.reshape(k, p).T
-        return float((onehot * eta).sum() - np.logaddexp.reduce(np.c_[np.zeros(len(x)), eta], axis=1).sum() - (penalty * b**2).sum() / 2)
+        return float(
+            (onehot * eta).sum()
+            - np.logaddexp.reduce(np.c_[np.zeros(len(x)), eta], axis=1).sum()
+            - (penalty * b**2).sum() / 2
+        )
 
     b = np.zeros(k * p)
     for _ in range(200):
@@ -57,7 +64,9 @@ def pooled_newton(x: Matrix, y: Matrix, classes: int, l2: float) -> Matrix:
         mu = np.exp(eta - np.logaddexp.reduce(eta, axis=1)[:, None])[:, 1:]
         gradient = ((onehot - mu).T @ x).ravel() - penalty * b
         weights = np.einsum("na,ab->nab", mu, np.eye(k)) - np.einsum("na,nb->nab", mu, mu)
-        hessian = np.einsum("nab,nc,nd->acbd", weights, x, x).reshape(k * p, k * p) + np.diag(penalty)
+        hessian = np.einsum("nab,nc,nd->acbd", weights, x, x).reshape(k * p, k * p) + np.diag(
+            penalty
+        )
         step = np.linalg.solve(hessian, gradient)
         if np.abs(step).max() < 1e-11 * max(1.0, np.abs(b).max()):
             return np.asarray((b + step).reshape(k, p))
@@ -83,7 +92,8 @@ def compared(learner: Logistic, those: list[Cohort], rounds: int = 12) -> float:
 
 @st.composite
 def federations(draw: st.DrawFn) -> list[Cohort]:
-    """Up to five sites of any size down to nobody; one may hold a single class, or lack a feature altogether."""
+    """Up to five sites of any size down to nobody; one may hold a single class, or lack a feature
+    altogether."""
     whole = cohort(
         draw(st.integers(24, 90)),
         classes=draw(st.sampled_from([2, 4])),
@@ -92,7 +102,9 @@ def federations(draw: st.DrawFn) -> list[Cohort]:
         noise=draw(st.sampled_from([0.5, 2.0])),
     )
     count = draw(st.integers(1, 5))
-    at = np.array(draw(st.lists(st.integers(0, count - 1), min_size=len(whole), max_size=len(whole))))
+    at = np.array(
+        draw(st.lists(st.integers(0, count - 1), min_size=len(whole), max_size=len(whole)))
+    )
     if draw(st.booleans()):
         at = np.where(whole.labels == 1, 0, at)  # class 1 at one site only
     those = split(whole, at, count)
@@ -146,7 +158,9 @@ def test_only_one_class_gives_the_ridge_on_the_intercept_and_no_slope() -> None:
         those = split(dataclasses.replace(whole, labels=np.full(80, label)), np.arange(80) % 2)
         arrays = fitted(learner, those)["logistic"]
         # n * (1 - sigmoid(b)) = prior * b
-        b = brentq(lambda t: 80 / (1 + np.exp(t)) - learner.prior * t, 0, 60, xtol=1e-14, rtol=1e-14)
+        b = brentq(
+            lambda t: 80 / (1 + np.exp(t)) - learner.prior * t, 0, 60, xtol=1e-14, rtol=1e-14
+        )
         assert arrays["coefficients"][0, 0] == pytest.approx(b if label else -b, abs=1e-8)
         assert np.abs(arrays["coefficients"][:, 1:]).max() < 1e-9
         assert int(arrays["rounds"]) <= 12
@@ -158,16 +172,23 @@ def test_a_class_that_nobody_has_is_given_no_probability_and_disturbs_nothing() 
     both = fitted(Logistic(), three)
     alone = fitted(Logistic(), split(two, np.arange(90) % 3))
     assert int(both["logistic"]["rounds"]) <= 12
-    np.testing.assert_allclose(both["logistic"]["coefficients"][0], alone["logistic"]["coefficients"][0], atol=1e-8)
+    np.testing.assert_allclose(
+        both["logistic"]["coefficients"][0], alone["logistic"]["coefficients"][0], atol=1e-8
+    )
     assert Logistic().predict(both, three[0])[:, 2].max() < 1e-7
 
 
 def test_the_penalty_is_taken_once_and_spares_the_intercept() -> None:
-    """Everybody twice with twice the penalty is the same maximum: it would not be if each site added the penalty."""
+    """Everybody twice with twice the penalty is the same maximum: it would not be if each site
+    added the penalty."""
     those = sites(60, 2, seed=2)
-    twins = [dataclasses.replace(c, site=f"{c.site}'", ids=tuple(f"{i}'" for i in c.ids)) for c in those]
+    twins = [
+        dataclasses.replace(c, site=f"{c.site}'", ids=tuple(f"{i}'" for i in c.ids)) for c in those
+    ]
     once, twice = fitted(Logistic(l2=1.5), those), fitted(Logistic(l2=3.0), [*those, *twins])
-    np.testing.assert_allclose(twice["logistic"]["coefficients"], once["logistic"]["coefficients"], atol=1e-8)
+    np.testing.assert_allclose(
+        twice["logistic"]["coefficients"], once["logistic"]["coefficients"], atol=1e-8
+    )
     strong = fitted(Logistic(l2=1e9), those)["logistic"]["coefficients"]
     labels = np.concatenate([c.labels for c in those])
     assert np.abs(strong[:, 1:]).max() < 1e-6
@@ -200,10 +221,18 @@ def test_the_same_bits_whatever_the_transport() -> None:
         there[one.name] = one.start(those[0].schema, PLAN.seed)
         done = False
         while not done:
-            plan = dataclasses.replace(PLAN, learner=one.name, phase=one.phase(there[one.name]), hyper=hyper_of(one))
-            step = one.apply(there, total([through_the_wire(one.contribute(there, c, plan), plan) for c in those]), plan)
+            plan = dataclasses.replace(
+                PLAN, learner=one.name, phase=one.phase(there[one.name]), hyper=hyper_of(one)
+            )
+            step = one.apply(
+                there,
+                total([through_the_wire(one.contribute(there, c, plan), plan) for c in those]),
+                plan,
+            )
             there[one.name], done = step.arrays, step.done
-    assert {k: v.tobytes() for k, v in here["logistic"].items()} == {k: v.tobytes() for k, v in there["logistic"].items()}
+    assert {k: v.tobytes() for k, v in here["logistic"].items()} == {
+        k: v.tobytes() for k, v in there["logistic"].items()
+    }
 
 
 def test_unlabelled_patients_change_nothing() -> None:
@@ -212,18 +241,24 @@ def test_unlabelled_patients_change_nothing() -> None:
     ids = tuple(f"q{i}" for i in range(30))
     extra = Cohort("S1", labelled.schema, ids, more.values, np.full(30, -1))
     alone, beside = fitted(Logistic(), [labelled]), fitted(Logistic(), [labelled, extra])
-    assert alone["logistic"]["coefficients"].tobytes() == beside["logistic"]["coefficients"].tobytes()
+    assert (
+        alone["logistic"]["coefficients"].tobytes() == beside["logistic"]["coefficients"].tobytes()
+    )
 
 
 def test_a_step_that_overshoots_is_halved_from_where_it_began() -> None:
     learner, those = Logistic(), sites(50, seed=1)
     state = fit(Preprocessing(), {}, those, PLAN)
     state["logistic"] = learner.start(those[0].schema, 0)
-    first = learner.apply(state, total([learner.contribute(state, c, PLAN) for c in those]), PLAN).arrays
+    first = learner.apply(
+        state, total([learner.contribute(state, c, PLAN) for c in those]), PLAN
+    ).arrays
     worse = total([learner.contribute({**state, "logistic": first}, c, PLAN) for c in those])
     worse.sums["likelihood"] = np.array(-1e6)
     second = learner.apply({**state, "logistic": first}, worse, PLAN)
-    np.testing.assert_allclose(second.arrays["coefficients"], first["base"] + first["step"] / 2, rtol=1e-15)
+    np.testing.assert_allclose(
+        second.arrays["coefficients"], first["base"] + first["step"] / 2, rtol=1e-15
+    )
     assert second.arrays["objective"] == first["objective"]
     assert not second.done
 
@@ -231,15 +266,23 @@ def test_a_step_that_overshoots_is_halved_from_where_it_began() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 1000), st.sampled_from([2, 4]), st.floats(0, 100), st.integers(0, 19))
 @example(0, 2, 100.0, 0)
-def test_one_patient_moves_the_sums_by_no_more_than_declared(seed: int, classes: int, size: float, who: int) -> None:
+def test_one_patient_moves_the_sums_by_no_more_than_declared(
+    seed: int, classes: int, size: float, who: int
+) -> None:
     """Under coefficients of any size: the likelihood of a patient is cut too."""
     learner, whole = Logistic(), cohort(20, classes=classes, seed=seed)
     state = fit(Preprocessing(), {}, [whole], PLAN)
     arrays = learner.start(whole.schema, 0)
     r = np.random.default_rng(seed)
-    arrays = {**arrays, "coefficients": size * r.normal(size=arrays["coefficients"].shape), "rounds": np.array(1)}
+    arrays = {
+        **arrays,
+        "coefficients": size * r.normal(size=arrays["coefficients"].shape),
+        "rounds": np.array(1),
+    }
     state["logistic"] = arrays
-    with_, without = (learner.contribute(state, c, PLAN) for c in (whole, whole.where(np.arange(20) != who)))
+    with_, without = (
+        learner.contribute(state, c, PLAN) for c in (whole, whole.where(np.arange(20) != who))
+    )
     moved = np.sqrt(sum(float(((with_.sums[k] - without.sums[k]) ** 2).sum()) for k in with_.sums))
     bound = learner.phases["newton"].sensitivity(whole.schema)
     assert bound is not None
@@ -255,7 +298,9 @@ def test_the_bound_holds_though_preprocessing_clips_further_out() -> None:
     whole = dataclasses.replace(whole, values=values)
     state = fit(Preprocessing(clip=1000.0), {}, [whole], PLAN)
     state["logistic"] = learner.start(whole.schema, 0)
-    with_, without = (learner.contribute(state, c, PLAN) for c in (whole, whole.where(np.arange(200) != 0)))
+    with_, without = (
+        learner.contribute(state, c, PLAN) for c in (whole, whole.where(np.arange(200) != 0))
+    )
     hessian = with_.sums["hessian"] - without.sums["hessian"]
     assert hessian[1, 1] == pytest.approx(0.25 * learner.clip**2)
 

@@ -1,4 +1,5 @@
-"""A network trained by federated averaging: what is sent, that a repeat is the same bits, and that it learns."""
+"""A network trained by federated averaging: what is sent, that a repeat is the same bits, and that
+it learns."""
 
 from __future__ import annotations
 
@@ -21,14 +22,18 @@ PLAN = local_plan(Fold(), 3, 5)
 
 
 def prepared(learner: Perceptron, those: list[Cohort]) -> State:
-    return {**fit(Preprocessing(), {}, those, PLAN), learner.name: learner.start(those[0].schema, 1)}
+    return {
+        **fit(Preprocessing(), {}, those, PLAN),
+        learner.name: learner.start(those[0].schema, 1),
+    }
 
 
 def test_the_start_is_torchs_default_and_depends_on_the_seed_alone() -> None:
     learner, s = Perceptron(hidden=(16, 8)), cohort(1).schema
     arrays = learner.start(s, 1)
     assert {k: v.shape for k, v in learner.parameters(arrays).items()} == {
-        "w/0.weight": (16, 6), "w/0.bias": (16,), "w/2.weight": (8, 16), "w/2.bias": (8,), "w/4.weight": (2, 8), "w/4.bias": (2,),
+        "w/0.weight": (16, 6), "w/0.bias": (16,), "w/2.weight": (8, 16), "w/2.bias": (8,),
+        "w/4.weight": (2, 8), "w/4.bias": (2,),
     }  # fmt: skip
     for key, fan_in in (("w/0.weight", 6), ("w/2.weight", 16), ("w/4.bias", 8)):
         assert np.abs(arrays[key]).max() <= 1 / np.sqrt(fan_in)
@@ -43,7 +48,10 @@ def test_a_site_sends_its_parameters_times_its_training_cases() -> None:
     assert c.cases == len(rows) < len(those[0])
     own = {k.removeprefix("w/"): v / c.cases for k, v in c.sums.items()}
     assert all(np.abs(v).max() < 5 for v in own.values())
-    moved = max(float(np.abs(own[k.removeprefix("w/")] - v).max()) for k, v in learner.parameters(state["mlp"]).items())
+    moved = max(
+        float(np.abs(own[k.removeprefix("w/")] - v).max())
+        for k, v in learner.parameters(state["mlp"]).items()
+    )
     assert moved > 1e-3
     assert 0 < float(c.tally["loss"]) / c.cases < 2
 
@@ -62,10 +70,15 @@ def test_a_repeated_plan_gives_the_same_bits_and_rounds_and_sites_draw_apart() -
 
 def test_a_deep_network_goes_on_from_packed_arrays() -> None:
     """Packing sorts by name, and '10.weight' comes before '2.weight'."""
-    learner, those = configured(Perceptron(), {"hidden": (5, 6, 7, 8, 9, 10), "rounds": 2}), sites(40, 2)
+    learner, those = (
+        configured(Perceptron(), {"hidden": (5, 6, 7, 8, 9, 10), "rounds": 2}),
+        sites(40, 2),
+    )
     state = prepared(learner, those)
     packed = {n: unpack(pack(a)) for n, a in state.items()}
-    assert digest(learner.contribute(packed, those[0], PLAN).sums) == digest(learner.contribute(state, those[0], PLAN).sums)
+    assert digest(learner.contribute(packed, those[0], PLAN).sums) == digest(
+        learner.contribute(state, those[0], PLAN).sums
+    )
 
 
 def network(width: int = 4) -> Any:
@@ -81,7 +94,9 @@ def blank(width: int = 4) -> Arrays:
 def trained(start: Arrays, x: Any, y: Any, how: Schedule) -> Trained:
     import torch
 
-    return learn(network(), start, Table(x, y), cross_entropy, how, seed=0, device=torch.device("cpu"))
+    return learn(
+        network(), start, Table(x, y), cross_entropy, how, seed=0, device=torch.device("cpu")
+    )
 
 
 def test_one_full_batch_step_is_gradient_descent() -> None:
@@ -98,13 +113,18 @@ def test_weight_decay_and_momentum_are_those_of_sgd() -> None:
 
     r = np.random.default_rng(1)
     x, y = r.normal(size=(40, 4)), r.integers(0, 2, 40)
-    start = {"0.weight": r.normal(size=(2, 4)).astype(np.float32), "0.bias": np.zeros(2, np.float32)}
+    start = {
+        "0.weight": r.normal(size=(2, 4)).astype(np.float32),
+        "0.bias": np.zeros(2, np.float32),
+    }
     out = trained(start, x, y, Schedule(5, 40, 0.1, weight_decay=0.3))
     net = network()
     net.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in start.items()})
     velocity = [torch.zeros_like(p) for p in net.parameters()]
     for _ in range(5):
-        loss = torch.nn.functional.cross_entropy(net(torch.from_numpy(x.astype(np.float32))), torch.from_numpy(y))
+        loss = torch.nn.functional.cross_entropy(
+            net(torch.from_numpy(x.astype(np.float32))), torch.from_numpy(y)
+        )
         grads = torch.autograd.grad(loss, list(net.parameters()))
         with torch.no_grad():
             for p, g, v in zip(net.parameters(), grads, velocity, strict=True):
@@ -131,7 +151,9 @@ def test_a_strong_proximal_term_returns_nearly_the_global_parameters() -> None:
     free = configured(Perceptron(), {"epochs": 5}).contribute(state, those[0], PLAN)
 
     def distance(sums: Arrays) -> float:
-        return float(sum(((v / c.cases - state["mlp"][k]) ** 2).sum() for k, v in sums.items()) ** 0.5)
+        return float(
+            sum(((v / c.cases - state["mlp"][k]) ** 2).sum() for k, v in sums.items()) ** 0.5
+        )
 
     assert distance(c.sums) < 0.2 * distance(free.sums)
 
@@ -141,7 +163,10 @@ def test_predictions_are_torchs_forward_pass(hidden: tuple[int, ...]) -> None:
     import torch
     from torch import nn
 
-    learner, those = configured(Perceptron(), {"hidden": hidden, "rounds": 2}), sites(60, 2, classes=3)
+    learner, those = (
+        configured(Perceptron(), {"hidden": hidden, "rounds": 2}),
+        sites(60, 2, classes=3),
+    )
     state = fit(learner, fit(Preprocessing(), {}, those, PLAN), those, PLAN)
     layers: list[nn.Module] = []
     weights = learner.parameters(state["mlp"])
@@ -168,13 +193,17 @@ def test_contributions_of_a_network_add_up_to_the_change_of_the_log_odds() -> No
 
 def auc(labels: np.ndarray[Any, Any], scores: np.ndarray[Any, Any]) -> float:
     events, others = scores[labels == 1], scores[labels == 0]
-    return float(((events[:, None] > others).sum() + 0.5 * (events[:, None] == others).sum()) / (len(events) * len(others)))
+    return float(
+        ((events[:, None] > others).sum() + 0.5 * (events[:, None] == others).sum())
+        / (len(events) * len(others))
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "logistic_fedavg"])
 def test_ranks_the_phantoms_patients_about_as_well_as_newton(name: str, tmp_path: Path) -> None:
-    """At its natural hospitals, thirty of them and most tiny; mean over three phantoms of the AUC of cross-fitted predictions."""
+    """At its natural hospitals, thirty of them and most tiny; mean over three phantoms of the AUC
+    of cross-fitted predictions."""
     from client.cohort.reader import read_table
     from common.study.load import load as study
     from simulation.phantom.colorectal import writer
@@ -184,7 +213,10 @@ def test_ranks_the_phantoms_patients_about_as_well_as_newton(name: str, tmp_path
         writer.write(tmp_path / str(seed), seed=seed)
         reading = read_table(study("colorectal_metastasis"), "preop", tmp_path / str(seed))
         where = np.array(reading.institutions)
-        those = [dataclasses.replace(reading.cohort.where(where == n), site=n) for n in sorted(set(where))]
+        those = [
+            dataclasses.replace(reading.cohort.where(where == n), site=n)
+            for n in sorted(set(where))
+        ]
         found = [cross_fitted(load(learner), those) for learner in (name, "logistic")]  # type: ignore[arg-type]
         gaps.append(found[1] - found[0])
     assert np.mean(gaps) < 0.02

@@ -29,23 +29,47 @@ def fitted(those: list[Cohort], bins: int = 64) -> Arrays:
 def model_scale(those: list[Cohort]) -> Matrix:
     """Pooled columns on the model scale, written out: log(1 + x - low) for a log-scale number."""
     x = np.concatenate([c.design for c in those])
-    return np.stack([np.log1p(x[:, j] - c.low) if c.scale == "log" else x[:, j] for j, c in enumerate(those[0].schema.columns)], axis=1)
+    return np.stack(
+        [
+            np.log1p(x[:, j] - c.low) if c.scale == "log" else x[:, j]
+            for j, c in enumerate(those[0].schema.columns)
+        ],
+        axis=1,
+    )
 
 
 def edges(arrays: Arrays, column: int) -> Matrix:
     return np.asarray(arrays["edges"][arrays["offsets"][column] : arrays["offsets"][column + 1]])
 
 
-def one_column(values: Matrix, low: float = 0.0, high: float = 1.0, scale: Any = "linear", labels: Matrix | None = None) -> Cohort:
-    s = Schema("one", (Number("x", "u", low, high, "now", scale),), Label("y", ("no", "yes")), ("now",))
+def one_column(
+    values: Matrix,
+    low: float = 0.0,
+    high: float = 1.0,
+    scale: Any = "linear",
+    labels: Matrix | None = None,
+) -> Cohort:
+    s = Schema(
+        "one", (Number("x", "u", low, high, "now", scale),), Label("y", ("no", "yes")), ("now",)
+    )
     y = np.arange(len(values)) % 2 if labels is None else labels
-    return Cohort("S0", s, tuple(f"p{i:06d}" for i in range(len(values))), np.asarray(values, float)[:, None], y)
+    return Cohort(
+        "S0",
+        s,
+        tuple(f"p{i:06d}" for i in range(len(values))),
+        np.asarray(values, float)[:, None],
+        y,
+    )
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 200), st.integers(1, 6), st.sampled_from([0.0, 0.3]))
 def test_mean_and_scale_are_numpys(seed: int, n: int, count: int, missing: float) -> None:
-    those = split(cohort(n, seed=seed, missing=missing), np.random.default_rng(seed).integers(0, count, n), count)
+    those = split(
+        cohort(n, seed=seed, missing=missing),
+        np.random.default_rng(seed).integers(0, count, n),
+        count,
+    )
     arrays, t = fitted(those), model_scale(those)
     for j in range(t.shape[1]):
         known = t[~np.isnan(t[:, j]), j]
@@ -84,8 +108,11 @@ def test_standardised_rows_are_clipped() -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(st.floats(0, 1), st.integers(1, 400), st.integers(1, 30))
-def test_a_column_that_never_varies_is_left_at_zero_and_has_no_edge(value: float, n: int, count: int) -> None:
-    """Whatever the value and however the sum of squares was rounded; another value later on is not blown up."""
+def test_a_column_that_never_varies_is_left_at_zero_and_has_no_edge(
+    value: float, n: int, count: int
+) -> None:
+    """Whatever the value and however the sum of squares was rounded; another value later on is not
+    blown up."""
     those = split(one_column(np.full(n, value)), np.arange(n) % count, count)
     arrays = fitted(those)
     assert arrays["scale"][0] == 1.0
@@ -108,9 +135,17 @@ def test_a_column_missing_throughout_has_no_edge_and_one_bin() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10_000), st.integers(30, 3000), st.sampled_from([2, 8, 64]), st.sampled_from(["uniform", "normal", "heavy", "ties"]))
-def test_edges_are_the_exact_pooled_quantiles_to_half_a_fine_cell_of_patients(seed: int, n: int, bins: int, shape: str) -> None:
-    """The rank of each edge among the pooled values is a quantile's, k / bins, but for half of the fullest cell beside it."""
+@given(
+    st.integers(0, 10_000),
+    st.integers(30, 3000),
+    st.sampled_from([2, 8, 64]),
+    st.sampled_from(["uniform", "normal", "heavy", "ties"]),
+)
+def test_edges_are_the_exact_pooled_quantiles_to_half_a_fine_cell_of_patients(
+    seed: int, n: int, bins: int, shape: str
+) -> None:
+    """The rank of each edge among the pooled values is a quantile's, k / bins, but for half of the
+    fullest cell beside it."""
     r = np.random.default_rng(seed)
     x = {
         "uniform": lambda: r.random(n),
@@ -135,7 +170,8 @@ def test_edges_are_the_exact_pooled_quantiles_to_half_a_fine_cell_of_patients(se
 
 
 def fit_coarse(c: Cohort) -> Matrix:
-    """How many fine cells each coarse cell is divided into: in proportion to its mass, at least one."""
+    """How many fine cells each coarse cell is divided into: in proportion to its mass, at least
+    one."""
     mass = np.histogram(c.values[:, 0], COARSE, (0, 1))[0]
     return np.maximum(np.ceil(mass / mass.sum() * FINE), 1).astype(int)
 
@@ -151,7 +187,9 @@ def test_edges_of_a_dense_column_lie_within_a_fine_cell_of_numpys_quantiles(scal
     high = 1.0 if scale == "linear" else 1e4
     u = (np.arange(200_000) + 0.5) / 200_000
     x = u if scale == "linear" else np.expm1(u * np.log1p(high))
-    cuts = edges(fitted(split(one_column(x, 0, high, scale), np.arange(len(x)) % 7)), 0).astype(float)
+    cuts = edges(fitted(split(one_column(x, 0, high, scale), np.arange(len(x)) % 7)), 0).astype(
+        float
+    )
     want = np.quantile(x, np.arange(1, 64) / 64)
     on_scale = (lambda v: v) if scale == "linear" else (lambda v: np.log1p(v) / np.log1p(high))
     assert len(cuts) == 63

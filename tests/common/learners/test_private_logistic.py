@@ -1,4 +1,5 @@
-"""Logistic regression made for noise: what it loses without any, what noise costs it, and that a large federation still learns."""
+"""Logistic regression made for noise: what it loses without any, what noise costs it, and that a
+large federation still learns."""
 
 from __future__ import annotations
 
@@ -22,13 +23,17 @@ def noise_for(limit: float, releases: int) -> float:
     low, high = 0.1, 1000.0
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if epsilon(releases * gaussian(middle), 1e-5) > limit else (low, middle)
+        low, high = (
+            (middle, high) if epsilon(releases * gaussian(middle), 1e-5) > limit else (low, middle)
+        )
     return high
 
 
 def trained(cohorts: list[Cohort], noise: float, learner: PrivateLogistic) -> State:
     privacy = Privacy(noise) if noise else None
-    plan = dataclasses.replace(local_plan(Fold(), 0, 5), participants=tuple(c.site for c in cohorts), privacy=privacy)
+    plan = dataclasses.replace(
+        local_plan(Fold(), 0, 5), participants=tuple(c.site for c in cohorts), privacy=privacy
+    )
     state: State = {learner.name: learner.start(cohorts[0].schema, 0)}
     bound = learner.phases["newton"].sensitivity(cohorts[0].schema)
     assert bound is not None
@@ -50,7 +55,10 @@ def auc(learner: PrivateLogistic, state: State) -> float:
 
 def test_three_steps_without_noise_are_nearly_the_fit() -> None:
     cohorts = sites(900, 3, seed=5)
-    few, many = (trained(cohorts, 0.0, PrivateLogistic(rounds=n))["private_logistic"]["coefficients"] for n in (3, 12))
+    few, many = (
+        trained(cohorts, 0.0, PrivateLogistic(rounds=n))["private_logistic"]["coefficients"]
+        for n in (3, 12)
+    )
     assert np.abs(few - many).max() < 0.05
 
 
@@ -85,4 +93,6 @@ def test_no_row_is_longer_than_the_norm() -> None:
     from common.learners.private_logistic import _rows
 
     for norm in (1.5, 3.0):
-        assert np.linalg.norm(_rows(sites(300, 1, seed=3)[0], norm), axis=1).max() <= norm * (1 + 1e-12)
+        assert np.linalg.norm(_rows(sites(300, 1, seed=3)[0], norm), axis=1).max() <= norm * (
+            1 + 1e-12
+        )

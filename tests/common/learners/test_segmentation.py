@@ -1,4 +1,5 @@
-"""The segmentation: Dice rises, a region comes out where the lesion is, masks that do not speak of a region cost nothing."""
+"""The segmentation: Dice rises, a region comes out where the lesion is, masks that do not speak of
+a region cost nothing."""
 
 from __future__ import annotations
 
@@ -45,7 +46,16 @@ def test_dice_rises_and_a_new_patient_gets_a_region() -> None:
     (truth,) = sites(20, 1, seed=2)
     found = [SMALL.lesion_mask(state, p, IMAGING) for p in unseen.pictures if p]
     assert all(m is not None and m.dtype == np.bool_ for m in found)
-    assert np.mean([overlap(m, p.mask > 0) for m, p in zip(found, truth.pictures, strict=True) if p is not None]) > 0.5  # type: ignore[operator]
+    assert (
+        np.mean(
+            [
+                overlap(m, p.mask > 0)
+                for m, p in zip(found, truth.pictures, strict=True)
+                if p is not None
+            ]
+        )
+        > 0.5
+    )  # type: ignore[operator]
 
 
 def test_a_predicted_region_is_cut_out_of_the_part_that_the_voxels_show() -> None:
@@ -54,7 +64,9 @@ def test_a_predicted_region_is_cut_out_of_the_part_that_the_voxels_show() -> Non
     (whole,) = (p for p in sites(1, 1, seed=2)[0].pictures if p)
     seen = SMALL.lesion_mask(state, whole, IMAGING)
     assert seen is not None
-    half = dataclasses.replace(whole, voxels=whole.voxels[:, :10, :14], box=((0.0, 0.5), (0.0, 0.5), (0.0, 1.0)))
+    half = dataclasses.replace(
+        whole, voxels=whole.voxels[:, :10, :14], box=((0.0, 0.5), (0.0, 0.5), (0.0, 1.0))
+    )
     part = SMALL.lesion_mask(state, half, IMAGING)
     np.testing.assert_array_equal(part, seen[:10, :14])
 
@@ -68,7 +80,11 @@ def test_cases_without_a_mask_contribute_nothing_and_unlabelled_ones_do() -> Non
     assert all(0 < n < len(c) for n, c in zip(marked, those, strict=True))
     new = SMALL.apply(state, total(given), PLAN).arrays
     for key, value in SMALL.parameters(new).items():
-        np.testing.assert_allclose(value, np.average([c.sums[key] / c.cases for c in given], axis=0, weights=marked), atol=1e-6)
+        np.testing.assert_allclose(
+            value,
+            np.average([c.sums[key] / c.cases for c in given], axis=0, weights=marked),
+            atol=1e-6,
+        )
     assert isinstance(SMALL, Averaged)
     zero = SMALL.contribute(state, empty(those[0].schema), PLAN)
     bare = SMALL.contribute(state, sites(10, 1, seed=1, masked=0.0)[0], PLAN)
@@ -121,35 +137,63 @@ def test_masks_of_regions_that_are_not_marked_change_nothing() -> None:
         wrong.append(dataclasses.replace(p, coarse_mask=p.coarse_mask ^ np.uint8(2)))
     dirty = dataclasses.replace(some, pictures=tuple(wrong))
     state: State = {"segmentation": SMALL.start(site.schema, 1)}
-    assert digest(SMALL.contribute(state, dirty, PLAN).sums) == digest(SMALL.contribute(state, some, PLAN).sums)
-    assert digest(SMALL.contribute(state, dirty, PLAN).sums) != digest(SMALL.contribute(state, site, PLAN).sums)
+    assert digest(SMALL.contribute(state, dirty, PLAN).sums) == digest(
+        SMALL.contribute(state, some, PLAN).sums
+    )
+    assert digest(SMALL.contribute(state, dirty, PLAN).sums) != digest(
+        SMALL.contribute(state, site, PLAN).sums
+    )
 
 
 def test_the_same_plan_gives_the_same_bits() -> None:
     (site,) = sites(16, 1, seed=1)
     state: State = {"segmentation": SMALL.start(site.schema, 1)}
     first = SMALL.contribute(state, site, PLAN)
-    assert digest(SMALL.contribute(state, dataclasses.replace(site), PLAN).sums) == digest(first.sums)
-    assert digest(SMALL.start(schema(), 1)) == digest(SMALL.start(schema(), 1)) != digest(SMALL.start(schema(), 2))
-    assert digest(fit(SMALL, {}, [site], PLAN)["segmentation"]) == digest(fit(SMALL, {}, [site], PLAN)["segmentation"])
+    assert digest(SMALL.contribute(state, dataclasses.replace(site), PLAN).sums) == digest(
+        first.sums
+    )
+    assert (
+        digest(SMALL.start(schema(), 1))
+        == digest(SMALL.start(schema(), 1))
+        != digest(SMALL.start(schema(), 2))
+    )
+    assert digest(fit(SMALL, {}, [site], PLAN)["segmentation"]) == digest(
+        fit(SMALL, {}, [site], PLAN)["segmentation"]
+    )
 
 
-@pytest.mark.parametrize("how", [{"grid": (6, 8, 8)}, {"grid": (4, 8, 8)}, {"widths": (8,)}, {"widths": (0, 8)}, {"learning_rate": 0.0}])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"grid": (6, 8, 8)},
+        {"grid": (4, 8, 8)},
+        {"widths": (8,)},
+        {"widths": (0, 8)},
+        {"learning_rate": 0.0},
+    ],
+)
 def test_hyperparameters_out_of_range_are_refused(how: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(how))):
         configured(Segmentation(), how)
 
 
 def test_with_noise_every_site_sends_for_one_case_and_where_there_are_no_regions_nothing() -> None:
-    learner = configured(Segmentation(), {"grid": (4, 8, 8), "widths": (4, 8), "rounds": 1, "epochs": 1, "rate": 0.5})
+    learner = configured(
+        Segmentation(), {"grid": (4, 8, 8), "widths": (4, 8), "rounds": 1, "epochs": 1, "rate": 0.5}
+    )
     (site,) = sites(12, 1, seed=1, masked=0.5)
     plan = dataclasses.replace(PLAN, phase="train", privacy=Privacy(1e-6))
     state: State = {"segmentation": learner.start(site.schema, 1)}
     given = learner.contribute(state, site, plan)
     assert given.cases == len(outlined(site))
-    moved = [np.abs(given.sums[k] - v).max() for k, v in learner.parameters(state["segmentation"]).items()]
+    moved = [
+        np.abs(given.sums[k] - v).max()
+        for k, v in learner.parameters(state["segmentation"]).items()
+    ]
     assert 0 < max(moved) < 1
     assert given.tally == {}
-    bare = dataclasses.replace(site.schema, imaging=dataclasses.replace(imaging(), regions=(), lesion=()))
+    bare = dataclasses.replace(
+        site.schema, imaging=dataclasses.replace(imaging(), regions=(), lesion=())
+    )
     nothing = learner.contribute({"segmentation": learner.start(bare, 1)}, empty(bare), plan)
     assert (nothing.sums, nothing.cases, nothing.tally) == ({}, 0, {})

@@ -39,7 +39,9 @@ def test_sums_add_over_any_partition(parts, seed):
     x, y = sample(seed, 60)
     beta, at = np.array([0.3, 0.8]), np.array(parts)
     whole = calibration_sums(x, y, beta)
-    split = reduce(CalibrationSums.plus, [calibration_sums(x[at == k], y[at == k], beta) for k in range(4)])
+    split = reduce(
+        CalibrationSums.plus, [calibration_sums(x[at == k], y[at == k], beta) for k in range(4)]
+    )
     np.testing.assert_allclose(split.gradient, whole.gradient, atol=1e-10)
     np.testing.assert_allclose(split.hessian, whole.hessian, atol=1e-10)
 
@@ -70,7 +72,9 @@ def test_far_too_bold_and_far_too_timid_predictions_converge(scale):
 @pytest.mark.parametrize("shift", [-20.0, 20.0])
 def test_a_risk_that_is_wrong_by_orders_of_magnitude_is_still_solved(shift):
     x, y = sample(4)
-    assert fit(x + shift, y, slope=False)[0] == pytest.approx(fit(x, y, slope=False)[0] - shift, rel=1e-8)
+    assert fit(x + shift, y, slope=False)[0] == pytest.approx(
+        fit(x, y, slope=False)[0] - shift, rel=1e-8
+    )
 
 
 def test_logit_is_finite_at_the_ends():

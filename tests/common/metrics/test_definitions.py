@@ -1,4 +1,5 @@
-"""One table of metrics: the report's schema has its names, and what follows from sums alone equals scikit-learn."""
+"""One table of metrics: the report's schema has its names, and what follows from sums alone equals
+scikit-learn."""
 
 from __future__ import annotations
 
@@ -20,12 +21,16 @@ BY_DRAWS = {m.name for m in METRICS if m.source in ("scores", "calls", "losses")
 
 def test_the_schema_of_the_report_knows_the_same_metrics() -> None:
     schema = json.loads((ROOT / "docs/report.schema.json").read_text())
-    assert set(schema["$defs"]["result"]["properties"]["metric"]["enum"]) == {m.name for m in METRICS}
+    assert set(schema["$defs"]["result"]["properties"]["metric"]["enum"]) == {
+        m.name for m in METRICS
+    }
     assert len({m.name for m in METRICS}) == len(METRICS)
     assert {m.best for m in METRICS} == {"high", "low", "one", "zero", ""}
 
 
-def test_a_histogram_and_confusion_counts_give_what_scikit_learn_gives_on_the_middles_of_the_bins() -> None:
+def test_a_histogram_and_confusion_counts_give_what_scikit_learn_gives_on_the_middles_of_the_bins() -> (
+    None
+):
     rng = np.random.default_rng(0)
     truth = rng.random(400) < 0.3
     middle = middles()
@@ -34,9 +39,15 @@ def test_a_histogram_and_confusion_counts_give_what_scikit_learn_gives_on_the_mi
     score = np.repeat(np.tile(middle, 2), histogram.T.ravel())
     truth = np.repeat([False, True], histogram.sum(0))
     confusion = metrics.confusion_matrix(truth, score >= 0.4)
-    found = from_draws(Draws(confusion[None].astype(float), {1: (logit(middle), histogram[None].astype(float))}))
+    found = from_draws(
+        Draws(confusion[None].astype(float), {1: (logit(middle), histogram[None].astype(float))})
+    )
     assert set(found) == BY_DRAWS
-    slope = LogisticRegression(C=1e10, tol=1e-10, solver="newton-cholesky").fit(logit(score)[:, None], truth).coef_[0, 0]
+    slope = (
+        LogisticRegression(C=1e10, tol=1e-10, solver="newton-cholesky")
+        .fit(logit(score)[:, None], truth)
+        .coef_[0, 0]
+    )
     expected = {
         "auc_pooled": metrics.roc_auc_score(truth, score),
         "average_precision": metrics.average_precision_score(truth, score),
@@ -51,7 +62,12 @@ def test_a_histogram_and_confusion_counts_give_what_scikit_learn_gives_on_the_mi
 
 
 def test_what_is_estimable_is_one_rule() -> None:
-    assert [estimable([a, b]) for a, b in ((10, 10), (9, 50), (50, 9), (0, 0))] == [True, False, False, False]
+    assert [estimable([a, b]) for a, b in ((10, 10), (9, 50), (50, 9), (0, 0))] == [
+        True,
+        False,
+        False,
+        False,
+    ]
     assert estimable([5, 10, 10])
     assert not estimable([5, 5, 10])
     assert judged([10, 10]) == [1]

@@ -40,7 +40,9 @@ def by_definition(x, y, labels):
     """DeLong, DeLong & Clarke-Pearson 1988, eq. 5 to 7, pair by pair."""
     placed = []
     for s in (x, y):
-        wins = (s[labels == 1][:, None] > s[labels == 0]) + 0.5 * (s[labels == 1][:, None] == s[labels == 0])
+        wins = (s[labels == 1][:, None] > s[labels == 0]) + 0.5 * (
+            s[labels == 1][:, None] == s[labels == 0]
+        )
         placed.append((wins.mean(1), wins.mean(0)))
     v10, v01 = np.stack([p[0] for p in placed]), np.stack([p[1] for p in placed])
     return v10.mean(1), np.cov(v10) / v10.shape[1] + np.cov(v01) / v01.shape[1]
@@ -56,7 +58,9 @@ def test_one_site_has_delongs_variance(seed, n):
     values, covariance = aucs(concordance(probs, labels), [1], 2)
     expected, of = by_definition(probs[:, 0, 1], probs[:, 1, 1], labels)
     np.testing.assert_allclose(values, expected, rtol=1e-12)
-    np.testing.assert_allclose(values, [roc_auc_score(labels, probs[:, m, 1]) for m in (0, 1)], rtol=1e-12)
+    np.testing.assert_allclose(
+        values, [roc_auc_score(labels, probs[:, m, 1]) for m in (0, 1)], rtol=1e-12
+    )
     np.testing.assert_allclose(covariance, of, rtol=1e-9, atol=1e-15)
 
 
@@ -67,8 +71,12 @@ def test_sites_add_as_weighted_aucs_do():
     each = [by_definition(p[:, 0, 1], p[:, 1, 1], y) for p, y in sites]
     pairs = np.array([(y == 1).sum() * (y == 0).sum() for _, y in sites], float)
     w = pairs / pairs.sum()
-    np.testing.assert_allclose(values, sum(a * v for a, (v, _) in zip(w, each, strict=True)), rtol=1e-12)
-    np.testing.assert_allclose(covariance, sum(a**2 * c for a, (_, c) in zip(w, each, strict=True)), rtol=1e-9)
+    np.testing.assert_allclose(
+        values, sum(a * v for a, (v, _) in zip(w, each, strict=True)), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        covariance, sum(a**2 * c for a, (_, c) in zip(w, each, strict=True)), rtol=1e-9
+    )
 
 
 @pytest.mark.parametrize("classes", [2, 4])
@@ -83,7 +91,14 @@ def test_the_bootstrap_within_site_and_class_has_the_same_spread(classes):
     for m in (0, 1):
         probs, everybody = np.concatenate([q[:, m] for q, _ in sites]), np.ones(len(labels), bool)
         scores_of = Scores(probs, np.full(len(labels), 0.5), everybody)
-        comparison = Comparison(labels, where, np.zeros(len(labels), int), (), {("m", "federated", "within_site"): [scores_of]}, {})
+        comparison = Comparison(
+            labels,
+            where,
+            np.zeros(len(labels), int),
+            (),
+            {("m", "federated", "within_site"): [scores_of]},
+            {},
+        )
         drawn = Sums(comparison, 3000, 0).of([scores_of])._aucs()[:, 0]
         assert values[m] == pytest.approx(drawn[0], abs=1e-12)
         reps.append(drawn[1:])
@@ -104,7 +119,9 @@ def test_the_second_exchange_has_the_pooled_auc_of_the_bins_and_its_variance(cla
     judged = [1] if classes == 2 else list(range(classes))
     found = pooled_auc(moments, judged)
     # two decimals: nobody shares a bin but with equals
-    assert found.value == pytest.approx(np.mean([roc_auc_score(labels == k, probs[:, k]) for k in judged]), abs=1e-9)
+    assert found.value == pytest.approx(
+        np.mean([roc_auc_score(labels == k, probs[:, k]) for k in judged]), abs=1e-9
+    )
     _, covariance = aucs(concordance(probs[:, None, :], labels), judged, classes)
     alone = limits(found.value, float(covariance[0, 0]))
     assert (found.low, found.high) == pytest.approx((alone.low, alone.high), abs=1e-9)
@@ -122,7 +139,10 @@ def test_intervals_cover_as_often_as_they_say():
             p = 1 / (1 + np.exp(-x))
             sites.append((np.stack([1 - p, p], 2), labels))
         values, covariance = aucs(added(sites), [1], 2)
-        one, both = limits(float(values[0]), float(covariance[0, 0])), difference(values, covariance)
+        one, both = (
+            limits(float(values[0]), float(covariance[0, 0])),
+            difference(values, covariance),
+        )
         inside += one.low <= truth <= one.high
         apart += both.low <= 0 <= both.high
     # 95 % of 400 is 380, give or take 4.4

@@ -35,7 +35,9 @@ def test_a_worked_example_by_hand():
     np.testing.assert_allclose(km.survival, [4 / 5, 4 / 5, 4 / 5 * 2 / 3, 4 / 5 * 2 / 3])
     variance = 1 / (5 * 4) + 1 / (3 * 2)
     wide = 1.959963984540054 * np.sqrt(variance) / np.log(8 / 15)
-    np.testing.assert_allclose([km.low[-1], km.high[-1]], [(8 / 15) ** np.exp(-wide), (8 / 15) ** np.exp(wide)])
+    np.testing.assert_allclose(
+        [km.low[-1], km.high[-1]], [(8 / 15) ** np.exp(-wide), (8 / 15) ** np.exp(wide)]
+    )
     assert km.low[-1] < 8 / 15 < km.high[-1]
 
 
@@ -54,10 +56,15 @@ def test_no_interval_before_the_first_death_nor_after_the_last_patient():
     assert np.isnan(km.survival[3])
     assert np.isnan(km.low[[0, 2, 3]]).all()
     assert np.isfinite(km.low[1])
-    assert np.isnan(kaplan_meier(survival_counts(np.empty(0), np.empty(0), 4.0, 4), 4.0).survival).all()
+    assert np.isnan(
+        kaplan_meier(survival_counts(np.empty(0), np.empty(0), 4.0, 4), 4.0).survival
+    ).all()
 
 
 def test_unknown_follow_up_is_not_counted_and_nonsense_is_refused():
-    assert survival_counts(np.array([np.nan, 1.0, 0.0]), np.array([1.0, np.nan, 1.0]), 4.0, 4).sum() == 1
+    assert (
+        survival_counts(np.array([np.nan, 1.0, 0.0]), np.array([1.0, np.nan, 1.0]), 4.0, 4).sum()
+        == 1
+    )
     with pytest.raises(DataError, match="2 of 3 follow-ups"):
         survival_counts(np.array([-1.0, 1.0, 2.0]), np.array([1.0, 2.0, 0.0]), 4.0, 4)

@@ -10,8 +10,10 @@ from common.metrics.meta_analysis import across_sites, random_effects
 # 13 trials of BCG vaccine (Colditz et al. 1994): cases and non-cases, vaccinated and not
 BCG = np.array(
     [
-        [4, 119, 11, 128], [6, 300, 29, 274], [3, 228, 11, 209], [62, 13536, 248, 12619], [33, 5036, 47, 5761],
-        [180, 1361, 372, 1079], [8, 2537, 10, 619], [505, 87886, 499, 87892], [29, 7470, 45, 7232], [17, 1699, 65, 1600],
+        [4, 119, 11, 128], [6, 300, 29, 274], [3, 228, 11, 209], [62, 13536, 248, 12619], [33, 5036,
+        47, 5761],
+        [180, 1361, 372, 1079], [8, 2537, 10, 619], [505, 87886, 499, 87892], [29, 7470, 45, 7232],
+        [17, 1699, 65, 1600],
         [186, 50448, 141, 27197], [5, 2493, 3, 2338], [27, 16886, 29, 17825],
     ],
     float,
@@ -26,7 +28,9 @@ def test_random_effects_equal_the_published_analysis_of_the_bcg_trials():
     assert (fit.mean, fit.low, fit.high) == pytest.approx((-0.7141, -1.0644, -0.3638), abs=5e-5)
     assert fit.tau**2 == pytest.approx(0.3088, abs=5e-5)
     half = stats.t.ppf(0.975, 11) * np.sqrt(0.3088 + 0.1787**2)
-    assert (fit.predicted_low, fit.predicted_high) == pytest.approx((-0.7141 - half, -0.7141 + half), abs=2e-4)
+    assert (fit.predicted_low, fit.predicted_high) == pytest.approx(
+        (-0.7141 - half, -0.7141 + half), abs=2e-4
+    )
 
 
 def test_sites_are_summarised_on_the_logit_scale():

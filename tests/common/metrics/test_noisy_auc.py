@@ -1,4 +1,5 @@
-"""An AUC from noisy counts: right without noise, honest about itself with it, silent where there is too little."""
+"""An AUC from noisy counts: right without noise, honest about itself with it, silent where there is
+too little."""
 
 from __future__ import annotations
 

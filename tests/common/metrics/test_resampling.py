@@ -45,7 +45,9 @@ def test_counts_are_resampled_as_their_patients_would_be():
     weights = bootstrap_weights(labels, np.zeros(70), 4000, 1)
     for stratum in (0, 1):
         patients_of = [weights[:, (labels == stratum) & (what == cell)].sum(1) for cell in range(3)]
-        np.testing.assert_allclose(drawn[1:, stratum].std(0), np.std(patients_of, axis=1), rtol=0.05)
+        np.testing.assert_allclose(
+            drawn[1:, stratum].std(0), np.std(patients_of, axis=1), rtol=0.05
+        )
 
 
 def test_interval_is_withheld_where_replicates_are_undefined():

@@ -23,7 +23,9 @@ def sample(seed, n=300, classes=2, spread=1.5):
 
 
 scores = st.lists(
-    st.tuples(st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.1, 0.5, 1.0])), st.booleans()), min_size=2, max_size=80
+    st.tuples(st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.1, 0.5, 1.0])), st.booleans()),
+    min_size=2,
+    max_size=80,
 ).filter(lambda rows: len({truth for _, truth in rows}) == 2)
 
 
@@ -33,13 +35,21 @@ def test_binned_auc_lies_within_its_bound_of_the_raw_auc(rows, bins):
     score, truth = np.array([s for s, _ in rows]), np.array([t for _, t in rows])
     h = score_histogram.score_histogram(score, truth, bins)
     assert h.sum() == len(rows)
-    assert abs(score_histogram.auc(h) - metrics.roc_auc_score(truth, score)) <= score_histogram.auc_bound(h) + 1e-12
+    assert (
+        abs(score_histogram.auc(h) - metrics.roc_auc_score(truth, score))
+        <= score_histogram.auc_bound(h) + 1e-12
+    )
 
 
 def test_bound_is_small_on_the_default_grid_and_total_with_one_bin():
     probs, labels = sample(0)
-    assert score_histogram.auc_bound(score_histogram.score_histogram(probs[:, 1], labels == 1)) < 0.002
-    assert score_histogram.auc_bound(score_histogram.score_histogram(probs[:, 1], labels == 1, 1)) == 0.5
+    assert (
+        score_histogram.auc_bound(score_histogram.score_histogram(probs[:, 1], labels == 1)) < 0.002
+    )
+    assert (
+        score_histogram.auc_bound(score_histogram.score_histogram(probs[:, 1], labels == 1, 1))
+        == 0.5
+    )
 
 
 @pytest.mark.parametrize("bins", [1, 2, 5, 10, 999, 1000])
@@ -56,9 +66,13 @@ def test_curves_equal_scikit_learn_on_the_binned_scores():
     probs, labels = sample(1)
     truth = labels == 1
     h = score_histogram.score_histogram(probs[:, 1], truth)
-    binned = score_histogram.edges()[np.searchsorted(score_histogram.edges(), probs[:, 1], "right") - 1]
+    binned = score_histogram.edges()[
+        np.searchsorted(score_histogram.edges(), probs[:, 1], "right") - 1
+    ]
     assert score_histogram.auc(h) == pytest.approx(metrics.roc_auc_score(truth, binned), abs=1e-12)
-    assert score_histogram.average_precision(h) == pytest.approx(metrics.average_precision_score(truth, binned), abs=1e-12)
+    assert score_histogram.average_precision(h) == pytest.approx(
+        metrics.average_precision_score(truth, binned), abs=1e-12
+    )
     roc = score_histogram.roc(h)
     assert np.trapezoid(roc.y, roc.x) == pytest.approx(score_histogram.auc(h), abs=1e-12)
     assert (roc.x[0], roc.y[0], roc.x[-1], roc.y[-1]) == (0, 0, 1, 1)
@@ -74,15 +88,23 @@ def test_youden_takes_the_best_edge_and_the_lowest_of_equals():
     probs, labels = sample(3)
     truth = labels == 1
     h = score_histogram.score_histogram(probs[:, 1], truth)
-    js = [(probs[truth, 1] >= e).mean() - (probs[~truth, 1] >= e).mean() for e in score_histogram.edges()[:-1]]
+    js = [
+        (probs[truth, 1] >= e).mean() - (probs[~truth, 1] >= e).mean()
+        for e in score_histogram.edges()[:-1]
+    ]
     best = score_histogram.youden(h)
     assert best.sensitivity + best.specificity - 1 == pytest.approx(max(js))
     called = probs[:, 1] >= best.threshold
-    assert [[best.tn, best.fp], [best.fn, best.tp]] == metrics.confusion_matrix(truth, called).tolist()
+    assert [[best.tn, best.fp], [best.fn, best.tp]] == metrics.confusion_matrix(
+        truth, called
+    ).tolist()
     assert best.sensitivity == pytest.approx(metrics.recall_score(truth, called))
     assert best.specificity == pytest.approx(metrics.recall_score(~truth, ~called))
     clean = score_histogram.score_histogram(np.array([0.1, 0.9]), np.array([False, True]), 10)
-    assert score_histogram.youden(clean).threshold == score_histogram.edges(10)[np.searchsorted(score_histogram.edges(10), 0.1)]
+    assert (
+        score_histogram.youden(clean).threshold
+        == score_histogram.edges(10)[np.searchsorted(score_histogram.edges(10), 0.1)]
+    )
 
 
 def test_decision_curve_is_the_net_benefit_of_acting():
@@ -92,7 +114,9 @@ def test_decision_curve_is_the_net_benefit_of_acting():
     for i in (3, len(curve.thresholds) // 2):
         t = curve.thresholds[i]
         called, odds = probs[:, 1] >= t, t / (1 - t)
-        assert curve.model[i] == pytest.approx((called & truth).mean() - (called & ~truth).mean() * odds)
+        assert curve.model[i] == pytest.approx(
+            (called & truth).mean() - (called & ~truth).mean() * odds
+        )
         assert curve.treat_all[i] == pytest.approx(truth.mean() - (1 - truth.mean()) * odds)
     assert not curve.treat_none.any()
     assert curve.thresholds[0] >= 0.01
@@ -114,7 +138,9 @@ def test_within_site_pairs_ignore_what_the_site_explains():
     score = np.array([0.2] * 10 + [0.8] * 10 + [0.99] * 5)
     truth = np.array([True] + [False] * 9 + [True] * 9 + [False] + [True] * 5)
     site = np.array([0] * 10 + [1] * 10 + [2] * 5)
-    stack = np.stack([score_histogram.score_histogram(score[site == s], truth[site == s]) for s in range(3)])
+    stack = np.stack(
+        [score_histogram.score_histogram(score[site == s], truth[site == s]) for s in range(3)]
+    )
     concordant, pairs, _ = score_histogram.pair_counts(stack).sum(0)
     assert (concordant / pairs, pairs) == (0.5, 18)
     pooled = score_histogram.auc(stack.sum(0))
@@ -125,20 +151,29 @@ def test_within_site_pairs_ignore_what_the_site_explains():
 def test_within_site_auc_weighs_sites_by_their_pairs():
     probs, labels = sample(5)
     site = np.random.default_rng(5).integers(0, 4, len(labels))
-    stack = np.stack([score_histogram.score_histogram(probs[site == s, 1], labels[site == s] == 1) for s in range(4)])
+    stack = np.stack(
+        [
+            score_histogram.score_histogram(probs[site == s, 1], labels[site == s] == 1)
+            for s in range(4)
+        ]
+    )
     aucs = [metrics.roc_auc_score(labels[site == s] == 1, probs[site == s, 1]) for s in range(4)]
     weights = [(labels[site == s] == 1).sum() * (labels[site == s] == 0).sum() for s in range(4)]
     concordant, pairs, tied = score_histogram.pair_counts(stack).sum(0)
     assert abs(concordant / pairs - np.average(aucs, weights=weights)) <= tied / 2 / pairs + 1e-12
 
 
-@given(st.integers(0, 1000), st.integers(2, 4), st.lists(st.integers(0, 4), min_size=40, max_size=40))
+@given(
+    st.integers(0, 1000), st.integers(2, 4), st.lists(st.integers(0, 4), min_size=40, max_size=40)
+)
 @settings(max_examples=40, deadline=None)
 def test_any_partition_gives_the_same_tally(seed, classes, parts):
     probs, labels = sample(seed, 40, classes)
     labels[7] = -1
     whole, at = Tally.of(probs, labels), np.array(parts)
-    summed = functools.reduce(operator.add, [Tally.of(probs[at == k], labels[at == k]) for k in range(5)])
+    summed = functools.reduce(
+        operator.add, [Tally.of(probs[at == k], labels[at == k]) for k in range(5)]
+    )
     for name, array in whole.arrays().items():
         np.testing.assert_allclose(summed.arrays()[name], array, rtol=1e-12)
         assert summed.arrays()[name].dtype == array.dtype
@@ -151,7 +186,11 @@ def test_tally_equals_scikit_learn(classes):
     t = Tally.from_arrays(Tally.of(probs, labels).arrays())
     assert t.confusion.tolist() == metrics.confusion_matrix(labels, probs.argmax(1)).tolist()
     assert t.mean_log_loss == pytest.approx(metrics.log_loss(labels, probs), rel=1e-12)
-    brier = metrics.brier_score_loss(labels, probs[:, 1]) if classes == 2 else metrics.brier_score_loss(labels, probs)
+    brier = (
+        metrics.brier_score_loss(labels, probs[:, 1])
+        if classes == 2
+        else metrics.brier_score_loss(labels, probs)
+    )
     assert t.mean_brier == pytest.approx(brier, rel=1e-12)
     assert t.class_counts.tolist() == np.bincount(labels).tolist()
 
@@ -161,13 +200,19 @@ def test_nobody_is_a_zero_of_the_sum():
     nobody = Tally.of(np.empty((0, 2)), np.empty(0, np.int64))
     assert nobody.mean_brier is None
     joined = Tally.of(probs, labels) + nobody
-    assert all(np.array_equal(v, joined.arrays()[k]) for k, v in Tally.of(probs, labels).arrays().items())
+    assert all(
+        np.array_equal(v, joined.arrays()[k]) for k, v in Tally.of(probs, labels).arrays().items()
+    )
 
 
 @pytest.mark.parametrize(
     ("probs", "labels", "word"),
     [
-        (np.array([[0.5, 0.5], [np.nan, 0.5]]), np.array([0, 1]), "1 of 2 rows hold no probability"),
+        (
+            np.array([[0.5, 0.5], [np.nan, 0.5]]),
+            np.array([0, 1]),
+            "1 of 2 rows hold no probability",
+        ),
         (np.array([[1.2, -0.2]]), np.array([0]), "row 0"),
         (np.array([[0.5, 0.4]]), np.array([0]), "do not sum to 1"),
         (np.array([[0.5, 0.5]]), np.array([2]), "none of 2 classes"),

@@ -1,4 +1,5 @@
-"""No batch normalisation anywhere, shapes on odd grids, sizes, initial weights from the seed alone."""
+"""No batch normalisation anywhere, shapes on odd grids, sizes, initial weights from the seed
+alone."""
 
 from __future__ import annotations
 
@@ -38,7 +39,13 @@ def test_no_batch_normalisation_no_buffers_and_nothing_random(name: str) -> None
     assert not any(issubclass(k, nn.modules.batchnorm._BatchNorm) for k in kinds)
     assert any(issubclass(k, nn.GroupNorm | nn.modules.instancenorm._InstanceNorm) for k in kinds)
     assert not list(network.buffers())
-    x = torch.randn(2, 2 if name == "unet" else 3, 8, *((24, 24) if "b3" in name else (8, 8)), generator=torch.Generator().manual_seed(0))
+    x = torch.randn(
+        2,
+        2 if name == "unet" else 3,
+        8,
+        *((24, 24) if "b3" in name else (8, 8)),
+        generator=torch.Generator().manual_seed(0),
+    )
     given = (x, torch.ones(2, 2)) if "3" in name else (x,)
     draw(network, 1, last=True)
     network.train()
@@ -60,7 +67,10 @@ def test_initial_weights_come_from_the_seed_alone(name: str) -> None:
 
 
 def test_a_planted_batch_normalisation_is_replaced_wherever_it_sits() -> None:
-    network = nn.Sequential(nn.Conv3d(1, 6, 1), nn.Sequential(nn.BatchNorm3d(6), nn.ModuleDict({"a": nn.BatchNorm1d(12)})))
+    network = nn.Sequential(
+        nn.Conv3d(1, 6, 1),
+        nn.Sequential(nn.BatchNorm3d(6), nn.ModuleDict({"a": nn.BatchNorm1d(12)})),
+    )
     names = [n for n, _ in network.named_parameters()]
     assert [n for n, _ in grouped(network).named_parameters()] == names
     assert not list(network.buffers())
@@ -81,7 +91,9 @@ def test_any_grid_will_do(grid: tuple[int, int, int]) -> None:
 
 
 @pytest.mark.parametrize("entry", CLASSIFIERS, ids=lambda c: c.name)
-def test_every_classifier_is_built_by_its_name_and_takes_the_grid_that_it_says(entry: Classifier) -> None:
+def test_every_classifier_is_built_by_its_name_and_takes_the_grid_that_it_says(
+    entry: Classifier,
+) -> None:
     made = classifier(entry.name, 1, 2).eval()
     assert isinstance(getattr(made, "trunk", None), Trunk) == entry.encoder
     with torch.inference_mode():
@@ -90,7 +102,11 @@ def test_every_classifier_is_built_by_its_name_and_takes_the_grid_that_it_says(e
 
 def test_the_autoencoders_trunk_is_the_classifiers() -> None:
     mine = {k: v.shape for k, v in Compact3D(2, 3).named_parameters() if k.startswith("trunk.")}
-    theirs = {k: v.shape for k, v in AutoEncoder(2, 8, (8, 8, 8)).named_parameters() if k.startswith("trunk.")}
+    theirs = {
+        k: v.shape
+        for k, v in AutoEncoder(2, 8, (8, 8, 8)).named_parameters()
+        if k.startswith("trunk.")
+    }
     assert mine == theirs
     assert Trunk(2)(torch.zeros(1, 3, 16, 24, 24)).shape == (1, 64, 4, 6, 6)
 
@@ -105,8 +121,12 @@ def test_the_lesion_is_seen_relative_to_its_own_mean() -> None:
     assert not seen[:, 1].any()
     np.testing.assert_allclose(seen[0, 0, 0], np.arcsinh(1.0), atol=1e-5)
     np.testing.assert_allclose(seen[0, 0, 1], -np.arcsinh(1.0), atol=1e-5)
-    np.testing.assert_allclose(seen[1], 0, atol=1e-5)  # no lesion is known: relative to the whole field
-    assert torch.equal(relative(image + 0.5, lesion)[0, 0, :2].round(decimals=5), seen[0, 0, :2].round(decimals=5))
+    np.testing.assert_allclose(
+        seen[1], 0, atol=1e-5
+    )  # no lesion is known: relative to the whole field
+    assert torch.equal(
+        relative(image + 0.5, lesion)[0, 0, :2].round(decimals=5), seen[0, 0, :2].round(decimals=5)
+    )
 
 
 def test_slabs_are_three_neighbouring_slices_and_none_is_left_out_but_the_rest() -> None:
@@ -123,7 +143,9 @@ def test_slabs_are_three_neighbouring_slices_and_none_is_left_out_but_the_rest()
         assert not torch.equal(network(x, bits), still)
         features = network.features(x)
         assert features.shape[:2] == (2, 1536)
-        assert torch.equal(features[0], network.features(torch.zeros_like(x))[0])  # the first slab does not see slice 4
+        assert torch.equal(
+            features[0], network.features(torch.zeros_like(x))[0]
+        )  # the first slab does not see slice 4
 
 
 def test_efficientnet_learns_from_its_gradient() -> None:

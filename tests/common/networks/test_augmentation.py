@@ -1,4 +1,5 @@
-"""What varies a crop, and what must not: missing sequences, the mask's values, other cases of the batch."""
+"""What varies a crop, and what must not: missing sequences, the mask's values, other cases of the
+batch."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ CPU = torch.device("cpu")
 PLAIN = Augment(mirror=(0, 0, 0), resampled=0, gain=0, shift=0, dropout=0)
 
 
-def inputs(counts: list[int], channels: int = 3, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int]:
+def inputs(
+    counts: list[int], channels: int = 3, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int]:
     g = torch.Generator().manual_seed(seed)
     n = sum(counts)
     x = torch.rand(n, channels + 1, 4, 6, 6, generator=g)
@@ -25,7 +28,9 @@ def inputs(counts: list[int], channels: int = 3, seed: int = 0) -> tuple[torch.T
 
 
 def noise(augment: Augment, cases: int, channels: int, most: int, seed: int = 1) -> torch.Tensor:
-    return torch.rand(cases, augment.draws(channels, most), generator=torch.Generator().manual_seed(seed))
+    return torch.rand(
+        cases, augment.draws(channels, most), generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def test_nothing_asked_for_changes_nothing() -> None:
@@ -68,7 +73,11 @@ def test_sequences_drop_out_at_their_rate_for_whole_cases_and_never_the_last_one
     present[single, 1:] = 0
     augment = Augment(dropout=0.25, mirror=(0, 0, 0), resampled=0, gain=0, shift=0)
     y, bits = augment(
-        x * torch.cat([present, present[:, :1]], 1)[:, :, None, None, None], present, noise(augment, cases, channels, most), case, which
+        x * torch.cat([present, present[:, :1]], 1)[:, :, None, None, None],
+        present,
+        noise(augment, cases, channels, most),
+        case,
+        which,
     )
     gone = (present - bits).reshape(cases, 2, channels)
     assert torch.equal(gone[:, 0], gone[:, 1])
@@ -82,7 +91,13 @@ def test_sequences_drop_out_at_their_rate_for_whole_cases_and_never_the_last_one
 def test_mirrors_are_of_the_axis_asked_for() -> None:
     x, present, case, which, most = inputs([1])
     for axis in range(3):
-        augment = Augment(mirror=tuple(float(a == axis) for a in range(3)), resampled=0, gain=0, shift=0, dropout=0)  # type: ignore[arg-type]
+        augment = Augment(
+            mirror=tuple(float(a == axis) for a in range(3)),
+            resampled=0,
+            gain=0,
+            shift=0,
+            dropout=0,
+        )  # type: ignore[arg-type]
         y, _ = augment(x.clone(), present, noise(augment, 1, 3, most), case, which)
         assert torch.equal(y, x.flip(2 + axis))
 
@@ -98,25 +113,54 @@ def test_mirrors_that_are_interpolated_are_the_same_mirrors() -> None:
 
 
 def test_turning_is_done_in_mm() -> None:
-    """A quarter turn about z of a crop twice as wide as high: what lay along x lies along y, shrunk by the ratio of the edges."""
-    augment = Augment((1.0, 10.0, 20.0), mirror=(0, 0, 0), turn=float(np.pi / 2), scale=0, resampled=1, gain=0, shift=0, dropout=0)
+    """A quarter turn about z of a crop twice as wide as high: what lay along x lies along y, shrunk
+    by the ratio of the edges."""
+    augment = Augment(
+        (1.0, 10.0, 20.0),
+        mirror=(0, 0, 0),
+        turn=float(np.pi / 2),
+        scale=0,
+        resampled=1,
+        gain=0,
+        shift=0,
+        dropout=0,
+    )
     x = torch.zeros(1, 2, 3, 41, 41)
     x[0, 0, :, 20, 25] = 1  # 5 of 41 cells of 20 mm: 2.44 mm to the left
     drawn = torch.full((1, augment.draws(1, 1)), 0.5)  # the middle: no angle
     drawn[0, -8 + 5] = 1.0  # the third angle, about z, at its largest
-    y, _ = augment(x, torch.ones(1, 1), drawn, torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+    y, _ = augment(
+        x,
+        torch.ones(1, 1),
+        drawn,
+        torch.zeros(1, dtype=torch.int64),
+        torch.zeros(1, dtype=torch.int64),
+    )
     _, row, column = np.unravel_index(int(y[0, 0].argmax()), (3, 41, 41))
     assert abs(row - 20) == 10
     assert column == 20
 
 
 def picture(present: tuple[bool, ...]) -> Picture:
-    return Picture("k", np.zeros((2, 1, 1, 1), np.int16), 1.0, (1, 1, 1), present, np.zeros((2, 1, 1, 1), np.int16))
+    return Picture(
+        "k",
+        np.zeros((2, 1, 1, 1), np.int16),
+        1.0,
+        (1, 1, 1),
+        present,
+        np.zeros((2, 1, 1, 1), np.int16),
+    )
 
 
 def test_batches_hold_the_crops_of_their_rows_in_order() -> None:
-    arrays = [np.full((n, 3, 2, 2, 2), 10 * i + np.arange(n).reshape(-1, 1, 1, 1, 1), np.float16) for i, n in enumerate((1, 3, 2))]
-    counts, pictures = np.array([1, 3, 2]), [picture((True, True)), picture((True, False)), picture((False, True))]
+    arrays = [
+        np.full((n, 3, 2, 2, 2), 10 * i + np.arange(n).reshape(-1, 1, 1, 1, 1), np.float16)
+        for i, n in enumerate((1, 3, 2))
+    ]
+    counts, pictures = (
+        np.array([1, 3, 2]),
+        [picture((True, True)), picture((True, False)), picture((False, True))],
+    )
     cases = Cases(arrays, counts, pictures, np.array([0, 1, 1]), None)
     x, present, mean, labels = cases.batch(np.array([2, 1]), CPU, None)
     assert x[:, 0, 0, 0, 0].tolist() == [20, 21, 10, 11, 12]

@@ -1,4 +1,5 @@
-"""Crops: where they are centred, what a cell holds, where the region is from, and that they are cut once."""
+"""Crops: where they are centred, what a cell holds, where the region is from, and that they are cut
+once."""
 
 from __future__ import annotations
 
@@ -52,7 +53,9 @@ def picture(
     masked: bool = True,
 ) -> Picture:
     """A picture whose lesions are boxes (z0, z1, y0, y1, x0, x1)."""
-    voxels = np.round(np.broadcast_to(np.asarray(values) / 1e-3, (channels, *shape))).astype(np.int16)
+    voxels = np.round(np.broadcast_to(np.asarray(values) / 1e-3, (channels, *shape))).astype(
+        np.int16
+    )
     mask = np.zeros(shape, np.uint8)
     for z0, z1, y0, y1, x0, x1 in boxes:
         mask[z0:z1, y0:y1, x0:x1] |= 2
@@ -120,7 +123,11 @@ def test_outside_lies_air_or_the_mean_of_the_brain_and_a_missing_sequence_is_zer
 def test_the_whole_field_where_no_lesion_is_known() -> None:
     r = np.random.default_rng(1)
     values = r.uniform(-1, 1, (20, 24, 28))
-    for p in (picture(values, masked=False, marked=(False, False)), picture(values), picture(values, marked=(True, False))):
+    for p in (
+        picture(values, masked=False, marked=(False, False)),
+        picture(values),
+        picture(values, marked=(True, False)),
+    ):
         cut, source = crops(p, CT, GRID)
         assert (cut.shape, source) == ((1, 2, *GRID), WHOLE)
         assert cut[0, 0].mean() == pytest.approx(values.mean(), abs=2e-3)
@@ -141,7 +148,9 @@ def test_predicted_lesions_serve_where_no_expert_looked() -> None:
     np.testing.assert_array_equal(many[1], cut)
 
 
-def test_predicted_crops_are_cut_again_when_they_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predicted_crops_are_cut_again_when_they_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(module, "PREDICTIONS", Cache(1, array_bytes))
     asked = []
     predicted = np.zeros((20, 24, 28), np.bool_)
@@ -151,7 +160,10 @@ def test_predicted_crops_are_cut_again_when_they_are_forgotten(monkeypatch: pyte
         asked.append(p.key)
         return predicted
 
-    pictures = [dataclasses.replace(picture(masked=False, marked=(False, False)), key=k, kept=InMemory()) for k in ("a", "b")]
+    pictures = [
+        dataclasses.replace(picture(masked=False, marked=(False, False)), key=k, kept=InMemory())
+        for k in ("a", "b")
+    ]
     many = CaseCrops(pictures, CT, GRID, regions, "n")
     np.testing.assert_array_equal(many[0], many[1])
     assert asked == ["a", "b", "a", "b"]
@@ -184,17 +196,29 @@ def test_crops_are_kept_under_a_name_that_tells_what_they_depend_on() -> None:
         dataclasses.replace(CT, window=None),
         dataclasses.replace(CT, channels=(Channel("mr", "MR"),)),
     ]
-    names = {name(EXPERT, CT, GRID), name(EXPERT, CT, (4, 4, 5)), *(name(EXPERT, o, GRID) for o in others)}
+    names = {
+        name(EXPERT, CT, GRID),
+        name(EXPERT, CT, (4, 4, 5)),
+        *(name(EXPERT, o, GRID) for o in others),
+    }
     assert len(names) == 2 + len(others)
     assert name(WHOLE, CT, GRID) not in names
 
 
 @settings(max_examples=40)
-@given(st.lists(st.integers(3, 12), min_size=3, max_size=3), st.lists(st.integers(2, 12), min_size=3, max_size=3), st.integers(0, 99))
-def test_resampling_keeps_the_mean_where_it_averages(shape: list[int], grid: list[int], seed: int) -> None:
+@given(
+    st.lists(st.integers(3, 12), min_size=3, max_size=3),
+    st.lists(st.integers(2, 12), min_size=3, max_size=3),
+    st.integers(0, 99),
+)
+def test_resampling_keeps_the_mean_where_it_averages(
+    shape: list[int], grid: list[int], seed: int
+) -> None:
     small = tuple(min(a, b) for a, b in zip(shape, grid, strict=True))
     volumes = np.random.default_rng(seed).normal(size=(2, *shape))
-    np.testing.assert_allclose(resample(volumes, small).mean(axis=(1, 2, 3)), volumes.mean(axis=(1, 2, 3)), atol=1e-5)  # type: ignore[arg-type]
+    np.testing.assert_allclose(
+        resample(volumes, small).mean(axis=(1, 2, 3)), volumes.mean(axis=(1, 2, 3)), atol=1e-5
+    )  # type: ignore[arg-type]
 
 
 def test_a_coarse_field_comes_back_to_the_voxels_of_its_part() -> None:

@@ -1,4 +1,5 @@
-"""DP-SGD: a patient is one record however many crops, chance and noise are as promised, and without them it is gradient descent."""
+"""DP-SGD: a patient is one record however many crops, chance and noise are as promised, and without
+them it is gradient descent."""
 
 from __future__ import annotations
 
@@ -41,7 +42,11 @@ class Crops:
     noise = 0
 
     def __init__(self, x: Any, y: Any, patient: Any) -> None:
-        self._x, self._y, self.patient = torch.tensor(x, dtype=torch.float32), torch.tensor(y), np.asarray(patient)
+        self._x, self._y, self.patient = (
+            torch.tensor(x, dtype=torch.float32),
+            torch.tensor(y),
+            np.asarray(patient),
+        )
         self.asked: list[int] = []
 
     def __len__(self) -> int:
@@ -69,7 +74,9 @@ def without_the_last(those: Crops) -> Crops:
 def small(scale: float = 0.5, seed: int = 1) -> tuple[nn.Module, Arrays]:
     made = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
     r = np.random.default_rng(seed)
-    return made, {k: (scale * r.normal(size=v.shape)).astype(np.float32) for k, v in made.state_dict().items()}
+    return made, {
+        k: (scale * r.normal(size=v.shape)).astype(np.float32) for k, v in made.state_dict().items()
+    }
 
 
 def clipped(network: nn.Module, those: Crops, clip: float) -> list[torch.Tensor]:
@@ -84,7 +91,7 @@ def norm(tensors: list[torch.Tensor]) -> float:
     return float(sum(float(t.double().square().sum()) for t in tensors) ** 0.5)
 
 
-# ---- a patient is one record ------------------------------------------------------------------------------------------------
+# ---- a patient is one record ---------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
@@ -94,13 +101,20 @@ def norm(tensors: list[torch.Tensor]) -> float:
     st.sampled_from([1e-3, 1.0, 50.0]),
     st.sampled_from(["finite", "nan", "inf"]),
 )
-def test_a_patient_with_ten_crops_moves_the_sum_by_no_more_than_the_clip(seed: int, scale: float, clip: float, kind: str) -> None:
-    """Whatever the parameters: large ones blow up what rounding leaves, so that not a bit of the others' gradients may change."""
+def test_a_patient_with_ten_crops_moves_the_sum_by_no_more_than_the_clip(
+    seed: int, scale: float, clip: float, kind: str
+) -> None:
+    """Whatever the parameters: large ones blow up what rounding leaves, so that not a bit of the
+    others' gradients may change."""
     network, _ = small()
     r = np.random.default_rng(seed)
     with torch.no_grad():
         for p in network.parameters():
-            p.copy_(torch.from_numpy(np.clip(scale * r.normal(size=p.shape), -3e38, 3e38).astype(np.float32)))
+            p.copy_(
+                torch.from_numpy(
+                    np.clip(scale * r.normal(size=p.shape), -3e38, 3e38).astype(np.float32)
+                )
+            )
         if kind != "finite":
             next(network.parameters())[0, 0] = float(kind)
     those = crops(9, seed=seed)
@@ -121,7 +135,9 @@ def test_one_patient_who_gives_no_number_takes_nobodys_share_away() -> None:
     assert norm(less) > 0.1
 
 
-@pytest.mark.parametrize("name", ["mlp", "compact3d", "efficientnet_b3", "autoencoder", "segmentation"])
+@pytest.mark.parametrize(
+    "name", ["mlp", "compact3d", "efficientnet_b3", "autoencoder", "segmentation"]
+)
 def test_opacus_validator_has_nothing_against_a_network_that_is_trained(name: str) -> None:
     from opacus.validators import ModuleValidator
 
@@ -135,12 +151,27 @@ def test_what_opacus_validator_refuses_is_refused() -> None:
     network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     assert ModuleValidator.validate(network, strict=False)
     with pytest.raises(RefusedError, match="P08"):
-        learn(network, {}, None, cross_entropy, Schedule(1, 8, 0.1), Private(1.0, 1.0, sampled(1, 0.5)), device=CPU)
+        learn(
+            network,
+            {},
+            None,
+            cross_entropy,
+            Schedule(1, 8, 0.1),
+            Private(1.0, 1.0, sampled(1, 0.5)),
+            device=CPU,
+        )
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook")
 @pytest.mark.parametrize(
-    "name", ["mlp", "compact3d", pytest.param("efficientnet_b3", marks=pytest.mark.slow), "autoencoder", "segmentation"]
+    "name",
+    [
+        "mlp",
+        "compact3d",
+        pytest.param("efficientnet_b3", marks=pytest.mark.slow),
+        "autoencoder",
+        "segmentation",
+    ],
 )
 def test_a_patients_gradient_is_the_sum_of_opacus_gradients_of_its_crops(name: str) -> None:
     from opacus import GradSampleModule
@@ -151,8 +182,12 @@ def test_a_patients_gradient_is_the_sum_of_opacus_gradients_of_its_crops(name: s
     for module in hooked.modules():
         if hasattr(module, "inplace"):
             module.inplace = False  # which its hooks forbid
-        if isinstance(module, nn.Conv2d):  # of inputs with channels last its gradients are silently wrong (1.6.0)
-            module.register_forward_pre_hook(lambda _, given_: tuple(x.contiguous() for x in given_))
+        if isinstance(
+            module, nn.Conv2d
+        ):  # of inputs with channels last its gradients are silently wrong (1.6.0)
+            module.register_forward_pre_hook(
+                lambda _, given_: tuple(x.contiguous() for x in given_)
+            )
     wrapped = GradSampleModule(hooked, loss_reduction="sum")
     several = 0
     for patient in range(3):
@@ -188,12 +223,14 @@ def trained_on(name: str) -> tuple[Any, Any, Any]:
 
     def loss(network: Any, batch: Any) -> Any:
         x, present, mean, labels = batch
-        return nn.functional.cross_entropy(patient_logits(network(x, present), mean), labels, reduction="sum")
+        return nn.functional.cross_entropy(
+            patient_logits(network(x, present), mean), labels, reduction="sum"
+        )
 
     return made.train(), Cases(held, held.counts, site.pictures, site.labels, None), loss  # type: ignore[arg-type]
 
 
-# ---- chance and noise -------------------------------------------------------------------------------------------------------
+# ---- chance and noise ----------------------------------------------------------------------------
 
 ONE = Schedule(epochs=1, batch=1, learning_rate=1.0)
 
@@ -201,15 +238,39 @@ ONE = Schedule(epochs=1, batch=1, learning_rate=1.0)
 def test_noise_has_the_promised_size_also_where_there_is_nobody() -> None:
     made = nn.Linear(100, 100)
     start = {k: np.zeros(v.shape, np.float32) for k, v in made.state_dict().items()}
-    for those in (None, Table(np.zeros((0, 100)), np.zeros(0)), Table(np.zeros((1, 100)), np.zeros(1))):
+    for those in (
+        None,
+        Table(np.zeros((0, 100)), np.zeros(0)),
+        Table(np.zeros((1, 100)), np.zeros(1)),
+    ):
         # a patient who is never drawn: the rate is as good as 0
-        out = learn(made, start, those, cross_entropy, ONE, Private(2.0, 3.0, Sampled(1e-12, 1)), device=CPU)
+        out = learn(
+            made, start, those, cross_entropy, ONE, Private(2.0, 3.0, Sampled(1e-12, 1)), device=CPU
+        )
         noise = np.concatenate([v.ravel() for v in out.values()]) / 6
         assert kstest(noise, "norm").pvalue > 1e-4
         assert noise.std() == pytest.approx(1, abs=0.03)
-    halved = learn(made, start, None, cross_entropy, Schedule(1, 2, 1.0), Private(2.0, 3.0, Sampled(0.5, 1)), device=CPU)
-    assert halved["weight"].std() == pytest.approx(3, rel=0.03), "what is divided by is the public batch"
-    again = learn(made, start, None, cross_entropy, Schedule(1, 2, 1.0), Private(2.0, 3.0, Sampled(0.5, 1)), device=CPU)
+    halved = learn(
+        made,
+        start,
+        None,
+        cross_entropy,
+        Schedule(1, 2, 1.0),
+        Private(2.0, 3.0, Sampled(0.5, 1)),
+        device=CPU,
+    )
+    assert halved["weight"].std() == pytest.approx(3, rel=0.03), (
+        "what is divided by is the public batch"
+    )
+    again = learn(
+        made,
+        start,
+        None,
+        cross_entropy,
+        Schedule(1, 2, 1.0),
+        Private(2.0, 3.0, Sampled(0.5, 1)),
+        device=CPU,
+    )
     assert not (again["weight"] == halved["weight"]).any()
 
 
@@ -217,7 +278,9 @@ def test_each_patient_is_in_a_step_by_chance_and_for_itself() -> None:
     those, steps, rate = crops(20, many=2), 300, 0.15
     made, start = small()
     how = Schedule(1, 1000, 0.01)
-    learn(made, start, those, cross_entropy, how, Private(1.0, 1.0, Sampled(rate, steps)), device=CPU)
+    learn(
+        made, start, those, cross_entropy, how, Private(1.0, 1.0, Sampled(rate, steps)), device=CPU
+    )
     taken = np.bincount(those.asked, minlength=20)
     assert binom.cdf(taken, steps, rate).min() > 1e-6
     assert binom.sf(taken, steps, rate).min() > 1e-6
@@ -229,7 +292,9 @@ def test_chance_can_be_repeated_in_a_simulation_alone() -> None:
     those, (made, start), private = crops(20), small(), Private(1.0, 1.0, Sampled(0.3, 5))
 
     def digested() -> str:
-        return digest(learn(made, start, those, cross_entropy, Schedule(1, 5, 0.1), private, device=CPU))
+        return digest(
+            learn(made, start, those, cross_entropy, Schedule(1, 5, 0.1), private, device=CPU)
+        )
 
     with repeatable(7, "x"):
         first = digested()
@@ -244,7 +309,9 @@ def test_without_noise_and_with_everybody_it_is_gradient_descent(optimiser: Any)
     those, (made, start) = Table(r.normal(size=(30, 3)), r.integers(0, 2, 30)), small()
     how = Schedule(6, 30, 0.05, weight_decay=0.1, proximal=0.2, optimiser=optimiser)
     want = learn_plainly(made, start, those, cross_entropy, how, seed=0, device=CPU).arrays
-    got = learn(made, start, those, cross_entropy, how, Private(1e-12, 1e3, sampled(6, 1.0)), device=CPU)
+    got = learn(
+        made, start, those, cross_entropy, how, Private(1e-12, 1e3, sampled(6, 1.0)), device=CPU
+    )
     for k, v in want.items():
         assert np.abs(v - start[k]).max() > 0.01
         np.testing.assert_allclose(got[k], v, atol=2e-5)
@@ -270,14 +337,25 @@ def test_what_comes_out_is_finite_whatever_comes_in() -> None:
     bad = {**start, "0.weight": np.full_like(start["0.weight"], np.nan)}
     for how in (Schedule(1, 1, 1e36), Schedule(1, 1, 1e36, optimiser="adamw")):
         for given_ in (start, bad):
-            out = learn(made, given_, crops(5), cross_entropy, how, Private(1e6, 1e6, Sampled(1.0, 3)), device=CPU)
+            out = learn(
+                made,
+                given_,
+                crops(5),
+                cross_entropy,
+                how,
+                Private(1e6, 1e6, Sampled(1.0, 3)),
+                device=CPU,
+            )
             assert all(np.isfinite(v).all() for v in out.values())
 
 
-# ---- what it costs ----------------------------------------------------------------------------------------------------------
+# ---- what it costs -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("epochs", "rate", "steps"), [(2, 0.1, 20), (3, 0.1, 30), (1, 1.0, 1), (1, 0.3, 4), (5, 0.0001, 50_000)])
+@pytest.mark.parametrize(
+    ("epochs", "rate", "steps"),
+    [(2, 0.1, 20), (3, 0.1, 30), (1, 1.0, 1), (1, 0.3, 4), (5, 0.0001, 50_000)],
+)
 def test_steps_are_public(epochs: int, rate: float, steps: int) -> None:
     assert sampled(epochs, rate) == Sampled(rate, steps)
 
@@ -292,5 +370,7 @@ def test_rounds_cost_what_opacus_accountant_says_of_all_their_steps() -> None:
     bound = learner.phases["train"].sensitivity(schema())
     assert isinstance(bound, Sampled)
     ours = 7 * (release(1.3, bound) - gaussian(COUNTS))
-    assert epsilon(ours, 1e-5) == pytest.approx(accountant.get_epsilon(1e-5, alphas=list(ORDERS)), rel=1e-9)
+    assert epsilon(ours, 1e-5) == pytest.approx(
+        accountant.get_epsilon(1e-5, alphas=list(ORDERS)), rel=1e-9
+    )
     np.testing.assert_allclose(cost([learner], schema(), 1.3), 7 * release(1.3, bound))

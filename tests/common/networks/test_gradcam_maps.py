@@ -1,4 +1,5 @@
-"""Grad-CAM: of the reported logit (X01), not of random weights (X02), inside the lesion against chance (X03), in sums."""
+"""Grad-CAM: of the reported logit (X01), not of random weights (X02), inside the lesion against
+chance (X03), in sums."""
 
 from __future__ import annotations
 
@@ -46,9 +47,13 @@ def patient(crops: int = 2, grid: tuple[int, int, int] = (8, 12, 12)) -> tuple[t
     return x, torch.ones(crops, 2), torch.full((1, crops), 1 / crops)
 
 
-@pytest.mark.parametrize(("kind", "grid"), [(architectures.Compact3D, (8, 12, 12)), (architectures.EfficientNet25D, (6, 32, 32))])
+@pytest.mark.parametrize(
+    ("kind", "grid"),
+    [(architectures.Compact3D, (8, 12, 12)), (architectures.EfficientNet25D, (6, 32, 32))],
+)
 def test_it_differentiates_the_reported_log_odds(kind: Any, grid: tuple[int, int, int]) -> None:
-    """Against finite differences of the patient's log-odds along each channel of the layer that is looked at (X01)."""
+    """Against finite differences of the patient's log-odds along each channel of the layer that is
+    looked at (X01)."""
     network = random_network(kind).double()
     x, present, mean = (t.double() for t in patient(grid=grid))
     features = network.features(x).detach()
@@ -68,7 +73,10 @@ def test_it_differentiates_the_reported_log_odds(kind: Any, grid: tuple[int, int
     # where a channel is zero throughout, its maximum has no slope
     alive = np.flatnonzero((features.amax(tuple(range(2, features.ndim))) > 0).all(dim=0))
     some = np.random.default_rng(0).choice(alive, 12, replace=False)
-    alpha = [[np.mean([slope((n, int(c), *place)) for place in places]) for c in some] for n in range(len(features))]
+    alpha = [
+        [np.mean([slope((n, int(c), *place)) for place in places]) for c in some]
+        for n in range(len(features))
+    ]
     leaf = features.clone().requires_grad_()
     logits = (mean @ network.classify(leaf, present))[0]
     (gradient,) = torch.autograd.grad(logits[2] - logits[0], leaf)
@@ -78,7 +86,9 @@ def test_it_differentiates_the_reported_log_odds(kind: Any, grid: tuple[int, int
     assert (maps >= 0).all()
     raw = torch.relu((gradient.mean(tuple(range(2, leaf.ndim)), keepdim=True) * features).sum(1))
     if kind is architectures.Compact3D:
-        want = torch.nn.functional.interpolate(raw[:, None].float(), size=grid, mode="trilinear", align_corners=False)[:, 0]
+        want = torch.nn.functional.interpolate(
+            raw[:, None].float(), size=grid, mode="trilinear", align_corners=False
+        )[:, 0]
         np.testing.assert_allclose(maps, want, atol=1e-5)
 
 
@@ -111,7 +121,9 @@ def test_the_interval_from_sums_holds_the_true_ratio_as_often_as_it_says() -> No
     for _ in range(400):
         chance = r.uniform(0.02, 0.2, 60)
         inside = np.clip(chance * r.normal(2.0, 0.8, 60), 0, 1)
-        found = focus({"energy": np.sum([terms(a, b) for a, b in zip(inside, chance, strict=True)], axis=0)})
+        found = focus(
+            {"energy": np.sum([terms(a, b) for a, b in zip(inside, chance, strict=True)], axis=0)}
+        )
         assert found is not None
         hits += found.low <= 2.0 <= found.high
     assert 0.9 < hits / 400 < 0.99
@@ -122,7 +134,8 @@ def test_the_interval_from_sums_holds_the_true_ratio_as_often_as_it_says() -> No
 
 
 def test_a_map_that_random_weights_give_too_is_found_out() -> None:
-    """X02: a trained network's map changes with the weights; a planted one that only shows edges does not."""
+    """X02: a trained network's map changes with the weights; a planted one that only shows edges
+    does not."""
     network, (x, present, mean) = trained_network()
     assert abs(sanity(network, x, present, mean, 1, seed=5)) < 0.7
 
@@ -138,7 +151,9 @@ def test_a_map_that_random_weights_give_too_is_found_out() -> None:
 
         def classify(self, features: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
             pooled = features.mean((2, 3, 4))
-            return torch.cat([torch.zeros_like(pooled), pooled * self.head.weight.abs().sum()], dim=1)
+            return torch.cat(
+                [torch.zeros_like(pooled), pooled * self.head.weight.abs().sum()], dim=1
+            )
 
     assert sanity(Edges(), x, present, mean, 1, seed=5) > 0.99
     assert rank_correlation(np.arange(8.0), np.arange(8.0) ** 3) == pytest.approx(1)
@@ -150,9 +165,9 @@ def trained_network() -> tuple[Any, tuple[torch.Tensor, ...]]:
     state = states(those)
     own = {n.partition("\t")[2]: a for n, a in state.items() if n.startswith(READS[0].key)}
     held = IMAGE.crops(own, those[0])
-    x, present, mean, _ = Cases(held, held.counts, [p for p in those[0].pictures if p], those[0].labels, None).batch(
-        np.array([3]), CPU, None
-    )
+    x, present, mean, _ = Cases(
+        held, held.counts, [p for p in those[0].pictures if p], those[0].labels, None
+    ).batch(np.array([3]), CPU, None)
     return IMAGE.built(own, those[0].schema, CPU), (x, present, mean)
 
 
@@ -173,14 +188,19 @@ _KEPT: list[Any] = []
 
 
 def asked(those: list[Cohort], state: State) -> list[Contribution]:
-    plan = dataclasses.replace(local_plan(Fold(), SEED, PARTS), reads=READS, phase="explain", learner="gradcam")
+    plan = dataclasses.replace(
+        local_plan(Fold(), SEED, PARTS), reads=READS, phase="explain", learner="gradcam"
+    )
     return [LEARNER.contribute({**state, "gradcam": {}}, c, plan) for c in those]
 
 
 def test_sums_over_held_out_cases_with_an_experts_lesions() -> None:
     those = federation()
     given = asked(those, states(those))
-    marked = [sum(p is not None and p.mask is not None and p.mask.any() for p in c.pictures) for c in those]
+    marked = [
+        sum(p is not None and p.mask is not None and p.mask.any() for p in c.pictures)
+        for c in those
+    ]
     assert [c.cases for c in given] == marked
     assert 0 < sum(marked) < 60
     found = focus(total(given).sums)
@@ -201,7 +221,11 @@ def test_each_case_is_explained_by_a_network_that_has_not_seen_it() -> None:
         flat = {**state[f"{fold.key}\timage"]}
         flat["w/head.weight"] = np.zeros_like(flat["w/head.weight"])
         moved = asked(those, {**state, f"{fold.key}\timage": flat})[0].sums["energy"]
-        held = [p is not None and p.mask is not None and p.mask.any() for p, m in zip(those[0].pictures, mine, strict=True) if m]
+        held = [
+            p is not None and p.mask is not None and p.mask.any()
+            for p, m in zip(those[0].pictures, mine, strict=True)
+            if m
+        ]
         assert moved[-1] >= sum(held) > 0  # those of the part have flat maps now
         assert not np.array_equal(moved, plain)
     untrained = {k: {**v, "round": np.array(0)} for k, v in state.items()}

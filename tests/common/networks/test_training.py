@@ -1,4 +1,5 @@
-"""The loop: steps by their formulas, the same bits for the same seed, pieces when memory is full, NaN refused."""
+"""The loop: steps by their formulas, the same bits for the same seed, pieces when memory is full,
+NaN refused."""
 
 from __future__ import annotations
 
@@ -27,7 +28,10 @@ class Noisy:
         r = np.random.default_rng(0)
         x = r.normal(size=(n, 3))
         self.noise = noise
-        self._x, self._y = torch.tensor(x, dtype=torch.float32), torch.tensor(x[:, 0] > 0, dtype=torch.int64)
+        self._x, self._y = (
+            torch.tensor(x, dtype=torch.float32),
+            torch.tensor(x[:, 0] > 0, dtype=torch.int64),
+        )
 
     def __len__(self) -> int:
         return len(self._y)
@@ -40,22 +44,30 @@ class Noisy:
 def network() -> tuple[nn.Module, Arrays]:
     made = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
     r = np.random.default_rng(1)
-    return made, {k: r.normal(0, 0.5, v.shape).astype(np.float32) for k, v in made.state_dict().items()}
+    return made, {
+        k: r.normal(0, 0.5, v.shape).astype(np.float32) for k, v in made.state_dict().items()
+    }
 
 
 HOW = Schedule(epochs=3, batch=8, learning_rate=0.05, weight_decay=0.01, proximal=0.1)
 
 
-def trained(how: Schedule = HOW, seed: int = 0, device: torch.device = CPU, made: nn.Module | None = None) -> Trained:
+def trained(
+    how: Schedule = HOW, seed: int = 0, device: torch.device = CPU, made: nn.Module | None = None
+) -> Trained:
     plain, start = network()
     return learn(made or plain, start, Noisy(), cross_entropy, how, seed=seed, device=device)
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
 def test_steps_follow_their_formulas(optimiser: Any) -> None:
-    """Against the updates written in numpy, on a network whose gradient is known: a linear one under squared loss."""
+    """Against the updates written in numpy, on a network whose gradient is known: a linear one
+    under squared loss."""
     made = nn.Linear(3, 1)
-    start = {"weight": np.array([[0.3, -0.2, 0.5]], np.float32), "bias": np.array([0.1], np.float32)}
+    start = {
+        "weight": np.array([[0.3, -0.2, 0.5]], np.float32),
+        "bias": np.array([0.1], np.float32),
+    }
     r = np.random.default_rng(2)
     x, y = r.normal(size=(6, 3)), r.normal(size=6)
     examples = Table(x, np.arange(6))
@@ -64,7 +76,9 @@ def test_steps_follow_their_formulas(optimiser: Any) -> None:
     def loss(net: Any, batch: Any) -> Any:
         return (net(batch[0])[:, 0] - targets[batch[1]]).square().sum()
 
-    how = Schedule(epochs=3, batch=6, learning_rate=0.1, weight_decay=0.05, proximal=0.2, optimiser=optimiser)
+    how = Schedule(
+        epochs=3, batch=6, learning_rate=0.1, weight_decay=0.05, proximal=0.2, optimiser=optimiser
+    )
     got = learn(made, start, examples, loss, how, seed=1, device=CPU).arrays
 
     w = np.concatenate([start["weight"][0], start["bias"]]).astype(np.float64)
@@ -95,7 +109,10 @@ def test_steps_are_those_of_torch_optim_to_the_last_bit(kind: Any, decay: float)
     else:
         matrices = [p for p in theirs.parameters() if p.ndim > 1]
         others = [p for p in theirs.parameters() if p.ndim == 1]
-        groups = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+        groups = [
+            {"params": matrices, "weight_decay": decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
         reference = torch.optim.AdamW(groups, lr=0.02, foreach=True)
     draws = torch.Generator().manual_seed(1)
     for _ in range(50):
@@ -157,7 +174,9 @@ class Full(nn.Module):  # type: ignore[misc]
         return self.inner(x)
 
 
-def test_a_full_gpu_halves_the_pieces_keeps_the_steps_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_gpu_halves_the_pieces_keeps_the_steps_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     _, start = network()
     inner = {f"inner.{k}": v for k, v in start.items()}
     how = dataclasses.replace(HOW, batch=16, optimiser="adamw")
@@ -178,7 +197,15 @@ def test_a_full_gpu_halves_the_pieces_keeps_the_steps_and_says_so(caplog: pytest
 def test_one_row_that_does_not_fit_is_an_error() -> None:
     _, start = network()
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        learn(Full(0), {f"inner.{k}": v for k, v in start.items()}, Noisy(), cross_entropy, HOW, seed=3, device=CPU)
+        learn(
+            Full(0),
+            {f"inner.{k}": v for k, v in start.items()},
+            Noisy(),
+            cross_entropy,
+            HOW,
+            seed=3,
+            device=CPU,
+        )
 
 
 def test_a_loss_that_is_no_number_is_refused() -> None:
@@ -190,9 +217,25 @@ def test_a_loss_that_is_no_number_is_refused() -> None:
 def test_parameters_of_another_network_are_refused() -> None:
     made, start = network()
     with pytest.raises(ValueError, match="parameters"):
-        learn(made, {**start, "more": np.zeros(1, np.float32)}, Noisy(), cross_entropy, HOW, seed=0, device=CPU)
+        learn(
+            made,
+            {**start, "more": np.zeros(1, np.float32)},
+            Noisy(),
+            cross_entropy,
+            HOW,
+            seed=0,
+            device=CPU,
+        )
     with pytest.raises(ValueError, match=r"0\.weight"):
-        learn(made, {**start, "0.weight": np.zeros((4, 9), np.float32)}, Noisy(), cross_entropy, HOW, seed=0, device=CPU)
+        learn(
+            made,
+            {**start, "0.weight": np.zeros((4, 9), np.float32)},
+            Noisy(),
+            cross_entropy,
+            HOW,
+            seed=0,
+            device=CPU,
+        )
 
 
 def test_a_table_is_trained_on_as_by_hand() -> None:
@@ -218,7 +261,9 @@ def test_the_device_is_chosen_by_the_environment(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler uses what torch deprecates
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning"
+)  # torch's compiler uses what torch deprecates
 def test_a_compiled_network_learns_the_same() -> None:
     got = trained(dataclasses.replace(HOW, compile=True))
     for k, v in trained().arrays.items():

@@ -15,13 +15,16 @@ from common.privacy.mechanism import ORDERS, Privacy, Sampled, epsilon, gaussian
 
 
 def exact_delta(eps: float, noise: float) -> float:
-    """Of one Gaussian sum (Balle & Wang 2018, arXiv 1805.06530, theorem 8); many at n_i are one at 1 / sqrt(sum 1 / n_i^2)."""
+    """Of one Gaussian sum (Balle & Wang 2018, arXiv 1805.06530, theorem 8); many at n_i are one at
+    1 / sqrt(sum 1 / n_i^2)."""
     first, second = norm.cdf(0.5 / noise - eps * noise), norm.logcdf(-0.5 / noise - eps * noise)
     return float(first - math.exp(eps + second))
 
 
 @given(st.floats(0.5, 50), st.integers(1, 500), st.sampled_from([1e-3, 1e-5, 1e-7]))
-def test_epsilon_is_never_below_the_exact_one_and_not_far_above_it(noise: float, releases: int, delta: float) -> None:
+def test_epsilon_is_never_below_the_exact_one_and_not_far_above_it(
+    noise: float, releases: int, delta: float
+) -> None:
     found = epsilon(releases * gaussian(noise), delta)
     together = noise / math.sqrt(releases)
     assert exact_delta(found, together) <= delta
@@ -41,14 +44,23 @@ def test_epsilon_is_that_of_opacus(noise: float, releases: int) -> None:
     assert epsilon(releases * gaussian(noise), 1e-5) == pytest.approx(max(want, 0), rel=1e-9)
 
 
-@pytest.mark.parametrize(("noise", "rate", "steps"), [(1.0, 0.05, 2000), (0.8, 0.1, 90), (2.0, 0.5, 30)])
-def test_rounds_of_dp_sgd_cost_what_one_uninterrupted_run_of_opacus_does(noise: float, rate: float, steps: int) -> None:
+@pytest.mark.parametrize(
+    ("noise", "rate", "steps"), [(1.0, 0.05, 2000), (0.8, 0.1, 90), (2.0, 0.5, 30)]
+)
+def test_rounds_of_dp_sgd_cost_what_one_uninterrupted_run_of_opacus_does(
+    noise: float, rate: float, steps: int
+) -> None:
     accountants = pytest.importorskip("opacus.accountants")
     theirs = accountants.RDPAccountant()
     for _ in range(steps):
         theirs.step(noise_multiplier=noise, sample_rate=rate)
-    rounds = sum(subsampled(noise, Sampled(rate, n)) for n in (steps // 3, steps // 3, steps - 2 * (steps // 3)))
-    assert epsilon(np.asarray(rounds), 1e-5) == pytest.approx(theirs.get_epsilon(1e-5, alphas=list(ORDERS)), rel=1e-9)
+    rounds = sum(
+        subsampled(noise, Sampled(rate, n))
+        for n in (steps // 3, steps // 3, steps - 2 * (steps // 3))
+    )
+    assert epsilon(np.asarray(rounds), 1e-5) == pytest.approx(
+        theirs.get_epsilon(1e-5, alphas=list(ORDERS)), rel=1e-9
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tighter = accountants.PRVAccountant()

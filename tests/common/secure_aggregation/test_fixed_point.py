@@ -1,4 +1,5 @@
-"""Numbers as whole ones: sums come out to the last bit, and nothing is cut, wrapped or renamed in silence."""
+"""Numbers as whole ones: sums come out to the last bit, and nothing is cut, wrapped or renamed in
+silence."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ SCALES = st.builds(Scale, st.integers(2, 1000), st.integers(10, 50))
 
 
 @given(st.data(), SCALES)
-def test_a_sum_is_that_of_the_rounded_numbers_to_the_last_bit(data: st.DataObject, scale: Scale) -> None:
+def test_a_sum_is_that_of_the_rounded_numbers_to_the_last_bit(
+    data: st.DataObject, scale: Scale
+) -> None:
     size, added = data.draw(st.integers(0, 5)), data.draw(st.integers(1, min(scale.sites, 6)))
     numbers = st.floats(-scale.bound, scale.bound)
     parts = [data.draw(hnp.arrays(np.float64, size, elements=numbers)) for _ in range(added)]
@@ -23,7 +26,9 @@ def test_a_sum_is_that_of_the_rounded_numbers_to_the_last_bit(data: st.DataObjec
     for part in parts:
         total += encode({"x": part}, {"x": part}, scale)
     whole = [sum(round(float(part[i]) * 2**scale.fraction) for part in parts) for i in range(size)]
-    assert decode(total, {"x": parts[0]}, scale, added)["x"].tolist() == [float(w) / 2**scale.fraction for w in whole]
+    assert decode(total, {"x": parts[0]}, scale, added)["x"].tolist() == [
+        float(w) / 2**scale.fraction for w in whole
+    ]
 
 
 @given(SCALES)
@@ -39,12 +44,18 @@ def test_the_default_is_fine_enough_for_200_sites() -> None:
     assert scale.bound >= 2**24
     parts = np.random.default_rng(0).normal(size=(200, 1000)) * 1e5
     total = sum(encode({"x": p}, {"x": p}, scale) for p in parts)
-    assert np.abs(decode(total, {"x": parts[0]}, scale, 200)["x"] - parts.sum(axis=0)).max() < 2**-24
+    assert (
+        np.abs(decode(total, {"x": parts[0]}, scale, 200)["x"] - parts.sum(axis=0)).max() < 2**-24
+    )
 
 
 ARRAYS = st.one_of(
     hnp.arrays(dtype, hnp.array_shapes(min_dims=0, min_side=0), elements=numbers)
-    for dtype, numbers in ((np.float32, st.floats(-1e6, 1e6, width=32)), (np.float64, st.floats(-1e6, 1e6)), (np.int64, st.integers(-9, 9)))
+    for dtype, numbers in (
+        (np.float32, st.floats(-1e6, 1e6, width=32)),
+        (np.float64, st.floats(-1e6, 1e6)),
+        (np.int64, st.integers(-9, 9)),
+    )
 )
 
 
@@ -59,7 +70,10 @@ def test_names_and_shapes_come_back(arrays: dict[str, np.ndarray]) -> None:
 
 def test_words_are_little_endian_in_order_of_names() -> None:
     arrays = {"b": np.array([[1.0, -1.0]], np.float32), "a": np.array(0.5)}
-    assert encode(arrays, arrays, Scale(3, 10)).astype("<i8").tobytes() == np.array([512, 1024, -1024], "<i8").tobytes()
+    assert (
+        encode(arrays, arrays, Scale(3, 10)).astype("<i8").tobytes()
+        == np.array([512, 1024, -1024], "<i8").tobytes()
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -75,13 +89,19 @@ def test_what_is_not_finite_is_refused_by_name(value: float, dtype: type) -> Non
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_what_is_too_large_is_refused_by_name_and_not_cut(factor: float, dtype: type) -> None:
     scale = Scale(10)
-    arrays = {"fine": np.full(2, scale.bound), "hessian": np.array([0, scale.bound * factor], dtype)}
+    arrays = {
+        "fine": np.full(2, scale.bound),
+        "hessian": np.array([0, scale.bound * factor], dtype),
+    }
     with pytest.raises(RefusedError, match="'hessian'") as caught:
         encode(arrays, arrays, scale)
     assert caught.value.code == "M03"
 
 
-@pytest.mark.parametrize("arrays", [{}, {"y": np.zeros(2)}, {"x": np.zeros((2, 1))}, {"x": np.zeros(2), "y": np.zeros(0)}])
+@pytest.mark.parametrize(
+    "arrays",
+    [{}, {"y": np.zeros(2)}, {"x": np.zeros((2, 1))}, {"x": np.zeros(2), "y": np.zeros(0)}],
+)
 def test_other_names_and_shapes_are_refused(arrays: dict[str, np.ndarray]) -> None:
     with pytest.raises(RefusedError) as caught:
         encode(arrays, {"x": np.zeros(2)}, Scale(3))

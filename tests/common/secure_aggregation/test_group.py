@@ -1,4 +1,5 @@
-"""Sums without parts: exact with any sites missing, nothing by fewer than must answer, nothing from another step."""
+"""Sums without parts: exact with any sites missing, nothing by fewer than must answer, nothing from
+another step."""
 
 from __future__ import annotations
 
@@ -14,15 +15,8 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from common.errors import FederationError, RefusedError, WireError
-from common.secure_aggregation import (
-    fixed_point,
-    masking,
-    pairwise_keys,
-    shamir,
-)
-from common.secure_aggregation import (
-    group as secagg_group,
-)
+from common.secure_aggregation import fixed_point, masking, pairwise_keys, shamir
+from common.secure_aggregation import group as secagg_group
 from common.secure_aggregation.fixed_point import Scale, Words
 from common.secure_aggregation.group import Group
 from common.secure_aggregation.pairwise_keys import Pair
@@ -36,7 +30,10 @@ LIKE = {"gradient": np.zeros((2, 3)), "cases": np.array(0.0)}
 def agreed(names: tuple[str, ...]) -> dict[str, dict[str, Pair]]:
     """What each site has with each, itself too."""
     keys = {name: pairwise_keys.new() for name in names}
-    return {me: {k: pairwise_keys.agree(keys[me], keys[k].public, me, k, "run") for k in names} for me in names}
+    return {
+        me: {k: pairwise_keys.agree(keys[me], keys[k].public, me, k, "run") for k in names}
+        for me in names
+    }
 
 
 @dataclass
@@ -61,7 +58,10 @@ class Site:
 
     def held(self, blobs: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
         pairs = agreed(self.group.sites)[self.me]
-        return {k: secagg_group.unseal(self.group, self.me, k, blob, pairs[k], self.place) for k, blob in blobs.items()}
+        return {
+            k: secagg_group.unseal(self.group, self.me, k, blob, pairs[k], self.place)
+            for k, blob in blobs.items()
+        }
 
 
 @dataclass
@@ -74,11 +74,18 @@ class Step:
     sites: dict[str, Site] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.sites = {me: Site(self.group, me, v, self.place) for me, v in zip(self.group.sites, self.values, strict=True)}
+        self.sites = {
+            me: Site(self.group, me, v, self.place)
+            for me, v in zip(self.group.sites, self.values, strict=True)
+        }
 
-    def told(self, online: Collection[str], by: Collection[str]) -> dict[str, dict[str, dict[str, bytes]]]:
+    def told(
+        self, online: Collection[str], by: Collection[str]
+    ) -> dict[str, dict[str, dict[str, bytes]]]:
         blobs = {me: {k: self.sites[k].blobs[me] for k in online} for me in by}
-        return {me: secagg_group.reveal(self.group, online, self.sites[me].held(blobs[me])) for me in by}
+        return {
+            me: secagg_group.reveal(self.group, online, self.sites[me].held(blobs[me])) for me in by
+        }
 
     def total(self, online: Collection[str]) -> Words:
         return np.sum([self.sites[k].vector for k in online], axis=0, dtype=np.uint64)
@@ -101,18 +108,25 @@ def code(work: Callable[[], object]) -> str:
     return caught.value.code
 
 
-# ---- sums ----------------------------------------------------------------------------------------------------------------
+# ---- sums ----------------------------------------------------------------------------------------
 
 
 @st.composite
 def steps(draw: st.DrawFn) -> tuple[Step, list[str], list[str]]:
-    """A step, the sites that were online, and those that answered: some of either kind fell silent before they did."""
+    """A step, the sites that were online, and those that answered: some of either kind fell silent
+    before they did."""
     n = draw(st.integers(3, 9))
     names = NAMES[:n]
     threshold = draw(st.sampled_from([secagg_group.group(names).threshold, n // 2 + 1, n]))
     fewest = max(3, threshold)
-    online = draw(st.permutations(names).flatmap(lambda p: st.integers(fewest, n).map(lambda m: list(p[:m]))))
-    by = draw(st.permutations(names).flatmap(lambda p: st.integers(threshold, n).map(lambda m: list(p[:m]))))
+    online = draw(
+        st.permutations(names).flatmap(lambda p: st.integers(fewest, n).map(lambda m: list(p[:m])))
+    )
+    by = draw(
+        st.permutations(names).flatmap(
+            lambda p: st.integers(threshold, n).map(lambda m: list(p[:m]))
+        )
+    )
     values = draw(st.lists(st.floats(-1e6, 1e6), min_size=7 * n, max_size=7 * n))
     return Step(Group(tuple(sorted(names)), threshold), np.reshape(values, (n, 7))), online, by
 
@@ -134,14 +148,18 @@ def test_with_the_default_a_third_may_be_missing_and_another_third_fall_silent(n
     assert one.sums(online, by).tolist() == one.values[: len(online)].sum(axis=0).tolist()
 
 
-# ---- the rule ------------------------------------------------------------------------------------------------------------
+# ---- the rule ------------------------------------------------------------------------------------
 
 
 @settings(max_examples=30)
 @given(steps())
-def test_of_an_online_site_what_does_not_cancel_is_told_and_of_others_nothing(drawn: tuple[Step, list[str], list[str]]) -> None:
+def test_of_an_online_site_what_does_not_cancel_is_told_and_of_others_nothing(
+    drawn: tuple[Step, list[str], list[str]],
+) -> None:
     one, online, by = drawn
-    everything = {me: one.sites[me].held({k: s.blobs[me] for k, s in one.sites.items()}) for me in by}
+    everything = {
+        me: one.sites[me].held({k: s.blobs[me] for k, s in one.sites.items()}) for me in by
+    }
     for held in everything.values():
         told = secagg_group.reveal(one.group, online, held)
         assert set(told) == set(online)
@@ -154,9 +172,19 @@ def test_too_few_online_are_refused_by_the_site_and_by_the_coordinator() -> None
     one = step(6)
     names = one.group.sites
     held = one.sites["H1"].held({k: s.blobs["H1"] for k, s in one.sites.items()})
-    for online in (names[:3], names[:1], (), ("H1",) * 6, (*names[:4], "stranger"), (*names, "stranger")):
+    for online in (
+        names[:3],
+        names[:1],
+        (),
+        ("H1",) * 6,
+        (*names[:4], "stranger"),
+        (*names, "stranger"),
+    ):
         assert code(lambda online=online: secagg_group.reveal(one.group, online, held)) == "M01"
-        assert code(lambda online=online: secagg_group.unmask(one.group, online, {}, one.total(names))) == "M01"
+        assert (
+            code(lambda online=online: secagg_group.unmask(one.group, online, {}, one.total(names)))
+            == "M01"
+        )
 
 
 def test_a_sum_over_fewer_sites_than_a_site_allows_is_refused() -> None:
@@ -179,7 +207,9 @@ def test_a_sum_over_fewer_sites_than_a_site_allows_is_refused() -> None:
         ((), 1, 0),
     ],
 )
-def test_a_group_in_which_parts_could_be_had_is_refused(sites: tuple[str, ...], threshold: int, minimum: int) -> None:
+def test_a_group_in_which_parts_could_be_had_is_refused(
+    sites: tuple[str, ...], threshold: int, minimum: int
+) -> None:
     with pytest.raises(RefusedError) as caught:
         Group(sites, threshold, minimum)
     assert caught.value.code == "M01"
@@ -187,7 +217,8 @@ def test_a_group_in_which_parts_could_be_had_is_refused(sites: tuple[str, ...], 
 
 @pytest.mark.parametrize("n", range(3, 201))
 def test_two_sets_of_answers_share_a_site_that_is_no_accomplice(n: int) -> None:
-    """While fewer than a third are: each answers once, so no two sets of online sites are both unmasked."""
+    """While fewer than a third are: each answers once, so no two sets of online sites are both
+    unmasked."""
     threshold = secagg_group.group([f"{i:03}" for i in range(n)]).threshold
     accomplices = -(-n // 3) - 1
     assert 2 * threshold - 2 * accomplices > n - accomplices
@@ -201,14 +232,21 @@ def test_an_online_site_whose_shares_were_kept_back_is_named() -> None:
     assert caught.value.code == "M02"
 
 
-# ---- what is not what it should be -----------------------------------------------------------------------------------------
+# ---- what is not what it should be ---------------------------------------------------------------
 
 
 def test_shares_that_were_altered_or_are_for_another_site_or_step_are_refused() -> None:
     one, later = step(4), step(4, LATER)
     mine, theirs = one.sites["H1"], one.sites["Ghent"]
     altered = bytes([theirs.blobs["H1"][0] ^ 1]) + theirs.blobs["H1"][1:]
-    for blob in (altered, theirs.blobs["H1"][:-1], b"", theirs.blobs["H10"], mine.blobs["H1"], later.sites["Ghent"].blobs["H1"]):
+    for blob in (
+        altered,
+        theirs.blobs["H1"][:-1],
+        b"",
+        theirs.blobs["H10"],
+        mine.blobs["H1"],
+        later.sites["Ghent"].blobs["H1"],
+    ):
         assert code(lambda blob=blob: mine.held({"Ghent": blob})) == "M02"
     assert code(lambda: mine.held({"Charité": theirs.blobs["H1"]})) == "M02"
     assert mine.held({"Ghent": theirs.blobs["H1"]})["Ghent"].keys() == set(one.group.sites)
@@ -217,7 +255,9 @@ def test_shares_that_were_altered_or_are_for_another_site_or_step_are_refused() 
 def test_shares_for_a_group_of_another_size_are_refused() -> None:
     one = step(4)
     pairs = agreed(one.group.sites)
-    text = pairwise_keys.seal(pairs["Ghent"]["H1"], PLACE, "Ghent", "H1", bytes(shamir.SHARE_BYTES * 5))
+    text = pairwise_keys.seal(
+        pairs["Ghent"]["H1"], PLACE, "Ghent", "H1", bytes(shamir.SHARE_BYTES * 5)
+    )
     assert code(lambda: one.sites["H1"].held({"Ghent": text})) == "M02"
 
 
@@ -232,15 +272,30 @@ def test_answers_that_were_not_asked_for_leave_the_sum_as_it_was() -> None:
         "fewer sites": {k: v for k, v in right["H1"].items() if k != "Ghent"},
         "more sites": {**right["H1"], names[5]: {}},
         "fewer shares": {**right["H1"], "Ghent": {"Ghent": share}},
-        "an altered share": {**right["H1"], "Ghent": {**right["H1"]["Ghent"], "Ghent": bytes([0, share[1] ^ 1]) + share[2:]}},
+        "an altered share": {
+            **right["H1"],
+            "Ghent": {**right["H1"]["Ghent"], "Ghent": bytes([0, share[1] ^ 1]) + share[2:]},
+        },
         "another site's": right["H10"],
         "none": {},
     }
     for answer in wrong.values():
         assert (
-            code(lambda answer=answer: secagg_group.unmask(one.group, online, {**right, "Charité": answer, "H1": answer}, total)) == "M02"
+            code(
+                lambda answer=answer: secagg_group.unmask(
+                    one.group, online, {**right, "Charité": answer, "H1": answer}, total
+                )
+            )
+            == "M02"
         )
-    assert code(lambda: secagg_group.unmask(one.group, online, {**right, "stranger": right["H1"]}, total)) == "M02"
+    assert (
+        code(
+            lambda: secagg_group.unmask(
+                one.group, online, {**right, "stranger": right["H1"]}, total
+            )
+        )
+        == "M02"
+    )
     few = {k: right[k] for k in names[:3]}
     assert code(lambda: secagg_group.unmask(one.group, online, few, total)) == "M01"
     assert (total == was).all()
@@ -262,7 +317,7 @@ def test_masks_that_do_not_come_off_are_noticed() -> None:
     assert code(lambda: fixed_point.decode(total, like, Scale(n), 5)) == "M02"
 
 
-# ---- what a coordinator can do with what it is told ------------------------------------------------------------------------
+# ---- what a coordinator can do with what it is told ----------------------------------------------
 
 
 def uniform(words: Words) -> bool:
@@ -290,7 +345,8 @@ def test_with_all_that_is_told_a_part_is_still_masked_and_so_is_any_sum_over_few
         assert uniform(parts[me])
     assert uniform(sum(parts[me] for me in online[:3]))
     assert not sum(parts[me] for me in online).any()
-    # a site that was said to be missing, and whose vector came all the same: what others tell of it is not enough
+    # a site that was said to be missing, and whose vector came all the same: what others tell of it
+    # is not enough
     late = group.sites[5]
     masking.unmask(parts[late], late, {k: seeds[late][k] for k in online})
     assert uniform(parts[late])

@@ -1,4 +1,5 @@
-"""Masks cancel, and look like nothing. The chances of a false alarm are below 1e-6 each, and the seeds are fixed."""
+"""Masks cancel, and look like nothing. The chances of a false alarm are below 1e-6 each, and the
+seeds are fixed."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ def chi_square(words: Words) -> float:
 
 
 def bits(words: Words) -> float:
-    """p of the bit position that is furthest from being set half of the time, for all 64 together."""
+    """p of the bit position that is furthest from being set half of the time, for all 64
+    together."""
     shares = np.unpackbits(words.astype("<u8").view(np.uint8).reshape(-1, 8), axis=1).mean(axis=0)
     return float(min(64 * 2 * norm.sf(np.abs(shares - 0.5).max() * 2 * np.sqrt(len(words))), 1))
 
@@ -73,7 +75,11 @@ def test_masks_of_pairs_cancel(names: list[str]) -> None:
     assert (total == len(names) * np.arange(9, dtype=np.uint64)).all()
 
 
-@given(st.dictionaries(st.text(max_size=3), SEEDS, max_size=4), st.text(max_size=3), st.lists(st.integers(0, 2**64 - 1), max_size=9))
+@given(
+    st.dictionaries(st.text(max_size=3), SEEDS, max_size=4),
+    st.text(max_size=3),
+    st.lists(st.integers(0, 2**64 - 1), max_size=9),
+)
 def test_unmask_undoes_mask(seeds: dict[str, bytes], site: str, values: list[int]) -> None:
     vector = np.array(values, np.uint64)
     mask(vector, site, seeds)

@@ -1,4 +1,5 @@
-"""What two sites have between them: the same on both sides, another for each pair, run and step, and opened by nobody else."""
+"""What two sites have between them: the same on both sides, another for each pair, run and step,
+and opened by nobody else."""
 
 from __future__ import annotations
 
@@ -22,20 +23,34 @@ def pair(me: str, other: str, run: str = "run") -> pairwise_keys.Pair:
 def test_both_sides_derive_the_same_and_others_do_not() -> None:
     for a, b in itertools.product(KEYS, repeat=2):
         assert pair(a, b) == pair(b, a)
-    pairs = [pair(a, b, run) for a, b in itertools.combinations_with_replacement(KEYS, 2) for run in ("run", "other")]
+    pairs = [
+        pair(a, b, run)
+        for a, b in itertools.combinations_with_replacement(KEYS, 2)
+        for run in ("run", "other")
+    ]
     assert len({v for p in pairs for v in (p.masks, p.texts)}) == 2 * len(pairs)
 
 
 @given(st.tuples(*[st.text(max_size=3)] * 3), st.tuples(*[st.text(max_size=3)] * 3))
-def test_names_and_run_count_however_they_are_cut(one: tuple[str, str, str], other: tuple[str, str, str]) -> None:
-    first, second = (pairwise_keys.agree(KEYS["A"], KEYS["B"].public, *names) for names in (one, other))
+def test_names_and_run_count_however_they_are_cut(
+    one: tuple[str, str, str], other: tuple[str, str, str]
+) -> None:
+    first, second = (
+        pairwise_keys.agree(KEYS["A"], KEYS["B"].public, *names) for names in (one, other)
+    )
     same = sorted(one[:2]) == sorted(other[:2]) and one[2] == other[2]
     assert (first == second) == same
 
 
 def test_seeds_are_the_steps_own() -> None:
     p = pair("A", "B")
-    seeds = {pairwise_keys.seed(p, PLACE), pairwise_keys.seed(p, LATER), pairwise_keys.seed(pair("A", "C"), PLACE), p.masks, p.texts}
+    seeds = {
+        pairwise_keys.seed(p, PLACE),
+        pairwise_keys.seed(p, LATER),
+        pairwise_keys.seed(pair("A", "C"), PLACE),
+        p.masks,
+        p.texts,
+    }
     assert len(seeds) == 5
     assert pairwise_keys.seed(pair("B", "A"), PLACE) == pairwise_keys.seed(p, PLACE)
 
@@ -72,7 +87,9 @@ def test_what_is_sealed_is_opened_by_the_other(text: bytes) -> None:
         (("B", "C"), PLACE, "C", "B"),  # passed off as another's
     ],
 )
-def test_what_is_for_another_site_or_step_stays_shut(who: tuple[str, str], place: bytes, sender: str, to: str) -> None:
+def test_what_is_for_another_site_or_step_stays_shut(
+    who: tuple[str, str], place: bytes, sender: str, to: str
+) -> None:
     blob = pairwise_keys.seal(pair("A", "B"), PLACE, "A", "B", b"text")
     with pytest.raises(WireError) as caught:
         pairwise_keys.unseal(pair(*who), place, sender, to, blob)

@@ -1,4 +1,5 @@
-"""Shares: any that are enough give the secret, fewer say nothing of it, and what does not belong together is found out."""
+"""Shares: any that are enough give the secret, fewer say nothing of it, and what does not belong
+together is found out."""
 
 from __future__ import annotations
 
@@ -30,7 +31,12 @@ def shared(draw: st.DrawFn) -> tuple[bytes, int, list[bytes], list[int]]:
     """A secret, its threshold, its shares, and points in any order."""
     count = draw(st.integers(1, 9))
     threshold, secret = draw(st.integers(1, count)), draw(SECRETS)
-    return secret, threshold, split(secret, threshold, count), draw(st.permutations(range(1, count + 1)))
+    return (
+        secret,
+        threshold,
+        split(secret, threshold, count),
+        draw(st.permutations(range(1, count + 1))),
+    )
 
 
 def some(shares: list[bytes], points: list[int]) -> dict[int, bytes]:
@@ -38,7 +44,9 @@ def some(shares: list[bytes], points: list[int]) -> dict[int, bytes]:
 
 
 @given(shared())
-def test_any_shares_that_are_enough_give_the_secret(them: tuple[bytes, int, list[bytes], list[int]]) -> None:
+def test_any_shares_that_are_enough_give_the_secret(
+    them: tuple[bytes, int, list[bytes], list[int]],
+) -> None:
     secret, threshold, shares, points = them
     assert {len(s) for s in shares} == {SHARE_BYTES}
     assert combine(some(shares, points[:threshold]), threshold) == secret
@@ -54,7 +62,9 @@ def test_too_few_give_an_error(them: tuple[bytes, int, list[bytes], list[int]]) 
 
 
 @given(shared())
-def test_too_few_that_are_passed_off_as_enough_give_an_error(them: tuple[bytes, int, list[bytes], list[int]]) -> None:
+def test_too_few_that_are_passed_off_as_enough_give_an_error(
+    them: tuple[bytes, int, list[bytes], list[int]],
+) -> None:
     _, threshold, shares, points = them
     if threshold > 1:
         with pytest.raises(WireError) as caught:
@@ -63,7 +73,8 @@ def test_too_few_that_are_passed_off_as_enough_give_an_error(them: tuple[bytes, 
 
 
 def test_too_few_fit_any_secret() -> None:
-    """Whatever the secret, one polynomial goes through it and two shares of a secret of which three are needed."""
+    """Whatever the secret, one polynomial goes through it and two shares of a secret of which three
+    are needed."""
     shares = split(secrets.token_bytes(32), 3, 5)
     known = {x: int.from_bytes(shares[x - 1]) for x in (2, 5)}
     other = secrets.token_bytes(32)
@@ -80,7 +91,11 @@ def test_too_few_fit_any_secret() -> None:
         return total % PRIME
 
     fake = {x: shares[x - 1] if x in (2, 5) else at(x).to_bytes(SHARE_BYTES) for x in range(1, 6)}
-    assert combine(some(list(fake.values()), [2, 5, 1]), 3) == combine(some(list(fake.values()), [2, 5, 4]), 3) == other
+    assert (
+        combine(some(list(fake.values()), [2, 5, 1]), 3)
+        == combine(some(list(fake.values()), [2, 5, 4]), 3)
+        == other
+    )
 
 
 def test_a_share_looks_like_nothing() -> None:
@@ -92,7 +107,9 @@ def test_a_share_looks_like_nothing() -> None:
 
 
 @given(shared(), st.integers(0, 8 * SHARE_BYTES - 1), st.integers(0, 8))
-def test_one_changed_bit_is_found_out(them: tuple[bytes, int, list[bytes], list[int]], bit: int, which: int) -> None:
+def test_one_changed_bit_is_found_out(
+    them: tuple[bytes, int, list[bytes], list[int]], bit: int, which: int
+) -> None:
     _, threshold, shares, points = them
     used = some(shares, points[:threshold])
     x = points[which % threshold]
@@ -102,7 +119,16 @@ def test_one_changed_bit_is_found_out(them: tuple[bytes, int, list[bytes], list[
     assert caught.value.code == "M02"
 
 
-@pytest.mark.parametrize("share", [b"", bytes(SHARE_BYTES - 1), bytes(SHARE_BYTES + 1), b"\xff" * SHARE_BYTES, PRIME.to_bytes(SHARE_BYTES)])
+@pytest.mark.parametrize(
+    "share",
+    [
+        b"",
+        bytes(SHARE_BYTES - 1),
+        bytes(SHARE_BYTES + 1),
+        b"\xff" * SHARE_BYTES,
+        PRIME.to_bytes(SHARE_BYTES),
+    ],
+)
 def test_a_malformed_share_is_refused(share: bytes) -> None:
     with pytest.raises(WireError, match="malformed") as caught:
         combine({1: split(bytes(32), 2, 2)[0], 2: share}, 2)
@@ -115,7 +141,9 @@ def test_shares_of_two_secrets_do_not_mix() -> None:
         combine({1: first[0], 2: second[1]}, 2)
 
 
-@pytest.mark.parametrize(("secret", "threshold", "count"), [(b"short", 1, 1), (bytes(32), 0, 3), (bytes(32), 4, 3)])
+@pytest.mark.parametrize(
+    ("secret", "threshold", "count"), [(b"short", 1, 1), (bytes(32), 0, 3), (bytes(32), 4, 3)]
+)
 def test_what_cannot_be_shared(secret: bytes, threshold: int, count: int) -> None:
     with pytest.raises(ValueError, match="shares of which"):
         split(secret, threshold, count)

@@ -1,4 +1,5 @@
-"""Rounded changes: what is lost is bounded and comes back, both sides hold the same bits, and a malformed change is refused."""
+"""Rounded changes: what is lost is bounded and comes back, both sides hold the same bits, and a
+malformed change is refused."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ def restored(coded: Arrays, how: str, size: int) -> compression.Vector:
 
 @every
 @given(change=CHANGES)
-def test_no_value_is_off_by_more_than_half_a_step_of_its_block(how: str, change: compression.Vector) -> None:
+def test_no_value_is_off_by_more_than_half_a_step_of_its_block(
+    how: str, change: compression.Vector
+) -> None:
     left = change.copy()
     coded = compression.round_off(left, how)
     back = restored(coded, how, change.size)
@@ -49,7 +52,9 @@ def test_no_value_is_off_by_more_than_half_a_step_of_its_block(how: str, change:
 @pytest.mark.parametrize("value", [0.0, 1e-45, 1e-38, 1e-31, 9e29, -9e29])
 def test_the_ends_of_the_range_come_back(how: str, value: float) -> None:
     change = np.full(5, value, np.float32)
-    assert restored(compression.round_off(change.copy(), how), how, 5) == pytest.approx(change, rel=1e-3, abs=1e-30)
+    assert restored(compression.round_off(change.copy(), how), how, 5) == pytest.approx(
+        change, rel=1e-3, abs=1e-30
+    )
 
 
 @every
@@ -61,7 +66,8 @@ def test_bytes_of_a_value(how: str) -> None:
 
 @every
 def test_a_step_is_the_same_to_the_bit_on_both_sides_and_what_is_left_comes_later(how: str) -> None:
-    """Error feedback: after many steps the sites are where the coordinator wanted them, but for one step's rounding."""
+    """Error feedback: after many steps the sites are where the coordinator wanted them, but for one
+    step's rounding."""
     held, wanted, rest = parameters(0), parameters(0), {}
     for step in range(1, 30):
         change = parameters(step, 0.01)
@@ -82,18 +88,24 @@ def test_a_contribution_loses_only_what_is_kept_for_the_next(how: str) -> None:
     rest: Arrays = {}
     lost = np.zeros(compression.flat(base).size)
     for step in range(1, 20):
-        mine = {k: (base[k] + 0.01 * v).astype(np.float64) * 37 for k, v in parameters(step).items()}
+        mine = {
+            k: (base[k] + 0.01 * v).astype(np.float64) * 37 for k, v in parameters(step).items()
+        }
         whole = Contribution(mine, 37, {"loss": np.array(2.0)})
         thin, rest = compression.thin(whole, base, rest, how)
         thick = compression.thicken(thin, base, how)
         assert (thick.cases, float(thick.tally["loss"]), set(thick.sums)) == (37, 2.0, set(mine))
-        assert all(v.dtype == np.float32 and v.shape == base[k].shape for k, v in thick.sums.items())
+        assert all(
+            v.dtype == np.float32 and v.shape == base[k].shape for k, v in thick.sums.items()
+        )
         lost += (compression.flat(mine).astype(np.float64) - compression.flat(thick.sums)) / 37
     assert lost == pytest.approx(restored(rest, "int8", lost.size), abs=1e-4)
 
 
 @every
-@pytest.mark.parametrize("fault", ["type", "short", "long", "nan", "huge", "scale", "missing", "more"])
+@pytest.mark.parametrize(
+    "fault", ["type", "short", "long", "nan", "huge", "scale", "missing", "more"]
+)
 def test_a_malformed_change_is_refused(how: str, fault: str) -> None:
     base = parameters(0)
     coded = compression.round_off(compression.flat(parameters(1)), how)
@@ -102,7 +114,10 @@ def test_a_malformed_change_is_refused(how: str, fault: str) -> None:
         "type": {**coded, compression.CODE: codes.astype(np.float64)},
         "short": {**coded, compression.CODE: codes[:-1]},
         "long": {**coded, compression.SCALE: np.append(scales, np.float32(1))},
-        "nan": {**coded, compression.SCALE: np.where(np.arange(scales.size) == 3, np.float32("nan"), scales)},
+        "nan": {
+            **coded,
+            compression.SCALE: np.where(np.arange(scales.size) == 3, np.float32("nan"), scales),
+        },
         "huge": {**coded, compression.SCALE: np.full_like(scales, 1e31)},
         "scale": {**coded, compression.SCALE: scales.astype(np.float16)},
         "missing": {compression.CODE: codes},
@@ -111,7 +126,10 @@ def test_a_malformed_change_is_refused(how: str, fault: str) -> None:
     with pytest.raises(RefusedError) as caught:
         compression.check(Contribution(bad, 30), base, how)
     assert caught.value.code == "P02"
-    for use in (lambda: compression.follow(base, bad, how), lambda: compression.thicken(Contribution(bad, 30), base, how)):
+    for use in (
+        lambda: compression.follow(base, bad, how),
+        lambda: compression.thicken(Contribution(bad, 30), base, how),
+    ):
         with pytest.raises(WireError):
             use()
 

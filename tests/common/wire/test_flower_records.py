@@ -19,7 +19,15 @@ KINDS: tuple[Kind, ...] = ("greeting", "hello", "request", "updates")
 GOOD = Packet("updates", b"{}", "00", b"sums")
 
 
-@given(st.builds(Packet, st.sampled_from(KINDS), st.binary(max_size=50), st.text(max_size=5), st.binary(max_size=50)))
+@given(
+    st.builds(
+        Packet,
+        st.sampled_from(KINDS),
+        st.binary(max_size=50),
+        st.text(max_size=5),
+        st.binary(max_size=50),
+    )
+)
 def test_a_packet_comes_through_unchanged(one: Packet) -> None:
     assert packet(message(content(one)), one.kind) == one
 
@@ -56,7 +64,10 @@ def test_a_record_too_many_or_too_few_is_refused() -> None:
     refused(commented)
 
 
-@pytest.mark.parametrize(("key", "value"), [("json", "{}"), ("json", 1), ("json", [b"x"]), ("signature", b"00"), ("signature", 0.5)])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("json", "{}"), ("json", 1), ("json", [b"x"]), ("signature", b"00"), ("signature", 0.5)],
+)
 def test_a_field_of_the_wrong_type_is_refused(key: str, value: Any) -> None:
     changed = content(GOOD)
     changed["updates"][key] = value
@@ -64,7 +75,11 @@ def test_a_field_of_the_wrong_type_is_refused(key: str, value: Any) -> None:
 
 
 def test_arrays_not_packed_by_fedmets_are_refused() -> None:
-    for record in (ArrayRecord({"blob": Array(np.zeros(3))}), ArrayRecord({"other": Array(np.zeros(3))}), ArrayRecord({})):
+    for record in (
+        ArrayRecord({"blob": Array(np.zeros(3))}),
+        ArrayRecord({"other": Array(np.zeros(3))}),
+        ArrayRecord({}),
+    ):
         changed = content(GOOD)
         changed["arrays"] = record
         refused(changed)

@@ -1,4 +1,5 @@
-"""A packet in pieces: whole it comes through unchanged, otherwise it is a WireError, whatever the pieces claim."""
+"""A packet in pieces: whole it comes through unchanged, otherwise it is a WireError, whatever the
+pieces claim."""
 
 from __future__ import annotations
 
@@ -14,7 +15,13 @@ from common.wire.envelope import Kind, Packet
 from common.wire.framing import CHUNK, assemble, frames
 
 KINDS: tuple[Kind, ...] = ("greeting", "hello", "request", "updates")
-PACKETS = st.builds(Packet, st.sampled_from(KINDS), st.binary(max_size=50), st.text(max_size=5), st.binary(max_size=50))
+PACKETS = st.builds(
+    Packet,
+    st.sampled_from(KINDS),
+    st.binary(max_size=50),
+    st.text(max_size=5),
+    st.binary(max_size=50),
+)
 
 
 def refused(pieces: Sequence[bytes], limit: int = 1000) -> str:
@@ -66,7 +73,10 @@ def test_garbage_is_refused(pieces: list[bytes]) -> None:
         {
             "kind": st.sampled_from([*KINDS, "other", None, 3]),
             "signature": st.none() | st.text(max_size=3) | st.integers(),
-            "sizes": st.none() | st.lists(st.none() | st.booleans() | st.floats() | st.integers(-3, 10**12), max_size=3),
+            "sizes": st.none()
+            | st.lists(
+                st.none() | st.booleans() | st.floats() | st.integers(-3, 10**12), max_size=3
+            ),
         }
     )
 )

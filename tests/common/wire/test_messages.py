@@ -1,4 +1,5 @@
-"""What crosses the wall: exactly what is declared and signed comes through unchanged; anything else is a WireError."""
+"""What crosses the wall: exactly what is declared and signed comes through unchanged; anything else
+is a WireError."""
 
 from __future__ import annotations
 
@@ -39,7 +40,10 @@ from common.wire.state_transfer import Packed, Part, States, pack_change, pack_s
 from tests import ring
 
 STATES: States = {
-    "all": {"preprocessing": {"mean": np.arange(3.0)}, "logistic": {"coefficients": np.eye(2), "rounds": np.array(3)}},
+    "all": {
+        "preprocessing": {"mean": np.arange(3.0)},
+        "logistic": {"coefficients": np.eye(2), "rounds": np.array(3)},
+    },
     "part:1": {"preprocessing": {"mean": -np.arange(3.0)}},
 }
 PACKED = pack_states(STATES)
@@ -51,7 +55,8 @@ NAME = st.text(st.characters(min_codepoint=33, max_codepoint=300), min_size=1, m
 
 def plan(**changes: Any) -> Plan:
     first = Plan(
-        "run", "S1", "study", "now", "0" * 64, 4, "logistic", "newton", Fold(), (Fold(),), PACKED.hash, ("S1", "S2"), 1e9,
+        "run", "S1", "study", "now", "0" * 64, 4, "logistic", "newton", Fold(), (Fold(),),
+        PACKED.hash, ("S1", "S2"), 1e9,
         hyper_of(load("mlp")), 3, 5,
     )  # fmt: skip
     return dataclasses.replace(first, **changes)
@@ -65,13 +70,21 @@ def updates(*them: Update) -> Packet:
     return pack_updates(them, SITE, ASKED)
 
 
-FOLDS = st.builds(Fold, st.lists(NAME, max_size=2).map(tuple), st.lists(st.integers(0, 9), max_size=2).map(tuple))
+FOLDS = st.builds(
+    Fold, st.lists(NAME, max_size=2).map(tuple), st.lists(st.integers(0, 9), max_size=2).map(tuple)
+)
 HYPER = st.dictionaries(
-    NAME, st.integers() | st.floats(allow_nan=False) | st.text(max_size=4) | st.lists(st.integers(), max_size=3), max_size=3
+    NAME,
+    st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=4)
+    | st.lists(st.integers(), max_size=3),
+    max_size=3,
 )
 PLANS = st.builds(
     plan, site=NAME, study=NAME, learner=NAME, phase=NAME, step=st.integers(0, 10**6), fold=FOLDS,
-    reads=st.lists(FOLDS, max_size=3).map(tuple), participants=st.lists(NAME, max_size=3).map(tuple),
+    reads=st.lists(FOLDS, max_size=3).map(tuple), participants=st.lists(NAME,
+    max_size=3).map(tuple),
     expires=st.floats(0, 1e12), hyper=HYPER, seed=st.integers(), parts=st.integers(2, 20),
 )  # fmt: skip
 
@@ -82,13 +95,17 @@ def test_a_request_comes_through_unchanged(plans: list[Plan]) -> None:
     got = unpack_request(request(*plans), PINNED)
     assert got.plans == tuple(plans)
     assert [p.hash for p in got.plans] == [p.hash for p in plans]
-    assert {k: digest(flatten(v)) for k, v in got.states.items()} == {k: digest(flatten(v)) for k, v in STATES.items()}
+    assert {k: digest(flatten(v)) for k, v in got.states.items()} == {
+        k: digest(flatten(v)) for k, v in STATES.items()
+    }
 
 
 def test_every_field_of_a_plan_counts_in_its_hash() -> None:
     others = {
-        "run": "r", "site": "S2", "study": "s", "task": "t", "schema": "1", "step": 5, "learner": "mlp", "phase": "p",
-        "fold": Fold(parts=(1,)), "reads": (), "state_hash": "1", "participants": ("S1",), "expires": 1.0, "hyper": {}, "seed": 4,
+        "run": "r", "site": "S2", "study": "s", "task": "t", "schema": "1", "step": 5,
+        "learner": "mlp", "phase": "p",
+        "fold": Fold(parts=(1,)), "reads": (), "state_hash": "1", "participants": ("S1",),
+        "expires": 1.0, "hyper": {}, "seed": 4,
         "parts": 6, "transfer": "int8", "secure": True, "privacy": Privacy(2.0), "budget": "1" * 64,
     }  # fmt: skip
     assert set(others) == {f.name for f in dataclasses.fields(Plan)}
@@ -104,7 +121,13 @@ def test_a_plan_that_names_another_state_is_refused() -> None:
 ARRAYS = st.dictionaries(NAME, st.lists(st.floats(), max_size=4).map(np.array), max_size=3)
 HEADS = st.sampled_from(["", "0a" * 32])
 UPDATES = st.one_of(
-    st.builds(lambda s, n, t, b: Update(plan().hash, Contribution(s, n, t), "", b), ARRAYS, st.integers(0, 10**6), ARRAYS, HEADS),
+    st.builds(
+        lambda s, n, t, b: Update(plan().hash, Contribution(s, n, t), "", b),
+        ARRAYS,
+        st.integers(0, 10**6),
+        ARRAYS,
+        HEADS,
+    ),
     st.sampled_from(sorted(CODES)).map(lambda code: Update(NO_PLAN, None, code)),
 )
 
@@ -123,19 +146,33 @@ def test_updates_come_through_unchanged(them: list[Update]) -> None:
 
 
 GREETING = Greeting("run", "study", "task", "schema", 1e9)
-HELLO = Hello("Indivumed", "1.0", "f" * 64, ("table",), ("boosting", "logistic"), 87, True, "", flow=(120, 20, 13))
+HELLO = Hello(
+    "Indivumed",
+    "1.0",
+    "f" * 64,
+    ("table",),
+    ("boosting", "logistic"),
+    87,
+    True,
+    "",
+    flow=(120, 20, 13),
+)
 
 
 def test_greetings_come_through_unchanged() -> None:
     asked = pack_greeting(GREETING, ring.COORDINATOR)
     assert unpack_greeting(asked, PINNED) == GREETING
-    assert unpack_hello(pack_hello(HELLO, ring.signer("Indivumed"), asked), ENROLLED, asked) == HELLO
+    assert (
+        unpack_hello(pack_hello(HELLO, ring.signer("Indivumed"), asked), ENROLLED, asked) == HELLO
+    )
 
 
 def test_only_a_code_leaves_a_site_that_failed() -> None:
     """Not the sentence of the error: it may quote a table."""
     content = updates(Update(plan().hash, None, "X01"))
-    assert json.loads(content.text)["updates"] == [{"plan": plan().hash, "cases": 0, "code": "X01", "budget": ""}]
+    assert json.loads(content.text)["updates"] == [
+        {"plan": plan().hash, "cases": 0, "code": "X01", "budget": ""}
+    ]
 
 
 def test_size_counts_arrays_and_texts() -> None:
@@ -146,7 +183,7 @@ def test_one_blob_of_the_state_serves_every_site() -> None:
     assert request(plan()).blob is request(plan(site="S2")).blob
 
 
-# ---- signatures ---------------------------------------------------------------------------------------------------------------
+# ---- signatures ----------------------------------------------------------------------------------
 
 GOOD: dict[str, tuple[Callable[[], Packet], Callable[[Packet], Any]]] = {
     "request": (lambda: request(plan()), lambda p: unpack_request(p, PINNED)),
@@ -154,8 +191,14 @@ GOOD: dict[str, tuple[Callable[[], Packet], Callable[[Packet], Any]]] = {
         lambda: updates(Update(plan().hash, Contribution({"x": np.zeros(2)}, 3))),
         lambda p: unpack_updates(p, SITE.public, ASKED),
     ),
-    "hello": (lambda: pack_hello(Hello("S1", "1", "0", ("table",), (), 3), SITE, ASKED), lambda p: unpack_hello(p, ENROLLED, ASKED)),
-    "greeting": (lambda: pack_greeting(GREETING, ring.COORDINATOR), lambda p: unpack_greeting(p, PINNED)),
+    "hello": (
+        lambda: pack_hello(Hello("S1", "1", "0", ("table",), (), 3), SITE, ASKED),
+        lambda p: unpack_hello(p, ENROLLED, ASKED),
+    ),
+    "greeting": (
+        lambda: pack_greeting(GREETING, ring.COORDINATOR),
+        lambda p: unpack_greeting(p, PINNED),
+    ),
 }
 every = pytest.mark.parametrize("kind", GOOD)
 MEANT = {"request": "", "greeting": "", "updates": ASKED.hash, "hello": ASKED.hash}
@@ -223,7 +266,11 @@ def test_an_answer_to_one_question_does_not_serve_for_another() -> None:
 
 @pytest.mark.parametrize("flow", [(1,), (5, 3, 3), (5, -1, 0), (5, 1), (5, 0, 0, 0)])
 def test_an_account_of_patients_that_does_not_add_up_is_refused(flow: tuple[int, ...]) -> None:
-    refused("hello", pack_hello(dataclasses.replace(HELLO, flow=flow), ring.signer("Indivumed"), ASKED), "W02")
+    refused(
+        "hello",
+        pack_hello(dataclasses.replace(HELLO, flow=flow), ring.signer("Indivumed"), ASKED),
+        "W02",
+    )
 
 
 def test_another_sites_key_does_not_serve() -> None:
@@ -233,12 +280,23 @@ def test_another_sites_key_does_not_serve() -> None:
 
 
 def test_a_courier_without_a_key_may_say_a_code_and_nothing_else() -> None:
-    assert unpack_updates(refusal(ASKED, "R05"), SITE.public, ASKED) == [Update(NO_PLAN, None, "R05")]
+    assert unpack_updates(refusal(ASKED, "R05"), SITE.public, ASKED) == [
+        Update(NO_PLAN, None, "R05")
+    ]
     greeting = pack_greeting(GREETING, ring.COORDINATOR)
     assert unpack_hello(refusal(greeting, "R05"), ENROLLED, greeting) == Hello.failed("R05")
-    for more in ([Update(plan().hash, None, "R05")], [Update(NO_PLAN, None, "R05")] * 2, [Update(NO_PLAN, Contribution({}, 3))], []):
+    for more in (
+        [Update(plan().hash, None, "R05")],
+        [Update(NO_PLAN, None, "R05")] * 2,
+        [Update(NO_PLAN, Contribution({}, 3))],
+        [],
+    ):
         refused("updates", pack_updates(more, None, ASKED), "P05")
-    for hello in (dataclasses.replace(Hello.failed("R05"), cases=3), Hello.failed("R05", "S1"), Hello.failed("R05", version="1")):
+    for hello in (
+        dataclasses.replace(Hello.failed("R05"), cases=3),
+        Hello.failed("R05", "S1"),
+        Hello.failed("R05", version="1"),
+    ):
         refused("hello", pack_hello(hello, None, ASKED), "P05")
 
 
@@ -248,11 +306,13 @@ def test_without_a_pinned_key_nothing_is_believed() -> None:
     assert caught.value.code == "P05"
 
 
-# ---- what is not declared does not pass, whoever signed it ---------------------------------------------------------------------
+# ---- what is not declared does not pass, whoever signed it ---------------------------------------
 
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
+    ),
     max_leaves=6,
 )
 
@@ -260,13 +320,17 @@ JUNK = st.recursive(
 @every
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
-def test_any_field_of_the_wrong_kind_is_a_wire_error_and_never_a_crash(kind: str, data: st.DataObject) -> None:
+def test_any_field_of_the_wrong_kind_is_a_wire_error_and_never_a_crash(
+    kind: str, data: st.DataObject
+) -> None:
     make, read = GOOD[kind]
     body = json.loads(make().text)
     at, key = body, data.draw(st.sampled_from(sorted(body)))
     while isinstance(at[key], (dict, list)) and at[key] and data.draw(st.integers(0, 4)):
         at = at[key]
-        key = data.draw(st.sampled_from(sorted(at) if isinstance(at, dict) else list(range(len(at)))))
+        key = data.draw(
+            st.sampled_from(sorted(at) if isinstance(at, dict) else list(range(len(at))))
+        )
     old, new = at[key], data.draw(JUNK)
     at[key] = new
     try:
@@ -282,7 +346,11 @@ TEXTS = ["null", "[]", "{}", "[" * 100_000, '{"format":1}', '{"format":2,"site":
 
 @every
 @settings(max_examples=100, deadline=None)
-@given(text=st.binary(max_size=20) | st.text(max_size=20).map(str.encode) | st.sampled_from([t.encode() for t in TEXTS]))
+@given(
+    text=st.binary(max_size=20)
+    | st.text(max_size=20).map(str.encode)
+    | st.sampled_from([t.encode() for t in TEXTS])
+)
 def test_any_text_in_place_of_the_json_is_a_wire_error(kind: str, text: bytes) -> None:
     refused(kind, altered(kind, text))
 
@@ -308,7 +376,10 @@ def test_what_never_expires_is_refused(kind: str, expires: str) -> None:
 
 
 def with_sums(blob: bytes) -> Packet:
-    good = updates(Update(plan().hash, Contribution({"x": np.zeros(2)}, 3)), Update(plan(step=5).hash, None, "P01"))
+    good = updates(
+        Update(plan().hash, Contribution({"x": np.zeros(2)}, 3)),
+        Update(plan(step=5).hash, None, "P01"),
+    )
     body = json.loads(good.text) | {"sums": hashlib.sha256(blob).hexdigest()}
     return altered("updates", json.dumps(body).encode(), blob=blob)
 
@@ -324,7 +395,9 @@ def test_arrays_not_packed_by_fedmets_are_refused() -> None:
         refused("updates", dataclasses.replace(GOOD["updates"][0](), blob=bad))
         refused("updates", with_sums(bad))
         refused("request", dataclasses.replace(GOOD["request"][0](), blob=bad), "P04")
-        packed = Packed((Part("all", "logistic", hashlib.sha256(bad).hexdigest(), "whole", "", len(bad)),), bad)
+        packed = Packed(
+            (Part("all", "logistic", hashlib.sha256(bad).hexdigest(), "whole", "", len(bad)),), bad
+        )
         refused("request", pack_request([plan(state_hash=packed.hash)], packed, ring.COORDINATOR))
 
 
@@ -333,7 +406,7 @@ def test_sums_that_were_exchanged_are_refused() -> None:
     refused("updates", dataclasses.replace(GOOD["updates"][0](), blob=other), "P04")
 
 
-# ---- states that are told from what a station holds --------------------------------------------------------------------------------
+# ---- states that are told from what a station holds ----------------------------------------------
 
 
 MODEL: Arrays = {"round": np.array(1), "w/a": np.linspace(-1, 1, 12_000, dtype=np.float32)}
@@ -345,11 +418,15 @@ def told(how: str) -> tuple[Packed, Arrays]:
     now, coded, _ = compression.advance({"w/a": MODEL["w/a"]}, {"w/a": LATER["w/a"]}, None, how)
     arrays = {"round": LATER["round"], **now}
     piece = pack_change({"round": LATER["round"]}, coded)
-    return Packed((Part("all", "mlp", digest(arrays), how, digest(MODEL), len(piece)),), piece), arrays
+    return Packed(
+        (Part("all", "mlp", digest(arrays), how, digest(MODEL), len(piece)),), piece
+    ), arrays
 
 
 def sent(packed: Packed, **changes: Any) -> Packet:
-    return pack_request([plan(state_hash=packed.hash, transfer="int8", **changes)], packed, ring.COORDINATOR)
+    return pack_request(
+        [plan(state_hash=packed.hash, transfer="int8", **changes)], packed, ring.COORDINATOR
+    )
 
 
 @pytest.mark.parametrize("how", ["int8", "float16"])
@@ -400,7 +477,9 @@ def test_a_part_that_is_not_what_it_says_is_refused(fault: str) -> None:
 
 
 def test_two_states_of_one_learner_are_refused() -> None:
-    twice = Packed((*PACKED.parts, PACKED.parts[0]), PACKED.blob + PACKED.blob[: PACKED.parts[0].size])
+    twice = Packed(
+        (*PACKED.parts, PACKED.parts[0]), PACKED.blob + PACKED.blob[: PACKED.parts[0].size]
+    )
     with pytest.raises(WireError) as caught:
         unpack_request(sent(twice), PINNED)
     assert caught.value.code == "W02"

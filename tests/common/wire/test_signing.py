@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +26,11 @@ MINE, OTHER = signing.new(), signing.new()
 def test_what_is_signed_is_verified_and_nothing_else(message: bytes) -> None:
     signature = MINE.sign(message)
     signing.verify(MINE.public, message, signature)
-    for public, text, sign in ((OTHER.public, message, signature), (MINE.public, message + b"x", signature), (MINE.public, message, "")):
+    for public, text, sign in (
+        (OTHER.public, message, signature),
+        (MINE.public, message + b"x", signature),
+        (MINE.public, message, ""),
+    ):
         with pytest.raises(WireError) as caught:
             signing.verify(public, text, sign)
         assert caught.value.code == "P05"
@@ -31,7 +40,8 @@ def test_a_known_signature() -> None:
     """RFC 8032, 7.1, test 2."""
     public = "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c"
     signature = (
-        "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00"
+        "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da"
+        "085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00"
     )
     signing.verify(public, b"\x72", signature)
 
@@ -44,7 +54,9 @@ def test_a_key_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["a.key"]
 
 
-@pytest.mark.parametrize("fault", ["missing", "open to others", "garbage", "encrypted", "of another kind"])
+@pytest.mark.parametrize(
+    "fault", ["missing", "open to others", "garbage", "encrypted", "of another kind"]
+)
 def test_a_key_that_cannot_be_used_is_named_with_the_reason(fault: str, tmp_path: Path) -> None:
     path = tmp_path / "a.key"
     if fault != "missing":
@@ -54,7 +66,11 @@ def test_a_key_that_cannot_be_used_is_named_with_the_reason(fault: str, tmp_path
     if fault == "garbage":
         path.write_bytes(b"-----BEGIN PRIVATE KEY-----\n")
     if fault == "encrypted":
-        path.write_bytes(MINE.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"word")))
+        path.write_bytes(
+            MINE.key.private_bytes(
+                Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"word")
+            )
+        )
     if fault == "of another kind":
         other = ec.generate_private_key(ec.SECP384R1())
         path.write_bytes(other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))

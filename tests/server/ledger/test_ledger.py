@@ -1,4 +1,5 @@
-"""The ledger's chain and the state files: what a crash, a full disk or a stranger's hand does to them."""
+"""The ledger's chain and the state files: what a crash, a full disk or a stranger's hand does to
+them."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def written(path: Path, lines: int = 4) -> Ledger:
 
 @contextmanager
 def room_for(size: int) -> Iterator[None]:
-    """No file of this process may grow beyond `size` bytes: a real short write, then a real error, as on a full disk."""
+    """No file of this process may grow beyond `size` bytes: a real short write, then a real error,
+    as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -46,7 +48,7 @@ def no_space(*_: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-# ---- ledger ---------------------------------------------------------------------------------------------------------------------
+# ---- ledger --------------------------------------------------------------------------------------
 
 
 def test_each_line_carries_the_hash_of_the_one_before(tmp_path: Path) -> None:
@@ -67,7 +69,9 @@ def test_opened_again_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_a_torn_last_line_is_dropped_and_told(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_a_torn_last_line_is_dropped_and_told(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     path = tmp_path_factory.mktemp("torn") / "ledger.jsonl"
     written(path)
     raw = path.read_bytes()
@@ -85,7 +89,9 @@ def test_a_torn_last_line_is_dropped_and_told(tmp_path_factory: pytest.TempPathF
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_an_altered_line_is_named(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_an_altered_line_is_named(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     path = tmp_path_factory.mktemp("altered") / "ledger.jsonl"
     written(path)
     raw = bytearray(path.read_bytes())
@@ -116,8 +122,15 @@ def test_lines_cannot_be_dropped_swapped_repeated_or_forged(change: str, tmp_pat
     forged = json.loads(b)
     forged["step"] = 99
     body = {k: v for k, v in forged.items() if k != "hash"}
-    forged["hash"] = hash_chain._hash(body)  # a hash of its own does not help: the next line names the old one
-    changed = {"drop": [a, c, d], "swap": [a, c, b, d], "repeat": [a, b, b, c, d], "forge": [a, json.dumps(forged).encode() + b"\n", c, d]}
+    forged["hash"] = hash_chain._hash(
+        body
+    )  # a hash of its own does not help: the next line names the old one
+    changed = {
+        "drop": [a, c, d],
+        "swap": [a, c, b, d],
+        "repeat": [a, b, b, c, d],
+        "forge": [a, json.dumps(forged).encode() + b"\n", c, d],
+    }
     path.write_bytes(b"".join(changed[change]))
     with pytest.raises(RunError, match=r"line [23]\b") as caught:
         read(path)
@@ -126,8 +139,11 @@ def test_lines_cannot_be_dropped_swapped_repeated_or_forged(change: str, tmp_pat
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_an_end_that_was_cut_off_is_missed(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    """Where whole lines are gone, with a piece of one more or without; nothing is a ledger of no lines."""
+def test_an_end_that_was_cut_off_is_missed(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Where whole lines are gone, with a piece of one more or without; nothing is a ledger of no
+    lines."""
     path = tmp_path_factory.mktemp("cut") / "ledger.jsonl"
     lines = data.draw(st.integers(1, 12))
     written(path, lines)
@@ -138,7 +154,9 @@ def test_an_end_that_was_cut_off_is_missed(tmp_path_factory: pytest.TempPathFact
     if not keep and not piece and data.draw(st.booleans()):
         path.unlink()
     gone = lines - keep - piece
-    with pytest.raises(RunError, match=rf"\({gone} lines? at its end w(as|ere) cut off\)") as caught:
+    with pytest.raises(
+        RunError, match=rf"\({gone} lines? at its end w(as|ere) cut off\)"
+    ) as caught:
         Chain(path)
     assert caught.value.code == "S02"
     # a run goes on from the state that is left, and what was lost is on record
@@ -171,7 +189,11 @@ def test_a_mark_that_is_behind_absent_or_illegible_harms_nothing(mark: str, tmp_
     written(path, 3)
     before = end.read_text()
     written(path, 1)
-    {"behind": lambda: end.write_text(before), "absent": end.unlink, "illegible": lambda: end.write_bytes(b"\xff\0")}[mark]()
+    {
+        "behind": lambda: end.write_text(before),
+        "absent": end.unlink,
+        "illegible": lambda: end.write_bytes(b"\xff\0"),
+    }[mark]()
     assert len(read(path)) == 4
     written(path, 1)
     assert end.read_text().split() == ["000000000005", read(path)[-1]["hash"]]
@@ -198,7 +220,9 @@ def test_a_disk_that_fills_within_a_line_leaves_the_ledger_whole(tmp_path: Path)
     assert [line["kind"] for line in read(path)] == ["open", "exchange"]
 
 
-def test_a_sync_that_fails_is_an_error_and_closing_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sync_that_fails_is_an_error_and_closing_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ledger = Ledger(tmp_path / "ledger.jsonl")
     monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(RunError) as caught:
@@ -215,19 +239,27 @@ def test_a_ledger_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     assert caught.value.code == "S03"
 
 
-# ---- state ----------------------------------------------------------------------------------------------------------------------
+# ---- state ---------------------------------------------------------------------------------------
 
 
 def state(step: int) -> dict[str, Any]:
-    return {"all\tlogistic\tcoefficients": np.arange(1000.0) + step, "": np.frombuffer(b'{"step":1}', np.uint8)}
+    return {
+        "all\tlogistic\tcoefficients": np.arange(1000.0) + step,
+        "": np.frombuffer(b'{"step":1}', np.uint8),
+    }
 
 
 def test_a_state_is_what_was_saved_and_old_ones_go(tmp_path: Path) -> None:
     hashes = [state_store.save(tmp_path / "state", n, state(n)) for n in range(5)]
-    assert sorted(p.name for p in (tmp_path / "state").iterdir()) == ["000003.state", "000004.state"]
+    assert sorted(p.name for p in (tmp_path / "state").iterdir()) == [
+        "000003.state",
+        "000004.state",
+    ]
     for n in (3, 4):
         back = state_store.load(tmp_path / "state", n, hashes[n])
-        assert {k: v.tobytes() for k, v in back.items()} == {k: v.tobytes() for k, v in state(n).items()}
+        assert {k: v.tobytes() for k, v in back.items()} == {
+            k: v.tobytes() for k, v in state(n).items()
+        }
 
 
 @pytest.mark.parametrize("damage", ["other", "cut", "gone"])
@@ -248,7 +280,9 @@ class PowerCut(BaseException):
 
 
 @pytest.mark.parametrize("moment", ["fsync", "replace"])
-def test_a_crash_at_any_moment_leaves_the_old_state_or_the_new_one(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_at_any_moment_leaves_the_old_state_or_the_new_one(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old = state_store.save(tmp_path, 1, state(1))
 
     def cut(*_: Any) -> None:
@@ -276,7 +310,9 @@ def test_a_full_disk_leaves_the_old_state(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("moment", ["fsync", "replace"])
-def test_no_space_is_told_whenever_it_is_noticed(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_space_is_told_whenever_it_is_noticed(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, moment, no_space)
     with pytest.raises(RunError, match="No space left on device") as caught:
         state_store.save(tmp_path, 1, state(1))

@@ -25,12 +25,16 @@ def runs(uri: str) -> Any:
     return client, client.search_runs([e.experiment_id for e in client.search_experiments()])
 
 
-def test_a_run_is_one_run_there_however_often_it_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_one_run_there_however_often_it_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, uri = ledgers.run(tmp_path / "r", 6, names=NAMES), f"file:{tmp_path}/ml"
     raw = (folder / ledger.NAME).read_bytes().splitlines(keepends=True)
     (folder / ledger.NAME).write_bytes(b"".join(raw[:4]))
     sink = Sink(folder, uri)
-    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true", "MLflow tells its makers of each use unless it is told not to"
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true", (
+        "MLflow tells its makers of each use unless it is told not to"
+    )
     sink.take()
     (folder / ledger.NAME).write_bytes(b"".join(raw[:5]))
     sink.take()
@@ -50,7 +54,9 @@ def test_a_run_is_one_run_there_however_often_it_is_written(tmp_path: Path, caps
     assert run.data.tags["fedmets.state_hash"] == "b" * 64
 
 
-def test_an_mlflow_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_mlflow_that_is_not_there_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = ledgers.run(tmp_path / "r", 2, names=NAMES)
     (tmp_path / "file").write_text("")
     assert main(["mlflow", str(folder), "--uri", f"file:{tmp_path}/file/under"]) == 5
@@ -74,7 +80,17 @@ def test_a_run_that_is_started_with_it_is_handed_over_as_it_goes_and_logged(
         return launch.summary(path.parent)
 
     monkeypatch.setattr(launch, "new", new)
-    words = ["run", "--study", "colorectal_metastasis", "--expect", "2", "--state", str(tmp_path), "--out", str(tmp_path / "runs")]
+    words = [
+        "run",
+        "--study",
+        "colorectal_metastasis",
+        "--expect",
+        "2",
+        "--state",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "runs"),
+    ]
     assert main([*words, "--mlflow", uri, "--log", str(tmp_path / "log")]) == 0
     assert seen == [1, 2, 3]
     _, (there,) = runs(uri)

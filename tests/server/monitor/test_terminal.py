@@ -37,7 +37,10 @@ def place(tmp_path: Path) -> Path:
     ledgers.written(tmp_path / "3-waiting", [])
     ledgers.alive(tmp_path / "3-waiting", begun=False, expect=3, sites={})
     ledgers.run(tmp_path / "4-stalled", 3, names=NAMES, close=False)
-    ledgers.written(tmp_path / "5-failed", [open_, first, {"kind": "failed", "time": now, "code": "R01", "said": ["2 of 3"]}])
+    ledgers.written(
+        tmp_path / "5-failed",
+        [open_, first, {"kind": "failed", "time": now, "code": "R01", "said": ["2 of 3"]}],
+    )
     ledgers.run(tmp_path / "6-damaged", 3, names=NAMES)
     path = tmp_path / "6-damaged" / ledger.NAME
     path.write_bytes(path.read_bytes().replace(b'"step":1', b'"step":7'))
@@ -59,12 +62,20 @@ def test_each_state_has_its_exit_status(place: Path, capsys: pytest.CaptureFixtu
         assert state in told.err
         assert main(["show", str(folder)]) == EXIT[state]  # type: ignore[index]
         assert state in capsys.readouterr().out
-    for status, what in ((3, "waiting"), (4, "no such run"), (5, "failed"), (6, "damaged"), (7, "stopped")):
+    for status, what in (
+        (3, "waiting"),
+        (4, "no such run"),
+        (5, "failed"),
+        (6, "damaged"),
+        (7, "stopped"),
+    ):
         assert f"{status} " in EPILOG
         assert what in EPILOG
 
 
-def test_a_run_is_found_by_its_folder_its_name_or_a_piece_of_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_found_by_its_folder_its_name_or_a_piece_of_it(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["status", "1-fin", "--out", str(place), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["folder"].endswith("1-finished")
     assert main(["status", "--out", str(place), "--json"]) == 7, "without a word the newest"
@@ -77,20 +88,42 @@ def test_a_run_is_found_by_its_folder_its_name_or_a_piece_of_it(place: Path, cap
     assert main(["runs", "--out", str(place), "--json"]) == 0
     capsys.readouterr()
     assert main(["runs", "--out", str(place), "--json"]) == 0
-    assert [r["state"] for r in json.loads(capsys.readouterr().out)] == [p.name[2:] for p in sorted(place.iterdir(), reverse=True)]
+    assert [r["state"] for r in json.loads(capsys.readouterr().out)] == [
+        p.name[2:] for p in sorted(place.iterdir(), reverse=True)
+    ]
     assert main(["runs", "--out", str(place)]) == 0
     assert "6-damaged" in capsys.readouterr().out
 
 
-def test_status_in_json_has_what_programs_have_always_asked_for(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_in_json_has_what_programs_have_always_asked_for(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main(["status", "1-", "--out", str(place), "--json"])
     told = json.loads(capsys.readouterr().out)
-    old = {"folder", "run", "closed", "state_hash", "scores", "exchanges", "done", "jobs", "sites", "late", "joined_later"}
+    old = {
+        "folder",
+        "run",
+        "closed",
+        "state_hash",
+        "scores",
+        "exchanges",
+        "done",
+        "jobs",
+        "sites",
+        "late",
+        "joined_later",
+    }
     assert old <= set(told)
-    assert (told["closed"], told["state_hash"], told["sites"]) == (True, "b" * 64, dict.fromkeys(NAMES, "contributed"))
+    assert (told["closed"], told["state_hash"], told["sites"]) == (
+        True,
+        "b" * 64,
+        dict.fromkeys(NAMES, "contributed"),
+    )
 
 
-def test_a_hostile_name_does_not_reach_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hostile_name_does_not_reach_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     evil = "\x1b[2J[bold]Nowhere[/bold]"
     ledgers.run(tmp_path / "r", 2, names=[evil, "South"])
     main(["show", str(tmp_path / "r")])
@@ -100,7 +133,9 @@ def test_a_hostile_name_does_not_reach_the_terminal(tmp_path: Path, capsys: pyte
     assert "[bold]Nowhere[/bold]" in told.out
 
 
-def test_watch_prints_a_line_an_exchange_and_ends_with_the_run(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_watch_prints_a_line_an_exchange_and_ends_with_the_run(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     log = tmp_path / "room.log"
     assert main(["watch", "1-", "--out", str(place), "--log", str(log)]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -108,7 +143,13 @@ def test_watch_prints_a_line_an_exchange_and_ends_with_the_run(place: Path, tmp_
     assert "step 2: mlp; 3 of 3 sites contributed" in lines[3]
     assert lines[-1].endswith("finished: all 40 jobs are done, after 3 exchanges")
     rows = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [r["event"] for r in rows] == ["run_opened", "exchange", "exchange", "exchange", "run_finished"]
+    assert [r["event"] for r in rows] == [
+        "run_opened",
+        "exchange",
+        "exchange",
+        "exchange",
+        "run_finished",
+    ]
     assert all({"time", "level", "event", "run"} <= set(r) for r in rows)
     assert rows[1]["time"].startswith("2026-11-18T")
     assert main(["watch", "1-", "--out", str(place), "--json"]) == 0
@@ -117,13 +158,26 @@ def test_watch_prints_a_line_an_exchange_and_ends_with_the_run(place: Path, tmp_
     assert "NOT VERIFIED" in capsys.readouterr().out
 
 
-def test_the_log_names_site_step_and_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bodies = [ledgers.opened(NAMES), ledgers.exchange(0, NAMES, refused={"South": "P01"}, late=[{"site": "West", "step": "0"}])]
-    bodies.append({"kind": "failed", "time": ledgers.START + 99, "code": "R01", "said": ["too few"]})
+def test_the_log_names_site_step_and_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bodies = [
+        ledgers.opened(NAMES),
+        ledgers.exchange(0, NAMES, refused={"South": "P01"}, late=[{"site": "West", "step": "0"}]),
+    ]
+    bodies.append(
+        {"kind": "failed", "time": ledgers.START + 99, "code": "R01", "said": ["too few"]}
+    )
     ledgers.written(tmp_path / "r", bodies)
     assert main(["watch", str(tmp_path / "r"), "--log-json"]) == 5
     rows = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert {"level": "warning", "event": "refused", "step": 0, "site": "South", "code": "P01"}.items() <= rows[2].items()
+    assert {
+        "level": "warning",
+        "event": "refused",
+        "step": 0,
+        "site": "South",
+        "code": "P01",
+    }.items() <= rows[2].items()
     assert {"event": "late", "site": "West", "of_step": "0"}.items() <= rows[3].items()
     assert {"level": "error", "event": "run_failed", "code": "R01"}.items() <= rows[4].items()
     assert main(["watch", str(tmp_path / "r"), "--log", str(tmp_path / "no" / "log")]) == 6
@@ -133,10 +187,22 @@ def test_the_log_names_site_step_and_code(tmp_path: Path, capsys: pytest.Capture
 def test_a_reader_that_has_seen_enough_is_no_error(words: list[str], tmp_path: Path) -> None:
     """`fedmets server show RUN --json | head -c 10`."""
     folder = ledgers.run(tmp_path / "r", 300, names=NAMES)
-    more = [str(folder)] if words[0] in ("show", "status") else ["--out", str(tmp_path)] if words[0] == "runs" else []
+    more = (
+        [str(folder)]
+        if words[0] in ("show", "status")
+        else ["--out", str(tmp_path)]
+        if words[0] == "runs"
+        else []
+    )
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run([sys.executable, "-m", "server", *words, *more], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "server", *words, *more],
+        cwd=ROOT,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     os.close(write)
     assert "Traceback" not in done.stderr, done.stderr
     assert "Exception ignored" not in done.stderr, done.stderr
@@ -158,7 +224,9 @@ def test_watch_follows_while_lines_come_and_an_interrupt_leaves_the_run(tmp_path
     assert len(rest.splitlines()) == len(raw) - 3 + 1
     (folder / ledger.NAME).write_bytes(b"".join(raw[:3]))
     restored = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **restored)  # type: ignore[call-overload]
+    process = subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **restored
+    )  # type: ignore[call-overload]
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
@@ -170,13 +238,16 @@ def test_looking_needs_neither_flower_nor_a_learner(place: Path) -> None:
     code = (
         "import sys, server.__main__ as m\n"
         f"m.main(['status', '1-', '--out', {str(place)!r}])\n"
-        "print('LOADED', [x for x in ('flwr', 'torch', 'pandas', 'starlette', 'mlflow') if x in sys.modules])"
+        "print('LOADED', [x for x in ('flwr', 'torch', 'pandas', 'starlette', 'mlflow') if x in "
+        "sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert "LOADED []" in done.stdout
 
 
-# ---- stopping -----------------------------------------------------------------------------------------------------------------
+# ---- stopping ------------------------------------------------------------------------------------
 
 
 class AnsweringSuperLink(SuperLink):
@@ -192,7 +263,9 @@ class AnsweringSuperLink(SuperLink):
         self.stopped.append(run)
 
 
-def test_a_stopped_run_is_stopped_at_flower_and_seen_to_be(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stopped_run_is_stopped_at_flower_and_seen_to_be(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, flower = place / "2-running", AnsweringSuperLink("running")
     with pytest.raises(RunError, match="was not started by"):
         launch.stop(flower, folder)

@@ -28,17 +28,33 @@ def seen(folder: Path, now: float | None = None) -> View:
     return RunWatcher(folder).look(now)
 
 
-# ---- what a ledger says -------------------------------------------------------------------------------------------------------
+# ---- what a ledger says --------------------------------------------------------------------------
 
 
 def test_a_finished_run(tmp_path: Path) -> None:
     view = seen(ledgers.run(tmp_path / "r", 12, names=NAMES))
-    assert (view.state, view.step, view.jobs, view.done, view.verified, view.line_count) == ("finished", 12, 40, 40, 14, 14)
+    assert (view.state, view.step, view.jobs, view.done, view.verified, view.line_count) == (
+        "finished",
+        12,
+        40,
+        40,
+        14,
+        14,
+    )
     assert [s.name for s in view.sites] == NAMES
     assert {s.state for s in view.sites} == {"contributed"}
-    assert (view.sites[0].cases, view.sites[0].contributed, view.sites[0].forecast) == (50, 12, 12.5)
+    assert (view.sites[0].cases, view.sites[0].contributed, view.sites[0].forecast) == (
+        50,
+        12,
+        12.5,
+    )
     (curve,) = view.curves
-    assert (curve.learner, curve.metric, len(curve.all), set(curve.sites)) == ("mlp", "loss", 12, set(NAMES))
+    assert (curve.learner, curve.metric, len(curve.all), set(curve.sites)) == (
+        "mlp",
+        "loss",
+        12,
+        set(NAMES),
+    )
     assert view.evaluation[0]["auc"] == 0.81
     assert (view.sent, view.received) == (36000, 32400)
     assert view.head == ledger.read(tmp_path / "r" / ledger.NAME)[-1]["hash"]
@@ -52,17 +68,46 @@ def test_from_registering_to_its_end_a_run_says_where_it_stands(tmp_path: Path) 
     folder.mkdir()
     (folder / ledger.NAME).touch()
     assert seen(folder).state == "waiting"
-    ledgers.alive(folder, begun=False, expect=3, sites={"North": "registered", "South": "D08"}, run="a-run", study="liver_recurrence")
+    ledgers.alive(
+        folder,
+        begun=False,
+        expect=3,
+        sites={"North": "registered", "South": "D08"},
+        run="a-run",
+        study="liver_recurrence",
+    )
     view = seen(folder)
-    assert (view.state, view.said, view.study) == ("waiting", "waiting for sites: 2 of 3 have come", "liver_recurrence")
-    assert [(s.name, s.state, s.code) for s in view.sites] == [("North", "registered", ""), ("South", "D08", "D08")]
-    (folder / "status.json").write_text(json.dumps({"time": now, "begun": False, "failed": {"code": "R03", "said": ["1 of 3 sites"]}}))
+    assert (view.state, view.said, view.study) == (
+        "waiting",
+        "waiting for sites: 2 of 3 have come",
+        "liver_recurrence",
+    )
+    assert [(s.name, s.state, s.code) for s in view.sites] == [
+        ("North", "registered", ""),
+        ("South", "D08", "D08"),
+    ]
+    (folder / "status.json").write_text(
+        json.dumps(
+            {"time": now, "begun": False, "failed": {"code": "R03", "said": ["1 of 3 sites"]}}
+        )
+    )
     assert (seen(folder).state, seen(folder).code) == ("failed", "R03")
     began = now - 30
     ledgers.run(folder, 2, names=NAMES, close=False, began=began)
-    ledgers.alive(folder, step=2, sites=dict.fromkeys(NAMES, "working"), heard={"North": now - 3}, plans={n: [1, 6] for n in NAMES})
+    ledgers.alive(
+        folder,
+        step=2,
+        sites=dict.fromkeys(NAMES, "working"),
+        heard={"North": now - 3},
+        plans={n: [1, 6] for n in NAMES},
+    )
     view = seen(folder)
-    assert (view.state, view.sites[0].state, view.sites[0].plans_done, view.sites[0].plans_asked) == ("running", "working", 1, 6)
+    assert (
+        view.state,
+        view.sites[0].state,
+        view.sites[0].plans_done,
+        view.sites[0].plans_asked,
+    ) == ("running", "working", 1, 6)
     assert view.sites[0].seen == pytest.approx(now - 3)
     later = seen(folder, now + 3600)
     assert (later.state, later.code) == ("stalled", "R07")
@@ -70,10 +115,16 @@ def test_from_registering_to_its_end_a_run_says_where_it_stands(tmp_path: Path) 
     assert later.sites[0].state == "contributed", "what is stale is not shown as if it were of now"
     (folder / STOPPED).write_text(json.dumps({"time": now}))
     assert seen(folder).state == "stopped"
-    resumed = [ledgers.opened(NAMES, began=began), {**ledgers.opened(NAMES, began=now + 1), "kind": "resume", "step": 2}]
+    resumed = [
+        ledgers.opened(NAMES, began=began),
+        {**ledgers.opened(NAMES, began=now + 1), "kind": "resume", "step": 2},
+    ]
     ledgers.written(folder, resumed)
     assert seen(folder, now + 2).state == "running", "a run that goes on is not stopped any more"
-    ledgers.written(folder, [*resumed, {"kind": "failed", "time": now + 2, "code": "R01", "said": ["2 of 3 sites"]}])
+    ledgers.written(
+        folder,
+        [*resumed, {"kind": "failed", "time": now + 2, "code": "R01", "said": ["2 of 3 sites"]}],
+    )
     view = seen(folder)
     assert (view.state, view.code, view.resumed) == ("failed", "R01", 1)
     assert "2 of 3 sites" in view.said
@@ -94,30 +145,42 @@ def test_refusals_have_their_meaning_and_a_way_out(tmp_path: Path) -> None:
         ("North", "R02", 2, 3), ("South", "P01", 1, 2), ("West", "P09", 1, 1),
     ]  # fmt: skip
     assert all((r.meaning, r.way_out) == CODES[r.code] for r in view.refusals)
-    assert {s.name: s.state for s in view.sites} == {"North": "late", "South": "contributed", "West": "contributed"}
+    assert {s.name: s.state for s in view.sites} == {
+        "North": "late",
+        "South": "contributed",
+        "West": "contributed",
+    }
     assert [line.text for line in view.lines if "late and not used: North (step 1)" in line.text]
 
 
 def test_every_code_has_a_way_out() -> None:
-    assert all(code.meaning and code.way_out and code.way_out[0].islower() for code in CODES.values())
+    assert all(
+        code.meaning and code.way_out and code.way_out[0].islower() for code in CODES.values()
+    )
 
 
 def test_what_sites_withhold_is_said_to_be_withheld(tmp_path: Path) -> None:
     rows = [{"learner": "mlp", "folds": 1, "fold": "all", "all": {"loss": 0.5}, "sites": {}}]
-    masked = [ledgers.opened(NAMES, config={"secure": True}), ledgers.exchange(0, NAMES, metrics=rows)]
+    masked = [
+        ledgers.opened(NAMES, config={"secure": True}),
+        ledgers.exchange(0, NAMES, metrics=rows),
+    ]
     view = seen(ledgers.written(tmp_path / "m", masked))
     assert view.withheld
     assert {s.cases for s in view.sites} == {"withheld"}
     assert view.curves[0].all
     assert not view.curves[0].sites
     spent = {n: {"epsilon": 0.4, "learners": {"mlp": 0.3}} for n in NAMES}
-    noised = [ledgers.opened(NAMES, config={"noise": 5.0}, planned=3.0, delta=1e-5), ledgers.exchange(0, NAMES, metrics=[], spent=spent)]
+    noised = [
+        ledgers.opened(NAMES, config={"noise": 5.0}, planned=3.0, delta=1e-5),
+        ledgers.exchange(0, NAMES, metrics=[], spent=spent),
+    ]
     view = seen(ledgers.written(tmp_path / "n", noised))
     assert view.privacy == {"noise": 5.0, "delta": 1e-5, "planned": 3.0, "allowed": "withheld"}
     assert {s.epsilon for s in view.sites} == {0.4}
 
 
-# ---- damage -------------------------------------------------------------------------------------------------------------------
+# ---- damage --------------------------------------------------------------------------------------
 
 
 def small(folder: Path) -> tuple[Path, bytes]:
@@ -164,7 +227,9 @@ def test_a_ledger_that_was_cut_off_shows_what_is_left_and_never_looks_finished(
     assert view.state != "finished"
     assert view.fault_line is None
     torn = cut - (raw[:cut].rfind(b"\n") + 1)
-    assert any(f"line {whole + 1} is not complete ({torn} bytes)" in n for n in view.notes) == bool(torn)
+    assert any(f"line {whole + 1} is not complete ({torn} bytes)" in n for n in view.notes) == bool(
+        torn
+    )
 
 
 def test_whole_lines_cut_off_the_end_are_missed_until_they_are_back(tmp_path: Path) -> None:
@@ -191,13 +256,19 @@ def test_whole_lines_cut_off_the_end_are_missed_until_they_are_back(tmp_path: Pa
     again.close()
     view = told.look()
     assert (view.state, view.fault) == ("stopped", "")
-    assert view.lines[-1].text.endswith("2 lines at the end of what stands above were cut off"), "it is never forgotten"
+    assert view.lines[-1].text.endswith("2 lines at the end of what stands above were cut off"), (
+        "it is never forgotten"
+    )
 
 
 def test_a_line_taken_out_put_in_or_exchanged_is_found(tmp_path: Path) -> None:
     folder, raw = small(tmp_path / "r")
     lines = raw.splitlines(keepends=True)
-    for changed, number in ((lines[:2] + lines[3:], 3), (lines[:2] + lines[1:], 3), ([lines[0], lines[2], lines[1], *lines[3:]], 2)):
+    for changed, number in (
+        (lines[:2] + lines[3:], 3),
+        (lines[:2] + lines[1:], 3),
+        ([lines[0], lines[2], lines[1], *lines[3:]], 2),
+    ):
         (folder / ledger.NAME).write_bytes(b"".join(changed))
         assert seen(folder).fault_line == number
 
@@ -219,10 +290,12 @@ def test_a_run_of_another_version_is_shown_and_says_so(tmp_path: Path) -> None:
     assert "'novelty', which this version of fedmets does not know" in view.lines[2].text
 
 
-# ---- following ----------------------------------------------------------------------------------------------------------------
+# ---- following -----------------------------------------------------------------------------------
 
 
-def test_a_follower_takes_new_lines_only_and_starts_again_when_the_file_is_another(tmp_path: Path) -> None:
+def test_a_follower_takes_new_lines_only_and_starts_again_when_the_file_is_another(
+    tmp_path: Path,
+) -> None:
     whole = ledgers.run(tmp_path / "w", 6, names=NAMES) / ledger.NAME
     raw = whole.read_bytes()
     lines, folder = raw.splitlines(keepends=True), tmp_path / "r"
@@ -252,7 +325,9 @@ def test_older_lines_come_by_page_from_disk(tmp_path: Path) -> None:
     watched = RunWatcher(ledgers.run(tmp_path / "r", 100, names=NAMES))
     view = watched.look()
     assert [line.number for line in view.lines] == list(range(102 - HELD_LINES + 1, 103))
-    assert [line.number for line in watched.lines(before=view.lines[0].number, count=30)] == list(range(33, 63))
+    assert [line.number for line in watched.lines(before=view.lines[0].number, count=30)] == list(
+        range(33, 63)
+    )
     assert [line.number for line in watched.lines(before=3)] == [1, 2]
     assert watched.lines(before=1) == ()
 

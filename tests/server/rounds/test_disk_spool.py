@@ -24,7 +24,11 @@ def test_a_large_answer_is_mapped_and_a_small_one_stays(tmp_path: Path) -> None:
         kept = there.keep("S/../1", large)
         assert there.keep("S2", small) is small
         assert len(list((tmp_path / "spool").iterdir())) == 1
-        assert (kept.text, kept.signature, len(kept.blob)) == (large.text, large.signature, len(large.blob))
+        assert (kept.text, kept.signature, len(kept.blob)) == (
+            large.text,
+            large.signature,
+            len(large.blob),
+        )
     assert not (tmp_path / "spool").exists()
     # what somebody still holds is readable, though the file is gone
     np.testing.assert_array_equal(unpack(kept.blob)["w"], arrays["w"])
@@ -33,7 +37,9 @@ def test_a_large_answer_is_mapped_and_a_small_one_stays(tmp_path: Path) -> None:
 def test_a_site_that_answers_in_parts_keeps_what_it_has_said_before(tmp_path: Path) -> None:
     first, second = (pack({"w": np.full(disk_spool.SMALL, value)}) for value in (1.0, 2.0))
     with disk_spool.opened(tmp_path / "spool") as there:
-        parts = [there.keep("S1", Packet("updates", b"text", "00", blob)) for blob in (first, second)]
+        parts = [
+            there.keep("S1", Packet("updates", b"text", "00", blob)) for blob in (first, second)
+        ]
     assert [float(unpack(p.blob)["w"].max()) for p in parts] == [1.0, 2.0]
 
 
@@ -47,11 +53,15 @@ def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
 def test_a_full_disk_is_an_error_that_says_so(tmp_path: Path) -> None:
     (tmp_path / "spool").write_text("a file where the folder should be")
     with pytest.raises(RunError) as caught:
-        disk_spool.Spool(tmp_path / "spool").keep("S1", Packet("updates", b"", "", bytes(disk_spool.SMALL)))
+        disk_spool.Spool(tmp_path / "spool").keep(
+            "S1", Packet("updates", b"", "", bytes(disk_spool.SMALL))
+        )
     assert caught.value.code == "S03"
 
 
-def test_the_bits_are_those_of_answers_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bits_are_those_of_answers_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stations() -> list[Local]:
         return [Local(c, tmp_path, 1) for c in sites(90, 3, seed=2)]
 

@@ -1,4 +1,5 @@
-"""The driver against sites that refuse, vanish, lie or answer late: each ends in a named error or is told in the ledger."""
+"""The driver against sites that refuse, vanish, lie or answer late: each ends in a named error or
+is told in the ledger."""
 
 from __future__ import annotations
 
@@ -57,7 +58,16 @@ class Local(Station):
         pinned, key = ring.COORDINATOR.public, ring.key_file(folder, cohort.site)
         log = folder / "station.log"
         policy = policy or (memory.budget.policy if memory and memory.budget else Policy())
-        site = Site(cohort.site, folder, ("synthetic",), minimum=minimum, log=log, coordinator=pinned, key=key, privacy=policy)
+        site = Site(
+            cohort.site,
+            folder,
+            ("synthetic",),
+            minimum=minimum,
+            log=log,
+            coordinator=pinned,
+            key=key,
+            privacy=policy,
+        )
         super().__init__(site, memory, at_work)
         self.held, self.worked = cohort, Counter[str]()
 
@@ -69,9 +79,11 @@ class Local(Station):
         return super()._work(plan, states)
 
 
-def node(station: Local, change: Change = lambda updates, turn: updates, hello: Hello | None = None) -> Node:
-    """The courier of one site. `change` sees the updates and the number of the request; it may return other updates, a whole
-    packet or record, an Error, or None: the reply is lost."""
+def node(
+    station: Local, change: Change = lambda updates, turn: updates, hello: Hello | None = None
+) -> Node:
+    """The courier of one site. `change` sees the updates and the number of the request; it may
+    return other updates, a whole packet or record, an Error, or None: the reply is lost."""
     turn = 0
 
     def answer(m: Message) -> Message | None:
@@ -98,10 +110,17 @@ def stations(tmp_path: Path) -> list[Local]:
     return [Local(c, tmp_path, 1) for c in sites(90, 3, seed=2)]
 
 
-def federation(stations: Sequence[Local], changes: dict[str, Change] | None = None, **how: Any) -> MemoryGrid:
+def federation(
+    stations: Sequence[Local], changes: dict[str, Change] | None = None, **how: Any
+) -> MemoryGrid:
     changes = changes or {}
     return MemoryGrid(
-        {10 * (k + 1): node(s, **({"change": changes[s.site.name]} if s.site.name in changes else {})) for k, s in enumerate(stations)},
+        {
+            10 * (k + 1): node(
+                s, **({"change": changes[s.site.name]} if s.site.name in changes else {})
+            )
+            for k, s in enumerate(stations)
+        },
         **how,
     )
 
@@ -111,18 +130,28 @@ def tasks(folds: Sequence[Fold] = FOLDS, heads: Sequence[str] = ("logistic",)) -
 
 
 def registered(grid: MemoryGrid, run: Run = RUN) -> Roster:
-    return register(grid, Invitation(run, "run", ring.enrolled(["S0", "S1", "S2"]), "now", schema()))
+    return register(
+        grid, Invitation(run, "run", ring.enrolled(["S0", "S1", "S2"]), "now", schema())
+    )
 
 
-def driven(grid: MemoryGrid, run: Run = RUN, jobs: Sequence[Job] | None = None) -> tuple[Progress, list[Exchange]]:
+def driven(
+    grid: MemoryGrid, run: Run = RUN, jobs: Sequence[Job] | None = None
+) -> tuple[Progress, list[Exchange]]:
     roster = registered(grid, run)
     progress, told = Progress(), list[Exchange]()
-    drive(Federation(grid, run, f"run{next(COUNT)}", roster, jobs or tasks(), schema()), progress, lambda e, _: told.append(e))
+    drive(
+        Federation(grid, run, f"run{next(COUNT)}", roster, jobs or tasks(), schema()),
+        progress,
+        lambda e, _: told.append(e),
+    )
     return progress, told
 
 
 def bits(progress: Progress) -> str:
-    return digest({f"{k}\t{n}": a for k, s in progress.states.items() for n, a in flatten(s).items()})
+    return digest(
+        {f"{k}\t{n}": a for k, s in progress.states.items() for n, a in flatten(s).items()}
+    )
 
 
 def failure(grid: MemoryGrid, run: Run = RUN) -> FederationError:
@@ -131,7 +160,7 @@ def failure(grid: MemoryGrid, run: Run = RUN) -> FederationError:
     return caught.value
 
 
-# ---- a run in which all goes well ----------------------------------------------------------------------------------------------
+# ---- a run in which all goes well ----------------------------------------------------------------
 
 
 def test_all_jobs_that_can_go_on_share_one_message(stations: list[Local]) -> None:
@@ -139,12 +168,15 @@ def test_all_jobs_that_can_go_on_share_one_message(stations: list[Local]) -> Non
     progress, told = driven(grid)
     assert progress.done == {j.key for j in tasks()}
     work = [m for m in grid.asked if m.metadata.message_type != HELLO]
-    # two passes of preprocessing, then the Newton rounds of the slowest fold, for four folds together
+    # two passes of preprocessing, then the Newton rounds of the slowest fold, for four folds
+    # together
     newton = max(int(s["logistic"]["rounds"]) for s in progress.states.values())
     assert len(told) == 2 + newton
     assert len(work) == 3 * len(told)
     assert [sum(len(w["folds"]) for w in e.work) for e in told[:3]] == [4, 4, 4]  # type: ignore[arg-type,misc]
-    assert all(e.sites == {"S0": "contributed", "S1": "contributed", "S2": "contributed"} for e in told)
+    assert all(
+        e.sites == {"S0": "contributed", "S1": "contributed", "S2": "contributed"} for e in told
+    )
     assert all(e.sent > 0 and e.received > 0 and e.seconds > 0 for e in told)
 
 
@@ -161,12 +193,17 @@ def test_a_left_out_site_is_not_asked_for_that_fold(stations: list[Local]) -> No
     grid.nodes[20] = listening
     _, told = driven(grid)
     assert {p.fold for p in plans} == set(FOLDS) - {Fold(("S1",))}
-    assert {tuple(w["contributed"]) for e in told for w in e.work if w["folds"] == ["site:S1"]} == {("S0", "S2")}  # type: ignore[arg-type]
+    assert {tuple(w["contributed"]) for e in told for w in e.work if w["folds"] == ["site:S1"]} == {
+        ("S0", "S2")
+    }  # type: ignore[arg-type]
 
 
 def test_replies_in_any_order_and_late_give_the_same_bits(stations: list[Local]) -> None:
     want = bits(driven(federation(stations))[0])
-    for order in (lambda r: r[::-1], lambda r: sorted(r, key=lambda m: (m.metadata.src_node_id + 20) % 30)):
+    for order in (
+        lambda r: r[::-1],
+        lambda r: sorted(r, key=lambda m: (m.metadata.src_node_id + 20) % 30),
+    ):
         assert bits(driven(federation(stations, order=order, late=3))[0]) == want
 
 
@@ -195,7 +232,7 @@ def test_going_on_from_half_way_gives_the_same_bits(stations: list[Local]) -> No
     assert bits(progress) == bits(whole)
 
 
-# ---- quorum ---------------------------------------------------------------------------------------------------------------------
+# ---- quorum --------------------------------------------------------------------------------------
 
 
 def coded(code: str) -> Change:
@@ -212,12 +249,20 @@ def test_a_failing_site_breaks_the_quorum_by_name(stations: list[Local]) -> None
 def test_a_lower_quorum_goes_on_and_the_ledger_tells(stations: list[Local]) -> None:
     run = dataclasses.replace(RUN, quorum=0.6)
     _, told = driven(federation(stations, {"S1": coded("X01")}), run)
-    assert all(w["refused"] == ({"S1": "X01"} if w["folds"] != ["site:S1"] else {}) for e in told for w in e.work)
+    assert all(
+        w["refused"] == ({"S1": "X01"} if w["folds"] != ["site:S1"] else {})
+        for e in told
+        for w in e.work
+    )
     assert all(e.sites["S1"] == "refused" for e in told)
-    assert failure(federation(stations, {"S1": coded("X01"), "S2": coded("X01")}), run).code == "R01"
+    assert (
+        failure(federation(stations, {"S1": coded("X01"), "S2": coded("X01")}), run).code == "R01"
+    )
 
 
-def test_a_quorum_of_cases_is_not_met_by_small_sites_alone(stations: list[Local], tmp_path: Path) -> None:
+def test_a_quorum_of_cases_is_not_met_by_small_sites_alone(
+    stations: list[Local], tmp_path: Path
+) -> None:
     large = Local(sites(600, 3, seed=2)[2], tmp_path, 1)
     run = dataclasses.replace(RUN, quorum=0.5, quorum_cases=0.5)
     driven(federation([stations[0], stations[1], large], {"S1": coded("X01")}), run)
@@ -227,7 +272,9 @@ def test_a_quorum_of_cases_is_not_met_by_small_sites_alone(stations: list[Local]
         assert word in str(error)
 
 
-def test_a_site_below_its_minimum_is_told_but_does_not_count(stations: list[Local], tmp_path: Path) -> None:
+def test_a_site_below_its_minimum_is_told_but_does_not_count(
+    stations: list[Local], tmp_path: Path
+) -> None:
     few = Local(stations[2].held.where(np.arange(30) < 8), tmp_path, 10)
     progress, told = driven(federation([*stations[:2], few]))
     assert all(w["refused"] == {"S2": "P01"} for e in told for w in e.work)
@@ -238,7 +285,7 @@ def test_a_site_below_its_minimum_is_told_but_does_not_count(stations: list[Loca
     assert "S0, S1, S2: P01" in str(error)
 
 
-# ---- silence ----------------------------------------------------------------------------------------------------------------------
+# ---- silence -------------------------------------------------------------------------------------
 
 
 def test_a_lost_reply_is_asked_for_again_and_answered_from_memory(stations: list[Local]) -> None:
@@ -254,7 +301,10 @@ def test_a_lost_reply_is_asked_for_again_and_answered_from_memory(stations: list
 
 def test_a_site_that_never_answers_ends_the_run_at_the_deadline(stations: list[Local]) -> None:
     started = time.monotonic()
-    error = failure(federation(stations, {"S2": lambda updates, turn: None}), dataclasses.replace(RUN, deadline=0.2))
+    error = failure(
+        federation(stations, {"S2": lambda updates, turn: None}),
+        dataclasses.replace(RUN, deadline=0.2),
+    )
     assert error.code == "R01"
     assert "S2: R02" in str(error)
     assert time.monotonic() - started < 2
@@ -262,17 +312,21 @@ def test_a_site_that_never_answers_ends_the_run_at_the_deadline(stations: list[L
 
 def test_without_it_in_the_quorum_the_run_goes_on(stations: list[Local]) -> None:
     run = dataclasses.replace(RUN, deadline=0.05, quorum=0.6, retries=0)
-    _, told = driven(federation(stations, {"S2": lambda updates, turn: None}), run, tasks((Fold(),), ()))
+    _, told = driven(
+        federation(stations, {"S2": lambda updates, turn: None}), run, tasks((Fold(),), ())
+    )
     assert [e.sites["S2"] for e in told] == ["R02", "R02"]
 
 
 def test_a_node_that_crashes_is_named(stations: list[Local]) -> None:
-    error = failure(federation(stations, {"S0": lambda updates, turn: Error(2, "Traceback: Jane Doe")}))
+    error = failure(
+        federation(stations, {"S0": lambda updates, turn: Error(2, "Traceback: Jane Doe")})
+    )
     assert "S0: R02" in str(error)
     assert "Jane" not in str(error)
 
 
-# ---- lies -------------------------------------------------------------------------------------------------------------------------
+# ---- lies ----------------------------------------------------------------------------------------
 
 
 def first_sum(updates: list[Update], change: Callable[[Any], Any]) -> list[Update]:
@@ -286,21 +340,48 @@ def first_sum(updates: list[Update], change: Callable[[Any], Any]) -> list[Updat
 
 
 LIES: dict[str, tuple[Change, str]] = {
-    "not a number": (lambda updates, turn: first_sum(updates, lambda a: np.full_like(a, np.nan)), "P02"),
-    "infinite": (lambda updates, turn: first_sum(updates, lambda a: np.full_like(a, np.inf)), "P02"),
+    "not a number": (
+        lambda updates, turn: first_sum(updates, lambda a: np.full_like(a, np.nan)),
+        "P02",
+    ),
+    "infinite": (
+        lambda updates, turn: first_sum(updates, lambda a: np.full_like(a, np.inf)),
+        "P02",
+    ),
     "another shape": (lambda updates, turn: first_sum(updates, lambda a: a[:1]), "P02"),
-    "another dtype": (lambda updates, turn: first_sum(updates, lambda a: a.astype(np.float32)), "P02"),
-    "no sums": (lambda updates, turn: [Update(u.plan_hash, Contribution({}, 30)) for u in updates], "P02"),
-    "another plan": (lambda updates, turn: [Update("f" * 64, u.contribution) for u in updates], "P04"),
+    "another dtype": (
+        lambda updates, turn: first_sum(updates, lambda a: a.astype(np.float32)),
+        "P02",
+    ),
+    "no sums": (
+        lambda updates, turn: [Update(u.plan_hash, Contribution({}, 30)) for u in updates],
+        "P02",
+    ),
+    "another plan": (
+        lambda updates, turn: [Update("f" * 64, u.contribution) for u in updates],
+        "P04",
+    ),
     "a plan too few": (lambda updates, turn: updates[1:], "P04"),
     "a plan twice": (lambda updates, turn: [*updates, updates[0]], "P04"),
     "a request it could not read": (lambda updates, turn: [Update("0" * 64, None, "W02")], "W02"),
     "an empty record": (lambda updates, turn: RecordDict(), "W02"),
     "garbage": (lambda updates, turn: Packet("updates", b"{]", "00", b"\xff" * 99), "W02"),
-    "without a key": (lambda updates, turn: pack_updates(updates, None, Packet("request", b"")), "P05"),
-    "with another site's key": (lambda updates, turn: pack_updates(updates, ring.signer("S0"), Packet("request", b"")), "P05"),
-    "in answer to another request": (lambda updates, turn: pack_updates(updates, ring.signer("S1"), Packet("request", b"")), "P05"),
-    "a courier without its station": (lambda updates, turn: refusal(Packet("request", b""), "R05"), "R05"),
+    "without a key": (
+        lambda updates, turn: pack_updates(updates, None, Packet("request", b"")),
+        "P05",
+    ),
+    "with another site's key": (
+        lambda updates, turn: pack_updates(updates, ring.signer("S0"), Packet("request", b"")),
+        "P05",
+    ),
+    "in answer to another request": (
+        lambda updates, turn: pack_updates(updates, ring.signer("S1"), Packet("request", b"")),
+        "P05",
+    ),
+    "a courier without its station": (
+        lambda updates, turn: refusal(Packet("request", b""), "R05"),
+        "R05",
+    ),
 }
 
 
@@ -315,10 +396,12 @@ def test_a_lie_is_refused_and_its_site_named(lie: str, stations: list[Local]) ->
 
 def test_updates_belong_to_plans_by_hash_not_by_position(stations: list[Local]) -> None:
     want = bits(driven(federation(stations))[0])
-    assert bits(driven(federation(stations, {"S1": lambda updates, turn: updates[::-1]}))[0]) == want
+    assert (
+        bits(driven(federation(stations, {"S1": lambda updates, turn: updates[::-1]}))[0]) == want
+    )
 
 
-# ---- registration -----------------------------------------------------------------------------------------------------------------
+# ---- registration --------------------------------------------------------------------------------
 
 
 def test_two_sites_of_one_name_are_refused(stations: list[Local]) -> None:
@@ -345,7 +428,9 @@ def test_a_node_that_does_not_greet_is_not_waited_for_for_ever(stations: list[Lo
     ("change", "code"),
     [({"code": "D08"}, "D08"), ({"version": "0.0"}, "P04"), ({"schema": "f" * 64}, "D07")],
 )
-def test_a_site_that_cannot_take_part_is_named_with_its_reason(change: dict[str, str], code: str, stations: list[Local]) -> None:
+def test_a_site_that_cannot_take_part_is_named_with_its_reason(
+    change: dict[str, str], code: str, stations: list[Local]
+) -> None:
     grid = federation(stations)
     said = Hello("S1", common.__version__, schema().hash, ("table",), (), 30)
     grid.nodes[20] = node(stations[1], hello=dataclasses.replace(said, **change))
@@ -368,19 +453,31 @@ def test_sites_are_asked_in_the_order_of_their_names(stations: list[Local]) -> N
 
 @pytest.mark.parametrize(
     ("able", "groups"),
-    [("abc", (("a",), ("b",), ("c",))), ("ab", (("a",), ("b",), ("c", "d"))), ("a", (("a",), ("b", "c", "d"))), ("", ())],
+    [
+        ("abc", (("a",), ("b",), ("c",))),
+        ("ab", (("a",), ("b",), ("c", "d"))),
+        ("a", (("a",), ("b", "c", "d"))),
+        ("", ()),
+    ],
 )
-def test_leave_one_site_out_leaves_estimable_sites_out_alone(able: str, groups: tuple[tuple[str, ...], ...]) -> None:
+def test_leave_one_site_out_leaves_estimable_sites_out_alone(
+    able: str, groups: tuple[tuple[str, ...], ...]
+) -> None:
     every = "abcd" if len(able) < 3 else "abc"
     hellos = {s: Hello(s, "", "", (), (), 9, estimable=s in able) for s in every}
     assert Roster(hellos, {}, ring.enrolled(every)).groups() == groups
 
 
 def test_a_single_site_has_nothing_to_leave_out() -> None:
-    assert Roster({"a": Hello("a", "", "", (), (), 9, estimable=True)}, {}, ring.enrolled("a")).groups() == ()
+    assert (
+        Roster(
+            {"a": Hello("a", "", "", (), (), 9, estimable=True)}, {}, ring.enrolled("a")
+        ).groups()
+        == ()
+    )
 
 
-# ---- learners ---------------------------------------------------------------------------------------------------------------------
+# ---- learners ------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""A quorum below 1: what a site that is lost for an exchange does to the learners, and to the account of who took part."""
+"""A quorum below 1: what a site that is lost for an exchange does to the learners, and to the
+account of who took part."""
 
 from __future__ import annotations
 
@@ -39,13 +40,20 @@ def test_newton_goes_on_to_the_pooled_solution(stations: list[Local], at: int) -
     plan, those = local_plan(Fold(), RUN.seed, RUN.parts), [s.held for s in stations]
     state = fit(load("logistic"), fit(PREPARE, {}, those, plan), those, plan)
     assert bool(progress.states["all"]["logistic"]["converged"])
-    np.testing.assert_allclose(progress.states["all"]["logistic"]["coefficients"], state["logistic"]["coefficients"], atol=1e-8)
+    np.testing.assert_allclose(
+        progress.states["all"]["logistic"]["coefficients"],
+        state["logistic"]["coefficients"],
+        atol=1e-8,
+    )
 
 
 def test_a_scale_is_that_of_the_cases_it_was_summed_over(stations: list[Local]) -> None:
     progress, _ = driven(federation(stations, {"S1": lost(2)}), RUN, tasks((Fold(),)))
     whole, _ = driven(federation(stations), RUN, tasks((Fold(),)))
-    ratio = progress.states["all"]["preprocessing"]["scale"] / whole.states["all"]["preprocessing"]["scale"]
+    ratio = (
+        progress.states["all"]["preprocessing"]["scale"]
+        / whole.states["all"]["preprocessing"]["scale"]
+    )
     assert np.all(np.abs(ratio - 1) < 0.3)
 
 
@@ -57,7 +65,9 @@ def test_a_lost_exchange_is_counted_once(stations: list[Local]) -> None:
 
 
 def test_a_reply_to_no_plan_without_a_reason_is_a_named_refusal(stations: list[Local]) -> None:
-    grid = federation(stations, {"S1": lambda updates, turn: [Update(NO_PLAN, updates[0].contribution)]})
+    grid = federation(
+        stations, {"S1": lambda updates, turn: [Update(NO_PLAN, updates[0].contribution)]}
+    )
     with pytest.raises(FederationError, match="S1: P04"):
         driven(grid, STRICT)
 

@@ -1,4 +1,5 @@
-"""Runs whose sums are masked, over real stations: the same model, no site's part to be seen, and every dishonest request refused."""
+"""Runs whose sums are masked, over real stations: the same model, no site's part to be seen, and
+every dishonest request refused."""
 
 from __future__ import annotations
 
@@ -46,14 +47,31 @@ Change = Callable[[str, Packet, Message], Message | None]
 
 
 def masked_run(**more: Any) -> Run:
-    return replace(RUN, secure=True, evaluations="within_site", expect=5, retries=0, deadline=2.0, quorum=0.6, **more)
+    return replace(
+        RUN,
+        secure=True,
+        evaluations="within_site",
+        expect=5,
+        retries=0,
+        deadline=2.0,
+        quorum=0.6,
+        **more,
+    )
 
 
 def policy(site: str, **more: Any) -> Policy:
-    return Policy(require="secagg", peers={n: ring.signer(n).public for n in NAMES if n != site}, **more)
+    return Policy(
+        require="secagg", peers={n: ring.signer(n).public for n in NAMES if n != site}, **more
+    )
 
 
-def station(folder: Path, site: str, minimum: int = 1, memory: Memory | None = None, rules: Policy | None = None) -> Local:
+def station(
+    folder: Path,
+    site: str,
+    minimum: int = 1,
+    memory: Memory | None = None,
+    rules: Policy | None = None,
+) -> Local:
     cohort = next(c for c in sites(150, 5, seed=2) if c.site == site)
     memory = memory or Memory(Answers(folder / site / "answers"), masks=folder / site / "secure")
     return Local(cohort, folder, minimum, memory, policy=rules or policy(site))
@@ -88,16 +106,22 @@ def roster(grid: MemoryGrid, run: Run) -> Roster:
     return register(grid, Invitation(run, "run", ring.enrolled(NAMES), "now", schema()))
 
 
-def driven(grid: MemoryGrid, folder: Path, run: Run | None = None, name: str = "") -> tuple[Progress, list[Exchange]]:
+def driven(
+    grid: MemoryGrid, folder: Path, run: Run | None = None, name: str = ""
+) -> tuple[Progress, list[Exchange]]:
     run = replace(run or masked_run(), out=str(folder))
     progress, told = Progress(), list[Exchange]()
-    named = Federation(grid, run, name or f"r{next(COUNT)}", roster(grid, run), tasks(FOLDS), schema())
+    named = Federation(
+        grid, run, name or f"r{next(COUNT)}", roster(grid, run), tasks(FOLDS), schema()
+    )
     drive(named, progress, lambda e, _: told.append(e))
     return progress, told
 
 
 def coefficients(progress: Progress) -> np.ndarray:
-    return np.concatenate([progress.states[f.key]["logistic"]["coefficients"].ravel() for f in FOLDS])
+    return np.concatenate(
+        [progress.states[f.key]["logistic"]["coefficients"].ravel() for f in FOLDS]
+    )
 
 
 def plain(folder: Path, names: Sequence[str] = NAMES) -> np.ndarray:
@@ -105,11 +129,15 @@ def plain(folder: Path, names: Sequence[str] = NAMES) -> np.ndarray:
     open_ = [Local(next(c for c in sites(150, 5, seed=2) if c.site == n), folder, 1) for n in names]
     grid, progress = federation(open_), Progress()
     run = replace(RUN, expect=len(names))
-    drive(Federation(grid, run, "plain", roster(grid, run), tasks(FOLDS), schema()), progress, lambda e, _: None)
+    drive(
+        Federation(grid, run, "plain", roster(grid, run), tasks(FOLDS), schema()),
+        progress,
+        lambda e, _: None,
+    )
     return coefficients(progress)
 
 
-# ---- a run in which all goes well ----------------------------------------------------------------------------------------------
+# ---- a run in which all goes well ----------------------------------------------------------------
 
 
 def test_the_model_is_that_of_the_open_sums(stations: list[Local], tmp_path: Path) -> None:
@@ -118,7 +146,9 @@ def test_the_model_is_that_of_the_open_sums(stations: list[Local], tmp_path: Pat
     assert all(e.sites == dict.fromkeys(NAMES, "contributed") for e in told)
 
 
-def test_nothing_that_a_courier_carries_shows_a_sites_sums_or_counts(stations: list[Local], tmp_path: Path) -> None:
+def test_nothing_that_a_courier_carries_shows_a_sites_sums_or_counts(
+    stations: list[Local], tmp_path: Path
+) -> None:
     carried: list[tuple[str, Packet]] = []
 
     def keep(site: str, told: Packet, m: Message) -> Message | None:
@@ -143,7 +173,9 @@ def test_nothing_that_a_courier_carries_shows_a_sites_sums_or_counts(stations: l
 def test_a_site_below_its_minimum_adds_zeros_and_nobody_learns_of_it(tmp_path: Path) -> None:
     small = [station(tmp_path, n, minimum=1 if n != "S3" else 10_000) for n in NAMES]
     progress, told = driven(federation(small), tmp_path)
-    assert coefficients(progress) == pytest.approx(plain(tmp_path, [n for n in NAMES if n != "S3"]), abs=1e-6)
+    assert coefficients(progress) == pytest.approx(
+        plain(tmp_path, [n for n in NAMES if n != "S3"]), abs=1e-6
+    )
     assert all(e.sites["S3"] == "contributed" for e in told)
 
 
@@ -152,7 +184,11 @@ def test_noise_is_added_before_the_mask_and_charged(tmp_path: Path) -> None:
     for n in NAMES:
         rules = policy(n, epsilon=50.0, delta=1e-3)
         budget = Budget(tmp_path / n, rules)
-        opened.append(station(tmp_path, n, memory=Memory(Answers(tmp_path / n / "answers"), budget), rules=rules))
+        opened.append(
+            station(
+                tmp_path, n, memory=Memory(Answers(tmp_path / n / "answers"), budget), rules=rules
+            )
+        )
     progress, told = driven(federation(opened), tmp_path, masked_run(noise=20.0))
     assert np.abs(coefficients(progress) - plain(tmp_path)).max() > 1e-3
     for s in opened:
@@ -163,12 +199,15 @@ def test_noise_is_added_before_the_mask_and_charged(tmp_path: Path) -> None:
         budget.close()
 
 
-# ---- who drops out -------------------------------------------------------------------------------------------------------------
+# ---- who drops out -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["masked", "secured"])
-def test_a_site_that_falls_silent_is_left_out_or_done_without(stations: list[Local], tmp_path: Path, kind: str) -> None:
-    """Before its vector has come, and after: then it stays in the sum, and the others' shares take its mask off."""
+def test_a_site_that_falls_silent_is_left_out_or_done_without(
+    stations: list[Local], tmp_path: Path, kind: str
+) -> None:
+    """Before its vector has come, and after: then it stays in the sum, and the others' shares take
+    its mask off."""
     steps = itertools.count()
 
     def silent(site: str, told: Packet, m: Message) -> Message | None:
@@ -176,10 +215,14 @@ def test_a_site_that_falls_silent_is_left_out_or_done_without(stations: list[Loc
         later = kind == "masked" or next(steps) >= 0
         return None if first and later and _in_a_step(m, kind) else as_it_is(site, told, m)
 
-    progress, told = driven(federation(stations, silent), tmp_path, replace(masked_run(), deadline=0.4))
+    progress, told = driven(
+        federation(stations, silent), tmp_path, replace(masked_run(), deadline=0.4)
+    )
     if kind == "masked":
         assert all(e.sites["S1"] == "R02" for e in told)
-        assert coefficients(progress) == pytest.approx(plain(tmp_path, [n for n in NAMES if n != "S1"]), abs=1e-6)
+        assert coefficients(progress) == pytest.approx(
+            plain(tmp_path, [n for n in NAMES if n != "S1"]), abs=1e-6
+        )
     else:
         assert all(e.sites["S1"] == "contributed" for e in told)
         assert coefficients(progress) == pytest.approx(plain(tmp_path), abs=1e-6)
@@ -187,20 +230,31 @@ def test_a_site_that_falls_silent_is_left_out_or_done_without(stations: list[Loc
 
 def _in_a_step(m: Message, kind: str) -> bool:
     """Not the exchange of keys."""
-    return kind == "masked" or json.loads(packet(m, "secure").text)["ask"]["stage"] in ("online", "reveal")
+    return kind == "masked" or json.loads(packet(m, "secure").text)["ask"]["stage"] in (
+        "online",
+        "reveal",
+    )
 
 
 def test_too_few_sites_end_the_run_by_name(stations: list[Local], tmp_path: Path) -> None:
     def gone(site: str, told: Packet, m: Message) -> Message | None:
-        return None if site in ("S1", "S2", "S3") and told.kind == "masked" else as_it_is(site, told, m)
+        return (
+            None
+            if site in ("S1", "S2", "S3") and told.kind == "masked"
+            else as_it_is(site, told, m)
+        )
 
-    with pytest.raises(FederationError, match=r"a sum over 2 sites of 5.*S1: R02.*S2: R02") as caught:
+    with pytest.raises(
+        FederationError, match=r"a sum over 2 sites of 5.*S1: R02.*S2: R02"
+    ) as caught:
         driven(federation(stations, gone), tmp_path)
     assert caught.value.code == "R01"
 
 
 def test_a_site_without_the_others_keys_is_named_before_the_first_step(tmp_path: Path) -> None:
-    alone = Policy(require="secagg", peers={n: ring.signer("somebody else").public for n in NAMES if n != "S2"})
+    alone = Policy(
+        require="secagg", peers={n: ring.signer("somebody else").public for n in NAMES if n != "S2"}
+    )
     mixed = [station(tmp_path, n, rules=alone if n == "S2" else None) for n in NAMES]
     with pytest.raises(FederationError, match="S2: M02") as caught:
         driven(federation(mixed), tmp_path)
@@ -211,11 +265,17 @@ def test_a_site_without_the_others_keys_is_named_before_the_first_step(tmp_path:
         driven(federation(strangers), tmp_path)
 
 
-def test_a_coordinator_that_is_killed_after_the_vectors_goes_on_to_the_same_sum(stations: list[Local], tmp_path: Path) -> None:
+def test_a_coordinator_that_is_killed_after_the_vectors_goes_on_to_the_same_sum(
+    stations: list[Local], tmp_path: Path
+) -> None:
     name, dead = "killed", {"at": 2}
 
     def killed(site: str, told: Packet, m: Message) -> Message | None:
-        if told.kind == "secured" and json.loads(packet(m, "secure").text)["ask"]["stage"] == "reveal" and dead["at"]:
+        if (
+            told.kind == "secured"
+            and json.loads(packet(m, "secure").text)["ask"]["stage"] == "reveal"
+            and dead["at"]
+        ):
             dead["at"] -= 1
             if not dead["at"]:
                 raise KeyboardInterrupt
@@ -224,15 +284,23 @@ def test_a_coordinator_that_is_killed_after_the_vectors_goes_on_to_the_same_sum(
     run, progress = replace(masked_run(), out=str(tmp_path)), Progress()
     grid = federation(stations, killed)
     with pytest.raises(KeyboardInterrupt):
-        drive(Federation(grid, run, name, roster(grid, run), tasks(FOLDS), schema()), progress, lambda e, _: None)
+        drive(
+            Federation(grid, run, name, roster(grid, run), tasks(FOLDS), schema()),
+            progress,
+            lambda e, _: None,
+        )
     # the stations are started again as well: what they must not forget is on disk
     again = [station(tmp_path, n) for n in NAMES]
     grid = federation(again)
-    drive(Federation(grid, run, name, roster(grid, run), tasks(FOLDS), schema()), progress, lambda e, _: None)
+    drive(
+        Federation(grid, run, name, roster(grid, run), tasks(FOLDS), schema()),
+        progress,
+        lambda e, _: None,
+    )
     assert coefficients(progress) == pytest.approx(plain(tmp_path), abs=1e-6)
 
 
-# ---- a coordinator that is not honest ------------------------------------------------------------------------------------------
+# ---- a coordinator that is not honest ------------------------------------------------------------
 
 
 class Liar:
@@ -242,7 +310,9 @@ class Liar:
         self.stations = {s.site.name: s for s in stations}
 
     def ask(self, site: str, stage: masked_messages.Stage, **more: Any) -> Told:
-        asked = masked_messages.pack_ask(Ask("lie", site, stage, time.time() + 60, **more), ring.COORDINATOR)
+        asked = masked_messages.pack_ask(
+            Ask("lie", site, stage, time.time() + 60, **more), ring.COORDINATOR
+        )
         return unpack_told(self.stations[site].answer(asked), ring.signer(site).public, asked)
 
     def keys(self, names: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -257,9 +327,16 @@ class Liar:
         learner = load("preprocessing")
         states = {"all": {"preprocessing": learner.start(schema(), 3)}}
         self.states = states
-        told = {"study": "synthetic", "task": "now", "schema": schema().hash, "learner": "preprocessing", "phase": "coarse"}
+        told = {
+            "study": "synthetic",
+            "task": "now",
+            "schema": schema().hash,
+            "learner": "preprocessing",
+            "phase": "coarse",
+        }
         plan = Plan(
-            run="lie", site=site, step=step, fold=Fold(), reads=(Fold(),), state_hash=pack_states(states).hash, participants=tuple(NAMES),
+            run="lie", site=site, step=step, fold=Fold(), reads=(Fold(),),
+            state_hash=pack_states(states).hash, participants=tuple(NAMES),
             expires=time.time() + 60, hyper=hyper_of(learner), seed=3, parts=3, secure=True, **told,
         )  # fmt: skip
         return [dataclasses.replace(plan, **more)]
@@ -269,14 +346,19 @@ class Liar:
         asked = pack_request(plans, pack_states(self.states), ring.COORDINATOR)
         told = self.stations[site].answer(asked)
         if told.kind == "updates":
-            return masked_messages.Masked(unpack_updates(told, ring.signer(site).public, asked)[0].code)
+            return masked_messages.Masked(
+                unpack_updates(told, ring.signer(site).public, asked)[0].code
+            )
         return masked_messages.unpack_masked(told, ring.signer(site).public, asked, NAMES)
 
     def place(self) -> str:
         return masked_messages.place(self.plans("S0"), group.group(NAMES))
 
     def signed(self, online: Sequence[str]) -> dict[str, str]:
-        return {n: self.ask(n, "online", place=self.place(), online=tuple(online)).signature for n in online}
+        return {
+            n: self.ask(n, "online", place=self.place(), online=tuple(online)).signature
+            for n in online
+        }
 
 
 @pytest.fixture
@@ -300,12 +382,21 @@ def test_a_key_that_the_coordinator_made_up_is_refused(stations: list[Local]) ->
     forged = {**keys, "S1": (keys["S2"][0], keys["S2"][1])}
     assert liar.ask("S0", "group", keys=forged).code == "M02"
     mine = masked_messages.vouched("lie", "S1", keys["S2"][0])
-    assert liar.ask("S0", "group", keys={**keys, "S1": (keys["S2"][0], ring.COORDINATOR.sign(mine))}).code == "M02"
+    assert (
+        liar.ask(
+            "S0", "group", keys={**keys, "S1": (keys["S2"][0], ring.COORDINATOR.sign(mine))}
+        ).code
+        == "M02"
+    )
     assert liar.ask("S0", "group", keys={**keys, "Sybil": keys["S2"]}).code == "P07"
     assert liar.ask("S0", "group", keys={n: keys[n] for n in NAMES[:2]}).code == "M01"
-    assert liar.ask("S0", "group", keys={n: keys[n] for n in NAMES[1:]}).code == "M02", "its own is missing"
+    assert liar.ask("S0", "group", keys={n: keys[n] for n in NAMES[1:]}).code == "M02", (
+        "its own is missing"
+    )
     assert not liar.ask("S0", "group", keys=keys).code
-    assert liar.ask("S0", "group", keys={n: keys[n] for n in NAMES[:4]}).code == "M02", "another group in the same run"
+    assert liar.ask("S0", "group", keys={n: keys[n] for n in NAMES[:4]}).code == "M02", (
+        "another group in the same run"
+    )
 
 
 def test_one_vector_leaves_in_a_step(liar: Liar) -> None:
@@ -314,16 +405,24 @@ def test_one_vector_leaves_in_a_step(liar: Liar) -> None:
     assert liar.work("S0", phase="fine", seed=4).code == "P06"
     again = liar.work("S0")
     assert not again.code
-    assert not np.array_equal(again.vector, first.vector), "masks of a second time are others, what is under them is the same"
+    assert not np.array_equal(again.vector, first.vector), (
+        "masks of a second time are others, what is under them is the same"
+    )
 
 
 def test_a_site_signs_one_online_set_and_reveals_for_no_other(liar: Liar) -> None:
     came = {n: liar.work(n) for n in NAMES}
     online, place = NAMES[:4], liar.place()
     sealed = {n: {s: came[s].sealed[n] for s in NAMES} for n in NAMES}
-    assert liar.ask("S0", "online", place=place, online=tuple(NAMES[:3])).code == "M01", "fewer than two thirds"
-    assert liar.ask("S0", "online", place="0" * 64, online=tuple(online)).code == "M01", "a step that was none"
-    assert liar.ask("S4", "online", place=place, online=tuple(online)).code == "M01", "its own vector would not be in the sum"
+    assert liar.ask("S0", "online", place=place, online=tuple(NAMES[:3])).code == "M01", (
+        "fewer than two thirds"
+    )
+    assert liar.ask("S0", "online", place="0" * 64, online=tuple(online)).code == "M01", (
+        "a step that was none"
+    )
+    assert liar.ask("S4", "online", place=place, online=tuple(online)).code == "M01", (
+        "its own vector would not be in the sum"
+    )
     signed = liar.signed(online)
     assert liar.ask("S0", "online", place=place, online=tuple(NAMES)).code == "M01", "a second set"
     told = {"place": place, "online": tuple(online), "sealed": sealed["S0"]}
@@ -333,20 +432,32 @@ def test_a_site_signs_one_online_set_and_reveals_for_no_other(liar: Liar) -> Non
     assert liar.ask("S0", "reveal", signed=forged, **told).code == "M01"
     assert liar.ask("S0", "reveal", signed=signed, **{**told, "online": tuple(NAMES)}).code == "M01"
     swapped = {**sealed["S0"], "S1": sealed["S2"]["S1"]}
-    assert liar.ask("S0", "reveal", signed=signed, **{**told, "sealed": swapped}).code == "M02", "sealed for somebody else"
+    assert liar.ask("S0", "reveal", signed=signed, **{**told, "sealed": swapped}).code == "M02", (
+        "sealed for somebody else"
+    )
     honest = liar.ask("S0", "reveal", signed=signed, **told)
     assert not honest.code
-    # of each online site the seed of its own and the one that it has with S4; never one between two that are online
+    # of each online site the seed of its own and the one that it has with S4; never one between two
+    # that are online
     assert {s: set(v) for s, v in honest.shares.items()} == {s: {s, "S4"} for s in online}
 
 
 def test_an_expired_or_foreign_message_is_refused(liar: Liar) -> None:
     asked = masked_messages.pack_ask(Ask("lie", "S0", "key", time.time() - 5), ring.COORDINATOR)
-    assert unpack_told(liar.stations["S0"].answer(asked), ring.signer("S0").public, asked).code == "P04"
+    assert (
+        unpack_told(liar.stations["S0"].answer(asked), ring.signer("S0").public, asked).code
+        == "P04"
+    )
     asked = masked_messages.pack_ask(Ask("lie", "S1", "key", time.time() + 5), ring.COORDINATOR)
-    assert unpack_told(liar.stations["S0"].answer(asked), ring.signer("S0").public, asked).code == "P04"
+    assert (
+        unpack_told(liar.stations["S0"].answer(asked), ring.signer("S0").public, asked).code
+        == "P04"
+    )
     asked = masked_messages.pack_ask(Ask("lie", "S0", "key", time.time() + 5), ring.signer("S1"))
-    assert unpack_told(liar.stations["S0"].answer(asked), ring.signer("S0").public, asked).code == "P05"
+    assert (
+        unpack_told(liar.stations["S0"].answer(asked), ring.signer("S0").public, asked).code
+        == "P05"
+    )
 
 
 @pytest.mark.parametrize(
@@ -358,13 +469,17 @@ def test_an_expired_or_foreign_message_is_refused(liar: Liar) -> None:
         ({"expect": 2}, "at least 3 sites"),
     ],
 )
-def test_what_needs_single_sites_does_not_go_with_secure_sums(config: dict[str, object], told: str) -> None:
+def test_what_needs_single_sites_does_not_go_with_secure_sums(
+    config: dict[str, object], told: str
+) -> None:
     with pytest.raises(UsageError, match=told):
         Run.parse({"secure": True, "expect": 3, **config})
     assert Run.parse({"secure": True, "expect": 3}).evaluations == "within_site"
 
 
-def test_a_station_that_was_started_again_gets_the_states_it_lacks(stations: list[Local], tmp_path: Path) -> None:
+def test_a_station_that_was_started_again_gets_the_states_it_lacks(
+    stations: list[Local], tmp_path: Path
+) -> None:
     turn = itertools.count()
 
     def restarted(site: str, told: Packet, m: Message) -> Message | None:
@@ -379,7 +494,9 @@ def test_a_station_that_was_started_again_gets_the_states_it_lacks(stations: lis
 
 
 @pytest.mark.parametrize("kind", ["masked", "secured"])
-def test_a_courier_that_has_lost_its_station_for_a_moment_is_tried_again(stations: list[Local], tmp_path: Path, kind: str) -> None:
+def test_a_courier_that_has_lost_its_station_for_a_moment_is_tried_again(
+    stations: list[Local], tmp_path: Path, kind: str
+) -> None:
     turn = itertools.count()
 
     def lost(site: str, told: Packet, m: Message) -> Message | None:
@@ -399,7 +516,9 @@ def test_what_a_site_has_refused_is_not_asked_again(stations: list[Local], tmp_p
         if site != "S3" or told.kind != "masked":
             return as_it_is(site, told, m)
         next(asked)
-        answer = masked_messages.pack_masked(masked_messages.Masked("P07"), ring.signer("S3"), packet(m, "request"))
+        answer = masked_messages.pack_masked(
+            masked_messages.Masked("P07"), ring.signer("S3"), packet(m, "request")
+        )
         return Message(content(answer), reply_to=m)
 
     _, told = driven(federation(stations, denied), tmp_path, replace(masked_run(), retries=2))

@@ -22,7 +22,9 @@ from tests.synthetic import sites
 
 HEADS = ("logistic", "boosting", "mlp")
 JOBS = [
-    Job(load(n, {"trees": 3} if n == "boosting" else None), f, (f,)) for f in (Fold(), Fold(parts=(0,))) for n in ("preprocessing", *HEADS)
+    Job(load(n, {"trees": 3} if n == "boosting" else None), f, (f,))
+    for f in (Fold(), Fold(parts=(0,)))
+    for n in ("preprocessing", *HEADS)
 ]
 
 
@@ -39,10 +41,14 @@ def test_every_head_has_a_curve_over_all_sites_and_by_site(told: list[Exchange])
         curve = [row["all"][metric[head]] for row in rows]
         assert len(curve) >= 3
         assert curve[-1] < curve[0]
-        assert all(row["fold"] == "all" for row in rows[:2]), "the training set of everybody, while it is among them"
+        assert all(row["fold"] == "all" for row in rows[:2]), (
+            "the training set of everybody, while it is among them"
+        )
         assert all(set(row["sites"]) == {"S0", "S1", "S2"} for row in rows)
         # the mean over all is that of the sites', weighed by their cases, which are equal here
-        assert curve[0] == pytest.approx(np.mean([rows[0]["sites"][s][metric[head]] for s in rows[0]["sites"]]), rel=0.2)
+        assert curve[0] == pytest.approx(
+            np.mean([rows[0]["sites"][s][metric[head]] for s in rows[0]["sites"]]), rel=0.2
+        )
     assert not [row for e in told for row in e.metrics if row["learner"] == "preprocessing"]
 
 
@@ -51,14 +57,21 @@ def test_a_run_with_noise_tells_none(tmp_path: Path) -> None:
 
     with ExitStack() as opened:
         stations = [at(tmp_path, opened, s) for s in ("S0", "S1", "S2")]
-        _, told = driven(federation(stations), NOISED, [*NOISY_JOBS, Job(load("logistic"), Fold(), (Fold(),))])
+        _, told = driven(
+            federation(stations), NOISED, [*NOISY_JOBS, Job(load("logistic"), Fold(), (Fold(),))]
+        )
     assert all(e.metrics == [] for e in told)
 
 
 def test_masked_sums_tell_what_is_over_all_sites_and_nothing_by_site(tmp_path: Path) -> None:
     from tests.server.rounds import test_masked_sums as secure
 
-    stations = [secure.station(tmp_path, n, memory=Memory(Answers(tmp_path / n), masks=tmp_path / n / "secure")) for n in secure.NAMES]
+    stations = [
+        secure.station(
+            tmp_path, n, memory=Memory(Answers(tmp_path / n), masks=tmp_path / n / "secure")
+        )
+        for n in secure.NAMES
+    ]
     _, told = secure.driven(secure.federation(stations), tmp_path)
     rows = [row for e in told for row in e.metrics]
     assert rows
@@ -67,12 +80,24 @@ def test_masked_sums_tell_what_is_over_all_sites_and_nothing_by_site(tmp_path: P
 
 def test_what_is_no_number_or_of_nobody_is_left_out() -> None:
     assert values(Contribution({"likelihood": np.array(-30.0)}, 60)) == {"log_loss": 0.5}
-    assert values(Contribution({"likelihood": np.array([-30.0, 9.0])}, 60, {"halved": np.array(2)})) == {"log_loss": 0.5}
-    assert values(Contribution({}, 4, {"loss": np.array(2.0), "dice": np.array([[3.0, 4.0], [1.0, 4.0]])})) == {"loss": 0.5, "dice": 0.5}
+    assert values(
+        Contribution({"likelihood": np.array([-30.0, 9.0])}, 60, {"halved": np.array(2)})
+    ) == {"log_loss": 0.5}
+    assert values(
+        Contribution({}, 4, {"loss": np.array(2.0), "dice": np.array([[3.0, 4.0], [1.0, 4.0]])})
+    ) == {"loss": 0.5, "dice": 0.5}
     assert values(Contribution({"likelihood": np.array(0.0)}, 0, {"dice": np.zeros((2, 2))})) == {}
     assert values(Contribution({"likelihood": np.array(np.inf)}, 3)) == {}
     measured = Measured()
     for fold, loss in (("part:0", 2.0), ("part:1", 4.0)):
         c = Contribution({}, 2, {"loss": np.array(loss)})
         measured.add("mlp", fold, c, {"S0": c})
-    assert measured.rows() == [{"learner": "mlp", "folds": 2, "fold": "", "all": {"loss": 1.5}, "sites": {"S0": {"loss": 1.5}}}]
+    assert measured.rows() == [
+        {
+            "learner": "mlp",
+            "folds": 2,
+            "fold": "",
+            "all": {"loss": 1.5},
+            "sites": {"S0": {"loss": 1.5}},
+        }
+    ]

@@ -1,4 +1,5 @@
-"""What travels of the states: the same results whoever holds what, fewer bytes, and restarts on either side that change nothing."""
+"""What travels of the states: the same results whoever holds what, fewer bytes, and restarts on
+either side that change nothing."""
 
 from __future__ import annotations
 
@@ -32,11 +33,24 @@ ROUNDS = 2 + 5
 
 
 def jobs() -> list[Job]:
-    return [Job(load(name, HYPER if name == "mlp" else {}), fold, (fold,)) for fold in FOLDS for name in ("preprocessing", "mlp")]
+    return [
+        Job(load(name, HYPER if name == "mlp" else {}), fold, (fold,))
+        for fold in FOLDS
+        for name in ("preprocessing", "mlp")
+    ]
 
 
 def run(how: str) -> Run:
-    return Run(study="synthetic", task="now", seed=3, parts=3, deadline=5.0, retries=1, expect=3, transfer=how)
+    return Run(
+        study="synthetic",
+        task="now",
+        seed=3,
+        parts=3,
+        deadline=5.0,
+        retries=1,
+        expect=3,
+        transfer=how,
+    )
 
 
 class Town:
@@ -80,7 +94,11 @@ def driven(
         if watch:
             watch(exchange, now)
 
-    drive(Federation(grid, run(how), "run", registered(grid, run(how)), jobs(), schema()), progress, seen)
+    drive(
+        Federation(grid, run(how), "run", registered(grid, run(how)), jobs(), schema()),
+        progress,
+        seen,
+    )
     return progress, told
 
 
@@ -105,7 +123,9 @@ def test_rounded_changes_cost_a_fraction_and_the_model_stays_near(how: str, tmp_
     there = Town(tmp_path / "b")
     near, less = driven(there, how)
     share = {"int8": 0.25, "float16": 0.5}[how]
-    for before, after in zip(all_of_it[3:], less[3:], strict=True):  # the first round's states travel whole
+    for before, after in zip(
+        all_of_it[3:], less[3:], strict=True
+    ):  # the first round's states travel whole
         assert after.sent / before.sent < share + 0.1
         assert after.received / before.received < share / 2 + 0.05  # what is whole goes in float64
     moved = compression.flat(weights(whole)) - compression.flat(load_start())
@@ -113,7 +133,13 @@ def test_rounded_changes_cost_a_fraction_and_the_model_stays_near(how: str, tmp_
     assert np.linalg.norm(off) < {"int8": 0.05, "float16": 0.005}[how] * np.linalg.norm(moved)
     # what rounding leaves over is the coordinator's: no site has seen it
     assert MEMORY + compression.CODE in near.states["all"]["mlp"]
-    assert not [k for s in there.stations.values() for a in s._held.values() for k in a if k.startswith(MEMORY)]
+    assert not [
+        k
+        for s in there.stations.values()
+        for a in s._held.values()
+        for k in a
+        if k.startswith(MEMORY)
+    ]
 
 
 def load_start() -> Arrays:
@@ -124,16 +150,22 @@ def load_start() -> Arrays:
 
 
 @pytest.mark.parametrize("how", ["changed", *sorted(compression.ROUNDED)])
-def test_a_station_that_is_restarted_gets_its_states_whole_and_nothing_changes(how: str, tmp_path: Path) -> None:
+def test_a_station_that_is_restarted_gets_its_states_whole_and_nothing_changes(
+    how: str, tmp_path: Path
+) -> None:
     want, _ = driven(Town(tmp_path / "a"), how)
     there = Town(tmp_path / "b")
-    got, told = driven(there, how, watch=lambda exchange, now: there.restart("S1") if now.step in (3, 5) else None)
+    got, told = driven(
+        there, how, watch=lambda exchange, now: there.restart("S1") if now.step in (3, 5) else None
+    )
     assert bits(got) == bits(want)
     assert all(e.sites["S1"] == "contributed" for e in told)
 
 
 @pytest.mark.parametrize("how", ["changed", *sorted(compression.ROUNDED)])
-def test_a_coordinator_that_goes_on_from_its_states_ends_in_the_same_bits(how: str, tmp_path: Path) -> None:
+def test_a_coordinator_that_goes_on_from_its_states_ends_in_the_same_bits(
+    how: str, tmp_path: Path
+) -> None:
     want, _ = driven(Town(tmp_path / "a"), how)
     there = Town(tmp_path / "b")
 
@@ -149,7 +181,11 @@ def test_a_coordinator_that_goes_on_from_its_states_ends_in_the_same_bits(how: s
         driven(there, how, progress=progress, watch=until_4)
     assert MEMORY + compression.CODE in progress.states["all"]["mlp"] or how == "changed"
     assert _to_arrays(progress)
-    again = Progress({k: {n: dict(a) for n, a in s.items()} for k, s in progress.states.items()}, set(progress.done), progress.step)
+    again = Progress(
+        {k: {n: dict(a) for n, a in s.items()} for k, s in progress.states.items()},
+        set(progress.done),
+        progress.step,
+    )
     got, _ = driven(there, how, progress=again)
     assert bits(got) == bits(want)
 

@@ -1,4 +1,5 @@
-"""Messages and replies over a Grid whose nodes fall behind, as Flower's SuperNode does when one of its processes has died."""
+"""Messages and replies over a Grid whose nodes fall behind, as Flower's SuperNode does when one of
+its processes has died."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ def work(*nodes: int) -> dict[int, Message]:
     return {n: Message(RecordDict(), n, WORK) for n in nodes}
 
 
-def test_a_node_that_is_a_message_behind_is_nudged_once_and_then_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_is_a_message_behind_is_nudged_once_and_then_followed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(transport, "PATIENCE", 0.2)
     lagging = Behind()
     there = Post(MemoryGrid({1: lagging, 2: prompt}))

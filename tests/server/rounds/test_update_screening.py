@@ -1,4 +1,5 @@
-"""Updates that are not believed: too far from where they started, too far beside the others', of more cases than the site has told of."""
+"""Updates that are not believed: too far from where they started, too far beside the others', of
+more cases than the site has told of."""
 
 from __future__ import annotations
 
@@ -30,7 +31,11 @@ from tests.server.rounds.test_driver import RUN, Local, bits, federation
 from tests.synthetic import schema, sites
 
 MLP: Federated = load("mlp", {"rounds": 2, "epochs": 1})
-AT: Arrays = {"round": np.array(0), "w/0.weight": np.full((2, 3), 0.5, np.float32), "w/0.bias": np.zeros(2, np.float32)}
+AT: Arrays = {
+    "round": np.array(0),
+    "w/0.weight": np.full((2, 3), 0.5, np.float32),
+    "w/0.bias": np.zeros(2, np.float32),
+}
 BOUND = Run(norm_bound=2.0)
 FACTOR = Run(outliers=3.0)
 TOLD = dict.fromkeys("abcdefg", 100)
@@ -39,18 +44,23 @@ TOLD = dict.fromkeys("abcdefg", 100)
 def update(by: float, cases: int = 10) -> Contribution:
     """Parameters of which one has changed by `by`."""
     moved = AT["w/0.bias"] + np.array([by, 0.0])
-    return Contribution({"w/0.weight": AT["w/0.weight"].astype(np.float64) * cases, "w/0.bias": moved * cases}, cases)
+    return Contribution(
+        {"w/0.weight": AT["w/0.weight"].astype(np.float64) * cases, "w/0.bias": moved * cases},
+        cases,
+    )
 
 
 def found(run: Run, **changes: float) -> dict[str, str]:
-    return update_screening.find(run, MLP, AT, {s: update(by) for s, by in changes.items()}, None, TOLD)
+    return update_screening.find(
+        run, MLP, AT, {s: update(by) for s, by in changes.items()}, None, TOLD
+    )
 
 
 @given(st.floats(-1e6, 1e6), st.integers(1, 1000))
 def test_the_norm_is_that_of_the_change_whatever_the_cases(by: float, cases: int) -> None:
-    assert update_screening.norm(update(by, cases), {k: v for k, v in AT.items() if k != "round"}) == pytest.approx(
-        abs(by), rel=1e-6, abs=1e-6
-    )
+    assert update_screening.norm(
+        update(by, cases), {k: v for k, v in AT.items() if k != "round"}
+    ) == pytest.approx(abs(by), rel=1e-6, abs=1e-6)
 
 
 def test_beyond_the_bound_a_site_is_named_with_its_norm() -> None:
@@ -85,12 +95,30 @@ def test_who_has_no_case_may_add_nothing() -> None:
     nothing = {k: np.zeros(v.shape) for k, v in AT.items() if k != "round"}
     for by, want in ((0.0, []), (5.0, ["a"])):
         sums = {**nothing, "w/0.bias": nothing["w/0.bias"] + by}
-        assert list(update_screening.find(BOUND, MLP, AT, {"a": Contribution(sums, 0)}, None, TOLD)) == want
+        assert (
+            list(update_screening.find(BOUND, MLP, AT, {"a": Contribution(sums, 0)}, None, TOLD))
+            == want
+        )
 
 
 def test_sums_of_another_phase_have_no_norm() -> None:
-    assert update_screening.find(BOUND, MLP, AT, {"a": Contribution({"classes": np.full(2, 1e9)}, 10)}, None, TOLD) == {}
-    assert update_screening.find(BOUND, load("logistic"), {}, {"a": Contribution({"gradient": np.full(2, 1e9)}, 10)}, None, TOLD) == {}
+    assert (
+        update_screening.find(
+            BOUND, MLP, AT, {"a": Contribution({"classes": np.full(2, 1e9)}, 10)}, None, TOLD
+        )
+        == {}
+    )
+    assert (
+        update_screening.find(
+            BOUND,
+            load("logistic"),
+            {},
+            {"a": Contribution({"gradient": np.full(2, 1e9)}, 10)},
+            None,
+            TOLD,
+        )
+        == {}
+    )
 
 
 @pytest.mark.parametrize("how", sorted(compression.ROUNDED))
@@ -98,30 +126,50 @@ def test_of_a_rounded_change_the_norm_is_that_of_what_was_sent(how: str) -> None
     rng = np.random.default_rng(1)
     current: Arrays = {"w/0.weight": rng.normal(size=(300, 400)).astype(np.float32)}
     moved = current["w/0.weight"] + rng.normal(size=(300, 400)).astype(np.float32)
-    thin, _ = compression.thin(Contribution({"w/0.weight": moved * np.float64(7)}, 7), current, {}, how)
+    thin, _ = compression.thin(
+        Contribution({"w/0.weight": moved * np.float64(7)}, 7), current, {}, how
+    )
     thick = compression.thicken(thin, current, how)
     size = compression.norm(thin.sums, how)
     assert size == pytest.approx(update_screening.norm(thick, current), rel=1e-5)
     run = Run(norm_bound=size / 2, transfer=how)
-    assert list(update_screening.find(run, MLP, {"round": np.array(0), **current}, {"a": thin}, current, TOLD)) == ["a"]
+    assert list(
+        update_screening.find(
+            run, MLP, {"round": np.array(0), **current}, {"a": thin}, current, TOLD
+        )
+    ) == ["a"]
 
 
 def test_more_cases_than_were_told_are_refused_for_sums_and_parameters() -> None:
     for learner in (MLP, load("logistic"), load("boosting")):
-        told = update_screening.find(Run(), learner, AT, {"a": update(0, 101), "b": update(0, 100)}, None, TOLD)
+        told = update_screening.find(
+            Run(), learner, AT, {"a": update(0, 101), "b": update(0, 100)}, None, TOLD
+        )
         assert list(told) == ["a"]
         assert "101 cases" in told["a"]
         assert "told of 100" in told["a"]
 
 
 def test_noise_and_cases_of_unknown_label_are_no_lie() -> None:
-    assert update_screening.find(Run(noise=1.0), load("logistic"), AT, {"a": update(0, 101)}, None, TOLD) == {}
+    assert (
+        update_screening.find(
+            Run(noise=1.0), load("logistic"), AT, {"a": update(0, 101)}, None, TOLD
+        )
+        == {}
+    )
     for name in ("autoencoder", "segmentation"):
         assert update_screening.find(Run(), load(name), AT, {"a": update(0, 101)}, None, TOLD) == {}
 
 
 @pytest.mark.parametrize(
-    "bad", [{"norm_bound": -1.0}, {"norm_bound": math.inf}, {"outliers": 1.0}, {"outliers": -2.0}, {"outliers": math.nan}]
+    "bad",
+    [
+        {"norm_bound": -1.0},
+        {"norm_bound": math.inf},
+        {"outliers": 1.0},
+        {"outliers": -2.0},
+        {"outliers": math.nan},
+    ],
 )
 def test_bounds_that_bound_nothing_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=next(iter(bad))) as caught:
@@ -129,7 +177,7 @@ def test_bounds_that_bound_nothing_are_refused(bad: dict[str, float]) -> None:
     assert caught.value.code == "C01"
 
 
-# ---- through the driver, over real stations ----------------------------------------------------------------------------------------
+# ---- through the driver, over real stations ------------------------------------------------------
 
 FOLDS = (Fold(), Fold(parts=(0,)), Fold(("S1",)))
 JOBS = [Job(learner, fold, (fold,)) for fold in FOLDS for learner in (load("preprocessing"), MLP)]
@@ -146,13 +194,20 @@ def lying(stations: list[Local], change: Callable[[Contribution], Contribution])
     """S3 changes what it sends."""
 
     def lie(updates: list[Update], turn: int) -> list[Update]:
-        return [dataclasses.replace(u, contribution=change(u.contribution)) if u.contribution else u for u in updates]
+        return [
+            dataclasses.replace(u, contribution=change(u.contribution)) if u.contribution else u
+            for u in updates
+        ]
 
     return federation(stations, {"S3": lie})
 
 
 def scaled(c: Contribution) -> Contribution:
-    return dataclasses.replace(c, sums={k: 50 * v for k, v in c.sums.items()}) if "w/0.bias" in c.sums else c
+    return (
+        dataclasses.replace(c, sums={k: 50 * v for k, v in c.sums.items()})
+        if "w/0.bias" in c.sums
+        else c
+    )
 
 
 def boasting(c: Contribution) -> Contribution:
@@ -160,29 +215,46 @@ def boasting(c: Contribution) -> Contribution:
 
 
 def driven(grid: MemoryGrid, how: Run, name: str) -> tuple[Progress, list[Exchange]]:
-    roster = register(grid, Invitation(how, name, ring.enrolled(f"S{k}" for k in range(5)), "now", schema()))
+    roster = register(
+        grid, Invitation(how, name, ring.enrolled(f"S{k}" for k in range(5)), "now", schema())
+    )
     progress, told = Progress(), list[Exchange]()
-    drive(Federation(grid, how, name, roster, JOBS, schema()), progress, lambda e, _: told.append(e))
+    drive(
+        Federation(grid, how, name, roster, JOBS, schema()), progress, lambda e, _: told.append(e)
+    )
     return progress, told
 
 
 @pytest.mark.parametrize("defence", [{"norm_bound": 2.0}, {"outliers": 5.0}])
-def test_a_scaled_update_is_refused_by_name_and_the_others_go_on(defence: dict[str, float], stations: list[Local]) -> None:
+def test_a_scaled_update_is_refused_by_name_and_the_others_go_on(
+    defence: dict[str, float], stations: list[Local]
+) -> None:
     how = dataclasses.replace(LENIENT, **defence)
     progress, told = driven(lying(stations, scaled), how, f"scaled {defence}")
     work = [w for e in told for w in e.work if w["learner"] == "mlp"]
     by_fold = {f: w for w in work for f in w["folds"]}
     assert all(w["refused"] == {"S3": "X03"} for w in by_fold.values())
     assert all("S3" not in w["contributed"] for w in by_fold.values())
-    assert any("fold 'all': S3 changes the parameters by" in line for w in work for line in w["doubted"])
-    assert all(w["refused"] == {} and w["doubted"] == [] for e in told for w in e.work if w["learner"] == "preprocessing")
+    assert any(
+        "fold 'all': S3 changes the parameters by" in line for w in work for line in w["doubted"]
+    )
+    assert all(
+        w["refused"] == {} and w["doubted"] == []
+        for e in told
+        for w in e.work
+        if w["learner"] == "preprocessing"
+    )
     # the same as if the liar had not been there for these learners
     assert np.abs(progress.states["all"]["mlp"]["w/0.weight"]).max() < 5
 
 
-def test_undisturbed_nobody_is_refused_and_the_bits_are_those_without_a_defence(stations: list[Local]) -> None:
+def test_undisturbed_nobody_is_refused_and_the_bits_are_those_without_a_defence(
+    stations: list[Local],
+) -> None:
     plain, _ = driven(federation(stations), HONEST, "plain")
-    watched, told = driven(federation(stations), dataclasses.replace(HONEST, norm_bound=5.0, outliers=5.0), "watched")
+    watched, told = driven(
+        federation(stations), dataclasses.replace(HONEST, norm_bound=5.0, outliers=5.0), "watched"
+    )
     assert bits(plain) == bits(watched)
     assert all(w["refused"] == {} for e in told for w in e.work if w["folds"] != ["site:S1"])
 
@@ -195,13 +267,17 @@ def test_a_refused_site_counts_against_the_quorum(stations: list[Local]) -> None
         assert word in str(caught.value)
 
 
-def test_a_site_that_claims_more_cases_than_it_told_is_refused_from_the_first_sum_on(stations: list[Local]) -> None:
+def test_a_site_that_claims_more_cases_than_it_told_is_refused_from_the_first_sum_on(
+    stations: list[Local],
+) -> None:
     _, told = driven(lying(stations, boasting), LENIENT, "boasting")
     assert all(w["refused"]["S3"] == "X03" for e in told for w in e.work)
-    assert "S3 sums over 1500 cases and has told of 30 labelled ones" in told[0].work[0]["doubted"][0]
+    assert (
+        "S3 sums over 1500 cases and has told of 30 labelled ones" in told[0].work[0]["doubted"][0]
+    )
 
 
-# ---- what could not work is said before the first round ----------------------------------------------------------------------------
+# ---- what could not work is said before the first round ------------------------------------------
 
 
 def roster(count: int) -> Roster:
@@ -221,7 +297,10 @@ def test_a_bound_without_parameters_and_outliers_among_three_are_refused() -> No
 @pytest.mark.parametrize(("name", "least"), LEAST.items())
 def test_a_robust_strategy_names_the_sites_that_it_needs(name: str, least: int) -> None:
     demand(name, JOBS, roster(least + 1))
-    with pytest.raises(UsageError, match=rf"{least - 1} sites train mlp on fold 'site:S1', and strategy {name} needs {least}") as caught:
+    with pytest.raises(
+        UsageError,
+        match=rf"{least - 1} sites train mlp on fold 'site:S1', and strategy {name} needs {least}",
+    ) as caught:
         demand(name, JOBS, roster(least))
     assert caught.value.code == "C01"
     assert "leave leave_one_site_out out" in str(caught.value)
@@ -230,6 +309,8 @@ def test_a_robust_strategy_names_the_sites_that_it_needs(name: str, least: int) 
 
 
 def test_a_robust_strategy_does_not_go_with_masked_sums() -> None:
-    with pytest.raises(UsageError, match="krum compares the sites' updates, which secure sums hide"):
+    with pytest.raises(
+        UsageError, match="krum compares the sites' updates, which secure sums hide"
+    ):
         demand("krum", JOBS, roster(9), masked=True)
     demand("fedadam", JOBS, roster(9), masked=True)

@@ -1,4 +1,5 @@
-"""Canaries find what they should: less than is accounted where noise and bound are right, more where either is not."""
+"""Canaries find what they should: less than is accounted where noise and bound are right, more
+where either is not."""
 
 from __future__ import annotations
 
@@ -31,11 +32,15 @@ CHAINS: dict[str, list[Federated]] = {
     "scores": [load("private_logistic"), load("scores", {"heads": ["private_logistic"]})],
     "mlp": [load("preprocessing"), load("mlp", {"hidden": [4], "epochs": 1, "rate": 0.5})],
 }
-learners = pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n == "mlp" else []) for n in CHAINS])
+learners = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n == "mlp" else []) for n in CHAINS]
+)
 
 
 def drill(chain: Sequence[Federated], candidates: Cohort | None = None) -> Drill:
-    return arranged(chain, patients(SCHEMA, OTHERS, 0), candidates or patients(SCHEMA, CANDIDATES, 1))
+    return arranged(
+        chain, patients(SCHEMA, OTHERS, 0), candidates or patients(SCHEMA, CANDIDATES, 1)
+    )
 
 
 def bounds(honest: Drill, played_: Drill, cut: float = 1.0) -> tuple[float, float]:
@@ -47,7 +52,9 @@ def bounds(honest: Drill, played_: Drill, cut: float = 1.0) -> tuple[float, floa
 
 
 @learners
-def test_the_bound_lies_below_what_is_accounted_and_above_it_with_a_tenth_of_the_noise(name: str) -> None:
+def test_the_bound_lies_below_what_is_accounted_and_above_it_with_a_tenth_of_the_noise(
+    name: str,
+) -> None:
     honest = drill(CHAINS[name])
     accounted, found = bounds(honest, honest)
     assert 0.95 * MOST < accounted <= MOST
@@ -76,7 +83,9 @@ def test_rows_that_are_not_cut_are_found_out(name: str, uncut: Cohort) -> None:
     loose = {"logistic": {"clip": 1000.0}, "private_logistic": {"norm": 1000.0}}[name]
     prepared: list[Federated] = [load("preprocessing", {"clip": 1000.0})] if len(chain) > 1 else []
     found = drill([*prepared, load(name, loose)], uncut)
-    as_promised = tuple(replace(m, bound=h.bound) for m, h in zip(found.moments, honest.moments, strict=True))
+    as_promised = tuple(
+        replace(m, bound=h.bound) for m, h in zip(found.moments, honest.moments, strict=True)
+    )
     accounted, least = bounds(honest, replace(found, moments=as_promised))
     assert least > accounted
 
@@ -89,7 +98,9 @@ def test_values_that_are_not_cut_to_their_bounds_are_found_out(uncut: Cohort) ->
 @pytest.mark.parametrize("name", ["boosting", "scores"])
 def test_a_patient_who_counts_ten_times_is_found_out(name: str) -> None:
     honest = drill(CHAINS[name])
-    accounted, found = bounds(honest, replace(honest, canaries=tuple(pooled([c] * 10) for c in honest.canaries)))
+    accounted, found = bounds(
+        honest, replace(honest, canaries=tuple(pooled([c] * 10) for c in honest.canaries))
+    )
     assert found > accounted
 
 
@@ -117,12 +128,18 @@ def test_the_worst_patient_at_the_worst_state_takes_up_the_whole_bound(name: str
 
 @pytest.mark.parametrize("noise", [0.3, 1.0, 4.0])
 def test_the_bound_errs_no_more_often_than_it_says(noise: float) -> None:
-    """Of one Gaussian sum the exact epsilon is known (Balle & Wang 2018, arXiv 1805.06530, theorem 8)."""
+    """Of one Gaussian sum the exact epsilon is known (Balle & Wang 2018, arXiv 1805.06530, theorem
+    8)."""
     asked = np.linspace(0, 60, 60_001)
-    exact = norm.cdf(0.5 / noise - asked * noise) - np.exp(asked + norm.logcdf(-0.5 / noise - asked * noise))
+    exact = norm.cdf(0.5 / noise - asked * noise) - np.exp(
+        asked + norm.logcdf(-0.5 / noise - asked * noise)
+    )
     true = asked[np.argmax(exact <= 1e-3)]
     rng = np.random.default_rng(0)
-    found = [lower_bound(rng.normal(size=1000), rng.normal(1 / noise, size=1000), 1e-3) for _ in range(100)]
+    found = [
+        lower_bound(rng.normal(size=1000), rng.normal(1 / noise, size=1000), 1e-3)
+        for _ in range(100)
+    ]
     assert max(found) <= true
     assert noise == 4 or np.median(found) > 0.15 * min(true, 4)
 
@@ -135,10 +152,15 @@ def test_nothing_is_found_where_nothing_is() -> None:
 
 def test_rows_can_be_made_again_with_a_seed_alone() -> None:
     def once(noise_seed: int | None) -> list[dict[str, Any]]:
-        return canaries([CHAINS["scores"]], SCHEMA, [3.0, 1.0], DELTA, seed=0, noise_seed=noise_seed)
+        return canaries(
+            [CHAINS["scores"]], SCHEMA, [3.0, 1.0], DELTA, seed=0, noise_seed=noise_seed
+        )
 
     rows = once(4)
     assert rows == once(4)
     assert rows != once(None)
     assert [r["learner"] for r in rows] == ["scores", "scores"]
-    assert all(0 <= r["lower"] <= r["epsilon"] <= e and r["confidence"] == CONFIDENCE for r, e in zip(rows, (3, 1), strict=True))
+    assert all(
+        0 <= r["lower"] <= r["epsilon"] <= e and r["confidence"] == CONFIDENCE
+        for r, e in zip(rows, (3, 1), strict=True)
+    )

@@ -1,4 +1,5 @@
-"""Membership: a model that learns its patients by heart is found out, one that never looked at them is not."""
+"""Membership: a model that learns its patients by heart is found out, one that never looked at them
+is not."""
 
 from __future__ import annotations
 
@@ -20,7 +21,10 @@ from simulation.attack.membership import LEAST_NONMEMBERS, Target, membership, t
 from tests.synthetic import sites
 
 SEED, PARTS = 3, 5
-FOLDS = [*(Fold(parts=(p,)) for p in range(PARTS)), *(Fold(parts=pair) for pair in itertools.combinations(range(PARTS), 2))]
+FOLDS = [
+    *(Fold(parts=(p,)) for p in range(PARTS)),
+    *(Fold(parts=pair) for pair in itertools.combinations(range(PARTS), 2)),
+]
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,10 @@ def trained(name: str, hyper: str = "{}") -> States:
 
 def attacked(head: Any, states: States, **how: Any) -> dict[str, dict[str, Any]]:
     asked = {"seed": SEED, "parts": PARTS, "minimum": 10, "repeats": 200, **how}
-    return {r["attack"]: r for r in membership([Target(cast(Head, head), None, states)], cohorts(), **asked)}
+    return {
+        r["attack"]: r
+        for r in membership([Target(cast(Head, head), None, states)], cohorts(), **asked)
+    }
 
 
 def test_trees_that_know_their_patients_by_heart_are_found_out() -> None:
@@ -83,7 +90,9 @@ def test_a_model_of_other_patients_is_at_chance() -> None:
     states: States = {}
     for n, fold in enumerate(FOLDS):
         strangers = sites(240, 3, seed=100 + n)
-        states[fold.key] = fit(load("private_logistic"), {}, strangers, local_plan(fold, SEED, PARTS))
+        states[fold.key] = fit(
+            load("private_logistic"), {}, strangers, local_plan(fold, SEED, PARTS)
+        )
     for row in attacked(load("private_logistic"), states).values():
         assert row["low"] <= 0.5 <= row["high"]
 
@@ -91,13 +100,18 @@ def test_a_model_of_other_patients_is_at_chance() -> None:
 def test_without_models_that_left_two_parts_out_only_the_loss_is_attacked() -> None:
     states = {k: s for k, s in trained("private_logistic").items() if "+" not in k}
     assert set(attacked(load("private_logistic"), states)) == {"loss"}
-    assert set(attacked(load("private_logistic"), trained("private_logistic"))) == {"loss", "calibrated"}
+    assert set(attacked(load("private_logistic"), trained("private_logistic"))) == {
+        "loss",
+        "calibrated",
+    }
 
 
 def test_few_patients_are_not_estimable_and_a_site_that_did_not_take_part_is_not_judged() -> None:
     states, head = trained("private_logistic"), load("private_logistic")
     few = [c.where(np.arange(len(c)) < LEAST_NONMEMBERS // 4) for c in cohorts()]
-    (row, *_) = membership([Target(cast(Head, head), 3.0, states)], few, seed=SEED, parts=PARTS, minimum=1, repeats=100)
+    (row, *_) = membership(
+        [Target(cast(Head, head), 3.0, states)], few, seed=SEED, parts=PARTS, minimum=1, repeats=100
+    )
     assert not row["estimable"]
     assert row["auc"] is row["tpr_high"] is None
     assert row["nonmembers"] == 3 * (LEAST_NONMEMBERS // 4)
@@ -110,7 +124,13 @@ def test_few_patients_are_not_estimable_and_a_site_that_did_not_take_part_is_not
 def test_figures_are_those_of_counting() -> None:
     from simulation.attack.membership import _auc, _rate
 
-    found = trials(Target(cast(Head, load("private_logistic")), None, trained("private_logistic")), cohorts(), SEED, PARTS, 10)["loss"]
+    found = trials(
+        Target(cast(Head, load("private_logistic")), None, trained("private_logistic")),
+        cohorts(),
+        SEED,
+        PARTS,
+        10,
+    )["loss"]
     part = np.concatenate([c.parts(SEED, PARTS) for c in cohorts()])
     rounded = replace(found, scores=np.round(found.scores, 1))  # with ties
     weights = bootstrap_weights(part, np.zeros(len(part)), 3, 0).astype(float)
@@ -125,5 +145,7 @@ def test_figures_are_those_of_counting() -> None:
             inside += a.tolist()
             outside += b.tolist()
         assert auc == pytest.approx(concordant / pairs)
-        allowed = [t for t in {*inside, *outside, np.inf} if (np.array(outside) >= t).mean() <= 0.01]
+        allowed = [
+            t for t in {*inside, *outside, np.inf} if (np.array(outside) >= t).mean() <= 0.01
+        ]
         assert rate == pytest.approx((np.array(inside) >= min(allowed)).mean())

@@ -37,5 +37,9 @@ def test_small_sites_are_left_out_and_one_site_cannot_be_probed():
 
 
 def test_noise_stays_within_the_limit_most_of_the_time():
-    above = sum(site_probe(*town(seed)[:2], seed).features > site_probe(*town(seed)[:2], seed).features_limit for seed in range(3, 11))
+    above = sum(
+        site_probe(*town(seed)[:2], seed).features
+        > site_probe(*town(seed)[:2], seed).features_limit
+        for seed in range(3, 11)
+    )
     assert above <= 3

@@ -16,22 +16,37 @@ from simulation.evaluation.sums import Sums
 def test_what_is_taken_out_cannot_be_worked_out(cells):
     rows = [{"n": events + others, "events": events, "auc": 0.7} for events, others in cells]
     out = suppressed(rows)
-    for key, least in (("n", lambda r: r["n"]), ("events", lambda r: min(r["events"], r["n"] - r["events"]))):
+    for key, least in (
+        ("n", lambda r: r["n"]),
+        ("events", lambda r: min(r["events"], r["n"] - r["events"])),
+    ):
         gone = [r for r, o in zip(rows, out, strict=True) if o[key] is None]
         assert all(least(r) >= LEAST for r, o in zip(rows, out, strict=True) if o[key] is not None)
-        # the total minus what is told is the sum of what is gone: more than one cell, and no small sum
-        assert not gone or len(gone) == len(rows) or (len(gone) > 1 and sum(r[key] for r in gone) >= LEAST)
+        # the total minus what is told is the sum of what is gone: more than one cell, and no small
+        # sum
+        assert (
+            not gone
+            or len(gone) == len(rows)
+            or (len(gone) > 1 and sum(r[key] for r in gone) >= LEAST)
+        )
     assert all(o["suppressed"] == (o["n"] is None or o["events"] is None) for o in out)
 
 
 def test_groups_by_choice_by_median_and_by_site():
-    schema = Schema("s", (Number("age", "years", 0, 120, "t"), Choice("sex", ("f", "m"), "t")), Label("y", ("no", "yes")), ("t",))
+    schema = Schema(
+        "s",
+        (Number("age", "years", 0, 120, "t"), Choice("sex", ("f", "m"), "t")),
+        Label("y", ("no", "yes")),
+        ("t",),
+    )
     rng = np.random.default_rng(0)
     sites = []
     for name in ("A", "B"):
         n = 120
         labels = (rng.random(n) < 0.4).astype(np.int64)
-        values = np.stack([rng.integers(40, 90, n).astype(float), rng.integers(0, 2, n).astype(float)], 1)
+        values = np.stack(
+            [rng.integers(40, 90, n).astype(float), rng.integers(0, 2, n).astype(float)], 1
+        )
         values[:3, 1] = np.nan
         sites.append(Cohort(name, schema, tuple(f"{name}{i:03}" for i in range(n)), values, labels))
     labels = np.concatenate([c.labels for c in sites])
@@ -39,7 +54,14 @@ def test_groups_by_choice_by_median_and_by_site():
     scores = Scores(np.stack([1 - p, p], 1), np.full(len(labels), 0.5), np.ones(len(labels), bool))
     names = np.concatenate([np.full(len(c), c.site) for c in sites])
     key = ("clinical", "federated", "within_site")
-    comparison = Comparison(labels, names, np.zeros(len(labels), np.int64), tuple(i for c in sites for i in c.ids), {key: [scores]}, {})
+    comparison = Comparison(
+        labels,
+        names,
+        np.zeros(len(labels), np.int64),
+        tuple(i for c in sites for i in c.ids),
+        {key: [scores]},
+        {},
+    )
     rows = subgroups(Sums(comparison, 100, 0), sites)
     by = {b: [r for r in rows if r["by"] == b] for b in ("age", "sex", "site")}
     assert "cut at the median of those judged" in by["age"][0]["note"]
@@ -51,4 +73,9 @@ def test_groups_by_choice_by_median_and_by_site():
     assert len(gone) == 2
     assert all(r["estimable"] and r["low"] < r["auc"] < r["high"] for r in by["site"])
     assert rows == subgroups(Sums(comparison, 100, 0), sites)
-    assert subgroups(Sums(Comparison(labels, names, comparison.parts, comparison.ids, {}, {}), 100, 0), sites) == []
+    assert (
+        subgroups(
+            Sums(Comparison(labels, names, comparison.parts, comparison.ids, {}, {}), 100, 0), sites
+        )
+        == []
+    )

@@ -1,4 +1,5 @@
-"""Sums of a simulation: every metric against scikit-learn, every replicate against explicitly repeated patients."""
+"""Sums of a simulation: every metric against scikit-learn, every replicate against explicitly
+repeated patients."""
 
 import warnings
 from dataclasses import dataclass, replace
@@ -41,7 +42,11 @@ class Case:
 
     def sums(self, repeats=2, seed=0, **more):
         scored = {KEY: [self.scores], **more}
-        return Sums(Comparison(self.labels, self.sites, np.zeros(len(self.labels), int), (), scored, {}), repeats, seed)
+        return Sums(
+            Comparison(self.labels, self.sites, np.zeros(len(self.labels), int), (), scored, {}),
+            repeats,
+            seed,
+        )
 
     def rows(self, repeats=2, seed=0, site="all"):
         found = model_metrics.results(self.sums(repeats, seed).models(["m"]))
@@ -85,7 +90,11 @@ def slowly(p):
     x = logit(s)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        slope = LogisticRegression(C=1e10, tol=1e-10, solver="newton-cholesky").fit(x[:, None], y).coef_[0, 0]
+        slope = (
+            LogisticRegression(C=1e10, tol=1e-10, solver="newton-cholesky")
+            .fit(x[:, None], y)
+            .coef_[0, 0]
+        )
     low, high = -20.0, 20.0
     for _ in range(80):
         a = (low + high) / 2
@@ -113,14 +122,18 @@ def test_every_metric_equals_scikit_learn_and_every_replicate_explicitly_repeate
     got = p.rows(12, seed=3)
     assert set(got) == set(NAMES)
     for metric, value in slowly(p).items():
-        assert got[metric]["value"] == pytest.approx(value, rel=1e-6 if "slope" in metric else 1e-9), metric
+        assert got[metric]["value"] == pytest.approx(
+            value, rel=1e-6 if "slope" in metric else 1e-9
+        ), metric
     sums = p.sums(12, seed=3)
     drawn = replicates(sums)
     for b in range(1, 13):
         repeated = p.where(np.repeat(np.arange(240), sums.weights[b].astype(int)))
         for metric, value in slowly(repeated).items():
             if metric != "no_information_rate":
-                assert drawn[metric][b] == pytest.approx(value, rel=1e-6 if "slope" in metric else 1e-9), (metric, b)
+                assert drawn[metric][b] == pytest.approx(
+                    value, rel=1e-6 if "slope" in metric else 1e-9
+                ), (metric, b)
     for metric, values in drawn.items():
         limits = np.quantile(values[1:], [0.025, 0.975])
         assert (got[metric]["low"], got[metric]["high"]) == pytest.approx(tuple(limits)), metric
@@ -133,7 +146,9 @@ def test_many_classes_equal_scikit_learn():
     rest = [metrics.recall_score(y != k, called != k) for k in range(4)]
     slopes = []
     for k in range(4):
-        model = LogisticRegression(C=1e10, tol=1e-10, solver="newton-cholesky").fit(logit(p.probs[:, [k]]), y == k)
+        model = LogisticRegression(C=1e10, tol=1e-10, solver="newton-cholesky").fit(
+            logit(p.probs[:, [k]]), y == k
+        )
         slopes.append(model.coef_[0, 0])
     expected = {
         "auc": metrics.roc_auc_score(y, p.probs, multi_class="ovr"),
@@ -190,7 +205,12 @@ def test_fewer_than_ten_of_a_class_is_not_estimable(positives):
             assert row["value"] == max(positives, 120 - positives) / 120
         else:
             assert (row["value"], row["low"], row["high"]) == (None, None, None), metric
-    assert model_metrics.between_sites([replace(m, name="clinical") for m in p.sums(20).models(["m"])])[0]["estimable_sites"] == 0
+    assert (
+        model_metrics.between_sites(
+            [replace(m, name="clinical") for m in p.sums(20).models(["m"])]
+        )[0]["estimable_sites"]
+        == 0
+    )
 
 
 def test_positives_at_sites_without_negatives_do_not_make_the_within_site_auc_estimable():
@@ -210,7 +230,14 @@ def test_a_resample_that_misses_a_subgroup_is_undefined_and_not_an_error():
     sums.weights[2, p.labels == 1] = 0
     sums.weights[3] = 0
     drawn = replicates(sums)
-    for metric in ("auc", "auc_pooled", "average_precision", "sensitivity", "balanced_accuracy", "calibration_slope"):
+    for metric in (
+        "auc",
+        "auc_pooled",
+        "average_precision",
+        "sensitivity",
+        "balanced_accuracy",
+        "calibration_slope",
+    ):
         assert np.isnan(drawn[metric][1:]).tolist() == [False, True, True, False], metric
 
 
@@ -219,7 +246,12 @@ def test_perfect_separation_has_an_auc_and_no_calibration_slope():
     s = np.linspace(0.1, 0.9, 40)
     got = Case(np.stack([1 - s, s], 1), labels, np.zeros(40), np.full(40, 0.5)).rows(10)
     assert [got["auc"][k] for k in ("value", "low", "high")] == [1.0, 1.0, 1.0]
-    assert [got["calibration_slope"][k] for k in ("value", "low", "high", "estimable")] == [None, None, None, False]
+    assert [got["calibration_slope"][k] for k in ("value", "low", "high", "estimable")] == [
+        None,
+        None,
+        None,
+        False,
+    ]
 
 
 def test_paired_difference_is_narrower_than_an_unpaired_one_and_zero_for_equals():
@@ -240,9 +272,18 @@ def test_a_difference_is_of_the_patients_that_both_score():
     p = predictions(13)
     some = np.random.default_rng(0).random(240) < 0.7
     scored = {("m", "pooled", "within_site"): [replace(p.scores, seen=some)]}
-    sums = Sums(Comparison(p.labels, p.sites, np.zeros(240, int), (), {KEY: [p.scores], **scored}, {}), 50, 0)
+    sums = Sums(
+        Comparison(p.labels, p.sites, np.zeros(240, int), (), {KEY: [p.scores], **scored}, {}),
+        50,
+        0,
+    )
     (row,) = model_metrics.differences(sums.paired(["m"]))
-    assert (row["a"], row["b"], row["n"], row["events"]) == ("m federated", "m pooled", some.sum(), p.labels[some].sum())
+    assert (row["a"], row["b"], row["n"], row["events"]) == (
+        "m federated",
+        "m pooled",
+        some.sum(),
+        p.labels[some].sum(),
+    )
     assert row["difference"] == pytest.approx(0)
 
 
@@ -262,7 +303,9 @@ def test_foreign_models_are_judged_by_the_mean_of_their_figures_each_on_its_own_
     apart = [replace(c, probs=s.probs[s.seen]) for c, s in zip(apart, foreign, strict=True)]
     for metric, value in slowly(apart[0]).items():
         mean = (value + slowly(apart[1])[metric]) / 2
-        assert rows["all", metric]["value"] == pytest.approx(mean, rel=1e-6 if "slope" in metric else 1e-9), metric
+        assert rows["all", metric]["value"] == pytest.approx(
+            mean, rel=1e-6 if "slope" in metric else 1e-9
+        ), metric
         assert rows["all", metric]["n"] == 400
     here = apart[1].where(apart[1].sites == "site 0")
     assert rows["site 0", "auc"]["value"] == pytest.approx(slowly(here)["auc"])
@@ -276,9 +319,13 @@ def test_foreign_models_are_judged_by_the_mean_of_their_figures_each_on_its_own_
 
 def test_each_site_on_its_own():
     p = predictions(7, n=200, sites=2)
-    p = p.where(np.r_[np.flatnonzero(p.sites == "site 0"), np.flatnonzero(p.sites == "site 1")[:15]])
+    p = p.where(
+        np.r_[np.flatnonzero(p.sites == "site 0"), np.flatnonzero(p.sites == "site 1")[:15]]
+    )
     here = p.sites == "site 0"
-    assert p.rows(site="site 0")["auc"]["value"] == pytest.approx(metrics.roc_auc_score(p.labels[here], p.probs[here, 1]))
+    assert p.rows(site="site 0")["auc"]["value"] == pytest.approx(
+        metrics.roc_auc_score(p.labels[here], p.probs[here, 1])
+    )
     assert p.rows(site="site 1")["auc"]["value"] is None
 
 
@@ -289,8 +336,12 @@ def test_unknown_labels_are_bounded_by_counting_them_either_way():
     (found,) = replace(p, labels=labels).sums().unknown_labels("m")
     assert found["unknown"] == 20
     assert found["excluded"] == pytest.approx(metrics.roc_auc_score(labels[20:], p.probs[20:, 1]))
-    assert found["negative"] == pytest.approx(metrics.roc_auc_score(np.where(labels < 0, 0, labels), p.probs[:, 1]))
-    assert found["positive"] == pytest.approx(metrics.roc_auc_score(np.where(labels < 0, 1, labels), p.probs[:, 1]))
+    assert found["negative"] == pytest.approx(
+        metrics.roc_auc_score(np.where(labels < 0, 0, labels), p.probs[:, 1])
+    )
+    assert found["positive"] == pytest.approx(
+        metrics.roc_auc_score(np.where(labels < 0, 1, labels), p.probs[:, 1])
+    )
 
 
 def test_decision_curve_leaves_unknown_labels_out():

@@ -1,4 +1,5 @@
-"""The learners on images over the two apps: who trains what on which folds, who takes no part, and what comes out of it."""
+"""The learners on images over the two apps: who trains what on which folds, who takes no part, and
+what comes out of it."""
 
 from __future__ import annotations
 
@@ -43,7 +44,9 @@ class Holding(Station):
 
     def __init__(self, held: Cohort, folder: Path, pinned: str) -> None:
         key, log = folder / held.site / site_folders.STATION_KEY, folder / f"{held.site}.log"
-        super().__init__(Site(held.site, folder, ("made",), log=log, minimum=5, coordinator=pinned, key=key))
+        super().__init__(
+            Site(held.site, folder, ("made",), log=log, minimum=5, coordinator=pinned, key=key)
+        )
         self.held = held
 
     def cohort(self, ref: str, task: str) -> Cohort:
@@ -51,23 +54,54 @@ class Holding(Station):
 
 
 def study() -> Study:
-    return Study("made", "?", pictures.schema(), {"now": Task("now")}, ("logistic", "image", "fusion"), clinical="logistic")
+    return Study(
+        "made",
+        "?",
+        pictures.schema(),
+        {"now": Task("now")},
+        ("logistic", "image", "fusion"),
+        clinical="logistic",
+    )
 
 
 def run_of(out: Path, **how: Any) -> Run:
-    return Run(study="made", task="now", out=str(out), parts=PARTS, evaluations="within_site", hyper=json.dumps(HYPER), **how)
+    return Run(
+        study="made",
+        task="now",
+        out=str(out),
+        parts=PARTS,
+        evaluations="within_site",
+        hyper=json.dumps(HYPER),
+        **how,
+    )
 
 
 def federate(
-    those: Sequence[Cohort], out: Path, monkeypatch: pytest.MonkeyPatch, *, workers: int = 1, tell: Any = None, **how: Any
+    those: Sequence[Cohort],
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    workers: int = 1,
+    tell: Any = None,
+    **how: Any,
 ) -> app.Outcome:
     monkeypatch.setattr(Run, "load_study", lambda self: study())
     out.parent.mkdir(exist_ok=True)
-    pinned = site_folders.enrol(out.parent / site_folders.COORDINATOR, {c.site: out.parent / c.site for c in those})
+    pinned = site_folders.enrol(
+        out.parent / site_folders.COORDINATOR, {c.site: out.parent / c.site for c in those}
+    )
     stations = {f"/{c.site}": Holding(c, out.parent, pinned) for c in those}
-    monkeypatch.setattr(courier, "door", lambda context, seconds: stations[context.node_config["site"]])
-    grid = InProcessGrid(courier.app, {k + 1: Path(p) for k, p in enumerate(stations)}, workers=workers)
-    return app.coordinate(grid, run_of(out, expect=len(those), keys=str(out.parent / site_folders.COORDINATOR), **how), tell)
+    monkeypatch.setattr(
+        courier, "door", lambda context, seconds: stations[context.node_config["site"]]
+    )
+    grid = InProcessGrid(
+        courier.app, {k + 1: Path(p) for k, p in enumerate(stations)}, workers=workers
+    )
+    return app.coordinate(
+        grid,
+        run_of(out, expect=len(those), keys=str(out.parent / site_folders.COORDINATOR), **how),
+        tell,
+    )
 
 
 def judged(those: Sequence[Cohort], outcome: app.Outcome) -> Comparison:
@@ -84,7 +118,9 @@ def cohorts(n: int = 120) -> list[Cohort]:
     """Two whole sites, one without images, and one whose table is empty."""
     a, b, c, d = pictures.sites(n, 4, noise=4.0, missing=0.0)
     no_images = dataclasses.replace(c, pictures=(), modalities=frozenset({"table"}))
-    no_table = dataclasses.replace(d, values=np.full_like(d.values, np.nan), modalities=frozenset({"image"}))
+    no_table = dataclasses.replace(
+        d, values=np.full_like(d.values, np.nan), modalities=frozenset({"image"})
+    )
     return [a, b, no_images, no_table]
 
 
@@ -101,7 +137,10 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_what_is_trained_on_which_folds(done: Any) -> None:
     _, outcome, _ = done
     outer, inner = {"all", "part:0", "part:1", "part:2"}, {"part:0+1", "part:0+2", "part:1+2"}
-    where = {name: {k for k, s in outcome.states.items() if s.get(name)} for name in ("segmentation", "image", "autoencoder", "fusion")}
+    where = {
+        name: {k for k, s in outcome.states.items() if s.get(name)}
+        for name in ("segmentation", "image", "autoencoder", "fusion")
+    }
     assert where["segmentation"] == where["image"] == outer | inner
     assert where["autoencoder"] == where["fusion"] == outer
     assert float(outcome.states["all"]["gradcam"]["energy"][5]) > 0
@@ -115,7 +154,13 @@ def test_a_site_is_asked_only_for_what_it_can_do(done: Any) -> None:
         for work in line["work"] if line["kind"] == "exchange" else ():
             contributed.setdefault(work["learner"], set()).update(work["contributed"])
             assert not set(work["refused"].values()) - {"P01", "D06"}
-            lacking = {names[2]} if work["learner"] in ("image", "fusion") else {names[3]} if work["learner"] == "logistic" else set()
+            lacking = (
+                {names[2]}
+                if work["learner"] in ("image", "fusion")
+                else {names[3]}
+                if work["learner"] == "logistic"
+                else set()
+            )
             assert lacking <= {s for s, code in work["refused"].items() if code == "D06"}
     assert contributed["image"] == contributed["fusion"] == {names[0], names[1], names[3]}
     assert contributed["logistic"] == set(names[:3])
@@ -129,13 +174,22 @@ def test_who_is_scored_by_what(done: Any) -> None:
     those, outcome, _ = done
     found = judged(those, outcome)
     images, tables = (
-        np.concatenate(masks) for masks in ([c.imaged for c in those], [np.full(len(c), "table" in c.modalities) for c in those])
+        np.concatenate(masks)
+        for masks in (
+            [c.imaged for c in those],
+            [np.full(len(c), "table" in c.modalities) for c in those],
+        )
     )
-    seen = {m: found.scores[m, "federated", "within_site"][0].seen for m in ("clinical", "image", "fusion")}
+    seen = {
+        m: found.scores[m, "federated", "within_site"][0].seen
+        for m in ("clinical", "image", "fusion")
+    }
     assert (seen["clinical"] == tables).all()
     assert (seen["image"] == images).all()
     assert (seen["fusion"] == (tables | images)).all()
-    clinical, fusion = (found.scores[m, "federated", "within_site"][0].probs for m in ("clinical", "fusion"))
+    clinical, fusion = (
+        found.scores[m, "federated", "within_site"][0].probs for m in ("clinical", "fusion")
+    )
     assert (fusion[~images] == clinical[~images]).all()
     sums, names = Sums(found, 100, 0), ["clinical", "image", "fusion"]
     rows = model_metrics.results(sums.models(names))
@@ -153,9 +207,14 @@ def test_who_is_scored_by_what(done: Any) -> None:
     } <= pairs
 
 
-def test_two_workers_and_a_resumed_run_give_the_same_state(done: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_workers_and_a_resumed_run_give_the_same_state(
+    done: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     those, outcome, _ = done
-    assert federate(those, tmp_path / "two" / "run", monkeypatch, workers=2).state_hash == outcome.state_hash
+    assert (
+        federate(those, tmp_path / "two" / "run", monkeypatch, workers=2).state_hash
+        == outcome.state_hash
+    )
 
     class Cut(Exception):
         pass
@@ -166,12 +225,18 @@ def test_two_workers_and_a_resumed_run_give_the_same_state(done: Any, tmp_path: 
 
     with pytest.raises(Cut):
         federate(those, tmp_path / "cut" / "run", monkeypatch, tell=cut)
-    assert federate(those, tmp_path / "cut" / "run", monkeypatch, resume=True).state_hash == outcome.state_hash
+    assert (
+        federate(those, tmp_path / "cut" / "run", monkeypatch, resume=True).state_hash
+        == outcome.state_hash
+    )
 
 
-def test_without_images_of_both_classes_at_a_site_nothing_is_trained_on_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_images_of_both_classes_at_a_site_nothing_is_trained_on_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Images of one class a site would tell the hospital, not the disease."""
-    one_class = [dataclasses.replace(c, pictures=tuple(p if y == k else None for p, y in zip(c.pictures, c.labels, strict=True)))
+    one_class = [dataclasses.replace(c, pictures=tuple(p if y == k else None for p,
+    y in zip(c.pictures, c.labels, strict=True)))
                  for k, c in enumerate(pictures.sites(80, 2))]  # fmt: skip
     outcome = federate(one_class, tmp_path / "run", monkeypatch)
     assert [h.name for h in outcome.heads] == ["logistic"]
@@ -180,12 +245,26 @@ def test_without_images_of_both_classes_at_a_site_nothing_is_trained_on_them(tmp
     assert caught.value.code == "D06"
 
 
-def test_too_few_images_for_any_inner_training_set_leave_the_fusion_out_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every site refuses the smallest training sets (P01): the run goes on without what needs them."""
-    few = [dataclasses.replace(c, pictures=tuple(p if i < 24 else None for i, p in enumerate(c.pictures))) for c in pictures.sites(120, 2)]
+def test_too_few_images_for_any_inner_training_set_leave_the_fusion_out_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every site refuses the smallest training sets (P01): the run goes on without what needs
+    them."""
+    few = [
+        dataclasses.replace(
+            c, pictures=tuple(p if i < 24 else None for i, p in enumerate(c.pictures))
+        )
+        for c in pictures.sites(120, 2)
+    ]
     monkeypatch.setattr("client.station.guard.release", _release(16))
     outcome = federate(few, tmp_path / "run", monkeypatch)
-    refused = [w for line in read(tmp_path / "run" / "ledger.jsonl") if line["kind"] == "exchange" for w in line["work"] if w["refused"]]
+    refused = [
+        w
+        for line in read(tmp_path / "run" / "ledger.jsonl")
+        if line["kind"] == "exchange"
+        for w in line["work"]
+        if w["refused"]
+    ]
     assert {w["learner"] for w in refused} >= {"image"}
     assert outcome.states["all"]["image"]
     assert not any(outcome.states[k].get("image") for k in ("part:0+1", "part:0+2", "part:1+2"))
@@ -196,7 +275,9 @@ def _release(least: int) -> Any:
     from client.station import guard
 
     inner = guard.release
-    return lambda c, learner, state, plan, cohort, minimum, budget: inner(c, learner, state, plan, cohort, least, budget)
+    return lambda c, learner, state, plan, cohort, minimum, budget: inner(
+        c, learner, state, plan, cohort, least, budget
+    )
 
 
 def test_leave_one_site_out_of_images_only_when_asked(tmp_path: Path) -> None:
@@ -214,10 +295,15 @@ def test_leave_one_site_out_of_images_only_when_asked(tmp_path: Path) -> None:
 
 
 def test_an_encoder_that_starts_from_the_autoencoder_has_one_on_every_fold(tmp_path: Path) -> None:
-    run = dataclasses.replace(run_of(tmp_path), hyper=json.dumps({**HYPER, "image": {**HYPER["image"], "initial": "autoencoder"}}))
+    run = dataclasses.replace(
+        run_of(tmp_path),
+        hyper=json.dumps({**HYPER, "image": {**HYPER["image"], "initial": "autoencoder"}}),
+    )
     heads = tuple(run.learner(n, study()) for n in ("logistic", "image", "fusion"))
     jobs = build_jobs(run, study(), (), heads)
-    assert {j.fold for j in jobs if j.learner.name == "autoencoder"} == {j.fold for j in jobs if j.learner.name == "image"}
+    assert {j.fold for j in jobs if j.learner.name == "autoencoder"} == {
+        j.fold for j in jobs if j.learner.name == "image"
+    }
     order = [j.learner.name for j in jobs if j.fold == Fold(parts=(0, 1))]
     assert order.index("autoencoder") < order.index("image")
 
@@ -226,4 +312,6 @@ def test_the_fusion_hands_the_runs_settings_on() -> None:
     fusion: Any = run_of(Path()).learner("fusion", study())
     assert json.loads(fusion.learners)["image"] == HYPER["image"]
     assert fusion.clinical == "logistic"
-    assert load("evaluation", {"heads": ["fusion"], "learners": fusion.learners}).needs[-1] == "fusion"
+    assert (
+        load("evaluation", {"heads": ["fusion"], "learners": fusion.learners}).needs[-1] == "fusion"
+    )

@@ -24,7 +24,18 @@ from simulation.federation.in_process_grid import InProcessGrid
 from simulation.federation.options import checked
 from simulation.federation.setting import Setting, cohorts, prepare
 
-WORDS = ("--partition", "even", "--virtual-sites", "5", "--phantom-patients", "500", "--folds", "3", "--learners", "mlp")
+WORDS = (
+    "--partition",
+    "even",
+    "--virtual-sites",
+    "5",
+    "--phantom-patients",
+    "500",
+    "--folds",
+    "3",
+    "--learners",
+    "mlp",
+)
 SMALL = ("--evaluations", "", "--quorum", "0.7")
 LARGE = ("--set", "mlp.hidden=[128,128]")
 
@@ -38,14 +49,20 @@ def run(it: Setting, **how: Any) -> tuple[Outcome, list[dict[str, Any]]]:
     """The outcome, and the ledger's work of the perceptron."""
     client = app
     if it.args.attack in malicious_site.IN_ANSWERS:
-        client = malicious_site.AttackedApp(app, it.sites[1 + list(it.parted.sites).index(it.attacker)], it.args.attack)
+        client = malicious_site.AttackedApp(
+            app, it.sites[1 + list(it.parted.sites).index(it.attacker)], it.args.attack
+        )
     outcome = coordinate(InProcessGrid(client, it.sites), replace(it.run, **how))
     lines = read(it.folder / NAME)
-    return outcome, [w for e in lines if e["kind"] == "exchange" for w in e["work"] if w["learner"] == "mlp"]
+    return outcome, [
+        w for e in lines if e["kind"] == "exchange" for w in e["work"] if w["learner"] == "mlp"
+    ]
 
 
 def parameters(arrays: Arrays) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return np.concatenate([arrays[k].ravel().astype(float) for k in sorted(arrays) if k.startswith("w/")])
+    return np.concatenate(
+        [arrays[k].ravel().astype(float) for k in sorted(arrays) if k.startswith("w/")]
+    )
 
 
 class Honest:
@@ -54,16 +71,28 @@ class Honest:
     def __init__(self, it: Setting, outcome: Outcome) -> None:
         self.sites = cohorts(it)
         (self.head,) = it.run.heads(it.study)
-        self.plan = replace(local_plan(Fold(), it.run.seed, it.run.parts), learner="mlp", phase="train", hyper=hyper_of(self.head))
+        self.plan = replace(
+            local_plan(Fold(), it.run.seed, it.run.parts),
+            learner="mlp",
+            phase="train",
+            hyper=hyper_of(self.head),
+        )
         self.base = {"preprocessing": outcome.states["all"]["preprocessing"]}
         self.start = self.head.start(self.sites[0].schema, it.run.seed)
 
     def sends(self, arrays: Arrays) -> dict[str, Contribution]:
-        return {c.site: self.head.contribute({**self.base, "mlp": arrays}, c, self.plan) for c in self.sites}
+        return {
+            c.site: self.head.contribute({**self.base, "mlp": arrays}, c, self.plan)
+            for c in self.sites
+        }
 
     def after(self, arrays: Arrays, sent: dict[str, Contribution]) -> Arrays:
         cases = sum(c.cases for c in sent.values())
-        means = {k: (sum(c.sums[k] for c in sent.values()) / cases).astype(np.float32) for k in arrays if k.startswith("w/")}
+        means = {
+            k: (sum(c.sums[k] for c in sent.values()) / cases).astype(np.float32)
+            for k in arrays
+            if k.startswith("w/")
+        }
         return {**arrays, **means, "round": arrays["round"] + 1}
 
 
@@ -75,7 +104,9 @@ def test_scale_multiplies_the_change_of_one_site(tmp_path: Path) -> None:
     liar = sent[it.attacker]
     more = {k: v + 19 * (v - honest.start[k] * float(liar.cases)) for k, v in liar.sums.items()}
     want = honest.after(honest.start, {**sent, it.attacker: Contribution(more, liar.cases)})
-    np.testing.assert_allclose(parameters(outcome.states["all"]["mlp"]), parameters(want), atol=1e-5)
+    np.testing.assert_allclose(
+        parameters(outcome.states["all"]["mlp"]), parameters(want), atol=1e-5
+    )
     assert np.abs(parameters(want) - parameters(honest.after(honest.start, sent))).max() > 0.1
 
 
@@ -87,7 +118,9 @@ def test_stale_sends_its_first_parameters_again(tmp_path: Path) -> None:
     first, arrays = honest.sends(honest.start)[it.attacker], honest.start
     for _ in range(3):
         arrays = honest.after(arrays, {**honest.sends(arrays), it.attacker: first})
-    np.testing.assert_allclose(parameters(outcome.states["all"]["mlp"]), parameters(arrays), atol=1e-4)
+    np.testing.assert_allclose(
+        parameters(outcome.states["all"]["mlp"]), parameters(arrays), atol=1e-4
+    )
 
 
 def test_nan_is_refused_as_it_comes(tmp_path: Path) -> None:
@@ -98,8 +131,21 @@ def test_nan_is_refused_as_it_comes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("attack", "code"), [("scale", "X03"), ("nan", "P02"), ("stale", None)])
-def test_rounded_changes_are_attacked_and_refused_alike(attack: str, code: str | None, tmp_path: Path) -> None:
-    it = setting(tmp_path, "--attack", attack, "--transfer", "int8", "--outliers", "4", "--set", "mlp.rounds=2", *LARGE)
+def test_rounded_changes_are_attacked_and_refused_alike(
+    attack: str, code: str | None, tmp_path: Path
+) -> None:
+    it = setting(
+        tmp_path,
+        "--attack",
+        attack,
+        "--transfer",
+        "int8",
+        "--outliers",
+        "4",
+        "--set",
+        "mlp.rounds=2",
+        *LARGE,
+    )
     outcome, work = run(it)
     assert [w["refused"].get(it.attacker) for w in work] == [code] * 2
     assert np.isfinite(parameters(outcome.states["all"]["mlp"])).all()
@@ -114,7 +160,11 @@ def test_label_flip_is_in_the_sites_own_table(tmp_path: Path) -> None:
         assert cohort.ids == was.ids
         np.testing.assert_array_equal(cohort.values, was.values)
         known = was.labels >= 0
-        want = np.where(known, 1 - was.labels, was.labels) if cohort.site == it.attacker else was.labels
+        want = (
+            np.where(known, 1 - was.labels, was.labels)
+            if cohort.site == it.attacker
+            else was.labels
+        )
         np.testing.assert_array_equal(cohort.labels, want)
 
 
@@ -136,8 +186,19 @@ def test_what_makes_no_sense_is_said(words: tuple[str, ...], says: str, tmp_path
     assert caught.value.code == "C01"
 
 
-def test_the_report_says_that_the_run_was_attacked_who_was_refused_and_what_a_strategy_leaves_open(tmp_path: Path) -> None:
-    words = ("--set", "mlp.epochs=1", "--set", "mlp.rounds=2", "--evaluations", "within_site", "--bootstraps", "100")
+def test_the_report_says_that_the_run_was_attacked_who_was_refused_and_what_a_strategy_leaves_open(
+    tmp_path: Path,
+) -> None:
+    words = (
+        "--set",
+        "mlp.epochs=1",
+        "--set",
+        "mlp.rounds=2",
+        "--evaluations",
+        "within_site",
+        "--bootstraps",
+        "100",
+    )
     defence = ("--attack", "scale", "--outliers", "5", "--quorum", "0.7", "--strategy", "fedmedian")
     assert main([*WORDS, *words, *defence, "--out", str(tmp_path)]) == 0
     (path,) = tmp_path.glob("*/report.json")
@@ -145,6 +206,12 @@ def test_the_report_says_that_the_run_was_attacked_who_was_refused_and_what_a_st
     told = "\n".join(report["alarms"])
     (row,) = [r for r in report["participation"] if r["not"]]
     assert row["not"] == {"X03": 2 * 7}
-    for said in (f"site '{row['site']}' was made to attack (scale)", "figures are those of an attacked run", "sends sums (preprocessing)"):
+    for said in (
+        f"site '{row['site']}' was made to attack (scale)",
+        "figures are those of an attacked run",
+        "sends sums (preprocessing)",
+    ):
         assert said in told
-    assert {"norm_bound", "outliers"} <= set(report["configuration"]) == set(Run.__dataclass_fields__)
+    assert (
+        {"norm_bound", "outliers"} <= set(report["configuration"]) == set(Run.__dataclass_fields__)
+    )

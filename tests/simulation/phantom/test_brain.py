@@ -1,4 +1,5 @@
-"""The brain phantom: what it writes, whether its truth is true, and whether image and table say what they should and no more."""
+"""The brain phantom: what it writes, whether its truth is true, and whether image and table say
+what they should and no more."""
 
 from __future__ import annotations
 
@@ -43,16 +44,23 @@ def large() -> Draw:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 def files(folder: Path, patient: str) -> dict[str, Any]:
     name = f"BraTS-MET-{patient}-000"
     tree = folder / writer.COLLECTION / name
-    return {p.name.removeprefix(f"{name}-").removesuffix(".nii.gz"): nib.load(p) for p in sorted(tree.glob("*.nii.gz"))}
+    return {
+        p.name.removeprefix(f"{name}-").removesuffix(".nii.gz"): nib.load(p)
+        for p in sorted(tree.glob("*.nii.gz"))
+    }
 
 
-# ---- what is written --------------------------------------------------------------------------------------------------------
+# ---- what is written -----------------------------------------------------------------------------
 
 
 def test_equal_arguments_write_equal_bytes_in_one_process_or_several(
@@ -63,14 +71,20 @@ def test_equal_arguments_write_equal_bytes_in_one_process_or_several(
     assert digests(tmp_path) == digests(written[0])
     monkeypatch.undo()
     other = writer.write(tmp_path, patients=PATIENTS, seed=1)
-    assert {v for k, v in digests(tmp_path).items() if k != image_truth.MARK}.isdisjoint(digests(written[0]).values())
-    assert len(list((tmp_path / writer.COLLECTION).iterdir())) == sum(c.image for c in other.cases.values())
+    assert {v for k, v in digests(tmp_path).items() if k != image_truth.MARK}.isdisjoint(
+        digests(written[0]).values()
+    )
+    assert len(list((tmp_path / writer.COLLECTION).iterdir())) == sum(
+        c.image for c in other.cases.values()
+    )
 
 
 def test_every_patient_has_the_files_that_the_truth_says(written: tuple[Path, Truth]) -> None:
     folder, truth = written
     assert writer.read_truth(folder) == truth
-    assert {p.name for p in (folder / writer.COLLECTION).iterdir()} == {f"BraTS-MET-{i}-000" for i, c in truth.cases.items() if c.image}
+    assert {p.name for p in (folder / writer.COLLECTION).iterdir()} == {
+        f"BraTS-MET-{i}-000" for i, c in truth.cases.items() if c.image
+    }
     kinds = set()
     for patient, case in truth.cases.items():
         assert 90001 <= int(patient) <= 99999
@@ -105,18 +119,24 @@ def test_the_lesions_are_as_many_and_as_large_as_drawn() -> None:
         parts, count = connected(np.isin(seen.labels, (1, 3)))
         assert count == len(head.lesions)
         largest = np.bincount(parts.ravel())[1:].max() * 2.5**3
-        assert largest == pytest.approx(max(4 / 3 * np.pi * np.prod(m.semi) for m in head.lesions), rel=0.25)
+        assert largest == pytest.approx(
+            max(4 / 3 * np.pi * np.prod(m.semi) for m in head.lesions), rel=0.25
+        )
 
 
-# ---- the table --------------------------------------------------------------------------------------------------------------
+# ---- the table -----------------------------------------------------------------------------------
 
 
-def test_the_workbook_is_read_and_the_labels_are_the_truths(reading: Reading, written: tuple[Path, Truth]) -> None:
+def test_the_workbook_is_read_and_the_labels_are_the_truths(
+    reading: Reading, written: tuple[Path, Truth]
+) -> None:
     _, truth = written
     cohort = reading.cohort
     assert reading.source == "yale"
     assert set(cohort.ids) == set(truth.cases)
-    assert [CLASSES[k] if k != UNKNOWN else "" for k in cohort.labels] == [truth.cases[i].label for i in cohort.ids]
+    assert [CLASSES[k] if k != UNKNOWN else "" for k in cohort.labels] == [
+        truth.cases[i].label for i in cohort.ids
+    ]
     assert list(reading.institutions) == [truth.cases[i].maker for i in cohort.ids]
     assert set(reading.institutions) == set(scanners.NAMES)
     assert cohort.schema.label.classes == CLASSES
@@ -126,12 +146,15 @@ def test_the_workbook_is_read_and_the_labels_are_the_truths(reading: Reading, wr
 def test_the_workbook_has_smoking_and_whole_numbers_as_keys(written: tuple[Path, Truth]) -> None:
     sheet = load_workbook(written[0] / writer.WORKBOOK)["Clinical"]
     header = [cell.value for cell in sheet[1]]
-    rows = [dict(zip(header, (cell.value for cell in row), strict=True)) for row in sheet.iter_rows(min_row=2)]
+    rows = [
+        dict(zip(header, (cell.value for cell in row), strict=True))
+        for row in sheet.iter_rows(min_row=2)
+    ]
     assert all(isinstance(row["BraTS_MET_ID"], int) for row in rows)
     assert {row["Smoking_history"] for row in rows} <= {"Yes", "No", None}
 
 
-# ---- what decides -----------------------------------------------------------------------------------------------------------
+# ---- what decides --------------------------------------------------------------------------------
 
 
 def test_the_ceilings_are_where_they_should_be(written: tuple[Path, Truth], large: Draw) -> None:
@@ -144,7 +167,9 @@ def test_the_ceilings_are_where_they_should_be(written: tuple[Path, Truth], larg
     assert without["clinical"] < truth.ceilings["clinical"] - 0.03
     for name, p in model.posteriors(large).items():
         assert model.macro_auc(p, large.y) == pytest.approx(truth.ceilings[name], abs=0.01)
-    np.testing.assert_allclose(np.bincount(large.y) / len(large), (0.43, 0.13, 0.20, 0.08, 0.16), atol=0.01)
+    np.testing.assert_allclose(
+        np.bincount(large.y) / len(large), (0.43, 0.13, 0.20, 0.08, 0.16), atol=0.01
+    )
 
 
 @pytest.mark.parametrize("smoking", [True, False])
@@ -153,8 +178,13 @@ def test_the_posterior_is_calibrated_for_every_class(large: Draw, smoking: bool)
         np.testing.assert_allclose(p.sum(1), 1)
         for k in range(len(CLASSES)):
             for part in np.array_split(np.argsort(p[:, k]), 8):
-                error = 4 * np.sqrt((p[part, k] * (1 - p[part, k])).sum()) / len(part) + 2e-3  # ages are cut and rounded
-                assert (large.y[part] == k).mean() == pytest.approx(p[part, k].mean(), abs=error), (name, CLASSES[k])
+                error = (
+                    4 * np.sqrt((p[part, k] * (1 - p[part, k])).sum()) / len(part) + 2e-3
+                )  # ages are cut and rounded
+                assert (large.y[part] == k).mean() == pytest.approx(p[part, k].mean(), abs=error), (
+                    name,
+                    CLASSES[k],
+                )
 
 
 def test_given_the_tumour_table_and_image_are_independent(large: Draw) -> None:
@@ -165,7 +195,8 @@ def test_given_the_tumour_table_and_image_are_independent(large: Draw) -> None:
 
 
 def test_the_lesions_show_the_latents() -> None:
-    """Three measures of the largest lesion, taken from images as scanners of four makers show them, follow the three latents."""
+    """Three measures of the largest lesion, taken from images as scanners of four makers show them,
+    follow the three latents."""
     u = np.random.default_rng(0).normal(size=(40, 3)) * 1.2
     measured = []
     for n, each in enumerate(u):
@@ -177,21 +208,33 @@ def test_the_lesions_show_the_latents() -> None:
         for name, image in seen.sequences.items():
             inside = image[image > 0]
             scored[name] = (image - inside.mean()) / inside.std()
-        measured.append(((seen.labels[tumour] == 1).mean(), scored["t1n"][tumour].mean(), scored["t2w"][tumour].mean()))
+        measured.append(
+            (
+                (seen.labels[tumour] == 1).mean(),
+                scored["t1n"][tumour].mean(),
+                scored["t2w"][tumour].mean(),
+            )
+        )
     for k in range(3):
         assert spearmanr(np.array(measured)[:, k], u[:, k]).statistic > 0.9, model.LATENTS[k]
 
 
-# ---- modes ------------------------------------------------------------------------------------------------------------------
+# ---- modes ---------------------------------------------------------------------------------------
 
 
-def test_without_a_signal_only_the_images_change(written: tuple[Path, Truth], tmp_path: Path) -> None:
+def test_without_a_signal_only_the_images_change(
+    written: tuple[Path, Truth], tmp_path: Path
+) -> None:
     folder, truth = written
     null = writer.write(tmp_path, patients=PATIENTS, null=True)
     before, after = digests(folder), digests(tmp_path)
     assert before[writer.WORKBOOK] == after[writer.WORKBOOK]
     assert null.ceilings["image"] == null.cohort_ceilings["image"] == 0.5
-    assert null.ceilings["fusion"] == null.ceilings["clinical"] == pytest.approx(truth.ceilings["clinical"], abs=0.01)
+    assert (
+        null.ceilings["fusion"]
+        == null.ceilings["clinical"]
+        == pytest.approx(truth.ceilings["clinical"], abs=0.01)
+    )
     assert not {v for k, v in before.items() if k.endswith(".nii.gz")} & set(after.values())
     d = model.draw(60_000, 11, null=True)
     assert model.macro_auc(model.posteriors(d)["image"], d.y) == pytest.approx(0.5, abs=0.01)

@@ -1,4 +1,5 @@
-"""What both imaging phantoms are made with, and whether each planted file fault is found when their images are read."""
+"""What both imaging phantoms are made with, and whether each planted file fault is found when their
+images are read."""
 
 from __future__ import annotations
 
@@ -26,7 +27,10 @@ from simulation.phantom.liver import writer as liver_writer
 from simulation.phantom.shared import holdings, image_truth, processes, scanners, shapes, workbook
 from simulation.phantom.shared.image_truth import Truth
 
-SOURCES = {"liver": ("liver_recurrence", "crlm", liver_writer), "brain": ("brain_primary", "yale", writer)}
+SOURCES = {
+    "liver": ("liver_recurrence", "crlm", liver_writer),
+    "brain": ("brain_primary", "yale", writer),
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +53,9 @@ def album(folder: Path, kind: str, ids: list[str], cache: Path) -> PictureSet:
     study, source, _ = SOURCES[kind]
     schema = load(study).schema
     assert schema.imaging is not None
-    request = pipeline.PictureRequest(mapping_file.named(source).images, schema.imaging, source, ids)
+    request = pipeline.PictureRequest(
+        mapping_file.named(source).images, schema.imaging, source, ids
+    )
     return pipeline.read(folder, request, cache, workers=0)
 
 
@@ -59,7 +65,7 @@ def truth_of(folder: Path, kind: str) -> Truth:
     return truth
 
 
-# ---- scanners, holdings, processes, workbooks -------------------------------------------------------------------------------
+# ---- scanners, holdings, processes, workbooks ----------------------------------------------------
 
 
 def test_makers_keep_their_shares_and_every_fault_needs_a_known_one() -> None:
@@ -91,7 +97,10 @@ def test_in_the_missing_mode_whole_makers_lack_something() -> None:
     rng = np.random.default_rng(1)
     makers = scanners.assign(200, rng)
     held = holdings.holdings(makers, rng, missing=True)
-    by = {name: [h for h, m in zip(held, makers, strict=True) if scanners.NAMES[m] == name] for name in scanners.NAMES}
+    by = {
+        name: [h for h, m in zip(held, makers, strict=True) if scanners.NAMES[m] == name]
+        for name in scanners.NAMES
+    }
     assert not any(h.table for h in by["Philips"])
     assert any(h.image for h in by["Philips"])
     assert not any(h.image or h.mask for h in by["Canon"])
@@ -100,10 +109,14 @@ def test_in_the_missing_mode_whole_makers_lack_something() -> None:
 
 
 @pytest.mark.parametrize("few", [0, 10**6], ids=["processes", "here"])
-def test_work_is_done_in_order_wherever_it_is_done(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_is_done_in_order_wherever_it_is_done(
+    few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(processes, "FEW", few)
     told: list[tuple[int, int]] = []
-    assert processes.each(operator.neg, range(9), lambda done, of: told.append((done, of))) == [-n for n in range(9)]
+    assert processes.each(operator.neg, range(9), lambda done, of: told.append((done, of))) == [
+        -n for n in range(9)
+    ]
     assert told == [(n, 9) for n in range(1, 10)]
 
 
@@ -118,7 +131,7 @@ def test_a_workbook_has_no_clock_in_it(tmp_path: Path) -> None:
         assert {entry.date_time for entry in archive.infolist()} == {workbook.MIDNIGHT}
 
 
-# ---- shapes -----------------------------------------------------------------------------------------------------------------
+# ---- shapes --------------------------------------------------------------------------------------
 
 
 def test_an_ellipsoid_has_its_volume() -> None:
@@ -137,21 +150,27 @@ def test_a_tube_has_its_volume_and_its_ends() -> None:
 
 @settings(max_examples=20)
 @given(st.tuples(*[st.integers(3, 20)] * 3), st.tuples(*[st.integers(2, 6)] * 3))
-def test_smooth_noise_is_the_interpolation_it_says(shape: tuple[int, int, int], knots: tuple[int, int, int]) -> None:
+def test_smooth_noise_is_the_interpolation_it_says(
+    shape: tuple[int, int, int], knots: tuple[int, int, int]
+) -> None:
     from scipy.interpolate import RegularGridInterpolator
 
     out = shapes.smooth_noise(np.random.default_rng(5), shape, knots)
     coarse = np.random.default_rng(5).normal(size=knots).astype(np.float32)
-    at = np.meshgrid(*[np.linspace(0, k - 1, n) for n, k in zip(shape, knots, strict=True)], indexing="ij")
+    at = np.meshgrid(
+        *[np.linspace(0, k - 1, n) for n, k in zip(shape, knots, strict=True)], indexing="ij"
+    )
     expected = RegularGridInterpolator([np.arange(k) for k in knots], coarse)(np.stack(at, -1))
     np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
-# ---- truth ------------------------------------------------------------------------------------------------------------------
+# ---- truth ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_the_truth_reads_back_and_a_broken_one_is_named(kind: str, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_the_truth_reads_back_and_a_broken_one_is_named(
+    kind: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
     phantom = SOURCES[kind][2]
     truth = truth_of(folders[kind], kind)
     image_truth.keep(truth, tmp_path)
@@ -192,23 +211,35 @@ def test_an_interrupt_leaves_no_truth_and_does_not_stand_in_the_way(tmp_path: Pa
     assert writer.write(tmp_path, patients=20, seed=1) == whole == writer.read_truth(tmp_path)
 
 
-# ---- faults -----------------------------------------------------------------------------------------------------------------
+# ---- faults --------------------------------------------------------------------------------------
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_without_a_fault_every_image_is_read(kind: str, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_without_a_fault_every_image_is_read(
+    kind: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
     found = album(folders[kind], kind, list(truth_of(folders[kind], kind).cases), tmp_path)
-    assert len(found.pictures) == len(list((folders[kind] / SOURCES[kind][2].COLLECTION).iterdir())) > 4
+    assert (
+        len(found.pictures)
+        == len(list((folders[kind] / SOURCES[kind][2].COLLECTION).iterdir()))
+        > 4
+    )
     assert not found.rejections
     assert not found.strangers
 
 
 @pytest.mark.parametrize("fault", image_faults.FAULTS, ids=lambda f: f.name)
-def test_a_fault_is_found_and_hurts_nobody_else(fault: image_faults.Planted, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_a_fault_is_found_and_hurts_nobody_else(
+    fault: image_faults.Planted, folders: dict[str, Path], tmp_path: Path
+) -> None:
     assert fault.plant.__doc__ is not None
     assert fault.plant.__doc__.startswith(fault.code)
     assert image_faults.named(fault.name) is fault
@@ -223,8 +254,14 @@ def test_a_fault_is_found_and_hurts_nobody_else(fault: image_faults.Planted, fol
     ids = list(hurt) if fault.lost == "join" else list(truth.cases)
     found = album(folder, fault.phantom, ids, tmp_path / "cache")
     there = {p.name for p in (folder / SOURCES[fault.phantom][2].COLLECTION).iterdir()}
-    fine = {i for i, case in truth.cases.items() if any(i in name for name in there) and i not in hurt}
-    told = [*found.log, *found.general, *(f"{c} {t}" for i in hurt for c, t in found.rejections.get(i, ()))]
+    fine = {
+        i for i, case in truth.cases.items() if any(i in name for name in there) and i not in hurt
+    }
+    told = [
+        *found.log,
+        *found.general,
+        *(f"{c} {t}" for i in hurt for c, t in found.rejections.get(i, ())),
+    ]
     told += [f"{n} {t}" for i in hurt for n, t in found.remarks.get(i, ())]
     assert any(fault.code in text for text in told), told
     if fault.lost == "join":

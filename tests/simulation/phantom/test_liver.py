@@ -1,4 +1,5 @@
-"""The liver phantom: what it writes, whether its truth is true, and whether image and table say what they should and no more."""
+"""The liver phantom: what it writes, whether its truth is true, and whether image and table say
+what they should and no more."""
 
 from __future__ import annotations
 
@@ -48,18 +49,26 @@ def large() -> Draw:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 def series(folder: Path, patient: str) -> tuple[list[Any], list[Path]]:
     """The CT slices from the feet up, and the files of segmentations."""
     found = [(p, pydicom.dcmread(p)) for p in (folder / writer.COLLECTION / patient).rglob("*.dcm")]
     slices = [d for _, d in found if d.Modality == "CT"]
-    return sorted(slices, key=lambda d: d.ImagePositionPatient[2]), [p for p, d in found if d.Modality == "SEG"]
+    return sorted(slices, key=lambda d: d.ImagePositionPatient[2]), [
+        p for p, d in found if d.Modality == "SEG"
+    ]
 
 
 def hu(slices: list[Any]) -> np.ndarray:
-    return np.stack([d.pixel_array * float(d.RescaleSlope) + float(d.RescaleIntercept) for d in slices])
+    return np.stack(
+        [d.pixel_array * float(d.RescaleSlope) + float(d.RescaleIntercept) for d in slices]
+    )
 
 
 def outlines(path: Path, slices: list[Any]) -> dict[str, np.ndarray]:
@@ -70,12 +79,14 @@ def outlines(path: Path, slices: list[Any]) -> dict[str, np.ndarray]:
     at = {round(float(d.ImagePositionPatient[2]), 3): z for z, d in enumerate(slices)}
     for group, plane in zip(seg.PerFrameFunctionalGroupsSequence, seg.pixel_array, strict=True):
         label = labels[group.SegmentIdentificationSequence[0].ReferencedSegmentNumber]
-        out[label][at[round(float(group.PlanePositionSequence[0].ImagePositionPatient[2]), 3)]] = plane > 0
+        out[label][at[round(float(group.PlanePositionSequence[0].ImagePositionPatient[2]), 3)]] = (
+            plane > 0
+        )
         assert plane.any()
     return out
 
 
-# ---- what is written --------------------------------------------------------------------------------------------------------
+# ---- what is written -----------------------------------------------------------------------------
 
 
 def test_equal_arguments_write_equal_bytes_in_one_process_or_several(
@@ -94,7 +105,9 @@ def test_another_phantom_takes_the_place_of_an_older_one(tmp_path: Path) -> None
     before = digests(tmp_path)
     truth = writer.write(tmp_path, patients=20, seed=2)
     after = digests(tmp_path)
-    assert {p.name for p in (tmp_path / writer.COLLECTION).iterdir()} == {i for i, c in truth.cases.items() if c.image}
+    assert {p.name for p in (tmp_path / writer.COLLECTION).iterdir()} == {
+        i for i, c in truth.cases.items() if c.image
+    }
     assert not {v for k, v in before.items() if k.endswith(".dcm")} & set(after.values())
     with pytest.raises(UsageError, match="C01"):
         writer.write(tmp_path, patients=5)
@@ -103,7 +116,9 @@ def test_another_phantom_takes_the_place_of_an_older_one(tmp_path: Path) -> None
 def test_every_patient_has_the_files_that_the_truth_says(written: tuple[Path, Truth]) -> None:
     folder, truth = written
     assert writer.read_truth(folder) == truth
-    assert {p.name for p in (folder / writer.COLLECTION).iterdir()} == {i for i, c in truth.cases.items() if c.image}
+    assert {p.name for p in (folder / writer.COLLECTION).iterdir()} == {
+        i for i, c in truth.cases.items() if c.image
+    }
     assert all(i.startswith("CRLM-CT-9") and len(i) == 12 for i in truth.cases)
     makers = {m.tag: m.name for m in scanners.MAKERS}
     for patient, case in truth.cases.items():
@@ -114,7 +129,11 @@ def test_every_patient_has_the_files_that_the_truth_says(written: tuple[Path, Tr
         assert len(masks) == case.mask
         assert {d.PatientID for d in slices} == {patient}
         assert {makers[d.Manufacturer] for d in slices} == {case.maker}
-        assert len({d.SeriesInstanceUID for d in slices}) == len({d.FrameOfReferenceUID for d in slices}) == 1
+        assert (
+            len({d.SeriesInstanceUID for d in slices})
+            == len({d.FrameOfReferenceUID for d in slices})
+            == 1
+        )
         assert len({d.SOPInstanceUID for d in slices}) == len(slices) >= 28
         steps = np.diff([float(d.ImagePositionPatient[2]) for d in slices])
         np.testing.assert_allclose(steps, steps[0], atol=1e-3)
@@ -130,7 +149,11 @@ def test_the_list_of_series_is_the_tree(written: tuple[Path, Truth]) -> None:
     for row in rows:
         files = sorted((folder / row["File Location"]).glob("*.dcm"))
         head = pydicom.dcmread(files[0], stop_before_pixels=True)
-        assert (head.SeriesInstanceUID, head.PatientID, head.Modality) == (row["Series UID"], row["Subject ID"], row["Modality"])
+        assert (head.SeriesInstanceUID, head.PatientID, head.Modality) == (
+            row["Series UID"],
+            row["Subject ID"],
+            row["Modality"],
+        )
         assert len(files) == int(row["Number of Images"])
 
 
@@ -148,7 +171,9 @@ def test_each_maker_writes_as_it_does(written: tuple[Path, Truth]) -> None:
         corner = volume[:, 0, 0]
         assert (corner == -3024).all() if scanner.padding else (corner >= -1024).all()
         assert 0 < volume.max() < 2000
-        inside = np.logical_or.reduce([solid for label, solid in parts.items() if not label.startswith("Liver")])
+        inside = np.logical_or.reduce(
+            [solid for label, solid in parts.items() if not label.startswith("Liver")]
+        )
         assert 75 < volume[parts["Liver"] & ~inside].mean() < 140
         outside = volume[(volume > -3000) & (volume < -950)]
         assert np.median(outside) == pytest.approx(-1000, abs=3)
@@ -160,13 +185,17 @@ def test_scanners_differ_in_noise_and_offset() -> None:
     for maker in scanners.MAKERS:
         image = anatomy.render(body, 0.0, maker.ct, np.random.default_rng(1)).hu
         axis = body.pixel * (np.arange(128) - 63.5)
-        aorta = np.hypot(axis[:, None] - 0.42 * body.cavity[0], axis[None] - 0.1 * body.cavity[1]) < 6
+        aorta = (
+            np.hypot(axis[:, None] - 0.42 * body.cavity[0], axis[None] - 0.1 * body.cavity[1]) < 6
+        )
         seen[maker.name] = image[:, aorta]
     noise = {name: float(values.std()) for name, values in seen.items()}
     assert noise["Siemens"] < noise["GE"] < noise["Philips"] < noise["Canon"]
     for maker in scanners.MAKERS:
         assert noise[maker.name] == pytest.approx(maker.ct.noise, rel=0.25)
-        assert seen[maker.name].mean() == pytest.approx(160 * maker.ct.phase + maker.ct.offset, abs=4)
+        assert seen[maker.name].mean() == pytest.approx(
+            160 * maker.ct.phase + maker.ct.offset, abs=4
+        )
 
 
 def test_the_outlines_overlap_as_organs_do(written: tuple[Path, Truth]) -> None:
@@ -175,7 +204,14 @@ def test_the_outlines_overlap_as_organs_do(written: tuple[Path, Truth]) -> None:
         slices, masks = series(folder, patient)
         parts = outlines(masks[0], slices)
         assert list(parts)[:4] == ["Liver", "Liver Remnant", "Hepatic", "Portal"]
-        voxel = float(np.prod([*slices[0].PixelSpacing, slices[1].ImagePositionPatient[2] - slices[0].ImagePositionPatient[2]]))
+        voxel = float(
+            np.prod(
+                [
+                    *slices[0].PixelSpacing,
+                    slices[1].ImagePositionPatient[2] - slices[0].ImagePositionPatient[2],
+                ]
+            )
+        )
         assert 0.8e6 < parts["Liver"].sum() * voxel < 2.4e6, "a liver has one to two litres"
         for label, solid in parts.items():
             assert solid.any(), label
@@ -183,10 +219,12 @@ def test_the_outlines_overlap_as_organs_do(written: tuple[Path, Truth]) -> None:
         assert not (parts["Hepatic"] & parts["Portal"]).any()
 
 
-# ---- the table --------------------------------------------------------------------------------------------------------------
+# ---- the table -----------------------------------------------------------------------------------
 
 
-def test_the_workbook_is_read_as_the_real_one_is_and_the_labels_are_the_truths(reading: Reading, written: tuple[Path, Truth]) -> None:
+def test_the_workbook_is_read_as_the_real_one_is_and_the_labels_are_the_truths(
+    reading: Reading, written: tuple[Path, Truth]
+) -> None:
     _, truth = written
     cohort = reading.cohort
     assert reading.source == "crlm"
@@ -204,11 +242,20 @@ def test_the_table_agrees_with_what_is_seen(reading: Reading, written: tuple[Pat
     for patient in [i for i, c in truth.cases.items() if c.mask]:
         values = reading.cohort.values[reading.at[patient]]
         slices, masks = series(folder, patient)
-        tumours = [solid for label, solid in outlines(masks[0], slices).items() if label.startswith("Tumor_")]
+        tumours = [
+            solid
+            for label, solid in outlines(masks[0], slices).items()
+            if label.startswith("Tumor_")
+        ]
         step = float(slices[1].ImagePositionPatient[2]) - float(slices[0].ImagePositionPatient[2])
         sizes = [step, *(float(v) for v in slices[0].PixelSpacing)]
-        extents = [max(np.ptp(axis) * size + size for axis, size in zip(np.nonzero(t), sizes, strict=True)) for t in tumours]
-        assert max(extents) == pytest.approx(10 * values[column["max_tumour_size"]], abs=2 * max(sizes) + 3)
+        extents = [
+            max(np.ptp(axis) * size + size for axis, size in zip(np.nonzero(t), sizes, strict=True))
+            for t in tumours
+        ]
+        assert max(extents) == pytest.approx(
+            10 * values[column["max_tumour_size"]], abs=2 * max(sizes) + 3
+        )
         assert values[column["multiple_metastases"]] == (len(tumours) > 1)
 
 
@@ -226,7 +273,7 @@ def test_about_a_tenth_is_not_followed_long_enough(tmp_path: Path) -> None:
     assert 0.35 < np.mean(lost) < 0.65, "half of them died of something else"
 
 
-# ---- what decides -----------------------------------------------------------------------------------------------------------
+# ---- what decides --------------------------------------------------------------------------------
 
 
 def test_the_ceilings_are_where_they_should_be(written: tuple[Path, Truth], large: Draw) -> None:
@@ -248,9 +295,17 @@ def test_the_posterior_is_calibrated(large: Draw) -> None:
 
 
 def test_the_log_odds_are_what_a_fit_finds(large: Draw) -> None:
-    """The logit is linear in log CEA, the four findings and u, with the numbers that Bayes' rule gives."""
+    """The logit is linear in log CEA, the four findings and u, with the numbers that Bayes' rule
+    gives."""
     seen = large.where(large.cea_known)
-    columns = [np.log(seen.cea), seen.node, seen.extrahepatic, seen.synchronous, seen.chemotherapy, seen.u]
+    columns = [
+        np.log(seen.cea),
+        seen.node,
+        seen.extrahepatic,
+        seen.synchronous,
+        seen.chemotherapy,
+        seen.u,
+    ]
     x = np.column_stack(columns).astype(float)
     fit = LogisticRegression(C=1e6, max_iter=1000).fit(x, seen.recurred)
     np.testing.assert_allclose(fit.decision_function(x), model.log_odds(seen)["fusion"], atol=0.3)
@@ -268,7 +323,9 @@ def test_the_ceiling_of_the_fusion_takes_each_patient_by_what_there_is(large: Dr
     assert whole["clinical"] + 0.02 < mixed < whole["fusion"] - 0.02
 
 
-def test_given_the_outcome_the_table_says_nothing_of_the_image_nor_the_image_of_the_table(large: Draw) -> None:
+def test_given_the_outcome_the_table_says_nothing_of_the_image_nor_the_image_of_the_table(
+    large: Draw,
+) -> None:
     told = (
         large.age,
         large.male,
@@ -283,43 +340,67 @@ def test_given_the_outcome_the_table_says_nothing_of_the_image_nor_the_image_of_
         rows = large.recurred == outcome
         for column in told:
             assert abs(np.corrcoef(column[rows], large.u[rows])[0, 1]) < 0.03
-    bodies = [liver_body.draw_body(float(bmi), np.random.default_rng(n)) for n, bmi in enumerate(large.body_mass[:3000])]
-    seen = ([b.largest_cm for b in bodies], [len(b.lesions) for b in bodies], [b.bilobar for b in bodies], [b.fat for b in bodies])
+    bodies = [
+        liver_body.draw_body(float(bmi), np.random.default_rng(n))
+        for n, bmi in enumerate(large.body_mass[:3000])
+    ]
+    seen = (
+        [b.largest_cm for b in bodies],
+        [len(b.lesions) for b in bodies],
+        [b.bilobar for b in bodies],
+        [b.fat for b in bodies],
+    )
     for column in seen:
         assert abs(np.corrcoef(column, large.u[:3000])[0, 1]) < 0.06
         assert abs(np.corrcoef(column, large.recurred[:3000])[0, 1]) < 0.06
 
 
 def test_the_lesions_show_the_latent(written: tuple[Path, Truth]) -> None:
-    """The inner part of each largest lesion against its rim, measured in the files, orders patients as the latent does."""
+    """The inner part of each largest lesion against its rim, measured in the files, orders patients
+    as the latent does."""
     folder, truth = written
     measured, latent = [], []
     for patient in [i for i, c in truth.cases.items() if c.mask]:
         slices, masks = series(folder, patient)
         volume, parts = hu(slices), outlines(masks[0], slices)
         step = float(slices[1].ImagePositionPatient[2]) - float(slices[0].ImagePositionPatient[2])
-        depth = distance_transform_edt(parts["Tumor_1"], sampling=(step, *map(float, slices[0].PixelSpacing)))
-        core, rim = depth >= 0.6 * depth.max(), (depth > 0) & (depth <= np.quantile(depth[depth > 0], 0.25))
+        depth = distance_transform_edt(
+            parts["Tumor_1"], sampling=(step, *map(float, slices[0].PixelSpacing))
+        )
+        core, rim = (
+            depth >= 0.6 * depth.max(),
+            (depth > 0) & (depth <= np.quantile(depth[depth > 0], 0.25)),
+        )
         measured.append(volume[core].mean() - volume[rim].mean())
         latent.append(truth.cases[patient].latent[0])
     assert np.corrcoef(measured, latent)[0, 1] < -0.95
     assert np.ptp(measured) > 100, "HU, against noise of 10 to 20"
 
 
-# ---- modes ------------------------------------------------------------------------------------------------------------------
+# ---- modes ---------------------------------------------------------------------------------------
 
 
-def test_without_a_signal_only_the_images_change(written: tuple[Path, Truth], tmp_path: Path) -> None:
+def test_without_a_signal_only_the_images_change(
+    written: tuple[Path, Truth], tmp_path: Path
+) -> None:
     folder, truth = written
     null = writer.write(tmp_path, patients=PATIENTS, null=True)
     before, after = digests(folder), digests(tmp_path)
     assert before[writer.WORKBOOK] == after[writer.WORKBOOK]
     assert null.ceilings["image"] == null.cohort_ceilings["image"] == 0.5
-    assert null.ceilings["fusion"] == null.ceilings["clinical"] == pytest.approx(truth.ceilings["clinical"], abs=0.01)
+    assert (
+        null.ceilings["fusion"]
+        == null.ceilings["clinical"]
+        == pytest.approx(truth.ceilings["clinical"], abs=0.01)
+    )
     assert before.keys() == after.keys()
     changed = {name for name in before if before[name] != after[name]} - {"truth.json"}
-    assert all("PORTAL" in name for name in changed), "the outlines are the same: the latent is not in them"
-    assert {name.split("/")[1] for name in changed} == {i for i, c in truth.cases.items() if c.image}
+    assert all("PORTAL" in name for name in changed), (
+        "the outlines are the same: the latent is not in them"
+    )
+    assert {name.split("/")[1] for name in changed} == {
+        i for i, c in truth.cases.items() if c.image
+    }
     d = model.draw(60_000, 11, null=True)
     assert auc(d.u, d.recurred) == pytest.approx(0.5, abs=0.01)
 

@@ -1,4 +1,5 @@
-"""A whole run through both apps, seen as its coordinator sees it: at work, failed, interrupted, taken up, done."""
+"""A whole run through both apps, seen as its coordinator sees it: at work, failed, interrupted,
+taken up, done."""
 
 from __future__ import annotations
 

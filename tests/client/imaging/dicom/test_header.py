@@ -1,4 +1,5 @@
-"""DICOM series of many makes, and of many faults: read exactly, or refused with a sentence that names file, fault and way out."""
+"""DICOM series of many makes, and of many faults: read exactly, or refused with a sentence that
+names file, fault and way out."""
 
 from __future__ import annotations
 
@@ -87,7 +88,9 @@ def test_transfer_syntaxes(tmp_path: Path, syntax: str) -> None:
         check_places(made, stored, scan)
 
 
-@pytest.mark.parametrize("syntax", ["JPEG lossless", "JPEG-LS", "JPEG 2000 lossless", "RLE", "explicit"])
+@pytest.mark.parametrize(
+    "syntax", ["JPEG lossless", "JPEG-LS", "JPEG 2000 lossless", "RLE", "explicit"]
+)
 def test_signed_twelve_bits(tmp_path: Path, syntax: str) -> None:
     scan = Scan(syntax=syntax, signed=True, intercept=0.0, stored=12)
     stored = body((3, 32, 36)).astype(np.int16) - 1024
@@ -95,16 +98,24 @@ def test_signed_twelve_bits(tmp_path: Path, syntax: str) -> None:
     check_places(volume(tmp_path), stored, scan)
 
 
-@pytest.mark.parametrize("orientation", [AXIAL, PRONE, CORONAL, SAGITTAL, (0.8, 0.6, 0.0, -0.6, 0.8, 0.0)])
+@pytest.mark.parametrize(
+    "orientation", [AXIAL, PRONE, CORONAL, SAGITTAL, (0.8, 0.6, 0.0, -0.6, 0.8, 0.0)]
+)
 @pytest.mark.parametrize("apart", [2.5, -1.25])
 def test_orientations(tmp_path: Path, orientation: tuple[float, ...], apart: float) -> None:
-    scan = Scan(orientation=orientation, step=tuple(np.cross(orientation[:3], orientation[3:]) * apart), apart=abs(apart))
+    scan = Scan(
+        orientation=orientation,
+        step=tuple(np.cross(orientation[:3], orientation[3:]) * apart),
+        apart=abs(apart),
+    )
     stored = body((5, 12, 14))
     scans.write(tmp_path, stored, scan, name="IM{k}")
     check_places(volume(tmp_path), stored, scan)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     shape=st.tuples(st.integers(3, 6), st.integers(4, 9), st.integers(4, 9)),
     angles=st.tuples(*[st.floats(-180, 180)] * 3),
@@ -135,7 +146,8 @@ def test_round_trip(
     turned = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
     scan = Scan(
         orientation=tuple(np.concatenate([turned[:, 0], turned[:, 1]])),
-        origin=origin, apart=apart, spacing=spacing, slope=scale[0], intercept=scale[1], syntax=syntax,
+        origin=origin, apart=apart, spacing=spacing, slope=scale[0], intercept=scale[1],
+        syntax=syntax,
     )  # fmt: skip
     stored = body(shape, seed)
     if scale[1] == 0.0:
@@ -148,7 +160,10 @@ def test_round_trip(
 
     def edit(ds: Dataset, k: int) -> None:
         ds.InstanceNumber = 0
-        ds.ImagePositionPatient = [f"{v:.9g}" for v in scan.position(k) + scan.normal * r.uniform(-jitter, jitter) * min(1.0, apart)]
+        ds.ImagePositionPatient = [
+            f"{v:.9g}"
+            for v in scan.position(k) + scan.normal * r.uniform(-jitter, jitter) * min(1.0, apart)
+        ]
 
     for k, path in zip(names, scans.write(folder, stored, scan, edit), strict=True):
         path.rename(folder / f"{k}.ima")
@@ -159,18 +174,34 @@ def test_round_trip(
         return
     k, y, x = (a.ravel() for a in np.indices(stored.shape))
     row, column = np.array(scan.orientation[:3]), np.array(scan.orientation[3:])
-    points = np.array([scan.position(i) for i in range(shape[0])])[k] + y[:, None] * column * spacing[0] + x[:, None] * row * spacing[1]
+    points = (
+        np.array([scan.position(i) for i in range(shape[0])])[k]
+        + y[:, None] * column * spacing[0]
+        + x[:, None] * row * spacing[1]
+    )
     index = made.geometry.to_index(points)
     assert np.abs(index - np.rint(index)).max() < 0.05
-    assert np.array_equal(made.array[tuple(np.rint(index).astype(int).T)], np.float32(expected(stored, scan)).ravel())
+    assert np.array_equal(
+        made.array[tuple(np.rint(index).astype(int).T)], np.float32(expected(stored, scan)).ravel()
+    )
 
 
 def test_header_is_json_and_tells_no_identity(tmp_path: Path) -> None:
     secret = "Müller^Erika"
 
     def edit(ds: Dataset, k: int) -> None:
-        ds.PatientName, ds.PatientBirthDate, ds.PatientAddress, ds.OtherPatientIDs = secret, "19500101", "Hauptstr. 1", "4711"
-        ds.AccessionNumber, ds.InstitutionName, ds.ReferringPhysicianName, ds.OperatorsName = "A77", "St. Elsewhere", "Dr^Who", "Op^One"
+        ds.PatientName, ds.PatientBirthDate, ds.PatientAddress, ds.OtherPatientIDs = (
+            secret,
+            "19500101",
+            "Hauptstr. 1",
+            "4711",
+        )
+        ds.AccessionNumber, ds.InstitutionName, ds.ReferringPhysicianName, ds.OperatorsName = (
+            "A77",
+            "St. Elsewhere",
+            "Dr^Who",
+            "Op^One",
+        )
         ds.BurnedInAnnotation = "YES"
 
     scans.write(tmp_path, body((3, 8, 8)), Scan(), edit)
@@ -180,7 +211,14 @@ def test_header_is_json_and_tells_no_identity(tmp_path: Path) -> None:
     for value in ("ller", "Erika", "1950", "Hauptstr", "4711", "A77", "Elsewhere", "Who", "Op^"):
         assert value not in text
     names = {
-        *("PatientName", "PatientBirthDate", "PatientAddress", "OtherPatientIDs", "AccessionNumber", "InstitutionName"),
+        *(
+            "PatientName",
+            "PatientBirthDate",
+            "PatientAddress",
+            "OtherPatientIDs",
+            "AccessionNumber",
+            "InstitutionName",
+        ),
         *("ReferringPhysicianName", "OperatorsName", "BurnedInAnnotation"),
     }
     assert set(found[0].identity) == names == set(only(tmp_path).identity)
@@ -200,7 +238,9 @@ def test_identity_tags_are_named_as_the_standard_does() -> None:
 # files that are no image, or broken
 
 
-@pytest.mark.parametrize("syntax", ["explicit", "implicit", "deflated", "RLE", "JPEG-LS", "JPEG lossless"])
+@pytest.mark.parametrize(
+    "syntax", ["explicit", "implicit", "deflated", "RLE", "JPEG-LS", "JPEG lossless"]
+)
 @pytest.mark.parametrize("keep", [0.97, 0.7, 0.2, 0.0])
 def test_truncated(tmp_path: Path, syntax: str, keep: float) -> None:
     path = scans.write(tmp_path, body((1, 64, 64)), Scan(syntax=syntax))[0]
@@ -213,13 +253,23 @@ def test_truncated(tmp_path: Path, syntax: str, keep: float) -> None:
     assert "again" in found.way_out
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data(), syntax=st.sampled_from(["explicit", "implicit", "RLE", "JPEG-LS", "JPEG lossless"]), whole=st.booleans())
-def test_damaged_files_raise_nothing_but_data_errors(tmp_path: Path, data: st.DataObject, syntax: str, whole: bool) -> None:
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    data=st.data(),
+    syntax=st.sampled_from(["explicit", "implicit", "RLE", "JPEG-LS", "JPEG lossless"]),
+    whole=st.booleans(),
+)
+def test_damaged_files_raise_nothing_but_data_errors(
+    tmp_path: Path, data: st.DataObject, syntax: str, whole: bool
+) -> None:
     paths = scans.write(tmp_path, body((4, 8, 8)), Scan(syntax=syntax))
     held = bytearray(paths[1].read_bytes())
     for _ in range(data.draw(st.integers(1, 6))):
-        held[data.draw(st.integers(128, len(held) - 1 if whole else 900))] = data.draw(st.integers(0, 255))
+        held[data.draw(st.integers(128, len(held) - 1 if whole else 900))] = data.draw(
+            st.integers(0, 255)
+        )
     paths[1].write_bytes(held)
     found = [image_readers.header(p) for p in paths]
     codes = set()
@@ -270,7 +320,9 @@ def test_a_bare_data_set(tmp_path: Path, implicit: bool) -> None:
     for k in range(3):
         ds = scans.dataset(Scan(), stored[k], k)
         del ds.file_meta
-        ds.save_as(tmp_path / f"IM{k}", implicit_vr=implicit, little_endian=True, enforce_file_format=False)
+        ds.save_as(
+            tmp_path / f"IM{k}", implicit_vr=implicit, little_endian=True, enforce_file_format=False
+        )
     check_places(volume(tmp_path), stored, Scan())
 
 
@@ -289,7 +341,11 @@ def test_dicomdir_is_not_an_image(tmp_path: Path) -> None:
 def test_missing_slice(tmp_path: Path) -> None:
     paths = scans.write(tmp_path, body((8, 8, 8)))
     paths[3].unlink()
-    said = fault(tmp_path, "slices are missing: 1 between 55.00 and 60.00 mm", "Export the whole series again")
+    said = fault(
+        tmp_path,
+        "slices are missing: 1 between 55.00 and 60.00 mm",
+        "Export the whole series again",
+    )
     assert str(paths[2]) in said
     assert str(paths[4]) in said
 
@@ -310,8 +366,17 @@ def header_of(scan: Scan, k: int, **more: Any) -> Header:
     from client.imaging.geometry.volumes import Frame
 
     at = scan.position(k)
-    frame = Frame((float(at[0]), float(at[1]), float(at[2])), scan.orientation, scan.spacing, scan.apart)
-    given = {"path": f"{k:04d}.dcm", "kind": "dicom", "modality": scan.modality, "series": scan.series, "rows": 8, "columns": 8}
+    frame = Frame(
+        (float(at[0]), float(at[1]), float(at[2])), scan.orientation, scan.spacing, scan.apart
+    )
+    given = {
+        "path": f"{k:04d}.dcm",
+        "kind": "dicom",
+        "modality": scan.modality,
+        "series": scan.series,
+        "rows": 8,
+        "columns": 8,
+    }
     return Header(**{**given, "sop": str(k), "frames": (frame,), **more})
 
 
@@ -394,7 +459,10 @@ def test_localizer_capture_colour_report_are_recognised(tmp_path: Path) -> None:
     stored = body((5, 8, 8))
 
     def localizer(ds: Dataset, k: int) -> None:
-        ds.ImageType, ds.ImageOrientationPatient = ["ORIGINAL", "PRIMARY", "LOCALIZER"], list(CORONAL)
+        ds.ImageType, ds.ImageOrientationPatient = (
+            ["ORIGINAL", "PRIMARY", "LOCALIZER"],
+            list(CORONAL),
+        )
 
     def capture(ds: Dataset, k: int) -> None:
         ds.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
@@ -436,7 +504,10 @@ def test_localizer_capture_colour_report_are_recognised(tmp_path: Path) -> None:
 def test_a_scout_inside_a_series_is_set_apart(tmp_path: Path) -> None:
     def edit(ds: Dataset, k: int) -> None:
         if k == 0:
-            ds.ImageType, ds.ImageOrientationPatient = ["ORIGINAL", "PRIMARY", "LOCALIZER"], list(CORONAL)
+            ds.ImageType, ds.ImageOrientationPatient = (
+                ["ORIGINAL", "PRIMARY", "LOCALIZER"],
+                list(CORONAL),
+            )
 
     stored = body((6, 8, 8))
     scans.write(tmp_path, stored, Scan(), edit)
@@ -455,13 +526,17 @@ def test_short_series(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tag", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
 def test_missing_geometry(tmp_path: Path, tag: str) -> None:
-    scans.write(tmp_path, body((4, 8, 8)), Scan(), lambda ds, k: delattr(ds, tag) if k == 2 else None)
+    scans.write(
+        tmp_path, body((4, 8, 8)), Scan(), lambda ds, k: delattr(ds, tag) if k == 2 else None
+    )
     fault(tmp_path, f"{tag} is missing or unreadable", "0002.dcm")
 
 
 def test_unknown_transfer_syntax(tmp_path: Path) -> None:
     for path in scans.write(tmp_path, body((4, 8, 8))):
-        path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.99999.9.9.9\0"))
+        path.write_bytes(
+            path.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.99999.9.9.9\0")
+        )
     fault(tmp_path, "transfer syntax 1.2.840.99999.9.9.9 cannot be decoded", "gdcmconv")
 
 
@@ -499,7 +574,11 @@ def test_echoes_of_phases_are_taken_apart_twice(tmp_path: Path) -> None:
     for n, (echo, phase) in enumerate([(10, 1), (10, 2), (90, 1), (90, 2)]):
 
         def edit(ds: Dataset, k: int, n: int = n, echo: int = echo, phase: int = phase) -> None:
-            ds.EchoTime, ds.TemporalPositionIdentifier, ds.SOPInstanceUID = echo, phase, f"1.2.3.{n}.{k}"
+            ds.EchoTime, ds.TemporalPositionIdentifier, ds.SOPInstanceUID = (
+                echo,
+                phase,
+                f"1.2.3.{n}.{k}",
+            )
 
         scans.write(tmp_path / str(n), body((4, 8, 8), n), Scan(modality="MR"), edit)
     assert len(group(tmp_path)) == 4
@@ -507,7 +586,12 @@ def test_echoes_of_phases_are_taken_apart_twice(tmp_path: Path) -> None:
 
 def test_phases_that_nothing_tells_apart(tmp_path: Path) -> None:
     for n in range(2):
-        scans.write(tmp_path / str(n), body((4, 8, 8), n), Scan(), lambda ds, k, n=n: setattr(ds, "SOPInstanceUID", f"1.2.3.{n}.{k}"))
+        scans.write(
+            tmp_path / str(n),
+            body((4, 8, 8), n),
+            Scan(),
+            lambda ds, k, n=n: setattr(ds, "SOPInstanceUID", f"1.2.3.{n}.{k}"),
+        )
     fault(tmp_path, "several images of the same places (4 of 4)", "no attribute")
 
 
@@ -555,7 +639,10 @@ def test_rescaling_of_each_slice(tmp_path: Path) -> None:
     stored = body((4, 8, 8))
 
     def edit(ds: Dataset, k: int) -> None:
-        ds.RescaleSlope, ds.RescaleIntercept = ["1", "0.5", "2.25", "1.1"][k], ["-1024", "-1000", "-900.5", "-1024"][k]
+        ds.RescaleSlope, ds.RescaleIntercept = (
+            ["1", "0.5", "2.25", "1.1"][k],
+            ["-1024", "-1000", "-900.5", "-1024"][k],
+        )
 
     scans.write(tmp_path, stored, Scan(), edit)
     scales = [(1.0, -1024.0), (0.5, -1000.0), (2.25, -900.5), (1.1, -1024.0)]
@@ -590,7 +677,12 @@ def test_padding_within_tissue_is_not_believed(tmp_path: Path) -> None:
 
 def test_overlay_bits_are_masked(tmp_path: Path) -> None:
     stored = body((4, 8, 8))
-    scans.write(tmp_path, stored | np.uint16(0x3000), Scan(), lambda ds, k: [setattr(ds, "BitsStored", 12), setattr(ds, "HighBit", 11)])
+    scans.write(
+        tmp_path,
+        stored | np.uint16(0x3000),
+        Scan(),
+        lambda ds, k: [setattr(ds, "BitsStored", 12), setattr(ds, "HighBit", 11)],
+    )
     assert np.array_equal(volume(tmp_path).array, np.float32(expected(stored, Scan())))
 
 
@@ -614,13 +706,19 @@ def test_values_that_are_no_hounsfield_units(tmp_path: Path, edit: Any, words: s
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("RescaleSlope", "0", "RescaleSlope or RescaleIntercept is zero or no number ('0', '-1024')"),
+        (
+            "RescaleSlope",
+            "0",
+            "RescaleSlope or RescaleIntercept is zero or no number ('0', '-1024')",
+        ),
         ("RescaleIntercept", "\\", "zero or no number"),
         ("RescaleType", "MGML", "of the type 'MGML', not Hounsfield units"),
         ("BitsAllocated", 12, "12 bits allocated"),
     ],
 )
-def test_rescaling_that_cannot_be_applied(tmp_path: Path, name: str, value: Any, words: str) -> None:
+def test_rescaling_that_cannot_be_applied(
+    tmp_path: Path, name: str, value: Any, words: str
+) -> None:
     import warnings
 
     def edit(ds: Dataset, k: int) -> None:
@@ -731,9 +829,17 @@ MR = [
 ]
 
 
-@pytest.mark.parametrize(("named", "kinds", "repetition", "echo", "inversion", "agent", "description"), MR)
+@pytest.mark.parametrize(
+    ("named", "kinds", "repetition", "echo", "inversion", "agent", "description"), MR
+)
 def test_mr_channel(
-    named: str, kinds: tuple[str, ...], repetition: float | None, echo: float | None, inversion: float | None, agent: str, description: str
+    named: str,
+    kinds: tuple[str, ...],
+    repetition: float | None,
+    echo: float | None,
+    inversion: float | None,
+    agent: str,
+    description: str,
 ) -> None:
     held = [
         header_of(
@@ -755,14 +861,25 @@ def test_mr_channel(
 
 
 def test_derived_maps_have_no_channel() -> None:
-    told = {"repetition_time": 4000.0, "echo_time": 100.0, "scanning_sequence": ("SE",), "image_type": ("DERIVED", "PRIMARY", "ADC")}
+    told = {
+        "repetition_time": 4000.0,
+        "echo_time": 100.0,
+        "scanning_sequence": ("SE",),
+        "image_type": ("DERIVED", "PRIMARY", "ADC"),
+    }
     (series,) = image_readers.group([header_of(Scan(modality="MR"), k, **told) for k in range(4)])
     assert series.channel == ""
 
 
 def test_mr_sequence_is_read_from_files(tmp_path: Path) -> None:
     def edit(ds: Dataset, k: int) -> None:
-        ds.ScanningSequence, ds.SequenceVariant, ds.RepetitionTime, ds.EchoTime, ds.InversionTime = ["SE", "IR"], "SK", 9000, 125, 2500
+        (
+            ds.ScanningSequence,
+            ds.SequenceVariant,
+            ds.RepetitionTime,
+            ds.EchoTime,
+            ds.InversionTime,
+        ) = ["SE", "IR"], "SK", 9000, 125, 2500
 
     scans.write(tmp_path, body((4, 8, 8)), Scan(modality="MR"), edit)
     assert only(tmp_path).channel == "t2f"

@@ -1,4 +1,5 @@
-"""Files and folders that are plausible and wrong: flipped bits, claims, units, names, twins. Each is refused or told, and costs itself."""
+"""Files and folders that are plausible and wrong: flipped bits, claims, units, names, twins. Each
+is refused or told, and costs itself."""
 
 from __future__ import annotations
 
@@ -34,7 +35,19 @@ from client.station.station import open_station
 from client.table import mapping_file
 from common.errors import DataError, Fault, RunError
 from common.study.study import Study
-from tests.client.imaging.pipeline.exams import CT, MR, YALE, body, brain, brains, ct, nifti, seg, study, table
+from tests.client.imaging.pipeline.exams import (
+    CT,
+    MR,
+    YALE,
+    body,
+    brain,
+    brains,
+    ct,
+    nifti,
+    seg,
+    study,
+    table,
+)
 
 LIVER = {"regions": {"liver": ["Liver"], "lesion": ["Tumor.*"]}}
 STUDY, BRAINS = study(CT, LIVER), study(MR, YALE)
@@ -102,7 +115,9 @@ def test_a_flipped_bit_is_found_by_the_checksum_behind_the_data(tmp_path: Path) 
     data = brain_table(tmp_path / "data", 1, 2)
     brains(data, [1, 2])
     for path in (channel(data, "t1c", 1), channel(data, "seg", 2)):
-        blob = bytearray(gzip.compress(gzip.decompress(path.read_bytes()), 0))  # stored, so that what is flipped still inflates
+        blob = bytearray(
+            gzip.compress(gzip.decompress(path.read_bytes()), 0)
+        )  # stored, so that what is flipped still inflates
         blob[-200] ^= 1
         path.write_bytes(blob)
     r = read(data, BRAINS)
@@ -112,9 +127,18 @@ def test_a_flipped_bit_is_found_by_the_checksum_behind_the_data(tmp_path: Path) 
     assert "a segmentation cannot be used, D00 (1 cases)" in notes(r)
 
 
-@given(st.lists(st.binary(max_size=300), max_size=4), st.integers(0, 50), st.integers(0, 600), st.sampled_from([b"", b"\0" * 99, b"junk"]))
+@given(
+    st.lists(st.binary(max_size=300), max_size=4),
+    st.integers(0, 50),
+    st.integers(0, 600),
+    st.sampled_from([b"", b"\0" * 99, b"junk"]),
+)
 def test_members_and_what_follows_them(
-    tmp_path_factory: pytest.TempPathFactory, members: list[bytes], offset: int, length: int, tail: bytes
+    tmp_path_factory: pytest.TempPathFactory,
+    members: list[bytes],
+    offset: int,
+    length: int,
+    tail: bytes,
 ) -> None:
     path = tmp_path_factory.mktemp("gz") / "a.gz"
     whole = b"".join(members)
@@ -128,7 +152,9 @@ def test_members_and_what_follows_them(
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 64, 1024])
-def test_it_does_not_matter_where_a_file_is_cut_into_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+def test_it_does_not_matter_where_a_file_is_cut_into_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
     monkeypatch.setattr(bounded_gzip, "_READ", size)
     monkeypatch.setattr(bounded_gzip, "_PIECE", size)
     path, held = tmp_path / "a.gz", bytes(range(256)) * 4
@@ -143,7 +169,9 @@ def test_it_does_not_matter_where_a_file_is_cut_into_pieces(tmp_path: Path, monk
         bounded_gzip.array(path, 0, len(held))
 
 
-def test_a_file_that_goes_on_and_on_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_goes_on_and_on_is_not_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bounded_gzip, "SURPLUS", 1 << 20)
     path = tmp_path / "a.gz"
     path.write_bytes(gzip.compress(bytes(1 << 20)))
@@ -153,7 +181,9 @@ def test_a_file_that_goes_on_and_on_is_not_read_to_its_end(tmp_path: Path, monke
         bounded_gzip.array(path, 5, 100)
 
 
-def test_claims_are_bounded_before_anything_is_allocated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_claims_are_bounded_before_anything_is_allocated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.nii.gz"
     nifti(path, brain())
     patched(path, "<8h", 40, 3, 1600, 1600, 1600, 1, 1, 1, 1)
@@ -175,7 +205,15 @@ def test_an_extension_before_the_voxels_is_passed_over_in_pieces(tmp_path: Path)
     plain = image_readers.read(series).array
     blob = bytearray(gzip.decompress(path.read_bytes()))
     struct.pack_into("<f", blob, 108, float(size + 352))
-    path.write_bytes(gzip.compress(bytes(blob[:348]) + b"\1\0\0\0" + struct.pack("<ii", size, 6) + bytes(size - 8) + bytes(blob[352:])))
+    path.write_bytes(
+        gzip.compress(
+            bytes(blob[:348])
+            + b"\1\0\0\0"
+            + struct.pack("<ii", size, 6)
+            + bytes(size - 8)
+            + bytes(blob[352:])
+        )
+    )
     tracemalloc.start()
     assert isinstance(reader.header(path), Header)
     assert np.array_equal(image_readers.read(series).array, plain)
@@ -186,7 +224,10 @@ def test_an_extension_before_the_voxels_is_passed_over_in_pieces(tmp_path: Path)
 # units and values
 
 
-@pytest.mark.parametrize(("spacing", "word"), [(0.001, "0.001 x 0.001"), (0.3, "field of view 4.8"), (1000, "1000"), (250, "250")])
+@pytest.mark.parametrize(
+    ("spacing", "word"),
+    [(0.001, "0.001 x 0.001"), (0.3, "field of view 4.8"), (1000, "1000"), (250, "250")],
+)
 def test_a_volume_in_another_unit_is_refused(tmp_path: Path, spacing: float, word: str) -> None:
     data = brain_table(tmp_path / "data", 1, 2)
     brains(data, [2], mask=False)
@@ -197,7 +238,9 @@ def test_a_volume_in_another_unit_is_refused(tmp_path: Path, spacing: float, wor
     assert all(w in log(r) for w in (word, str(channel(data, "t1n")), "xyzt_units"))
 
 
-@pytest.mark.parametrize("given", [{"pixel": 0.01}, {"pixel": 30.0}, {"step": 60.0}, {"pixel": 80.0}])
+@pytest.mark.parametrize(
+    "given", [{"pixel": 0.01}, {"pixel": 30.0}, {"step": 60.0}, {"pixel": 80.0}]
+)
 def test_a_series_in_another_unit_is_refused(data: Path, given: dict[str, Any]) -> None:
     ct(data / "i" / "P1", "P1")
     ct(data / "i" / "P2", "P2", **given)
@@ -210,7 +253,11 @@ def test_a_series_in_another_unit_is_refused(data: Path, given: dict[str, Any]) 
 @pytest.mark.parametrize("factor", [1e-44, 1e-40])
 @pytest.mark.parametrize("skull", [False, True])
 def test_values_that_float32_cannot_score_are_refused(factor: float, skull: bool) -> None:
-    array = brain() if not skull else np.where(brain() == 0, np.random.default_rng(0).normal(50, 5, (16, 20, 18)), brain())
+    array = (
+        brain()
+        if not skull
+        else np.where(brain() == 0, np.random.default_rng(0).normal(50, 5, (16, 20, 18)), brain())
+    )
     grid = Geometry((16, 20, 18), (0, 0, 0), np.diag([1.0, 1, 1])[:, ::-1].copy())
     with np.errstate(all="ignore"):
         volume = Volume((array * factor).astype(np.float32), grid)
@@ -221,7 +268,10 @@ def test_values_that_float32_cannot_score_are_refused(factor: float, skull: bool
 
 def test_small_and_large_values_are_scored_alike() -> None:
     grid = Geometry((16, 20, 18), (0, 0, 0), np.diag([1.0, 1, 1])[:, ::-1].copy())
-    small, large = (prepare({"t1n": Volume(brain() * np.float32(2.0**e), grid)}, None, MR).voxels for e in (-100, 100))
+    small, large = (
+        prepare({"t1n": Volume(brain() * np.float32(2.0**e), grid)}, None, MR).voxels
+        for e in (-100, 100)
+    )
     assert np.array_equal(small, large)
 
 
@@ -301,7 +351,10 @@ def test_of_two_segmentations_that_disagree_the_unused_one_is_named(data: Path) 
     seg(data / "s" / "2.dcm", data / "i" / "P1", {"Liver": moved, "Tumor_1": tumour})
     r = read(data)
     assert imaged(r) == ["P1"]
-    assert "two segmentations outline the same region differently and the first one is used (1 cases)" in notes(r)
+    assert (
+        "two segmentations outline the same region differently and the first one is used (1 cases)"
+        in notes(r)
+    )
     dice = 2 * (liver & moved).sum() / (liver.sum() + moved.sum())
     assert f"'liver' with a Dice of {dice:.3f}" in log(r)
     assert "'lesion'" not in log(r)
@@ -311,7 +364,9 @@ def test_of_two_segmentations_that_disagree_the_unused_one_is_named(data: Path) 
     assert "two segmentations" not in notes(read(data))
 
 
-def test_a_mask_lost_for_lack_of_memory_costs_the_mask_alone_and_this_time_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mask_lost_for_lack_of_memory_costs_the_mask_alone_and_this_time_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = brain_table(tmp_path / "data", 1, 2)
     brains(data, [1])
     with monkeypatch.context() as patch:
@@ -328,7 +383,9 @@ def test_a_mask_lost_for_lack_of_memory_costs_the_mask_alone_and_this_time_only(
     assert "1 with an expert's mask, 0 without" in notes(read(data, BRAINS))
 
 
-def test_a_reader_that_fails_on_a_mask_costs_the_mask_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_fails_on_a_mask_costs_the_mask_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = brain_table(tmp_path / "data", 1, 2)
     brains(data, [1])
 
@@ -354,11 +411,15 @@ def test_a_mask_on_the_grid_of_another_sequence_is_laid_onto_the_first(tmp_path:
     assert picture is not None
     assert picture.mask is not None
     assert picture.spacing_mm == (2.0, 2.0, 2.0)
-    held = np.argwhere(picture.mask == 4) + np.rint(np.array([a * n for (a, _), n in zip(picture.box, (8, 10, 9), strict=True)])).astype(
-        int
+    held = np.argwhere(picture.mask == 4) + np.rint(
+        np.array([a * n for (a, _), n in zip(picture.box, (8, 10, 9), strict=True)])
+    ).astype(int)
+    assert sorted(map(tuple, held)) == [
+        (z, y, x) for z in (3, 4) for y in (4, 5) for x in (3, 4)
+    ], "half as many voxels along each axis"
+    assert (picture.mask & 1).any(), (
+        "what covers no voxel by half is in the one that it covers most"
     )
-    assert sorted(map(tuple, held)) == [(z, y, x) for z in (3, 4) for y in (4, 5) for x in (3, 4)], "half as many voxels along each axis"
-    assert (picture.mask & 1).any(), "what covers no voxel by half is in the one that it covers most"
     assert "laid onto the first one's, as 't1c' is" in log(r)
 
 
@@ -411,7 +472,10 @@ def test_the_log_holds_any_name_on_one_line(data: Path) -> None:
     assert "ValueError: a\\x1b[31m" in text
 
 
-@pytest.mark.parametrize(("name", "blob"), [("Icon\r", b""), ("DONE", b""), ("README", "Grüße".encode("utf-16")), (".DS_Store", b"\0")])
+@pytest.mark.parametrize(
+    ("name", "blob"),
+    [("Icon\r", b""), ("DONE", b""), ("README", "Grüße".encode("utf-16")), (".DS_Store", b"\0")],
+)
 def test_what_is_no_image_by_its_name_is_none(data: Path, name: str, blob: bytes) -> None:
     ct(data / "i" / "P1", "P1")
     (data / "i" / "P1" / name).write_bytes(blob)
@@ -421,7 +485,19 @@ def test_what_is_no_image_by_its_name_is_none(data: Path, name: str, blob: bytes
     assert "D00" not in log(r)
 
 
-@pytest.mark.parametrize("name", ["a.dcm", "IM0001", "1.2.840.113619.2", "00012", "MR.1.2.3.4", "4f1c2a7e-09ab", "IMG_0001", "I7"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.dcm",
+        "IM0001",
+        "1.2.840.113619.2",
+        "00012",
+        "MR.1.2.3.4",
+        "4f1c2a7e-09ab",
+        "IMG_0001",
+        "I7",
+    ],
+)
 @pytest.mark.parametrize("blob", [b"", bytes(range(256))])
 def test_what_is_named_as_slices_are_stays_a_fault(tmp_path: Path, name: str, blob: bytes) -> None:
     (tmp_path / name).write_bytes(blob)
@@ -447,7 +523,9 @@ def test_one_image_under_two_ids_is_used_for_neither(data: Path, outlined: bool)
         assert "2 quarantined (L04: 2)" in notes(r)
         assert "the image is also that of P2" in log(r)
         assert "the image is also that of P1" in log(r)
-    assert list((data.parent / "cache").rglob("*.album")), "what is set aside on purpose is remembered"
+    assert list((data.parent / "cache").rglob("*.album")), (
+        "what is set aside on purpose is remembered"
+    )
 
 
 def test_one_sequence_under_two_ids_is_enough(tmp_path: Path) -> None:
@@ -463,7 +541,9 @@ def test_one_sequence_under_two_ids_is_enough(tmp_path: Path) -> None:
 def test_a_series_that_names_its_patient_in_two_ways_is_not_used(data: Path, other: str) -> None:
     ct(data / "i" / "P1", "P1", np.repeat(body(), 2, 0), uid="1.2.3.4")
     edit(data / "i" / "P1", lambda d, k: setattr(d, "PatientID", other if k % 2 else "P1"))
-    ct(data / "i" / "P2", "P2", uid="1.2.3.4")  # somebody else's, whole, though its uid is not unique
+    ct(
+        data / "i" / "P2", "P2", uid="1.2.3.4"
+    )  # somebody else's, whole, though its uid is not unique
     r = read(data)
     assert imaged(r) == ["P2"]
     assert "1 quarantined (D05: 1)" in notes(r)
@@ -484,11 +564,17 @@ two native ohne native7 _ + c none"""
     st.booleans(),
 )
 def test_a_description_keeps_what_decides(
-    tmp_path_factory: pytest.TempPathFactory, words: list[str], between: str, agent: str, inverted: bool
+    tmp_path_factory: pytest.TempPathFactory,
+    words: list[str],
+    between: str,
+    agent: str,
+    inverted: bool,
 ) -> None:
     header = Header(
-        "/x/1.dcm", "dicom", "MR", scanning_sequence=("SE", "IR") if inverted else ("SE",), echo_time=90.0 if inverted else 9.0,
-        repetition_time=5000.0 if inverted else 500.0, description=between.join(words), contrast=agent, series="1.2",
+        "/x/1.dcm", "dicom", "MR", scanning_sequence=("SE", "IR") if inverted else ("SE",),
+        echo_time=90.0 if inverted else 9.0,
+        repetition_time=5000.0 if inverted else 500.0, description=between.join(words),
+        contrast=agent, series="1.2",
     )  # fmt: skip
     cache = tmp_path_factory.mktemp("cache")
     HeaderIndex(cache).add([("/x/1.dcm", IndexedFile((1, 1), header))])
@@ -498,11 +584,18 @@ def test_a_description_keeps_what_decides(
     assert kept.header is not None
     assert mr_sequence.channel(kept.header) == mr_sequence.channel(header)
     unsure = replace(header, scanning_sequence=("RM",), echo_time=90.0, repetition_time=5000.0)
-    assert mr_sequence.channel(replace(unsure, description=kept.header.description)) == mr_sequence.channel(unsure)
+    assert mr_sequence.channel(
+        replace(unsure, description=kept.header.description)
+    ) == mr_sequence.channel(unsure)
 
 
 def test_names_that_somebody_typed_stay_out_of_the_cache(data: Path) -> None:
-    ct(data / "i" / "P1", "P1", SeriesDescription="Abd Doe^Jane 19700102", ContrastBolusAgent="Ultravist, Doe")
+    ct(
+        data / "i" / "P1",
+        "P1",
+        SeriesDescription="Abd Doe^Jane 19700102",
+        ContrastBolusAgent="Ultravist, Doe",
+    )
     assert imaged(read(data)) == ["P1"]
     held = [p for p in (data.parent / "cache").rglob("*") if p.is_file()]
     assert held

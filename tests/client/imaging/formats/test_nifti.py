@@ -1,4 +1,5 @@
-"""NIfTI volumes and label maps: turned exactly, and refused when they would have to be guessed at."""
+"""NIfTI volumes and label maps: turned exactly, and refused when they would have to be guessed
+at."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ def read(path: Path) -> Volume:
     return image_readers.read(made)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     shape=st.tuples(*[st.integers(3, 7)] * 3),
     angles=st.tuples(*[st.floats(-180, 180)] * 3),
@@ -46,11 +49,17 @@ def read(path: Path) -> Volume:
     suffix=st.sampled_from([".nii", ".nii.gz"]),
     kind=st.sampled_from(["f4", "i2", "u1", "f8"]),
 )
-def test_round_trip(tmp_path: Path, shape: Any, angles: Any, spacing: Any, mirrored: bool, suffix: str, kind: str) -> None:
+def test_round_trip(
+    tmp_path: Path, shape: Any, angles: Any, spacing: Any, mirrored: bool, suffix: str, kind: str
+) -> None:
     from scipy.spatial.transform import Rotation
 
     affine = np.eye(4)
-    affine[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() * spacing * [-1 if mirrored else 1, 1, 1]
+    affine[:3, :3] = (
+        Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
+        * spacing
+        * [-1 if mirrored else 1, 1, 1]
+    )
     affine[:3, 3] = [10, -20, 30]
     array = brain(0, shape).astype(kind)
     path = scans.nifti(tmp_path / f"a{suffix}", array, affine)
@@ -71,7 +80,9 @@ def test_scaling(tmp_path: Path) -> None:
 
     raw = np.arange(216, dtype=np.int16).reshape(6, 6, 6)
     path = scans.nifti(tmp_path / "a.nii", raw, AFFINE, edit)
-    assert np.array_equal(read(path).array, (raw * 0.5 - 10).transpose(2, 1, 0)[:, ::-1].astype(np.float32))
+    assert np.array_equal(
+        read(path).array, (raw * 0.5 - 10).transpose(2, 1, 0)[:, ::-1].astype(np.float32)
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,7 +90,9 @@ def test_scaling(tmp_path: Path) -> None:
     [("meter", 1000.0), ("micron", 0.001)],
 )
 def test_units_of_length(tmp_path: Path, unit: str, factor: float) -> None:
-    path = scans.nifti(tmp_path / "a.nii", brain(), AFFINE, lambda image: image.header.set_xyzt_units(unit))
+    path = scans.nifti(
+        tmp_path / "a.nii", brain(), AFFINE, lambda image: image.header.set_xyzt_units(unit)
+    )
     assert read(path).geometry.spacing_mm == pytest.approx((2 * factor, 1.5 * factor, factor))
 
 
@@ -95,7 +108,11 @@ def fault(path: Path, *words: str) -> None:
 def test_affines_that_disagree(tmp_path: Path) -> None:
     other = AFFINE.copy()
     other[0] *= -1
-    fault(scans.nifti(tmp_path / "a.nii", brain(), AFFINE, lambda i: i.set_qform(other, 1)), "qform and sform", "mm apart")
+    fault(
+        scans.nifti(tmp_path / "a.nii", brain(), AFFINE, lambda i: i.set_qform(other, 1)),
+        "qform and sform",
+        "mm apart",
+    )
 
 
 def test_no_affine_singular_sheared(tmp_path: Path) -> None:
@@ -109,17 +126,29 @@ def test_no_affine_singular_sheared(tmp_path: Path) -> None:
     fault(singular, "singular")
     sheared = AFFINE.copy()
     sheared[0, 1] = 0.4
-    fault(scans.nifti(tmp_path / "c.nii", brain(), sheared, lambda i: i.set_qform(None, 0)), "sheared")
+    fault(
+        scans.nifti(tmp_path / "c.nii", brain(), sheared, lambda i: i.set_qform(None, 0)), "sheared"
+    )
 
 
 def test_only_one_affine_is_enough(tmp_path: Path) -> None:
     for n, edit in enumerate([lambda i: i.set_qform(None, 0), lambda i: i.set_sform(None, 0)]):
-        assert read(scans.nifti(tmp_path / f"{n}.nii", brain(), AFFINE, edit)).geometry.spacing_mm == pytest.approx((2, 1.5, 1))
+        assert read(
+            scans.nifti(tmp_path / f"{n}.nii", brain(), AFFINE, edit)
+        ).geometry.spacing_mm == pytest.approx((2, 1.5, 1))
 
 
 def test_dimensions(tmp_path: Path) -> None:
-    assert read(scans.nifti(tmp_path / "a.nii", brain()[..., None], AFFINE)).array.shape == (8, 7, 6)
-    fault(scans.nifti(tmp_path / "b.nii", np.stack([brain(), brain()], -1), AFFINE), "6x7x8x2", "not one volume")
+    assert read(scans.nifti(tmp_path / "a.nii", brain()[..., None], AFFINE)).array.shape == (
+        8,
+        7,
+        6,
+    )
+    fault(
+        scans.nifti(tmp_path / "b.nii", np.stack([brain(), brain()], -1), AFFINE),
+        "6x7x8x2",
+        "not one volume",
+    )
     fault(scans.nifti(tmp_path / "c.nii", brain()[:, :, :2], AFFINE), "no volume")
 
 
@@ -127,7 +156,10 @@ def test_nan_and_constant(tmp_path: Path) -> None:
     array = brain()
     array[1, 2, 3] = np.nan
     array[1, 2, 4] = np.inf
-    for values, words in ((array, "2 of 336 voxels are NaN or infinite"), (np.zeros((6, 7, 8), np.float32), "every voxel is 0")):
+    for values, words in (
+        (array, "2 of 336 voxels are NaN or infinite"),
+        (np.zeros((6, 7, 8), np.float32), "every voxel is 0"),
+    ):
         path = scans.nifti(tmp_path / "a.nii.gz", values, AFFINE)
         with pytest.raises(DataError, match=words) as told:
             image_readers.read(series(path))
@@ -153,7 +185,11 @@ def test_truncated(tmp_path: Path, suffix: str, keep: float) -> None:
 
 
 def test_not_nifti(tmp_path: Path) -> None:
-    for name, data in (("a.nii", b"words " * 200), ("a.nii.gz", b"words " * 200), ("b.nii.gz", gzip.compress(b"words " * 200))):
+    for name, data in (
+        ("a.nii", b"words " * 200),
+        ("a.nii.gz", b"words " * 200),
+        ("b.nii.gz", gzip.compress(b"words " * 200)),
+    ):
         (tmp_path / name).write_bytes(data)
         found = image_readers.header(tmp_path / name)
         assert isinstance(found, Fault), name
@@ -172,8 +208,12 @@ def labels(kind: str = "u1") -> np.ndarray:
 def test_label_map(tmp_path: Path) -> None:
     image = read(scans.nifti(tmp_path / "a.nii.gz", brain(), AFFINE))
     for kind in ("u1", "i2", "f4", "f8"):
-        held = labels(kind) + (np.asarray(0.004, kind) if kind.startswith("f") else np.asarray(0, kind))
-        mask = read_label_map(scans.nifti(tmp_path / "seg.nii.gz", held, AFFINE), image.geometry, REGIONS)
+        held = labels(kind) + (
+            np.asarray(0.004, kind) if kind.startswith("f") else np.asarray(0, kind)
+        )
+        mask = read_label_map(
+            scans.nifti(tmp_path / "seg.nii.gz", held, AFFINE), image.geometry, REGIONS
+        )
         assert mask.marked == (True, True, True)
         assert [int((mask.bits >> i & 1).sum()) for i in range(3)] == [2, 3, 1]
         turned = labels("u1").transpose(2, 1, 0)[:, ::-1, :]
@@ -223,5 +263,7 @@ def test_a_mirrored_label_map_on_the_same_places_is_the_same(tmp_path: Path) -> 
     flip = np.diag([-1.0, 1, 1, 1])
     flip[0, 3] = 5
     a = read_label_map(scans.nifti(tmp_path / "s.nii", labels(), AFFINE), image.geometry, REGIONS)
-    b = read_label_map(scans.nifti(tmp_path / "t.nii", labels()[::-1], AFFINE @ flip), image.geometry, REGIONS)
+    b = read_label_map(
+        scans.nifti(tmp_path / "t.nii", labels()[::-1], AFFINE @ flip), image.geometry, REGIONS
+    )
     assert np.array_equal(a.bits, b.bits)

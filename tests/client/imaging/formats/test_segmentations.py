@@ -1,4 +1,5 @@
-"""DICOM SEG objects on the grid of their series: every pixel where its position says, or refused by name."""
+"""DICOM SEG objects on the grid of their series: every pixel where its position says, or refused by
+name."""
 
 from __future__ import annotations
 
@@ -26,17 +27,23 @@ PLAIN = Scan()
 
 
 def series(*paths: Path) -> Series:
-    (made,) = image_readers.group([h for h in (image_readers.header(p) for p in paths) if isinstance(h, Header)])
+    (made,) = image_readers.group(
+        [h for h in (image_readers.header(p) for p in paths) if isinstance(h, Header)]
+    )
     return made
 
 
-def image(folder: Path, scan: Scan = PLAIN, shape: tuple[int, int, int] = SHAPE) -> tuple[list[Path], Series, Volume]:
+def image(
+    folder: Path, scan: Scan = PLAIN, shape: tuple[int, int, int] = SHAPE
+) -> tuple[list[Path], Series, Volume]:
     paths = scans.write(folder / "ct", body(shape), scan)
     made = series(*paths)
     return paths, made, image_readers.read(made)
 
 
-def outlines(shape: tuple[int, int, int] = SHAPE, seed: int = 0, segments: int = 4) -> NDArray[np.uint8]:
+def outlines(
+    shape: tuple[int, int, int] = SHAPE, seed: int = 0, segments: int = 4
+) -> NDArray[np.uint8]:
     """(slices, rows, columns, segments): overlapping, each absent from some slices."""
     r = np.random.default_rng(seed)
     out = (r.random((*shape, segments)) < 0.2).astype(np.uint8)
@@ -47,7 +54,8 @@ def outlines(shape: tuple[int, int, int] = SHAPE, seed: int = 0, segments: int =
 
 
 def expected(scan: Scan, grid: Geometry, masks: NDArray[Any]) -> NDArray[np.uint8]:
-    """Each outlined pixel of the source slices at its place on the grid; bit 0 the first segment, bit 1 the last two."""
+    """Each outlined pixel of the source slices at its place on the grid; bit 0 the first segment,
+    bit 1 the last two."""
     out = np.zeros(grid.shape, np.uint8)
     row, column = np.array(scan.orientation[:3]), np.array(scan.orientation[3:])
     for bit, those in ((1, masks[..., 0]), (2, masks[..., 2:].max(axis=-1))):
@@ -69,7 +77,13 @@ def test_overlapping_and_sparse(tmp_path: Path, kind: str, orientation: tuple[fl
     scan = Scan(orientation=orientation)
     paths, ct, made = image(tmp_path, scan)
     masks = outlines()
-    path = scans.segmentation(tmp_path / "seg.dcm", paths, masks if kind == "BINARY" else masks.astype(np.float32), LABELS, kind=kind)
+    path = scans.segmentation(
+        tmp_path / "seg.dcm",
+        paths,
+        masks if kind == "BINARY" else masks.astype(np.float32),
+        LABELS,
+        kind=kind,
+    )
     mask = read(path, made, ct)
     assert np.array_equal(mask.bits, expected(scan, made.geometry, masks))
     assert mask.marked == (True, True)
@@ -79,12 +93,22 @@ def test_overlapping_and_sparse(tmp_path: Path, kind: str, orientation: tuple[fl
     assert not any("resampled" in n for n in mask.notes)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(order=st.permutations(range(6)), seed=st.integers(0, 99), syntax=st.sampled_from(["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]))
-def test_order_of_frames_does_not_matter(tmp_path: Path, order: list[int], seed: int, syntax: str) -> None:
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    order=st.permutations(range(6)),
+    seed=st.integers(0, 99),
+    syntax=st.sampled_from(["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]),
+)
+def test_order_of_frames_does_not_matter(
+    tmp_path: Path, order: list[int], seed: int, syntax: str
+) -> None:
     paths, ct, made = image(tmp_path)
     masks = outlines(seed=seed)
-    path = scans.segmentation(tmp_path / "seg.dcm", [paths[k] for k in order], masks[order], LABELS, syntax=syntax)
+    path = scans.segmentation(
+        tmp_path / "seg.dcm", [paths[k] for k in order], masks[order], LABELS, syntax=syntax
+    )
     assert np.array_equal(read(path, made, ct).bits, expected(Scan(), made.geometry, masks))
 
 
@@ -93,7 +117,9 @@ def test_labelmap(tmp_path: Path, syntax: str | None) -> None:
     paths, ct, made = image(tmp_path, shape=(6, 40, 44))
     numbers = np.random.default_rng(0).integers(0, 5, (6, 40, 44)).astype(np.uint8)
     numbers[2] = 0
-    path = scans.segmentation(tmp_path / "seg.dcm", paths, numbers, LABELS, kind="LABELMAP", syntax=syntax)
+    path = scans.segmentation(
+        tmp_path / "seg.dcm", paths, numbers, LABELS, kind="LABELMAP", syntax=syntax
+    )
     masks = np.stack([numbers == n + 1 for n in range(4)], -1)
     mask = read(path, made, ct)
     assert np.array_equal(mask.bits, expected(Scan(), made.geometry, masks))
@@ -111,7 +137,13 @@ def test_a_segment_without_frames_is_marked(tmp_path: Path) -> None:
 
 def test_nothing_that_the_study_asks_for(tmp_path: Path) -> None:
     paths, ct, made = image(tmp_path)
-    mask = read(scans.segmentation(tmp_path / "seg.dcm", paths, outlines(segments=2), ["Spine", "Liver Remnant"]), made, ct)
+    mask = read(
+        scans.segmentation(
+            tmp_path / "seg.dcm", paths, outlines(segments=2), ["Spine", "Liver Remnant"]
+        ),
+        made,
+        ct,
+    )
     assert mask.marked == (False, False)
     assert not mask.bits.any()
     assert mask.notes == ("segments of no region, left out: 'Spine', 'Liver Remnant'",)
@@ -127,7 +159,9 @@ def test_another_series_is_refused_by_name(tmp_path: Path) -> None:
     for word in (str(path), "1.9.1", "1.9.2", Scan().series, Scan().frame_of_reference):
         assert word in str(told.value)
     with pytest.raises(DataError):
-        check_reference(series(path), image(tmp_path / "patient", Scan(series="1.9.1", patient="P2"))[1])
+        check_reference(
+            series(path), image(tmp_path / "patient", Scan(series="1.9.1", patient="P2"))[1]
+        )
 
 
 def test_another_series_of_the_same_frame_of_reference(tmp_path: Path) -> None:
@@ -141,11 +175,15 @@ def test_another_series_of_the_same_frame_of_reference(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", [scans.AXIAL, PRONE, SAGITTAL])
-def test_frames_that_cover_a_part_of_the_slices(tmp_path: Path, orientation: tuple[float, ...]) -> None:
+def test_frames_that_cover_a_part_of_the_slices(
+    tmp_path: Path, orientation: tuple[float, ...]
+) -> None:
     whole = Scan(orientation=orientation, series="1.9.1")
     row, column = np.array(orientation[:3]), np.array(orientation[3:])
     corner = whole.position(1) + 3 * whole.spacing[0] * column + 5 * whole.spacing[1] * row
-    part = Scan(orientation=orientation, origin=(float(corner[0]), float(corner[1]), float(corner[2])))
+    part = Scan(
+        orientation=orientation, origin=(float(corner[0]), float(corner[1]), float(corner[2]))
+    )
     paths, _, _ = image(tmp_path, part, (4, 8, 10))
     masks = outlines((4, 8, 10))
     path = scans.segmentation(tmp_path / "seg.dcm", paths, masks, LABELS)
@@ -166,7 +204,8 @@ def test_outside_the_image_is_refused(tmp_path: Path) -> None:
 
 
 def test_onto_a_finer_and_a_turned_grid(tmp_path: Path) -> None:
-    """A block outlined on 5 mm slices keeps its place and volume on 1.25 mm slices, on other pixels, and on coronal slices."""
+    """A block outlined on 5 mm slices keeps its place and volume on 1.25 mm slices, on other
+    pixels, and on coronal slices."""
     coarse = Scan(apart=5.0, spacing=(2.0, 2.0), origin=(-40.0, -40.0, 0.0))
     paths, _, _ = image(tmp_path, coarse, (8, 40, 40))
     masks = np.zeros((8, 40, 40, 1), np.uint8)
@@ -174,8 +213,20 @@ def test_onto_a_finer_and_a_turned_grid(tmp_path: Path) -> None:
     path = scans.segmentation(tmp_path / "seg.dcm", paths, masks, ["Liver"])
     volume = 4 * 20 * 10 * 5 * 2 * 2
     grids = {
-        "finer": (Scan(series="1.9.1", apart=1.25, spacing=(1.0, 1.0), origin=(-40.0, -40.0, 0.0)), (29, 80, 80)),
-        "coronal": (Scan(series="1.9.2", apart=2.0, spacing=(1.5, 1.5), origin=(-40.0, -40.0, 40.0), orientation=CORONAL), (40, 30, 54)),
+        "finer": (
+            Scan(series="1.9.1", apart=1.25, spacing=(1.0, 1.0), origin=(-40.0, -40.0, 0.0)),
+            (29, 80, 80),
+        ),
+        "coronal": (
+            Scan(
+                series="1.9.2",
+                apart=2.0,
+                spacing=(1.5, 1.5),
+                origin=(-40.0, -40.0, 40.0),
+                orientation=CORONAL,
+            ),
+            (40, 30, 54),
+        ),
     }
     for name, (scan, shape) in grids.items():
         _, other, there = image(tmp_path / name, scan, shape)
@@ -185,7 +236,9 @@ def test_onto_a_finer_and_a_turned_grid(tmp_path: Path) -> None:
         low, high = points.min(axis=0), points.max(axis=0)
         assert np.abs(low - [-11, -21, 7.5]).max() < 2.1, name
         assert np.abs(high - [9, 19, 27.5]).max() < 2.1, name
-        assert np.prod(there.geometry.spacing_mm) * len(points) == pytest.approx(volume, rel=0.12), name
+        assert np.prod(there.geometry.spacing_mm) * len(points) == pytest.approx(
+            volume, rel=0.12
+        ), name
 
 
 def broken(tmp_path: Path, edit: Any, *words: str) -> None:
@@ -200,7 +253,9 @@ def broken(tmp_path: Path, edit: Any, *words: str) -> None:
 
 def test_objects_that_contradict_themselves(tmp_path: Path) -> None:
     def unknown(ds: Dataset) -> None:
-        ds.PerFrameFunctionalGroupsSequence[0].SegmentIdentificationSequence[0].ReferencedSegmentNumber = 9
+        ds.PerFrameFunctionalGroupsSequence[0].SegmentIdentificationSequence[
+            0
+        ].ReferencedSegmentNumber = 9
 
     def placeless(ds: Dataset) -> None:
         del ds.PerFrameFunctionalGroupsSequence[1].PlanePositionSequence
@@ -210,8 +265,12 @@ def test_objects_that_contradict_themselves(tmp_path: Path) -> None:
 
     def between(ds: Dataset) -> None:
         for frame in ds.PerFrameFunctionalGroupsSequence:
-            frame.PlanePositionSequence[0].ImagePositionPatient[2] += float(np.random.default_rng(len(str(frame))).uniform(0.4, 2))
-        ds.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0].ImagePositionPatient[2] += 0.6
+            frame.PlanePositionSequence[0].ImagePositionPatient[2] += float(
+                np.random.default_rng(len(str(frame))).uniform(0.4, 2)
+            )
+        ds.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0].ImagePositionPatient[2] += (
+            0.6
+        )
 
     broken(tmp_path / "a", unknown, "segments 9 that it does not describe")
     broken(tmp_path / "b", placeless, "frame 2 does not say where it lies")

@@ -1,4 +1,5 @@
-"""Preparation: averages keep what they average, places stay where they are, and what is no image of a body is refused."""
+"""Preparation: averages keep what they average, places stay where they are, and what is no image of
+a body is refused."""
 
 from __future__ import annotations
 
@@ -21,10 +22,16 @@ shapes = st.tuples(sizes, sizes, sizes)
 
 
 def grid(
-    shape: tuple[int, ...], spacing: tuple[float, float, float] = (2.5, 0.8, 0.8), origin: tuple[float, float, float] = (0, 0, 0)
+    shape: tuple[int, ...],
+    spacing: tuple[float, float, float] = (2.5, 0.8, 0.8),
+    origin: tuple[float, float, float] = (0, 0, 0),
 ) -> Geometry:
     z, y, x = spacing
-    return Geometry((shape[0], shape[1], shape[2]), origin, np.array([[0, 0, z], [0, y, 0], [x, 0, 0]], np.float64))
+    return Geometry(
+        (shape[0], shape[1], shape[2]),
+        origin,
+        np.array([[0, 0, z], [0, y, 0], [x, 0, 0]], np.float64),
+    )
 
 
 def ct(hu: Any, spacing: tuple[float, float, float] = (2.5, 0.8, 0.8)) -> dict[str, Volume]:
@@ -36,7 +43,9 @@ def plain(x: Any) -> Any:
 
 
 @given(shapes, st.tuples(*[st.floats(1, 4)] * 3), st.floats(-5, 5))
-def test_a_constant_stays_constant(shape: tuple[int, int, int], steps: tuple[float, float, float], value: float) -> None:
+def test_a_constant_stays_constant(
+    shape: tuple[int, int, int], steps: tuple[float, float, float], value: float
+) -> None:
     counts = tuple(max(1, int(n / s)) for n, s in zip(shape, steps, strict=True))
     steps = tuple(min(s, n) for n, s in zip(shape, steps, strict=True))  # type: ignore[assignment]
     whole = tuple((0.0, float(n)) for n in shape)
@@ -45,10 +54,14 @@ def test_a_constant_stays_constant(shape: tuple[int, int, int], steps: tuple[flo
 
 
 @given(shapes, st.tuples(sizes, sizes, sizes), st.integers(0, 9))
-def test_the_mean_is_kept(shape: tuple[int, int, int], counts: tuple[int, int, int], seed: int) -> None:
+def test_the_mean_is_kept(
+    shape: tuple[int, int, int], counts: tuple[int, int, int], seed: int
+) -> None:
     array = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
     whole = tuple((0.0, float(n)) for n in shape)
-    out = averaged(array, whole, counts, tuple(n / c for n, c in zip(shape, counts, strict=True)), plain)
+    out = averaged(
+        array, whole, counts, tuple(n / c for n, c in zip(shape, counts, strict=True)), plain
+    )
     assert out.shape == counts
     assert float(out.mean()) == pytest.approx(float(array.mean()), abs=1e-4)
 
@@ -64,7 +77,9 @@ def test_blocks_are_averaged_exactly() -> None:
 def test_a_marker_keeps_its_place(at: tuple[int, int, int], pixel: float) -> None:
     hu = body()
     hu[at] = 30_000
-    volume = Volume(np.where(hu > 3000, 3000, hu).astype(np.float32), grid(hu.shape, (2.5, pixel, pixel)))
+    volume = Volume(
+        np.where(hu > 3000, 3000, hu).astype(np.float32), grid(hu.shape, (2.5, pixel, pixel))
+    )
     done = prepare({"ct": volume}, None, replace(CT, window=(-200, 3000)))
     field = [n * s for n, s in zip(hu.shape, (2.5, pixel, pixel), strict=True)]
     brightest = np.unravel_index(int(done.voxels[0].argmax()), done.voxels[0].shape)
@@ -166,7 +181,9 @@ def test_sequences_are_scored_inside_the_brain() -> None:
 
 
 def _cut(box: Any) -> tuple[slice, ...]:
-    return tuple(slice(round(a * n), round(b * n)) for (a, b), n in zip(box, brain().shape, strict=True))
+    return tuple(
+        slice(round(a * n), round(b * n)) for (a, b), n in zip(box, brain().shape, strict=True)
+    )
 
 
 def test_bright_spots_are_clipped() -> None:
@@ -203,7 +220,9 @@ def test_a_shifted_sequence_is_laid_onto_the_first_one() -> None:
     done = prepare(volumes, None, MR)
     assert done.box == straight.box
     middle = (slice(3, -3),) * 3
-    assert np.allclose(done.voxels[3][middle] * MR_UNIT, straight.voxels[3][middle] * MR_UNIT, atol=0.05)
+    assert np.allclose(
+        done.voxels[3][middle] * MR_UNIT, straight.voxels[3][middle] * MR_UNIT, atol=0.05
+    )
     assert any("resampled" in n for n in done.notes)
 
 
@@ -217,17 +236,31 @@ def test_a_finer_sequence_is_averaged_onto_a_coarser_grid() -> None:
 
 
 @given(st.floats(-0.4, 0.4), st.tuples(*[st.floats(0.7, 1.8)] * 3), st.integers(0, 5))
-def test_an_oblique_sequence_is_laid_where_it_is(angle: float, spacing: tuple[float, float, float], seed: int) -> None:
-    turn = np.array([[1, 0, 0], [0, np.cos(angle), np.sin(angle)], [0, -np.sin(angle), np.cos(angle)]])
+def test_an_oblique_sequence_is_laid_where_it_is(
+    angle: float, spacing: tuple[float, float, float], seed: int
+) -> None:
+    turn = np.array(
+        [[1, 0, 0], [0, np.cos(angle), np.sin(angle)], [0, -np.sin(angle), np.cos(angle)]]
+    )
     steps = grid((1, 1, 1), spacing).steps_mm @ turn
     own = Geometry((24, 26, 28), (0.0, 0.0, 0.0), steps)
     slope = np.random.default_rng(seed).normal(size=3)
-    every = np.stack(np.meshgrid(*map(np.arange, own.shape), indexing="ij"), -1).reshape(-1, 3).astype(np.float64)
+    every = (
+        np.stack(np.meshgrid(*map(np.arange, own.shape), indexing="ij"), -1)
+        .reshape(-1, 3)
+        .astype(np.float64)
+    )
     array = (own.to_mm(every) @ slope).reshape(own.shape).astype(np.float32)
     middle = own.to_mm(np.array([[n / 2 for n in own.shape]]))[0] - 4
-    wanted = grid((6, 5, 4), (1.9, 1.9, 1.9), (float(middle[0]), float(middle[1]), float(middle[2])))
+    wanted = grid(
+        (6, 5, 4), (1.9, 1.9, 1.9), (float(middle[0]), float(middle[1]), float(middle[2]))
+    )
     found = onto(wanted, Volume(array, own), plain, "t2f", 0.0)
-    at = np.stack(np.meshgrid(*map(np.arange, wanted.shape), indexing="ij"), -1).reshape(-1, 3).astype(np.float64)
+    at = (
+        np.stack(np.meshgrid(*map(np.arange, wanted.shape), indexing="ij"), -1)
+        .reshape(-1, 3)
+        .astype(np.float64)
+    )
     assert np.allclose(found.ravel(), wanted.to_mm(at) @ slope, atol=1e-3)
 
 

@@ -9,7 +9,11 @@ from client.imaging.dicom.series import turned
 from client.imaging.geometry.volumes import Geometry
 
 
-def made(shape: tuple[int, int, int], angles: tuple[float, float, float], spacing: tuple[float, float, float]) -> Geometry:
+def made(
+    shape: tuple[int, int, int],
+    angles: tuple[float, float, float],
+    spacing: tuple[float, float, float],
+) -> Geometry:
     from scipy.spatial.transform import Rotation
 
     turn = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
@@ -32,7 +36,9 @@ def test_index_is_the_inverse_of_place(
 
 
 @given(shape=SHAPES, angles=ANGLES, spacing=SPACINGS)
-def test_turning_moves_no_voxel(shape: tuple[int, int, int], angles: tuple[float, ...], spacing: tuple[float, ...]) -> None:
+def test_turning_moves_no_voxel(
+    shape: tuple[int, int, int], angles: tuple[float, ...], spacing: tuple[float, ...]
+) -> None:
     geometry = made(shape, angles, spacing)
     array = np.arange(np.prod(shape)).reshape(shape)
     to, turn = turned(shape, np.array(geometry.origin_mm), geometry.steps_mm)
@@ -42,7 +48,8 @@ def test_turning_moves_no_voxel(shape: tuple[int, int, int], angles: tuple[float
     index = np.argwhere(array >= 0)
     z, y, x = np.rint(to.to_index(geometry.to_mm(index))).astype(int).T
     assert np.array_equal(there[z, y, x], array.ravel())
-    # the nearest axes: none of the three could be turned further towards its place by another choice
+    # the nearest axes: none of the three could be turned further towards its place by another
+    # choice
     assert np.abs(to.steps_mm[:, ::-1]).trace() > 0
     assert (np.diag(to.steps_mm[:, ::-1]) >= 0).all()
 

@@ -1,4 +1,5 @@
-"""Small folders of images: CT series with a body, a liver and lesions, brains in NIfTI, and the table that goes with them."""
+"""Small folders of images: CT series with a body, a liver and lesions, brains in NIfTI, and the
+table that goes with them."""
 
 from __future__ import annotations
 
@@ -43,7 +44,13 @@ YALE = {
 
 
 def study(imaging: Imaging | None, images: Mapping[str, Any] | None = None) -> Study:
-    schema = Schema("scans", (Number("age", "years", 0, 120, "now"),), Label("y", ("no", "yes")), ("now",), imaging=imaging)
+    schema = Schema(
+        "scans",
+        (Number("age", "years", 0, 120, "now"),),
+        Label("y", ("no", "yes")),
+        ("now",),
+        imaging=imaging,
+    )
     source: dict[str, Any] = {
         "name": "scans",
         "tables": {"table": {"files": ["patients.csv"], "key": "id"}},
@@ -51,7 +58,9 @@ def study(imaging: Imaging | None, images: Mapping[str, Any] | None = None) -> S
         "label": {"column": "y", "values": {"no": ["0"], "yes": ["1"]}},
         "features": {"age": {"column": "age", "unit": "years"}},
     }
-    return Study("scans", "?", schema, {"now": Task("now")}, source={**source, "images": images or {}})
+    return Study(
+        "scans", "?", schema, {"now": Task("now")}, source={**source, "images": images or {}}
+    )
 
 
 def table(folder: Path, ids: Sequence[str], *, ages: bool = True, hospital: str = "A") -> None:
@@ -95,7 +104,8 @@ def ct(
     pixel: float = 0.8,
     **tags: Any,
 ) -> str:
-    """An axial CT series, by default of the patient's own body, one file a slice; returns its SeriesInstanceUID."""
+    """An axial CT series, by default of the patient's own body, one file a slice; returns its
+    SeriesInstanceUID."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
@@ -109,13 +119,25 @@ def ct(
         d.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         d.file_meta.MediaStorageSOPClassUID = d.SOPClassUID = CTImageStorage
         d.file_meta.MediaStorageSOPInstanceUID = d.SOPInstanceUID = f"{series}.{k + 1}"
-        d.Modality, d.PatientID, d.StudyInstanceUID, d.SeriesInstanceUID = "CT", patient, examination, series
+        d.Modality, d.PatientID, d.StudyInstanceUID, d.SeriesInstanceUID = (
+            "CT",
+            patient,
+            examination,
+            series,
+        )
         d.FrameOfReferenceUID = f"{examination}.9"
         d.Manufacturer, d.ImageType = maker, ["ORIGINAL", "PRIMARY", "AXIAL"]
         d.InstanceNumber = k + 1
-        d.ImagePositionPatient, d.ImageOrientationPatient = [-20.0, -16.0, k * step], [1, 0, 0, 0, 1, 0]
+        d.ImagePositionPatient, d.ImageOrientationPatient = (
+            [-20.0, -16.0, k * step],
+            [1, 0, 0, 0, 1, 0],
+        )
         d.PixelSpacing, d.SliceThickness = [pixel, pixel], step
-        d.Rows, d.Columns, d.SamplesPerPixel, d.PhotometricInterpretation = *plane.shape, 1, "MONOCHROME2"
+        d.Rows, d.Columns, d.SamplesPerPixel, d.PhotometricInterpretation = (
+            *plane.shape,
+            1,
+            "MONOCHROME2",
+        )
         d.BitsAllocated, d.BitsStored, d.HighBit, d.PixelRepresentation = 16, 16, 15, 0
         d.RescaleSlope, d.RescaleIntercept = 1, -1024
         d.PixelData = (plane.astype(np.int32) + 1024).astype("<u2").tobytes()
@@ -136,16 +158,26 @@ def seg(path: Path, source: Path, masks: Mapping[str, NDArray[np.bool_]]) -> Non
         images = [pydicom.dcmread(p) for p in sorted(source.glob("*.dcm"))]
         for d in images:
             # highdicom copies what a real file has
-            for name in ("PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime"):
+            for name in (
+                "PatientName",
+                "PatientBirthDate",
+                "PatientSex",
+                "AccessionNumber",
+                "StudyID",
+                "StudyDate",
+                "StudyTime",
+            ):
                 setattr(d, name, getattr(d, name, ""))
         described = [
             hd.seg.SegmentDescription(
-                n, label, codes.SCT.Organ, codes.SCT.Liver, hd.seg.SegmentAlgorithmTypeValues.MANUAL,
+                n, label, codes.SCT.Organ, codes.SCT.Liver,
+                hd.seg.SegmentAlgorithmTypeValues.MANUAL,
             )
             for n, label in enumerate(masks, 1)
         ]  # fmt: skip
         made = hd.seg.Segmentation(
-            images, np.stack(list(masks.values()), -1).astype(np.uint8), hd.seg.SegmentationTypeValues.BINARY, described,
+            images, np.stack(list(masks.values()), -1).astype(np.uint8),
+            hd.seg.SegmentationTypeValues.BINARY, described,
             pydicom.uid.generate_uid(), 2, pydicom.uid.generate_uid(), 1, "m", "m", "1", "1",
         )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,10 +188,17 @@ def brain(shape: tuple[int, int, int] = (16, 20, 18), seed: int = 0) -> NDArray[
     """(z, y, x) of a skull-stripped sequence: zero outside an ellipsoid."""
     z, y, x = np.ogrid[tuple(slice(-1, 1, complex(0, n)) for n in shape)]
     inside = z**2 + y**2 + x**2 < 0.7
-    return np.where(inside, np.random.default_rng(seed).normal(500, 60, shape), 0).astype(np.float32)
+    return np.where(inside, np.random.default_rng(seed).normal(500, 60, shape), 0).astype(
+        np.float32
+    )
 
 
-def nifti(path: Path, array: NDArray[Any], spacing: float = 1.0, origin: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> None:
+def nifti(
+    path: Path,
+    array: NDArray[Any],
+    spacing: float = 1.0,
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> None:
     """`array` (z, y, x) in the project's convention as a NIfTI file (RAS+)."""
     import nibabel
 
@@ -172,7 +211,13 @@ def nifti(path: Path, array: NDArray[Any], spacing: float = 1.0, origin: tuple[f
     nibabel.save(image, path)
 
 
-def brains(folder: Path, numbers: Sequence[int], channels: Sequence[str] = ("t1n", "t1c", "t2w", "t2f"), *, mask: bool = True) -> None:
+def brains(
+    folder: Path,
+    numbers: Sequence[int],
+    channels: Sequence[str] = ("t1n", "t1c", "t2w", "t2f"),
+    *,
+    mask: bool = True,
+) -> None:
     """The Yale layout."""
     for n in numbers:
         name = f"BraTS-MET-{n:05d}-000"

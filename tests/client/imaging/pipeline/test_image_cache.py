@@ -1,4 +1,5 @@
-"""The cache: whole files or none, whatever happens; damage is found; what is derived is made once."""
+"""The cache: whole files or none, whatever happens; damage is found; what is derived is made
+once."""
 
 from __future__ import annotations
 
@@ -29,7 +30,10 @@ from client.imaging.pipeline.worker_pool import WorkerDeath, each
 from common.errors import Fault, RunError
 
 KEY, OTHER = "ab" + "0" * 62, "cd" + "0" * 62
-SOME: dict[str, Any] = {"voxels": np.arange(24, dtype=np.int16).reshape(1, 2, 3, 4), "none": np.zeros((0, 3), np.float32)}
+SOME: dict[str, Any] = {
+    "voxels": np.arange(24, dtype=np.int16).reshape(1, 2, 3, 4),
+    "none": np.zeros((0, 3), np.float32),
+}
 
 
 def path(folder: Path) -> Path:
@@ -42,8 +46,15 @@ def fresh() -> None:
 
 
 @settings(max_examples=30)
-@given(st.dictionaries(st.sampled_from("abc"), arrays.arrays(st.sampled_from([np.int16, np.uint8, np.float64]), arrays.array_shapes())))
-def test_what_is_stored_comes_back(tmp_path_factory: pytest.TempPathFactory, given_arrays: dict[str, Any]) -> None:
+@given(
+    st.dictionaries(
+        st.sampled_from("abc"),
+        arrays.arrays(st.sampled_from([np.int16, np.uint8, np.float64]), arrays.array_shapes()),
+    )
+)
+def test_what_is_stored_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, given_arrays: dict[str, Any]
+) -> None:
     store = Cache(tmp_path_factory.mktemp("cache"))
     store.store(KEY, given_arrays, {"notes": ["one"], "box": [[0.5, 1.0]]})
     fresh()
@@ -68,7 +79,9 @@ def test_only_the_owner_may_enter(tmp_path: Path) -> None:
     assert (tmp_path / "cache").stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.parametrize("damage", ["flip in the data", "flip in the header", "cut", "empty", "other"])
+@pytest.mark.parametrize(
+    "damage", ["flip in the data", "flip in the header", "cut", "empty", "other"]
+)
 def test_damage_is_found_and_removed(tmp_path: Path, damage: str) -> None:
     store = Cache(tmp_path)
     store.store(KEY, SOME, {})
@@ -76,7 +89,9 @@ def test_damage_is_found_and_removed(tmp_path: Path, damage: str) -> None:
     blob = bytearray(file.read_bytes())
     if damage.startswith("flip"):
         blob[4096 + 5 if damage.endswith("data") else 30] ^= 1
-    file.write_bytes({"cut": bytes(blob[:5000]), "empty": b"", "other": b"x" * 9000}.get(damage, bytes(blob)))
+    file.write_bytes(
+        {"cut": bytes(blob[:5000]), "empty": b"", "other": b"x" * 9000}.get(damage, bytes(blob))
+    )
     if damage == "cut":
         file.write_bytes(bytes(blob[:4100]))
     fresh()
@@ -87,13 +102,19 @@ def test_damage_is_found_and_removed(tmp_path: Path, damage: str) -> None:
     assert store.open(KEY) is not None
 
 
-def test_checksums_are_compared_once_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checksums_are_compared_once_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Cache(tmp_path)
     store.store(KEY, SOME, {})
     fresh()
     store.open(KEY)
     counted: list[int] = []
-    monkeypatch.setattr(caches.zlib, "crc32", lambda blob, real=caches.zlib.crc32: (counted.append(len(blob)), real(blob))[1])
+    monkeypatch.setattr(
+        caches.zlib,
+        "crc32",
+        lambda blob, real=caches.zlib.crc32: (counted.append(len(blob)), real(blob))[1],
+    )
     store.open(KEY)
     # the header is small and compared every time
     assert len(counted) == 1
@@ -123,13 +144,18 @@ def test_derived_arrays_are_made_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", ["write", "replace"])
-def test_a_full_disk_is_said_with_a_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+def test_a_full_disk_is_said_with_a_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(caches.os, "fsync" if step == "write" else "replace", full)
     store = Cache(tmp_path)
-    for action in (lambda: store.store(KEY, SOME, {}), lambda: store.kept(KEY)("x", lambda: np.zeros(3))):
+    for action in (
+        lambda: store.store(KEY, SOME, {}),
+        lambda: store.kept(KEY)("x", lambda: np.zeros(3)),
+    ):
         with pytest.raises(RunError, match=r"No space left.*free space") as caught:
             action()
         assert caught.value.code == "S03"
@@ -144,8 +170,10 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
 
 def test_a_killed_writer_leaves_no_entry_and_is_swept_up(tmp_path: Path) -> None:
     code = (
-        "import os, sys, numpy as np\nfrom pathlib import Path\nfrom client.imaging.pipeline import image_cache as cache\n"
-        "cache.os.replace = lambda a, b: (print('there', flush=True), __import__('time').sleep(60))\n"
+        "import os, sys, numpy as np\nfrom pathlib import Path\nfrom client.imaging.pipeline "
+        "import image_cache as cache\n"
+        "cache.os.replace = lambda a, b: (print('there', flush=True), "
+        "__import__('time').sleep(60))\n"
         f"cache.Cache(Path(sys.argv[1])).store({KEY!r}, {{'a': np.zeros(1000)}}, {{}})"
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
@@ -165,7 +193,12 @@ def test_a_killed_writer_leaves_no_entry_and_is_swept_up(tmp_path: Path) -> None
 
 
 HEADER = Header(
-    "/images/1.dcm", "dicom", "CT", patient="p1", frames=(Frame((1.0, 2.0, 3.0), spacing=(0.8, 0.8)),), image_type=("ORIGINAL",)
+    "/images/1.dcm",
+    "dicom",
+    "CT",
+    patient="p1",
+    frames=(Frame((1.0, 2.0, 3.0), spacing=(0.8, 0.8)),),
+    image_type=("ORIGINAL",),
 )
 
 
@@ -199,7 +232,9 @@ def test_damaged_lines_cost_their_file_alone(tmp_path: Path) -> None:
     assert HeaderIndex(tmp_path).get("d", (1, 1)) is not None
 
 
-def test_headers_that_other_code_read_are_read_again_and_hashes_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headers_that_other_code_read_are_read_again_and_hashes_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     HeaderIndex(tmp_path).add([("a", IndexedFile((1, 1), HEADER, sha256="cd"))])
     monkeypatch.setattr(header_index, "fingerprint", lambda: "other code, of another release")
     again = HeaderIndex(tmp_path)
@@ -268,12 +303,17 @@ def test_what_was_not_opened_for_long_is_removed_and_nothing_else(tmp_path: Path
     assert cache.open(KEY) is None
     assert cache.open(OTHER) is not None
     assert (cache.folder / "files.jsonl").exists()
-    np.testing.assert_array_equal(cache.kept(OTHER)("crops", lambda: np.ones(3)), np.ones(3))  # made again
+    np.testing.assert_array_equal(
+        cache.kept(OTHER)("crops", lambda: np.ones(3)), np.ones(3)
+    )  # made again
 
 
 def test_the_command_counts_first_and_removes_when_told(tmp_path: Path, capsys: Any) -> None:
     site = tmp_path / "site.toml"
-    site.write_text(f'name = "a"\ndata = "{tmp_path}"\nstudies = ["liver_recurrence"]\nminimum = 10\ncache = "kept"\n')
+    site.write_text(
+        f'name = "a"\ndata = "{tmp_path}"\nstudies = ["liver_recurrence"]\nminimum = 10\ncache = '
+        '"kept"\n'
+    )
     Cache(tmp_path / "kept").store(KEY, SOME, {})
     old = time.time() - 10 * 86_400
     os.utime(path(tmp_path / "kept"), (old, old))

@@ -32,7 +32,19 @@ from common.errors import DataError, Fault, RunError, UsageError
 from common.study import load as studies
 from common.study.study import Study
 from simulation.federation import partition, site_folders
-from tests.client.imaging.pipeline.exams import CT, MR, YALE, body, brain, brains, ct, nifti, seg, study, table
+from tests.client.imaging.pipeline.exams import (
+    CT,
+    MR,
+    YALE,
+    body,
+    brain,
+    brains,
+    ct,
+    nifti,
+    seg,
+    study,
+    table,
+)
 from tests.paths import ROOT
 
 LIVER = {"regions": {"liver": ["Liver"], "lesion": ["Tumor.*"]}}
@@ -40,7 +52,8 @@ STUDY = study(CT, LIVER)
 
 
 def town(folder: Path, ids: list[str], imaged: int) -> Path:
-    """A data folder: a table of `ids`, and CT series of the first `imaged` of them as TCIA lays them out."""
+    """A data folder: a table of `ids`, and CT series of the first `imaged` of them as TCIA lays
+    them out."""
     table(folder, ids)
     for patient in ids[:imaged]:
         ct(folder / "images" / patient / "study" / "ct", patient)
@@ -52,7 +65,11 @@ def series(folder: Path, patient: str) -> Path:
 
 
 def outline(folder: Path, patient: str) -> None:
-    seg(series(folder, patient).parent / "seg" / "1-1.dcm", series(folder, patient), {"Liver": body() == 110, "Tumor_1": body() == 60})
+    seg(
+        series(folder, patient).parent / "seg" / "1-1.dcm",
+        series(folder, patient),
+        {"Liver": body() == 110, "Tumor_1": body() == 60},
+    )
 
 
 def read(folder: Path, asked: Study = STUDY, **more: Any) -> Reading:
@@ -65,7 +82,8 @@ def notes(reading: Reading) -> str:
 
 @pytest.fixture(autouse=True)
 def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Starting processes takes most of the time of a small folder; the tests that need them ask for them."""
+    """Starting processes takes most of the time of a small folder; the tests that need them ask for
+    them."""
     monkeypatch.setattr(pipeline, "WORKERS", 0)
 
 
@@ -96,7 +114,9 @@ def test_images_join_their_patients(tmp_path: Path) -> None:
     assert (second.mask & 1).any()
     assert (second.mask & 2).any()
     assert second.voxels.shape[1:] == second.mask.shape
-    assert second.voxels[0][second.mask == 1].mean() * second.unit == pytest.approx((110 + 160) / 200 - 1, abs=0.02)
+    assert second.voxels[0][second.mask == 1].mean() * second.unit == pytest.approx(
+        (110 + 160) / 200 - 1, abs=0.02
+    )
     assert heard[-1] == (3, 3)
     assert not first.voxels.flags.writeable
 
@@ -133,7 +153,9 @@ def test_a_second_start_opens_no_image(tmp_path: Path) -> None:
     (series(data, "P2") / "1-99.dcm").write_bytes(b"")
     code = SECOND.format(images=str(data / "images"), root=str(ROOT), data=str(data))
     for opened in (True, False):
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        )
         count, files, _, key = done.stdout.split()
         assert count == "2"
         assert (int(files) > 0) is opened, done.stdout
@@ -163,7 +185,12 @@ def test_another_preparation_is_another_picture(tmp_path: Path) -> None:
     data = town(tmp_path / "data", IDS, 1)
     keys = []
     spacing = (2.5, 1.2, 1.2)
-    for other in (CT, replace(CT, window=(-100, 200)), replace(CT, crop_mm=(9.0, 9.0, 9.0)), replace(CT, spacing_mm=spacing)):
+    for other in (
+        CT,
+        replace(CT, window=(-100, 200)),
+        replace(CT, crop_mm=(9.0, 9.0, 9.0)),
+        replace(CT, spacing_mm=spacing),
+    ):
         p = read(data, study(other, LIVER)).cohort.pictures[0]
         assert p is not None
         keys.append(p.key)
@@ -193,8 +220,18 @@ def test_any_number_of_workers_gives_the_same_bits(tmp_path: Path) -> None:
     data = town(tmp_path / "data", IDS, 4)
     found = []
     for workers in (0, 1, 3):
-        album = pipeline.read(data, PictureRequest(ImagesSpec(), CT, "scans", IDS), tmp_path / f"cache{workers}", workers=workers)
-        found.append([(p.key, p.voxels.tobytes(), p.coarse.tobytes(), p.box) for p in album.pictures.values()])
+        album = pipeline.read(
+            data,
+            PictureRequest(ImagesSpec(), CT, "scans", IDS),
+            tmp_path / f"cache{workers}",
+            workers=workers,
+        )
+        found.append(
+            [
+                (p.key, p.voxels.tobytes(), p.coarse.tobytes(), p.box)
+                for p in album.pictures.values()
+            ]
+        )
     assert found[0] == found[1] == found[2]
     assert len(found[0]) == 4
 
@@ -339,7 +376,9 @@ def test_a_broken_segmentation_costs_the_mask_alone(tmp_path: Path, left: int) -
     assert notes(read(data)) == notes(r)
 
 
-def test_of_several_series_the_outlined_one_is_used_else_the_one_with_most_slices(tmp_path: Path) -> None:
+def test_of_several_series_the_outlined_one_is_used_else_the_one_with_most_slices(
+    tmp_path: Path,
+) -> None:
     data = town(tmp_path / "data", IDS, 2)
     for patient in ("P1", "P2"):
         ct(series(data, patient).parent / "thin", patient, np.repeat(body(), 2, 0), step=1.25)
@@ -350,8 +389,14 @@ def test_of_several_series_the_outlined_one_is_used_else_the_one_with_most_slice
     assert second is not None
     assert first.mask is not None
     told = "\n".join(r.image_log(IDS))
-    assert f"P1: 2 series of 'ct', the one that a segmentation refers to is used: {series(data, 'P1')}" in told
-    assert f"P2: 2 series of 'ct', the one with most slices is used: {series(data, 'P2').parent / 'thin'}" in told
+    assert (
+        f"P1: 2 series of 'ct', the one that a segmentation refers to is used: {series(data, 'P1')}"
+        in told
+    )
+    assert (
+        "P2: 2 series of 'ct', the one with most slices is used: "
+        f"{series(data, 'P2').parent / 'thin'}" in told
+    )
     assert "the one with most slices is used (1 cases)" in notes(r)
 
 
@@ -366,14 +411,22 @@ def test_a_good_series_stands_in_for_a_bad_one_and_it_is_said(tmp_path: Path) ->
 
 def test_identity_is_told_by_the_names_of_tags_alone(tmp_path: Path) -> None:
     data = town(tmp_path / "data", IDS, 0)
-    ct(series(data, "P1"), "P1", PatientName="Doe^Jane", PatientBirthDate="19700102", BurnedInAnnotation="YES")
+    ct(
+        series(data, "P1"),
+        "P1",
+        PatientName="Doe^Jane",
+        PatientBirthDate="19700102",
+        BurnedInAnnotation="YES",
+    )
     r = read(data)
     assert "PatientName (8 files)" in notes(r)
     assert "BurnedInAnnotation" in notes(r)
     everything = (
         notes(r)
         + "\n".join(r.image_log(IDS))
-        + "".join(f.read_bytes().decode("latin-1") for f in (tmp_path / "cache").rglob("*") if f.is_file())
+        + "".join(
+            f.read_bytes().decode("latin-1") for f in (tmp_path / "cache").rglob("*") if f.is_file()
+        )
     )
     assert "Doe" not in everything
     assert "19700102" not in everything
@@ -395,7 +448,11 @@ def test_brains_in_nifti_join_by_their_paths(tmp_path: Path) -> None:
     assert full is not None
     assert partial is not None
     assert by["3"] is None
-    assert (full.present, full.mask is not None, full.marked) == ((True,) * 4, True, (True, True, True))
+    assert (full.present, full.mask is not None, full.marked) == (
+        (True,) * 4,
+        True,
+        (True, True, True),
+    )
     assert full.mask is not None
     assert [(full.mask & bit > 0).sum() for bit in (1, 2, 4)] == [1, 0, 26]
     assert partial.present == (True, True, False, True)
@@ -436,7 +493,11 @@ def test_a_mask_whose_affine_contradicts_is_set_aside(tmp_path: Path) -> None:
     data = tmp_path / "data"
     table(data, ["1", "2"])
     brains(data, [1])
-    nifti(data / "BraTS-MET-00001-000" / "BraTS-MET-00001-000-seg.nii.gz", np.full((16, 20, 18), 3, np.uint8), origin=(40.0, 0, 0))
+    nifti(
+        data / "BraTS-MET-00001-000" / "BraTS-MET-00001-000-seg.nii.gz",
+        np.full((16, 20, 18), 3, np.uint8),
+        origin=(40.0, 0, 0),
+    )
     r = read(data, YALE_STUDY)
     picture = r.cohort.pictures[0]
     assert picture is not None
@@ -450,7 +511,9 @@ def test_a_bids_like_folder_and_patterns_that_both_match(tmp_path: Path) -> None
     for suffix in ("T1w", "ce-gd_T1w", "FLAIR"):
         nifti(data / "sub-007" / "anat" / f"sub-007_{suffix}.nii.gz", brain(seed=len(suffix)))
     channels = {"t1n": ["*_T1w.nii*"], "t1c": ["*_ce-*_T1w.nii*"], "t2f": ["*_FLAIR.nii*"]}
-    r = read(data, study(MR, {"id_pattern": r"sub-(\d+)", "strip_zeros": True, "channels": channels}))
+    r = read(
+        data, study(MR, {"id_pattern": r"sub-(\d+)", "strip_zeros": True, "channels": channels})
+    )
     picture = r.cohort.pictures[0]
     assert picture is not None
     assert picture.present == (True, True, False, True)
@@ -477,7 +540,14 @@ def test_keys_and_patterns() -> None:
 
 def test_a_mapping_of_images_is_checked_as_a_whole(tmp_path: Path) -> None:
     data = town(tmp_path / "data", IDS, 1)
-    wrong = {"id": "name", "id_pattern": "(", "mask": ["*-seg.nii"], "values": {"lesion": [0]}, "colour": 1, "id_length": 0}
+    wrong = {
+        "id": "name",
+        "id_pattern": "(",
+        "mask": ["*-seg.nii"],
+        "values": {"lesion": [0]},
+        "colour": 1,
+        "id_length": 0,
+    }
     with pytest.raises(UsageError) as caught:
         read(data, study(CT, wrong))
     text = str(caught.value)
@@ -497,7 +567,8 @@ def test_builtin_mappings_name_what_their_studies_have() -> None:
     assert mapping_file.named("crlm").images.regions["lesion"] != ()
 
 
-# --- sites -----------------------------------------------------------------------------------------------------------------------
+# --- sites
+# --------------------------------------------------------------------------------------------------
 
 
 def test_sites_with_images_only_with_a_table_only_and_with_both(tmp_path: Path) -> None:
@@ -510,7 +581,8 @@ def test_sites_with_images_only_with_a_table_only_and_with_both(tmp_path: Path) 
         ct(data / "images" / i, i)
     r = read(data)
     both, only_table, only_image = (
-        select(r, name, frozenset(ids[a:b])) for name, a, b in (("both", 0, 3), ("table", 3, 6), ("image", 6, 9))
+        select(r, name, frozenset(ids[a:b]))
+        for name, a, b in (("both", 0, 3), ("table", 3, 6), ("image", 6, 9))
     )
     assert both.modalities == {"table", "image"}
     assert only_table.modalities == {"table"}
@@ -518,7 +590,9 @@ def test_sites_with_images_only_with_a_table_only_and_with_both(tmp_path: Path) 
     assert only_image.imaged.tolist() == [True, True, False]
     assert "images: 2 cases with an image, 1 without, 0 quarantined" in both.flow.notes
     assert "images: 0 cases with an image, 3 without, 0 quarantined" in only_table.flow.notes
-    assert sum(n.startswith("images: ") and "cases with an image" in n for n in both.flow.notes) == 1
+    assert (
+        sum(n.startswith("images: ") and "cases with an image" in n for n in both.flow.notes) == 1
+    )
     assert both.flow.ids["images: none"] == (ids[2],)
 
 
@@ -526,10 +600,13 @@ def site_file(folder: Path, data: Path, extra: str = "") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     # a study whose source is a mapping must be a file, as a hospital would have it
     (folder / "study.py").write_text(
-        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom tests.client.imaging.pipeline.exams import CT, study\nSTUDY = study(CT, "
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom tests.client.imaging.pipeline.exams "
+        "import CT, study\nSTUDY = study(CT, "
         f"{LIVER!r})\n"
     )
-    (folder / "site.toml").write_text(f'name = "A"\ndata = "{data}"\nstudies = ["study.py"]\nminimum = 1\n{extra}')
+    (folder / "site.toml").write_text(
+        f'name = "A"\ndata = "{data}"\nstudies = ["study.py"]\nminimum = 1\n{extra}'
+    )
     return folder / "site.toml"
 
 
@@ -562,14 +639,20 @@ def test_sites_of_scanners(tmp_path: Path) -> None:
     data = tmp_path / "data"
     table(data, ids)
     for n, i in enumerate(ids[:10]):
-        ct(data / "images" / i, i, maker=("GE MEDICAL SYSTEMS", "SIEMENS", "Siemens Healthineers", "GE", "")[n % 5])
+        ct(
+            data / "images" / i,
+            i,
+            maker=("GE MEDICAL SYSTEMS", "SIEMENS", "Siemens Healthineers", "GE", "")[n % 5],
+        )
     r = read(data)
     parted = partition.by_scanner(r, 1, "pool")
     assert (parted.kind, set(parted.sites)) == ("scanner", {"GE", "Siemens", "no scanner named"})
     assert sorted(i for s in parted.sites.values() for i in s) == ids
     assert parted.sites["GE"] == (ids[0], ids[3], ids[5], ids[8])
     assert parted.sites["no scanner named"] == (ids[4], ids[9], ids[10], ids[11])
-    template = site_folders.SiteTemplate("s.py", data, "", 1, images=data / "images", cache=tmp_path / "shared")
+    template = site_folders.SiteTemplate(
+        "s.py", data, "", 1, images=data / "images", cache=tmp_path / "shared"
+    )
     files = site_folders.write_sites(tmp_path / "sites", parted, template)
     site = load_site(files[1])
     assert (site.images, site.cache) == (data / "images", tmp_path / "shared")
@@ -578,12 +661,14 @@ def test_sites_of_scanners(tmp_path: Path) -> None:
 
 
 def test_makers_have_one_name() -> None:
-    assert [partition.maker(m) for m in ("GE MEDICAL SYSTEMS", "Philips Healthcare", "TOSHIBA", "Canon", "Acme  Ltd", "")] == [
+    assert [partition.maker(m) for m in ("GE MEDICAL SYSTEMS", "Philips Healthcare", "TOSHIBA",
+    "Canon", "Acme  Ltd", "")] == [
         "GE", "Philips", "Canon", "Canon", "Acme Ltd", "",
     ]  # fmt: skip
 
 
-# --- what can happen to the cache ---------------------------------------------------------------------------------------------------
+# --- what can happen to the cache
+# --------------------------------------------------------------------------------------------------
 
 
 def test_a_broken_entry_is_said_and_made_again(tmp_path: Path) -> None:
@@ -600,7 +685,9 @@ def test_a_broken_entry_is_said_and_made_again(tmp_path: Path) -> None:
     assert "broken" not in notes(read(data))
 
 
-def test_a_full_disk_stops_the_start_and_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_stops_the_start_and_keeps_what_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = town(tmp_path / "data", IDS, 2)
     done: list[str] = []
 
@@ -641,7 +728,13 @@ def test_a_fill_that_is_stopped_goes_on_where_it_was(tmp_path: Path, how: signal
     ids = [f"P{n:02d}" for n in range(12)]
     data = town(tmp_path / "data", ids, 12)
     code = FILL.format(root=str(ROOT), data=str(data))
-    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert child.stdout is not None
     assert child.stderr is not None
     lines = iter(child.stdout.readline, "")
@@ -665,7 +758,10 @@ def test_two_that_fill_one_cache_at_once_do_not_hurt_each_other(tmp_path: Path) 
     ids = [f"P{n:02d}" for n in range(6)]
     data = town(tmp_path / "data", ids, 6)
     code = FILL.format(root=str(ROOT), data=str(data))
-    both = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     assert ["6 6" in child.communicate(timeout=60)[0] for child in both] == [True, True]
     assert [child.returncode for child in both] == [0, 0]
     assert len(list((tmp_path / "cache" / "images").rglob("*.image"))) == 6
@@ -675,7 +771,9 @@ def test_two_that_fill_one_cache_at_once_do_not_hurt_each_other(tmp_path: Path) 
     assert "broken" not in notes(r)
 
 
-def test_a_process_that_dies_costs_its_case_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_dies_costs_its_case_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = town(tmp_path / "data", IDS, 4)
     monkeypatch.setattr(pipeline, "make", deadly)
     monkeypatch.setattr(pipeline, "WORKERS", 2)
@@ -702,22 +800,33 @@ def test_an_entry_that_was_deleted_is_made_again(tmp_path: Path) -> None:
 
 def test_what_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = town(tmp_path / "data", IDS, 2)
-    monkeypatch.setattr(pipeline, "make", lambda job: make(job) if job.case.patient == "P1" else 1 / 0 * 0)
+    monkeypatch.setattr(
+        pipeline, "make", lambda job: make(job) if job.case.patient == "P1" else 1 / 0 * 0
+    )
     with pytest.raises(ZeroDivisionError):
         read(data)
-    monkeypatch.setattr(pipeline, "make", lambda job: PreparedCase("", {}, ("D00", "the share was away")))
+    monkeypatch.setattr(
+        pipeline, "make", lambda job: PreparedCase("", {}, ("D00", "the share was away"))
+    )
     assert "1 cases with an image, 2 without, 1 quarantined (D00: 1)" in notes(read(data))
     monkeypatch.setattr(pipeline, "make", make)
     assert read(data).cohort.imaged.sum() == 2
 
 
-def test_a_file_that_could_not_be_opened_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_could_not_be_opened_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from client.imaging.formats import readers as image_readers
 
     data = town(tmp_path / "data", IDS, 2)
     closed = str(series(data, "P2") / "1-03.dcm")
-    real, fault = image_readers.header, Fault("D00", closed, "it cannot be read (Permission denied)", "Mend its permissions")
-    monkeypatch.setattr(image_readers, "header", lambda path: fault if str(path) == closed else real(path))
+    real, fault = (
+        image_readers.header,
+        Fault("D00", closed, "it cannot be read (Permission denied)", "Mend its permissions"),
+    )
+    monkeypatch.setattr(
+        image_readers, "header", lambda path: fault if str(path) == closed else real(path)
+    )
     monkeypatch.setattr(pipeline, "_readable", lambda path: path != closed)
     assert "1 quarantined (D0" in notes(read(data))
     # its permissions were mended: its size and its time are what they were
@@ -732,7 +841,9 @@ def deadly_header(batch: Any) -> Any:
     return headers_of(batch)
 
 
-def test_a_header_that_kills_its_reader_costs_its_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_header_that_kills_its_reader_costs_its_file_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = town(tmp_path / "data", IDS, 3)
     monkeypatch.setattr(pipeline, "_BATCH", 2)
     monkeypatch.setattr(pipeline, "WORKERS", 2)
@@ -742,7 +853,9 @@ def test_a_header_that_kills_its_reader_costs_its_file_alone(tmp_path: Path, mon
     assert any("signal 9" in line for line in r.image_log(IDS))
 
 
-def test_an_error_that_nobody_foresaw_costs_its_case_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_that_nobody_foresaw_costs_its_case_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from client.imaging.formats import readers as images
 
     data = town(tmp_path / "data", IDS, 2)
@@ -754,11 +867,14 @@ def test_an_error_that_nobody_foresaw_costs_its_case_alone(tmp_path: Path, monke
     assert any("ZeroDivisionError" in line for line in r.image_log(["P1"]))
 
 
-# --- the real collections ------------------------------------------------------------------------------------------------------------
+# --- the real collections
+# --------------------------------------------------------------------------------------------------
 
 
 def test_the_real_ct_joins_the_real_table(tmp_path: Path) -> None:
-    r = read_table(studies.load("liver_recurrence"), "preop", real("crlm"), cache=tmp_path / "cache")
+    r = read_table(
+        studies.load("liver_recurrence"), "preop", real("crlm"), cache=tmp_path / "cache"
+    )
     (at,) = np.flatnonzero(r.cohort.imaged)
     picture = r.cohort.pictures[at]
     assert picture is not None

@@ -26,12 +26,16 @@ def free_port() -> int:
 
 
 @contextmanager
-def monitor(runs: Path, *words: str, host: str = "127.0.0.1") -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def monitor(
+    runs: Path, *words: str, host: str = "127.0.0.1"
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Its address, once it answers."""
     port = free_port()
     at = ["--host", host, "--port", str(port)] if "--socket" not in words else []
     command = [sys.executable, "-m", "server", "monitor", "--out", str(runs), *at, *words]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
         if "--socket" in words:
             until(lambda: listens(words[words.index("--socket") + 1]))
@@ -69,7 +73,9 @@ def status(address: str, **more: object) -> int:
 def events(at: str, run: str, last: str = "") -> Iterator[Iterator[Event]]:
     """Id, kind and content of each."""
     headers = {"Last-Event-ID": last} if last else {}
-    with httpx.stream("GET", f"{at}/api/runs/{run}/events", headers=headers, trust_env=False, timeout=30) as answer:
+    with httpx.stream(
+        "GET", f"{at}/api/runs/{run}/events", headers=headers, trust_env=False, timeout=30
+    ) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
 
         def told() -> Iterator[Event]:

@@ -1,4 +1,5 @@
-"""Who may look at the page and the metrics: every way in, and every way that is none, over real processes."""
+"""Who may look at the page and the metrics: every way in, and every way that is none, over real
+processes."""
 
 from __future__ import annotations
 
@@ -20,7 +21,15 @@ from tests.server.monitor import ledgers
 from tests.server.monitor.web.place import monitor, status
 
 TOKEN = "correct-horse-battery-staple"
-PATHS = ("/", "/runs/r", "/api/runs", "/api/runs/r", "/api/runs/r/lines", "/metrics", "/assets/page.js")
+PATHS = (
+    "/",
+    "/runs/r",
+    "/api/runs",
+    "/api/runs/r",
+    "/api/runs/r/lines",
+    "/metrics",
+    "/assets/page.js",
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +62,14 @@ def test_on_this_machine_nothing_is_needed_and_nothing_can_be_changed(runs: Path
             for path in ("/", "/api/runs/r", "/login"):
                 assert httpx.request(method, at + path, trust_env=False).status_code == 405
         assert httpx.head(at + "/metrics", trust_env=False).status_code == 200
-        for path in ("/api/runs/nope", "/api/runs/..%2f..%2fetc", "/api/runs/../../etc/passwd", "/assets/serve.py", "/login", "/runs/r/x"):
+        for path in (
+            "/api/runs/nope",
+            "/api/runs/..%2f..%2fetc",
+            "/api/runs/../../etc/passwd",
+            "/assets/serve.py",
+            "/login",
+            "/runs/r/x",
+        ):
             assert get(at, path).status_code == 404
         # a page of somebody else's whose name has been pointed at this machine
         for host in ("evil.example", "evil.example:8090", "127.0.0.1.evil.example", ""):
@@ -64,7 +80,9 @@ def test_on_this_machine_nothing_is_needed_and_nothing_can_be_changed(runs: Path
         assert get(at, host="evil.example").status_code == 421
 
 
-def test_elsewhere_a_token_is_demanded_and_never_in_an_address(runs: Path, token_file: Path) -> None:
+def test_elsewhere_a_token_is_demanded_and_never_in_an_address(
+    runs: Path, token_file: Path
+) -> None:
     with monitor(runs, "--token-file", str(token_file), host="0.0.0.0") as (at, process):
         for path in PATHS:
             assert get(at, path).status_code == 401
@@ -102,7 +120,9 @@ def test_a_proxys_word_counts_from_its_own_address_alone(runs: Path) -> None:
         # the same header from an address that is not listed
         port = int(at.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port), source_address=("127.0.0.2", 0)) as s:
-            s.sendall(b"GET /api/runs HTTP/1.1\r\nHost: localhost\r\nX-Remote-User: anna\r\nX-Forwarded-For: 127.0.0.1\r\n\r\n")
+            s.sendall(
+                b"GET /api/runs HTTP/1.1\r\nHost: localhost\r\nX-Remote-User: anna\r\nX-Forwarded-For: 127.0.0.1\r\n\r\n"
+            )
             assert b" 401 " in s.recv(100)
 
 
@@ -112,11 +132,18 @@ def test_a_unix_socket_is_its_owners(runs: Path, tmp_path: Path) -> None:
         assert stat.S_IMODE(at.stat().st_mode) == 0o600
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(at))) as client:
             assert client.get("http://room/api/runs").status_code == 200
-    with monitor(runs, "--socket", str(tmp_path / "proxied.sock"), "--user-header", "X-Remote-User"):
+    with monitor(
+        runs, "--socket", str(tmp_path / "proxied.sock"), "--user-header", "X-Remote-User"
+    ):
         assert stat.S_IMODE((tmp_path / "proxied.sock").stat().st_mode) == 0o660
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(tmp_path / "proxied.sock"))) as client:
+        with httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(tmp_path / "proxied.sock"))
+        ) as client:
             assert client.get("http://room/api/runs").status_code == 401
-            assert client.get("http://room/api/runs", headers={"X-Remote-User": "anna"}).status_code == 200
+            assert (
+                client.get("http://room/api/runs", headers={"X-Remote-User": "anna"}).status_code
+                == 200
+            )
 
 
 @pytest.mark.parametrize(
@@ -132,14 +159,18 @@ def test_a_unix_socket_is_its_owners(runs: Path, tmp_path: Path) -> None:
         (["--socket", "/tmp/x", "--host", "0.0.0.0"], "exclude each other"),
     ],
 )
-def test_it_does_not_start_where_anybody_could_look(words: list[str], said: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_does_not_start_where_anybody_could_look(
+    words: list[str], said: str, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["monitor", "--out", str(runs), *words]) == 2
     told = capsys.readouterr().err
     assert "[C01]" in told
     assert said in told
 
 
-def test_a_token_must_be_one_and_be_secret(token_file: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_token_must_be_one_and_be_secret(
+    token_file: Path, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def refused() -> str:
         assert main(["monitor", "--out", str(runs), "--token-file", str(token_file)]) == 2
         return capsys.readouterr().err
@@ -153,12 +184,23 @@ def test_a_token_must_be_one_and_be_secret(token_file: Path, runs: Path, capsys:
     assert "[C04]" in refused()
 
 
-def test_what_is_in_the_way_is_said(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_in_the_way_is_said(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["monitor", "--out", str(tmp_path / "nothing")]) == 6
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        words = [".venv/bin/python", "-m", "server", "monitor", "--out", str(runs), "--port", str(taken.getsockname()[1])]
+        words = [
+            ".venv/bin/python",
+            "-m",
+            "server",
+            "monitor",
+            "--out",
+            str(runs),
+            "--port",
+            str(taken.getsockname()[1]),
+        ]
         done = subprocess.run(words, capture_output=True, text=True, timeout=30)
     assert done.returncode == 6
     assert "cannot listen at" in done.stderr
@@ -181,7 +223,10 @@ def test_sessions_end_and_are_not_endless_in_number() -> None:
 
 def test_the_log_has_no_token(runs: Path, token_file: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    with monitor(runs, "--token-file", str(token_file), "--log", str(log), host="0.0.0.0") as (at, _):
+    with monitor(runs, "--token-file", str(token_file), "--log", str(log), host="0.0.0.0") as (
+        at,
+        _,
+    ):
         status(f"{at}/api/runs?token={TOKEN}")
         status(f"{at}/api/runs", headers={"authorization": "Bearer wrong"})
     text = log.read_text()

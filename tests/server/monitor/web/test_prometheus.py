@@ -1,4 +1,5 @@
-"""The metrics: what Prometheus reads, what the documentation lists, what a view holds are the same."""
+"""The metrics: what Prometheus reads, what the documentation lists, what a view holds are the
+same."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ def read(tmp_path: Path) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]
     return {(s.name, tuple(sorted(s.labels.items()))): s.value for f in families for s in f.samples}
 
 
-def test_prometheus_reads_what_a_view_holds(read: dict[tuple[str, tuple[tuple[str, str], ...]], float]) -> None:
+def test_prometheus_reads_what_a_view_holds(
+    read: dict[tuple[str, tuple[tuple[str, str], ...]], float],
+) -> None:
     def of(name: str, **labels: str) -> float:
         return read[name, tuple(sorted(labels.items()))]
 
@@ -44,12 +47,23 @@ def test_prometheus_reads_what_a_view_holds(read: dict[tuple[str, tuple[tuple[st
     assert of("fedmets_site_contributions_total", run="done", site=HOSTILE) == 5
     assert of("fedmets_site_refusals_total", run="other", site="South", code="P01") == 1
     assert of("fedmets_site_epsilon", run="other", site="South") == 0.25
-    assert of("fedmets_evaluation", run="done", model="mlp", evaluation="within_site", metric="auc") == 0.81
+    assert (
+        of("fedmets_evaluation", run="done", model="mlp", evaluation="within_site", metric="auc")
+        == 0.81
+    )
     assert of("fedmets_learner_metric", run="done", learner="mlp", metric="loss", site="") > 0
     assert of("fedmets_run_ledger_lines", run="done", verified="yes") == 7
-    assert not [k for k in read if k[0] == "fedmets_site_cases" and ("run", "other") in k[1]], "what is withheld is not there"
+    assert not [k for k in read if k[0] == "fedmets_site_cases" and ("run", "other") in k[1]], (
+        "what is withheld is not there"
+    )
 
 
 def test_the_documentation_lists_them_all() -> None:
-    rows = dict(re.findall(r"^\| `(fedmets_\w+)` \| (.+) \|$", (ROOT / "docs/monitoring.md").read_text(), re.MULTILINE))
+    rows = dict(
+        re.findall(
+            r"^\| `(fedmets_\w+)` \| (.+) \|$",
+            (ROOT / "docs/monitoring.md").read_text(),
+            re.MULTILINE,
+        )
+    )
     assert rows == dict(NAMES)

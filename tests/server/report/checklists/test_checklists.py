@@ -1,4 +1,5 @@
-"""TRIPOD+AI and CLAIM: every item once, MISSING where nothing answers it, and no statement for an item that is none."""
+"""TRIPOD+AI and CLAIM: every item once, MISSING where nothing answers it, and no statement for an
+item that is none."""
 
 import re
 
@@ -13,7 +14,8 @@ from tests.server.report.page.test_page import read, text_of
 LISTS = {"tripod": tripod.ITEMS, "claim": claim.ITEMS}
 IMAGES = {
     "sites": [{"name": "Alster", "expert_outlines": 3, "scanners": {"GE": 5}}],
-    "roi_source": [{"model": "image", "roi_source": "expert", "n": 40, "events": 20, "estimable": False}],
+    "roi_source": [{"model": "image", "roi_source": "expert", "n": 40, "events": 20,
+    "estimable": False}],
     "adds": [], "fusion": None, "explanation": None, "pictures": [],
 }  # fmt: skip
 
@@ -31,7 +33,13 @@ def test_every_item_stands_on_the_page_once(name):
     found = read(page.render(make() | {"images": IMAGES}))
     title = {"tripod": "TRIPOD+AI", "claim": "CLAIM"}[name]
     (table,) = [e for e in found if e["tag"] == "table" and e["text"].strip().startswith(title)]
-    heads = [c["text"].strip() for part in table["children"] if part["tag"] == "tbody" for r in part["children"] for c in r["children"][:1]]
+    heads = [
+        c["text"].strip()
+        for part in table["children"]
+        if part["tag"] == "tbody"
+        for r in part["children"]
+        for c in r["children"][:1]
+    ]
     assert heads == [i.number for i in LISTS[name]]
 
 
@@ -41,8 +49,10 @@ def test_claim_is_there_only_with_images():
 
 @pytest.mark.parametrize(
     ("number", "key"),
-    [("1", "question"), ("5a", "sites"), ("6b", "flow"), ("9b", "features"), ("12a", "configuration"), ("12d", "between_sites"),
-     ("12e", "results"), ("14", "subgroups"), ("18f", "fedmets"), ("20c", "site_probe"), ("22", "state_hash"), ("26", "alarms")],
+    [("1", "question"), ("5a", "sites"), ("6b", "flow"), ("9b", "features"), ("12a",
+    "configuration"), ("12d", "between_sites"),
+     ("12e", "results"), ("14", "subgroups"), ("18f", "fedmets"), ("20c", "site_probe"), ("22",
+     "state_hash"), ("26", "alarms")],
 )  # fmt: skip
 def test_an_item_whose_key_is_gone_is_missing(number, key):
     def line(report):
@@ -72,7 +82,10 @@ def test_statements_are_read_and_checked(tmp_path):
     path = tmp_path / "s.toml"
     assert statements.read("") == {}
     path.write_text('[tripod]\n17 = "Approved."\n18a = "Funded."\n[claim]\n44 = "Funded."\n')
-    assert statements.read(str(path)) == {"tripod": {"17": "Approved.", "18a": "Funded."}, "claim": {"44": "Funded."}}
+    assert statements.read(str(path)) == {
+        "tripod": {"17": "Approved.", "18a": "Funded."},
+        "claim": {"44": "Funded."},
+    }
     path.write_text('[tripod]\n99 = "x"\n17 = ""\n[strobe]\n1 = "y"\n')
     with pytest.raises(UsageError) as caught:
         statements.read(str(path))

@@ -14,7 +14,7 @@ from server.report.page import page
 from server.report.page.comparison_tables import headline, sites, table
 from tests.server.report.made_report import RESEARCH, make
 
-# ---- what every page must be -------------------------------------------------------------------------------------------------------
+# ---- what every page must be ---------------------------------------------------------------------
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 
@@ -27,7 +27,13 @@ class Reader(HTMLParser):
         self.stack, self.found, self.faults = [], [], []
 
     def handle_starttag(self, tag, attrs):
-        element = {"tag": tag, "attrs": dict(attrs), "text": "", "inside": [e["tag"] for e in self.stack], "children": []}
+        element = {
+            "tag": tag,
+            "attrs": dict(attrs),
+            "text": "",
+            "inside": [e["tag"] for e in self.stack],
+            "children": [],
+        }
         if self.stack:
             self.stack[-1]["children"].append(element)
         self.found.append(element)
@@ -41,7 +47,9 @@ class Reader(HTMLParser):
 
     def handle_endtag(self, tag):
         if not self.stack or self.stack[-1]["tag"] != tag:
-            self.faults.append(f"</{tag}> closes {self.stack[-1]['tag'] if self.stack else 'nothing'}")
+            self.faults.append(
+                f"</{tag}> closes {self.stack[-1]['tag'] if self.stack else 'nothing'}"
+            )
         else:
             self.stack.pop()
         if tag in ("td", "th"):
@@ -62,7 +70,8 @@ def read(html):
 
 
 def sound(html):
-    """Well nested, self-contained, without script, and usable by keyboard and screen reader; returns its elements."""
+    """Well nested, self-contained, without script, and usable by keyboard and screen reader;
+    returns its elements."""
     found = read(html)
     ids = [e["attrs"]["id"] for e in found if "id" in e["attrs"]]
     assert len(ids) == len(set(ids)), sorted(i for i in ids if ids.count(i) > 1)
@@ -82,7 +91,12 @@ def sound(html):
                 assert set(value.split()) <= set(ids), value
         if tag == "table":
             assert "caption" in [c["tag"] for c in e["children"]], e["text"][:80]
-            rows = [r for part in e["children"] for r in part["children"] if part["tag"] in ("thead", "tbody")]
+            rows = [
+                r
+                for part in e["children"]
+                for r in part["children"]
+                if part["tag"] in ("thead", "tbody")
+            ]
             widths = {sum(int(c["attrs"].get("colspan", 1)) for c in r["children"]) for r in rows}
             assert len(widths) <= 1, (e["text"][:80], widths)
         if tag == "th":
@@ -98,12 +112,20 @@ def sound(html):
     assert levels.count(1) == 1
     assert levels[0] == 1
     assert all(b <= a + 1 for a, b in pairwise(levels)), levels
-    assert html.count("http:") == html.count("https:") == html.count("@import") == html.count("url(#") - html.count('clip-path="url(#') == 0
+    assert (
+        html.count("http:")
+        == html.count("https:")
+        == html.count("@import")
+        == html.count("url(#") - html.count('clip-path="url(#')
+        == 0
+    )
     assert 'lang="en"' in html
     assert "viewport" in html
     text = "".join(e["text"] for e in found if e["tag"] == "body")
     for word in ("None", "nan", "undefined", "inf "):
-        assert not any(t == word.strip() for t in text.replace("(", " ").replace(")", " ").split()), word
+        assert not any(
+            t == word.strip() for t in text.replace("(", " ").replace(")", " ").split()
+        ), word
     return found
 
 
@@ -120,7 +142,11 @@ CASES = {
     "four classes": make(classes=("nsclc", "breast", "melanoma", "other")),
     "no survival": make(survival=False),
     "forty sites": make(site_names=tuple(f"Hospital {k}" for k in range(40)), estimable=33),
-    "long names": make(site_names=tuple(f"{k} Universitaetsklinikum{'x' * 70} of the Very Long Name {k}" for k in range(4))),
+    "long names": make(
+        site_names=tuple(
+            f"{k} Universitaetsklinikum{'x' * 70} of the Very Long Name {k}" for k in range(4)
+        )
+    ),
     "empty": {},
 }
 
@@ -141,7 +167,12 @@ def test_markup_in_any_string_is_text():
             return {(evil + k if named else k): poison(v, k) for k, v in value.items()}
         if isinstance(value, list):
             return [poison(v, key) for v in value]
-        return value if not isinstance(value, str) or key in ("arm", "evaluation", "metric", "model", "a", "b") else value + evil
+        return (
+            value
+            if not isinstance(value, str)
+            or key in ("arm", "evaluation", "metric", "model", "a", "b")
+            else value + evil
+        )
 
     report = make(site_names=("S" + evil, "T"))
     html = page.render({**poison(report), "results": report["results"]})
@@ -153,11 +184,22 @@ def test_markup_in_any_string_is_text():
 
 def _paths(value, at=()):
     yield at
-    for k, v in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+    for k, v in (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    ):
         yield from _paths(v, (*at, k))
 
 
-SMALL = make(site_names=("Alster", "Birkdale"), estimable=1, models=("clinical", "logistic"), evaluations=("within_site",))
+SMALL = make(
+    site_names=("Alster", "Birkdale"),
+    estimable=1,
+    models=("clinical", "logistic"),
+    evaluations=("within_site",),
+)
 PATHS = [p for p in _paths(SMALL) if p]
 
 
@@ -171,7 +213,13 @@ def _with_holes(holes):
     for path, remove in holes:
         at = report
         for k in path[:-1]:
-            at = at.get(k) if isinstance(at, dict) else at[k] if isinstance(at, list) and k < len(at) else None
+            at = (
+                at.get(k)
+                if isinstance(at, dict)
+                else at[k]
+                if isinstance(at, list) and k < len(at)
+                else None
+            )
         if isinstance(at, dict) and remove:
             at.pop(path[-1], None)
         elif isinstance(at, dict) or (isinstance(at, list) and path[-1] < len(at)):
@@ -191,16 +239,25 @@ def test_many_values_may_be_none_or_missing(holes):
     sound(page.render(_with_holes(holes)))
 
 
-# ---- page 1 ----------------------------------------------------------------------------------------------------------------------
+# ---- page 1 --------------------------------------------------------------------------------------
 
 
 def test_page_one_says_what_must_be_said():
-    report = make() | {"synthetic": True, "virtual": "The sites are virtual.", "permuted_labels": 0, "alarms": ["E11: suspect leakage"]}
+    report = make() | {
+        "synthetic": True,
+        "virtual": "The sites are virtual.",
+        "permuted_labels": 0,
+        "alarms": ["E11: suspect leakage"],
+    }
     text = text_of(page.render(report)).split("2 Patients: who was read")[0]
     n, events = sum(s["n"] for s in report["sites"]), sum(s["events"] for s in report["sites"])
     for sentence in (
-        RESEARCH, "A method benchmark, not a decision aid.", "were generated", "The sites are virtual.", "shuffled within sites (seed 0)",
-        "E11: suspect leakage", "L03 (a single feature", "stage_x", "staged before <M>", f"{n} with a known label, {events} events",
+        RESEARCH, "A method benchmark, not a decision aid.", "were generated", "The sites are "
+                                                                               "virtual.",
+                                                                               "shuffled within "
+                                                                               "sites (seed 0)",
+        "E11: suspect leakage", "L03 (a single feature", "stage_x", "staged before <M>",
+        f"{n} with a known label, {events} events",
         "What it must not be used for", "Accuracy says next to nothing here",
     ):  # fmt: skip
         assert sentence in text, sentence
@@ -226,20 +283,44 @@ def test_the_headline_is_the_federated_auc_with_its_interval_beside_local_and_po
 
 
 def test_a_limit_that_excludes_zero_is_not_written_as_zero():
-    row = {"a": "x", "b": "y", "difference": -0.0038, "low": -0.0085, "high": -0.0002, "n": 9, "events": 3, "sites": 1, "estimable": True}
+    row = {
+        "a": "x",
+        "b": "y",
+        "difference": -0.0038,
+        "low": -0.0085,
+        "high": -0.0002,
+        "n": 9,
+        "events": 3,
+        "sites": 1,
+        "estimable": True,
+    }
     assert wording.difference(row).figure == "-0.0038 (-0.0085 to -0.0002)"
     assert wording.difference(row).same == "same 9 patients (3 events) of 1 site"
     assert wording.difference(row).verdict.endswith("y higher")
     assert wording.difference({**row, "low": None}).verdict.startswith("no interval")
-    assert wording.difference({**row, "estimable": False}) == ("not estimable", "same 9 patients (3 events) of 1 site", "not estimable")
-    assert wording.difference({**row, "difference": -1e-9, "high": 0.0002}).figure == "0.000 (-0.009 to 0.000)"
+    assert wording.difference({**row, "estimable": False}) == (
+        "not estimable",
+        "same 9 patients (3 events) of 1 site",
+        "not estimable",
+    )
+    assert (
+        wording.difference({**row, "difference": -1e-9, "high": 0.0002}).figure
+        == "0.000 (-0.009 to 0.000)"
+    )
 
 
-# ---- tables ----------------------------------------------------------------------------------------------------------------------
+# ---- tables --------------------------------------------------------------------------------------
 
 
 def _row(value, n=100, **more):
-    figures_ = {"value": value, "low": value, "high": value, "n": n, "events": 20, "estimable": value is not None}
+    figures_ = {
+        "value": value,
+        "low": value,
+        "high": value,
+        "n": n,
+        "events": 20,
+        "estimable": value is not None,
+    }
     return {"model": "m", "evaluation": "within_site", "site": "all", **figures_, **more}
 
 
@@ -260,19 +341,33 @@ def _row(value, n=100, **more):
     ],
 )
 def test_the_best_is_marked_among_estimable_rows_only(metric, values, best):
-    report = {"results": [_row(v, arm=a, metric=metric) for a, v in zip(("federated", "local", "pooled"), values, strict=True)]}
+    report = {
+        "results": [
+            _row(v, arm=a, metric=metric)
+            for a, v in zip(("federated", "local", "pooled"), values, strict=True)
+        ]
+    }
     out = table(Index(report), "within_site")
     column = [m.name for m in out["metrics"]].index(metric)
     cells = [r["cells"][column] for r in out["rows"]]
     assert tuple(int(c["best"]) for c in cells) == best
-    assert [c["missing"] for c in cells] == ["not estimable" if v is None and metric != "no_information_rate" else "" for v in values]
+    assert [c["missing"] for c in cells] == [
+        "not estimable" if v is None and metric != "no_information_rate" else "" for v in values
+    ]
 
 
 def test_rows_on_fewer_patients_are_not_compared():
     report = {
-        "results": [_row(v, n, arm=a, metric="auc") for a, v, n in (("federated", 0.8, 100), ("local", 0.9, 50), ("pooled", 0.7, 100))]
+        "results": [
+            _row(v, n, arm=a, metric="auc")
+            for a, v, n in (("federated", 0.8, 100), ("local", 0.9, 50), ("pooled", 0.7, 100))
+        ]
     }
-    assert [r["cells"][0]["best"] for r in table(Index(report), "within_site")["rows"]] == [True, False, False]
+    assert [r["cells"][0]["best"] for r in table(Index(report), "within_site")["rows"]] == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_accuracy_stands_beside_the_no_information_rate():
@@ -288,27 +383,46 @@ def test_sites_keep_their_order_and_say_why_they_have_no_figure():
     assert out["rows"][2]["n"] == "22"
     assert "fewer than 3 estimable sites: no summary across sites" in out["said"][0]
     assert "Zeta, 0.710" in out["said"][0]
-    assert "prediction interval for a new, similar site 0.550 to 0.940" in sites(make(), Index(make()), "within_site")["said"][0]
+    assert (
+        "prediction interval for a new, similar site 0.550 to 0.940"
+        in sites(make(), Index(make()), "within_site")["said"][0]
+    )
 
 
 def test_how_it_was_evaluated_is_told():
     text = text_of(page.render(make())).split("11 How it was evaluated Splits")[-1]
     for sentence in (
-        "P01 (2 times): a sum covers fewer patients than the site's minimum", "refused (1 time): the site's guard refused",
-        "OUTSIDE the bound", "the sites can be told apart", "no better than chance", "Carcinoembryonic antigen 0.880 below the limit",
-        "t 0.970 above the limit", "Logistic regression for 40 predictions, Gradient boosting (trees) for 1 prediction",
-        "image models and fusion: not run", "ab" * 32, "cd" * 32, "5.45 MB", "995 bytes", "All positive", "not estimable",
+        "P01 (2 times): a sum covers fewer patients than the site's minimum", "refused (1 time): "
+                                                                              "the site's guard "
+                                                                              "refused",
+        "OUTSIDE the bound", "the sites can be told apart", "no better than chance",
+        "Carcinoembryonic antigen 0.880 below the limit",
+        "t 0.970 above the limit", "Logistic regression for 40 predictions, Gradient boosting "
+                                   "(trees) for 1 prediction",
+        "image models and fusion: not run", "ab" * 32, "cd" * 32, "5.45 MB", "995 bytes",
+        "All positive", "not estimable",
     ):  # fmt: skip
         assert sentence in text, sentence
 
 
-# ---- figures ---------------------------------------------------------------------------------------------------------------------
+# ---- figures -------------------------------------------------------------------------------------
 
 
 def test_what_an_attack_finds_stands_beside_what_privacy_costs():
     report = make()
-    text = text_of(page.render(report)).split("What privacy costs")[-1].split("11 How it was evaluated")[0]
-    for word in ("What an attack finds", "0.531 (0.512 to 0.553)", "0.021 (0.008 to 0.043)", "2.97", "calibrated", "not estimable"):
+    text = (
+        text_of(page.render(report))
+        .split("What privacy costs")[-1]
+        .split("11 How it was evaluated")[0]
+    )
+    for word in (
+        "What an attack finds",
+        "0.531 (0.512 to 0.553)",
+        "0.021 (0.008 to 0.043)",
+        "2.97",
+        "calibrated",
+        "not estimable",
+    ):
         assert word in text, word
     assert "Logistic regression: at least 0.87 of 2.98 (20000 releases)" in text
     alone = text_of(page.render({**report, "utility": [], "privacy": []}))
@@ -319,9 +433,17 @@ def test_what_an_attack_finds_stands_beside_what_privacy_costs():
 
 
 def test_without_any_privacy_it_is_said_what_was_not_protected():
-    report = make() | {"setting": "simulation", "utility": [], "privacy": [], "audit": [], "canary": []}
+    report = make() | {
+        "setting": "simulation",
+        "utility": [],
+        "privacy": [],
+        "audit": [],
+        "canary": [],
+    }
     settings_ = report["configuration"]
-    text = text_of(page.render(report | {"configuration": settings_ | {"secure": False, "noise": 0.0}}))
+    text = text_of(
+        page.render(report | {"configuration": settings_ | {"secure": False, "noise": 0.0}})
+    )
     for sentence in (
         "not masked",
         "no noise was added",
@@ -330,7 +452,9 @@ def test_without_any_privacy_it_is_said_what_was_not_protected():
         "one machine",
     ):
         assert sentence in text, sentence
-    text = text_of(page.render(report | {"configuration": settings_ | {"secure": True, "noise": 2.0}}))
+    text = text_of(
+        page.render(report | {"configuration": settings_ | {"secure": True, "noise": 2.0}})
+    )
     assert "masked their sums" in text
     assert "added noise" in text
     assert "is not recorded" in text_of(page.render({**report, "configuration": None}))
@@ -338,7 +462,12 @@ def test_without_any_privacy_it_is_said_what_was_not_protected():
 
 def test_the_four_curves_say_in_words_what_they_draw():
     drawn = figures.curves(make(), "within_site")
-    assert [f.title.split()[0] for f in drawn] == ["Receiver", "Precision", "Calibration", "Decision"]
+    assert [f.title.split()[0] for f in drawn] == [
+        "Receiver",
+        "Precision",
+        "Calibration",
+        "Decision",
+    ]
     assert "federated 50\u00a0%, local 50\u00a0%, pooled 50\u00a0%" in drawn[0].text
     assert all(arm in f.svg for f in drawn for arm in ("federated", "local", "pooled"))
     assert all(f.text.replace("'", "&#39;") in str(f.svg) for f in drawn)
@@ -346,7 +475,9 @@ def test_the_four_curves_say_in_words_what_they_draw():
 
 
 def test_the_forest_leaves_out_what_is_not_estimable():
-    (figure,) = figures.sites(make(site_names=("Yes", "Also", "Third", "Never"), estimable=3), "within_site")
+    (figure,) = figures.sites(
+        make(site_names=("Yes", "Also", "Third", "Never"), estimable=3), "within_site"
+    )
     assert "Yes" in figure.svg
     assert "Never" not in figure.svg
     assert "Mean over sites" in figure.svg
@@ -354,7 +485,9 @@ def test_the_forest_leaves_out_what_is_not_estimable():
 
 
 def test_many_sites_are_drawn_in_several_plots():
-    found = figures.sites(make(site_names=tuple(f"Site {k}" for k in range(40)), estimable=40), "within_site")
+    found = figures.sites(
+        make(site_names=tuple(f"Site {k}" for k in range(40)), estimable=40), "within_site"
+    )
     assert len(found) == 3
     assert "part 3 of 3" in found[-1].title
     assert "Mean over sites" in found[-1].svg
@@ -364,7 +497,12 @@ def test_numbers_at_risk_are_those_at_the_start_of_the_interval():
     out = figures.survival(make())
     assert out.times == ["0", "500", "1000", "1500"]
     # 500 days: 16 intervals of 30 days are over
-    assert dict(out.at_risk)["M0"] == ["200", str(200 - 3 * 16), str(200 - 3 * 33), str(200 - 3 * 50)]
+    assert dict(out.at_risk)["M0"] == [
+        "200",
+        str(200 - 3 * 16),
+        str(200 - 3 * 33),
+        str(200 - 3 * 50),
+    ]
 
 
 @given(st.floats(-1e3, 1e3), st.floats(1e-3, 1e3))
@@ -391,7 +529,13 @@ def test_thinning_keeps_the_ends_and_never_leaves_the_line(path):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "not estimable"), (float("nan"), "not estimable"), (True, "not estimable"), (-0.0001, "0.000"), (0.5, "0.500")],
+    [
+        (None, "not estimable"),
+        (float("nan"), "not estimable"),
+        (True, "not estimable"),
+        (-0.0001, "0.000"),
+        (0.5, "0.500"),
+    ],
 )
 def test_a_number_is_written_or_said_not_to_be_estimable(value, text):
     assert wording.number(value) == text

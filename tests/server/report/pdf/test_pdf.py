@@ -1,4 +1,5 @@
-"""report.pdf: the same content as the page, readable whatever a report holds, and the same bytes each time."""
+"""report.pdf: the same content as the page, readable whatever a report holds, and the same bytes
+each time."""
 
 import base64
 import copy
@@ -23,8 +24,10 @@ from tests.server.report.page.test_page import PATHS, _with_holes, read, sound, 
 
 TYPST = '#panic("x") [a] $x$ *b* _c_ `d` @ref <lab> \\u{41} // c /* d */ ~ -- #{"'
 NAMES = (
-    "<b>Markup</b> & 'quotes'", "\u05de\u05e8\u05db\u05d6 \u05e8\u05e4\u05d5\u05d0\u05d9 2024", "\u0645\u0633\u062a\u0634\u0641\u0649",
-    "\U0001f3e5 Klinik Gr\u00f6\u00dfe \u00b5\u2265\u03a9 \u6771\u4eac", "x" * 300, "Universitaetsklinikum " * 40, "A\tB\nC\x00D", "\ud800",
+    "<b>Markup</b> & 'quotes'", "\u05de\u05e8\u05db\u05d6 \u05e8\u05e4\u05d5\u05d0\u05d9 2024",
+    "\u0645\u0633\u062a\u0634\u0641\u0649",
+    "\U0001f3e5 Klinik Gr\u00f6\u00dfe \u00b5\u2265\u03a9 \u6771\u4eac", "x" * 300,
+    "Universitaetsklinikum " * 40, "A\tB\nC\x00D", "\ud800",
     TYPST, "\u202eevil\u202c", "a\u0301\u0300" * 30, "\u0628\u0650\u0633\u0652",
 )  # fmt: skip
 
@@ -65,7 +68,9 @@ def test_it_says_what_the_page_says():
     titles = [o.title for o in reader.outline if not isinstance(o, list)]
     assert len(titles) == len(page.SECTIONS) - 1
     assert titles[0].startswith("1 Headline")
-    foot = rf"colorectal_metastasis,postresectionrun(ab)*·researchuseonly·page\d+of{len(reader.pages)}"
+    foot = (
+        rf"colorectal_metastasis,postresectionrun(ab)*·researchuseonly·page\d+of{len(reader.pages)}"
+    )
     letters = re.sub(foot, "", text.replace(" ", ""))
     html = page.render(report)
     for string in strings(Page(html).body):
@@ -77,7 +82,12 @@ def test_it_says_what_the_page_says():
 
 def test_the_front_page_is_the_first():
     text = " ".join(made(make()).pages[0].extract_text().split())
-    for said in ("Has the cancer spread?", "Research use only", "no difference shown", "What it must not be used for"):
+    for said in (
+        "Has the cancer spread?",
+        "Research use only",
+        "no difference shown",
+        "What it must not be used for",
+    ):
         assert said in text
     assert "2 Patients" not in text
 
@@ -107,17 +117,39 @@ def test_it_is_tagged():
     html, reader = page.render(report), made(report)
     assert reader.trailer["/Root"]["/MarkInfo"]["/Marked"]
     assert reader.pdf_header == "%PDF-1.7"
-    assert "<pdfuaid:part>1</pdfuaid:part>" in reader.trailer["/Root"]["/Metadata"].get_data().decode()
+    assert (
+        "<pdfuaid:part>1</pdfuaid:part>" in reader.trailer["/Root"]["/Metadata"].get_data().decode()
+    )
     roles = Counter(element["/S"] for element, _ in structure(reader))
-    wanted = {"/Document", "/H1", "/H2", "/H3", "/P", "/L", "/LI", "/Lbl", "/Table", "/TR", "/TH", "/TD", "/Figure", "/Caption", "/Link"}
+    wanted = {
+        "/Document",
+        "/H1",
+        "/H2",
+        "/H3",
+        "/P",
+        "/L",
+        "/LI",
+        "/Lbl",
+        "/Table",
+        "/TR",
+        "/TH",
+        "/TD",
+        "/Figure",
+        "/Caption",
+        "/Link",
+    }
     assert wanted <= set(roles)
     assert roles["/H1"] == 1
-    alternatives = [element["/Alt"] for element, _ in structure(reader) if element["/S"] == "/Figure"]
+    alternatives = [
+        element["/Alt"] for element, _ in structure(reader) if element["/S"] == "/Figure"
+    ]
     assert sorted(alternatives) == sorted(e["text"] for e in read(html) if e["tag"] == "desc")
     assert any("patients read" in a for a in alternatives)
     heads = Counter(e["attrs"]["scope"] for e in read(html) if e["tag"] == "th")
     rows = [cells for element, cells in structure(reader) if element["/S"] == "/TR"]
-    assert [scopes(cells) for cells in rows if cells[-1]["/S"] == "/TD"] == [["/Row"]] * heads["row"]
+    assert [scopes(cells) for cells in rows if cells[-1]["/S"] == "/TD"] == [["/Row"]] * heads[
+        "row"
+    ]
     in_heads = [scope for cells in rows if cells[-1]["/S"] == "/TH" for scope in scopes(cells)]
     assert in_heads == ["/Column"] * (heads["col"] + heads["rowgroup"])
 
@@ -128,9 +160,25 @@ CASES = {
     "hostile names": make(site_names=NAMES, estimable=6),
     "four classes": make(classes=("nsclc", "breast", "melanoma", "other")),
     "empty": {},
-    "long": {**make(), "question": "Why? " * 800, "alarms": ["alarm " * 400] * 30, "configuration": {"k" * 400: "v" * 9000}},
-    "broken picture": {**make(), "synthetic": True, "images": {"pictures": [{"site": "A", "patient": "1", "said": "x", "png": "AAAA"}]}},
-    "deployment": {**make(), "setting": "deployment", "subgroups": None, "curves": None, "flow": None, "images": None},
+    "long": {
+        **make(),
+        "question": "Why? " * 800,
+        "alarms": ["alarm " * 400] * 30,
+        "configuration": {"k" * 400: "v" * 9000},
+    },
+    "broken picture": {
+        **make(),
+        "synthetic": True,
+        "images": {"pictures": [{"site": "A", "patient": "1", "said": "x", "png": "AAAA"}]},
+    },
+    "deployment": {
+        **make(),
+        "setting": "deployment",
+        "subgroups": None,
+        "curves": None,
+        "flow": None,
+        "images": None,
+    },
 }
 
 
@@ -180,7 +228,12 @@ def test_any_text_is_set_and_none_of_it_left_out(text):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.text(st.characters(min_codepoint=32, max_codepoint=0x24F, exclude_categories=("Cc", "Cf")), max_size=80))
+@given(
+    st.text(
+        st.characters(min_codepoint=32, max_codepoint=0x24F, exclude_categories=("Cc", "Cf")),
+        max_size=80,
+    )
+)
 @example(TYPST)
 @example("\\" * 20)
 def test_any_latin_text_comes_out_of_the_file_as_itself(text):
@@ -189,9 +242,19 @@ def test_any_latin_text_comes_out_of_the_file_as_itself(text):
 
 
 def test_a_hole_leaves_its_place_saying_so():
-    report = {k: v for k, v in make().items() if k not in ("flow", "sites", "configuration", "participation", "state_hash")}
+    report = {
+        k: v
+        for k, v in make().items()
+        if k not in ("flow", "sites", "configuration", "participation", "state_hash")
+    }
     text = words(made(report))
-    for said in ("is not recorded", "No site is in this report", "The configuration is not recorded", "MISSING", "not recorded"):
+    for said in (
+        "is not recorded",
+        "No site is in this report",
+        "The configuration is not recorded",
+        "MISSING",
+        "not recorded",
+    ):
         assert said in text
         assert said in text_of(page.render(report))
 
@@ -220,7 +283,11 @@ def test_a_deployment_says_what_only_a_simulation_knows():
 
 
 def test_counts_that_sites_keep_are_not_counted_as_none():
-    report = make() | {"setting": "deployment", "flow": None, "totals": {"labelled": 700, "events": 90}}
+    report = make() | {
+        "setting": "deployment",
+        "flow": None,
+        "totals": {"labelled": 700, "events": 90},
+    }
     report["sites"] = [{**s, "patients": None, "n": None, "events": None} for s in report["sites"]]
     text = text_of(page.render(report))
     assert "700 with a known label, 90 events (12.9" in text
@@ -238,7 +305,12 @@ def test_pictures_are_of_generated_patients_only():
     out = io.BytesIO()
     Figure(figsize=(1, 1)).savefig(out, format="png")
     shown = [
-        {"site": "Alster", "patient": "generated patient 1", "said": "region expert", "png": base64.b64encode(out.getvalue()).decode()}
+        {
+            "site": "Alster",
+            "patient": "generated patient 1",
+            "said": "region expert",
+            "png": base64.b64encode(out.getvalue()).decode(),
+        }
     ]
     report = make() | {"images": {"pictures": shown}, "synthetic": True}
     sound(page.render(report))
