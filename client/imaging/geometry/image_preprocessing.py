@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,14 +143,16 @@ def _outlined(
         slices = np.flatnonzero((bits & bit).any(axis=(1, 2)))
         if not len(slices):
             continue
-        share = averaged(
-            bits, box, counts, steps, lambda flat, bit=bit: ((flat & bit) > 0).astype(np.float32)
-        )  # type: ignore[misc]
+        share = averaged(bits, box, counts, steps, partial(_of_region, bit))
         inside = share >= 0.5
         if not inside.any() and share.any():
             inside[np.unravel_index(int(share.argmax()), counts)] = True
         out[inside] |= bit
     return out
+
+
+def _of_region(bit: np.uint8, flat: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return ((flat & bit) > 0).astype(np.float32)
 
 
 def _windowed(array: Floats, window: tuple[float, float], name: str) -> Values:
