@@ -7,6 +7,7 @@ import ast
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from html import escape
 from pathlib import Path
 
@@ -48,6 +49,7 @@ class Room:
     """0: imports no other room of its package."""
 
 
+@cache
 def rooms() -> dict[str, Room]:
     """Every room below the packages' own floors, by path. ValueError where rooms import each other
     in a circle."""

@@ -66,7 +66,9 @@ def text(name: str) -> str:
 
 
 def _describe(schema: dict[str, Any], cls: type) -> None:
-    """Each key with the sentence that stands below it."""
+    """Each key with the sentence that stands below it; wherever that is broken into lines."""
+    if "description" in schema:
+        schema["description"] = " ".join(schema["description"].split())
     for key in reference.keys(cls):
         schema["properties"][key.name]["description"] = " ".join(key.told.split())
 

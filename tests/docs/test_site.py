@@ -24,6 +24,7 @@ from docs import build, reference
 from server.config import run_config
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
 bs4 = pytest.importorskip("bs4", reason="the extra [docs] is not installed")
 
 

@@ -310,7 +310,7 @@ def test_an_encoder_that_starts_from_the_autoencoder_has_one_on_every_fold(tmp_p
 
 def test_the_fusion_hands_the_runs_settings_on() -> None:
     fusion: Any = run_of(Path()).learner("fusion", study())
-    assert json.loads(fusion.learners)["image"] == HYPER["image"]
+    assert fusion.learners["image"] == HYPER["image"]
     assert fusion.clinical == "logistic"
     assert (
         load("evaluation", {"heads": ["fusion"], "learners": fusion.learners}).needs[-1] == "fusion"

@@ -193,6 +193,7 @@ def test_every_report_is_set_and_gives_the_same_bytes(name, tmp_path):
     assert len(PdfReader(io.BytesIO(blobs["report.pdf"])).pages) >= 1
 
 
+@pytest.mark.slow
 def test_two_hundred_sites():
     report = make(site_names=tuple(f"Hospital {k}" for k in range(200)), estimable=150)
     text = words(made(report))
@@ -268,6 +269,7 @@ def test_any_key_may_be_gone(key):
     assert pdf.typeset(html, report).startswith(b"%PDF")
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(PATHS), st.booleans()), min_size=1, max_size=40))
 def test_many_values_may_be_none_or_missing(holes):
