@@ -1,4 +1,4 @@
-"""Flower's ServerApp: opens or resumes a run, drives its jobs, leaves a ledger, the states and the
+"""ServerApp of Flower: opens or resumes a run, drives its jobs, leaves a ledger, the states and the
 model in the run's folder."""
 
 from __future__ import annotations

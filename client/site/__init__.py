@@ -1,1 +1,2 @@
-"""What site IT writes, and the log that stays with it: site file, privacy policy."""
+"""Site settings, written by site IT, and the log that stays with them: site file, privacy
+policy."""

@@ -1,5 +1,5 @@
-"""What a hospital allows: the table `[privacy]` of its site.toml. The station alone enforces it; no
-coordinator can loosen it."""
+"""Privacy policy of a hospital, what it allows: the table `[privacy]` of its site.toml. The station
+alone enforces it; no coordinator can loosen it."""
 
 from __future__ import annotations
 

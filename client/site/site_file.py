@@ -1,4 +1,4 @@
-"""One hospital as it knows itself: `site.toml`, the file that site IT owns."""
+"""Site file, one hospital as it knows itself: `site.toml`, which site IT owns."""
 
 from __future__ import annotations
 

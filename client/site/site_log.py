@@ -1,4 +1,4 @@
-"""The site's log: the one place where an error's text is written; its code alone leaves."""
+"""Site log: the one place where an error's text is written; its code alone leaves."""
 
 from __future__ import annotations
 

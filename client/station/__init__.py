@@ -1,2 +1,2 @@
-"""The station: plans admitted, worked, charged and answered, beside the data and without a
+"""Station of a site: plans admitted, worked, charged and answered, beside the data and without a
 network."""

@@ -1,4 +1,4 @@
-"""What a station has answered: the same question gets the stored Update, another one for the same
+"""Answer store of a station: the same question gets the stored Update, another one for the same
 place is refused.
 
 A question is a plan without its expiry, its place is step, learner and fold of a run. Kept is a

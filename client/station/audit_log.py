@@ -1,5 +1,5 @@
-"""A site's own record of its station: who asked what, when, and what left. A chain of lines, one
-for each message, kept at the site."""
+"""Audit log, a site's own record of its station: who asked what, when, and what left. A chain of
+lines, one for each message, kept at the site."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The cohort that a site has answered from: another one answers only where it differs by nobody, or
-by as many as a sum must cover.
+"""Cohort pin, the cohort that a site has answered from: another one answers only where it differs
+by nobody, or by as many as a sum must cover.
 
 Two sums over cohorts that differ by one patient give that patient away, whatever each of them
 covers.

@@ -1,5 +1,5 @@
-"""What a station must not lose: the answers that it gave, what they cost, and the record of both.
-At a hospital it lies on disk."""
+"""Durable state, what a station must not lose: the answers that it gave, what they cost, and the
+record of both. At a hospital it lies on disk."""
 
 from __future__ import annotations
 

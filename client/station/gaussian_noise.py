@@ -1,4 +1,4 @@
-"""The noise in what leaves a site."""
+"""Gaussian noise in what leaves a site."""
 
 from __future__ import annotations
 

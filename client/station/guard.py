@@ -1,4 +1,4 @@
-"""The two doors of a hospital: what may be asked (`admit`), and what may leave (`release`)."""
+"""Guard of a hospital's two doors: what may be asked (`admit`), and what may leave (`release`)."""
 
 from __future__ import annotations
 

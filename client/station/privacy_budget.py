@@ -1,5 +1,5 @@
-"""What a site may still reveal about its patients: one account for every cohort, study, task, fold
-and run drawn from them.
+"""Privacy budget, what a site may still reveal about its patients: one account for every cohort,
+study, task, fold and run drawn from them.
 
 A line of the chain is written and synced before what it pays for leaves; a crash in between charges
 for nothing, never the other way round. A patient stands in one part of a run's split: what left out

@@ -1,5 +1,5 @@
-"""A station's part in secure aggregation: its key for each run, the one vector that it masks a
-step, the one set of sites it unmasks for.
+"""Secure aggregation at a station: its key for each run, the one vector that it masks a step, the
+one set of sites it unmasks for.
 
 On disk before anything leaves: the run's key, and for its latest steps what was masked and who was
 said to be online. A station that is started again goes on; one that is told of other sites for the

@@ -1,5 +1,5 @@
-"""The courier's end of the socket: carries a packet to the site's station and brings its answer
-back. No torch, no learners."""
+"""Socket client of the courier: carries a packet to the site's station and brings its answer back.
+No torch, no learners."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The station behind its socket: `fedmets client serve --site site.toml --socket
+"""Socket server of the station: `fedmets client serve --site site.toml --socket
 /run/fedmets/station.sock`.
 
 The station holds patient data and has no network: it looks, and refuses to start where there is an

@@ -1,4 +1,4 @@
-"""The site's station, which holds the data: admit a plan, contribute, release an update. It has no
+"""Station of a site, which holds the data: admit a plan, contribute, release an update. It has no
 network of its own.
 
 At a hospital `client.station.socket_server` puts it behind a socket; in simulation the courier

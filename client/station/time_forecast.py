@@ -1,5 +1,5 @@
-"""What the doctor has measured of this site's own work, kept beside the station's state: a
-coordinator waits accordingly."""
+"""Time forecast, which the doctor has measured of this site's own work, kept beside the station's
+state: a coordinator waits accordingly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a station is working on: one plan at a time, each of them once, whoever asks how often.
+"""Work queue of a station: one plan at a time, each of them once, whoever asks how often.
 
 A repeated plan gets the stored answer, or joins the work that is under way. Who asks waits a while,
 and gets the code R09 for what is not done by then; the work goes on.

@@ -1,5 +1,5 @@
-"""One cell of text to one value: strict numbers, units, vocabularies. What cannot be read is told
-apart, never turned into missing."""
+"""Cell parsing, one cell of text to one value: strict numbers, units, vocabularies. What cannot be
+read is told apart, never turned into missing."""
 
 from __future__ import annotations
 

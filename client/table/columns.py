@@ -1,5 +1,5 @@
-"""One column of a table to one value a patient: parse each row, collect what cannot be read, and
-see that a patient's rows agree."""
+"""Column parsing, one column of a table to one value a patient: parse each row, collect what cannot
+be read, and see that a patient's rows agree."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Which source mapping fits a folder, and its tables loaded: where no mapping fits, the one that
-comes nearest says what is wrong."""
+"""Detection of the source mapping that fits a folder, and its tables loaded: where no mapping fits,
+the one that comes nearest says what is wrong."""
 
 from __future__ import annotations
 

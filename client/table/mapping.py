@@ -1,4 +1,4 @@
-"""A source mapping: where the tables of one kind of export hold what a study asks for, section by
+"""Source mapping: where the tables of one kind of export hold what a study asks for, section by
 section as its file has them.
 
 `client.table.mapping_file` reads one from TOML. A section is a `Settings` class; where what it

@@ -1,4 +1,4 @@
-"""A source mapping from TOML, every fault named at once (C02).
+"""Source mapping from TOML, every fault named at once (C02).
 
 `client/table/sources/*.toml` come with fedmets; a study of one's own carries its mapping in
 `Study.source`.

@@ -1,5 +1,5 @@
-"""Delimited text to Arrow columns, every column as text: the fast way, for tables in which nothing
-is in doubt.
+"""CSV, delimited text to Arrow columns, every column as text: the fast way, for tables in which
+nothing is in doubt.
 
 pyarrow.csv swallows what follows an unclosed quotation mark without a word, so a linear look at the
 bytes comes first: every mark opens a field at its start, closes it at its end, or stands doubled

@@ -1,5 +1,5 @@
-"""A table of which nothing is known: its files, how they are laid out, and what each column seems
-to hold. Guesses, for a draft only."""
+"""Profile of a table of which nothing is known: its files, how they are laid out, and what each
+column seems to hold. Guesses, for a draft only."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Tables as they lie on a hospital's disk, read as text: every cell a string, the empty string
-where there is nothing.
+"""Table readers, for files as they lie on a hospital's disk, read as text: every cell a string, the
+empty string where there is nothing.
 
 Nothing is guessed to be missing here: a tissue source site may be called `NA`. What counts as
 missing is declared by a source mapping (guard D01). Text tables go through pyarrow.csv where

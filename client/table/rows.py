@@ -1,5 +1,5 @@
-"""Rows and patients: which row of which file belongs to whom, and who is set aside for which
-reason."""
+"""Record linkage of rows and patients: which row of which file belongs to whom, and who is set
+aside for which reason."""
 
 from __future__ import annotations
 

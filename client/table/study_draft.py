@@ -1,4 +1,4 @@
-"""A study file for a table of one's own, drafted from what the table seems to hold, for the
+"""Draft of a study file for a table of one's own, from what the table seems to hold, for the
 researcher to correct.
 
 Everything in it is a guess. What is an outcome, an identity, free text, a date or the label in

@@ -1,1 +1,1 @@
-"""The contract: Plan, Contribution, Learner, and what each is accounted for."""
+"""Learner contract: Plan, Contribution, Learner, and what each is accounted for."""

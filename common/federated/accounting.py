@@ -1,4 +1,5 @@
-"""What a fit will cost before it is begun, and the noise that an epsilon affords."""
+"""Privacy accounting, what a fit will cost before it is begun, and the noise that an epsilon
+affords."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Something federated: it starts, asks each site for a Contribution, applies the total, says when
-it is done.
+"""Learner, something federated: it starts, asks each site for a Contribution, applies the total,
+says when it is done.
 
 A learner is a frozen dataclass whose fields are its hyperparameters; all that changes lives in the
 arrays that go in and come out (FedJAX's `init` and `apply`). Each learner bounds what one *patient*

@@ -1,4 +1,5 @@
-"""What a hospital can train by itself: the local models that a federation is held against."""
+"""Local baseline, what a hospital can train by itself: the models that a federation is held
+against."""
 
 from __future__ import annotations
 

@@ -1,2 +1,2 @@
-"""One file a learner; each has a module-level `LEARNER`, a frozen dataclass that holds its default
-hyperparameters."""
+"""Learners, one file each; each has a module-level `LEARNER`, a frozen dataclass that holds its
+default hyperparameters."""

@@ -1,4 +1,4 @@
-"""An autoencoder on the crops of all training cases, those of unknown label too: no label is ever
+"""Autoencoder on the crops of all training cases, those of unknown label too: no label is ever
 looked at.
 
 Its code is the fusion's input beside the image network's logits, and its encoder may be where that

@@ -1,5 +1,5 @@
-"""Models side by side on the same patients, where nobody has all the patients: the second exchange,
-after `evaluation`.
+"""Comparison of models on the same patients, where nobody has all the patients: the second
+exchange, after `evaluation`.
 
 Each site scores its patients again, by the federated models that have not seen them, by the final
 ones that have, and by what it can train alone. What leaves are concordant pairs within the site

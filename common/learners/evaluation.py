@@ -1,5 +1,5 @@
-"""Every patient scored once by a model that has not seen them: the sums from which the coordinator
-takes metrics and thresholds.
+"""Out-of-fold evaluation, every patient scored once by a model that has not seen them: the sums
+from which the coordinator takes metrics and thresholds.
 
 Within sites, part p is scored by the model that left part p out. For leave-one-site-out, a site is
 scored by the model that left it out. The threshold for part p, and the choice between heads, come

@@ -1,5 +1,5 @@
-"""What the image adds to the table: stacking on out-of-fold logits (Wolpert 1992), by federated
-Newton.
+"""Late fusion, what the image adds to the table: stacking on out-of-fold logits (Wolpert 1992), by
+federated Newton.
 
 For a case with an image, the log-odds of class k against class 0 are
 

@@ -1,4 +1,4 @@
-"""The fusion as a small perceptron by federated averaging, for a study that doubts the linear one.
+"""Late fusion as a small perceptron by federated averaging, for a study that doubts the linear one.
 
     eta_k = z_clin_k + mlp_k(z_clin, z_img, latent)        (a case without an image: z_clin alone, the clinical prediction)
 

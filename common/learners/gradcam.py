@@ -1,5 +1,5 @@
-"""Does the image network look at the lesion? Energy of Grad-CAM inside the experts' masks, against
-chance, in sums over cases.
+"""Grad-CAM energy inside the experts' masks, against chance, in sums over cases: does the image
+network look at the lesion?
 
 Each case is explained by a network that has not seen it: part p by the model that left part p out.
 Maps are made at the site and dropped there; only sums of shares leave.

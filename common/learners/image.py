@@ -1,5 +1,5 @@
-"""A network on the crops of each patient's image, trained by federated averaging; its logit is the
-mean over the patient's crops.
+"""Image network on the crops of each patient's image, trained by federated averaging; its logit is
+the mean over the patient's crops.
 
 First the classes of the labelled cases with an image are counted; classes weigh by the inverse of
 their federated counts, up to a cap, and what a network trained so says is corrected for the prior

@@ -1,5 +1,5 @@
-"""Which features move the final model, and how far the image does: sums of absolute SHAP values
-over the training cases of all sites.
+"""Feature importance by SHAP, which features move the final model, and how far the image does: sums
+of absolute SHAP values over the training cases of all sites.
 
 Lundberg & Lee 2017 (arXiv 1705.07874); per-patient values never leave a site, only their sum and
 the number of patients.

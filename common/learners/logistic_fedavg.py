@@ -1,5 +1,5 @@
-"""The head of `logistic`, trained by federated averaging instead of Newton sums: what a plain
-FedAvg run would have given."""
+"""Logistic regression, the head of `logistic`, by federated averaging instead of Newton sums: what
+a plain FedAvg run would have given."""
 
 from common.learners.mlp import Perceptron
 from common.networks.training import LocalTraining

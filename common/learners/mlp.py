@@ -1,5 +1,5 @@
-"""A perceptron on the clinical table, trained by federated averaging (McMahan et al. 2017, arXiv
-1602.05629, algorithm 1).
+"""Multilayer perceptron on the clinical table, trained by federated averaging (McMahan et al. 2017,
+arXiv 1602.05629, algorithm 1).
 
 A site sends its parameters times its number of training cases; the coordinator divides the sum by
 all cases. Flower's strategies (FedProx, FedAdam, FedYogi, trimmed mean, Krum ...) take the place of

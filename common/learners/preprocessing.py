@@ -1,5 +1,5 @@
-"""Imputation, scaling and bin edges from federated sums, fitted on training rows only and stored in
-the model.
+"""Preprocessing: imputation, scaling and bin edges from federated sums, fitted on training rows
+only and stored in the model.
 
 Two passes. `coarse`: counts and sums on the model scale, and a histogram on a fixed grid between
 the schema's bounds, split by class (guard L03 reads it). `fine`: squares about the mean that is now

@@ -1,5 +1,5 @@
-"""A compact UNet that outlines the study's regions on the coarse whole volume, learnt from the
-experts' masks by federated averaging.
+"""Segmentation by a compact UNet that outlines the study's regions on the coarse whole volume,
+learnt from the experts' masks by federated averaging.
 
 With it a patient whose image nobody outlined gets a region to crop round. A site counts with its
 training cases that have a mask, whether their label is known or not; a region that the mask does

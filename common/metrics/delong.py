@@ -1,5 +1,5 @@
-"""The variance of AUCs, and of differences between them, from sums that sites can add: DeLong's
-method, stratified by site.
+"""DeLong's variance of AUCs, and of differences between them, from sums that sites can add,
+stratified by site.
 
 A patient's *placement* is the share of the patients of the other class, at the same site, whom the
 score orders rightly (a tie counts half). The AUC is the placements' mean, and its covariance over

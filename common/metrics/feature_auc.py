@@ -1,5 +1,5 @@
-"""How well one feature alone predicts the label, from a histogram by class on the training rows:
-what guard L03 looks at."""
+"""AUC of one feature alone, from a histogram by class on the training rows: what guard L03 looks
+at."""
 
 from __future__ import annotations
 

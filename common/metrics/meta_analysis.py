@@ -1,4 +1,4 @@
-"""What several sites' AUCs say together: a random-effects mean, and where that of a new, similar
+"""Random-effects meta-analysis of the sites' AUCs: their mean, and where that of a new, similar
 site is expected."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An AUC from a score histogram whose counts have noise, and how sure it is of itself.
+"""AUC from a score histogram whose counts have noise, and how sure it is of itself.
 
 Counts with Gaussian noise may be negative; numbers of pairs are taken from them as they are, so
 that noise does not favour one side. The interval comes from a parametric bootstrap: patients are

@@ -1,5 +1,5 @@
-"""Metrics that add: what a site sums over its patients, and the ratios that are taken once from the
-total.
+"""Score histograms, metrics that add: what a site sums over its patients, and the ratios that are
+taken once from the total.
 
 A score histogram counts patients by bin of predicted probability and by truth. Histograms of sites
 add, and AUC, average precision, ROC, sensitivity, decision curve follow from the sum. Scores that

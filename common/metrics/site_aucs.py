@@ -1,5 +1,5 @@
-"""AUC over pairs of patients of the same site, from each site's concordant pairs: its interval,
-differences, and estimability.
+"""Within-site AUC, over pairs of patients of the same site, from each site's concordant pairs: its
+interval, differences, and estimability.
 
 Between hospitals the interval is DeLong's (`common.metrics.delong`); where the patients are at hand
 their resamples give it. There a model may stand for several, each with patients of its own (a site

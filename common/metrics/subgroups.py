@@ -1,4 +1,5 @@
-"""Guard E09: the parts of the patients that are looked at apart, and what a site tells of them.
+"""Subgroups (guard E09): the parts of the patients that are looked at apart, and what a site tells
+of them.
 
 A cell of fewer than 10 patients is not told, and neither is one that the total minus the others
 would tell: groups of one feature are parts of one whole, whose counts are told elsewhere. Between

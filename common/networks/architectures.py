@@ -1,5 +1,5 @@
-"""The networks on images. None has batch normalisation: averaging its buffers over hospitals is an
-error, and DP-SGD forbids it.
+"""Architectures of the networks on images. None has batch normalisation: averaging its buffers over
+hospitals is an error, and DP-SGD forbids it.
 
 All take crops (n, channels + 1, z, y, x), the last channel the share of lesion, and `present` (n,
 channels), the bits that say which sequences are there. Classifiers are split where Grad-CAM looks:

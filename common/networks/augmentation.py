@@ -1,5 +1,5 @@
-"""Crops varied on the training device: mirrored, turned, scaled, brightened, and now and then
-without one of their sequences.
+"""Augmentation of crops on the training device: mirrored, turned, scaled, brightened, and now and
+then without one of their sequences.
 
 Everything is drawn from uniform numbers that come from outside, a fixed count a case, so a case is
 varied alike whatever batch it is in and whatever device works on it. Turning and scaling resample,

@@ -1,5 +1,5 @@
-"""From a picture to what a network sees: cubes round the largest lesions, or the whole field where
-no lesion is known.
+"""Crops of a picture, what a network sees of it: cubes round the largest lesions, or the whole
+field where no lesion is known.
 
 The region comes from an expert's mask, else from a segmentation network's, else there is none;
 which of them it was is recorded with every case. A cell of the grid holds the mean of the voxels it

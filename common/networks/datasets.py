@@ -1,5 +1,5 @@
-"""Cases as the training loop takes them: their crops, mapped from the site's cache, or held on the
-GPU when they fit there."""
+"""Datasets, cases as the training loop takes them: their crops, mapped from the site's cache, or
+held on the GPU when they fit there."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Where networks run: a CUDA device if there is one, else the CPU; and how a run is made repeatable
-there.
+"""Devices where networks run: a CUDA device if there is one, else the CPU; and how a run is made
+repeatable there.
 
 `FEDMETS_DEVICE` (`cpu`, `cuda`, `cuda:1`) decides where it is set.
 """

@@ -1,4 +1,4 @@
-"""The torch loop for a site that promises privacy: DP-SGD (Abadi et al. 2016, arXiv 1607.00133,
+"""DP-SGD, the torch loop for a site that promises privacy (Abadi et al. 2016, arXiv 1607.00133,
 algorithm 1), whose unit is the patient.
 
 A step takes each patient by chance and for itself (Poisson sampling at a public rate), adds up

@@ -1,5 +1,5 @@
-"""What learners trained by federated averaging share (McMahan et al. 2017, arXiv 1602.05629,
-algorithm 1).
+"""Federated averaging (McMahan et al. 2017, arXiv 1602.05629, algorithm 1): what the learners
+trained by it share.
 
 A site sends its parameters times its number of cases; the coordinator divides the sum by all cases.
 Parameters stand among a learner's arrays under `w/`.

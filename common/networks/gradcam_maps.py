@@ -1,5 +1,5 @@
-"""Where in the crops a reported logit comes from: Grad-CAM (Selvaraju et al. 2017, eq. 1 and 2),
-and what may be said of it in sums.
+"""Grad-CAM maps, where in the crops a reported logit comes from (Selvaraju et al. 2017, eq. 1 and
+2), and what may be said of it in sums.
 
 What is differentiated is the number that is reported: the patient's log-odds of a class against
 class 0, after the mean over the crops (guard X01). No hook is set: the classifiers are split at the

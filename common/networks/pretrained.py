@@ -1,4 +1,5 @@
-"""Parameters to start from, out of a file that the coordinator names together with its hash."""
+"""Pretrained parameters to start from, out of a file that the coordinator names together with its
+hash."""
 
 from __future__ import annotations
 

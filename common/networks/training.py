@@ -1,4 +1,5 @@
-"""The one torch loop, for tables, images, autoencoder and segmentation, on the CPU and on a GPU.
+"""Training loop of torch, the one for tables, images, autoencoder and segmentation, on the CPU and
+on a GPU.
 
 `Examples` hands out batches, a loss gives their sum over cases, and the loop takes steps of SGD
 with momentum or AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2). FedProx adds mu /

@@ -1,1 +1,1 @@
-"""One file a study; each has a module-level `STUDY`."""
+"""Studies, one file each; each has a module-level `STUDY`."""

@@ -1,1 +1,1 @@
-"""One clinical question, and the file that states it."""
+"""Study, one clinical question, and the file that states it."""

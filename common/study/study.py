@@ -1,5 +1,5 @@
-"""One clinical question: a Schema, prediction times, the learners that answer it, and what must be
-said beside the answer.
+"""Study, one clinical question: a Schema, prediction times, the learners that answer it, and what
+must be said beside the answer.
 
 A third study is one new file in `common/studies/`, or a TOML or Python file of one's own anywhere.
 """

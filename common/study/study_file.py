@@ -1,4 +1,4 @@
-"""A study of one's own in one TOML file: the schema, and where the table holds it.
+"""Study file, a study of one's own in TOML: the schema, and where the table holds it.
 `docs/own-study.md` explains it by examples.
 
 The file becomes a Study whose `source` is a mapping in the form of `client/table/sources/*.toml`;

@@ -1,1 +1,2 @@
-"""What crosses the wall, and how: messages, envelopes, framing, state transfer, signing."""
+"""Wire format, what crosses the wall and how: messages, envelopes, framing, state transfer,
+signing."""

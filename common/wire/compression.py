@@ -1,4 +1,4 @@
-"""Fewer bytes for a model's parameters: their changes in 16 or 8 bits, with error feedback.
+"""Quantisation of the changes of a model's parameters to 16 or 8 bits, with error feedback.
 
 Rounded is a change, never the parameters, and what rounding lost is kept by whoever rounded and
 added to the next change (Seide et al. 2014, Interspeech; Karimireddy et al. 2019, arXiv

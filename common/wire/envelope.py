@@ -1,5 +1,5 @@
-"""A packet: a signed JSON text and one packed blob of arrays. What may stand in the text,
-`common.wire.messages` declares.
+"""Envelope of a packet: a signed JSON text and one packed blob of arrays. What may stand in the
+text, `common.wire.messages` declares.
 
 The courier and Flower carry packets unread, and can neither write nor change one: what the other
 side's pinned key has not signed is refused on arrival (`P05`), and so is a text that is not exactly

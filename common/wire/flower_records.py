@@ -1,5 +1,5 @@
-"""Packets in Flower's messages: one text, one signature, one blob. The only file that knows how
-they lie in Flower's records."""
+"""Flower records that hold a packet: one text, one signature, one blob. The only file that knows
+how they lie in Flower's records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A packet between courier and station: a head, then text and blob in bounded pieces.
+"""Framing of a packet between courier and station: a head, then text and blob in bounded pieces.
 
 Whoever receives treats every byte as hostile: sizes are bounded before anything is kept, and
 nothing is unpickled. That text and blob are the sender's own is what the signature and the hashes

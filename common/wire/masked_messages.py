@@ -1,5 +1,5 @@
-"""What secure aggregation puts on the wire beside `common.wire.messages`: keys once a run, masked
-vectors, who is online, shares of seeds.
+"""Masked messages, what secure aggregation puts on the wire beside `common.wire.messages`: keys
+once a run, masked vectors, who is online, shares of seeds.
 
 The vector of a step holds the sums, tallies and cases of all its plans; a plan that a site cannot
 answer is zeros in it, and nobody learns of it. What names a step, and is signed and sealed for, is

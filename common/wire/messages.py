@@ -1,5 +1,5 @@
-"""What crosses the wall: a Plan goes down, an Update comes up. With `common.wire.masked_messages`,
-the ONLY file that knows the wire's keys.
+"""Messages, what crosses the wall: a Plan goes down, an Update comes up. With
+`common.wire.masked_messages`, the ONLY file that knows the wire's keys.
 
 A packet is a signed JSON text and one packed blob of arrays. A request carries the plans of one
 exchange (all learners and folds at once) and the state that they read; a reply carries one Update a

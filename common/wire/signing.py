@@ -1,5 +1,5 @@
-"""Ed25519 keys (RFC 8032): the coordinator signs what it asks, a site signs what it answers; each
-has pinned the other's public half.
+"""Ed25519 signatures (RFC 8032): the coordinator signs what it asks, a site signs what it answers;
+each has pinned the other's public half.
 
 The keys are fedmets' own, not Flower's: a Flower server that is taken over can carry messages, and
 can neither write nor change one.

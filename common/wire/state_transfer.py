@@ -1,5 +1,5 @@
-"""The states of an exchange as they travel: whole, not at all where the site holds them, or as
-rounded changes of what it holds.
+"""State transfer, how the states of an exchange travel: whole, not at all where the site holds
+them, or as rounded changes of what it holds.
 
 A state is told by the hash of its arrays, which the signed text of the request names: whatever way
 it came, it is verified.

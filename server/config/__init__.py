@@ -1,1 +1,1 @@
-"""What a run is: its configuration, its jobs, the sites that are enrolled."""
+"""Run configuration, what a run is: its settings, its jobs, the sites that are enrolled."""

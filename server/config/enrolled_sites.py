@@ -1,5 +1,5 @@
-"""Who may ask and who may answer: the coordinator's own key, and the public keys of the sites that
-were enrolled.
+"""Enrolled sites, who may ask and who may answer: the coordinator's own key, and the public keys of
+the sites that were enrolled.
 
 A folder with `plan.key` (PEM, mode 600) and `sites.toml`, as a simulation writes it for its virtual
 sites.

@@ -1,4 +1,4 @@
-"""What a run has to train, on which training sets, in the order of need."""
+"""Jobs, what a run has to train, on which training sets, in the order of need."""
 
 from __future__ import annotations
 

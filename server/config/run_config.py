@@ -1,5 +1,5 @@
-"""Run: what a coordinator decided, frozen, parsed once from Flower's flat run configuration; an
-unknown key is an error."""
+"""Run configuration, what a coordinator decided, frozen, parsed once from Flower's flat run
+configuration; an unknown key is an error."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The report of a run between hospitals: from its ledger and its last state alone, for nobody has
-the patients together."""
+"""Report of a run between hospitals: from its ledger and its last state alone, for nobody has the
+patients together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report's record: `report.json`, assembled once, of a run that is done and the evaluation of
+"""Record of a report: `report.json`, assembled once, of a run that is done and the evaluation of
 its models.
 
 A simulation and a run between hospitals differ in who has added the sums of the evaluation, and in

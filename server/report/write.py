@@ -1,5 +1,5 @@
-"""The faces of a run in its folder: report.json for programs, report.html for reading, report.pdf
-for paper and files."""
+"""Report files of a run, its faces in its folder: report.json for programs, report.html for
+reading, report.pdf for paper and files."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A run's rounds: registration, transport, sums open and masked, screening, charges, resume."""
+"""Rounds of a run: registration, transport, sums open and masked, screening, charges, resume."""

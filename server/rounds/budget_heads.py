@@ -1,5 +1,5 @@
-"""The heads of sites' budget chains, as last told: every run gives them back, so that a station
-which is an old copy is found out.
+"""Budget heads, the last entries of the sites' budget chains, as last told: every run gives them
+back, so that a station which is an old copy is found out.
 
 One file for all runs beside each other, by the sites' public keys; the ledger of each run has them
 too.

@@ -1,5 +1,5 @@
-"""Large answers wait on disk until it is their site's turn: sums are added in site order, and
-memory holds one answer and the sum."""
+"""Disk spool, where large answers wait until it is their site's turn: sums are added in site order,
+and memory holds one answer and the sum."""
 
 from __future__ import annotations
 

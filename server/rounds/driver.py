@@ -1,4 +1,4 @@
-"""The driver over Flower's Grid: who can do this step, quorum, deadline, retry, resume.
+"""Driver of the rounds over Flower's Grid: who can do this step, quorum, deadline, retry, resume.
 
 Flower's own `Strategy.start` swallows a lost round and waits for ever on missing nodes; here a
 round without its quorum is an error with a name, and every site's part in every exchange is in the

@@ -1,5 +1,5 @@
-"""Guard L03 at the coordinator: does a single feature predict the label almost perfectly, on the
-summed training histograms?"""
+"""Label leakage (guard L03) at the coordinator: does a single feature predict the label almost
+perfectly, on the summed training histograms?"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What a coordinator knows of a run with noise: AUCs by noisy score histograms of the patients that
-a model has not seen."""
+"""Noisy AUCs, what a coordinator knows of a run with noise: by noisy score histograms of the
+patients that a model has not seen."""
 
 from __future__ import annotations
 

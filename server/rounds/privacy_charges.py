@@ -1,5 +1,5 @@
-"""What a run with noise has cost each site's patients at the most, by what the coordinator has
-asked and got.
+"""Privacy charges, what a run with noise has cost each site's patients at the most, by what the
+coordinator has asked and got.
 
 A site keeps its own account, over all runs, and its limit to itself. This one is of one run: the
 dearest part of the cross-fitting counts, and a refusal for too few patients costs as much as an

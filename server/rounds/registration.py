@@ -1,5 +1,5 @@
-"""Who takes part: the sites that registered, what each can do, and in which order their sums are
-added."""
+"""Registration of sites, who takes part: those that registered, what each can do, and in which
+order their sums are added."""
 
 from __future__ import annotations
 

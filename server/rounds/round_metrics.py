@@ -1,5 +1,5 @@
-"""What an exchange's sums say of how training goes, for the ledger: means per case, over all sites
-and, where sums are open, by site.
+"""Round metrics, what an exchange's sums say of how training goes, for the ledger: means per case,
+over all sites and, where sums are open, by site.
 
 Nothing is asked for it: it is taken from tallies and from sums that learners send anyhow. Sums with
 noise have no tally, and are not used.

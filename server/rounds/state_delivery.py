@@ -1,5 +1,5 @@
-"""What of the states each site holds already, and how the rest travels to it: whole, or as a
-rounded change of what it holds.
+"""State delivery, what of the states each site holds already, and how the rest travels to it:
+whole, or as a rounded change of what it holds.
 
 Nothing of it is kept on disk: after a resume every site gets its states whole once, and the results
 are the same.

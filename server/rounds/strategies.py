@@ -1,4 +1,5 @@
-"""Name -> Flower strategy, for learners that send parameters; the others are sums and are added.
+"""Strategies of Flower by name, for learners that send parameters; the others are sums and are
+added.
 
 Some withstand a wrong site: the coordinate-wise median and trimmed mean (Yin et al. 2018, arXiv
 1803.01498), Krum and multi-Krum (Blanchard et al. 2017, arXiv 1703.02757), Bulyan (El Mhamdi et al.

@@ -1,4 +1,4 @@
-"""Messages out and replies back, over whichever of Flower's Grids a run has.
+"""Transport, messages out and replies back, over whichever of Flower's Grids a run has.
 
 A SuperNode takes a message, waits until some reply is there, sends what is there, and takes the
 next message; where none comes, it sends nothing. So when a process of an earlier message has died,

@@ -1,5 +1,5 @@
-"""Whose update is not believed (X03): one too far from where it started, too far beside the
-others', or of more cases than its site has.
+"""Update screening (X03), whose update is not believed: one too far from where it started, too far
+beside the others', or of more cases than its site has.
 
 What is measured is the L2 norm of the change of a learner's parameters (Sun et al. 2019, arXiv
 1911.07963, cut updates to a bound on it). Here an update beyond the bound is refused by name, for

@@ -1,2 +1,2 @@
-"""Local, federated and pooled models on the same patients: predictions, metrics, intervals,
-checks."""
+"""Evaluation of local, federated and pooled models on the same patients: predictions, metrics,
+intervals, checks."""

@@ -1,4 +1,5 @@
-"""The run's own jobs without federation: on one hospital's cases, and on everybody's put together.
+"""Local and pooled baselines, the run's own jobs without federation: on one hospital's cases, and
+on everybody's put together.
 
 A table's heads have their ordinary form (`alone`: Newton, XGBoost's own trainer). Networks, and
 what is stacked on them, are fitted by the same code on one cohort, which is what training without

@@ -1,5 +1,5 @@
-"""What a report says about the images: who has them, where their regions come from, and whether
-they add anything to the table."""
+"""Image rows, what a report says about the images: who has them, where their regions come from, and
+whether they add anything to the table."""
 
 from __future__ import annotations
 

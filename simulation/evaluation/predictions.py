@@ -1,5 +1,5 @@
-"""Local, federated and pooled, side by side on the same patients: the predictions behind every
-figure of the report.
+"""Predictions of local, federated and pooled models, side by side on the same patients, behind
+every figure of the report.
 
 *Federated* are the models of the run. *Local* is what a hospital gets by itself: the same head
 trained on its own rows, judged on its own patients (within site), or, for patients of another

@@ -1,5 +1,5 @@
-"""Guard L07: can the features, or the mere pattern of what is missing, tell which hospital a
-patient was treated at?
+"""Site probe (guard L07): can the features, or the mere pattern of what is missing, tell which
+hospital a patient was treated at?
 
 Where they can, a model may recognise the site instead of the disease, and a figure over pooled
 patients rewards it for that; the within-site AUC does not. The probe is a multinomial logistic

@@ -1,5 +1,5 @@
-"""Guard L04: nobody stands on both sides of a split. Checked on the cohorts before, and on what was
-written to disk afterwards.
+"""Split checks (guard L04): nobody stands on both sides of a split. Checked on the cohorts before,
+and on what was written to disk afterwards.
 
 Each site's folder gets `predictions.tsv`: a salted hash of each patient, the part, the label and
 every out-of-fold probability. It names patients to nobody but stays at the site all the same; the

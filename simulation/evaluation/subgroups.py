@@ -1,5 +1,5 @@
-"""Guard E09: how well the leading federated model does in subgroups of the patients, with small
-cells suppressed (`common.metrics.subgroups`)."""
+"""Subgroups of the patients (guard E09): how well the leading federated model does in them, with
+small cells suppressed (`common.metrics.subgroups`)."""
 
 from __future__ import annotations
 

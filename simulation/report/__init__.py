@@ -1,1 +1,1 @@
-"""What a simulation leaves: its record, the closing lines on the terminal."""
+"""Report of a simulation, what it leaves: its record, the closing lines on the terminal."""

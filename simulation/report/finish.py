@@ -1,5 +1,5 @@
-"""After the last round: the comparison, the report in its faces, the model; all of it can be made
-again from the run's folder."""
+"""Finish of a run, after the last round: the comparison, the report in its faces, the model; all of
+it can be made again from the run's folder."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Where the image network looks: each virtual site's own page, and, of patients who were never
-born, a panel for the report."""
+"""Saliency panel, where the image network looks: each virtual site's own page, and, of patients who
+were never born, a panel for the report."""
 
 from __future__ import annotations
 

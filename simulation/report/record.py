@@ -1,5 +1,5 @@
-"""What only a simulation knows of a report: its patients, who was read and left out, how they
-became sites, what was tried on them."""
+"""Record of a simulation, what only it knows of a report: its patients, who was read and left out,
+how they became sites, what was tried on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run says on the terminal: the flow account and the sites before it starts, the comparison
+"""Terminal output, what a run says: the flow account and the sites before it starts, the comparison
 when it is done."""
 
 from __future__ import annotations

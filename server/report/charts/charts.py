@@ -1,5 +1,6 @@
-"""Charts as inline SVG: curves, step curves and forest plots that scale, print, follow the page's
-colours and can be read aloud.
+"""Line charts and forest plots as inline SVG, whatever curves they show (`figures` draws ROC,
+calibration, Kaplan-Meier and the others with them): they scale, print, follow the page's colours
+and can be read aloud.
 
 Colours are CSS classes that the page defines (federated, local, pooled, reference, first to sixth),
 never literals; a series is told apart by dash and marker too, so that a grey print stays readable.

@@ -1,4 +1,6 @@
-"""From the report to its figures, each with a caption that says in words what the drawing shows."""
+"""Figures of the report (ROC, precision-recall, calibration and decision curves, forest plots of
+the sites' AUCs, Kaplan-Meier curves), each with a caption that says in words what the drawing
+shows."""
 
 from __future__ import annotations
 

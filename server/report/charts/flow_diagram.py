@@ -1,4 +1,4 @@
-"""The flow of patients as a diagram: read, left out and why, kept, labelled, and the sites they are
+"""Flow diagram of the patients: read, left out and why, kept, labelled, and the sites they are
 at."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The primitives of a drawing as inline SVG, styled by the page's classes; `server.report.pdf.pdf`
-reads the same elements.
+"""SVG primitives of a drawing, inline, styled by the page's classes; `server.report.pdf.pdf` reads
+the same elements.
 
 Lengths are SVG units, drawn at about one pixel each. The text alternative goes into `<title>` and
 `<desc>`.

@@ -1,4 +1,4 @@
-"""What a report says to the items of a checklist. Each returns None where its keys are not in the
+"""Answers of a report to the items of a checklist. Each returns None where its keys are not in the
 report: the item is then MISSING."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""A reporting checklist as a table: each item with where it is answered, what the report itself
-says, or MISSING.
+"""Reporting checklist as a table: each item with where it is answered, what the report itself says,
+or MISSING.
 
 What only people know (funding, ethics approval, registration) is MISSING unless a file of
 statements supplies it. `tripod` and `claim` hold the items; their topics are in our own words, the

@@ -1,5 +1,5 @@
-"""What only people can say of a study (funding, ethics approval, registration, ...), from a TOML
-file: item number -> text.
+"""Statements that only people can make of a study (funding, ethics approval, registration, ...),
+from a TOML file: item number -> text.
 
 [tripod]
 18a = "Funded by ..."

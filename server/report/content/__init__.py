@@ -1,1 +1,1 @@
-"""What a report says: rows, metrics of models, sums between hospitals, wording."""
+"""Content of a report: rows, metrics of models, sums between hospitals, wording."""

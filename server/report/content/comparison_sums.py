@@ -1,5 +1,5 @@
-"""Models of a comparison between hospitals, out of the sums that the learner `comparison` ended
-with; no patient's prediction is at hand.
+"""Comparison of models between hospitals, out of the sums that the learner `comparison` ended with;
+no patient's prediction is at hand.
 
 What hangs on a threshold is resampled from the sites' confusion counts by site and class, which is
 what resampling patients within site and class comes to. Average precision and calibration are those

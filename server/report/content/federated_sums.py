@@ -1,5 +1,5 @@
-"""What a report says that needs no patient: from the ledger, and from the sums that the learners
-ended with. The same in a simulation and between hospitals."""
+"""Federated sums, and whatever else a report says that needs no patient: from the ledger, and from
+the sums that the learners ended with. The same in a simulation and between hospitals."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Patients, labelled cases and events over all sites: by the sites' rows, or, where sites keep
-theirs, by the sums over all."""
+"""Totals of patients, labelled cases and events over all sites: by the sites' rows, or, where sites
+keep theirs, by the sums over all."""
 
 from __future__ import annotations
 

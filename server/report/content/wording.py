@@ -1,5 +1,5 @@
-"""Figures as words: how a value, an interval, a difference and an error code are written, and what
-a metric is called.
+"""Wording of figures: how a value, an interval, a difference and an error code are written, and
+what a metric is called.
 
 A value that cannot be estimated is never a number: it reads "not estimable" wherever it stands.
 """

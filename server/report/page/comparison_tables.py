@@ -1,5 +1,5 @@
-"""The tables of the page: headline, every model by arm, paired differences, sites. What is not
-estimable is never ranked."""
+"""Comparison tables of the page: headline, every model by arm, paired differences, sites. What is
+not estimable is never ranked."""
 
 from __future__ import annotations
 

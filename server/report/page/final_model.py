@@ -1,5 +1,5 @@
-"""The model that leaves, on every site's patients: cross-site evaluation. It has seen most of them,
-and the table says so."""
+"""Cross-site evaluation of the final model, the one that leaves, on every site's patients. It has
+seen most of them, and the table says so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first page: what was asked, of whom, and everything that must be read before a figure is."""
+"""Front page: what was asked, of whom, and everything that must be read before a figure is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What moves the models: the features of each head by their mean absolute SHAP value."""
+"""Feature importance, what moves the models: the features of each head by their mean absolute SHAP
+value."""
 
 from __future__ import annotations
 

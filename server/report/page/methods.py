@@ -1,4 +1,4 @@
-"""How it was evaluated: splits, tallies, guards, who took part, what was not run."""
+"""Methods, how it was evaluated: splits, tallies, guards, who took part, what was not run."""
 
 from __future__ import annotations
 

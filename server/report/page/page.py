@@ -1,5 +1,5 @@
-"""`report.html`: the run on one page that needs nothing else, for a clinician or a reviewer. Made
-from the report alone.
+"""HTML page `report.html`: the run on one page that needs nothing else, for a clinician or a
+reviewer. Made from the report alone.
 
 `server.report.pdf.pdf` sets the same page on paper: whatever stands here stands there.
 """

@@ -1,4 +1,4 @@
-"""Who was read, left out and kept, over all and at each site."""
+"""Patients: who was read, left out and kept, over all and at each site."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The page's part on images: who has them, where regions come from, what the fusion makes of them.
+"""Images, their part of the page: who has them, where regions come from, what the fusion makes of
+them.
 
 Pictures of people stay at their site. Only a synthetic cohort's report holds any.
 """

@@ -1,4 +1,4 @@
-"""The report's privacy page: what each epsilon costs, what the sites spent, and what attacks
+"""Privacy page of the report: what each epsilon costs, what the sites spent, and what attacks
 find."""
 
 from __future__ import annotations

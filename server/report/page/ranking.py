@@ -1,4 +1,4 @@
-"""The federated models ranked by AUC, and the best of each metric: never what is not estimable,
+"""Ranking of the federated models by AUC, and the best of each metric: never what is not estimable,
 never further than intervals allow."""
 
 from __future__ import annotations

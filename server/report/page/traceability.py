@@ -1,4 +1,4 @@
-"""Where every figure comes from: hashes, versions, and the whole configuration."""
+"""Traceability, where every figure comes from: hashes, versions, and the whole configuration."""
 
 from __future__ import annotations
 

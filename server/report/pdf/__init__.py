@@ -1,1 +1,1 @@
-"""The report on paper."""
+"""PDF of the report, for paper and files."""

@@ -1,5 +1,5 @@
-"""`report.pdf`: the page of `report.html` on A4 as PDF/UA-1, set by Typst, with an outline and the
-run's hash on each page (decision 23).
+"""PDF of the report, `report.pdf`: the page of `report.html` on A4 as PDF/UA-1, set by Typst, with
+an outline and the run's hash on each page (decision 23).
 
 Nothing here reads the clock, draws a number or asks the network: the same page gives the same
 bytes.
