@@ -70,21 +70,21 @@ class Answers:
         """The stored answer to a plan, or None where it is new. RefusedError P06 where its place is
         taken, or long past."""
         run = self._run(plan.run)
-        asked = run.questions.get(plan.place)
-        if asked is not None and asked != plan.question:
+        stored_question = run.questions.get(plan.place)
+        if stored_question is not None and stored_question != plan.question:
             raise RefusedError(
                 "P06",
                 f"step {plan.step}, {plan.learner}, fold '{plan.fold.key}' has been answered to "
                 "another plan",
             )
-        if asked is None and plan.step <= run.latest - KEPT:
+        if stored_question is None and plan.step <= run.latest - KEPT:
             raise RefusedError(
                 "P06",
                 f"step {plan.step} of run {plan.run}: the run is at step {run.latest}, and never "
                 "goes back",
             )
-        kept = run.updates.get(plan.question)
-        return None if kept is None else Update(plan.hash, kept.contribution)
+        stored = run.updates.get(plan.question)
+        return None if stored is None else Update(plan.hash, stored.contribution)
 
     def rest(self, plan: Plan) -> Arrays:
         """What rounding left over of the change before this plan's; empty where it left nothing, or
@@ -102,10 +102,10 @@ class Answers:
             and a.plan.question not in self._run(a.plan.run).updates
         ]
         for run in dict.fromkeys(a.plan.run for a in new):
-            mine = [a for a in new if a.plan.run == run]
+            of_run = [a for a in new if a.plan.run == run]
             if self._folder is not None:
-                self._write(run, mine)
-            for a in mine:
+                self._write(run, of_run)
+            for a in of_run:
                 self._note(
                     self._run(run), a.plan.step, a.plan.place, a.plan.question, a.update, a.rest
                 )
@@ -146,7 +146,13 @@ class Answers:
                 ("tally", update.contribution.tally),
                 ("rest", rest),
             )
-            arrays.update({f"{i}\t{kind}\t{k}": v for kind, them in kinds for k, v in them.items()})
+            arrays.update(
+                {
+                    f"{i}\t{kind}\t{k}": v
+                    for kind, kind_arrays in kinds
+                    for k, v in kind_arrays.items()
+                }
+            )
         head = json.dumps(rows).encode()
         parts = [len(head).to_bytes(8, "little"), head, *pieces(arrays)]
         path = self._home(run) / f"{max(a.plan.step for a in answered):09d}-{sha256(parts)}.answers"
@@ -169,11 +175,12 @@ class Answers:
             for i, (step, place, question, plan_hash, cases) in enumerate(
                 json.loads(body[8 : 8 + size])
             ):
-                mine = arrays.get(str(i), {})
+                row_arrays = arrays.get(str(i), {})
                 update = Update(
-                    plan_hash, Contribution(mine.get("sums", {}), cases, mine.get("tally", {}))
+                    plan_hash,
+                    Contribution(row_arrays.get("sums", {}), cases, row_arrays.get("tally", {})),
                 )
-                self._note(run, step, place, question, update, mine.get("rest", {}))
+                self._note(run, step, place, question, update, row_arrays.get("rest", {}))
         return run
 
     def _prune(self, name: str) -> None:

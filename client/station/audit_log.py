@@ -30,13 +30,13 @@ class Audit(Chain):
         self.forget()  # years of lines are for the file
 
     def left(
-        self, asked: Packet, plans: Sequence[Plan], updates: Sequence[Update], answer: Packet
+        self, packet: Packet, plans: Sequence[Plan], updates: Sequence[Update], answer: Packet
     ) -> None:
         """What was asked in a message, and the answer that is about to leave. RunError S03 where
         the disk is full."""
         codes = {u.plan_hash: u.code or "sent" for u in updates}
         self.append(
-            asked.kind,
+            packet.kind,
             time=time.time(),
             run=plans[0].run if plans else "",
             study=plans[0].study if plans else "",
@@ -53,7 +53,7 @@ class Audit(Chain):
                 ]
                 for p in plans
             ],
-            asked=asked.hash,
+            asked=packet.hash,
             bytes=answer.size,
             sha256=hashlib.sha256(answer.text).hexdigest(),
             budget=next((u.budget for u in updates if u.budget), ""),

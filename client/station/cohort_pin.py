@@ -49,18 +49,18 @@ def _patients(cohort: Cohort) -> dict[str, str]:
     """Hash of the id -> hash of what is known of the patient."""
     pictures = cohort.pictures or (None,) * len(cohort)
     followed = cohort.survival if cohort.survival is not None else np.zeros((len(cohort), 0))
-    out = {}
+    hashes = {}
     for i, row, label, since, picture in zip(
         cohort.ids, cohort.values, cohort.labels, followed, pictures, strict=True
     ):
-        known = [
+        content = [
             row.tobytes(),
             label.tobytes(),
             since.tobytes(),
             (picture.key if picture else "").encode(),
         ]
-        out[_short(str(i).encode())] = _short(b"".join(known))
-    return out
+        hashes[_short(str(i).encode())] = _short(b"".join(content))
+    return hashes
 
 
 def _short(text: bytes) -> str:

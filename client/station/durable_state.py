@@ -31,18 +31,18 @@ class Memory:
 def opened(site: Site) -> Iterator[Memory]:
     """On disk, in the site's folder for it. RunError or UsageError where something there is
     damaged, or another station's."""
-    with ExitStack() as held:
+    with ExitStack() as stack:
         site.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         budget = (
-            held.enter_context(closing(Budget(site.state, site.privacy)))
+            stack.enter_context(closing(Budget(site.state, site.privacy)))
             if site.privacy.noised
             else None
         )
-        record = held.enter_context(closing(Audit(site.state / audit_log.NAME)))
+        audit = stack.enter_context(closing(Audit(site.state / audit_log.NAME)))
         yield Memory(
             Answers(site.state / "answers"),
             budget,
-            record,
+            audit,
             Snapshots(site.state / "cohorts"),
             site.state / "secure",
         )

@@ -18,9 +18,9 @@ def noised(contribution: Contribution, bound: float | Sampled, privacy: Privacy)
     if isinstance(bound, Sampled):
         cases = max(round(contribution.cases + COUNTS * float(normal(1)[0])), 0)
         return Contribution({k: v * cases for k, v in contribution.sums.items()}, cases)
-    each = privacy.spread
+    spread = privacy.spread
     sums = {
-        k: (v + each * bound * normal(v.size).reshape(v.shape)).astype(v.dtype)
+        k: (v + spread * bound * normal(v.size).reshape(v.shape)).astype(v.dtype)
         for k, v in contribution.sums.items()
     }
-    return Contribution(sums, max(round(contribution.cases + each * float(normal(1)[0])), 0))
+    return Contribution(sums, max(round(contribution.cases + spread * float(normal(1)[0])), 0))

@@ -18,13 +18,14 @@ from common.wire.messages import Greeting, Request
 from common.wire.state_transfer import States
 
 
-def timely(asked: Greeting | Ask | Request | Plan) -> None:
+def timely(message: Greeting | Ask | Request | Plan) -> None:
     """RefusedError P04 where what comes in has expired; a plan that has come in time may wait its
     turn."""
-    late = time.time() - asked.expires
+    late = time.time() - message.expires
     if late > 0:
         raise RefusedError(
-            "P04", f"the {type(asked).__name__.lower()} expired {late:.0f} s ago; check the clocks"
+            "P04",
+            f"the {type(message).__name__.lower()} expired {late:.0f} s ago; check the clocks",
         )
 
 
@@ -108,9 +109,9 @@ def state_for(plan: Plan, states: States) -> State:
         )
     if plan.reads == (plan.fold,):
         return states[plan.fold.key]
-    many = flatten({f.key: states[f.key] for f in plan.reads})
+    joined = flatten({f.key: states[f.key] for f in plan.reads})
     own = states.get(plan.fold.key, {}).get(plan.learner)
-    return many if own is None else {**many, plan.learner: own}
+    return joined if own is None else {**joined, plan.learner: own}
 
 
 def release(

@@ -118,9 +118,9 @@ class Budget:
         self._path = folder / NAME
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._pending: list[Charge] = []
-        self._one = threading.Lock()
+        self._lock = threading.Lock()
         with ExitStack() as opened:
-            opened.callback(os.close, _exclusive(folder / "budget.lock"))
+            opened.callback(os.close, _exclusive_lock(folder / "budget.lock"))
             self._chain = opened.enter_context(closing(_Account(self._path)))
             self._spending = Spending(self._chain.lines, self._path)
             self._heads = {GENESIS, "", *(str(line["hash"]) for line in self._chain.lines)}
@@ -131,8 +131,8 @@ class Budget:
                 if line["kind"] == "counts"
             }
             self._chain.forget()
-            self._clock()
-            self._opened = opened.pop_all()
+            self._check_clock()
+            self._resources = opened.pop_all()
 
     @property
     def head(self) -> str:
@@ -150,13 +150,13 @@ class Budget:
 
     def affordable(self, charge: Charge) -> None:
         """RefusedError P09 where the release would cost more than is left."""
-        with self._one:
+        with self._lock:
             self._afford(charge)
 
     def reserve(self, charge: Charge) -> None:
         """Take it from the account in memory; `settle` writes it. RefusedError P09 where it is more
         than is left."""
-        with self._one:
+        with self._lock:
             self._afford(charge)
             self._pending.append(charge)
             self._spending.add(charge)
@@ -164,14 +164,14 @@ class Budget:
     def settle(self) -> str:
         """Write what was reserved, synced to disk. Returns the head. RunError S03 where the disk is
         full: then nothing may leave."""
-        with self._one:
+        with self._lock:
             if self._pending:
                 self._write("charge", self._pending)
                 self._pending = []
             return self.head
 
     def _write(self, kind: str, charges: Sequence[Charge], **more: Any) -> None:
-        self._clock()
+        self._check_clock()
         self._last = time.time()
         limit = {"epsilon": self.policy.epsilon, "delta": self.policy.delta, "spent": self.spent}
         self._chain.append(
@@ -185,20 +185,20 @@ class Budget:
 
         cohort: hash of the snapshot. RefusedError P09 where even that is more than is left.
         """
-        with self._one:
-            told = self._counts.get(cohort)
-            if told is None:
+        with self._lock:
+            noised_counts = self._counts.get(cohort)
+            if noised_counts is None:
                 charge = Charge("greetings", 0, "counts", "", cohort, COUNTS, (0, 1), ())
                 self._afford(charge)
                 noisy = np.array(exact) + COUNTS * np.sqrt(2) * normal(len(exact))
-                told = [max(round(float(n)), 0) for n in noisy]
+                noised_counts = [max(round(float(n)), 0) for n in noisy]
                 self._spending.add(charge)
-                self._write("counts", [charge], cohort=cohort, told=told)
-                self._counts[cohort] = told
-            return told
+                self._write("counts", [charge], cohort=cohort, told=noised_counts)
+                self._counts[cohort] = noised_counts
+            return noised_counts
 
     def close(self) -> None:
-        self._opened.close()
+        self._resources.close()
 
     def _afford(self, charge: Charge) -> None:
         after = self._spending.epsilon(self.policy.delta, charge)
@@ -211,7 +211,7 @@ class Budget:
                 f"spent {self.spent:.3f}",
             )
 
-    def _clock(self) -> None:
+    def _check_clock(self) -> None:
         behind = self._last - time.time()
         if behind > SLACK:
             raise RunError(
@@ -253,7 +253,7 @@ def _charge(row: Any, path: Path) -> Charge:
         ) from error
 
 
-def _exclusive(path: Path) -> int:
+def _exclusive_lock(path: Path) -> int:
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -82,7 +82,10 @@ class Secure:
         return self._agreed(run, ask) if ask.stage == "online" else self._revealed(run, ask)
 
     def mask(
-        self, plans: Sequence[Plan], zeros: Sequence[Contribution], mine: Sequence[Contribution]
+        self,
+        plans: Sequence[Plan],
+        zeros: Sequence[Contribution],
+        contributions: Sequence[Contribution],
     ) -> tuple[Words, dict[str, bytes]]:
         """The step's vector with masks on it, and the seeds' shares, sealed for each site."""
         name, step = plans[0].run, plans[0].step
@@ -111,11 +114,11 @@ class Secure:
         }
         like: Arrays = masked_messages.joined(zeros)
         vector = fixed_point.encode(
-            masked_messages.joined(mine), like, masked_messages.scale(group)
+            masked_messages.joined(contributions), like, masked_messages.scale(group)
         )
-        pairs, at = self._pairs(name, run), bytes.fromhex(place)
-        seeds = secagg_group.seeds(group, self._site, pairs, at)
-        sealed = secagg_group.seal(group, self._site, seeds, pairs, at)
+        pairs, place_bytes = self._pairs(name, run), bytes.fromhex(place)
+        seeds = secagg_group.seeds(group, self._site, pairs, place_bytes)
+        sealed = secagg_group.seal(group, self._site, seeds, pairs, place_bytes)
         masking.mask(vector, self._site, seeds)
         self._save(name, run)
         return vector, sealed
@@ -161,15 +164,15 @@ class Secure:
         """Sign who is online, once a step."""
         group, online = self._group(run), tuple(sorted(ask.online))
         group.demand(online)
-        place, before = run.steps.get(ask.step, ("", ()))
+        place, signed = run.steps.get(ask.step, ("", ()))
         if place != ask.place or self._site not in online:
             raise RefusedError(
                 "M01", f"step {ask.step}: this site sent no vector there that could be in the sum"
             )
-        if before and before != online:
+        if signed and signed != online:
             raise RefusedError(
                 "M01",
-                f"step {ask.step} was unmasked for {', '.join(before)}; never again for other "
+                f"step {ask.step} was unmasked for {', '.join(signed)}; never again for other "
                 "sites",
             )
         run.steps[ask.step] = place, online
@@ -187,24 +190,24 @@ class Secure:
                 f"step {ask.step}: this site has signed other sites as online than those that are "
                 "named now",
             )
-        voices = [
+        signers = [
             s
             for s in online
             if self._signs(s, masked_messages.agreed(ask.run, place, online), ask.signed.get(s, ""))
         ]
-        if len(voices) < group.threshold:
+        if len(signers) < group.threshold:
             raise RefusedError(
                 "M01",
-                f"step {ask.step}: {len(voices)} sites signed who is online, {group.threshold} "
+                f"step {ask.step}: {len(signers)} sites signed who is online, {group.threshold} "
                 "must",
             )
-        pairs, at = self._pairs(ask.run, run), bytes.fromhex(place)
-        held = {
-            s: secagg_group.unseal(group, self._site, s, blob, pairs[s], at)
+        pairs, place_bytes = self._pairs(ask.run, run), bytes.fromhex(place)
+        unsealed = {
+            s: secagg_group.unseal(group, self._site, s, blob, pairs[s], place_bytes)
             for s, blob in ask.sealed.items()
             if s in online
         }
-        return Told(shares=secagg_group.reveal(group, online, held))
+        return Told(shares=secagg_group.reveal(group, online, unsealed))
 
     def _signs(self, site: str, text: bytes, signature: str) -> bool:
         try:

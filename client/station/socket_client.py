@@ -62,16 +62,16 @@ class Link:
             ) from error
         # after it is reached: a station that is being restarted makes its socket anew
         for path, kind in ((self._socket, stat.S_ISSOCK), (self._socket.parent, stat.S_ISDIR)):
-            found = path.stat()
-            if not kind(found.st_mode) or found.st_uid != os.getuid():
+            status = path.stat()
+            if not kind(status.st_mode) or status.st_uid != os.getuid():
                 raise WireError(
                     "R05",
-                    f"'{path}' belongs to user {found.st_uid}, this is {os.getuid()}: it is not "
+                    f"'{path}' belongs to user {status.st_uid}, this is {os.getuid()}: it is not "
                     "our station's",
                 )
-        if found.st_mode & 0o077:
+        if status.st_mode & 0o077:
             raise WireError(
                 "R05",
-                f"'{self._socket.parent}' is open to others (mode {found.st_mode & 0o777:o}); "
+                f"'{self._socket.parent}' is open to others (mode {status.st_mode & 0o777:o}); "
                 "chmod 700 it",
             )

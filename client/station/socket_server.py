@@ -46,7 +46,7 @@ def serve(path: Path, at: Path, *, tell: Callable[[str], None]) -> None:
     alone()
     fix_threads()
     site = site_file.load(path)
-    with _only(site.state), opened(site) as memory, ThreadPoolExecutor(1, "work") as at_work:
+    with _locked(site.state), opened(site) as memory, ThreadPoolExecutor(1, "work") as at_work:
         station = Station(site, memory, at_work)
         station.check()
         with Gate(station, at):
@@ -61,27 +61,27 @@ def serve(path: Path, at: Path, *, tell: Callable[[str], None]) -> None:
 
 def alone() -> None:
     """RunError C05 unless loopback is the only interface that is up: the data has no network."""
-    others = [name for _, name in socket.if_nameindex() if name != "lo" and _up(name)]
-    if others:
+    interfaces = [name for _, name in socket.if_nameindex() if name != "lo" and _is_up(name)]
+    if interfaces:
         raise RunError(
             "C05",
-            f"this process has a network ({', '.join(others)}), and the station must have none: "
-            "start its container with network_mode "
+            f"this process has a network ({', '.join(interfaces)}), and the station must have "
+            "none: start its container with network_mode "
             "'none', a service with PrivateNetwork=yes, or by hand 'unshare --net --map-root-user'",
         )
 
 
-def _up(name: str) -> bool:
+def _is_up(name: str) -> bool:
     """A tunnel that the kernel adds to every namespace is down."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        told = fcntl.ioctl(
-            asking, 0x8913, struct.pack("16sH14x", name.encode()[:15], 0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        reply = fcntl.ioctl(
+            probe, 0x8913, struct.pack("16sH14x", name.encode()[:15], 0)
         )  # SIOCGIFFLAGS
-    return bool(struct.unpack_from("H", told, 16)[0] & _UP)
+    return bool(struct.unpack_from("H", reply, 16)[0] & _UP)
 
 
 @contextmanager
-def _only(state: Path) -> Iterator[None]:
+def _locked(state: Path) -> Iterator[None]:
     """An exclusive lock on the site's state: two stations would answer a plan twice (C05)."""
     try:
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -127,8 +127,8 @@ class Gate:
 
     def __enter__(self) -> Gate:
         own(self._at.parent)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
-            if asking.connect_ex(str(self._at)) == 0:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            if probe.connect_ex(str(self._at)) == 0:
                 self._inner.cleanup()
                 self._outer.close()
                 raise RunError(
@@ -158,9 +158,11 @@ class Gate:
 
     def _answer(self, pieces: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
-            asked, left = assemble(pieces), context.time_remaining()
+            packet, remaining = assemble(pieces), context.time_remaining()
             # in time for the answer to be carried back
-            yield from frames(self._station.answer(asked, None if left is None else LEASE * left))
+            yield from frames(
+                self._station.answer(packet, None if remaining is None else LEASE * remaining)
+            )
         except WireError as error:
             # a malformed packet: the text stays in the site's log
             self._station.note(str(error))
@@ -209,22 +211,22 @@ def own(folder: Path) -> None:
     """Make the folder of the socket, or see that it is ours alone (C05)."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        found = folder.stat()
+        status = folder.stat()
     except OSError as error:
         raise RunError(
             "C05",
             f"the socket's folder '{folder}' cannot be made ({error.strerror}); mount the shared "
             "volume there",
         ) from error
-    if found.st_uid != os.getuid():
+    if status.st_uid != os.getuid():
         raise RunError(
             "C05",
-            f"'{folder}' belongs to user {found.st_uid}, the station runs as {os.getuid()}; chown "
+            f"'{folder}' belongs to user {status.st_uid}, the station runs as {os.getuid()}; chown "
             "it, or choose another --socket",
         )
-    if found.st_mode & 0o077:
+    if status.st_mode & 0o077:
         raise RunError(
-            "C05", f"'{folder}' is open to others (mode {found.st_mode & 0o777:o}); chmod 700 it"
+            "C05", f"'{folder}' is open to others (mode {status.st_mode & 0o777:o}); chmod 700 it"
         )
 
 

@@ -79,9 +79,9 @@ class Kind(Generic[Asked]):
     refused: Callable[[str], Answer]
 
     def answer(self, packet: Packet, coordinator: str, seconds: float | None) -> Answer:
-        asked = self.unpack(packet, coordinator)
-        guard.timely(asked)
-        return self.work(asked, seconds)
+        message = self.unpack(packet, coordinator)
+        guard.timely(message)
+        return self.work(message, seconds)
 
 
 class Station:
@@ -99,7 +99,7 @@ class Station:
         if site.privacy.noised and self._memory.budget is None:
             raise AssertionError("a site with a finite epsilon needs an account")
         self._log = SiteLog(site.log)
-        self._held, self._one = held_states(), threading.Lock()
+        self._held_states, self._lock = held_states(), threading.Lock()
         self._answering: set[str] = set()
         """Hashes of the cohorts that may be answered from."""
         policy = site.privacy
@@ -165,7 +165,7 @@ class Station:
         )
         signed = answer.pack(self._signer(), packet)
         if self._memory.audit is not None:
-            with self._one:
+            with self._lock:
                 self._memory.audit.left(packet, answer.plans, answer.updates, signed)
         return signed
 
@@ -175,12 +175,12 @@ class Station:
         )
 
     def _asked(self, ask: Ask, _: float | None) -> Answer:
-        with self._one:
+        with self._lock:
             return Answer(partial(pack_told, self._secure.answer(ask)))
 
     def _request(self, packet: Packet, coordinator: str) -> Request:
-        with self._one:
-            return unpack_request(packet, coordinator, self._held)
+        with self._lock:
+            return unpack_request(packet, coordinator, self._held_states)
 
     def _worked(self, request: Request, seconds: float | None) -> Answer:
         updates = self.handle(request, seconds)
@@ -197,12 +197,12 @@ class Station:
         plans = request.plans
         if not all(p.secure for p in plans):
             raise RefusedError("P04", "some plans of a step are to be masked and others not")
-        amiss = {u.code for u in updates} - {"", *CANNOT}
-        if amiss:
-            return Masked("R09" if "R09" in amiss else min(amiss))
+        failures = {u.code for u in updates} - {"", *CANNOT}
+        if failures:
+            return Masked("R09" if "R09" in failures else min(failures))
         zeros = [self._zero(p, request.states) for p in plans]
         contributions = [u.contribution or zero for u, zero in zip(updates, zeros, strict=True)]
-        with self._one:
+        with self._lock:
             vector, sealed = self._secure.mask(plans, zeros, contributions)
         return Masked("", max(u.budget for u in updates), vector, sealed)
 
@@ -234,33 +234,35 @@ class Station:
                 f"the coordinator's schema of '{ref}' ({task}) is not this site's; use the same "
                 "fedmets and study version",
             )
-        known = cohort.labels != UNKNOWN
+        labelled = cohort.labels != UNKNOWN
         classes = len(cohort.schema.label.classes)
         counts = [
             np.bincount(cohort.labels[mask], minlength=classes)
-            for mask in (known, known & cohort.imaged)
+            for mask in (labelled, labelled & cohort.imaged)
         ]
         if self._memory.budget is not None:
-            told = self._memory.budget.counts(cohort.hash, [int(n) for n in np.concatenate(counts)])
-            counts = [np.array(told[:classes]), np.array(told[classes:])]
+            noised_counts = self._memory.budget.counts(
+                cohort.hash, [int(n) for n in np.concatenate(counts)]
+            )
+            counts = [np.array(noised_counts[:classes]), np.array(noised_counts[classes:])]
         cases, imaged = (int(c.sum()) for c in counts)
-        two, two_imaged = (
+        estimable, imaged_estimable = (
             not self.site.pooled and bool((c >= ESTIMABLE).sum() >= 2) for c in counts
         )
         if self.site.privacy.require == "secagg":
-            cases, imaged, two = 0, 0, False  # what is masked in every sum is not told here
+            cases, imaged, estimable = 0, 0, False  # what is masked in every sum is not told here
         open_ = cases >= self.site.minimum and not self.site.privacy.noised
         return Hello(
             site=self.site.name,
             version=__version__,
             schema=cohort.schema.hash,
-            flow=_told(cohort.flow, self.site.minimum) if open_ else (),
+            flow=_flow_counts(cohort.flow, self.site.minimum) if open_ else (),
             modalities=tuple(sorted(cohort.modalities)),
             learners=learner.names(),
             cases=cases if cases >= self.site.minimum else 0,
-            estimable=two,
+            estimable=estimable,
             imaged=imaged if imaged >= self.site.minimum else 0,
-            imaged_estimable=two_imaged,
+            imaged_estimable=imaged_estimable,
             seconds=time_forecast.load(self.site.state, Path(ref).name, task),
         )
 
@@ -282,18 +284,24 @@ class Station:
 
     def _work(self, plan: Plan, states: States) -> Contribution:
         cohort = self.cohort(plan.study, plan.task)
-        asked = guard.admit(plan, self.site, cohort, self._memory.budget)
+        asked_learner = guard.admit(plan, self.site, cohort, self._memory.budget)
         state = guard.state_for(plan, states)
         with system_random.repeatable(
             self.site.privacy.noise_seed, f"{plan.site} {plan.place} {plan.phase} {plan.privacy}"
         ):
-            mine = asked.contribute(state, cohort, plan)
+            contribution = asked_learner.contribute(state, cohort, plan)
             return guard.release(
-                mine, asked, state, plan, cohort, self.site.minimum, self._memory.budget
+                contribution,
+                asked_learner,
+                state,
+                plan,
+                cohort,
+                self.site.minimum,
+                self._memory.budget,
             )
 
 
-def _told(flow: Flow, minimum: int) -> tuple[int, ...]:
+def _flow_counts(flow: Flow, minimum: int) -> tuple[int, ...]:
     """Patients read, left out, and without a known label; nothing where any is a few and no
     more."""
     left_out = flow.read - flow.kept

@@ -39,7 +39,7 @@ class Jobs:
         self._jobs: dict[tuple[str, str], tuple[int, Future[Answered]]] = {}
         """Run and question -> its step, and what is being worked on: one at a time, for there is
         one GPU, and one memory."""
-        self._one = threading.Lock()
+        self._lock = threading.Lock()
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -48,35 +48,39 @@ class Jobs:
 
     def handle(self, request: Request, seconds: float | None = None) -> list[Update]:
         """One Update a plan, in their order; never raises."""
-        with self._one:
+        with self._lock:
             begun = [
-                self._log.or_code(partial(self._begun, p, request.states), partial(_without, p))
+                self._log.or_code(partial(self._begun, p, request.states), partial(_refused, p))
                 for p in request.plans
             ]
         wait(begun, seconds)
-        with self._one:
-            now = [self._now(p, job) for p, job in zip(request.plans, begun, strict=True)]
+        with self._lock:
+            answers = [
+                self._current_answer(p, job) for p, job in zip(request.plans, begun, strict=True)
+            ]
             return self._log.or_code(
-                lambda: self._kept(now),
+                lambda: self._settled(answers),
                 # what could not be kept may not leave: it could not be told from a second answer
-                lambda code: [Update(a.update.plan_hash, None, a.update.code or code) for a in now],
+                lambda code: [
+                    Update(a.update.plan_hash, None, a.update.code or code) for a in answers
+                ],
             )
 
-    def _kept(self, now: list[Answered]) -> list[Update]:
+    def _settled(self, answers: list[Answered]) -> list[Update]:
         """Charge, then store, then reply: whatever dies in between has charged too much, never too
         little."""
         head = self._budget.settle() if self._budget else ""
-        self._answers.keep(now)
-        for answered in now:
+        self._answers.keep(answers)
+        for answered in answers:
             if answered.update.code != "R09":
                 self._jobs.pop((answered.plan.run, answered.plan.question), None)
-        return [replace(a.update, budget=head) for a in now]
+        return [replace(a.update, budget=head) for a in answers]
 
     def _begun(self, plan: Plan, states: States) -> Future[Answered]:
         stored = self._answers.of(plan) if plan.site == self._site else None
         if stored is not None:
             return _done(Answered(plan, stored))
-        self._jobs = {k: v for k, v in self._jobs.items() if _wanted(k[0], *v, plan)}
+        self._jobs = {k: v for k, v in self._jobs.items() if _still_wanted(k[0], *v, plan)}
         key = plan.run, plan.question
         if key not in self._jobs:
             guard.timely(plan)
@@ -87,13 +91,17 @@ class Jobs:
             )
         return self._jobs[key][1]
 
-    def _now(self, plan: Plan, job: Future[Answered]) -> Answered:
+    def _current_answer(self, plan: Plan, job: Future[Answered]) -> Answered:
         """What a job has come to, as the answer to this very plan: it may have been asked with less
         time before."""
         if not job.done() or job.cancelled():
             return Answered(plan, Update(plan.hash, None, "R09"))
-        was = job.result()
-        return Answered(plan, Update(plan.hash, was.update.contribution, was.update.code), was.rest)
+        answered = job.result()
+        return Answered(
+            plan,
+            Update(plan.hash, answered.update.contribution, answered.update.code),
+            answered.rest,
+        )
 
     def _answered(self, plan: Plan, states: States, rest: Arrays) -> Answered:
         if self._stopping.is_set():
@@ -107,11 +115,11 @@ class Jobs:
         released = self._work(plan, states)
         if plan.transfer not in compression.ROUNDED:
             return Answered(plan, Update(plan.hash, released))
-        thin, left = _rounded(plan, states, released, rest)
-        return Answered(plan, Update(plan.hash, thin), left)
+        rounded, residual = _rounded(plan, states, released, rest)
+        return Answered(plan, Update(plan.hash, rounded), residual)
 
 
-def _wanted(run: str, step: int, job: Future[Answered], plan: Plan) -> bool:
+def _still_wanted(run: str, step: int, job: Future[Answered], plan: Plan) -> bool:
     """Is a job still waited for, now that this plan has come? A run that has gone on never asks for
     an earlier step."""
     if run == plan.run:
@@ -124,16 +132,16 @@ def _rounded(
 ) -> tuple[Contribution, Arrays]:
     """What leaves in place of new parameters, their rounded change, and what is left for the next
     one; anything else leaves as it is."""
-    asked = learner.load(plan.learner, plan.hyper)
+    asked_learner = learner.load(plan.learner, plan.hyper)
     parameters = compression.averaged(
-        asked, guard.state_for(plan, states).get(asked.name, {}), released.sums
+        asked_learner, guard.state_for(plan, states).get(asked_learner.name, {}), released.sums
     )
     if parameters is None:
         return released, {}
     return compression.thin(released, parameters, rest, plan.transfer)
 
 
-def _without(plan: Plan, code: str) -> Future[Answered]:
+def _refused(plan: Plan, code: str) -> Future[Answered]:
     return _done(Answered(plan, Update(plan.hash, None, code)))
 
 

@@ -238,7 +238,7 @@ def listening(process: subprocess.Popen[str], at: Path) -> None:
 
 def test_a_process_with_a_network_does_not_start(home: Path, at: Path) -> None:
     """The command as somebody would type it by mistake: on the host's network."""
-    if not [n for _, n in socket.if_nameindex() if n != "lo" and socket_server._up(n)]:
+    if not [n for _, n in socket.if_nameindex() if n != "lo" and socket_server._is_up(n)]:
         pytest.skip("this machine has no network to be refused for")
     command = [
         sys.executable,

@@ -484,7 +484,7 @@ def test_a_station_that_was_started_again_gets_the_states_it_lacks(
 
     def restarted(site: str, told: Packet, m: Message) -> Message | None:
         if site == "S3" and told.kind == "masked" and next(turn) == 1:
-            stations[3]._held.clear()
+            stations[3]._held_states.clear()
         return as_it_is(site, told, m)
 
     run = replace(masked_run(transfer="changed"), retries=1)

@@ -136,7 +136,7 @@ def test_rounded_changes_cost_a_fraction_and_the_model_stays_near(how: str, tmp_
     assert not [
         k
         for s in there.stations.values()
-        for a in s._held.values()
+        for a in s._held_states.values()
         for k in a
         if k.startswith(MEMORY)
     ]
