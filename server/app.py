@@ -30,8 +30,9 @@ from common.wire.state_transfer import States
 from server.config import enrolled_sites
 from server.config.jobs import build_jobs, possible
 from server.config.run_config import Run
-from server.ledger import heartbeat, state_store
-from server.ledger.heartbeat import Signs
+from server.ledger import state_store
+from server.ledger.heartbeat import NAME as STATUS
+from server.ledger.heartbeat import Heartbeat
 from server.ledger.ledger import NAME, Ledger
 from server.rounds import leak_guard, noisy_scores, strategies, update_screening
 from server.rounds.budget_heads import NAME as BUDGETS
@@ -43,8 +44,6 @@ from server.rounds.resume import STATES, WITHHELD, restore
 from server.rounds.round_metrics import evaluated
 
 app = ServerApp()
-
-STATUS = heartbeat.NAME
 
 
 @app.main()
@@ -83,25 +82,25 @@ def coordinate(
         )
     folder = Path(run.out)
     run_id = run.id(study, schema)
-    ledger, alive = _open(folder, run, run_id), Signs(folder / STATUS)
+    ledger, heartbeat = _open(folder, run, run_id), Heartbeat(folder / STATUS)
     try:
-        with alive:
-            return _coordinate(grid, run, study, schema, ledger, alive, tell)
+        with heartbeat:
+            return _coordinate(grid, run, study, schema, ledger, heartbeat, tell)
     except (FedmetsError, KeyboardInterrupt) as error:
-        _ended(ledger, alive, error)
+        _ended(ledger, heartbeat, error)
         raise
     finally:
         ledger.close()
 
 
-def _ended(ledger: Ledger, alive: Signs, error: FedmetsError | KeyboardInterrupt) -> None:
+def _ended(ledger: Ledger, heartbeat: Heartbeat, error: FedmetsError | KeyboardInterrupt) -> None:
     """Whoever looks at the run later learns why it is not at work; where not even that can be
     written, the terminal still says it."""
     why: dict[str, Any] = (
         {"code": error.code, "said": list(error.faults)} if isinstance(error, FedmetsError) else {}
     )
     with suppress(RunError):
-        alive.say(failed=why)
+        heartbeat.note(failed=why)
         # the first line of a ledger says which run it is of; and what is wrong with a run's folder
         # changes nothing in it
         if ledger.lines and not why.get("code", "").startswith("S"):
@@ -114,18 +113,18 @@ def _coordinate(
     study: Study,
     schema: Schema,
     ledger: Ledger,
-    alive: Signs,
+    heartbeat: Heartbeat,
     tell: Callable[[Exchange, Progress, int], None] | None,
 ) -> Outcome:
     folder, task, run_id = Path(run.out), run.task, run.id(study, schema)
     _not_refused(ledger)
     name = ledger.lines[0]["name"] if ledger.lines else f"{run_id}-{secrets.token_hex(4)}"
     begun_with = ledger.lines[0]["sites"] if ledger.lines else ()
-    alive.say(
+    heartbeat.note(
         study=run.study, task=task, run=name, expect=len(begun_with) or run.expect, begun=False
     )
     invitation = Invitation(run, name, enrolled_sites.load(run.keys), task, schema)
-    roster = register(grid, invitation, begun_with, alive.here)
+    roster = register(grid, invitation, begun_with, heartbeat.registered)
     progress = restore(ledger.lines, folder)
     heads = possible(run, study, roster.hellos.values())
     groups = roster.groups(run.left_out_sites)
@@ -165,7 +164,7 @@ def _coordinate(
         | {"fedmets": __version__},
     )
 
-    alive.say(begun=True, jobs=len(jobs), done=len(progress.done))
+    heartbeat.note(begun=True, jobs=len(jobs), done=len(progress.done))
     charges = Charges(jobs, schema, run.noise, run.parts) if run.noise else None
     for line in ledger.lines if charges else ():
         if line["kind"] == "exchange" and charges:
@@ -188,13 +187,21 @@ def _coordinate(
             state=sha,
             done=len(now.done),
         )
-        alive.say(done=len(now.done))
+        heartbeat.note(done=len(now.done))
         _guard_leaks(run, schema, now, ledger, outer)
         if tell:
             tell(exchange, now, len(jobs))
 
     federation = Federation(
-        grid, run, name, roster, jobs, schema, strategies.combiner(run.strategy), alive, accounts
+        grid,
+        run,
+        name,
+        roster,
+        jobs,
+        schema,
+        strategies.combiner(run.strategy),
+        heartbeat,
+        accounts,
     )
     drive(federation, progress, watch)
     state_hash = digest(flatten(flatten(progress.states)))
@@ -202,7 +209,7 @@ def _coordinate(
     if closed is None:
         later = joined_later(grid, invitation, roster)
         seen = (
-            {h.name: noisy_scores.told(progress.states, h.name, run.seed) for h in heads}
+            {h.name: noisy_scores.held_out_auc(progress.states, h.name, run.seed) for h in heads}
             if run.noise
             else {}
         )

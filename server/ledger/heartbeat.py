@@ -26,7 +26,7 @@ _LEAST_SECONDS = 0.5
 """Seconds between writings for sites that are heard of."""
 
 
-class Signs:
+class Heartbeat:
     """A context: while it is open the file is kept fresh. Without a path nothing is written."""
 
     def __init__(self, path: Path | None) -> None:
@@ -40,9 +40,9 @@ class Signs:
         self._lock = threading.Lock()
         self._over = threading.Event()
 
-    def __enter__(self) -> Signs:
+    def __enter__(self) -> Heartbeat:
         if self._path:
-            threading.Thread(target=self._beat, daemon=True, name="signs").start()
+            threading.Thread(target=self._beat, daemon=True, name="heartbeat").start()
         return self
 
     def __exit__(
@@ -53,13 +53,13 @@ class Signs:
     ) -> None:
         self._over.set()
 
-    def say(self, **what: object) -> None:
+    def note(self, **facts: object) -> None:
         """Facts of the run: what it waits for, jobs, jobs done."""
         with self._lock:
-            self._now |= what
+            self._now |= facts
         self._write(0)
 
-    def here(self, sites: Mapping[str, str]) -> None:
+    def registered(self, sites: Mapping[str, str]) -> None:
         """Who has come to take part so far."""
         if sites != self._sites:
             with self._lock:

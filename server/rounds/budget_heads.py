@@ -41,12 +41,12 @@ class Accounts:
 
 def _read(path: Path) -> dict[str, str]:
     try:
-        held = json.loads(path.read_text()) if path.exists() else {}
-        if not isinstance(held, dict) or not all(
-            re.fullmatch(r"[0-9a-f]{64}", str(v)) for kv in held.items() for v in kv
+        heads = json.loads(path.read_text()) if path.exists() else {}
+        if not isinstance(heads, dict) or not all(
+            re.fullmatch(r"[0-9a-f]{64}", str(v)) for kv in heads.items() for v in kv
         ):
             raise ValueError("not an object of keys and hashes")
-        return held
+        return heads
     except (OSError, ValueError) as error:
         raise RunError(
             "S02",

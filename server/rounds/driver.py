@@ -22,7 +22,7 @@ from common.types import Arrays, State, flatten
 from common.wire.state_transfer import States
 from server.config.jobs import Job
 from server.config.run_config import Run
-from server.ledger.heartbeat import Signs
+from server.ledger.heartbeat import Heartbeat
 from server.rounds.budget_heads import Accounts
 from server.rounds.masked_sums import MaskedSums
 from server.rounds.open_sums import OpenSums
@@ -56,7 +56,7 @@ class Federation:
     jobs: Sequence[Job]
     schema: Schema
     combine: Combine = add
-    signs: Signs = field(default_factory=lambda: Signs(None))
+    heartbeat: Heartbeat = field(default_factory=lambda: Heartbeat(None))
     """Told each site's state (ready, working, contributed, refused, or a code) as it changes, and
     whenever a site is heard of."""
     accounts: Accounts | None = None
@@ -115,7 +115,7 @@ def drive(federation: Federation, progress: Progress, watch: Watch) -> None:
     """Exchange until every job is done. `progress` is advanced in place; `watch` is called after
     each exchange and may raise."""
     run, roster, jobs = federation.run, federation.roster, federation.jobs
-    asking = Asking(Post(federation.grid), run, roster, Shelf(run.transfer), federation.signs)
+    asking = Asking(Post(federation.grid), run, roster, Shelf(run.transfer), federation.heartbeat)
     sums: Sums = MaskedSums(asking, federation.run_id) if run.secure else OpenSums(asking)
     means = _Means(
         federation, asking, sums, federation.accounts or Accounts(None, roster.enrolled.sites)
@@ -169,18 +169,20 @@ def _lacking(job: Job, by_key: Mapping[tuple[str, str], Job], progress: Progress
 
 
 def _exchange(means: _Means, jobs: Sequence[Job], progress: Progress) -> Exchange:
-    started, asking, signs = time.monotonic(), means.asking, means.federation.signs
+    started, asking, heartbeat = time.monotonic(), means.asking, means.federation.heartbeat
     sent, received = asking.sent, asking.received
     ready = asking.roster.ready
     lot = asking.shelf.lay_out(_needed(jobs, progress))
     questions = [_question(means, job, progress, lot) for job in jobs]
-    asked: dict[str, int] = {}
+    plan_counts: dict[str, int] = {}
     for site in (s for q in questions for s in q.plans):
-        asked[site] = asked.get(site, 0) + 1
-    signs.step(progress.step, {s: "working" if s in asked else "ready" for s in ready}, asked)
+        plan_counts[site] = plan_counts.get(site, 0) + 1
+    heartbeat.step(
+        progress.step, {s: "working" if s in plan_counts else "ready" for s in ready}, plan_counts
+    )
     collected = means.sums.collect(questions, lot)
     means.accounts.told(collected.budgets)
-    signs.step(progress.step, {s: collected.outcome.get(s, "ready") for s in ready})
+    heartbeat.step(progress.step, {s: collected.outcome.get(s, "ready") for s in ready})
     work: dict[tuple[str, ...], dict[str, Any]] = {}
     measured = Measured()
     for question, summed in zip(questions, collected.totals, strict=True):
@@ -197,7 +199,7 @@ def _exchange(means: _Means, jobs: Sequence[Job], progress: Progress) -> Exchang
     return Exchange(
         step=progress.step,
         sites=dict(collected.outcome),
-        asked=asked,
+        asked=plan_counts,
         work=list(work.values()),
         late=[
             {"site": names.get(node, f"node {node}"), "step": group}
@@ -215,10 +217,10 @@ def _needed(jobs: Sequence[Job], progress: Progress) -> States:
     """The states that the jobs' plans are about."""
     states: States = {}
     for job in jobs:
-        wanted = (*job.learner.needs, job.learner.name)
+        names = (*job.learner.needs, job.learner.name)
         for fold in job.reads:
             states.setdefault(fold.key, {}).update(
-                {n: a for n, a in progress.states[fold.key].items() if n in wanted}
+                {n: a for n, a in progress.states[fold.key].items() if n in names}
             )
     return states
 
@@ -246,18 +248,18 @@ def _question(means: _Means, job: Job, progress: Progress, lot: Lot) -> Question
 def _state(job: Job, progress: Progress) -> State:
     if job.reads == (job.fold,):
         return progress.states[job.fold.key]
-    many = flatten({f.key: progress.states[f.key] for f in job.reads})
-    return {**many, job.learner.name: progress.states[job.fold.key][job.learner.name]}
+    joined = flatten({f.key: progress.states[f.key] for f in job.reads})
+    return {**joined, job.learner.name: progress.states[job.fold.key][job.learner.name]}
 
 
 def _advance(
     means: _Means, question: Question, summands: Sequence[Contribution], progress: Progress
 ) -> None:
-    job, before = question.job, question.arrays
-    combined, arrays = means.federation.combine(job.learner, before, summands)
+    job, old_arrays = question.job, question.arrays
+    combined, arrays = means.federation.combine(job.learner, old_arrays, summands)
     step = job.learner.apply({**question.state, job.learner.name: arrays}, combined, question.plan)
     progress.states[job.fold.key][job.learner.name] = means.asking.shelf.settle(
-        job.key, job.learner, before, step.arrays
+        job.key, job.learner, old_arrays, step.arrays
     )
     if step.done:
         progress.done.add(job.key)

@@ -19,19 +19,19 @@ def single_feature_auc(arrays: Arrays, schema: Schema) -> dict[str, float]:
 
 def leaks(fits: Mapping[str, Arrays], schema: Schema) -> dict[str, tuple[float, str]]:
     """Feature -> (AUC, fold key) where a feature exceeds the limit on some training set."""
-    out: dict[str, tuple[float, str]] = {}
+    leaking: dict[str, tuple[float, str]] = {}
     for fold, arrays in fits.items():
         for name, auc in single_feature_auc(arrays, schema).items():
-            if auc > LIMIT and auc > out.get(name, (0.0, ""))[0]:
-                out[name] = (auc, fold)
-    return out
+            if auc > LIMIT and auc > leaking.get(name, (0.0, ""))[0]:
+                leaking[name] = (auc, fold)
+    return leaking
 
 
-def describe(found: Mapping[str, tuple[float, str]], names: Sequence[str]) -> list[str]:
+def describe(leaking: Mapping[str, tuple[float, str]], names: Sequence[str]) -> list[str]:
     """A sentence for each feature in `names`."""
     return [
-        f"L03 feature '{n}' alone reaches AUC {found[n][0]:.3f} on the training rows of fold "
-        f"'{found[n][1]}' (limit {LIMIT}); "
+        f"L03 feature '{n}' alone reaches AUC {leaking[n][0]:.3f} on the training rows of fold "
+        f"'{leaking[n][1]}' (limit {LIMIT}); "
         f"it probably encodes the label: remove it, or accept it with --accept-leak {n}, which "
         "the report will show"
         for n in names

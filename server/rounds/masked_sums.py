@@ -46,15 +46,17 @@ class _Vectors:
     """Site -> what it sealed for each."""
     budgets: dict[str, str] = field(default_factory=dict)
 
-    def add(self, site: str, came: masked_messages.Masked) -> None:
-        if self.sealed and came.vector.shape != self.total.shape:
+    def add(self, site: str, masked: masked_messages.Masked) -> None:
+        if self.sealed and masked.vector.shape != self.total.shape:
             raise WireError(
-                "M02", f"'{site}' sent {came.vector.size} numbers, the others {self.total.size}"
+                "M02", f"'{site}' sent {masked.vector.size} numbers, the others {self.total.size}"
             )
         self.total = (
-            np.add(self.total, came.vector, out=self.total) if self.sealed else came.vector.copy()
+            np.add(self.total, masked.vector, out=self.total)
+            if self.sealed
+            else masked.vector.copy()
         )
-        self.sealed[site], self.budgets[site] = came.sealed, came.budget
+        self.sealed[site], self.budgets[site] = masked.sealed, masked.budget
 
 
 class MaskedSums:
@@ -72,13 +74,13 @@ class MaskedSums:
         )
         self._path = Path(self._run.out or tempfile.gettempdir()) / NAME
         self.group = group.group(self._roster.ready)
-        told = self._all("key", {})
-        self._all("group", {s: (t.public, t.signature) for s, t in told.items()})
+        site_keys = self._exchange_keys("key", {})
+        self._exchange_keys("group", {s: (t.public, t.signature) for s, t in site_keys.items()})
 
-    def _all(
+    def _exchange_keys(
         self, stage: masked_messages.Stage, keys: Mapping[str, tuple[str, str]]
     ) -> dict[str, Told]:
-        told, codes = self._tell(
+        answers, codes = self._tell(
             {s: replace(self._ask(s, stage), keys=keys) for s in self.group.sites}
         )
         if codes:
@@ -87,20 +89,20 @@ class MaskedSums:
                 f"the sites exchanged no keys for sums that are masked ({stage}): "
                 f"{_listed(codes)}; their logs say more",
             )
-        return told
+        return answers
 
     def asked(self, job: Job) -> tuple[str, ...]:
         return self._roster.ready
 
     def collect(self, questions: Sequence[Question], lot: Lot) -> Collected:
         plans, zeros = by_site(questions), [q.zero() for q in questions]
-        asked = next(iter(plans.values()))
-        step, place = asked[0].step, masked_messages.place(asked, self.group)
-        only = self._begun(place)
-        vectors, outcome = self._vectors({s: p for s, p in plans.items() if s in only}, lot)
-        outcome |= {s: "R02" for s in plans if s not in only}
+        site_plans = next(iter(plans.values()))
+        step, place = site_plans[0].step, masked_messages.place(site_plans, self.group)
+        allowed = self._begun(place)
+        vectors, outcome = self._vectors({s: p for s, p in plans.items() if s in allowed}, lot)
+        outcome |= {s: "R02" for s in plans if s not in allowed}
         online = tuple(sorted(vectors.sealed))
-        self._demand(online, only, outcome)
+        self._demand(online, allowed, outcome)
         state_store.write(self._path, json.dumps({"place": place, "online": online}).encode())
         asks = {
             s: replace(self._ask(s, "online"), step=step, place=place, online=online)
@@ -113,15 +115,17 @@ class MaskedSums:
                 asks[s],
                 stage="reveal",
                 signed=signed,
-                sealed={of: vectors.sealed[of][s] for of in online},
+                sealed={sender: vectors.sealed[sender][s] for sender in online},
             )
-        told, silent = self._tell({s: asks[s] for s in agreed})
+        revealed, silent = self._tell({s: asks[s] for s in agreed})
         self._unmask(
-            online, {s: t.shares for s, t in told.items()}, vectors.total, {**lost, **silent}
+            online, {s: t.shares for s, t in revealed.items()}, vectors.total, {**lost, **silent}
         )
-        like = masked_messages.joined(zeros)
+        template = masked_messages.joined(zeros)
         decoded = dict(
-            fixed_point.decode(vectors.total, like, masked_messages.scale(self.group), len(online))
+            fixed_point.decode(
+                vectors.total, template, masked_messages.scale(self.group), len(online)
+            )
         )
         sums = zip(questions, masked_messages.parted(decoded, zeros), zeros, strict=True)
         totals = (
@@ -133,12 +137,12 @@ class MaskedSums:
     def _unmask(
         self,
         online: tuple[str, ...],
-        told: Mapping[str, Mapping[str, group.Shares]],
+        shares: Mapping[str, Mapping[str, group.Shares]],
         total: Words,
         lost: Mapping[str, str],
     ) -> None:
         try:
-            group.unmask(self.group, online, told, total)
+            group.unmask(self.group, online, shares, total)
         except FedmetsError as error:
             sites = ", ".join(online)
             raise FederationError(
@@ -162,7 +166,7 @@ class MaskedSums:
             ) from error
 
     def _demand(
-        self, online: tuple[str, ...], only: tuple[str, ...], lost: Mapping[str, str]
+        self, online: tuple[str, ...], allowed: tuple[str, ...], lost: Mapping[str, str]
     ) -> None:
         """Enough sites for a secure sum and for the quorum; and those that were told of this very
         sum before, if any were."""
@@ -174,14 +178,14 @@ class MaskedSums:
                 "R01", f"{error} ({reasons}); mend the sites named and resume"
             ) from error
         if len(online) < self._run.quorum * len(self.group.sites) - 1e-9 or (
-            only != self.group.sites and online != only
+            allowed != self.group.sites and online != allowed
         ):
             raise FederationError(
                 "R01",
                 f"{len(online)} of {len(self.group.sites)} sites sent a masked vector, quorum is "
                 f"{self._run.quorum:g} of all, and of those "
-                f"that were told of this sum each ({', '.join(only)}): {reasons}; mend the sites "
-                "named and resume",
+                f"that were told of this sum each ({', '.join(allowed)}): {reasons}; mend the "
+                "sites named and resume",
             )
 
     def _vectors(
@@ -203,11 +207,11 @@ class MaskedSums:
             if reply.kind == "updates":
                 code = next((u.code for u in unpack_updates(reply, key, request) if u.code), "W02")
                 raise RefusedError(code, "the site could not read the request")
-            came = masked_messages.unpack_masked(reply, key, request, self.group.sites)
-            if not came.code:
-                vectors.add(site, came)
+            masked = masked_messages.unpack_masked(reply, key, request, self.group.sites)
+            if not masked.code:
+                vectors.add(site, masked)
                 shelf.holds(site, lot)
-            return _owed(site, came.code, refused)
+            return _owed(site, masked.code, refused)
 
         codes = self._asking.ask(
             dict.fromkeys(plans, 1), write, read, str(next(iter(plans.values()))[0].step), lot.bytes
@@ -219,7 +223,7 @@ class MaskedSums:
 
     def _tell(self, asks: Mapping[str, Ask]) -> tuple[dict[str, Told], dict[str, str]]:
         """What sites answer to the asks, and the codes of those that do not."""
-        told, refused = dict[str, Told](), dict[str, str]()
+        answers, refused = dict[str, Told](), dict[str, str]()
 
         def write(site: str, expires: float) -> Packet:
             return masked_messages.pack_ask(
@@ -229,11 +233,11 @@ class MaskedSums:
         def read(site: str, request: Packet, reply: Packet) -> int:
             answer = masked_messages.unpack_told(reply, self._roster.enrolled.sites[site], request)
             if not answer.code:
-                told[site] = answer
+                answers[site] = answer
             return _owed(site, answer.code, refused)
 
         codes = self._asking.ask(dict.fromkeys(asks, 1), write, read)
-        return told, codes | refused
+        return answers, codes | refused
 
 
 def _total(

@@ -13,22 +13,22 @@ from common.wire.state_transfer import States
 from server.config.run_config import Run
 
 
-def told(states: States, head: str, seed: int) -> NoisyAuc | None:
+def held_out_auc(states: States, head: str, seed: int) -> NoisyAuc | None:
     """The pooled AUC for two classes, over all parts that were scored; None for more classes, or
     where nobody was."""
-    mine = [s["scores"] for s in states.values() if head in s.get("scores", {})]
-    if not mine or len(mine[0][head]) > 1:
+    scores = [s["scores"] for s in states.values() if head in s.get("scores", {})]
+    if not scores or len(scores[0][head]) > 1:
         return None
-    histogram = np.sum([m[head][0] for m in mine], axis=0)
-    return noisy_auc(histogram, float(np.sqrt(sum(float(m["spread"]) ** 2 for m in mine))), seed)
+    histogram = np.sum([m[head][0] for m in scores], axis=0)
+    return noisy_auc(histogram, float(np.sqrt(sum(float(m["spread"]) ** 2 for m in scores))), seed)
 
 
 def fits(head: Federated, run: Run, study: Study) -> list[Federated]:
     """The head and what it needs, each once, as the run configures them."""
-    found: dict[str, Federated] = {}
+    learners: dict[str, Federated] = {}
     for need in head.needs:
-        found |= {f.name: f for f in fits(run.learner(need, study), run, study)}
-    return [*found.values(), head]
+        learners |= {f.name: f for f in fits(run.learner(need, study), run, study)}
+    return [*learners.values(), head]
 
 
 def noise_for(run: Run, study: Study, epsilon: float, delta: float) -> float:

@@ -37,31 +37,40 @@ class OpenSums:
 
     def collect(self, questions: Sequence[Question], lot: Lot) -> Collected:
         roster, shelf = self.asking.roster, self.asking.shelf
-        left = by_site(questions)
-        updates: dict[str, dict[Key, Update]] = {s: {} for s in left}
+        open_plans = by_site(questions)
+        updates: dict[str, dict[Key, Update]] = {s: {} for s in open_plans}
 
         def write(site: str, expires: float) -> Packet:
-            left[site] = [replace(p, expires=expires) for p in left[site]]
-            return pack_request(left[site], shelf.packed(lot, site), roster.enrolled.signer)
+            open_plans[site] = [replace(p, expires=expires) for p in open_plans[site]]
+            return pack_request(open_plans[site], shelf.packed(lot, site), roster.enrolled.signer)
 
         def read(site: str, request: Packet, reply: Packet) -> int:
             answered = unpack_updates(spool.keep(site, reply), roster.enrolled.sites[site], request)
-            matched = _match(left[site], answered)
+            matched = _match(open_plans[site], answered)
             shelf.holds(site, lot)
             updates[site] |= {key: u for key, u in matched.items() if u.code != "R09"}
-            left[site] = [p for p in left[site] if (p.fold.key, p.learner) not in updates[site]]
-            self.asking.signs.open(site, len(left[site]))
-            return len(left[site])
+            open_plans[site] = [
+                p for p in open_plans[site] if (p.fold.key, p.learner) not in updates[site]
+            ]
+            self.asking.heartbeat.open(site, len(open_plans[site]))
+            return len(open_plans[site])
 
-        owed = {s: len(plans) for s, plans in left.items()}
+        owed = {s: len(plans) for s, plans in open_plans.items()}
         with opened(Path(self.asking.run.out or tempfile.gettempdir()) / "spool") as spool:
             # a large state comes back as large sums
             codes = self.asking.ask(owed, write, read, str(questions[0].step), lot.bytes)
         outcome = {}
-        for site, of in updates.items():
-            answered = "contributed" if any(u.contribution for u in of.values()) else "refused"
+        for site, site_updates in updates.items():
+            answered = (
+                "contributed" if any(u.contribution for u in site_updates.values()) else "refused"
+            )
             outcome[site] = codes.get(site, answered)
-        budgets = {s: u.budget for s, of in updates.items() for u in of.values() if u.budget}
+        budgets = {
+            s: u.budget
+            for s, site_updates in updates.items()
+            for u in site_updates.values()
+            if u.budget
+        }
         return Collected((self._total(q, updates, outcome) for q in questions), outcome, budgets)
 
     def _total(
@@ -72,46 +81,46 @@ class OpenSums:
     ) -> Total:
         """Check what came, doubt it, require the quorum."""
         job, run, roster = question.job, self.asking.run, self.asking.roster
-        came = {s: updates[s][job.key] for s in question.plans if job.key in updates[s]}
-        refused = {s: outcome[s] for s in question.plans if s not in came}
+        received = {s: updates[s][job.key] for s in question.plans if job.key in updates[s]}
+        refused = {s: outcome[s] for s in question.plans if s not in received}
         refused |= {
             s: "D06" for s in roster.ready if s not in job.fold.sites and s not in question.plans
         }
-        good: dict[str, Contribution] = {}
+        accepted: dict[str, Contribution] = {}
         rounded: Arrays | None = None
-        if any(u.contribution for u in came.values()) and run.transfer in compression.ROUNDED:
+        if any(u.contribution for u in received.values()) and run.transfer in compression.ROUNDED:
             rounded = compression.averaged(job.learner, question.arrays, question.zero().sums)
-        for site, update in came.items():
+        for site, update in received.items():
             if update.contribution is None:
                 refused[site] = update.code
                 continue
             try:
                 self._check(question, site, update.contribution, rounded)
-                good[site] = update.contribution
+                accepted[site] = update.contribution
             except RefusedError as error:
                 refused[site] = error.code
         doubted = update_screening.find(
-            run, job.learner, question.arrays, good, rounded, roster.cases
+            run, job.learner, question.arrays, accepted, rounded, roster.cases
         )
         for site in doubted:
-            del good[site]
+            del accepted[site]
             refused[site] = update_screening.CODE
         if (
             job.optional
             and refused
-            and not good
+            and not accepted
             and all(code in CANNOT for code in refused.values())
         ):
             return Total([], [], refused, doubted)
-        self._demand_quorum(question, set(good), refused, doubted)
-        sites = sorted(good)
-        summands = _Thickened([good[s] for s in sites], rounded, run.transfer)
+        self._demand_quorum(question, set(accepted), refused, doubted)
+        sites = sorted(accepted)
+        summands = _Thickened([accepted[s] for s in sites], rounded, run.transfer)
         if run.noise:
             return Total(summands, sites, refused, doubted)
         watched = {
             s: replace(
-                good[s],
-                sums={k: v for k, v in good[s].sums.items() if rounded is None and k in KINDS},
+                accepted[s],
+                sums={k: v for k, v in accepted[s].sums.items() if rounded is None and k in KINDS},
             )
             for s in sites
         }
@@ -130,17 +139,20 @@ class OpenSums:
     def _demand_quorum(
         self,
         question: Question,
-        good: set[str],
+        accepted: set[str],
         refused: Mapping[str, str],
         doubted: Mapping[str, str],
     ) -> None:
         run, cases = self.asking.run, self.asking.roster.cases
-        counted = good | {s for s, code in refused.items() if code not in CANNOT}
-        held, whole = sum(cases[s] for s in good), sum(cases[s] for s in counted)
+        counted = accepted | {s for s, code in refused.items() if code not in CANNOT}
+        accepted_cases, counted_cases = (
+            sum(cases[s] for s in accepted),
+            sum(cases[s] for s in counted),
+        )
         if (
-            good
-            and len(good) >= run.quorum * len(counted) - 1e-9
-            and held >= run.quorum_cases * whole
+            accepted
+            and len(accepted) >= run.quorum * len(counted) - 1e-9
+            and accepted_cases >= run.quorum_cases * counted_cases
         ):
             return
         by_code: dict[str, list[str]] = {}
@@ -156,8 +168,8 @@ class OpenSums:
         if not counted:
             way_out = "larger sites, fewer folds or a lower minimum at the sites would help"
         raise question.failed(
-            f"{len(good)} of {len(counted)} sites contributed with {held} of {whole} cases, "
-            f"quorum is {run.quorum:g} of those able "
+            f"{len(accepted)} of {len(counted)} sites contributed with {accepted_cases} of "
+            f"{counted_cases} cases, quorum is {run.quorum:g} of those able "
             f"and {run.quorum_cases:g} of their cases ({reasons}); {way_out}"
         )
 

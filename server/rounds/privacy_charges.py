@@ -56,16 +56,14 @@ class Charges:
 
     def told(self) -> dict[str, dict[str, Any]]:
         """Site -> epsilon so far, and what each learner alone would have cost."""
-        out = {}
+        figures = {}
         for site, by_learner in self._spent.items():
-            whole = sum(by_learner.values(), np.zeros((self._parts, len(ORDERS)))) + gaussian(
-                COUNTS
-            )
-            out[site] = {
-                "epsilon": _worst(whole),
+            rdp = sum(by_learner.values(), np.zeros((self._parts, len(ORDERS)))) + gaussian(COUNTS)
+            figures[site] = {
+                "epsilon": _worst(rdp),
                 "learners": {n: _worst(v) for n, v in by_learner.items()},
             }
-        return out
+        return figures
 
 
 def planned(jobs: Iterable[Job], schema: Schema, noise: float, parts: int) -> float:

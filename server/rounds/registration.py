@@ -50,8 +50,8 @@ class Roster:
             key=lambda s: (-self.hellos[s].cases, s),
         )[:limit]
         alone = tuple((s,) for s in self.ready if s in largest)
-        rest = tuple(s for s in self.ready if s not in largest)
-        return (*alone, rest) if alone and rest else alone if len(alone) > 1 else ()
+        others = tuple(s for s in self.ready if s not in largest)
+        return (*alone, others) if alone and others else alone if len(alone) > 1 else ()
 
     def able(self, job: Job) -> tuple[str, ...]:
         """The sites that a job asks: those that hold what its learner looks at, and are not left
@@ -86,39 +86,39 @@ def register(
     grid: Grid,
     invitation: Invitation,
     begun_with: Collection[str] = (),
-    here: Callable[[Mapping[str, str]], None] = lambda sites: None,
+    on_change: Callable[[Mapping[str, str]], None] = lambda sites: None,
 ) -> Roster:
     """Ask every node what it can do, until `run.expect` sites are ready or the deadline has passed
     (R03).
 
     A site that cannot take part (its data, schema or version) is an error that names it: it would
     otherwise be missing in silence. So is a node that answers for a site without that site's key. A
-    run that is resumed goes on with the sites that it was `begun_with`. `here` is told who has come
-    so far.
+    run that is resumed goes on with the sites that it was `begun_with`. `on_change` is told who has
+    come so far.
     """
     run, enrolled, post, started = invitation.run, invitation.enrolled, Post(grid), time.monotonic()
     nodes: dict[int, Hello] = {}
     wait = 0.05
     while True:
-        left = run.deadline - (time.monotonic() - started)
+        remaining = run.deadline - (time.monotonic() - started)
         new = sorted(set(grid.get_node_ids()) - set(nodes))
-        nodes |= _greet(post, new, left, invitation)
-        mine = {
+        nodes |= _greet(post, new, remaining, invitation)
+        hellos = {
             n: h
             for n, h in nodes.items()
             if not begun_with or h.site in begun_with or h.site not in enrolled.sites
         }
-        ready = {h.site for h in mine.values() if not h.code}
+        ready = {h.site for h in hellos.values() if not h.code}
         if begun_with and ready >= set(begun_with):
-            mine = {n: h for n, h in mine.items() if h.site in begun_with}
+            hellos = {n: h for n, h in hellos.items() if h.site in begun_with}
         faults = [
             f"site '{h.site or n}' cannot take part: {h.code} ({why(h.code)}); the reason is in "
             "the site's log"
-            for n, h in mine.items()
+            for n, h in hellos.items()
             if h.code
         ]
-        names = [h.site for h in mine.values()]
-        here({h.site: h.code or "registered" for h in mine.values()})
+        names = [h.site for h in hellos.values()]
+        on_change({h.site: h.code or "registered" for h in hellos.values()})
         faults += [
             f"{names.count(n)} nodes call themselves '{n}'; give each site its own name"
             for n in sorted(set(names))
@@ -126,7 +126,7 @@ def register(
         ]
         if faults:
             raise FederationError("R03", *faults)
-        if len(mine) >= (len(begun_with) or run.expect):
+        if len(hellos) >= (len(begun_with) or run.expect):
             break
         if time.monotonic() - started > run.deadline:
             lacking = (
@@ -134,23 +134,23 @@ def register(
             )
             raise FederationError(
                 "R03",
-                f"{len(mine)} of {len(begun_with) or run.expect} sites registered within "
+                f"{len(hellos)} of {len(begun_with) or run.expect} sites registered within "
                 f"{run.deadline:.0f} s: "
                 f"{', '.join(names) or 'none'}{lacking}",
             )
         time.sleep(wait)
         wait = min(2 * wait, 1.0)
-    order = sorted(mine, key=lambda n: mine[n].site)
+    order = sorted(hellos, key=lambda n: hellos[n].site)
     return Roster(
-        {mine[n].site: mine[n] for n in order}, {mine[n].site: n for n in order}, enrolled
+        {hellos[n].site: hellos[n] for n in order}, {hellos[n].site: n for n in order}, enrolled
     )
 
 
 def joined_later(grid: Grid, invitation: Invitation, roster: Roster) -> list[str]:
     """The sites that are there now and took no part: they came when the run had begun."""
     new = sorted(set(grid.get_node_ids()) - set(roster.nodes.values()))
-    found = _greet(Post(grid), new, min(invitation.run.deadline, PATIENCE), invitation)
-    return sorted({h.site for h in found.values()} - set(roster.hellos))
+    hellos = _greet(Post(grid), new, min(invitation.run.deadline, PATIENCE), invitation)
+    return sorted({h.site for h in hellos.values()} - set(roster.hellos))
 
 
 def _greet(
@@ -166,13 +166,13 @@ def _greet(
         for n in nodes
     }
     replies = post.ask(messages, seconds, lambda _, reply: reply)
-    found = {n: Hello.failed("R02", f"node {n}") for n in messages}
+    hellos = {n: Hello.failed("R02", f"node {n}") for n in messages}
     for node, reply in replies.items():
         try:
-            found[node] = _hello(packet(reply, "hello"), greeting, invitation)
+            hellos[node] = _hello(packet(reply, "hello"), greeting, invitation)
         except FedmetsError as error:
-            found[node] = Hello.failed(error.code, f"node {node}")
-    return found
+            hellos[node] = Hello.failed(error.code, f"node {node}")
+    return hellos
 
 
 def _hello(reply: Packet, greeting: Packet, invitation: Invitation) -> Hello:

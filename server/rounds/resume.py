@@ -20,10 +20,10 @@ WITHHELD = "withheld"
 
 def restore(lines: Sequence[Mapping[str, Any]], folder: Path) -> Progress:
     """The states that a ledger ends with, and how far the run had come."""
-    last = next((line for line in reversed(lines) if line["kind"] == "exchange"), None)
-    if last is None:
+    last_exchange = next((line for line in reversed(lines) if line["kind"] == "exchange"), None)
+    if last_exchange is None:
         return Progress()
-    arrays = state_store.load(folder / STATES, last["step"] + 1, last["state"])
+    arrays = state_store.load(folder / STATES, last_exchange["step"] + 1, last_exchange["state"])
     head = json.loads(bytes(arrays.pop("")))
-    states = {key: nest(rest) for key, rest in nest(arrays).items()}
+    states = {key: nest(flat) for key, flat in nest(arrays).items()}
     return Progress(states, {(fold, name) for fold, name in head["done"]}, head["step"])

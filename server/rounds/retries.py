@@ -18,7 +18,7 @@ from common.errors import FederationError, FedmetsError, RunError
 from common.wire.envelope import Packet
 from common.wire.flower_records import OUTLIVES, SECURE, WORK, content, expiry, packet
 from server.config.run_config import Run
-from server.ledger.heartbeat import Signs
+from server.ledger.heartbeat import Heartbeat
 from server.rounds.disk_spool import SMALL
 from server.rounds.registration import Roster
 from server.rounds.state_delivery import Shelf
@@ -71,7 +71,7 @@ class Asking:
     run: Run
     roster: Roster
     shelf: Shelf
-    signs: Signs
+    heartbeat: Heartbeat
     sent: int = 0
     received: int = 0
 
@@ -113,17 +113,17 @@ class Asking:
         nodes, ttl = self.roster.nodes, OUTLIVES * self.run.deadline
         sites = {nodes[s]: s for s in packets}
         messages = {}
-        for site, asked in packets.items():
-            self.sent += asked.size
-            kind = SECURE if asked.kind == "secure" else WORK
+        for site, request in packets.items():
+            self.sent += request.size
+            kind = SECURE if request.kind == "secure" else WORK
             messages[nodes[site]] = Message(
-                content(asked), nodes[site], kind, ttl=ttl, group_id=group
+                content(request), nodes[site], kind, ttl=ttl, group_id=group
             )
 
         def take(node: int, reply: Message) -> int | FedmetsError:
             site = sites[node]
             if not reply.has_error():
-                self.signs.heard(site)
+                self.heartbeat.heard(site)
             try:
                 answer = packet(reply, "updates", "masked", "secured")
                 self.received += answer.size

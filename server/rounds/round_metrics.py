@@ -51,10 +51,12 @@ KINDS: Mapping[str, tuple[str, Callable[[Contribution], float | None]]] = {
 def values(contribution: Contribution) -> Values:
     """Metric -> its mean; empty where a learner sends nothing of the kind, or from nobody."""
     names = {*contribution.sums, *contribution.tally}
-    found = {metric: of(contribution) for name, (metric, of) in KINDS.items() if name in names}
+    means = {
+        metric: measure(contribution) for name, (metric, measure) in KINDS.items() if name in names
+    }
     return {
         metric: _short(value)
-        for metric, value in found.items()
+        for metric, value in means.items()
         if value is not None and np.isfinite(value)
     }
 
@@ -63,39 +65,39 @@ class Measured:
     """One exchange's, gathered job by job."""
 
     def __init__(self) -> None:
-        self._found: dict[str, dict[str, tuple[Values, dict[str, Values]]]] = {}
+        self._by_learner: dict[str, dict[str, tuple[Values, dict[str, Values]]]] = {}
 
     def add(
         self, learner: str, fold: str, total: Contribution, by_site: Mapping[str, Contribution]
     ) -> None:
-        if mine := values(total):
-            self._found.setdefault(learner, {})[fold] = (
-                mine,
+        if means := values(total):
+            self._by_learner.setdefault(learner, {})[fold] = (
+                means,
                 {s: v for s, c in by_site.items() if (v := values(c))},
             )
 
     def rows(self) -> list[dict[str, Any]]:
         """A learner a row: of the training set of all patients where it is among the exchange's,
         else the mean over those there are."""
-        return [_row(learner, folds) for learner, folds in self._found.items()]
+        return [_row(learner, folds) for learner, folds in self._by_learner.items()]
 
 
 def _row(learner: str, folds: Mapping[str, tuple[Values, dict[str, Values]]]) -> dict[str, Any]:
-    whole = Fold().key
-    chosen = {whole: folds[whole]} if whole in folds else folds
+    all_patients = Fold().key
+    chosen = {all_patients: folds[all_patients]} if all_patients in folds else folds
     sites = sorted({s for _, by_site in chosen.values() for s in by_site})
     return {
         "learner": learner,
         "folds": len(chosen),
-        "fold": whole if whole in folds else "",
+        "fold": all_patients if all_patients in folds else "",
         "all": _mean([v for v, _ in chosen.values()]),
         "sites": {s: _mean([b[s] for _, b in chosen.values() if s in b]) for s in sites},
     }
 
 
-def _mean(found: Sequence[Values]) -> Values:
-    names = dict.fromkeys(n for v in found for n in v)
-    return {n: _short(float(np.mean([v[n] for v in found if n in v]))) for n in names}
+def _mean(site_means: Sequence[Values]) -> Values:
+    names = dict.fromkeys(n for v in site_means for n in v)
+    return {n: _short(float(np.mean([v[n] for v in site_means if n in v]))) for n in names}
 
 
 def _short(value: float) -> float:
@@ -106,40 +108,40 @@ def evaluated(states: States, heads: Sequence[str]) -> list[dict[str, Any]]:
     """What the coordinator knows without seeing a patient: metrics from added tallies, each AUC
     with its exact binning bound."""
     arrays = states.get(Fold().key, {}).get("evaluation", {})
-    out = []
+    rows = []
     for head in heads:
         for kind, evaluation in (("within", "within_site"), ("left_out", "leave_one_site_out")):
             names = [n for n in arrays if n.startswith(f"{head}/{kind}/")]
             if not names:
                 continue
-            mine = {n.removeprefix(f"{head}/{kind}/"): arrays[n] for n in names}
-            pairs = mine.pop("pairs")
-            total = score_histogram.Tally.from_arrays(mine)
+            tally_arrays = {n.removeprefix(f"{head}/{kind}/"): arrays[n] for n in names}
+            pairs = tally_arrays.pop("pairs")
+            total = score_histogram.Tally.from_arrays(tally_arrays)
             if not float(total.n):
                 continue
             classes = judged(total.class_counts)
-            out.append(
+            rows.append(
                 {
                     "model": head,
                     "evaluation": evaluation,
                     "n": int(total.n),
-                    "auc": _known(
+                    "auc": _mean_of_known(
                         [pairs[k, 0] / pairs[k, 1] if pairs[k, 1] else None for k in classes]
                     ),
-                    "auc_pooled": _known(
+                    "auc_pooled": _mean_of_known(
                         [score_histogram.auc(total.histogram[k]) for k in classes]
                     ),
-                    "bound": _known(
+                    "bound": _mean_of_known(
                         [score_histogram.auc_bound(total.histogram[k]) for k in classes]
                     ),
                     "brier": total.mean_brier,
                     "log_loss": total.mean_log_loss,
                 }
             )
-    return out
+    return rows
 
 
-def _known(found: Sequence[float | None]) -> float | None:
+def _mean_of_known(figures: Sequence[float | None]) -> float | None:
     """The mean over the classes that can be judged (one, for a label of two); None without any."""
-    known = [v for v in found if v is not None]
-    return float(np.mean(known)) if known else None
+    numbers = [v for v in figures if v is not None]
+    return float(np.mean(numbers)) if numbers else None

@@ -60,9 +60,9 @@ class Lot:
             for a in arrays.values()
         )
 
-    def packed(self, held: frozenset[str]) -> Packed:
+    def packed(self, held_shas: frozenset[str]) -> Packed:
         """For a site that holds what has these hashes."""
-        hows = tuple(self._by(key, part, held) for key, part in self._parts.items())
+        hows = tuple(self._way(key, part, held_shas) for key, part in self._parts.items())
         if hows not in self._made:
             pieces = [self._piece(key, how) for key, how in zip(self._parts, hows, strict=True)]
             parts = [
@@ -77,10 +77,12 @@ class Lot:
             self._made[hows] = Packed(tuple(parts), b"".join(pieces))
         return self._made[hows]
 
-    def _by(self, key: Key, part: Part, held: frozenset[str]) -> str:
-        if part.sha in held:
+    def _way(self, key: Key, part: Part, held_shas: frozenset[str]) -> str:
+        if part.sha in held_shas:
             return "held"
-        return self._how if key in self._changes and self._changes[key].base in held else "whole"
+        return (
+            self._how if key in self._changes and self._changes[key].base in held_shas else "whole"
+        )
 
     def _piece(self, key: Key, how: str) -> bytes:
         if how == "held":
@@ -94,19 +96,21 @@ class Shelf:
     def __init__(self, how: str = "whole") -> None:
         self._how = how
         self._held: dict[str, frozenset[str]] = {}
-        self._known: dict[Key, tuple[Arrays, str, bytes]] = {}
+        self._cache: dict[Key, tuple[Arrays, str, bytes]] = {}
         """The arrays, their hash, and the packed ones where they are small."""
         self._changes: dict[Key, _Change] = {}
 
     def lay_out(self, states: States) -> Lot:
         """How the states of an exchange may travel."""
         keys = [(fold, name) for fold, state in states.items() for name in state]
-        known = {k: self._packed(k, states[k[0]][k[1]]) for k in keys}
-        parts = {k: Part(*k, sha, "whole", "", 0) for k, (sha, _) in known.items()}
+        packed = {k: self._packed(k, states[k[0]][k[1]]) for k in keys}
+        parts = {k: Part(*k, sha, "whole", "", 0) for k, (sha, _) in packed.items()}
         changes = {
-            k: c for k, c in self._changes.items() if k in known and c.arrays is states[k[0]][k[1]]
+            k: c for k, c in self._changes.items() if k in packed and c.arrays is states[k[0]][k[1]]
         }
-        return Lot(parts, changes, {k: piece for k, (_, piece) in known.items()}, states, self._how)
+        return Lot(
+            parts, changes, {k: piece for k, (_, piece) in packed.items()}, states, self._how
+        )
 
     def packed(self, lot: Lot, site: str) -> Packed:
         """What goes to a site."""
@@ -126,30 +130,32 @@ class Shelf:
         but for what rounding leaves over."""
         if self._how not in ROUNDED or not isinstance(learner, Averaged):
             return new
-        before, after = learner.parameters(old), learner.parameters(new)
-        if not worthwhile(after) or {k: v.shape for k, v in before.items()} != {
-            k: v.shape for k, v in after.items()
+        old_parameters, new_parameters = learner.parameters(old), learner.parameters(new)
+        if not worthwhile(new_parameters) or {k: v.shape for k, v in old_parameters.items()} != {
+            k: v.shape for k, v in new_parameters.items()
         }:
             return new
         coded: Arrays = {}
-        if any(not np.array_equal(after[k], v) for k, v in before.items()):
-            left = {k: old[MEMORY + k] for k in (CODE, SCALE) if MEMORY + k in old}
-            now, coded, left = advance(before, after, left, self._how)
-            new = {**new, **now, **{MEMORY + k: v for k, v in left.items()}}
+        if any(not np.array_equal(new_parameters[k], v) for k, v in old_parameters.items()):
+            residual = {k: old[MEMORY + k] for k in (CODE, SCALE) if MEMORY + k in old}
+            rounded_parameters, coded, residual = advance(
+                old_parameters, new_parameters, residual, self._how
+            )
+            new = {**new, **rounded_parameters, **{MEMORY + k: v for k, v in residual.items()}}
         sent = _travels(new)
-        plain = {k: v for k, v in sent.items() if k not in before}
-        if set(_travels(old)) - set(plain) == set(before):
+        plain = {k: v for k, v in sent.items() if k not in old_parameters}
+        if set(_travels(old)) - set(plain) == set(old_parameters):
             self._changes[key] = _Change(self._packed(key, old)[0], pack_change(plain, coded), new)
         return new
 
     def _packed(self, key: Key, arrays: Arrays) -> tuple[str, bytes]:
         """Hash and bytes of a learner's arrays; no bytes of large ones."""
-        known = self._known.get(key)
-        if known is None or known[0] is not arrays:
+        cached = self._cache.get(key)
+        if cached is None or cached[0] is not arrays:
             piece = pack(_travels(arrays))
-            known = arrays, hashlib.sha256(piece).hexdigest(), piece
-            self._known[key] = known if len(piece) < _SMALL else (*known[:2], b"")
-        return known[1:]
+            cached = arrays, hashlib.sha256(piece).hexdigest(), piece
+            self._cache[key] = cached if len(piece) < _SMALL else (*cached[:2], b"")
+        return cached[1:]
 
 
 def _travels(arrays: Arrays) -> Arrays:

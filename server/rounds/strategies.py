@@ -107,13 +107,13 @@ def demand(name: str, jobs: Sequence[Job], roster: Roster, masked: bool = False)
             f"strategy {name} compares the sites' updates, which secure sums hide; use one of "
             f"{others}",
         )
-    few = [
+    too_small = [
         (n, j)
         for j in jobs
         if isinstance(j.learner, Averaged) and 0 < (n := len(roster.able(j))) < LEAST.get(name, 1)
     ]
-    if few:
-        n, job = min(few, key=lambda pair: pair[0])
+    if too_small:
+        n, job = min(too_small, key=lambda pair: pair[0])
         without = ", or leave leave_one_site_out out of the evaluations" if job.fold.sites else ""
         raise UsageError(
             "C01",

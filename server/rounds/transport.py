@@ -81,8 +81,8 @@ class Post:
         while node_of:
             waiting = len(node_of)
             open_ids = list(node_of)
-            for some in (open_ids[i : i + at_once] for i in range(0, waiting, at_once)):
-                for reply in self.grid.pull_messages(some):
+            for batch in (open_ids[i : i + at_once] for i in range(0, waiting, at_once)):
+                for reply in self.grid.pull_messages(batch):
                     # an error reply may come from the SuperLink itself: it is told by the message
                     # that it answers, not by its sender
                     node = node_of.pop(reply.metadata.reply_to_message_id, None)
@@ -115,15 +115,17 @@ class Post:
         """Node and group of the messages that were answered after all, but too late."""
         if not self._strays:
             return []
-        came = [
+        replies = [
             r
             for r in self.grid.pull_messages(list(self._strays))
             if r.metadata.reply_to_message_id in self._strays
         ]
-        found = [(self._strays.pop(r.metadata.reply_to_message_id), r.has_error()) for r in came]
+        strays = [
+            (self._strays.pop(r.metadata.reply_to_message_id), r.has_error()) for r in replies
+        ]
         now = time.monotonic()
         self._strays = {i: s for i, s in self._strays.items() if s.until > now}
-        return [(s.node, s.group) for s, failed in found if not failed]
+        return [(s.node, s.group) for s, failed in strays if not failed]
 
 
 def why(code: str) -> str:

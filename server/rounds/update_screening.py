@@ -32,44 +32,46 @@ def find(
     run: Run,
     learner: Federated,
     arrays: Arrays,
-    came: Mapping[str, Contribution],
+    contributions: Mapping[str, Contribution],
     rounded: Arrays | None,
-    told: Mapping[str, int],
+    cases: Mapping[str, int],
 ) -> dict[str, str]:
     """Site -> why its contribution is not taken.
 
     arrays: the learner's, before this step; rounded: its parameters, where the contributions are
-    rounded changes of them; told: site -> the labelled cases of its greeting. Of each contribution
+    rounded changes of them; cases: site -> the labelled cases of its greeting. Of each contribution
     only a norm is kept: those that wait on disk are read one at a time.
     """
-    out = {
-        s: said for s, c in came.items() if (said := _claims(run, learner, s, c, told.get(s, 0)))
+    doubted = {
+        s: claim
+        for s, c in contributions.items()
+        if (claim := _claims(run, learner, s, c, cases.get(s, 0)))
     }
     if (run.norm_bound or run.outliers) and isinstance(learner, Averaged):
         current = learner.parameters(arrays)
-        rest = {
+        parameter_updates = {
             s: c
-            for s, c in came.items()
-            if s not in out and (rounded is not None or set(c.sums) == set(current))
+            for s, c in contributions.items()
+            if s not in doubted and (rounded is not None or set(c.sums) == set(current))
         }
-        out |= _far(
+        doubted |= _far(
             run,
             {
                 s: norm(c, current) if rounded is None else compression.norm(c.sums, run.transfer)
-                for s, c in rest.items()
+                for s, c in parameter_updates.items()
             },
         )
-    return out
+    return doubted
 
 
 def norm(contribution: Contribution, current: Arrays) -> float:
     """L2 norm of mean parameters minus `current`; infinite where it is too large for a number."""
     square = 0.0
     with np.errstate(over="ignore", invalid="ignore"):
-        for name, was in current.items():
+        for name, parameter in current.items():
             # who has no case has nothing to add: whatever it sends all the same is its change
             change = np.ravel(
-                contribution.sums[name] / contribution.cases - was
+                contribution.sums[name] / contribution.cases - parameter
                 if contribution.cases
                 else contribution.sums[name]
             )
@@ -77,34 +79,35 @@ def norm(contribution: Contribution, current: Arrays) -> float:
     return math.sqrt(square) if math.isfinite(square) else math.inf
 
 
-def _claims(run: Run, learner: Federated, site: str, contribution: Contribution, told: int) -> str:
+def _claims(
+    run: Run, learner: Federated, site: str, contribution: Contribution, labelled_cases: int
+) -> str:
     """A greeting with noise says no exact number; some learners count cases of unknown label, of
     whom a greeting says nothing."""
-    if run.noise or learner.traits.unlabelled or contribution.cases <= told:
+    if run.noise or learner.traits.unlabelled or contribution.cases <= labelled_cases:
         return ""
     return (
-        f"{site} sums over {contribution.cases} cases and has told of {told} labelled ones; ask "
-        "the site, "
-        "or resume the run if its table has grown since"
+        f"{site} sums over {contribution.cases} cases and has told of {labelled_cases} "
+        "labelled ones; ask the site, or resume the run if its table has grown since"
     )
 
 
 def _far(run: Run, norms: Mapping[str, float]) -> dict[str, str]:
-    out = {}
+    doubted = {}
     usual = float(np.median(list(norms.values()))) if len(norms) >= FEW else 0.0
     for site, size in norms.items():
         if run.norm_bound and size > run.norm_bound:
-            out[site] = (
+            doubted[site] = (
                 f"{site} changes the parameters by {size:.4g}, norm_bound={run.norm_bound:g}; ask "
                 "the site, or raise the bound"
             )
         elif run.outliers and usual and size > run.outliers * usual:
-            out[site] = (
+            doubted[site] = (
                 f"{site} changes the parameters by {size:.4g}, the median of {len(norms)} sites "
                 f"is {usual:.4g}, "
                 f"outliers={run.outliers:g} times that; ask the site, or raise the factor"
             )
-    return out
+    return doubted
 
 
 def demand(run: Run, jobs: Sequence[Job], roster: Roster) -> None:

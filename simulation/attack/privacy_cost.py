@@ -30,7 +30,7 @@ from server.app import Outcome
 from server.config.run_config import Run
 from server.ledger.ledger import NAME
 from server.ledger.ledger import read as read_ledger
-from server.rounds.noisy_scores import fits, told
+from server.rounds.noisy_scores import fits, held_out_auc
 from simulation.attack.membership import Target
 from simulation.evaluation.predictions import Scores
 from simulation.evaluation.sums import Row, Sums
@@ -109,7 +109,7 @@ def _point(
             read_ledger(outcome.folder / NAME), needed, trained.schema, noise, sweep.delta
         )
     auc = trained.sums.of(scores).row()
-    told_scores = told(outcome.states, head.name, run.seed) if noise else None
+    told_scores = held_out_auc(outcome.states, head.name, run.seed) if noise else None
     most_or_none = most if math.isfinite(most) else None
     cost.models.append(Target(cast(Head, head), most_or_none, outcome.states))
     point = {
