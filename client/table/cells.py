@@ -51,8 +51,12 @@ _NULL_LOOK = frozenset({
 def folded(text: str) -> str:
     """The form in which values are compared: case and runs of white space do not count, '1.0' is
     '1'."""
-    out = " ".join(text.split()).casefold()
-    return out[: -len(out.lstrip("+-0123456789"))] if re.fullmatch(r"[+-]?\d+\.0+", out) else out
+    spelling = " ".join(text.split()).casefold()
+    return (
+        spelling[: -len(spelling.lstrip("+-0123456789"))]
+        if re.fullmatch(r"[+-]?\d+\.0+", spelling)
+        else spelling
+    )
 
 
 def looks_null(text: str) -> bool:
@@ -63,8 +67,8 @@ def looks_null(text: str) -> bool:
 
 def limit(text: str) -> float | None:
     """The limit that '<0.5', '> 100' or '≥1,2' states; None for anything else."""
-    found = re.fullmatch(r"\s*(?:[<>]=?|[≤≥])\s*([0-9]+(?:[.,][0-9]+)?)\s*", text)
-    return float(found.group(1).replace(",", ".")) if found else None
+    match = re.fullmatch(r"\s*(?:[<>]=?|[≤≥])\s*([0-9]+(?:[.,][0-9]+)?)\s*", text)
+    return float(match.group(1).replace(",", ".")) if match else None
 
 
 def number(text: str, decimal: str = ".", thousands: str = "") -> float | None:
@@ -74,12 +78,12 @@ def number(text: str, decimal: str = ".", thousands: str = "") -> float | None:
     if thousands == " ":
         text = text.replace("\u00a0", " ").replace("\u202f", " ")
     if thousands and thousands in text:
-        whole, point, rest = text.partition(decimal)
-        if not re.fullmatch(rf"[+-]?[0-9]{{1,3}}({re.escape(thousands)}[0-9]{{3}})+", whole) or (
-            point and not rest
+        integer, point, fraction = text.partition(decimal)
+        if not re.fullmatch(rf"[+-]?[0-9]{{1,3}}({re.escape(thousands)}[0-9]{{3}})+", integer) or (
+            point and not fraction
         ):
             return None
-        text = whole.replace(thousands, "") + point + rest
+        text = integer.replace(thousands, "") + point + fraction
     if decimal == ",":
         if "." in text:
             return None
@@ -95,19 +99,21 @@ def numbers(texts: Sequence[str], decimal: str = ".", thousands: str = "") -> li
     pass."""
     if decimal == "." and _PLAIN.issuperset("".join(texts)):
         try:
-            found = [float(text) for text in texts]
+            values = [float(text) for text in texts]
         except ValueError:
             pass
         else:
-            if max(map(abs, found), default=0.0) < float("inf"):
-                return list(found)
+            if max(map(abs, values), default=0.0) < float("inf"):
+                return list(values)
     return [number(text, decimal, thousands) for text in texts]
 
 
 def unit(text: str) -> str:
     """The canonical spelling of a unit: 'µg/L', 'mcg/l' and 'ug/L' are one."""
-    out = " ".join(text.split()).casefold().replace("µ", "u").replace("μ", "u").replace("mcg", "ug")
-    return _ALIASES.get(out, out)
+    spelling = (
+        " ".join(text.split()).casefold().replace("µ", "u").replace("μ", "u").replace("mcg", "ug")
+    )
+    return _ALIASES.get(spelling, spelling)
 
 
 def factor(source: str, target: str) -> float | None:

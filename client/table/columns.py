@@ -35,26 +35,29 @@ def _per_patient(
 ) -> Values:
     """One value a patient. In the index table a missing value contradicts a known one; elsewhere
     only known values count."""
-    at = flow.positions(table)
-    known, missing = mask & (at >= 0) & ~np.isnan(parsed), mask & (at >= 0) & np.isnan(parsed)
+    positions = flow.positions(table)
+    known, missing = (
+        mask & (positions >= 0) & ~np.isnan(parsed),
+        mask & (positions >= 0) & np.isnan(parsed),
+    )
     low, high = np.full(len(flow.ids), np.inf), np.full(len(flow.ids), -np.inf)
-    np.minimum.at(low, at[known], parsed[known])
-    np.maximum.at(high, at[known], parsed[known])
+    np.minimum.at(low, positions[known], parsed[known])
+    np.maximum.at(high, positions[known], parsed[known])
     differ = low < high
     if table is flow.index:
-        differ |= (low == high) & (np.bincount(at[missing], minlength=len(flow.ids)) > 0)
-    out = np.where(differ | (low > high), np.nan, low)
-    apart = [p for p in (flow.ids[i] for i in np.flatnonzero(differ)) if p not in flow.gone]
-    if apart and spec.disagree == "missing":
+        differ |= (low == high) & (np.bincount(positions[missing], minlength=len(flow.ids)) > 0)
+    values = np.where(differ | (low > high), np.nan, low)
+    differing = [p for p in (flow.ids[i] for i in np.flatnonzero(differ)) if p not in flow.gone]
+    if differing and spec.disagree == "missing":
         flow.notes.append(
-            f"D02: {name} differs between the rows of {len(apart)} patients: set to missing, as "
-            "the mapping declares"
+            f"D02: {name} differs between the rows of {len(differing)} patients: set to missing, "
+            "as the mapping declares"
         )
-        flow.named[f"{name}: rows disagree"] = tuple(sorted(apart))
-    elif apart:
-        for patient in apart:
+        flow.named[f"{name}: rows disagree"] = tuple(sorted(differing))
+    elif differing:
+        for patient in differing:
             flow.drop(patient, f"rows contradict each other in {name} (D02)")
-    return out
+    return values
 
 
 def _resolve(
@@ -90,44 +93,46 @@ Parse = Callable[[Sequence[str]], Sequence[float | None]]
 
 def _parsed(cells: list[str], mask: Mask, parse: Parse) -> tuple[Values, dict[str, list[int]]]:
     """(rows,) values, NaN where missing, and the rows of each text that could not be read."""
-    used = np.flatnonzero(mask).tolist()
-    values = parse(cells if len(used) == len(cells) else [cells[row] for row in used])
+    counted_rows = np.flatnonzero(mask).tolist()
+    values = parse(
+        cells if len(counted_rows) == len(cells) else [cells[row] for row in counted_rows]
+    )
     bad: dict[str, list[int]] = {}
-    for row, value in zip(used, values, strict=True) if None in values else ():
+    for row, value in zip(counted_rows, values, strict=True) if None in values else ():
         if value is None:
             bad.setdefault(cells[row], []).append(row)
-    out = np.full(len(cells), np.nan)
-    out[used] = np.array(values, np.float64)
-    return out, bad
+    parsed = np.full(len(cells), np.nan)
+    parsed[counted_rows] = np.array(values, np.float64)
+    return parsed, bad
 
 
 def _numbers(
-    nulls: Sequence[str], said: Mapping[str, float], decimal: str, thousands: str
+    nulls: Sequence[str], stand_ins: Mapping[str, float], decimal: str, thousands: str
 ) -> Parse:
-    """Numbers, by value also where they are null tokens ('-9', '-9.0'); `said`: numbers that stand
-    for texts such as '<0.5'."""
+    """Numbers, by value also where they are null tokens ('-9', '-9.0'); `stand_ins`: numbers that
+    stand for texts such as '<0.5'."""
     exact, empty = frozenset(("", *nulls)), {"", *(folded(n) for n in nulls)}
     missing = {n for n in numbers(nulls, decimal, thousands) if n is not None}
 
     def parse(texts: Sequence[str]) -> list[float | None]:
-        rest = [t for t in texts if t not in exact]
-        found = numbers(rest, decimal, thousands)
-        if None in found:
-            told = {
-                text: np.nan if (key := folded(text)) in empty else said.get(key)
-                for text in set(rest)
+        candidates = [t for t in texts if t not in exact]
+        values = numbers(candidates, decimal, thousands)
+        if None in values:
+            read_values = {
+                text: np.nan if (key := folded(text)) in empty else stand_ins.get(key)
+                for text in set(candidates)
             }
-            found = [
-                told[text] if value is None else value
-                for text, value in zip(rest, found, strict=True)
+            values = [
+                read_values[text] if value is None else value
+                for text, value in zip(candidates, values, strict=True)
             ]
         if missing:
-            found = [np.nan if value in missing else value for value in found]
-        each = iter(found)
+            values = [np.nan if value in missing else value for value in values]
+        remaining_values = iter(values)
         return (
-            found
-            if len(rest) == len(texts)
-            else [np.nan if t in exact else next(each) for t in texts]
+            values
+            if len(candidates) == len(texts)
+            else [np.nan if t in exact else next(remaining_values) for t in texts]
         )
 
     return parse
@@ -138,24 +143,24 @@ def _positions(vocabulary: Vocabulary, nulls: Iterable[str]) -> Parse:
     empty = {"", *(folded(n) for n in nulls)}
 
     def parse(texts: Sequence[str]) -> list[float | None]:
-        known = {
+        position_of = {
             text: np.nan if folded(text) in empty else vocabulary.index(text) for text in set(texts)
         }
-        return [known[text] for text in texts]
+        return [position_of[text] for text in texts]
 
     return parse
 
 
-def _told(table: Loaded, bad: Mapping[str, list[int]]) -> str:
+def _offending(table: Loaded, bad: Mapping[str, list[int]]) -> str:
     """The offending values with their counts and rows."""
-    first = list(bad.items())[:MANY]
-    more = f"; and {len(bad) - MANY} further values" if len(bad) > MANY else ""
+    shown = list(bad.items())[:MANY]
+    suffix = f"; and {len(bad) - MANY} further values" if len(bad) > MANY else ""
     return (
         "; ".join(
             f"{text.strip()[:40]!r} in {len(rows)} rows ({table.rows(rows)})"
-            for text, rows in first
+            for text, rows in shown
         )
-        + more
+        + suffix
     )
 
 
@@ -175,10 +180,10 @@ def number(
     f: Number, spec: FieldSpec, tables: Mapping[str, Loaded], flow: Account, faults: list[Fault]
 ) -> Values:
     """A number in `f.unit`. Faults: not a number (D01), another unit or out of bounds (D07)."""
-    found = _resolve(spec, tables, flow, faults)
-    if found is None:
+    resolved = _resolve(spec, tables, flow, faults)
+    if resolved is None:
         return np.full(len(flow.ids), np.nan)
-    table, cells, mask, alias = found
+    table, cells, mask, alias = resolved
     where = table.where(alias.name)
     layout = table.spec.layout
     declared = alias.unit or spec.unit or f.unit
@@ -195,12 +200,14 @@ def number(
         )
         return np.full(len(flow.ids), np.nan)
     _check_header(alias.name, declared, where, faults)
-    said = _said(spec, where, faults)
+    stand_ins = _stand_ins(spec, where, faults)
     parsed, bad = _parsed(
-        cells, mask, _numbers((*table.nulls, *spec.nulls), said, layout.decimal, layout.thousands)
+        cells,
+        mask,
+        _numbers((*table.nulls, *spec.nulls), stand_ins, layout.decimal, layout.thousands),
     )
     if bad:
-        what = f"{_told(table, bad)}: neither a number nor a declared null token"
+        what = f"{_offending(table, bad)}: neither a number nor a declared null token"
         faults.append(Fault("D01", where, what, _way_out(bad, layout.decimal)))
     _check_unit_column(spec, declared, table, mask & ~np.isnan(parsed), faults)
     parsed = parsed * scale if scale != 1 else parsed
@@ -216,9 +223,9 @@ def number(
     return _per_patient(f.name, parsed, mask, table, spec, flow)
 
 
-def _said(spec: FieldSpec, where: str, faults: list[Fault]) -> dict[str, float]:
+def _stand_ins(spec: FieldSpec, where: str, faults: list[Fault]) -> dict[str, float]:
     """The numbers that a mapping's `values` declares for texts."""
-    out: dict[str, float] = {}
+    stand_ins: dict[str, float] = {}
     for name, texts in spec.values.items():
         value = numbers([name])[0]
         if value is None:
@@ -227,8 +234,8 @@ def _said(spec: FieldSpec, where: str, faults: list[Fault]) -> dict[str, float]:
                 Fault("D07", where, what, 'Map it to a number, e.g. map = { "<0.5" = 0.25 }')
             )
         else:
-            out |= {folded(text): value for text in texts}
-    return out
+            stand_ins |= {folded(text): value for text in texts}
+    return stand_ins
 
 
 def _check_header(name: str, declared: str, where: str, faults: list[Fault]) -> None:
@@ -251,13 +258,13 @@ def _check_unit_column(
     cells = table.cells((spec.unit_column,), faults) if spec.unit_column else None
     if cells is None:
         return
-    other: dict[str, list[int]] = {}
+    foreign: dict[str, list[int]] = {}
     wrong = {cell for cell in set(cells) if factor(cell, declared) != 1.0}
     for row in np.flatnonzero(mask).tolist():
         if cells[row] in wrong:
-            other.setdefault(cells[row], []).append(row)
-    if other:
-        what = f"{_told(table, other)}: the declared unit is '{declared}'"
+            foreign.setdefault(cells[row], []).append(row)
+    if foreign:
+        what = f"{_offending(table, foreign)}: the declared unit is '{declared}'"
         faults.append(
             Fault("D07", table.where(spec.unit_column), what, f"Convert these rows to '{declared}'")
         )
@@ -272,30 +279,31 @@ def _way_out(bad: Mapping[str, list[int]], decimal: str) -> str:
         )
     limits = [t for t in texts if limit(t) is not None]
     if limits:
-        said = ", ".join(f"{_quoted(t)} = {limit(t):g}" for t in limits[:MANY])
+        examples = ", ".join(f"{_quoted(t)} = {limit(t):g}" for t in limits[:MANY])
         return (
-            f"Say which number stands for a value beyond a limit, e.g. map = {{ {said} }}, or "
+            f"Say which number stands for a value beyond a limit, e.g. map = {{ {examples} }}, or "
             "declare it in nulls"
         )
-    other = "," if decimal == "." else "."
+    mark = "," if decimal == "." else "."
     if any(re.fullmatch(r"[+-]?\d{1,3}([ '\u00a0\u202f]\d{3})+([.,]\d+)?", t) for t in texts):
         return 'If the gap or the mark stands between thousands, declare thousands = " " (or "\'")'
     if any(
         re.fullmatch(
-            rf"[+-]?\d{{1,3}}([{other}]\d{{3}}){{2,}}|[+-]?\d{{1,3}}([{other}]\d{{3}})+[{decimal}]\d+",
+            rf"[+-]?\d{{1,3}}([{mark}]\d{{3}}){{2,}}"
+            rf"|[+-]?\d{{1,3}}([{mark}]\d{{3}})+[{decimal}]\d+",
             t,
         )
         for t in texts
     ):
-        return f'These have a mark between thousands: declare thousands = "{other}"'
-    if any(re.fullmatch(rf"[+-]?\d+[{other}]\d+", t) for t in texts):
-        if all(re.fullmatch(rf"[+-]?\d{{1,3}}[{other}]\d{{3}}", t) for t in texts):
+        return f'These have a mark between thousands: declare thousands = "{mark}"'
+    if any(re.fullmatch(rf"[+-]?\d+[{mark}]\d+", t) for t in texts):
+        if all(re.fullmatch(rf"[+-]?\d{{1,3}}[{mark}]\d{{3}}", t) for t in texts):
             return (
-                f"If '{other}' stands before decimals, declare decimal = \"{other}\"; if "
-                f'between thousands, thousands = "{other}"'
+                f"If '{mark}' stands before decimals, declare decimal = \"{mark}\"; if "
+                f'between thousands, thousands = "{mark}"'
             )
         return (
-            f"'{other}' seems to stand before decimals: declare decimal = \"{other}\" for the "
+            f"'{mark}' seems to stand before decimals: declare decimal = \"{mark}\" for the "
             "table, or correct these values"
         )
     return "Correct the values, or declare what means missing in nulls"
@@ -316,13 +324,13 @@ def _outside(
         return Fault(
             "D01",
             where,
-            f"{_told(table, bad)}: looks like a null token that is not declared",
+            f"{_offending(table, bad)}: looks like a null token that is not declared",
             _way_out(bad, "."),
         )
     hint = suspect(parsed[outside].tolist(), f.low, f.high, f.unit)
     what = (
-        f"{len(outside)} values lie outside {f.low:g} to {f.high:g} {f.unit}: {_told(table, bad)}"
-        + (f" ({hint})" if hint else "")
+        f"{len(outside)} values lie outside {f.low:g} to {f.high:g} {f.unit}: "
+        f"{_offending(table, bad)}" + (f" ({hint})" if hint else "")
     )
     return Fault(
         "D07",
@@ -373,16 +381,16 @@ def _vocabulary(
     flow: Account,
     faults: list[Fault],
 ) -> Values:
-    seen = len(faults)
-    found = _resolve(spec, tables, flow, faults)
+    faults_before = len(faults)
+    resolved = _resolve(spec, tables, flow, faults)
     if code == "D03":
-        faults[seen:] = [
+        faults[faults_before:] = [
             Fault("D03", x.where, x.what, x.way_out) if x.code == "D08" else x
-            for x in faults[seen:]
+            for x in faults[faults_before:]
         ]
-    if found is None:
+    if resolved is None:
         return np.full(len(flow.ids), np.nan)
-    table, cells, mask, alias = found
+    table, cells, mask, alias = resolved
     vocabulary = Vocabulary(names, spec.values)
     parsed, bad = _parsed(
         cells, mask, _positions(vocabulary, (*table.nulls, *spec.nulls, *missing))
@@ -390,14 +398,16 @@ def _vocabulary(
     undeclared = {t: r for t, r in bad.items() if looks_null(t)} if code != "D03" else {}
     foreign = {t: r for t, r in bad.items() if t not in undeclared}
     if undeclared:
-        what = f"{_told(table, undeclared)}: neither in the vocabulary nor a declared null token"
+        what = (
+            f"{_offending(table, undeclared)}: neither in the vocabulary nor a declared null token"
+        )
         faults.append(Fault("D01", table.where(alias.name), what, _way_out(undeclared, ".")))
     if foreign:
         texts = [t.strip() for t in foreign]
         near = difflib.get_close_matches(
             folded(texts[0]), [k for k in vocabulary.known() if len(k) > 1], 1, 0.5
         )
-        what = f"{_told(table, foreign)}: not in the vocabulary of {name} ({some(names)})" + (
+        what = f"{_offending(table, foreign)}: not in the vocabulary of {name} ({some(names)})" + (
             f"; nearest: '{near[0]}'" if near else ""
         )
         faults.append(Fault(code, table.where(alias.name), what, _way_to(names, texts, code)))
@@ -445,9 +455,9 @@ def institutions(
     cells = table.hospitals if spec.from_file else table.cells((spec.column,), faults)
     if cells is None:
         return [""] * len(flow.ids)
-    used = np.flatnonzero(flow.mask if table is flow.index else table.cases).tolist()
+    counted_rows = np.flatnonzero(flow.mask if table is flow.index else table.cases).tolist()
     names = {folded(k): v for k, v in spec.names.items()}
-    empty = [row for row in used if not cells[row].strip()]
+    empty = [row for row in counted_rows if not cells[row].strip()]
     if empty:
         faults.append(
             Fault(
@@ -461,22 +471,24 @@ def institutions(
     for cell in set(cells):
         text = cell.strip()[slice(*spec.slice)] if spec.slice else cell.strip()
         called[cell] = names.get(folded(text), text)
-    found: dict[str, dict[str, int]] = defaultdict(dict)
-    for row in used:
-        rows, name = found[table.ids[row]], called[cells[row]]
+    row_counts: dict[str, dict[str, int]] = defaultdict(dict)
+    for row in counted_rows:
+        rows, name = row_counts[table.ids[row]], called[cells[row]]
         rows[name] = rows.get(name, 0) + 1
     for patient in flow.ids:
-        if patient not in flow.gone and not found.get(patient):
+        if patient not in flow.gone and not row_counts.get(patient):
             flow.drop(patient, "no row that names the institution (D05)")
-        elif patient not in flow.gone and len(found[patient]) > 1 and spec.pick == "agree":
+        elif patient not in flow.gone and len(row_counts[patient]) > 1 and spec.pick == "agree":
             flow.drop(patient, "rows name different institutions (D02)")
-    several = sum(len(v) > 1 for v in found.values())
+    several = sum(len(v) > 1 for v in row_counts.values())
     if several and spec.pick == "most":
         flow.notes.append(
             f"{several} patients have rows of several institutions: the one with most rows "
             "counts, as the mapping declares"
         )
     return [
-        min(found[p], key=lambda name: (-found[p][name], name)) if found.get(p) else ""
+        min(row_counts[p], key=lambda name: (-row_counts[p][name], name))
+        if row_counts.get(p)
+        else ""
         for p in flow.ids
     ]

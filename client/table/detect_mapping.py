@@ -28,8 +28,8 @@ class Folder:
     def files(self, table: TableSpec, *, index: bool) -> list[Path]:
         """The files of a table; a file that is named outright is the index table, whatever it is
         called."""
-        found = find(self.root, table.files)
-        return [self.root] if not found and index and self.root.is_file() else found
+        paths = find(self.root, table.files)
+        return [self.root] if not paths and index and self.root.is_file() else paths
 
     def name(self, path: Path) -> str:
         """A file as seen from the folder."""
@@ -58,15 +58,15 @@ class Folder:
         ]
 
 
-def choose(study: Study, folder: Folder, asked: str | None) -> tuple[Source, str]:
+def choose(study: Study, folder: Folder, ref: str | None) -> tuple[Source, str]:
     """The mapping asked for, the study's own, or the built-in one that fits; with a sentence where
     it only comes nearest.
 
     Raises DataError D00 where no file is there or the index table is broken, UsageError C02 where
     several mappings fit.
     """
-    if asked is not None:
-        return mapping_file.named(asked), ""
+    if ref is not None:
+        return mapping_file.named(ref), ""
     if study.source is not None:
         return mapping_file.parse(study.source, f"study '{study.name}'"), ""
     candidates = mapping_file.builtin(study.name)
@@ -76,10 +76,10 @@ def choose(study: Study, folder: Folder, asked: str | None) -> tuple[Source, str
             f"no source mapping serves study '{study.name}'; give it one in a TOML file "
             "(docs/own-study.md)",
         )
-    there = [c for c in candidates if folder.files(c.index, index=True)]
-    if not there:
+    present = [c for c in candidates if folder.files(c.index, index=True)]
+    if not present:
         raise DataError("D00", _nothing_there(candidates, folder))
-    fitting = [c for c in there if _fits(c, folder)]
+    fitting = [c for c in present if _fits(c, folder)]
     if len(fitting) > 1:
         names = ", ".join(c.name for c in fitting)
         raise UsageError(
@@ -89,21 +89,21 @@ def choose(study: Study, folder: Folder, asked: str | None) -> tuple[Source, str
         )
     if fitting:
         return fitting[0], ""
-    raise_faults(list(dict.fromkeys(fault for c in there for fault in _broken(c, folder))))
-    best = max(there, key=lambda c: _columns_there(c, folder))
-    told = (
+    raise_faults(list(dict.fromkeys(fault for c in present for fault in _broken(c, folder))))
+    best = max(present, key=lambda c: _columns_there(c, folder))
+    note = (
         f"No source mapping fits; '{best.name}' comes nearest, so it was taken. Another one is "
         "chosen with --source NAME"
     )
-    return best, told if len(candidates) > 1 else ""
+    return best, note if len(candidates) > 1 else ""
 
 
 def _nothing_there(candidates: Sequence[Source], folder: Folder) -> str:
-    wanted = "; ".join(
+    expected = "; ".join(
         f"{' or '.join(c.index.files)} (source mapping '{c.name}')" for c in candidates
     )
     return (
-        f"D00 {folder.root}: none of the tables is there that the study can read: {wanted}. "
+        f"D00 {folder.root}: none of the tables is there that the study can read: {expected}. "
         "Give the folder that holds one as --data"
     )
 
@@ -119,7 +119,7 @@ def _broken(source: Source, folder: Folder) -> list[Fault]:
 def _fits(source: Source, folder: Folder) -> bool:
     """Whether each file of the index table has the columns that identify it: key, filters and
     label."""
-    needed: list[tuple[str, ...]] = [
+    required: list[tuple[str, ...]] = [
         (source.index.key,),
         *((k.column,) for k in source.index.keep if not k.optional),
     ]
@@ -127,13 +127,13 @@ def _fits(source: Source, folder: Folder) -> bool:
     specs = (
         (within.event, within.time) if within is not None else (value,) if value is not None else ()
     )
-    needed += [_names(spec) for spec in specs if spec.table == source.index.name]
+    required += [_names(spec) for spec in specs if spec.table == source.index.name]
     parts = [
         folder.index_part(path, source.index.layout)[0]
         for path in folder.files(source.index, index=True)
     ]
     return all(
-        part is not None and all(any(n in part.index for n in names) for names in needed)
+        part is not None and all(any(n in part.index for n in names) for names in required)
         for part in parts
     )
 
@@ -161,15 +161,15 @@ def _names(spec: FieldSpec) -> tuple[str, ...]:
 def load(source: Source, folder: Folder, faults: list[Fault]) -> dict[str, Loaded]:
     """All tables that are there. A missing table that is not optional, or one that cannot be read,
     is a fault."""
-    out = {}
+    loaded = {}
     for spec in source.tables:
         index = spec is source.index
         files = folder.files(spec, index=index)
         if not files and not spec.optional:
-            there = [folder.name(path) for path in find(folder.root, ANY_TABLE)]
+            present = [folder.name(path) for path in find(folder.root, ANY_TABLE)]
             what = (
                 f"no file {' or '.join(spec.files)} (table '{spec.name}' of '{source.name}'); "
-                f"tables there: {some(there) or 'none'}"
+                f"tables there: {some(present) or 'none'}"
             )
             faults.append(
                 Fault(
@@ -182,8 +182,8 @@ def load(source: Source, folder: Folder, faults: list[Fault]) -> dict[str, Loade
         parts: list[Part] = []
         unkeyed: dict[str, list[str]] = {}
         for path in files:
-            part, known = (folder.index_part if index else folder.part)(path, spec.layout)
-            faults += known
+            part, part_faults = (folder.index_part if index else folder.part)(path, spec.layout)
+            faults += part_faults
             if part is None:
                 continue
             if spec.key not in part.index:
@@ -201,5 +201,7 @@ def load(source: Source, folder: Folder, faults: list[Fault]) -> dict[str, Loade
                 )
             faults.append(Fault("D08" if index else "D05", some(names), what, way))
         if parts:
-            out[spec.name] = Loaded.of(spec, parts, folder.root, source.nulls, source.site, faults)
-    return out
+            loaded[spec.name] = Loaded.of(
+                spec, parts, folder.root, source.nulls, source.site, faults
+            )
+    return loaded

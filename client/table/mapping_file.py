@@ -33,19 +33,19 @@ SOURCES = Path(__file__).parent / "sources"
 
 def builtin(study: str) -> list[Source]:
     """The mappings of `client/table/sources/` that serve `study`."""
-    every = [_load(path) for path in sorted(SOURCES.glob("*.toml"))]
-    return [source for source in every if study in source.studies]
+    mappings = [_load(path) for path in sorted(SOURCES.glob("*.toml"))]
+    return [source for source in mappings if study in source.studies]
 
 
 def named(ref: str) -> Source:
     """A mapping by its name, or from a TOML file of one's own."""
     if ref.endswith(".toml"):
         return _load(Path(ref))
-    have = sorted(p.stem for p in SOURCES.glob("*.toml"))
-    if ref not in have:
+    names = sorted(p.stem for p in SOURCES.glob("*.toml"))
+    if ref not in names:
         raise UsageError(
             "C02",
-            f"source mapping '{ref}' is unknown; there are {', '.join(have)}, or give the path of "
+            f"source mapping '{ref}' is unknown; there are {', '.join(names)}, or give the path of "
             "a .toml file",
         )
     return _load(SOURCES / f"{ref}.toml")
@@ -76,8 +76,8 @@ def parse(raw: Mapping[str, Any], where: str) -> Source:
 
 
 def _field(name: str, section: FieldSection, index: str) -> FieldSpec:
-    own = {f.name: getattr(section, f.name) for f in fields(FieldSection)}
-    return FieldSpec(**{**own, "table": section.table or index}, name=name)
+    values = {f.name: getattr(section, f.name) for f in fields(FieldSection)}
+    return FieldSpec(**{**values, "table": section.table or index}, name=name)
 
 
 def _label(section: LabelSection, index: str) -> LabelSpec:

@@ -74,23 +74,23 @@ def _feeds_outside_quotes(data: Bytes, start: int, delimiter: int) -> Places | N
     closes[_RETURN] = True
     feeds: list[Places] = []
     inside = 0
-    for at in range(start, len(data), _BLOCK):
-        block = data[at : at + _BLOCK]
-        marks = np.flatnonzero(block == _MARK) + at
-        here = np.flatnonzero(block == _LINE_FEED) + at
+    for offset in range(start, len(data), _BLOCK):
+        block = data[offset : offset + _BLOCK]
+        marks = np.flatnonzero(block == _MARK) + offset
+        block_feeds = np.flatnonzero(block == _LINE_FEED) + offset
         if len(marks) or inside:
             opening, closing = marks[inside::2], marks[1 - inside :: 2]
-            before, after = (
+            bytes_before, bytes_after = (
                 data[opening[opening > start] - 1],
                 data[closing[closing + 1 < len(data)] + 1],
             )
             if (
-                not (opens[before].all() and closes[after].all())
-                or ((np.searchsorted(marks, here) + inside) % 2).any()
+                not (opens[bytes_before].all() and closes[bytes_after].all())
+                or ((np.searchsorted(marks, block_feeds) + inside) % 2).any()
             ):
                 return None
             inside = (inside + len(marks)) % 2
-        feeds.append(here)
+        feeds.append(block_feeds)
     return None if inside else np.concatenate(feeds or [np.empty(0, np.int64)])
 
 
@@ -125,9 +125,9 @@ def read(
         return None
     empty = _empty(table)
     if len(empty):
-        kept = np.ones(len(filled), np.bool_)
-        kept[empty] = False
-        table, filled = table.filter(pa.array(kept)), filled[kept]
+        filled_rows = np.ones(len(filled), np.bool_)
+        filled_rows[empty] = False
+        table, filled = table.filter(pa.array(filled_rows)), filled[filled_rows]
     return table, filled
 
 

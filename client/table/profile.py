@@ -50,17 +50,17 @@ class Column:
     def numbers(self) -> dict[str, float]:
         """Text -> its value, of those that are numbers and no sentinels."""
         texts = [t for t in self.counts if t[0] in "+-.0123456789"]
-        found = {
+        values = {
             t: n
             for t, n in zip(texts, numbers(texts, self.decimal, self.thousands), strict=True)
             if n is not None
         }
-        sentinels = {t for t in found if t[0] == "-" and looks_null(t)}
-        usual = [n for t, n in found.items() if t not in sentinels]
+        sentinels = {t for t in values if t[0] == "-" and looks_null(t)}
+        usual = [n for t, n in values.items() if t not in sentinels]
         return (
-            {t: n for t, n in found.items() if t not in sentinels}
+            {t: n for t, n in values.items() if t not in sentinels}
             if usual and min(usual) >= 0
-            else found
+            else values
         )
 
     @cached_property
@@ -85,14 +85,14 @@ class Column:
             return "date"
         if numeric >= 0.8 * total:
             values = set(self.numbers.values())
-            few = len(values) <= 2 or (
+            few_values = len(values) <= 2 or (
                 len(values) <= 5
                 and total >= 30
                 and all(v.is_integer() and 0 <= v <= 9 for v in values)
             )
             return (
                 "choice"
-                if few and numeric == total and len(values) > 1
+                if few_values and numeric == total and len(values) > 1
                 else "number"
                 if len(values) > 1
                 else "constant"
@@ -176,20 +176,20 @@ def survey(path: Path) -> Survey:
             "that holds one",
         )
     faults: list[Fault] = []
-    read_in = [(file, found) for file in files if (found := _open(file, faults)) is not None]
+    read_in = [(file, opened) for file in files if (opened := _open(file, faults)) is not None]
     if not read_in:
         raise_faults(faults)
-    told = [f"could not be read and is left out: {fault}" for fault in faults]
-    file, (layout, first, sheets) = max(
+    notes = [f"could not be read and is left out: {fault}" for fault in faults]
+    file, (layout, first_part, sheets) = max(
         read_in, key=lambda pair: len(pair[1][1]) * len(pair[1][1].header)
     )
     group = [
         (f, x)
         for f, x in read_in
-        if _alike(x[1].header, first.header) and f.suffix.lower() == file.suffix.lower()
+        if _alike(x[1].header, first_part.header) and f.suffix.lower() == file.suffix.lower()
     ]
     layout = replace(layout, encoding=_common_encoding([x[0].encoding for _, x in group]))
-    told += [
+    notes += [
         f"{f.name} is laid out differently from {file.name} (encoding, header or sheet): save all "
         "files alike, or the study cannot read it"
         for f, x in group
@@ -199,32 +199,32 @@ def survey(path: Path) -> Survey:
     parts = [x[1] for f, x in group]
     root = path if path.is_dir() else path.parent
     names = tuple(f.relative_to(root).as_posix() for f, _ in group)
-    others = [
+    other_files = [
         f.relative_to(root).as_posix() for f in files if f.relative_to(root).as_posix() not in names
     ]
-    told += [
+    notes += [
         f"not part of this table, since its columns differ: {name}"
-        for name in others
-        if not any(name in t for t in told)
+        for name in other_files
+        if not any(name in t for t in notes)
     ]
     hospitals = tuple(
         name for name, part in zip(file_names(parts, root), parts, strict=True) for _ in part.lines
     )
-    return _columns(parts, layout, sheets, names, not others, hospitals, told)
+    return _columns(parts, layout, sheets, names, not other_files, hospitals, notes)
 
 
 def _columns(
-    parts: list[Part], layout: Layout, sheets: tuple[str, ...], names: tuple[str, ...], whole: bool,
-    hospitals: tuple[str, ...],
-    told: list[str],
+    parts: list[Part], layout: Layout, sheets: tuple[str, ...], names: tuple[str, ...],
+    all_files: bool, hospitals: tuple[str, ...],
+    notes: list[str],
 ) -> Survey:  # fmt: skip
-    every = list(dict.fromkeys(name for part in parts for name in part.header))
+    all_names = list(dict.fromkeys(name for part in parts for name in part.header))
     left_out: dict[str, str] = {}
     cells: dict[str, list[str]] = {}
-    for name in every:
+    for name in all_names:
         lacking = [part.path.name for part in parts if name not in part.index]
         if not name:
-            told.append("a column has no name and is left out: give it one")
+            notes.append("a column has no name and is left out: give it one")
         elif any(name in part.repeated for part in parts):
             left_out[name] = "several columns have this name: rename them"
         elif lacking:
@@ -238,7 +238,7 @@ def _columns(
     layout = replace(layout, decimal=decimal, thousands=thousands)
     columns = {name: Column(name, texts, decimal, thousands) for name, texts in cells.items()}
     return Survey(
-        names, whole, layout, sheets, columns, left_out, hospitals, tuple(dict.fromkeys(told))
+        names, all_files, layout, sheets, columns, left_out, hospitals, tuple(dict.fromkeys(notes))
     )
 
 
@@ -271,8 +271,8 @@ def notation(columns: Iterable[Sequence[str]]) -> tuple[Literal[".", ","], str]:
     return decimal, grouped.most_common(1)[0][0] if grouped else ""
 
 
-def _alike(one: Sequence[str], other: Sequence[str]) -> bool:
-    a, b = set(one), set(other)
+def _alike(header: Sequence[str], other_header: Sequence[str]) -> bool:
+    a, b = set(header), set(other_header)
     return len(a & b) >= 0.6 * len(a | b)
 
 
@@ -301,14 +301,16 @@ def _open(path: Path, faults: list[Fault]) -> tuple[Layout, Part, tuple[str, ...
         ]
     else:
         layouts = [Layout()]
-    known: list[Fault] = []
+    file_faults: list[Fault] = []
     read_in = [
-        (layout, part) for layout in layouts if (part := read(path, layout, known)) is not None
+        (layout, part)
+        for layout in layouts
+        if (part := read(path, layout, file_faults)) is not None
     ]
     if kind in ("csv", "tsv") and not any(len(part.header) > 1 for _, part in read_in):
         read_in = _later_header(path, layouts[0]) or read_in
     if not read_in:
-        faults += known[:1]
+        faults += file_faults[:1]
         return None
     return *max(read_in, key=lambda pair: len(pair[1]) * len(pair[1].header)), tuple(sheets)
 
@@ -318,7 +320,7 @@ def _sheets(path: Path) -> dict[str, int]:
     the widest, and no number in it."""
     from openpyxl import load_workbook
 
-    out: dict[str, int] = {}
+    header_rows: dict[str, int] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -339,8 +341,8 @@ def _sheets(path: Path) -> dict[str, int]:
         fitting = [
             n for n, w in enumerate(wide, 1) if w >= max(0.6 * max(wide), 2) and words[n - 1]
         ]
-        out[title] = fitting[0] if fitting else 1
-    return out
+        header_rows[title] = fitting[0] if fitting else 1
+    return header_rows
 
 
 def _encoding(raw: bytes) -> str:
@@ -367,9 +369,9 @@ def _common_encoding(encodings: Sequence[str]) -> str:
 def _later_header(path: Path, layout: Layout) -> list[tuple[Layout, Part]]:
     """Lines of a title may stand above the header of a text table."""
     for row in range(2, _HEADER_ROWS):
-        found = read(path, later := replace(layout, header=(row,)), [])
-        if found is not None and len(found.header) > 1 and len(found) > 1:
-            return [(later, found)]
+        part = read(path, later := replace(layout, header=(row,)), [])
+        if part is not None and len(part.header) > 1 and len(part) > 1:
+            return [(later, part)]
     return []
 
 

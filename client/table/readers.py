@@ -84,10 +84,10 @@ class Part:
     @cached_property
     def index(self) -> dict[str, int]:
         """Column name -> position; the first of columns that share a name (see `repeated`)."""
-        out: dict[str, int] = {}
+        positions: dict[str, int] = {}
         for i, name in enumerate(self.header):
-            out.setdefault(name, i)
-        return out
+            positions.setdefault(name, i)
+        return positions
 
     @property
     def repeated(self) -> frozenset[str]:
@@ -111,9 +111,9 @@ def find(data: Path, patterns: Sequence[str]) -> list[Path]:
     sorted; no hidden or lock files."""
     if data.is_file():
         return [data] if any(data.match(pattern) for pattern in patterns) else []
-    found = {path for pattern in patterns for path in data.rglob(pattern)}
+    paths = {path for pattern in patterns for path in data.rglob(pattern)}
     return sorted(
-        path for path in found if path.is_file() and not path.name.startswith((".", "~$"))
+        path for path in paths if path.is_file() and not path.name.startswith((".", "~$"))
     )
 
 
@@ -121,12 +121,14 @@ def nearest(name: str, header: Sequence[str]) -> str:
     """The names most like `name`, in brackets for an error message; all of them where they are few
     and none is alike."""
     folds = {h.casefold(): h for h in header if h}
-    wanted = name.casefold()
-    close = difflib.get_close_matches(wanted, list(folds), 3, 0.6)
+    folded_name = name.casefold()
+    close = difflib.get_close_matches(folded_name, list(folds), 3, 0.6)
     close += [
         h
         for h in folds
-        if (wanted in h or h in wanted) and min(len(h), len(wanted)) > 2 and h not in close
+        if (folded_name in h or h in folded_name)
+        and min(len(h), len(folded_name)) > 2
+        and h not in close
     ]
     if close:
         return f" (nearest: {', '.join(repr(folds[h]) for h in close[:3])})"
@@ -136,7 +138,7 @@ def nearest(name: str, header: Sequence[str]) -> str:
 def read(path: Path, layout: Layout, faults: list[Fault]) -> Part | None:
     """The table in `path`, or None with the reason (D00) added to `faults`."""
     kind = layout.format or SUFFIXES.get(path.suffix.lower())
-    known: list[Fault] = []
+    file_faults: list[Fault] = []
     part = None
     try:
         if path.stat().st_size == 0:
@@ -147,14 +149,14 @@ def read(path: Path, layout: Layout, faults: list[Fault]) -> Part | None:
                 "and rows count from 1"
             )
         if kind in ("csv", "tsv"):
-            part = _text(path, layout, known)
+            part = _text(path, layout, file_faults)
         elif kind == "xlsx":
             grid = _sheet(path, layout)
             part = _framed(
                 path,
                 zip(grid, range(1, len(grid) + 1), strict=True),
                 layout.header,
-                known,
+                file_faults,
                 strict=False,
             )
         elif kind == "parquet":
@@ -166,7 +168,7 @@ def read(path: Path, layout: Layout, faults: list[Fault]) -> Part | None:
             )
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        known.append(
+        file_faults.append(
             Fault(
                 "D00",
                 path.name,
@@ -174,8 +176,8 @@ def read(path: Path, layout: Layout, faults: list[Fault]) -> Part | None:
                 "Export or copy the file again, or correct how it is declared",
             )
         )
-    faults += known
-    return None if known else part
+    faults += file_faults
+    return None if file_faults else part
 
 
 def text_of(cell: object, decimal: str = ".") -> str:
@@ -224,9 +226,9 @@ def _plain(path: Path, raw: bytes, layout: Layout) -> Part | None:
             or set(comment) & set(b"\r\n")
         ):
             return None
-    last = max(layout.header)
+    header_end = max(layout.header)
     end = start
-    for _ in range(last):
+    for _ in range(header_end):
         end = text.find(b"\n", end) + 1 or len(text) + 1
     try:
         top = text[start : end - 1].decode()
@@ -234,15 +236,15 @@ def _plain(path: Path, raw: bytes, layout: Layout) -> Part | None:
         return None
     delimiter = layout.delimiter or _delimiter(top, path, layout)
     lines = plain_csv.Lines.of(text, start, delimiter)
-    if lines is None or len(lines.starts) <= last:
+    if lines is None or len(lines.starts) <= header_end:
         return None
     rows = list(csv.reader(top.split("\n"), delimiter=delimiter, strict=True))
     names = _names(rows, layout.header)
-    body = plain_csv.read(text, lines, last, len(names), delimiter) if any(names) else None
+    body = plain_csv.read(text, lines, header_end, len(names), delimiter) if any(names) else None
     if body is None:
         return None
-    table, at = body
-    return Part(path, names, tuple(table.columns), (at + 1 + comments).tolist())
+    table, line_positions = body
+    return Part(path, names, tuple(table.columns), (line_positions + 1 + comments).tolist())
 
 
 def _strict_rows(path: Path, raw: bytes, layout: Layout) -> Iterator[tuple[list[str], int]]:
@@ -251,23 +253,23 @@ def _strict_rows(path: Path, raw: bytes, layout: Layout) -> Iterator[tuple[list[
     text, numbers = _uncommented(_decoded(raw, layout.encoding), layout.comment)
     delimiter = layout.delimiter or _delimiter(text, path, layout)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    before = 0
+    last_line = 0
     try:
         for row in reader:
             # a stray quote swallows the lines up to the next one: such a cell holds whole rows
-            if reader.line_num > before + 1 and any(
+            if reader.line_num > last_line + 1 and any(
                 "\n" in c and c.count(delimiter) >= max(1, len(row) - 1) for c in row
             ):
                 raise ValueError(
-                    f"line {numbers[before]}: a quotation mark is opened and swallows the lines "
+                    f"line {numbers[last_line]}: a quotation mark is opened and swallows the lines "
                     "that follow"
                 )
-            yield row, numbers[before]
-            before = reader.line_num
+            yield row, numbers[last_line]
+            last_line = reader.line_num
     except csv.Error as error:
         raise ValueError(
-            f"line {numbers[min(before, len(numbers) - 1)]}: {error}; the file is truncated or a "
-            "quotation mark is not closed"
+            f"line {numbers[min(last_line, len(numbers) - 1)]}: {error}; the file is truncated or "
+            "a quotation mark is not closed"
         ) from error
 
 
@@ -313,8 +315,8 @@ def _uncommented(text: str, comment: str) -> tuple[str, Sequence[int]]:
     if not comment:
         return text, range(1, text.count("\n") + text.count("\r") + 3)
     lines = list(io.StringIO(text, newline=""))
-    kept = [(i, line) for i, line in enumerate(lines, 1) if not line.startswith(comment)]
-    return "".join(line for _, line in kept), [i for i, _ in kept] + [len(lines) + 1]
+    kept_lines = [(i, line) for i, line in enumerate(lines, 1) if not line.startswith(comment)]
+    return "".join(line for _, line in kept_lines), [i for i, _ in kept_lines] + [len(lines) + 1]
 
 
 def _delimiter(text: str, path: Path, layout: Layout) -> str:
@@ -384,10 +386,10 @@ def _unmerge(grid: list[list[str]], xml: bytes, header: int) -> None:
         left, top, right, bottom = (int(n or 0) for n in range_boundaries(ref.decode()))
         if top <= header or top > len(grid) or left > len(grid[top - 1]):
             continue
-        shown = grid[top - 1][left - 1]
+        value = grid[top - 1][left - 1]
         for row in grid[top - 1 : bottom]:
             row += [""] * (right - len(row))
-            row[left - 1 : right] = [shown] * (right - left + 1)
+            row[left - 1 : right] = [value] * (right - left + 1)
 
 
 def _names(rows: Sequence[list[str]], header: tuple[int, ...]) -> tuple[str, ...]:
@@ -412,10 +414,10 @@ def _framed(
     header is a fault."""
     import pyarrow as pa
 
-    rest = iter(rows)
-    top = [row for row, _ in islice(rest, max(header))]
+    remaining = iter(rows)
+    top = [row for row, _ in islice(remaining, max(header))]
     if len(top) < max(header) or not any(any(c.strip() for c in top[n - 1]) for n in header):
-        total = len(top) + sum(1 for _ in rest)
+        total = len(top) + sum(1 for _ in remaining)
         raise ValueError(
             f"the file has {total} rows and no header in row {', '.join(map(str, header))}"
         )
@@ -426,7 +428,7 @@ def _framed(
     chunks: list[list[pa.Array]] = [[] for _ in names]
     lines: list[int] = []
     ragged: list[tuple[int, int]] = []
-    body = ((row, line) for row, line in rest if any(c and not c.isspace() for c in row))
+    body = ((row, line) for row, line in remaining if any(c and not c.isspace() for c in row))
     while batch := list(islice(body, _BATCH)):
         if strict:
             ragged += [(line, len(row)) for row, line in batch if len(row) != width]
@@ -438,8 +440,10 @@ def _framed(
         for column, cells in zip(chunks, zip(*even, strict=True), strict=True):
             column.append(pa.array(cells, pa.string()))
     if ragged:
-        seen = "; ".join(f"line {line} has {n}" for line, n in ragged[:5])
-        what = f"{len(ragged)} rows have fewer or more fields than the header's {width} ({seen})"
+        examples = "; ".join(f"line {line} has {n}" for line, n in ragged[:5])
+        what = (
+            f"{len(ragged)} rows have fewer or more fields than the header's {width} ({examples})"
+        )
         faults.append(
             Fault(
                 "D00",

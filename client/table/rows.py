@@ -27,8 +27,8 @@ MANY = 5
 
 def some(items: Sequence[object]) -> str:
     """At most five items, for a message."""
-    shown = ", ".join(str(i) for i in items[:MANY])
-    return f"{shown}, ... ({len(items)} in all)" if len(items) > MANY else shown
+    listed = ", ".join(str(i) for i in items[:MANY])
+    return f"{listed}, ... ({len(items)} in all)" if len(items) > MANY else listed
 
 
 @dataclass
@@ -67,11 +67,11 @@ class Loaded:
             table.hospitals = [cell.strip() for part in parts for cell in part.column(site.column)]
         table.ids = [_id(cell, spec) for part in parts for cell in part.column(spec.key)]
         if spec.id_pattern:
-            other = [i for i in table.ids if not re.fullmatch(spec.id_pattern, i)]
+            foreign = [i for i in table.ids if not re.fullmatch(spec.id_pattern, i)]
             table.ids = [i if re.fullmatch(spec.id_pattern, i) else "" for i in table.ids]
-            if other:
+            if foreign:
                 table.notes.append(
-                    f"{len(other)} rows of table '{spec.name}' have no id of a case (legend or "
+                    f"{len(foreign)} rows of table '{spec.name}' have no id of a case (legend or "
                     "empty)"
                 )
         else:
@@ -109,21 +109,21 @@ class Loaded:
         names = list(dict.fromkeys(self.name(p) for p in self.parts))
         return some(names) + (f", column '{column}'" if column else "")
 
-    def rows(self, at: Sequence[int]) -> str:
+    def rows(self, positions: Sequence[int]) -> str:
         """Where rows stand, for a message."""
         if len(self.parts) == 1:
             return (
                 "row "
-                + ", ".join(str(self.place[i][1]) for i in at[:MANY])
-                + (", ..." if len(at) > MANY else "")
+                + ", ".join(str(self.place[i][1]) for i in positions[:MANY])
+                + (", ..." if len(positions) > MANY else "")
             )
-        told = [f"{self.name(self.place[i][0])}:{self.place[i][1]}" for i in at[:MANY]]
-        return ", ".join(told) + (", ..." if len(at) > MANY else "")
+        places = [f"{self.name(self.place[i][0])}:{self.place[i][1]}" for i in positions[:MANY]]
+        return ", ".join(places) + (", ..." if len(positions) > MANY else "")
 
     def cells(self, names: Sequence[str], faults: list[Fault] | None) -> list[str] | None:
         """The cells of the first of `names` that each part has; None with a fault (D08) where a
         part has none of them."""
-        out: list[str] = []
+        texts: list[str] = []
         lacking: dict[str, list[str]] = defaultdict(list)
         for part in self.parts:
             name = next((n for n in names if n in part.index), None)
@@ -134,13 +134,13 @@ class Loaded:
                     self.name(part)
                 )
             else:
-                out += part.column(name)
+                texts += part.column(name)
         if faults is not None:
             faults += [
                 Fault("D08", some(files), what, "Rename the column, or correct the mapping")
                 for what, files in lacking.items()
             ]
-        return None if lacking else out
+        return None if lacking else texts
 
     @cached_property
     def cases(self) -> Mask:
@@ -153,8 +153,8 @@ class Loaded:
         for keep in filters:
             cells = self.cells((keep.column,), None if keep.optional else faults)
             if cells is not None:
-                wanted = {folded(v) for v in keep.values}
-                passing = {c for c in set(cells) if folded(c) in wanted}
+                accepted = {folded(v) for v in keep.values}
+                passing = {c for c in set(cells) if folded(c) in accepted}
                 mask = mask & np.array([c in passing for c in cells], np.bool_)
         return mask
 
@@ -236,9 +236,9 @@ class Account:
         mask = table.cases
         for n, keep in enumerate(spec.keep, 1):
             mask = table.kept(spec.keep[:n], faults if n == len(spec.keep) else [])
-            left = {table.ids[row] for row in np.flatnonzero(mask)}
+            passing = {table.ids[row] for row in np.flatnonzero(mask)}
             for patient in self.ids:
-                if patient not in left:
+                if patient not in passing:
                     self.drop(patient, keep.why)
         self.mask = mask
         if spec.rows == "one":

@@ -59,15 +59,17 @@ _UNITS = (
 def draft(path: Path) -> str:
     """The TOML text of a study for the table (or the folder of tables) at `path`. Raises DataError
     (D00) where none can be read."""
-    found = survey(path)
-    columns = dict(found.columns)
-    site, site_told = _site(found, columns)
-    hospitals = found.columns[site].cells if site else list(found.hospitals) if site_told else []
+    surveyed = survey(path)
+    columns = dict(surveyed.columns)
+    site, site_told = _site(surveyed, columns)
+    hospitals = (
+        surveyed.columns[site].cells if site else list(surveyed.hospitals) if site_told else []
+    )
     patient, id_told = _patient(columns, site, hospitals)
     label = _label(columns, {site, patient})
     names = _classes(columns[label]) if label else ((), ())
     lines = [
-        *_head(path, found),
+        *_head(path, surveyed),
         f"id = {quoted(patient)}{id_told}"
         if patient
         else f'id = ""{CHECK}: which column names the patient?',
@@ -80,7 +82,7 @@ def draft(path: Path) -> str:
     elif patient and len(columns[patient].counts) < len(columns[patient].cells):
         lines.append(f'duplicates = "agree"{CHECK}: several rows of a patient must then agree')
     inputs = {n: c for n, c in columns.items() if n not in (site, patient, label)}
-    left_out = dict(found.left_out)
+    left_out = dict(surveyed.left_out)
     reasons = _refused(inputs, label, names[0])
     features: list[str] = []
     outcome = _outcome(columns[label], names[0]) if label else None
@@ -127,33 +129,37 @@ def _list(texts: Iterable[str]) -> str:
     return "[" + ", ".join(quoted(t) for t in texts) + "]"
 
 
-def _head(path: Path, found: Survey) -> list[str]:
-    rows = len(next(iter(found.columns.values())).cells) if found.columns else 0
+def _head(path: Path, surveyed: Survey) -> list[str]:
+    rows = len(next(iter(surveyed.columns.values())).cells) if surveyed.columns else 0
     lines = [
-        f"# A draft for {path.name}: {rows} rows, {len(found.columns) + len(found.left_out)} "
+        f"# A draft for {path.name}: {rows} rows, {len(surveyed.columns) + len(surveyed.left_out)} "
         "columns, guessed from names and contents.",
         "# Correct it, above all where it says `check`; docs/own-study.md has the keys.",
-        *(f"# Attention: {told}" for told in found.warnings),
+        *(f"# Attention: {warning}" for warning in surveyed.warnings),
         f"name = {quoted(re.sub(r'[^A-Za-z0-9_-]+', '_', path.stem).strip('_') or 'my_study')}",
         'question = "What do you want to know?"',
     ]
-    patterns = [glob.escape(name) for name in found.files]
-    suffixes = {Path(name).suffix for name in found.files}
-    if found.all_files and len(patterns) > 1 and len(suffixes) == 1:
+    patterns = [glob.escape(name) for name in surveyed.files]
+    suffixes = {Path(name).suffix for name in surveyed.files}
+    if surveyed.all_files and len(patterns) > 1 and len(suffixes) == 1:
         patterns = [f"*{suffixes.pop()}"]
     lines.append(f"table = {quoted(patterns[0]) if len(patterns) == 1 else _list(patterns)}")
-    if len(found.sheets) > 1 and found.layout.sheet:
-        others = ", ".join(quoted(s) for s in found.sheets if s != found.layout.sheet)
-        lines.append(f"sheet = {quoted(found.layout.sheet)}{CHECK}: there are also {others}")
+    if len(surveyed.sheets) > 1 and surveyed.layout.sheet:
+        other_sheets = ", ".join(quoted(s) for s in surveyed.sheets if s != surveyed.layout.sheet)
+        lines.append(
+            f"sheet = {quoted(surveyed.layout.sheet)}{CHECK}: there are also {other_sheets}"
+        )
     usual = {"header": (1,), "comment": "", "encoding": "utf-8", "decimal": ".", "thousands": ""}
     for key, value in usual.items():
-        have = getattr(found.layout, key)
-        if have != value:
-            lines.append(f"{key} = {quoted(have) if isinstance(have, str) else have[0]}{CHECK}")
+        actual = getattr(surveyed.layout, key)
+        if actual != value:
+            lines.append(
+                f"{key} = {quoted(actual) if isinstance(actual, str) else actual[0]}{CHECK}"
+            )
     return lines
 
 
-def _first(
+def _first_match(
     patterns: Sequence[str], columns: Mapping[str, Column], fits: Callable[[Column], bool]
 ) -> str:
     """The first column whose name matches the earliest pattern, of those that fit; '' where there
@@ -165,15 +171,15 @@ def _first(
     return ""
 
 
-def _site(found: Survey, columns: Mapping[str, Column]) -> tuple[str, str]:
+def _site(surveyed: Survey, columns: Mapping[str, Column]) -> tuple[str, str]:
     """The column of the hospital, or '' and the line that takes it from the files' names."""
-    site = _first(_SITE, columns, lambda c: 1 <= len(c.counts) <= max(2, len(c.cells) // 2))
+    site = _first_match(_SITE, columns, lambda c: 1 <= len(c.counts) <= max(2, len(c.cells) // 2))
     if site:
         empty = columns[site].cells.count("")
         return site, CHECK + (
             f": it is empty in {empty} rows, to be filled in first" if empty else ""
         )
-    if len(found.files) > 1:
+    if len(surveyed.files) > 1:
         return "", f"site_from_file = true{CHECK}: each file is a hospital"
     return "", ""
 
@@ -187,16 +193,18 @@ def _patient(columns: Mapping[str, Column], site: str, hospitals: Sequence[str])
         keys = set(zip(hospitals, c.cells, strict=True)) if hospitals else set(c.cells)
         return len(keys) == len(c.cells)
 
-    named = _first(_ID, inner, unique) or _first(
+    named = _first_match(_ID, inner, unique) or _first_match(
         _ID, inner, lambda c: len(c.counts) > 0.2 * len(c.cells) and not _fraction(c)
     )
     if named:
         return named, CHECK
-    other = next((n for n, c in inner.items() if unique(c) and not _fraction(c)), "")
-    if other:
-        return other, f"{CHECK}: each row has another value"
-    most = max(inner, key=lambda n: (not _fraction(inner[n]), len(inner[n].counts)), default="")
-    return most, f"{CHECK}: no column names each patient once"
+    unique_column = next((n for n, c in inner.items() if unique(c) and not _fraction(c)), "")
+    if unique_column:
+        return unique_column, f"{CHECK}: each row has another value"
+    most_different = max(
+        inner, key=lambda n: (not _fraction(inner[n]), len(inner[n].counts)), default=""
+    )
+    return most_different, f"{CHECK}: no column names each patient once"
 
 
 def _fraction(c: Column) -> bool:
@@ -211,12 +219,12 @@ def _repeated(patient: Column, hospitals: Sequence[str]) -> list[str]:
     return [f'duplicates = "agree"{CHECK}: several rows of a patient must then agree']
 
 
-def _label(columns: Mapping[str, Column], taken: set[str]) -> str:
+def _label(columns: Mapping[str, Column], used: set[str]) -> str:
     def fits(c: Column) -> bool:
-        return c.name not in taken and c.kind == "choice" and 2 <= len(_classes(c)[0]) <= 8
+        return c.name not in used and c.kind == "choice" and 2 <= len(_classes(c)[0]) <= 8
 
     binary = [n for n, c in columns.items() if fits(c) and len(_classes(c)[0]) == 2]
-    return _first(_LABEL, columns, fits) or (binary[-1] if binary else "")
+    return _first_match(_LABEL, columns, fits) or (binary[-1] if binary else "")
 
 
 _UNSURE = re.compile(
@@ -271,11 +279,11 @@ def _refused(inputs: Mapping[str, Column], label: str, classes: Sequence[str]) -
         ("baseline",),
     )
     patterns = denied_patterns(Study("draft", "", schema, {}, source={"label": {"column": label}}))
-    told = (
+    reason = (
         "an outcome, or it encodes the label (guard L02); if it only sounds so, say why in "
         "not_an_outcome"
     )
-    return {n: told for n in inputs if any(re.search(p, n, re.IGNORECASE) for p in patterns)}
+    return {n: reason for n in inputs if any(re.search(p, n, re.IGNORECASE) for p in patterns)}
 
 
 def _unusable(c: Column) -> str:
@@ -298,8 +306,8 @@ def _unusable(c: Column) -> str:
 
 
 def _outcome(c: Column, classes: Sequence[str]) -> NDArray[np.int64]:
-    at = {folded(name): k for k, name in enumerate(classes)}
-    return np.array([at.get(folded(cell), -1) for cell in c.cells], np.int64)
+    class_index = {folded(name): k for k, name in enumerate(classes)}
+    return np.array([class_index.get(folded(cell), -1) for cell in c.cells], np.int64)
 
 
 def _leak(c: Column, outcome: NDArray[np.int64], classes: int) -> str:
@@ -339,12 +347,12 @@ def _auc(x: NDArray[np.float64], y: NDArray[np.bool_], *, sort: bool) -> float:
     order."""
     if min(int(y.sum()), int((~y).sum())) < 10:
         return 0.5
-    _, at = np.unique(x, return_inverse=True)
-    positive, all_ = np.bincount(at, y), np.bincount(at)
+    _, levels = np.unique(x, return_inverse=True)
+    positive, totals = np.bincount(levels, y), np.bincount(levels)
     if sort:
-        best = np.argsort(positive / all_, kind="stable")
-        positive, all_ = positive[best], all_[best]
-    negative = all_ - positive
+        best = np.argsort(positive / totals, kind="stable")
+        positive, totals = positive[best], totals[best]
+    negative = totals - positive
     below = np.cumsum(negative) - negative
     auc = float((positive * (below + negative / 2)).sum() / (positive.sum() * negative.sum()))
     return max(auc, 1 - auc)
@@ -357,8 +365,8 @@ def _choice(c: Column) -> list[str]:
     }
     graded = len(levels) > 2 and len(shapes) == 1 and "#" in "".join(shapes)
     if graded and all(t in c.numbers for t in levels):
-        whole = [int(c.numbers[t]) for t in levels]
-        levels = tuple(str(n) for n in range(min(whole), max(whole) + 1))
+        grades = [int(c.numbers[t]) for t in levels]
+        levels = tuple(str(n) for n in range(min(grades), max(grades) + 1))
     lines = [
         f"values = {_list(levels)}{CHECK}: every value that a hospital may have",
         *(["ordered = true" + CHECK] if graded else []),
@@ -375,8 +383,8 @@ def _number(c: Column) -> list[str]:
     unit = header_unit(c.name) or next(
         (u for pattern, u in _UNITS if re.search(pattern, folded(c.name))), ""
     )
-    said = limits(c)
-    low, high = bounds([*values.tolist(), *said.values()])
+    stated = limits(c)
+    low, high = bounds([*values.tolist(), *stated.values()])
     if unit == "years" and low == 0 and values.max() <= 110:
         high = 120
     lines = [
@@ -386,13 +394,13 @@ def _number(c: Column) -> list[str]:
     ]
     if skewed(values, low):
         lines.append(f'scale = "log"{CHECK}: most values are low, a few very high')
-    if said:
+    if stated:
         lines.append(
-            f"map = {{ {', '.join(f'{quoted(t)} = {n:.12g}' for t, n in said.items())} }}{CHECK}: "
-            "the number that stands for it"
+            f"map = {{ {', '.join(f'{quoted(t)} = {n:.12g}' for t, n in stated.items())} }}{CHECK}"
+            ": the number that stands for it"
         )
     return lines + _own_nulls(
-        [*(t for t in c.nulls if ambiguous(t)), *(t for t in c.strange if t not in said)]
+        [*(t for t in c.nulls if ambiguous(t)), *(t for t in c.strange if t not in stated)]
     )
 
 
