@@ -120,22 +120,22 @@ def from_draws(draws: Draws) -> dict[str, Floats]:
     the classes that are judged."""
     counts = draws.calls[0].sum(1)
     classes = judged(counts) if estimable(counts) else []
-    found = {
+    values = {
         metric.name: np.full(len(draws.calls), np.nan)
         for metric in METRICS
         if metric.source in ("scores", "calls", "losses")
     }
     if not classes:
-        return found
+        return values
     # a resample of a subgroup may miss a class altogether: 0 / 0, undefined
     with np.errstate(divide="ignore", invalid="ignore"):
-        found |= _from_calls(draws.calls, classes)
+        values |= _from_calls(draws.calls, classes)
         if draws.losses is not None:
             n = draws.calls.sum((1, 2))
-            found |= {"brier": draws.losses[:, 0] / n, "log_loss": draws.losses[:, 1] / n}
+            values |= {"brier": draws.losses[:, 0] / n, "log_loss": draws.losses[:, 1] / n}
         if draws.scores:
-            found |= _from_scores([draws.scores[k] for k in classes], len(counts))
-    return found
+            values |= _from_scores([draws.scores[k] for k in classes], len(counts))
+    return values
 
 
 def _from_calls(confusion: Floats, classes: Sequence[int]) -> dict[str, Floats]:
@@ -157,21 +157,21 @@ def _from_calls(confusion: Floats, classes: Sequence[int]) -> dict[str, Floats]:
 
 
 def _from_scores(tables: Sequence[tuple[Floats, Floats]], classes: int) -> dict[str, Floats]:
-    found: dict[str, list[Floats]] = {
+    figures: dict[str, list[Floats]] = {
         "auc_pooled": [],
         "average_precision": [],
         "calibration_slope": [],
     }
     for logits, counts in tables:
         pairs = pair_counts(counts)
-        found["auc_pooled"].append(pairs[:, 0] / pairs[:, 1])
-        found["average_precision"].append(average_precision(counts))
-        found["calibration_slope"].append(recalibrated(logits, counts, slope=True))
+        figures["auc_pooled"].append(pairs[:, 0] / pairs[:, 1])
+        figures["average_precision"].append(average_precision(counts))
+        figures["calibration_slope"].append(recalibrated(logits, counts, slope=True))
     if (
         classes == 2
     ):  # one class's intercept up is another's down: their mean over many classes says nothing
-        found["calibration_intercept"] = [recalibrated(*tables[0], slope=False)]
-    return {name: np.mean(values, 0) for name, values in found.items()}
+        figures["calibration_intercept"] = [recalibrated(*tables[0], slope=False)]
+    return {name: np.mean(values, 0) for name, values in figures.items()}
 
 
 def recalibrated(logits: Floats, counts: Floats, *, slope: bool) -> Floats:
@@ -189,9 +189,9 @@ def recalibrated(logits: Floats, counts: Floats, *, slope: bool) -> Floats:
     beta = solve_calibration(
         lambda beta: calibration_sums(x, truth, beta, weights), start, slope=slope, rounds=8
     )
-    lost = np.isnan(beta[:, 0])
-    if lost.any():
-        beta[lost] = solve_calibration(
-            lambda beta: calibration_sums(x, truth, beta, weights[lost]), start, slope=slope
+    failed = np.isnan(beta[:, 0])
+    if failed.any():
+        beta[failed] = solve_calibration(
+            lambda beta: calibration_sums(x, truth, beta, weights[failed]), start, slope=slope
         )
     return np.asarray(beta[:, 1] if slope else beta[:, 0])

@@ -87,16 +87,16 @@ def against(classes: int) -> list[int]:
 def placements(scores: Floats, positive: NDArray[np.bool_]) -> Floats:
     """(n,): for each patient the share of the other class ordered rightly, ties half; 0 where the
     other class is empty."""
-    out = np.zeros(len(scores))
-    for mine in (True, False):
-        others = np.sort(scores[positive != mine])
+    shares = np.zeros(len(scores))
+    for is_positive in (True, False):
+        others = np.sort(scores[positive != is_positive])
         if len(others):
-            here = scores[positive == mine]
+            here = scores[positive == is_positive]
             below = (
                 np.searchsorted(others, here, "left") + np.searchsorted(others, here, "right")
             ) / (2 * len(others))
-            out[positive == mine] = below if mine else 1 - below
-    return out
+            shares[positive == is_positive] = below if is_positive else 1 - below
+    return shares
 
 
 class Estimate(NamedTuple):
@@ -111,11 +111,11 @@ def aucs(sums: Concordance, judged: list[int], classes: int) -> tuple[Floats, Fl
     """(models,) AUCs, the mean over the classes `judged`, and (models, models) their covariance;
     NaN where there are no pairs."""
     models, held = len(sums.concordant), against(classes)
-    at = [held.index(k) for k in judged if k in held]
-    if not at or not (sums.pairs[at] > 0).all():
+    columns = [held.index(k) for k in judged if k in held]
+    if not columns or not (sums.pairs[columns] > 0).all():
         return np.full(models, np.nan), np.full((models, models), np.nan)
     share = np.zeros(len(held))
-    share[at] = 1 / (sums.pairs[at] * len(at))
+    share[columns] = 1 / (sums.pairs[columns] * len(columns))
     values = sums.concordant @ share
     scale = np.kron(np.eye(models), share * UNIT)
     return values, scale @ sums.spread @ scale.T
@@ -162,44 +162,44 @@ def pooled_moments(probs: Floats, labels: NDArray[np.int64], histogram: Array) -
     cuts = edges(histogram.shape[1])
     placed = np.zeros((len(labels), len(held)))
     for j, k in enumerate(held):
-        at = np.clip(np.searchsorted(cuts, probs[:, k], "right") - 1, 0, histogram.shape[1] - 1)
+        bins = np.clip(np.searchsorted(cuts, probs[:, k], "right") - 1, 0, histogram.shape[1] - 1)
         for positive in (True, False):
             others = np.asarray(histogram[k, :, 0 if positive else 1], np.float64)
             below = (np.cumsum(others) - others / 2) / max(others.sum(), 1.0)
-            mine = (labels == k) == positive
-            placed[mine, j] = (below if positive else 1 - below)[at[mine]]
-    out = np.zeros((probs.shape[1], 1 + len(held) + len(held) ** 2))
+            members = (labels == k) == positive
+            placed[members, j] = (below if positive else 1 - below)[bins[members]]
+    moments = np.zeros((probs.shape[1], 1 + len(held) + len(held) ** 2))
     for c in range(probs.shape[1]):
         rows = placed[labels == c]
-        out[c] = np.concatenate([[len(rows)], rows.sum(0), (rows.T @ rows).ravel()])
-    return out
+        moments[c] = np.concatenate([[len(rows)], rows.sum(0), (rows.T @ rows).ravel()])
+    return moments
 
 
 def pooled_auc(moments: Floats, judged: list[int]) -> Estimate:
     """The AUC of all scores together, the mean over the classes `judged`, from the sums of
     `pooled_moments`."""
     classes, held = len(moments), against(len(moments))
-    at = [held.index(k) for k in judged if k in held]
+    columns = [held.index(k) for k in judged if k in held]
     counts = moments[:, 0]
     n = counts.sum()
     inside = counts[held]
-    if not at or not (inside[at] > 0).all() or not (n - inside[at] > 0).all():
+    if not columns or not (inside[columns] > 0).all() or not (n - inside[columns] > 0).all():
         return Estimate(None)
     value, variance = 0.0, 0.0
     for c in range(classes):
         if not counts[c]:
             continue
         weight = np.zeros(len(held))
-        weight[at] = [1 / counts[c] if held[j] == c else 1 / (n - inside[j]) for j in at]
-        weight /= len(at)
+        weight[columns] = [1 / counts[c] if held[j] == c else 1 / (n - inside[j]) for j in columns]
+        weight /= len(columns)
         mean = moments[c, 1 : 1 + len(held)]
         products = moments[c, 1 + len(held) :].reshape(len(held), len(held))
-        value += sum(weight[j] * mean[j] for j in at if held[j] == c)
+        value += sum(weight[j] * mean[j] for j in columns if held[j] == c)
         off = products - np.outer(mean, mean) / counts[c]
-        seen = (
+        class_variance = (
             weight @ off @ weight * counts[c] / (counts[c] - 1)
             if counts[c] > 1
             else float((weight**2).sum()) / 4
         )
-        variance += float(seen)
-    return limits(float(value), variance, min(min(inside[j], n - inside[j]) for j in at))
+        variance += float(class_variance)
+    return limits(float(value), variance, min(min(inside[j], n - inside[j]) for j in columns))

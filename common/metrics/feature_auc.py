@@ -19,18 +19,20 @@ def feature_auc(histogram: Floats, feature: NDArray[np.int64], level: NDArray[np
     levels in the best order) and by being missing, for each class against the rest. A split with
     fewer than 10 cases on a side is not judged: 0.5.
     """
-    out = np.full(int(feature.max(initial=-1)) + 1, 0.5)
-    for f in range(len(out)):
-        at = np.flatnonzero(feature == f)
-        cells = histogram[at[0]]
-        missing, known = cells[-1], cells[:-1]
-        if level[at[0]]:
-            marked = histogram[at, -2]
-            known = np.concatenate([(known.sum(axis=0) - marked.sum(axis=0))[None], marked])
+    best_aucs = np.full(int(feature.max(initial=-1)) + 1, 0.5)
+    for f in range(len(best_aucs)):
+        columns = np.flatnonzero(feature == f)
+        cells = histogram[columns[0]]
+        missing, observed = cells[-1], cells[:-1]
+        if level[columns[0]]:
+            marked = histogram[columns, -2]
+            observed = np.concatenate([(observed.sum(axis=0) - marked.sum(axis=0))[None], marked])
         for k in range(histogram.shape[2]):
-            by_missing = _auc(np.stack([known.sum(axis=0), missing]), k, sort=True)
-            out[f] = max(out[f], _auc(known, k, sort=bool(level[at[0]])), by_missing)
-    return out
+            by_missing = _auc(np.stack([observed.sum(axis=0), missing]), k, sort=True)
+            best_aucs[f] = max(
+                best_aucs[f], _auc(observed, k, sort=bool(level[columns[0]])), by_missing
+            )
+    return best_aucs
 
 
 def _auc(cells: Floats, k: int, *, sort: bool) -> float:

@@ -33,21 +33,21 @@ def survival_counts(
     counted. D07 for another value.
     """
     time, event = np.asarray(time, np.float64), np.asarray(event, np.float64)
-    known = ~(np.isnan(time) | np.isnan(event))
-    time, event = time[known], event[known]
+    complete = ~(np.isnan(time) | np.isnan(event))
+    time, event = time[complete], event[complete]
     bad = ~((time >= 0) & np.isfinite(time) & ((event == 0) | (event == 1)))
     if bad.any():
-        first = f"time {time[bad][0]!r}, event {event[bad][0]!r}"
+        first_bad = f"time {time[bad][0]!r}, event {event[bad][0]!r}"
         raise DataError(
             "D07",
             f"{bad.sum()} of {len(time)} follow-ups are not a time >= 0 with an event 0 or 1 "
-            f"(first: {first}); check the survival columns",
+            f"(first: {first_bad}); check the survival columns",
         )
     ends = np.linspace(0, horizon, intervals + 1)
-    at = np.clip(np.searchsorted(ends, time, "left") - 1, 0, intervals - 1)
+    interval = np.clip(np.searchsorted(ends, time, "left") - 1, 0, intervals - 1)
     censored = (event == 0) | (time > horizon)
     return (
-        np.bincount(2 * at + censored, minlength=2 * intervals)
+        np.bincount(2 * interval + censored, minlength=2 * intervals)
         .astype(np.int64)
         .reshape(intervals, 2)
     )

@@ -34,33 +34,37 @@ class NoisyAuc(NamedTuple):
 def noisy_auc(histogram: Array, spread: float, seed: int) -> NoisyAuc:
     """`histogram` (bins, 2): told counts; `spread`: standard deviation of the noise in each.
     `seed`: of the bootstrap."""
-    told = np.asarray(histogram, np.float64)
-    totals = told.sum(0)
+    noisy_counts = np.asarray(histogram, np.float64)
+    totals = noisy_counts.sum(0)
     counts = NoisyAuc(
         None, None, None, max(round(float(totals.sum())), 0), max(round(float(totals[1])), 0)
     )
     # a class whose true count may be below the least is not judged
-    if (totals - 2 * spread * np.sqrt(len(told)) < ESTIMABLE).any():
+    if (totals - 2 * spread * np.sqrt(len(noisy_counts)) < ESTIMABLE).any():
         return counts
-    concordant, pairs, _ = pair_counts(told)
-    drawn = _again(np.maximum(told, 0), totals, spread, np.random.default_rng(seed))
+    concordant, pairs, _ = pair_counts(noisy_counts)
+    resampled_aucs = _resampled(
+        np.maximum(noisy_counts, 0), totals, spread, np.random.default_rng(seed)
+    )
     value = float(np.clip(concordant / pairs, 0, 1))
     if spread == 0:
-        value = float(auc(told) or 0.0)
+        value = float(auc(noisy_counts) or 0.0)
     low, high = (
         float(v)
-        for v in np.clip(np.quantile(drawn, [0.025, 0.975]) - np.median(drawn) + value, 0, 1)
+        for v in np.clip(
+            np.quantile(resampled_aucs, [0.025, 0.975]) - np.median(resampled_aucs) + value, 0, 1
+        )
     )
     return counts._replace(value=value, low=low, high=high)
 
 
-def _again(positive: Floats, totals: Floats, spread: float, rng: np.random.Generator) -> Floats:
+def _resampled(positive: Floats, totals: Floats, spread: float, rng: np.random.Generator) -> Floats:
     """(REPEATS,) AUCs of histograms like this one."""
     shape = (REPEATS, len(positive), 2)
-    again = np.empty(shape)
+    resampled = np.empty(shape)
     for k in (0, 1):
-        again[:, :, k] = rng.multinomial(
+        resampled[:, :, k] = rng.multinomial(
             round(float(totals[k])), positive[:, k] / positive[:, k].sum(), size=REPEATS
         )
-    concordant, pairs, _ = pair_counts(again + spread * rng.normal(size=shape)).T
+    concordant, pairs, _ = pair_counts(resampled + spread * rng.normal(size=shape)).T
     return np.asarray(concordant / np.where(np.abs(pairs) < 1, 1, pairs))

@@ -26,31 +26,31 @@ def bootstrap_weights(
     """(repeats, n): how often each patient is drawn, with replacement, among those of the same site
     and class."""
     rng = np.random.default_rng(seed)
-    out = np.zeros((repeats, len(labels)), np.float32)
+    weights = np.zeros((repeats, len(labels)), np.float32)
     strata = np.unique(
         np.stack([np.unique(sites, return_inverse=True)[1], labels], 1), axis=0, return_inverse=True
     )[1].ravel()
     for stratum in range(strata.max(initial=-1) + 1):
         rows = np.flatnonzero(strata == stratum)
-        drawn = (
+        picks = (
             rng.integers(0, len(rows), (repeats, len(rows)))
             + len(rows) * np.arange(repeats)[:, None]
         )
-        out[:, rows] = np.bincount(drawn.ravel(), minlength=repeats * len(rows)).reshape(
+        weights[:, rows] = np.bincount(picks.ravel(), minlength=repeats * len(rows)).reshape(
             repeats, len(rows)
         )
-    return out
+    return weights
 
 
 def resampled_counts(counts: Floats, rng: np.random.Generator, repeats: int) -> Floats:
     """(strata, cells) patients by what they got -> (1 + repeats, strata, cells): redrawn within
     each stratum."""
-    out = np.zeros((1 + repeats, *counts.shape))
-    out[0] = counts
+    resampled = np.zeros((1 + repeats, *counts.shape))
+    resampled[0] = counts
     for stratum, row in enumerate(counts):
         if row.any():
-            out[1:, stratum] = rng.multinomial(int(row.sum()), row / row.sum(), repeats)
-    return out
+            resampled[1:, stratum] = rng.multinomial(int(row.sum()), row / row.sum(), repeats)
+    return resampled
 
 
 def variance(values: Floats) -> float:

@@ -41,9 +41,9 @@ def edges(bins: int = BINS) -> Floats:
     half = np.round(half, 12)
     if bins % 2 == 0:
         half[-1] = 0.5
-    out = np.concatenate([half, (1 - half[::-1])[1 if bins % 2 == 0 else 0 :]])
-    out.flags.writeable = False
-    return out
+    bounds = np.concatenate([half, (1 - half[::-1])[1 if bins % 2 == 0 else 0 :]])
+    bounds.flags.writeable = False
+    return bounds
 
 
 def middles(bins: int = BINS) -> Floats:
@@ -65,15 +65,15 @@ def score_histogram(
             "(cases,)",
         )
     _probabilities(scores)
-    at = np.clip(np.searchsorted(edges(bins), scores, "right") - 1, 0, bins - 1)
-    return np.bincount(2 * at + positive, minlength=2 * bins).astype(np.int64).reshape(bins, 2)
+    bin_of = np.clip(np.searchsorted(edges(bins), scores, "right") - 1, 0, bins - 1)
+    return np.bincount(2 * bin_of + positive, minlength=2 * bins).astype(np.int64).reshape(bins, 2)
 
 
 def _probabilities(scores: Floats) -> None:
     bad = ~((scores >= -ROUNDING) & (scores <= 1 + ROUNDING))
     if bad.any():
-        first, rows = np.argwhere(bad)[0], bad.reshape(len(bad), -1).any(1).sum()
-        where = f"{float(scores[tuple(first)])!r} in row {first[0]}"
+        first_bad, rows = np.argwhere(bad)[0], bad.reshape(len(bad), -1).any(1).sum()
+        where = f"{float(scores[tuple(first_bad)])!r} in row {first_bad[0]}"
         raise RefusedError(
             "P02",
             f"{rows} of {len(bad)} rows hold no probability in [0, 1] (first: {where}); {_WAY_OUT}",
@@ -248,8 +248,8 @@ class Tally:
     def of(cls, probs: Probs, labels: NDArray[np.int64], bins: int = BINS) -> Tally:
         """From (n, classes) probabilities and (n,) labels; cases labelled UNKNOWN are not scored.
         P02 for rows that are no distribution."""
-        known = labels != UNKNOWN
-        probs, labels = checked(probs, labels)[known], labels[known]
+        labelled = labels != UNKNOWN
+        probs, labels = checked(probs, labels)[labelled], labels[labelled]
         classes = probs.shape[1]
         truth = np.eye(classes)[labels]
         return cls(
@@ -270,7 +270,7 @@ class Tally:
         if set(arrays) != names:
             raise RefusedError("P02", f"a tally holds {sorted(names)}, got {sorted(arrays)}")
         classes, bins = len(arrays["confusion"]), np.shape(arrays["histogram"])[1:2]
-        want = {
+        expected_shapes = {
             "histogram": (classes, *bins, 2),
             "confusion": (classes, classes),
             "brier": (),
@@ -279,12 +279,12 @@ class Tally:
         }
         faults = [
             f"tally array '{k}' has shape {np.shape(arrays[k])}, expected {s}"
-            for k, s in want.items()
+            for k, s in expected_shapes.items()
             if np.shape(arrays[k]) != s
         ]
         faults += [
             f"tally array '{k}' holds a value that is not finite"
-            for k in want
+            for k in expected_shapes
             if not np.isfinite(arrays[k]).all()
         ]
         if faults:
@@ -301,8 +301,8 @@ class Tally:
                 f"tallies of shapes {self.histogram.shape} and {other.histogram.shape} cannot be "
                 "added",
             )
-        mine, theirs = self.arrays(), other.arrays()
-        return Tally(**{k: np.asarray(mine[k] + theirs[k]) for k in mine})
+        own_arrays, other_arrays = self.arrays(), other.arrays()
+        return Tally(**{k: np.asarray(own_arrays[k] + other_arrays[k]) for k in own_arrays})
 
     @property
     def class_counts(self) -> NDArray[np.int64]:
@@ -339,11 +339,11 @@ def checked(probs: Probs, labels: NDArray[np.int64]) -> Probs:
         )
     odd = (labels != UNKNOWN) & ((labels < 0) | (labels >= probs.shape[1]))
     if odd.any():
-        have = (
+        fault = (
             f"{odd.sum()} of {len(labels)} labels are none of {probs.shape[1]} classes (first: "
             f"{labels[odd][0]})"
         )
-        raise RefusedError("P02", f"{have}; check the label's mapping")
+        raise RefusedError("P02", f"{fault}; check the label's mapping")
     return np.clip(probs, 0.0, 1.0)
 
 

@@ -34,14 +34,18 @@ class SiteSums:
     patients; None with resamples."""
 
     @classmethod
-    def told(cls, counts: Floats, concordant: Floats, pairs: Floats, spread: Floats) -> SiteSums:
+    def from_sites(
+        cls, counts: Floats, concordant: Floats, pairs: Floats, spread: Floats
+    ) -> SiteSums:
         """Of models on the same patients, as sites tell them.
 
         counts (sites, classes), concordant (sites, models, held), pairs (sites, held), spread
         (sites, models * held, models * held)."""
         models = concordant.shape[1]
-        both = np.stack([concordant, np.broadcast_to(pairs[:, None], concordant.shape)], -1)
-        return cls(np.repeat(counts[:, None], models, 1), both[None], spread)
+        concordant_and_pairs = np.stack(
+            [concordant, np.broadcast_to(pairs[:, None], concordant.shape)], -1
+        )
+        return cls(np.repeat(counts[:, None], models, 1), concordant_and_pairs[None], spread)
 
     def at(self, sites: slice) -> SiteSums:
         return SiteSums(
@@ -64,31 +68,31 @@ class SiteSums:
         """(draws, models): the mean over the classes that are judged; NaN where a model is not
         estimable."""
         held = against(self.counts.shape[2])
-        out = np.full((len(self.pairs), self.counts.shape[1]), np.nan)
-        for m in range(out.shape[1]):
+        values = np.full((len(self.pairs), self.counts.shape[1]), np.nan)
+        for m in range(values.shape[1]):
             classes = judged_in_pairs(self.counts[:, m], self.pairs[0, :, m, :, 1])
             if classes:
                 sums = self.pairs[:, :, m, [held.index(k) for k in classes]].sum(1)
                 # a resample of a subgroup may have no pair: 0 / 0, undefined
                 with np.errstate(divide="ignore", invalid="ignore"):
-                    out[:, m] = (sums[..., 0] / sums[..., 1]).mean(1)
-        return out
+                    values[:, m] = (sums[..., 0] / sums[..., 1]).mean(1)
+        return values
 
     def _delong(self) -> tuple[Floats, Floats]:
         """(models,) AUCs and their covariance."""
-        whole = self.pairs[0].sum(0)
+        totals = self.pairs[0].sum(0)
         assert self.spread is not None
-        sums = Concordance(whole[..., 0], whole[0, :, 1], self.spread.sum(0))
+        sums = Concordance(totals[..., 0], totals[0, :, 1], self.spread.sum(0))
         return aucs(sums, judged(self.total), self.counts.shape[2])
 
     def auc(self) -> tuple[Estimate, float]:
         """With its variance; not estimable unless it is of every model that has scored anybody."""
         scored = self.counts.any((0, 2))
-        drawn = self._aucs()[:, scored]
-        if not scored.any() or not np.isfinite(drawn[0]).all():
+        draws = self._aucs()[:, scored]
+        if not scored.any() or not np.isfinite(draws[0]).all():
             return Estimate(None), np.nan
         if self.spread is None:
-            return percentiles(drawn.mean(1)), variance(drawn.mean(1))
+            return percentiles(draws.mean(1)), variance(draws.mean(1))
         values, covariance = self._delong()
         counts = self.total
         smaller = min((min(counts[k], counts.sum() - counts[k]) for k in judged(counts)), default=0)
@@ -99,16 +103,16 @@ class SiteSums:
         half."""
         if self.spread is not None:
             return difference(*self._delong())
-        drawn = self._aucs()
-        half = drawn.shape[1] // 2
-        apart = drawn[:, :half] - drawn[:, half:]
-        kept = np.isfinite(apart[0])
-        return percentiles(apart[:, kept].mean(1)) if kept.any() else Estimate(None)
+        draws = self._aucs()
+        half = draws.shape[1] // 2
+        differences = draws[:, :half] - draws[:, half:]
+        defined = np.isfinite(differences[0])
+        return percentiles(differences[:, defined].mean(1)) if defined.any() else Estimate(None)
 
     def row(self) -> dict[str, Any]:
         """n, events, and the AUC with its interval where it is estimable."""
-        one, _ = self.auc()
-        can = estimable(self.total) and one.value is not None and one.low is not None
-        value, low, high = one if can else Estimate(None)
+        estimate, _ = self.auc()
+        can = estimable(self.total) and estimate.value is not None and estimate.low is not None
+        value, low, high = estimate if can else Estimate(None)
         n, events = int(self.total.sum()), int(self.total[1:].sum())
         return {"n": n, "events": events, "auc": value, "low": low, "high": high, "estimable": can}

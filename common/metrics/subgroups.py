@@ -50,10 +50,10 @@ def cuts(schema: Schema, preprocessing: Mapping[str, NDArray[np.generic]]) -> di
     """Number -> everybody's mean on the model's scale, in the feature's unit: no schema declares
     clinical cuts."""
     means = np.asarray(preprocessing["mean"], np.float64)
-    found = zip(schema.columns, means, strict=True)
+    columns = zip(schema.columns, means, strict=True)
     return {
         c.feature.name: float(c.to_natural(np.array(m)))
-        for c, m in found
+        for c, m in columns
         if isinstance(c.feature, Number)
     }
 
@@ -67,7 +67,7 @@ def sums(
     order: NDArray[np.int64],
 ) -> Arrays:
     """One site's, of a model's out-of-fold predictions. values (n, features), probs (n, classes),
-    labels (n,); order (n,): see `told`.
+    labels (n,); order (n,): see `reportable`.
 
     Groups of all features in the schema's order, stacked: `counts` (groups, classes), `concordant`
     and `pairs` (groups, held), `spread` (groups, held, held). Zeros for what is not told.
@@ -76,19 +76,22 @@ def sums(
     rows: list[tuple[Floats, Floats, Floats, Floats]] = []
     for j, feature in enumerate(schema.features):
         parts = list(groups(feature, values[:, j], at.get(feature.name)).values())
-        for mask in told(parts, labels, classes, order):
-            one = concordance(probs[mask][:, None, :], labels[mask])
+        for mask in reportable(parts, labels, classes, order):
+            group_sums = concordance(probs[mask][:, None, :], labels[mask])
             counts = np.bincount(labels[mask], minlength=classes).astype(np.float64)
-            rows.append((counts, one.concordant[0], one.pairs, one.spread))
+            rows.append((counts, group_sums.concordant[0], group_sums.pairs, group_sums.spread))
     names = ("counts", "concordant", "pairs", "spread")
     return (
-        {name: np.stack(each) for name, each in zip(names, zip(*rows, strict=True), strict=True)}
+        {
+            name: np.stack(group_arrays)
+            for name, group_arrays in zip(names, zip(*rows, strict=True), strict=True)
+        }
         if rows
         else {}
     )
 
 
-def told(
+def reportable(
     parts: Sequence[Marks], labels: NDArray[np.int64], classes: int, order: NDArray[np.int64]
 ) -> list[Marks]:
     """Of each group the patients of whom the site tells; the groups are parts of all its patients.
@@ -101,16 +104,16 @@ def told(
     def enough(mask: Marks) -> bool:
         return bool((np.bincount(labels[mask], minlength=classes) >= LEAST).all())
 
-    kept = [mask & enough(mask) for mask in parts]
+    reported = [mask & enough(mask) for mask in parts]
     while True:
-        inside = np.logical_or.reduce(kept)
-        rest = np.bincount(labels[~inside], minlength=classes)
-        if not rest.any() or (rest >= LEAST).all() or not inside.any():
-            return kept
+        inside = np.logical_or.reduce(reported)
+        unreported = np.bincount(labels[~inside], minlength=classes)
+        if not unreported.any() or (unreported >= LEAST).all() or not inside.any():
+            return reported
         for c in range(classes):
-            some = order[(inside & (labels == c))[order]][: max(LEAST - rest[c], 0)]
-            inside[some] = False
-        kept = [mask & inside & enough(mask & inside) for mask in kept]
+            left_out = order[(inside & (labels == c))[order]][: max(LEAST - unreported[c], 0)]
+            inside[left_out] = False
+        reported = [mask & inside & enough(mask & inside) for mask in reported]
 
 
 def named(schema: Schema, at: Mapping[str, float]) -> list[tuple[Feature, str]]:

@@ -40,15 +40,15 @@ _BY_SITE = frozenset(metric.name for metric in METRICS if metric.source != "scor
 def models(arrays: Mapping[str, NDArray[Any]], sites: Sequence[str], seed: int) -> list[Model]:
     """Those that scored anybody, in the order of names. `sites`: those of the sums, in their order;
     one slot where they are masked."""
-    found: dict[tuple[str, str, str], Arrays] = {}
+    by_model: dict[tuple[str, str, str], Arrays] = {}
     for name, value in arrays.items():
         if not name.startswith(("difference/", "subgroups/")):
             evaluation, arm, head, leaf = name.split("/")
-            found.setdefault((evaluation, arm, head), {})[leaf] = value
+            by_model.setdefault((evaluation, arm, head), {})[leaf] = value
     return [
-        _model(*key, mine, sites, seed)
-        for key, mine in sorted(found.items())
-        if mine["counts"].any()
+        _model(*key, model_arrays, sites, seed)
+        for key, model_arrays in sorted(by_model.items())
+        if model_arrays["counts"].any()
     ]
 
 
@@ -59,7 +59,7 @@ def _model(
         EVALUATIONS[evaluation],
         arm,
         name,
-        SiteSums.told(
+        SiteSums.from_sites(
             arrays["counts"], arrays["concordant"][:, None], arrays["pairs"], arrays["spread"]
         ),
         tuple(sites) if len(arrays["counts"]) == len(sites) > 1 else (),
@@ -69,62 +69,62 @@ def _model(
     )
 
 
-def _figures(arrays: Arrays, at: slice, seed: int) -> dict[str, Estimate]:
-    confusion, counts = arrays["confusion"][at], arrays["counts"][at]
+def _figures(arrays: Arrays, chosen: slice, seed: int) -> dict[str, Estimate]:
+    confusion, counts = arrays["confusion"][chosen], arrays["counts"][chosen]
     classes = judged(counts.sum(0))
     scores: dict[int, tuple[Floats, Floats]] = {}
-    if at == ALL:
+    if chosen == ALL:
         x = logit(middles(arrays["histogram"].shape[1]))
         for k in classes:
-            drawn = resampled_counts(
+            resampled = resampled_counts(
                 arrays["histogram"][k].T, np.random.default_rng([seed, k]), REPEATS
             )
-            scores[k] = x, drawn.swapaxes(1, 2)
-    drawn = resampled_counts(
+            scores[k] = x, resampled.swapaxes(1, 2)
+    resampled = resampled_counts(
         confusion.reshape(-1, confusion.shape[2]), np.random.default_rng(seed), REPEATS
     )
-    calls = drawn.reshape(-1, *confusion.shape).sum(1)
-    found = {
+    calls = resampled.reshape(-1, *confusion.shape).sum(1)
+    figures = {
         name: percentiles(values)
         for name, values in from_draws(Draws(calls, scores)).items()
-        if at == ALL or name in _BY_SITE
+        if chosen == ALL or name in _BY_SITE
     }
-    if at == ALL and classes and "pooled" in arrays:
-        found["auc_pooled"] = pooled_auc(arrays["pooled"], classes)
-    return found | (_losses(arrays["losses"][at], counts) if counts.any() else {})
+    if chosen == ALL and classes and "pooled" in arrays:
+        figures["auc_pooled"] = pooled_auc(arrays["pooled"], classes)
+    return figures | (_losses(arrays["losses"][chosen], counts) if counts.any() else {})
 
 
 def _losses(sums: Floats, counts: Floats) -> dict[str, Estimate]:
     """sums (sites, classes, 2, 2), counts (sites, classes) -> mean Brier score and log loss, their
     variance that within site and class."""
     n, several = counts.sum(), counts > 1
-    out = {}
+    estimates = {}
     for i, name in enumerate(("brier", "log_loss")):
         total, squares = sums[:, :, i, 0], sums[:, :, i, 1]
-        each = (
+        variances = (
             np.maximum(squares - total**2 / np.maximum(counts, 1), 0)
             * counts
             / np.maximum(counts - 1, 1)
         )
-        value, half = float(total.sum() / n), float(Z * each[several].sum() ** 0.5 / n)
-        out[name] = Estimate(value, max(value - half, 0.0), value + half)
-    return out
+        value, half = float(total.sum() / n), float(Z * variances[several].sum() ** 0.5 / n)
+        estimates[name] = Estimate(value, max(value - half, 0.0), value + half)
+    return estimates
 
 
 def paired(arrays: Mapping[str, NDArray[Any]]) -> list[Paired]:
     """Models on the patients that both score, over all sites; those that nobody was scored by are
     left out."""
-    found: dict[tuple[str, str], Arrays] = {}
+    by_pair: dict[tuple[str, str], Arrays] = {}
     for name, value in arrays.items():
         if name.startswith("difference/"):
             _, evaluation, pair, leaf = name.split("/")
-            found.setdefault((evaluation, pair), {})[leaf] = value
-    out = []
-    for (evaluation, pair), mine in found.items():
+            by_pair.setdefault((evaluation, pair), {})[leaf] = value
+    pairs = []
+    for (evaluation, pair), pair_arrays in by_pair.items():
         a, b = pair.split("|")
-        if mine["counts"].any():
-            sums = SiteSums.told(
-                *(mine[k][None] for k in ("counts", "concordant", "pairs", "spread"))
+        if pair_arrays["counts"].any():
+            sums = SiteSums.from_sites(
+                *(pair_arrays[k][None] for k in ("counts", "concordant", "pairs", "spread"))
             )
-            out.append(Paired(EVALUATIONS[evaluation], a, b, sums, int(mine["sites"])))
-    return out
+            pairs.append(Paired(EVALUATIONS[evaluation], a, b, sums, int(pair_arrays["sites"])))
+    return pairs

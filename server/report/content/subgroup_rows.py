@@ -27,39 +27,43 @@ def in_subgroups(
     )
     if lead is None or scored is None:
         return []
-    mine = {k: arrays[f"subgroups/{lead}/{k}"] for k in _NAMES}
-    everybody, at = int(scored.counts.sum()), subgroups.cuts(schema, preprocessing)
-    named = subgroups.named(schema, at)
+    lead_arrays = {k: arrays[f"subgroups/{lead}/{k}"] for k in _NAMES}
+    everybody, cuts = int(scored.counts.sum()), subgroups.cuts(schema, preprocessing)
+    named = subgroups.named(schema, cuts)
     rows: list[Row] = []
     for feature in schema.features:
         # who is in no group that is told may be in any other; where everybody is, the others are
         # empty
-        here = {group: i for i, (f, group) in enumerate(named) if f == feature}
-        told = int(mine["counts"][list(here.values())].sum())
-        shown = {g: i for g, i in here.items() if told < everybody or mine["counts"][i].any()}
-        if not told or len(shown) < 2:
+        group_index = {group: i for i, (f, group) in enumerate(named) if f == feature}
+        reported = int(lead_arrays["counts"][list(group_index.values())].sum())
+        shown_groups = {
+            g: i
+            for g, i in group_index.items()
+            if reported < everybody or lead_arrays["counts"][i].any()
+        }
+        if not reported or len(shown_groups) < 2:
             continue
         head = {
             "model": lead,
             "by": feature.name,
             "title": feature.title or feature.name,
-            "note": _note(feature, at, told, everybody),
+            "note": _note(feature, cuts, reported, everybody),
         }
         rows += [
-            {**head, "group": group, **_row(*(mine[k][i] for k in _NAMES))}
-            for group, i in shown.items()
+            {**head, "group": group, **_row(*(lead_arrays[k][i] for k in _NAMES))}
+            for group, i in shown_groups.items()
         ]
     return rows
 
 
-def _note(feature: Feature, at: dict[str, float], told: int, everybody: int) -> str:
+def _note(feature: Feature, cuts: dict[str, float], reported: int, everybody: int) -> str:
     cut = (
-        f"cut at everybody's mean on the model's scale, {at[feature.name]:.4g} {feature.unit}"
+        f"cut at everybody's mean on the model's scale, {cuts[feature.name]:.4g} {feature.unit}"
         if isinstance(feature, Number)
         else ""
     )
-    less = f"sites tell of {told} of {everybody} patients" if told < everybody else ""
-    return "; ".join(filter(None, (cut, less)))
+    coverage = f"sites tell of {reported} of {everybody} patients" if reported < everybody else ""
+    return "; ".join(filter(None, (cut, coverage)))
 
 
 def _row(counts: Floats, concordant: Floats, pairs: Floats, spread: Floats) -> Row:
@@ -73,5 +77,5 @@ def _row(counts: Floats, concordant: Floats, pairs: Floats, spread: Floats) -> R
             "estimable": False,
             "suppressed": True,
         }
-    sums = SiteSums.told(counts[None], concordant[None, None], pairs[None], spread[None])
+    sums = SiteSums.from_sites(counts[None], concordant[None, None], pairs[None], spread[None])
     return {**sums.row(), "suppressed": False}
