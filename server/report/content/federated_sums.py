@@ -88,21 +88,21 @@ def trace(folder: Path, state_hash: str, ledger_head: str) -> Row:
 def participation(exchanges: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Site -> exchanges answered, and the codes by which it took no part in a step: nobody is
     missing in silence."""
-    out: dict[str, Row] = {}
+    rows: dict[str, Row] = {}
     for e in exchanges:
-        for site, what in e["sites"].items():
-            row = out.setdefault(site, {"site": site, "contributed": 0, "not": {}})
-            if what == "contributed":
+        for site, outcome in e["sites"].items():
+            row = rows.setdefault(site, {"site": site, "contributed": 0, "not": {}})
+            if outcome == "contributed":
                 row["contributed"] += 1
             else:
-                row["not"][what] = row["not"].get(what, 0) + 1
+                row["not"][outcome] = row["not"].get(outcome, 0) + 1
         for w in e["work"]:
             for site, code in w["refused"].items():
                 if e["sites"].get(site) == code:
                     continue  # it did not answer at all: counted above, once
-                row = out.setdefault(site, {"site": site, "contributed": 0, "not": {}})
+                row = rows.setdefault(site, {"site": site, "contributed": 0, "not": {}})
                 row["not"][code] = row["not"].get(code, 0) + len(w["folds"])
-    return list(out.values())
+    return list(rows.values())
 
 
 BEYOND = {
@@ -115,17 +115,17 @@ def importance(states: States, heads: Sequence[Federated], features: Sequence[An
     """Mean absolute SHAP value of each feature of each final model, from the federated sums; of the
     fusion, of the image too."""
     arrays = states[Fold().key].get("importance", {})
-    out = []
+    rows = []
     for head in (h for h in heads if h.name in arrays):
         titles = {f.name: f.title or f.name for f in features} | {
             n: BEYOND[n] for n in head.traits.beyond
         }
         pairs = sorted(zip(titles, arrays[head.name], strict=True), key=lambda pair: -pair[1])
-        out += [
+        rows += [
             {"model": head.name, "feature": f, "title": titles[f], "mean_absolute_shap": float(v)}
             for f, v in pairs
         ]
-    return out
+    return rows
 
 
 def survival(states: States, study: Any, task: str) -> Row | None:
@@ -192,13 +192,13 @@ def unconverged(states: States) -> list[str]:
 def adds(differences: Sequence[Row]) -> list[Row]:
     """Does the fusion predict better than its parts, on the same patients? Said in words, whichever
     way it is."""
-    out = []
+    answers = []
     for d in differences:
         a, b = d["a"].split(" "), d["b"].split(" ")
         if a[0] != "fusion" or b[0] not in ("clinical", "image") or a[1] != "federated":
             continue
         if not d["estimable"] or d["low"] is None:
-            answer, told = (
+            answer, sentence = (
                 None,
                 f"{d['evaluation']}: whether the fusion improves on {b[0]} alone is not estimable",
             )
@@ -213,9 +213,11 @@ def adds(differences: Sequence[Row]) -> list[Row]:
                 "worse": "is worse than",
                 "not better": "does not improve on",
             }[answer]
-            told = f"{d['evaluation']}: fusion {verb} {b[0]} alone: {figure}"
-        out.append({"evaluation": d["evaluation"], "than": b[0], "answer": answer, "told": told})
-    return out
+            sentence = f"{d['evaluation']}: fusion {verb} {b[0]} alone: {figure}"
+        answers.append(
+            {"evaluation": d["evaluation"], "than": b[0], "answer": answer, "told": sentence}
+        )
+    return answers
 
 
 def fusion_weights(state: State) -> Row | None:
@@ -237,5 +239,5 @@ def energy(state: State) -> Row | None:
     """Grad-CAM's energy inside the expert's lesions against chance, from the sites' sums (guard
     X03)."""
     arrays = state.get("gradcam")
-    found = focus(arrays) if arrays else None
-    return None if found is None else asdict(found)
+    energy_share = focus(arrays) if arrays else None
+    return None if energy_share is None else asdict(energy_share)

@@ -76,22 +76,22 @@ def results(models: Sequence[Model], evaluations: Sequence[str] = EVALUATIONS) -
 
 
 def _rows(m: Model) -> Iterator[Row]:
-    for site, at in {"all": ALL, **{s: slice(i, i + 1) for i, s in enumerate(m.sites)}}.items():
-        sums = m.sums.at(at)
+    for site, chosen in {"all": ALL, **{s: slice(i, i + 1) for i, s in enumerate(m.sites)}}.items():
+        sums = m.sums.at(chosen)
         auc, _ = sums.auc()
         figures = {
             "auc": auc,
             "macro_auc": auc,
             "no_information_rate": _largest_class(sums),
-            **m.figures(at),
+            **m.figures(chosen),
         }
         n, events, enough = int(sums.total.sum()), int(sums.total[1:].sum()), estimable(sums.total)
         for metric in METRICS:
             if metric.name not in figures:
                 continue
-            one = figures[metric.name]
-            can = enough and one.value is not None and one.low is not None
-            value, low, high = one if can or metric.source == "counts" else Estimate(None)
+            estimate = figures[metric.name]
+            can = enough and estimate.value is not None and estimate.low is not None
+            value, low, high = estimate if can or metric.source == "counts" else Estimate(None)
             yield {
                 **m.head, "site": site, "metric": metric.name, "value": value, "low": low,
                 "high": high, "n": n, "events": events,
@@ -113,14 +113,14 @@ def differences(pairs: Sequence[Paired]) -> list[Row]:
     """Paired differences in the AUC within sites, on the same patients."""
     rows = []
     for pair in pairs:
-        one, counts = pair.sums.difference(), pair.sums.total
+        difference, counts = pair.sums.difference(), pair.sums.total
         rows.append(
             {
                 "a": pair.a, "b": pair.b, "evaluation": pair.evaluation, "metric": "auc",
-                "difference": one.value, "low": one.low,
-                "high": one.high, "n": int(counts.sum()), "events": int(counts[1:].sum()),
+                "difference": difference.value, "low": difference.low,
+                "high": difference.high, "n": int(counts.sum()), "events": int(counts[1:].sum()),
                 "sites": pair.sites,
-                "estimable": one.value is not None,
+                "estimable": difference.value is not None,
             }
         )  # fmt: skip
     return rows
@@ -138,10 +138,10 @@ def between_sites(models: Sequence[Model], pooled_site: str = "") -> list[Row]:
         aucs: dict[str, float] = {}
         errors: list[float] = []
         for i, site in enumerate(m.sites):
-            mine = m.sums.at(slice(i, i + 1))
-            one, variance = mine.auc()
-            if site != pooled_site and estimable(mine.total) and one.value is not None:
-                aucs[site] = one.value
+            site_sums = m.sums.at(slice(i, i + 1))
+            estimate, variance = site_sums.auc()
+            if site != pooled_site and estimable(site_sums.total) and estimate.value is not None:
+                aucs[site] = estimate.value
                 errors.append(variance**0.5)
         summary = across_sites(list(aucs.values()), errors)
         worst = min(aucs, key=lambda s: aucs[s]) if aucs else None
@@ -158,10 +158,10 @@ def between_sites(models: Sequence[Model], pooled_site: str = "") -> list[Row]:
 def pairs(sites: Sequence[str], counts: Floats) -> list[Row]:
     """How much each site counts in the headline: its share of all pairs of patients of one site and
     different classes. counts (sites, classes)."""
-    each = (counts.sum(1) ** 2 - (counts**2).sum(1)) / 2
+    site_pairs = (counts.sum(1) ** 2 - (counts**2).sum(1)) / 2
     return [
-        {"site": s, "share": round(float(p / each.sum()), 4) if each.any() else 0.0}
-        for s, p in zip(sites, each, strict=True)
+        {"site": s, "share": round(float(p / site_pairs.sum()), 4) if site_pairs.any() else 0.0}
+        for s, p in zip(sites, site_pairs, strict=True)
     ]
 
 
@@ -207,8 +207,8 @@ def _calibration(histogram: Floats, groups: int = 8) -> list[dict[str, float]]:
     """Groups of about equal size by predicted risk; a bin is never split."""
     n, middle = histogram.sum(1), score_histogram.middles(len(histogram))
     groups = min(groups, max(1, int(n.sum()) // 10))
-    of = np.minimum((np.cumsum(n) - n / 2) * groups / n.sum(), groups - 1).astype(int)
-    masks = [of == g for g in range(groups) if n[of == g].any()]
+    group_of = np.minimum((np.cumsum(n) - n / 2) * groups / n.sum(), groups - 1).astype(int)
+    masks = [group_of == g for g in range(groups) if n[group_of == g].any()]
     return [
         {
             "predicted": float(n[g] @ middle[g] / n[g].sum()),

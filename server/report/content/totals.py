@@ -18,15 +18,15 @@ class Totals(NamedTuple):
 
 
 def totals(report: Mapping[str, Any]) -> Totals:
-    told = report.get("totals")
-    known = told if isinstance(told, Mapping) else {}
+    recorded = report.get("totals")
+    sums = recorded if isinstance(recorded, Mapping) else {}
     places = [s for s in report.get("sites") or [] if isinstance(s, Mapping)]
 
     def of(key: str, column: str) -> int | None:
-        if (whole := finite(known.get(key))) is not None:
-            return int(whole)
-        found = [v for s in places if (v := finite(s.get(column))) is not None]
+        if (total := finite(sums.get(key))) is not None:
+            return int(total)
+        site_counts = [v for s in places if (v := finite(s.get(column))) is not None]
         # a sum with a gap in it would be too small
-        return int(sum(found)) if found and len(found) == len(places) else None
+        return int(sum(site_counts)) if site_counts and len(site_counts) == len(places) else None
 
     return Totals(of("patients", "patients"), of("labelled", "n"), of("events", "events"))
