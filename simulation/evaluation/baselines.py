@@ -37,28 +37,26 @@ class Task:
 def local(jobs: Sequence[Job], heads: Sequence[str], folds: Sequence[Fold]) -> list[Job]:
     """The jobs of a site by itself: those of `heads` and what they need, on the folds that leave
     out no site."""
-    needed = {
-        n for j in jobs if j.learner.name in heads for n in (j.learner.name, *j.learner.needs)
-    }
-    return [j for j in jobs if j.fold in folds and j.learner.name in needed]
+    names = {n for j in jobs if j.learner.name in heads for n in (j.learner.name, *j.learner.needs)}
+    return [j for j in jobs if j.fold in folds and j.learner.name in names]
 
 
 def train(
     tasks: Mapping[str, Task], prepare: Federated, seed: int, parts: int, tell: Tell
 ) -> dict[str, States]:
     """The states of every task, by its key, then by fold."""
-    out: dict[str, States] = {key: {} for key in tasks}
-    of = sum(len(t.jobs) for t in tasks.values())
+    states: dict[str, States] = {key: {} for key in tasks}
+    job_count = sum(len(t.jobs) for t in tasks.values())
     done = 0
 
-    def told(title: str) -> None:
+    def count_job(title: str) -> None:
         nonlocal done
         done += 1
-        tell(title, done, of)
+        tell(title, done, job_count)
 
     def chain(key: str, fold: Fold) -> None:
         task = tasks[key]
-        state = out[key].setdefault(fold.key, {})
+        state = states[key].setdefault(fold.key, {})
         for job in task.jobs:
             if (
                 job.fold == fold
@@ -67,46 +65,46 @@ def train(
             ):
                 if not lacks(job.learner, state):
                     state |= _alone(job, state, task, seed, parts)
-                told(task.title)
+                count_job(task.title)
 
     for key, task in tasks.items():
         tables = [c for c in task.cohorts if "table" in c.modalities]
         for job in task.jobs:
             if isinstance(job.learner, TableHead):
-                out[key].setdefault(job.fold.key, {}).update(
+                states[key].setdefault(job.fold.key, {}).update(
                     job.learner.alone(tables, job.fold, seed, parts, prepare)
                 )
-                told(task.title)
+                count_job(task.title)
     chains = [
         (key, fold)
         for key, task in tasks.items()
         for fold in dict.fromkeys(j.fold for j in task.jobs if "image" in j.learner.modality)
     ]
     with ThreadPoolExecutor(WORKERS) as pool:
-        for future in [pool.submit(chain, *one) for one in chains]:
+        for future in [pool.submit(chain, *arguments) for arguments in chains]:
             future.result()
     for key, task in tasks.items():
         for job in task.jobs:
             if isinstance(job.learner, Stacked):
-                read = flatten({f.key: out[key].get(f.key, {}) for f in job.reads})
-                if not lacks(job.learner, out[key][job.fold.key]):
-                    out[key][job.fold.key] |= _alone(job, read, task, seed, parts)
-                told(task.title)
-    tell("", of, of)
-    return out
+                read = flatten({f.key: states[key].get(f.key, {}) for f in job.reads})
+                if not lacks(job.learner, states[key][job.fold.key]):
+                    states[key][job.fold.key] |= _alone(job, read, task, seed, parts)
+                count_job(task.title)
+    tell("", job_count, job_count)
+    return states
 
 
 def _alone(job: Job, state: State, task: Task, seed: int, parts: int) -> State:
     """The learner's own arrays, fitted on the task's cases as one cohort; none where nobody has
     what it needs."""
-    kept = [
+    cohorts = [
         c
         for c in task.cohorts
         if c.site not in job.fold.sites and job.learner.modality <= c.modalities
     ]
-    if not kept:
+    if not cohorts:
         return {job.learner.name: {}}
-    together = kept[0] if len(kept) == 1 else pooled(kept)
+    together = cohorts[0] if len(cohorts) == 1 else pooled(cohorts)
     # the sites that the fold leaves out are left out here, and their name must not be looked for
     # among the others'
     plan = replace(local_plan(job.fold, seed, parts), reads=job.reads)

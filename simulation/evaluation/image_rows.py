@@ -58,10 +58,10 @@ def _by_source(
     pieces = []
     for c in sites:
         source = np.full(len(c), "", dtype=object)
-        mine = c.parts(sums.seed, parts)
+        part_of = c.parts(sums.seed, parts)
         for p in range(parts):
             state = of_fold(flat, Fold(parts=(p,)))
-            mask = c.imaged & (mine == p)
+            mask = c.imaged & (part_of == p)
             if mask.any() and state.get("image"):
                 source[mask] = cast(Any, image).crops(state, c.where(mask)).sources
         pieces.append(source)

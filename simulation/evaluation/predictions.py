@@ -67,10 +67,10 @@ class Scores:
             )
         missing = np.isnan(self.thresholds[self.seen]).sum()
         if missing and self.probs.shape[1] == 2:
-            told = f"{missing} of {n} patients have no threshold (NaN)"
+            fault = f"{missing} of {n} patients have no threshold (NaN)"
             raise DataError(
                 "D05",
-                f"{told}; they would all be called negative, so give each the one of its training "
+                f"{fault}; they would all be called negative, so give each the one of its training "
                 "folds",
             )
 
@@ -122,13 +122,13 @@ def compare(
         h.name: [c for c in cohorts if c.site != pooled_site and trainable(h, c, seed, parts)]
         for h in heads
     }
-    own = local_folds(parts)
-    wanted = {c.site: [h.name for h in heads if c in able[h.name]] for c in cohorts}
+    own_folds = local_folds(parts)
+    local_heads = {c.site: [h.name for h in heads if c in able[h.name]] for c in cohorts}
     tasks = {"": baselines.Task("pooled", cohorts, jobs)}
     tasks |= {
-        c.site: baselines.Task(c.site, [c], baselines.local(jobs, wanted[c.site], own))
+        c.site: baselines.Task(c.site, [c], baselines.local(jobs, local_heads[c.site], own_folds))
         for c in cohorts
-        if wanted[c.site]
+        if local_heads[c.site]
     }
     trained = baselines.train(tasks, prepare, seed, parts, tell)
     federated, together = flatten(states), flatten(trained[""])
@@ -143,22 +143,22 @@ def compare(
             scored[head.name, arm, "leave_one_site_out"] = [
                 _left_out(head, state, cohorts, folds, seed, parts)
             ]
-        here = able[head.name]
-        mine = {
+        able_sites = able[head.name]
+        own_site = {
             c.site: _within(
                 head,
                 local[c.site],
                 c,
-                own,
-                _set(head, local[c.site], [c], own, seed, parts),
+                own_folds,
+                _set(head, local[c.site], [c], own_folds, seed, parts),
                 seed,
                 parts,
             )
-            for c in here
+            for c in able_sites
         }
-        scored[head.name, "local", "within_site"] = [mine]
+        scored[head.name, "local", "within_site"] = [own_site]
         scored[head.name, "local", "leave_one_site_out"] = [
-            _foreign(head, local[a.site], a, cohorts, own, seed, parts) for a in here
+            _foreign(head, local[a.site], a, cohorts, own_folds, seed, parts) for a in able_sites
         ]
     tables = [h.name for h in heads if isinstance(h, TableHead)]
     counts: dict[tuple[str, str], dict[str, int]] = {}
@@ -223,8 +223,8 @@ def _within(
     seed: int,
     parts: int,
 ) -> Predicted:
-    own = cohort.parts(seed, parts)
-    return Predicted.by_part(within_site(head, state, cohort, folds, own), by_part, own)
+    part_of = cohort.parts(seed, parts)
+    return Predicted.by_part(within_site(head, state, cohort, folds, part_of), by_part, part_of)
 
 
 def _left_out(
@@ -236,34 +236,34 @@ def _left_out(
     parts: int,
 ) -> dict[str, Predicted]:
     """Each site by the model that left it out; none where nothing was left out."""
-    out = {}
+    by_site = {}
     for group in groups(folds):
         threshold, loss = _pooled_out_of_fold(head, state, cohorts, group, folds, seed, parts)
         for c in cohorts:
             if c.site in group.sites:
-                out[c.site] = Predicted.alike(
+                by_site[c.site] = Predicted.alike(
                     leave_one_site_out(head, state, c, [group]), threshold, loss
                 )
-    return out
+    return by_site
 
 
 def _foreign(
     head: Head,
     state: State,
-    home: Cohort,
+    trainer: Cohort,
     cohorts: Sequence[Cohort],
-    own: Sequence[Fold],
+    own_folds: Sequence[Fold],
     seed: int,
     parts: int,
 ) -> dict[str, Predicted]:
     """A site's own full model on everybody else's patients, at the threshold that its own
     out-of-fold predictions set."""
-    threshold, loss = _pooled_out_of_fold(head, state, [home], Fold(), own, seed, parts)
-    whole = of_fold(state, Fold())
+    threshold, loss = _pooled_out_of_fold(head, state, [trainer], Fold(), own_folds, seed, parts)
+    final_state = of_fold(state, Fold())
     return {
-        c.site: Predicted.alike((head.predict(whole, c), scorable(head, c)), threshold, loss)
+        c.site: Predicted.alike((head.predict(final_state, c), scorable(head, c)), threshold, loss)
         for c in cohorts
-        if c.site != home.site
+        if c.site != trainer.site
     }
 
 
@@ -274,12 +274,12 @@ def _choose(
     count: dict[str, int],
 ) -> dict[str, Predicted]:
     """The clinical model at each site; `count` gains how many predictions are which head's."""
-    out = {}
+    by_site = {}
     for site in variants[0]:
-        out[site], best = chosen(names, [v[site] for v in variants], declared)
-        for k, n in enumerate(np.bincount(best[out[site].seen], minlength=len(names))):
+        by_site[site], best = chosen(names, [v[site] for v in variants], declared)
+        for k, n in enumerate(np.bincount(best[by_site[site].seen], minlength=len(names))):
             count[names[k]] = count.get(names[k], 0) + int(n)
-    return out
+    return by_site
 
 
 def _join(sites: Mapping[str, Predicted], cohorts: Sequence[Cohort]) -> Scores:

@@ -60,9 +60,9 @@ def site_probe(design: Floats, sites: NDArray[Any], seed: int) -> SiteProbe | No
 def _filled(x: Floats) -> Floats:
     """Column means (unsupervised, over all rows) for what is missing; a column without values
     becomes 0."""
-    known = ~np.isnan(x)
-    mean = np.where(known, x, 0).sum(0) / np.maximum(known.sum(0), 1)
-    return np.where(known, x, mean)
+    measured = ~np.isnan(x)
+    mean = np.where(measured, x, 0).sum(0) / np.maximum(measured.sum(0), 1)
+    return np.where(measured, x, mean)
 
 
 def _stratified(y: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:

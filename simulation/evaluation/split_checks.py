@@ -24,14 +24,14 @@ FILE = "predictions.tsv"
 
 def verify(cohorts: Sequence[Cohort], folds: Sequence[Fold], seed: int, parts: int) -> None:
     """No patient at two sites; no test patient of a fold among those it trains on."""
-    home: dict[str, str] = {}
+    site_of: dict[str, str] = {}
     faults = []
     for c in cohorts:
         for i in c.ids:
-            if home.setdefault(i, c.site) != c.site:
+            if site_of.setdefault(i, c.site) != c.site:
                 faults.append(
-                    f"L04 patient '{i}' stands at site '{home[i]}' and at site '{c.site}'; remove "
-                    "one of the two records"
+                    f"L04 patient '{i}' stands at site '{site_of[i]}' and at site '{c.site}'; "
+                    "remove one of the two records"
                 )
         for fold in folds:
             trained = set(c.train(fold, seed, parts).ids)
@@ -59,47 +59,49 @@ def write(
     """`predictions.tsv` in each site's folder."""
     single = {k: v[0] for k, v in comparison.scores.items() if len(v) == 1 and k[0] in models}
     homes = {
-        c.site: home
-        for home in (folder / "sites").iterdir()
+        c.site: site_folder
+        for site_folder in (folder / "sites").iterdir()
         for c in cohorts
-        if _name(home) == c.site
+        if _name(site_folder) == c.site
     }
-    at = 0
+    start = 0
     for c in cohorts:
         text = io.StringIO()
-        out = csv.writer(text, delimiter="\t", lineterminator="\n")
-        out.writerow(["patient", "part", "label", *("|".join(k) for k in single)])
-        for row in range(at, at + len(c)):
+        writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+        writer.writerow(["patient", "part", "label", *("|".join(k) for k in single)])
+        for row in range(start, start + len(c)):
             salted = hashlib.sha256(f"{seed}|{comparison.ids[row]}".encode()).hexdigest()[:20]
             probs = [
                 " ".join(f"{p:.9g}" for p in s.probs[row]) if s.seen[row] else ""
                 for s in single.values()
             ]
-            out.writerow([salted, int(comparison.parts[row]), int(comparison.labels[row]), *probs])
-        at += len(c)
+            writer.writerow(
+                [salted, int(comparison.parts[row]), int(comparison.labels[row]), *probs]
+            )
+        start += len(c)
         state_store.write(homes[c.site] / FILE, text.getvalue().encode())
 
 
 def verify_written(folder: Path, sites: Mapping[int, Path]) -> None:
     """Read the files back: each patient once, in one site and one part."""
-    seen: dict[str, str] = {}
+    place_of: dict[str, str] = {}
     faults = []
     for path in sites.values():
         with open(path.parent / FILE, newline="", encoding="utf-8") as f:
             for row in csv.DictReader(f, delimiter="\t"):
-                here = f"{path.parent.name}, part {row['part']}"
-                if row["patient"] in seen:
+                place = f"{path.parent.name}, part {row['part']}"
+                if row["patient"] in place_of:
                     faults.append(
-                        f"L04 patient {row['patient']} stands in {seen[row['patient']]} and in "
-                        f"{here}"
+                        f"L04 patient {row['patient']} stands in {place_of[row['patient']]} and in "
+                        f"{place}"
                     )
-                seen[row["patient"]] = here
+                place_of[row["patient"]] = place
     if faults:
         raise LeakError("L04", *faults)
 
 
-def _name(home: Path) -> str:
+def _name(site_folder: Path) -> str:
     import tomllib
 
-    path = home / "site.toml"
+    path = site_folder / "site.toml"
     return str(tomllib.loads(path.read_text(encoding="utf-8"))["name"]) if path.is_file() else ""

@@ -28,18 +28,18 @@ def subgroups(sums: Sums, sites: Sequence[Cohort]) -> list[Row]:
     scores = sums.scores(lead, "federated", "within_site")
     judged = sums.known & scores[0].seen
     rows: list[Row] = []
-    for by, title, note, parts in _features(sites, judged) + _places(
+    for feature, title, note, parts in _features(sites, judged) + _places(
         sums.comparison, sites, judged
     ):
-        here = [
+        group_rows = [
             {**sums.of(scores, mask).row(), "group": name}
             for name, mask in parts.items()
             if (mask & judged).any()
         ]
-        if len(here) > 1:
+        if len(group_rows) > 1:
             rows += [
-                {"model": lead, "by": by, "title": title, "note": note, **r}
-                for r in suppressed(here)
+                {"model": lead, "by": feature, "title": title, "note": note, **r}
+                for r in suppressed(group_rows)
             ]
     return rows
 
@@ -47,7 +47,7 @@ def subgroups(sums: Sums, sites: Sequence[Cohort]) -> list[Row]:
 def _features(sites: Sequence[Cohort], judged: Marks) -> list[tuple[str, str, str, Parts]]:
     """(name, title, how it was cut, group -> its patients) of each feature: a choice's values, a
     number's two halves."""
-    out: list[tuple[str, str, str, Parts]] = []
+    features: list[tuple[str, str, str, Parts]] = []
     values = np.concatenate([c.values for c in sites])
     for j, f in enumerate(sites[0].schema.features):
         x = values[:, j]
@@ -57,35 +57,40 @@ def _features(sites: Sequence[Cohort], judged: Marks) -> list[tuple[str, str, st
             if isinstance(f, Number) and cut is not None
             else ""
         )
-        out.append((f.name, f.title or f.name, note, groups(f, x, cut)))
-    return out
+        features.append((f.name, f.title or f.name, note, groups(f, x, cut)))
+    return features
 
 
 def _median(x: NDArray[np.float64]) -> float | None:
     """No schema declares clinical cuts."""
-    known = x[~np.isnan(x)]
-    return float(np.median(known)) if len(known) else None
+    values = x[~np.isnan(x)]
+    return float(np.median(values)) if len(values) else None
 
 
 def _places(
     comparison: Comparison, sites: Sequence[Cohort], judged: Marks
 ) -> list[tuple[str, str, str, Parts]]:
     by_site = {s: comparison.sites == s for s in dict.fromkeys(comparison.sites.tolist())}
-    out: list[tuple[str, str, str, Parts]] = [("site", "Site", "", by_site)]
+    features: list[tuple[str, str, str, Parts]] = [("site", "Site", "", by_site)]
     if any(c.imaged.any() for c in sites):
         makers = np.array([_maker(c, i) for c in sites for i in range(len(c))])
-        found = sorted(set(makers[judged].tolist()) - {_NO_IMAGE})
-        out.append(
-            ("scanner", "Maker of the scanner", "", {m: makers == m for m in [*found, _NO_IMAGE]})
+        seen_makers = sorted(set(makers[judged].tolist()) - {_NO_IMAGE})
+        features.append(
+            (
+                "scanner",
+                "Maker of the scanner",
+                "",
+                {m: makers == m for m in [*seen_makers, _NO_IMAGE]},
+            )
         )
-    return out
+    return features
 
 
 _NO_IMAGE = "no image"
 
 
-def _maker(cohort: Cohort, at: int) -> str:
-    picture = cohort.pictures[at] if cohort.pictures else None
+def _maker(cohort: Cohort, position: int) -> str:
+    picture = cohort.pictures[position] if cohort.pictures else None
     return _NO_IMAGE if picture is None else picture.scanner or "not told"
 
 
@@ -97,7 +102,7 @@ def suppressed(rows: Sequence[Row]) -> list[Row]:
     are taken out where any is, and together they hold enough that their sum says nothing of a small
     one.
     """
-    few = _hidden([(r["n"],) for r in rows])
+    patients = _hidden([(r["n"],) for r in rows])
     events = _hidden([(r["events"], r["n"] - r["events"]) for r in rows])
     return [
         {
@@ -106,7 +111,7 @@ def suppressed(rows: Sequence[Row]) -> list[Row]:
             "events": None if a or b else r["events"],
             "suppressed": a or b,
         }
-        for r, a, b in zip(rows, few, events, strict=True)
+        for r, a, b in zip(rows, patients, events, strict=True)
     ]
 
 

@@ -74,10 +74,10 @@ class Sums:
         """(1 + repeats, labelled patients): each once, then the resamples, the same for
         everything."""
         c = self.comparison
-        drawn = bootstrap_weights(
+        resamples = bootstrap_weights(
             c.labels[self.known], c.sites[self.known], self.repeats, self.seed
         )
-        return np.concatenate([np.ones((1, drawn.shape[1]), np.float32), drawn])
+        return np.concatenate([np.ones((1, resamples.shape[1]), np.float32), resamples])
 
     def scores(self, model: str, arm: str, evaluation: str) -> list[Scores]:
         return self.comparison.scores.get((model, arm, evaluation), [])
@@ -90,19 +90,22 @@ class Sums:
     def of(self, scores: Sequence[Scores], rows: Mask | None = None) -> SiteSums:
         """Of models that stand for one, on the labelled patients that `rows` marks."""
         c, classes = self.comparison, scores[0].probs.shape[1]
-        held, kept = against(classes), self.known if rows is None else self.known & rows
+        classes_against, scored = (
+            against(classes),
+            self.known if rows is None else self.known & rows,
+        )
         counts = np.zeros((len(self.sites), len(scores), classes))
-        pairs = np.zeros((len(self.weights), len(self.sites), len(scores), len(held), 2))
+        pairs = np.zeros((len(self.weights), len(self.sites), len(scores), len(classes_against), 2))
         for i, site in enumerate(self.sites):
             for m, s in enumerate(scores):
-                here = kept & s.seen & (c.sites == site)
-                counts[i, m] = np.bincount(c.labels[here], minlength=classes)
-                for j, k in enumerate(held):
+                members = scored & s.seen & (c.sites == site)
+                counts[i, m] = np.bincount(c.labels[members], minlength=classes)
+                for j, k in enumerate(classes_against):
                     if 0 < counts[i, m, k] < counts[i, m].sum():
                         _, table = _table(
-                            s.probs[here, k],
-                            c.labels[here] == k,
-                            self.weights[:, here[self.known]].astype(np.float64),
+                            s.probs[members, k],
+                            c.labels[members] == k,
+                            self.weights[:, members[self.known]].astype(np.float64),
                         )
                         pairs[:, i, m, j] = pair_counts(table)[:, :2]
         return SiteSums(counts, pairs, None)
@@ -147,14 +150,16 @@ class Sums:
         k = probs.shape[1]
         return np.asarray(np.eye(k * k)[k * labels + calls(probs, thresholds)].reshape(-1, k, k))
 
-    def _figures(self, variants: Sequence[Scores], at: slice) -> dict[str, Estimate]:
+    def _figures(self, variants: Sequence[Scores], chosen: slice) -> dict[str, Estimate]:
         """Of several models the mean of their figures, in each resample."""
-        here = self.known & np.isin(self.comparison.sites, self.sites[at])
-        found = [
-            from_draws(self._draws(s, here & s.seen)) for s in variants if (here & s.seen).any()
+        patients = self.known & np.isin(self.comparison.sites, self.sites[chosen])
+        draws = [
+            from_draws(self._draws(s, patients & s.seen))
+            for s in variants
+            if (patients & s.seen).any()
         ]
-        found = found or [from_draws(Draws(np.zeros((1, *[self.comparison.classes] * 2)), {}))]
-        return {name: percentiles(np.mean([f[name] for f in found], 0)) for name in found[0]}
+        draws = draws or [from_draws(Draws(np.zeros((1, *[self.comparison.classes] * 2)), {}))]
+        return {name: percentiles(np.mean([f[name] for f in draws], 0)) for name in draws[0]}
 
     def _draws(self, scores: Scores, mask: Mask) -> Draws:
         probs, labels = scores.probs[mask], self.comparison.labels[mask]
@@ -168,35 +173,41 @@ class Sums:
     def paired(self, names: Sequence[str]) -> list[Paired]:
         """Differences on the same patients; against local, at the sites whose local model is
         trainable."""
-        asked = [
+        comparisons = [
             (m, x, m, y)
             for m in names
             for x, y in (("federated", "local"), ("federated", "pooled"), ("pooled", "local"))
         ]
         tables = [m for m in names if m not in ("logistic", "clinical", "image", "fusion")]
-        asked += [("logistic", "federated", m, "federated") for m in tables if "logistic" in names]
-        asked += [
+        comparisons += [
+            ("logistic", "federated", m, "federated") for m in tables if "logistic" in names
+        ]
+        comparisons += [
             ("fusion", arm, m, arm)
             for arm in ARMS
             for m in ("clinical", "image")
             if {"fusion", m} <= set(names)
         ]
-        out = []
+        pairs = []
         for evaluation in EVALUATIONS:
-            for model_a, arm_a, model_b, arm_b in asked:
-                both = (
+            for model_a, arm_a, model_b, arm_b in comparisons:
+                variants = (
                     self.scores(model_a, arm_a, evaluation),
                     self.scores(model_b, arm_b, evaluation),
                 )
-                if all(both) and self.ran(model_a, evaluation) and self.ran(model_b, evaluation):
-                    sums = self.of(list(_on_the_same(*both)))
+                if (
+                    all(variants)
+                    and self.ran(model_a, evaluation)
+                    and self.ran(model_b, evaluation)
+                ):
+                    sums = self.of(list(_on_the_same(*variants)))
                     judged_at = int(sums.of_sites.any(1).sum())
-                    out.append(
+                    pairs.append(
                         Paired(
                             evaluation, f"{model_a} {arm_a}", f"{model_b} {arm_b}", sums, judged_at
                         )
                     )
-        return out
+        return pairs
 
     def unknown_labels(self, model: str) -> list[Row]:
         """Guard D04's sensitivity analysis: the headline with unknown labels left out, all
@@ -204,35 +215,35 @@ class Sums:
         rows = []
         for arm in ("federated", "pooled"):
             for scores in self.scores(model, arm, "within_site"):
-                told: Row = {
+                figures: Row = {
                     "unknown": int((~self.known & scores.seen).sum()),
                     "excluded": self.of([scores]).row()["auc"],
                 }
                 for k, name in enumerate(("negative", "positive")):
                     labels = np.where(self.known, self.comparison.labels, k)
                     counted = Sums(replace(self.comparison, labels=labels), self.repeats, self.seed)
-                    told[name] = (
+                    figures[name] = (
                         counted.of([scores]).row()["auc"] if self.comparison.classes == 2 else None
                     )
-                rows.append({"model": model, "arm": arm, **told})
+                rows.append({"model": model, "arm": arm, **figures})
         return rows
 
 
 def _on_the_same(a: Sequence[Scores], b: Sequence[Scores]) -> Iterator[Scores]:
     """Each of one side with each of the other, on the patients that both score: those of the first
     side, then those of the second."""
-    both = [(x, y, x.seen & y.seen) for x in a for y in b]
-    yield from (replace(x, seen=seen) for x, _, seen in both)
-    yield from (replace(y, seen=seen) for _, y, seen in both)
+    pairs = [(x, y, x.seen & y.seen) for x in a for y in b]
+    yield from (replace(x, seen=seen) for x, _, seen in pairs)
+    yield from (replace(y, seen=seen) for _, y, seen in pairs)
 
 
 def _table(score: Floats, positive: Mask, weights: Floats) -> tuple[Floats, Floats]:
     """Log-odds (levels,) of the different scores, and how often the others and the positives have
     each, (draws, levels, 2)."""
     order = np.argsort(score, kind="stable")
-    first = np.flatnonzero(np.diff(score[order], prepend=-1.0) != 0)
-    truth, drawn = positive[order], weights[:, order]
+    starts = np.flatnonzero(np.diff(score[order], prepend=-1.0) != 0)
+    truth, ordered_weights = positive[order], weights[:, order]
     counts = np.stack(
-        [np.add.reduceat(drawn * mine, first, axis=1) for mine in (~truth, truth)], -1
+        [np.add.reduceat(ordered_weights * side, starts, axis=1) for side in (~truth, truth)], -1
     )
-    return logit(score[order][first]), counts
+    return logit(score[order][starts]), counts
