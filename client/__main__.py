@@ -220,28 +220,20 @@ def _do(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> dict[str, object]:
     from pathlib import Path
 
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     from client.local_model.embed import embed
     from client.local_model.explain import explain, panels, write
     from client.local_model.model_folder import open_networks
     from client.local_model.report_with_pictures import own_copy
     from client.station.station import cohort_of, open_site
     from common.errors import UsageError
-    from common.runtime.console import Console
+    from common.runtime.console import progress
     from common.study import load as studies
 
     if getattr(args, "patients", 1) < 1:
         raise UsageError("C01", f"--patients {args.patients} must be at least 1")
     task = args.task or list(studies.load(args.study).tasks)[-1]
     networks = open_networks(Path(args.model))
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with progress() as bar:
         line = bar.add_task(args.command, total=None)
 
         def tell(at: int, of: int) -> None:
@@ -264,23 +256,15 @@ def _run(args: argparse.Namespace) -> dict[str, object]:
 def _predict(args: argparse.Namespace) -> dict[str, object]:
     from pathlib import Path
 
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     from client.cohort import reader
     from client.local_model import contributions, predict
     from client.local_model.model_folder import open_model
-    from common.runtime.console import Console
+    from common.runtime.console import progress
     from common.runtime.threads import fix_threads
 
     fix_threads()
     model, out = open_model(Path(args.model), args.study), Path(args.out)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with progress() as bar:
         line = bar.add_task("preparing images", total=None)
         images = any("image" in h.modality for h in model.heads)
         reading = reader.read_unlabelled(
@@ -303,24 +287,16 @@ def _predict(args: argparse.Namespace) -> dict[str, object]:
 def _finetune(args: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     from client.local_model import finetune
     from client.local_model.adaptation import FineTuning
     from client.local_model.model_folder import open_model
     from client.station.station import cohort_of, open_site
-    from common.runtime.console import Console
+    from common.runtime.console import Console, progress
 
     given = {"epochs": args.epochs, "learning_rate": args.learning_rate, "ridge": args.ridge}
     how = FineTuning(**{k: v for k, v in given.items() if v is not None})
     model = open_model(Path(args.model), args.study)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with progress() as bar:
         line = bar.add_task("reading the site's patients", total=None)
 
         def tell(what: str, at: int, of: int) -> None:

@@ -373,21 +373,13 @@ def _shown(args: argparse.Namespace, folder: Path, do: Any) -> dict[str, object]
     for."""
     from contextlib import ExitStack
 
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     from common.errors import FedmetsError
-    from common.runtime.console import Console
+    from common.runtime.console import progress
     from server.monitor.json_log import Log
     from server.monitor.run_watcher import RunWatcher
 
     log = Log(args.log, args.log_json)
     watched = RunWatcher(folder, lambda line: log.line(folder.name, line))
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
     with ExitStack() as opened:
         keep = None
         if args.mlflow:
@@ -395,9 +387,7 @@ def _shown(args: argparse.Namespace, folder: Path, do: Any) -> dict[str, object]
 
             keep = Sink(folder, args.mlflow)
             opened.callback(keep.take)
-        bar = opened.enter_context(
-            Progress(*columns, console=Console(stderr=True), transient=True, disable=args.log_json)
-        )
+        bar = opened.enter_context(progress(hidden=args.log_json))
         line = bar.add_task("waiting for sites", total=None)
 
         def tell(now: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ program's."""
 from __future__ import annotations
 
 import rich.console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 
 class Console(rich.console.Console):
@@ -12,3 +13,15 @@ class Console(rich.console.Console):
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
+
+
+def progress(console: rich.console.Console | None = None, *, hidden: bool = False) -> Progress:
+    """A bar for each task of a long operation, gone when it is done; on stderr unless told otherwise."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    where = console or Console(stderr=True)
+    return Progress(*columns, console=where, transient=True, disable=hidden)

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from client.cohort.reader import Reading, read_table
 from client.station.station import open_station
 from common.data.cohort import ESTIMABLE, UNKNOWN, Cohort
 from common.errors import DataError, FedmetsError, RunError, UsageError
-from common.runtime.console import Console
+from common.runtime.console import Console, progress
 from common.study.study import Study
 from server.app import Outcome
 from server.config.run_config import Run
@@ -60,7 +59,7 @@ def prepare(options: Options, console: Console | None = None) -> Setting:
     before any round."""
     console = console or Console(quiet=True)
     args, folder, study, task = options.args, options.folder, options.study, options.task
-    with _progress(console) as bar:
+    with progress(console) as bar:
         line = bar.add_task("", total=None, visible=False)
 
         def tell(what: str) -> Callable[[int, int], None]:
@@ -252,7 +251,7 @@ def federate(setting: Setting, console: Console) -> Outcome:
     """Run the two apps; on a failure, show what the sites wrote in their own logs (here they are
     all ours)."""
     try:
-        with _progress(console) as bar:
+        with progress(console) as bar:
             line = bar.add_task("federated", total=None)
 
             def tell(exchange: Any, progress: Any, jobs: int) -> None:
@@ -294,13 +293,3 @@ def cohorts(setting: Setting) -> list[Cohort]:
         for path in setting.sites.values()
     ]
     return sorted(site_cohorts, key=lambda c: c.site)
-
-
-def _progress(console: Console) -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    return Progress(*columns, console=console, transient=True)

@@ -8,10 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
 from common.data.cohort import Cohort, Fold
-from common.runtime.console import Console
+from common.runtime.console import Console, progress
 from server.app import Outcome
 from server.config.jobs import build_jobs, clinical_head
 from server.export import model_folder as model_files
@@ -33,14 +31,7 @@ def finish(setting: Setting, outcome: Outcome, console: Console, started: float)
     run, args = setting.run, setting.args
     folds = run.folds(outcome.groups)
     split_checks.verify(sites, folds, run.seed, run.parts)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-    ) as bar:
+    with progress(console) as bar:
         line = bar.add_task("comparing", total=None)
 
         def tell(what: str, done: int, of: int) -> None:
