@@ -57,7 +57,7 @@ def _load(path: Path) -> Source:
 
 def parse(raw: Mapping[str, Any], where: str) -> Source:
     """The mapping that a TOML document (or `Study.source`) describes."""
-    tables = raw.get("tables", {})
+    tables = raw.get("tables") if isinstance(raw, Mapping) else None
     names = tuple(tables) if isinstance(tables, Mapping) else ()
     file = settings.checked(MappingFile, raw, where, "C02", tables=names)
     index = names[0]

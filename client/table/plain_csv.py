@@ -9,6 +9,7 @@ inside it, and no field holds a line break. Of anything else None is returned, a
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -100,8 +101,8 @@ def read(
     """The rows after the first `skipped` lines, `width` columns of text named '0', '1', ..., and
     the position of each row's line.
 
-    Rows without a letter in them are left out. None where a row has another number of fields, or
-    Arrow finds anything wrong.
+    Rows without a letter in them are left out. None where a row has another number of fields, a
+    byte order mark is in the first one, or Arrow finds anything wrong.
     """
     import pyarrow as pa
     from pyarrow import csv
@@ -112,6 +113,8 @@ def read(
     names = [str(n) for n in range(width)]
     longest = int((lines.ends - lines.starts).max())
     start = int(lines.starts[filled[0]])
+    if text.startswith(codecs.BOM_UTF8, start):
+        return None  # Arrow takes it off; here it belongs to the first cell
     try:
         table = csv.read_csv(
             pa.BufferReader(pa.py_buffer(text).slice(start)),

@@ -231,6 +231,8 @@ def _plain(path: Path, raw: bytes, layout: Layout) -> Part | None:
     for _ in range(header_end):
         end = text.find(b"\n", end) + 1 or len(text) + 1
     try:
+        # comments are looked at as well: Arrow is not given them
+        text[:start].decode()
         top = text[start : end - 1].decode()
     except UnicodeDecodeError:
         return None

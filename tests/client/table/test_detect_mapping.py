@@ -133,6 +133,11 @@ def test_mappings_name_their_faults() -> None:
         assert part in text, part
 
 
+@pytest.mark.parametrize("raw", [5, "x", ["a"], None])
+def test_a_mapping_that_is_no_table_is_refused_in_words(raw: object) -> None:
+    assert "must be a table" in faults(lambda: mapping_file.parse(raw, "x"), UsageError)  # type: ignore[arg-type]
+
+
 def test_every_mapping_serves_its_studies() -> None:
     for name in studies.names():
         study = studies.load(name)

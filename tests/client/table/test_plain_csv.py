@@ -28,7 +28,9 @@ LAYOUTS = (
     Layout(encoding="utf-16-le"),
     Layout(encoding="none such"),
 )
-CELLS = st.text(st.sampled_from(list('ab1 .,;\t|"\n\r#/\0\x0b\x1c\x85\xa0\u2028é€🎈')), max_size=6)
+CELLS = st.text(
+    st.sampled_from(list('ab1 .,;\t|"\n\r#/\0\x0b\x1c\x85\xa0\u2028\ufeffé€🎈')), max_size=6
+)
 PLAIN = st.text(st.sampled_from(list("ab1 .-é€")), max_size=6)
 
 
@@ -90,6 +92,8 @@ def tables(draw: st.DrawFn) -> str:
                     "\0",
                     "\n,,\n",
                     "\x85",
+                    "\ufeff",
+                    "\n\ufeff",
                 ]
             )
         )
@@ -114,6 +118,9 @@ def tables(draw: st.DrawFn) -> str:
 @example("x\n1\n\n2", "utf-8", LAYOUTS[0], "a.csv")
 @example("#\n#\nid,x\n\n1,2\n", "utf-8", LAYOUTS[3], "a.csv")
 @example("id,x\n1,\x85#a\n2,b\n", "utf-8", LAYOUTS[3], "a.csv")
+@example("id,x\n\ufeff1,a\n", "utf-8", LAYOUTS[0], "a.csv")
+@example("id,x\n\n\ufeff1,a\n", "utf-8-sig", LAYOUTS[0], "a.csv")
+@example("#é\nid,x\n1,a\n", "latin-1", LAYOUTS[3], "a.csv")
 def test_both_ways_give_the_same(
     tmp_path_factory: pytest.TempPathFactory, text: str, encoding: str, layout: Layout, name: str
 ) -> None:
@@ -123,12 +130,12 @@ def test_both_ways_give_the_same(
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.binary(max_size=40), st.sampled_from(LAYOUTS))
+@given(st.binary(max_size=4), st.binary(max_size=40), st.sampled_from(LAYOUTS))
 def test_both_ways_give_the_same_of_any_bytes(
-    tmp_path_factory: pytest.TempPathFactory, raw: bytes, layout: Layout
+    tmp_path_factory: pytest.TempPathFactory, note: bytes, raw: bytes, layout: Layout
 ) -> None:
     path = tmp_path_factory.mktemp("t") / "a.csv"
-    path.write_bytes(b"id,x\n" + raw)
+    path.write_bytes((b"#" + note + b"\n" if layout.comment else b"") + b"id,x\n" + raw)
     assert outcome(path, layout) == strict(path, layout)
 
 
