@@ -205,8 +205,10 @@ class MaskedSums:
         def read(site: str, request: Packet, reply: Packet) -> int:
             key = enrolled.sites[site]
             if reply.kind == "updates":
-                code = next((u.code for u in unpack_updates(reply, key, request) if u.code), "W02")
-                raise RefusedError(code, "the site could not read the request")
+                codes = [u.code for u in unpack_updates(reply, key, request) if u.code]
+                if not codes:
+                    raise WireError("W02", "the site answers a masked request in the open")
+                return _owed(site, codes[0], refused)
             masked = masked_messages.unpack_masked(reply, key, request, self.group.sites)
             if not masked.code:
                 vectors.add(site, masked)
