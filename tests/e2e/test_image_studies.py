@@ -181,8 +181,8 @@ opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" and str(args[0]).endswith(".dcm") else None)
 from pathlib import Path
 from client.cohort.reader import read_table
-from common import study
-cohort = read_table(study.load("liver_recurrence"), "preop", Path({str(data)!r}), cache=Path({str(cache)!r})).cohort
+from common.study import load as studies
+cohort = read_table(studies.load("liver_recurrence"), "preop", Path({str(data)!r}), cache=Path({str(cache)!r})).cohort
 assert cohort.imaged.sum() > 100, cohort.imaged.sum()
 for p in cohort.pictures:
     p is None or p.voxels.sum()
