@@ -137,7 +137,7 @@ def test_the_forecast_of_images_is_of_training_and_of_the_cases_that_have_one() 
 
 
 def test_a_network_is_a_fault(tmp_path: Path) -> None:
-    if not [n for _, n in socket.if_nameindex() if n != "lo" and socket_server._up(n)]:
+    if not [n for _, n in socket.if_nameindex() if n != "lo" and socket_server._is_up(n)]:
         pytest.skip("this machine has no network to be refused for")
     found = only(examined(tmp_path), "isolation")
     assert (found.state, "[C05]" in found.said) == ("fault", True)
