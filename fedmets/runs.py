@@ -71,10 +71,8 @@ class Run:
         """
         import pandas as pd
 
-        names = {
-            s.casefold().replace(" ", "-"): s
-            for s in (str(row["name"]) for row in self.report["sites"])
-        }
+        from simulation.evaluation.split_checks import site_name
+
         files = sorted(self.folder.glob(f"sites/*/{PREDICTIONS}"))
         if not files:
             raise RunError(
@@ -85,12 +83,8 @@ class Run:
         classes = list(self.report["label"]["classes"])
         tables = []
         for path in files:
-            home = path.parent.name.partition("-")[2]
-            tables.append(
-                _long(pd.read_csv(path, sep="\t", dtype=str), classes).assign(
-                    site=names.get(home, home)
-                )
-            )
+            table = _long(pd.read_csv(path, sep="\t", dtype=str), classes)
+            tables.append(table.assign(site=site_name(path.parent)))
         together = pd.concat(tables, ignore_index=True)
         return together[
             [

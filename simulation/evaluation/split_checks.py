@@ -62,7 +62,7 @@ def write(
         c.site: site_folder
         for site_folder in (folder / "sites").iterdir()
         for c in cohorts
-        if _name(site_folder) == c.site
+        if site_name(site_folder) == c.site
     }
     start = 0
     for c in cohorts:
@@ -100,7 +100,8 @@ def verify_written(folder: Path, sites: Mapping[int, Path]) -> None:
         raise LeakError("L04", *faults)
 
 
-def _name(site_folder: Path) -> str:
+def site_name(site_folder: Path) -> str:
+    """As the site's own `site.toml` has it; empty where there is none."""
     import tomllib
 
     path = site_folder / "site.toml"

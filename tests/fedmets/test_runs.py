@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +61,17 @@ def test_the_predictions_are_those_that_the_results_are_of(run: fedmets.Run) -> 
         )
     assert np.allclose(run.predictions[["p_M0", "p_M1"]].sum(axis=1), 1)
     assert set(rows["site"]) == {str(s["name"]) for s in run.report["sites"]}
+
+
+def test_a_site_has_the_same_name_in_predictions_and_results(
+    run: fedmets.Run, tmp_path: Path
+) -> None:
+    """Its own, whatever its folder is called: a name with a full stop is no folder's."""
+    copy = shutil.copytree(run.folder, tmp_path / "run")
+    for number, folder in enumerate(sorted((copy / "sites").iterdir())):
+        folder.rename(folder.with_name(f"{number:03d}-st-mary-s"))
+    names = {str(site["name"]) for site in run.report["sites"]}
+    assert set(fedmets.load_run(copy).predictions["site"]) == names
 
 
 def test_a_folder_opens_as_the_run_that_it_is_of(run: fedmets.Run) -> None:
