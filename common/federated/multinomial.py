@@ -69,6 +69,22 @@ def derivatives(x: Floats, labels: NDArray[np.int64], coefficients: Floats) -> D
     return Derivatives(gradient, hessian.reshape(k * p, k * p), likelihood_of(log_mu, y))
 
 
+def summands(x: Floats, labels: NDArray[np.int64], coefficients: Floats) -> Derivatives:
+    """What each case adds to `derivatives`: the same with a first axis of cases, (cases, classes -
+    1, columns) and so on. A case's own does not depend on the others, to the last bit: no product
+    of matrices, whose order of addition follows their size."""
+    log_odds = (x[:, None, :] * coefficients).sum(axis=2)
+    log_mu = log_softmax(against_reference(log_odds))
+    mu, rest = np.exp(log_mu[:, 1:]), -np.expm1(log_mu[:, 1:])
+    y = np.eye(log_mu.shape[1])[labels]
+    n, k, p = len(x), mu.shape[1], x.shape[1]
+    gradient = np.where(y[:, 1:] > 0, rest, -mu)[:, :, None] * x[:, None, :]
+    shares = np.where(np.eye(k) > 0, (mu * rest)[:, :, None], -mu[:, :, None] * mu[:, None, :])
+    hessian = shares[:, :, None, :, None] * (x[:, :, None] * x[:, None, :])[:, None, :, None, :]
+    likelihood = np.where(y > 0, np.maximum(log_mu, LEAST), 0.0).sum(axis=1)
+    return Derivatives(gradient, hessian.reshape(n, k * p, k * p), likelihood)
+
+
 def likelihood_of(log_mu: Floats, truth: Floats) -> Floats:
     """The log-likelihood of (cases, classes) log-probabilities; truth: 1 at each case's class, else
     0."""

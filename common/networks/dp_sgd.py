@@ -2,7 +2,8 @@
 algorithm 1), whose unit is the patient.
 
 A step takes each patient by chance and for itself (Poisson sampling at a public rate), adds up
-their gradients, each cut to an L2 norm of `clip`, adds Gaussian noise, and divides by the public
+their gradients, each cut to an L2 norm of `clip` and rounded to whole numbers of a public grid,
+adds rounded Gaussian noise (`common.privacy.random.rounded_normal`), and divides by the public
 `batch`, for how many patients a site has is nobody's business. All rows of a patient are one
 record: taken together, cut together. What follows on the noisy sum (momentum, AdamW, weight decay,
 the proximal term) sees no patient.
@@ -28,7 +29,8 @@ import numpy as np
 from common.errors import RefusedError
 from common.networks.training import Examples, Loss, Rows, Schedule, load, optimiser
 from common.privacy.mechanism import Sampled
-from common.privacy.random import normal, uniform
+from common.privacy.patient_sums import Grid, grid
+from common.privacy.random import rounded_normal, uniform
 from common.types import Arrays
 
 if TYPE_CHECKING:
@@ -117,18 +119,20 @@ def learn(
             if examples is not None and len(examples)
             else None
         )
+        on = grid(private.clip, private.noise)
+        spread = private.noise * on.sensitivity(private.clip, sum(p.numel() for p in parameters))
         for _ in range(private.sampled.steps):
-            total = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
+            total = [torch.zeros_like(p, dtype=torch.int64) for p in parameters]
             for gradient in each.drawn(private.sampled.rate) if each else ():
-                add_clipped(total, gradient, private.clip)
+                add_clipped(total, gradient, private.clip, on)
             for t in total:
-                t += (
-                    torch.from_numpy(private.noise * private.clip * normal(t.numel()))
-                    .view(t.shape)
-                    .to(device)
-                )
+                drawn = rounded_normal(t.numel(), spread / on.step)
+                t += torch.from_numpy(drawn).view(t.shape).to(device)
             step(
-                [t.to(torch.float32, memory_format=torch.preserve_format) for t in total],
+                [
+                    (t * on.step).to(torch.float32, memory_format=torch.preserve_format)
+                    for t in total
+                ],
                 1 / how.batch,
             )
         return {
@@ -137,15 +141,17 @@ def learn(
         }
 
 
-def add_clipped(total: list[Tensor], gradient: list[Tensor], clip: float) -> None:
-    """Add a patient's gradient, cut to the L2 norm `clip`, to float64 sums; one that is not finite
-    is as good as none."""
+def add_clipped(total: list[Tensor], gradient: list[Tensor], clip: float, on: Grid) -> None:
+    """Add a patient's gradient, cut to the L2 norm `clip` and rounded to whole numbers of the
+    grid's steps, to sums of such; one that is not finite is as good as none."""
     import torch
 
     exact = [g.double() for g in gradient]
     norm = float(torch.stack([g.square().sum() for g in exact]).sum().sqrt())
     if math.isfinite(norm):
-        torch._foreach_add_(total, exact, alpha=clip / max(norm, clip))
+        torch._foreach_mul_(exact, clip / max(norm, clip) / on.step)
+        for t, g in zip(total, exact, strict=True):
+            t += g.round_().long()
 
 
 class _Patients:

@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import mpmath
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from common.data.schema import Floats
 
-_TERMS = 4
+_HALF = 1 << 63
 _SEEDED: ContextVar[np.random.Generator | None] = ContextVar("noise", default=None)
 
 
@@ -43,15 +44,63 @@ def uniform(size: int) -> Floats:
     return np.asarray(((_bits(size) >> np.uint64(11)) + 0.5) * 2.0**-53)
 
 
-def normal(size: int) -> Floats:
-    """(size,) standard normal values.
+def rounded_normal(size: int, spread: float) -> NDArray[np.int64]:
+    """(size,) whole numbers: normal values of standard deviation `spread` (0 < spread <= 2^40),
+    each rounded to the nearest, exactly distributed.
 
-    Each is the sum of four, halved: what the gaps between floating-point numbers tell of one value,
-    they do not of four (Holohan & Braghin 2021, arXiv 2107.10138, sec. 4).
+    A whole number to which one is added is the rounded value of itself plus a normal one: what
+    leaves is a function of what the Gaussian mechanism would tell, and its proof holds as it
+    stands. A normal value in floating point would tell by its low bits to what it was added
+    (Mironov 2012; Haney et al. 2022, arXiv 2207.13793). By inversion of 63 random bits; where these,
+    or float64, do not decide between two whole numbers, more of both do.
     """
-    return np.asarray(
-        ndtri(uniform(_TERMS * size)).reshape(_TERMS, size).sum(axis=0) / np.sqrt(_TERMS)
-    )
+    if not 0 < spread <= 2.0**40:
+        raise ValueError(f"spread = {spread!r} must lie in (0, 2^40]")
+    bits = _bits(size)
+    tail = bits & np.uint64(_HALF - 1)
+    at = tail.astype(np.float64) + 0.5
+    deviations = -ndtri(np.minimum(at * 2.0**-64, 0.5))
+    length = deviations * spread + 0.5
+    whole = np.floor(length)
+    # of the tail's unknown bits (Mills' ratio: a normal's hazard is above its argument and 0.79),
+    # and of float64
+    error = spread * (0.5 / at / np.maximum(deviations, 0.79) + (deviations + 1) * 2.0**-47)
+    unsure = np.flatnonzero((length - whole < error) | (whole + 1 - length < error) | (at < 2))
+    for i in unsure:
+        whole[i] = _decided(int(tail[i]), max(int(whole[i]), 0), spread)
+    return np.where(bits >> np.uint64(63), -whole, whole).astype(np.int64)
+
+
+def _decided(tail: int, near: int, spread: float) -> int:
+    """The k >= 0 for which the upper tail that begins with the 63 bits `tail` lies between those
+    beyond (k - 1/2) / spread and (k + 1/2) / spread; `near` is a guess of it."""
+    known = 64
+
+    def beyond(k: int) -> bool:
+        """Is the value above k + 1/2?"""
+        nonlocal tail, known
+        while True:
+            with mpmath.workprec(known + 64):
+                edge = mpmath.erfc((k + mpmath.mpf("0.5")) / (spread * mpmath.sqrt(2))) / 2
+                scaled = mpmath.ldexp(edge, known)
+                slack = mpmath.ldexp(scaled, -known - 32)
+                if tail + 1 < scaled - slack:
+                    return True
+                if tail > scaled + slack:
+                    return False
+            tail, known = tail << 64 | int(_bits(1)[0]), known + 64
+
+    low, high, reach = near - 1, near, 1
+    while low >= 0 and not beyond(low):
+        low, high, reach = low - reach, low, 2 * reach
+    while beyond(high):
+        low, high, reach = high, high + reach, 2 * reach
+    low = max(low, -1)
+    # above low + 1/2 (any value is above -1/2), and not above high + 1/2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if beyond(middle) else (low, middle)
+    return high
 
 
 def _bits(size: int) -> NDArray[np.uint64]:
