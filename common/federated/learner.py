@@ -89,6 +89,12 @@ class Plan:
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
+    def protected(self) -> bool:
+        """Noise or masks follow: a patient's values are cut, rounded and added by themselves
+        (`common.federated.protected_sums`)."""
+        return self.privacy is not None or self.secure
+
+    @property
     def place(self) -> str:
         """Where in its run the plan stands: a site answers one question there."""
         return f"{self.step}\t{self.learner}\t{self.fold.key}"

@@ -42,7 +42,9 @@ from common.federated.multinomial import (
     against_reference,
     derivatives,
     log_softmax,
+    summands,
 )
+from common.federated.protected_sums import protected_sums, row_blocks
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.learners.preprocessing import standardise
 from common.types import Arrays, Probs, State
@@ -97,11 +99,13 @@ class Logistic:
         # by its own clip, not only by the one that came with the state: it bounds what a patient
         # adds
         x = _with_one(np.clip(self._rows(state, rows), -self.clip, self.clip))
-        sums = derivatives(x, rows.labels, self._coefficients(state))
-        return Contribution(
-            {"gradient": sums.gradient, "hessian": sums.hessian, "likelihood": sums.likelihood},
-            len(rows),
-        )
+        beta = self._coefficients(state)
+        if plan.protected:
+            blocks = (vars(summands(x[b], rows.labels[b], beta)) for b in row_blocks(len(x), beta.size**2))
+            sums = protected_sums(self, plan, rows.schema, blocks, Derivatives.shapes(beta.shape))
+        else:
+            sums = vars(derivatives(x, rows.labels, beta))
+        return Contribution(sums, len(rows))
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         arrays = state[self.name]

@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 from common.data.cohort import Cohort
 from common.data.schema import Column, Floats, Schema
 from common.federated.learner import Contribution, Phase, Plan, Step, Traits, demand
+from common.federated.protected_sums import protected_sums
 from common.metrics.feature_auc import feature_auc
+from common.privacy.patient_sums import Block, Cells
 from common.types import Arrays, State
 
 COARSE = 256
@@ -65,6 +67,11 @@ class Preprocessing:
 
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
+        if plan.protected:
+            block, shapes = self._summands(state[self.name], rows, plan.phase)
+            return Contribution(
+                protected_sums(self, plan, rows.schema, [block], shapes), len(rows)
+            )
         columns = rows.schema.columns
         if plan.phase == "coarse":
             classes = len(rows.schema.label.classes)
@@ -97,6 +104,43 @@ class Preprocessing:
             )
             squares[j] = ((known - mean[j]) ** 2).sum()
         return Contribution({"counts": counts, "squares": squares}, len(rows))
+
+    def _summands(
+        self, arrays: Arrays, rows: Cohort, phase: str
+    ) -> tuple[Block, dict[str, tuple[int, ...]]]:
+        """What each patient adds to the same sums, and their shapes."""
+        columns, classes = rows.schema.columns, len(rows.schema.label.classes)
+        u = np.empty(rows.design.shape)
+        for j, column in enumerate(columns):
+            u[:, j] = _unit(column, rows.design[:, j])
+        known = ~np.isnan(u)
+        if phase == "coarse":
+            cells = Cells(
+                np.full(len(columns), (COARSE + 1) * classes),
+                _cell(u) * classes + rows.labels[:, None],
+                np.ones(u.shape),
+            )
+            coarse: Block = {
+                "histogram": cells,
+                "moments": np.stack([known, np.where(known, u, 0.0)], axis=2),
+                "classes": np.eye(classes)[rows.labels],
+            }
+            shapes = {
+                "histogram": (len(columns), COARSE + 1, classes),
+                "moments": (len(columns), 2),
+                "classes": (classes,),
+            }
+            return coarse, shapes
+        inside, mean = arrays["cells"], _mean(arrays)
+        at = np.full(u.shape, -1)
+        for j in range(len(columns)):
+            at[known[:, j], j] = _fine_cell(u[known[:, j], j], inside[j])
+        widths = inside.sum(axis=1)
+        fine: Block = {
+            "counts": Cells(widths, at, np.ones(u.shape)),
+            "squares": np.where(known, (u - mean) ** 2, 0.0),
+        }
+        return fine, {"counts": (int(widths.sum()),), "squares": (len(columns),)}
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         arrays = state[self.name]

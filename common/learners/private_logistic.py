@@ -33,7 +33,14 @@ from common.federated.learner import (
     fit,
     local_plan,
 )
-from common.federated.multinomial import against_reference, derivatives, softmax
+from common.federated.multinomial import (
+    Derivatives,
+    against_reference,
+    derivatives,
+    softmax,
+    summands,
+)
+from common.federated.protected_sums import protected_sums, row_blocks
 from common.types import Arrays, Probs, State
 
 
@@ -69,8 +76,21 @@ class PrivateLogistic:
     def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
         x = _rows(rows, self.norm)  # the site's own norm, whatever the state says
-        sums = derivatives(x, rows.labels, state[self.name]["coefficients"])
-        return Contribution({"gradient": sums.gradient, "hessian": sums.hessian}, len(rows))
+        beta = state[self.name]["coefficients"]
+        if plan.protected:
+            each = (summands(x[b], rows.labels[b], beta) for b in row_blocks(len(x), beta.size**2))
+            shapes = Derivatives.shapes(beta.shape)
+            sums = protected_sums(
+                self,
+                plan,
+                rows.schema,
+                ({"gradient": s.gradient, "hessian": s.hessian} for s in each),
+                {name: shapes[name] for name in ("gradient", "hessian")},
+            )
+        else:
+            whole = derivatives(x, rows.labels, beta)
+            sums = {"gradient": whole.gradient, "hessian": whole.hessian}
+        return Contribution(sums, len(rows))
 
     def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
         arrays = state[self.name]

@@ -15,12 +15,14 @@ lowest column, then to the first candidate.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.data.schema import Floats
+from common.privacy.patient_sums import Cells
 from common.types import Array
 
 QUANTUM = 2.0**-36
@@ -97,6 +99,42 @@ def histogram(bins: Array, row_of: Array, values: Floats, cells: Grid, nodes: in
     # numpy counts an empty array in integers whatever the weights
     summed = np.bincount(flat_cell.ravel(), weights.ravel(), nodes * cells.cells).astype(np.float64)
     return summed.reshape(nodes, cells.cells)
+
+
+def summands(
+    bins: Array, row_of: Array, values: Floats, cells: Grid, nodes: Sequence[int]
+) -> Cells:
+    """What each case adds to `histogram`, if its groups' nodes follow one another in the result,
+    `nodes` of each group: a group and column is one set of cells, of which a case adds to one
+    (`assembled` puts them back in order)."""
+    widths = np.diff(cells.start)
+    bins_of_columns = bins[:, cells.columns]
+    cell = np.where(bins_of_columns < 0, widths - 1, bins_of_columns)
+    first = np.concatenate([[0], np.cumsum(nodes)[:-1]])
+    # (cases, groups, columns): cells of one node follow one another
+    at = np.where(
+        row_of[:, :, None] >= 0,
+        (row_of - first)[:, :, None] * widths + cell[:, None, :],
+        -1,
+    )
+    value = np.broadcast_to(values[:, :, None], at.shape)
+    every = (np.asarray(nodes)[:, None] * widths).ravel()
+    return Cells(every, at.reshape(len(bins), -1), value.reshape(len(bins), -1))
+
+
+def assembled(flat: Array, cells: Grid, nodes: Sequence[int]) -> Array:
+    """The sum of `summands` as `histogram` has it: (nodes of all groups, cells)."""
+    widths = np.diff(cells.start)
+    out = np.zeros((sum(nodes), cells.cells), flat.dtype)
+    first, row = 0, 0
+    for many in nodes:
+        for start, width in zip(cells.start[:-1], widths, strict=True):
+            out[row : row + many, start : start + width] = flat[
+                first : first + many * width
+            ].reshape(many, width)
+            first += many * width
+        row += many
+    return out
 
 
 def weight(sums: Floats, penalty: Penalty) -> NDArray[np.float32]:
