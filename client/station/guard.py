@@ -11,11 +11,10 @@ from client.station.privacy_budget import Budget, Charge
 from common.data.cohort import Cohort
 from common.errors import FedmetsError, RefusedError
 from common.federated.learner import Contribution, Federated, Plan, check, identity, load
+from common.federated.states import States
 from common.privacy.mechanism import Sampled
-from common.types import State, flatten
 from common.wire.masked_messages import Ask
 from common.wire.messages import Greeting, Request
-from common.wire.state_transfer import States
 
 
 def timely(message: Greeting | Ask | Request | Plan) -> None:
@@ -99,25 +98,20 @@ def _charge(plan: Plan, learner: Federated, bound: float | Sampled) -> Charge:
     return Charge.of(plan, plan.privacy.noise, spared, bound)
 
 
-def state_for(plan: Plan, states: States) -> State:
-    """The state that a plan reads: its fold's, or, for several folds, one entry `fold
-    key<tab>learner` each."""
-    missing = [f.key for f in plan.reads if f.key not in states]
+def states_for(plan: Plan, states: States) -> States:
+    """Of the states that came with a request those that the plan reads."""
+    missing = [f.key for f in plan.reads if f not in states]
     if missing:
         raise RefusedError(
             "P04", f"the state of fold(s) {', '.join(missing)} did not come with the plan"
         )
-    if plan.reads == (plan.fold,):
-        return states[plan.fold.key]
-    joined = flatten({f.key: states[f.key] for f in plan.reads})
-    own = states.get(plan.fold.key, {}).get(plan.learner)
-    return joined if own is None else {**joined, plan.learner: own}
+    return {f: states[f] for f in plan.reads}
 
 
 def release(
     contribution: Contribution,
     learner: Federated,
-    state: State,
+    states: States,
     plan: Plan,
     cohort: Cohort,
     minimum: int,
@@ -130,7 +124,7 @@ def release(
     memory: nothing leaves before `Budget.settle` has written it. The minimum is then held against
     the noisy count, for a refusal by the exact one would tell of it.
     """
-    check(contribution, identity(learner, state, cohort.schema, plan), plan)
+    check(contribution, identity(learner, states, cohort.schema, plan), plan)
     if plan.privacy is None:
         return _enough(contribution, plan, minimum)
     bound = learner.phases[plan.phase].sensitivity(cohort.schema)

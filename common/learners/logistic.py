@@ -43,6 +43,7 @@ from common.federated.multinomial import (
     derivatives,
     log_softmax,
 )
+from common.federated.states import States
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.learners.preprocessing import standardise
 from common.types import Arrays, Probs, State
@@ -92,7 +93,8 @@ class Logistic:
     def phase(self, arrays: Arrays) -> str:
         return "newton"
 
-    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+    def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
+        state = states[plan.fold]
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
         # by its own clip, not only by the one that came with the state: it bounds what a patient
         # adds
@@ -103,7 +105,8 @@ class Logistic:
             len(rows),
         )
 
-    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
+    def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
+        state = states[plan.fold]
         arrays = state[self.name]
         beta, done = self._coefficients(state), int(arrays["rounds"]) + 1
         penalty = np.full(beta.shape, self.l2)

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from common.data.cohort import Cohort
 from common.data.schema import Column, Floats, Schema
 from common.federated.learner import Contribution, Phase, Plan, Step, Traits, demand
+from common.federated.states import States
 from common.metrics.feature_auc import feature_auc
-from common.types import Arrays, State
+from common.types import Arrays
 
 COARSE = 256
 FINE = 2048
@@ -63,7 +64,7 @@ class Preprocessing:
     def phase(self, arrays: Arrays) -> str:
         return "coarse" if int(arrays["pass"]) == 0 else "fine"
 
-    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+    def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
         columns = rows.schema.columns
         if plan.phase == "coarse":
@@ -81,7 +82,7 @@ class Preprocessing:
             return Contribution(
                 {"histogram": histogram, "moments": moments, "classes": counts}, len(rows)
             )
-        arrays = state[self.name]
+        arrays = states[plan.fold][self.name]
         cells, start = arrays["cells"], arrays["start"]
         # float32 holds counts up to 2^24 patients a cell exactly, in half the bytes
         counts, squares, mean = (
@@ -98,8 +99,8 @@ class Preprocessing:
             squares[j] = ((known - mean[j]) ** 2).sum()
         return Contribution({"counts": counts, "squares": squares}, len(rows))
 
-    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
-        arrays = state[self.name]
+    def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
+        arrays = states[plan.fold][self.name]
         # no sum of ours is below 0; noise may take it there
         sums = {k: np.maximum(v, 0) for k, v in total.sums.items()}
         if plan.phase == "coarse":

@@ -34,6 +34,7 @@ from common.federated.learner import (
     local_plan,
 )
 from common.federated.multinomial import against_reference, derivatives, softmax
+from common.federated.states import States
 from common.types import Arrays, Probs, State
 
 
@@ -66,14 +67,14 @@ class PrivateLogistic:
     def phase(self, arrays: Arrays) -> str:
         return "newton"
 
-    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+    def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
         x = _rows(rows, self.norm)  # the site's own norm, whatever the state says
-        sums = derivatives(x, rows.labels, state[self.name]["coefficients"])
+        sums = derivatives(x, rows.labels, states[plan.fold][self.name]["coefficients"])
         return Contribution({"gradient": sums.gradient, "hessian": sums.hessian}, len(rows))
 
-    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
-        arrays = state[self.name]
+    def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
+        arrays = states[plan.fold][self.name]
         beta, done = arrays["coefficients"], int(arrays["rounds"]) + 1
         hessian = (total.sums["hessian"] + total.sums["hessian"].T) / 2
         values, vectors = np.linalg.eigh(hessian)
