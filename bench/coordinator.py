@@ -43,7 +43,8 @@ def one(sites: int, millions: int, rounds_: int) -> float:
     from common.data.cohort import Cohort, Fold
     from common.data.schema import Label, Number, Schema
     from common.federated.learner import Contribution, Phase, Plan, Step, Traits
-    from common.types import Arrays, State
+    from common.federated.states import States
+    from common.types import Arrays
     from common.wire import signing
     from common.wire.flower_records import content, packet
     from common.wire.messages import Hello, Update, pack_updates, unpack_request
@@ -70,11 +71,13 @@ def one(sites: int, millions: int, rounds_: int) -> float:
         def phase(self, arrays: Arrays) -> str:
             return "add"
 
-        def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
-            return Contribution({"w": np.ones_like(state["wide"]["w"]), "n": np.array(1.0)}, 30)
+        def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
+            return Contribution(
+                {"w": np.ones_like(states[plan.fold]["wide"]["w"]), "n": np.array(1.0)}, 30
+            )
 
-        def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
-            done = int(state["wide"]["rounds"]) + 1
+        def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
+            done = int(states[plan.fold]["wide"]["rounds"]) + 1
             return Step(
                 {
                     "w": np.divide(total.sums["w"], total.sums["n"], dtype=np.float32),

@@ -90,8 +90,8 @@ def here(sites: int, cases: int, rounds: int) -> list[float]:
     from client.station.station import Station
     from common.data.cohort import Fold
     from common.federated.learner import load
+    from common.federated.states import named_arrays
     from common.runtime.threads import fix_threads
-    from common.types import flatten
     from server.config import enrolled_sites
     from server.config.jobs import Job
     from server.config.run_config import Run
@@ -148,7 +148,7 @@ def here(sites: int, cases: int, rounds: int) -> list[float]:
 
         def watch(exchange: Any, now: Any) -> None:
             nonlocal last
-            arrays = flatten(flatten(now.states))
+            arrays = named_arrays(now.states)
             ledger.append(
                 "exchange",
                 time=time.time(),

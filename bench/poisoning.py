@@ -158,7 +158,7 @@ def auc(setting: Setting, progress: Progress, attacker: str) -> float:
         rows = cohort.where((cohort.parts(setting.run.seed, 2) == 0) & (cohort.labels >= 0))
         n = int((rows.labels == 1).sum()) * int((rows.labels == 0).sum())
         if cohort.site != attacker and n:
-            scores = cast(Head, head).predict(progress.states[FOLD.key], rows)[:, 1]
+            scores = cast(Head, head).predict(progress.states[FOLD], rows)[:, 1]
             concordant += (
                 n * float(roc_auc_score(rows.labels, scores))
                 if np.isfinite(scores).all()

@@ -47,8 +47,10 @@ def trained(cohorts: list[Cohort], noise: float) -> State:
     bound = LEARNER.phases["newton"].sensitivity(cohorts[0].schema)
     done = False
     while not done:
-        sums = [noised(LEARNER.contribute(state, c, plan), bound, privacy) for c in cohorts]
-        step = LEARNER.apply(state, total(sums), plan)
+        sums = [
+            noised(LEARNER.contribute({plan.fold: state}, c, plan), bound, privacy) for c in cohorts
+        ]
+        step = LEARNER.apply({plan.fold: state}, total(sums), plan)
         state, done = {LEARNER.name: step.arrays}, step.done
     return state
 

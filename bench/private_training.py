@@ -64,9 +64,10 @@ def trained(learner: Federated, state: State, cohorts: list[Cohort], noise: floa
         asked = dataclasses.replace(plan, phase=learner.phase(state[learner.name]))
         bound = learner.phases[asked.phase].sensitivity(cohorts[0].schema)
         assert bound is not None
+        states = {plan.fold: state}
         step = learner.apply(
-            state,
-            total([noised(learner.contribute(state, c, asked), bound, privacy) for c in cohorts]),
+            states,
+            total([noised(learner.contribute(states, c, asked), bound, privacy) for c in cohorts]),
             asked,
         )
         state, done = {**state, learner.name: step.arrays}, step.done

@@ -37,10 +37,11 @@ from client.station.station import Station
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Label, Number, Schema
 from common.federated.learner import configured, fit, local_plan
+from common.federated.states import named_arrays
 from common.learners.mlp import Perceptron
 from common.learners.preprocessing import Preprocessing, standardise
 from common.runtime.threads import fix_threads
-from common.types import Arrays, flatten
+from common.types import Arrays
 from server.config import enrolled_sites
 from server.config.jobs import Job
 from server.config.run_config import Run
@@ -116,7 +117,7 @@ def engine(
 
     def watch(exchange: driver.Exchange, now: driver.Progress) -> None:
         nonlocal last
-        arrays = flatten(flatten(now.states))
+        arrays = named_arrays(now.states)
         sha = state_store.save(folder / "state", now.step, arrays)
         ledger.append(
             "exchange", time=time.time(), **asdict(exchange), state=sha, done=len(now.done)

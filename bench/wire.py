@@ -96,7 +96,7 @@ class Untrained(station.Station):
     def _work(self, plan, states):
         if plan.learner != "mlp":
             return super()._work(plan, states)
-        weights = averaging.parameters(states[plan.fold.key]["mlp"])
+        weights = averaging.parameters(states[plan.fold]["mlp"])
         r = np.random.default_rng(len(self.site.name) + plan.step)
         weights = {k: v + np.float32(0.001) * r.normal(size=v.shape).astype(np.float32) for k, v in weights.items()}
         return averaging.weighted(weights, 30, {"loss": np.array(0.0)})

@@ -326,10 +326,11 @@ def _forecast(study: Study, cohort: Cohort, ref: str) -> tuple[float, list[Findi
                 phase=learner.phase(state[name]),
                 hyper=hyper_of(learner),
             )
+            states = {plan.fold: state}
             started = time.perf_counter()
-            sums = learner.contribute(state, sample, step_plan)
+            sums = learner.contribute(states, sample, step_plan)
             seconds = max(seconds, time.perf_counter() - started)
-            state = {**state, name: learner.apply(state, sums, step_plan).arrays}
+            state = {**state, name: learner.apply(states, sums, step_plan).arrays}
         seconds *= int(eligible.sum()) / max(len(sample), 1)
         longest = max(longest, seconds)
         size = len(pack(flatten({name: state[name]}))) / 1e6

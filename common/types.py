@@ -96,13 +96,8 @@ def unpack(blob: bytes | memoryview, *, limit: int = 2**31) -> Arrays:
 
 
 def flatten(state: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
-    """{'a': {'x': ...}} -> {'a\\tx': ...}; the tab is not allowed in names, so `nest` undoes it
-    exactly.
-
-    Of a run's states (fold key -> State) it makes one State of entries `fold key<tab>learner`,
-    which is what a learner gets that reads several folds; flattened again it is arrays `fold
-    key<tab>learner<tab>array`, which is what is packed and hashed.
-    """
+    """{'a': {'x': ...}} -> {'a\\tx': ...}: names for arrays that are packed. The tab is not allowed
+    in names, so `nest` undoes it exactly."""
     return {
         f"{outer}\t{inner}": value
         for outer, values in state.items()
@@ -111,21 +106,12 @@ def flatten(state: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
 
 
 def nest(flat: Mapping[str, T]) -> dict[str, dict[str, T]]:
-    """The inverse of `flatten`. An entry without a tab is by itself: its inner name is empty."""
+    """The inverse of `flatten`. A name without a tab is by itself: its inner name is empty."""
     out: dict[str, dict[str, T]] = {}
     for name, value in flat.items():
         outer, _, inner = name.partition("\t")
         out.setdefault(outer, {})[inner] = value
     return out
-
-
-def entry(flat: Mapping[str, T], outer: str) -> dict[str, T]:
-    """`nest(flat)[outer]`, empty where there is none: out of a state that is read for several
-    folds, one fold's."""
-    start = f"{outer}\t"
-    return {
-        name.removeprefix(start): value for name, value in flat.items() if name.startswith(start)
-    }
 
 
 def digest(arrays: Mapping[str, Array]) -> str:

@@ -22,11 +22,11 @@ from common.data.cohort import Fold
 from common.data.schema import Schema
 from common.errors import FedmetsError, LeakError, RunError, UsageError
 from common.federated.learner import Federated
+from common.federated.states import States, named_arrays
 from common.runtime.threads import fix_threads
 from common.study.study import Study
 from common.trees.model import distributions
-from common.types import Arrays, digest, flatten
-from common.wire.state_transfer import States
+from common.types import Arrays, digest
 from server.config import enrolled_sites
 from server.config.jobs import build_jobs, possible
 from server.config.run_config import Run
@@ -131,7 +131,7 @@ def _coordinate(
     jobs = build_jobs(run, study, groups, heads)
     strategies.demand(run.strategy, jobs, roster, run.secure)
     update_screening.demand(run, jobs, roster)
-    outer = {j.fold.key for j in jobs if len(j.fold.parts) + bool(j.fold.sites) <= 1}
+    outer = {j.fold for j in jobs if len(j.fold.parts) + bool(j.fold.sites) <= 1}
     ledger.append(
         "resume" if ledger.lines else "open",
         time=time.time(),
@@ -182,7 +182,7 @@ def _coordinate(
             "exchange",
             time=time.time(),
             **asdict(exchange),
-            **({"spent": charges.told()} if charges else {}),
+            **({"spent": charges.spent()} if charges else {}),
             **({"evaluation": evaluated(now.states, [h.name for h in heads])} if scored else {}),
             state=sha,
             done=len(now.done),
@@ -204,7 +204,7 @@ def _coordinate(
         accounts,
     )
     drive(federation, progress, watch)
-    state_hash = digest(flatten(flatten(progress.states)))
+    state_hash = digest(named_arrays(progress.states))
     closed = next((line for line in ledger.lines if line["kind"] == "close"), None)
     if closed is None:
         later = joined_later(grid, invitation, roster)
@@ -278,7 +278,7 @@ def _not_refused(ledger: Ledger) -> None:
 
 
 def _guard_leaks(
-    run: Run, schema: Schema, progress: Progress, ledger: Ledger, outer: Collection[str]
+    run: Run, schema: Schema, progress: Progress, ledger: Ledger, outer: Collection[Fold]
 ) -> None:
     """L03, once, as soon as all preprocessing is done: before any model has seen the features.
 
@@ -289,23 +289,25 @@ def _guard_leaks(
     if run.noise:
         return
     fits = {
-        key: state["preprocessing"]
-        for key, state in progress.states.items()
+        fold: state["preprocessing"]
+        for fold, state in progress.states.items()
         if "preprocessing" in state
     }
     if (
         not fits
-        or any((key, "preprocessing") not in progress.done for key in fits)
+        or any((fold, "preprocessing") not in progress.done for fold in fits)
         or any(line["kind"] == "guard" for line in ledger.lines)
     ):
         return
-    found = leak_guard.leaks({key: fits[key] for key in fits if key in outer}, schema)
+    found = leak_guard.leaks({f.key: fits[f] for f in fits if f in outer}, schema)
     accepted = sorted(set(filter(None, run.accept_leak.split(","))) & set(found))
     refused = sorted(set(found) - set(accepted))
     ledger.append(
         "guard",
         guard="L03",
-        auc={f: round(v, 6) for f, v in leak_guard.single_feature_auc(fits["all"], schema).items()},
+        auc={
+            f: round(v, 6) for f, v in leak_guard.single_feature_auc(fits[Fold()], schema).items()
+        },
         found={f: list(where) for f, where in found.items()},
         accepted=accepted,
         refused=refused,
@@ -315,5 +317,7 @@ def _guard_leaks(
 
 
 def _to_arrays(progress: Progress) -> Arrays:
-    head = json.dumps({"step": progress.step, "done": sorted(map(list, progress.done))}).encode()
-    return {**flatten(flatten(progress.states)), "": np.frombuffer(head, np.uint8)}
+    head = json.dumps(
+        {"step": progress.step, "done": sorted([fold.key, name] for fold, name in progress.done)}
+    ).encode()
+    return {**named_arrays(progress.states), "": np.frombuffer(head, np.uint8)}

@@ -84,7 +84,7 @@ def plan(folder: Path, name: str = "North", **changes: Any) -> Plan:
 def state(folder: Path) -> Packed:
     learner = load("preprocessing")
     schema = studies.load(str(folder / "spread.toml")).schema
-    return pack_states({Fold().key: {learner.name: learner.start(schema, 0)}})
+    return pack_states({Fold(): {learner.name: learner.start(schema, 0)}})
 
 
 def request(folder: Path, plans: Sequence[Plan]) -> Packet:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime
 import time
+from collections.abc import Callable
+
+import numpy as np
 
 from client.site.site_file import Site
 from client.station.gaussian_noise import noised
@@ -11,11 +14,10 @@ from client.station.privacy_budget import Budget, Charge
 from common.data.cohort import Cohort
 from common.errors import FedmetsError, RefusedError
 from common.federated.learner import Contribution, Federated, Plan, check, identity, load
+from common.federated.states import States
 from common.privacy.mechanism import Sampled
-from common.types import State, flatten
 from common.wire.masked_messages import Ask
 from common.wire.messages import Greeting, Request
-from common.wire.state_transfer import States
 
 
 def timely(message: Greeting | Ask | Request | Plan) -> None:
@@ -61,6 +63,8 @@ def admit(plan: Plan, site: Site, cohort: Cohort, budget: Budget | None = None) 
             f"{sorted(cohort.modalities)}",
         )
     site.privacy.admit(plan, datetime.date.today())
+    if plan.privacy is not None:
+        _bound(plan, learner, cohort)
     if budget is not None:
         _affordable(plan, learner, cohort, budget)
     return learner
@@ -69,13 +73,7 @@ def admit(plan: Plan, site: Site, cohort: Cohort, budget: Budget | None = None) 
 def _affordable(plan: Plan, learner: Federated, cohort: Cohort, budget: Budget) -> None:
     """RefusedError where the site cannot tell what the plan would cost, or cannot pay for it:
     before any work."""
-    bound = learner.phases[plan.phase].sensitivity(cohort.schema)
-    if bound is None:
-        raise RefusedError(
-            "P08",
-            f"learner '{plan.learner}' has no bound on what one patient adds; this site has a "
-            "finite epsilon",
-        )
+    bound = _bound(plan, learner, cohort)
     if not 0 < budget.policy.delta < 1 / max(len(cohort), 1):
         raise RefusedError(
             "P07",
@@ -99,57 +97,98 @@ def _charge(plan: Plan, learner: Federated, bound: float | Sampled) -> Charge:
     return Charge.of(plan, plan.privacy.noise, spared, bound)
 
 
-def state_for(plan: Plan, states: States) -> State:
-    """The state that a plan reads: its fold's, or, for several folds, one entry `fold
-    key<tab>learner` each."""
-    missing = [f.key for f in plan.reads if f.key not in states]
+def states_for(plan: Plan, states: States) -> States:
+    """Of the states that came with a request those that the plan reads."""
+    missing = [f.key for f in plan.reads if f not in states]
     if missing:
         raise RefusedError(
             "P04", f"the state of fold(s) {', '.join(missing)} did not come with the plan"
         )
-    if plan.reads == (plan.fold,):
-        return states[plan.fold.key]
-    joined = flatten({f.key: states[f.key] for f in plan.reads})
-    own = states.get(plan.fold.key, {}).get(plan.learner)
-    return joined if own is None else {**joined, plan.learner: own}
+    return {f: states[f] for f in plan.reads}
+
+
+def contributed(
+    learner: Federated, states: States, cohort: Cohort, plan: Plan, note: Callable[[str], None]
+) -> Contribution:
+    """The site's contribution.
+
+    Under noise or masks what cannot be computed is judged patient by patient, each by itself: that
+    patient adds nothing, and the sum of the others leaves. That a sum did not come about would
+    answer a question about a patient, and a coordinator chooses states. Otherwise RefusedError P02
+    says that there is none, and `note` why, at the site.
+    """
+
+    def of(rows: Cohort) -> Contribution:
+        out = learner.contribute(states, rows, plan)
+        if not all(np.isfinite(v).all() for v in (*out.sums.values(), *out.tally.values())):
+            raise FloatingPointError("a value is not finite")
+        return out
+
+    # what fails on nobody is the plan's own fault, and is said
+    zero = identity(learner, states, cohort.schema, plan)
+    try:
+        return of(cohort)
+    except Exception as error:
+        if not plan.protected:
+            raise RefusedError(
+                "P02", f"{plan.learner}, fold '{plan.fold.key}': no sum ({error})"
+            ) from error
+        note(f"{plan.learner}, fold '{plan.fold.key}': {error}; judged patient by patient")
+    n = np.arange(len(cohort))
+    able = np.array([_computable(of, cohort.where(n == i)) for i in n], np.bool_)
+    note(f"{plan.learner}, fold '{plan.fold.key}': {int((~able).sum())} patients add nothing")
+    try:
+        return of(cohort.where(able))
+    except Exception as error:
+        note(f"{plan.learner}, fold '{plan.fold.key}': {error}; the site adds nothing")
+        return zero
+
+
+def _computable(of: Callable[[Cohort], Contribution], rows: Cohort) -> bool:
+    try:
+        of(rows)
+    except Exception:
+        return False
+    return True
 
 
 def release(
     contribution: Contribution,
     learner: Federated,
-    state: State,
+    states: States,
     plan: Plan,
     cohort: Cohort,
     minimum: int,
     budget: Budget | None = None,
 ) -> Contribution:
-    """The contribution, if it is finite, of the declared shapes, and covers enough patients;
-    otherwise RefusedError.
+    """The contribution, if it covers enough patients and is of the declared shapes; otherwise
+    RefusedError.
 
     Where the plan asks for noise it is added here, and what that costs is taken from the budget, in
     memory: nothing leaves before `Budget.settle` has written it. The minimum is then held against
     the noisy count, for a refusal by the exact one would tell of it.
     """
-    check(contribution, identity(learner, state, cohort.schema, plan), plan)
-    if plan.privacy is None:
-        return _enough(contribution, plan, minimum)
-    bound = learner.phases[plan.phase].sensitivity(cohort.schema)
-    if bound is None:
-        raise RefusedError(
-            "P08",
-            f"learner '{plan.learner}' has no bound on what one patient adds, and the plan asks "
-            "for noise",
-        )
-    if budget is not None:
-        budget.reserve(_charge(plan, learner, bound))
-    return _enough(noised(contribution, bound, plan.privacy), plan, minimum)
-
-
-def _enough(contribution: Contribution, plan: Plan, minimum: int) -> Contribution:
+    if plan.privacy is not None:
+        bound = _bound(plan, learner, cohort)
+        if budget is not None:
+            budget.reserve(_charge(plan, learner, bound))
+        contribution = noised(contribution, bound, plan.privacy)
     if contribution.cases < minimum:
         raise RefusedError(
             "P01",
             f"{plan.learner}, fold '{plan.fold.key}': {contribution.cases} patients, the site's "
             f"minimum is {minimum}",
         )
+    check(contribution, identity(learner, states, cohort.schema, plan), plan)
     return contribution
+
+
+def _bound(plan: Plan, learner: Federated, cohort: Cohort) -> float | Sampled:
+    bound = learner.phases[plan.phase].sensitivity(cohort.schema)
+    if bound is None:
+        raise RefusedError(
+            "P08",
+            f"learner '{plan.learner}' has no bound on what one patient adds, and the plan, or "
+            "this site, asks for noise",
+        )
+    return bound

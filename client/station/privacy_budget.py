@@ -10,6 +10,7 @@ splits by other seeds each its own).
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import threading
 import time
@@ -26,7 +27,7 @@ from common.data.schema import Floats
 from common.errors import RefusedError, RunError, UsageError
 from common.federated.learner import Plan
 from common.privacy.mechanism import COUNTS, ORDERS, Sampled, epsilon, release
-from common.privacy.random import normal
+from common.privacy.random import rounded_normal
 from common.runtime.hash_chain import GENESIS, Chain
 
 NAME = "budget.jsonl"
@@ -190,8 +191,8 @@ class Budget:
             if noised_counts is None:
                 charge = Charge("greetings", 0, "counts", "", cohort, COUNTS, (0, 1), ())
                 self._afford(charge)
-                noisy = np.array(exact) + COUNTS * np.sqrt(2) * normal(len(exact))
-                noised_counts = [max(round(float(n)), 0) for n in noisy]
+                noise = rounded_normal(len(exact), COUNTS * math.sqrt(2))
+                noised_counts = [max(n + int(z), 0) for n, z in zip(exact, noise, strict=True)]
                 self._spending.add(charge)
                 self._write("counts", [charge], cohort=cohort, told=noised_counts)
                 self._counts[cohort] = noised_counts

@@ -32,6 +32,7 @@ from common.data.cohort import ESTIMABLE, UNKNOWN, Cohort, Flow
 from common.errors import RefusedError, UsageError
 from common.federated import learner
 from common.federated.learner import Contribution, Plan
+from common.federated.states import States
 from common.privacy import random as system_random
 from common.runtime.threads import fix_threads
 from common.study import load as studies
@@ -52,7 +53,7 @@ from common.wire.messages import (
     unpack_request,
 )
 from common.wire.signing import Signer
-from common.wire.state_transfer import States, held_states
+from common.wire.state_transfer import held_states
 
 Asked = TypeVar("Asked", Greeting, Ask, Request)
 
@@ -209,7 +210,7 @@ class Station:
     def _zero(self, plan: Plan, states: States) -> Contribution:
         schema = self.cohort(plan.study, plan.task).schema
         zero = learner.identity(
-            learner.load(plan.learner, plan.hyper), guard.state_for(plan, states), schema, plan
+            learner.load(plan.learner, plan.hyper), guard.states_for(plan, states), schema, plan
         )
         return zero if plan.privacy is None else replace(zero, tally={})
 
@@ -285,15 +286,15 @@ class Station:
     def _work(self, plan: Plan, states: States) -> Contribution:
         cohort = self.cohort(plan.study, plan.task)
         asked_learner = guard.admit(plan, self.site, cohort, self._memory.budget)
-        state = guard.state_for(plan, states)
+        states = guard.states_for(plan, states)
         with system_random.repeatable(
             self.site.privacy.noise_seed, f"{plan.site} {plan.place} {plan.phase} {plan.privacy}"
         ):
-            contribution = asked_learner.contribute(state, cohort, plan)
+            contribution = guard.contributed(asked_learner, states, cohort, plan, self.note)
             return guard.release(
                 contribution,
                 asked_learner,
-                state,
+                states,
                 plan,
                 cohort,
                 self.site.minimum,

@@ -18,10 +18,10 @@ from client.station.answer_store import Answered
 from client.station.durable_state import Memory
 from common.federated import learner
 from common.federated.learner import Contribution, Plan
+from common.federated.states import States
 from common.types import Arrays
 from common.wire import compression
 from common.wire.messages import Request, Update
-from common.wire.state_transfer import States
 
 Work = Callable[[Plan, States], Contribution]
 """What a plan asks for, admitted and released; raises what the site's log is told."""
@@ -134,7 +134,7 @@ def _rounded(
     one; anything else leaves as it is."""
     asked_learner = learner.load(plan.learner, plan.hyper)
     parameters = compression.averaged(
-        asked_learner, guard.state_for(plan, states).get(asked_learner.name, {}), released.sums
+        asked_learner, states.get(plan.fold, {}).get(asked_learner.name, {}), released.sums
     )
     if parameters is None:
         return released, {}

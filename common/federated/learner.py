@@ -16,6 +16,7 @@ import pkgutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
@@ -24,6 +25,7 @@ from common import learners
 from common.data.cohort import Cohort, Fold, empty
 from common.data.schema import Floats, Schema
 from common.errors import RefusedError, UsageError
+from common.federated.states import States, with_arrays
 from common.privacy.mechanism import Bound, Privacy, Sampled
 from common.runtime.cache import Cache
 from common.types import Arrays, Probs, State
@@ -49,9 +51,9 @@ class Plan:
     phase: str
     fold: Fold
     reads: tuple[Fold, ...]
-    """The folds whose state the learner reads: its own, or several for an evaluation."""
+    """The folds whose states the learner reads: its own, or several for an evaluation."""
     state_hash: str
-    """Of the state that travels with the plan."""
+    """Of the states that travel with the plan."""
     participants: tuple[str, ...]
     expires: float
     """Unix time after which a site refuses the plan."""
@@ -203,8 +205,11 @@ class Traits:
 
 @runtime_checkable
 class Federated(Protocol):
-    """What the driver and the station need. `state` maps learner names to arrays and holds at least
-    `needs` and itself."""
+    """What the driver and the station need. `states` holds the folds of `plan.reads`, each with at
+    least `needs`, and at the coordinator `plan.fold` with the learner's own arrays.
+
+    A learner that reads one fold begins with `states[plan.fold]`.
+    """
 
     @property
     def name(self) -> str: ...
@@ -221,13 +226,13 @@ class Federated(Protocol):
         """What the next exchange asks for."""
         ...
 
-    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+    def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
         """At a site. `cohort` is the whole site; the learner takes `cohort.train(plan.fold, ...)`
         itself."""
         ...
 
-    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
-        """At the coordinator. Pure: the same state and total give the same arrays."""
+    def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
+        """At the coordinator. Pure: the same states and total give the same arrays."""
         ...
 
 
@@ -402,15 +407,15 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(m.name for m in pkgutil.iter_modules(learners.__path__)))
 
 
-def identity(learner: Federated, state: State, schema: Schema, plan: Plan) -> Contribution:
+def identity(learner: Federated, states: States, schema: Schema, plan: Plan) -> Contribution:
     """Zero of the sum: declares the names, shapes and dtypes that an Update for this plan must
     have.
 
-    Remembered for the state that the plan names: the coordinator, and virtual sites of one process,
+    Remembered for the states that the plan names: the coordinator, and virtual sites of one process,
     ask for the same one.
     """
     if not plan.state_hash:
-        return learner.contribute(state, empty(schema), plan)
+        return _zero(learner, states, schema, plan)
     fields = (
         plan.learner,
         plan.phase,
@@ -425,9 +430,18 @@ def identity(learner: Federated, state: State, schema: Schema, plan: Plan) -> Co
     key = (plan.state_hash, schema.hash, *fields, json.dumps(plan.hyper, sort_keys=True))
     zero = _ZEROS.get(key)
     if zero is None:
-        zero = learner.contribute(state, empty(schema), plan)
+        zero = _zero(learner, states, schema, plan)
         _ZEROS[key] = zero
     return zero
+
+
+def _zero(learner: Federated, states: States, schema: Schema, plan: Plan) -> Contribution:
+    zero = learner.contribute(states, empty(schema), plan)
+    if plan.privacy is None:
+        return zero
+    # whole numbers to which noise is added leave as numbers
+    sums = {k: v.astype(np.float64) if v.dtype == np.int64 else v for k, v in zero.sums.items()}
+    return dataclasses.replace(zero, sums=sums, tally={})
 
 
 _ZEROS: Cache[tuple[object, ...], Contribution] = Cache(1024)
@@ -462,25 +476,35 @@ def check(contribution: Contribution, zero: Contribution, plan: Plan) -> None:
 
 
 def fit(
-    learner: Federated, state: State, cohorts: Sequence[Cohort], plan: Plan, *, limit: int = 10_000
+    learner: Federated,
+    state: State,
+    cohorts: Sequence[Cohort],
+    plan: Plan,
+    *,
+    inner: States = MappingProxyType({}),
+    limit: int = 10_000,
 ) -> State:
     """Run `learner` to its end in this process over `cohorts`, with the same sums as a federation
-    of them."""
-    state = {**state, learner.name: learner.start(cohorts[0].schema, plan.seed)}
+    of them: the plan's fold's state, with what has been learnt.
+
+    `inner`: the states of the other folds that the learner reads.
+    """
+    arrays = learner.start(cohorts[0].schema, plan.seed)
     for step in range(limit):
+        states = with_arrays({**inner, plan.fold: state}, plan.fold, learner.name, arrays)
         asked = dataclasses.replace(
             plan,
             learner=learner.name,
             step=step,
-            phase=learner.phase(state[learner.name]),
+            phase=learner.phase(arrays),
             hyper=hyper_of(learner),
         )
         result = learner.apply(
-            state, total([learner.contribute(state, c, asked) for c in cohorts]), asked
+            states, total([learner.contribute(states, c, asked) for c in cohorts]), asked
         )
-        state = {**state, learner.name: result.arrays}
+        arrays = result.arrays
         if result.done:
-            return state
+            return {**state, learner.name: arrays}
     raise UsageError("R04", f"learner '{learner.name}' was not done after {limit} steps")
 
 

@@ -18,6 +18,7 @@ from common.data.cohort import Cohort
 from common.data.imaging_of import imaging_of
 from common.data.schema import Floats, Schema
 from common.federated.learner import Contribution, Phase, Plan, Step, Traits, demand
+from common.federated.states import States
 from common.learners.image import with_images
 from common.networks import federated_averaging
 from common.networks.crops import CaseCrops, Grid, case_crops
@@ -80,7 +81,8 @@ class Autoencoder:
         """The global parameters: what is averaged."""
         return federated_averaging.parameters(arrays)
 
-    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+    def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
+        state = states[plan.fold]
         arrays, rows = (
             state[self.name],
             with_images(cohort.train(plan.fold, plan.seed, plan.parts, labelled=False)),
@@ -108,8 +110,8 @@ class Autoencoder:
         )
         return Singles(held, held.counts, cast(Any, rows.pictures), varied)
 
-    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
-        arrays = state[self.name]
+    def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
+        arrays = states[plan.fold][self.name]
         done = int(arrays["round"]) + 1
         new: Arrays = {
             **arrays,

@@ -45,6 +45,7 @@ from common.federated.learner import (
     fit,
     local_plan,
 )
+from common.federated.states import States
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.trees import best_split
 from common.trees import model as trees_model
@@ -140,7 +141,8 @@ class Boosting:
     def phase(self, arrays: Arrays) -> str:
         return "grow" if int(arrays["finished"]) < len(arrays["column"]) else "score"
 
-    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+    def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
+        state = states[plan.fold]
         arrays = state[self.name]
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
         at = standing(rows, state["preprocessing"], arrays, _base(arrays, state["preprocessing"]))
@@ -176,7 +178,8 @@ class Boosting:
         tally = {"log_loss": np.array(losses(at.margin, rows.labels).sum())} if level == 0 else {}
         return Contribution(sums, len(rows), tally)
 
-    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
+    def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
+        state = states[plan.fold]
         arrays = dict(state[self.name])
         arrays["base"] = _base(arrays, state["preprocessing"])
         finished, level = int(arrays["finished"]), int(arrays["level"])

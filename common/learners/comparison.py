@@ -34,13 +34,13 @@ from common.federated.learner import (
     load,
 )
 from common.federated.local_baseline import local_folds, trainable
+from common.federated.states import States
 from common.learners.evaluation import (
     Predicted,
     chosen,
     configured,
     groups,
     leave_one_site_out,
-    of_fold,
     out_of_fold,
     scorable,
     threshold_and_loss,
@@ -50,7 +50,7 @@ from common.metrics import subgroups
 from common.metrics.definitions import calls
 from common.metrics.delong import concordance, pooled_moments
 from common.metrics.score_histogram import Tally, brier_terms, log_loss_terms, youden
-from common.types import Array, Arrays, State, flatten
+from common.types import Array, Arrays, State
 
 WITHIN, LEFT_OUT, FINAL = "within", "left_out", "final"
 CLINICAL = "clinical"
@@ -103,9 +103,9 @@ class Comparison:
     def phase(self, arrays: Arrays) -> str:
         return "compare"
 
-    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+    def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
         heads = configured(self.heads, self.learners)
-        scored = self._federated(heads, state, cohort, plan) | self._local(heads, cohort, plan)
+        scored = self._federated(heads, states, cohort, plan) | self._local(heads, cohort, plan)
         sites = 1 if plan.secure else max(len(plan.participants), 1)
         # nobody's cohort declares the shapes
         slot = (
@@ -118,7 +118,7 @@ class Comparison:
             mine = _apart(scores, cohort.labels, sites, slot)
             mine["histogram"] = _histogram(scores, cohort.labels)
             if model[1] == "federated" and model[0] != FINAL and model[2] != CLINICAL:
-                everybody = of_fold(state, Fold())["evaluation"][f"{model[2]}/{model[0]}/histogram"]
+                everybody = states[Fold()]["evaluation"][f"{model[2]}/{model[0]}/histogram"]
                 known = scores.seen & (cohort.labels != UNKNOWN)
                 mine["pooled"] = pooled_moments(
                     scores.probs[known], cohort.labels[known], everybody
@@ -132,12 +132,12 @@ class Comparison:
             lead := next((m for m in subgroups.LEADS if (WITHIN, "federated", m) in scored), None)
         ) is not None:
             apart = self._subgroups(
-                scored[WITHIN, "federated", lead], of_fold(state, Fold())["preprocessing"], cohort
+                scored[WITHIN, "federated", lead], states[Fold()]["preprocessing"], cohort
             )
             sums |= {f"subgroups/{lead}/{k}": v for k, v in apart.items()}
         return Contribution(sums, int((cohort.labels != UNKNOWN).sum()))
 
-    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
+    def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
         return Step(dict(total.sums), True)
 
     @property
@@ -165,21 +165,21 @@ class Comparison:
         )
 
     def _federated(
-        self, heads: Sequence[Head], state: State, cohort: Cohort, plan: Plan
+        self, heads: Sequence[Head], states: States, cohort: Cohort, plan: Plan
     ) -> dict[Model, Predicted]:
         parts, left_out = cohort.parts(plan.seed, plan.parts), groups(plan.reads)
         at = next((i for i, f in enumerate(left_out) if cohort.site in f.sites), None)
-        told = of_fold(state, Fold())["evaluation"]
+        told = states[Fold()]["evaluation"]
         out: dict[Model, Predicted] = {}
         for head in heads:
-            scored = within_site(head, state, cohort, plan.reads, parts)
+            scored = within_site(head, states, cohort, plan.reads, parts)
             out[WITHIN, "federated", head.name] = Predicted.by_part(
                 scored, _set(told, head.name, WITHIN), parts
             )
             set_on = (0.5, np.inf) if at is None else _set(told, head.name, LEFT_OUT)[at]
-            scored = leave_one_site_out(head, state, cohort, plan.reads)
+            scored = leave_one_site_out(head, states, cohort, plan.reads)
             out[LEFT_OUT, "federated", head.name] = Predicted.alike(scored, *set_on)
-            out[FINAL, "federated", head.name] = _final(head, state, cohort, told)
+            out[FINAL, "federated", head.name] = _final(head, states.get(Fold(), {}), cohort, told)
         for evaluation in (WITHIN, LEFT_OUT, FINAL):
             out |= self._chosen(heads, evaluation, "federated", out)
         return out
@@ -192,17 +192,16 @@ class Comparison:
         parts, folds = cohort.parts(plan.seed, plan.parts), local_folds(plan.parts)
         out: dict[Model, Predicted] = {}
         for head in tables:
-            state: State = {}
+            states: dict[Fold, State] = {}
             if "table" in cohort.modalities and trainable(head, cohort, plan.seed, plan.parts):
                 for fold in folds:
-                    alone = head.alone([cohort], fold, plan.seed, plan.parts, prepare)
-                    state |= flatten({fold.key: alone})
+                    states[fold] = head.alone([cohort], fold, plan.seed, plan.parts, prepare)
             set_on = [(0.5, np.inf)] * plan.parts
-            for p in range(plan.parts) if state else ():
-                probs, seen = out_of_fold(head, state, cohort, Fold(parts=(p,)), folds, parts)
+            for p in range(plan.parts) if states else ():
+                probs, seen = out_of_fold(head, states, cohort, Fold(parts=(p,)), folds, parts)
                 set_on[p] = threshold_and_loss(probs, seen, cohort.labels)
             out[WITHIN, "local", head.name] = Predicted.by_part(
-                within_site(head, state, cohort, folds, parts), set_on, parts
+                within_site(head, states, cohort, folds, parts), set_on, parts
             )
         return out | self._chosen(heads, WITHIN, "local", out)
 
@@ -261,11 +260,10 @@ def _final(head: Head, state: State, cohort: Cohort, told: Arrays) -> Predicted:
     is no estimate of how it will do."""
     n, classes = len(cohort), len(cohort.schema.label.classes)
     probs, seen = np.full((n, classes), 1 / classes), np.zeros(n, np.bool_)
-    own = of_fold(state, Fold())
-    if own.get(head.name):
+    if state.get(head.name):
         seen = scorable(head, cohort)
         if seen.any():
-            probs[seen] = head.predict(own, cohort.where(seen))
+            probs[seen] = head.predict(state, cohort.where(seen))
     best = youden(told[f"{head.name}/{WITHIN}/histogram"][1])
     scored, loss = (
         float(told[f"{head.name}/{WITHIN}/n"]),

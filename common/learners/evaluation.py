@@ -30,6 +30,7 @@ from common.federated.learner import (
     lacks,
     load,
 )
+from common.federated.states import States
 from common.metrics.score_histogram import (
     BINS,
     Tally,
@@ -38,7 +39,7 @@ from common.metrics.score_histogram import (
     score_histogram,
     youden,
 )
-from common.types import Arrays, Probs, State, entry
+from common.types import Arrays, Probs, State
 
 
 @dataclass(frozen=True)
@@ -78,15 +79,15 @@ class Evaluation:
     def phase(self, arrays: Arrays) -> str:
         return "score"
 
-    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+    def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
         labels = cohort.labels
         parts = cohort.parts(plan.seed, plan.parts)
         sums: Arrays = {}
         for head in self._heads():
             name = head.name
-            within, seen = within_site(head, state, cohort, plan.reads, parts)
+            within, seen = within_site(head, states, cohort, plan.reads, parts)
             sums |= _tally(f"{name}/within", within, np.where(seen, labels, UNKNOWN))
-            left_out, seen = leave_one_site_out(head, state, cohort, plan.reads)
+            left_out, seen = leave_one_site_out(head, states, cohort, plan.reads)
             sums |= _tally(f"{name}/left_out", left_out, np.where(seen, labels, UNKNOWN))
             for kind, outer in (
                 ("within", [Fold(parts=(p,)) for p in range(plan.parts)]),
@@ -94,14 +95,14 @@ class Evaluation:
             ):
                 histogram, loss = np.zeros((len(outer), BINS, 2)), np.zeros((len(outer), 2))
                 for i, fold in enumerate(outer):
-                    probs, seen = out_of_fold(head, state, cohort, fold, plan.reads, parts)
+                    probs, seen = out_of_fold(head, states, cohort, fold, plan.reads, parts)
                     mine = Tally.of(probs, np.where(seen, labels, UNKNOWN))
                     histogram[i] = mine.histogram[1]
                     loss[i] = float(mine.log_loss), float(mine.n)
                 sums |= {f"{name}/thresholds/{kind}": histogram, f"{name}/log_loss/{kind}": loss}
         return Contribution(sums, int((labels != UNKNOWN).sum()))
 
-    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
+    def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
         return Step(dict(total.sums), True)
 
     @property
@@ -137,24 +138,24 @@ def scorable(head: Head, cohort: Cohort) -> NDArray[np.bool_]:
 
 
 def within_site(
-    head: Head, state: State, cohort: Cohort, folds: Sequence[Fold], parts: NDArray[np.int64]
+    head: Head, states: States, cohort: Cohort, folds: Sequence[Fold], parts: NDArray[np.int64]
 ) -> Scored:
     """Part p by the model that left part p out."""
     mine = [(parts == f.parts[0], f) for f in folds if not f.sites and len(f.parts) == 1]
-    return _by(head, state, cohort, mine)
+    return _by(head, states, cohort, mine)
 
 
-def leave_one_site_out(head: Head, state: State, cohort: Cohort, folds: Sequence[Fold]) -> Scored:
+def leave_one_site_out(head: Head, states: States, cohort: Cohort, folds: Sequence[Fold]) -> Scored:
     """The whole site by the model that left it out."""
     everyone = np.ones(len(cohort), np.bool_)
     return _by(
-        head, state, cohort, [(everyone, f) for f in groups(folds) if cohort.site in f.sites]
+        head, states, cohort, [(everyone, f) for f in groups(folds) if cohort.site in f.sites]
     )
 
 
 def out_of_fold(
     head: Head,
-    state: State,
+    states: States,
     cohort: Cohort,
     outer: Fold,
     folds: Sequence[Fold],
@@ -163,7 +164,7 @@ def out_of_fold(
     """The training rows of `outer`, each by a model that left out its part as well as what `outer`
     leaves out."""
     if cohort.site in outer.sites:
-        return _by(head, state, cohort, [])
+        return _by(head, states, cohort, [])
     inner = [
         (f, set(f.parts) - set(outer.parts))
         for f in folds
@@ -171,31 +172,25 @@ def out_of_fold(
     ]
     chosen = [(extra.pop(), f) for f, extra in inner if len(extra) == 1]
     if not isinstance(head, Stacked):
-        return _by(head, state, cohort, [(parts == q, f) for q, f in chosen])
-    whole, stacked = of_fold(state, outer), head
+        return _by(head, states, cohort, [(parts == q, f) for q, f in chosen])
+    whole, stacked = states.get(outer, {}), head
     if not whole.get(head.name):
-        return _by(head, state, cohort, [])
+        return _by(head, states, cohort, [])
 
     def inside(q: int, f: Fold) -> Callable[[Cohort], Probs]:
-        return lambda rows: stacked.predict_inside(whole, of_fold(state, f), rows, q)
+        return lambda rows: stacked.predict_inside(whole, states[f], rows, q)
 
-    usable = [(q, f) for q, f in chosen if not lacks(head, of_fold(state, f), stacked.outer)]
+    usable = [(q, f) for q, f in chosen if not lacks(head, states.get(f, {}), stacked.outer)]
     return _scored(head, cohort, [(parts == q, inside(q, f)) for q, f in usable])
 
 
-def of_fold(state: State, fold: Fold) -> State:
-    """The learners' arrays for one fold, out of a state that is read for several (`fold
-    key<tab>learner`)."""
-    return entry(state, fold.key)
-
-
 def _by(
-    head: Head, state: State, cohort: Cohort, chosen: Sequence[tuple[NDArray[np.bool_], Fold]]
+    head: Head, states: States, cohort: Cohort, chosen: Sequence[tuple[NDArray[np.bool_], Fold]]
 ) -> Scored:
     def by(own: State) -> Callable[[Cohort], Probs]:
         return lambda rows: head.predict(own, rows)
 
-    own = [(mask, of_fold(state, fold)) for mask, fold in chosen]
+    own = [(mask, states.get(fold, {})) for mask, fold in chosen]
     # a training set for which the head could not be fitted scores nobody
     return _scored(
         head, cohort, [(mask, by(arrays)) for mask, arrays in own if arrays.get(head.name)]

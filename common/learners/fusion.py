@@ -52,8 +52,9 @@ from common.federated.multinomial import (
     likelihood_of,
     log_softmax,
 )
+from common.federated.states import States, named_arrays
 from common.metrics.calibration import EPSILON
-from common.types import Arrays, Probs, State, digest, entry, flatten, nest
+from common.types import Arrays, Probs, State, digest
 
 
 class ImageHead(Head, Protocol):
@@ -129,15 +130,16 @@ class Fusion:
     def phase(self, arrays: Arrays) -> str:
         return "newton" if "mean" in arrays else "moments"
 
-    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+    def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
+        state = states[plan.fold]
         arrays, k = state[self.name], len(cohort.schema.label.classes)
         if self.phase(arrays) == "moments":
-            rows, _ = self._rows(state, cohort, plan)
-            latent = self._latent(_of_fold(state, plan.fold, self.name), rows)
+            rows, _ = self._rows(states, cohort, plan)
+            latent = self._latent(state, rows)
             return Contribution(
                 {"sum": latent.sum(axis=0), "squares": (latent**2).sum(axis=0)}, len(rows)
             )
-        rows, parts, inputs = self.training(state, cohort, plan)
+        rows, parts, inputs = self.training(states, cohort, plan)
         beta = arrays["coefficients"]
         p = beta.shape[2]
         gradient = np.zeros((1 + plan.parts, k - 1, p))
@@ -161,13 +163,14 @@ class Fusion:
             len(rows),
         )
 
-    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
+    def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
+        state = states[plan.fold]
         arrays = state[self.name]
         if self.phase(arrays) == "moments":
             n = max(total.cases, 1)
             mean = total.sums["sum"] / n
             spread = np.sqrt(np.maximum(total.sums["squares"] / n - mean**2, 0))
-            shape = (1 + plan.parts, self._classes(state) - 1, 2 + len(mean))
+            shape = (1 + plan.parts, len(state["preprocessing"]["classes"]) - 1, 2 + len(mean))
             begun: Arrays = {
                 "mean": mean,
                 "scale": np.where(spread > 1e-9, spread, 1.0),
@@ -290,41 +293,37 @@ class Fusion:
         return probs
 
     def training(
-        self, state: State, cohort: Cohort, plan: Plan
+        self, states: States, cohort: Cohort, plan: Plan
     ) -> tuple[Cohort, NDArray[np.int64], Inputs]:
         """The labelled training cases with an image, their parts, and their inputs by models that
         have not seen them."""
-        rows, inner = self._rows(state, cohort, plan)
+        rows, inner = self._rows(states, cohort, plan)
         parts = rows.parts(plan.seed, plan.parts)
-        return (
-            rows,
-            parts,
-            self._out_of_fold(
-                state, _of_fold(state, plan.fold, self.name), rows, parts, plan.fold, inner
-            ),
-        )
+        return rows, parts, self._out_of_fold(states, rows, parts, plan.fold, inner)
 
-    def _rows(self, state: State, cohort: Cohort, plan: Plan) -> tuple[Cohort, Mapping[int, Fold]]:
-        inner = {q: f for q in range(plan.parts) if (f := self._inner(state, plan, q)) is not None}
+    def _rows(
+        self, states: States, cohort: Cohort, plan: Plan
+    ) -> tuple[Cohort, Mapping[int, Fold]]:
+        inner = {q: f for q in range(plan.parts) if (f := self._inner(states, plan, q)) is not None}
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
         return rows.where(
             rows.imaged & np.isin(rows.parts(plan.seed, plan.parts), list(inner))
         ), inner
 
-    def _inner(self, state: State, plan: Plan, part: int) -> Fold | None:
+    def _inner(self, states: States, plan: Plan, part: int) -> Fold | None:
         """The training set inside the plan's that leaves `part` out too; None where a model could
         not be fitted on it."""
         fold = Fold(plan.fold.sites, tuple(sorted({*plan.fold.parts, part})))
-        had = _of_fold(state, fold, self.name)
         fitted = (
-            part not in plan.fold.parts and fold in plan.reads and not lacks(self, had, self.outer)
+            part not in plan.fold.parts
+            and fold in plan.reads
+            and not lacks(self, states.get(fold, {}), self.outer)
         )
         return fold if fitted else None
 
     def _out_of_fold(
         self,
-        state: State,
-        own: State,
+        states: States,
         rows: Cohort,
         parts: NDArray[np.int64],
         outer: Fold,
@@ -332,18 +331,18 @@ class Fusion:
     ) -> Inputs:
         """The training cases' inputs, each part's by the models that left it out."""
         read = {
-            fold: {n: a for n, a in learners.items() if n != self.name}
-            for fold, learners in nest(state).items()
-            if fold != self.name
+            fold: {n: a for n, a in state.items() if n != self.name}
+            for fold, state in states.items()
         }
-        key = (rows.hash, outer, self, digest(flatten(flatten(read))))
+        key = (rows.hash, outer, self, digest(named_arrays(read)))
         if key not in _INPUTS:
-            k, width = len(rows.schema.label.classes), 2 + len(own[self.name]["mean"])
+            own, k = states[outer], len(rows.schema.label.classes)
+            width = 2 + len(own[self.name]["mean"])
             offset, columns = np.zeros((len(rows), k - 1)), np.zeros((len(rows), k - 1, width))
             for q, fold in inner.items():
                 mask = parts == q
                 if mask.any():
-                    one = self._inputs(own, _of_fold(state, fold, self.name), rows.where(mask))
+                    one = self._inputs(own, states[fold], rows.where(mask))
                     offset[mask], columns[mask] = one.offset, one.columns
             while len(_INPUTS) >= 64:
                 _INPUTS.pop(next(iter(_INPUTS)), None)
@@ -374,12 +373,6 @@ class Fusion:
     def _of(self, name: str) -> Federated:
         return load(name, self.learners.get(name, {}))
 
-    def _classes(self, state: State) -> int:
-        of_any_fold = next(
-            (learners for learners in nest(state).values() if "preprocessing" in learners), state
-        )
-        return len(of_any_fold["preprocessing"]["classes"])
-
 
 _INPUTS: dict[tuple[object, ...], Inputs] = {}
 """The same models score the same cases in every round of the Newton fit: a network need not run
@@ -392,10 +385,6 @@ def _clinical(head: Federated, state: State, cohort: Cohort) -> Probs:
         return np.array(cast(Head, head).predict(state, cohort))
     counts = state["preprocessing"]["classes"] + 0.5
     return np.tile(counts / counts.sum(), (len(cohort), 1))
-
-
-def _of_fold(state: State, fold: Fold, own: str) -> State:
-    return {**entry(state, fold.key), **({own: state[own]} if own in state else {})}
 
 
 LEARNER = Fusion()

@@ -19,6 +19,7 @@ import numpy as np
 from common.data.cohort import Cohort
 from common.data.schema import Floats, Schema
 from common.federated.learner import Contribution, Hyper, Phase, Plan, Step, Traits, demand
+from common.federated.states import States
 from common.learners.fusion import Fusion, Inputs
 from common.networks.training import LocalTraining
 from common.types import Arrays, Probs, State
@@ -74,11 +75,11 @@ class FusionPerceptron:
         """The global parameters: what is averaged."""
         return {k: v for k, v in arrays.items() if k.startswith("w/")}
 
-    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
-        arrays = state[self.name]
+    def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
+        arrays = states[plan.fold][self.name]
         if self.phase(arrays) == "moments":
-            return self._linear.contribute(state, cohort, plan)
-        rows, parts, inputs = self._linear.training(state, cohort, plan)
+            return self._linear.contribute(states, cohort, plan)
+        rows, parts, inputs = self._linear.training(states, cohort, plan)
         weights, loss = self.parameters(arrays), 0.0
         if len(rows):
             out: Arrays = {}
@@ -96,10 +97,10 @@ class FusionPerceptron:
             {"loss": np.array(loss * len(rows))},
         )
 
-    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
-        arrays = state[self.name]
+    def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
+        arrays = states[plan.fold][self.name]
         if self.phase(arrays) == "moments":
-            begun = self._linear.apply(state, total, plan).arrays
+            begun = self._linear.apply(states, total, plan).arrays
             fresh = self._drawn(begun["coefficients"].shape, int(arrays["seed"]))
             return Step(
                 {"round": np.array(0), "mean": begun["mean"], "scale": begun["scale"], **fresh},

@@ -18,10 +18,11 @@ from common.data.imaging_of import imaging_of
 from common.data.picture import EXPERT
 from common.data.schema import Floats, Schema
 from common.federated.learner import Contribution, Hyper, Phase, Plan, Step, Traits, load
+from common.federated.states import States
 from common.learners.image import Image
 from common.networks.crops import speaks_of_lesions
 from common.networks.gradcam_maps import TERMS, energy, heatmaps, terms
-from common.types import Arrays, State, entry
+from common.types import Arrays, State
 
 
 @dataclass(frozen=True)
@@ -46,20 +47,20 @@ class GradCam:
     def phase(self, arrays: Arrays) -> str:
         return "explain"
 
-    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+    def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
         imaging_of(self.name, cohort.schema)
         parts, sums, cases = cohort.parts(plan.seed, plan.parts), np.zeros(len(TERMS)), 0
         for fold in plan.reads:
             if fold.sites or len(fold.parts) != 1:
                 continue
-            own = entry(state, fold.key)
+            own = states.get(fold, {})
             if own.get("image") and int(own["image"]["round"]):
                 held = cohort.where((parts == fold.parts[0]) & explainable(cohort))
                 each = self._energies(own, held)
                 sums, cases = sums + each.sum(axis=0), cases + len(each)
         return Contribution({"energy": sums}, cases)
 
-    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
+    def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
         return Step(dict(total.sums), True)
 
     @property

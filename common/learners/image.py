@@ -32,6 +32,7 @@ from common.federated.learner import (
     local_plan,
 )
 from common.federated.multinomial import softmax
+from common.federated.states import States
 from common.networks import federated_averaging
 from common.networks.classifiers import CLASSIFIERS, NETWORKS, trained
 from common.networks.crops import CaseCrops, Grid, case_crops, patient_logits
@@ -147,7 +148,8 @@ class Image:
         """The global parameters: what is averaged."""
         return federated_averaging.parameters(arrays)
 
-    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+    def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
+        state = states[plan.fold]
         arrays, rows = state[self.name], with_images(cohort.train(plan.fold, plan.seed, plan.parts))
         if plan.phase == "count":
             counts = np.bincount(rows.labels, minlength=len(cohort.schema.label.classes)).astype(
@@ -169,7 +171,8 @@ class Image:
             len(rows),
         )
 
-    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
+    def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
+        state = states[plan.fold]
         arrays = state[self.name]
         if plan.phase == "count":
             counts = np.maximum(total.sums["classes"], 0)  # noise may take them below

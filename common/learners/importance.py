@@ -27,7 +27,8 @@ from common.federated.learner import (
     demand,
     load,
 )
-from common.types import Arrays, State
+from common.federated.states import States
+from common.types import Arrays
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class Importance:
     def phase(self, arrays: Arrays) -> str:
         return "explain"
 
-    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+    def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
+        state = states[plan.fold]
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
         sums: Arrays = {}
         for name in self.heads:
@@ -86,7 +88,7 @@ class Importance:
     def _head(self, name: str) -> Explained:
         return cast(Explained, load(name, self.learners.get(name, {})))
 
-    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
+    def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
         return Step(
             {
                 **{k: v / max(total.cases, 1) for k, v in total.sums.items()},

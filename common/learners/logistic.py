@@ -45,6 +45,7 @@ from common.federated.multinomial import (
     summands,
 )
 from common.federated.protected_sums import protected_sums, row_blocks
+from common.federated.states import States
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.learners.preprocessing import standardise
 from common.types import Arrays, Probs, State
@@ -94,20 +95,24 @@ class Logistic:
     def phase(self, arrays: Arrays) -> str:
         return "newton"
 
-    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+    def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
+        state = states[plan.fold]
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
         # by its own clip, not only by the one that came with the state: it bounds what a patient
         # adds
         x = _with_one(np.clip(self._rows(state, rows), -self.clip, self.clip))
         beta = self._coefficients(state)
         if plan.protected:
-            blocks = (vars(summands(x[b], rows.labels[b], beta)) for b in row_blocks(len(x), beta.size**2))
+            blocks = (
+                vars(summands(x[b], rows.labels[b], beta)) for b in row_blocks(len(x), beta.size**2)
+            )
             sums = protected_sums(self, plan, rows.schema, blocks, Derivatives.shapes(beta.shape))
         else:
             sums = vars(derivatives(x, rows.labels, beta))
         return Contribution(sums, len(rows))
 
-    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
+    def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
+        state = states[plan.fold]
         arrays = state[self.name]
         beta, done = self._coefficients(state), int(arrays["rounds"]) + 1
         penalty = np.full(beta.shape, self.l2)

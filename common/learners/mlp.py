@@ -29,6 +29,7 @@ from common.federated.learner import (
     local_plan,
 )
 from common.federated.multinomial import softmax
+from common.federated.states import States
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.learners.preprocessing import standardise
 from common.networks import federated_averaging
@@ -76,7 +77,8 @@ class Perceptron:
         """The global parameters: what is averaged."""
         return federated_averaging.parameters(arrays)
 
-    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+    def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
+        state = states[plan.fold]
         arrays, rows = state[self.name], cohort.train(plan.fold, plan.seed, plan.parts)
         examples = (
             Table(standardise(state["preprocessing"], rows), rows.labels) if len(rows) else None
@@ -87,8 +89,8 @@ class Perceptron:
         )
         return federated_averaging.train(task, arrays, examples, plan, cohort.site, len(rows))
 
-    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
-        arrays = state[self.name]
+    def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
+        arrays = states[plan.fold][self.name]
         done = int(arrays["round"]) + 1
         new = {**arrays, **federated_averaging.mean(arrays, total), "round": np.array(done)}
         return Step(new, done >= self.training.rounds)

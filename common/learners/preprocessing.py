@@ -25,9 +25,10 @@ from common.data.cohort import Cohort
 from common.data.schema import Column, Floats, Schema
 from common.federated.learner import Contribution, Phase, Plan, Step, Traits, demand
 from common.federated.protected_sums import protected_sums
+from common.federated.states import States
 from common.metrics.feature_auc import feature_auc
 from common.privacy.patient_sums import Block, Cells
-from common.types import Arrays, State
+from common.types import Arrays
 
 COARSE = 256
 FINE = 2048
@@ -65,13 +66,11 @@ class Preprocessing:
     def phase(self, arrays: Arrays) -> str:
         return "coarse" if int(arrays["pass"]) == 0 else "fine"
 
-    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+    def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
         if plan.protected:
-            block, shapes = self._summands(state[self.name], rows, plan.phase)
-            return Contribution(
-                protected_sums(self, plan, rows.schema, [block], shapes), len(rows)
-            )
+            block, shapes = self._summands(states[plan.fold][self.name], rows, plan.phase)
+            return Contribution(protected_sums(self, plan, rows.schema, [block], shapes), len(rows))
         columns = rows.schema.columns
         if plan.phase == "coarse":
             classes = len(rows.schema.label.classes)
@@ -88,8 +87,9 @@ class Preprocessing:
             return Contribution(
                 {"histogram": histogram, "moments": moments, "classes": counts}, len(rows)
             )
-        arrays = state[self.name]
-        cells, start = arrays["cells"], arrays["start"]
+        arrays = states[plan.fold][self.name]
+        cells = arrays["cells"]
+        start = _starts(cells)
         # float32 holds counts up to 2^24 patients a cell exactly, in half the bytes
         counts, squares, mean = (
             np.zeros(int(start[-1]), np.float32),
@@ -142,8 +142,8 @@ class Preprocessing:
         }
         return fine, {"counts": (int(widths.sum()),), "squares": (len(columns),)}
 
-    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
-        arrays = state[self.name]
+    def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
+        arrays = states[plan.fold][self.name]
         # no sum of ours is below 0; noise may take it there
         sums = {k: np.maximum(v, 0) for k, v in total.sums.items()}
         if plan.phase == "coarse":
@@ -151,14 +151,13 @@ class Preprocessing:
             mass = histogram[:, :COARSE].sum(axis=2)
             share = mass / np.maximum(mass.sum(axis=1, keepdims=True), 1)
             cells = np.maximum(np.ceil(share * FINE), 1).astype(np.int64)
-            start = np.concatenate([[0], np.cumsum(cells.sum(axis=1))])
             alone = feature_auc(histogram, arrays["feature"], arrays["level"])
             coarse = {
                 "auc": alone,
                 "classes": sums["classes"],
                 "moments": moments,
                 "cells": cells,
-                "start": start,
+                "start": _starts(cells),
             }
             return Step({**arrays, "pass": np.array(1), **coarse}, False)
         bounds = arrays["bounds"]
@@ -225,6 +224,11 @@ def standardise(arrays: Arrays, cohort: Cohort) -> Floats:
         # a fold's training rows are standardised alike round after round
         cached = cohort.derived["standardised"] = key, z
     return cached[1]
+
+
+def _starts(cells: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(columns + 1,): where each column's fine cells begin."""
+    return np.concatenate([[0], np.cumsum(cells.sum(axis=1))])
 
 
 def _spans(bounds: Floats) -> tuple[Floats, Floats]:

@@ -41,6 +41,7 @@ from common.federated.multinomial import (
     summands,
 )
 from common.federated.protected_sums import protected_sums, row_blocks
+from common.federated.states import States
 from common.types import Arrays, Probs, State
 
 
@@ -73,10 +74,10 @@ class PrivateLogistic:
     def phase(self, arrays: Arrays) -> str:
         return "newton"
 
-    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+    def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
         x = _rows(rows, self.norm)  # the site's own norm, whatever the state says
-        beta = state[self.name]["coefficients"]
+        beta = states[plan.fold][self.name]["coefficients"]
         if plan.protected:
             each = (summands(x[b], rows.labels[b], beta) for b in row_blocks(len(x), beta.size**2))
             shapes = Derivatives.shapes(beta.shape)
@@ -92,8 +93,8 @@ class PrivateLogistic:
             sums = {"gradient": whole.gradient, "hessian": whole.hessian}
         return Contribution(sums, len(rows))
 
-    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
-        arrays = state[self.name]
+    def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
+        arrays = states[plan.fold][self.name]
         beta, done = arrays["coefficients"], int(arrays["rounds"]) + 1
         hessian = (total.sums["hessian"] + total.sums["hessian"].T) / 2
         values, vectors = np.linalg.eigh(hessian)

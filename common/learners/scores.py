@@ -18,9 +18,10 @@ import numpy as np
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Schema
 from common.federated.learner import Contribution, Hyper, Phase, Plan, Step, Traits, demand
-from common.learners.evaluation import configured, of_fold, scorable
+from common.federated.states import States
+from common.learners.evaluation import configured, scorable
 from common.metrics.score_histogram import checked, score_histogram
-from common.types import Arrays, State
+from common.types import Arrays
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ class Scores:
     def phase(self, arrays: Arrays) -> str:
         return "score"
 
-    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+    def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
-        fitted = of_fold(state, plan.reads[0])
+        fitted = states[plan.reads[0]]
         judged = _judged(cohort.schema)
         sums: Arrays = {}
         for head in configured(self.heads, self.learners):
@@ -68,10 +69,10 @@ class Scores:
                     sums[head.name][i] = score_histogram(probs[:, k], mine.labels == k, self.bins)
         return Contribution(sums, len(rows))
 
-    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
-        return Step({**total.sums, "spread": np.array(self._spread(state, plan, total))}, True)
+    def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
+        return Step({**total.sums, "spread": np.array(self._spread(plan, total))}, True)
 
-    def _spread(self, state: State, plan: Plan, total: Contribution) -> float:
+    def _spread(self, plan: Plan, total: Contribution) -> float:
         if plan.privacy is None:
             return 0.0
         classes = max((len(v) for v in total.sums.values()), default=0)

@@ -21,6 +21,7 @@ from common.data.imaging_of import imaging_of
 from common.data.picture import Picture
 from common.data.schema import Floats, Imaging, Schema
 from common.federated.learner import Contribution, Phase, Plan, Step, Traits, demand
+from common.federated.states import States
 from common.networks import federated_averaging
 from common.networks.augmentation import Augment
 from common.networks.crops import Bits, Grid, Halves, Regions, on_grid, resample
@@ -94,8 +95,8 @@ class Segmentation:
         """The global parameters: what is averaged."""
         return federated_averaging.parameters(arrays)
 
-    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
-        arrays, imaging = state[self.name], imaging_of(self.name, cohort.schema)
+    def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
+        arrays, imaging = states[plan.fold][self.name], imaging_of(self.name, cohort.schema)
         rows = outlined(cohort.train(plan.fold, plan.seed, plan.parts, labelled=False))
         varied = Augment(dropout=0.25 if imaging.window is None else 0.0)
         examples = _examples(rows, imaging, _sizes(arrays)[0], varied) if rows else None
@@ -109,8 +110,8 @@ class Segmentation:
         dice = _dice(arrays, imaging, examples) if examples else np.zeros((len(imaging.regions), 2))
         return replace(sent, tally={**sent.tally, "dice": dice})
 
-    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
-        arrays = state[self.name]
+    def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
+        arrays = states[plan.fold][self.name]
         done = int(arrays["round"]) + 1
         new: Arrays = {
             **arrays,

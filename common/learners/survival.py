@@ -12,8 +12,9 @@ import numpy as np
 from common.data.cohort import UNKNOWN, Cohort
 from common.data.schema import Schema
 from common.federated.learner import Contribution, Phase, Plan, Step, Traits
+from common.federated.states import States
 from common.metrics.kaplan_meier import survival_counts
-from common.types import Arrays, State
+from common.types import Arrays
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class SurvivalCounts:
     def phase(self, arrays: Arrays) -> str:
         return "count"
 
-    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+    def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
         schema = cohort.schema
         intervals = schema.survival.intervals if schema.survival else 1
         counts, followed = np.zeros((len(schema.label.classes), intervals, 2)), 0
@@ -44,7 +45,7 @@ class SurvivalCounts:
                 counts[k] = survival_counts(time, event, schema.survival.horizon, intervals)
         return Contribution({"counts": counts}, followed)
 
-    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
+    def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
         return Step(dict(total.sums), True)
 
     @property

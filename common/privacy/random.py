@@ -68,7 +68,8 @@ def rounded_normal(size: int, spread: float) -> NDArray[np.int64]:
     unsure = np.flatnonzero((length - whole < error) | (whole + 1 - length < error) | (at < 2))
     for i in unsure:
         whole[i] = _decided(int(tail[i]), max(int(whole[i]), 0), spread)
-    return np.where(bits >> np.uint64(63), -whole, whole).astype(np.int64)
+    signed: NDArray[np.float64] = np.where(bits >> np.uint64(63), -whole, whole)
+    return signed.astype(np.int64)
 
 
 def _decided(tail: int, near: int, spread: float) -> int:

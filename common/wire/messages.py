@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 from common.data.cohort import Fold
 from common.errors import CODES, WireError
 from common.federated.learner import Contribution, Plan
+from common.federated.states import States
 from common.privacy.mechanism import Privacy
 from common.types import Arrays, State, nest, pack, unpack
 from common.wire import envelope
@@ -28,7 +29,7 @@ from common.wire.compression import HOWS, ROUNDED
 from common.wire.envelope import Packet, demand_keys, finite, listed
 from common.wire.masked_messages import Told, pack_told
 from common.wire.signing import Signer
-from common.wire.state_transfer import Packed, Part, States, state_hash, unpack_states
+from common.wire.state_transfer import Packed, Part, state_hash, states_of, unpack_parts
 
 CANNOT = frozenset({"P01", "D06"})
 """Codes by which a site says that it cannot do a step: named in the ledger, not counted against the
@@ -221,15 +222,14 @@ def unpack_request(
     digest_of_all = state_hash(parts)
     if any(p.state_hash != digest_of_all for p in plans):
         raise WireError("P04", "the state that came with a plan is not the one that the plan names")
-    states = unpack_states(parts, packet.blob, held or {})
+    arrays = unpack_parts(parts, packet.blob, held or {})
     if held is not None and any(p.transfer != "whole" for p in plans):
-        for part in parts:
+        # also those that no plan of this request reads: a later one's may
+        for part, its_arrays in zip(parts, arrays, strict=True):
             if held.get(part.sha) is None:
                 # its own copy: a view would keep the whole message in memory
-                held[part.sha] = {
-                    name: array.copy() for name, array in states[part.fold][part.learner].items()
-                }
-    return Request(plans, states)
+                held[part.sha] = {name: array.copy() for name, array in its_arrays.items()}
+    return Request(plans, states_of(parts, arrays, [f for p in plans for f in p.reads]))
 
 
 def unpack_greeting(packet: Packet, coordinator: str) -> Greeting:

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from types import MappingProxyType
 
+from common.data.cohort import Fold
 from common.errors import WireError
+from common.federated.states import States
 from common.runtime.cache import Cache, arrays_bytes
 from common.types import Arrays, State, digest, pack, unpack
 from common.wire.compression import CODE, ROUNDED, SCALE, follow
-
-States = dict[str, State]
-"""Fold key -> State: everything a run has learnt."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def pack_states(states: States) -> Packed:
     """Every state as it is. The same one serves all sites of an exchange: its blob is not copied in
     process."""
     pieces = [
-        (fold, learner, pack(arrays))
+        (fold.key, learner, pack(arrays))
         for fold, state in states.items()
         for learner, arrays in state.items()
     ]
@@ -89,30 +88,43 @@ def held_states() -> Cache[str, Arrays]:
     return Cache(HELD_LIMIT, arrays_bytes)
 
 
-def unpack_states(
+def unpack_parts(
     parts: tuple[Part, ...], blob: bytes | memoryview, held: Mapping[str, Arrays]
-) -> States:
-    """held: SHA-256 -> arrays. WireError W03 where a state is told from one that is not among them,
-    P04 where one is not as signed."""
+) -> tuple[Arrays, ...]:
+    """The arrays of every part. held: SHA-256 -> arrays. WireError W03 where a state is told from
+    one that is not among them, P04 where one is not as signed, W02 where one comes twice."""
     if isinstance(blob, bytes) and all(p.how == "whole" for p in parts):
         return _whole(blob, parts)
-    return _states(
-        parts,
-        [_told(part, piece, held) for part, piece in zip(parts, _pieces(blob, parts), strict=True)],
-    )
+    return _unpacked(parts, blob, held)
 
 
 @lru_cache(maxsize=2)
-def _whole(blob: bytes, parts: tuple[Part, ...]) -> States:
+def _whole(blob: bytes, parts: tuple[Part, ...]) -> tuple[Arrays, ...]:
     """Sites of one process share the opened blob: it is read-only. (`bytes` caches its hash, so a
     look-up costs nothing.)"""
-    return _states(
-        parts,
-        [
-            _told(part, piece, MappingProxyType({}))
-            for part, piece in zip(parts, _pieces(blob, parts), strict=True)
-        ],
-    )
+    return _unpacked(parts, blob, MappingProxyType({}))
+
+
+def _unpacked(
+    parts: Sequence[Part], blob: bytes | memoryview, held: Mapping[str, Arrays]
+) -> tuple[Arrays, ...]:
+    pieces, names = _pieces(blob, parts), set[tuple[str, str]]()
+    for part in parts:
+        if (part.fold, part.learner) in names:
+            raise WireError("W02", f"two states of {part.learner}, fold '{part.fold}'")
+        names.add((part.fold, part.learner))
+    return tuple(_told(part, piece, held) for part, piece in zip(parts, pieces, strict=True))
+
+
+def states_of(parts: Sequence[Part], arrays: Sequence[Arrays], folds: Iterable[Fold]) -> States:
+    """The states of `folds`: a part names its fold by key. Those of a fold that is not among them
+    are left out; a fold of which nothing came is missing."""
+    by_key = {fold.key: fold for fold in folds}
+    states: dict[Fold, State] = {}
+    for part, its_arrays in zip(parts, arrays, strict=True):
+        if part.fold in by_key:
+            states.setdefault(by_key[part.fold], {})[part.learner] = its_arrays
+    return states
 
 
 def _pieces(blob: bytes | memoryview, parts: Sequence[Part]) -> list[memoryview]:
@@ -122,15 +134,6 @@ def _pieces(blob: bytes | memoryview, parts: Sequence[Part]) -> list[memoryview]
         )
     ends = list(accumulate(p.size for p in parts))
     return [memoryview(blob)[end - p.size : end] for p, end in zip(parts, ends, strict=True)]
-
-
-def _states(parts: Sequence[Part], arrays: Sequence[Arrays]) -> States:
-    states: States = {}
-    for part, one in zip(parts, arrays, strict=True):
-        if part.learner in states.setdefault(part.fold, {}):
-            raise WireError("W02", f"two states of {part.learner}, fold '{part.fold}'")
-        states[part.fold][part.learner] = one
-    return states
 
 
 def _told(part: Part, piece: memoryview, held: Mapping[str, Arrays]) -> Arrays:

@@ -28,8 +28,8 @@ class Job:
     the ledger says so."""
 
     @property
-    def key(self) -> tuple[str, str]:
-        return self.fold.key, self.learner.name
+    def key(self) -> tuple[Fold, str]:
+        return self.fold, self.learner.name
 
 
 def possible(run: Run, study: Study, hellos: Iterable[Hello]) -> tuple[Federated, ...]:
@@ -57,6 +57,13 @@ def clinical_head(study: Study, heads: Sequence[Federated]) -> str | None:
     """The head reported as `clinical`: the one that a fusion starts from, else the study's; None:
     chosen by log loss."""
     return next((h.clinical for h in heads if isinstance(h, Stacked)), study.clinical)
+
+
+def training_sets(run: Run, groups: Sequence[tuple[str, ...]]) -> tuple[Fold, ...]:
+    """All folds that a run has a state of."""
+    folds = run.folds(groups)
+    held_out = [f for f in folds if run.noise and len(f.parts) == 1]
+    return (*folds, *(scored_by(f, run.parts) for f in held_out))
 
 
 def build_jobs(

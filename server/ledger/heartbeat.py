@@ -79,7 +79,7 @@ class Heartbeat:
                 self._asked, self._done = dict(asked), dict.fromkeys(asked, 0)
         self._write(0)
 
-    def heard(self, site: str) -> None:
+    def contact(self, site: str) -> None:
         """Something came from a site, if only that it is still at work."""
         with self._lock:
             self._heard[site] = time.time()

@@ -46,7 +46,7 @@ def publish(folder: Path, stated: str = "") -> Row:
         statements.read(stated)
         state_store.write(folder / statements.NAME, Path(stated).read_bytes())
     done, report = record(folder)
-    final = done.states[Fold().key]
+    final = done.states[Fold()]
     files = model_folder.write(
         folder / "model", done.run, done.study, done.task, final, done.heads, report
     )
@@ -80,7 +80,7 @@ def record(folder: Path) -> tuple[Finished, Row]:
     states = restore(lines, folder).states
     # a run that holds a part out has no model of everybody: the one that it has is the one that
     # leaves
-    states = {Fold().key: states[run.folds(())[0].key], **states}
+    states = {Fold(): states[run.folds(())[0]], **states}
     heads = [h for h in run.heads(study) if h.name in begun["heads"]]
     last = max(
         i
@@ -98,7 +98,7 @@ def record(folder: Path) -> tuple[Finished, Row]:
         closed["state_hash"],
         lines[last]["hash"],
     )
-    arrays: Arrays = states[Fold().key].get("comparison", {})
+    arrays: Arrays = states[Fold()].get("comparison", {})
     models = comparison_sums.models(arrays, begun["sites"], run.seed)
     evaluation = Evaluation(
         models,
@@ -132,7 +132,7 @@ def _keys(
 ) -> Row:
     """What is known between hospitals alone: accounts as far as sites tell them, and scores with
     noise."""
-    begun, kept, final = lines[0], done.folder / statements.NAME, done.states[Fold().key]
+    begun, kept, final = lines[0], done.folder / statements.NAME, done.states[Fold()]
     headline = next(
         (
             m

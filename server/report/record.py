@@ -14,8 +14,8 @@ from typing import Any
 
 from common.data.cohort import ESTIMABLE, Fold
 from common.federated.learner import Federated
+from common.federated.states import States
 from common.study.study import Study
-from common.wire.state_transfer import States
 from server.config.run_config import Run
 from server.report.content import federated_sums, model_metrics
 from server.report.content.model_metrics import EVALUATIONS, Model, Paired
@@ -77,7 +77,7 @@ class Setting:
 
 def record(done: Finished, evaluation: Evaluation, setting: Setting) -> Row:
     """The whole of docs/report.md but for `model_files`, which are written with it in them."""
-    run, study, final = done.run, done.study, done.states[Fold().key]
+    run, study, final = done.run, done.study, done.states[Fold()]
     differences = model_metrics.differences(evaluation.paired)
     images = setting.keys["images"]
     trace = federated_sums.trace(done.folder, done.state_hash, done.ledger_head)

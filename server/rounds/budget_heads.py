@@ -27,7 +27,7 @@ class Accounts:
     def head(self, site: str) -> str:
         return self._heads.get(self._keys[site], "")
 
-    def told(self, heads: Mapping[str, str]) -> None:
+    def record(self, heads: Mapping[str, str]) -> None:
         """What sites have said now; written to disk before it is given back to them."""
         new = {self._keys[site]: head for site, head in heads.items() if head}
         if new.items() - self._heads.items():

@@ -14,12 +14,13 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
+from common.data.cohort import Fold
 from common.data.schema import Schema
 from common.errors import FederationError
 from common.federated.learner import Contribution, Federated, Plan, Stacked, hyper_of, lacks, total
+from common.federated.states import States, with_arrays
 from common.privacy.mechanism import Privacy
-from common.types import Arrays, State, flatten
-from common.wire.state_transfer import States
+from common.types import Arrays, State
 from server.config.jobs import Job
 from server.config.run_config import Run
 from server.ledger.heartbeat import Heartbeat
@@ -67,8 +68,9 @@ class Federation:
 class Progress:
     """What resumes a run: the states, which jobs are done, how many exchanges there were."""
 
-    states: States = field(default_factory=dict)
-    done: set[tuple[str, str]] = field(default_factory=set)
+    states: dict[Fold, State] = field(default_factory=dict)
+    done: set[tuple[Fold, str]] = field(default_factory=set)
+    """Fold and learner."""
     step: int = 0
 
 
@@ -126,10 +128,10 @@ def drive(federation: Federation, progress: Progress, watch: Watch) -> None:
             j
             for j in open_jobs
             if all(
-                (f.key, need) in progress.done
+                (f, need) in progress.done
                 for f in j.reads
                 for need in j.learner.needs
-                if (f.key, need) in by_key
+                if (f, need) in by_key
             )
         ]
         if not ready:
@@ -139,7 +141,7 @@ def drive(federation: Federation, progress: Progress, watch: Watch) -> None:
                 "wait for one another",
             )
         for job in ready:
-            state = progress.states.setdefault(job.fold.key, {})
+            state = progress.states.setdefault(job.fold, {})
             if job.optional and (not roster.able(job) or _lacking(job, by_key, progress)):
                 _leave_out(job, progress)
             elif job.learner.name not in state:
@@ -154,16 +156,16 @@ def drive(federation: Federation, progress: Progress, watch: Watch) -> None:
 
 def _leave_out(job: Job, progress: Progress) -> None:
     """What no site can give; so is all that needs it."""
-    progress.states[job.fold.key][job.learner.name] = {}
+    progress.states[job.fold][job.learner.name] = {}
     progress.done.add(job.key)
 
 
-def _lacking(job: Job, by_key: Mapping[tuple[str, str], Job], progress: Progress) -> bool:
+def _lacking(job: Job, by_key: Mapping[tuple[Fold, str], Job], progress: Progress) -> bool:
     """Does the job need something that no site could give? (A stacked head looks for itself which
     inner training sets it can use.)"""
     for fold in (job.fold,) if isinstance(job.learner, Stacked) else job.reads:
-        elsewhere = [n for n in job.learner.needs if (fold.key, n) not in by_key]
-        if lacks(job.learner, progress.states.get(fold.key, {}), elsewhere):
+        elsewhere = [n for n in job.learner.needs if (fold, n) not in by_key]
+        if lacks(job.learner, progress.states.get(fold, {}), elsewhere):
             return True
     return False
 
@@ -181,7 +183,7 @@ def _exchange(means: _Means, jobs: Sequence[Job], progress: Progress) -> Exchang
         progress.step, {s: "working" if s in plan_counts else "ready" for s in ready}, plan_counts
     )
     collected = means.sums.collect(questions, lot)
-    means.accounts.told(collected.budgets)
+    means.accounts.record(collected.budgets)
     heartbeat.step(progress.step, {s: collected.outcome.get(s, "ready") for s in ready})
     work: dict[tuple[str, ...], dict[str, Any]] = {}
     measured = Measured()
@@ -215,21 +217,23 @@ def _exchange(means: _Means, jobs: Sequence[Job], progress: Progress) -> Exchang
 
 def _needed(jobs: Sequence[Job], progress: Progress) -> States:
     """The states that the jobs' plans are about."""
-    states: States = {}
+    states: dict[Fold, State] = {}
     for job in jobs:
         names = (*job.learner.needs, job.learner.name)
         for fold in job.reads:
-            states.setdefault(fold.key, {}).update(
-                {n: a for n, a in progress.states[fold.key].items() if n in names}
+            states.setdefault(fold, {}).update(
+                {n: a for n, a in progress.states[fold].items() if n in names}
             )
     return states
 
 
 def _question(means: _Means, job: Job, progress: Progress, lot: Lot) -> Question:
     federation, run = means.federation, means.federation.run
-    state, sites, schema = _state(job, progress), means.sums.asked(job), federation.schema
+    # as they are now: other jobs of this exchange go on before this one's sums are there
+    states = {f: dict(progress.states[f]) for f in (job.fold, *job.reads)}
+    sites, schema = means.sums.participants(job), federation.schema
     phase, privacy = (
-        job.learner.phase(state[job.learner.name]),
+        job.learner.phase(states[job.fold][job.learner.name]),
         Privacy(run.noise) if run.noise else None,
     )
     plans = {
@@ -242,14 +246,7 @@ def _question(means: _Means, job: Job, progress: Progress, lot: Lot) -> Question
         )
         for site in sites
     }  # fmt: skip
-    return Question(job, progress.step, phase, plans, state, schema)
-
-
-def _state(job: Job, progress: Progress) -> State:
-    if job.reads == (job.fold,):
-        return progress.states[job.fold.key]
-    joined = flatten({f.key: progress.states[f.key] for f in job.reads})
-    return {**joined, job.learner.name: progress.states[job.fold.key][job.learner.name]}
+    return Question(job, progress.step, phase, plans, states, schema)
 
 
 def _advance(
@@ -257,8 +254,9 @@ def _advance(
 ) -> None:
     job, old_arrays = question.job, question.arrays
     combined, arrays = means.federation.combine(job.learner, old_arrays, summands)
-    step = job.learner.apply({**question.state, job.learner.name: arrays}, combined, question.plan)
-    progress.states[job.fold.key][job.learner.name] = means.asking.shelf.settle(
+    states = with_arrays(question.states, job.fold, job.learner.name, arrays)
+    step = job.learner.apply(states, combined, question.plan)
+    progress.states[job.fold][job.learner.name] = means.asking.shelf.settle(
         job.key, job.learner, old_arrays, step.arrays
     )
     if step.done:

@@ -91,7 +91,7 @@ class MaskedSums:
             )
         return answers
 
-    def asked(self, job: Job) -> tuple[str, ...]:
+    def participants(self, job: Job) -> tuple[str, ...]:
         return self._roster.ready
 
     def collect(self, questions: Sequence[Question], lot: Lot) -> Collected:

@@ -7,9 +7,9 @@ import numpy as np
 
 from common.federated.accounting import calibrate
 from common.federated.learner import Federated, Head
+from common.federated.states import States
 from common.metrics.noisy_auc import NoisyAuc, noisy_auc
 from common.study.study import Study
-from common.wire.state_transfer import States
 from server.config.run_config import Run
 
 

@@ -20,19 +20,16 @@ from server.rounds import update_screening
 from server.rounds.disk_spool import opened
 from server.rounds.retries import Asking
 from server.rounds.round_metrics import KINDS
-from server.rounds.state_delivery import Lot
+from server.rounds.state_delivery import Key, Lot
 from server.rounds.sums import Collected, Question, Total, by_site
 from server.rounds.transport import why
-
-Key = tuple[str, str]
-"""Of a job."""
 
 
 @dataclass(frozen=True)
 class OpenSums:
     asking: Asking
 
-    def asked(self, job: Job) -> tuple[str, ...]:
+    def participants(self, job: Job) -> tuple[str, ...]:
         return self.asking.roster.able(job)
 
     def collect(self, questions: Sequence[Question], lot: Lot) -> Collected:
@@ -50,7 +47,7 @@ class OpenSums:
             shelf.holds(site, lot)
             updates[site] |= {key: u for key, u in matched.items() if u.code != "R09"}
             open_plans[site] = [
-                p for p in open_plans[site] if (p.fold.key, p.learner) not in updates[site]
+                p for p in open_plans[site] if (p.fold, p.learner) not in updates[site]
             ]
             self.asking.heartbeat.open(site, len(open_plans[site]))
             return len(open_plans[site])
@@ -181,7 +178,7 @@ def _match(plans: Sequence[Plan], updates: Sequence[Update]) -> dict[Key, Update
     by_hash = {u.plan_hash: u for u in updates}
     if set(by_hash) != {p.hash for p in plans} or len(updates) != len(plans):
         raise RefusedError("P04", "the site answered other plans than those it was asked")
-    return {(p.fold.key, p.learner): by_hash[p.hash] for p in plans}
+    return {(p.fold, p.learner): by_hash[p.hash] for p in plans}
 
 
 class _Thickened(Sequence[Contribution]):

@@ -27,7 +27,7 @@ class Charges:
     """Of one run, by site."""
 
     def __init__(self, jobs: Iterable[Job], schema: Schema, noise: float, parts: int) -> None:
-        self._jobs = {j.key: j for j in jobs}
+        self._jobs = {(j.fold.key, j.learner.name): j for j in jobs}
         self._schema, self._noise, self._parts = schema, noise, parts
         self._spent: dict[str, dict[str, Floats]] = {}
 
@@ -54,7 +54,7 @@ class Charges:
             charged[list(job.fold.parts)] = 0
         return charged * charge(job.learner, phase, self._schema, self._noise)
 
-    def told(self) -> dict[str, dict[str, Any]]:
+    def spent(self) -> dict[str, dict[str, Any]]:
         """Site -> epsilon so far, and what each learner alone would have cost."""
         figures = {}
         for site, by_learner in self._spent.items():

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from common.types import nest
+from server.config.jobs import training_sets
+from server.config.run_config import Run
 from server.ledger import state_store
 from server.rounds.driver import Progress
 
@@ -25,5 +27,11 @@ def restore(lines: Sequence[Mapping[str, Any]], folder: Path) -> Progress:
         return Progress()
     arrays = state_store.load(folder / STATES, last_exchange["step"] + 1, last_exchange["state"])
     head = json.loads(bytes(arrays.pop("")))
-    states = {key: nest(flat) for key, flat in nest(arrays).items()}
-    return Progress(states, {(fold, name) for fold, name in head["done"]}, head["step"])
+    begun = lines[0]
+    groups = [tuple(group) for group in begun["groups"]]
+    folds = {fold.key: fold for fold in training_sets(Run.parse(begun["config"]), groups)}
+    return Progress(
+        {folds[key]: nest(flat) for key, flat in nest(arrays).items()},
+        {(folds[key], name) for key, name in head["done"]},
+        head["step"],
+    )

@@ -123,7 +123,7 @@ class Asking:
         def take(node: int, reply: Message) -> int | FedmetsError:
             site = sites[node]
             if not reply.has_error():
-                self.heartbeat.heard(site)
+                self.heartbeat.contact(site)
             try:
                 answer = packet(reply, "updates", "masked", "secured")
                 self.received += answer.size

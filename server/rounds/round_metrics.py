@@ -14,9 +14,9 @@ import numpy as np
 
 from common.data.cohort import Fold
 from common.federated.learner import Contribution
+from common.federated.states import States
 from common.metrics import score_histogram
 from common.metrics.estimability import judged
-from common.wire.state_transfer import States
 
 Values = dict[str, float]
 
@@ -107,7 +107,7 @@ def _short(value: float) -> float:
 def evaluated(states: States, heads: Sequence[str]) -> list[dict[str, Any]]:
     """What the coordinator knows without seeing a patient: metrics from added tallies, each AUC
     with its exact binning bound."""
-    arrays = states.get(Fold().key, {}).get("evaluation", {})
+    arrays = states.get(Fold(), {}).get("evaluation", {})
     rows = []
     for head in heads:
         for kind, evaluation in (("within", "within_site"), ("left_out", "leave_one_site_out")):

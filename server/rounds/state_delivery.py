@@ -13,13 +13,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from common.data.cohort import Fold
 from common.federated.learner import MEMORY, Averaged, Federated
+from common.federated.states import States
 from common.types import Arrays, pack
 from common.wire.compression import CODE, ROUNDED, SCALE, advance, worthwhile
-from common.wire.state_transfer import Packed, Part, States, pack_change, state_hash
+from common.wire.state_transfer import Packed, Part, pack_change, state_hash
 
-Key = tuple[str, str]
-"""Fold key and learner's name."""
+Key = tuple[Fold, str]
+"""Training set and learner's name."""
 _SMALL = 1 << 20
 """Bytes of a packed state below which it is kept packed."""
 
@@ -104,7 +106,7 @@ class Shelf:
         """How the states of an exchange may travel."""
         keys = [(fold, name) for fold, state in states.items() for name in state]
         packed = {k: self._packed(k, states[k[0]][k[1]]) for k in keys}
-        parts = {k: Part(*k, sha, "whole", "", 0) for k, (sha, _) in packed.items()}
+        parts = {k: Part(k[0].key, k[1], sha, "whole", "", 0) for k, (sha, _) in packed.items()}
         changes = {
             k: c for k, c in self._changes.items() if k in packed and c.arrays is states[k[0]][k[1]]
         }

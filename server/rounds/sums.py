@@ -10,7 +10,8 @@ from typing import Protocol
 from common.data.schema import Schema
 from common.errors import FederationError
 from common.federated.learner import Contribution, Plan, identity
-from common.types import Arrays, State
+from common.federated.states import States
+from common.types import Arrays
 from server.config.jobs import Job
 from server.rounds.state_delivery import Lot
 
@@ -24,13 +25,13 @@ class Question:
     phase: str
     plans: Mapping[str, Plan]
     """Site -> what it is asked; they differ in the site and the head of its budget."""
-    state: State
-    """What the learner reads, and its own arrays before the step."""
+    states: States
+    """What the learner reads, and of its own fold its arrays before the step."""
     schema: Schema
 
     @property
     def arrays(self) -> Arrays:
-        return self.state[self.job.learner.name]
+        return self.states[self.job.fold][self.job.learner.name]
 
     @property
     def plan(self) -> Plan:
@@ -39,7 +40,7 @@ class Question:
 
     def zero(self) -> Contribution:
         """What an answer looks like."""
-        zero = identity(self.job.learner, self.state, self.schema, self.plan)
+        zero = identity(self.job.learner, self.states, self.schema, self.plan)
         # with noise a tally would be one more release
         return zero if self.plan.privacy is None else replace(zero, tally={})
 
@@ -84,7 +85,7 @@ class Collected:
 class Sums(Protocol):
     """How a run sums."""
 
-    def asked(self, job: Job) -> tuple[str, ...]:
+    def participants(self, job: Job) -> tuple[str, ...]:
         """The sites that get a plan for a job."""
         ...
 

@@ -30,7 +30,7 @@ from common.federated.accounting import least_noise
 from common.federated.learner import Contribution, Federated, Plan, fit, hyper_of, local_plan
 from common.privacy.mechanism import Privacy, Sampled, epsilon, release
 from common.privacy.random import repeatable
-from common.types import Arrays, State, flatten
+from common.types import Arrays, State
 from simulation.attack.lower_bound import CONFIDENCE, lower_bound
 
 TRIALS = 1000, 10_000
@@ -160,14 +160,10 @@ def moments(chain: Sequence[Federated], cohort: Cohort) -> Iterator[Moment]:
             assert bound is not None
             yield Moment(state, plan_asked, bound)
         phases_left -= {plan_asked.phase}
+        states = {plan.fold: state}
         arrays = learner.apply(
-            state, learner.contribute(_read(state), cohort, plan_asked), plan_asked
+            states, learner.contribute(states, cohort, plan_asked), plan_asked
         ).arrays
-
-
-def _read(state: State) -> State:
-    """One fold's state, also as it is named for who reads several."""
-    return {**state, **flatten({Fold().key: state})}
 
 
 def _worst(learner: Federated, first: Moment, candidates: Cohort) -> tuple[Moment, Cohort]:
@@ -214,7 +210,7 @@ def _share(learner: Federated, moment: Moment, patient: Cohort) -> Arrays:
 
 def _answer(learner: Federated, moment: Moment, cohort: Cohort) -> Contribution:
     with np.errstate(all="ignore"):  # a state that nobody would send may divide by 0
-        return learner.contribute(_read(moment.state), cohort, moment.plan)
+        return learner.contribute({moment.plan.fold: moment.state}, cohort, moment.plan)
 
 
 def _difference(a: Arrays, b: Arrays) -> Arrays:

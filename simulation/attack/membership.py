@@ -31,10 +31,10 @@ from numpy.typing import NDArray
 from common.data.cohort import UNKNOWN, Cohort, Fold
 from common.data.schema import Floats
 from common.federated.learner import Head
+from common.federated.states import States
 from common.learners.evaluation import scorable
 from common.metrics.resampling import bootstrap_weights, percentiles
 from common.metrics.score_histogram import log_loss_terms
-from common.wire.state_transfer import States
 
 MAX_FPR = 0.01
 LEAST_NONMEMBERS = 100
@@ -133,7 +133,7 @@ def trials(
 def confidence(target: Target, fold: Fold, cohorts: Sequence[Cohort]) -> Floats:
     """(patients,): minus the log loss of each patient's own class by the fold's model; NaN without
     a label, an input or a model."""
-    state = target.states.get(fold.key, {})
+    state = target.states.get(fold, {})
     out = [np.full(len(c), np.nan) for c in cohorts]
     for cohort, scores in zip(cohorts, out, strict=True):
         scorable_cases = scorable(target.head, cohort) & (cohort.labels != UNKNOWN)

@@ -21,11 +21,10 @@ from common.data.cohort import Cohort, Fold
 from common.data.schema import Floats, Schema
 from common.federated.accounting import accountable, calibrate, charge
 from common.federated.learner import Federated, Head, Hyper, TableHead
+from common.federated.states import States
 from common.learners.evaluation import within_site
 from common.privacy.mechanism import epsilon
 from common.study.study import Study
-from common.types import flatten
-from common.wire.state_transfer import States
 from server.app import Outcome
 from server.config.run_config import Run
 from server.ledger.ledger import NAME
@@ -170,9 +169,9 @@ def _run(run: Run, head: Federated, most: float, noise: float) -> Run:
 def _scored(head: Federated, states: States, run: Run, cohorts: Sequence[Cohort]) -> Scores:
     """Each part by the model that left it out."""
     folds = [Fold(parts=(p,)) for p in range(run.parts)]
-    flat = flatten(states)
     scored = [
-        within_site(cast(Head, head), flat, c, folds, c.parts(run.seed, run.parts)) for c in cohorts
+        within_site(cast(Head, head), states, c, folds, c.parts(run.seed, run.parts))
+        for c in cohorts
     ]
     probs, seen = (np.concatenate([s[i] for s in scored]) for i in (0, 1))
     return Scores(probs, np.full(len(probs), 0.5), seen.astype(np.bool_))

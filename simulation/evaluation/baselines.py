@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from common.data.cohort import Cohort, Fold, pooled
 from common.errors import RefusedError
 from common.federated.learner import Federated, Stacked, TableHead, fit, lacks, local_plan
-from common.types import State, flatten
-from common.wire.state_transfer import States
+from common.federated.states import States
+from common.types import State
 from server.config.jobs import Job
 
 Tell = Callable[[str, int, int], None]
@@ -43,9 +43,9 @@ def local(jobs: Sequence[Job], heads: Sequence[str], folds: Sequence[Fold]) -> l
 
 def train(
     tasks: Mapping[str, Task], prepare: Federated, seed: int, parts: int, tell: Tell
-) -> dict[str, States]:
-    """The states of every task, by its key, then by fold."""
-    states: dict[str, States] = {key: {} for key in tasks}
+) -> Mapping[str, States]:
+    """The states of every task, by its key."""
+    states: dict[str, dict[Fold, State]] = {key: {} for key in tasks}
     job_count = sum(len(t.jobs) for t in tasks.values())
     done = 0
 
@@ -56,7 +56,7 @@ def train(
 
     def chain(key: str, fold: Fold) -> None:
         task = tasks[key]
-        state = states[key].setdefault(fold.key, {})
+        state = states[key].setdefault(fold, {})
         for job in task.jobs:
             if (
                 job.fold == fold
@@ -64,14 +64,14 @@ def train(
                 and "image" in job.learner.modality
             ):
                 if not lacks(job.learner, state):
-                    state |= _alone(job, state, task, seed, parts)
+                    state |= _alone(job, {fold: state}, task, seed, parts)
                 count_job(task.title)
 
     for key, task in tasks.items():
         tables = [c for c in task.cohorts if "table" in c.modalities]
         for job in task.jobs:
             if isinstance(job.learner, TableHead):
-                states[key].setdefault(job.fold.key, {}).update(
+                states[key].setdefault(job.fold, {}).update(
                     job.learner.alone(tables, job.fold, seed, parts, prepare)
                 )
                 count_job(task.title)
@@ -86,15 +86,14 @@ def train(
     for key, task in tasks.items():
         for job in task.jobs:
             if isinstance(job.learner, Stacked):
-                read = flatten({f.key: states[key].get(f.key, {}) for f in job.reads})
-                if not lacks(job.learner, states[key][job.fold.key]):
-                    states[key][job.fold.key] |= _alone(job, read, task, seed, parts)
+                if not lacks(job.learner, states[key][job.fold]):
+                    states[key][job.fold] |= _alone(job, states[key], task, seed, parts)
                 count_job(task.title)
     tell("", job_count, job_count)
     return states
 
 
-def _alone(job: Job, state: State, task: Task, seed: int, parts: int) -> State:
+def _alone(job: Job, states: States, task: Task, seed: int, parts: int) -> State:
     """The learner's own arrays, fitted on the task's cases as one cohort; none where nobody has
     what it needs."""
     cohorts = [
@@ -108,7 +107,9 @@ def _alone(job: Job, state: State, task: Task, seed: int, parts: int) -> State:
     # the sites that the fold leaves out are left out here, and their name must not be looked for
     # among the others'
     plan = replace(local_plan(job.fold, seed, parts), reads=job.reads)
+    read = {f: states[f] for f in job.reads if f in states}
     try:
-        return {job.learner.name: fit(job.learner, state, [together], plan)[job.learner.name]}
+        fitted = fit(job.learner, states[job.fold], [together], plan, inner=read)
+        return {job.learner.name: fitted[job.learner.name]}
     except RefusedError:
         return {job.learner.name: {}}

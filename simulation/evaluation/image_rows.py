@@ -11,8 +11,6 @@ import numpy as np
 from common.data.cohort import UNKNOWN, Cohort, Fold
 from common.data.picture import ROI_SOURCES
 from common.federated.learner import Federated
-from common.learners.evaluation import of_fold
-from common.types import flatten
 from server.app import Outcome
 from simulation.evaluation.sums import Sums
 
@@ -54,13 +52,12 @@ def _by_source(
 ) -> list[Row]:
     """The within-site AUC of image and fusion apart for each kind of region, by the region that the
     scoring model worked on."""
-    flat = flatten(outcome.states)
     pieces = []
     for c in sites:
         source = np.full(len(c), "", dtype=object)
         part_of = c.parts(sums.seed, parts)
         for p in range(parts):
-            state = of_fold(flat, Fold(parts=(p,)))
+            state = outcome.states.get(Fold(parts=(p,)), {})
             mask = c.imaged & (part_of == p)
             if mask.any() and state.get("image"):
                 source[mask] = cast(Any, image).crops(state, c.where(mask)).sources

@@ -21,12 +21,12 @@ from common.data.schema import Floats
 from common.errors import DataError
 from common.federated.learner import Federated, Head, TableHead
 from common.federated.local_baseline import local_folds, trainable
+from common.federated.states import States
 from common.learners.evaluation import (
     Predicted,
     chosen,
     groups,
     leave_one_site_out,
-    of_fold,
     out_of_fold,
     scorable,
     threshold_and_loss,
@@ -34,8 +34,7 @@ from common.learners.evaluation import (
 )
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.metrics.score_histogram import checked
-from common.types import Probs, State, flatten
-from common.wire.state_transfer import States
+from common.types import Probs
 from server.config.jobs import Job
 from simulation.evaluation import baselines
 
@@ -131,26 +130,26 @@ def compare(
         if local_heads[c.site]
     }
     trained = baselines.train(tasks, prepare, seed, parts, tell)
-    federated, together = flatten(states), flatten(trained[""])
-    local = {site: flatten(trained[site]) for site in trained if site}
     scored: dict[tuple[str, str, str], list[dict[str, Predicted]]] = {}
     for n, head in enumerate(heads):
         tell("scoring", n, len(heads))
-        for arm, state in (("federated", federated), ("pooled", together)):
-            by_part = _set(head, state, cohorts, folds, seed, parts)
-            within = {c.site: _within(head, state, c, folds, by_part, seed, parts) for c in cohorts}
+        for arm, arm_states in (("federated", states), ("pooled", trained[""])):
+            by_part = _set(head, arm_states, cohorts, folds, seed, parts)
+            within = {
+                c.site: _within(head, arm_states, c, folds, by_part, seed, parts) for c in cohorts
+            }
             scored[head.name, arm, "within_site"] = [within]
             scored[head.name, arm, "leave_one_site_out"] = [
-                _left_out(head, state, cohorts, folds, seed, parts)
+                _left_out(head, arm_states, cohorts, folds, seed, parts)
             ]
         able_sites = able[head.name]
         own_site = {
             c.site: _within(
                 head,
-                local[c.site],
+                trained[c.site],
                 c,
                 own_folds,
-                _set(head, local[c.site], [c], own_folds, seed, parts),
+                _set(head, trained[c.site], [c], own_folds, seed, parts),
                 seed,
                 parts,
             )
@@ -158,7 +157,7 @@ def compare(
         }
         scored[head.name, "local", "within_site"] = [own_site]
         scored[head.name, "local", "leave_one_site_out"] = [
-            _foreign(head, local[a.site], a, cohorts, own_folds, seed, parts) for a in able_sites
+            _foreign(head, trained[a.site], a, cohorts, own_folds, seed, parts) for a in able_sites
         ]
     tables = [h.name for h in heads if isinstance(h, TableHead)]
     counts: dict[tuple[str, str], dict[str, int]] = {}
@@ -182,7 +181,7 @@ def compare(
 
 def _pooled_out_of_fold(
     head: Head,
-    state: State,
+    states: States,
     cohorts: Sequence[Cohort],
     outer: Fold,
     folds: Sequence[Fold],
@@ -192,7 +191,7 @@ def _pooled_out_of_fold(
     """(threshold, log loss) from the out-of-fold predictions on the training rows of `outer`, over
     all sites."""
     pieces = [
-        (*out_of_fold(head, state, c, outer, folds, c.parts(seed, parts)), c.labels)
+        (*out_of_fold(head, states, c, outer, folds, c.parts(seed, parts)), c.labels)
         for c in cohorts
     ]
     probs, seen, labels = (np.concatenate([p[i] for p in pieces]) for i in range(3))
@@ -201,7 +200,7 @@ def _pooled_out_of_fold(
 
 def _set(
     head: Head,
-    state: State,
+    states: States,
     cohorts: Sequence[Cohort],
     folds: Sequence[Fold],
     seed: int,
@@ -209,14 +208,14 @@ def _set(
 ) -> list[tuple[float, float]]:
     """Threshold and log loss for each part."""
     return [
-        _pooled_out_of_fold(head, state, cohorts, Fold(parts=(p,)), folds, seed, parts)
+        _pooled_out_of_fold(head, states, cohorts, Fold(parts=(p,)), folds, seed, parts)
         for p in range(parts)
     ]
 
 
 def _within(
     head: Head,
-    state: State,
+    states: States,
     cohort: Cohort,
     folds: Sequence[Fold],
     by_part: Sequence[tuple[float, float]],
@@ -224,12 +223,12 @@ def _within(
     parts: int,
 ) -> Predicted:
     part_of = cohort.parts(seed, parts)
-    return Predicted.by_part(within_site(head, state, cohort, folds, part_of), by_part, part_of)
+    return Predicted.by_part(within_site(head, states, cohort, folds, part_of), by_part, part_of)
 
 
 def _left_out(
     head: Head,
-    state: State,
+    states: States,
     cohorts: Sequence[Cohort],
     folds: Sequence[Fold],
     seed: int,
@@ -238,18 +237,18 @@ def _left_out(
     """Each site by the model that left it out; none where nothing was left out."""
     by_site = {}
     for group in groups(folds):
-        threshold, loss = _pooled_out_of_fold(head, state, cohorts, group, folds, seed, parts)
+        threshold, loss = _pooled_out_of_fold(head, states, cohorts, group, folds, seed, parts)
         for c in cohorts:
             if c.site in group.sites:
                 by_site[c.site] = Predicted.alike(
-                    leave_one_site_out(head, state, c, [group]), threshold, loss
+                    leave_one_site_out(head, states, c, [group]), threshold, loss
                 )
     return by_site
 
 
 def _foreign(
     head: Head,
-    state: State,
+    states: States,
     trainer: Cohort,
     cohorts: Sequence[Cohort],
     own_folds: Sequence[Fold],
@@ -258,8 +257,8 @@ def _foreign(
 ) -> dict[str, Predicted]:
     """A site's own full model on everybody else's patients, at the threshold that its own
     out-of-fold predictions set."""
-    threshold, loss = _pooled_out_of_fold(head, state, [trainer], Fold(), own_folds, seed, parts)
-    final_state = of_fold(state, Fold())
+    threshold, loss = _pooled_out_of_fold(head, states, [trainer], Fold(), own_folds, seed, parts)
+    final_state = states[Fold()]
     return {
         c.site: Predicted.alike((head.predict(final_state, c), scorable(head, c)), threshold, loss)
         for c in cohorts

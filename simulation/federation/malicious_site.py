@@ -18,18 +18,18 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client.cohort.reader import Reading
-from client.station import guard
 from client.station.station import Station, open_station
 from common.data.cohort import UNKNOWN
 from common.errors import FedmetsError, UsageError
 from common.federated.learner import Averaged, Contribution, Plan, load
+from common.federated.states import States
 from common.types import Arrays, pack, unpack
 from common.wire import signing
 from common.wire.compression import CODE, SCALE
 from common.wire.envelope import Packet
 from common.wire.flower_records import HELLO, NUDGE, content, packet
 from common.wire.messages import Update, pack_updates, refusal, unpack_request
-from common.wire.state_transfer import States, held_states
+from common.wire.state_transfer import held_states
 from server.ledger import state_store
 from simulation.federation import label_permutation
 from simulation.federation.partition import Partition
@@ -125,7 +125,7 @@ class HostileStation:
         learner, truth = load(plan.learner, plan.hyper), update.contribution
         if truth is None or not isinstance(learner, Averaged):
             return update
-        current = learner.parameters(guard.state_for(plan, states)[learner.name])
+        current = learner.parameters(states[plan.fold][learner.name])
         if set(truth.sums) == {CODE, SCALE}:
             sums = self._changed(plan, truth.sums)
         elif set(truth.sums) == set(current):

@@ -51,7 +51,7 @@ def finish(setting: Setting, outcome: Outcome, console: Console, started: float)
         report = record(setting, outcome, sums, found, sites, models)
     split_checks.write(setting.folder, sites, comparison, models, run.seed)
     split_checks.verify_written(setting.folder, setting.sites)
-    final = outcome.states[Fold().key]
+    final = outcome.states[Fold()]
     report["model_files"] = model_files.write(
         setting.folder / "model", run, setting.study, setting.task, final, outcome.heads, report
     )

@@ -47,7 +47,7 @@ def record(
     done = Finished(
         run, setting.study, setting.task, setting.folder, outcome.states, outcome.heads, *told_by
     )
-    compared = outcome.states[Fold().key].get("comparison", {})
+    compared = outcome.states[Fold()].get("comparison", {})
     evaluation = Evaluation(
         sums.models(models),
         sums.paired(models),

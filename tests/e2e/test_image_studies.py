@@ -246,7 +246,7 @@ def agree(told: Mapping[str, Mapping[str, str]], folder: Path, names: set[str]) 
     """What was predicted offline is what the stations' own learners predict of the same patients;
     returns the stations' cohorts."""
     lines = ledger.read(folder / ledger.NAME)
-    state, run = restore(lines, folder).states[Fold().key], Run.parse(lines[0]["config"])
+    state, run = restore(lines, folder).states[Fold()], Run.parse(lines[0]["config"])
     study = run.load_study()
     heads = [h for h in run.heads(study) if isinstance(h, Head)]
     assert {h.name for h in heads} == names

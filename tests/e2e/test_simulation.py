@@ -167,7 +167,7 @@ def test_new_patients_are_scored_as_the_federation_scored_them(
 ) -> None:
     folder, report = whole
     lines = ledger.read(folder / ledger.NAME)
-    arrays = restore(lines, folder).states[Fold().key]["comparison"]
+    arrays = restore(lines, folder).states[Fold()]["comparison"]
     data = tmp_path / "new"
     shutil.copytree(folder / "data", data)
     for path in data.rglob("clinical.tsv"):
@@ -208,7 +208,7 @@ def test_new_patients_are_scored_as_the_federation_scored_them(
     )
     assert {stat.S_IMODE(f.stat().st_mode) for f in out.iterdir()} == {0o600}
     # each site's own station, with the model that the coordinator ended with
-    states = restore(lines, folder).states[Fold().key]
+    states = restore(lines, folder).states[Fold()]
     run = Run.parse(lines[0]["config"])
     labels: dict[str, list[tuple[float, bool]]] = {}
     for home in sorted((folder / "sites").iterdir()):

@@ -16,8 +16,9 @@ from common.data.cohort import UNKNOWN, Cohort, Fold
 from common.errors import DataError, FederationError
 from common.federated import learner
 from common.federated.learner import load
+from common.federated.states import named_arrays
 from common.study.load import load as load_study
-from common.types import digest, flatten
+from common.types import digest
 from common.wire.messages import Hello
 from server.config import enrolled_sites
 from server.config.jobs import Job
@@ -265,10 +266,10 @@ class Volumes:
     def phase(self, arrays):
         return "count"
 
-    def contribute(self, state, cohort, plan):
+    def contribute(self, states, cohort, plan):
         return Contribution({"n": np.array(float(len(cohort)))}, len(cohort))
 
-    def apply(self, state, total, plan):
+    def apply(self, states, total, plan):
         return Step(dict(total.sums), True)
 
 LEARNER = Volumes()
@@ -336,7 +337,7 @@ def test_d06_a_site_without_the_modality_is_named_and_the_others_go_on(
     (work,) = exchange.work
     assert work["contributed"] == ["Ash"]
     assert work["refused"] == {"Beech": "D06"}
-    assert progress.states["all"]["volumes"]["n"] == SMALL["Ash"]
+    assert progress.states[Fold()]["volumes"]["n"] == SMALL["Ash"]
     log = next((tmp_path / "town" / "run" / "sites").glob("*-beech/station.log")).read_text()
     assert (
         ("Beech" in exchange.asked)
@@ -435,10 +436,7 @@ def test_d07_equal_schemas_are_in_the_ledger_and_start(tmp_path: Path, rows: lis
     outcome = train(setting)
     opening = read(setting.folder / "ledger.jsonl")[0]
     assert opening["schema"] == setting.study.schema_at(setting.task).hash
-    assert (
-        digest({f"{k}\t{n}": a for k, s in outcome.states.items() for n, a in flatten(s).items()})
-        == outcome.state_hash
-    )
+    assert digest(named_arrays(outcome.states)) == outcome.state_hash
 
 
 def test_d07_a_hello_is_refused_by_its_schema_alone(tmp_path: Path, rows: list[Row]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from common.data.cohort import UNKNOWN, Cohort
+from common.data.cohort import UNKNOWN, Cohort, Fold
 from common.metrics.definitions import METRICS
 from common.metrics.resampling import bootstrap_weights
 from common.metrics.score_histogram import youden
@@ -248,12 +248,12 @@ def test_e02_the_prediction_of_a_part_is_that_of_the_model_without_it(
         mine = slice(at, at + len(c))
         for part in range(PARTS):
             inside = c.parts(setting.run.seed, PARTS) == part
-            expected = head.predict(outcome.states[f"part:{part}"], c)[inside]  # type: ignore[attr-defined]
+            expected = head.predict(outcome.states[Fold(parts=(part,))], c)[inside]  # type: ignore[attr-defined]
             assert np.array_equal(within.probs[mine][inside], expected)
         group = next(
             f for f in setting.run.folds(outcome.groups) if c.site in f.sites and not f.parts
         )
-        assert np.array_equal(left_out.probs[mine], head.predict(outcome.states[group.key], c))  # type: ignore[attr-defined]
+        assert np.array_equal(left_out.probs[mine], head.predict(outcome.states[group], c))  # type: ignore[attr-defined]
         at += len(c)
 
 
@@ -414,7 +414,7 @@ def test_e06_the_threshold_is_the_one_that_added_histograms_give(
     trained: tuple[Setting, Outcome, list[Cohort], Comparison],
 ) -> None:
     _, outcome, _, comparison = trained
-    evaluated = outcome.states["all"]["evaluation"]
+    evaluated = outcome.states[Fold()]["evaluation"]
     for name in ("logistic", "boosting"):
         (within,) = comparison.scores[name, "federated", "within_site"]
         histograms = evaluated[f"{name}/thresholds/within"]

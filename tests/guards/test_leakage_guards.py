@@ -465,12 +465,12 @@ def test_l05_test_rows_of_a_part_change_nothing_that_is_fitted_for_it(
     assert len(without) == PARTS
     for fold in folds:
         same = [
-            digest(outcome.states[fold.key][name]) == digest(other.states[fold.key][name])
+            digest(outcome.states[fold][name]) == digest(other.states[fold][name])
             for name in fitted
         ]
         assert all(same) if fold in without else not any(same), fold.key
     # the threshold and the choice between heads come from those folds
-    evaluated = [o.states["all"]["evaluation"] for o in (outcome, other)]
+    evaluated = [o.states[Fold()]["evaluation"] for o in (outcome, other)]
     for name in ("logistic", "boosting"):
         for kind in ("thresholds", "log_loss"):
             a, b = (e[f"{name}/{kind}/within"] for e in evaluated)
@@ -508,7 +508,7 @@ def test_l05_a_site_that_is_left_out_changes_nothing_that_is_fitted_without_it(
     assert outcome.groups == other.groups == (("Ash",), ("Beech",), ("Elm",))
     for fold in setting.run.folds(outcome.groups):
         for name in ("preprocessing", "logistic"):
-            same = digest(outcome.states[fold.key][name]) == digest(other.states[fold.key][name])
+            same = digest(outcome.states[fold][name]) == digest(other.states[fold][name])
             assert same is ("Elm" in fold.sites), fold.key
     elm = clean.sites == "Elm"
     for arm in ("federated", "pooled"):

@@ -14,11 +14,11 @@ import numpy as np
 from common import __version__
 from common.data.cohort import Fold
 from common.federated.learner import Averaged, Federated
+from common.federated.states import States
 from common.metrics.kaplan_meier import kaplan_meier
 from common.networks.gradcam_maps import focus
 from common.study.study import Study
 from common.types import State
-from common.wire.state_transfer import States
 from server.config.run_config import Run
 from server.ledger.ledger import NAME, read
 from server.rounds import strategies
@@ -114,7 +114,7 @@ BEYOND = {
 def importance(states: States, heads: Sequence[Federated], features: Sequence[Any]) -> list[Row]:
     """Mean absolute SHAP value of each feature of each final model, from the federated sums; of the
     fusion, of the image too."""
-    arrays = states[Fold().key].get("importance", {})
+    arrays = states[Fold()].get("importance", {})
     rows = []
     for head in (h for h in heads if h.name in arrays):
         titles = {f.name: f.title or f.name for f in features} | {
@@ -131,7 +131,7 @@ def importance(states: States, heads: Sequence[Federated], features: Sequence[An
 def survival(states: States, study: Any, task: str) -> Row | None:
     """Kaplan-Meier curves by class, from federated counts (a description; no model is judged by
     it)."""
-    arrays = states[Fold().key].get("survival")
+    arrays = states[Fold()].get("survival")
     described = study.schema.survival
     if described is None or not arrays or not arrays["counts"].any():
         return None
@@ -181,7 +181,7 @@ def unconverged(states: States) -> list[str]:
     for fold, state in states.items():
         for name, arrays in state.items():
             if "converged" in arrays and not bool(arrays["converged"]):
-                folds.setdefault(name, []).append(fold)
+                folds.setdefault(name, []).append(fold.key)
     return [
         f"{name} did not converge on {len(f)} training sets ({', '.join(f[:3])} ...): raise "
         f"{name}.rounds"

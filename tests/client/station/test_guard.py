@@ -28,6 +28,7 @@ from common.federated.learner import (
     local_plan,
     names,
 )
+from common.federated.states import States
 from common.privacy.mechanism import Privacy
 from tests.pictures import imaging, sites
 
@@ -98,3 +99,13 @@ def test_whoever_releases_pays_and_only_parts_it_does_not_look_at_are_spared(
     (charge,) = charges
     assert charge.noise == noise
     assert charge.spared == (parts if learner.traits.trains else ())
+
+
+def test_a_learner_gets_the_folds_that_its_plan_reads_and_no_other() -> None:
+    folds = (Fold(parts=(0,)), Fold(parts=(1,)), Fold(("A",)))
+    states: States = {fold: {"image": {}} for fold in folds}
+    plan = replace(local_plan(folds[0], 0, 5), reads=folds[:2])
+    assert guard.states_for(plan, states) == {fold: states[fold] for fold in folds[:2]}
+    with pytest.raises(RefusedError, match=r"fold\(s\) part:1 did not come") as caught:
+        guard.states_for(plan, {fold: states[fold] for fold in (folds[0], folds[2])})
+    assert caught.value.code == "P04"

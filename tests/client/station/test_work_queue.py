@@ -18,9 +18,10 @@ from client.station import time_forecast
 from common.data.cohort import Cohort, Fold
 from common.errors import FederationError
 from common.federated.learner import Contribution, Plan, hyper_of, load
+from common.federated.states import States
 from common.wire.flower_records import HELLO, content, packet
 from common.wire.messages import Request
-from common.wire.state_transfer import States, pack_states
+from common.wire.state_transfer import pack_states
 from server.rounds.driver import Exchange, Federation, Progress, drive
 from tests.courier import MemoryGrid, Node
 from tests.server.rounds.test_driver import RUN, Local, bits, driven, node, registered, tasks
@@ -51,12 +52,12 @@ def slow(tmp_path: Path) -> Iterator[Slow]:
 
 
 def states() -> States:
-    return {"all": {"preprocessing": load("preprocessing").start(schema(), 3)}}
+    return {Fold(): {"preprocessing": load("preprocessing").start(schema(), 3)}}
 
 
 def plan(**changes: Any) -> Plan:
     learner = load("preprocessing")
-    phase = learner.phase(states()["all"]["preprocessing"])
+    phase = learner.phase(states()[Fold()]["preprocessing"])
     first = Plan(
         "r", "S0", "synthetic", "now", schema().hash, 0, learner.name, phase, Fold(), (Fold(),),
         pack_states(states()).hash,

@@ -7,7 +7,7 @@ import dataclasses
 import importlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -40,7 +40,7 @@ from common.federated.learner import (
     names,
     total,
 )
-from common.learners.evaluation import of_fold
+from common.federated.states import States, named_arrays, with_arrays
 from common.privacy.mechanism import Privacy, Sampled
 from common.privacy.random import repeatable
 from common.study.study import Study, Task
@@ -142,16 +142,16 @@ def several(job: Job) -> bool:
     return job.reads != (job.fold,)
 
 
-def prepared(job: Job, those: Sequence[Cohort]) -> State:
-    """What the job reads, and the learner's own start: one fold's state, or several under `fold
-    key<tab>learner`."""
-    return {**reading(job, those, {}), job.learner.name: job.learner.start(those[0].schema, SEED)}
+def prepared(job: Job, those: Sequence[Cohort]) -> States:
+    """What the job reads, and the learner's own start."""
+    start = job.learner.start(those[0].schema, SEED)
+    return with_arrays(reading(job, those, {}), job.fold, job.learner.name, start)
 
 
 Fitted = dict[tuple[Fold, str], Arrays]
 
 
-def reading(job: Job, those: Sequence[Cohort], fitted: Fitted) -> State:
+def reading(job: Job, those: Sequence[Cohort], fitted: Fitted) -> States:
     classes = len(those[0].schema.label.classes)
     trains = {(j.fold, j.learner.name) for j in found(classes)}
     names = tuple(
@@ -166,12 +166,11 @@ def reading(job: Job, those: Sequence[Cohort], fitted: Fitted) -> State:
             for n in names
             if isinstance(jobs(classes)[n].learner, Stacked) and (job.fold, n) not in trains
         }
-        return {n: {} if n in gone else fit_one(n, job.fold, those, fitted) for n in names}
+        return {
+            job.fold: {n: {} if n in gone else fit_one(n, job.fold, those, fitted) for n in names}
+        }
     return {
-        f"{f.key}\t{n}": fit_one(n, f, those, fitted)
-        for f in job.reads
-        for n in names
-        if (f, n) in trains
+        f: {n: fit_one(n, f, those, fitted) for n in names if (f, n) in trains} for f in job.reads
     }
 
 
@@ -187,7 +186,9 @@ def fit_one(name: str, fold: Fold, those: Sequence[Cohort], fitted: Fitted) -> A
         arrays = _NETWORKS.get(key) if name in TINY else None
         if arrays is None:
             plan = dataclasses.replace(local_plan(fold, SEED, PARTS), reads=job.reads)
-            arrays = fit(job.learner, reading(job, those, fitted), those, plan)[name]
+            states = reading(job, those, fitted)
+            state = states.get(fold, {})
+            arrays = fit(job.learner, state, those, plan, inner=states)[name]
             _NETWORKS.update({key: arrays} if name in TINY else {})
         fitted[fold, name] = arrays
     return fitted[fold, name]
@@ -196,36 +197,36 @@ def fit_one(name: str, fold: Fold, those: Sequence[Cohort], fitted: Fitted) -> A
 _NETWORKS: dict[tuple[object, ...], Arrays] = {}
 
 
-def asked(job: Job, state: State) -> Plan:
+def asked(job: Job, states: States) -> Plan:
     learner = job.learner
     plan = dataclasses.replace(local_plan(job.fold, SEED, PARTS), reads=job.reads)
     return dataclasses.replace(
         plan,
         learner=learner.name,
-        phase=learner.phase(state[learner.name]),
+        phase=learner.phase(states[job.fold][learner.name]),
         hyper=hyper_of(learner),
     )
 
 
 @dataclass(frozen=True)
 class Moment:
-    """One exchange: the state before it, the plan, what the sites gave, the step taken."""
+    """One exchange: the states before it, the plan, what the sites gave, the step taken."""
 
-    state: State
+    states: States
     plan: Plan
     given: tuple[Contribution, ...]
     step: Step
 
 
-def walk(job: Job, those: Sequence[Cohort], state: State | None = None) -> Iterator[Moment]:
+def walk(job: Job, those: Sequence[Cohort], states: States | None = None) -> Iterator[Moment]:
     learner = job.learner
-    state = state or prepared(job, those)
+    states = states or prepared(job, those)
     for _ in range(200):
-        plan = asked(job, state)
-        given_ = tuple(learner.contribute(state, c, plan) for c in those)
-        step = learner.apply(state, total(given_), plan)
-        yield Moment(state, plan, given_, step)
-        state = {**state, learner.name: step.arrays}
+        plan = asked(job, states)
+        given_ = tuple(learner.contribute(states, c, plan) for c in those)
+        step = learner.apply(states, total(given_), plan)
+        yield Moment(states, plan, given_, step)
+        states = with_arrays(states, job.fold, learner.name, step.arrays)
         if step.done:
             return
     raise AssertionError(f"{learner.name} does not come to an end")
@@ -236,13 +237,18 @@ def history(name: str, classes: int) -> tuple[Moment, ...]:
     return tuple(walk(jobs(classes)[name], federation(classes)))
 
 
-def frozen(state: State) -> State:
-    out: State = {}
-    for name, arrays in state.items():
-        out[name] = {k: v.copy() for k, v in arrays.items()}
-        for v in out[name].values():
-            v.flags.writeable = False
-    return out
+def changed(states: States, change: Callable[[Array], Array]) -> States:
+    """The states with every array changed."""
+    return {
+        fold: {n: {k: change(v) for k, v in arrays.items()} for n, arrays in state.items()}
+        for fold, state in states.items()
+    }
+
+
+def frozen(array: Array) -> Array:
+    copy = array.copy()
+    copy.flags.writeable = False
+    return copy
 
 
 def both(c: Contribution) -> Arrays:
@@ -302,17 +308,17 @@ def test_start_contribute_and_apply_are_pure(name: str, classes: int) -> None:
         learner.start(those[0].schema, SEED)
     )
     for moment in history(name, classes):
-        state = frozen(moment.state)
+        states = changed(moment.states, frozen)
         before = [c.hash for c in those]
-        assert learner.phase(state[name]) == moment.plan.phase
+        assert learner.phase(states[moment.plan.fold][name]) == moment.plan.phase
         for c, first in zip(those, moment.given, strict=True):
-            assert same(learner.contribute(state, c, moment.plan), first)
+            assert same(learner.contribute(states, c, moment.plan), first)
         sums = both(total(moment.given))
-        again = learner.apply(state, total(moment.given), moment.plan)
+        again = learner.apply(states, total(moment.given), moment.plan)
         assert digest(again.arrays) == digest(moment.step.arrays)
         assert again.done == moment.step.done
         assert digest(both(total(moment.given))) == digest(sums)
-        assert digest(flatten(state)) == digest(flatten(moment.state))
+        assert digest(named_arrays(states)) == digest(named_arrays(moment.states))
         assert [dataclasses.replace(c).hash for c in those] == before
 
 
@@ -323,7 +329,7 @@ def test_nobody_is_the_identity_element_and_declares_names_shapes_and_dtypes(
 ) -> None:
     for moment in history(name, classes):
         zero = jobs(classes)[name].learner.contribute(
-            moment.state, empty(schema(classes)), moment.plan
+            moment.states, empty(schema(classes)), moment.plan
         )
         assert zero.cases == 0
         for c in moment.given:
@@ -337,7 +343,7 @@ def test_nobody_is_the_identity_element_and_declares_names_shapes_and_dtypes(
 def test_a_contribution_of_other_names_or_shapes_is_refused(name: str) -> None:
     moment = history(name, 2)[0]
     good = moment.given[0]
-    zero = jobs(2)[name].learner.contribute(moment.state, empty(schema(2)), moment.plan)
+    zero = jobs(2)[name].learner.contribute(moment.states, empty(schema(2)), moment.plan)
     key = next(iter(good.sums))
     wrong: dict[str, Any] = {
         "shape": {**good.sums, key: np.zeros((7, 7, 7))},
@@ -369,6 +375,16 @@ def test_adding_is_associative_up_to_rounding(name: str) -> None:
         assert ((a + b) + c).cases == (a + (b + c)).cases
 
 
+@learners
+def test_it_looks_at_no_fold_but_those_that_its_plan_reads(name: str) -> None:
+    (c, *_), learner = federation(2), jobs(2)[name].learner
+    moment = history(name, 2)[0]
+    own = {fold: moment.states[fold] for fold in moment.plan.reads}
+    strange = {Fold(("nobody",)): changed(own, lambda a: a * 0)[moment.plan.reads[0]], **own}
+    assert same(learner.contribute(own, c, moment.plan), moment.given[0])
+    assert same(learner.contribute(strange, c, moment.plan), moment.given[0])
+
+
 EXACT = [n for n in NAMES if not isinstance(load(n), Averaged) and not several(jobs(2)[n])]
 
 
@@ -384,7 +400,7 @@ def test_sums_do_not_depend_on_how_patients_are_split(name: str, data: st.DataOb
     )
     job = jobs(classes)[name]
     for moment in walk(job, [whole]):
-        parts = total([job.learner.contribute(moment.state, c, moment.plan) for c in those])
+        parts = total([job.learner.contribute(moment.states, c, moment.plan) for c in those])
         (one,) = moment.given
         assert parts.cases == one.cases
         for key, value in both(one).items():
@@ -397,8 +413,11 @@ def test_goes_on_from_packed_arrays_at_any_step(name: str, classes: int) -> None
     moments = history(name, classes)
     want = digest(moments[-1].step.arrays)
     for at in {0, 1, len(moments) // 2, len(moments) - 1} & set(range(len(moments))):
-        state = {n: unpack(pack(arrays)) for n, arrays in moments[at].state.items()}
-        *_, last = walk(jobs(classes)[name], federation(classes), state)
+        states = {
+            fold: {n: unpack(pack(arrays)) for n, arrays in state.items()}
+            for fold, state in moments[at].states.items()
+        }
+        *_, last = walk(jobs(classes)[name], federation(classes), states)
         assert digest(last.step.arrays) == want
 
 
@@ -432,8 +451,8 @@ def test_one_patient_moves_the_sums_by_no_more_than_declared(
         values=values,
         labels=np.where(np.arange(12) == who, data.draw(st.integers(0, classes - 1)), c.labels),
     )
-    with_ = learner.contribute(moment.state, c, moment.plan)
-    without = learner.contribute(moment.state, c.where(np.arange(12) != who), moment.plan)
+    with_ = learner.contribute(moment.states, c, moment.plan)
+    without = learner.contribute(moment.states, c.where(np.arange(12) != who), moment.plan)
     moved = np.sqrt(
         sum(float(((with_.sums[k] - without.sums[k]).astype(float) ** 2).sum()) for k in with_.sums)
     )
@@ -467,12 +486,12 @@ def test_no_state_that_a_coordinator_may_send_moves_them_further(
             array * by + (by > 1) if by is not None else array + 10 * r.normal(size=array.shape)
         ).astype(array.dtype)
 
-    state = {n: {k: bent(v) for k, v in arrays.items()} for n, arrays in moment.state.items()}
+    states = changed(moment.states, bent)
     c = cohort(12, classes=classes, seed=data.draw(st.integers(0, 999)))
     who = data.draw(st.integers(0, 11))
     try:
-        with_ = learner.contribute(state, c, moment.plan)
-        without = learner.contribute(state, c.where(np.arange(12) != who), moment.plan)
+        with_ = learner.contribute(states, c, moment.plan)
+        without = learner.contribute(states, c.where(np.arange(12) != who), moment.plan)
     except (FedmetsError, ValueError, IndexError, OverflowError, ZeroDivisionError):
         return
     moved = np.sqrt(
@@ -495,19 +514,19 @@ def test_what_adds_its_noise_itself_sends_one_case_and_nothing_that_a_seed_makes
     ]
     for moment in sampled[:1]:
         plan = dataclasses.replace(moment.plan, privacy=Privacy(1.0))
-        first, again = (learner.contribute(moment.state, those[0], plan) for _ in range(2))
-        nobody = learner.contribute(moment.state, empty(schema(2)), plan)
+        first, again = (learner.contribute(moment.states, those[0], plan) for _ in range(2))
+        nobody = learner.contribute(moment.states, empty(schema(2)), plan)
         assert (first.cases, first.tally) == (moment.given[0].cases, {})
         check(first, nobody, plan)
         assert digest(first.sums) != digest(again.sums)
         with repeatable(7, "x"):
-            seeded = learner.contribute(moment.state, those[0], plan)
+            seeded = learner.contribute(moment.states, those[0], plan)
         with repeatable(7, "x"):
             reseeded = learner.contribute(
-                moment.state, those[0], dataclasses.replace(plan, seed=SEED + 1)
+                moment.states, those[0], dataclasses.replace(plan, seed=SEED + 1)
             )
         assert digest(seeded.sums) == digest(reseeded.sums)
-        given = {k: moment.state[name][k] for k in nobody.sums}
+        given = {k: moment.states[plan.fold][name][k] for k in nobody.sums}
         assert all((nobody.sums[k] != v).any() for k, v in given.items()), "nobody is hidden, too"
 
 
@@ -611,10 +630,7 @@ def assert_unmoved(clean: Arrays, dirty: Arrays, those: Sequence[str], kind: str
 
 def trained(name: str, classes: int) -> State:
     last = history(name, classes)[-1]
-    return {
-        **(of_fold(last.state, Fold()) if several(jobs(classes)[name]) else last.state),
-        name: last.step.arrays,
-    }
+    return {**last.states[last.plan.fold], name: last.step.arrays}
 
 
 def nothing_known(classes: int) -> Cohort:

@@ -24,8 +24,8 @@ def losses(learner: Autoencoder, those: list[Cohort]) -> tuple[State, list[float
     state: State = {learner.name: learner.start(those[0].schema, 1)}
     found = []
     while True:
-        given = total([learner.contribute(state, c, PLAN) for c in those])
-        step = learner.apply(state, given, PLAN)
+        given = total([learner.contribute({Fold(): state}, c, PLAN) for c in those])
+        step = learner.apply({Fold(): state}, given, PLAN)
         state = {learner.name: step.arrays}
         found.append(float(given.tally["loss"]) / given.cases)
         if step.done:
@@ -86,19 +86,19 @@ def test_cases_of_test_parts_and_held_out_sites_are_not_looked_at_labelled_or_no
 def test_a_site_counts_with_its_cases_that_have_an_image() -> None:
     those = sites(40, 2, seed=1, share=0.5)
     state: State = {"autoencoder": SMALL.start(those[0].schema, 1)}
-    given = [SMALL.contribute(state, c, PLAN) for c in those]
+    given = [SMALL.contribute({Fold(): state}, c, PLAN) for c in those]
     assert [c.cases for c in given] == [int(c.imaged.sum()) for c in those]
-    zero = SMALL.contribute(state, empty(those[0].schema), PLAN)
+    zero = SMALL.contribute({Fold(): state}, empty(those[0].schema), PLAN)
     assert zero.cases == 0
     assert not any(v.any() for v in zero.sums.values())
-    new = SMALL.apply(state, total(given), PLAN).arrays
+    new = SMALL.apply({Fold(): state}, total(given), PLAN).arrays
     for key, value in SMALL.parameters(new).items():
         own = [c.sums[key] / c.cases for c in given]
         np.testing.assert_allclose(
             value, np.average(own, axis=0, weights=[c.cases for c in given]), atol=1e-6
         )
     assert isinstance(SMALL, Averaged)
-    nobody = SMALL.apply(state, zero, PLAN)
+    nobody = SMALL.apply({Fold(): state}, zero, PLAN)
     assert nobody.done
     np.testing.assert_array_equal(
         nobody.arrays["w/code.weight"], state["autoencoder"]["w/code.weight"]

@@ -379,9 +379,9 @@ def test_resuming_from_packed_arrays_on_other_machines_gives_the_same_model() ->
     for _ in range(200):
         those = [dataclasses.replace(c) for c in those]  # nothing remembered
         plan = asked(learner, state)
-        sums = total([learner.contribute(state, c, plan) for c in those])
-        step = learner.apply(state, sums, plan)
-        again = learner.apply(state, sums, plan)
+        sums = total([learner.contribute({Fold(): state}, c, plan) for c in those])
+        step = learner.apply({Fold(): state}, sums, plan)
+        again = learner.apply({Fold(): state}, sums, plan)
         assert pack(step.arrays) == pack(again.arrays)
         assert step.done == again.done
         state = {**state, "boosting": unpack(pack(step.arrays))}
@@ -410,8 +410,10 @@ def test_what_a_site_remembers_of_one_run_never_answers_another() -> None:
         }
         for value in (arrays["value"], arrays["value"] * 2):
             state = {**a, "boosting": {**arrays, "value": value}}
-            mine = first.contribute(state, those[0], asked(first, state))
-            clean = first.contribute(state, dataclasses.replace(those[0]), asked(first, state))
+            mine = first.contribute({Fold(): state}, those[0], asked(first, state))
+            clean = first.contribute(
+                {Fold(): state}, dataclasses.replace(those[0]), asked(first, state)
+            )
             assert pack(mine.sums) == pack(clean.sums)
 
 
@@ -425,14 +427,14 @@ def test_nobody_contributes_zeros_of_the_same_shape_at_every_exchange(classes: i
     while True:
         plan = asked(learner, state)
         phases.add(plan.phase)
-        zero = identity(learner, state, those[0].schema, plan)
-        sums = total([learner.contribute(state, c, plan) for c in those])
+        zero = identity(learner, {Fold(): state}, those[0].schema, plan)
+        sums = total([learner.contribute({Fold(): state}, c, plan) for c in those])
         assert {k: (v.shape, v.dtype) for k, v in zero.sums.items()} == {
             k: (v.shape, v.dtype) for k, v in sums.sums.items()
         }
         assert all(v.dtype == np.float64 and not v.any() for v in zero.sums.values())
         assert zero.cases == 0
-        step = learner.apply(state, sums, plan)
+        step = learner.apply({Fold(): state}, sums, plan)
         state = {**state, "boosting": step.arrays}
         if step.done:
             break
@@ -466,7 +468,9 @@ def test_a_patient_more_changes_the_sums_by_no_more_than_the_sensitivity(
         plan = asked(learner, state)
         state = {
             **state,
-            "boosting": learner.apply(state, learner.contribute(state, cohort, plan), plan).arrays,
+            "boosting": learner.apply(
+                {Fold(): state}, learner.contribute({Fold(): state}, cohort, plan), plan
+            ).arrays,
         }
     # margins far out: the worst case of every bound
     state["boosting"] = {
@@ -478,7 +482,10 @@ def test_a_patient_more_changes_the_sums_by_no_more_than_the_sensitivity(
     labels[who] = label % classes
     more = dataclasses.replace(cohort, labels=labels)
     less = more.where(np.arange(60) != who)
-    a, b = learner.contribute(state, more, plan).sums, learner.contribute(state, less, plan).sums
+    a, b = (
+        learner.contribute({Fold(): state}, more, plan).sums,
+        learner.contribute({Fold(): state}, less, plan).sums,
+    )
     moved = np.sqrt(sum(((a[k] - b[k]) ** 2).sum() for k in a))
     bound = learner.phases[plan.phase].sensitivity(s)
     assert bound is not None
@@ -493,7 +500,9 @@ def test_the_sensitivity_is_reached_by_a_surely_wrong_prediction() -> None:
     state["boosting"] = {**arrays, "base": np.array([40, 0, 0], np.float32)}
     plan = asked(learner, state)
     one = cohort.where((cohort.labels == 1) & (np.cumsum(cohort.labels == 1) == 1))
-    moved = np.sqrt(sum((v**2).sum() for v in learner.contribute(state, one, plan).sums.values()))
+    moved = np.sqrt(
+        sum((v**2).sum() for v in learner.contribute({Fold(): state}, one, plan).sums.values())
+    )
     assert moved == pytest.approx(learner.phases[plan.phase].sensitivity(cohort.schema), rel=1e-5)
 
 

@@ -15,6 +15,7 @@ from common.data.picture import Picture
 from common.data.schema import Channel, Floats, Imaging, Label, Number, Schema
 from common.errors import UsageError
 from common.federated.learner import Plan, Traits, configured, fit, hyper_of, local_plan, total
+from common.federated.states import States, with_arrays
 from common.learners import fusion
 from common.learners.evaluation import out_of_fold
 from common.learners.fusion import Fusion
@@ -116,25 +117,31 @@ OUTER = Fold(parts=(0,))
 INNER = (Fold(parts=(0, 1)), Fold(parts=(0, 2)))
 
 
-def states(outer: Fold = OUTER, inner: tuple[Fold, ...] = INNER, shift: float = 0.0) -> State:
+def states(outer: Fold = OUTER, inner: tuple[Fold, ...] = INNER, shift: float = 0.0) -> States:
     """Each fold's models differ, so that using a wrong one shows."""
-    out: State = {}
+    out: dict[Fold, State] = {}
     for n, fold in enumerate((outer, *inner)):
-        out |= {
-            f"{fold.key}\timage": {"shift": np.array(shift * n)},
-            f"{fold.key}\tlogistic": {"shift": np.array([0.0, 0.1 * n, 0.0])},
-            f"{fold.key}\tpreprocessing": {"classes": np.array([30.0, 20.0, 10.0])},
-            f"{fold.key}\tautoencoder": {"shift": np.array(0.0)},
+        out[fold] = {
+            "image": {"shift": np.array(shift * n)},
+            "logistic": {"shift": np.array([0.0, 0.1 * n, 0.0])},
+            "preprocessing": {"classes": np.array([30.0, 20.0, 10.0])},
+            "autoencoder": {"shift": np.array(0.0)},
         }
     return out
+
+
+def begun(learner: Any, arrays: Arrays | None = None) -> States:
+    """With the learner's own arrays, or its start."""
+    return with_arrays(states(), OUTER, learner.name, arrays or learner.start(schema(), 0))
 
 
 def plan(outer: Fold = OUTER, inner: tuple[Fold, ...] = INNER) -> Plan:
     return replace(local_plan(outer, SEED, PARTS), reads=(outer, *inner))
 
 
-def fitted(those: list[Cohort], learner: Fusion = LINEAR, state: State | None = None) -> Arrays:
-    return fit(learner, state or states(), those, plan())["fusion"]
+def fitted(those: list[Cohort], learner: Fusion = LINEAR, read: States | None = None) -> Arrays:
+    read = read or states()
+    return fit(learner, read[OUTER], those, plan(), inner=read)["fusion"]
 
 
 def rows_of(
@@ -207,9 +214,7 @@ def test_the_split_into_sites_does_not_matter() -> None:
 
 def test_a_case_without_an_image_gets_exactly_the_clinical_prediction() -> None:
     those = [site("A", 120)]
-    state = {
-        n.partition("\t")[2]: a for n, a in states().items() if n.startswith(OUTER.key + "\t")
-    } | {"fusion": fitted(those)}
+    state = {**states()[OUTER], "fusion": fitted(those)}
     probs, clinical = Fusion().predict(state, those[0]), Table().predict(state, those[0])
     without = ~those[0].imaged
     assert without.any()
@@ -221,10 +226,7 @@ def test_a_case_without_an_image_gets_exactly_the_clinical_prediction() -> None:
 def test_sites_and_cases_without_images_weigh_nothing() -> None:
     imaged, none = site("A", 120), site("B", 500, images=0.0)
     assert (fitted([imaged])["coefficients"] == fitted([imaged, none])["coefficients"]).all()
-    assert (
-        Fusion().contribute({**states(), "fusion": Fusion().start(schema(), 0)}, none, plan()).cases
-        == 0
-    )
+    assert Fusion().contribute(begun(Fusion()), none, plan()).cases == 0
 
 
 def test_an_image_that_carries_nothing_gets_no_weight() -> None:
@@ -249,21 +251,20 @@ def test_a_part_is_scored_by_models_that_left_it_out() -> None:
     """The threshold of an outer fold comes from predictions of training parts by inner models, and
     coefficients without that part."""
     a = site("A", 150)
-    state = {**states(shift=3.0), f"{OUTER.key}\tfusion": fitted([a], state=states(shift=3.0))}
-    probs, seen = out_of_fold(Fusion(), state, a, OUTER, (OUTER, *INNER), a.parts(SEED, PARTS))
+    read = states(shift=3.0)
+    read = with_arrays(read, OUTER, "fusion", fitted([a], read=read))
+    probs, seen = out_of_fold(Fusion(), read, a, OUTER, (OUTER, *INNER), a.parts(SEED, PARTS))
     assert (seen == (a.parts(SEED, PARTS) != 0)).all()
-    one = {n.partition("\t")[2]: s for n, s in state.items() if n.startswith(INNER[1].key + "\t")}
-    outer = {n.partition("\t")[2]: s for n, s in state.items() if n.startswith(OUTER.key + "\t")}
     rows = a.parts(SEED, PARTS) == 2
-    assert (probs[rows] == Fusion().predict_inside(outer, one, a.where(rows), 2)).all()
+    assert (
+        probs[rows] == Fusion().predict_inside(read[OUTER], read[INNER[1]], a.where(rows), 2)
+    ).all()
 
 
 def test_its_explanation_adds_up_to_the_log_odds() -> None:
     """Guard X04: contributions and one number for all cases give the log-odds against class 0."""
     those = [site("A", 150), site("B", 60)]
-    state = {
-        n.partition("\t")[2]: a for n, a in states().items() if n.startswith(OUTER.key + "\t")
-    } | {"fusion": fitted(those)}
+    state = {**states()[OUTER], "fusion": fitted(those)}
     parts = Fusion().explain(state, those[0])
     assert parts.shape == (150, 3, 2)
     probs = Fusion().predict(state, those[0])
@@ -286,8 +287,8 @@ def test_nobody_is_a_zero_of_the_right_shape() -> None:
     learner = Fusion()
     arrays = fitted([site("A", 100)])
     for now in (learner.start(schema(), 0), arrays):
-        none = learner.contribute({**states(), "fusion": now}, empty(schema()), plan())
-        some = learner.contribute({**states(), "fusion": now}, site("A", 50), plan())
+        none = learner.contribute(begun(learner, now), empty(schema()), plan())
+        some = learner.contribute(begun(learner, now), site("A", 50), plan())
         assert {k: v.shape for k, v in none.sums.items()} == {
             k: v.shape for k, v in some.sums.items()
         }
@@ -319,8 +320,8 @@ def test_a_perceptron_starts_at_the_clinical_prediction_and_learns() -> None:
         [site("A", 300), site("B", 200), site("C", 100, images=0.0)],
         configured(FusionPerceptron(), {"rounds": 12}),
     )
-    arrays = fit(learner, states(), those, plan())[learner.name]
-    own = {n.partition("\t")[2]: a for n, a in states().items() if n.startswith(OUTER.key + "\t")}
+    own = states()[OUTER]
+    arrays = fit(learner, own, those, plan(), inner=states())[learner.name]
     test = site("T", 400, images=0.7, seed=9)
     probs, clinical = (
         learner.predict({**own, learner.name: arrays}, test),
@@ -331,20 +332,11 @@ def test_a_perceptron_starts_at_the_clinical_prediction_and_learns() -> None:
     def loss(p: Floats) -> float:
         return float(-np.log(p[test.imaged, test.labels[test.imaged]]).mean())
 
-    begun = learner.apply(
-        {**states(), learner.name: learner.start(schema(), 0)},
-        total(
-            [
-                learner.contribute(
-                    {**states(), learner.name: learner.start(schema(), 0)}, c, plan()
-                )
-                for c in those
-            ]
-        ),
-        plan(),
-    ).arrays
+    start = begun(learner)
+    moments = total([learner.contribute(start, c, plan()) for c in those])
+    first = learner.apply(start, moments, plan()).arrays
     np.testing.assert_allclose(
-        learner.predict({**own, learner.name: begun}, test), clinical, atol=1e-12
+        learner.predict({**own, learner.name: first}, test), clinical, atol=1e-12
     )
     linear = Fusion().predict({**own, "fusion": fitted(those)}, test)
     assert loss(probs) < loss(clinical) - 0.05
@@ -357,11 +349,11 @@ def test_a_perceptron_averages_by_cases_with_an_image() -> None:
         site("A", 90),
         site("B", 60, images=0.4),
     )
-    start = {**states(), learner.name: learner.start(schema(), 0)}
-    begun = learner.apply(
+    start = begun(learner)
+    first = learner.apply(
         start, total([learner.contribute(start, c, plan()) for c in (a, b)]), plan()
     ).arrays
-    now = {**states(), learner.name: begun}
+    now = begun(learner, first)
     one, two = (learner.contribute(now, c, plan()) for c in (a, b))
     done = learner.apply(now, one + two, plan()).arrays
     key = "w/0/2.weight"

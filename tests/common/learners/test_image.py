@@ -39,7 +39,9 @@ def counted(learner: Image, those: list[Cohort], state: State | None = None) -> 
     return {
         **begun,
         "image": learner.apply(
-            begun, total([learner.contribute(begun, c, plan) for c in those]), plan
+            {Fold(): begun},
+            total([learner.contribute({Fold(): begun}, c, plan) for c in those]),
+            plan,
         ).arrays,
     }
 
@@ -103,9 +105,9 @@ def test_a_site_counts_with_its_labelled_cases_that_have_an_image() -> None:
     held = [int((c.imaged & (c.labels != UNKNOWN)).sum()) for c in those]
     assert all(0 < n < len(c) for n, c in zip(held, those, strict=True))
     assert state["image"]["counts"].sum() == sum(held)
-    given = [SMALL.contribute(state, c, train_plan()) for c in those]
+    given = [SMALL.contribute({Fold(): state}, c, train_plan()) for c in those]
     assert [c.cases for c in given] == held
-    new = SMALL.apply(state, total(given), train_plan()).arrays
+    new = SMALL.apply({Fold(): state}, total(given), train_plan()).arrays
     for key, value in SMALL.parameters(new).items():
         own = [c.sums[key] / c.cases for c in given]
         np.testing.assert_allclose(value, np.average(own, axis=0, weights=held), atol=1e-6)
@@ -121,8 +123,8 @@ def test_a_site_without_images_adds_nothing_and_still_gets_the_prior() -> None:
     those = sites(60, 2, seed=1)
     table = dataclasses.replace(those[1], pictures=(), modalities=frozenset({"table"}))
     state = counted(SMALL, those)
-    nothing = SMALL.contribute(state, table, train_plan())
-    zero = SMALL.contribute(state, empty(those[0].schema), train_plan())
+    nothing = SMALL.contribute({Fold(): state}, table, train_plan())
+    zero = SMALL.contribute({Fold(): state}, empty(those[0].schema), train_plan())
     assert nothing.cases == 0
     assert digest({**nothing.sums, **nothing.tally}) == digest({**zero.sums, **zero.tally})
     counts = state["image"]["counts"]
@@ -185,8 +187,11 @@ def test_predictions_are_corrected_for_the_class_weights() -> None:
 def test_a_repeated_plan_gives_the_same_bits_and_rounds_sites_and_seeds_draw_apart() -> None:
     (site, *_) = those = sites(40, 2, seed=1)
     state = counted(SMALL, those)
-    first = digest(SMALL.contribute(state, site, train_plan()).sums)
-    assert digest(SMALL.contribute(state, dataclasses.replace(site), train_plan()).sums) == first
+    first = digest(SMALL.contribute({Fold(): state}, site, train_plan()).sums)
+    assert (
+        digest(SMALL.contribute({Fold(): state}, dataclasses.replace(site), train_plan()).sums)
+        == first
+    )
     later = {**state, "image": {**state["image"], "round": np.array(1)}}
     elsewhere = dataclasses.replace(site, site="elsewhere")
     others = [
@@ -194,7 +199,12 @@ def test_a_repeated_plan_gives_the_same_bits_and_rounds_sites_and_seeds_draw_apa
         (later, site, train_plan()),
         (state, site, train_plan(seed=4)),
     ]
-    assert len({first, *(digest(SMALL.contribute(*o).sums) for o in others)}) == 4
+    assert (
+        len(
+            {first, *(digest(SMALL.contribute({Fold(): s}, c, plan).sums) for s, c, plan in others)}
+        )
+        == 4
+    )
 
 
 def test_the_start_depends_on_the_seed_alone() -> None:
@@ -241,8 +251,8 @@ def test_regions_come_from_the_segmentation_where_no_expert_outlined_any() -> No
     assert PREDICTED in {sources[i] for i in bare} <= {PREDICTED, WHOLE}
     without = {k: v for k, v in state.items() if k != "segmentation"}
     assert {learner.crops(without, those[0]).sources[i] for i in bare} == {WHOLE}
-    assert digest(learner.contribute(state, those[0], train_plan()).sums) != digest(
-        learner.contribute(without, those[0], train_plan()).sums
+    assert digest(learner.contribute({Fold(): state}, those[0], train_plan()).sums) != digest(
+        learner.contribute({Fold(): without}, those[0], train_plan()).sums
     )
 
 
@@ -462,8 +472,13 @@ def test_a_fit_with_noise_in_every_phase_ends_and_predicts() -> None:
             bound = SMALL.phases[plan.phase].sensitivity(those[0].schema)
             assert bound is not None
             step = SMALL.apply(
-                state,
-                total([noised(SMALL.contribute(state, c, plan), bound, privacy) for c in those]),
+                {Fold(): state},
+                total(
+                    [
+                        noised(SMALL.contribute({Fold(): state}, c, plan), bound, privacy)
+                        for c in those
+                    ]
+                ),
                 plan,
             )
             state, phases = {"image": step.arrays}, [*phases, plan.phase]
@@ -484,7 +499,7 @@ def test_class_weights_of_another_shape_are_refused_before_a_patient_is_looked_a
     state["image"]["weights"] = np.ones(1)
     for held in (site, empty(site.schema)):
         with pytest.raises(RefusedError, match="class weights"):
-            SMALL.contribute(state, held, train_plan(privacy=Privacy(1.0)))
+            SMALL.contribute({Fold(): state}, held, train_plan(privacy=Privacy(1.0)))
 
 
 def test_no_log_odds_move_mean_and_spread_further_than_certain() -> None:
@@ -492,7 +507,7 @@ def test_no_log_odds_move_mean_and_spread_further_than_certain() -> None:
     state = counted(SMALL, those)
     state["image"]["w/head.bias"] = np.array([-1e30, 1e30], np.float32)
     plan = dataclasses.replace(PLAN, phase="spread")
-    got = SMALL.contribute(state, site, plan)
+    got = SMALL.contribute({Fold(): state}, site, plan)
     np.testing.assert_allclose(got.sums["sum"], len(site) * CERTAIN)
     bound = SMALL.phases[plan.phase].sensitivity(site.schema)
     assert isinstance(bound, float)

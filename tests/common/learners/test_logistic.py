@@ -225,8 +225,13 @@ def test_the_same_bits_whatever_the_transport() -> None:
                 PLAN, learner=one.name, phase=one.phase(there[one.name]), hyper=hyper_of(one)
             )
             step = one.apply(
-                there,
-                total([through_the_wire(one.contribute(there, c, plan), plan) for c in those]),
+                {Fold(): there},
+                total(
+                    [
+                        through_the_wire(one.contribute({Fold(): there}, c, plan), plan)
+                        for c in those
+                    ]
+                ),
                 plan,
             )
             there[one.name], done = step.arrays, step.done
@@ -251,11 +256,13 @@ def test_a_step_that_overshoots_is_halved_from_where_it_began() -> None:
     state = fit(Preprocessing(), {}, those, PLAN)
     state["logistic"] = learner.start(those[0].schema, 0)
     first = learner.apply(
-        state, total([learner.contribute(state, c, PLAN) for c in those]), PLAN
+        {Fold(): state}, total([learner.contribute({Fold(): state}, c, PLAN) for c in those]), PLAN
     ).arrays
-    worse = total([learner.contribute({**state, "logistic": first}, c, PLAN) for c in those])
+    worse = total(
+        [learner.contribute({Fold(): {**state, "logistic": first}}, c, PLAN) for c in those]
+    )
     worse.sums["likelihood"] = np.array(-1e6)
-    second = learner.apply({**state, "logistic": first}, worse, PLAN)
+    second = learner.apply({Fold(): {**state, "logistic": first}}, worse, PLAN)
     np.testing.assert_allclose(
         second.arrays["coefficients"], first["base"] + first["step"] / 2, rtol=1e-15
     )
@@ -281,7 +288,8 @@ def test_one_patient_moves_the_sums_by_no_more_than_declared(
     }
     state["logistic"] = arrays
     with_, without = (
-        learner.contribute(state, c, PLAN) for c in (whole, whole.where(np.arange(20) != who))
+        learner.contribute({Fold(): state}, c, PLAN)
+        for c in (whole, whole.where(np.arange(20) != who))
     )
     moved = np.sqrt(sum(float(((with_.sums[k] - without.sums[k]) ** 2).sum()) for k in with_.sums))
     bound = learner.phases["newton"].sensitivity(whole.schema)
@@ -299,7 +307,8 @@ def test_the_bound_holds_though_preprocessing_clips_further_out() -> None:
     state = fit(Preprocessing(clip=1000.0), {}, [whole], PLAN)
     state["logistic"] = learner.start(whole.schema, 0)
     with_, without = (
-        learner.contribute(state, c, PLAN) for c in (whole, whole.where(np.arange(200) != 0))
+        learner.contribute({Fold(): state}, c, PLAN)
+        for c in (whole, whole.where(np.arange(200) != 0))
     )
     hessian = with_.sums["hessian"] - without.sums["hessian"]
     assert hessian[1, 1] == pytest.approx(0.25 * learner.clip**2)
@@ -308,7 +317,7 @@ def test_the_bound_holds_though_preprocessing_clips_further_out() -> None:
 def test_nobody_at_all_contributes_zeros_of_the_right_shape() -> None:
     learner, those = Logistic(), sites(40, classes=3)
     state = fitted(learner, those)
-    zero = learner.contribute(state, empty(those[0].schema), PLAN)
+    zero = learner.contribute({Fold(): state}, empty(those[0].schema), PLAN)
     assert zero.cases == 0
     assert all(not v.any() for v in zero.sums.values())
     assert zero.sums["hessian"].shape == (2 * 7, 2 * 7)

@@ -43,7 +43,7 @@ def test_the_start_is_torchs_default_and_depends_on_the_seed_alone() -> None:
 def test_a_site_sends_its_parameters_times_its_training_cases() -> None:
     learner, those = configured(Perceptron(), {"rounds": 2}), sites(60, 2, unknown=0.2)
     state = prepared(learner, those)
-    c = learner.contribute(state, those[0], PLAN)
+    c = learner.contribute({Fold(): state}, those[0], PLAN)
     rows = those[0].train(Fold(), PLAN.seed, PLAN.parts)
     assert c.cases == len(rows) < len(those[0])
     own = {k.removeprefix("w/"): v / c.cases for k, v in c.sums.items()}
@@ -59,13 +59,21 @@ def test_a_site_sends_its_parameters_times_its_training_cases() -> None:
 def test_a_repeated_plan_gives_the_same_bits_and_rounds_and_sites_draw_apart() -> None:
     learner, (site, *_) = Perceptron(), sites(60, 2)
     state = prepared(learner, [site])
-    first = digest(learner.contribute(state, site, PLAN).sums)
-    assert digest(learner.contribute(state, site, PLAN).sums) == first
+    first = digest(learner.contribute({Fold(): state}, site, PLAN).sums)
+    assert digest(learner.contribute({Fold(): state}, site, PLAN).sums) == first
     elsewhere = dataclasses.replace(site, site="elsewhere")
     later = {**state, "mlp": {**state["mlp"], "round": np.array(1)}}
     reseeded = dataclasses.replace(PLAN, seed=4)
     others = [(state, elsewhere, PLAN), (later, site, PLAN), (state, site, reseeded)]
-    assert len({first, *(digest(learner.contribute(*o).sums) for o in others)}) == 4
+    assert (
+        len(
+            {
+                first,
+                *(digest(learner.contribute({Fold(): s}, c, plan).sums) for s, c, plan in others),
+            }
+        )
+        == 4
+    )
 
 
 def test_a_deep_network_goes_on_from_packed_arrays() -> None:
@@ -76,8 +84,8 @@ def test_a_deep_network_goes_on_from_packed_arrays() -> None:
     )
     state = prepared(learner, those)
     packed = {n: unpack(pack(a)) for n, a in state.items()}
-    assert digest(learner.contribute(packed, those[0], PLAN).sums) == digest(
-        learner.contribute(state, those[0], PLAN).sums
+    assert digest(learner.contribute({Fold(): packed}, those[0], PLAN).sums) == digest(
+        learner.contribute({Fold(): state}, those[0], PLAN).sums
     )
 
 
@@ -147,8 +155,8 @@ def test_training_lowers_the_loss_and_leaves_its_inputs_alone() -> None:
 def test_a_strong_proximal_term_returns_nearly_the_global_parameters() -> None:
     learner, those = configured(Perceptron(), {"proximal": 15.0, "epochs": 5}), sites(60, 2)
     state = prepared(learner, those)
-    c = learner.contribute(state, those[0], PLAN)
-    free = configured(Perceptron(), {"epochs": 5}).contribute(state, those[0], PLAN)
+    c = learner.contribute({Fold(): state}, those[0], PLAN)
+    free = configured(Perceptron(), {"epochs": 5}).contribute({Fold(): state}, those[0], PLAN)
 
     def distance(sums: Arrays) -> float:
         return float(

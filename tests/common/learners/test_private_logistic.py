@@ -38,10 +38,10 @@ def trained(cohorts: list[Cohort], noise: float, learner: PrivateLogistic) -> St
     bound = learner.phases["newton"].sensitivity(cohorts[0].schema)
     assert bound is not None
     while True:
-        sums = [learner.contribute(state, c, plan) for c in cohorts]
+        sums = [learner.contribute({Fold(): state}, c, plan) for c in cohorts]
         if privacy:
             sums = [noised(s, bound, privacy) for s in sums]
-        step = learner.apply(state, total(sums), plan)
+        step = learner.apply({Fold(): state}, total(sums), plan)
         state = {learner.name: step.arrays}
         if step.done:
             return state

@@ -27,8 +27,8 @@ def walk(learner: Segmentation, those: Any) -> tuple[State, list[Contribution]]:
     state: State = {learner.name: learner.start(those[0].schema, 1)}
     given = []
     while True:
-        given.append(total([learner.contribute(state, c, PLAN) for c in those]))
-        step = learner.apply(state, given[-1], PLAN)
+        given.append(total([learner.contribute({Fold(): state}, c, PLAN) for c in those]))
+        step = learner.apply({Fold(): state}, given[-1], PLAN)
         state = {learner.name: step.arrays}
         if step.done:
             return state, given
@@ -74,11 +74,11 @@ def test_a_predicted_region_is_cut_out_of_the_part_that_the_voxels_show() -> Non
 def test_cases_without_a_mask_contribute_nothing_and_unlabelled_ones_do() -> None:
     those = sites(40, 2, seed=1, masked=0.5, unknown=0.3)
     state: State = {"segmentation": SMALL.start(those[0].schema, 1)}
-    given = [SMALL.contribute(state, c, PLAN) for c in those]
+    given = [SMALL.contribute({Fold(): state}, c, PLAN) for c in those]
     marked = [len(outlined(c)) for c in those]
     assert [c.cases for c in given] == marked
     assert all(0 < n < len(c) for n, c in zip(marked, those, strict=True))
-    new = SMALL.apply(state, total(given), PLAN).arrays
+    new = SMALL.apply({Fold(): state}, total(given), PLAN).arrays
     for key, value in SMALL.parameters(new).items():
         np.testing.assert_allclose(
             value,
@@ -86,8 +86,8 @@ def test_cases_without_a_mask_contribute_nothing_and_unlabelled_ones_do() -> Non
             atol=1e-6,
         )
     assert isinstance(SMALL, Averaged)
-    zero = SMALL.contribute(state, empty(those[0].schema), PLAN)
-    bare = SMALL.contribute(state, sites(10, 1, seed=1, masked=0.0)[0], PLAN)
+    zero = SMALL.contribute({Fold(): state}, empty(those[0].schema), PLAN)
+    bare = SMALL.contribute({Fold(): state}, sites(10, 1, seed=1, masked=0.0)[0], PLAN)
     assert digest({**bare.sums, **bare.tally}) == digest({**zero.sums, **zero.tally})
     assert not any(v.any() for v in (*zero.sums.values(), *zero.tally.values()))
 
@@ -137,21 +137,21 @@ def test_masks_of_regions_that_are_not_marked_change_nothing() -> None:
         wrong.append(dataclasses.replace(p, coarse_mask=p.coarse_mask ^ np.uint8(2)))
     dirty = dataclasses.replace(some, pictures=tuple(wrong))
     state: State = {"segmentation": SMALL.start(site.schema, 1)}
-    assert digest(SMALL.contribute(state, dirty, PLAN).sums) == digest(
-        SMALL.contribute(state, some, PLAN).sums
+    assert digest(SMALL.contribute({Fold(): state}, dirty, PLAN).sums) == digest(
+        SMALL.contribute({Fold(): state}, some, PLAN).sums
     )
-    assert digest(SMALL.contribute(state, dirty, PLAN).sums) != digest(
-        SMALL.contribute(state, site, PLAN).sums
+    assert digest(SMALL.contribute({Fold(): state}, dirty, PLAN).sums) != digest(
+        SMALL.contribute({Fold(): state}, site, PLAN).sums
     )
 
 
 def test_the_same_plan_gives_the_same_bits() -> None:
     (site,) = sites(16, 1, seed=1)
     state: State = {"segmentation": SMALL.start(site.schema, 1)}
-    first = SMALL.contribute(state, site, PLAN)
-    assert digest(SMALL.contribute(state, dataclasses.replace(site), PLAN).sums) == digest(
-        first.sums
-    )
+    first = SMALL.contribute({Fold(): state}, site, PLAN)
+    assert digest(
+        SMALL.contribute({Fold(): state}, dataclasses.replace(site), PLAN).sums
+    ) == digest(first.sums)
     assert (
         digest(SMALL.start(schema(), 1))
         == digest(SMALL.start(schema(), 1))
@@ -184,7 +184,7 @@ def test_with_noise_every_site_sends_for_one_case_and_where_there_are_no_regions
     (site,) = sites(12, 1, seed=1, masked=0.5)
     plan = dataclasses.replace(PLAN, phase="train", privacy=Privacy(1e-6))
     state: State = {"segmentation": learner.start(site.schema, 1)}
-    given = learner.contribute(state, site, plan)
+    given = learner.contribute({Fold(): state}, site, plan)
     assert given.cases == len(outlined(site))
     moved = [
         np.abs(given.sums[k] - v).max()
@@ -195,5 +195,7 @@ def test_with_noise_every_site_sends_for_one_case_and_where_there_are_no_regions
     bare = dataclasses.replace(
         site.schema, imaging=dataclasses.replace(imaging(), regions=(), lesion=())
     )
-    nothing = learner.contribute({"segmentation": learner.start(bare, 1)}, empty(bare), plan)
+    nothing = learner.contribute(
+        {Fold(): {"segmentation": learner.start(bare, 1)}}, empty(bare), plan
+    )
     assert (nothing.sums, nothing.cases, nothing.tally) == ({}, 0, {})

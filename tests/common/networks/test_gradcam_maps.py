@@ -13,6 +13,7 @@ from torch import nn
 
 from common.data.cohort import Cohort, Fold
 from common.federated.learner import Contribution, configured, fit, hyper_of, local_plan, total
+from common.federated.states import States, with_arrays
 from common.learners.gradcam import GradCam
 from common.learners.image import Image
 from common.networks import architectures
@@ -26,7 +27,6 @@ from common.networks.gradcam_maps import (
     sanity,
     terms,
 )
-from common.types import State
 from tests.pictures import imaging, sites
 
 CPU = torch.device("cpu")
@@ -162,8 +162,7 @@ def test_a_map_that_random_weights_give_too_is_found_out() -> None:
 
 def trained_network() -> tuple[Any, tuple[torch.Tensor, ...]]:
     those = federation()
-    state = states(those)
-    own = {n.partition("\t")[2]: a for n, a in state.items() if n.startswith(READS[0].key)}
+    own = states(those)[READS[0]]
     held = IMAGE.crops(own, those[0])
     x, present, mean, _ = Cases(
         held, held.counts, [p for p in those[0].pictures if p], those[0].labels, None
@@ -177,21 +176,20 @@ def federation() -> list[Cohort]:
     return _KEPT[0]
 
 
-def states(those: list[Cohort]) -> State:
+def states(those: list[Cohort]) -> States:
     if len(_KEPT) < 2:
-        fits = {f: fit(IMAGE, {}, those, local_plan(f, SEED, PARTS)) for f in READS}
-        _KEPT.append({f"{f.key}\t{n}": a for f, s in fits.items() for n, a in s.items()})
+        _KEPT.append({f: fit(IMAGE, {}, those, local_plan(f, SEED, PARTS)) for f in READS})
     return _KEPT[1]  # type: ignore[no-any-return]
 
 
 _KEPT: list[Any] = []
 
 
-def asked(those: list[Cohort], state: State) -> list[Contribution]:
+def asked(those: list[Cohort], states: States) -> list[Contribution]:
     plan = dataclasses.replace(
         local_plan(Fold(), SEED, PARTS), reads=READS, phase="explain", learner="gradcam"
     )
-    return [LEARNER.contribute({**state, "gradcam": {}}, c, plan) for c in those]
+    return [LEARNER.contribute(states, c, plan) for c in those]
 
 
 def test_sums_over_held_out_cases_with_an_experts_lesions() -> None:
@@ -214,13 +212,13 @@ def test_sums_over_held_out_cases_with_an_experts_lesions() -> None:
 
 def test_each_case_is_explained_by_a_network_that_has_not_seen_it() -> None:
     those = federation()
-    state = states(those)
-    plain = asked(those, state)[0].sums["energy"]
+    fitted = states(those)
+    plain = asked(those, fitted)[0].sums["energy"]
     for fold in READS:
         mine = those[0].parts(SEED, PARTS) == fold.parts[0]
-        flat = {**state[f"{fold.key}\timage"]}
+        flat = {**fitted[fold]["image"]}
         flat["w/head.weight"] = np.zeros_like(flat["w/head.weight"])
-        moved = asked(those, {**state, f"{fold.key}\timage": flat})[0].sums["energy"]
+        moved = asked(those, with_arrays(fitted, fold, "image", flat))[0].sums["energy"]
         held = [
             p is not None and p.mask is not None and p.mask.any()
             for p, m in zip(those[0].pictures, mine, strict=True)
@@ -228,5 +226,8 @@ def test_each_case_is_explained_by_a_network_that_has_not_seen_it() -> None:
         ]
         assert moved[-1] >= sum(held) > 0  # those of the part have flat maps now
         assert not np.array_equal(moved, plain)
-    untrained = {k: {**v, "round": np.array(0)} for k, v in state.items()}
+    untrained = {
+        fold: {n: {**a, "round": np.array(0)} for n, a in state.items()}
+        for fold, state in fitted.items()
+    }
     assert asked(those, untrained)[0].cases == 0

@@ -52,9 +52,7 @@ def test_every_bit_of_fine_noise_is_used() -> None:
     spread=st.floats(1e-3, 2.0**32),
     off=st.integers(-3, 3),
 )
-def test_what_is_decided_slowly_is_what_many_digits_say(
-    tail: int, spread: float, off: int
-) -> None:
+def test_what_is_decided_slowly_is_what_many_digits_say(tail: int, spread: float, off: int) -> None:
     near = max(int(norm.isf((tail + 0.5) * 2.0**-64) * spread + 0.5) + off, 0)
     with repeatable(3, "more bits"):
         k = system_random._decided(tail, near, spread)

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from common.data.cohort import Fold
 from common.errors import CODES, WireError
 from common.federated.learner import Contribution, Plan, hyper_of, load
+from common.federated.states import States, named_arrays
 from common.privacy.mechanism import Privacy
-from common.types import Arrays, digest, flatten, pack
+from common.types import Arrays, digest, pack
 from common.wire import compression
 from common.wire.envelope import Packet
 from common.wire.messages import (
@@ -36,15 +37,15 @@ from common.wire.messages import (
     unpack_request,
     unpack_updates,
 )
-from common.wire.state_transfer import Packed, Part, States, pack_change, pack_states
+from common.wire.state_transfer import Packed, Part, pack_change, pack_states
 from tests import ring
 
 STATES: States = {
-    "all": {
+    Fold(): {
         "preprocessing": {"mean": np.arange(3.0)},
         "logistic": {"coefficients": np.eye(2), "rounds": np.array(3)},
     },
-    "part:1": {"preprocessing": {"mean": -np.arange(3.0)}},
+    Fold(parts=(1,)): {"preprocessing": {"mean": -np.arange(3.0)}},
 }
 PACKED = pack_states(STATES)
 PINNED, SITE = ring.COORDINATOR.public, ring.signer("S1")
@@ -95,9 +96,16 @@ def test_a_request_comes_through_unchanged(plans: list[Plan]) -> None:
     got = unpack_request(request(*plans), PINNED)
     assert got.plans == tuple(plans)
     assert [p.hash for p in got.plans] == [p.hash for p in plans]
-    assert {k: digest(flatten(v)) for k, v in got.states.items()} == {
-        k: digest(flatten(v)) for k, v in STATES.items()
-    }
+    reads = {f for p in plans for f in p.reads} & set(STATES)
+    assert digest(named_arrays(got.states)) == digest(named_arrays({f: STATES[f] for f in reads}))
+
+
+def test_a_state_that_no_plan_of_a_request_reads_is_held_and_handed_to_none() -> None:
+    held: dict[str, Arrays] = {}
+    (fold, other) = STATES
+    got = unpack_request(request(plan(reads=(fold,), transfer="changed")), PINNED, held)
+    assert set(got.states) == {fold}
+    assert digest(STATES[other]["preprocessing"]) in held
 
 
 def test_every_field_of_a_plan_counts_in_its_hash() -> None:
@@ -434,11 +442,11 @@ def test_a_changed_state_is_followed_to_the_bit_and_then_held(how: str) -> None:
     packed, want = told(how)
     held = {digest(MODEL): MODEL}
     got = unpack_request(sent(packed), PINNED, held)
-    assert digest(got.states["all"]["mlp"]) == digest(want)
+    assert digest(got.states[Fold()]["mlp"]) == digest(want)
     assert set(held) == {digest(MODEL), digest(want)}
     again = Packed((Part("all", "mlp", digest(want), "held", "", 0),), b"")
     assert again.hash == packed.hash
-    assert digest(unpack_request(sent(again), PINNED, held).states["all"]["mlp"]) == digest(want)
+    assert digest(unpack_request(sent(again), PINNED, held).states[Fold()]["mlp"]) == digest(want)
     with pytest.raises(WireError) as caught:
         unpack_request(sent(again), PINNED, {})
     assert caught.value.code == "W03"

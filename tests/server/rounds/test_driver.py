@@ -25,7 +25,8 @@ from common.data.cohort import Cohort, Fold
 from common.data.schema import Schema
 from common.errors import FederationError
 from common.federated.learner import Contribution, Federated, Phase, Plan, Step, Traits, load
-from common.types import Arrays, State, digest, flatten
+from common.federated.states import States, named_arrays
+from common.types import Arrays, digest
 from common.wire.envelope import Packet
 from common.wire.flower_records import HELLO, content, packet
 from common.wire.messages import Hello, Update, pack_hello, pack_updates, refusal, unpack_request
@@ -149,9 +150,7 @@ def driven(
 
 
 def bits(progress: Progress) -> str:
-    return digest(
-        {f"{k}\t{n}": a for k, s in progress.states.items() for n, a in flatten(s).items()}
-    )
+    return digest(named_arrays(progress.states))
 
 
 def failure(grid: MemoryGrid, run: Run = RUN) -> FederationError:
@@ -278,7 +277,7 @@ def test_a_site_below_its_minimum_is_told_but_does_not_count(
     few = Local(stations[2].held.where(np.arange(30) < 8), tmp_path, 10)
     progress, told = driven(federation([*stations[:2], few]))
     assert all(w["refused"] == {"S2": "P01"} for e in told for w in e.work)
-    assert progress.states["all"]["preprocessing"]["count"].max() <= 60
+    assert progress.states[Fold()]["preprocessing"]["count"].max() <= 60
     alone = [Local(s.held, tmp_path, 1000) for s in stations]
     error = failure(federation(alone))
     assert error.code == "R01"  # nobody at all is no result
@@ -496,10 +495,10 @@ class Waiting:
     def phase(self, arrays: Arrays) -> str:
         return "count"
 
-    def contribute(self, state: State, cohort: Cohort, plan: Plan) -> Contribution:
+    def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
         return Contribution({"n": np.array(float(len(cohort)))}, len(cohort))
 
-    def apply(self, state: State, total: Contribution, plan: Plan) -> Step:
+    def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
         return Step(dict(total.sums), True)
 
 

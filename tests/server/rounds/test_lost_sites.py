@@ -39,9 +39,9 @@ def test_newton_goes_on_to_the_pooled_solution(stations: list[Local], at: int) -
     progress, _ = driven(federation(stations, {"S1": lost(at)}), RUN, tasks((Fold(),)))
     plan, those = local_plan(Fold(), RUN.seed, RUN.parts), [s.held for s in stations]
     state = fit(load("logistic"), fit(PREPARE, {}, those, plan), those, plan)
-    assert bool(progress.states["all"]["logistic"]["converged"])
+    assert bool(progress.states[Fold()]["logistic"]["converged"])
     np.testing.assert_allclose(
-        progress.states["all"]["logistic"]["coefficients"],
+        progress.states[Fold()]["logistic"]["coefficients"],
         state["logistic"]["coefficients"],
         atol=1e-8,
     )
@@ -51,8 +51,8 @@ def test_a_scale_is_that_of_the_cases_it_was_summed_over(stations: list[Local]) 
     progress, _ = driven(federation(stations, {"S1": lost(2)}), RUN, tasks((Fold(),)))
     whole, _ = driven(federation(stations), RUN, tasks((Fold(),)))
     ratio = (
-        progress.states["all"]["preprocessing"]["scale"]
-        / whole.states["all"]["preprocessing"]["scale"]
+        progress.states[Fold()]["preprocessing"]["scale"]
+        / whole.states[Fold()]["preprocessing"]["scale"]
     )
     assert np.all(np.abs(ratio - 1) < 0.3)
 
@@ -86,6 +86,6 @@ def test_a_description_that_nobody_may_give_is_left_out(stations: list[Local]) -
         s.site = dataclasses.replace(s.site, minimum=2)
         s.held = dataclasses.replace(s.held, survival=None)
     progress, told = driven(federation(stations), STRICT, jobs)
-    assert progress.states["all"]["survival"] == {}
+    assert progress.states[Fold()]["survival"] == {}
     refused = [w["refused"] for e in told for w in e.work if w["learner"] == "survival"]
     assert refused == [{"S0": "P01", "S1": "P01", "S2": "P01"}]

@@ -119,9 +119,7 @@ def driven(
 
 
 def coefficients(progress: Progress) -> np.ndarray:
-    return np.concatenate(
-        [progress.states[f.key]["logistic"]["coefficients"].ravel() for f in FOLDS]
-    )
+    return np.concatenate([progress.states[f]["logistic"]["coefficients"].ravel() for f in FOLDS])
 
 
 def plain(folder: Path, names: Sequence[str] = NAMES) -> np.ndarray:
@@ -325,7 +323,7 @@ class Liar:
 
     def plans(self, site: str, step: int = 0, **more: Any) -> list[Plan]:
         learner = load("preprocessing")
-        states = {"all": {"preprocessing": learner.start(schema(), 3)}}
+        states = {Fold(): {"preprocessing": learner.start(schema(), 3)}}
         self.states = states
         told = {
             "study": "synthetic",

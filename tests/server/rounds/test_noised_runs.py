@@ -85,7 +85,8 @@ def test_the_sums_are_noisy(stations: list[Local], tmp_path: Path) -> None:
     first, _ = run(stations, accounts)
     plain, _ = driven(federation([Local(s.held, tmp_path, 1) for s in stations]), RUN, JOBS)
     off = (
-        first.states["all"]["preprocessing"]["mean"] - plain.states["all"]["preprocessing"]["mean"]
+        first.states[Fold()]["preprocessing"]["mean"]
+        - plain.states[Fold()]["preprocessing"]["mean"]
     )
     assert np.abs(off).max() > 1e-3
     # nothing of it can be made again from the seeds: another run has other noise, and is charged
@@ -94,7 +95,7 @@ def test_the_sums_are_noisy(stations: list[Local], tmp_path: Path) -> None:
     again, _ = driven(federation(stations), NOISED, JOBS)
     assert [s._memory.budget.spent for s in stations if s._memory.budget] > spent
     assert not np.array_equal(
-        first.states["all"]["preprocessing"]["mean"], again.states["all"]["preprocessing"]["mean"]
+        first.states[Fold()]["preprocessing"]["mean"], again.states[Fold()]["preprocessing"]["mean"]
     )
 
 
@@ -102,7 +103,7 @@ def test_a_plan_that_is_repeated_gets_the_stored_answer_and_is_not_charged(
     stations: list[Local],
 ) -> None:
     learner = load("preprocessing")
-    states = {"all": {"preprocessing": learner.start(schema(), 3)}}
+    states = {Fold(): {"preprocessing": learner.start(schema(), 3)}}
     plan = Plan(
         "r", "S0", "synthetic", "now", schema().hash, 0, "preprocessing", "coarse", Fold(), (Fold(),
         ), pack_states(states).hash,
@@ -176,10 +177,10 @@ def test_a_station_restored_from_an_older_backup_refuses_in_the_next_run(
 
 def test_the_coordinators_file_of_heads_is_checked(tmp_path: Path) -> None:
     accounts = Accounts(tmp_path / "budgets.json", KEYS)
-    accounts.told({"S0": "1" * 64})
+    accounts.record({"S0": "1" * 64})
     other = Accounts(tmp_path / "budgets.json", KEYS)
-    other.told({"S1": "2" * 64})
-    accounts.told({"S2": "3" * 64})
+    other.record({"S1": "2" * 64})
+    accounts.record({"S2": "3" * 64})
     found = Accounts(tmp_path / "budgets.json", KEYS)
     assert [found.head(s) for s in KEYS] == ["1" * 64, "2" * 64, "3" * 64]
     (tmp_path / "budgets.json").write_text('{"a": 3}')
@@ -249,7 +250,7 @@ def test_who_is_scored_pays_for_that_alone_and_who_is_not_for_the_training(
         assert station._memory.budget.spent == pytest.approx(
             epsilon(3 * gaussian(NOISE) + gaussian(COUNTS), DELTA)
         )
-    told = progress.states[Fold(parts=(1, 2)).key]["scores"]
+    told = progress.states[Fold(parts=(1, 2))]["scores"]
     assert told["spread"] == pytest.approx(NOISE * np.sqrt(2) * np.sqrt(3)), (
         "one head, two classes, three sites"
     )
@@ -261,7 +262,7 @@ def test_networks_train_with_noise_of_their_own_and_every_step_is_charged(
     network = load("mlp", {"rounds": 3, "rate": 0.2})
     jobs = [*JOBS[:1], Job(network, Fold(), (Fold(),))]
     progress, told = driven(federation(stations), NOISED, jobs)
-    arrays, start = progress.states["all"]["mlp"], network.start(schema(), NOISED.seed)
+    arrays, start = progress.states[Fold()]["mlp"], network.start(schema(), NOISED.seed)
     assert int(arrays["round"]) == 3
     assert all(np.isfinite(v).all() for v in arrays.values())
     moved = np.sqrt(
@@ -310,7 +311,7 @@ def test_the_minimum_is_held_against_the_count_that_is_told(tmp_path: Path) -> N
         station = at(tmp_path, opened, "S0")
         station.site = replace(station.site, minimum=int((station.held.labels >= 0).sum()))
         learner = load("private_logistic")
-        states = {"all": {learner.name: learner.start(schema(), 3)}}
+        states = {Fold(): {learner.name: learner.start(schema(), 3)}}
         for step in range(30):
             plan = Plan(
                 "r", "S0", "synthetic", "now", schema().hash, step, learner.name, "newton", Fold(),
@@ -337,7 +338,7 @@ def test_what_moves_a_model_is_told_with_noise_where_it_is_asked_for(stations: l
     progress, _ = driven(
         federation(stations), NOISED, [Job(model, Fold(), (Fold(),)), Job(look, Fold(), (Fold(),))]
     )
-    told = progress.states["all"]["importance"]
+    told = progress.states[Fold()]["importance"]
     for station in stations:
         assert station._memory.budget is not None
         assert station._memory.budget.spent == pytest.approx(
@@ -348,10 +349,10 @@ def test_what_moves_a_model_is_told_with_noise_where_it_is_asked_for(stations: l
             np.arange(len(station.held)) == int(np.flatnonzero(station.held.labels >= 0)[0])
         )
         for scale in (1.0, 1e6, np.nan):
-            state = {model.name: {**progress.states["all"][model.name]}}
+            state = {model.name: {**progress.states[Fold()][model.name]}}
             state[model.name]["coefficients"] = state[model.name]["coefficients"] * scale
             one = look.contribute(
-                state, rows, replace(local_plan(Fold(), 3, 3), learner="importance")
+                {Fold(): state}, rows, replace(local_plan(Fold(), 3, 3), learner="importance")
             ).sums[model.name]
             assert np.linalg.norm(one) <= clip * (1 + 1e-9)
     assert np.isfinite(told[model.name]).all()

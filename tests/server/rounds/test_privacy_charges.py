@@ -41,7 +41,7 @@ def test_it_is_what_the_sites_have_charged(tmp_path: Path) -> None:
             budget = station._memory.budget
             assert budget is not None
             budget.policy = replace(budget.policy, delta=DELTA)
-            mine = charges.told()[station.site.name]
+            mine = charges.spent()[station.site.name]
             assert mine["epsilon"] == pytest.approx(budget.spent, rel=1e-5)
             assert set(mine["learners"]) == {"preprocessing", "private_logistic", "mlp", "scores"}
             assert all(0 < e < mine["epsilon"] for e in mine["learners"].values())
@@ -60,7 +60,7 @@ def test_a_refusal_for_too_few_patients_costs_as_much_as_an_answer_and_others_no
         "refused": {"B": "P01", "C": "P09"},
     }
     charges.take([work])
-    told = charges.told()
+    told = charges.spent()
     assert set(told) == {"A", "B"}
     assert told["A"] == told["B"]
     assert told["A"]["learners"][MODEL.name] == pytest.approx(

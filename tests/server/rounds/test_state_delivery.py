@@ -103,7 +103,7 @@ def driven(
 
 
 def weights(progress: Progress) -> Arrays:
-    return {k: v for k, v in progress.states["all"]["mlp"].items() if k.startswith("w/")}
+    return {k: v for k, v in progress.states[Fold()]["mlp"].items() if k.startswith("w/")}
 
 
 def test_what_a_site_holds_is_not_sent_again_and_the_bits_stay(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_rounded_changes_cost_a_fraction_and_the_model_stays_near(how: str, tmp_
     off = compression.flat(weights(near)) - compression.flat(weights(whole))
     assert np.linalg.norm(off) < {"int8": 0.05, "float16": 0.005}[how] * np.linalg.norm(moved)
     # what rounding leaves over is the coordinator's: no site has seen it
-    assert MEMORY + compression.CODE in near.states["all"]["mlp"]
+    assert MEMORY + compression.CODE in near.states[Fold()]["mlp"]
     assert not [
         k
         for s in there.stations.values()
@@ -179,7 +179,7 @@ def test_a_coordinator_that_goes_on_from_its_states_ends_in_the_same_bits(
     progress = Progress()
     with pytest.raises(Stop):
         driven(there, how, progress=progress, watch=until_4)
-    assert MEMORY + compression.CODE in progress.states["all"]["mlp"] or how == "changed"
+    assert MEMORY + compression.CODE in progress.states[Fold()]["mlp"] or how == "changed"
     assert _to_arrays(progress)
     again = Progress(
         {k: {n: dict(a) for n, a in s.items()} for k, s in progress.states.items()},

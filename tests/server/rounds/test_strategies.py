@@ -45,7 +45,7 @@ def prepared(those: Sequence[Cohort], learner: Perceptron = LEARNER) -> State:
 def given(
     state: State, those: Sequence[Cohort], learner: Perceptron = LEARNER
 ) -> list[Contribution]:
-    return [learner.contribute(state, c, asked(learner)) for c in those]
+    return [learner.contribute({Fold(): state}, c, asked(learner)) for c in those]
 
 
 def asked(learner: Perceptron) -> Plan:
@@ -57,7 +57,7 @@ def stepped(
 ) -> Arrays:
     """One round, with a combiner made for it: whatever it must remember is in the arrays."""
     combined, arrays = combiner(name)(learner, state[learner.name], contributions)
-    return learner.apply({**state, learner.name: arrays}, combined, asked(learner)).arrays
+    return learner.apply({Fold(): {**state, learner.name: arrays}}, combined, asked(learner)).arrays
 
 
 def trained(
@@ -123,7 +123,7 @@ def test_fedavg_is_the_mean_weighted_by_cases(those: list[Cohort]) -> None:
         )
         flowers, _ = _aggregate(STRATEGIES[name](len(those)), LEARNER, state["mlp"], contributions)
         np.testing.assert_allclose(
-            weights(LEARNER.apply(state, flowers, asked(LEARNER)).arrays),
+            weights(LEARNER.apply({Fold(): state}, flowers, asked(LEARNER)).arrays),
             want,
             rtol=1e-5,
             atol=1e-6,
@@ -261,7 +261,7 @@ def test_the_proximal_term_holds_a_site_near_the_global_parameters(those: list[C
 def test_learners_of_sums_are_added_whatever_the_strategy(those: list[Cohort]) -> None:
     logistic = load("logistic")
     state = {**prepared(those), "logistic": logistic.start(those[0].schema, 0)}
-    contributions = [logistic.contribute(state, c, PLAN) for c in those]
+    contributions = [logistic.contribute({Fold(): state}, c, PLAN) for c in those]
     want = total(contributions)
     for name in STRATEGIES:
         combined, arrays = combiner(name)(logistic, state["logistic"], contributions)

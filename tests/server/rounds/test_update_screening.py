@@ -245,7 +245,7 @@ def test_a_scaled_update_is_refused_by_name_and_the_others_go_on(
         if w["learner"] == "preprocessing"
     )
     # the same as if the liar had not been there for these learners
-    assert np.abs(progress.states["all"]["mlp"]["w/0.weight"]).max() < 5
+    assert np.abs(progress.states[Fold()]["mlp"]["w/0.weight"]).max() < 5
 
 
 def test_undisturbed_nobody_is_refused_and_the_bits_are_those_without_a_defence(

@@ -14,9 +14,9 @@ import pytest
 
 from common.data.cohort import Cohort, Fold
 from common.federated.learner import Head, fit, load, local_plan
+from common.federated.states import States
 from common.metrics.resampling import bootstrap_weights
 from common.types import Probs, State
-from common.wire.state_transfer import States
 from simulation.attack.membership import LEAST_NONMEMBERS, Target, membership, trials
 from tests.synthetic import sites
 
@@ -50,11 +50,11 @@ def trained(name: str, hyper: str = "{}") -> States:
     import json
 
     prepare, head = load("preprocessing"), load(name, json.loads(hyper))
-    out: States = {}
+    out: dict[Fold, State] = {}
     for fold in FOLDS:
         plan = local_plan(fold, SEED, PARTS)
         state = fit(prepare, {}, cohorts(), plan) if head.needs else {}
-        out[fold.key] = fit(head, state, cohorts(), plan)
+        out[fold] = fit(head, state, cohorts(), plan)
     return out
 
 
@@ -87,18 +87,16 @@ def test_a_model_that_never_looked_is_at_chance_to_the_last_digit() -> None:
 
 def test_a_model_of_other_patients_is_at_chance() -> None:
     """A real learner, fitted each time on strangers: nothing of our patients can be in it."""
-    states: States = {}
+    states: dict[Fold, State] = {}
     for n, fold in enumerate(FOLDS):
         strangers = sites(240, 3, seed=100 + n)
-        states[fold.key] = fit(
-            load("private_logistic"), {}, strangers, local_plan(fold, SEED, PARTS)
-        )
+        states[fold] = fit(load("private_logistic"), {}, strangers, local_plan(fold, SEED, PARTS))
     for row in attacked(load("private_logistic"), states).values():
         assert row["low"] <= 0.5 <= row["high"]
 
 
 def test_without_models_that_left_two_parts_out_only_the_loss_is_attacked() -> None:
-    states = {k: s for k, s in trained("private_logistic").items() if "+" not in k}
+    states = {f: s for f, s in trained("private_logistic").items() if len(f.parts) < 2}
     assert set(attacked(load("private_logistic"), states)) == {"loss"}
     assert set(attacked(load("private_logistic"), trained("private_logistic"))) == {
         "loss",

@@ -138,12 +138,12 @@ def test_what_is_trained_on_which_folds(done: Any) -> None:
     _, outcome, _ = done
     outer, inner = {"all", "part:0", "part:1", "part:2"}, {"part:0+1", "part:0+2", "part:1+2"}
     where = {
-        name: {k for k, s in outcome.states.items() if s.get(name)}
+        name: {f.key for f, s in outcome.states.items() if s.get(name)}
         for name in ("segmentation", "image", "autoencoder", "fusion")
     }
     assert where["segmentation"] == where["image"] == outer | inner
     assert where["autoencoder"] == where["fusion"] == outer
-    assert float(outcome.states["all"]["gradcam"]["energy"][5]) > 0
+    assert float(outcome.states[Fold()]["gradcam"]["energy"][5]) > 0
 
 
 def test_a_site_is_asked_only_for_what_it_can_do(done: Any) -> None:
@@ -266,9 +266,9 @@ def test_too_few_images_for_any_inner_training_set_leave_the_fusion_out_by_name(
         if w["refused"]
     ]
     assert {w["learner"] for w in refused} >= {"image"}
-    assert outcome.states["all"]["image"]
-    assert not any(outcome.states[k].get("image") for k in ("part:0+1", "part:0+2", "part:1+2"))
-    assert not any(s.get("fusion") for k, s in outcome.states.items() if k != "all")
+    assert outcome.states[Fold()]["image"]
+    assert not any(s.get("image") for f, s in outcome.states.items() if len(f.parts) == 2)
+    assert not any(s.get("fusion") for f, s in outcome.states.items() if f != Fold())
 
 
 def _release(least: int) -> Any:

@@ -77,12 +77,12 @@ class Honest:
             phase="train",
             hyper=hyper_of(self.head),
         )
-        self.base = {"preprocessing": outcome.states["all"]["preprocessing"]}
+        self.base = {"preprocessing": outcome.states[Fold()]["preprocessing"]}
         self.start = self.head.start(self.sites[0].schema, it.run.seed)
 
     def sends(self, arrays: Arrays) -> dict[str, Contribution]:
         return {
-            c.site: self.head.contribute({**self.base, "mlp": arrays}, c, self.plan)
+            c.site: self.head.contribute({Fold(): {**self.base, "mlp": arrays}}, c, self.plan)
             for c in self.sites
         }
 
@@ -105,7 +105,7 @@ def test_scale_multiplies_the_change_of_one_site(tmp_path: Path) -> None:
     more = {k: v + 19 * (v - honest.start[k] * float(liar.cases)) for k, v in liar.sums.items()}
     want = honest.after(honest.start, {**sent, it.attacker: Contribution(more, liar.cases)})
     np.testing.assert_allclose(
-        parameters(outcome.states["all"]["mlp"]), parameters(want), atol=1e-5
+        parameters(outcome.states[Fold()]["mlp"]), parameters(want), atol=1e-5
     )
     assert np.abs(parameters(want) - parameters(honest.after(honest.start, sent))).max() > 0.1
 
@@ -119,7 +119,7 @@ def test_stale_sends_its_first_parameters_again(tmp_path: Path) -> None:
     for _ in range(3):
         arrays = honest.after(arrays, {**honest.sends(arrays), it.attacker: first})
     np.testing.assert_allclose(
-        parameters(outcome.states["all"]["mlp"]), parameters(arrays), atol=1e-4
+        parameters(outcome.states[Fold()]["mlp"]), parameters(arrays), atol=1e-4
     )
 
 
@@ -127,7 +127,7 @@ def test_nan_is_refused_as_it_comes(tmp_path: Path) -> None:
     it = setting(tmp_path, "--attack", "nan", "--set", "mlp.rounds=2")
     outcome, work = run(it)
     assert [w["refused"] for w in work] == [{it.attacker: "P02"}] * 2
-    assert np.isfinite(parameters(outcome.states["all"]["mlp"])).all()
+    assert np.isfinite(parameters(outcome.states[Fold()]["mlp"])).all()
 
 
 @pytest.mark.parametrize(("attack", "code"), [("scale", "X03"), ("nan", "P02"), ("stale", None)])
@@ -148,7 +148,7 @@ def test_rounded_changes_are_attacked_and_refused_alike(
     )
     outcome, work = run(it)
     assert [w["refused"].get(it.attacker) for w in work] == [code] * 2
-    assert np.isfinite(parameters(outcome.states["all"]["mlp"])).all()
+    assert np.isfinite(parameters(outcome.states[Fold()]["mlp"])).all()
 
 
 def test_label_flip_is_in_the_sites_own_table(tmp_path: Path) -> None:
