@@ -14,6 +14,7 @@ from client.station.privacy_budget import Budget, Charge
 from common.data.cohort import Cohort
 from common.errors import FedmetsError, RefusedError
 from common.federated.learner import Contribution, Federated, Plan, check, identity, load
+from common.federated.protected_sums import bounded, protected
 from common.federated.states import States
 from common.privacy.mechanism import Sampled
 from common.wire.masked_messages import Ask
@@ -126,6 +127,8 @@ def contributed(
 
     # what fails on nobody is the plan's own fault, and is said
     zero = identity(learner, states, cohort.schema, plan)
+    if (bound := bounded(learner, plan, cohort)) is not None:
+        return protected(learner, states, cohort, plan, bound, note)
     try:
         return of(cohort)
     except Exception as error:

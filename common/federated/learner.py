@@ -437,11 +437,13 @@ def identity(learner: Federated, states: States, schema: Schema, plan: Plan) -> 
 
 def _zero(learner: Federated, states: States, schema: Schema, plan: Plan) -> Contribution:
     zero = learner.contribute(states, empty(schema), plan)
-    if plan.privacy is None:
-        return zero
-    # whole numbers to which noise is added leave as numbers
-    sums = {k: v.astype(np.float64) if v.dtype == np.int64 else v for k, v in zero.sums.items()}
-    return dataclasses.replace(zero, sums=sums, tally={})
+    if plan.privacy is not None:
+        zero = dataclasses.replace(zero, tally={})
+    if plan.protected and isinstance(learner.phases[plan.phase].sensitivity(schema), float):
+        # added as whole numbers of a grid (`common.federated.protected_sums`)
+        sums = {k: v.astype(np.float64) for k, v in zero.sums.items()}
+        return dataclasses.replace(zero, sums=sums)
+    return zero
 
 
 _ZEROS: Cache[tuple[object, ...], Contribution] = Cache(1024)

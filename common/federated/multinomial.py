@@ -9,7 +9,6 @@ between two exchanges, and not a loop.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,12 +50,6 @@ class Derivatives:
     """The negative of it: ((classes - 1) * columns, (classes - 1) * columns)."""
     likelihood: Floats
     """A number: the log-likelihood itself."""
-
-    @staticmethod
-    def shapes(coefficients: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        """Of the three, for coefficients of this shape."""
-        size = math.prod(coefficients)
-        return {"gradient": coefficients, "hessian": (size, size), "likelihood": ()}
 
 
 def derivatives(x: Floats, labels: NDArray[np.int64], coefficients: Floats) -> Derivatives:

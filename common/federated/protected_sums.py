@@ -1,41 +1,131 @@
-"""Protected sums: what a learner with a declared bound sends under noise or masks."""
+"""Protected sums: what a learner with a declared bound sends under noise or masks, patient by
+patient.
+
+Each patient's values are cut to the bound, rounded to a public grid and added as whole numbers
+(`common.privacy.patient_sums`). A learner need do nothing for it: each patient's contribution is
+asked for alone. One that is asked often says what all patients add at once (`Summing`), where a
+patient's own values must not depend on the others, to the last bit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from common.data.schema import Schema
-from common.federated.learner import Federated, Plan
+from common.data.cohort import Cohort
+from common.federated.learner import Contribution, Federated, Plan, identity
+from common.federated.states import States
 from common.privacy.mechanism import Sampled
 from common.privacy.patient_sums import FINEST, Block, Grid, grid, patient_sums
 from common.types import Arrays
 
 _AT_ONCE = 1 << 22
 """Numbers of a block of patients: 32 MB."""
+_TALLIED = 1e6
+"""The most that a patient adds to what is watched."""
 
 
-def protected_sums(
+@dataclass(frozen=True)
+class Summands:
+    """What some patients add: a row each."""
+
+    sums: Block
+    tally: Block = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.sums.values())))
+
+
+@runtime_checkable
+class Summing(Protocol):
+    """A learner that says what each patient adds, for many at once."""
+
+    def summands(self, states: States, cohort: Cohort, plan: Plan) -> Iterator[Summands]: ...
+
+
+def bounded(learner: Federated, plan: Plan, cohort: Cohort) -> float | None:
+    """The bound of what a plan under noise or masks asks for; None where patients are not added
+    one by one."""
+    bound = learner.phases[plan.phase].sensitivity(cohort.schema)
+    return None if bound is None or isinstance(bound, Sampled) or not plan.protected else bound
+
+
+def protected(
     learner: Federated,
+    states: States,
+    cohort: Cohort,
     plan: Plan,
-    schema: Schema,
-    blocks: Iterable[Block],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> Arrays:
-    """The sums of `blocks`, each patient cut to the phase's bound and rounded to the grid: in steps
-    of it where noise is to follow (int64), else as numbers (float64)."""
-    bound = learner.phases[plan.phase].sensitivity(schema)
-    if bound is None or isinstance(bound, Sampled):
-        raise AssertionError(f"{learner.name}, {plan.phase}: no bound to cut a patient's values to")
-    on = Grid(FINEST) if plan.privacy is None else grid(bound, plan.privacy.spread)
-    # what a state makes of a patient's values may be no number: it is then left out
+    bound: float,
+    note: Callable[[str], None],
+) -> Contribution:
+    """The contribution; its sums in steps of the grid (int64) where noise is to follow, else as
+    numbers.
+
+    What cannot be computed is judged patient by patient, each by itself: that patient adds
+    nothing. `note` is told, at the site.
+    """
+    zero = identity(learner, states, cohort.schema, plan)
+    if isinstance(learner, Summing):
+        try:
+            # what a state makes of a patient's values may be no number
+            with np.errstate(all="ignore"):
+                return _sum(learner.summands(states, cohort, plan), zero, plan, bound)
+        except Exception as error:
+            note(f"{plan.learner}, fold '{plan.fold.key}': {error}; patient by patient")
     with np.errstate(all="ignore"):
-        whole = patient_sums(blocks, shapes, bound, on)
-    return dict(whole) if plan.privacy else {k: on.values(v) for k, v in whole.items()}
+        return _sum(_one_by_one(learner, states, cohort, plan, note), zero, plan, bound)
 
 
 def row_blocks(rows: int, width: int) -> Iterator[slice]:
     """Rows of `width` numbers each, some at a time."""
     many = max(_AT_ONCE // max(width, 1), 1)
     return (slice(i, min(i + many, rows)) for i in range(0, rows, many))
+
+
+def _one_by_one(
+    learner: Federated, states: States, cohort: Cohort, plan: Plan, note: Callable[[str], None]
+) -> Iterator[Summands]:
+    failed = 0
+    for i in range(len(cohort)):
+        patient = cohort.where(np.arange(len(cohort)) == i)
+        try:
+            if isinstance(learner, Summing):
+                yield from list(learner.summands(states, patient, plan))
+            else:
+                own = learner.contribute(states, patient, plan)
+                if own.cases:
+                    yield Summands(_row(own.sums), _row(own.tally))
+        except Exception:
+            failed += 1
+    if failed:
+        note(f"{plan.learner}, fold '{plan.fold.key}': {failed} patients add nothing")
+
+
+def _row(arrays: Arrays) -> Block:
+    return {k: v[None].astype(np.float64) for k, v in arrays.items()}
+
+
+def _sum(each: Iterable[Summands], zero: Contribution, plan: Plan, bound: float) -> Contribution:
+    on = Grid(FINEST) if plan.privacy is None else grid(bound, plan.privacy.spread)
+    cases, tallies = 0, []
+
+    def sums() -> Iterator[Block]:
+        nonlocal cases
+        for summands in each:
+            cases += len(summands)
+            tallies.append(summands.tally)
+            yield summands.sums
+
+    whole = patient_sums(sums(), {k: v.shape for k, v in zero.sums.items()}, bound, on)
+    if plan.privacy is not None:
+        return Contribution(dict(whole), cases)
+    finest = Grid(FINEST)
+    tally = patient_sums(tallies, {k: v.shape for k, v in zero.tally.items()}, _TALLIED, finest)
+    return Contribution(
+        {k: on.values(v) for k, v in whole.items()},
+        cases,
+        {k: finest.values(v) for k, v in tally.items()},
+    )

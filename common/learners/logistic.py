@@ -16,7 +16,7 @@ Hessian and log mu(y), cut at -50, to the log-likelihood, which serves the contr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -44,7 +44,7 @@ from common.federated.multinomial import (
     log_softmax,
     summands,
 )
-from common.federated.protected_sums import protected_sums, row_blocks
+from common.federated.protected_sums import Summands, row_blocks
 from common.federated.states import States
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.learners.preprocessing import standardise
@@ -101,15 +101,20 @@ class Logistic:
         # by its own clip, not only by the one that came with the state: it bounds what a patient
         # adds
         x = _with_one(np.clip(self._rows(state, rows), -self.clip, self.clip))
+        sums = derivatives(x, rows.labels, self._coefficients(state))
+        return Contribution(
+            {"gradient": sums.gradient, "hessian": sums.hessian, "likelihood": sums.likelihood},
+            len(rows),
+        )
+
+    def summands(self, states: States, cohort: Cohort, plan: Plan) -> Iterator[Summands]:
+        """What each patient adds to the same sums."""
+        state = states[plan.fold]
+        rows = cohort.train(plan.fold, plan.seed, plan.parts)
+        x = _with_one(np.clip(self._rows(state, rows), -self.clip, self.clip))
         beta = self._coefficients(state)
-        if plan.protected:
-            blocks = (
-                vars(summands(x[b], rows.labels[b], beta)) for b in row_blocks(len(x), beta.size**2)
-            )
-            sums = protected_sums(self, plan, rows.schema, blocks, Derivatives.shapes(beta.shape))
-        else:
-            sums = vars(derivatives(x, rows.labels, beta))
-        return Contribution(sums, len(rows))
+        for b in row_blocks(len(rows), beta.size**2):
+            yield Summands(vars(summands(x[b], rows.labels[b], beta)))
 
     def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
         state = states[plan.fold]

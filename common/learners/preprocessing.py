@@ -13,7 +13,7 @@ at most one cell a column and pass, and at most 1 to each other sum, hence the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from common.data.cohort import Cohort
 from common.data.schema import Column, Floats, Schema
 from common.federated.learner import Contribution, Phase, Plan, Step, Traits, demand
-from common.federated.protected_sums import protected_sums
+from common.federated.protected_sums import Summands
 from common.federated.states import States
 from common.metrics.feature_auc import feature_auc
-from common.privacy.patient_sums import Block, Cells
+from common.privacy.patient_sums import Cells
 from common.types import Arrays
 
 COARSE = 256
@@ -68,9 +68,6 @@ class Preprocessing:
 
     def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
-        if plan.protected:
-            block, shapes = self._summands(states[plan.fold][self.name], rows, plan.phase)
-            return Contribution(protected_sums(self, plan, rows.schema, [block], shapes), len(rows))
         columns = rows.schema.columns
         if plan.phase == "coarse":
             classes = len(rows.schema.label.classes)
@@ -105,42 +102,30 @@ class Preprocessing:
             squares[j] = ((known - mean[j]) ** 2).sum()
         return Contribution({"counts": counts, "squares": squares}, len(rows))
 
-    def _summands(
-        self, arrays: Arrays, rows: Cohort, phase: str
-    ) -> tuple[Block, dict[str, tuple[int, ...]]]:
-        """What each patient adds to the same sums, and their shapes."""
+    def summands(self, states: States, cohort: Cohort, plan: Plan) -> Iterator[Summands]:
+        """What each patient adds to the same sums."""
+        rows = cohort.train(plan.fold, plan.seed, plan.parts)
         columns, classes = rows.schema.columns, len(rows.schema.label.classes)
         u = np.empty(rows.design.shape)
         for j, column in enumerate(columns):
             u[:, j] = _unit(column, rows.design[:, j])
         known = ~np.isnan(u)
-        if phase == "coarse":
+        if plan.phase == "coarse":
             cells = Cells(
                 np.full(len(columns), (COARSE + 1) * classes),
                 _cell(u) * classes + rows.labels[:, None],
                 np.ones(u.shape),
             )
-            coarse: Block = {
-                "histogram": cells,
-                "moments": np.stack([known, np.where(known, u, 0.0)], axis=2),
-                "classes": np.eye(classes)[rows.labels],
-            }
-            shapes = {
-                "histogram": (len(columns), COARSE + 1, classes),
-                "moments": (len(columns), 2),
-                "classes": (classes,),
-            }
-            return coarse, shapes
-        inside, mean = arrays["cells"], _mean(arrays)
-        at = np.full(u.shape, -1)
+            moments = np.stack([known, np.where(known, u, 0.0)], axis=2)
+            own = np.eye(classes)[rows.labels]
+            yield Summands({"histogram": cells, "moments": moments, "classes": own})
+            return
+        arrays = states[plan.fold][self.name]
+        at, mean = np.full(u.shape, -1), _mean(arrays)
         for j in range(len(columns)):
-            at[known[:, j], j] = _fine_cell(u[known[:, j], j], inside[j])
-        widths = inside.sum(axis=1)
-        fine: Block = {
-            "counts": Cells(widths, at, np.ones(u.shape)),
-            "squares": np.where(known, (u - mean) ** 2, 0.0),
-        }
-        return fine, {"counts": (int(widths.sum()),), "squares": (len(columns),)}
+            at[known[:, j], j] = _fine_cell(u[known[:, j], j], arrays["cells"][j])
+        fine = Cells(arrays["cells"].sum(axis=1), at, np.ones(u.shape))
+        yield Summands({"counts": fine, "squares": np.where(known, (u - mean) ** 2, 0.0)})
 
     def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
         arrays = states[plan.fold][self.name]

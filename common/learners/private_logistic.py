@@ -14,7 +14,7 @@ ridge regression of the cut rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -33,14 +33,8 @@ from common.federated.learner import (
     fit,
     local_plan,
 )
-from common.federated.multinomial import (
-    Derivatives,
-    against_reference,
-    derivatives,
-    softmax,
-    summands,
-)
-from common.federated.protected_sums import protected_sums, row_blocks
+from common.federated.multinomial import against_reference, derivatives, softmax, summands
+from common.federated.protected_sums import Summands, row_blocks
 from common.federated.states import States
 from common.types import Arrays, Probs, State
 
@@ -77,21 +71,17 @@ class PrivateLogistic:
     def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
         x = _rows(rows, self.norm)  # the site's own norm, whatever the state says
+        sums = derivatives(x, rows.labels, states[plan.fold][self.name]["coefficients"])
+        return Contribution({"gradient": sums.gradient, "hessian": sums.hessian}, len(rows))
+
+    def summands(self, states: States, cohort: Cohort, plan: Plan) -> Iterator[Summands]:
+        """What each patient adds to the same sums."""
+        rows = cohort.train(plan.fold, plan.seed, plan.parts)
+        x = _rows(rows, self.norm)
         beta = states[plan.fold][self.name]["coefficients"]
-        if plan.protected:
-            each = (summands(x[b], rows.labels[b], beta) for b in row_blocks(len(x), beta.size**2))
-            shapes = Derivatives.shapes(beta.shape)
-            sums = protected_sums(
-                self,
-                plan,
-                rows.schema,
-                ({"gradient": s.gradient, "hessian": s.hessian} for s in each),
-                {name: shapes[name] for name in ("gradient", "hessian")},
-            )
-        else:
-            whole = derivatives(x, rows.labels, beta)
-            sums = {"gradient": whole.gradient, "hessian": whole.hessian}
-        return Contribution(sums, len(rows))
+        for b in row_blocks(len(rows), beta.size**2):
+            each = summands(x[b], rows.labels[b], beta)
+            yield Summands({"gradient": each.gradient, "hessian": each.hessian})
 
     def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
         arrays = states[plan.fold][self.name]

@@ -72,6 +72,8 @@ class Cells:
     """(patients, groups): within its group; one outside is none."""
     value: Floats
     """(patients, groups)"""
+    places: NDArray[np.int64] | None = None
+    """Where each cell, of all groups one after another, lies in the array; None: there."""
 
     def __len__(self) -> int:
         return len(self.value)
@@ -118,8 +120,8 @@ def _add(total: Whole, values: Floats | Cells, share: Floats, on: Grid) -> None:
     if isinstance(values, Cells):
         steps = on.rounded(_cut(_inside(values), share))
         first = np.concatenate([[0], np.cumsum(values.widths)[:-1]])
-        at = np.where(steps != 0, values.cell + first, 0)
-        np.add.at(total, at.ravel(), steps.ravel())
+        at = np.where(steps != 0, values.cell + first, 0).ravel()
+        np.add.at(total, at if values.places is None else values.places[at], steps.ravel())
     else:
         total += on.rounded(_cut(values.reshape(len(values), -1), share)).sum(axis=0)
 

@@ -104,37 +104,28 @@ def histogram(bins: Array, row_of: Array, values: Floats, cells: Grid, nodes: in
 def summands(
     bins: Array, row_of: Array, values: Floats, cells: Grid, nodes: Sequence[int]
 ) -> Cells:
-    """What each case adds to `histogram`, if its groups' nodes follow one another in the result,
-    `nodes` of each group: a group and column is one set of cells, of which a case adds to one
-    (`assembled` puts them back in order)."""
+    """What each case adds to `histogram`. `nodes` of each group, which follow one another in the
+    result: a group and column is one set of cells, of which a case adds to one."""
     widths = np.diff(cells.start)
     bins_of_columns = bins[:, cells.columns]
     cell = np.where(bins_of_columns < 0, widths - 1, bins_of_columns)
     first = np.concatenate([[0], np.cumsum(nodes)[:-1]])
-    # (cases, groups, columns): cells of one node follow one another
+    # (cases, groups, columns): within a set, the cells of one node follow one another
     at = np.where(
-        row_of[:, :, None] >= 0,
-        (row_of - first)[:, :, None] * widths + cell[:, None, :],
-        -1,
+        row_of[:, :, None] >= 0, (row_of - first)[:, :, None] * widths + cell[:, None, :], -1
     )
     value = np.broadcast_to(values[:, :, None], at.shape)
-    every = (np.asarray(nodes)[:, None] * widths).ravel()
-    return Cells(every, at.reshape(len(bins), -1), value.reshape(len(bins), -1))
-
-
-def assembled(flat: Array, cells: Grid, nodes: Sequence[int]) -> Array:
-    """The sum of `summands` as `histogram` has it: (nodes of all groups, cells)."""
-    widths = np.diff(cells.start)
-    out = np.zeros((sum(nodes), cells.cells), flat.dtype)
-    first, row = 0, 0
-    for many in nodes:
-        for start, width in zip(cells.start[:-1], widths, strict=True):
-            out[row : row + many, start : start + width] = flat[
-                first : first + many * width
-            ].reshape(many, width)
-            first += many * width
-        row += many
-    return out
+    places = [
+        ((f + np.arange(many))[:, None] * cells.cells + np.arange(start, start + width)).ravel()
+        for f, many in zip(first, nodes, strict=True)
+        for start, width in zip(cells.start[:-1], widths, strict=True)
+    ]
+    return Cells(
+        (np.asarray(nodes)[:, None] * widths).ravel(),
+        at.reshape(len(bins), -1),
+        value.reshape(len(bins), -1),
+        np.concatenate([np.empty(0, np.int64), *places]).astype(np.int64),
+    )
 
 
 def weight(sums: Floats, penalty: Penalty) -> NDArray[np.float32]:

@@ -35,13 +35,16 @@ from common.federated.learner import (
     fit,
     hyper_names,
     hyper_of,
+    identity,
     load,
     local_plan,
     names,
     total,
 )
+from common.federated.protected_sums import bounded, protected
 from common.federated.states import States, named_arrays, with_arrays
 from common.privacy.mechanism import Privacy, Sampled
+from common.privacy.patient_sums import FINEST, Grid, grid
 from common.privacy.random import repeatable
 from common.study.study import Study, Task
 from common.types import Array, Arrays, State, digest, flatten, pack, unpack
@@ -419,6 +422,83 @@ def test_goes_on_from_packed_arrays_at_any_step(name: str, classes: int) -> None
         }
         *_, last = walk(jobs(classes)[name], federation(classes), states)
         assert digest(last.step.arrays) == want
+
+
+# ---- under noise and masks -----------------------------------------------------------------------
+
+NOISED = Privacy(1.0)
+
+
+def bent(states: States, data: st.DataObject) -> States:
+    """States that a coordinator has made up: values of any size, in the declared shapes."""
+    scale = data.draw(st.sampled_from([1.0, 1.0, 1e3, 1e150, 1e308, np.inf, np.nan]))
+    r = np.random.default_rng(data.draw(st.integers(0, 99)))
+
+    def bend(v: Array) -> Array:
+        if v.dtype.kind != "f" or r.random() < 0.5:
+            return v
+        with np.errstate(all="ignore"):
+            return (v + scale * r.choice([-1.0, 0.0, 1.0], v.shape)).astype(v.dtype)
+
+    return {
+        fold: {n: {k: bend(v) for k, v in arrays.items()} for n, arrays in state.items()}
+        for fold, state in states.items()
+    }
+
+
+@learners
+@pytest.mark.parametrize("how", ["noise", "masks"])
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_under_noise_and_masks_patients_add_up_to_the_last_bit(
+    name: str, how: str, data: st.DataObject
+) -> None:
+    """Whatever the states are, a cohort's sum is that of its patients, each alone: nobody's values
+    depend on who else is there, nothing fails because of one, and each stays within the bound."""
+    classes = data.draw(st.sampled_from(CLASSES))
+    learner, moments = jobs(classes)[name].learner, history(name, classes)
+    moment = moments[data.draw(st.integers(0, len(moments) - 1))]
+    noise = {"privacy": NOISED} if how == "noise" else {"secure": True}
+    plan = dataclasses.replace(moment.plan, **noise)  # type: ignore[arg-type]
+    c = cohort(8, classes=classes, seed=data.draw(st.integers(0, 999)), missing=0.2)
+    bound = bounded(learner, plan, c)
+    if bound is None:
+        return  # it cannot account; or adds its noise itself
+    states = bent(moment.states, data)
+    try:
+        identity(learner, states, c.schema, plan)
+    except Exception:
+        return  # refused whoever the patients are
+    whole = protected(learner, states, c, plan, bound, lambda _: None)
+    each = [
+        protected(learner, states, c.where(np.arange(8) == i), plan, bound, lambda _: None)
+        for i in range(8)
+    ]
+    assert whole.cases == sum(e.cases for e in each)
+    on = grid(bound, NOISED.spread) if how == "noise" else Grid(FINEST)
+    size = sum(v.size for v in whole.sums.values())
+    for key, value in whole.sums.items():
+        assert (value == np.sum([e.sums[key] for e in each], axis=0)).all(), key
+    for e in each:
+        steps = np.concatenate([np.ravel(v).astype(float) for v in e.sums.values()])
+        length = np.linalg.norm(steps) * (on.step if how == "noise" else 1.0)
+        assert length <= on.sensitivity(bound, size) * (1 + 1e-9)
+
+
+@learners
+@pytest.mark.parametrize("classes", CLASSES)
+def test_what_is_added_patient_by_patient_is_the_sum(name: str, classes: int) -> None:
+    learner = jobs(classes)[name].learner
+    for moment in history(name, classes):
+        plan = dataclasses.replace(moment.plan, secure=True)
+        for c, given_ in zip(federation(classes), moment.given, strict=True):
+            if (bound := bounded(learner, plan, c)) is None:
+                continue
+            own = protected(learner, moment.states, c, plan, bound, lambda _: None)
+            assert own.cases == given_.cases
+            for key, value in both(given_).items():
+                np.testing.assert_allclose(both(own)[key], value, rtol=1e-6, atol=1e-6)
 
 
 @learners
