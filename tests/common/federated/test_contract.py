@@ -383,7 +383,7 @@ def test_it_looks_at_no_fold_but_those_that_its_plan_reads(name: str) -> None:
     (c, *_), learner = federation(2), jobs(2)[name].learner
     moment = history(name, 2)[0]
     own = {fold: moment.states[fold] for fold in moment.plan.reads}
-    strange = {Fold(("nobody",)): changed(own, lambda a: a * 0)[moment.plan.reads[0]], **own}
+    strange = {Fold(("nobody",)): changed(own, np.zeros_like)[moment.plan.reads[0]], **own}
     assert same(learner.contribute(own, c, moment.plan), moment.given[0])
     assert same(learner.contribute(strange, c, moment.plan), moment.given[0])
 
