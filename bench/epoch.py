@@ -31,8 +31,9 @@ from client.imaging.pipeline.image_cache import Cache
 from common.data.picture import Picture
 from common.data.schema import Channel, Imaging
 from common.networks import federated_averaging
-from common.networks.architectures import Compact3D
+from common.networks.architectures import ClassifierNetwork
 from common.networks.augmentation import Augment
+from common.networks.classifiers.compact3d import CLASSIFIER
 from common.networks.crops import CaseCrops, patient_logits
 from common.networks.datasets import Cases, presence
 from common.networks.training import Schedule, learn
@@ -227,8 +228,9 @@ def main() -> None:
         lesion=("lesion",),
     )
     augment = Augment(imaging.crop_mm)
-    network = federated_averaging.network(Compact3D, given.channels, 2)
-    start = federated_averaging.bare(federated_averaging.drawn(Compact3D, (given.channels, 2), 0))
+    how = CLASSIFIER, given.channels, 2
+    network = federated_averaging.network(ClassifierNetwork, *how)
+    start = federated_averaging.bare(federated_averaging.drawn(ClassifierNetwork, how, 0))
     with tempfile.TemporaryDirectory() as name:
         held = pictures(given.cases, imaging, Cache(Path(name)))
         labels = np.arange(given.cases) % 2

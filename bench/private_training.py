@@ -27,6 +27,7 @@ from common.federated.learner import Federated, configured, fit, local_plan, tot
 from common.learners.mlp import Perceptron
 from common.learners.preprocessing import Preprocessing
 from common.networks import architectures
+from common.networks.classifiers.compact3d import CLASSIFIER
 from common.networks.crops import patient_logits
 from common.networks.dp_sgd import Private, Sampled
 from common.networks.dp_sgd import learn as privately
@@ -102,7 +103,9 @@ def seconds(patients: int, crops: int, steps: int) -> tuple[float, float]:
             patient_logits(made(x, present), mean), labels, reduction="sum"
         )
 
-    made = architectures.Compact3D(1, 2).to(memory_format=torch.channels_last_3d)
+    made = architectures.ClassifierNetwork(CLASSIFIER, 1, 2).to(
+        memory_format=torch.channels_last_3d
+    )
     architectures.draw(made, 1, last=True)
     start, those, cpu = (
         architectures.parameters(made),

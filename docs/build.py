@@ -40,7 +40,8 @@ NAV: dict[str, tuple[str, ...]] = {
     "Concepts": ("concepts.md", "judged.md", "architecture.md"),
     "How-to: data": ("howto/colorectal-table.md", "howto/colorectal-images.md", "howto/liver.md",
     "howto/yale.md", "howto/openbtai.md"),
-    "How-to: study": ("own-study.md", "howto/study-in-code.md", "howto/learner.md"),
+    "How-to: study": ("own-study.md", "howto/study-in-code.md", "howto/learner.md",
+    "howto/network.md"),
     "How-to: federation": ("runbook.md", "howto/gpu.md", "howto/privacy.md"),
     "How-to: results": ("howto/read-report.md", "monitoring.md", "model.md", "*"),
     "Reference": (

@@ -27,6 +27,7 @@ from common.data.schema import Number, Schema
 from common.errors import CODES
 from common.federated import learner as learners
 from common.metrics.definitions import METRICS
+from common.networks import classifier_files
 from common.study import load as studies
 from common.study import study_file
 from deploy import federation
@@ -371,6 +372,14 @@ def of_learners() -> str:
         if found := hypers(learner):
             rows = ((code(k.name), k.default, prose(k.told)) for k in found)
             out.append(table(("hyperparameter", "default", "meaning"), rows))
+    networks = [classifier_files.load(name) for name in classifier_files.names()]
+    out += [
+        "## Networks on images\n",
+        table(
+            ("network", "what it is", "smallest crop (z, y, x)"),
+            ((code(n.name), n.title, " x ".join(map(str, n.smallest))) for n in networks),
+        ),
+    ]
     return "\n".join(out)
 
 

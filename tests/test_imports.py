@@ -29,7 +29,7 @@ MAY = {
 ROOMS = {
     "common": (
         ".", "runtime", "data", "privacy", "federated", "study", "trees", "metrics", "networks",
-        "learners", "studies",
+        "networks/classifiers", "learners", "studies",
         "secure_aggregation", "wire",
     ),
     "client": (

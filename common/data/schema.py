@@ -18,7 +18,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from common.data.modality import MODALITIES
+from common.data.modality import MODALITIES, Modality
+from common.data.modality import modality as modality_of
 from common.errors import UsageError
 
 Floats = NDArray[np.float64]
@@ -105,8 +106,8 @@ class Imaging:
     lesion: tuple[str, ...] = ()
     """The regions that together are a lesion: crops are centred on its largest connected parts."""
     window: tuple[float, float] | None = None
-    """Hounsfield units clipped and mapped to [-1, 1]. None: 0.5 to 99.5 percentile inside the
-    brain, z-score, clipped to +-5."""
+    """Of a modality in Hounsfield units: clipped to it and mapped to [-1, 1]. None for the others:
+    0.5 to 99.5 percentile inside the brain, z-score, clipped to +-5."""
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """Of a prepared volume; a coarser file keeps its own spacing, for interpolation adds
     nothing."""
@@ -120,6 +121,17 @@ class Imaging:
     body: tuple[str, ...] = ()
     """Words of DICOM's BodyPartExamined that name what is looked at; a series of another part is
     not preferred to any."""
+
+    @property
+    def modality(self) -> Modality:
+        """The one that all channels are of."""
+        return modality_of(self.channels[0].modality)
+
+    @property
+    def window_hu(self) -> tuple[float, float]:
+        """The window, of a modality in Hounsfield units."""
+        assert self.window is not None
+        return self.window
 
     def bits(self, regions: tuple[str, ...]) -> int:
         """The mask bits of `regions` together."""
@@ -288,6 +300,15 @@ def _imaging_faults(where: str, imaging: Imaging) -> list[str]:
                 f"{where}: channel '{channel.name}' is of modality {channel.modality!r}, known "
                 f"are {', '.join(MODALITIES)}"
             )
+    modalities = sorted({c.modality for c in imaging.channels})
+    if len(modalities) > 1:
+        out.append(
+            f"{where}: image channels are of {' and '.join(modalities)}; a study's are prepared in "
+            "one way and must be of one modality"
+        )
+    elif names and (imaging.window is not None) != imaging.modality.hounsfield:
+        needs = "a window" if imaging.modality.hounsfield else "no window"
+        out.append(f"{where}: images of {modalities[0]} need {needs}, given is {imaging.window}")
     if len(imaging.regions) > 8 or len(set(imaging.regions)) < len(imaging.regions):
         out.append(f"{where}: image regions {list(imaging.regions)} must be at most 8, each once")
     for region in (*imaging.lesion, *filter(None, [imaging.organ])):

@@ -33,8 +33,8 @@ from common.federated.learner import (
 )
 from common.federated.multinomial import softmax
 from common.federated.states import States
-from common.networks import federated_averaging
-from common.networks.classifiers import CLASSIFIERS, NETWORKS, trained
+from common.networks import classifier_files, federated_averaging
+from common.networks.classifier_files import trained
 from common.networks.crops import CaseCrops, Grid, case_crops, patient_logits
 from common.networks.dp_sgd import PrivateTraining, Records, sampled
 from common.networks.training import LocalTraining
@@ -59,8 +59,8 @@ class Image:
     modality: ClassVar[frozenset[str]] = frozenset({"image"})
     traits: ClassVar[Traits] = Traits(trains=True, spares=("segmentation",))
     network: str = "compact3d"
-    """`compact3d`, or `efficientnet_b3` on slabs of three slices: the original study's, which wants
-    a grid of at least 64 x 64."""
+    """One of the networks in `common/networks/classifiers/`, such as `compact3d` and
+    `efficientnet_b3`, the original study's, which wants a grid of at least 64 x 64."""
     grid: tuple[int, ...] = (16, 24, 24)
     """Voxels (z, y, x) that a crop is laid onto."""
     training: LocalTraining = LocalTraining(
@@ -89,14 +89,15 @@ class Image:
     def __post_init__(self) -> None:
         whole = len(self.grid) == 3 and all(isinstance(g, int) and g >= 4 for g in self.grid)
         grid = {"grid: three whole numbers of at least 4": whole}
-        network = NETWORKS.get(self.network)
-        y, x = network.slices if network else (0, 0)
-        encoders = " or ".join(c.name for c in CLASSIFIERS if c.encoder)
+        networks = {name: classifier_files.load(name) for name in classifier_files.names()}
+        network = networks.get(self.network)
+        smallest = network.smallest if network else (0, 0, 0)
+        encoders = " or ".join(name for name, c in networks.items() if c.encoder)
         chosen = {
-            f"network: one of {', '.join(NETWORKS)}": network is not None,
+            f"network: one of {', '.join(networks)}": network is not None,
             f"initial: one of {', '.join(INITIAL)}": self.initial in INITIAL,
-            f"grid: slices of at least {y} x {x} for {self.network}": not whole
-            or (self.grid[1] >= y and self.grid[2] >= x),
+            f"grid of at least {' x '.join(map(str, smallest))} for {self.network}": not whole
+            or all(g >= least for g, least in zip(self.grid, smallest, strict=True)),
             f"network {encoders} for initial autoencoder": self.initial == "random"
             or (network is not None and network.encoder),
             "initial random where there is a pretrained file": self.initial == "random"
@@ -118,16 +119,18 @@ class Image:
         )
 
     def start(self, schema: Schema, seed: int) -> Arrays:
-        how = self.network, len(imaging_of(self.name, schema).channels), len(schema.label.classes)
+        network = classifier_files.load(self.network)
+        how = network.name, len(imaging_of(self.name, schema).channels), len(schema.label.classes)
         weights = federated_averaging.drawn(_classifier, how, seed)
         if self.pretrained:
             from common.networks.pretrained import adopt
 
+            own = federated_averaging.bare(weights)
             weights = federated_averaging.prefixed(
-                adopt(self.pretrained, self.pretrained_sha256, federated_averaging.bare(weights))
+                adopt(self.pretrained, self.pretrained_sha256, own, network.prefix)
             )
         sizes: Arrays = {
-            "network": np.array(CLASSIFIERS.index(NETWORKS[self.network])),
+            "network": np.array(network.number),
             "grid": np.array(self.grid, np.int64),
         }
         others = len(schema.label.classes) - 1
@@ -389,7 +392,7 @@ def _how(arrays: Arrays, schema: Schema) -> tuple[object, ...]:
 def _classifier(name: str, channels: int, classes: int) -> Any:
     from common.networks import architectures
 
-    return architectures.classifier(name, channels, classes)
+    return architectures.ClassifierNetwork(classifier_files.load(name), channels, classes)
 
 
 LEARNER = Image()

@@ -98,7 +98,7 @@ class Segmentation:
     def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
         arrays, imaging = states[plan.fold][self.name], imaging_of(self.name, cohort.schema)
         rows = outlined(cohort.train(plan.fold, plan.seed, plan.parts, labelled=False))
-        varied = Augment(dropout=0.25 if imaging.window is None else 0.0)
+        varied = Augment(dropout=0.25 if imaging.modality.sequences else 0.0)
         examples = _examples(rows, imaging, _sizes(arrays)[0], varied) if rows else None
         how = self.training.schedule("adamw")
         task = federated_averaging.Local(
@@ -172,9 +172,9 @@ def seen(picture: Picture, imaging: Imaging, grid: Grid) -> NDArray[np.float32]:
     """(channels, *grid): the whole field of view; CT through the study's window and through a
     narrow one of soft tissue."""
     values = resample(picture.coarse, grid) * np.float32(picture.unit)
-    if imaging.window is None:
+    if not imaging.modality.hounsfield:
         return values
-    low, high = imaging.window
+    low, high = imaging.window_hu
     middle, half = SOFT_TISSUE
     narrow = np.tanh(((values + 1) / 2 * (high - low) + low - middle) / half)
     return np.concatenate(
@@ -305,7 +305,7 @@ def _how(arrays: Arrays, imaging: Imaging) -> tuple[object, ...]:
 
 
 def _channels(imaging: Imaging) -> int:
-    return len(imaging.channels) * (1 if imaging.window is None else 2)
+    return len(imaging.channels) * (2 if imaging.modality.hounsfield else 1)
 
 
 def _sizes(arrays: Arrays) -> tuple[Grid, tuple[int, ...]]:

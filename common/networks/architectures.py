@@ -1,9 +1,6 @@
-"""Architectures of the networks on images. None has batch normalisation: averaging its buffers over
-hospitals is an error, and DP-SGD forbids it.
-
-All take crops (n, channels + 1, z, y, x), the last channel the share of lesion, and `present` (n,
-channels), the bits that say which sequences are there. Classifiers are split where Grad-CAM looks:
-`features`, and `classify` what was found.
+"""Architectures of the networks on images: autoencoder, segmentation, and what classifiers are made
+of (each in its file in `common/networks/classifiers/`). None has batch normalisation: averaging its
+buffers over hospitals is an error, and DP-SGD forbids it.
 """
 
 from __future__ import annotations
@@ -15,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from common.networks.classifier import Classifier
+
 Grid = tuple[int, int, int]
 WIDTHS = (16, 32, 64)
 CONTRAST = 0.1
 """A difference that counts: 20 Hounsfield units of the window, a tenth of a standard deviation of
 the brain."""
-SLAB = 3
-"""Neighbouring slices that a 2.5D network sees as its channels."""
 
 
 class Residual(nn.Module):  # type: ignore[misc]
@@ -70,76 +67,23 @@ def relative(image: Tensor, lesion: Tensor) -> Tensor:
     return torch.asinh((image - mean) / CONTRAST) * weight
 
 
-class Compact3D(nn.Module):  # type: ignore[misc]
-    """The default classifier, 0.2 million parameters: trunk, mean and maximum over space, presence
-    bits, one linear layer."""
+class ClassifierNetwork(nn.ModuleDict):  # type: ignore[misc]
+    """A classifier's layers, by their names, and its two functions on them."""
 
-    def __init__(self, channels: int, classes: int) -> None:
-        super().__init__()
-        self.trunk = Trunk(channels)
-        self.head = nn.Linear(2 * WIDTHS[-1] + channels, classes)
+    def __init__(self, classifier: Classifier, channels: int, classes: int) -> None:
+        super().__init__(classifier.layers(channels, classes))
+        self._classifier = classifier
 
     def features(self, x: Tensor) -> Tensor:
-        return self.trunk(x)
+        """(n, width, z', y', x')."""
+        return self._classifier.features(self, x)
 
     def classify(self, features: Tensor, present: Tensor) -> Tensor:
-        pooled = torch.cat([features.mean((2, 3, 4)), features.amax((2, 3, 4)), present], dim=1)
-        return self.head(pooled)
+        return self._classifier.classify(self, features, present)
 
     def forward(self, x: Tensor, present: Tensor) -> Tensor:
         """(n, classes) logits."""
         return self.classify(self.features(x), present)
-
-
-class EfficientNet25D(nn.Module):  # type: ignore[misc]
-    """EfficientNet-B3 (Tan & Le 2019) on slabs of three slices, the original study's network, with
-    group normalisation; a crop's logits are the mean over its slabs. Drop-connect is off: the seed
-    alone decides."""
-
-    def __init__(self, channels: int, classes: int) -> None:
-        super().__init__()
-        from monai.networks.nets.efficientnet import EfficientNetBN
-
-        net = EfficientNetBN(
-            "efficientnet-b3",
-            False,
-            spatial_dims=2,
-            in_channels=SLAB * (channels + 1),
-            num_classes=1,
-        )
-        for block in (b for stage in net._blocks for b in stage):
-            block.drop_connect_rate = 0.0
-        net._fc, net._dropout = nn.Identity(), nn.Identity()
-        self.net = grouped(net)
-        self.head = nn.Linear(net._conv_head.out_channels + channels, classes)
-
-    def features(self, x: Tensor) -> Tensor:
-        """(n * slabs, 1536, y/32, x/32)."""
-        net, starts = self.net, slabs(x.shape[2])
-        flat = torch.stack([x[:, :, s : s + SLAB].flatten(1, 2) for s in starts], dim=1).flatten(
-            0, 1
-        )
-        y = net._swish(
-            net._bn0(
-                net._conv_stem(
-                    net._conv_stem_padding(flat.contiguous(memory_format=torch.channels_last))
-                )
-            )
-        )
-        return net._swish(net._bn1(net._conv_head(net._conv_head_padding(net._blocks(y)))))
-
-    def classify(self, features: Tensor, present: Tensor) -> Tensor:
-        return self._classify(features, present, len(features) // max(len(present), 1))
-
-    def forward(self, x: Tensor, present: Tensor) -> Tensor:
-        """(n, classes) logits."""
-        return self._classify(self.features(x), present, len(slabs(x.shape[2])))
-
-    def _classify(self, features: Tensor, present: Tensor, per: int) -> Tensor:
-        """`per`: slabs a crop."""
-        pooled = features.mean((2, 3))
-        logits = self.head(torch.cat([pooled, present.repeat_interleave(per, dim=0)], dim=1))
-        return logits.unflatten(0, (present.shape[0], per)).mean(dim=1)
 
 
 class AutoEncoder(nn.Module):  # type: ignore[misc]
@@ -189,19 +133,14 @@ def unet(channels: int, regions: int, widths: tuple[int, ...]) -> nn.Module:
     )
 
 
-def classifier(name: str, channels: int, classes: int) -> nn.Module:
-    """One of `common.networks.classifiers`."""
-    return {"compact3d": Compact3D, "efficientnet_b3": EfficientNet25D}[name](channels, classes)
-
-
 class Scores(nn.Module):  # type: ignore[misc]
     """A trained classifier as it leaves a federation, in one piece: `correction` (classes,) takes
     off what the class weights of training added (Elkan 2001). A patient's scores are the means over
     the patient's crops."""
 
-    def __init__(self, name: str, channels: int, classes: int) -> None:
+    def __init__(self, classifier: Classifier, channels: int, classes: int) -> None:
         super().__init__()
-        self.network = classifier(name, channels, classes)
+        self.network = ClassifierNetwork(classifier, channels, classes)
         self.register_buffer("correction", torch.zeros(classes))
 
     def forward(self, crops: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
@@ -220,11 +159,6 @@ class Coded(nn.Module):  # type: ignore[misc]
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         return self.network.encode(crops), self.network(crops)
-
-
-def slabs(depth: int) -> range:
-    """The first slices of the slabs: one after the other, without overlap."""
-    return range(0, max(depth - SLAB + 1, 1), SLAB)
 
 
 def grouped(network: nn.Module) -> nn.Module:

@@ -32,9 +32,6 @@ Regions = Callable[[Picture], "Bits | None"]
 """A segmentation network's lesions on the picture's own grid; None where it has nothing to say."""
 VERSION = 1
 """Of the arithmetic below; part of the names under which crops are kept."""
-AIR = -1.0
-"""What lies outside a CT: the lower end of its window. (Outside an MR lies 0, the mean of the
-brain, as in a missing sequence.)"""
 
 
 def crops(
@@ -246,7 +243,7 @@ def _resampled(
         for s, a, b, g, n in zip(spans, low, high, grid, shape, strict=True)
     ]
     out = np.zeros((len(picture.voxels) + 1, *grid), np.float16)
-    outside = np.float32(AIR if imaging.window is not None else 0.0)
+    outside = np.float32(imaging.modality.outside)
     for i, present in enumerate(picture.present):
         if present:
             values = (

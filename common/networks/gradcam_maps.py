@@ -43,10 +43,8 @@ def heatmaps(network: Any, x: Tensor, present: Tensor, mean: Tensor, target: int
         (gradient,) = torch.autograd.grad(patient[target] - patient[0], features)
     space = tuple(range(2, features.ndim))
     maps = torch.relu((gradient.mean(space, keepdim=True) * features.detach()).sum(dim=1))
-    # a 2.5D network's maps are stacked along z, one a slab
-    stacked = maps.reshape(len(x), -1, *maps.shape[-2:])
     return torch.nn.functional.interpolate(
-        stacked[:, None], size=x.shape[2:], mode="trilinear", align_corners=False
+        maps[:, None], size=x.shape[2:], mode="trilinear", align_corners=False
     )[:, 0]
 
 

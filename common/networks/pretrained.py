@@ -18,9 +18,10 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 """Of batch normalisation, which is not used here."""
 
 
-def adopt(file: str, sha256: str, weights: Arrays) -> Arrays:
+def adopt(file: str, sha256: str, weights: Arrays, prefix: str = "") -> Arrays:
     """`weights` with those of equal name and shape from `file` in their place; UsageError C01 when
-    it is not the file, or does not fit.
+    it is not the file, or does not fit. `prefix`: what the names in `weights` may have before those
+    of the file.
 
     A first layer for other channels takes the mean over the file's; a last layer for other classes
     is left as it is.
@@ -42,7 +43,7 @@ def adopt(file: str, sha256: str, weights: Arrays) -> Arrays:
             "or correct the hash",
         )
     given = {k: v for k, v in _read(path, blob).items() if not k.endswith(BUFFERS)}
-    given = {_own_name(k, weights): v for k, v in given.items()}
+    given = {_own_name(k, weights, prefix): v for k, v in given.items()}
     out, left = dict(weights), []
     for name, own in weights.items():
         theirs = given.get(name)
@@ -76,9 +77,9 @@ def adopt(file: str, sha256: str, weights: Arrays) -> Arrays:
     return out
 
 
-def _own_name(name: str, weights: Arrays) -> str:
-    """A state dict of the bare EfficientNet names its parameters without `net.`."""
-    return f"net.{name}" if name not in weights and f"net.{name}" in weights else name
+def _own_name(name: str, weights: Arrays, prefix: str) -> str:
+    longer = prefix + name
+    return longer if name not in weights and longer in weights else name
 
 
 def _read(path: Path, blob: bytes) -> Arrays:

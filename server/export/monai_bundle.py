@@ -13,18 +13,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common import networks
 from common.data.schema import Schema
-from common.networks.classifiers import trained
+from common.networks.classifier import Classifier
+from common.networks.classifier_files import trained
 from common.study.study import Study
 from common.types import State
 from server.export import onnx_export
+from server.export.bundle_sources import sources
 
 MISSING = "MISSING"
 SCRIPTS = '''"""What configs/inference.json names."""
 
 from . import networks as networks
 from . import score as score
+'''
+NETWORKS = '''"""What configs/inference.json builds."""
+
+from scripts.common.networks.architectures import Scores
+from scripts.common.networks.classifiers.{name} import CLASSIFIER
+
+
+def scores(channels: int, classes: int) -> Scores:
+    return Scores(CLASSIFIER, channels, classes)
 '''
 NO_LICENCE = (
     "MISSING: nobody has named a licence for these parameters. Ask the federation that "
@@ -43,21 +53,34 @@ def files(
     """Path below `bundle/` -> bytes."""
     schema = study.schema_at(task)
     return {
+        **scripts(trained(state["image"])),
         "configs/metadata.json": _json(_metadata(study, task, schema, network, report)),
-        "configs/inference.json": _json(_inference(schema, state)),
+        "configs/inference.json": _json(_inference(schema)),
         "models/model.pt": _parameters(network),
         "models/model.pt2": onnx_export.pt2(program),
-        "scripts/__init__.py": SCRIPTS.encode(),
-        "scripts/networks.py": (Path(networks.__path__[0]) / "architectures.py").read_bytes(),
-        "scripts/score.py": Path(__file__).with_name("bundle_scoring.py").read_bytes(),
         "docs/README.md": _readme(study, task, network, report).encode(),
         "LICENSE": f"{NO_LICENCE}\n".encode(),
     }
 
 
-def _inference(schema: Schema, state: State) -> dict[str, Any]:
+def scripts(classifier: Classifier) -> dict[str, bytes]:
+    """Path below `bundle/` -> source: the network's file, what it imports, and the scoring."""
+    networks = ("architectures", f"classifiers.{classifier.name}")
+    files = {
+        path: source
+        for module in networks
+        for path, source in sources(f"common.networks.{module}", "scripts").items()
+    }
+    files |= {
+        "__init__.py": SCRIPTS.encode(),
+        "networks.py": NETWORKS.format(name=classifier.name).encode(),
+        "score.py": Path(__file__).with_name("bundle_scoring.py").read_bytes(),
+    }
+    return {f"scripts/{path}": source for path, source in files.items()}
+
+
+def _inference(schema: Schema) -> dict[str, Any]:
     assert schema.imaging is not None
-    name = trained(state["image"]).name
     return {
         "imports": ["$import glob", "$import os", "$import torch", "$from scripts import score"],
         "bundle_root": ".",
@@ -68,8 +91,7 @@ def _inference(schema: Schema, state: State) -> dict[str, Any]:
         "network_def": {
             "_target_": "scripts.score.OneInput",
             "scores": {
-                "_target_": "scripts.networks.Scores",
-                "name": name,
+                "_target_": "scripts.networks.scores",
                 "channels": len(schema.imaging.channels),
                 "classes": len(schema.label.classes),
             },
@@ -92,8 +114,6 @@ def _metadata(
     """By MONAI's metadata schema (meta_schema_20240725)."""
     imaging = schema.imaging
     assert imaging is not None
-    ct = imaging.window is not None
-    low, high = (-1.0, 1.0) if ct else (-5.0, 5.0)
     channels = [c.name for c in imaging.channels]
     version = str(report["fedmets"])
     return {
@@ -122,12 +142,12 @@ def _metadata(
             "inputs": {
                 "image": {
                     "type": "image",
-                    "format": "hounsfield" if ct else "magnitude",
-                    "modality": imaging.channels[0].modality,
+                    "format": imaging.modality.values,
+                    "modality": imaging.modality.name,
                     "num_channels": len(channels) + 1,
                     "spatial_shape": list(network.grid),
                     "dtype": "float32",
-                    "value_range": [low, high],
+                    "value_range": list(imaging.modality.span),
                     "is_patch_data": True,
                     "channel_def": {
                         str(i): c for i, c in enumerate((*channels, "share of lesion"))

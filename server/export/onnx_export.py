@@ -21,7 +21,7 @@ import numpy as np
 
 from common.data.schema import Imaging, Schema
 from common.learners.segmentation import SOFT_TISSUE
-from common.networks.classifiers import trained
+from common.networks.classifier_files import trained
 from common.networks.federated_averaging import bare
 from common.networks.training import load
 from common.types import Arrays, State
@@ -118,12 +118,12 @@ def pt2(program: Any) -> bytes:
 
 def scaling(imaging: Imaging) -> str:
     """How intensities become what a network sees."""
-    if imaging.window is None:
+    if not imaging.modality.hounsfield:
         return (
             "MR: clipped to the 0.5 and 99.5 percentiles inside the brain, z-score inside it, "
             "clipped to +-5; a missing sequence is 0"
         )
-    low, high = imaging.window
+    low, high = imaging.window_hu
     return (
         f"CT: Hounsfield units clipped to {low:g}..{high:g} and mapped linearly to -1..1; "
         "outside the volume -1"
@@ -136,7 +136,7 @@ def _image(schema: Schema, imaging: Imaging, arrays: Arrays) -> Network:
     from common.networks import architectures
 
     channels, classes = len(imaging.channels), len(schema.label.classes)
-    module = architectures.Scores(trained(arrays).name, channels, classes)
+    module = architectures.Scores(trained(arrays), channels, classes)
     load(module.network, bare(arrays))
     module.correction.copy_(torch.from_numpy(np.log(arrays["weights"])))
     grid = tuple(int(g) for g in arrays["grid"])
@@ -185,12 +185,12 @@ def _autoencoder(schema: Schema, imaging: Imaging, arrays: Arrays) -> Network:
 def _segmentation(schema: Schema, imaging: Imaging, arrays: Arrays) -> Network:
     from common.networks import architectures as networks
 
-    views = 1 if imaging.window is None else 2
+    views = 2 if imaging.modality.hounsfield else 1
     channels, grid = views * len(imaging.channels), tuple(int(g) for g in arrays["grid"])
     module = networks.unet(channels, len(imaging.regions), tuple(int(w) for w in arrays["widths"]))
     load(module, bare(arrays))
     says = f"the whole field of view; channels: {', '.join(c.name for c in imaging.channels)}"
-    if imaging.window is not None:
+    if imaging.modality.hounsfield:
         says += f", and the same as tanh((HU - {SOFT_TISSUE[0]:g}) / {SOFT_TISSUE[1]:g})"
     return Network(
         "segmentation",

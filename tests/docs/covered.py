@@ -172,6 +172,9 @@ HELD: dict[str, Here | There] = {
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "README.md": ("tests/docs/test_commands.py::test_the_readme_s_python_runs",),
     "docs/howto/learner.md": ("tests/docs/test_commands.py::test_the_learner_learns",),
+    "docs/howto/network.md": (
+        "tests/docs/test_commands.py::test_the_network_passes_the_contract_where_the_page_saves_it",
+    ),
     "docs/howto/study-in-code.md": ("tests/docs/test_commands.py::test_the_study_in_code_is_one",),
     "docs/howto/read-report.md": ("tests/docs/test_commands.py::test_the_report_is_read",),
     "docs/model.md": (

@@ -276,30 +276,28 @@ def test_the_learner_learns() -> None:
 
 
 def test_the_learner_passes_the_contract_where_the_page_saves_it(tmp_path: Path) -> None:
-    (block,) = [b for b in examples("python") if "LEARNER = " in b.body]
-    (name,) = re.findall(
-        r"`common/learners/(\w+)\.py`, which", (ROOT / block.page).read_text(encoding="utf-8")
-    )
-    folder = tmp_path / "learners"
+    contract("LEARNER", "common/learners", "tests/common/federated", tmp_path)
+
+
+def test_the_network_passes_the_contract_where_the_page_saves_it(tmp_path: Path) -> None:
+    tests = "tests/common/networks/test_classifier_contract.py"
+    contract("CLASSIFIER", "common/networks/classifiers", tests, tmp_path)
+
+
+def contract(value: str, room: str, tests: str, tmp_path: Path) -> None:
+    """Run a room's contract tests on the page's example, as if it lay in the room."""
+    (block,) = [b for b in examples("python") if f"{value} = " in b.body]
+    (name,) = re.findall(rf"`{room}/(\w+)\.py`", (ROOT / block.page).read_text(encoding="utf-8"))
+    folder, package = tmp_path / "room", room.replace("/", ".")
     folder.mkdir()
     (folder / f"{name}.py").write_text(block.body, encoding="utf-8")
-    (tmp_path / "one_more_learner.py").write_text(
-        f"import common.learners\ncommon.learners.__path__.append({str(folder)!r})\n"
+    (tmp_path / "one_more_file.py").write_text(
+        f"import {package}\n{package}.__path__.append({str(folder)!r})\n"
     )
-    contract = (
-        "-m",
-        "pytest",
-        "-p",
-        "one_more_learner",
-        "-k",
-        name,
-        "-q",
-        "-ra",
-        "tests/common/federated",
-    )
+    words = ("-p", "one_more_file", "-k", name, "-q", "-ra", tests)
     searched = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [sys.executable, *contract],
+        [sys.executable, "-m", "pytest", *words],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": searched},
         capture_output=True,

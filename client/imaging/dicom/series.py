@@ -32,6 +32,7 @@ from client.imaging.dicom.slice_geometry import (
 )
 from client.imaging.dicom.split_series import split_series
 from client.imaging.geometry.volumes import Geometry, Header, Series
+from common.data.modality import MODALITIES
 
 LOSSY = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 81, 91, 203))
 
@@ -162,7 +163,8 @@ def _unfit(h: Header) -> str:
     if h.sop_class.startswith(SECONDARY_CAPTURE):
         return "secondary capture: a screenshot or a scanned page, without a place in the patient"
     if h.modality == "other":
-        return f"modality '{h.declared_modality}' is not an image that is read here (CT, MR, SEG)"
+        read = ", ".join((*MODALITIES, "SEG"))
+        return f"modality '{h.declared_modality}' is not an image that is read here ({read})"
     if (
         h.samples != 1
         or h.photometric in ("RGB", "PALETTE COLOR")

@@ -27,10 +27,6 @@ VERSION = 2
 """Of what this file and `resampling` do: part of a cache entry's key, to be raised whenever the
 same files would give other arrays."""
 
-CT_UNIT, MR_UNIT = 2.0**-14, 2.0**-12
-"""Value of one step of int16: CT reaches +-2 of the window's half width, MR +-8 standard
-deviations."""
-
 LEAST_CONTRAST = 1e-4
 """Dark and bright must be further apart than this share of the larger one, for a histogram of 256
 bins to tell them in float32."""
@@ -81,17 +77,18 @@ def prepare(volumes: Mapping[str, Volume], mask: Mask | None, imaging: Imaging) 
             f"{grid.shape}; they are not of one grid",
         )
     notes: list[str] = []
+    modality = imaging.modality
     layers: dict[str, tuple[Floats, Values]] = {}
     for name in available:
         values = (
-            _windowed(volumes[name].array, imaging.window, name)
-            if imaging.window
+            _windowed(volumes[name].array, imaging.window_hu, name)
+            if modality.hounsfield
             else _scored(volumes[name].array, name, notes)
         )
         layers[name] = (volumes[name].array, values)
         if not volumes[name].geometry.same_as(grid):
             layers[name] = (
-                onto(grid, volumes[name], values, name, outside=-1.0 if imaging.window else 0.0),
+                onto(grid, volumes[name], values, name, outside=modality.outside),
                 as_is,
             )
             notes.append("a sequence was resampled onto the grid of the first one")
@@ -99,7 +96,7 @@ def prepare(volumes: Mapping[str, Volume], mask: Mask | None, imaging: Imaging) 
     box, counts, steps, spacing = _target(region, grid, imaging.spacing_mm)
     whole: Box = tuple((0.0, float(n)) for n in grid.shape)
     coarse_steps = tuple(n / c for n, c in zip(grid.shape, imaging.coarse, strict=True))
-    unit = CT_UNIT if imaging.window else MR_UNIT
+    unit = modality.unit
     voxels = np.zeros((len(names), *counts), np.int16)
     coarse = np.zeros((len(names), *imaging.coarse), np.int16)
     for name, (array, values) in layers.items():
@@ -266,7 +263,7 @@ def _region(
             ends = zip(_extent(inside > 0), margin, grid.shape, strict=True)
             return tuple((max(0, a - m), min(n, b + m)) for (a, b), m, n in ends)
         notes.append(f"'{imaging.organ}' is not outlined in the mask: cut to the body")
-    if imaging.window:
+    if imaging.modality.hounsfield:
         return _body(volumes[available[0]].array)
     extents = [_head(volumes[n].array, n) for n in available if volumes[n].geometry.same_as(grid)]
     return tuple(

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
+from common.data.modality import CT
 from common.errors import UsageError
 from simulation.phantom.brain import writer
 from simulation.phantom.liver import writer as liver_writer
@@ -233,7 +234,9 @@ def _ct(folder: Path) -> tuple[str, list[Path]]:
     patient = _whole(folder)
     heads = [(dcmread(path, stop_before_pixels=True), path) for path in _series(folder, patient)]
     placed = [
-        (float(head.ImagePositionPatient[2]), path) for head, path in heads if head.Modality == "CT"
+        (float(head.ImagePositionPatient[2]), path)
+        for head, path in heads
+        if head.Modality == CT.name
     ]
     return patient, [path for _, path in sorted(placed)]
 

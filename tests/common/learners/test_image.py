@@ -22,6 +22,7 @@ from common.learners.autoencoder import Autoencoder
 from common.learners.image import CERTAIN, Image, class_weights, prior, with_images
 from common.learners.segmentation import Segmentation
 from common.networks import architectures
+from common.networks.classifier_files import load as load_classifier
 from common.privacy.mechanism import Privacy
 from common.privacy.random import repeatable
 from common.types import Arrays, State, digest
@@ -329,7 +330,7 @@ def saved(path: Path, arrays: Arrays) -> str:
 
 
 def weights(channels: int = 2, classes: int = 2, seed: int = 7) -> Arrays:
-    made = architectures.Compact3D(channels, classes)
+    made = architectures.ClassifierNetwork(load_classifier("compact3d"), channels, classes)
     architectures.draw(made, seed, last=True)
     return architectures.parameters(made)
 

@@ -22,6 +22,7 @@ from common.learners.mlp import Perceptron
 from common.learners.segmentation import _examples, dice_and_entropy
 from common.networks import architectures
 from common.networks.augmentation import Augment
+from common.networks.classifier_files import load as load_classifier
 from common.networks.crops import case_crops, patient_logits
 from common.networks.datasets import Cases, Singles
 from common.networks.dp_sgd import Private, _Patients, add_clipped, learn, sampled
@@ -218,7 +219,7 @@ def trained_on(name: str) -> tuple[Any, Any, Any]:
     if name == "autoencoder":
         made = architectures.AutoEncoder(len(IMAGING.channels), 4, grid)
         return made.train(), Singles(held, held.counts, site.pictures, None), reconstruction  # type: ignore[arg-type]
-    made = architectures.classifier(name, len(IMAGING.channels), 2)
+    made = architectures.ClassifierNetwork(load_classifier(name), len(IMAGING.channels), 2)
     architectures.draw(made, 3, last=True)
 
     def loss(network: Any, batch: Any) -> Any:

@@ -175,27 +175,6 @@ def test_the_other_networks_leave_too(left: Left) -> None:
                 assert one == pytest.approx(other.numpy(), abs=1e-5)
 
 
-def test_efficientnet_leaves_with_any_number_of_crops() -> None:
-    import onnxruntime
-    import torch
-
-    image = Image(network="efficientnet_b3", grid=(7, 24, 24), segmentation=False)
-    schema = pictures.schema()
-    state = {"image": {**image.start(schema, 3), "weights": np.array([1.0, 2.0])}}
-    network = onnx_export.trained_networks(schema, state)[0]
-    session = onnxruntime.InferenceSession(
-        onnx_export.onnx(network, onnx_export.traced(network), {}),
-        providers=["CPUExecutionProvider"],
-    )
-    for n in (1, 2, 5):
-        crops, present = torch.rand(n, 3, 7, 24, 24), torch.ones(n, 2)
-        with torch.inference_mode():
-            truth = network.module.eval()(crops, present)[0]
-        assert session.run(["logits"], {"crops": crops.numpy(), "present": present.numpy()})[
-            0
-        ] == pytest.approx(truth.numpy(), abs=1e-5)
-
-
 def test_the_same_state_leaves_the_same_bytes_in_another_process_too(
     left: Left, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.imaging.geometry.image_preprocessing import CT_UNIT, MR_UNIT, prepare
+from client.imaging.geometry.image_preprocessing import prepare
 from client.imaging.geometry.resampling import averaged, onto
 from client.imaging.geometry.volumes import Geometry, Mask, Volume
 from common.errors import DataError
@@ -101,7 +101,7 @@ def test_values_stay_within_the_window(seed: int) -> None:
     assert done.voxels.dtype == np.int16
     for x in (done.voxels, done.coarse):
         assert np.abs(x * done.unit).max() <= 1
-    assert done.unit == CT_UNIT
+    assert done.unit == CT.modality.unit
 
 
 def test_the_window_maps_to_minus_one_and_one() -> None:
@@ -110,7 +110,7 @@ def test_the_window_maps_to_minus_one_and_one() -> None:
     assert done.spacing_mm == (2.5, 1.0, 1.0)
     assert done.voxels.shape == (1, 8, 28, 36)
     assert inside.min() == 0
-    assert np.allclose(inside[3, 6, 4], (110 + 160) / 200 - 1, atol=CT_UNIT)
+    assert np.allclose(inside[3, 6, 4], (110 + 160) / 200 - 1, atol=CT.modality.unit)
 
 
 def test_a_file_is_never_made_finer() -> None:
@@ -176,7 +176,7 @@ def test_sequences_are_scored_inside_the_brain() -> None:
         assert abs(inside.mean()) < 1e-3
         assert inside.std() == pytest.approx(1, abs=1e-3)
         assert (x[brain(seed=c)[_cut(done.box)] == 0] == 0).all()
-    assert done.unit == MR_UNIT
+    assert done.unit == MR.modality.unit
     assert done.notes == ()
 
 
@@ -189,7 +189,7 @@ def _cut(box: Any) -> tuple[slice, ...]:
 def test_bright_spots_are_clipped() -> None:
     volumes = brains()
     volumes["t1n"].array[8, 10, 9] = 1e6
-    assert np.abs(prepare(volumes, None, MR).voxels * MR_UNIT).max() <= 5
+    assert np.abs(prepare(volumes, None, MR).voxels * MR.modality.unit).max() <= 5
 
 
 def test_a_head_with_a_skull_is_found_and_told() -> None:
@@ -221,7 +221,9 @@ def test_a_shifted_sequence_is_laid_onto_the_first_one() -> None:
     assert done.box == straight.box
     middle = (slice(3, -3),) * 3
     assert np.allclose(
-        done.voxels[3][middle] * MR_UNIT, straight.voxels[3][middle] * MR_UNIT, atol=0.05
+        done.voxels[3][middle] * MR.modality.unit,
+        straight.voxels[3][middle] * MR.modality.unit,
+        atol=0.05,
     )
     assert any("resampled" in n for n in done.notes)
 
@@ -232,7 +234,7 @@ def test_a_finer_sequence_is_averaged_onto_a_coarser_grid() -> None:
     volumes["t2w"] = Volume(fine, grid(fine.shape, (0.5, 0.5, 0.5), (-0.25, -0.25, -0.25)))
     straight, done = prepare(brains(), None, MR), prepare(volumes, None, MR)
     # the percentiles of eight times as many values differ a little
-    assert np.abs(done.voxels[2] - straight.voxels[2]).max() * MR_UNIT < 0.03
+    assert np.abs(done.voxels[2] - straight.voxels[2]).max() * MR.modality.unit < 0.03
 
 
 @given(st.floats(-0.4, 0.4), st.tuples(*[st.floats(0.7, 1.8)] * 3), st.integers(0, 5))
