@@ -7,6 +7,7 @@ import difflib
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -343,7 +344,7 @@ def _outside(
 def _choice(
     f: Choice, spec: FieldSpec, tables: Mapping[str, Loaded], flow: Account, faults: list[Fault]
 ) -> Values:
-    return _vocabulary(f.name, f.values, spec, (), "D07", tables, flow, faults)
+    return _vocabulary(Terms(f.name, f.values), spec, tables, flow, faults)
 
 
 def label(
@@ -356,7 +357,8 @@ def label(
 ) -> Values:
     """The class index of each case, NaN where unknown. A value that is not declared is a fault
     (D03)."""
-    return _vocabulary(spec.name, classes, spec, unknown, "D03", tables, flow, faults)
+    terms = Terms(spec.name, classes, tuple(unknown), "D03")
+    return _vocabulary(terms, spec, tables, flow, faults)
 
 
 def outcome(
@@ -368,19 +370,30 @@ def outcome(
 ) -> Values:
     """The state of each case at the end of its follow-up, as position in `names`; NaN where
     unknown."""
-    return _vocabulary(spec.name, names, spec, (), "D07", tables, flow, faults)
+    return _vocabulary(Terms(spec.name, names), spec, tables, flow, faults)
+
+
+class Terms(NamedTuple):
+    """What a column of words may say."""
+
+    name: str
+    """Of the feature, or of the label."""
+    values: Sequence[str]
+    """In the study's words."""
+    missing: tuple[str, ...] = ()
+    """Words of the table that mean that it is not known, beside its null tokens."""
+    code: str = "D07"
+    """Of the fault that anything else is."""
 
 
 def _vocabulary(
-    name: str,
-    names: Sequence[str],
+    terms: Terms,
     spec: FieldSpec,
-    missing: Iterable[str],
-    code: str,
     tables: Mapping[str, Loaded],
     flow: Account,
     faults: list[Fault],
 ) -> Values:
+    name, names, missing, code = terms
     faults_before = len(faults)
     resolved = _resolve(spec, tables, flow, faults)
     if code == "D03":
