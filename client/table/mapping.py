@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo
 
-from client.table.readers import Kind, Layout
+from client.table.part import Kind, Layout
 from common.runtime.settings import (
     Cells,
     Listed,

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from client.table.cells import number
+from client.table.cells import number, text_of
 from client.table.column_profile import Codes, Column, notation
-from client.table.readers import SUFFIXES, Layout, Part, find, read, text_of
+from client.table.part import SUFFIXES, Layout, Part
+from client.table.readers import find, read
 from client.table.rows import file_names
 from common.errors import DataError, Fault, raise_faults
 from common.study.study_file import ANY_TABLE
