@@ -208,6 +208,7 @@ class Station:
 
     def _zero(self, plan: Plan, states: States) -> Contribution:
         schema = self.cohort(plan.study, plan.task).schema
+        guard.sound(plan, states, schema)
         zero = learner.identity(
             learner.load(plan.learner, plan.hyper), guard.state_for(plan, states), schema, plan
         )
@@ -285,6 +286,7 @@ class Station:
     def _work(self, plan: Plan, states: States) -> Contribution:
         cohort = self.cohort(plan.study, plan.task)
         asked_learner = guard.admit(plan, self.site, cohort, self._memory.budget)
+        guard.sound(plan, states, cohort.schema)
         state = guard.state_for(plan, states)
         with system_random.repeatable(
             self.site.privacy.noise_seed, f"{plan.site} {plan.place} {plan.phase} {plan.privacy}"

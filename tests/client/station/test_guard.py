@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,12 +24,16 @@ from common.federated.learner import (
     Contribution,
     Federated,
     Plan,
+    fit,
     hyper_of,
     load,
     local_plan,
     names,
 )
+from common.learners.boosting import Boosting
+from common.learners.preprocessing import LEARNER as PREPARE
 from common.privacy.mechanism import Privacy
+from common.types import State
 from tests.pictures import imaging, sites
 
 (COHORT,) = sites(40, 1, imaging(crops=1), seed=3)
@@ -98,3 +103,19 @@ def test_whoever_releases_pays_and_only_parts_it_does_not_look_at_are_spared(
     (charge,) = charges
     assert charge.noise == noise
     assert charge.spared == (parts if learner.traits.trains else ())
+
+
+def test_a_signed_plan_whose_trees_are_none_is_refused() -> None:
+    """A column out of range ended the station by xgboost's own code, whoever asked for it."""
+    plan, state = local_plan(Fold(), 0, 5), cast(State, {})
+    for learner in (PREPARE, Boosting(trees=1)):
+        state = fit(learner, state, [COHORT], plan)
+    column = state["boosting"]["column"].copy()
+    column[0, 0, 0] = 10_000
+    altered = {**state, "boosting": {**state["boosting"], "column": column}}
+    guard.sound(plan, {Fold().key: state}, COHORT.schema)
+    for name in ("importance", "evaluation", "boosting"):
+        for bad in (altered, {**state, "boosting": {"booster": np.frombuffer(b"{}", np.uint8)}}):
+            with pytest.raises(RefusedError) as caught:
+                guard.sound(replace(plan, learner=name), {Fold().key: bad}, COHORT.schema)
+            assert caught.value.code == "P02"
