@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from client.local_model import folder_files
 from client.local_model.folder_files import Files, Trust
+from common.data.cohort import empty
 from common.data.schema import Schema
 from common.errors import DataError, FedmetsError, UsageError
 from common.federated.learner import Head, Hyper, lacks, load, validate
@@ -28,6 +29,8 @@ from common.study.study import Study
 from common.study.study_file import from_toml
 from common.types import State
 
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What arrays of other names, kinds and shapes come to where they are used."""
 ELSEWHERE = ("pretrained", "pretrained_sha256")
 """Hyperparameters that name a file: what was started from is in the parameters already."""
 
@@ -114,7 +117,7 @@ def open_model(folder: Path, study: str = "", trust: Trust | None = None) -> Mod
     try:
         heads = tuple(cast(Head, _learner(declared, name)) for name in declared["heads"])
         _demand_state(heads, state, schema)
-    except (FedmetsError, KeyError) as error:
+    except (FedmetsError, *MALFORMED) as error:
         raise _foreign(folder, declared, error) from error
     clinical, thresholds = declared["clinical"], declared["thresholds"]
     return Model(loaded, declared["task"], state, heads, clinical, thresholds, declared, files)
@@ -164,13 +167,16 @@ def _learner(declared: Mapping[str, Any], name: str) -> Any:
 
 
 def _demand_state(heads: tuple[Head, ...], state: State, schema: Schema) -> None:
-    """ValueError or RefusedError where the arrays are none that these heads predict with."""
+    """An error, of FedmetsError or `MALFORMED`, where the arrays are none that these heads predict
+    with: by what learners say of them, and by the prediction of nobody."""
     for head in heads:
         if not isinstance(head, Head):
             raise UsageError("C02", f"learner '{getattr(head, 'name', head)}' predicts nothing")
         if lacks(head, state) or not state.get(head.name):
             raise UsageError("C02", f"model.state lacks what head '{head.name}' predicts with")
     validate(state, schema)
+    for head in heads:
+        head.predict(state, empty(schema))
 
 
 def _read(files: Files) -> tuple[dict[str, Any], State]:
@@ -186,7 +192,7 @@ def _read(files: Files) -> tuple[dict[str, Any], State]:
         faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         why = f"model.json: {'; '.join(faults[:5])}"
         raise _foreign(folder, declared, ValueError(why)) from error
-    except (FedmetsError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (FedmetsError, *MALFORMED) as error:
         raise _foreign(folder, declared, error) from error
     return declared, state
 

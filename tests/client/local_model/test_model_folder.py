@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.__main__ import main
-from client.local_model import folder_files
+from client.local_model import folder_files, predict
 from client.local_model.folder_files import MOST, UNSIGNED, Trust, trust_of
 from client.local_model.model_folder import open_model, open_networks
 from client.site.site_file import Site
@@ -318,6 +318,34 @@ def test_arrays_are_checked_before_they_are_used(left: Left, tmp_path: Path) -> 
     ):
         state = model_state({**left.state, "boosting": boosting})
         refused(left.write(tmp_path / "model", model_state=state), "D00", said)
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_any_arrays_are_refused_by_a_code_or_give_probabilities(
+    left: Left, data: st.DataObject
+) -> None:
+    state = {learner: dict(arrays) for learner, arrays in left.state.items()}
+    learner = data.draw(st.sampled_from(sorted(state)))
+    name = data.draw(st.sampled_from(sorted(state[learner])))
+    array = state[learner].pop(name)
+    how = data.draw(st.sampled_from(["gone", "value", "shape", "kind"]))
+    if how == "value":
+        value = data.draw(st.sampled_from([0, -1, 1, 1000, 1e300, -1e300]))
+        with np.errstate(all="ignore"):
+            state[learner][name] = np.full_like(array, np.array(value).astype(array.dtype))
+    elif how == "shape":
+        state[learner][name] = np.repeat(array.ravel(), 2)[: data.draw(st.integers(0, 9))]
+    elif how == "kind":
+        state[learner][name] = array.astype(data.draw(st.sampled_from(["<f8", "<i8", "|b1"])))
+    with tempfile.TemporaryDirectory() as place, np.errstate(all="ignore"):
+        folder = left.write(Path(place) / "model", model_state=model_state(state))
+        try:
+            model = open_model(folder)
+            for scored in predict.score(model, people(model.study.schema_at(model.task))):
+                assert np.isfinite(scored.probs).all()
+        except DataError as error:
+            assert error.code == "D00"  # noqa: PT017
 
 
 # ---- by its commands -----------------------------------------------------------------------------
