@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Floats, Schema
-from common.errors import UsageError
+from common.errors import RefusedError, UsageError
 from common.federated.learner import (
     Contribution,
     Federated,
@@ -47,9 +47,10 @@ from common.federated.learner import (
 )
 from common.federated.states import States
 from common.learners.preprocessing import LEARNER as PREPARE
-from common.trees import best_split
+from common.trees import best_split, native
 from common.trees import model as trees_model
 from common.trees.binning import bin_indices
+from common.trees.checked import DEEPEST, Forest, checked, first_margin
 from common.trees.site_cache import SURE, losses, standing
 from common.types import Arrays, Probs, State
 
@@ -59,7 +60,7 @@ class Boosting:
     """Arrays: those of `common.trees.model`, the last tree growing while `finished` < trees;
     `level` the depth that the next exchange splits; `base` (groups,) the margin before the first
     tree (NaN until known); `losses`: a finished round's mean validation loss. A model from `alone`
-    has one array instead: `booster`, the bytes of XGBoost's JSON."""
+    brings the `edges` and `offsets` that its bins count; else they are preprocessing's."""
 
     name: str = "boosting"
     needs: ClassVar[tuple[str, ...]] = ("preprocessing",)
@@ -97,7 +98,7 @@ class Boosting:
     def __post_init__(self) -> None:
         rules = {
             "trees >= 1": self.trees >= 1,
-            "1 <= depth <= 12": 1 <= self.depth <= 12,
+            f"1 <= depth <= {DEEPEST}": 1 <= self.depth <= DEEPEST,
             "eta > 0": self.eta > 0,
             "lambda_ >= 0": self.lambda_ >= 0,
             "alpha >= 0": self.alpha >= 0,
@@ -142,11 +143,9 @@ class Boosting:
         return "grow" if int(arrays["finished"]) < len(arrays["column"]) else "score"
 
     def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
-        state = states[plan.fold]
-        arrays = state[self.name]
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
-        at = standing(rows, state["preprocessing"], arrays, _base(arrays, state["preprocessing"]))
-        finished, level = int(arrays["finished"]), int(arrays["level"])
+        forest = _forest(states[plan.fold], cohort.schema)
+        at, finished, level = standing(rows, forest), forest.finished, forest.level
         held = (
             _hashed(rows, plan.seed, -1) < self.validation
             if self.early_stopping
@@ -166,8 +165,10 @@ class Boosting:
                 if self.subsample == 1
                 else ~held & (_hashed(rows, plan.seed, finished) < self.subsample)
             )
-            cells = self._cells(state["preprocessing"], plan.seed, finished)
-            growing = trees_model.between(arrays, finished, finished + 1)
+            if finished == len(forest.trees["column"]):
+                raise RefusedError("P02", "a level is asked for, and no tree of the state grows")
+            cells = self._cells(forest.cuts, plan.seed, finished)
+            growing = trees_model.between(forest.trees, finished, finished + 1)
             open_ = trees_model.open_nodes(growing["column"][0], level)
             slots = np.where(open_, np.cumsum(open_).reshape(open_.shape) - 1, -1)
             nodes = trees_model.walk(growing, at.bins, level)[:, 0]
@@ -178,10 +179,14 @@ class Boosting:
         tally = {"log_loss": np.array(losses(at.margin, rows.labels).sum())} if level == 0 else {}
         return Contribution(sums, len(rows), tally)
 
+    def validate(self, state: State, schema: Schema) -> None:
+        """RefusedError P02 where the trees are none that this learner grows."""
+        _forest(state, schema)
+
     def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
         state = states[plan.fold]
         arrays = dict(state[self.name])
-        arrays["base"] = _base(arrays, state["preprocessing"])
+        arrays["base"] = first_margin(arrays["base"], state["preprocessing"])
         finished, level = int(arrays["finished"]), int(arrays["level"])
         if self.early_stopping and level == 0 and finished:
             loss, patients = total.sums["validation"]
@@ -281,19 +286,12 @@ class Boosting:
         return float(np.hypot(-np.log(SURE), 1) * (1 + 1e-6)) if self.early_stopping else 0.0
 
     def predict(self, state: State, cohort: Cohort) -> Probs:
-        arrays = state[self.name]
-        if "booster" in arrays:
-            model = trees_model.from_json(arrays["booster"].tobytes())
-            p = model.predict(trees_model.matrix(cohort.design), validate_features=False).astype(
-                np.float64
-            )
-            p = p.reshape(len(cohort), _groups(cohort.schema))
-        else:
-            done = trees_model.between(arrays, 0, int(arrays["finished"]))
-            start = np.tile(_base(arrays, state["preprocessing"]), (len(cohort), 1))
-            p = trees_model.probabilities(
-                trees_model.margins(done, bin_indices(state["preprocessing"], cohort), start)
-            ).astype(np.float64)
+        forest = _forest(state, cohort.schema)
+        done = trees_model.between(forest.trees, 0, forest.finished)
+        start = np.tile(forest.base, (len(cohort), 1))
+        p = trees_model.probabilities(
+            trees_model.margins(done, bin_indices(forest.cuts, cohort), start)
+        ).astype(np.float64)
         return (
             np.concatenate([1 - p, p], axis=1)
             if p.shape[1] == 1
@@ -338,11 +336,7 @@ class Boosting:
         )
         if held.any():
             model = model[: model.best_iteration + 1]
-        model.feature_names = [c.name for c in cohorts[0].schema.columns]
-        return {
-            **state,
-            self.name: {"booster": np.frombuffer(bytes(model.save_raw("json")), np.uint8)},
-        }
+        return {**state, self.name: native.read_back(model, self.depth)}
 
     def _parameters(self, schema: Schema, seed: int) -> dict[str, object]:
         """XGBoost's names for the hyperparameters."""
@@ -368,8 +362,10 @@ class Boosting:
         """(cases, features, 1 or classes): XGBoost's TreeSHAP in log-odds; the columns of one
         unordered choice are added."""
         contributions = booster(state, cohort.schema).predict(
-            trees_model.matrix(cohort.design), pred_contribs=True, validate_features=False
+            native.matrix(cohort.design), pred_contribs=True, validate_features=False
         )
+        if not np.isfinite(contributions).all():
+            raise RefusedError("P02", "trees in a state: their covers give no finite SHAP values")
         columns, names = cohort.schema.columns, [f.name for f in cohort.schema.features]
         by_column = contributions.reshape(
             len(cohort), _groups(cohort.schema), len(columns) + 1
@@ -383,17 +379,13 @@ class Boosting:
 def booster(state: State, schema: Schema) -> Any:
     """The model as a native `xgboost.Booster`: features are the schema's columns by name, in
     natural units, NaN where missing."""
-    arrays = state["boosting"]
-    if "booster" in arrays:
-        return trees_model.from_json(arrays["booster"].tobytes())
-    p = state["preprocessing"]
-    return trees_model.booster(
-        trees_model.between(arrays, 0, int(arrays["finished"])),
-        _base(arrays, p),
-        p["edges"],
-        p["offsets"],
-        schema,
-    )
+    return native.booster(_forest(state, schema), schema)
+
+
+def _forest(state: State, schema: Schema) -> Forest:
+    """The state's trees, checked: nothing is computed from any others."""
+    classes = len(schema.label.classes)
+    return checked(state["boosting"], state.get("preprocessing", {}), len(schema.columns), classes)
 
 
 # ---- public chance: hashes of the seed, the tree and the patient ---------------------------------
@@ -430,23 +422,6 @@ def _mixed(x: NDArray[np.uint64], seed: int, tree: int) -> NDArray[np.uint64]:
 def _groups(schema: Schema) -> int:
     classes = len(schema.label.classes)
     return 1 if classes == 2 else classes
-
-
-def _base(arrays: Arrays, preprocessing: Arrays) -> NDArray[np.float32]:
-    """(groups,): the margin before the first tree; where it is not fixed, from the class counts,
-    shares kept 1e-6 from 0 and 1."""
-    base = arrays["base"]
-    if not np.isnan(base).any():
-        return base
-    classes = 2 if len(base) == 1 else len(base)
-    counts = preprocessing["classes"]
-    share = np.clip(
-        counts / counts.sum() if counts.sum() > 0 else np.full(classes, 1 / classes), 1e-6, 1 - 1e-6
-    )
-    logs = np.log(share)
-    return np.asarray(
-        [logs[1] - np.log1p(-share[1])] if classes == 2 else logs - logs.mean(), np.float32
-    )
 
 
 LEARNER = Boosting()
