@@ -52,7 +52,8 @@ def measured(way: str, path: Path) -> None:
     import pyarrow.csv  # noqa: F401
 
     from client.cohort.reader import read_table
-    from client.table import readers
+    from client.table import delimited_text, readers
+    from client.table.part import Layout
     from client.table.study_draft import draft
     from common.study.load import load
 
@@ -66,12 +67,12 @@ def measured(way: str, path: Path) -> None:
         read_table(loaded, next(iter(loaded.tasks)), path)
     else:
         plain = (
-            mock.patch.object(readers, "_plain", return_value=None)
+            mock.patch.object(delimited_text, "plainly_read", return_value=None)
             if way == "strict"
             else mock.MagicMock()
         )
         with plain:
-            part = readers.read(path, readers.Layout(), [])
+            part = readers.read(path, Layout(), [])
         assert part is not None
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     print(seconds, cpu, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)

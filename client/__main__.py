@@ -12,7 +12,7 @@ from typing import Any
 from common.runtime import environment
 from common.runtime.exit_status import ended, leave
 
-EPILOG = """exit status: 0 done, 2 wrong option, 3 unusable data, 6 a file cannot be written, 130 interrupted
+EPILOG = """exit status: 0 done, 2 wrong option, 3 unusable data or another's model, 6 a file cannot be written, 130 interrupted
 
 examples:
   fedmets client serve --site site.toml --socket /run/fedmets/station.sock
@@ -87,6 +87,27 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         metavar="DIR",
         help="the folder model/ of a run",
+    )
+    option(
+        "predict",
+        "--site",
+        default="",
+        metavar="FILE",
+        help="the site's site.toml: the model must then be signed by the coordinator that it pins",
+    )
+    option(
+        "embed explain predict finetune",
+        "--coordinator",
+        default="",
+        metavar="KEY",
+        help="public key (64 hex digits) of whoever may have signed the model, beside the "
+        "coordinator of site.toml",
+    )
+    option(
+        "embed explain predict finetune",
+        "--unsigned",
+        action="store_true",
+        help="read a model that nobody has signed, too, such as one of an earlier version",
     )
     option(
         "predict",
@@ -232,25 +253,30 @@ def _run(args: argparse.Namespace) -> dict[str, object]:
     if getattr(args, "patients", 1) < 1:
         raise UsageError("C01", f"--patients {args.patients} must be at least 1")
     task = args.task or list(studies.load(args.study).tasks)[-1]
-    networks = open_networks(Path(args.model))
+    site = open_site(Path(args.site))
+    networks = open_networks(Path(args.model), _trust(args, site))
     with progress() as bar:
         line = bar.add_task(args.command, total=None)
 
         def tell(at: int, of: int) -> None:
             bar.update(line, completed=at, total=of)
 
-        cohort = cohort_of(open_site(Path(args.site)), args.study, task)
+        cohort = cohort_of(site, args.study, task)
+        told = {"model": networks.files.signed, "out": args.out}
         if args.command == "embed":
             patients, slices = embed(cohort, networks, Path(args.out), tell)
-            return {"patients": patients, "slices": slices, "out": args.out}
+            return {"patients": patients, "slices": slices, **told}
         if args.report:
             found = panels(cohort, networks, args.patients, tell)
             write(Path(args.out), own_copy(Path(args.report), cohort, networks, found).encode())
-            return {"patients": len(found), "out": args.out}
-        return {
-            "patients": explain(cohort, networks, Path(args.out), args.patients, tell),
-            "out": args.out,
-        }
+            return {"patients": len(found), **told}
+        return {"patients": explain(cohort, networks, Path(args.out), args.patients, tell), **told}
+
+
+def _trust(args: argparse.Namespace, site: Any) -> Any:
+    from client.local_model.folder_files import trust_of
+
+    return trust_of(site, args.site, args.coordinator, unsigned=args.unsigned)
 
 
 def _predict(args: argparse.Namespace) -> dict[str, object]:
@@ -259,11 +285,13 @@ def _predict(args: argparse.Namespace) -> dict[str, object]:
     from client.cohort import reader
     from client.local_model import contributions, predict
     from client.local_model.model_folder import open_model
+    from client.site import site_file
     from common.runtime.console import progress
     from common.runtime.threads import fix_threads
 
     fix_threads()
-    model, out = open_model(Path(args.model), args.study), Path(args.out)
+    site = site_file.load(Path(args.site)) if args.site else None
+    model, out = open_model(Path(args.model), args.study, _trust(args, site)), Path(args.out)
     with progress() as bar:
         line = bar.add_task("preparing images", total=None)
         images = any("image" in h.modality for h in model.heads)
@@ -281,7 +309,7 @@ def _predict(args: argparse.Namespace) -> dict[str, object]:
         if args.plots:
             bar.update(line, description="plotting")
             done["plots"] = contributions.write(model, reading.cohort, out)
-    return {**done, "out": args.out}
+    return {**done, "model": model.files.signed, "out": args.out}
 
 
 def _finetune(args: argparse.Namespace) -> int:
@@ -289,22 +317,31 @@ def _finetune(args: argparse.Namespace) -> int:
 
     from client.local_model import finetune
     from client.local_model.adaptation import FineTuning
+    from client.local_model.folder_files import own_signer
     from client.local_model.model_folder import open_model
     from client.station.station import cohort_of, open_site
     from common.runtime.console import Console, progress
 
     given = {"epochs": args.epochs, "learning_rate": args.learning_rate, "ridge": args.ridge}
     how = FineTuning(**{k: v for k, v in given.items() if v is not None})
-    model = open_model(Path(args.model), args.study)
+    site = open_site(Path(args.site))
+    model = open_model(Path(args.model), args.study, _trust(args, site))
     with progress() as bar:
         line = bar.add_task("reading the site's patients", total=None)
 
         def tell(what: str, at: int, of: int) -> None:
             bar.update(line, description=what, completed=at, total=of)
 
-        site = open_site(Path(args.site))
         cohort = cohort_of(site, args.study or finetune.named(model, site), model.task)
-        told = finetune.finetune(model, cohort, Path(args.out), how, tell, local=not args.no_local)
+        told = finetune.finetune(
+            model,
+            cohort,
+            Path(args.out),
+            how,
+            tell,
+            local=not args.no_local,
+            signer=own_signer(site),
+        )
     if args.json:
         print(json.dumps({**told, "out": args.out}))
         return 0

@@ -138,8 +138,9 @@ CODES: dict[str, Code] = {
         "set the clocks, and install the same version of fedmets on both sides; then resume",
     ),
     "P05": Code(
-        "a message is not signed by the key that was enrolled",
-        "check by telephone that the fingerprints agree; a site that has new keys enrols again",
+        "a message or a model folder is not signed by the key that was enrolled",
+        "check by telephone that the fingerprints agree; a site that has new keys enrols again; a "
+        "model of another coordinator's is named by its key",
     ),
     "P06": Code(
         "another plan for a place that has been answered already",

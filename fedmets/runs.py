@@ -71,7 +71,7 @@ class Run:
         """
         import pandas as pd
 
-        from simulation.evaluation.split_checks import site_name
+        from client.site import site_file
 
         files = sorted(self.folder.glob(f"sites/*/{PREDICTIONS}"))
         if not files:
@@ -84,7 +84,7 @@ class Run:
         tables = []
         for path in files:
             table = _long(pd.read_csv(path, sep="\t", dtype=str), classes)
-            tables.append(table.assign(site=site_name(path.parent)))
+            tables.append(table.assign(site=site_file.load(path.parent / "site.toml").name))
         together = pd.concat(tables, ignore_index=True)
         return together[
             [

@@ -20,9 +20,9 @@ from client.imaging.pipeline.picture_set import PictureSet
 from client.imaging.pipeline.prepare_images import PictureRequest, Tell
 from client.imaging.pipeline.prepare_images import read as read_images
 from client.table import columns, detect_mapping
-from client.table.columns import Values
+from client.table.institutions import institution_of_each
 from client.table.mapping import Source
-from client.table.rows import Account, Loaded, some
+from client.table.rows import Account, Loaded, Values, some
 from common.data.cohort import UNKNOWN, Cohort, Flow
 from common.data.schema import Floats, Number, Schema
 from common.errors import DataError, Fault, raise_faults
@@ -291,7 +291,7 @@ def _assemble(
     institutions, survival = [""] * len(flow.ids), None
     if labelled:
         labels, label_source = _labels(source, schema, tables, flow, faults)
-        institutions = columns.institutions(source.site, tables, flow, faults)
+        institutions = institution_of_each(source.site, tables, flow, faults)
         survival = _survival(source, schema, tables, flow, faults)
     raise_faults(faults)
     if labelled:

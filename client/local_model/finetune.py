@@ -8,7 +8,6 @@ is no model. Readable by its owner alone, and not to be sent.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -20,6 +19,7 @@ import numpy as np
 from client.local_model import adaptation_value
 from client.local_model.adaptation import NETWORK_HEADS, FineTuning, enough, usable
 from client.local_model.adaptation_value import Comparison, Tell
+from client.local_model.folder_files import STUDY
 from client.local_model.model_folder import Model
 from client.site.site_file import Site
 from common.data.cohort import UNKNOWN, Cohort
@@ -29,6 +29,8 @@ from common.federated.model_state import FORMAT, model_state
 from common.runtime.atomic_files import durable
 from common.study import load as studies
 from common.types import digest, flatten
+from common.wire.model_signature import SIGNATURE, sealed
+from common.wire.signing import Signer
 
 SEEN = (
     "The federation's model was trained on this site's patients, too: it has seen those that it "
@@ -57,8 +59,10 @@ def finetune(
     tell: Tell,
     *,
     local: bool = True,
+    signer: Signer | None = None,
 ) -> dict[str, Any]:
-    """Write the folder; returns the comparison. D07 for another schema, D09 for too few labelled
+    """Write the folder, signed by the site's own key where there is one; returns the comparison.
+    D07 for another schema, D09 for too few labelled
     patients, C01 where it would be written over another model, and RunError S03 where it cannot be
     written."""
     _admit(model, cohort, folder, settings)
@@ -71,11 +75,12 @@ def finetune(
         "parts": parts,
         "how": asdict(settings),
         "seen": _seen(model, cohort.site),
+        "signed": model.files.signed,
         "interval": "95 %, DeLong, on the logit scale; differences are paired on the same "
         "patients; within this site",
         "heads": comparison.rows,
     }
-    _write(model, cohort, folder, comparison, record)
+    _write(folder, _files(model, cohort, comparison, record), signer)
     return record
 
 
@@ -133,9 +138,9 @@ def _seen(model: Model, site: str) -> str:
     return SEEN if site in sites else UNSEEN
 
 
-def _write(
-    model: Model, cohort: Cohort, folder: Path, comparison: Comparison, record: Mapping[str, Any]
-) -> None:
+def _files(
+    model: Model, cohort: Cohort, comparison: Comparison, record: Mapping[str, Any]
+) -> dict[str, bytes]:
     state = flatten(comparison.state)
     model_json = {
         **model.declared,
@@ -154,10 +159,13 @@ def _write(
         "comparison.json": _json(record),
         "README.md": _readme(model, cohort, record).encode(),
     }
-    if model.declared["study_file"]:
-        files["study.toml"] = (model.folder / model.declared["study_file"]).read_bytes()
-    checksums = "".join(f"{hashlib.sha256(b).hexdigest()}  {n}\n" for n, b in sorted(files.items()))
-    for name, blob in (*files.items(), ("SHA256SUMS", checksums.encode())):
+    if STUDY in model.files.blobs:
+        files[STUDY] = model.files.blobs[STUDY]
+    return files
+
+
+def _write(folder: Path, files: Mapping[str, bytes], signer: Signer | None) -> None:
+    for name, blob in {**files, **sealed(files, signer)}.items():
         durable(
             folder / name,
             blob,
@@ -165,6 +173,8 @@ def _write(
             mode=0o600,
             folder=0o700,
         )
+    if signer is None:  # of another model that lay here
+        (folder / SIGNATURE).unlink(missing_ok=True)
 
 
 def _readme(model: Model, cohort: Cohort, record: Mapping[str, Any]) -> str:
@@ -234,7 +244,7 @@ def notes(record: Mapping[str, Any]) -> Sequence[str]:
         if not_estimable
         else []
     )
-    return [*sentences, record["seen"], record["interval"]]
+    return [*sentences, record["seen"], record["interval"], f"model: {record['signed']}"]
 
 
 def _interval(value: float | None, low: float | None, high: float | None, form: str = ".3f") -> str:

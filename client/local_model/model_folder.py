@@ -1,28 +1,65 @@
 """Model folder: a federation's final model, as a run leaves it in `model/`, opened at a site for
-its own use."""
+its own use.
+
+It is data: `client.local_model.folder_files` reads its files, and here they become a study, learners
+and arrays, each checked before it is used. No program is run that it names, and no path is followed.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, Literal, cast
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from client.local_model import folder_files
+from client.local_model.folder_files import Files, Trust
+from common.data.cohort import empty
+from common.data.schema import Schema
 from common.errors import DataError, FedmetsError, UsageError
-from common.federated.learner import Head, load
+from common.federated.learner import Head, Hyper, lacks, load, validate
 from common.federated.model_state import READ, opened
 from common.learners.image import Image
 from common.study import load as studies
 from common.study.study import Study
+from common.study.study_file import from_toml
 from common.types import State
+
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What arrays of other names, kinds and shapes come to where they are used."""
+ELSEWHERE = ("pretrained", "pretrained_sha256")
+"""Hyperparameters that name a file: what was started from is in the parameters already."""
+
+
+class ModelJson(BaseModel):
+    """model.json, as far as it is used; what else stands there is not looked at."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    format: Literal[READ]  # type: ignore[valid-type]
+    fedmets: str = "?"
+    study: str
+    study_file: Literal["", "study.toml"]
+    task: str
+    schema_hash: str = Field(alias="schema")
+    learners: dict[str, dict[str, Any]]
+    heads: list[str]
+    clinical: str
+    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]]
+    state_hash: str = ""
+    seed: int = 0
+    parts: Annotated[int, Field(ge=2, le=100)] = 5
+    sites: list[str] | None = None
+    site_local: bool = False
+    site: str = ""
 
 
 @dataclass(frozen=True)
 class Model:
-    """`state`: learner -> arrays; `heads`: those that predict, configured; `sha256` of the
-    parameters' file."""
+    """`state`: learner -> arrays; `heads`: those that predict, configured."""
 
     study: Study
     task: str
@@ -34,30 +71,39 @@ class Model:
     """Head -> the probability from which a patient is called positive; two classes only."""
     declared: Mapping[str, Any]
     """All of model.json."""
-    sha256: str
-    folder: Path
+    files: Files
+    """What was read, and whose it is."""
+
+    @property
+    def sha256(self) -> str:
+        """Of the parameters' file."""
+        return self.files.sha256
 
 
 @dataclass(frozen=True)
 class Networks:
-    """`state`: learner -> arrays; `image`: the image learner with the run's settings; `sha256` of
-    the parameters' file."""
+    """`state`: learner -> arrays; `image`: the image learner with the run's settings."""
 
     state: State
     image: Image
-    sha256: str
+    files: Files
+
+    @property
+    def sha256(self) -> str:
+        """Of the parameters' file."""
+        return self.files.sha256
 
 
-def open_model(folder: Path, study: str = "") -> Model:
-    """Read `model.json` and `model.state`, compared with `SHA256SUMS` beside them.
+def open_model(folder: Path, study: str = "", trust: Trust | None = None) -> Model:
+    """The model in a folder, whoever of `trust` has signed it.
 
     `study`: a name or file in place of the study that the model names. DataError D00 where a file
-    is not there, altered, or of another version, D07 where the study here is not the one that the
-    model was trained for.
+    is not there, altered, or of another version, P05 where the model is another's, D07 where the
+    study here is not the one that the model was trained for.
     """
-    declared, state, sha256 = _read(folder)
-    own_study = folder / declared["study_file"] if declared["study_file"] else None
-    loaded = studies.load(study or (str(own_study) if own_study else declared["study"]))
+    files = folder_files.read(folder, trust or Trust())
+    declared, state = _read(files)
+    loaded = studies.load(study) if study else _study(files, declared)
     schema = loaded.schema_at(declared["task"])
     if schema.hash != declared["schema"]:
         raise DataError(
@@ -69,89 +115,86 @@ def open_model(folder: Path, study: str = "") -> Model:
             "(--study)",
         )
     try:
-        heads = tuple(cast(Head, load(n, declared["learners"][n])) for n in declared["heads"])
-    except (UsageError, KeyError) as error:
+        heads = tuple(cast(Head, _learner(declared, name)) for name in declared["heads"])
+        _demand_state(heads, state, schema)
+    except (FedmetsError, *MALFORMED) as error:
         raise _foreign(folder, declared, error) from error
-    return Model(
-        loaded,
-        declared["task"],
-        state,
-        heads,
-        declared["clinical"],
-        declared["thresholds"],
-        declared,
-        sha256,
-        folder,
-    )
+    clinical, thresholds = declared["clinical"], declared["thresholds"]
+    return Model(loaded, declared["task"], state, heads, clinical, thresholds, declared, files)
 
 
-def open_networks(folder: Path) -> Networks:
+def open_networks(folder: Path, trust: Trust | None = None) -> Networks:
     """The networks alone. DataError D00, too, where the run trained none."""
-    declared, state, sha256 = _read(folder)
-    if "image" not in declared["learners"]:
+    files = folder_files.read(folder, trust or Trust())
+    declared, state = _read(files)
+    if "image" not in declared["learners"] or not state.get("image"):
         raise DataError(
             "D00",
             f"D00 {folder}: the model has no image network. Give the folder model/ of a run that "
             "trained one",
         )
     try:
-        image = cast(Image, load("image", declared["learners"]["image"]))
+        image = cast(Image, _learner(declared, "image"))
     except UsageError as error:
         raise _foreign(folder, declared, error) from error
-    return Networks(state, image, sha256)
+    return Networks(state, image, files)
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], State, str]:
-    blobs = {}
-    for name in ("model.state", "model.json", "SHA256SUMS"):
+def _study(files: Files, declared: Mapping[str, Any]) -> Study:
+    """The study.toml beside the model, or the one of that name among fedmets' own: never a program,
+    and no path that the model names."""
+    name = declared["study"]
+    if declared["study_file"]:
         try:
-            blobs[name] = (folder / name).read_bytes()
-        except OSError as error:
-            raise DataError(
-                "D00",
-                f"D00 {folder / name}: cannot be read ({error.strerror}). Give the folder model/ "
-                "of a run, as it was written",
-            ) from error
-    lines = blobs.pop("SHA256SUMS").decode("utf-8", "replace").splitlines()
-    checksums = {name: sha for sha, _, name in (line.partition("  ") for line in lines)}
-    altered = [
-        name
-        for name, blob in blobs.items()
-        if checksums.get(name) != hashlib.sha256(blob).hexdigest()
-    ]
-    if altered:
+            text = files.blobs[folder_files.STUDY].decode("utf-8")
+            return from_toml(tomllib.loads(text), str(files.folder / folder_files.STUDY))
+        except (KeyError, ValueError, RecursionError) as error:
+            why = f"{folder_files.STUDY}: {error}"
+            raise _foreign(files.folder, declared, ValueError(why)) from error
+    if name not in studies.names():
         raise DataError(
             "D00",
-            *(
-                f"D00 {folder / n}: not the file that SHA256SUMS names. Copy the run's model/ again"
-                for n in altered
-            ),
+            f"D00 {files.folder}: the model is for study {name[:80]!r}, which neither it nor "
+            f"fedmets brings (there are {', '.join(studies.names())}). Give the study file that it "
+            "was trained with (--study)",
         )
-    declared: dict[str, Any] = {}
+    return studies.load(name)
+
+
+def _learner(declared: Mapping[str, Any], name: str) -> Any:
+    hyper: Hyper = declared["learners"][name]
+    return load(name, {k: v for k, v in hyper.items() if k not in ELSEWHERE})
+
+
+def _demand_state(heads: tuple[Head, ...], state: State, schema: Schema) -> None:
+    """An error, of FedmetsError or `MALFORMED`, where the arrays are none that these heads predict
+    with: by what learners say of them, and by the prediction of nobody."""
+    for head in heads:
+        if not isinstance(head, Head):
+            raise UsageError("C02", f"learner '{getattr(head, 'name', head)}' predicts nothing")
+        if lacks(head, state) or not state.get(head.name):
+            raise UsageError("C02", f"model.state lacks what head '{head.name}' predicts with")
+    validate(state, schema)
+    for head in heads:
+        head.predict(state, empty(schema))
+
+
+def _read(files: Files) -> tuple[dict[str, Any], State]:
+    folder, declared = files.folder, dict[str, Any]()
     try:
-        declared = json.loads(blobs["model.json"])
-        if declared["format"] not in READ:
-            raise ValueError(
-                f"format {declared['format']}, this version reads {' and '.join(map(str, READ))}"
-            )
-        missing = {
-            "study",
-            "study_file",
-            "task",
-            "schema",
-            "learners",
-            "heads",
-            "clinical",
-            "thresholds",
-        } - set(declared)
-        if missing:
-            raise ValueError(f"model.json lacks {', '.join(sorted(missing))}")
+        declared = json.loads(files.blobs[folder_files.JSON])
+        ModelJson.model_validate(declared)
         for hyper in declared["learners"].values():
             if isinstance(hyper.get("learners"), str):  # format 1
                 hyper["learners"] = json.loads(hyper["learners"])
-        return declared, opened(blobs["model.state"]), checksums["model.state"]
-    except (FedmetsError, ValueError, KeyError, TypeError, AttributeError) as error:
+        state = opened(files.blobs[folder_files.STATE])
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        why = f"model.json: {'; '.join(faults[:5])}"
+        raise _foreign(folder, declared, ValueError(why)) from error
+    except (FedmetsError, *MALFORMED) as error:
         raise _foreign(folder, declared, error) from error
+    return declared, state
 
 
 def _foreign(folder: Path, declared: Any, error: Exception) -> DataError:
@@ -159,5 +202,5 @@ def _foreign(folder: Path, declared: Any, error: Exception) -> DataError:
     return DataError(
         "D00",
         f"D00 {folder}: not a model that this version reads ({error}). Use the fedmets that made "
-        f"it ({version})",
+        f"it ({str(version)[:40]})",
     )

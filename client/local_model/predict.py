@@ -52,6 +52,12 @@ def score(model: Model, cohort: Cohort) -> list[Scored]:
         probs, scorable_cases = np.full((len(cohort), classes), np.nan), scorable(head, cohort)
         if scorable_cases.any():
             probs[scorable_cases] = head.predict(model.state, cohort.where(scorable_cases))
+            if not np.isfinite(probs[scorable_cases]).all():
+                raise DataError(
+                    "D00",
+                    f"D00 {model.files.folder}: head '{head.name}' gives probabilities that are no "
+                    "numbers. Ask for the run's model/ again",
+                )
         out.append(Scored(head, probs, scorable_cases))
     return out
 
@@ -144,7 +150,7 @@ def _of(model: Model) -> list[str]:
     return [
         *site_local,
         f"model: study {declared['study']}, task {declared['task']}, parameters {model.sha256}, "
-        f"fedmets {declared['fedmets']}",
+        f"fedmets {declared['fedmets']}; {model.files.signed}",
         "research use only: not a medical device, not for decisions about patients",
     ]
 

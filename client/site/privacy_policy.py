@@ -98,11 +98,15 @@ class Policy(Settings):
                 "require",
                 "needs [privacy.peers]: public keys of at least two other sites, as these told you",
             )
-        if self.noise_seed is not None and (limited or self.delta or self.require != "none"):
+
+    def faults_beside(self, written: frozenset[str]) -> Iterator[tuple[str, str]]:
+        """An epsilon without a limit is none that noise which can be made again would keep."""
+        limits = [key for key in ("epsilon", "delta", "require") if key in written]
+        if self.noise_seed is not None and limits:
             yield (
                 "noise_seed",
-                "makes noise that can be made again, and hides nobody: leave it out, or epsilon, "
-                "delta and require",
+                "makes noise that can be made again, and hides nobody: leave it out, or "
+                + " and ".join(limits),
             )
 
     @property

@@ -12,8 +12,17 @@ from client.site.site_file import Site
 from client.station.gaussian_noise import noised
 from client.station.privacy_budget import Budget, Charge
 from common.data.cohort import Cohort
+from common.data.schema import Schema
 from common.errors import FedmetsError, RefusedError
-from common.federated.learner import Contribution, Federated, Plan, check, identity, load
+from common.federated.learner import (
+    Contribution,
+    Federated,
+    Plan,
+    check,
+    identity,
+    load,
+    validate,
+)
 from common.federated.protected_sums import bounded, protected
 from common.federated.states import States
 from common.privacy.mechanism import Sampled
@@ -96,6 +105,13 @@ def _charge(plan: Plan, learner: Federated, bound: float | Sampled) -> Charge:
     # only a learner that says so looks at none but its training rows
     spared = plan.fold.parts if learner.traits.trains else ()
     return Charge.of(plan, plan.privacy.noise, spared, bound)
+
+
+def sound(plan: Plan, states: States, schema: Schema) -> None:
+    """RefusedError P02 where a state that the plan reads is none that its learners make: a
+    signature says whose it is, not that it is one."""
+    for fold in plan.reads:
+        validate(states.get(fold, {}), schema)
 
 
 def states_for(plan: Plan, states: States) -> States:

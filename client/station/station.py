@@ -209,6 +209,7 @@ class Station:
 
     def _zero(self, plan: Plan, states: States) -> Contribution:
         schema = self.cohort(plan.study, plan.task).schema
+        guard.sound(plan, states, schema)
         zero = learner.identity(
             learner.load(plan.learner, plan.hyper), guard.states_for(plan, states), schema, plan
         )
@@ -286,6 +287,7 @@ class Station:
     def _work(self, plan: Plan, states: States) -> Contribution:
         cohort = self.cohort(plan.study, plan.task)
         asked_learner = guard.admit(plan, self.site, cohort, self._memory.budget)
+        guard.sound(plan, states, cohort.schema)
         states = guard.states_for(plan, states)
         with system_random.repeatable(
             self.site.privacy.noise_seed, f"{plan.site} {plan.place} {plan.phase} {plan.privacy}"

@@ -3,6 +3,8 @@ read is told apart, never turned into missing."""
 
 from __future__ import annotations
 
+import datetime
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -198,3 +200,24 @@ class Vocabulary:
 
     def known(self) -> list[str]:
         return sorted(self._at)
+
+
+def text_of(cell: object, decimal: str = ".") -> str:
+    """A cell of a workbook or a Parquet file as text: whole floats without '.0', dates in ISO form,
+    nothing as ''."""
+    if cell is None:
+        return ""
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    if isinstance(cell, float):
+        if math.isnan(cell):
+            return ""
+        whole = cell.is_integer() and abs(cell) < 1e15
+        return str(int(cell)) if whole else repr(cell).replace(".", decimal)
+    if isinstance(cell, datetime.datetime):
+        return (
+            cell.date().isoformat() if cell.time() == datetime.time() else cell.isoformat(sep=" ")
+        )
+    if isinstance(cell, datetime.date | datetime.time):
+        return cell.isoformat()
+    return str(cell).strip()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from client.table import mapping_file
 from client.table.mapping import FieldSpec, Source, TableSpec
-from client.table.readers import Layout, Part, find
+from client.table.part import Layout, Part
+from client.table.readers import find
 from client.table.readers import read as read_part
 from client.table.rows import Loaded, absent, some
 from common.errors import DataError, Fault, UsageError, raise_faults

@@ -14,12 +14,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo
 
-from client.table.readers import Kind, Layout
+from client.table.part import Kind, Layout
 from common.runtime.settings import (
     Cells,
     Listed,
     Name,
     Names,
+    Nulls,
     OneOrMore,
     Pattern,
     Rule,
@@ -137,7 +138,7 @@ class FieldSection(Settings):
     values: Values = field(default_factory=dict)
     """study value = texts in the table; for a number, the number (in the column's unit) that stands
     for a text such as '<0.5'"""
-    nulls: Cells = ()
+    nulls: Nulls = ()
     """texts that mean missing in this column alone"""
     absent: bool = False
     """the export does not have it: missing for everybody, and said"""
@@ -317,7 +318,7 @@ class MappingFile(Settings):
     """`[label]`: a column and its values, or `[label.within]`, an event within a horizon"""
     studies: Names = ()
     """the studies that it serves"""
-    nulls: Cells = ()
+    nulls: Nulls = ()
     """texts that mean missing, whatever their case; an empty cell always does"""
     site: SiteSpec | None = None
     """`[site]`: which institution a patient is of; none: one, called as the mapping"""

@@ -1,147 +1,25 @@
-"""Profile of a table of which nothing is known: its files, how they are laid out, and what each
-column seems to hold. Guesses, for a draft only."""
+"""Profile of a table of which nothing is known: its files, how they are laid out, and its columns.
+Guesses, for a draft only."""
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
-from client.table.cells import folded, limit, looks_null, number, numbers
-from client.table.readers import SUFFIXES, Layout, Part, find, read, text_of
+import numpy as np
+
+from client.table.cells import number, text_of
+from client.table.column_profile import Codes, Column, notation
+from client.table.part import SUFFIXES, Layout, Part
+from client.table.readers import find, read
 from client.table.rows import file_names
 from common.errors import DataError, Fault, raise_faults
 from common.study.study_file import ANY_TABLE
 
-Kind = Literal["number", "choice", "date", "text", "empty", "constant"]
-
-LEVELS = 12
-"""A vocabulary of more values than this is taken for codes or free text."""
-
-_DATE = re.compile(
-    r"\d{4}-\d{1,2}-\d{1,2}([ T].*)?|\d{1,2}[./-]\d{1,2}[./-](\d{2}|\d{4})( "
-    r".*)?|(19|20)\d{2}(0[1-9]|1[0-2])([0-2]\d|3[01])"
-)
-MAYBE_A_VALUE = frozenset({"none", "nil", "-"})
-"""Tokens that mean missing among numbers, and may be a value like any other among words."""
 _HEADER_ROWS = 30
-
-
-@dataclass(frozen=True)
-class Column:
-    """The cells of one column, from all files, stripped; '' where there is nothing."""
-
-    name: str
-    cells: list[str]
-    decimal: str
-    thousands: str
-
-    @cached_property
-    def counts(self) -> Counter[str]:
-        """Distinct texts that are not empty."""
-        return Counter(c for c in self.cells if c)
-
-    @cached_property
-    def numbers(self) -> dict[str, float]:
-        """Text -> its value, of those that are numbers and no sentinels."""
-        texts = [t for t in self.counts if t[0] in "+-.0123456789"]
-        values = {
-            t: n
-            for t, n in zip(texts, numbers(texts, self.decimal, self.thousands), strict=True)
-            if n is not None
-        }
-        sentinels = {t for t in values if t[0] == "-" and looks_null(t)}
-        usual = [n for t, n in values.items() if t not in sentinels]
-        return (
-            {t: n for t, n in values.items() if t not in sentinels}
-            if usual and min(usual) >= 0
-            else values
-        )
-
-    @cached_property
-    def kind(self) -> Kind:
-        texts = {
-            t: n
-            for t, n in self.counts.items()
-            if t in self.numbers or not looks_null(t) or folded(t) in MAYBE_A_VALUE
-        }
-        total, numeric = sum(texts.values()), sum(texts[t] for t in self.numbers)
-        if not total:
-            return "empty"
-        distinct = {folded(t) for t in texts} if len(texts) < 1000 else set(texts)
-        if len(distinct) == 1:
-            return "constant"
-        dates = sum(
-            n
-            for t, n in texts.items()
-            if (t not in self.numbers or len(t) == 8) and _DATE.fullmatch(t)
-        )
-        if dates >= 0.8 * total:
-            return "date"
-        if numeric >= 0.8 * total:
-            values = set(self.numbers.values())
-            few_values = len(values) <= 2 or (
-                len(values) <= 5
-                and total >= 30
-                and all(v.is_integer() and 0 <= v <= 9 for v in values)
-            )
-            return (
-                "choice"
-                if few_values and numeric == total and len(values) > 1
-                else "number"
-                if len(values) > 1
-                else "constant"
-            )
-        return (
-            "choice"
-            if len(distinct) <= max(2, min(LEVELS, total / 3)) and total >= 2 * len(distinct) - 1
-            else "text"
-        )
-
-    @cached_property
-    def nulls(self) -> tuple[str, ...]:
-        """Texts that seem to mean missing."""
-        words = self.kind != "number"
-        return tuple(
-            t
-            for t in self.counts
-            if t not in self.numbers
-            and looks_null(t)
-            and not (words and folded(t) in MAYBE_A_VALUE)
-        )
-
-    @cached_property
-    def strange(self) -> tuple[str, ...]:
-        """Of a number: texts that are neither numbers nor null tokens."""
-        return tuple(t for t in self.counts if t not in self.numbers and t not in self.nulls)
-
-    @cached_property
-    def levels(self) -> tuple[str, ...]:
-        """Of a choice: its values in their most frequent spelling, in a natural order; negative
-        ones first."""
-        spelling: dict[str, str] = {}
-        for text, _ in sorted(self.counts.items(), key=lambda pair: (-pair[1], pair[0])):
-            if text not in self.nulls:
-                spelling.setdefault(folded(text), text)
-        return tuple(sorted(spelling.values(), key=_natural))
-
-
-_NEGATIVE = re.compile(
-    r"(no|none|not "
-    r".*|non-.*|n|nein|false|f|absent|negative?|negativ|keine?|benign|control|healthy|alive|m0|0|ohne|without.*|non|nee)\b.*"
-)
-
-
-def _natural(text: str) -> tuple[bool, list[tuple[bool, float, str]]]:
-    words = [w for w in re.split(r"(\d+)", folded(text)) if w]
-    return not _NEGATIVE.fullmatch(folded(text)), [
-        (not w.isdigit(), float(w) if w.isdigit() else 0.0, w) for w in words
-    ]
 
 
 @dataclass(frozen=True)
@@ -158,8 +36,8 @@ class Survey:
     """Those that every file has once."""
     left_out: dict[str, str]
     """Other columns, and why they are left out."""
-    hospitals: tuple[str, ...]
-    """One a row: the name of its file."""
+    hospitals: Codes
+    """(rows,): which file's name stands for its hospital."""
     warnings: tuple[str, ...]
 
 
@@ -207,20 +85,19 @@ def survey(path: Path) -> Survey:
         for name in other_files
         if not any(name in t for t in notes)
     ]
-    hospitals = tuple(
-        name for name, part in zip(file_names(parts, root), parts, strict=True) for _ in part.lines
-    )
+    _, hospitals = np.unique(file_names(parts, root), return_inverse=True)
+    hospitals = np.repeat(hospitals, [len(part) for part in parts])
     return _columns(parts, layout, sheets, names, not other_files, hospitals, notes)
 
 
 def _columns(
     parts: list[Part], layout: Layout, sheets: tuple[str, ...], names: tuple[str, ...],
-    all_files: bool, hospitals: tuple[str, ...],
+    all_files: bool, hospitals: Codes,
     notes: list[str],
 ) -> Survey:  # fmt: skip
     all_names = list(dict.fromkeys(name for part in parts for name in part.header))
     left_out: dict[str, str] = {}
-    cells: dict[str, list[str]] = {}
+    columns: dict[str, Column] = {}
     for name in all_names:
         lacking = [part.path.name for part in parts if name not in part.index]
         if not name:
@@ -233,42 +110,16 @@ def _columns(
                 "it"
             )
         else:
-            cells[name] = [cell.strip() for part in parts for cell in part.column(name)]
-    decimal, thousands = notation(cells.values())
+            columns[name] = Column.of(name, (part.columns[part.index[name]] for part in parts))
+    decimal, thousands = notation(column.texts.to_pylist() for column in columns.values())
     layout = replace(layout, decimal=decimal, thousands=thousands)
-    columns = {name: Column(name, texts, decimal, thousands) for name, texts in cells.items()}
+    columns = {
+        name: replace(column, decimal=decimal, thousands=thousands)
+        for name, column in columns.items()
+    }
     return Survey(
         names, all_files, layout, sheets, columns, left_out, hospitals, tuple(dict.fromkeys(notes))
     )
-
-
-_SHAPE = str.maketrans(dict.fromkeys("23456789", "1"))
-"""Numbers of one shape, '52.7' and '31.4', are looked at once; a leading zero is another shape."""
-_NUMERIC = re.compile(r"[+-]?\d[\d.,' \u00a0\u202f]*")
-_COMMA = re.compile(r"[+-]?\d{1,3}((\.|'| )\d{3})+,\d+|[+-]?0,\d+|[+-]?\d+,(\d{1,2}|\d{4,})")
-_POINT = re.compile(r"[+-]?\d{1,3}((,|'| )\d{3})+\.\d+|[+-]?0\.\d+|[+-]?\d+\.(\d{1,2}|\d{4,})")
-_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}([.,' ])\d{3}(?!\d)")
-
-
-def notation(columns: Iterable[Sequence[str]]) -> tuple[Literal[".", ","], str]:
-    """The decimal mark, and the mark between thousands ('' for none), that the columns of numbers
-    seem to use."""
-    comma, point, grouped = False, False, Counter[str]()
-    for cells in columns:
-        shapes = Counter(text.translate(_SHAPE) for text in set(cells) - {""})
-        numeric = {shape for shape in shapes if _NUMERIC.fullmatch(shape)}
-        numeric -= {shape for shape in numeric if shape.count(".") > 1 and _DATE.fullmatch(shape)}
-        values = sum(n for shape, n in shapes.items() if shape in numeric or not looks_null(shape))
-        if not numeric or sum(shapes[shape] for shape in numeric) < 0.8 * values:
-            continue
-        comma |= any(_COMMA.fullmatch(shape) for shape in numeric)
-        point |= any(_POINT.fullmatch(shape) for shape in numeric)
-        for shape in numeric:
-            if thousands := _GROUPED.match(shape):
-                grouped[thousands.group(1)] += shapes[shape]
-    decimal: Literal[".", ","] = "," if comma and not point else "."
-    grouped.pop(decimal, None)
-    return decimal, grouped.most_common(1)[0][0] if grouped else ""
 
 
 def _alike(header: Sequence[str], other_header: Sequence[str]) -> bool:
@@ -373,8 +224,3 @@ def _later_header(path: Path, layout: Layout) -> list[tuple[Layout, Part]]:
         if part is not None and len(part.header) > 1 and len(part) > 1:
             return [(later, part)]
     return []
-
-
-def limits(column: Column) -> dict[str, float]:
-    """Of a number's strange texts, those that state a limit ('<0.5'), with it."""
-    return {t: n for t in column.strange if (n := limit(t)) is not None}

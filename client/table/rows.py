@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 
 from client.table.cells import folded
 from client.table.mapping import Keep, SiteSpec, TableSpec
-from client.table.readers import Part, nearest
+from client.table.part import Part
+from client.table.readers import nearest
 from common.errors import Fault
 
 Mask = NDArray[np.bool_]
 """(rows,) of a table."""
+Values = NDArray[np.float64]
+"""(cases,), or (rows,) of a table; NaN where missing."""
 
 MANY = 5
 """How many examples an error shows."""

@@ -11,41 +11,31 @@ import glob
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.table.cells import folded, header_unit
-from client.table.profile import MAYBE_A_VALUE, Column, Survey, limits, survey
+from client.table.column_profile import Column, limits
+from client.table.column_roles import (
+    CHECK,
+    ambiguous,
+    classes_of,
+    label_column,
+    patient_column,
+    repeated_rows,
+    site_column,
+)
+from client.table.profile import Survey, survey
 from common.data.schema import Label, Schema
 from common.study.study import Study, denied_patterns
 
-CHECK = "  # guessed: check"
 LEAK = 0.94
 """A single feature with a higher AUC is left out: guard L03 would stop the run at 0.95 on some of
 its training rows."""
 
-_ID = (
-    r"^(pat(ient)?|subject|proband|case|pseudonym|fall)([ "
-    r"_.-]?(id|nr|no|num|number|nummer|code|key))?\.?$", r"^(pid|mrn|id)$",
-    r"(^|[ _.-])(id|nr|mrn|pid|nummer)\.?$", r"patient|subject|case|pseudonym|proband|fall",
-)  # fmt: skip
-_SITE = (
-    r"^(site|hospital|center|centre|institution|institut|clinic|klinik|krankenhaus|zentrum|standort|h[oô]pital|ospedale|ziekenhuis)"
-    r"([ _.-]?(id|code|name|nr|no))?$",
-    r"hospital|klinik|krankenhaus|institution|tissue_source_site",
-    r"^(?!.*(tum|primary|anatom|metast|biops|lesion|organ)).*(?<![a-z])(site|center|centre|zentrum|standort|facility)(?![a-z])",
-)  # fmt: skip
-_LABEL = (
-    r"^(label|target|outcome|class|y|event|endpoint|zielgr[oö](ss|ß)e|ergebnis)$",
-    r"^(label|target|outcome|ziel)", r"(fern)?metasta",
-    r"^(m|c?p?m[ _.-]?(stage|status|categor.*)|m1|spread)$", r"response|ansprechen",
-    r"recurrence|relapse|rezidiv|progress",
-    r"^(primary[ _.-]?(tumou?r|cancer|type|origin)?|diagnos(is|e)|entit.*)$",
-    r"vital|death|died|dead|deceased|gestorben",
-)  # fmt: skip
 _UNITS = (
     (r"(^|[ _.-])(age|alter|[aâ]ge)([ _.-]|$)", "years"), (r"(^|[ _.-])bmi([ _.-]|$)|body.?mass",
     "kg/m2"), (r"weight|gewicht", "kg"),
@@ -61,13 +51,13 @@ def draft(path: Path) -> str:
     (D00) where none can be read."""
     surveyed = survey(path)
     columns = dict(surveyed.columns)
-    site, site_told = _site(surveyed, columns)
-    hospitals = (
-        surveyed.columns[site].cells if site else list(surveyed.hospitals) if site_told else []
-    )
-    patient, id_told = _patient(columns, site, hospitals)
-    label = _label(columns, {site, patient})
-    names = _classes(columns[label]) if label else ((), ())
+    site, site_told = site_column(surveyed, columns)
+    hospitals = None
+    if site_told:
+        hospitals = columns[site].codes if site else surveyed.hospitals
+    patient, id_told = patient_column(columns, site, hospitals)
+    label = label_column(columns, {site, patient})
+    names = classes_of(columns[label]) if label else ((), ())
     lines = [
         *_head(path, surveyed),
         f"id = {quoted(patient)}{id_told}"
@@ -77,9 +67,9 @@ def draft(path: Path) -> str:
         if site
         else site_told or '# site = "..."  # no column that names the hospital was found',
     ]
-    if hospitals and patient:
-        lines += _repeated(columns[patient], hospitals)
-    elif patient and len(columns[patient].counts) < len(columns[patient].cells):
+    if hospitals is not None and patient:
+        lines += repeated_rows(columns[patient], hospitals)
+    elif patient and columns[patient].different < len(columns[patient]):
         lines.append(f'duplicates = "agree"{CHECK}: several rows of a patient must then agree')
     inputs = {n: c for n, c in columns.items() if n not in (site, patient, label)}
     left_out = dict(surveyed.left_out)
@@ -105,7 +95,7 @@ def draft(path: Path) -> str:
             for t in columns[n].nulls
             if not ambiguous(t)
         },
-        key=str.casefold,
+        key=lambda t: (t.casefold(), t),
     )
     for name, entry in entries.items():
         features += ["", "[[feature]]", f"name = {quoted(name)}", *entry]
@@ -130,7 +120,7 @@ def _list(texts: Iterable[str]) -> str:
 
 
 def _head(path: Path, surveyed: Survey) -> list[str]:
-    rows = len(next(iter(surveyed.columns.values())).cells) if surveyed.columns else 0
+    rows = len(next(iter(surveyed.columns.values()))) if surveyed.columns else 0
     lines = [
         f"# A draft for {path.name}: {rows} rows, {len(surveyed.columns) + len(surveyed.left_out)} "
         "columns, guessed from names and contents.",
@@ -157,95 +147,6 @@ def _head(path: Path, surveyed: Survey) -> list[str]:
                 f"{key} = {quoted(actual) if isinstance(actual, str) else actual[0]}{CHECK}"
             )
     return lines
-
-
-def _first_match(
-    patterns: Sequence[str], columns: Mapping[str, Column], fits: Callable[[Column], bool]
-) -> str:
-    """The first column whose name matches the earliest pattern, of those that fit; '' where there
-    is none."""
-    for pattern in patterns:
-        for name, column in columns.items():
-            if re.search(pattern, folded(name)) and fits(column):
-                return name
-    return ""
-
-
-def _site(surveyed: Survey, columns: Mapping[str, Column]) -> tuple[str, str]:
-    """The column of the hospital, or '' and the line that takes it from the files' names."""
-    site = _first_match(_SITE, columns, lambda c: 1 <= len(c.counts) <= max(2, len(c.cells) // 2))
-    if site:
-        empty = columns[site].cells.count("")
-        return site, CHECK + (
-            f": it is empty in {empty} rows, to be filled in first" if empty else ""
-        )
-    if len(surveyed.files) > 1:
-        return "", f"site_from_file = true{CHECK}: each file is a hospital"
-    return "", ""
-
-
-def _patient(columns: Mapping[str, Column], site: str, hospitals: Sequence[str]) -> tuple[str, str]:
-    """The column of the patient: named like an id and different in each row, at least within a
-    hospital; else the most different one."""
-    inner = {n: c for n, c in columns.items() if n != site and all(c.cells)}
-
-    def unique(c: Column) -> bool:
-        keys = set(zip(hospitals, c.cells, strict=True)) if hospitals else set(c.cells)
-        return len(keys) == len(c.cells)
-
-    named = _first_match(_ID, inner, unique) or _first_match(
-        _ID, inner, lambda c: len(c.counts) > 0.2 * len(c.cells) and not _fraction(c)
-    )
-    if named:
-        return named, CHECK
-    unique_column = next((n for n, c in inner.items() if unique(c) and not _fraction(c)), "")
-    if unique_column:
-        return unique_column, f"{CHECK}: each row has another value"
-    most_different = max(
-        inner, key=lambda n: (not _fraction(inner[n]), len(inner[n].counts)), default=""
-    )
-    return most_different, f"{CHECK}: no column names each patient once"
-
-
-def _fraction(c: Column) -> bool:
-    return any(not n.is_integer() for n in c.numbers.values())
-
-
-def _repeated(patient: Column, hospitals: Sequence[str]) -> list[str]:
-    if len(patient.counts) == len(patient.cells):
-        return []
-    if len(set(zip(hospitals, patient.cells, strict=True))) == len(patient.cells):
-        return [f"id_per_site = true{CHECK}: ids count anew in each hospital"]
-    return [f'duplicates = "agree"{CHECK}: several rows of a patient must then agree']
-
-
-def _label(columns: Mapping[str, Column], used: set[str]) -> str:
-    def fits(c: Column) -> bool:
-        return c.name not in used and c.kind == "choice" and 2 <= len(_classes(c)[0]) <= 8
-
-    binary = [n for n, c in columns.items() if fits(c) and len(_classes(c)[0]) == 2]
-    return _first_match(_LABEL, columns, fits) or (binary[-1] if binary else "")
-
-
-_UNSURE = re.compile(
-    r"c?p?mx|x|unknown|unclear|unsure|indeterminate|unklar|unbekannt|(not "
-    r"|un)(assess|evalu).*|equivocal"
-)
-
-
-def ambiguous(null: str) -> bool:
-    """Whether a null token may be a value in another column: it is then declared for its own
-    column."""
-    return re.fullmatch(r"[+-]?[0-9.,]+", null) is not None or folded(null) in MAYBE_A_VALUE
-
-
-def _classes(c: Column) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The classes of a label in order, the event last, and the values that mean that it is not
-    known."""
-    unsure = [
-        t for t in c.counts if _UNSURE.fullmatch(folded(t)) or (t in c.nulls and ambiguous(t))
-    ]
-    return tuple(t for t in c.levels if t not in unsure), tuple(unsure)
 
 
 def _label_lines(label: str, classes: Sequence[str], unknown: Sequence[str]) -> list[str]:
@@ -289,51 +190,48 @@ def _refused(inputs: Mapping[str, Column], label: str, classes: Sequence[str]) -
 def _unusable(c: Column) -> str:
     if any(ord(letter) < 32 for letter in c.name):
         return "its name has control characters: rename it"
-    rows = len(c.cells)
+    rows = len(c)
     if (
         c.kind == "number"
-        and len(c.counts) == rows >= 20
-        and max(c.numbers.values()) - min(c.numbers.values()) == rows - 1
+        and c.different == rows >= 20
+        and np.nanmax(c.values) - np.nanmin(c.values) == rows - 1
     ):
         return "it numbers the rows"
     return {
         "empty": "it holds nothing",
         "constant": "it holds one value only",
         "date": "dates; a time between two of them, in days, could be used",
-        "text": f"free text, names or codes ({len(c.counts)} different ones); group the values "
+        "text": f"free text, names or codes ({c.different} different ones); group the values "
         "with map to use it",
     }.get(c.kind, "")
 
 
 def _outcome(c: Column, classes: Sequence[str]) -> NDArray[np.int64]:
     class_index = {folded(name): k for k, name in enumerate(classes)}
-    return np.array([class_index.get(folded(cell), -1) for cell in c.cells], np.int64)
+    classes_of_texts = [class_index.get(folded(text), -1) for text in c.texts.to_pylist()]
+    return np.array(classes_of_texts, np.int64)[c.codes]
 
 
 def _leak(c: Column, outcome: NDArray[np.int64], classes: int) -> str:
     """Guard L03 beforehand: the best AUC of this column alone, by its values or by being
     missing."""
-    order = {folded(t): k for k, t in enumerate(c.levels)} if c.kind == "choice" else {}
-    missing = set(c.nulls) | set(c.strange if c.kind == "number" else ())
-    x = np.array(
-        [
-            np.nan
-            if not t or t in missing
-            else order.get(folded(t), np.nan)
-            if order
-            else c.numbers[t]
-            for t in c.cells
-        ]
-    )
+    values = c.values
+    if c.kind == "choice":
+        order = {folded(t): k for k, t in enumerate(c.levels)}
+        texts = c.texts.to_pylist()
+        values = np.array(
+            [np.nan if t in c.nulls else order.get(folded(t), np.nan) for t in texts], np.float64
+        )
+    x = values[c.codes]
     worst = 0.5
     for k in range(classes):
         y = outcome == k
-        for use, values in (
+        for use, scores in (
             (~np.isnan(x), x),
             (np.ones(len(x), np.bool_), np.isnan(x).astype(np.float64)),
         ):
             rows = use & (outcome >= 0)
-            worst = max(worst, _auc(values[rows], y[rows], sort=bool(order)))
+            worst = max(worst, _auc(scores[rows], y[rows], sort=c.kind == "choice"))
     return (
         f"alone it predicts the label almost perfectly (AUC {worst:.2f}), so it probably encodes "
         "it (guard L03)"
@@ -379,12 +277,13 @@ def _own_nulls(texts: Sequence[str]) -> list[str]:
 
 
 def _number(c: Column) -> list[str]:
-    values = np.array([c.numbers[t] for t in c.cells if t in c.numbers])
+    values = c.values[c.codes]
+    values = values[~np.isnan(values)]
     unit = header_unit(c.name) or next(
         (u for pattern, u in _UNITS if re.search(pattern, folded(c.name))), ""
     )
     stated = limits(c)
-    low, high = bounds([*values.tolist(), *stated.values()])
+    low, high = bounds([*np.unique(values).tolist(), *stated.values()])
     if unit == "years" and low == 0 and values.max() <= 110:
         high = 120
     lines = [

@@ -254,6 +254,16 @@ class Averaged(Federated, Protocol):
 
 
 @runtime_checkable
+class Validated(Federated, Protocol):
+    """A learner that says what its arrays must be, before anything is computed from them."""
+
+    def validate(self, state: State, schema: Schema) -> None:
+        """RefusedError P02 where the arrays of one fold are none that this learner makes, whatever
+        its hyperparameters are. `state` holds its `needs`, too."""
+        ...
+
+
+@runtime_checkable
 class Explained(Head, Protocol):
     """A head that says what its predictions follow from."""
 
@@ -304,6 +314,15 @@ def lacks(learner: Federated, state: State, without: Sequence[str] = ()) -> bool
     it need not have there."""
     spared = (*learner.traits.spares, *without)
     return any(not state.get(need) for need in learner.needs if need not in spared)
+
+
+def validate(state: State, schema: Schema) -> None:
+    """RefusedError P02 where one fold's state, as it came from elsewhere, has arrays that its
+    learners do not make. Those that no learner is named after are read by nobody."""
+    for name in set(state).intersection(names()):
+        learner = load(name)
+        if state[name] and isinstance(learner, Validated):
+            learner.validate(state, schema)
 
 
 def load(name: str, hyper: Hyper | None = None) -> Federated:

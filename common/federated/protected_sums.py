@@ -32,11 +32,9 @@ _TALLIED = 1e6
 class Summands:
     """What some patients add: a row each."""
 
+    cases: int
     sums: Block
     tally: Block = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(next(iter(self.sums.values())))
 
 
 @runtime_checkable
@@ -97,7 +95,7 @@ def _one_by_one(
             else:
                 own = learner.contribute(states, patient, plan)
                 if own.cases:
-                    yield Summands(_row(own.sums), _row(own.tally))
+                    yield Summands(own.cases, _row(own.sums), _row(own.tally))
         except Exception:
             failed += 1
     if failed:
@@ -115,7 +113,7 @@ def _sum(each: Iterable[Summands], zero: Contribution, plan: Plan, bound: float)
     def sums() -> Iterator[Block]:
         nonlocal cases
         for summands in each:
-            cases += len(summands)
+            cases += summands.cases
             tallies.append(summands.tally)
             yield summands.sums
 

@@ -25,7 +25,7 @@ References: Chen & Guestrin, XGBoost, KDD 2016, eq. 3-7 and algorithm 3; its sou
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Floats, Schema
-from common.errors import UsageError
+from common.errors import RefusedError, UsageError
 from common.federated.learner import (
     Contribution,
     Federated,
@@ -45,13 +45,37 @@ from common.federated.learner import (
     fit,
     local_plan,
 )
+from common.federated.protected_sums import Summands, row_blocks
 from common.federated.states import States
 from common.learners.preprocessing import LEARNER as PREPARE
-from common.trees import best_split
+from common.privacy.patient_sums import Cells
+from common.trees import best_split, native
 from common.trees import model as trees_model
 from common.trees.binning import bin_indices
+from common.trees.checked import DEEPEST, Forest, checked, first_margin
 from common.trees.site_cache import SURE, losses, standing
-from common.types import Arrays, Probs, State
+from common.types import Array, Arrays, Probs, State
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A site's training rows before an exchange."""
+
+    bins: Array
+    """(cases, columns)"""
+    loss: Floats
+    """(cases,): the log loss of the finished trees."""
+    derivatives: Mapping[str, Floats]
+    """`gradient` and `hessian` (cases, groups)."""
+    judged: NDArray[np.bool_]
+    """(cases,): held out, and counted now."""
+    first: bool
+    """Is it the round's first exchange?"""
+    slot: Array
+    """(cases, groups): the row of the histogram, -1 for none."""
+    cells: best_split.Grid
+    nodes: Sequence[int]
+    """The open nodes of each group, which follow one another in the histogram."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +83,7 @@ class Boosting:
     """Arrays: those of `common.trees.model`, the last tree growing while `finished` < trees;
     `level` the depth that the next exchange splits; `base` (groups,) the margin before the first
     tree (NaN until known); `losses`: a finished round's mean validation loss. A model from `alone`
-    has one array instead: `booster`, the bytes of XGBoost's JSON."""
+    brings the `edges` and `offsets` that its bins count; else they are preprocessing's."""
 
     name: str = "boosting"
     needs: ClassVar[tuple[str, ...]] = ("preprocessing",)
@@ -97,7 +121,7 @@ class Boosting:
     def __post_init__(self) -> None:
         rules = {
             "trees >= 1": self.trees >= 1,
-            "1 <= depth <= 12": 1 <= self.depth <= 12,
+            f"1 <= depth <= {DEEPEST}": 1 <= self.depth <= DEEPEST,
             "eta > 0": self.eta > 0,
             "lambda_ >= 0": self.lambda_ >= 0,
             "alpha >= 0": self.alpha >= 0,
@@ -142,46 +166,80 @@ class Boosting:
         return "grow" if int(arrays["finished"]) < len(arrays["column"]) else "score"
 
     def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
-        state = states[plan.fold]
-        arrays = state[self.name]
+        at = self._standing(states[plan.fold], cohort, plan)
+        sums: Arrays = {}
+        if self.early_stopping:
+            sums["validation"] = np.array([at.loss[at.judged].sum(), float(at.judged.sum())])
+        if plan.phase == "grow":
+            for key, values in at.derivatives.items():
+                sums[key] = best_split.histogram(at.bins, at.slot, values, at.cells, sum(at.nodes))
+        # by the finished trees: new with each round's first exchange
+        tally = {"log_loss": np.array(at.loss.sum())} if at.first else {}
+        return Contribution(sums, len(at.loss), tally)
+
+    def summands(self, states: States, cohort: Cohort, plan: Plan) -> Iterator[Summands]:
+        """What each patient adds to the same sums."""
+        at = self._standing(states[plan.fold], cohort, plan)
+        for b in row_blocks(len(at.loss), 4 * len(at.nodes) * (len(at.cells.columns) + 1)):
+            sums: dict[str, Floats | Cells] = {}
+            if self.early_stopping:
+                judged = at.judged[b, None]
+                sums["validation"] = np.where(judged, np.stack([at.loss[b], judged[:, 0]], 1), 0.0)
+            if plan.phase == "grow":
+                for key, values in at.derivatives.items():
+                    sums[key] = best_split.summands(
+                        at.bins[b], at.slot[b], values[b], at.cells, at.nodes
+                    )
+            yield Summands(len(at.loss[b]), sums, {"log_loss": at.loss[b]} if at.first else {})
+
+    def _standing(self, state: State, cohort: Cohort, plan: Plan) -> _Rows:
         rows = cohort.train(plan.fold, plan.seed, plan.parts)
-        at = standing(rows, state["preprocessing"], arrays, _base(arrays, state["preprocessing"]))
-        finished, level = int(arrays["finished"]), int(arrays["level"])
+        forest = _forest(state, cohort.schema)
+        at, finished, level = standing(rows, forest), forest.finished, forest.level
         held = (
             _hashed(rows, plan.seed, -1) < self.validation
             if self.early_stopping
             else np.zeros(len(rows), np.bool_)
         )
-        sums: Arrays = {}
-        if self.early_stopping:
-            sums["validation"] = np.zeros(2)
-            if level == 0 and finished:
-                sums["validation"][:] = (
-                    best_split.exact(losses(at.margin[held], rows.labels[held])).sum(),
-                    held.sum(),
-                )
+        cells, slot, nodes = (
+            best_split.grid(np.zeros(1), np.arange(0)),
+            np.empty((len(rows), 0)),
+            [0],
+        )
         if plan.phase == "grow":
             used = (
                 ~held
                 if self.subsample == 1
                 else ~held & (_hashed(rows, plan.seed, finished) < self.subsample)
             )
-            cells = self._cells(state["preprocessing"], plan.seed, finished)
-            growing = trees_model.between(arrays, finished, finished + 1)
+            if finished == len(forest.trees["column"]):
+                raise RefusedError("P02", "a level is asked for, and no tree of the state grows")
+            cells = self._cells(forest.cuts, plan.seed, finished)
+            growing = trees_model.between(forest.trees, finished, finished + 1)
             open_ = trees_model.open_nodes(growing["column"][0], level)
             slots = np.where(open_, np.cumsum(open_).reshape(open_.shape) - 1, -1)
-            nodes = trees_model.walk(growing, at.bins, level)[:, 0]
-            slot = np.where(used[:, None], slots[np.arange(slots.shape[0]), nodes], -1)
-            for key, values in (("gradient", at.gradient), ("hessian", at.hessian)):
-                sums[key] = best_split.histogram(at.bins, slot, values, cells, int(open_.sum()))
-        # by the finished trees: new with each round's first exchange
-        tally = {"log_loss": np.array(losses(at.margin, rows.labels).sum())} if level == 0 else {}
-        return Contribution(sums, len(rows), tally)
+            reached = trees_model.walk(growing, at.bins, level)[:, 0]
+            slot = np.where(used[:, None], slots[np.arange(slots.shape[0]), reached], -1)
+            nodes = [int(n) for n in open_.sum(axis=1)]
+        return _Rows(
+            at.bins,
+            best_split.exact(losses(at.margin, rows.labels)),
+            {"gradient": at.gradient, "hessian": at.hessian},
+            held & (level == 0 and finished > 0),
+            level == 0,
+            slot,
+            cells,
+            nodes,
+        )
+
+    def validate(self, state: State, schema: Schema) -> None:
+        """RefusedError P02 where the trees are none that this learner grows."""
+        _forest(state, schema)
 
     def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
         state = states[plan.fold]
         arrays = dict(state[self.name])
-        arrays["base"] = _base(arrays, state["preprocessing"])
+        arrays["base"] = first_margin(arrays["base"], state["preprocessing"])
         finished, level = int(arrays["finished"]), int(arrays["level"])
         if self.early_stopping and level == 0 and finished:
             loss, patients = total.sums["validation"]
@@ -281,19 +339,12 @@ class Boosting:
         return float(np.hypot(-np.log(SURE), 1) * (1 + 1e-6)) if self.early_stopping else 0.0
 
     def predict(self, state: State, cohort: Cohort) -> Probs:
-        arrays = state[self.name]
-        if "booster" in arrays:
-            model = trees_model.from_json(arrays["booster"].tobytes())
-            p = model.predict(trees_model.matrix(cohort.design), validate_features=False).astype(
-                np.float64
-            )
-            p = p.reshape(len(cohort), _groups(cohort.schema))
-        else:
-            done = trees_model.between(arrays, 0, int(arrays["finished"]))
-            start = np.tile(_base(arrays, state["preprocessing"]), (len(cohort), 1))
-            p = trees_model.probabilities(
-                trees_model.margins(done, bin_indices(state["preprocessing"], cohort), start)
-            ).astype(np.float64)
+        forest = _forest(state, cohort.schema)
+        done = trees_model.between(forest.trees, 0, forest.finished)
+        start = np.tile(forest.base, (len(cohort), 1))
+        p = trees_model.probabilities(
+            trees_model.margins(done, bin_indices(forest.cuts, cohort), start)
+        ).astype(np.float64)
         return (
             np.concatenate([1 - p, p], axis=1)
             if p.shape[1] == 1
@@ -338,11 +389,7 @@ class Boosting:
         )
         if held.any():
             model = model[: model.best_iteration + 1]
-        model.feature_names = [c.name for c in cohorts[0].schema.columns]
-        return {
-            **state,
-            self.name: {"booster": np.frombuffer(bytes(model.save_raw("json")), np.uint8)},
-        }
+        return {**state, self.name: native.read_back(model, self.depth)}
 
     def _parameters(self, schema: Schema, seed: int) -> dict[str, object]:
         """XGBoost's names for the hyperparameters."""
@@ -368,8 +415,10 @@ class Boosting:
         """(cases, features, 1 or classes): XGBoost's TreeSHAP in log-odds; the columns of one
         unordered choice are added."""
         contributions = booster(state, cohort.schema).predict(
-            trees_model.matrix(cohort.design), pred_contribs=True, validate_features=False
+            native.matrix(cohort.design), pred_contribs=True, validate_features=False
         )
+        if not np.isfinite(contributions).all():
+            raise RefusedError("P02", "trees in a state: their covers give no finite SHAP values")
         columns, names = cohort.schema.columns, [f.name for f in cohort.schema.features]
         by_column = contributions.reshape(
             len(cohort), _groups(cohort.schema), len(columns) + 1
@@ -383,17 +432,13 @@ class Boosting:
 def booster(state: State, schema: Schema) -> Any:
     """The model as a native `xgboost.Booster`: features are the schema's columns by name, in
     natural units, NaN where missing."""
-    arrays = state["boosting"]
-    if "booster" in arrays:
-        return trees_model.from_json(arrays["booster"].tobytes())
-    p = state["preprocessing"]
-    return trees_model.booster(
-        trees_model.between(arrays, 0, int(arrays["finished"])),
-        _base(arrays, p),
-        p["edges"],
-        p["offsets"],
-        schema,
-    )
+    return native.booster(_forest(state, schema), schema)
+
+
+def _forest(state: State, schema: Schema) -> Forest:
+    """The state's trees, checked: nothing is computed from any others."""
+    classes = len(schema.label.classes)
+    return checked(state["boosting"], state.get("preprocessing", {}), len(schema.columns), classes)
 
 
 # ---- public chance: hashes of the seed, the tree and the patient ---------------------------------
@@ -430,23 +475,6 @@ def _mixed(x: NDArray[np.uint64], seed: int, tree: int) -> NDArray[np.uint64]:
 def _groups(schema: Schema) -> int:
     classes = len(schema.label.classes)
     return 1 if classes == 2 else classes
-
-
-def _base(arrays: Arrays, preprocessing: Arrays) -> NDArray[np.float32]:
-    """(groups,): the margin before the first tree; where it is not fixed, from the class counts,
-    shares kept 1e-6 from 0 and 1."""
-    base = arrays["base"]
-    if not np.isnan(base).any():
-        return base
-    classes = 2 if len(base) == 1 else len(base)
-    counts = preprocessing["classes"]
-    share = np.clip(
-        counts / counts.sum() if counts.sum() > 0 else np.full(classes, 1 / classes), 1e-6, 1 - 1e-6
-    )
-    logs = np.log(share)
-    return np.asarray(
-        [logs[1] - np.log1p(-share[1])] if classes == 2 else logs - logs.mean(), np.float32
-    )
 
 
 LEARNER = Boosting()

@@ -16,6 +16,7 @@ import numpy as np
 
 from common.data.cohort import Cohort
 from common.data.schema import Floats, Schema
+from common.errors import RefusedError
 from common.federated.learner import (
     Contribution,
     Explained,
@@ -26,9 +27,10 @@ from common.federated.learner import (
     Traits,
     demand,
     load,
+    names,
 )
 from common.federated.states import States
-from common.types import Arrays
+from common.types import Arrays, State
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,19 @@ class Importance:
 
     def phase(self, arrays: Arrays) -> str:
         return "explain"
+
+    def validate(self, state: State, schema: Schema) -> None:
+        """RefusedError P02 where a head has other than a finite number for each of its features."""
+        for name, array in state[self.name].items():
+            shape: tuple[int, ...] = ()
+            if name != "cases":
+                if name not in names():
+                    raise RefusedError("P02", f"importance: '{name}' is no head")
+                shape = (len(schema.features) + len(self._head(name).traits.beyond),)
+            if array.shape != shape or not np.isfinite(array).all():
+                raise RefusedError(
+                    "P02", f"importance: '{name}' is no {shape} finite numbers, but {array.shape}"
+                )
 
     def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
         state = states[plan.fold]

@@ -114,7 +114,7 @@ class Logistic:
         x = _with_one(np.clip(self._rows(state, rows), -self.clip, self.clip))
         beta = self._coefficients(state)
         for b in row_blocks(len(rows), beta.size**2):
-            yield Summands(vars(summands(x[b], rows.labels[b], beta)))
+            yield Summands(len(x[b]), vars(summands(x[b], rows.labels[b], beta)))
 
     def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
         state = states[plan.fold]

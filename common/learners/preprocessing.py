@@ -118,14 +118,14 @@ class Preprocessing:
             )
             moments = np.stack([known, np.where(known, u, 0.0)], axis=2)
             own = np.eye(classes)[rows.labels]
-            yield Summands({"histogram": cells, "moments": moments, "classes": own})
+            yield Summands(len(u), {"histogram": cells, "moments": moments, "classes": own})
             return
         arrays = states[plan.fold][self.name]
         at, mean = np.full(u.shape, -1), _mean(arrays)
         for j in range(len(columns)):
             at[known[:, j], j] = _fine_cell(u[known[:, j], j], arrays["cells"][j])
         fine = Cells(arrays["cells"].sum(axis=1), at, np.ones(u.shape))
-        yield Summands({"counts": fine, "squares": np.where(known, (u - mean) ** 2, 0.0)})
+        yield Summands(len(u), {"counts": fine, "squares": np.where(known, (u - mean) ** 2, 0.0)})
 
     def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
         arrays = states[plan.fold][self.name]

@@ -81,7 +81,7 @@ class PrivateLogistic:
         beta = states[plan.fold][self.name]["coefficients"]
         for b in row_blocks(len(rows), beta.size**2):
             each = summands(x[b], rows.labels[b], beta)
-            yield Summands({"gradient": each.gradient, "hessian": each.hessian})
+            yield Summands(len(x[b]), {"gradient": each.gradient, "hessian": each.hessian})
 
     def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
         arrays = states[plan.fold][self.name]

@@ -8,7 +8,7 @@ simulation makes these tables of patients, a coordinator of what sites have adde
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.data.schema import Floats
-from common.metrics.calibration import calibration_sums, solve_calibration
+from common.metrics.calibration import CalibrationSums, calibration_sums, solve_calibration
 from common.metrics.estimability import estimable, judged
 from common.metrics.score_histogram import average_precision, pair_counts
 
@@ -92,15 +92,25 @@ METRICS = (
 
 
 @dataclass(frozen=True)
+class ScoreTable:
+    """How often each score was given to the others and to those of a class."""
+
+    logits: Floats
+    """(levels,): log-odds, rising."""
+    blocks: Iterable[Floats]
+    """Counts (draws, levels, 2), some draws at a time: as they are, then of each resample. Gone
+    through more than once."""
+
+
+@dataclass(frozen=True)
 class Draws:
     """One model's sums over some patients: along the first axis as they are, then of each
     resample."""
 
     calls: Floats
     """(draws, classes, classes): true class, called class."""
-    scores: Mapping[int, tuple[Floats, Floats]]
-    """Class -> log-odds (levels,), rising, and counts (draws, levels, 2) of the others and of the
-    class; empty where they are not known."""
+    scores: Mapping[int, ScoreTable]
+    """By class; empty where they are not known."""
     losses: Floats | None = None
     """(draws, 2): sums of Brier score and log loss."""
 
@@ -156,42 +166,58 @@ def _from_calls(confusion: Floats, classes: Sequence[int]) -> dict[str, Floats]:
     }
 
 
-def _from_scores(tables: Sequence[tuple[Floats, Floats]], classes: int) -> dict[str, Floats]:
+def _from_scores(tables: Sequence[ScoreTable], classes: int) -> dict[str, Floats]:
     figures: dict[str, list[Floats]] = {
         "auc_pooled": [],
         "average_precision": [],
         "calibration_slope": [],
     }
-    for logits, counts in tables:
-        pairs = pair_counts(counts)
-        figures["auc_pooled"].append(pairs[:, 0] / pairs[:, 1])
-        figures["average_precision"].append(average_precision(counts))
-        figures["calibration_slope"].append(recalibrated(logits, counts, slope=True))
+    for table in tables:
+        aucs, precisions = [], []
+        for counts in table.blocks:
+            pairs = pair_counts(counts)
+            aucs.append(pairs[:, 0] / pairs[:, 1])
+            precisions.append(average_precision(counts))
+        figures["auc_pooled"].append(np.concatenate(aucs))
+        figures["average_precision"].append(np.concatenate(precisions))
+        figures["calibration_slope"].append(recalibrated(table, slope=True))
     if (
         classes == 2
     ):  # one class's intercept up is another's down: their mean over many classes says nothing
-        figures["calibration_intercept"] = [recalibrated(*tables[0], slope=False)]
+        figures["calibration_intercept"] = [recalibrated(tables[0], slope=False)]
     return {name: np.mean(values, 0) for name, values in figures.items()}
 
 
-def recalibrated(logits: Floats, counts: Floats, *, slope: bool) -> Floats:
+def recalibrated(table: ScoreTable, *, slope: bool) -> Floats:
     """(draws,): calibration slope, or the intercept with the slope held at 1; NaN where there is
     none."""
-    cells = [counts[0, :, c] > 0 for c in (0, 1)]
-    x = np.concatenate([logits[c] for c in cells])
+    first = next(iter(table.blocks))
+    cells = [first[0, :, c] > 0 for c in (0, 1)]
+    x = np.concatenate([table.logits[c] for c in cells])
     truth = np.repeat([False, True], [int(c.sum()) for c in cells])
-    weights = np.concatenate([counts[:, cell, c] for c, cell in enumerate(cells)], 1)
+
+    def weights(counts: Floats) -> Floats:
+        return np.concatenate([counts[:, cell, c] for c, cell in enumerate(cells)], 1)
+
+    def sums(beta: Floats, drawn: NDArray[np.bool_] | None = None) -> CalibrationSums:
+        """Of the draws that are marked, or of all, one block after the other."""
+        blocks, draw, fit = [], 0, 0
+        for counts in table.blocks:
+            block = weights(counts)
+            if drawn is not None:
+                block = block[drawn[draw : draw + len(counts)]]
+            own = beta if beta.ndim == 1 else beta[fit : fit + len(block)]
+            blocks.append(calibration_sums(x, truth, own, block))
+            draw, fit = draw + len(counts), fit + len(block)
+        gradient, hessian = zip(*blocks, strict=True)
+        return CalibrationSums(np.concatenate(gradient), np.concatenate(hessian))
+
     # a replicate's fit is near the sample's, so it starts there
-    start = solve_calibration(
-        lambda beta: calibration_sums(x, truth, beta, weights[0]), slope=slope
-    )
+    sample = weights(first)[0]
+    start = solve_calibration(lambda beta: calibration_sums(x, truth, beta, sample), slope=slope)
     start = np.where(np.isnan(start), (0.0, 1.0), start)
-    beta = solve_calibration(
-        lambda beta: calibration_sums(x, truth, beta, weights), start, slope=slope, rounds=8
-    )
+    beta = solve_calibration(sums, start, slope=slope, rounds=8)
     failed = np.isnan(beta[:, 0])
     if failed.any():
-        beta[failed] = solve_calibration(
-            lambda beta: calibration_sums(x, truth, beta, weights[failed]), start, slope=slope
-        )
+        beta[failed] = solve_calibration(lambda beta: sums(beta, failed), start, slope=slope)
     return np.asarray(beta[:, 1] if slope else beta[:, 0])

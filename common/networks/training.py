@@ -145,18 +145,27 @@ def cross_entropy(network: nn.Module, batch: Batch) -> Tensor:
 
 
 def load(network: nn.Module, start: Arrays) -> None:
-    """Set every parameter. ValueError for other names or shapes."""
+    """Set every parameter. RefusedError P02 for other names, shapes or types than the network's,
+    and for what is not finite: parameters come from elsewhere."""
     import torch
 
     held = network.state_dict()
     if set(held) != set(start):
-        raise ValueError(f"the network has parameters {sorted(held)}, given are {sorted(start)}")
+        raise RefusedError(
+            "P02", f"the network has parameters {sorted(held)}, given are {sorted(start)}"
+        )
+    for name, tensor in held.items():
+        given = start[name]
+        if tensor.shape != given.shape or given.dtype != np.float32:
+            raise RefusedError(
+                "P02",
+                f"parameter {name} is float32 {tuple(tensor.shape)}, given is {given.dtype} "
+                f"{given.shape}",
+            )
+        if not np.isfinite(given).all():
+            raise RefusedError("P02", f"parameter {name} is not finite")
     with torch.no_grad():
         for name, tensor in held.items():
-            if tensor.shape != start[name].shape:
-                raise ValueError(
-                    f"parameter {name} is {tuple(tensor.shape)}, given is {start[name].shape}"
-                )
             tensor.copy_(torch.from_numpy(np.array(start[name])))
 
 

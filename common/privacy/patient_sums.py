@@ -58,7 +58,8 @@ class Grid:
 def grid(bound: float, noise: float) -> Grid:
     """From what is public: the noise's standard deviation is between 2^31 and 2^32 steps, or the
     grid is the finest."""
-    return Grid(max(math.ceil(math.log2(bound * noise)) - STEPS, FINEST))
+    size = bound * noise
+    return Grid(max(math.ceil(math.log2(size)) - STEPS, FINEST) if size else FINEST)
 
 
 @dataclass(frozen=True)

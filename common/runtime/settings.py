@@ -51,6 +51,10 @@ class Settings:
         """What is wrong between keys that are right one by one."""
         return ()
 
+    def faults_beside(self, written: frozenset[str]) -> Iterable[Rule]:
+        """What is wrong between the keys that the file has, whatever they say."""
+        return ()
+
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         schema = handler(source)
@@ -58,13 +62,19 @@ class Settings:
         cast(dict[str, Any], handler.resolve_ref_schema(schema))["strict"] = False
         keys = tuple(f.name for f in fields(cast(Any, cls)))
 
-        def note(table: Any, info: ValidationInfo) -> Any:
+        def read(
+            table: Any, handler: core_schema.ValidatorFunctionWrapHandler, info: ValidationInfo
+        ) -> Any:
             if info.context is not None:
                 info.context["keys"][id(table)] = keys
-            return dict(table) if isinstance(table, Mapping) else table
+            is_table = isinstance(table, Mapping)
+            settings = handler(dict(table) if is_table else table)
+            written = frozenset(table) if is_table else frozenset[str]()
+            if rules := (*settings.faults(), *settings.faults_beside(written)):
+                raise BrokenRules(*rules, settings=settings)
+            return settings
 
-        ruled = core_schema.no_info_after_validator_function(_ruled, schema)
-        return core_schema.with_info_before_validator_function(note, ruled)
+        return core_schema.with_info_wrap_validator_function(read, schema)
 
 
 class BrokenRules(ValueError):
@@ -74,12 +84,6 @@ class BrokenRules(ValueError):
     def __init__(self, *rules: Rule, settings: Settings | None = None) -> None:
         super().__init__("; ".join(text for _, text in rules))
         self.rules, self.settings = rules, settings
-
-
-def _ruled(settings: Settings) -> Settings:
-    if rules := tuple(settings.faults()):
-        raise BrokenRules(*rules, settings=settings)
-    return settings
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,12 @@ def _cell(value: Any) -> Any:
     return str(value).lower() if isinstance(value, bool | int | float | datetime.date) else value
 
 
+def _no_switch(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError('must be the texts that mean missing, such as ["NA", "-9"]')
+    return value
+
+
 def _pattern(text: str) -> str:
     try:
         re.compile(text)
@@ -158,6 +168,10 @@ Cell = Annotated[str, BeforeValidator(_cell, json_schema_input_type=_Plain)]
 Cells = Annotated[
     Listed[Cell], BeforeValidator(several, json_schema_input_type=_Plain | list[_Plain])
 ]
+Nulls = Annotated[
+    Cells, BeforeValidator(_no_switch, json_schema_input_type=str | float | list[_Plain])
+]
+"""Texts that mean missing."""
 Values = Mapping[str, Cells]
 """A study's value = what stands for it in a table."""
 Location = Annotated[Path, BeforeValidator(_located, json_schema_input_type=str)]

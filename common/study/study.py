@@ -29,7 +29,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Study:
-    """`source`, where given, is a mapping (see `client/table/readers.py`) that says where a table
+    """`source`, where given, is a mapping (see `client/table/mapping.py`) that says where a table
     of one's own holds the features."""
 
     name: str

@@ -24,6 +24,7 @@ from common.runtime.settings import (
     Listed,
     Name,
     Names,
+    Nulls,
     OneOrMore,
     Pattern,
     Rule,
@@ -170,7 +171,7 @@ class LabelSection(Settings):
     """the column of the label"""
     name: str = ""
     """what is predicted; without it: the column's name"""
-    classes: Cells = ()
+    classes: Annotated[Cells, Field(min_length=2)] = ()
     """the first is the reference, the last of two the event; without them: the `values`"""
     values: _ByClass = ()
     """what stands in the table, in the order of the classes, or a table of class = values"""
@@ -223,7 +224,7 @@ class FeatureForm(Settings):
     """by which the study knows it"""
     column: str = ""
     """the column's name, where it differs"""
-    nulls: Cells = ()
+    nulls: Nulls = ()
     """texts that mean missing in this column alone"""
     available_at: KnownFrom = ""
     """from which of the `times` it is known"""
@@ -387,7 +388,7 @@ class StudyFile(TableForm):
     """column that names the hospital; without it: one hospital"""
     site_from_file: bool = False
     """the file's name is the hospital's, or its folder's where all files are called alike"""
-    nulls: Cells = ()
+    nulls: Nulls = ()
     """what means missing, whatever its case; an empty cell always does"""
     duplicates: Literal["error", "quarantine", "agree"] = "error"
     """several rows of a patient: `error`, `quarantine` (set aside and counted) or `agree` (rows

@@ -1,5 +1,4 @@
-"""Boosted trees as arrays: walking them in bin space, and the native `xgboost.Booster` that they
-are.
+"""Boosted trees as arrays, and walking them in bin space.
 
 Arrays of shape (trees, groups, 2^(depth + 1) - 1), nodes in heap order (children of i: 2i + 1, 2i +
 2): `column` (-1: not split), `bin` (a value whose bin is <= it goes left), `left` (so does a
@@ -10,15 +9,11 @@ is a class; two classes need one group, the log-odds of the second.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.data.schema import Floats, Schema
 from common.types import Array, Arrays
 
 KINDS = {
@@ -29,8 +24,6 @@ KINDS = {
     "gain": np.float32,
     "hess": np.float32,
 }
-ABOVE_ALL_VALUES = float(np.finfo(np.float32).max)
-"""The threshold of a split that parts the known values (all left) from the missing ones."""
 _CHUNK = 4096
 
 
@@ -116,128 +109,7 @@ def probabilities(margin: NDArray[np.float32]) -> NDArray[np.float32]:
     )
 
 
-def booster(trees: Arrays, base: Array, edges: Array, offsets: Array, schema: Schema) -> Any:
-    """A native `xgboost.Booster` (binary:logistic or multi:softprob) that takes the schema's design
-    matrix in natural units.
-
-    `base` (groups,): the margin before the first tree; `edges`, `offsets`: the bins' float32 edges
-    (see `Preprocessing`).
-    """
-    import xgboost
-
-    groups, columns = len(base), len(schema.columns)
-    count = len(trees["column"])
-    start = base.astype(np.float64)
-    start = 1 / (1 + np.exp(-start)) if groups == 1 else start
-    name = "binary:logistic" if groups == 1 else "multi:softprob"
-    objective = (
-        {"reg_loss_param": {"scale_pos_weight": "1"}}
-        if groups == 1
-        else {"softmax_multiclass_param": {"num_class": str(groups)}}
-    )
-    model = {
-        "gbtree_model_param": {"num_parallel_tree": "1", "num_trees": str(count * groups)},
-        "cats": {"enc": [], "feature_segments": [], "sorted_idx": []},
-        "iteration_indptr": [i * groups for i in range(count + 1)],
-        "tree_info": list(range(groups)) * count,
-        "trees": [
-            _tree(t * groups + k, {n: trees[n][t, k] for n in KINDS}, edges, offsets, columns)
-            for t in range(count)
-            for k in range(groups)
-        ],
-    }
-    learner = {
-        "attributes": {},
-        "feature_names": [c.name for c in schema.columns],
-        "feature_types": ["float"] * columns,
-        "gradient_booster": {"model": model, "name": "gbtree"},
-        "learner_model_param": {
-            "base_score": "[" + ",".join(f"{float(np.float32(b))!r}" for b in start) + "]",
-            "boost_from_average": "0",
-            "num_class": str(groups if groups > 1 else 0),
-            "num_feature": str(columns),
-            "num_target": "1",
-        },
-        "objective": {"name": name, **objective},
-    }
-    return from_json(
-        json.dumps(
-            {"learner": learner, "version": [int(v) for v in xgboost.__version__.split(".")[:3]]}
-        ).encode()
-    )
-
-
-def from_json(blob: bytes) -> Any:
-    """The `xgboost.Booster` of a JSON model; it computes on one thread."""
-    import xgboost
-
-    out = xgboost.Booster({"nthread": 1})
-    out.load_model(bytearray(blob))
-    return out
-
-
-def matrix(design: Floats) -> Any:
-    """An `xgboost.DMatrix` of a design matrix (natural units, NaN where missing)."""
-    import xgboost
-
-    return xgboost.DMatrix(design, nthread=1)
-
-
 def _exp(x: NDArray[np.float32]) -> NDArray[np.float32]:
     # C's expf is correctly rounded but for a vanishing part of its arguments; numpy's float32 exp
     # is not
     return np.exp(x.astype(np.float64)).astype(np.float32)
-
-
-def _reached(column: Array) -> Iterator[int]:
-    """The nodes of one tree that exist, level by level: the order in which XGBoost numbers them."""
-    level = [0]
-    while level:
-        yield from level
-        level = [
-            child for node in level if column[node] >= 0 for child in (2 * node + 1, 2 * node + 2)
-        ]
-
-
-def _tree(number: int, tree: Arrays, edges: Array, offsets: Array, columns: int) -> dict[str, Any]:
-    nodes = list(_reached(tree["column"]))
-    index = {node: i for i, node in enumerate(nodes)}
-    split = [bool(tree["column"][node] >= 0) for node in nodes]
-
-    def threshold(node: int) -> float:
-        column, cut = int(tree["column"][node]), int(tree["bin"][node])
-        edge = int(offsets[column]) + cut
-        return float(edges[edge]) if edge < int(offsets[column + 1]) else ABOVE_ALL_VALUES
-
-    return {
-        "id": number,
-        "base_weights": [float(tree["value"][n]) for n in nodes],
-        "categories": [],
-        "categories_nodes": [],
-        "categories_segments": [],
-        "categories_sizes": [],
-        "default_left": [int(s and tree["left"][n]) for n, s in zip(nodes, split, strict=True)],
-        "left_children": [index[2 * n + 1] if s else -1 for n, s in zip(nodes, split, strict=True)],
-        "right_children": [
-            index[2 * n + 2] if s else -1 for n, s in zip(nodes, split, strict=True)
-        ],
-        "parents": [index[(n - 1) // 2] if n else 2**31 - 1 for n in nodes],
-        "loss_changes": [
-            float(tree["gain"][n]) if s else 0.0 for n, s in zip(nodes, split, strict=True)
-        ],
-        "split_conditions": [
-            threshold(n) if s else float(tree["value"][n])
-            for n, s in zip(nodes, split, strict=True)
-        ],
-        "split_indices": [
-            int(tree["column"][n]) if s else 0 for n, s in zip(nodes, split, strict=True)
-        ],
-        "split_type": [0] * len(nodes),
-        "sum_hessian": [float(tree["hess"][n]) for n in nodes],
-        "tree_param": {
-            "num_deleted": "0",
-            "num_feature": str(columns),
-            "num_nodes": str(len(nodes)),
-            "size_leaf_vector": "1",
-        },
-    }

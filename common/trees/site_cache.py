@@ -20,6 +20,7 @@ from common.data.schema import Floats
 from common.trees import best_split
 from common.trees import model as trees_model
 from common.trees.binning import bin_indices
+from common.trees.checked import Forest
 from common.types import Array, Arrays
 
 SURE = 1e-6
@@ -42,13 +43,11 @@ class Standing:
     hessian: Floats
 
 
-def standing(
-    rows: Cohort, preprocessing: Arrays, arrays: Arrays, base: NDArray[np.float32]
-) -> Standing:
+def standing(rows: Cohort, forest: Forest) -> Standing:
     """Where `rows` stand under the finished trees; remembered as long as the cohort lives, and
     continued where possible."""
-    edges = _fingerprint(preprocessing, ("edges", "offsets"), None)
-    finished = int(arrays["finished"])
+    edges = _fingerprint(forest.cuts, ("edges", "offsets"), None)
+    arrays, base, finished = forest.trees, forest.base, forest.finished
 
     def grown(rounds: int) -> bytes:
         return _fingerprint(arrays, ("column", "bin", "left", "value"), rounds) + base.tobytes()
@@ -59,7 +58,7 @@ def standing(
     fingerprint = grown(finished)
     if cached is not None and cached.rounds == finished and cached.grown == fingerprint:
         return cached
-    bins = bin_indices(preprocessing, rows) if cached is None else cached.bins
+    bins = bin_indices(forest.cuts, rows) if cached is None else cached.bins
     first, margin = 0, np.tile(base, (len(rows), 1))
     if cached is not None and cached.rounds < finished and cached.grown == grown(cached.rounds):
         first, margin = cached.rounds, cached.margin

@@ -9,17 +9,23 @@ import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.data.schema import Schema
+from common.errors import UsageError
 from common.federated.learner import MEMORY, Federated, hyper_of
 from common.federated.model_state import FORMAT, model_state
 from common.metrics.score_histogram import youden
 from common.study.study import Study
 from common.types import State
+from common.wire import signing
+from common.wire.model_signature import SIGNATURE, sealed
+from common.wire.signing import Signer
+from server.config.enrolled_sites import KEY
 from server.config.jobs import clinical_head
 from server.config.run_config import Run
 from server.export import fusion_file, monai_bundle, onnx_export
@@ -39,7 +45,8 @@ def write(
     """`model/`: what a site predicts with (model.json, model.state as safetensors:
     `client.local_model.model_folder` opens them), and for other programs preprocessing.json,
     schema.json, coefficients.csv, boosting.json (a native Booster), fusion.json, other heads'
-    arrays, the networks as ONNX files, a MONAI bundle; README.md, SHA256SUMS.
+    arrays, the networks as ONNX files, a MONAI bundle; README.md, SHA256SUMS, and the
+    coordinator's SIGNATURE over them.
 
     `state`: that of the final models. A study of one's own lies beside it, where it is a TOML file.
     Returns the SHA-256 of each file but the card.
@@ -82,12 +89,26 @@ def write(
     files |= exported
     hashes = {name: hashlib.sha256(blob).hexdigest() for name, blob in sorted(files.items())}
     files["README.md"] = card(study, task, schema, heads, report, failed).encode()
-    checksums = "".join(
-        f"{hashlib.sha256(blob).hexdigest()}  {name}\n" for name, blob in sorted(files.items())
-    )
-    for name, blob in {**files, "SHA256SUMS": checksums.encode()}.items():
+    for name, blob in {**files, **sealed(files, _signer(run, folder))}.items():
         state_store.write(folder / name, blob)
     return hashes
+
+
+def _signer(run: Run, folder: Path) -> Signer | None:
+    """The coordinator's plan key, which sites have pinned. Where it does not lie here (the report of
+    a run that was copied elsewhere), the model is not signed, and no signature of another stays."""
+    try:
+        return signing.load(Path(run.keys) / KEY) if run.keys else None
+    except UsageError as error:
+        logging.getLogger("fedmets").warning(
+            "%s is not signed (%s); sites refuse it unless they are told --unsigned: write the "
+            "report where the coordinator's keys lie",
+            folder,
+            "; ".join(error.faults),
+        )
+        with suppress(OSError):
+            (folder / SIGNATURE).unlink()
+        return None
 
 
 def _learnt(name: str, fitted: Sequence[Federated]) -> bool:

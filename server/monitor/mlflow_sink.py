@@ -158,30 +158,32 @@ def parameters(config: Mapping[str, Any]) -> dict[str, str]:
 def values(line: Line) -> Iterator[tuple[str, float]]:
     """Metric -> value of one ledger line. A site's metrics are named after the site."""
     if line["kind"] == "exchange":
-        yield "seconds", float(line["seconds"])
-        yield "sent_bytes", float(line["sent"])
-        yield "received_bytes", float(line["received"])
-        yield "jobs_done", float(line["done"])
-        yield (
-            "sites_contributed",
-            float(sum(what == "contributed" for what in line["sites"].values())),
-        )
-        for row in line.get("metrics", []):
-            for metric, value in row["all"].items():
-                yield f"{row['learner']}.{metric}", float(value)
-            for site, site_metrics in row["sites"].items():
-                for metric, value in site_metrics.items():
-                    yield f"site/{_key(site)}/{row['learner']}.{metric}", float(value)
-        for site, spent in line.get("spent", {}).items():
-            yield f"site/{_key(site)}/epsilon", float(spent["epsilon"])
-        for row in line.get("evaluation", []):
-            for metric in ("auc", "auc_pooled", "brier", "log_loss"):
-                if row.get(metric) is not None:
-                    yield f"{row['model']}.{row['evaluation']}.{metric}", float(row[metric])
+        yield from _exchanged(line)
     if line["kind"] == "close":
         for model, score in line.get("scores", {}).items():
             if score.get("value") is not None:
                 yield f"{model}.holdout.auc_pooled", float(score["value"])
+
+
+def _exchanged(line: Line) -> Iterator[tuple[str, float]]:
+    yield "seconds", float(line["seconds"])
+    yield "sent_bytes", float(line["sent"])
+    yield "received_bytes", float(line["received"])
+    yield "jobs_done", float(line["done"])
+    contributed = sum(what == "contributed" for what in line["sites"].values())
+    yield "sites_contributed", float(contributed)
+    for row in line.get("metrics", []):
+        for metric, value in row["all"].items():
+            yield f"{row['learner']}.{metric}", float(value)
+        for site, site_metrics in row["sites"].items():
+            for metric, value in site_metrics.items():
+                yield f"site/{_key(site)}/{row['learner']}.{metric}", float(value)
+    for site, spent in line.get("spent", {}).items():
+        yield f"site/{_key(site)}/epsilon", float(spent["epsilon"])
+    for row in line.get("evaluation", []):
+        for metric in ("auc", "auc_pooled", "brier", "log_loss"):
+            if row.get(metric) is not None:
+                yield f"{row['model']}.{row['evaluation']}.{metric}", float(row[metric])
 
 
 def _key(site: str) -> str:

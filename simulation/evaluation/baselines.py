@@ -58,39 +58,48 @@ def train(
         task = tasks[key]
         state = states[key].setdefault(fold, {})
         for job in task.jobs:
-            if (
-                job.fold == fold
-                and not isinstance(job.learner, Stacked | TableHead)
-                and "image" in job.learner.modality
-            ):
+            if job.fold == fold and _is_network(job):
                 if not lacks(job.learner, state):
                     state |= _alone(job, {fold: state}, task, seed, parts)
                 count_job(task.title)
 
     for key, task in tasks.items():
         tables = [c for c in task.cohorts if "table" in c.modalities]
-        for job in task.jobs:
-            if isinstance(job.learner, TableHead):
-                states[key].setdefault(job.fold, {}).update(
-                    job.learner.alone(tables, job.fold, seed, parts, prepare)
-                )
-                count_job(task.title)
-    chains = [
+        for head, fold in _heads(task):
+            trained = head.alone(tables, fold, seed, parts, prepare)
+            states[key].setdefault(fold, {}).update(trained)
+            count_job(task.title)
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for future in [pool.submit(chain, *arguments) for arguments in _chains(tasks)]:
+            future.result()
+    for key, task in tasks.items():
+        for job in _stacked(task):
+            if not lacks(job.learner, states[key][job.fold]):
+                states[key][job.fold] |= _alone(job, states[key], task, seed, parts)
+            count_job(task.title)
+    tell("", job_count, job_count)
+    return states
+
+
+def _heads(task: Task) -> list[tuple[TableHead, Fold]]:
+    return [(j.learner, j.fold) for j in task.jobs if isinstance(j.learner, TableHead)]
+
+
+def _stacked(task: Task) -> list[Job]:
+    return [j for j in task.jobs if isinstance(j.learner, Stacked)]
+
+
+def _is_network(job: Job) -> bool:
+    return not isinstance(job.learner, Stacked | TableHead) and "image" in job.learner.modality
+
+
+def _chains(tasks: Mapping[str, Task]) -> list[tuple[str, Fold]]:
+    """Task and fold of the networks, which are trained one after the other within each."""
+    return [
         (key, fold)
         for key, task in tasks.items()
         for fold in dict.fromkeys(j.fold for j in task.jobs if "image" in j.learner.modality)
     ]
-    with ThreadPoolExecutor(WORKERS) as pool:
-        for future in [pool.submit(chain, *arguments) for arguments in chains]:
-            future.result()
-    for key, task in tasks.items():
-        for job in task.jobs:
-            if isinstance(job.learner, Stacked):
-                if not lacks(job.learner, states[key][job.fold]):
-                    states[key][job.fold] |= _alone(job, states[key], task, seed, parts)
-                count_job(task.title)
-    tell("", job_count, job_count)
-    return states
 
 
 def _alone(job: Job, states: States, task: Task, seed: int, parts: int) -> State:

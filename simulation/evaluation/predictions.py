@@ -98,15 +98,22 @@ class Comparison:
         return next(int(s.probs.shape[1]) for variants in self.scores.values() for s in variants)
 
 
+@dataclass(frozen=True)
+class FederatedFit:
+    """What the federation has trained, and how its patients were parted."""
+
+    jobs: Sequence[Job]
+    states: States
+    seed: int
+    parts: int
+    prepare: Federated = PREPARE
+
+
 def compare(
     cohorts: Sequence[Cohort],
-    jobs: Sequence[Job],
-    states: States,
+    fit: FederatedFit,
     *,
-    seed: int,
-    parts: int,
     clinical: str | None,
-    prepare: Federated = PREPARE,
     pooled_site: str = "",
     tell: Callable[[str, int, int], None] = lambda what, done, of: None,
 ) -> Comparison:
@@ -115,6 +122,7 @@ def compare(
 
     `pooled_site` stands for several hospitals: what is trained there is no hospital's own model.
     """
+    jobs, seed, parts = fit.jobs, fit.seed, fit.parts
     heads = list({j.learner.name: j.learner for j in jobs if isinstance(j.learner, Head)}.values())
     folds = list(dict.fromkeys(f for j in jobs if isinstance(j.learner, Head) for f in j.reads))
     able = {
@@ -129,11 +137,11 @@ def compare(
         for c in cohorts
         if local_heads[c.site]
     }
-    trained = baselines.train(tasks, prepare, seed, parts, tell)
+    trained = baselines.train(tasks, fit.prepare, seed, parts, tell)
     scored: dict[tuple[str, str, str], list[dict[str, Predicted]]] = {}
     for n, head in enumerate(heads):
         tell("scoring", n, len(heads))
-        for arm, arm_states in (("federated", states), ("pooled", trained[""])):
+        for arm, arm_states in (("federated", fit.states), ("pooled", trained[""])):
             by_part = _set(head, arm_states, cohorts, folds, seed, parts)
             within = {
                 c.site: _within(head, arm_states, c, folds, by_part, seed, parts) for c in cohorts

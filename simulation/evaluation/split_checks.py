@@ -14,6 +14,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from client.site import site_file
 from common.data.cohort import Cohort, Fold
 from common.errors import LeakError
 from server.ledger import state_store
@@ -59,10 +60,8 @@ def write(
     """`predictions.tsv` in each site's folder."""
     single = {k: v[0] for k, v in comparison.scores.items() if len(v) == 1 and k[0] in models}
     homes = {
-        c.site: site_folder
-        for site_folder in (folder / "sites").iterdir()
-        for c in cohorts
-        if site_name(site_folder) == c.site
+        site_file.load(path).name: path.parent
+        for path in sorted((folder / "sites").glob("*/site.toml"))
     }
     start = 0
     for c in cohorts:
@@ -98,11 +97,3 @@ def verify_written(folder: Path, sites: Mapping[int, Path]) -> None:
                 place_of[row["patient"]] = place
     if faults:
         raise LeakError("L04", *faults)
-
-
-def site_name(site_folder: Path) -> str:
-    """As the site's own `site.toml` has it; empty where there is none."""
-    import tomllib
-
-    path = site_folder / "site.toml"
-    return str(tomllib.loads(path.read_text(encoding="utf-8"))["name"]) if path.is_file() else ""

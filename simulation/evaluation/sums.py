@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from common.data.cohort import UNKNOWN
 from common.data.schema import Floats
 from common.metrics.calibration import logit
-from common.metrics.definitions import Draws, calls, from_draws
+from common.metrics.definitions import Draws, ScoreTable, calls, from_draws
 from common.metrics.delong import Estimate, against
 from common.metrics.estimability import judged
 from common.metrics.resampling import bootstrap_weights, percentiles
@@ -27,6 +27,7 @@ from common.metrics.score_histogram import Tally, brier_terms, log_loss_terms, p
 from common.metrics.site_aucs import SiteSums
 from server.report.content.model_metrics import EVALUATIONS, Model, Paired
 from simulation.evaluation.predictions import ARMS, Comparison, Scores
+from simulation.evaluation.score_tables import Blocks, Levels
 
 Row = dict[str, Any]
 Mask = NDArray[np.bool_]
@@ -102,12 +103,10 @@ class Sums:
                 counts[i, m] = np.bincount(c.labels[members], minlength=classes)
                 for j, k in enumerate(classes_against):
                     if 0 < counts[i, m, k] < counts[i, m].sum():
-                        _, table = _table(
-                            s.probs[members, k],
-                            c.labels[members] == k,
-                            self.weights[:, members[self.known]].astype(np.float64),
+                        table = self._table(s.probs[members, k], c.labels[members] == k, members)
+                        pairs[:, i, m, j] = np.concatenate(
+                            [pair_counts(counts)[:, :2] for counts in table.blocks]
                         )
-                        pairs[:, i, m, j] = pair_counts(table)[:, :2]
         return SiteSums(counts, pairs, None)
 
     def models(self, names: Sequence[str]) -> list[Model]:
@@ -163,12 +162,26 @@ class Sums:
 
     def _draws(self, scores: Scores, mask: Mask) -> Draws:
         probs, labels = scores.probs[mask], self.comparison.labels[mask]
-        classes, weights = probs.shape[1], self.weights[:, mask[self.known]].astype(np.float64)
+        classes = probs.shape[1]
         truth = np.eye(classes)[labels]
         called = self._calls(probs, labels, scores.thresholds[mask]).reshape(len(labels), -1)
         losses = np.stack([brier_terms(probs, truth), log_loss_terms(probs, truth)], 1)
-        tables = {k: _table(probs[:, k], labels == k, weights) for k in judged(truth.sum(0))}
-        return Draws((weights @ called).reshape(-1, classes, classes), tables, weights @ losses)
+        tables = {k: self._table(probs[:, k], labels == k, mask) for k in judged(truth.sum(0))}
+        confusion, lost = [], []
+        for weights in Blocks(self.weights, np.flatnonzero(mask[self.known])):
+            confusion.append(weights @ called)
+            lost.append(weights @ losses)
+        return Draws(
+            np.concatenate(confusion).reshape(-1, classes, classes), tables, np.concatenate(lost)
+        )
+
+    def _table(self, score: Floats, positive: Mask, members: Mask) -> ScoreTable:
+        """Of the labelled patients that `members` marks; (members,) probabilities, and who is of
+        the class."""
+        order = np.argsort(score, kind="stable")
+        starts = np.flatnonzero(np.diff(score[order], prepend=-1.0) != 0)
+        drawn = Blocks(self.weights, np.flatnonzero(members[self.known])[order])
+        return ScoreTable(logit(score[order][starts]), Levels(drawn, starts, positive[order]))
 
     def paired(self, names: Sequence[str]) -> list[Paired]:
         """Differences on the same patients; against local, at the sites whose local model is
@@ -235,15 +248,3 @@ def _on_the_same(a: Sequence[Scores], b: Sequence[Scores]) -> Iterator[Scores]:
     pairs = [(x, y, x.seen & y.seen) for x in a for y in b]
     yield from (replace(x, seen=seen) for x, _, seen in pairs)
     yield from (replace(y, seen=seen) for _, y, seen in pairs)
-
-
-def _table(score: Floats, positive: Mask, weights: Floats) -> tuple[Floats, Floats]:
-    """Log-odds (levels,) of the different scores, and how often the others and the positives have
-    each, (draws, levels, 2)."""
-    order = np.argsort(score, kind="stable")
-    starts = np.flatnonzero(np.diff(score[order], prepend=-1.0) != 0)
-    truth, ordered_weights = positive[order], weights[:, order]
-    counts = np.stack(
-        [np.add.reduceat(ordered_weights * side, starts, axis=1) for side in (~truth, truth)], -1
-    )
-    return logit(score[order][starts]), counts

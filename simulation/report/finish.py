@@ -17,7 +17,7 @@ from server.report import write
 from simulation.attack.privacy_audit import audit
 from simulation.attack.privacy_cost import Sweep, Trained, Utility, utility
 from simulation.evaluation import split_checks
-from simulation.evaluation.predictions import Comparison, compare
+from simulation.evaluation.predictions import Comparison, FederatedFit, compare
 from simulation.evaluation.sums import Sums
 from simulation.federation.options import epsilons
 from simulation.federation.setting import Setting, cohorts, federate
@@ -99,12 +99,8 @@ def compared(
     ]
     return compare(
         sites,
-        jobs,
-        outcome.states,
-        seed=run.seed,
-        parts=run.parts,
+        FederatedFit(jobs, outcome.states, run.seed, run.parts, run.preprocessing(study)),
         clinical=clinical_head(study, outcome.heads),
-        prepare=run.preprocessing(study),
         pooled_site=setting.parted.pooled_site,
         tell=tell,
     )

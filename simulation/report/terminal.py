@@ -120,52 +120,7 @@ def closing(console: Console, report: Mapping[str, Any]) -> None:
         ),
         ("leave_one_site_out", "leave one site out"),
     ):
-        rows = [
-            r for r in report["results"] if r["evaluation"] == evaluation and r["metric"] == "auc"
-        ]
-        if not rows:
-            continue
-        table = Table(
-            "model",
-            "local",
-            "federated",
-            "pooled",
-            title=f"AUC of patient pairs within sites, {title}",
-            title_justify="left",
-        )
-        for model in dict.fromkeys(r["model"] for r in rows):
-            table.add_row(
-                model, *(_cell(rows, model, arm) for arm in ("local", "federated", "pooled"))
-            )
-        console.print(table)
-        lead = next(
-            m
-            for m in ("fusion", "clinical", rows[0]["model"])
-            if any(r["model"] == m for r in rows)
-        )
-        sites = Table(
-            "site",
-            "n",
-            "events",
-            "local",
-            "federated",
-            "pooled",
-            title=f"{lead} model by site, {title}",
-            title_justify="left",
-        )
-        for site in dict.fromkeys(r["site"] for r in rows if r["site"] != "all"):
-            one = next(
-                r
-                for r in rows
-                if r["site"] == site and r["model"] == lead and r["arm"] == "federated"
-            )
-            sites.add_row(
-                site,
-                str(one["n"]),
-                str(one["events"]),
-                *(_cell(rows, lead, arm, site) for arm in ("local", "federated", "pooled")),
-            )
-        console.print(sites)
+        _evaluation(console, report, evaluation, title)
     for d in report["differences"]:
         if d["a"].split()[0] == d["b"].split()[0] in ("clinical", "fusion") and d["estimable"]:
             console.print(
@@ -196,6 +151,48 @@ def closing(console: Console, report: Mapping[str, Any]) -> None:
         f"{report['seconds']:.0f} s",
         highlight=False,
     )
+
+
+def _evaluation(console: Console, report: Mapping[str, Any], evaluation: str, title: str) -> None:
+    """Each model over all sites, then the leading one by site."""
+    rows = [r for r in report["results"] if r["evaluation"] == evaluation and r["metric"] == "auc"]
+    if not rows:
+        return
+    table = Table(
+        "model",
+        "local",
+        "federated",
+        "pooled",
+        title=f"AUC of patient pairs within sites, {title}",
+        title_justify="left",
+    )
+    for model in dict.fromkeys(r["model"] for r in rows):
+        table.add_row(model, *(_cell(rows, model, arm) for arm in ("local", "federated", "pooled")))
+    console.print(table)
+    lead = next(
+        m for m in ("fusion", "clinical", rows[0]["model"]) if any(r["model"] == m for r in rows)
+    )
+    sites = Table(
+        "site",
+        "n",
+        "events",
+        "local",
+        "federated",
+        "pooled",
+        title=f"{lead} model by site, {title}",
+        title_justify="left",
+    )
+    for site in dict.fromkeys(r["site"] for r in rows if r["site"] != "all"):
+        one = next(
+            r for r in rows if r["site"] == site and r["model"] == lead and r["arm"] == "federated"
+        )
+        sites.add_row(
+            site,
+            str(one["n"]),
+            str(one["events"]),
+            *(_cell(rows, lead, arm, site) for arm in ("local", "federated", "pooled")),
+        )
+    console.print(sites)
 
 
 def _utility(points: Sequence[Mapping[str, Any]]) -> Table:

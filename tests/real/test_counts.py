@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from client.cohort import reader
-from client.table.readers import Layout, read
+from client.table.part import Layout
+from client.table.readers import read
 from common.data.cohort import UNKNOWN
 from common.errors import LeakError
 from common.study import load as studies

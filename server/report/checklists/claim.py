@@ -4,6 +4,7 @@ items; topics in our own words."""
 from __future__ import annotations
 
 from server.report.checklists import answers as a
+from server.report.checklists import image_answers as images
 from server.report.checklists.checklist import Item
 
 NAME = "CLAIM 2024"
@@ -26,7 +27,9 @@ _MODEL, _TRAINING, _EVALUATION, _RESULTS, _END, _OTHER = (
 )
 
 ITEMS = (
-    Item("1", _TITLE, "Title: names the method, such as deep learning", "headline", a.technology),
+    Item(
+        "1", _TITLE, "Title: names the method, such as deep learning", "headline", images.technology
+    ),
     Item("2", _TITLE, "Structured summary", "headline", a.summary, "the abstract itself"),
     Item(
         "3",
@@ -49,10 +52,17 @@ ITEMS = (
         "how the source itself was recruited",
     ),
     Item("9", _DATA, "Preprocessing", "flow", a.preparation),
-    Item("10", _DATA, "Selection of parts of the data, such as crops", "images", a.regions),
+    Item("10", _DATA, "Selection of parts of the data, such as crops", "images", images.regions),
     Item("11", _DATA, "De-identification"),
     Item("12", _DATA, "Missing data", "flow", a.missing_values),
-    Item("13", _DATA, "How images were acquired", "images", a.scanners, "protocols of acquisition"),
+    Item(
+        "13",
+        _DATA,
+        "How images were acquired",
+        "images",
+        images.scanners,
+        "protocols of acquisition",
+    ),
     Item(
         "14",
         _REFERENCE,
@@ -68,7 +78,7 @@ ITEMS = (
         _REFERENCE,
         "Annotation of the test set",
         "images",
-        a.annotated,
+        images.annotated,
         "who annotated, with which tools",
     ),
     Item("18", _REFERENCE, "Agreement within and between annotators"),
@@ -90,15 +100,15 @@ ITEMS = (
         _TRAINING,
         "Training: augmentation, hyperparameters, number of models",
         "methods",
-        a.training,
+        images.training,
         "augmentation",
     ),
-    Item("26", _TRAINING, "How the final model was chosen", "methods", a.chosen),
-    Item("27", _TRAINING, "Ensembles", "comparison", a.ensembles),
+    Item("26", _TRAINING, "How the final model was chosen", "methods", images.chosen),
+    Item("27", _TRAINING, "Ensembles", "comparison", images.ensembles),
     Item("28", _EVALUATION, "Metrics", "comparison", a.measures),
     Item("29", _EVALUATION, "Uncertainty and significance", "methods", a.uncertainty),
-    Item("30", _EVALUATION, "Robustness and sensitivity", "subgroups", a.robustness),
-    Item("31", _EVALUATION, "Explainability", "importance", a.explained),
+    Item("30", _EVALUATION, "Robustness and sensitivity", "subgroups", images.robustness),
+    Item("31", _EVALUATION, "Explainability", "importance", images.explained),
     Item("32", _EVALUATION, "Evaluation on internal data", "comparison", a.internal),
     Item(
         "33",

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from common.data.schema import Floats
 from common.learners.comparison import FINAL, LEFT_OUT, WITHIN
 from common.metrics.calibration import logit
-from common.metrics.definitions import METRICS, Draws, from_draws
+from common.metrics.definitions import METRICS, Draws, ScoreTable, from_draws
 from common.metrics.delong import Estimate, Z, pooled_auc
 from common.metrics.estimability import judged
 from common.metrics.resampling import percentiles, resampled_counts
@@ -72,14 +72,14 @@ def _model(
 def _figures(arrays: Arrays, chosen: slice, seed: int) -> dict[str, Estimate]:
     confusion, counts = arrays["confusion"][chosen], arrays["counts"][chosen]
     classes = judged(counts.sum(0))
-    scores: dict[int, tuple[Floats, Floats]] = {}
+    scores: dict[int, ScoreTable] = {}
     if chosen == ALL:
         x = logit(middles(arrays["histogram"].shape[1]))
         for k in classes:
             resampled = resampled_counts(
                 arrays["histogram"][k].T, np.random.default_rng([seed, k]), REPEATS
             )
-            scores[k] = x, resampled.swapaxes(1, 2)
+            scores[k] = ScoreTable(x, [resampled.swapaxes(1, 2)])
     resampled = resampled_counts(
         confusion.reshape(-1, confusion.shape[2]), np.random.default_rng(seed), REPEATS
     )

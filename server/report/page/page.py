@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from common.runtime.report_marker import PICTURES
-from server.report.charts import figures
+from server.report.charts import figures, survival_curves
 from server.report.checklists import checklist, claim, tripod
 from server.report.content import wording
 from server.report.content.index import Index
@@ -107,7 +107,7 @@ def _context(report: Report) -> Context:
         if present
         else [],
         "importance": importance(report),
-        "survival": figures.survival(report),
+        "survival": survival_curves.survival(report),
         "privacy": privacy(report),
         "methods": methods(report, index),
         "trace": trace(report),

@@ -19,7 +19,7 @@ from common.learners.logistic import Logistic
 from common.study.study import Study, Task
 from common.types import State
 from tests import synthetic
-from tests.client.local_model.test_finetune import trained
+from tests.client.local_model.test_finetune import nobodys, trained
 
 HEADS = (Logistic(), Boosting(trees=4))
 
@@ -35,8 +35,7 @@ def model(cohort: Cohort, state: State) -> Model:
         "",
         {},
         told,
-        "0" * 64,
-        Path(),
+        nobodys(Path()),
     )
 
 

@@ -167,12 +167,14 @@ def test_a_model_that_is_not_the_runs_is_refused(
             f"{hashlib.sha256(text).hexdigest()}  model.json"
         ]
         (folder / "SHA256SUMS").write_text("\n".join(sums) + "\n")
+    site = tmp_path / "site.toml"
+    site.write_text('name = "A"\ndata = "."\nstudies = ["liver_recurrence"]\n')
     assert (
         main(
             [
                 "embed",
                 "--site",
-                "none.toml",
+                str(site),
                 "--study",
                 "liver_recurrence",
                 "--model",

@@ -15,6 +15,7 @@ from scipy.optimize import minimize
 
 from client.local_model import adaptation_value, finetune
 from client.local_model.adaptation import FineTuning, adapted
+from client.local_model.folder_files import UNSIGNED, Files
 from client.local_model.model_folder import Model
 from common.data.cohort import Cohort, Fold
 from common.errors import DataError, UsageError
@@ -45,6 +46,11 @@ def trained(cohorts: list[Cohort], heads: tuple[Any, ...], state: State | None =
     return state
 
 
+def nobodys(folder: Path) -> Files:
+    """A folder that was never written."""
+    return Files(folder, {}, "0" * 64, UNSIGNED)
+
+
 def model_of(
     cohort: Cohort, heads: tuple[Any, ...], state: State, folder: Path, **told: Any
 ) -> Model:
@@ -58,7 +64,7 @@ def model_of(
         "sites": ["A"], "state_hash": "x", **told,
     }  # fmt: skip
     return Model(
-        study, time, state, tuple(cast(Head, h) for h in heads), "", {}, said, "0" * 64, folder
+        study, time, state, tuple(cast(Head, h) for h in heads), "", {}, said, nobodys(folder)
     )
 
 

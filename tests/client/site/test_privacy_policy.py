@@ -76,6 +76,8 @@ def parse(table: dict[str, Any]) -> Policy:
         ({"hyper": []}, "privacy.hyper = [] must be a table"),
         ({"noise_seed": 1.5}, "privacy.noise_seed = 1.5 must be a whole number"),
         ({"noise_seed": 1, "epsilon": 3.0, "delta": 1e-5}, "hides nobody"),
+        ({"noise_seed": 1, "epsilon": math.inf}, "leave it out, or epsilon"),
+        ({"noise_seed": 1, "require": "none"}, "leave it out, or require"),
         ({"epsilom": 3.0}, "did you mean 'epsilon'?"),
     ],
 )

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,13 +24,17 @@ from common.federated.learner import (
     Contribution,
     Federated,
     Plan,
+    fit,
     hyper_of,
     load,
     local_plan,
     names,
 )
 from common.federated.states import States
+from common.learners.boosting import Boosting
+from common.learners.preprocessing import LEARNER as PREPARE
 from common.privacy.mechanism import Privacy
+from common.types import State
 from tests.pictures import imaging, sites
 
 (COHORT,) = sites(40, 1, imaging(crops=1), seed=3)
@@ -109,3 +114,19 @@ def test_a_learner_gets_the_folds_that_its_plan_reads_and_no_other() -> None:
     with pytest.raises(RefusedError, match=r"fold\(s\) part:1 did not come") as caught:
         guard.states_for(plan, {fold: states[fold] for fold in (folds[0], folds[2])})
     assert caught.value.code == "P04"
+
+
+def test_a_signed_plan_whose_trees_are_none_is_refused() -> None:
+    """A column out of range ended the station by xgboost's own code, whoever asked for it."""
+    plan, state = local_plan(Fold(), 0, 5), cast(State, {})
+    for learner in (PREPARE, Boosting(trees=1)):
+        state = fit(learner, state, [COHORT], plan)
+    column = state["boosting"]["column"].copy()
+    column[0, 0, 0] = 10_000
+    altered = {**state, "boosting": {**state["boosting"], "column": column}}
+    guard.sound(plan, {Fold(): state}, COHORT.schema)
+    for name in ("importance", "evaluation", "boosting"):
+        for bad in (altered, {**state, "boosting": {"booster": np.frombuffer(b"{}", np.uint8)}}):
+            with pytest.raises(RefusedError) as caught:
+                guard.sound(replace(plan, learner=name), {Fold(): bad}, COHORT.schema)
+            assert caught.value.code == "P02"

@@ -200,6 +200,22 @@ def test_a_python_file(tmp_path: Path) -> None:
     expect(studies.load(str(tmp_path / "mine.py")), table(tmp_path / "d"))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('nulls = ["NA"]', "nulls = true", "must be the texts that mean missing"),
+        ('name = "age"', 'name = "age"\nnulls = false', "must be the texts that mean missing"),
+        ("[label]", "[label]\nclasses = []", "label.classes = [] must be at least 2"),
+        ("[label]", '[label]\nclasses = ["one"]', "label.classes = ['one'] must be at least 2"),
+    ],
+)
+def test_a_switch_is_no_list_of_texts_and_a_label_has_two_classes(
+    tmp_path: Path, old: str, new: str, told: str
+) -> None:
+    assert old in MINE
+    assert told in faults(lambda: own(tmp_path, MINE.replace(old, new, 1)), UsageError)
+
+
 def test_the_documented_example(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "own-study.md").read_text(encoding="utf-8")
     study = own(tmp_path, page.split("```toml\n")[1].split("```")[0])

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from client.table import readers
-from client.table.readers import Layout, Part, read
+from client.table import delimited_text
+from client.table.part import Layout, Part
+from client.table.readers import read
 from common.errors import Fault
 
 LAYOUTS = (
@@ -51,12 +52,12 @@ def outcome(path: Path, layout: Layout) -> Outcome:
 
 
 def strict(path: Path, layout: Layout) -> Outcome:
-    with mock.patch.object(readers, "_plain", return_value=None):
+    with mock.patch.object(delimited_text, "plainly_read", return_value=None):
         return outcome(path, layout)
 
 
 def fast(path: Path, layout: Layout = LAYOUTS[0]) -> Part | None:
-    return readers._plain(path, path.read_bytes(), layout)
+    return delimited_text.plainly_read(path, path.read_bytes(), layout)
 
 
 @st.composite

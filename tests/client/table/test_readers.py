@@ -17,7 +17,8 @@ from client.table.cells import (
     numbers,
     suspect,
 )
-from client.table.readers import Layout, Part, find, read
+from client.table.part import Layout, Part
+from client.table.readers import find, read
 from common.errors import Fault
 
 PLAIN = Layout()

@@ -3,6 +3,8 @@ input."""
 
 import csv
 import io
+import sys
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client.cohort import reader
-from client.table.profile import notation
+from client.table.column_profile import notation
 from client.table.study_draft import bounds, draft, quoted, skewed
 from common.data.cohort import UNKNOWN
 from common.data.schema import Choice, Number
@@ -328,3 +330,32 @@ def test_skewed() -> None:
     x = np.random.default_rng(0).normal(size=300)
     assert skewed(np.exp(2 * x), 0)
     assert not skewed(x + 10, 0)
+
+
+def test_a_draft_holds_no_second_copy_of_the_cells(tmp_path: Path) -> None:
+    """One column at a time stands as Python strings: thirty columns of different numbers need no
+    more than a few of them would."""
+    rng = np.random.default_rng(0)
+    rows, columns = 5000, 30
+    cells = rng.normal(50, 12, (rows, columns)).round(4).astype(str)
+    lines = [",".join(("id", "spread", *(f"value {k}" for k in range(columns))))]
+    lines += [",".join((f"p{i}", "no" if i % 3 else "yes", *row)) for i, row in enumerate(cells)]
+    path = tmp_path / "wide.csv"
+    path.write_text("\n".join(lines) + "\n")
+    draft(path)  # what is imported on the way counts not
+    tracemalloc.start()
+    try:
+        draft(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    one_column = rows * sys.getsizeof("50.1234")
+    assert peak < columns / 2 * one_column
+
+
+def test_a_draft_is_the_same_each_time(tmp_path: Path) -> None:
+    """Spellings of one null token stand in one order, whatever order a set has in this process."""
+    path = tmp_path / "t.csv"
+    cells = ["Unknown", "unknown", "UNKNOWN", *map(str, range(40))]
+    path.write_text("id,age,m\n" + "".join(f"p{i},{c},M{i % 2}\n" for i, c in enumerate(cells)))
+    assert 'nulls = ["UNKNOWN", "Unknown", "unknown"]' in draft(path)

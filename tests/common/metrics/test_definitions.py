@@ -11,7 +11,7 @@ from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
 from common.metrics.calibration import logit
-from common.metrics.definitions import METRICS, Draws, from_draws
+from common.metrics.definitions import METRICS, Draws, ScoreTable, from_draws
 from common.metrics.estimability import estimable, judged, judged_in_pairs
 from common.metrics.score_histogram import middles, score_histogram
 from tests.paths import ROOT
@@ -40,7 +40,10 @@ def test_a_histogram_and_confusion_counts_give_what_scikit_learn_gives_on_the_mi
     truth = np.repeat([False, True], histogram.sum(0))
     confusion = metrics.confusion_matrix(truth, score >= 0.4)
     found = from_draws(
-        Draws(confusion[None].astype(float), {1: (logit(middle), histogram[None].astype(float))})
+        Draws(
+            confusion[None].astype(float),
+            {1: ScoreTable(logit(middle), [histogram[None].astype(float)])},
+        )
     )
     assert set(found) == BY_DRAWS
     slope = (

@@ -333,21 +333,19 @@ def test_a_network_with_running_statistics_is_refused_by_name() -> None:
 
 
 def test_what_comes_out_is_finite_whatever_comes_in() -> None:
-    """A refusal that depends on patients would tell of them."""
+    """A refusal that depends on patients would tell of them; one of the parameters does not."""
     made, start = small()
     bad = {**start, "0.weight": np.full_like(start["0.weight"], np.nan)}
     for how in (Schedule(1, 1, 1e36), Schedule(1, 1, 1e36, optimiser="adamw")):
-        for given_ in (start, bad):
-            out = learn(
-                made,
-                given_,
-                crops(5),
-                cross_entropy,
-                how,
-                Private(1e6, 1e6, Sampled(1.0, 3)),
-                device=CPU,
-            )
-            assert all(np.isfinite(v).all() for v in out.values())
+
+        def out(given: Any, n: int, how: Schedule = how) -> Any:
+            private = Private(1e6, 1e6, Sampled(1.0, 3))
+            return learn(made, given, crops(n), cross_entropy, how, private, device=CPU)
+
+        assert all(np.isfinite(v).all() for v in out(start, 5).values())
+        for n in (1, 5):
+            with pytest.raises(RefusedError, match=r"0\.weight is not finite"):
+                out(bad, n)
 
 
 # ---- what it costs -------------------------------------------------------------------------------

@@ -216,7 +216,7 @@ def test_a_loss_that_is_no_number_is_refused() -> None:
 
 def test_parameters_of_another_network_are_refused() -> None:
     made, start = network()
-    with pytest.raises(ValueError, match="parameters"):
+    with pytest.raises(RefusedError, match="parameters"):
         learn(
             made,
             {**start, "more": np.zeros(1, np.float32)},
@@ -226,7 +226,7 @@ def test_parameters_of_another_network_are_refused() -> None:
             seed=0,
             device=CPU,
         )
-    with pytest.raises(ValueError, match=r"0\.weight"):
+    with pytest.raises(RefusedError, match=r"0\.weight"):
         learn(
             made,
             {**start, "0.weight": np.zeros((4, 9), np.float32)},

@@ -1,6 +1,7 @@
 """Sums of a simulation: every metric against scikit-learn, every replicate against explicitly
 repeated patients."""
 
+import tracemalloc
 import warnings
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,7 @@ from common.errors import DataError, RefusedError
 from common.metrics.calibration import logit
 from common.metrics.definitions import METRICS, from_draws
 from server.report.content import model_metrics
+from simulation.evaluation import score_tables
 from simulation.evaluation.predictions import Comparison, Scores
 from simulation.evaluation.sums import Sums
 
@@ -366,3 +368,39 @@ def test_what_does_not_belong_together_is_refused():
         Scores(p.probs * 0.9, p.thresholds, marks)
     with pytest.raises(RefusedError, match="none of 2 classes"):
         replace(p, labels=np.where(np.arange(240) == 3, 2, p.labels)).rows()
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_blocks_of_any_size_give_the_figures_of_one(
+    classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counts of patients to the bit; what BLAS adds in another order, to its last digits."""
+    case = predictions(n=300, classes=classes)
+    whole = replicates(case.sums(repeats=150))
+    monkeypatch.setattr(score_tables, "MOST", 1)
+    sums = case.sums(repeats=150)
+    assert len(score_tables.Blocks(sums.weights, np.arange(300))) == 10
+    blocks = replicates(sums)
+    assert blocks.keys() == whole.keys()
+    for name, values in whole.items():
+        if name in ("brier", "log_loss", "calibration_slope", "calibration_intercept"):
+            np.testing.assert_allclose(blocks[name], values, rtol=1e-9)
+        else:
+            np.testing.assert_array_equal(blocks[name], values)
+
+
+def test_memory_does_not_grow_with_patients_times_resamples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """But for how often each patient was drawn, which is one number for all figures."""
+    monkeypatch.setattr(score_tables, "MOST", 2**16)
+    case = predictions(n=4000)
+    sums = case.sums(repeats=400)
+    drawn = sums.weights.nbytes
+    tracemalloc.start()
+    try:
+        replicates(sums)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < drawn

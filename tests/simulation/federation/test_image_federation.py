@@ -25,7 +25,7 @@ from server.config.run_config import Run
 from server.ledger.ledger import read
 from server.report.content import model_metrics
 from server.rounds.driver import Exchange, Progress
-from simulation.evaluation.predictions import Comparison, compare
+from simulation.evaluation.predictions import Comparison, FederatedFit, compare
 from simulation.evaluation.sums import Sums
 from simulation.federation import site_folders
 from simulation.federation.in_process_grid import InProcessGrid
@@ -111,7 +111,8 @@ def judged(those: Sequence[Cohort], outcome: app.Outcome) -> Comparison:
         for j in build_jobs(run, study(), (), outcome.heads)
         if j.learner.name not in ("preprocessing", "evaluation", "importance", "gradcam")
     ]
-    return compare(list(those), jobs, outcome.states, seed=0, parts=PARTS, clinical="logistic")
+    fit = FederatedFit(jobs, outcome.states, seed=0, parts=PARTS)
+    return compare(list(those), fit, clinical="logistic")
 
 
 def cohorts(n: int = 120) -> list[Cohort]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.report.charts import charts, figures
+from server.report.charts import charts, figures, survival_curves
 from server.report.content import wording
 from server.report.content.index import Index
 from server.report.page import page
@@ -494,7 +494,7 @@ def test_many_sites_are_drawn_in_several_plots():
 
 
 def test_numbers_at_risk_are_those_at_the_start_of_the_interval():
-    out = figures.survival(make())
+    out = survival_curves.survival(make())
     assert out.times == ["0", "500", "1000", "1500"]
     # 500 days: 16 intervals of 30 days are over
     assert dict(out.at_risk)["M0"] == [
