@@ -11,6 +11,7 @@ from client.station.privacy_budget import Budget, Charge
 from common.data.cohort import Cohort
 from common.errors import FedmetsError, RefusedError
 from common.federated.learner import Contribution, Federated, Plan, check, identity, load
+from common.privacy.limits import BOUND, PARTS
 from common.privacy.mechanism import Sampled
 from common.types import State, flatten
 from common.wire.masked_messages import Ask
@@ -40,7 +41,7 @@ def admit(plan: Plan, site: Site, cohort: Cohort, budget: Budget | None = None) 
             f"the plan's schema {plan.schema[:12]} is not this site's "
             f"({cohort.schema.hash[:12]}); use the same fedmets and study version",
         )
-    if plan.parts < 2 or any(
+    if not (PARTS.holds(plan.parts) and plan.parts >= 2) or any(
         p < 0 or p >= plan.parts for f in (plan.fold, *plan.reads) for p in f.parts
     ):
         raise RefusedError("P03", f"fold '{plan.fold.key}' is not one of {plan.parts} parts")
@@ -69,13 +70,7 @@ def admit(plan: Plan, site: Site, cohort: Cohort, budget: Budget | None = None) 
 def _affordable(plan: Plan, learner: Federated, cohort: Cohort, budget: Budget) -> None:
     """RefusedError where the site cannot tell what the plan would cost, or cannot pay for it:
     before any work."""
-    bound = learner.phases[plan.phase].sensitivity(cohort.schema)
-    if bound is None:
-        raise RefusedError(
-            "P08",
-            f"learner '{plan.learner}' has no bound on what one patient adds; this site has a "
-            "finite epsilon",
-        )
+    bound = _bound(plan, learner, cohort)
     if not 0 < budget.policy.delta < 1 / max(len(cohort), 1):
         raise RefusedError(
             "P07",
@@ -90,6 +85,24 @@ def _affordable(plan: Plan, learner: Federated, cohort: Cohort, budget: Budget) 
             "an old backup, or lost. Restore the newest one",
         )
     budget.affordable(_charge(plan, learner, bound))
+
+
+def _bound(plan: Plan, learner: Federated, cohort: Cohort) -> float | Sampled:
+    """What noise is to hide. RefusedError P08 where no noise would do."""
+    bound = learner.phases[plan.phase].sensitivity(cohort.schema)
+    if bound is None:
+        raise RefusedError(
+            "P08",
+            f"learner '{plan.learner}' has no bound on what one patient adds, so that no noise "
+            "hides a patient",
+        )
+    if not isinstance(bound, Sampled) and bound != 0 and not BOUND.holds(float(bound)):
+        raise RefusedError(
+            "P08",
+            f"learner '{plan.learner}' bounds what one patient adds by {bound:g}; noise hides a "
+            f"patient where {BOUND.rule}",
+        )
+    return bound
 
 
 def _charge(plan: Plan, learner: Federated, bound: float | Sampled) -> Charge:
@@ -133,13 +146,7 @@ def release(
     check(contribution, identity(learner, state, cohort.schema, plan), plan)
     if plan.privacy is None:
         return _enough(contribution, plan, minimum)
-    bound = learner.phases[plan.phase].sensitivity(cohort.schema)
-    if bound is None:
-        raise RefusedError(
-            "P08",
-            f"learner '{plan.learner}' has no bound on what one patient adds, and the plan asks "
-            "for noise",
-        )
+    bound = _bound(plan, learner, cohort)
     if budget is not None:
         budget.reserve(_charge(plan, learner, bound))
     return _enough(noised(contribution, bound, plan.privacy), plan, minimum)

@@ -25,6 +25,7 @@ from common.data.cohort import Cohort
 from common.data.schema import Column, Floats, Schema
 from common.federated.learner import Contribution, Phase, Plan, Step, Traits, demand
 from common.metrics.feature_auc import feature_auc
+from common.privacy.limits import CLIP
 from common.types import Arrays, State
 
 COARSE = 256
@@ -49,7 +50,10 @@ class Preprocessing:
     summand in linear models."""
 
     def __post_init__(self) -> None:
-        demand(self.name, {"2 <= bins <= 1024": 2 <= self.bins <= 1024, "clip > 0": self.clip > 0})
+        demand(
+            self.name,
+            {"2 <= bins <= 1024": 2 <= self.bins <= 1024, CLIP.rule: CLIP.holds(self.clip)},
+        )
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         columns = schema.columns
