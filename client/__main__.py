@@ -401,6 +401,8 @@ def _budget(args: argparse.Namespace) -> str:
         f"epsilon {told['spent']:.3f} of {told['epsilon']:g} spent at delta {told['delta']:g}, "
         f"{told['left']:.3f} left"
     ]
+    if told["faults"]:
+        lines = [*told["faults"], privacy_budget.NO_BOUND]
     return "\n".join([*lines, *(f"  run {run}: {n} releases" for run, n in told["runs"].items())])
 
 

@@ -80,6 +80,8 @@ def _privacy(site: Site) -> list[Finding]:
         account = privacy_budget.read(site.state, site.privacy)
     except FedmetsError as error:
         return faults("privacy", error, "restore the newest copy of the budget file")
+    if account["faults"]:
+        return [Finding("privacy", "fault", f, privacy_budget.NO_BOUND) for f in account["faults"]]
     text = "sums are masked; " if masked else ""
     text += (
         f"epsilon {account['spent']:.3f} of {account['epsilon']:g} spent, in "

@@ -219,6 +219,11 @@ CODES: dict[str, Code] = {
         "a site's clock is behind its own records",
         "the site sets its clock",
     ),
+    "S05": Code(
+        "a site's privacy account holds what has no bound, or comes to less than it did",
+        "no epsilon can be promised for these patients any more: the site sets epsilon = inf, or "
+        "begins anew with other patients; its log names the line",
+    ),
     "W01": Code(
         "an array of a kind that may not be sent",
         "install the same version of fedmets on both sides",

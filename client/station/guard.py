@@ -25,6 +25,7 @@ from common.federated.learner import (
 )
 from common.federated.protected_sums import bounded, protected
 from common.federated.states import States
+from common.privacy.limits import BOUND, PARTS
 from common.privacy.mechanism import Sampled
 from common.wire.masked_messages import Ask
 from common.wire.messages import Greeting, Request
@@ -52,7 +53,7 @@ def admit(plan: Plan, site: Site, cohort: Cohort, budget: Budget | None = None) 
             f"the plan's schema {plan.schema[:12]} is not this site's "
             f"({cohort.schema.hash[:12]}); use the same fedmets and study version",
         )
-    if plan.parts < 2 or any(
+    if not (PARTS.holds(plan.parts) and plan.parts >= 2) or any(
         p < 0 or p >= plan.parts for f in (plan.fold, *plan.reads) for p in f.parts
     ):
         raise RefusedError("P03", f"fold '{plan.fold.key}' is not one of {plan.parts} parts")
@@ -98,6 +99,24 @@ def _affordable(plan: Plan, learner: Federated, cohort: Cohort, budget: Budget) 
             "an old backup, or lost. Restore the newest one",
         )
     budget.affordable(_charge(plan, learner, bound))
+
+
+def _bound(plan: Plan, learner: Federated, cohort: Cohort) -> float | Sampled:
+    """What noise is to hide. RefusedError P08 where no noise would do."""
+    bound = learner.phases[plan.phase].sensitivity(cohort.schema)
+    if bound is None:
+        raise RefusedError(
+            "P08",
+            f"learner '{plan.learner}' has no bound on what one patient adds, so that no noise "
+            "hides a patient",
+        )
+    if not isinstance(bound, Sampled) and bound != 0 and not BOUND.holds(float(bound)):
+        raise RefusedError(
+            "P08",
+            f"learner '{plan.learner}' bounds what one patient adds by {bound:g}; noise hides a "
+            f"patient where {BOUND.rule}",
+        )
+    return bound
 
 
 def _charge(plan: Plan, learner: Federated, bound: float | Sampled) -> Charge:
@@ -200,14 +219,3 @@ def release(
         )
     check(contribution, identity(learner, states, cohort.schema, plan), plan)
     return contribution
-
-
-def _bound(plan: Plan, learner: Federated, cohort: Cohort) -> float | Sampled:
-    bound = learner.phases[plan.phase].sensitivity(cohort.schema)
-    if bound is None:
-        raise RefusedError(
-            "P08",
-            f"learner '{plan.learner}' has no bound on what one patient adds, and the plan, or "
-            "this site, asks for noise",
-        )
-    return bound

@@ -20,19 +20,30 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from client.site.privacy_policy import Policy
-from common.data.schema import Floats
 from common.errors import RefusedError, RunError, UsageError
 from common.federated.learner import Plan
-from common.privacy.mechanism import COUNTS, ORDERS, Sampled, epsilon, release
+from common.privacy.by_part import ByPart, Share
+from common.privacy.limits import NOISE
+from common.privacy.mechanism import (
+    ACCOUNTANT,
+    COUNTS,
+    Cost,
+    Sampled,
+    gaussian,
+    subsampled,
+)
 from common.privacy.random import rounded_normal
 from common.runtime.hash_chain import GENESIS, Chain
 
 NAME = "budget.jsonl"
 SLACK = 300.0
 """Seconds by which a clock may be set back, as a time server does."""
+_ROUNDING = 1e-3
+NO_BOUND = (
+    "no epsilon can be promised for these patients any more: set privacy.epsilon = inf in the site "
+    "file, which says so openly, or begin a new `state` folder with other patients; keep this one"
+)
 
 
 @dataclass(frozen=True)
@@ -67,35 +78,65 @@ class Charge:
             sampled,
         )
 
+    def __post_init__(self) -> None:
+        """ValueError for what is outside of its limits (`common.privacy.limits`)."""
+        NOISE.demand(self.noise)
+        Share(Cost(), self.split, frozenset(self.spared))
+
     @property
-    def rdp(self) -> Floats:
-        """(orders,) for a patient that is in the sum."""
-        return release(self.noise, self.sampled or 1.0)
+    def cost(self) -> Cost:
+        """To a patient who is in the sum."""
+        if self.sampled is None:
+            return gaussian(self.noise)
+        return subsampled(self.noise, self.sampled) + gaussian(COUNTS)
+
+    @property
+    def share(self) -> Share:
+        return Share(self.cost, self.split, frozenset(self.spared))
 
 
 class Spending:
     """Charges put together, by part of each split."""
 
     def __init__(self, lines: Sequence[dict[str, Any]] = (), path: Path = Path(NAME)) -> None:
-        self._by_split: dict[tuple[int, int], Floats] = {}
+        self._by_part = ByPart()
         self.charges = 0
-        for line in lines:
+        self.faults: list[str] = []
+        """Why it has no bound, by line."""
+        for number, line in enumerate(lines, start=1):
+            where = f"'{path}' line {number}"
             for row in line["charges"]:
-                self.add(_charge(row, path))
+                self._read(row, where)
+            if not _finite(line.get("spent", 0.0)):
+                self.faults.append(f"{where} says that {line['spent']!r} was spent")
+        if lines and not self.faults:
+            self._compare(lines[-1], f"'{path}' line {len(lines)}")
+
+    def _read(self, row: dict[str, Any], where: str) -> None:
+        try:
+            self.add(_charge(row, where))
+        except ValueError as error:
+            self.faults.append(f"{where} charges for what has no bound that can be added: {error}")
+
+    def _compare(self, line: dict[str, Any], where: str) -> None:
+        """What was spent can only grow; another accountant's figures are not compared."""
+        if line.get("accountant") == ACCOUNTANT:
+            spent = self.epsilon(line["delta"])
+            if not spent >= line["spent"] * (1 - _ROUNDING):
+                self.faults.append(
+                    f"{where} says that {line['spent']:g} was spent, and its charges come to "
+                    f"{spent:g}"
+                )
 
     def add(self, charge: Charge) -> None:
-        self._by_split[charge.split] = self._by_split.get(charge.split, 0) + _cost(charge)
+        self._by_part.add(charge.share)
         self.charges += 1
 
     def epsilon(self, delta: float, more: Charge | None = None) -> float:
         """At `delta`; `more`: if it were charged, too."""
-        total = np.zeros(len(ORDERS))
-        for split in self._by_split.keys() | ({more.split} if more else set()):
-            cost = self._by_split.get(split, np.zeros((1, len(ORDERS))))
-            total += (cost if more is None or more.split != split else cost + _cost(more)).max(
-                axis=0
-            )
-        return epsilon(total, delta)
+        if self.faults:
+            return math.inf
+        return self._by_part.epsilon(delta, more.share if more else None)
 
 
 class _Account(Chain):
@@ -108,7 +149,7 @@ class _Account(Chain):
 
 class Budget:
     """Of one station; two on one file are refused (C05), and so is a clock that is behind what is
-    written (S04).
+    written (S04), an account that has no bound (S05).
 
     The lines hold what was done; what it comes to, and how much is left, is by the policy's epsilon
     and delta of today.
@@ -124,6 +165,8 @@ class Budget:
             opened.callback(os.close, _exclusive_lock(folder / "budget.lock"))
             self._chain = opened.enter_context(closing(_Account(self._path)))
             self._spending = Spending(self._chain.lines, self._path)
+            if self._spending.faults:
+                raise RunError("S05", *self._spending.faults, NO_BOUND)
             self._heads = {GENESIS, "", *(str(line["hash"]) for line in self._chain.lines)}
             self._last = max((float(line["time"]) for line in self._chain.lines), default=0.0)
             self._counts = {
@@ -174,7 +217,8 @@ class Budget:
     def _write(self, kind: str, charges: Sequence[Charge], **more: Any) -> None:
         self._check_clock()
         self._last = time.time()
-        limit = {"epsilon": self.policy.epsilon, "delta": self.policy.delta, "spent": self.spent}
+        spent = {"accountant": ACCOUNTANT, "spent": self.spent}
+        limit = {"epsilon": self.policy.epsilon, "delta": self.policy.delta, **spent}
         self._chain.append(
             kind, time=self._last, **limit, charges=[asdict(c) for c in charges], **more
         )
@@ -203,7 +247,8 @@ class Budget:
 
     def _afford(self, charge: Charge) -> None:
         after = self._spending.epsilon(self.policy.delta, charge)
-        if after > self.policy.epsilon:
+        # what is no number is not allowed either
+        if not after <= self.policy.epsilon:
             raise RefusedError(
                 "P09",
                 f"{charge.learner}, fold '{charge.fold}', noise {charge.noise:g}: epsilon would "
@@ -222,35 +267,20 @@ class Budget:
             )
 
 
-def _cost(charge: Charge) -> Floats:
-    """(parts, orders)."""
-    parts = np.ones((charge.split[1], 1))
-    parts[list(charge.spared)] = 0
-    return np.asarray(parts * charge.rdp)
+def _finite(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
-def _charge(row: Any, path: Path) -> Charge:
+def _charge(row: Any, where: str) -> Charge:
+    """ValueError for a value outside of its limits, RunError S02 for another form."""
     try:
         sampled = Sampled(**row["sampled"]) if row.get("sampled") else None
-        charge = Charge(
-            **{
-                **row,
-                "split": tuple(row["split"]),
-                "spared": tuple(row["spared"]),
-                "sampled": sampled,
-            }
-        )
-        if (
-            not charge.noise > 0
-            or charge.split[1] < 1
-            or not all(0 <= p < charge.split[1] for p in charge.spared)
-        ):
-            raise ValueError("a charge is out of range")
-        return charge
-    except (TypeError, KeyError, ValueError, IndexError) as error:
+        read = {"split": tuple(row["split"]), "spared": tuple(row["spared"]), "sampled": sampled}
+        return Charge(**{**row, **read})
+    except (TypeError, KeyError, AttributeError, IndexError) as error:
         raise RunError(
             "S02",
-            f"'{path}' was written by another version ({error}); use the version that wrote it",
+            f"{where} was written by another version ({error}); use the version that wrote it",
         ) from error
 
 
@@ -278,12 +308,13 @@ def read(folder: Path, policy: Policy) -> dict[str, Any]:
     runs: dict[str, int] = {}
     for row in (row for line in lines for row in line["charges"]):
         runs[row["run"]] = runs.get(row["run"], 0) + 1
-    left = max(policy.epsilon - spent, 0.0)
+    left = policy.epsilon - spent
     return {
         "epsilon": policy.epsilon,
         "delta": policy.delta,
         "spent": spent,
-        "left": left,
-        "releases": spending.charges,
+        "left": left if left > 0 else 0.0,
+        "releases": sum(runs.values()),
         "runs": runs,
+        "faults": spending.faults,
     }

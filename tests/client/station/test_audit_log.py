@@ -206,9 +206,9 @@ def test_the_doctor_says_what_is_left_and_takes_nothing_of_it(home: Path) -> Non
         (one,) = said()
         assert one[1].endswith("in 1 releases"), "while the station has the account open"
     path = home / "site.toml"
-    path.write_text(path.read_text().replace("epsilon = 30", "epsilon = 0.1"))
+    path.write_text(path.read_text().replace("epsilon = 30", "epsilon = 0.08"))
     ((state, text),) = said()
-    assert (state, text.split(" spent")[0][-6:]) == ("warning", "of 0.1")
+    assert (state, text.split(" spent")[0][-7:]) == ("warning", "of 0.08")
     path.write_text(path.read_text().replace("1e-3", "0.02"))
     assert (
         "fault",

@@ -148,7 +148,7 @@ def test_a_site_whose_budget_is_spent_ends_the_run_by_name(
             tmp_path / "little",
             opened,
             "S1",
-            limit=epsilon(3.5 * gaussian(NOISE) + gaussian(COUNTS), DELTA),
+            limit=epsilon(3 * gaussian(NOISE) + gaussian(2 * NOISE) + gaussian(COUNTS), DELTA),
         )
         with pytest.raises(FederationError, match="S1: P09") as caught:
             driven(federation([stations[0], little, stations[2]]), NOISED, JOBS)
