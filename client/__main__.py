@@ -21,6 +21,7 @@ examples:
   fedmets client explain --site site.toml --study liver_recurrence --model runs/<run>/model --report report.html --out mine.html
   fedmets client predict --model runs/<run>/model --data new_patients --out predictions
   fedmets client finetune --site site.toml --model runs/<run>/model --out own_model
+  fedmets client budget --site site.toml --new
   fedmets client budget --site site.toml
   fedmets client audit --site site.toml --last 50
   fedmets client cache --site site.toml --unused 90 --remove"""
@@ -164,6 +165,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="where the station will listen",
     )
+    new = "begin the account of a site that has never answered under an epsilon; once"
+    option("budget", "--new", action="store_true", help=new)
     option(
         "audit",
         "--last",
@@ -349,8 +352,15 @@ def _budget(args: argparse.Namespace) -> str:
 
     from client.site.site_file import load
     from client.station import privacy_budget
+    from common.errors import UsageError
 
     site = load(Path(args.site))
+    if args.new and not site.privacy.noised:
+        raise UsageError(
+            "C01", f"--new: '{site.name}' sets no epsilon; there is nothing to keep account of"
+        )
+    if args.new:
+        privacy_budget.begin(site.state)
     told = privacy_budget.read(site.state, site.privacy)
     if args.json:
         # JSON knows no infinity
@@ -360,11 +370,14 @@ def _budget(args: argparse.Namespace) -> str:
             f"'{site.name}' sets no epsilon: sums over at least {site.minimum} patients leave "
             "as they are"
         )
+    if not told["begun"]:
+        return f"'{site.name}' has no account yet; where there never was one: --new"
     lines = [
         f"epsilon {told['spent']:.3f} of {told['epsilon']:g} spent at delta {told['delta']:g}, "
         f"{told['left']:.3f} left"
     ]
-    return "\n".join([*lines, *(f"  run {run}: {n} releases" for run, n in told["runs"].items())])
+    lines += [f"  run {run}: {n} releases" for run, n in told["runs"].items()]
+    return "\n".join([*lines, f"head {told['head']}"])
 
 
 def _audit(args: argparse.Namespace) -> str:

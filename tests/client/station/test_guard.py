@@ -29,6 +29,7 @@ from common.federated.learner import (
     names,
 )
 from common.privacy.mechanism import Privacy
+from tests import hospital
 from tests.pictures import imaging, sites
 
 (COHORT,) = sites(40, 1, imaging(crops=1), seed=3)
@@ -45,7 +46,7 @@ def asked(learner: Federated, phase: str, fold: Fold, noise: float) -> Plan:
 
 @pytest.fixture
 def budget(tmp_path: Path) -> Iterator[Budget]:
-    with closing(Budget(tmp_path, Policy(3.0, 1e-5))) as there:
+    with closing(hospital.account(tmp_path, Policy(3.0, 1e-5))) as there:
         yield there
 
 
