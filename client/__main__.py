@@ -18,7 +18,7 @@ examples:
   fedmets client serve --site site.toml --socket /run/fedmets/station.sock
   fedmets client embed --site site.toml --study liver_recurrence --model runs/<run>/model --out embeddings
   fedmets client explain --site site.toml --study liver_recurrence --model runs/<run>/model --out pictures.html
-  fedmets client explain --site site.toml --study liver_recurrence --model runs/<run>/model --report report.html --out mine.html
+  fedmets client explain --site site.toml --study liver_recurrence --model runs/<run>/model --report report.json --out mine.html
   fedmets client predict --model runs/<run>/model --data new_patients --out predictions
   fedmets client finetune --site site.toml --model runs/<run>/model --out own_model
   fedmets client budget --site site.toml --new
@@ -136,7 +136,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="most patients shown (default 24)",
     )
-    copy = "the run's report.html: the page is then the site's own copy of it, with the pictures"
+    copy = "the run's report.json: its figures stand above the pictures, as the site sets them"
     option("explain", "--report", default="", metavar="FILE", help=copy)
     option("finetune", "--epochs", type=int, metavar="N", help="of each network (default 3)")
     option(
@@ -224,9 +224,9 @@ def _run(args: argparse.Namespace) -> dict[str, object]:
     from pathlib import Path
 
     from client.local_model.embed import embed
-    from client.local_model.explain import explain, panels, write
+    from client.local_model.explain import explain
     from client.local_model.model_folder import open_networks
-    from client.local_model.report_with_pictures import own_copy
+    from client.local_model.run_figures import read
     from client.station.station import cohort_of, open_site
     from common.errors import UsageError
     from common.runtime.console import progress
@@ -246,12 +246,9 @@ def _run(args: argparse.Namespace) -> dict[str, object]:
         if args.command == "embed":
             patients, slices = embed(cohort, networks, Path(args.out), tell)
             return {"patients": patients, "slices": slices, "out": args.out}
-        if args.report:
-            found = panels(cohort, networks, args.patients, tell)
-            write(Path(args.out), own_copy(Path(args.report), cohort, networks, found).encode())
-            return {"patients": len(found), "out": args.out}
+        run = read(Path(args.report), cohort.site, networks.sha256) if args.report else None
         return {
-            "patients": explain(cohort, networks, Path(args.out), args.patients, tell),
+            "patients": explain(cohort, networks, Path(args.out), args.patients, tell, run),
             "out": args.out,
         }
 
