@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from client.site.privacy_policy import Policy
-from client.station.privacy_budget import Budget, Charge
+from client.station.privacy_budget import Budget, Charge, begin
 from client.station.secure_aggregation import Secure
 from common.data.cohort import Fold
 from common.federated.learner import Contribution, Plan, local_plan
@@ -69,6 +69,7 @@ def masking(values: int, count: int, repeats: int) -> tuple[float, float, float,
 def accounting(plans: int, repeats: int) -> float:
     """Wall seconds a step: each plan looked at, reserved, and all of them written."""
     with tempfile.TemporaryDirectory() as name:
+        begin(Path(name))
         budget = Budget(Path(name), Policy(100.0, 1e-5))
         taken = []
         for step in range(repeats):

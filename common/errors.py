@@ -164,7 +164,8 @@ CODES: dict[str, Code] = {
     ),
     "P10": Code(
         "the site's budget or cohort is not the one that was last answered from",
-        "the site's IT restores the newest state of its station; nothing else helps",
+        "the site's IT restores the newest state of its station, or its tables; where the "
+        "coordinator has lost its budgets.json, it restores that",
     ),
     "R01": Code(
         "a round ended without its quorum",
@@ -220,6 +221,12 @@ CODES: dict[str, Code] = {
         "the site sets its clock",
     ),
     "S05": Code(
+        "a part of a station's state is missing or older than another, or its budget was never "
+        "begun",
+        "the site's IT restores the newest copy of the station's whole state; a site that is new "
+        "says so: fedmets client budget --new",
+    ),
+    "S06": Code(
         "a site's privacy account holds what has no bound, or comes to less than it did",
         "no epsilon can be promised for these patients any more: the site sets epsilon = inf, or "
         "begins anew with other patients; its log names the line",

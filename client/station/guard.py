@@ -45,6 +45,8 @@ def timely(message: Greeting | Ask | Request | Plan) -> None:
 def admit(plan: Plan, site: Site, cohort: Cohort, budget: Budget | None = None) -> Federated:
     """The learner that the plan asks for, configured; RefusedError when the site does not do
     that."""
+    if budget is not None:
+        _remembered(plan, budget)
     if plan.site != site.name:
         raise RefusedError("P04", f"the plan is for site '{plan.site}', this is '{site.name}'")
     if plan.schema != cohort.schema.hash:
@@ -81,6 +83,26 @@ def admit(plan: Plan, site: Site, cohort: Cohort, budget: Budget | None = None) 
     return learner
 
 
+def _remembered(plan: Plan, budget: Budget) -> None:
+    """RefusedError P10 where coordinator and site do not remember the same account: before
+    anything else is looked at, for the head goes out with every other refusal."""
+    if budget.knows(plan.budget):
+        return
+    if not plan.budget:
+        raise RefusedError(
+            "P10",
+            "the plan names no budget head, and this site's account has told one: the coordinator "
+            "has lost its budgets.json. It restores that file, or writes the head that `fedmets "
+            "client budget` shows here into it, once both have looked why it was lost",
+        )
+    raise RefusedError(
+        "P10",
+        f"the coordinator was told the budget head {plan.budget[:12]}, which this site's "
+        "account does not have: it was restored from "
+        "an old backup, or lost. Restore the newest one",
+    )
+
+
 def _affordable(plan: Plan, learner: Federated, cohort: Cohort, budget: Budget) -> None:
     """RefusedError where the site cannot tell what the plan would cost, or cannot pay for it:
     before any work."""
@@ -90,13 +112,6 @@ def _affordable(plan: Plan, learner: Federated, cohort: Cohort, budget: Budget) 
             "P07",
             f"privacy.delta = {budget.policy.delta:g} must be below 1 / {len(cohort)} cases: "
             "lower it in the site file",
-        )
-    if not budget.knows(plan.budget):
-        raise RefusedError(
-            "P10",
-            f"the coordinator was told the budget head {plan.budget[:12]}, which this site's "
-            "account does not have: it was restored from "
-            "an old backup, or lost. Restore the newest one",
         )
     budget.affordable(_charge(plan, learner, bound))
 

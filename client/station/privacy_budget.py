@@ -2,9 +2,10 @@
 study, task, fold and run drawn from them.
 
 A line of the chain is written and synced before what it pays for leaves; a crash in between charges
-for nothing, never the other way round. A patient stands in one part of a run's split: what left out
-that part cost the patient nothing, so the account is kept by part, and the dearest part counts (of
-splits by other seeds each its own).
+for nothing, never the other way round. The first line says that the account is new: a file that is
+missing was lost, until its owner says otherwise (`begin`). A patient stands in one part of a run's
+split: what left out that part cost the patient nothing, so the account is kept by part, and the
+dearest part counts (of splits by other seeds each its own).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+import secrets
 import threading
 import time
 from collections.abc import Sequence
@@ -34,7 +36,7 @@ from common.privacy.mechanism import (
     subsampled,
 )
 from common.privacy.random import rounded_normal
-from common.runtime.hash_chain import GENESIS, Chain
+from common.runtime.hash_chain import Chain
 
 NAME = "budget.jsonl"
 SLACK = 300.0
@@ -148,8 +150,8 @@ class _Account(Chain):
 
 
 class Budget:
-    """Of one station; two on one file are refused (C05), and so is a clock that is behind what is
-    written (S04), an account that has no bound (S05).
+    """Of one station; two on one file are refused (C05), and so are a clock that is behind what is
+    written (S04), an account that nobody has begun (S05) and one that has no bound (S06).
 
     The lines hold what was done; what it comes to, and how much is left, is by the policy's epsilon
     and delta of today.
@@ -163,11 +165,18 @@ class Budget:
         self._lock = threading.Lock()
         with ExitStack() as opened:
             opened.callback(os.close, _exclusive_lock(folder / "budget.lock"))
+            _demand_begun(self._path)
             self._chain = opened.enter_context(closing(_Account(self._path)))
             self._spending = Spending(self._chain.lines, self._path)
             if self._spending.faults:
-                raise RunError("S05", *self._spending.faults, NO_BOUND)
-            self._heads = {GENESIS, "", *(str(line["hash"]) for line in self._chain.lines)}
+                raise RunError("S06", *self._spending.faults, NO_BOUND)
+            self._heads = {str(line["hash"]) for line in self._chain.lines}
+            self._told = any(line["kind"] == "charge" for line in self._chain.lines)
+            self.cohorts = next(
+                (str(x["cohorts"]) for x in reversed(self._chain.lines) if x["kind"] == "cohorts"),
+                "",
+            )
+            """Head of the record of cohorts when one was last added (`client.station.cohort_pin`)."""
             self._last = max((float(line["time"]) for line in self._chain.lines), default=0.0)
             self._counts = {
                 line["cohort"]: line["told"]
@@ -189,8 +198,9 @@ class Budget:
 
     def knows(self, head: str) -> bool:
         """Was this ever the head? One that is not comes from a later state of the account: this one
-        is an old copy."""
-        return head in self._heads
+        is an old copy. None ('') is what a coordinator has before the first answer, and only
+        then."""
+        return head in self._heads if head else not self._told
 
     def affordable(self, charge: Charge) -> None:
         """RefusedError P09 where the release would cost more than is left."""
@@ -206,13 +216,21 @@ class Budget:
             self._spending.add(charge)
 
     def settle(self) -> str:
-        """Write what was reserved, synced to disk. Returns the head. RunError S03 where the disk is
-        full: then nothing may leave."""
+        """Write what was reserved, synced to disk. Returns the head that may be told, '' before the
+        first charge. RunError S03 where the disk is full: then nothing may leave."""
         with self._lock:
             if self._pending:
                 self._write("charge", self._pending)
-                self._pending = []
-            return self.head
+                self._pending, self._told = [], True
+            return self.head if self._told else ""
+
+    def pin(self, cohorts: str) -> None:
+        """Remember the head of the record of cohorts, so that an older copy of that is found out,
+        too."""
+        with self._lock:
+            if cohorts != self.cohorts:
+                self._write("cohorts", (), cohorts=cohorts)
+                self.cohorts = cohorts
 
     def _write(self, kind: str, charges: Sequence[Charge], **more: Any) -> None:
         self._check_clock()
@@ -271,6 +289,37 @@ def _finite(value: object) -> bool:
     return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
+def begin(folder: Path) -> str:
+    """Begin a site's account, which is its owner's word that none was there before. Returns its
+    head.
+
+    RunError S01 where there is one, S02 where there was one whose lines are gone.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with ExitStack() as opened:
+        opened.callback(os.close, _exclusive_lock(folder / "budget.lock"))
+        chain = opened.enter_context(closing(_Account(folder / NAME)))
+        if chain.lines:
+            raise RunError(
+                "S01",
+                f"'{folder / NAME}' is an account already, of {len(chain.lines)} lines; a site has "
+                "one, for all studies and runs, and goes on with it",
+            )
+        # another account than any before it, whenever it is begun
+        chain.append("new", time=time.time(), nonce=secrets.token_hex(16), charges=[])
+        return chain.head
+
+
+def _demand_begun(path: Path) -> None:
+    if not _Account.contents(path).lines:
+        raise RunError(
+            "S05",
+            f"there is no account at '{path}', and this site has an epsilon. If it has ever answered "
+            "under one, restore the newest copy of the account; if it never has, say so, once: "
+            "fedmets client budget --site FILE --new",
+        )
+
+
 def _charge(row: Any, where: str) -> Charge:
     """ValueError for a value outside of its limits, RunError S02 for another form."""
     try:
@@ -310,6 +359,8 @@ def read(folder: Path, policy: Policy) -> dict[str, Any]:
         runs[row["run"]] = runs.get(row["run"], 0) + 1
     left = policy.epsilon - spent
     return {
+        "begun": bool(lines),
+        "head": str(lines[-1]["hash"]) if lines else "",
         "epsilon": policy.epsilon,
         "delta": policy.delta,
         "spent": spent,

@@ -167,7 +167,14 @@ class Station:
         signed = answer.pack(self._signer(), packet)
         if self._memory.audit is not None:
             with self._lock:
-                self._memory.audit.left(packet, answer.plans, answer.updates, signed)
+                seen = self._memory.snapshots
+                self._memory.audit.left(
+                    packet,
+                    answer.plans,
+                    answer.updates,
+                    signed,
+                    cohorts=seen.head if seen else "",
+                )
         return signed
 
     def _greeted(self, greeting: Greeting, _: float | None) -> Answer:
@@ -281,6 +288,8 @@ class Station:
         cohort = cohort_of(self.site, ref, task)
         if self._memory.snapshots is not None and cohort.hash not in self._answering:
             self._memory.snapshots.admit(ref, task, cohort, self.site.minimum)
+            if self._memory.budget is not None:
+                self._memory.budget.pin(self._memory.snapshots.head)
             self._answering.add(cohort.hash)
         return cohort
 

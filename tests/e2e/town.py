@@ -227,6 +227,9 @@ class Town:
                 self.furnish(name, home)
                 with open(self.home(name) / "site.toml", "a") as file:
                     file.write(policy)
+                if "epsilon" in policy:
+                    account = ("budget", "--site", str(self.home(name) / "site.toml"), "--new")
+                    self.call(PYTHON, "-m", "client", *account)
         if secure:
             self.introduce(names)
         self.open()

@@ -35,6 +35,7 @@ from common.learners.boosting import Boosting
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.privacy.mechanism import Privacy
 from common.types import State
+from tests import hospital
 from tests.pictures import imaging, sites
 
 (COHORT,) = sites(40, 1, imaging(crops=1), seed=3)
@@ -51,7 +52,7 @@ def asked(learner: Federated, phase: str, fold: Fold, noise: float) -> Plan:
 
 @pytest.fixture
 def budget(tmp_path: Path) -> Iterator[Budget]:
-    with closing(Budget(tmp_path, Policy(3.0, 1e-5))) as there:
+    with closing(hospital.account(tmp_path, Policy(3.0, 1e-5))) as there:
         yield there
 
 

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client.site.privacy_policy import Policy
-from client.station.privacy_budget import NAME, Budget, Charge, Spending, read
+from client.station.privacy_budget import NAME, Budget, Charge, Spending, begin, read
 from common.errors import FedmetsError, RefusedError, RunError, UsageError
 from common.privacy.mechanism import (
     ACCOUNTANT,
@@ -30,14 +30,15 @@ from common.privacy.mechanism import (
     gaussian,
     subsampled,
 )
-from common.runtime.hash_chain import Chain
+from common.runtime.hash_chain import GENESIS, Chain
+from tests.hospital import account
 
 POLICY = Policy(3.0, 1e-5)
 
 
 @pytest.fixture
 def budget(tmp_path: Path) -> Iterator[Budget]:
-    there = Budget(tmp_path, POLICY)
+    there = account(tmp_path, POLICY)
     yield there
     there.close()
 
@@ -70,7 +71,7 @@ def test_what_was_spent_is_no_patients_less_than_it_was(
     them: list[Charge], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """A patient stands in one part of each split; the dearest choice of parts is what counts."""
-    there = Budget(tmp_path_factory.mktemp("b"), Policy(100.0, 1e-5))
+    there = account(tmp_path_factory.mktemp("b"), Policy(100.0, 1e-5))
     for c in them:
         there.reserve(c)
     there.settle()
@@ -196,15 +197,89 @@ def test_an_old_copy_does_not_know_the_newest_head(tmp_path: Path, budget: Budge
         Budget(tmp_path, POLICY)
     (tmp_path / NAME).unlink()
     for look in (Budget, read):
-        with pytest.raises(RunError, match="2 lines at its end were cut off"):
+        with pytest.raises(RunError, match="3 lines at its end were cut off"):
             look(tmp_path, POLICY)
     for path, raw in old.items():
         path.write_bytes(raw)
     restored = Budget(tmp_path, POLICY)
     assert restored.knows(first)
-    assert restored.knows("")
+    assert not restored.knows(""), "a coordinator that was told nothing is a new one's"
     assert not restored.knows(second)
     restored.close()
+
+
+def test_an_account_that_nobody_has_begun_is_refused(tmp_path: Path) -> None:
+    """A file that is missing was lost, until its owner says that there was none."""
+    with pytest.raises(RunError, match="--new") as caught:
+        Budget(tmp_path, POLICY)
+    assert caught.value.code == "S05"
+    begun = account(tmp_path, POLICY)
+    with pytest.raises(UsageError, match="another station"):
+        begin(tmp_path)
+    begun.close()
+    with pytest.raises(RunError, match="an account already") as caught:
+        begin(tmp_path)
+    assert caught.value.code == "S01"
+    # deleted, it cannot be begun again unless what stands beside it is deleted, too; and then it is
+    # another account
+    (tmp_path / NAME).unlink()
+    with pytest.raises(RunError, match="1 line at its end was cut off"):
+        begin(tmp_path)
+    (tmp_path / f"{NAME}.end").unlink()
+    assert begin(tmp_path) != begun.head
+
+
+def test_no_head_is_known_before_the_first_charge_and_none_is_not_after_it(budget: Budget) -> None:
+    assert budget.settle() == ""
+    budget.counts("a" * 64, [60, 30])
+    budget.pin("b" * 64)
+    assert budget.settle() == ""
+    assert budget.knows("")
+    assert not budget.knows(GENESIS)
+    budget.reserve(charge())
+    assert budget.knows(""), "nothing is told before it is on disk"
+    assert budget.knows(budget.settle())
+    assert not budget.knows("")
+    assert not budget.knows(GENESIS)
+
+
+STEPS = st.lists(st.sampled_from(["charge", "counts", "pin", "again", "copy"]), max_size=12)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(steps=STEPS, which=st.integers(0, 20))
+def test_any_earlier_copy_is_found_out_by_who_remembers_a_later_head(
+    steps: list[str], which: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever the site did, whichever copy is put back: with what a coordinator was told last the
+    copy is refused, unless nothing was charged since it was made; and without a head it is, unless
+    none had been told when it was made."""
+    folder = tmp_path_factory.mktemp("b")
+    there, last = account(folder, Policy(100.0, 1e-5)), ""
+    copies: list[tuple[dict[Path, bytes], str]] = []
+    for n, step in enumerate(["copy", *steps]):
+        if step == "charge":
+            there.reserve(charge(50.0))
+            last = there.settle()
+        elif step == "counts":
+            there.counts(f"{n:064}", [30, 30])
+        elif step == "pin":
+            there.pin(f"{n:064}")
+        elif step == "again":
+            there.close()
+            there = Budget(folder, Policy(100.0, 1e-5))
+        else:
+            copies.append(({p: p.read_bytes() for p in folder.glob(f"{NAME}*")}, last))
+        assert there.knows(last)
+    there.close()
+    files, then = copies[which % len(copies)]
+    for path, raw in files.items():
+        path.write_bytes(raw)
+    with closing(Budget(folder, Policy(100.0, 1e-5))) as old:
+        assert old.knows(last) == (then == last)
+        assert old.knows("") == (not then)
 
 
 def test_a_full_disk_charges_in_memory_and_lets_nothing_leave(
@@ -255,7 +330,7 @@ def test_a_line_of_another_version_is_refused(tmp_path: Path, budget: Budget) ->
 def test_the_file_says_who_asked_and_what_it_cost(tmp_path: Path, budget: Budget) -> None:
     budget.reserve(charge())
     budget.settle()
-    line = json.loads((tmp_path / NAME).read_text())
+    line = json.loads((tmp_path / NAME).read_text().splitlines()[-1])
     assert line["charges"][0]["run"] == "r"
     assert (line["epsilon"], line["delta"]) == (3.0, 1e-5)
     assert line["spent"] == pytest.approx(budget.spent)
@@ -265,7 +340,7 @@ def test_training_with_dp_sgd_is_charged_by_its_steps_and_the_count_beside_them(
     tmp_path: Path,
 ) -> None:
     rounds = [replace(charge(1.1, run=f"r{n}"), sampled=Sampled(0.1, 20)) for n in range(3)]
-    with closing(Budget(tmp_path, Policy(30.0, 1e-5))) as budget:
+    with closing(account(tmp_path, Policy(30.0, 1e-5))) as budget:
         for one in rounds[:2]:
             budget.reserve(one)
             budget.settle()
@@ -298,9 +373,9 @@ def test_a_charge_outside_of_its_limits_is_none_and_an_account_that_has_it_is_no
     budget.settle()
     budget.close()
     append(tmp_path, {**asdict(charge()), **wrong}, spent=0.3)
-    with pytest.raises(RunError, match="line 2 charges for what has no bound") as caught:
+    with pytest.raises(RunError, match="line 3 charges for what has no bound") as caught:
         Budget(tmp_path, POLICY)
-    assert caught.value.code == "S05"
+    assert caught.value.code == "S06"
     assert "epsilon = inf" in str(caught.value)
     account = read(tmp_path, POLICY)
     assert (account["spent"], account["left"]) == (math.inf, 0.0)
@@ -317,7 +392,7 @@ def test_so_is_training_outside_of_its_limits(
     append(tmp_path, {**asdict(charge()), "sampled": {"rate": rate, "steps": steps}}, spent=0.3)
     with pytest.raises(RunError) as caught:
         Budget(tmp_path, POLICY)
-    assert caught.value.code == "S05"
+    assert caught.value.code == "S06"
 
 
 @pytest.mark.parametrize("spent", [math.nan, math.inf, None, "3"])
@@ -329,7 +404,7 @@ def test_an_account_that_says_no_number_was_spent_is_not_opened(
     append(tmp_path, asdict(charge()), spent=spent)
     with pytest.raises(RunError, match="was spent") as caught:
         Budget(tmp_path, POLICY)
-    assert caught.value.code == "S05"
+    assert caught.value.code == "S06"
     assert read(tmp_path, POLICY)["left"] == 0
 
 
@@ -345,7 +420,7 @@ def test_an_account_that_comes_to_less_than_it_did_is_not_opened(
     append(tmp_path, asdict(charge()), spent=5 * spent, accountant=ACCOUNTANT)
     with pytest.raises(RunError, match="its charges come to") as caught:
         Budget(tmp_path, POLICY)
-    assert caught.value.code == "S05"
+    assert caught.value.code == "S06"
 
 
 def test_a_figure_that_is_no_number_is_refused(

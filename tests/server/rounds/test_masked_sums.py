@@ -19,7 +19,6 @@ from flwr.app import Message
 from client.site.privacy_policy import Policy
 from client.station.answer_store import Answers
 from client.station.durable_state import Memory
-from client.station.privacy_budget import Budget
 from common.data.cohort import Fold
 from common.errors import FederationError, UsageError
 from common.federated.learner import Plan, hyper_of, load
@@ -34,7 +33,7 @@ from common.wire.state_transfer import pack_states
 from server.config.run_config import Run
 from server.rounds.driver import Exchange, Federation, Progress, drive
 from server.rounds.registration import Roster
-from tests import ring
+from tests import hospital, ring
 from tests.courier import MemoryGrid
 from tests.server.rounds.test_driver import RUN, Local, tasks
 from tests.synthetic import schema, sites
@@ -181,7 +180,7 @@ def test_noise_is_added_before_the_mask_and_charged(tmp_path: Path) -> None:
     opened = []
     for n in NAMES:
         rules = policy(n, epsilon=50.0, delta=1e-3)
-        budget = Budget(tmp_path / n, rules)
+        budget = hospital.account(tmp_path / n, rules)
         opened.append(
             station(
                 tmp_path, n, memory=Memory(Answers(tmp_path / n / "answers"), budget), rules=rules
