@@ -134,7 +134,8 @@ class MaskedSums:
             _total(question, summed, zero, online, outcome) for question, summed, zero in sums
         )
         budgets = {s: head for s, head in vectors.budgets.items() if head}
-        return Collected(totals, outcome | dict.fromkeys(online, "contributed"), budgets)
+        outcome |= dict.fromkeys(online, "contributed")
+        return Collected(totals, outcome, budgets, self.group.minimum)
 
     def _unmask(
         self,

@@ -8,6 +8,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from client.site.privacy_policy import Policy
 from client.station.answer_store import Answers
 from client.station.durable_state import Memory
 from client.station.privacy_budget import Budget
+from client.station.station import Station
 from common.data.cohort import Fold
-from common.errors import FederationError, UsageError
+from common.errors import DataError, FederationError, RefusedError, UsageError
 from common.federated.learner import Plan, hyper_of, load
+from common.privacy.mechanism import Privacy
 from common.secure_aggregation import group
 from common.types import unpack
 from common.wire import masked_messages
@@ -391,7 +394,9 @@ class Liar:
             return masked_messages.Masked(
                 unpack_updates(told, ring.signer(site).public, asked)[0].code
             )
-        return masked_messages.unpack_masked(told, ring.signer(site).public, asked, NAMES)
+        return masked_messages.unpack_masked(
+            told, ring.signer(site).public, asked, plans[0].participants
+        )
 
     def place(self) -> str:
         return masked_messages.place(self.plans("S0"), group.group(self.fewest))
@@ -481,6 +486,86 @@ def test_a_site_signs_one_online_set_and_reveals_for_no_other(tmp_path: Path) ->
     # of each online site the seed of its own and the one that it has with S4; never one between two
     # that are online
     assert {s: set(v) for s, v in honest.shares.items()} == {s: {s, "S4"} for s in online}
+
+
+def test_zeros_once_are_zeros_for_good_and_cost_nothing_again(tmp_path: Path) -> None:
+    """Under noise a sum of about as many patients as the minimum falls below it at one draw and not
+    at the next."""
+    rules = policy("S0", epsilon=90.0, delta=1e-3)
+    patients = next(len(c) for c in sites(150, 5, seed=2) if c.site == "S0")
+    with closing(Budget(tmp_path / "S0", rules)) as budget:
+        memory = Memory(Answers(tmp_path / "a"), budget, masks=tmp_path / "S0" / "secure")
+        noised = station(tmp_path, "S0", minimum=patients, memory=memory, rules=rules)
+        others = [station(tmp_path, n) for n in NAMES[1:]]
+        liar = Liar([noised, *others])
+        liar.begin()
+        drawn = set()
+        for step in range(12):
+            asked = {"step": step, "privacy": Privacy(40.0)}
+            first, spent = liar.work("S0", **asked), budget.spent
+            assert not first.code
+            again = [liar.work("S0", **asked) for _ in range(3)]
+            assert all(np.array_equal(a.vector, first.vector) for a in again)
+            assert budget.spent == spent
+            drawn.add(bool(_run_on_disk(tmp_path / "S0" / "secure")["steps"][-1][1]["absent"]))
+        assert drawn == {True, False}, "both came"
+
+
+def _run_on_disk(folder: Path) -> dict[str, Any]:
+    (path,) = (p for p in folder.glob("*.json") if p.name != "sets.json")
+    run: dict[str, Any] = json.loads(path.read_text())
+    return run
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RefusedError("P02", "not finite"),
+        DataError("D05", "a patient's picture"),
+        ZeroDivisionError("in one patient's row"),
+        None,
+    ],
+)
+def test_what_fails_over_rows_is_one_code_and_no_other_answer_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    liar = Liar([station(tmp_path, n) for n in NAMES])
+    liar.begin()
+
+    def failing(self: Local, plan: Plan, states: Any) -> Any:
+        if error is not None:
+            raise error
+        made = Station._work(self, plan, states)  # too large for the fixed point
+        return replace(made, sums={k: v + 1e30 for k, v in made.sums.items()})
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Local, "_work", failing)
+        liar.stations["S0"] = station(tmp_path, "S0")
+        assert liar.work("S0").code == "M04"
+    liar.stations["S0"] = station(tmp_path, "S0")
+    assert liar.work("S0").code == "M04", "what is mended is not answered there any more"
+    assert not liar.work("S0", step=1).code
+    assert not liar.work("S1").code
+
+
+def test_what_says_nothing_of_rows_is_told_as_it_is_and_may_be_mended(tmp_path: Path) -> None:
+    strict = policy("S0", learners=("boosting",))
+    liar = Liar([station(tmp_path, n, rules=strict if n == "S0" else None) for n in NAMES])
+    liar.begin()
+    assert liar.work("S0").code == "P07"
+    liar.stations["S0"] = station(tmp_path, "S0")
+    assert not liar.work("S0").code
+
+
+def test_participants_are_exact_under_masks(tmp_path: Path) -> None:
+    named = policy("S0", participants=tuple(NAMES))
+    liar = Liar([station(tmp_path, n, rules=named if n == "S0" else None) for n in NAMES])
+    liar.begin(NAMES[:4])
+    four = tuple(NAMES[:4])
+    assert liar.work("S0", participants=four).code == "P07", "a subset of those it names"
+    assert liar.work("S1", participants=tuple(NAMES)).code == "M01", "not those with keys"
+    assert liar.work("S1", participants=four[:3]).code == "M01"
+    assert not liar.work("S1", participants=four).code
 
 
 def test_an_expired_or_foreign_message_is_refused(liar: Liar) -> None:
