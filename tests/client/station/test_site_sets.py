@@ -48,6 +48,7 @@ PATIENTS = {
 }
 MEMORY = "/dev/shm"
 """Files that outlive a station are wanted here, not a disk that is slow to write them."""
+LOOSE = {"dropouts": "continue", "fewest_sites": 3}
 FAMILIES = (("first", "follow-up"), ("elsewhere",))
 """Studies that share patients."""
 COHORTS: dict[str, Cohort] = {
@@ -204,10 +205,9 @@ class Coordinator(RuleBasedStateMachine):
     def begin(
         self, continuing: tuple[str, ...], first: tuple[str, ...], second: tuple[str, ...]
     ) -> None:
-        loose = {"dropouts": "continue", "fewest_sites": 3}
         self.continuing = set(continuing)
         self.world = World(
-            self.folder, {s: policy(s, **(loose if s in continuing else {})) for s in SITES}
+            self.folder, {s: policy(s, **(LOOSE if s in continuing else {})) for s in SITES}
         )
         self.world.exchange("one", first)
         self.world.exchange("two", second)
@@ -238,6 +238,12 @@ class Coordinator(RuleBasedStateMachine):
     def step_without_a_site(self, run: str, back: int, study: str, lost: str) -> None:
         plan = self.plan(run, back, study, 0)
         self.world.ask_for(plan, set(plan.participants) - {lost})
+
+    @rule(run=runs, study=studies, lost=losses)
+    def lost_and_back(self, run: str, study: str, lost: str) -> None:
+        for online in (set(SITES) - {lost}, set(SITES)):
+            plan = self.plan(run, 0, study, 0)
+            self.world.ask_for(plan, online & set(plan.participants))
 
     @rule(run=runs, study=studies, named=subsets)
     def other_participants(self, run: str, study: str, named: tuple[str, ...]) -> None:
@@ -348,8 +354,7 @@ def test_a_site_that_allows_any_set_says_so_and_is_held_to_the_latest(world: Wor
 
 
 def test_a_site_that_has_tightened_its_policy_signs_no_smaller_set(tmp_path: Path) -> None:
-    loose = {"dropouts": "continue", "fewest_sites": 3}
-    world = World(tmp_path, {s: policy(s, **loose) for s in SITES})
+    world = World(tmp_path, {s: policy(s, **LOOSE) for s in SITES})
     world.exchange("one", SITES)
     world.policies = {s: policy(s) for s in SITES}
     for site in SITES:
@@ -410,3 +415,30 @@ def test_a_book_of_sets_that_is_damaged_is_no_empty_one(world: World) -> None:
         with pytest.raises(FedmetsError) as caught:
             SiteSets(world.folder / "A", one=True).admit(COHORTS["first"], SITES)
         assert caught.value.code == "S02"
+
+
+@pytest.mark.parametrize("stopping", SITES)
+def test_one_site_that_stops_is_enough_to_hold_all_to_the_whole_set(
+    tmp_path: Path, stopping: str
+) -> None:
+    """Also where it is the one that is said to have dropped out, and the others could do without
+    it."""
+    world = World(tmp_path, {s: policy(s, **({} if s == stopping else LOOSE)) for s in SITES})
+    world.exchange("one", SITES)
+    for step, lost in enumerate(SITES):
+        world.ask_for(world.plan("one", step, "first", SITES, 0), set(SITES) - {lost})
+    assert not world.sums
+    world.ask_for(world.plan("one", 9, "first", SITES, 0), SITES)
+    assert [s[3] for s in world.sums] == [SITES]
+
+
+def test_whoever_has_dropped_out_of_a_run_is_in_none_of_its_later_sums(tmp_path: Path) -> None:
+    world = World(tmp_path, {s: policy(s, **LOOSE) for s in SITES})
+    world.exchange("one", SITES)
+    for step, online in enumerate((SITES, SITES[:4], SITES, SITES[1:], SITES[:4])):
+        for site in SITES:
+            world.restart(site)
+        world.ask_for(world.plan("one", step, "first", SITES, 0), online)
+    assert [s[3] for s in world.sums] == [SITES, SITES[:4], SITES[:4]]
+    world.ask_for(world.plan("one", 4, "first", SITES, 0), SITES[:3])
+    assert len(world.sums) == 3, "step 4 was unmasked for four"
