@@ -104,8 +104,8 @@ CODES: dict[str, Code] = {
     ),
     "M01": Code(
         "too few sites for a secure sum, or the same site twice",
-        "bring back sites that dropped out and resume; three sites at least must take part, more "
-        "where a site says so",
+        "bring back sites that dropped out and resume; all sites of the run must take part, or as "
+        "many as each site's policy says, never under three",
     ),
     "M02": Code(
         "a mask, share or key of a secure sum is not what it should be",
@@ -115,6 +115,16 @@ CODES: dict[str, Code] = {
     "M03": Code(
         "a value is too large for the fixed point of a secure sum",
         "scale the feature, or clip it in the study: the site's log names the value",
+    ),
+    "M04": Code(
+        "a site cannot compute its part of a masked step, and will give no other answer there",
+        "ask the site: its log says why; once that is mended, or left out, start a new run",
+    ),
+    "M05": Code(
+        "the site's patients are already in masked sums over other sites: the two sums would tell "
+        "that of the sites between them",
+        "name the same sites again; or the site's IT allows another set, knowing what that shows: "
+        'its log names both, and `sets = "any"` in [privacy] lets it pass',
     ),
     "P01": Code(
         "a sum covers fewer patients than the site's minimum",

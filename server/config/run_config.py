@@ -100,7 +100,8 @@ class Run(Settings):
     expect: Whole = 1
     """Sites to wait for before the first round."""
     quorum: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the sites able to do a step that must contribute to it."""
+    """Share of the sites able to do a step that must contribute to it. Where sums are masked all
+    must, unless every site lets a run go on with fewer."""
     quorum_cases: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of those sites' labelled cases that the contributing ones must hold: five small
     hospitals do not stand for the large one."""
