@@ -185,15 +185,19 @@ class Courier:
             self._wake.set()
 
     def _reply(self, delivery: Delivery, patient: Patient) -> Message:
+        """Only a message that has come whole is told to be received: its sender may still be at
+        work on the objects of any other, and would find them gone."""
         message = delivery.message
-        if message.metadata.message_type in KINDS:
-            try:
-                message = self._fleet.content(delivery, patient)
-            except WireError as error:
-                self._tell(str(error))
-                return refused(message, error.code)
-        elif message.metadata.message_type != NUDGE:
-            self._tell("[W02] a message of a type that no courier carries was refused")
+        kind = message.metadata.message_type
+        if kind not in KINDS:
+            if kind != NUDGE:
+                self._tell("[W02] a message of a type that no courier carries was refused")
+            return answered(message, self._station)
+        try:
+            message = self._fleet.content(delivery, patient)
+        except WireError as error:
+            self._tell(str(error))
+            return refused(message, error.code)
         patient(lambda: self._fleet.received(delivery))
         return answered(message, self._station)
 

@@ -223,7 +223,7 @@ class Fleet:
         return bytes(answer.object_content)
 
     def received(self, delivery: Delivery) -> None:
-        """The SuperLink may forget the message's objects."""
+        """The message has come whole: the SuperLink may forget its objects."""
         request = ConfirmMessageReceivedRequest(
             node=self._node, run_id=delivery.run, message_object_id=delivery.name
         )

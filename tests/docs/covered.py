@@ -152,7 +152,7 @@ HELD: dict[str, Here | There] = {
     "state": There(RUNBOOK, block=True),
     "unshare --net --map-root-user fedmets client serve --site KIT/site.toml --socket "
     "/run/fedmets/station.sock": There(RUNBOOK, block=True),
-    "fedmets deploy courier KIT --socket /run/fedmets/station.sock --state /var/lib/fedmets": There(
+    "fedmets deploy courier KIT --socket /run/fedmets/station.sock": There(
         RUNBOOK, block=True
     ),
     # docs/monitoring.md
