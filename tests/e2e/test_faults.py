@@ -204,7 +204,7 @@ def test_a_full_disk_at_the_coordinator(place: Place) -> None:
 
 CLOCK = """
 import sys, time, types
-from client import guard, station
+from client.station import guard, station
 # not the module's own: gRPC waits by the machine's clock
 ahead = types.SimpleNamespace(**{**vars(time), "time": lambda: time.time() + 86400.0})
 guard.time = station.time = ahead
@@ -337,7 +337,7 @@ LIAR = """
 import sys
 from dataclasses import replace
 import numpy as np
-from client import service, station
+from client.station import socket_server as service, station
 how = sys.argv.pop(1)
 
 def spoilt(contribution):
