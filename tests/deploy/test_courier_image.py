@@ -20,13 +20,14 @@ TEXT = (ROOT / "deploy" / "containers" / "Containerfile").read_text().replace("\
 ALONE = """
 import importlib.metadata as metadata, sys
 allowed = set({allowed!r})
-dists = metadata.packages_distributions()
+lacking = {{
+    name for name, owners in metadata.packages_distributions().items()
+    if not any(o.lower().replace("_", "-").replace(".", "-") in allowed for o in owners)
+}}
 
 class Wall:
     def find_spec(self, name, path=None, target=None):
-        owners = dists.get(name.partition(".")[0], ())
-        if owners and not any(metadata.Distribution.from_name(o).metadata["Name"].lower()
-                              .replace("_", "-").replace(".", "-") in allowed for o in owners):
+        if name.partition(".")[0] in lacking:
             raise ModuleNotFoundError(f"{{name}} is not in the image", name=name)
 
 sys.meta_path.insert(0, Wall())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.courier import courier
+from client.courier import fleet as fleet_module
 from client.courier.carrier import answered
 from client.courier.courier import AT_ONCE, Courier
 from client.courier.fleet import Away, Delivery, Patient, RunOver, Shut
@@ -41,7 +43,7 @@ class Station:
             self._now += 1
             self.most = max(self.most, self._now)
         if self.work is not None:
-            assert self.work.wait(20)
+            assert self.work.wait(60)
         with self._lock:
             self._now -= 1
         return Packet("updates", asked.text, "", asked.blob)
@@ -104,7 +106,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def until(what: Any) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not what():
         assert time.monotonic() < end
         time.sleep(0.002)
@@ -258,6 +260,16 @@ def test_a_run_that_is_over_costs_nothing() -> None:
     there.stop()
     thread.join(10)
     assert fleet.replies == []
+
+
+def test_a_courier_speaks_the_protocol_of_one_flower_and_starts_with_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert fleet_module.package_version.startswith(f"{fleet_module.FLOWER}.")
+    monkeypatch.setattr(fleet_module, "package_version", "1.42.0")
+    with pytest.raises(FederationError, match="Flower 1.42.0 is installed") as error:
+        fleet_module.Fleet("127.0.0.1:1", tmp_path / "ca.pem", tmp_path / "courier.key")
+    assert error.value.code == "R11"
 
 
 # ---- what a message is answered with -------------------------------------------------------------
