@@ -267,7 +267,7 @@ def test_a_courier_speaks_the_protocol_of_one_flower_and_starts_with_no_other(
 ) -> None:
     assert fleet_module.package_version.startswith(f"{fleet_module.FLOWER}.")
     monkeypatch.setattr(fleet_module, "package_version", "1.42.0")
-    with pytest.raises(FederationError, match="Flower 1.42.0 is installed") as error:
+    with pytest.raises(FederationError, match=r"Flower 1\.42\.0 is installed") as error:
         fleet_module.Fleet("127.0.0.1:1", tmp_path / "ca.pem", tmp_path / "courier.key")
     assert error.value.code == "R11"
 
