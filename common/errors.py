@@ -214,6 +214,15 @@ CODES: dict[str, Code] = {
         "a site is still at work on a plan",
         "wait: the site is at work; a longer deadline asks it less often",
     ),
+    "R10": Code(
+        "the coordinator does not let a courier in: it does not know its key, or holds it for online",
+        "fedmets deploy site list at the coordinator says who is enrolled; the site enrols again, "
+        "sets its clock, or stops the other courier of its kit",
+    ),
+    "R11": Code(
+        "a courier and its coordinator do not speak the same version of Flower's protocol",
+        "install the same version of fedmets on both sides",
+    ),
     "S01": Code(
         "a run folder already exists, or belongs to another configuration",
         "choose another folder, or resume the run that is there",

@@ -155,9 +155,7 @@ HELD: dict[str, Here | There] = {
     "state": There(RUNBOOK, block=True),
     "unshare --net --map-root-user fedmets client serve --site KIT/site.toml --socket "
     "/run/fedmets/station.sock": There(RUNBOOK, block=True),
-    "fedmets deploy courier KIT --socket /run/fedmets/station.sock --state /var/lib/fedmets": There(
-        RUNBOOK, block=True
-    ),
+    "fedmets deploy courier KIT --socket /run/fedmets/station.sock": There(RUNBOOK, block=True),
     # docs/monitoring.md
     "fedmets server monitor --out state/runs": Here("runs", "--port 0", until="http://127.0.0.1:"),
     "podman exec -d CONTAINER fedmets server monitor --state /state --socket /state/room.sock": Here(
