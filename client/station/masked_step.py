@@ -71,10 +71,8 @@ class MaskedSteps:
             return Masked("R09" if "R09" in failures else min(failures))
         absent = {i: u.code for i, u in enumerate(updates) if u.code}
         try:
-            # with noise the count that falls short is noisy, and paid for: it may be told by zeros
-            if not self.head():
-                with self.lock:
-                    self.secure.demand_even(plans, absent)
+            with self.lock:
+                self.secure.demand_even(plans, absent)
         except RefusedError as error:
             self.log.code(error)
             return self._failed(plans, cohort)

@@ -97,6 +97,9 @@ class Secure:
         """RefusedError M04 where this site has too few patients in a fold of a learner for which it
         has enough on the whole. Zeros there would leave the sum to fewer sites, and whoever chooses
         folds would choose these, down to one."""
+        if self._policy.noised or self._policy.noise_seed is not None:
+            # the count that falls short is noisy and paid for, and what leaves has the site's noise
+            return
         few = [plans[i] for i, code in absent.items() if code == "P01"]
         settled = self._run(plans[0].run).few | {_whose(p) for p in few if _whole(p)}
         for plan in few:
