@@ -12,6 +12,12 @@ from server.report.content.wording import finite
 
 Context = dict[str, Any]
 NOT_ESTIMABLE = "not estimable"
+ACCOUNTANTS = {
+    "pld": "Gaussian sums by their exact law (Balle & Wang 2018), DP-SGD by the distribution of the "
+    "privacy loss on a grid that errs upwards, for a patient removed and for one added, whichever "
+    "is more; never above what R\u00e9nyi divergences allow (Mironov 2017).",
+    "rdp": "R\u00e9nyi divergences (Mironov 2017).",
+}
 
 
 def privacy(report: Report) -> Context:
@@ -39,6 +45,7 @@ def privacy(report: Report) -> Context:
         "delta": "not recorded"
         if not points or (delta := finite(points[0].get("delta"))) is None
         else f"{delta:g}",
+        "guarantee": _guarantee(report, noised=bool(asked) and asked != [None]),
         "spent": [
             {
                 "model": wording.model(n),
@@ -100,6 +107,38 @@ def _plain(report: Report, priced: bool, attacked: bool) -> list[str]:
             "would find."
         )
     return out
+
+
+def _guarantee(report: Report, *, noised: bool) -> list[tuple[str, str]]:
+    """What an epsilon is of: term and meaning; nothing where no sum of this report had noise."""
+    c = report.get("configuration")
+    if not noised and not (finite(c.get("noise") if isinstance(c, Mapping) else None) or 0) > 0:
+        return []
+    named = {wording.name(r.get("accountant")) for r in rows(report, "privacy")}
+    counted = [ACCOUNTANTS[name] for name in sorted(named & set(ACCOUNTANTS))]
+    virtual = report.get("setting") == "simulation"
+    return [
+        ("Unit", "A patient, with all rows, images and crops."),
+        ("Adjacency", "Cohorts that differ by one patient, added or removed."),
+        (
+            "Mechanism",
+            "Each patient\u2019s values are cut to a public length, rounded to whole steps of a "
+            "public grid and added as whole numbers; to each sum comes a normal value of public "
+            "spread, rounded to whole steps and drawn exactly. Networks by DP-SGD: the same for "
+            "each patient\u2019s gradient, in steps for which patients are drawn by chance."
+            + (
+                " In this simulation noise comes from the seed, to be repeated: it hides nobody."
+                if virtual
+                else " Noise comes from the operating system of the site."
+            ),
+        ),
+        (
+            "Released",
+            "The noisy sums of every exchange of a fit, and a noisy number of patients beside "
+            "each; no tally. Refusals, times and greetings are by noisy counts or public bounds.",
+        ),
+        ("Accountant", " ".join(counted) or wording.NOT_RECORDED),
+    ]
 
 
 def _cell(point: Mapping[str, Any]) -> Context:
