@@ -23,7 +23,9 @@ ACCOUNTANTS = {
 def privacy(report: Report) -> Context:
     """What protected the patients in plain words; then tables of `--epsilon` (a line a model, a
     column an epsilon) and of `--audit`."""
-    points, attacks, found = (rows(report, key) for key in ("utility", "audit", "canary"))
+    points, attacks, found, fitted = (
+        rows(report, key) for key in ("utility", "audit", "canary", "one_run")
+    )
     asked = list(dict.fromkeys(finite(p.get("epsilon")) for p in points))
     names = list(dict.fromkeys(wording.name(p.get("model")) for p in points))
     cells = {(wording.name(p.get("model")), finite(p.get("epsilon"))): _cell(p) for p in points}
@@ -36,7 +38,7 @@ def privacy(report: Report) -> Context:
     most = {key: max(v) for key, v in spent.items()}
     lower = _by_asked(found, [e for e in asked if e is not None])
     return {
-        "plain": _plain(report, bool(points), bool(attacks or found)),
+        "plain": _plain(report, bool(points), bool(attacks or found or fitted)),
         "columns": ["no noise" if e is None else f"epsilon {e:g}" for e in asked],
         "lines": [
             {"model": wording.model(n), "cells": [cells.get((n, e), _cell({})) for e in asked]}
@@ -58,6 +60,7 @@ def privacy(report: Report) -> Context:
         ],
         "attacks": [_attack(r, cells, most, lower) for r in attacks],
         "canaries": [_canary(r) for r in found],
+        "fits": [_fit(r) for r in fitted],
     }
 
 
@@ -205,4 +208,15 @@ def _canary(row: Mapping[str, Any]) -> Context:
         "epsilon": wording.NOT_RECORDED if accounted is None else f"{accounted:.2f}",
         "releases": wording.name(row.get("releases")),
         "confidence": wording.NOT_RECORDED if sure is None else f"{100 * sure:g} %",
+    }
+
+
+def _fit(row: Mapping[str, Any]) -> Context:
+    """A whole fit that was audited: besides, how many guessed what."""
+    counts = ("canaries", "guesses", "right", "unit")
+    delta = finite(row.get("delta"))
+    return {
+        **_canary(row),
+        **{key: wording.name(row.get(key)) for key in counts},
+        "delta": wording.NOT_RECORDED if delta is None else f"{delta:g}",
     }

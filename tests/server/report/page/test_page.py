@@ -425,11 +425,15 @@ def test_what_an_attack_finds_stands_beside_what_privacy_costs():
     ):
         assert word in text, word
     assert "Logistic regression: at least 0.87 of 2.98 (20000 releases)" in text
+    assert "Canaries in whole fits" in text
+    assert "0.41 2.99 1e-05 one patient, added or removed 1000 250, 169 167 95 %" in text
     alone = text_of(page.render({**report, "utility": [], "privacy": []}))
     assert "What an attack finds" in alone
     assert "What privacy costs" not in alone
     assert "see results" in alone
-    assert "What an attack finds" not in text_of(page.render({**report, "audit": [], "canary": []}))
+    assert "What an attack finds" not in text_of(
+        page.render({**report, "audit": [], "canary": [], "one_run": []})
+    )
 
 
 def test_what_an_epsilon_is_of_is_said_where_there_is_noise():
@@ -458,6 +462,7 @@ def test_without_any_privacy_it_is_said_what_was_not_protected():
         "privacy": [],
         "audit": [],
         "canary": [],
+        "one_run": [],
     }
     settings_ = report["configuration"]
     text = text_of(
