@@ -31,8 +31,11 @@ def simulated(args: argparse.Namespace, out: str, leaf: int, *more: str) -> Path
         "--set", f"boosting.smallest_leaf={leaf}", "--folds", str(args.folds),
         "--evaluations", "within_site", "--bootstraps", "100", "--out", out, "--json", *more,
     ]  # fmt: skip
-    told = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return Path(json.loads(told)["folder"])
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr)
+    (folder,) = Path(out).iterdir()
+    return folder
 
 
 def figures(folder: Path) -> dict[str, Any]:
@@ -68,19 +71,19 @@ def main() -> None:
     p.add_argument("--smallest-leaf", type=int, default=10)
     args = p.parse_args()
     print("run | AUC (95 % interval) | exchanges | MB received | seconds", flush=True)
-    with tempfile.TemporaryDirectory() as out:
-        for name, leaf, more in (
-            ("open, any leaf", 0, ()),
-            (f"open, leaves >= {args.smallest_leaf}", args.smallest_leaf, ()),
-            (f"masked, leaves >= {args.smallest_leaf}", args.smallest_leaf, ("--secure",)),
-        ):
+    for name, leaf, more in (
+        ("open, any leaf", 0, ()),
+        (f"open, leaves >= {args.smallest_leaf}", args.smallest_leaf, ()),
+        (f"masked, leaves >= {args.smallest_leaf}", args.smallest_leaf, ("--secure",)),
+    ):
+        with tempfile.TemporaryDirectory() as out:
             f = figures(simulated(args, out, leaf, *more))
-            print(
-                f"{name} | {f['auc']:.3f} ({f['low']:.3f} to {f['high']:.3f}) | {f['exchanges']} | "
-                f"{f['bytes'] / 1e6:.2f} | {f['seconds']:.1f}",
-                flush=True,
-            )
-            print(f"  {f['leaves'].removeprefix('- ')}", flush=True)
+        print(
+            f"{name} | {f['auc']:.3f} ({f['low']:.3f} to {f['high']:.3f}) | {f['exchanges']} | "
+            f"{f['bytes'] / 1e6:.2f} | {f['seconds']:.1f}",
+            flush=True,
+        )
+        print(f"  {f['leaves'].removeprefix('- ')}", flush=True)
 
 
 if __name__ == "__main__":
