@@ -177,6 +177,13 @@ CODES: dict[str, Code] = {
         "the site's IT restores the newest state of its station, or its tables; where the "
         "coordinator has lost its budgets.json, it restores that",
     ),
+    "P11": Code(
+        "a plan's trees would tell of fewer patients than the site speaks about: grown without "
+        "noise or masks, or with leaves that are too small",
+        "run with secure=true or noise, and with smallest_leaf at the largest of the sites' "
+        "minimums; or the site's IT allows it (open_trees, smallest_leaf in [privacy]), knowing "
+        "what that shows",
+    ),
     "R01": Code(
         "a round ended without its quorum",
         "mend what the sites named say, and resume; or start a new run with a lower quorum",

@@ -16,7 +16,7 @@ of status, show and watch: 0 finished or at work, 3 waiting for sites or without
 damaged, 7 stopped
 
 examples:
-  fedmets server run --study colorectal_metastasis --expect 3
+  fedmets server run --study colorectal_metastasis --expect 3 --set secure=true
   fedmets server noise --study colorectal_metastasis --learners private_logistic --epsilon 3
   fedmets server runs
   fedmets server status 20260101-120000-colorectal_metastasis
@@ -316,7 +316,7 @@ def _do(args: argparse.Namespace) -> dict[str, object]:
             **_more(args.set),
         }
     )
-    run.heads(run.load_study())
+    run.demand_protection(run.load_study())
     return _shown(args, out, lambda tell: launch.new(_flower(args), run, tell))
 
 

@@ -153,9 +153,7 @@ def test_a_federation_is_set_up_run_and_renewed_by_the_runbook_alone(folder: Pat
         # a folder that is the station's alone; the image's own is everybody's
         at.begins(serve.replace("/run/fedmets/", "/run/fedmets/mine/"), "station")
         at.begins(connect.replace("/run/fedmets/", "/run/fedmets/mine/"), "courier")
-    told = json.loads(
-        there.does(f"{run} --set learners=logistic --set evaluations=within_site --json")
-    )
+    told = json.loads(there.does(f"{run} --set evaluations=within_site --json"))
     assert (told["closed"], sorted(told["sites"])) == (True, sorted(sites))
     assert told["state_hash"] in there.does(
         f"fedmets server status {shlex.quote(told['folder'])} --json"
