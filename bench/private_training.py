@@ -78,7 +78,7 @@ def trained(learner: Federated, state: State, cohorts: list[Cohort], noise: floa
 class Volumes:
     """Made patients of several crops each."""
 
-    noise = 0
+    noise, inputs = 0, 2
 
     def __init__(self, patients: int, crops: int) -> None:
         self._x = torch.randn(patients, crops, 2, 16, 24, 24)

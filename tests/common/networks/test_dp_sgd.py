@@ -40,7 +40,7 @@ CPU = torch.device("cpu")
 class Crops:
     """Rows of a table, of which a patient may have many; what is asked for is remembered."""
 
-    noise = 0
+    noise, inputs = 0, 1
 
     def __init__(self, x: Any, y: Any, patient: Any) -> None:
         self._x, self._y, self.patient = (
