@@ -277,12 +277,12 @@ def on_ray(those: list[Cohort], learner: Perceptron) -> list[Seconds]:
     @client.query("hello")
     def hello(message, context):  # type: ignore[no-untyped-def]
         courier.door = station
-        return courier.hello(message, context)
+        return courier.carry(message, context)
 
     @client.train("work")
     def work(message, context):  # type: ignore[no-untyped-def]
         courier.door = station
-        return courier.work(message, context)
+        return courier.carry(message, context)
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:

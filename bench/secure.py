@@ -22,13 +22,14 @@ from pathlib import Path
 import numpy as np
 
 from client.site.privacy_policy import Policy
-from client.station.privacy_budget import Budget, Charge
+from client.station.privacy_budget import Budget, Charge, begin
 from client.station.secure_aggregation import Secure
-from common.data.cohort import Fold
+from common.data.cohort import Fold, empty
+from common.data.schema import Label, Schema
 from common.federated.learner import Contribution, Plan, local_plan
 from common.wire import signing
 from common.wire.envelope import Packet
-from common.wire.masked_messages import Ask, Masked, pack_masked
+from common.wire.masked_messages import Ask, Masked, Vouch, pack_masked
 from common.wire.messages import Update, pack_updates
 
 
@@ -37,9 +38,10 @@ def group(count: int) -> tuple[Secure, signing.Signer, list[str]]:
     names = [f"site {k:03d}" for k in range(count)]
     signers = {n: signing.new() for n in names}
     peers = {n: s.public for n, s in signers.items()}
-    sites = {n: Secure(n, partial(signers.__getitem__, n), peers, 3, None) for n in names}
+    policy = Policy(peers=peers)
+    sites = {n: Secure(n, partial(signers.__getitem__, n), policy, None) for n in names}
     told = {n: s.answer(Ask("bench", n, "key", 0.0)) for n, s in sites.items()}
-    agreed = {n: (t.public, t.signature) for n, t in told.items()}
+    agreed = {n: Vouch(t.public, t.fewest, t.signature) for n, t in told.items()}
     sites[names[0]].answer(Ask("bench", names[0], "group", 0.0, keys=agreed))
     return sites[names[0]], signers[names[0]], names
 
@@ -51,13 +53,16 @@ def masking(values: int, count: int, repeats: int) -> tuple[float, float, float,
     mine = Contribution(sums, 100)
     zero = Contribution({k: np.zeros_like(v) for k, v in sums.items()}, 0)
     asked = Packet("request", b"{}")
+    schema = Schema("bench", (), Label("y", ("no", "yes")), ("now",))
+    cohort = empty(schema)
     plain: Plan = replace(
         local_plan(Fold(), 0, 5), run="bench", site=names[0], participants=tuple(names), secure=True
     )
     taken, packing, size = [], [], 0
     for step in range(repeats):
         began = time.process_time()
-        masked = Masked("", "", *site.mask([replace(plain, step=step)], [zero], [mine]))
+        vector, sealed = site.mask([replace(plain, step=step)], cohort, [zero], [mine], {})
+        masked = Masked("", "", vector, sealed)
         taken.append(time.process_time() - began)
         began = time.process_time()
         size = pack_masked(masked, signer, asked).size
@@ -69,6 +74,7 @@ def masking(values: int, count: int, repeats: int) -> tuple[float, float, float,
 def accounting(plans: int, repeats: int) -> float:
     """Wall seconds a step: each plan looked at, reserved, and all of them written."""
     with tempfile.TemporaryDirectory() as name:
+        begin(Path(name))
         budget = Budget(Path(name), Policy(100.0, 1e-5))
         taken = []
         for step in range(repeats):

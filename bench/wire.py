@@ -3,14 +3,14 @@ Flower's FedAvg, bytes and time.
 
     python -m bench.wire [--millions 12] [--rounds 6] [--repeats 2] [--transfer int8]        (as root, for a network namespace)
 
-One SuperLink behind its proxy and two SuperNodes carry, in turn: a stock FedAvg app whose sites
-send back what they got, with so many million float32 parameters and with ten; and our apps with a
-perceptron of as many parameters and a small one, at stations that do the same in place of training.
-Bytes are those that cross loopback TCP, every hop of Flower's included; rounds are from the second
-on, since the first carries the whole model in every case. A SuperNode that finds no message sleeps
-for three seconds, which makes rounds of every kind longer or shorter by chance; here it sleeps for
-a twentieth of one, in all four kinds alike. Goals: bytes and time above one's own empty round at
-most a third of stock Flower's.
+One SuperLink behind its proxy carries, in turn: a stock FedAvg app over two of Flower's SuperNodes
+(the proxy lets bundles through for them), whose sites send back what they got, with so many million
+float32 parameters and with ten; and our apps over two couriers with a perceptron of as many
+parameters and a small one, at stations that do the same in place of training. Bytes are those that
+cross loopback TCP, every hop of Flower's included; rounds are from the second on, since the first
+carries the whole model in every case. A SuperNode that finds no message sleeps for three seconds,
+which makes rounds longer or shorter by chance; here it sleeps for a twentieth of one. Goals: bytes
+and time above one's own empty round at most a third of stock Flower's.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ import itertools
 import json
 import os
 import statistics
+import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +92,8 @@ STATION = """
 import sys
 from pathlib import Path
 import numpy as np
-from client import service, station
-from common import averaging
+from client.station import socket_server as service, station
+from common.networks import federated_averaging as averaging
 
 class Untrained(station.Station):
     def _work(self, plan, states):
@@ -115,6 +118,41 @@ Rounds = list[tuple[float, float]]
 
 def differences(seen: list[list[float]]) -> Rounds:
     return [(b[0] - a[0], (b[1] - a[1]) / 1e6) for a, b in itertools.pairwise(seen)]
+
+
+@contextmanager
+def flower_nodes(town: towns.Town, names: list[str]) -> Iterator[None]:
+    """Flower's own nodes in the couriers' place."""
+
+    def end(processes: list[subprocess.Popen[bytes]]) -> None:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
+
+    conf = town.coordinator / "nginx.conf"
+    closed = conf.read_text()
+    conf.write_text(closed.replace("(activate-node|", "(get-run|get-fab|activate-node|"))
+    town.kill("nginx")
+    end([courier for name in names for courier in town.couriers.pop(name)])
+    nodes = []
+    for k, name in enumerate(names):
+        home = town.home(name)
+        words = (
+            "flower-supernode", "--superlink", "127.0.0.1:8443",
+            "--root-certificates", str(home / "ca.pem"),
+            "--auth-supernode-private-key", str(home / "courier.key"),
+            "--host", "127.0.0.1", "--port", str(9200 + k),
+        )  # fmt: skip
+        nodes.append(town.start(f"node-{name}", *words, inside=True))
+    try:
+        yield
+    finally:
+        end(nodes)
+        conf.write_text(closed)
+        town.kill("nginx")
+        for name in names:
+            town.courier(name)
 
 
 def stock(town: towns.Town, values: int, rounds: int) -> Rounds:
@@ -190,7 +228,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as patch, towns.town() as town:
         (Path(patch) / "sitecustomize.py").write_text(AWAKE)
         os.environ["PYTHONPATH"] = patch
-        for name in town.settle()[0]:
+        names = town.settle()[0]
+        for name in names:
             town.kill("client serve", town.home(name).name)
             words = (
                 towns.PYTHON,
@@ -204,7 +243,8 @@ def main() -> None:
         for _ in range(given.repeats):
             for kind, (size, transfer) in kinds.items():
                 if kind.startswith("stock"):
-                    found[kind] += stock(town, size, given.rounds)
+                    with flower_nodes(town, names):
+                        found[kind] += stock(town, size, given.rounds)
                 else:
                     # two layers of as many units: nearly all parameters lie between them
                     found[kind] += ours(

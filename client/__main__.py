@@ -18,9 +18,10 @@ examples:
   fedmets client serve --site site.toml --socket /run/fedmets/station.sock
   fedmets client embed --site site.toml --study liver_recurrence --model runs/<run>/model --out embeddings
   fedmets client explain --site site.toml --study liver_recurrence --model runs/<run>/model --out pictures.html
-  fedmets client explain --site site.toml --study liver_recurrence --model runs/<run>/model --report report.html --out mine.html
+  fedmets client explain --site site.toml --study liver_recurrence --model runs/<run>/model --report report.json --out mine.html
   fedmets client predict --model runs/<run>/model --data new_patients --out predictions
   fedmets client finetune --site site.toml --model runs/<run>/model --out own_model
+  fedmets client budget --site site.toml --new
   fedmets client budget --site site.toml
   fedmets client audit --site site.toml --last 50
   fedmets client cache --site site.toml --unused 90 --remove"""
@@ -156,7 +157,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="most patients shown (default 24)",
     )
-    copy = "the run's report.html: the page is then the site's own copy of it, with the pictures"
+    copy = "the run's report.json: its figures stand above the pictures, as the site sets them"
     option("explain", "--report", default="", metavar="FILE", help=copy)
     option("finetune", "--epochs", type=int, metavar="N", help="of each network (default 3)")
     option(
@@ -185,6 +186,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="where the station will listen",
     )
+    new = "begin the account of a site that has never answered under an epsilon; once"
+    option("budget", "--new", action="store_true", help=new)
     option(
         "audit",
         "--last",
@@ -242,9 +245,9 @@ def _run(args: argparse.Namespace) -> dict[str, object]:
     from pathlib import Path
 
     from client.local_model.embed import embed
-    from client.local_model.explain import explain, panels, write
+    from client.local_model.explain import explain
     from client.local_model.model_folder import open_networks
-    from client.local_model.report_with_pictures import own_copy
+    from client.local_model.run_figures import read
     from client.station.station import cohort_of, open_site
     from common.errors import UsageError
     from common.runtime.console import progress
@@ -266,11 +269,9 @@ def _run(args: argparse.Namespace) -> dict[str, object]:
         if args.command == "embed":
             patients, slices = embed(cohort, networks, Path(args.out), tell)
             return {"patients": patients, "slices": slices, **told}
-        if args.report:
-            found = panels(cohort, networks, args.patients, tell)
-            write(Path(args.out), own_copy(Path(args.report), cohort, networks, found).encode())
-            return {"patients": len(found), **told}
-        return {"patients": explain(cohort, networks, Path(args.out), args.patients, tell), **told}
+        run = read(Path(args.report), cohort.site, networks.sha256) if args.report else None
+        shown = explain(cohort, networks, Path(args.out), args.patients, tell, run)
+        return {"patients": shown, **told}
 
 
 def _trust(args: argparse.Namespace, site: Any) -> Any:
@@ -386,8 +387,15 @@ def _budget(args: argparse.Namespace) -> str:
 
     from client.site.site_file import load
     from client.station import privacy_budget
+    from common.errors import UsageError
 
     site = load(Path(args.site))
+    if args.new and not site.privacy.noised:
+        raise UsageError(
+            "C01", f"--new: '{site.name}' sets no epsilon; there is nothing to keep account of"
+        )
+    if args.new:
+        privacy_budget.begin(site.state)
     told = privacy_budget.read(site.state, site.privacy)
     if args.json:
         # JSON knows no infinity
@@ -397,11 +405,17 @@ def _budget(args: argparse.Namespace) -> str:
             f"'{site.name}' sets no epsilon: sums over at least {site.minimum} patients leave "
             "as they are"
         )
+    if not told["begun"]:
+        return f"'{site.name}' has no account yet; where there never was one: --new"
     lines = [
         f"epsilon {told['spent']:.3f} of {told['epsilon']:g} spent at delta {told['delta']:g}, "
         f"{told['left']:.3f} left"
     ]
-    return "\n".join([*lines, *(f"  run {run}: {n} releases" for run, n in told["runs"].items())])
+    lines += [f"  run {run}: {n} releases" for run, n in told["runs"].items()]
+    lines += [f"head {told['head']}"]
+    if told["faults"]:
+        lines = [*told["faults"], privacy_budget.NO_BOUND, *lines]
+    return "\n".join(lines)
 
 
 def _audit(args: argparse.Namespace) -> str:

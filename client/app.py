@@ -1,84 +1,40 @@
-"""Courier: Flower's ClientApp, which carries packets between the coordinator and the site's
-station, and sees no data.
+"""ClientApp: carries packets between Flower's own nodes and a station, and sees no data.
 
-It imports neither torch nor the learners: Flower starts a fresh process for every message. Nothing
-that goes wrong here may travel as text: Flower would send a traceback, so every answer that is not
-the station's is a code.
+For Flower's simulation engine and for its stock SuperNodes (`flwr run` in a checkout). A hospital's
+courier is `client.courier`, which runs no app; both carry by `client.courier.carrier`. It imports
+neither torch nor the learners: Flower starts a fresh process for every message.
 """
 
 from __future__ import annotations
 
-import sys
-import traceback
 from pathlib import Path
-from typing import Protocol
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from common.errors import FedmetsError, UsageError
-from common.wire.envelope import Kind, Packet
-from common.wire.flower_records import HELLO, NUDGE, OUTLIVES, SECURE, WORK, content, packet
-from common.wire.messages import refusal
+from client.courier.carrier import Station, answered
+from common.errors import UsageError
+from common.wire.flower_records import HELLO, NUDGE, SECURE, WORK
 
 app = ClientApp()
 
 
-class Station(Protocol):
-    """A station, in this process or behind a socket."""
-
-    def answer(self, packet: Packet) -> Packet: ...
-
-
 @app.query(HELLO.partition(".")[2])
-def hello(message: Message, context: Context) -> Message:
-    """Can this site take part, and what can it do?"""
-    return _carried(message, "greeting", context)
-
-
 @app.train(WORK.partition(".")[2])
-def work(message: Message, context: Context) -> Message:
-    """The plans of one exchange."""
-    return _carried(message, "request", context)
-
-
 @app.query(SECURE.partition(".")[2])
-def secure(message: Message, context: Context) -> Message:
-    """Keys, and shares of masks."""
-    return _carried(message, "secure", context)
-
-
 @app.query(NUDGE.partition(".")[2])
-def nudge(message: Message, context: Context) -> Message:
-    """Nothing: that a message came is enough (`server.rounds.transport`)."""
-    return Message(RecordDict(), reply_to=message)
-
-
-def _carried(message: Message, kind: Kind, context: Context) -> Message:
-    request = Packet(kind, b"")
-    try:
-        request = packet(message, kind)
-        answer = door(context, message.metadata.ttl / OUTLIVES).answer(request)
-    except Exception as error:
-        answer = refusal(request, _code_of(error))
-    return Message(content(answer), reply_to=message)
-
-
-def _code_of(error: Exception) -> str:
-    """The text goes to the node's own console; the code is what may leave."""
-    if isinstance(error, FedmetsError):
-        print(error, file=sys.stderr, flush=True)
-        return error.code
-    traceback.print_exception(error)
-    return "X01"
+def carry(message: Message, context: Context) -> Message:
+    """Can this site take part; the plans of one exchange; keys, and shares of masks; and nothing:
+    that a message came is enough (`server.rounds.transport`)."""
+    return answered(message, lambda seconds: door(context, seconds))
 
 
 def door(context: Context, seconds: float) -> Station:
     """The station of a node; `seconds`: how long its answer is waited for.
 
-    Behind a socket (`--node-config 'socket="/run/fedmets/station.sock"'`), as at a hospital; in
-    this process for a virtual site, by its site file (`site="..."`) or, on Flower's simulation
-    engine, as the n-th one of the run's folder.
+    Behind a socket (`--node-config 'socket="/run/fedmets/station.sock"'`), or in this process: for a
+    virtual site by its site file (`site="..."`) or, on Flower's simulation engine, as the n-th one
+    of the run's folder.
     """
     if "socket" in context.node_config:
         from client.station.socket_client import Link

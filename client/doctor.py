@@ -80,6 +80,18 @@ def _privacy(site: Site) -> list[Finding]:
         account = privacy_budget.read(site.state, site.privacy)
     except FedmetsError as error:
         return faults("privacy", error, "restore the newest copy of the budget file")
+    if account["faults"]:
+        return [Finding("privacy", "fault", f, privacy_budget.NO_BOUND) for f in account["faults"]]
+    if not account["begun"]:
+        return [
+            Finding(
+                "privacy",
+                "fault",
+                "an epsilon is set, and there is no account: the station would not start (S05)",
+                "restore the newest copy; where there never was one, say so once: fedmets client "
+                "budget --site FILE --new",
+            )
+        ]
     text = "sums are masked; " if masked else ""
     text += (
         f"epsilon {account['spent']:.3f} of {account['epsilon']:g} spent, in "

@@ -104,8 +104,8 @@ CODES: dict[str, Code] = {
     ),
     "M01": Code(
         "too few sites for a secure sum, or the same site twice",
-        "bring back sites that dropped out and resume; three sites at least must take part, more "
-        "where a site says so",
+        "bring back sites that dropped out and resume; all sites of the run must take part, or as "
+        "many as each site's policy says, never under three",
     ),
     "M02": Code(
         "a mask, share or key of a secure sum is not what it should be",
@@ -115,6 +115,16 @@ CODES: dict[str, Code] = {
     "M03": Code(
         "a value is too large for the fixed point of a secure sum",
         "scale the feature, or clip it in the study: the site's log names the value",
+    ),
+    "M04": Code(
+        "a site cannot compute its part of a masked step, and will give no other answer there",
+        "ask the site: its log says why; once that is mended, or left out, start a new run",
+    ),
+    "M05": Code(
+        "the site's patients are already in masked sums over other sites: the two sums would tell "
+        "that of the sites between them",
+        "name the same sites again; or the site's IT allows another set, knowing what that shows: "
+        'its log names both, and `sets = "any"` in [privacy] lets it pass',
     ),
     "P01": Code(
         "a sum covers fewer patients than the site's minimum",
@@ -164,7 +174,8 @@ CODES: dict[str, Code] = {
     ),
     "P10": Code(
         "the site's budget or cohort is not the one that was last answered from",
-        "the site's IT restores the newest state of its station; nothing else helps",
+        "the site's IT restores the newest state of its station, or its tables; where the "
+        "coordinator has lost its budgets.json, it restores that",
     ),
     "R01": Code(
         "a round ended without its quorum",
@@ -203,6 +214,15 @@ CODES: dict[str, Code] = {
         "a site is still at work on a plan",
         "wait: the site is at work; a longer deadline asks it less often",
     ),
+    "R10": Code(
+        "the coordinator does not let a courier in: it does not know its key, or holds it for online",
+        "fedmets deploy site list at the coordinator says who is enrolled; the site enrols again, "
+        "sets its clock, or stops the other courier of its kit",
+    ),
+    "R11": Code(
+        "a courier and its coordinator do not speak the same version of Flower's protocol",
+        "install the same version of fedmets on both sides",
+    ),
     "S01": Code(
         "a run folder already exists, or belongs to another configuration",
         "choose another folder, or resume the run that is there",
@@ -218,6 +238,17 @@ CODES: dict[str, Code] = {
     "S04": Code(
         "a site's clock is behind its own records",
         "the site sets its clock",
+    ),
+    "S05": Code(
+        "a part of a station's state is missing or older than another, or its budget was never "
+        "begun",
+        "the site's IT restores the newest copy of the station's whole state; a site that is new "
+        "says so: fedmets client budget --new",
+    ),
+    "S06": Code(
+        "a site's privacy account holds what has no bound, or comes to less than it did",
+        "no epsilon can be promised for these patients any more: the site sets epsilon = inf, or "
+        "begins anew with other patients; its log names the line",
     ),
     "W01": Code(
         "an array of a kind that may not be sent",

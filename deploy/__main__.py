@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from common.runtime.exit_status import ended, leave
 
-EPILOG = """exit status: 0 done, 1 the doctor found something, 2 wrong option or key, 6 a file is in the way or cannot be written
+EPILOG = """exit status: 0 done, 1 the doctor found something, 2 wrong option or key, 5 a courier that is not let in,
+6 a file is in the way or cannot be written
 
 at the coordinator:
   fedmets deploy provision federation.toml --out kits     # kits/coordinator, kits/sites/<name>
@@ -92,16 +93,6 @@ def parser() -> argparse.ArgumentParser:
         default="/run/fedmets/station.sock",
         metavar="PATH",
         help="the station's (default /run/fedmets/station.sock)",
-    )
-    c.add_argument(
-        "--state", default="/tmp/flwr", metavar="DIR", help="Flower's own files (default /tmp/flwr)"
-    )
-    c.add_argument(
-        "--port",
-        type=int,
-        default=9094,
-        metavar="N",
-        help="loopback port for Flower's own processes (default 9094)",
     )
     for name, told in (
         ("doctor", "at a site: both halves of the doctor"),
@@ -291,8 +282,7 @@ def _courier(args: argparse.Namespace) -> dict[str, object]:
 
     from deploy import courier
 
-    courier.run(Path(args.folder), Path(args.socket).resolve(), Path(args.state), args.port)
-    return {}
+    courier.run(Path(args.folder), Path(args.socket).resolve(), _say)
 
 
 def _site(args: argparse.Namespace) -> dict[str, object]:

@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from client.site.privacy_policy import Policy
+from client.station import privacy_budget
+from client.station.privacy_budget import Budget
 from common.data.cohort import Fold
 from common.federated.learner import Plan, hyper_of, load
 from common.study import load as studies
@@ -55,6 +58,12 @@ def site(folder: Path, name: str = "North", rows: int = 60, **more: object) -> P
     text = "".join(f"{k} = {v if isinstance(v, int) else repr(v)}\n" for k, v in keys.items())
     (folder / "site.toml").write_text(text.replace("'", '"'))
     return folder / "site.toml"
+
+
+def account(folder: Path, policy: Policy) -> Budget:
+    """A site's account, begun as its owner begins it, opened."""
+    privacy_budget.begin(folder)
+    return Budget(folder, policy)
 
 
 def greeting(folder: Path, seconds: float = 600) -> Packet:

@@ -35,7 +35,7 @@ ROOMS = {
     "client": (
         "imaging/geometry", "imaging/dicom", "table", "imaging/selection", "imaging/formats",
         "imaging/pipeline", "cohort", "site",
-        "local_model", "station", ".",
+        "local_model", "station", "courier", ".",
     ),
     "server": (
         "config", "ledger", "rounds", "report/content", "report/checklists", "report/charts",
@@ -123,8 +123,8 @@ def test_the_server_never_names_a_cohort() -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        "simulation.__main__", "server.app", "client.app", "simulation.run",
-        "server.export.model_folder", "client.local_model.finetune",
+        "simulation.__main__", "server.app", "client.app", "client.courier.courier",
+        "deploy.courier", "simulation.run", "server.export.model_folder", "client.local_model.finetune",
     ],
 )  # fmt: skip
 def test_no_heavy_import(module: str) -> None:

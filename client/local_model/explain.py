@@ -2,28 +2,32 @@
 It stays at the site.
 
 One self-contained page with Grad-CAM over the middle of each patient's largest lesion, and the
-patient's predictions. It names patients and shows them: it is written for its owner alone, and
-nothing in fedmets reads it back.
+patient's predictions; above them, where they are asked for, the figures of the run's report, as
+data (`client.local_model.run_figures`). It names patients and shows them: it is written for its
+owner alone, nothing in fedmets reads it back, and no HTML from elsewhere is ever in it.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from client.local_model.model_folder import Networks
+from client.local_model.run_figures import RunFigures
 from common.data.cohort import UNKNOWN, Cohort
 from common.errors import DataError, RunError
 from common.learners.image import with_images
 from common.networks.gradcam_maps import energy, heatmaps
+
+_TEMPLATE = Path(__file__).parent / "template"
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,10 @@ class Panel:
     png: bytes
 
     @property
+    def picture(self) -> str:
+        return base64.b64encode(self.png).decode()
+
+    @property
     def caption(self) -> str:
         """What stands beside the picture."""
         share = "the map is flat"
@@ -49,12 +57,17 @@ class Panel:
 
 
 def explain(
-    cohort: Cohort, networks: Networks, path: Path, most: int, tell: Callable[[int, int], None]
+    cohort: Cohort,
+    networks: Networks,
+    path: Path,
+    most: int,
+    tell: Callable[[int, int], None],
+    run: RunFigures | None = None,
 ) -> int:
-    """Write the page for at most `most` patients, spread over the classes; returns how many. D09
-    where no case has an image."""
+    """Write the page for at most `most` patients, spread over the classes, below the figures of
+    `run`; returns how many. D09 where no case has an image."""
     shown = panels(cohort, networks, most, tell)
-    write(path, page(cohort, networks, shown).encode())
+    write(path, page(cohort, networks, shown, run).encode())
     return len(shown)
 
 
@@ -141,49 +154,45 @@ def _png(values: Any, heat: Any) -> bytes:
     return out.getvalue()
 
 
-def figures(panels_shown: list[Panel]) -> str:
-    """A figure a patient, as HTML."""
-    cards = []
-    for p in panels_shown:
-        picture = base64.b64encode(p.png).decode()
-        alt = f"Slices of patient {p.patient} and where the prediction comes from"
-        cards.append(
-            f'<figure><img alt="{escape(alt)}" '
-            f'src="data:image/png;base64,{picture}"><figcaption><strong>{escape(p.patient)}</strong> '
-            f"{escape(p.caption)}</figcaption></figure>"
-        )
-    return "".join(cards)
+def page(
+    cohort: Cohort, networks: Networks, shown: list[Panel], run: RunFigures | None = None
+) -> str:
+    """The page as HTML; `run`: what its report says, set above the pictures.
 
+    Everything on it is text in the site's own template. Its policy lets it load nothing, send
+    nothing and run nothing; styles are the template's alone.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
 
-def legend(cohort: Cohort, networks: Networks) -> str:
-    """What the pictures show, as HTML."""
     assert cohort.schema.imaging is not None
-    channels = ", ".join(c.name for c in cohort.schema.imaging.channels)
-    return f"""Channels from left to right: {escape(channels)}; then the last one with Grad-CAM of the patient's log-odds of the likeliest
-class but the first against the first ({escape(cohort.schema.label.classes[0])}), after the mean over the crops. Blue: the lesion.
-The final model is shown, which may have learnt from these patients. Model {escape(networks.sha256[:12])}."""
+    style = (_TEMPLATE / "page.css").read_text(encoding="utf-8")
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(
+        site=cohort.site,
+        policy=policy(style),
+        style=Markup(style),
+        run=run,
+        channels=", ".join(c.name for c in cohort.schema.imaging.channels),
+        first_class=cohort.schema.label.classes[0],
+        model=networks.sha256[:12],
+        panels=shown,
+    )
 
 
-def page(cohort: Cohort, networks: Networks, shown: list[Panel]) -> str:
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(cohort.site)}: where the image model looks</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 72rem; padding: 1rem; }}
-main {{ display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); }}
-figure {{ margin: 0; border: 1px solid #8886; border-radius: .5rem; padding: .5rem; }}
-img {{ width: 100%; image-rendering: auto; }}
-.warn {{ border-left: .4rem solid #c33; padding: .2rem .8rem; }}
-</style></head><body>
-<h1>{escape(cohort.site)}: where the image model looks</h1>
-<p class="warn"><strong>This page shows patients and names them. It belongs to the site and must not leave it.</strong>
-Research use only; not a medical device.</p>
-<p>{legend(cohort, networks)}</p>
-<main>
-{figures(shown)}
-</main></body></html>
-"""
+def policy(style: str) -> str:
+    """Content-Security-Policy of a page that shows patients, whose one style sheet is `style`."""
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; "
+        "form-action 'none'"
+    )
 
 
 def write(path: Path, blob: bytes) -> None:

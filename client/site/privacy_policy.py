@@ -17,6 +17,8 @@ from common.runtime.settings import Form, Listed, Settings
 from common.wire.signing import PUBLIC
 
 Require = Literal["none", "dp", "secagg"]
+Dropouts = Literal["stop", "continue"]
+AllowedSets = Literal["one", "any"]
 PublicKey = Annotated[str, Form(PUBLIC, "a public key of 64 hex digits")]
 
 
@@ -64,14 +66,23 @@ class Policy(Settings):
     require: Require = "none"
     """Under what protection alone sums leave; a finite epsilon means `dp`."""
     participants: Listed[str] = ()
-    """Names of all sites with which this one lets itself be summed up; empty: any."""
+    """Names of all sites with which this one lets itself be summed up; empty: any. Under masks
+    these and no fewer, this one among them."""
     expires: datetime.date | None = None
     """The last day on which a plan is answered."""
     peers: Mapping[str, PublicKey] = field(default_factory=dict, hash=False)
     """Site -> identity key (64 hex digits) of those with which this one masks its sums, as these,
     not the coordinator, told it."""
-    fewest_sites: Annotated[int, Field(ge=3)] = 3
-    """The fewest sites in a masked sum; of two, each could take its own part off."""
+    fewest_sites: Annotated[int, Field(ge=3)] | None = None
+    """The fewest sites in a masked sum, this one and `peers` that you hold to be honest; left out:
+    all of the run's, three at least. Of two, each could take its own part off."""
+    dropouts: Dropouts = "stop"
+    """What a run does without a site: `stop`, it waits for it; `continue`, it goes on with fewer,
+    down to `fewest_sites`, if all sites say so, and the coordinator can tell a site's sums by saying
+    that it has dropped out."""
+    sets: AllowedSets = "one"
+    """With how many sets of sites a patient is ever summed up under masks: `one`, or `any`, and
+    then two sums can tell that of the sites between the sets."""
     learners: Listed[Annotated[str, AfterValidator(_learner)]] = ()
     """Those that a plan may ask for; empty: any."""
     hyper: Mapping[Annotated[str, AfterValidator(_hyperparameter)], Range] = field(
@@ -97,6 +108,11 @@ class Policy(Settings):
             yield (
                 "require",
                 "needs [privacy.peers]: public keys of at least two other sites, as these told you",
+            )
+        if self.dropouts == "continue" and self.fewest_sites is None:
+            yield (
+                "dropouts",
+                'continues down to privacy.fewest_sites sites: set it, or leave "stop"',
             )
 
     def faults_beside(self, written: frozenset[str]) -> Iterator[tuple[str, str]]:
@@ -128,6 +144,12 @@ class Policy(Settings):
             faults.append(
                 f"the plan sums this site up with {', '.join(strange)}, whom privacy.participants "
                 "does not name"
+            )
+        missing = sorted(set(self.participants) - set(plan.participants))
+        if missing and plan.secure and self.sets == "one":
+            faults.append(
+                f"the plan masks a sum without {', '.join(missing)}, whom privacy.participants "
+                "names: another sum with them would show theirs"
             )
         if self.noised and plan.privacy is None:
             faults.append(

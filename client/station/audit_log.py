@@ -27,10 +27,21 @@ class Audit(Chain):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
+        self.budget, self.cohorts = self._last("budget"), self._last("cohorts")
+        """Heads of the account and of the record of cohorts, when they were last put down here."""
         self.forget()  # years of lines are for the file
 
+    def _last(self, key: str) -> str:
+        return next((str(line[key]) for line in reversed(self.lines) if line.get(key)), "")
+
     def left(
-        self, packet: Packet, plans: Sequence[Plan], updates: Sequence[Update], answer: Packet
+        self,
+        packet: Packet,
+        plans: Sequence[Plan],
+        updates: Sequence[Update],
+        answer: Packet,
+        *,
+        cohorts: str = "",
     ) -> None:
         """What was asked in a message, and the answer that is about to leave. RunError S03 where
         the disk is full."""
@@ -57,6 +68,7 @@ class Audit(Chain):
             bytes=answer.size,
             sha256=hashlib.sha256(answer.text).hexdigest(),
             budget=next((u.budget for u in updates if u.budget), ""),
+            cohorts=cohorts,
         )
 
 

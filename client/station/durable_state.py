@@ -1,5 +1,10 @@
 """Durable state, what a station must not lose: the answers that it gave, what they cost, and the
-record of both. At a hospital it lies on disk."""
+record of both. At a hospital it lies on disk.
+
+Its parts remember each other's heads, so that one which was restored from an older copy than the
+others is found out at the start. Where all are equally old, the coordinator remembers for the
+account (`client.station.guard`), and nobody for a site without an epsilon.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from client.site.site_file import Site
-from client.station import audit_log
+from client.station import audit_log, cohort_pin, privacy_budget
 from client.station.answer_store import Answers
 from client.station.audit_log import Audit
 from client.station.cohort_pin import Snapshots
 from client.station.privacy_budget import Budget
+from common.errors import RunError
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class Memory:
 @contextmanager
 def opened(site: Site) -> Iterator[Memory]:
     """On disk, in the site's folder for it. RunError or UsageError where something there is
-    damaged, or another station's."""
+    damaged, missing or older than the rest, or another station's."""
     with ExitStack() as stack:
         site.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         budget = (
@@ -39,10 +45,25 @@ def opened(site: Site) -> Iterator[Memory]:
             else None
         )
         audit = stack.enter_context(closing(Audit(site.state / audit_log.NAME)))
+        snapshots = stack.enter_context(closing(Snapshots(site.state / "cohorts")))
+        _demand_of_one_time(site.state, budget, audit, snapshots)
         yield Memory(
-            Answers(site.state / "answers"),
-            budget,
-            audit,
-            Snapshots(site.state / "cohorts"),
-            site.state / "secure",
+            Answers(site.state / "answers"), budget, audit, snapshots, site.state / "secure"
+        )
+
+
+def _demand_of_one_time(
+    state: Path, budget: Budget | None, audit: Audit, snapshots: Snapshots
+) -> None:
+    """RunError S05 where a part does not know what another has seen of it."""
+    older = []
+    if budget is not None and audit.budget and not budget.knows(audit.budget):
+        older.append(f"the account '{state / privacy_budget.NAME}'")
+    if not (snapshots.knows(audit.cohorts) and (budget is None or snapshots.knows(budget.cohorts))):
+        older.append(f"the record of cohorts '{state / 'cohorts' / cohort_pin.NAME}'")
+    if older:
+        raise RunError(
+            "S05",
+            f"{' and '.join(older)}: older than what this station has answered since, or another; "
+            f"restore the newest copy of '{state}' as a whole",
         )

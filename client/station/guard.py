@@ -25,6 +25,7 @@ from common.federated.learner import (
 )
 from common.federated.protected_sums import bounded, protected
 from common.federated.states import States
+from common.privacy.limits import BOUND, PARTS
 from common.privacy.mechanism import Sampled
 from common.wire.masked_messages import Ask
 from common.wire.messages import Greeting, Request
@@ -44,6 +45,8 @@ def timely(message: Greeting | Ask | Request | Plan) -> None:
 def admit(plan: Plan, site: Site, cohort: Cohort, budget: Budget | None = None) -> Federated:
     """The learner that the plan asks for, configured; RefusedError when the site does not do
     that."""
+    if budget is not None:
+        _remembered(plan, budget)
     if plan.site != site.name:
         raise RefusedError("P04", f"the plan is for site '{plan.site}', this is '{site.name}'")
     if plan.schema != cohort.schema.hash:
@@ -52,7 +55,7 @@ def admit(plan: Plan, site: Site, cohort: Cohort, budget: Budget | None = None) 
             f"the plan's schema {plan.schema[:12]} is not this site's "
             f"({cohort.schema.hash[:12]}); use the same fedmets and study version",
         )
-    if plan.parts < 2 or any(
+    if not (PARTS.holds(plan.parts) and plan.parts >= 2) or any(
         p < 0 or p >= plan.parts for f in (plan.fold, *plan.reads) for p in f.parts
     ):
         raise RefusedError("P03", f"fold '{plan.fold.key}' is not one of {plan.parts} parts")
@@ -80,6 +83,26 @@ def admit(plan: Plan, site: Site, cohort: Cohort, budget: Budget | None = None) 
     return learner
 
 
+def _remembered(plan: Plan, budget: Budget) -> None:
+    """RefusedError P10 where coordinator and site do not remember the same account: before
+    anything else is looked at, for the head goes out with every other refusal."""
+    if budget.knows(plan.budget):
+        return
+    if not plan.budget:
+        raise RefusedError(
+            "P10",
+            "the plan names no budget head, and this site's account has told one: the coordinator "
+            "has lost its budgets.json. It restores that file, or writes the head that `fedmets "
+            "client budget` shows here into it, once both have looked why it was lost",
+        )
+    raise RefusedError(
+        "P10",
+        f"the coordinator was told the budget head {plan.budget[:12]}, which this site's "
+        "account does not have: it was restored from "
+        "an old backup, or lost. Restore the newest one",
+    )
+
+
 def _affordable(plan: Plan, learner: Federated, cohort: Cohort, budget: Budget) -> None:
     """RefusedError where the site cannot tell what the plan would cost, or cannot pay for it:
     before any work."""
@@ -90,14 +113,25 @@ def _affordable(plan: Plan, learner: Federated, cohort: Cohort, budget: Budget) 
             f"privacy.delta = {budget.policy.delta:g} must be below 1 / {len(cohort)} cases: "
             "lower it in the site file",
         )
-    if not budget.knows(plan.budget):
-        raise RefusedError(
-            "P10",
-            f"the coordinator was told the budget head {plan.budget[:12]}, which this site's "
-            "account does not have: it was restored from "
-            "an old backup, or lost. Restore the newest one",
-        )
     budget.affordable(_charge(plan, learner, bound))
+
+
+def _bound(plan: Plan, learner: Federated, cohort: Cohort) -> float | Sampled:
+    """What noise is to hide. RefusedError P08 where no noise would do."""
+    bound = learner.phases[plan.phase].sensitivity(cohort.schema)
+    if bound is None:
+        raise RefusedError(
+            "P08",
+            f"learner '{plan.learner}' has no bound on what one patient adds, so that no noise "
+            "hides a patient",
+        )
+    if not isinstance(bound, Sampled) and bound != 0 and not BOUND.holds(float(bound)):
+        raise RefusedError(
+            "P08",
+            f"learner '{plan.learner}' bounds what one patient adds by {bound:g}; noise hides a "
+            f"patient where {BOUND.rule}",
+        )
+    return bound
 
 
 def _charge(plan: Plan, learner: Federated, bound: float | Sampled) -> Charge:
@@ -200,14 +234,3 @@ def release(
         )
     check(contribution, identity(learner, states, cohort.schema, plan), plan)
     return contribution
-
-
-def _bound(plan: Plan, learner: Federated, cohort: Cohort) -> float | Sampled:
-    bound = learner.phases[plan.phase].sensitivity(cohort.schema)
-    if bound is None:
-        raise RefusedError(
-            "P08",
-            f"learner '{plan.learner}' has no bound on what one patient adds, and the plan, or "
-            "this site, asks for noise",
-        )
-    return bound

@@ -2,9 +2,10 @@
 study, task, fold and run drawn from them.
 
 A line of the chain is written and synced before what it pays for leaves; a crash in between charges
-for nothing, never the other way round. A patient stands in one part of a run's split: what left out
-that part cost the patient nothing, so the account is kept by part, and the dearest part counts (of
-splits by other seeds each its own).
+for nothing, never the other way round. The first line says that the account is new: a file that is
+missing was lost, until its owner says otherwise (`begin`). A patient stands in one part of a run's
+split: what left out that part cost the patient nothing, so the account is kept by part, and the
+dearest part counts (of splits by other seeds each its own).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+import secrets
 import threading
 import time
 from collections.abc import Sequence
@@ -20,19 +22,30 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from client.site.privacy_policy import Policy
-from common.data.schema import Floats
 from common.errors import RefusedError, RunError, UsageError
 from common.federated.learner import Plan
-from common.privacy.mechanism import COUNTS, ORDERS, Sampled, epsilon, release
+from common.privacy.by_part import ByPart, Share
+from common.privacy.limits import NOISE
+from common.privacy.mechanism import (
+    ACCOUNTANT,
+    COUNTS,
+    Cost,
+    Sampled,
+    gaussian,
+    subsampled,
+)
 from common.privacy.random import rounded_normal
-from common.runtime.hash_chain import GENESIS, Chain
+from common.runtime.hash_chain import Chain
 
 NAME = "budget.jsonl"
 SLACK = 300.0
 """Seconds by which a clock may be set back, as a time server does."""
+_ROUNDING = 1e-3
+NO_BOUND = (
+    "no epsilon can be promised for these patients any more: set privacy.epsilon = inf in the site "
+    "file, which says so openly, or begin a new `state` folder with other patients; keep this one"
+)
 
 
 @dataclass(frozen=True)
@@ -67,35 +80,65 @@ class Charge:
             sampled,
         )
 
+    def __post_init__(self) -> None:
+        """ValueError for what is outside of its limits (`common.privacy.limits`)."""
+        NOISE.demand(self.noise)
+        Share(Cost(), self.split, frozenset(self.spared))
+
     @property
-    def rdp(self) -> Floats:
-        """(orders,) for a patient that is in the sum."""
-        return release(self.noise, self.sampled or 1.0)
+    def cost(self) -> Cost:
+        """To a patient who is in the sum."""
+        if self.sampled is None:
+            return gaussian(self.noise)
+        return subsampled(self.noise, self.sampled) + gaussian(COUNTS)
+
+    @property
+    def share(self) -> Share:
+        return Share(self.cost, self.split, frozenset(self.spared))
 
 
 class Spending:
     """Charges put together, by part of each split."""
 
     def __init__(self, lines: Sequence[dict[str, Any]] = (), path: Path = Path(NAME)) -> None:
-        self._by_split: dict[tuple[int, int], Floats] = {}
+        self._by_part = ByPart()
         self.charges = 0
-        for line in lines:
+        self.faults: list[str] = []
+        """Why it has no bound, by line."""
+        for number, line in enumerate(lines, start=1):
+            where = f"'{path}' line {number}"
             for row in line["charges"]:
-                self.add(_charge(row, path))
+                self._read(row, where)
+            if not _finite(line.get("spent", 0.0)):
+                self.faults.append(f"{where} says that {line['spent']!r} was spent")
+        if lines and not self.faults:
+            self._compare(lines[-1], f"'{path}' line {len(lines)}")
+
+    def _read(self, row: dict[str, Any], where: str) -> None:
+        try:
+            self.add(_charge(row, where))
+        except ValueError as error:
+            self.faults.append(f"{where} charges for what has no bound that can be added: {error}")
+
+    def _compare(self, line: dict[str, Any], where: str) -> None:
+        """What was spent can only grow; another accountant's figures are not compared."""
+        if line.get("accountant") == ACCOUNTANT:
+            spent = self.epsilon(line["delta"])
+            if not spent >= line["spent"] * (1 - _ROUNDING):
+                self.faults.append(
+                    f"{where} says that {line['spent']:g} was spent, and its charges come to "
+                    f"{spent:g}"
+                )
 
     def add(self, charge: Charge) -> None:
-        self._by_split[charge.split] = self._by_split.get(charge.split, 0) + _cost(charge)
+        self._by_part.add(charge.share)
         self.charges += 1
 
     def epsilon(self, delta: float, more: Charge | None = None) -> float:
         """At `delta`; `more`: if it were charged, too."""
-        total = np.zeros(len(ORDERS))
-        for split in self._by_split.keys() | ({more.split} if more else set()):
-            cost = self._by_split.get(split, np.zeros((1, len(ORDERS))))
-            total += (cost if more is None or more.split != split else cost + _cost(more)).max(
-                axis=0
-            )
-        return epsilon(total, delta)
+        if self.faults:
+            return math.inf
+        return self._by_part.epsilon(delta, more.share if more else None)
 
 
 class _Account(Chain):
@@ -107,8 +150,8 @@ class _Account(Chain):
 
 
 class Budget:
-    """Of one station; two on one file are refused (C05), and so is a clock that is behind what is
-    written (S04).
+    """Of one station; two on one file are refused (C05), and so are a clock that is behind what is
+    written (S04), an account that nobody has begun (S05) and one that has no bound (S06).
 
     The lines hold what was done; what it comes to, and how much is left, is by the policy's epsilon
     and delta of today.
@@ -122,9 +165,18 @@ class Budget:
         self._lock = threading.Lock()
         with ExitStack() as opened:
             opened.callback(os.close, _exclusive_lock(folder / "budget.lock"))
+            _demand_begun(self._path)
             self._chain = opened.enter_context(closing(_Account(self._path)))
             self._spending = Spending(self._chain.lines, self._path)
-            self._heads = {GENESIS, "", *(str(line["hash"]) for line in self._chain.lines)}
+            if self._spending.faults:
+                raise RunError("S06", *self._spending.faults, NO_BOUND)
+            self._heads = {str(line["hash"]) for line in self._chain.lines}
+            self._told = any(line["kind"] == "charge" for line in self._chain.lines)
+            self.cohorts = next(
+                (str(x["cohorts"]) for x in reversed(self._chain.lines) if x["kind"] == "cohorts"),
+                "",
+            )
+            """Head of the record of cohorts when one was last added (`client.station.cohort_pin`)."""
             self._last = max((float(line["time"]) for line in self._chain.lines), default=0.0)
             self._counts = {
                 line["cohort"]: line["told"]
@@ -146,8 +198,9 @@ class Budget:
 
     def knows(self, head: str) -> bool:
         """Was this ever the head? One that is not comes from a later state of the account: this one
-        is an old copy."""
-        return head in self._heads
+        is an old copy. None ('') is what a coordinator has before the first answer, and only
+        then."""
+        return head in self._heads if head else not self._told
 
     def affordable(self, charge: Charge) -> None:
         """RefusedError P09 where the release would cost more than is left."""
@@ -163,18 +216,27 @@ class Budget:
             self._spending.add(charge)
 
     def settle(self) -> str:
-        """Write what was reserved, synced to disk. Returns the head. RunError S03 where the disk is
-        full: then nothing may leave."""
+        """Write what was reserved, synced to disk. Returns the head that may be told, '' before the
+        first charge. RunError S03 where the disk is full: then nothing may leave."""
         with self._lock:
             if self._pending:
                 self._write("charge", self._pending)
-                self._pending = []
-            return self.head
+                self._pending, self._told = [], True
+            return self.head if self._told else ""
+
+    def pin(self, cohorts: str) -> None:
+        """Remember the head of the record of cohorts, so that an older copy of that is found out,
+        too."""
+        with self._lock:
+            if cohorts != self.cohorts:
+                self._write("cohorts", (), cohorts=cohorts)
+                self.cohorts = cohorts
 
     def _write(self, kind: str, charges: Sequence[Charge], **more: Any) -> None:
         self._check_clock()
         self._last = time.time()
-        limit = {"epsilon": self.policy.epsilon, "delta": self.policy.delta, "spent": self.spent}
+        spent = {"accountant": ACCOUNTANT, "spent": self.spent}
+        limit = {"epsilon": self.policy.epsilon, "delta": self.policy.delta, **spent}
         self._chain.append(
             kind, time=self._last, **limit, charges=[asdict(c) for c in charges], **more
         )
@@ -203,7 +265,8 @@ class Budget:
 
     def _afford(self, charge: Charge) -> None:
         after = self._spending.epsilon(self.policy.delta, charge)
-        if after > self.policy.epsilon:
+        # what is no number is not allowed either
+        if not after <= self.policy.epsilon:
             raise RefusedError(
                 "P09",
                 f"{charge.learner}, fold '{charge.fold}', noise {charge.noise:g}: epsilon would "
@@ -222,35 +285,51 @@ class Budget:
             )
 
 
-def _cost(charge: Charge) -> Floats:
-    """(parts, orders)."""
-    parts = np.ones((charge.split[1], 1))
-    parts[list(charge.spared)] = 0
-    return np.asarray(parts * charge.rdp)
+def _finite(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
-def _charge(row: Any, path: Path) -> Charge:
+def begin(folder: Path) -> str:
+    """Begin a site's account, which is its owner's word that none was there before. Returns its
+    head.
+
+    RunError S01 where there is one, S02 where there was one whose lines are gone.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with ExitStack() as opened:
+        opened.callback(os.close, _exclusive_lock(folder / "budget.lock"))
+        chain = opened.enter_context(closing(_Account(folder / NAME)))
+        if chain.lines:
+            raise RunError(
+                "S01",
+                f"'{folder / NAME}' is an account already, of {len(chain.lines)} lines; a site has "
+                "one, for all studies and runs, and goes on with it",
+            )
+        # another account than any before it, whenever it is begun
+        chain.append("new", time=time.time(), nonce=secrets.token_hex(16), charges=[])
+        return chain.head
+
+
+def _demand_begun(path: Path) -> None:
+    if not _Account.contents(path).lines:
+        raise RunError(
+            "S05",
+            f"there is no account at '{path}', and this site has an epsilon. If it has ever answered "
+            "under one, restore the newest copy of the account; if it never has, say so, once: "
+            "fedmets client budget --site FILE --new",
+        )
+
+
+def _charge(row: Any, where: str) -> Charge:
+    """ValueError for a value outside of its limits, RunError S02 for another form."""
     try:
         sampled = Sampled(**row["sampled"]) if row.get("sampled") else None
-        charge = Charge(
-            **{
-                **row,
-                "split": tuple(row["split"]),
-                "spared": tuple(row["spared"]),
-                "sampled": sampled,
-            }
-        )
-        if (
-            not charge.noise > 0
-            or charge.split[1] < 1
-            or not all(0 <= p < charge.split[1] for p in charge.spared)
-        ):
-            raise ValueError("a charge is out of range")
-        return charge
-    except (TypeError, KeyError, ValueError, IndexError) as error:
+        read = {"split": tuple(row["split"]), "spared": tuple(row["spared"]), "sampled": sampled}
+        return Charge(**{**row, **read})
+    except (TypeError, KeyError, AttributeError, IndexError) as error:
         raise RunError(
             "S02",
-            f"'{path}' was written by another version ({error}); use the version that wrote it",
+            f"{where} was written by another version ({error}); use the version that wrote it",
         ) from error
 
 
@@ -278,12 +357,15 @@ def read(folder: Path, policy: Policy) -> dict[str, Any]:
     runs: dict[str, int] = {}
     for row in (row for line in lines for row in line["charges"]):
         runs[row["run"]] = runs.get(row["run"], 0) + 1
-    left = max(policy.epsilon - spent, 0.0)
+    left = policy.epsilon - spent
     return {
+        "begun": bool(lines),
+        "head": str(lines[-1]["hash"]) if lines else "",
         "epsilon": policy.epsilon,
         "delta": policy.delta,
         "spent": spent,
-        "left": left,
-        "releases": spending.charges,
+        "left": left if left > 0 else 0.0,
+        "releases": sum(runs.values()),
         "runs": runs,
+        "faults": spending.faults,
     }

@@ -2,66 +2,44 @@
 one set of sites it unmasks for.
 
 On disk before anything leaves: the run's key, and for its latest steps what was masked and who was
-said to be online. A station that is started again goes on; one that is told of other sites for the
-same step refuses, for two sums that differ by a site show that site's.
+said to be online (`masked_runs`), and with which sites each patient was summed up (`site_sets`). A
+station that is started again goes on. One that is told of other sites refuses, in the same step, in
+a later one and in another run, for two sums that differ by a site show that site's.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-
-from common.errors import FedmetsError, RefusedError, RunError
+from client.site.privacy_policy import Policy
+from client.station.masked_runs import KEPT, MaskedRun, MaskedRuns, MaskedStep
+from client.station.site_sets import SiteSets
+from common.data.cohort import Cohort
+from common.errors import FedmetsError, RefusedError
 from common.federated.learner import Contribution, Plan
-from common.runtime.atomic_files import durable
 from common.secure_aggregation import fixed_point, masking, pairwise_keys
 from common.secure_aggregation import group as secagg_group
 from common.secure_aggregation.fixed_point import Words
-from common.secure_aggregation.group import FEWEST, Group
-from common.secure_aggregation.pairwise_keys import Agreer, Pair
+from common.secure_aggregation.group import ALL, FEWEST, Group
+from common.secure_aggregation.pairwise_keys import Pair
 from common.types import Arrays
 from common.wire import masked_messages, signing
 from common.wire.masked_messages import Ask, Told
 from common.wire.signing import Signer
 
-KEPT = 2
-"""Steps of a run that are remembered; older ones are refused, as their plans are."""
-
-
-@dataclass
-class _Run:
-    key: Agreer
-    publics: dict[str, str] = field(default_factory=dict)
-    """Site -> its key, once the group is known."""
-    steps: dict[int, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
-    """Step -> its place, and who is online: nobody as long as nobody was told."""
-
 
 class Secure:
-    """Of one station. `peers`: site -> identity key, as the site itself has got it from them;
-    `folder` None: in memory only."""
+    """Of one station. `policy.peers`: site -> identity key, as the site itself has got it from
+    them; `folder` None: in memory only."""
 
     def __init__(
-        self,
-        site: str,
-        signer: Callable[[], Signer],
-        peers: Mapping[str, str],
-        fewest: int,
-        folder: Path | None,
+        self, site: str, signer: Callable[[], Signer], policy: Policy, folder: Path | None
     ) -> None:
-        self._site, self._signer, self._peers, self._fewest, self._folder = (
-            site,
-            signer,
-            peers,
-            max(fewest, FEWEST),
-            folder,
-        )
-        self._runs: dict[str, _Run] = {}
+        self._site, self._signer, self._policy, self._peers = site, signer, policy, policy.peers
+        self._runs, self._sets = MaskedRuns(folder), SiteSets(folder, policy.sets == "one")
 
     def answer(self, ask: Ask) -> Told:
         """RefusedError or WireError where the site does not do that."""
@@ -71,62 +49,116 @@ class Secure:
             )
         run = self._run(ask.run)
         if ask.stage == "key":
-            self._save(ask.run, run)
+            self._runs.save(ask.run, run)
             public = run.key.public
-            return Told(
-                public=public,
-                signature=self._signer().sign(masked_messages.vouched(ask.run, self._site, public)),
-            )
+            text = masked_messages.vouched(ask.run, self._site, public, run.fewest)
+            return Told(public=public, fewest=run.fewest, signature=self._signer().sign(text))
         if ask.stage == "group":
             return self._joined(run, ask)
         return self._agreed(run, ask) if ask.stage == "online" else self._revealed(run, ask)
 
-    def mask(
-        self,
-        plans: Sequence[Plan],
-        zeros: Sequence[Contribution],
-        contributions: Sequence[Contribution],
-    ) -> tuple[Words, dict[str, bytes]]:
-        """The step's vector with masks on it, and the seeds' shares, sealed for each site."""
-        name, step = plans[0].run, plans[0].step
-        run = self._run(name)
+    def admit(self, plans: Sequence[Plan], cohort: Cohort) -> Mapping[int, str]:
+        """Before any work. Number of a plan -> the code of why zeros stand for it, where this step
+        has left before.
+
+        RefusedError M01, M02, M05 or P06 where the plans are not of the run's one set of sites, or
+        not of the one question of their step; M04 where this site has said that it cannot.
+        """
+        first = plans[0]
+        run = self._run(first.run)
         group = self._group(run)
-        if any(
-            p.run != name or p.step != step or tuple(sorted(p.participants)) != group.sites
-            for p in plans
+        of_one = ("run", "step", "study", "task", "participants")
+        if any(getattr(p, k) != getattr(first, k) for p in plans for k in of_one) or (
+            tuple(sorted(first.participants)) != group.sites
         ):
             raise RefusedError(
                 "M01",
                 f"the plans are not all of one step for the sites {', '.join(group.sites)}, which "
                 "exchanged keys",
             )
+        self._sets.admit(cohort, group.sites)
+        masked = run.steps.get(first.step)
         place = masked_messages.place(plans, group)
-        if (
-            run.steps.get(step, (place, ()))[0] != place
-            or step <= max(run.steps, default=-1) - KEPT
-        ):
+        if (masked and masked.place != place) or first.step <= max(run.steps, default=-1) - KEPT:
             raise RefusedError(
                 "P06",
-                f"step {step} of run {name}: one vector leaves in each step, and another one has",
+                f"step {first.step} of run {first.run}: one vector leaves in each step, and "
+                "another one has",
             )
-        run.steps = {s: v for s, v in run.steps.items() if s > step - KEPT} | {
-            step: run.steps.get(step, (place, ()))
-        }
+        if masked and not masked.digest:
+            raise RefusedError(
+                "M04",
+                f"step {first.step} of run {first.run}: this site has said that it cannot compute "
+                "its part, and says nothing else; start a new run",
+            )
+        return masked.absent if masked else {}
+
+    def mask(
+        self,
+        plans: Sequence[Plan],
+        cohort: Cohort,
+        zeros: Sequence[Contribution],
+        contributions: Sequence[Contribution],
+        absent: Mapping[int, str],
+    ) -> tuple[Words, dict[str, bytes]]:
+        """The step's vector with masks on it, and the seeds' shares, sealed for each site.
+
+        absent: the plans for which zeros stand, and why. Asked again, the same vector leaves, or
+        RefusedError P06.
+        """
+        self.admit(plans, cohort)
+        name, step = plans[0].run, plans[0].step
+        run = self._run(name)
+        group = self._group(run)
         like: Arrays = masked_messages.joined(zeros)
         vector = fixed_point.encode(
             masked_messages.joined(contributions), like, masked_messages.scale(group)
         )
+        digest = hashlib.sha256(vector.data).hexdigest()
+        place = masked_messages.place(plans, group)
+        fresh = MaskedStep(place, digest, secagg_group.own_seed().hex(), absent)
+        masked = run.steps.get(step, fresh)
+        if masked.digest != digest:
+            raise RefusedError(
+                "P06",
+                f"step {step} of run {name}: other sums have left there than this site has now; "
+                "start a new run",
+            )
         pairs, place_bytes = self._pairs(name, run), bytes.fromhex(place)
-        seeds = secagg_group.seeds(group, self._site, pairs, place_bytes)
+        own = bytes.fromhex(masked.seed)
+        seeds = secagg_group.seeds(group, self._site, pairs, place_bytes, own)
         sealed = secagg_group.seal(group, self._site, seeds, pairs, place_bytes)
         masking.mask(vector, self._site, seeds)
-        self._save(name, run)
+        self._sets.keep(cohort, group.sites)
+        self._keep(name, run, step, masked)
         return vector, sealed
 
-    def _joined(self, run: _Run, ask: Ask) -> Told:
+    def fail(self, plans: Sequence[Plan], cohort: Cohort) -> None:
+        """This site cannot compute a step's part, for reasons that may lie in its rows: it says so
+        once and for all. RefusedError P06 where a vector has left there."""
+        self.admit(plans, cohort)
+        name, step = plans[0].run, plans[0].step
+        run = self._run(name)
+        if step in run.steps:
+            raise RefusedError("P06", f"step {step} of run {name}: a vector of it has left")
+        self._keep(name, run, step, MaskedStep(masked_messages.place(plans, self._group(run))))
+
+    def _keep(self, name: str, run: MaskedRun, step: int, masked: MaskedStep) -> None:
+        run.steps = {s: v for s, v in run.steps.items() if s > step - KEPT} | {step: masked}
+        self._runs.save(name, run)
+
+    def _joined(self, run: MaskedRun, ask: Ask) -> Told:
         """Take the keys, if each is signed by the site that it is said to be of."""
-        secagg_group.group(ask.keys, self._fewest)
-        if ask.keys.get(self._site, ("", ""))[0] != run.key.public:
+        vouched = {site: vouch.fewest for site, vouch in ask.keys.items()}
+        secagg_group.group(vouched)
+        fewest = self._policy.fewest_sites or FEWEST
+        if len(ask.keys) < fewest:
+            raise RefusedError(
+                "M01",
+                f"the run is of {len(ask.keys)} sites, privacy.fewest_sites is {fewest}",
+            )
+        own = ask.keys.get(self._site)
+        if own is None or (own.public, own.fewest) != (run.key.public, run.fewest):
             raise RefusedError(
                 "M02",
                 "the keys of the run do not hold this site's own: it was begun anew, or its state "
@@ -139,52 +171,65 @@ class Secure:
                 f"this site has no key of {', '.join(strange)} by which to know them; name it in "
                 "[privacy.peers]",
             )
-        for site, (public, signature) in ask.keys.items():
+        for site, vouch in ask.keys.items():
             if site != self._site:
+                text = masked_messages.vouched(ask.run, site, vouch.public, vouch.fewest)
                 try:
-                    signing.verify(
-                        self._peers[site], masked_messages.vouched(ask.run, site, public), signature
-                    )
+                    signing.verify(self._peers[site], text, vouch.signature)
                 except FedmetsError as error:
                     raise RefusedError(
                         "M02",
                         f"what came as the key of '{site}' is not signed by it; ask that site for "
                         "its key",
                     ) from error
-        publics = {site: public for site, (public, _) in ask.keys.items()}
-        if run.publics and run.publics != publics:
+        publics = {site: vouch.public for site, vouch in ask.keys.items()}
+        if run.publics and (run.publics, run.vouched) != (publics, vouched):
             raise RefusedError(
                 "M02", "the run has other sites or keys now than when it was begun; start a new run"
             )
-        run.publics = publics
-        self._save(ask.run, run)
+        run.publics, run.vouched = publics, vouched
+        self._runs.save(ask.run, run)
         return Told()
 
-    def _agreed(self, run: _Run, ask: Ask) -> Told:
-        """Sign who is online, once a step."""
+    def _agreed(self, run: MaskedRun, ask: Ask) -> Told:
+        """Sign who is online: all sites of the run; or, where each has vouched for fewer, those of
+        the run's sum before this one, or fewer of them. Once a step."""
         group, online = self._group(run), tuple(sorted(ask.online))
         group.demand(online)
-        place, signed = run.steps.get(ask.step, ("", ()))
-        if place != ask.place or self._site not in online:
+        masked = run.steps.get(ask.step, MaskedStep(""))
+        if masked.place != ask.place or not masked.digest or self._site not in online:
             raise RefusedError(
                 "M01", f"step {ask.step}: this site sent no vector there that could be in the sum"
             )
-        if signed and signed != online:
+        if masked.online and masked.online != online:
             raise RefusedError(
                 "M01",
-                f"step {ask.step} was unmasked for {', '.join(signed)}; never again for other "
-                "sites",
+                f"step {ask.step} was unmasked for {', '.join(masked.online)}; never again for "
+                "other sites",
             )
-        run.steps[ask.step] = place, online
-        self._save(ask.run, run)
-        return Told(signature=self._signer().sign(masked_messages.agreed(ask.run, place, online)))
+        if self._policy.dropouts == "stop" and online != group.sites:
+            raise RefusedError(
+                "M01", f'a sum over {", ".join(online)}: privacy.dropouts is "stop" by now'
+            )
+        if not masked.online and not set(online) <= set(run.online or group.sites):
+            raise RefusedError(
+                "M01",
+                f"the run's latest sum was over {', '.join(run.online)}: whoever has dropped out "
+                "is never in a later one",
+            )
+        run.online = run.online if masked.online else online
+        run.steps[ask.step] = replace(masked, online=online)
+        self._runs.save(ask.run, run)
+        text = masked_messages.agreed(ask.run, masked.place, online)
+        return Told(signature=self._signer().sign(text))
 
-    def _revealed(self, run: _Run, ask: Ask) -> Told:
+    def _revealed(self, run: MaskedRun, ask: Ask) -> Told:
         """Shares of the seeds that do not cancel, where enough sites have signed the same online
         ones."""
         group, online = self._group(run), tuple(sorted(ask.online))
-        place, signed = run.steps.get(ask.step, ("", ()))
-        if place != ask.place or not online or signed != online:
+        masked = run.steps.get(ask.step, MaskedStep(""))
+        place = masked.place
+        if place != ask.place or not online or masked.online != online:
             raise RefusedError(
                 "M01",
                 f"step {ask.step}: this site has signed other sites as online than those that are "
@@ -220,57 +265,17 @@ class Secure:
             return False
         return True
 
-    def _group(self, run: _Run) -> Group:
+    def _run(self, name: str) -> MaskedRun:
+        allowed = self._policy.fewest_sites if self._policy.dropouts == "continue" else None
+        return self._runs.of(name, allowed or ALL)
+
+    def _group(self, run: MaskedRun) -> Group:
         if not run.publics:
             raise RefusedError("M02", "the sites of this run have exchanged no keys")
-        return secagg_group.group(run.publics, self._fewest)
+        return secagg_group.group(run.vouched)
 
-    def _pairs(self, name: str, run: _Run) -> dict[str, Pair]:
+    def _pairs(self, name: str, run: MaskedRun) -> dict[str, Pair]:
         return {
             s: pairwise_keys.agree(run.key, public, self._site, s, name)
             for s, public in run.publics.items()
         }
-
-    # ---- on disk ---------------------------------------------------------------------------------
-
-    def _path(self, name: str) -> Path | None:
-        # a run's name comes from outside: it must not be a path
-        return (
-            self._folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
-            if self._folder
-            else None
-        )
-
-    def _run(self, name: str) -> _Run:
-        if name not in self._runs:
-            path = self._path(name)
-            self._runs[name] = _read(path) if path and path.exists() else _Run(pairwise_keys.new())
-        return self._runs[name]
-
-    def _save(self, name: str, run: _Run) -> None:
-        if path := self._path(name):
-            text = json.dumps(
-                {
-                    "key": run.key.key.private_bytes_raw().hex(),
-                    "publics": run.publics,
-                    "steps": list(run.steps.items()),
-                }
-            )
-            durable(
-                path, text.encode(), "free space at the site; nothing leaves until it is on disk"
-            )
-
-
-def _read(path: Path) -> _Run:
-    try:
-        row = json.loads(path.read_text())
-        steps = {int(step): (str(place), tuple(online)) for step, (place, online) in row["steps"]}
-        return _Run(
-            Agreer(X25519PrivateKey.from_private_bytes(bytes.fromhex(row["key"]))),
-            dict(row["publics"]),
-            steps,
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            "S02", f"'{path}' is damaged ({error}); start a new run: the keys of this one are lost"
-        ) from error

@@ -24,6 +24,7 @@ from client.site.site_file import Site
 from client.site.site_log import SiteLog
 from client.station import guard, time_forecast
 from client.station.durable_state import Memory
+from client.station.masked_step import MaskedSteps
 from client.station.privacy_budget import Budget
 from client.station.secure_aggregation import Secure
 from client.station.work_queue import Jobs
@@ -38,9 +39,8 @@ from common.runtime.threads import fix_threads
 from common.study import load as studies
 from common.wire import signing
 from common.wire.envelope import Packet
-from common.wire.masked_messages import Ask, Masked, Told, pack_masked, pack_told, unpack_ask
+from common.wire.masked_messages import Ask, Told, pack_masked, pack_told, unpack_ask
 from common.wire.messages import (
-    CANNOT,
     NO_PLAN,
     Greeting,
     Hello,
@@ -103,11 +103,18 @@ class Station:
         self._held_states, self._lock = held_states(), threading.Lock()
         self._answering: set[str] = set()
         """Hashes of the cohorts that may be answered from."""
-        policy = site.privacy
-        self._secure = Secure(
-            site.name, self._signer, policy.peers, policy.fewest_sites, self._memory.masks
-        )
+        self._secure = Secure(site.name, self._signer, site.privacy, self._memory.masks)
         self._jobs = Jobs(site.name, self._work, self._memory, self._log, at_work)
+        budget = self._memory.budget
+        self._masked = MaskedSteps(
+            self._secure,
+            self._lock,
+            self._log,
+            self.handle,
+            self.cohort,
+            self._zero,
+            lambda: budget.head if budget else "",
+        )
         self._kinds: Mapping[str, Kind[Greeting] | Kind[Ask] | Kind[Request]] = {
             "greeting": Kind(
                 unpack_greeting,
@@ -167,7 +174,14 @@ class Station:
         signed = answer.pack(self._signer(), packet)
         if self._memory.audit is not None:
             with self._lock:
-                self._memory.audit.left(packet, answer.plans, answer.updates, signed)
+                seen = self._memory.snapshots
+                self._memory.audit.left(
+                    packet,
+                    answer.plans,
+                    answer.updates,
+                    signed,
+                    cohorts=seen.head if seen else "",
+                )
         return signed
 
     def _greeted(self, greeting: Greeting, _: float | None) -> Answer:
@@ -184,28 +198,11 @@ class Station:
             return unpack_request(packet, coordinator, self._held_states)
 
     def _worked(self, request: Request, seconds: float | None) -> Answer:
+        if any(p.secure for p in request.plans):
+            masked, updates = self._masked.answer(request, seconds)
+            return Answer(partial(pack_masked, masked), request.plans, updates)
         updates = self.handle(request, seconds)
-        if not any(p.secure for p in request.plans):
-            return Answer(partial(pack_updates, updates), request.plans, updates)
-        masked = self._log.or_code(lambda: self._masked(request, updates), Masked)
-        if masked.code:
-            updates = [replace(u, contribution=None, code=u.code or masked.code) for u in updates]
-        return Answer(partial(pack_masked, masked), request.plans, updates)
-
-    def _masked(self, request: Request, updates: Sequence[Update]) -> Masked:
-        """All that the step asks for in one vector; zeros for what this site cannot give, which
-        then nobody learns."""
-        plans = request.plans
-        if not all(p.secure for p in plans):
-            raise RefusedError("P04", "some plans of a step are to be masked and others not")
-        failures = {u.code for u in updates} - {"", *CANNOT}
-        if failures:
-            return Masked("R09" if "R09" in failures else min(failures))
-        zeros = [self._zero(p, request.states) for p in plans]
-        contributions = [u.contribution or zero for u, zero in zip(updates, zeros, strict=True)]
-        with self._lock:
-            vector, sealed = self._secure.mask(plans, zeros, contributions)
-        return Masked("", max(u.budget for u in updates), vector, sealed)
+        return Answer(partial(pack_updates, updates), request.plans, updates)
 
     def _zero(self, plan: Plan, states: States) -> Contribution:
         schema = self.cohort(plan.study, plan.task).schema
@@ -281,6 +278,8 @@ class Station:
         cohort = cohort_of(self.site, ref, task)
         if self._memory.snapshots is not None and cohort.hash not in self._answering:
             self._memory.snapshots.admit(ref, task, cohort, self.site.minimum)
+            if self._memory.budget is not None:
+                self._memory.budget.pin(self._memory.snapshots.head)
             self._answering.add(cohort.hash)
         return cohort
 

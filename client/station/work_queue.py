@@ -69,12 +69,24 @@ class Jobs:
     def _settled(self, answers: list[Answered]) -> list[Update]:
         """Charge, then store, then reply: whatever dies in between has charged too much, never too
         little."""
+        same = [self._same_account(a) for a in answers]
         head = self._budget.settle() if self._budget else ""
         self._answers.keep(answers)
         for answered in answers:
             if answered.update.code != "R09":
                 self._jobs.pop((answered.plan.run, answered.plan.question), None)
-        return [replace(a.update, budget=head) for a in answers]
+        return [
+            replace(a.update, budget=head if s else "") for a, s in zip(answers, same, strict=True)
+        ]
+
+    def _same_account(self, answered: Answered) -> bool:
+        """An old copy does not tell its head to a coordinator that remembers a later one, which
+        would take it for the newest. Who remembers none any more learns it with the stored answer
+        to the same plan, in case it was the first answer that was lost on the way."""
+        if self._budget is None:
+            return False
+        again = not answered.plan.budget and answered.update.contribution is not None
+        return again or self._budget.knows(answered.plan.budget)
 
     def _begun(self, plan: Plan, states: States) -> Future[Answered]:
         stored = self._answers.of(plan) if plan.site == self._site else None

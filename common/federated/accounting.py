@@ -3,14 +3,13 @@ affords."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
-import numpy as np
-
-from common.data.schema import Floats, Schema
+from common.data.schema import Schema
 from common.errors import UsageError
 from common.federated.learner import Federated
-from common.privacy.mechanism import ORDERS, epsilon, release
+from common.privacy.mechanism import Cost, epsilon, release
 
 MOST = 1e5
 """Noise beyond which nothing is left of a sum."""
@@ -21,9 +20,9 @@ def accountable(learner: Federated) -> bool:
     return all(phase.bound is not None for phase in learner.phases.values())
 
 
-def charge(learner: Federated, phase: str, schema: Schema, noise: float) -> Floats:
-    """Renyi divergences of one answer. UsageError C01 where the phase has no bound: it costs more
-    than any noise hides."""
+def charge(learner: Federated, phase: str, schema: Schema, noise: float) -> Cost:
+    """Of one answer. UsageError C01 where the phase has no bound: it costs more than any noise
+    hides; or where bound or noise is outside of its limits."""
     bound = learner.phases[phase].sensitivity(schema)
     if bound is None:
         raise UsageError(
@@ -31,16 +30,19 @@ def charge(learner: Federated, phase: str, schema: Schema, noise: float) -> Floa
             f"learner '{learner.name}' has no bound on what one patient adds, so that no noise "
             "hides a patient",
         )
-    return release(noise, bound)
+    try:
+        return release(noise, bound)
+    except ValueError as error:
+        raise UsageError("C01", f"learner '{learner.name}': {error}") from error
 
 
-def cost(learners: Iterable[Federated], schema: Schema, noise: float) -> Floats:
-    """Renyi divergences, at the most, of fitting all of them once on patients who are in every sum.
+def cost(learners: Iterable[Federated], schema: Schema, noise: float) -> Cost:
+    """At the most, of fitting all of them once on patients who are in every sum.
     UsageError C01 for one that cannot."""
-    total = np.zeros(len(ORDERS))
+    total = Cost()
     for learner in learners:
         for name, phase in learner.phases.items():
-            total += phase.exchanges * charge(learner, name, schema, noise)
+            total = total + phase.exchanges * charge(learner, name, schema, noise)
     return total
 
 
@@ -51,22 +53,22 @@ def calibrate(learners: Iterable[Federated], schema: Schema, most: float, delta:
     return least_noise(lambda noise: cost(fits, schema, noise), most, delta)
 
 
-def least_noise(charged: Callable[[float], Floats], most: float, delta: float) -> float:
-    """The same for anything: `charged` says what a noise costs, as Renyi divergences. UsageError
+def least_noise(charged: Callable[[float], Cost], most: float, delta: float) -> float:
+    """The same for anything: `charged` says what a noise costs. UsageError
     C01: no noise below `MOST` is enough."""
     low, high = 1e-2, MOST
-    if epsilon(charged(high), delta) > most:
+    if not epsilon(charged(high), delta) <= most:
         raise UsageError(
             "C01",
             f"epsilon {most:g} at delta {delta:g} affords no noise below {MOST:g}; ask for more, "
             "or for fewer exchanges",
         )
     while high / low > 1.0005:
-        middle = float(np.sqrt(low * high))
+        middle = math.sqrt(low * high)
         low, high = (low, middle) if epsilon(charged(middle), delta) <= most else (middle, high)
     return _up(high)
 
 
 def _up(noise: float) -> float:
-    step = 10.0 ** (np.floor(np.log10(noise)) - 2)
-    return float(f"{np.ceil(noise / step) * step:.9g}")
+    step = 10.0 ** (math.floor(math.log10(noise)) - 2)
+    return float(f"{math.ceil(noise / step) * step:.9g}")

@@ -58,7 +58,7 @@ class Autoencoder:
             self.name,
             {
                 **self.training.rules,
-                **self.private.rules,
+                **self.private.rules(self.training.epochs),
                 "dimensions >= 1": self.dimensions >= 1,
                 **grid,
             },

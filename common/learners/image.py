@@ -111,7 +111,7 @@ class Image:
             self.name,
             {
                 **self.training.rules,
-                **self.private.rules,
+                **self.private.rules(self.training.epochs),
                 "weight_cap >= 1": self.weight_cap >= 1,
                 **grid,
                 **chosen,

@@ -7,7 +7,6 @@ the number of patients.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, cast
@@ -30,6 +29,7 @@ from common.federated.learner import (
     names,
 )
 from common.federated.states import States
+from common.privacy.limits import CLIP
 from common.types import Arrays, State
 
 
@@ -50,7 +50,8 @@ class Importance:
     0: they are not."""
 
     def __post_init__(self) -> None:
-        demand(self.name, {"clip >= 0, and finite": 0 <= self.clip < math.inf})
+        rule = f"{CLIP.rule}, or clip = 0"
+        demand(self.name, {rule: self.clip == 0 or CLIP.holds(self.clip)})
 
     @property
     def needs(self) -> tuple[str, ...]:

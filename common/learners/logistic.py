@@ -48,6 +48,7 @@ from common.federated.protected_sums import Summands, row_blocks
 from common.federated.states import States
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.learners.preprocessing import standardise
+from common.privacy.limits import CLIP
 from common.types import Arrays, Probs, State
 
 LONGEST = 2.0
@@ -161,12 +162,13 @@ class Logistic:
         return Step(result, converged or done >= self.rounds)
 
     def __post_init__(self) -> None:
-        positive = ("l2", "tolerance", "prior", "clip")
+        positive = ("l2", "tolerance", "prior")
         demand(
             self.name,
             {
                 **{f"{name} > 0": getattr(self, name) > 0 for name in positive},
                 "rounds >= 1": self.rounds >= 1,
+                CLIP.rule: CLIP.holds(self.clip),
             },
         )
 

@@ -134,7 +134,9 @@ class Perceptron:
                 isinstance(h, int) and h >= 1 for h in self.hidden
             )
         }
-        demand(self.name, {**self.training.rules, **self.private.rules, **layers})
+        demand(
+            self.name, {**self.training.rules, **self.private.rules(self.training.epochs), **layers}
+        )
 
     def explain(self, state: State, cohort: Cohort) -> Floats:
         """Integrated gradients from the average patient (Sundararajan et al. 2017, eq. 1; 32

@@ -27,6 +27,7 @@ from common.federated.learner import Contribution, Phase, Plan, Step, Traits, de
 from common.federated.protected_sums import Summands
 from common.federated.states import States
 from common.metrics.feature_auc import feature_auc
+from common.privacy.limits import CLIP
 from common.privacy.patient_sums import Cells
 from common.types import Arrays
 
@@ -52,7 +53,10 @@ class Preprocessing:
     summand in linear models."""
 
     def __post_init__(self) -> None:
-        demand(self.name, {"2 <= bins <= 1024": 2 <= self.bins <= 1024, "clip > 0": self.clip > 0})
+        demand(
+            self.name,
+            {"2 <= bins <= 1024": 2 <= self.bins <= 1024, CLIP.rule: CLIP.holds(self.clip)},
+        )
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         columns = schema.columns

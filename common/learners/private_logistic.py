@@ -36,6 +36,7 @@ from common.federated.learner import (
 from common.federated.multinomial import against_reference, derivatives, softmax, summands
 from common.federated.protected_sums import Summands, row_blocks
 from common.federated.states import States
+from common.privacy.limits import CLIP
 from common.types import Arrays, Probs, State
 
 
@@ -58,7 +59,11 @@ class PrivateLogistic:
     def __post_init__(self) -> None:
         demand(
             self.name,
-            {"norm > 1": self.norm > 1, "l2 > 0": self.l2 > 0, "rounds >= 1": self.rounds >= 1},
+            {
+                f"1 < norm <= {CLIP.most:g}": 1 < self.norm <= CLIP.most,
+                "l2 > 0": self.l2 > 0,
+                "rounds >= 1": self.rounds >= 1,
+            },
         )
 
     def start(self, schema: Schema, seed: int) -> Arrays:

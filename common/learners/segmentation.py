@@ -71,7 +71,9 @@ class Segmentation:
             "widths: at least two whole numbers of at least 1": levels,
             f"grid: three multiples of {step}, twice that or more": grid,
         }
-        demand(self.name, {**self.training.rules, **self.private.rules, **shapes})
+        demand(
+            self.name, {**self.training.rules, **self.private.rules(self.training.epochs), **shapes}
+        )
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         imaging = imaging_of(self.name, schema)

@@ -29,6 +29,7 @@ import numpy as np
 from common.errors import RefusedError
 from common.networks.patient_gradients import PatientGradients, rows_together
 from common.networks.training import Batch, Examples, Loss, Rows, Schedule, load, optimiser
+from common.privacy.limits import CLIP, RATE, STEPS
 from common.privacy.mechanism import Sampled
 from common.privacy.patient_sums import Grid, grid
 from common.privacy.random import rounded_normal, uniform
@@ -77,12 +78,14 @@ class PrivateTraining:
     clip: float = 1.0
     """With noise: the L2 norm to which a patient's gradient is cut."""
 
-    @property
-    def rules(self) -> dict[str, bool]:
-        """What must hold of them, for `demand`."""
+    def rules(self, epochs: int) -> dict[str, bool]:
+        """What must hold of them, for `demand`; `epochs`: of one round."""
+        # a rate that is out of range is told of by itself
+        steps = epochs / max(self.rate, RATE.least)
         return {
-            "1e-4 <= rate <= 1": 1e-4 <= self.rate <= 1,
-            "1e-6 <= clip <= 1e6": 1e-6 <= self.clip <= 1e6,
+            RATE.rule: RATE.holds(self.rate),
+            CLIP.rule: CLIP.holds(self.clip),
+            f"epochs / rate <= {STEPS.most:g}": not steps > STEPS.most,
         }
 
 

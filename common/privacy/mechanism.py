@@ -3,9 +3,9 @@ delta).
 
 The unit is the patient; neighbouring cohorts differ by one patient added or removed, with all rows,
 images and crops. What leaves is a sum over patients with Gaussian noise of `noise` times its
-sensitivity (an L2 norm), so one release is Renyi-private with rdp(alpha) = alpha / (2 noise^2)
-(Mironov 2017, arXiv 1702.07476, prop. 7), and releases add (prop. 1). Sums over a random share of
-the patients, as in DP-SGD, cost what Opacus's accountant says.
+sensitivity (an L2 norm), or steps of DP-SGD, sums over a random share of the patients. A `Cost`
+says what was released, not an epsilon; costs add, exactly and in any order, and `epsilon` is worked
+out of what they come to.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from functools import lru_cache
 import numpy as np
 
 from common.data.schema import Floats
+from common.privacy import gaussian_law, loss_distribution, renyi
+from common.privacy.limits import BOUND, NOISE, RATE, STEPS
+from common.privacy.loss_distribution import Steps
 
-ORDERS = np.array(
-    [*(1 + x / 10 for x in range(1, 100)), *range(12, 64), 80, 96, 128, 192, 256, 384, 512, 1024]
-)
-"""Orders alpha: Opacus's, and larger ones, which small epsilons need."""
-_INVERSE_ORDER = 1 / (ORDERS - 1)
-_ORDER_TERM = np.log1p(-1 / ORDERS) - np.log(ORDERS) * _INVERSE_ORDER
 COUNTS = 20.0
 """Noise of counts that are told beside what has noise of its own: about 28 patients, at an epsilon
 of a fifth."""
+ACCOUNTANT = "pld"
+"""How epsilon is worked out, as lines on disk and reports name it: by the loss's law, which no
+Renyi divergence undercuts."""
+_UNIT = 2**100
+"""Of 1 / noise^2, a whole number of which is exact whatever the order of adding."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Privacy:
     """What a plan says of it."""
 
     noise: float
-    """Standard deviation of the noise in units of the sum's sensitivity; above 0."""
+    """Standard deviation of the noise in units of the sum's sensitivity."""
 
     @property
     def spread(self) -> float:
@@ -42,8 +44,7 @@ class Privacy:
         return self.noise * math.sqrt(2)
 
     def __post_init__(self) -> None:
-        if type(self.noise) is not float or not 0 < self.noise < math.inf:
-            raise ValueError(f"noise = {self.noise!r} must be a number above 0")
+        NOISE.demand(self.noise)
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,12 @@ class Sampled:
     share `rate` of the patients (DP-SGD)."""
 
     rate: float
-    """Each patient is in a step by chance, for itself (Poisson sampling); in (0, 1]."""
+    """Each patient is in a step by chance, for itself (Poisson sampling)."""
     steps: int
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate <= 1 or self.steps < 1:
-            raise ValueError(
-                f"rate = {self.rate!r} must lie in (0, 1], steps = {self.steps!r} be at least 1"
-            )
+        RATE.demand(self.rate)
+        STEPS.demand(self.steps)
 
 
 Bound = float | Sampled | None
@@ -67,37 +66,139 @@ Bound = float | Sampled | None
 None: it cannot account."""
 
 
-def gaussian(noise: float) -> Floats:
-    """Renyi divergence at `ORDERS` of one sum with Gaussian noise."""
-    return ORDERS / (2 * noise**2)
+Counts = tuple[tuple[tuple[float, ...], int], ...]
+"""Kinds of release, in order, each with how often."""
 
 
-def release(noise: float, bound: float | Sampled) -> Floats:
-    """Renyi divergence at `ORDERS` of what one plan's answer tells: one sum, or steps of DP-SGD and
-    the count beside them."""
-    return (
-        subsampled(noise, bound) + gaussian(COUNTS)
-        if isinstance(bound, Sampled)
-        else gaussian(noise)
-    )
+@dataclass(frozen=True)
+class Cost:
+    """What releases cost a patient who is in all of them: what they were, put together."""
 
+    gaussian: int = 0
+    """1 / noise^2 of all whole Gaussian sums, in 2^-100, rounded up."""
+    sampled: Counts = ()
+    """(noise, rate) of DP-SGD, and how many steps."""
+    curves: Counts = ()
+    """Renyi divergences at `renyi.ORDERS` of what no more is known of: with one of them these alone
+    decide."""
 
-@lru_cache(maxsize=64)
-def subsampled(noise: float, sampled: Sampled) -> Floats:
-    """Renyi divergence at `ORDERS` of all steps of one training (Mironov, Talwar, Zhang 2019, arXiv
-    1908.10530, by Opacus)."""
-    from opacus.accountants.analysis.rdp import compute_rdp
-
-    return np.asarray(
-        compute_rdp(
-            q=sampled.rate, noise_multiplier=noise, steps=sampled.steps, orders=list(ORDERS)
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.gaussian + other.gaussian,
+            _sum(self.sampled, other.sampled),
+            _sum(self.curves, other.curves),
         )
+
+    def __sub__(self, other: Cost) -> Cost:
+        """Of releases that are among these."""
+        return Cost(
+            self.gaussian - other.gaussian,
+            _sum(self.sampled, _times(-1, other.sampled)),
+            _sum(self.curves, _times(-1, other.curves)),
+        )
+
+    def __rmul__(self, times: int) -> Cost:
+        return Cost(times * self.gaussian, _times(times, self.sampled), _times(times, self.curves))
+
+    def __le__(self, other: Cost) -> bool:
+        """Are these releases among the other's?"""
+        return other == least_upper(self, other)
+
+    @property
+    def rdp(self) -> Floats:
+        """Renyi divergences at `renyi.ORDERS`."""
+        total = renyi.ORDERS * (self.gaussian / _UNIT / 2)
+        for (noise, rate), steps in self.sampled:
+            total = total + steps * renyi.subsampled(noise, rate)
+        for curve, times in self.curves:
+            total = total + times * np.asarray(curve)
+        return np.asarray(total)
+
+
+def least_upper(one: Cost, two: Cost) -> Cost:
+    """What neither exceeds: the more of each kind of release."""
+    return Cost(
+        max(one.gaussian, two.gaussian),
+        _more(one.sampled, two.sampled),
+        _more(one.curves, two.curves),
     )
 
 
-def epsilon(rdp: Floats, delta: float) -> float:
-    """The least epsilon at `delta` that Renyi divergences at `ORDERS` allow (Canonne, Kamath,
-    Steinke 2020, arXiv 2004.00010, prop. 12)."""
-    if not rdp.any():
+def _sum(one: Counts, two: Counts) -> Counts:
+    if not (one and two):
+        return one or two
+    counts = dict(one)
+    for kind, count in two:
+        counts[kind] = counts.get(kind, 0) + count
+    return tuple(sorted((kind, count) for kind, count in counts.items() if count))
+
+
+def _times(times: int, counts: Counts) -> Counts:
+    return tuple((kind, times * count) for kind, count in counts if times)
+
+
+def _more(one: Counts, two: Counts) -> Counts:
+    if not (one and two):
+        return one or two
+    counts = dict(one)
+    for kind, count in two:
+        counts[kind] = max(counts.get(kind, 0), count)
+    return tuple(sorted(counts.items()))
+
+
+def gaussian(noise: float) -> Cost:
+    """Of one sum over all patients. ValueError where the noise is outside of its limits."""
+    NOISE.demand(noise)
+    over, under = noise.as_integer_ratio()
+    return Cost(-(-_UNIT * under * under // (over * over)))
+
+
+def subsampled(noise: float, sampled: Sampled) -> Cost:
+    """Of all steps of one training by DP-SGD; at a rate of 1 each is a sum over all."""
+    if sampled.rate == 1:
+        return sampled.steps * gaussian(noise)
+    NOISE.demand(noise)
+    return Cost(sampled=(((noise, sampled.rate), sampled.steps),))
+
+
+def curve(rdp: Floats) -> Cost:
+    """Of a release of which only Renyi divergences at `renyi.ORDERS` are known. ValueError where
+    these are none."""
+    if rdp.shape != renyi.ORDERS.shape or not (np.isfinite(rdp) & (rdp >= 0)).all():
+        raise ValueError("Renyi divergences must be finite, at least 0, one for each order")
+    return Cost(curves=((tuple(rdp.tolist()), 1),))
+
+
+def release(noise: float, bound: float | Sampled) -> Cost:
+    """Of what one plan's answer tells: one sum, or steps of DP-SGD and the count beside them.
+    ValueError where noise or bound is outside of its limits."""
+    if isinstance(bound, Sampled):
+        return subsampled(noise, bound) + gaussian(COUNTS)
+    if bound:
+        BOUND.demand(float(bound))
+    return gaussian(noise)
+
+
+@lru_cache(maxsize=4096)
+def epsilon(cost: Cost, delta: float) -> float:
+    """The least epsilon at `delta` that is known to hold, from above; infinite at a delta of 0.
+
+    Renyi divergences bound it, and decide where there is a `curve`. Else the law of the loss does,
+    unless it cannot be worked out (`common.privacy.loss_distribution`), or rounding has put it
+    above that bound.
+    """
+    if cost == Cost():
         return 0.0
-    return max(float((rdp + _ORDER_TERM - math.log(delta) * _INVERSE_ORDER).min()), 0.0)
+    if not 0 < delta < 1:
+        return math.inf
+    ceiling = renyi.epsilon(cost.rdp, delta)
+    if cost.curves:
+        return ceiling
+    spread = math.sqrt(cost.gaussian / _UNIT)
+    if not cost.sampled:
+        exact = gaussian_law.epsilon(spread, delta, ceiling)
+    else:
+        steps = [Steps(noise, rate, n) for (noise, rate), n in cost.sampled]
+        whole = [Steps(1 / spread, 1.0, 1)] if spread else []
+        exact = loss_distribution.epsilon([*whole, *steps], delta)
+    return exact if exact <= ceiling else ceiling

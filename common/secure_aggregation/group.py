@@ -12,6 +12,9 @@ What holds this up: a site answers once at a place, whatever online sites it is 
 half of all sites must answer, the coordinator cannot have one part unmasked under one set and the
 rest of its masks under another. With the default threshold that holds while fewer than a third of
 the sites are the coordinator's accomplices.
+
+Two sums over two sets tell the sum over what is between them, whatever the protocol. So a sum is
+over all sites of the group, unless each of them has signed that it may be over fewer (`group`).
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ from common.secure_aggregation.pairwise_keys import Pair
 
 FEWEST = 3
 """Sites in a sum: of two, each could take off its own part and have the other's."""
+ALL = 0
+"""In place of a number of sites: every one of the group, none may drop out."""
 
 Shares = Mapping[str, bytes]
 """Of one site's seeds: under another site's name that of the seed the two share, under its own name
@@ -43,7 +48,8 @@ class Group:
     threshold: int
     """How many must answer: shares that give a seed."""
     minimum: int = FEWEST
-    """The fewest sites in a sum that this site, or the coordinator, accepts."""
+    """The fewest sites in a sum, by what all of them have signed: all of them, where one has not
+    allowed fewer."""
 
     def __post_init__(self) -> None:
         if list(self.sites) != sorted(set(self.sites)):
@@ -77,23 +83,34 @@ class Group:
         return [site, *(s for s in self.sites if s not in online)]
 
 
-def group(sites: Collection[str], minimum: int = FEWEST) -> Group:
-    """With the default threshold, two thirds of the sites."""
-    return Group(tuple(sorted(sites)), len(sites) - len(sites) // 3, minimum)
+def group(fewest: Mapping[str, int]) -> Group:
+    """Of the sites that have exchanged keys, with the default threshold, two thirds of them.
+
+    fewest: site -> the fewest sites of a sum that it has a part in; `ALL`: all of the group. The
+    most that one asks for holds for everybody: a site that is called dropped out has no say any
+    more.
+    """
+    count = len(fewest)
+    minimum = max((n or count for n in fewest.values()), default=0)
+    return Group(tuple(sorted(fewest)), count - count // 3, minimum)
 
 
 # ---- at a site -----------------------------------------------------------------------------------
 
 
-def seeds(group: Group, me: str, pairs: Mapping[str, Pair], place: bytes) -> dict[str, bytes]:
-    """What `masking.mask` takes: the seed that `me` has with each site, and under its own name a
-    random one, never drawn again."""
-    return {
-        s: secrets.token_bytes(masking.SEED_BYTES)
-        if s == me
-        else pairwise_keys.seed(pairs[s], place)
-        for s in group.sites
-    }
+def own_seed() -> bytes:
+    """Of the mask that a site shares with nobody: drawn once at a place, so that the same vector
+    leaves again."""
+    return secrets.token_bytes(masking.SEED_BYTES)
+
+
+def seeds(
+    group: Group, me: str, pairs: Mapping[str, Pair], place: bytes, own: bytes
+) -> dict[str, bytes]:
+    """What `masking.mask` takes: the seed that `me` has with each site, and under its own name its
+    own."""
+    with_others = {s: pairwise_keys.seed(pairs[s], place) for s in group.sites if s != me}
+    return with_others | {me: own}
 
 
 def seal(

@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -31,6 +31,16 @@ Stage = Literal["key", "group", "online", "reveal"]
 _HASH = r"[0-9a-f]{64}"
 
 
+class Vouch(NamedTuple):
+    """What a site vouches for in a run, and its signature of that (`vouched`)."""
+
+    public: str
+    """Its key."""
+    fewest: int
+    """The fewest sites of a sum that it has a part in; `group.ALL`: all of the run."""
+    signature: str
+
+
 @dataclass(frozen=True)
 class Ask:
     """`key`: a site's key for the run; `group`: all keys, with their sites' signatures; `online`:
@@ -44,8 +54,8 @@ class Ask:
     step: int = 0
     place: str = ""
     online: tuple[str, ...] = ()
-    keys: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    """`group`: site -> its public key, and its signature of that (`vouched`)."""
+    keys: Mapping[str, Vouch] = field(default_factory=dict)
+    """`group`: every site's."""
     signed: Mapping[str, str] = field(default_factory=dict)
     """`reveal`: online site -> its signature of the online sites (`agreed`)."""
     sealed: Mapping[str, bytes] = field(default_factory=dict)
@@ -58,6 +68,7 @@ class Told:
 
     code: str = ""
     public: str = ""
+    fewest: int = 0
     signature: str = ""
     shares: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
 
@@ -76,9 +87,10 @@ class Masked:
 # ---- what is signed, and what is summed ----------------------------------------------------------
 
 
-def vouched(run: str, site: str, public: str) -> bytes:
-    """What a site signs with its identity key: this is my key for this run."""
-    return json.dumps(["fedmets key", run, site, public]).encode()
+def vouched(run: str, site: str, public: str, fewest: int) -> bytes:
+    """What a site signs with its identity key: this is my key for this run, and no sum that I have
+    a part in is over fewer sites."""
+    return json.dumps(["fedmets key", run, site, public, fewest]).encode()
 
 
 def agreed(run: str, place: str, online: Sequence[str]) -> bytes:
@@ -94,7 +106,8 @@ def scale(group: Group) -> Scale:
 def place(plans: Sequence[Plan], group: Group) -> str:
     """64 hex digits, the same for every site."""
     asked = [replace(p, site="").question for p in plans]
-    text = json.dumps([group.sites, group.threshold, dataclasses.astuple(scale(group)), asked])
+    rules = [group.sites, group.threshold, group.minimum, dataclasses.astuple(scale(group))]
+    text = json.dumps([*rules, asked])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -137,7 +150,7 @@ def pack_ask(ask: Ask, signer: Signer) -> Packet:
 def unpack_told(packet: Packet, public: str, to: Packet) -> Told:
     """By the site with the key `public`; without a signature only a code."""
     body = envelope.loads(packet, "secured", ("told",))["told"]
-    demand_keys(body, {"code", "public", "signature", "shares"}, "told")
+    demand_keys(body, {"code", "public", "fewest", "signature", "shares"}, "told")
     if packet.signature or not body["code"]:
         envelope.verify(packet, public, to.hash)
     _code(body["code"])
@@ -147,8 +160,10 @@ def unpack_told(packet: Packet, public: str, to: Packet) -> Told:
     texts = (body["public"], body["signature"], *(t for v in shares.values() for t in v.values()))
     if any(type(t) is not str or not re.fullmatch(r"([0-9a-f]{2})*", t) for t in texts):
         raise WireError("W02", "a key, signature or share is malformed")
+    if type(body["fewest"]) is not int or body["fewest"] < 0:
+        raise WireError("W02", "what a site vouches for is malformed")
     told = {site: {k: bytes.fromhex(t) for k, t in of.items()} for site, of in shares.items()}
-    return Told(body["code"], body["public"], body["signature"], told)
+    return Told(body["code"], body["public"], body["fewest"], body["signature"], told)
 
 
 def unpack_masked(packet: Packet, public: str, to: Packet, sites: Sequence[str]) -> Masked:
@@ -197,9 +212,9 @@ def unpack_ask(packet: Packet, coordinator: str) -> Ask:
         or type(signed) is not dict
     ):
         raise WireError("W02", "an ask is malformed")
-    pairs = {k: tuple(listed(v, str, "keys")) for k, v in keys.items()}
-    if any(len(v) != 2 for v in pairs.values()) or any(type(v) is not str for v in signed.values()):
-        raise WireError("W02", "an ask has malformed keys or signatures")
+    vouches = {k: _vouch(v) for k, v in keys.items()}
+    if any(type(v) is not str for v in signed.values()):
+        raise WireError("W02", "an ask has malformed signatures")
     sealed = unpack(packet.blob)
     if any(v.dtype != np.uint8 or v.ndim != 1 for v in sealed.values()):
         raise WireError("W02", "a sealed text is malformed")
@@ -207,7 +222,7 @@ def unpack_ask(packet: Packet, coordinator: str) -> Ask:
     return Ask(
         **{
             **row,
-            "keys": pairs,
+            "keys": vouches,
             "online": online,
             "sealed": {k: v.tobytes() for k, v in sealed.items()},
         }
@@ -217,7 +232,8 @@ def unpack_ask(packet: Packet, coordinator: str) -> Ask:
 def pack_told(told: Told, signer: Signer | None, to: Packet) -> Packet:
     """`signer` None: whoever has no key says a code and nothing else."""
     shares = {site: {k: share.hex() for k, share in of.items()} for site, of in told.shares.items()}
-    row = {"code": told.code, "public": told.public, "signature": told.signature, "shares": shares}
+    row = {k: getattr(told, k) for k in ("code", "public", "fewest", "signature")}
+    row["shares"] = shares
     return envelope.sign("secured", {"told": row}, signer, to.hash)
 
 
@@ -231,6 +247,13 @@ def pack_masked(masked: Masked, signer: Signer, to: Packet) -> Packet:
     blob = pack(arrays)
     body = {"code": masked.code, "budget": masked.budget, "blob": hashlib.sha256(blob).hexdigest()}
     return envelope.sign("masked", body, signer, to.hash, blob)
+
+
+def _vouch(row: Any) -> Vouch:
+    kinds = [type(v) for v in row] if type(row) is list else []
+    if kinds != [str, int, str] or row[1] < 0:
+        raise WireError("W02", "an ask has a malformed key")
+    return Vouch(*row)
 
 
 def _code(code: Any) -> None:

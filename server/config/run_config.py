@@ -16,6 +16,7 @@ from common.data.cohort import Fold
 from common.data.schema import Schema
 from common.errors import UsageError
 from common.federated.learner import Federated, Head, Hyper, Stacked, hyper_of, load
+from common.privacy.limits import NOISE
 from common.runtime import settings
 from common.runtime.settings import Rule, Settings, Whole
 from common.study import load as studies
@@ -99,7 +100,8 @@ class Run(Settings):
     expect: Whole = 1
     """Sites to wait for before the first round."""
     quorum: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the sites able to do a step that must contribute to it."""
+    """Share of the sites able to do a step that must contribute to it. Where sums are masked all
+    must, unless every site lets a run go on with fewer."""
     quorum_cases: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of those sites' labelled cases that the contributing ones must hold: five small
     hospitals do not stand for the large one."""
@@ -144,6 +146,8 @@ class Run(Settings):
         """What does not go together."""
         if self.parts < 3 and "within_site" in self.evaluations:
             yield "parts", "must lie in 3 to 50 (a threshold takes models that leave two parts out)"
+        if self.noise and not NOISE.holds(self.noise):
+            yield "noise", f"must be 0, or lie in {NOISE.least:g} to {NOISE.most:g}"
         if self.noise and self.transfer in ROUNDED:
             yield (
                 "transfer",

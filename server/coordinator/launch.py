@@ -80,7 +80,7 @@ def _started(flower: SuperLink, run: Run) -> int:
     """The run's id at the SuperLink, which `stop` needs."""
     folder = Path(run.out)
     (folder / STOPPED).unlink(missing_ok=True)
-    started = flower.start(app_bundle.app(flower.home), run.toml)
+    started = flower.start(app_bundle.shipped(flower.home), run.toml)
     state_store.write(folder / SUPERLINK, json.dumps({"run": started}).encode())
     return started
 

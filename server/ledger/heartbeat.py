@@ -85,6 +85,12 @@ class Heartbeat:
             self._heard[site] = time.time()
         self._write(_LEAST_SECONDS)
 
+    def last_heard(self, site: str) -> str:
+        """When something last came from a site: UTC, to the second; `the start` where nothing
+        has."""
+        at = self._heard.get(site)
+        return "the start" if at is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
+
     def open(self, site: str, plans: int) -> None:
         """How many of a site's plans are still without an answer."""
         with self._lock:

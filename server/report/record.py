@@ -115,6 +115,7 @@ def record(done: Finished, evaluation: Evaluation, setting: Setting) -> Row:
         *federated_sums.implausible(report["results"], setting.limit, setting.limit_of),
         *federated_sums.undefended(run, study),
         *federated_sums.unconverged(done.states),
+        *federated_sums.masked(done.folder),
         *setting.alarms,
     ]
     return report

@@ -25,6 +25,9 @@ class Accounts:
         self._heads = _read(path) if path else {}
 
     def head(self, site: str) -> str:
+        """'' where the site has told none, in this run or one beside it."""
+        if self._path and self._keys[site] not in self._heads:
+            self._heads = {**_read(self._path), **self._heads}
         return self._heads.get(self._keys[site], "")
 
     def record(self, heads: Mapping[str, str]) -> None:

@@ -95,6 +95,9 @@ class Exchange:
     seconds: float
     budgets: Mapping[str, str]
     """Site -> the head of its budget chain, where it keeps one."""
+    fewest: int = 0
+    """The fewest sites that a masked sum of the run may be over, as all sites have vouched; 0: sums
+    are open."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     """Learner -> means per case of what is watched (`server.rounds.round_metrics`): over all sites
     and, where sums are open, by site."""
@@ -211,6 +214,7 @@ def _exchange(means: _Means, jobs: Sequence[Job], progress: Progress) -> Exchang
         received=asking.received - received,
         seconds=time.monotonic() - started,
         budgets=dict(collected.budgets),
+        fewest=collected.fewest,
         metrics=measured.rows(),
     )
 

@@ -22,7 +22,7 @@ from common.secure_aggregation import fixed_point, group
 from common.secure_aggregation.fixed_point import Words
 from common.wire import masked_messages
 from common.wire.envelope import Packet
-from common.wire.masked_messages import Ask, Told
+from common.wire.masked_messages import Ask, Told, Vouch
 from common.wire.messages import pack_request, unpack_updates
 from server.config.jobs import Job
 from server.ledger import state_store
@@ -73,15 +73,16 @@ class MaskedSums:
             asking.roster,
         )
         self._path = Path(self._run.out or tempfile.gettempdir()) / NAME
-        self.group = group.group(self._roster.ready)
-        site_keys = self._exchange_keys("key", {})
-        self._exchange_keys("group", {s: (t.public, t.signature) for s, t in site_keys.items()})
+        answers = self._exchange_keys("key", {})
+        self.group = group.group({s: t.fewest for s, t in answers.items()})
+        vouches = {s: Vouch(t.public, t.fewest, t.signature) for s, t in answers.items()}
+        self._exchange_keys("group", vouches)
 
     def _exchange_keys(
-        self, stage: masked_messages.Stage, keys: Mapping[str, tuple[str, str]]
+        self, stage: masked_messages.Stage, keys: Mapping[str, Vouch]
     ) -> dict[str, Told]:
         answers, codes = self._tell(
-            {s: replace(self._ask(s, stage), keys=keys) for s in self.group.sites}
+            {s: replace(self._ask(s, stage), keys=keys) for s in self._roster.ready}
         )
         if codes:
             raise FederationError(
@@ -98,12 +99,13 @@ class MaskedSums:
         plans, zeros = by_site(questions), [q.zero() for q in questions]
         site_plans = next(iter(plans.values()))
         step, place = site_plans[0].step, masked_messages.place(site_plans, self.group)
-        allowed = self._begun(place)
+        allowed, exactly = self._begun(place)
         vectors, outcome = self._vectors({s: p for s, p in plans.items() if s in allowed}, lot)
         outcome |= {s: "R02" for s in plans if s not in allowed}
         online = tuple(sorted(vectors.sealed))
-        self._demand(online, allowed, outcome)
-        state_store.write(self._path, json.dumps({"place": place, "online": online}).encode())
+        self._demand(step, online, allowed if exactly else (), outcome)
+        begun = {"run": self._name, "place": place, "online": online}
+        state_store.write(self._path, json.dumps(begun).encode())
         asks = {
             s: replace(self._ask(s, "online"), step=step, place=place, online=online)
             for s in online
@@ -132,7 +134,8 @@ class MaskedSums:
             _total(question, summed, zero, online, outcome) for question, summed, zero in sums
         )
         budgets = {s: head for s, head in vectors.budgets.items() if head}
-        return Collected(totals, outcome | dict.fromkeys(online, "contributed"), budgets)
+        outcome |= dict.fromkeys(online, "contributed")
+        return Collected(totals, outcome, budgets, self.group.minimum)
 
     def _unmask(
         self,
@@ -151,14 +154,16 @@ class MaskedSums:
                 "the run",
             ) from error
 
-    def _begun(self, place: str) -> tuple[str, ...]:
-        """The sites that may be in the sum: all, or those that were told for this very step before
-        the run was broken off."""
+    def _begun(self, place: str) -> tuple[tuple[str, ...], bool]:
+        """The sites that may be in the sum, and whether it must be exactly these: those of the
+        run's latest sum, which are those of this very step where it was broken off."""
         if not self._path.exists():
-            return self.group.sites
+            return self.group.sites, False
         try:
             begun = json.loads(self._path.read_text())
-            return tuple(begun["online"]) if begun["place"] == place else self.group.sites
+            if begun["run"] != self._name:
+                return self.group.sites, False
+            return tuple(begun["online"]), begun["place"] == place
         except (OSError, ValueError, KeyError) as error:
             raise RunError(
                 "S02",
@@ -166,27 +171,37 @@ class MaskedSums:
             ) from error
 
     def _demand(
-        self, online: tuple[str, ...], allowed: tuple[str, ...], lost: Mapping[str, str]
+        self,
+        step: int,
+        online: tuple[str, ...],
+        exactly: tuple[str, ...],
+        lost: Mapping[str, str],
     ) -> None:
         """Enough sites for a secure sum and for the quorum; and those that were told of this very
         sum before, if any were."""
-        reasons = _listed(lost)
+        short = len(online) < self._run.quorum * len(self.group.sites) - 1e-9
         try:
             self.group.demand(online)
+            wanted = f"those that were told of this sum ({', '.join(exactly)})" if exactly else ""
+            short = short or (bool(exactly) and online != exactly)
         except RefusedError as error:
-            raise FederationError(
-                "R01", f"{error} ({reasons}); mend the sites named and resume"
-            ) from error
-        if len(online) < self._run.quorum * len(self.group.sites) - 1e-9 or (
-            allowed != self.group.sites and online != allowed
-        ):
-            raise FederationError(
-                "R01",
-                f"{len(online)} of {len(self.group.sites)} sites sent a masked vector, quorum is "
-                f"{self._run.quorum:g} of all, and of those "
-                f"that were told of this sum each ({', '.join(allowed)}): {reasons}; mend the "
-                "sites named and resume",
-            )
+            wanted, short = str(error), True
+        if not short:
+            return
+        wanted = wanted or f"the quorum is {self._run.quorum:g} of {len(self.group.sites)}"
+        since = self._asking.heartbeat.last_heard
+        missing = "; ".join(
+            f"{s} since {since(s)}: {lost.get(s, 'R02')} ({why(lost.get(s, 'R02'))})"
+            for s in exactly or self.group.sites
+            if s not in online
+        )
+        raise FederationError(
+            "R01",
+            f"exchange {step}: {len(online)} of {len(self.group.sites)} sites sent a masked vector,"
+            f" and a sum under masks is over the same sites each time: {wanted}. Missing: "
+            f"{missing}. Mend the sites named and resume: nothing is lost, and the same sum is "
+            "asked for",
+        )
 
     def _vectors(
         self, plans: Mapping[str, list[Plan]], lot: Lot

@@ -11,16 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
-from common.data.schema import Floats, Schema
+from common.data.schema import Schema
 from common.federated.accounting import charge, cost
 from common.federated.learner import Federated
-from common.privacy.mechanism import COUNTS, ORDERS, epsilon, gaussian
+from common.privacy.by_part import ByPart, Share
+from common.privacy.mechanism import COUNTS, gaussian
 from server.config.jobs import Job
 
 DELTA = 1e-5
 """At which a run's epsilon is told; a site's policy may have another one."""
+_GREETING = Share(gaussian(COUNTS))
+_TOGETHER = ""
+"""In place of a learner: all of them, and the greeting."""
 
 
 class Charges:
@@ -29,7 +31,7 @@ class Charges:
     def __init__(self, jobs: Iterable[Job], schema: Schema, noise: float, parts: int) -> None:
         self._jobs = {(j.fold.key, j.learner.name): j for j in jobs}
         self._schema, self._noise, self._parts = schema, noise, parts
-        self._spent: dict[str, dict[str, Floats]] = {}
+        self._spent: dict[str, dict[str, ByPart]] = {}
 
     def take(self, work: Iterable[Mapping[str, Any]]) -> None:
         """Of one exchange, as its ledger line has it."""
@@ -42,27 +44,24 @@ class Charges:
                     *w["contributed"],
                     *(s for s, code in w["refused"].items() if code == "P01"),
                 ):
-                    by_learner = self._spent.setdefault(site, {})
-                    by_learner[w["learner"]] = by_learner.get(w["learner"], 0.0) + self._paid(
-                        job, w["phase"]
-                    )
+                    spent = self._spent.setdefault(site, {_TOGETHER: ByPart([_GREETING])})
+                    share = self._share(job, w["phase"])
+                    for name in (_TOGETHER, w["learner"]):
+                        spent.setdefault(name, ByPart()).add(share)
 
-    def _paid(self, job: Job, phase: str) -> Floats:
-        """(parts, orders): to whom one answer is charged."""
-        charged = np.ones((self._parts, 1))
-        if job.learner.traits.trains:
-            charged[list(job.fold.parts)] = 0
-        return charged * charge(job.learner, phase, self._schema, self._noise)
+    def _share(self, job: Job, phase: str) -> Share:
+        """Of one answer, and to whom it is charged."""
+        spared = job.fold.parts if job.learner.traits.trains else ()
+        cost = charge(job.learner, phase, self._schema, self._noise)
+        return Share(cost, (0, self._parts), frozenset(spared))
 
     def spent(self) -> dict[str, dict[str, Any]]:
         """Site -> epsilon so far, and what each learner alone would have cost."""
         figures = {}
-        for site, by_learner in self._spent.items():
-            rdp = sum(by_learner.values(), np.zeros((self._parts, len(ORDERS)))) + gaussian(COUNTS)
-            figures[site] = {
-                "epsilon": _worst(rdp),
-                "learners": {n: _worst(v) for n, v in by_learner.items()},
-            }
+        for site, spent in self._spent.items():
+            epsilons = {name: _told(costs) for name, costs in spent.items()}
+            together = epsilons.pop(_TOGETHER)
+            figures[site] = {"epsilon": together, "learners": epsilons}
         return figures
 
 
@@ -71,13 +70,12 @@ def planned(jobs: Iterable[Job], schema: Schema, noise: float, parts: int) -> fl
     by_fold: dict[tuple[int, ...], list[Federated]] = {}
     for job in jobs:
         by_fold.setdefault(job.fold.parts, []).append(job.learner)
-    total = np.tile(gaussian(COUNTS), (parts, 1))
+    shares = [_GREETING]
     for left_out, learners in by_fold.items():
-        charged = np.ones((parts, 1))
-        charged[list(left_out)] = 0
-        total = total + charged * cost(learners, schema, noise)
-    return _worst(total)
+        cost_of_fold = cost(learners, schema, noise)
+        shares.append(Share(cost_of_fold, (0, parts), frozenset(left_out)))
+    return _told(ByPart(shares))
 
 
-def _worst(rdp: Floats) -> float:
-    return float(f"{max(epsilon(row, DELTA) for row in rdp):.6g}")
+def _told(costs: ByPart) -> float:
+    return float(f"{costs.epsilon(DELTA):.6g}")

@@ -80,6 +80,8 @@ class Collected:
     not there."""
     budgets: Mapping[str, str]
     """Site -> the head of its budget chain, where it keeps one."""
+    fewest: int = 0
+    """The fewest sites of a masked sum, as all sites have vouched; 0: sums are open."""
 
 
 class Sums(Protocol):

@@ -1,6 +1,6 @@
 """Transport, messages out and replies back, over whichever of Flower's Grids a run has.
 
-A SuperNode takes a message, waits until some reply is there, sends what is there, and takes the
+Flower's SuperNode (our courier does not) takes a message, waits until some reply is there, sends what is there, and takes the
 next message; where none comes, it sends nothing. So when a process of an earlier message has died,
 and Flower puts an error in its place, that goes out in place of the reply that was waited for, and
 every reply from then on waits for the message after it. A site that says nothing for a while is

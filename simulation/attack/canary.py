@@ -28,7 +28,7 @@ from common.data.schema import Choice, Floats, Schema
 from common.errors import FedmetsError
 from common.federated.accounting import least_noise
 from common.federated.learner import Contribution, Federated, Plan, fit, hyper_of, local_plan
-from common.privacy.mechanism import Privacy, Sampled, epsilon, release
+from common.privacy.mechanism import Cost, Privacy, Sampled, epsilon, release
 from common.privacy.random import repeatable
 from common.types import Arrays, State
 from simulation.attack.lower_bound import CONFIDENCE, lower_bound
@@ -105,9 +105,9 @@ class Drill:
     canaries: tuple[Cohort, ...]
     others: Cohort
 
-    def charged(self, noise: float) -> Floats:
-        """Renyi divergences of one answer to each question."""
-        return np.asarray(np.sum([release(noise, m.bound) for m in self.moments], axis=0))
+    def charged(self, noise: float) -> Cost:
+        """Of one answer to each question."""
+        return sum((release(noise, m.bound) for m in self.moments), Cost())
 
 
 def arranged(chain: Sequence[Federated], others: Cohort, candidates: Cohort) -> Drill:

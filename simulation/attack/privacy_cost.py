@@ -18,12 +18,12 @@ from typing import Any, cast
 import numpy as np
 
 from common.data.cohort import Cohort, Fold
-from common.data.schema import Floats, Schema
+from common.data.schema import Schema
 from common.federated.accounting import accountable, calibrate, charge
 from common.federated.learner import Federated, Head, Hyper, TableHead
 from common.federated.states import States
 from common.learners.evaluation import within_site
-from common.privacy.mechanism import epsilon
+from common.privacy.mechanism import ACCOUNTANT, Cost, epsilon
 from common.study.study import Study
 from server.app import Outcome
 from server.config.run_config import Run
@@ -122,7 +122,7 @@ def _point(
     cost.points.append({**point, "value": auc.pop("auc"), **auc, **told_row})
     for site, epsilon_spent in spent.items():
         row = {"site": site, "learner": head.name, "epsilon": epsilon_spent, "delta": sweep.delta}
-        cost.spent.append({**row, "accountant": "rdp", "allowed": most_or_none})
+        cost.spent.append({**row, "accountant": ACCOUNTANT, "allowed": most_or_none})
 
 
 def noised_heads(run: Run, study: Study, outcome: Outcome) -> list[Federated]:
@@ -186,7 +186,7 @@ def _spent(
 ) -> dict[str, float | None]:
     """Site -> epsilon of what it released of one fit, the dearest of the run's, by the ledger."""
     by_name = {f.name: f for f in needed}
-    divergence: dict[tuple[str, str], Floats] = {}
+    costs: dict[tuple[str, str], Cost] = {}
     exchanges = [line for line in lines if line["kind"] == "exchange"]
     for work in (work for line in exchanges for work in line["work"]):
         if work["learner"] not in by_name:
@@ -194,8 +194,8 @@ def _spent(
         paid = charge(by_name[work["learner"]], work["phase"], schema, noise)
         for site in work["contributed"]:
             for fold in work["folds"]:
-                divergence[site, fold] = divergence.get((site, fold), np.zeros(1)) + paid
+                costs[site, fold] = costs.get((site, fold), Cost()) + paid
     dearest: dict[str, float | None] = {}
-    for (site, _), rdp in sorted(divergence.items()):
-        dearest[site] = max(dearest.get(site) or 0.0, epsilon(rdp, delta))
+    for (site, _), cost in sorted(costs.items()):
+        dearest[site] = max(dearest.get(site) or 0.0, epsilon(cost, delta))
     return dearest

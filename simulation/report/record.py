@@ -221,8 +221,8 @@ def spoken(sums: Sums, setting: Setting) -> list[str]:
             )
     if setting.run.secure:
         out.append(
-            "the sites masked their sums: a coordinator has what is over all sites alone; counts "
-            "and figures by site are the simulation's"
+            "the sites mask their sums: a coordinator has no site's own; counts and figures by "
+            "site are the simulation's"
         )
     if setting.args.noise_seed is not None:
         out.append(

@@ -321,46 +321,9 @@ with socket.socket() as s:
 
 
 HOSTILE_CLIENT = """
-import json, os
-from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
-
+open("/tmp/trace", "w").write("this ran at the hospital")
 app = ClientApp()
-
-def tried(what):
-    try:
-        return what()
-    except BaseException as error:
-        return type(error).__name__
-
-def forged():
-    import grpc
-    body = json.dumps({"format": 4, "plans": []}).encode()
-    answers = []
-    for kind in ("request", "greeting"):
-        head = {"kind": kind, "signature": "00" * 64, "sizes": [len(body), 0]}
-        with grpc.insecure_channel("unix:/run/fedmets/station/station.sock") as channel:
-            pieces = channel.stream_stream("/fedmets.Station/Answer")(iter([json.dumps(head).encode(), body]), timeout=20)
-            told, *parts = list(pieces)
-        size = json.loads(told)["sizes"][0]
-        answers.append(json.loads(b"".join(parts)[:size]))
-    return answers
-
-@app.query()
-def look(message, context):
-    found = {
-        "data": tried(lambda: os.listdir("/data")),
-        "key": tried(lambda: open("/kit/station.key").read()),
-        "patients": tried(lambda: open("/kit/patients.txt").read()),
-        "kit": tried(lambda: open("/kit/kit.json", "a").write("x")),
-        "code": tried(lambda: open("/opt/fedmets/evil.pth", "w").write("x")),
-        "socket": tried(lambda: sorted(os.listdir("/run/fedmets/station"))),
-        "torch": tried(lambda: __import__("torch").__name__),
-        "forged": tried(forged),
-        "user": os.getuid(),
-        "beside": sorted({open(f"/proc/{p}/cmdline").read() for p in os.listdir("/proc") if p.isdigit()}),
-    }
-    return Message(RecordDict({"found": ConfigRecord({"json": json.dumps(found)})}), reply_to=message)
 """
 HOSTILE_SERVER = """
 import json, time
@@ -374,7 +337,7 @@ def main(grid, context):
     while len(nodes := list(grid.get_node_ids())) < 3:
         time.sleep(0.5)
     replies = grid.send_and_receive([Message(RecordDict(), n, "query") for n in nodes], timeout=120)
-    found = [json.loads(r.content["found"]["json"]) if r.has_content() else None for r in replies]
+    found = [json.loads(r.content["updates"]["json"]) if r.has_content() else None for r in replies]
     open("/state/hostile.json", "w").write(json.dumps(found))
 """
 HOSTILE_PROJECT = """
@@ -389,11 +352,8 @@ clientapp = "evil_client:app"
 """
 
 
-def test_a_hostile_bundle_finds_no_data_no_key_and_a_station_that_does_not_listen(
-    town: Hospitals,
-) -> None:
-    """A coordinator that has gone over, or whose SuperLink was taken: it can run what it likes in
-    the couriers."""
+def test_a_hostile_bundle_never_comes_to_a_hospital(town: Hospitals) -> None:
+    """A coordinator that has gone over, or whose SuperLink was taken: what it ships stays there."""
     coordinator = town.container(town.coordinator, "coordinator")
     bundle = town.folder / "hostile"
     bundle.mkdir()
@@ -421,19 +381,12 @@ def test_a_hostile_bundle_finds_no_data_no_key_and_a_station_that_does_not_liste
     ).returncode:
         assert time.monotonic() < end, town.logs()
         time.sleep(2)
-    for one in json.loads(found.stdout):
-        assert one["data"] == []
-        assert (one["key"], one["patients"]) == ("FileNotFoundError", "FileNotFoundError")
-        assert (one["kit"], one["code"]) == ("OSError", "OSError")
-        assert one["socket"] == ["station.sock"]
-        assert (one["torch"], one["user"]) == ("ModuleNotFoundError", 10001)
-        assert isinstance(one["forged"], list), one
-        request, greeting = one["forged"]
-        assert request["updates"] == [{"plan": "0" * 64, "cases": 0, "code": "P05", "budget": ""}]
-        assert (greeting["site"]["code"], greeting["site"]["cases"]) == ("P05", 0)
-        assert not [line for line in one["beside"] if "serve" in line], (
-            "the station's process is in another container"
-        )
+    refused = {"plan": "0" * 64, "cases": 0, "code": "W02", "budget": ""}
+    assert [one["updates"] for one in json.loads(found.stdout)] == [[refused]] * 3
+    for name in town.names:
+        courier = town.container(town.home(name), "courier")
+        look = "import os; print(os.listdir('/tmp'))"
+        assert call(ENGINE, "exec", courier, "python", "-c", look).stdout.strip() == "[]", name
 
 
 def test_the_live_page_is_a_service_that_asks_for_its_token_and_can_write_nothing(

@@ -107,8 +107,11 @@ HELD: dict[str, Here | There] = {
     "fedmets client explain --site site.toml --study liver_recurrence --model runs/<folder>/model "
     "--out images.html": There(IMAGES + "test_a_site_embeds_and_explains_with_the_model"),
     "fedmets client explain --site site.toml --study liver_recurrence --model model --report "
-    "report.html --out mine.html": There(IMAGES + "test_a_site_embeds_and_explains_with_the_model"),
+    "report.json --out mine.html": There(IMAGES + "test_a_site_embeds_and_explains_with_the_model"),
     "fedmets client budget --site site.toml": Here("site"),
+    "fedmets client budget --site site.toml --new": There(
+        "tests/client/station/test_cohort_pin.py::test_a_station_with_an_epsilon_and_no_account_does_not_start"
+    ),
     "fedmets client audit --site site.toml --last 50": There(
         "tests/client/station/test_audit_log.py::test_the_record_has_every_message_and_the_budget_every_release"
     ),
@@ -152,9 +155,7 @@ HELD: dict[str, Here | There] = {
     "state": There(RUNBOOK, block=True),
     "unshare --net --map-root-user fedmets client serve --site KIT/site.toml --socket "
     "/run/fedmets/station.sock": There(RUNBOOK, block=True),
-    "fedmets deploy courier KIT --socket /run/fedmets/station.sock --state /var/lib/fedmets": There(
-        RUNBOOK, block=True
-    ),
+    "fedmets deploy courier KIT --socket /run/fedmets/station.sock": There(RUNBOOK, block=True),
     # docs/monitoring.md
     "fedmets server monitor --out state/runs": Here("runs", "--port 0", until="http://127.0.0.1:"),
     "podman exec -d CONTAINER fedmets server monitor --state /state --socket /state/room.sock": Here(

@@ -39,6 +39,8 @@ CLOSED = (
     *(
         "/v1/fleet/register-node",
         "/v1/fleet/unregister-node",
+        "/v1/fleet/get-run",
+        "/v1/fleet/get-fab",
         "/v1/runtime/pull-object",
         "/docs",
         "/openapi.json",

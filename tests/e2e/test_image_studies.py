@@ -164,7 +164,7 @@ def test_a_site_embeds_and_explains_with_the_model(
         "explain",
         *given,
         "--report",
-        str(folder / "report.html"),
+        str(folder / "report.json"),
         "--out",
         str(tmp_path / "mine.html"),
     )

@@ -179,7 +179,6 @@ class Town:
 
     def courier(self, site: str, *before: str) -> subprocess.Popen[bytes]:
         """`before`: words before the command, such as `env HTTPS_PROXY=...`."""
-        state = str(self.folder / f"flwr-{site}")
         courier = self.start(
             f"courier-{site}",
             *before,
@@ -192,7 +191,6 @@ class Town:
                 "--socket",
                 str(self.socket(site)),
             ),
-            *("--state", state, "--port", str(9100 + len(self.started))),
             inside=True,
         )
         self.couriers.setdefault(site, []).append(courier)
@@ -227,6 +225,9 @@ class Town:
                 self.furnish(name, home)
                 with open(self.home(name) / "site.toml", "a") as file:
                     file.write(policy)
+                if "epsilon" in policy:
+                    account = ("budget", "--site", str(self.home(name) / "site.toml"), "--new")
+                    self.call(PYTHON, "-m", "client", *account)
         if secure:
             self.introduce(names)
         self.open()
@@ -338,7 +339,7 @@ class Town:
         return killed
 
     def has_ended(self, site: str) -> bool:
-        """Its courier: Flower's SuperNode, which gives up on some errors."""
+        """Its courier, which gives up on some errors."""
         return all(p.poll() is not None for p in self.couriers[site])
 
     def log(self, name: str) -> str:

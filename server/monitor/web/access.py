@@ -4,6 +4,7 @@ that is named here vouches for."""
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import hmac
 import ipaddress
 import secrets
@@ -16,6 +17,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from common.errors import UsageError
+from server.monitor.web.login_brake import Brake
 
 COOKIE = "fedmets_session"
 SESSION_SECONDS = 12 * 3600.0
@@ -26,7 +28,7 @@ _SHORTEST_TOKEN = 16
 _WRONG_LOGIN_SECONDS = 1.0
 """Seconds that a wrong login takes; one is looked at after the other."""
 
-Answer = Literal["yes", "no", "host", "query"]
+Answer = Literal["yes", "no", "host", "query", "slow"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Access:
     sessions: dict[str, float] = field(default_factory=dict)
     """Session -> until when."""
     slow: asyncio.Lock = field(default_factory=asyncio.Lock)
+    brake: Brake = field(default_factory=Brake)
 
     @staticmethod
     def parse(
@@ -123,19 +126,28 @@ class Access:
             and (origin.peer == "" if self.socket else _plain(origin.peer) in self.proxies)
         ):
             return "yes"
-        if self.token and (
-            self.knows(origin.bearer)
-            or self._in(origin.cookie, time.time() if now is None else now)
-        ):
+        if self.token and self._in(origin.cookie, time.time() if now is None else now):
             return "yes"
+        if self.token and origin.bearer:
+            if not self.brake.allows(origin.peer):
+                return "slow"
+            if self.knows(origin.bearer, origin.peer):
+                return "yes"
         return "no"
 
-    def knows(self, token: str) -> bool:
-        return bool(self.token) and hmac.compare_digest(token.encode(), self.token.encode())
+    def knows(self, token: str, peer: str) -> bool:
+        """Is it the token? Takes as long for any; a wrong one counts against the address."""
+        shown, own = (hashlib.sha256(t.encode()).digest() for t in (token, self.token))
+        right = hmac.compare_digest(shown, own) and bool(self.token)
+        if right:
+            self.brake.passed(peer)
+        else:
+            self.brake.failed(peer)
+        return right
 
-    async def login(self, token: str) -> str:
+    async def login(self, token: str, peer: str) -> str:
         """A new session, or '' for a wrong token, which takes its time."""
-        if not self.knows(token):
+        if not self.knows(token, peer):
             async with self.slow:
                 await asyncio.sleep(_WRONG_LOGIN_SECONDS)
             return ""

@@ -89,8 +89,10 @@ class Feed:
             last_sent = time.monotonic()
             while True:
                 async with self._news:
+                    # in this very task: one that is cancelled must give back the lock it holds
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._news.wait(), LOOK_SECONDS)
+                        async with asyncio.timeout(LOOK_SECONDS):
+                            await self._news.wait()
                 if self._version != sent:
                     event = self._patch if self._version == sent + 1 else self._full
                     sent, last_sent = self._version, time.monotonic()

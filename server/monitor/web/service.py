@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import (
     JSONResponse,
     PlainTextResponse,
@@ -32,7 +32,9 @@ from server.monitor.terminal import brief
 from server.monitor.view import View
 from server.monitor.web.access import COOKIE, SESSION_SECONDS, Access, RequestOrigin
 from server.monitor.web.event_stream import Feed, Feeds
+from server.monitor.web.login_brake import WINDOW_SECONDS
 from server.monitor.web.prometheus import NEWEST_RUNS, Collected
+from server.monitor.web.request_timeout import TimelyProtocol
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -51,6 +53,8 @@ MOST_WATCHERS = 500
 """Browsers that watch at a time."""
 _LOGIN_BYTES = 4096
 """Bytes of a login."""
+LOGIN_SECONDS = 10.0
+"""Seconds in which a login's body must have come."""
 _ASSETS = {
     "page.css": "text/css",
     "page.js": "text/javascript",
@@ -68,7 +72,7 @@ def run(folder: Path, access: Access, host: str, port: int, socket: str, log: Lo
     )
     config = uvicorn.Config(
         app(folder, access, log), host=host, port=port, log_config=None, access_log=False,
-        proxy_headers=False,
+        proxy_headers=False, http=TimelyProtocol,
         server_header=False, timeout_graceful_shutdown=2, lifespan="on",
     )  # fmt: skip
     server = uvicorn.Server(config)
@@ -200,13 +204,20 @@ class _Pages:
     async def login(self, request: Request) -> Response:
         if request.method != "POST":
             return _asset("login.html", "text/html")
+        peer = request.client.host if request.client else ""
+        if not self.access.brake.allows(peer):
+            return _slow()
         body = b""
-        async for piece in request.stream():
-            body += piece
-            if len(body) > _LOGIN_BYTES:
-                return PlainTextResponse("too long\n", 413)
+        try:
+            async with asyncio.timeout(LOGIN_SECONDS):
+                async for piece in request.stream():
+                    body += piece
+                    if len(body) > _LOGIN_BYTES:
+                        return PlainTextResponse("too long\n", 413, headers={"Connection": "close"})
+        except TimeoutError:
+            return PlainTextResponse("too slow\n", 408, headers={"Connection": "close"})
         token = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0].strip()
-        session = await self.access.login(token)
+        session = await self.access.login(token, peer)
         if not session:
             return _asset("login.html", "text/html", 401)
         answer = RedirectResponse("./", 303)
@@ -227,6 +238,14 @@ class _Pages:
 
 def _asset(name: str, kind: str, status: int = 200) -> Response:
     return Response(files(__package__).joinpath(name).read_bytes(), status, media_type=kind)
+
+
+def _slow() -> Response:
+    return PlainTextResponse(
+        "too many wrong tokens; wait\n",
+        429,
+        headers={"Retry-After": str(int(WINDOW_SECONDS)), "Connection": "close"},
+    )
 
 
 def _not_found() -> Response:
@@ -258,13 +277,22 @@ class Guarded:
             await send(message)
 
         refusal = self._refusal(request)
-        await (refusal or self._inner)(scope, receive, sealed)
+        with suppress(ClientDisconnect):  # who has gone is owed no answer
+            await (refusal or self._inner)(scope, receive, sealed)
 
     def _refusal(self, request: Request) -> Response | None:
         path = request.url.path
+        headers = request.headers
+        if request.method != "POST" and (
+            headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+        ):
+            # nobody would read it, and it could come for ever
+            return PlainTextResponse("no body\n", 400, headers={"Connection": "close"})
         entering = bool(self._access.token) and path in ("/login", "/assets/login.css")
         if request.method not in ("GET", "HEAD") and not (entering and request.method == "POST"):
-            return PlainTextResponse("read only\n", 405, headers={"Allow": "GET, HEAD"})
+            return PlainTextResponse(
+                "read only\n", 405, headers={"Allow": "GET, HEAD", "Connection": "close"}
+            )
         answer = self._access.answer(_origin(request, self._access.header))
         if answer == "yes" or (answer == "no" and entering):
             return None
@@ -275,6 +303,8 @@ class Guarded:
             path=path,
             peer=request.client.host if request.client else "socket",
         )
+        if answer == "slow":
+            return _slow()
         if answer == "host":
             return PlainTextResponse("this name is not one of the page's; see --name\n", 421)
         if answer == "query":

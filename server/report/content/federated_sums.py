@@ -85,6 +85,22 @@ def trace(folder: Path, state_hash: str, ledger_head: str) -> Row:
     }
 
 
+def masked(folder: Path) -> list[str]:
+    """Over which sites the sums of a masked run were, and what that leaves to be told of one."""
+    exchanges = [line for line in read(folder / NAME) if line["kind"] == "exchange"]
+    fewest = max((e.get("fewest", 0) for e in exchanges), default=0)
+    if not fewest:
+        return []
+    sites = len(exchanges[0]["sites"])
+    if fewest >= sites:
+        return [f"the sites masked their sums: each sum was over all {sites} sites, and no fewer"]
+    return [
+        f"the sites masked their sums, and all of them allowed sums over fewer than the {sites}, "
+        f"down to {fewest} (dropouts = continue): a coordinator that says a site has dropped out "
+        "can tell what that site's sums are"
+    ]
+
+
 def participation(exchanges: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Site -> exchanges answered, and the codes by which it took no part in a step: nobody is
     missing in silence."""

@@ -13,7 +13,6 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from common.runtime.report_marker import PICTURES
 from server.report.charts import figures, survival_curves
 from server.report.checklists import checklist, claim, tripod
 from server.report.content import wording
@@ -99,7 +98,6 @@ def _context(report: Report) -> Context:
         "subgroups": subgroups(report),
         "subgroup_lead": lead(report),
         "images": pictures(report),
-        "place": PICTURES,
         "curves": figures.curves(report, drawn, index.lead(drawn)) if drawn else [],
         "drawn_model": wording.model(index.lead(drawn)) if drawn else "",
         "drawn_evaluation": EVALUATIONS[drawn] if drawn else "",

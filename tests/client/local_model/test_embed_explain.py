@@ -17,14 +17,12 @@ from pyarrow import parquet
 
 from client.__main__ import main
 from client.local_model.embed import embed
-from client.local_model.explain import explain, panels, write
+from client.local_model.explain import explain
 from client.local_model.model_folder import Networks, open_networks
-from client.local_model.report_with_pictures import own_copy
 from common.data.cohort import Cohort, Fold
-from common.errors import DataError, UsageError
+from common.errors import DataError
 from common.federated.learner import configured, fit, hyper_of, local_plan
 from common.learners.image import Image
-from common.runtime.report_marker import PICTURES
 from common.types import flatten, pack
 from tests import pictures
 
@@ -203,49 +201,3 @@ def test_options_out_of_range_are_refused(model: Path, tmp_path: Path, capsys: A
     ]
     assert main(["explain", *given, "--patients", "0"]) == 2
     assert "--patients 0" in capsys.readouterr().err
-
-
-def report_with(place: str) -> str:
-    inside = f'<div class="page"><h1>Report</h1>{place}<script>steal()</script></div>'
-    return f'<!DOCTYPE html>\n<html lang="en"><head></head><body>{inside}</body></html>'
-
-
-def test_a_sites_own_copy_shows_its_patients_where_the_report_has_a_place(
-    cohort: Cohort, networks: Networks, tmp_path: Path
-) -> None:
-    path = tmp_path / "report.html"
-    path.write_text(report_with(PICTURES))
-    found = panels(cohort, networks, 4, silent)
-    hostile = dataclasses.replace(cohort, site="<b>Site</b>")
-    text = own_copy(path, hostile, networks, found)
-    assert text.count("data:image/png;base64,") == 4
-    assert "<b>Site</b>" not in text
-    assert text.index("shows patients") < text.index("<h1>Report")
-    # whatever the coordinator's file holds, the policy stands before it
-    assert re.match(
-        r'<!DOCTYPE html>\n<meta http-equiv="Content-Security-Policy" content="default-src '
-        r"\'none\';",
-        text,
-    )
-    assert "script-src" not in text.split(">", 2)[1]
-    write(tmp_path / "mine.html", text.encode())
-    assert private(tmp_path / "mine.html")
-
-
-@pytest.mark.parametrize("place", ["", PICTURES * 2])
-def test_a_file_that_is_no_report_is_refused(
-    place: str, cohort: Cohort, networks: Networks, tmp_path: Path
-) -> None:
-    path = tmp_path / "report.html"
-    path.write_text(report_with(place))
-    for given in (path, tmp_path / "none.html"):
-        with pytest.raises(UsageError) as caught:
-            own_copy(given, cohort, networks, [])
-        assert caught.value.code == "C01"
-
-
-def test_the_reports_page_has_the_place_once_where_images_were_used() -> None:
-    from server.report.page import page
-
-    assert page.render({"images": {"sites": []}}).count(PICTURES) == 1
-    assert PICTURES not in page.render({})

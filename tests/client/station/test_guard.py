@@ -35,6 +35,7 @@ from common.learners.boosting import Boosting
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.privacy.mechanism import Privacy
 from common.types import State
+from tests import hospital
 from tests.pictures import imaging, sites
 
 (COHORT,) = sites(40, 1, imaging(crops=1), seed=3)
@@ -51,7 +52,7 @@ def asked(learner: Federated, phase: str, fold: Fold, noise: float) -> Plan:
 
 @pytest.fixture
 def budget(tmp_path: Path) -> Iterator[Budget]:
-    with closing(Budget(tmp_path, Policy(3.0, 1e-5))) as there:
+    with closing(hospital.account(tmp_path, Policy(3.0, 1e-5))) as there:
         yield there
 
 
@@ -130,3 +131,37 @@ def test_a_signed_plan_whose_trees_are_none_is_refused() -> None:
             with pytest.raises(RefusedError) as caught:
                 guard.sound(replace(plan, learner=name), {Fold(): bad}, COHORT.schema)
             assert caught.value.code == "P02"
+
+
+@pytest.mark.parametrize("parts", [10**12, 1001, 1, 0, -1, True, 5.0])
+def test_a_number_of_parts_outside_of_its_limits_is_refused_before_any_work(
+    parts: Any, budget: Budget
+) -> None:
+    plan = replace(asked(load("private_logistic"), "newton", Fold(), 3.0), parts=parts)
+    with pytest.raises(RefusedError, match="is not one of") as caught:
+        guard.admit(plan, SITE, COHORT, budget)
+    assert caught.value.code == "P03"
+
+
+@pytest.mark.parametrize(
+    ("name", "hyper"),
+    [
+        ("mlp", {"epochs": 10**9}),
+        ("mlp", {"epochs": 101, "rate": 1e-4}),
+        ("mlp", {"rate": 5e-324}),
+        ("mlp", {"clip": 1e-320}),
+        ("logistic", {"clip": 1e-320}),
+        ("preprocessing", {"clip": 1e308}),
+        ("importance", {"clip": 5e-324}),
+        ("private_logistic", {"norm": 1e300}),
+    ],
+)
+def test_a_hyperparameter_outside_of_its_limits_is_refused_before_any_work(
+    name: str, hyper: dict[str, object], budget: Budget
+) -> None:
+    learner = load(name)
+    plan = asked(learner, next(iter(learner.phases)), Fold(), 3.0)
+    plan = replace(plan, hyper={**plan.hyper, **hyper})
+    with pytest.raises(RefusedError, match="<=") as caught:
+        guard.admit(plan, SITE, COHORT, budget)
+    assert caught.value.code == "P03"

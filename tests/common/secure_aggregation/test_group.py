@@ -18,7 +18,7 @@ from common.errors import FederationError, RefusedError, WireError
 from common.secure_aggregation import fixed_point, masking, pairwise_keys, shamir
 from common.secure_aggregation import group as secagg_group
 from common.secure_aggregation.fixed_point import Scale, Words
-from common.secure_aggregation.group import Group
+from common.secure_aggregation.group import ALL, FEWEST, Group
 from common.secure_aggregation.pairwise_keys import Pair
 
 NAMES = ("Charité", "Ghent", "H1", "H10", "H2", "Yale", "a", "b", "ß")
@@ -50,7 +50,9 @@ class Site:
 
     def __post_init__(self) -> None:
         pairs = agreed(self.group.sites)[self.me]
-        self.seeds = secagg_group.seeds(self.group, self.me, pairs, self.place)
+        self.seeds = secagg_group.seeds(
+            self.group, self.me, pairs, self.place, secagg_group.own_seed()
+        )
         self.blobs = secagg_group.seal(self.group, self.me, self.seeds, pairs, self.place)
         sums = {"gradient": self.values[1:].reshape(2, 3), "cases": self.values[0]}
         self.vector = fixed_point.encode(sums, LIKE, Scale(len(self.group.sites)))
@@ -98,7 +100,7 @@ class Step:
 
 
 def step(n: int, place: bytes = PLACE, **changes: int) -> Step:
-    made = secagg_group.group(NAMES[:n])
+    made = secagg_group.group(dict.fromkeys(NAMES[:n], FEWEST))
     return Step(Group(**{**vars(made), **changes}), np.arange(7.0 * n).reshape(n, 7) - 20.25, place)
 
 
@@ -117,7 +119,9 @@ def steps(draw: st.DrawFn) -> tuple[Step, list[str], list[str]]:
     before they did."""
     n = draw(st.integers(3, 9))
     names = NAMES[:n]
-    threshold = draw(st.sampled_from([secagg_group.group(names).threshold, n // 2 + 1, n]))
+    threshold = draw(
+        st.sampled_from([secagg_group.group(dict.fromkeys(names, FEWEST)).threshold, n // 2 + 1, n])
+    )
     fewest = max(3, threshold)
     online = draw(
         st.permutations(names).flatmap(lambda p: st.integers(fewest, n).map(lambda m: list(p[:m])))
@@ -194,6 +198,25 @@ def test_a_sum_over_fewer_sites_than_a_site_allows_is_refused() -> None:
     assert len(secagg_group.reveal(one.group, one.group.sites[:5], held)) == 5
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=3, max_size=9))
+def test_a_sum_is_over_all_sites_unless_each_has_vouched_for_fewer(fewest: list[int]) -> None:
+    vouched = dict(zip(NAMES, fewest, strict=False))
+    if max(fewest) > len(fewest):
+        assert code(lambda: secagg_group.group(vouched)) == "M01"
+        return
+    made = secagg_group.group(vouched)
+    if ALL in fewest:
+        assert made.minimum == len(fewest)
+    for n in range(1, len(fewest) + 1):
+        online = made.sites[:n]
+        wanted = max(made.minimum, made.threshold, FEWEST)
+        if n >= wanted:
+            made.demand(online)
+        else:
+            assert code(lambda online=online: made.demand(online)) == "M01"
+
+
 @pytest.mark.parametrize(
     ("sites", "threshold", "minimum"),
     [
@@ -219,7 +242,7 @@ def test_a_group_in_which_parts_could_be_had_is_refused(
 def test_two_sets_of_answers_share_a_site_that_is_no_accomplice(n: int) -> None:
     """While fewer than a third are: each answers once, so no two sets of online sites are both
     unmasked."""
-    threshold = secagg_group.group([f"{i:03}" for i in range(n)]).threshold
+    threshold = secagg_group.group({f"{i:03}": FEWEST for i in range(n)}).threshold
     accomplices = -(-n // 3) - 1
     assert 2 * threshold - 2 * accomplices > n - accomplices
 
@@ -305,9 +328,12 @@ def test_masks_that_do_not_come_off_are_noticed() -> None:
     """The vector of a site that is said to be missing is in the sum."""
     n = 6
     like = {"x": np.zeros(1000)}
-    group = secagg_group.group(NAMES[:n])
+    group = secagg_group.group(dict.fromkeys(NAMES[:n], FEWEST))
     pairs = agreed(group.sites)
-    seeds = {me: secagg_group.seeds(group, me, pairs[me], PLACE) for me in group.sites}
+    seeds = {
+        me: secagg_group.seeds(group, me, pairs[me], PLACE, secagg_group.own_seed())
+        for me in group.sites
+    }
     total = np.zeros(1000, np.uint64)
     for me in group.sites:
         masking.mask(total, me, seeds[me])
@@ -334,9 +360,12 @@ def zeros(group: Group, seeds: Mapping[str, bytes], me: str) -> Words:
 
 
 def test_with_all_that_is_told_a_part_is_still_masked_and_so_is_any_sum_over_fewer() -> None:
-    group = secagg_group.group(NAMES[:6])
+    group = secagg_group.group(dict.fromkeys(NAMES[:6], FEWEST))
     pairs = agreed(group.sites)
-    seeds = {me: secagg_group.seeds(group, me, pairs[me], PLACE) for me in group.sites}
+    seeds = {
+        me: secagg_group.seeds(group, me, pairs[me], PLACE, secagg_group.own_seed())
+        for me in group.sites
+    }
     online = group.sites[:4]
     parts = {me: zeros(group, seeds[me], me) for me in group.sites}
     for me in online:
@@ -354,17 +383,20 @@ def test_with_all_that_is_told_a_part_is_still_masked_and_so_is_any_sum_over_few
 
 def test_what_one_step_tells_unmasks_no_other() -> None:
     """Even if every seed of a site had been told in it."""
-    group = secagg_group.group(NAMES[:4])
+    group = secagg_group.group(dict.fromkeys(NAMES[:4], FEWEST))
     pairs = agreed(group.sites)["H1"]
-    first, second = (secagg_group.seeds(group, "H1", pairs, place) for place in (PLACE, LATER))
+    first, second = (
+        secagg_group.seeds(group, "H1", pairs, place, secagg_group.own_seed())
+        for place in (PLACE, LATER)
+    )
     assert not set(first.values()) & set(second.values())
     vector, other = zeros(group, second, "H1"), zeros(group, first, "H1")
     assert uniform(vector - other)
     assert uniform(vector ^ other)
     masking.unmask(vector, "H1", first)
     assert uniform(vector)
-    # the seeds of pairs come again for the same place, the site's own never does
-    again = secagg_group.seeds(group, "H1", pairs, PLACE)
+    # the seeds of pairs come again for the same place; its own a site must remember
+    again = secagg_group.seeds(group, "H1", pairs, PLACE, secagg_group.own_seed())
     assert {k for k in again if again[k] != first[k]} == {"H1"}
 
 

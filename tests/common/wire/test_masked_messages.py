@@ -20,6 +20,7 @@ from common.wire.masked_messages import (
     Ask,
     Masked,
     Told,
+    Vouch,
     joined,
     pack_ask,
     pack_masked,
@@ -33,12 +34,12 @@ from tests import ring
 
 SITES = ("A", "B", "C")
 ASK = Ask(
-    "run", "A", "reveal", 1e12, 3, "1" * 64, SITES, {"B": ("2" * 64, "3" * 128)}, {"C": "4" * 128},
+    "run", "A", "reveal", 1e12, 3, "1" * 64, SITES, {"B": Vouch("2" * 64, 4, "3" * 128)}, {"C": "4" * 128},
     {"B": b"\0sealed", "C": b""}
 )  # fmt: skip
 ASKED = pack_ask(ASK, ring.COORDINATOR)
 MASKED = Masked("", "5" * 64, np.array([1, 2**64 - 1], np.uint64), {s: s.encode() for s in SITES})
-TOLD = Told("", "6" * 64, "7" * 128, {"B": {"B": b"\1\2", "C": b"\3"}})
+TOLD = Told("", "6" * 64, 4, "7" * 128, {"B": {"B": b"\1\2", "C": b"\3"}})
 
 
 def test_there_and_back() -> None:
@@ -94,7 +95,8 @@ def test_an_answer_to_another_message_or_with_another_blob_is_refused() -> None:
     "change",
     [
         {"step": "3"}, {"stage": "other"}, {"expires": None}, {"online": "A"},
-        {"keys": {"B": ["2"]}}, {"keys": []}, {"signed": {"C": 1}},
+        {"keys": {"B": ["2"]}}, {"keys": []}, {"keys": {"B": ["2", -1, "3"]}},
+        {"keys": {"B": ["2", True, "3"]}}, {"keys": {"B": ["2", 3.0, "3"]}}, {"signed": {"C": 1}},
         {"run": 1}, {"more": 1},
     ],
 )  # fmt: skip
@@ -148,7 +150,7 @@ def test_a_masked_answer_that_is_not_declared_is_refused(arrays: dict[str, np.nd
     )
 )
 def test_no_text_that_a_site_signs_breaks_the_coordinator(value: Any) -> None:
-    row = {"code": "", "public": "", "signature": "", "shares": {}}
+    row = {"code": "", "public": "", "fewest": 0, "signature": "", "shares": {}}
     for key in row:
         told = envelope.sign("secured", {"told": {**row, key: value}}, ring.signer("A"), ASKED.hash)
         try:
@@ -156,6 +158,8 @@ def test_no_text_that_a_site_signs_breaks_the_coordinator(value: Any) -> None:
         except WireError:
             continue
         assert isinstance(got.public, str)
+        assert type(got.fewest) is int
+        assert got.fewest >= 0
         assert all(isinstance(b, bytes) for of in got.shares.values() for b in of.values())
 
 

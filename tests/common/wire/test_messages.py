@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -124,6 +125,15 @@ def test_a_plan_that_names_another_state_is_refused() -> None:
     with pytest.raises(WireError) as caught:
         unpack_request(request(plan(), plan(state_hash="f" * 64)), PINNED)
     assert caught.value.code == "P04"
+
+
+@pytest.mark.parametrize("noise", [1e-160, 1e-154, 5e-324, 0.0, -1.0, 1e7, math.nan, math.inf])
+def test_noise_outside_of_its_limits_is_refused_on_arrival(noise: float) -> None:
+    hostile = Privacy(1.0)
+    object.__setattr__(hostile, "noise", noise)
+    with pytest.raises(WireError) as caught:
+        unpack_request(request(plan(privacy=hostile)), PINNED)
+    assert caught.value.code == "W02"
 
 
 ARRAYS = st.dictionaries(NAME, st.lists(st.floats(), max_size=4).map(np.array), max_size=3)

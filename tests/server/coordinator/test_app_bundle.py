@@ -1,4 +1,5 @@
-"""What Flower bundles where fedmets is installed is what it bundles in a checkout."""
+"""What Flower bundles where fedmets is installed is what it bundles in a checkout; and what a
+coordinator ships has nothing for a site."""
 
 from __future__ import annotations
 
@@ -6,9 +7,17 @@ import os
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
+import pytest
+from flwr.app import Context, RecordDict
+
+from client.courier.carrier import KINDS
+from common.wire.flower_records import NUDGE
+from server.client_app import app
 from server.coordinator import app_bundle
+from tests.courier import message as message_of
 from tests.paths import ROOT
 
 
@@ -17,8 +26,10 @@ def test_a_checkout_is_its_own_bundle(tmp_path: Path) -> None:
 
 
 def test_a_copy_says_the_same_to_flower_and_holds_the_same_code(tmp_path: Path) -> None:
-    there = app_bundle.copied(tmp_path / "app")
-    assert app_bundle.copied(tmp_path / "app") == there, "a second run finds the first one's"
+    there = app_bundle._copied(tmp_path / "app", app_bundle._BOTH)
+    assert app_bundle._copied(tmp_path / "app", app_bundle._BOTH) == there, (
+        "a second run finds the first one's"
+    )
     mine, theirs = (
         tomllib.loads((folder / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
         for folder in (ROOT, there)
@@ -33,8 +44,11 @@ def test_a_copy_says_the_same_to_flower_and_holds_the_same_code(tmp_path: Path) 
         assert held
 
 
-def test_flower_builds_a_bundle_from_the_copy(tmp_path: Path) -> None:
-    there = app_bundle.copied(tmp_path / "app")
+def test_the_bundle_that_a_coordinator_ships_has_no_code_for_a_site(tmp_path: Path) -> None:
+    there = app_bundle.shipped(tmp_path)
+    stale = there / "client" / "app.py"  # whatever else lies in the coordinator's folder
+    stale.parent.mkdir()
+    stale.write_text("raise SystemExit('this ran')")
     flwr = Path(sys.executable).parent / "flwr"
     quiet = {
         "FLWR_TELEMETRY_ENABLED": "0",
@@ -48,4 +62,15 @@ def test_flower_builds_a_bundle_from_the_copy(tmp_path: Path) -> None:
         check=True,
         capture_output=True,
     )
-    assert list(tmp_path.glob("*.fab"))
+    (bundle,) = tmp_path.glob("*.fab")
+    with zipfile.ZipFile(bundle) as packed:
+        names = packed.namelist()
+    assert "server/app.py" in names
+    assert not [n for n in names if n.startswith(("client/", "simulation/", "deploy/"))]
+
+
+def test_the_clientapp_that_a_coordinator_ships_answers_no_type_of_message() -> None:
+    for kind in ("train", "evaluate", *KINDS, NUDGE):
+        message = message_of(RecordDict(), kind=kind)
+        with pytest.raises(ValueError, match="No"):
+            app(message, Context(1, 1, {}, RecordDict(), {}))

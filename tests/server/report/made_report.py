@@ -278,7 +278,7 @@ def _private(heads, n):
                 "estimable": True,
             }
             out["utility"].append({"model": h, "epsilon": e, **point, **limits, "told": told})
-            spent = {"epsilon": e and 2.97, "delta": 1e-5, "accountant": "rdp", "allowed": e}
+            spent = {"epsilon": e and 2.97, "delta": 1e-5, "accountant": "pld", "allowed": e}
             out["privacy"].append({"site": "Alster", "learner": h, **spent})
             found = {
                 "auc": 0.531,

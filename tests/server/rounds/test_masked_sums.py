@@ -8,6 +8,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,22 +20,23 @@ from flwr.app import Message
 from client.site.privacy_policy import Policy
 from client.station.answer_store import Answers
 from client.station.durable_state import Memory
-from client.station.privacy_budget import Budget
+from client.station.station import Station
 from common.data.cohort import Fold
-from common.errors import FederationError, UsageError
+from common.errors import DataError, FederationError, RefusedError, UsageError
 from common.federated.learner import Plan, hyper_of, load
+from common.privacy.mechanism import Privacy
 from common.secure_aggregation import group
 from common.types import unpack
 from common.wire import masked_messages
 from common.wire.envelope import Kind, Packet
 from common.wire.flower_records import HELLO, SECURE, content, packet
-from common.wire.masked_messages import Ask, Told, unpack_told
+from common.wire.masked_messages import Ask, Told, Vouch, unpack_told
 from common.wire.messages import pack_request, refusal, unpack_updates
 from common.wire.state_transfer import pack_states
 from server.config.run_config import Run
 from server.rounds.driver import Exchange, Federation, Progress, drive
 from server.rounds.registration import Roster
-from tests import ring
+from tests import hospital, ring
 from tests.courier import MemoryGrid
 from tests.server.rounds.test_driver import RUN, Local, tasks
 from tests.synthetic import schema, sites
@@ -181,7 +183,7 @@ def test_noise_is_added_before_the_mask_and_charged(tmp_path: Path) -> None:
     opened = []
     for n in NAMES:
         rules = policy(n, epsilon=50.0, delta=1e-3)
-        budget = Budget(tmp_path / n, rules)
+        budget = hospital.account(tmp_path / n, rules)
         opened.append(
             station(
                 tmp_path, n, memory=Memory(Answers(tmp_path / n / "answers"), budget), rules=rules
@@ -200,13 +202,21 @@ def test_noise_is_added_before_the_mask_and_charged(tmp_path: Path) -> None:
 # ---- who drops out -------------------------------------------------------------------------------
 
 
+def continuing(folder: Path, stopping: Sequence[str] = ()) -> list[Local]:
+    """Stations that let a run go on with three sites, but for those that do not."""
+    rules = {
+        n: policy(n) if n in stopping else policy(n, dropouts="continue", fewest_sites=3)
+        for n in NAMES
+    }
+    return [station(folder, n, rules=rules[n]) for n in NAMES]
+
+
 @pytest.mark.parametrize("kind", ["masked", "secured"])
-def test_a_site_that_falls_silent_is_left_out_or_done_without(
-    stations: list[Local], tmp_path: Path, kind: str
-) -> None:
-    """Before its vector has come, and after: then it stays in the sum, and the others' shares take
-    its mask off."""
+def test_a_site_that_falls_silent_is_left_out_or_done_without(tmp_path: Path, kind: str) -> None:
+    """Before its vector has come, where all sites allow that, and after: then it stays in the sum,
+    and the others' shares take its mask off."""
     steps = itertools.count()
+    stations = continuing(tmp_path, NAMES if kind == "secured" else ())
 
     def silent(site: str, told: Packet, m: Message) -> Message | None:
         first = site == "S1" and told.kind == kind and b'"signature":""' not in told.text
@@ -226,6 +236,39 @@ def test_a_site_that_falls_silent_is_left_out_or_done_without(
         assert coefficients(progress) == pytest.approx(plain(tmp_path), abs=1e-6)
 
 
+def test_a_run_waits_for_a_lost_site_and_goes_on_with_the_same_sum_when_it_is_back(
+    tmp_path: Path,
+) -> None:
+    """One site that does not allow less is enough."""
+    gone = {"S1"}
+
+    def silent(site: str, told: Packet, m: Message) -> Message | None:
+        return None if site in gone and told.kind == "masked" else as_it_is(site, told, m)
+
+    grid = federation(continuing(tmp_path, ["S4"]), silent)
+    with pytest.raises(FederationError, match=r"M01.*5 are needed.*Missing: S1 since 20.*R02"):
+        driven(grid, tmp_path, replace(masked_run(), deadline=0.4), "waits")
+    gone.clear()
+    progress, told = driven(grid, tmp_path, name="waits")
+    assert all(e.sites == dict.fromkeys(NAMES, "contributed") for e in told)
+    assert coefficients(progress) == pytest.approx(plain(tmp_path), abs=1e-6)
+
+
+def test_a_site_that_dropped_out_is_not_taken_back_in_the_run(tmp_path: Path) -> None:
+    turns = itertools.count()
+
+    def silent(site: str, told: Packet, m: Message) -> Message | None:
+        lost = site == "S1" and told.kind == "masked" and next(turns) == 0
+        return None if lost else as_it_is(site, told, m)
+
+    grid = federation(continuing(tmp_path), silent)
+    progress, told = driven(grid, tmp_path, replace(masked_run(), deadline=0.4))
+    assert all(e.sites["S1"] == "R02" for e in told)
+    assert coefficients(progress) == pytest.approx(
+        plain(tmp_path, [n for n in NAMES if n != "S1"]), abs=1e-6
+    )
+
+
 def _in_a_step(m: Message, kind: str) -> bool:
     """Not the exchange of keys."""
     return kind == "masked" or json.loads(packet(m, "secure").text)["ask"]["stage"] in (
@@ -243,7 +286,7 @@ def test_too_few_sites_end_the_run_by_name(stations: list[Local], tmp_path: Path
         )
 
     with pytest.raises(
-        FederationError, match=r"a sum over 2 sites of 5.*S1: R02.*S2: R02"
+        FederationError, match=r"a sum over 2 sites of 5.*S1 since .*: R02.*S2 since .*: R02"
     ) as caught:
         driven(federation(stations, gone), tmp_path)
     assert caught.value.code == "R01"
@@ -313,12 +356,13 @@ class Liar:
         )
         return unpack_told(self.stations[site].answer(asked), ring.signer(site).public, asked)
 
-    def keys(self, names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    def keys(self, names: Sequence[str]) -> dict[str, Vouch]:
         told = {n: self.ask(n, "key") for n in names}
-        return {n: (t.public, t.signature) for n, t in told.items()}
+        return {n: Vouch(t.public, t.fewest, t.signature) for n, t in told.items()}
 
     def begin(self, names: Sequence[str] = NAMES) -> None:
         keys = self.keys(names)
+        self.fewest = {n: v.fewest for n, v in keys.items()}
         assert all(not self.ask(n, "group", keys=keys).code for n in names)
 
     def plans(self, site: str, step: int = 0, **more: Any) -> list[Plan]:
@@ -347,10 +391,12 @@ class Liar:
             return masked_messages.Masked(
                 unpack_updates(told, ring.signer(site).public, asked)[0].code
             )
-        return masked_messages.unpack_masked(told, ring.signer(site).public, asked, NAMES)
+        return masked_messages.unpack_masked(
+            told, ring.signer(site).public, asked, plans[0].participants
+        )
 
     def place(self) -> str:
-        return masked_messages.place(self.plans("S0"), group.group(NAMES))
+        return masked_messages.place(self.plans("S0"), group.group(self.fewest))
 
     def signed(self, online: Sequence[str]) -> dict[str, str]:
         return {
@@ -377,15 +423,14 @@ def test_a_plan_that_leaves_out_a_site_is_refused(liar: Liar) -> None:
 def test_a_key_that_the_coordinator_made_up_is_refused(stations: list[Local]) -> None:
     liar = Liar(stations)
     keys = liar.keys(NAMES)
-    forged = {**keys, "S1": (keys["S2"][0], keys["S2"][1])}
+    forged = {**keys, "S1": keys["S2"]}
     assert liar.ask("S0", "group", keys=forged).code == "M02"
-    mine = masked_messages.vouched("lie", "S1", keys["S2"][0])
-    assert (
-        liar.ask(
-            "S0", "group", keys={**keys, "S1": (keys["S2"][0], ring.COORDINATOR.sign(mine))}
-        ).code
-        == "M02"
-    )
+    public, fewest, signature = keys["S1"]
+    text = masked_messages.vouched("lie", "S1", keys["S2"].public, fewest)
+    forged = {**keys, "S1": Vouch(keys["S2"].public, fewest, ring.COORDINATOR.sign(text))}
+    assert liar.ask("S0", "group", keys=forged).code == "M02"
+    loosened = {**keys, "S1": Vouch(public, 3, signature)}
+    assert liar.ask("S0", "group", keys=loosened).code == "M02", "S1 vouched for all sites"
     assert liar.ask("S0", "group", keys={**keys, "Sybil": keys["S2"]}).code == "P07"
     assert liar.ask("S0", "group", keys={n: keys[n] for n in NAMES[:2]}).code == "M01"
     assert liar.ask("S0", "group", keys={n: keys[n] for n in NAMES[1:]}).code == "M02", (
@@ -403,12 +448,12 @@ def test_one_vector_leaves_in_a_step(liar: Liar) -> None:
     assert liar.work("S0", phase="fine", seed=4).code == "P06"
     again = liar.work("S0")
     assert not again.code
-    assert not np.array_equal(again.vector, first.vector), (
-        "masks of a second time are others, what is under them is the same"
-    )
+    assert np.array_equal(again.vector, first.vector), "the same masked vector leaves again"
 
 
-def test_a_site_signs_one_online_set_and_reveals_for_no_other(liar: Liar) -> None:
+def test_a_site_signs_one_online_set_and_reveals_for_no_other(tmp_path: Path) -> None:
+    liar = Liar(continuing(tmp_path))
+    liar.begin()
     came = {n: liar.work(n) for n in NAMES}
     online, place = NAMES[:4], liar.place()
     sealed = {n: {s: came[s].sealed[n] for s in NAMES} for n in NAMES}
@@ -438,6 +483,87 @@ def test_a_site_signs_one_online_set_and_reveals_for_no_other(liar: Liar) -> Non
     # of each online site the seed of its own and the one that it has with S4; never one between two
     # that are online
     assert {s: set(v) for s, v in honest.shares.items()} == {s: {s, "S4"} for s in online}
+
+
+def test_zeros_once_are_zeros_for_good_and_cost_nothing_again(tmp_path: Path) -> None:
+    """Under noise a sum of about as many patients as the minimum falls below it at one draw and not
+    at the next."""
+    rules = policy("S0", epsilon=90.0, delta=1e-3)
+    patients = next(len(c) for c in sites(150, 5, seed=2) if c.site == "S0")
+    with closing(hospital.account(tmp_path / "S0", rules)) as budget:
+        memory = Memory(Answers(tmp_path / "a"), budget, masks=tmp_path / "S0" / "secure")
+        noised = station(tmp_path, "S0", minimum=patients, memory=memory, rules=rules)
+        others = [station(tmp_path, n) for n in NAMES[1:]]
+        liar = Liar([noised, *others])
+        liar.begin()
+        drawn = set()
+        for step in range(12):
+            # each plan has the head that was told last
+            asked = {"step": step, "privacy": Privacy(40.0), "budget": budget.head if step else ""}
+            first, spent = liar.work("S0", **asked), budget.spent
+            assert not first.code
+            again = [liar.work("S0", **asked) for _ in range(3)]
+            assert all(np.array_equal(a.vector, first.vector) for a in again)
+            assert budget.spent == spent
+            drawn.add(bool(_run_on_disk(tmp_path / "S0" / "secure")["steps"][-1][1]["absent"]))
+        assert drawn == {True, False}, "both came"
+
+
+def _run_on_disk(folder: Path) -> dict[str, Any]:
+    (path,) = (p for p in folder.glob("*.json") if p.name != "sets.json")
+    run: dict[str, Any] = json.loads(path.read_text())
+    return run
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RefusedError("P02", "not finite"),
+        DataError("D05", "a patient's picture"),
+        ZeroDivisionError("in one patient's row"),
+        None,
+    ],
+)
+def test_what_fails_over_rows_is_one_code_and_no_other_answer_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    liar = Liar([station(tmp_path, n) for n in NAMES])
+    liar.begin()
+
+    def failing(self: Local, plan: Plan, states: Any) -> Any:
+        if error is not None:
+            raise error
+        made = Station._work(self, plan, states)  # too large for the fixed point
+        return replace(made, sums={k: v + 1e30 for k, v in made.sums.items()})
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Local, "_work", failing)
+        liar.stations["S0"] = station(tmp_path, "S0")
+        assert liar.work("S0").code == "M04"
+    liar.stations["S0"] = station(tmp_path, "S0")
+    assert liar.work("S0").code == "M04", "what is mended is not answered there any more"
+    assert not liar.work("S0", step=1).code
+    assert not liar.work("S1").code
+
+
+def test_what_says_nothing_of_rows_is_told_as_it_is_and_may_be_mended(tmp_path: Path) -> None:
+    strict = policy("S0", learners=("boosting",))
+    liar = Liar([station(tmp_path, n, rules=strict if n == "S0" else None) for n in NAMES])
+    liar.begin()
+    assert liar.work("S0").code == "P07"
+    liar.stations["S0"] = station(tmp_path, "S0")
+    assert not liar.work("S0").code
+
+
+def test_participants_are_exact_under_masks(tmp_path: Path) -> None:
+    named = policy("S0", participants=tuple(NAMES))
+    liar = Liar([station(tmp_path, n, rules=named if n == "S0" else None) for n in NAMES])
+    liar.begin(NAMES[:4])
+    four = tuple(NAMES[:4])
+    assert liar.work("S0", participants=four).code == "P07", "a subset of those it names"
+    assert liar.work("S1", participants=tuple(NAMES)).code == "M01", "not those with keys"
+    assert liar.work("S1", participants=four[:3]).code == "M01"
+    assert not liar.work("S1", participants=four).code
 
 
 def test_an_expired_or_foreign_message_is_refused(liar: Liar) -> None:
@@ -519,6 +645,6 @@ def test_what_a_site_has_refused_is_not_asked_again(stations: list[Local], tmp_p
         )
         return Message(content(answer), reply_to=m)
 
-    _, told = driven(federation(stations, denied), tmp_path, replace(masked_run(), retries=2))
-    assert all(e.sites["S3"] == "P07" for e in told)
-    assert next(asked) == len(told)
+    with pytest.raises(FederationError, match=r"S3 since .*: P07"):
+        driven(federation(stations, denied), tmp_path, replace(masked_run(), retries=2))
+    assert next(asked) == 1

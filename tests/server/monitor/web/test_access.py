@@ -210,12 +210,12 @@ def test_sessions_end_and_are_not_endless_in_number() -> None:
     import asyncio
 
     access = Access(TOKEN)
-    first = asyncio.run(access.login(TOKEN))
+    first = asyncio.run(access.login(TOKEN, "10.0.0.9"))
     asked = RequestOrigin("10.0.0.9", "room.example", "", first, "", "")
     assert access.answer(asked) == "yes"
     assert access.answer(asked, time.time() + 13 * 3600) == "no"
     for _ in range(1100):
-        asyncio.run(access.login(TOKEN))
+        asyncio.run(access.login(TOKEN, "10.0.0.9"))
     assert len(access.sessions) <= 1000
     with pytest.raises(UsageError):
         Access.parse("0.0.0.0", "", "", (), "", ())
