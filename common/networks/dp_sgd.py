@@ -8,12 +8,13 @@ adds rounded Gaussian noise (`common.privacy.random.rounded_normal`), and divide
 record: taken together, cut together. What follows on the noisy sum (momentum, AdamW, weight decay,
 the proximal term) sees no patient.
 
-A patient goes through the network alone. In a batch its gradient depends in the last bits on who
-else is in it and on its place there; parameters that a coordinator has made for it would blow that
-up, and one more patient could change everybody's share. The gradient of one patient's loss is
-moreover the sum of what Opacus's GradSampleModule gives for each crop
-(tests/common/networks/test_dp_sgd.py), in half of the time and less. Chance, noise and augmentation
-come from the operating system (`common.privacy.random`), never from a plan.
+A patient's gradient must not depend on who else is in a step, to the last bit: parameters that a
+coordinator has made for it would blow that up, and one more patient could change everybody's share.
+Patients of few rows share the network's pass (`common.networks.patient_gradients`) where a trial
+finds that it keeps them apart (`common.networks.row_independence`); others go through it alone.
+The gradient of one patient's loss is the sum of what Opacus's GradSampleModule gives for each crop
+(tests/common/networks/test_dp_sgd.py). Chance, noise and augmentation come from the operating
+system (`common.privacy.random`), never from a plan.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from common.errors import RefusedError
-from common.networks.patient_gradients import PatientGradients, rows_together
+from common.networks.patient_gradients import LARGEST, PatientGradients, rows_together
 from common.networks.training import Batch, Examples, Loss, Rows, Schedule, load, optimiser
 from common.privacy.limits import CLIP, RATE, STEPS
 from common.privacy.mechanism import Sampled
@@ -232,16 +234,21 @@ class _Patients:
 class _Shared:
     """Patients who share a network's pass, in a fixed number of rows."""
 
-    def __init__(
-        self, network: nn.Module, shape: BatchShape, device: torch.device
-    ) -> None:
+    def __init__(self, network: nn.Module, shape: BatchShape, device: torch.device) -> None:
+        self._network, self._shape, self._device = network, shape, device
         self._gradients = PatientGradients(network)
-        self._shape, self._device = shape, device
+
+    @cached_property
+    def _apart(self) -> bool:
+        """Tried out when somebody wants to share."""
+        from common.networks.row_independence import row_independent
+
+        return row_independent(self._network, self._shape, self._device)
 
     def takes(self, batch: Batch) -> bool:
         """By a patient's own number of rows: less than a quarter of a call's, for one of more gains
         nothing on a CPU."""
-        return len(batch[0]) < self._shape.count // 4
+        return len(batch[0]) < self._shape.count // 4 and self._apart
 
     def fits(self, company: list[Batch]) -> bool:
         return sum(len(batch[0]) for batch in company) <= self._shape.count
@@ -268,15 +275,12 @@ def _shared(
     network: nn.Module, examples: Records, device: torch.device, batch: int
 ) -> list[_Shared]:
     """For patients of few rows, and of twice as many; none where all go one at a time."""
-    from common.networks.row_independence import BatchShape, row_independent
+    from common.networks.row_independence import BatchShape
 
+    if sum(p.numel() for p in network.parameters()) > LARGEST[device.type]:
+        return []
     # shapes are the plan's, the same for everybody
     first = examples.batch(np.array([0]), device, None)[: examples.inputs]
     rows = tuple(tuple(x.shape[1:]) for x in first)
     count = rows_together(max(math.prod(r) for r in rows), batch, device)
-    shapes = [BatchShape(n, rows) for n in (count, 2 * count) if n > 4]
-    return [
-        _Shared(network, shape, device)
-        for shape in shapes
-        if row_independent(network, shape, device)
-    ]
+    return [_Shared(network, BatchShape(n, rows), device) for n in (count, 2 * count) if n > 4]

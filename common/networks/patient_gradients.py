@@ -22,6 +22,8 @@ VALUES = {"cpu": 2**19, "cuda": 2**24}
 """The most values of an input that go through a network together, by kind of device."""
 MOST = {"cpu": 64, "cuda": 128}
 """The most rows that do: more are hardly faster, and rows that nobody needs cost."""
+LARGEST = {"cpu": 2**20, "cuda": 2**26}
+"""Parameters of a network for which it pays: with more, what is made for each patient is the work."""
 ALIGNED = 64
 """Bytes: where memory that torch has given out begins."""
 
