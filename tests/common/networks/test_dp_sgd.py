@@ -157,7 +157,7 @@ COMPANY = st.lists(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.integers(0, 999), st.sampled_from(HOSTILE), COMPANY, st.integers(0, 40), st.integers(1, 3)
 )
