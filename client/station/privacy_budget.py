@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,15 @@ from client.site.privacy_policy import Policy
 from common.errors import RefusedError, RunError, UsageError
 from common.federated.learner import Plan
 from common.privacy.by_part import ByPart, Share
-from common.privacy.limits import NOISE
+from common.privacy.limits import NOISE, SHARES
 from common.privacy.mechanism import (
     ACCOUNTANT,
     COUNTS,
     Cost,
+    Privacy,
     Sampled,
-    gaussian,
-    subsampled,
+    release,
+    shared,
 )
 from common.privacy.random import rounded_normal
 from common.runtime.hash_chain import Chain
@@ -64,37 +65,56 @@ class Charge:
     """Parts none of whose patients are in the sum."""
     sampled: Sampled | None = None
     """Steps of DP-SGD, beside which a count leaves; None: one sum."""
+    shares: int = 0
+    """Of noise that sites share: how many shares a reader lacks who is in league with as many sites
+    as the policy allows for; 0: the site has added all of it."""
+    sites: int = 0
+    """How many sites are sure to have added a share: what the coordinator by itself lacks."""
 
     @staticmethod
-    def of(plan: Plan, noise: float, spared: tuple[int, ...], bound: float | Sampled) -> Charge:
-        sampled = bound if isinstance(bound, Sampled) else None
-        return Charge(
+    def of(plan: Plan, spared: tuple[int, ...], bound: float | Sampled, policy: Policy) -> Charge:
+        assert plan.privacy is not None
+        charge = Charge(
             plan.run,
             plan.step,
             plan.learner,
             plan.fold.key,
             plan.question,
-            noise,
+            plan.privacy.noise,
             (plan.seed, plan.parts),
             spared,
-            sampled,
+            bound if isinstance(bound, Sampled) else None,
         )
+        if charge.sampled or not plan.privacy.shared:
+            return charge
+        return replace(charge, shares=plan.privacy.shared, sites=policy.sure_sites(plan))
 
     def __post_init__(self) -> None:
         """ValueError for what is outside of its limits (`common.privacy.limits`)."""
         NOISE.demand(self.noise)
+        if self.shares != 0 or type(self.shares) is not int:
+            SHARES.demand(self.shares)
+            SHARES.demand(self.sites)
+            if self.sites <= self.shares or self.sampled:
+                raise ValueError(f"{self.shares} shares of noise of {self.sites} sites")
         Share(Cost(), self.split, frozenset(self.spared))
 
     @property
     def cost(self) -> Cost:
         """To a patient who is in the sum."""
-        if self.sampled is None:
-            return gaussian(self.noise)
-        return subsampled(self.noise, self.sampled) + gaussian(COUNTS)
+        return release(Privacy(self.noise, self.shares), self.sampled or 0.0)
 
     @property
     def share(self) -> Share:
         return Share(self.cost, self.split, frozenset(self.spared))
+
+    @property
+    def share_alone(self) -> Share:
+        """The same, as the coordinator by itself can tell."""
+        if not self.shares:
+            return self.share
+        noise = min(self.noise * math.sqrt(self.sites / self.shares), NOISE.most)
+        return Share(shared(noise, self.sites), self.split, frozenset(self.spared))
 
 
 class Spending:
@@ -102,7 +122,10 @@ class Spending:
 
     def __init__(self, lines: Sequence[dict[str, Any]] = (), path: Path = Path(NAME)) -> None:
         self._by_part = ByPart()
+        self._alone = ByPart()
         self.charges = 0
+        self.shared = 0
+        """Of these, releases whose noise is shared."""
         self.faults: list[str] = []
         """Why it has no bound, by line."""
         for number, line in enumerate(lines, start=1):
@@ -132,13 +155,20 @@ class Spending:
 
     def add(self, charge: Charge) -> None:
         self._by_part.add(charge.share)
+        self._alone.add(charge.share_alone)
         self.charges += 1
+        self.shared += charge.shares > 0
 
     def epsilon(self, delta: float, more: Charge | None = None) -> float:
         """At `delta`; `more`: if it were charged, too."""
         if self.faults:
             return math.inf
         return self._by_part.epsilon(delta, more.share if more else None)
+
+    def alone(self, delta: float) -> float:
+        """At `delta`, against the coordinator by itself: no site is in league with it, and none
+        reads along."""
+        return math.inf if self.faults else min(self._alone.epsilon(delta), self.epsilon(delta))
 
 
 class _Account(Chain):
@@ -365,6 +395,9 @@ def read(folder: Path, policy: Policy) -> dict[str, Any]:
         "delta": policy.delta,
         "spent": spent,
         "left": left if left > 0 else 0.0,
+        "alone": spending.alone(policy.delta) if lines and policy.delta else 0.0,
+        "shared": spending.shared,
+        "colluders": policy.colluders,
         "releases": sum(runs.values()),
         "runs": runs,
         "faults": spending.faults,

@@ -126,6 +126,9 @@ class Run(Settings):
     secure: bool = False
     """Whether sums are masked, so that the coordinator sees those over all sites alone; three
     messages a step instead of one."""
+    shared_noise: bool = False
+    """Whether the sites share one noise under masks, instead of each adding all of it; every site
+    must allow it."""
     accept_leak: str = ""
     """Comma-separated features for which guard L03 is overridden; printed in the report."""
     resume: bool = False
@@ -165,6 +168,8 @@ class Run(Settings):
             )
         elif HOLDOUT in asked and len(asked) > 1:
             yield "evaluations", f"names several, but {HOLDOUT} goes with no other"
+        if self.shared_noise and not (self.secure and self.noise):
+            yield "shared_noise", "is for sums with noise under masks; set noise and secure, too"
         if self.secure:
             yield from self._not_masked()
 

@@ -39,4 +39,5 @@ def noise_for(run: Run, study: Study, epsilon: float, delta: float) -> float:
     for head in run.heads(study):
         assert isinstance(head, Head)
         trained |= {f.name: f for f in fits(head, run, study)}
-    return calibrate(trained.values(), schema, epsilon, delta)
+    # into how many shares makes no difference that the figure shows
+    return calibrate(trained.values(), schema, epsilon, delta, int(run.shared_noise))

@@ -97,6 +97,8 @@ def test_whoever_releases_pays_and_only_parts_it_does_not_look_at_are_spared(
     charges: list[Charge] = []
 
     class Account:
+        policy = Policy()
+
         def reserve(self, charge: Charge) -> None:
             charges.append(charge)
 
