@@ -9,9 +9,9 @@ from collections.abc import Callable
 import numpy as np
 
 from client.site.site_file import Site
-from client.station.gaussian_noise import noised
-from client.station.privacy_budget import Budget, Charge
-from client.station.shared_sums import demand_steps, within_masks
+from client.station.charge import Charge
+from client.station.gaussian_noise import demand_steps, noised, within_masks
+from client.station.privacy_budget import Budget
 from common.data.cohort import UNKNOWN, Cohort
 from common.data.schema import Schema
 from common.errors import FedmetsError, RefusedError

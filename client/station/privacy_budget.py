@@ -16,25 +16,19 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from client.site.privacy_policy import Policy
+from client.station.charge import Charge, read_charge
 from common.errors import RefusedError, RunError, UsageError
-from common.federated.learner import Plan
-from common.privacy.by_part import ByPart, Share
-from common.privacy.limits import NOISE, SHARES
+from common.privacy.by_part import ByPart
 from common.privacy.mechanism import (
     ACCOUNTANT,
     COUNTS,
-    Cost,
-    Privacy,
-    Sampled,
-    release,
-    shared,
 )
 from common.privacy.random import rounded_normal
 from common.runtime.hash_chain import Chain
@@ -47,74 +41,6 @@ NO_BOUND = (
     "no epsilon can be promised for these patients any more: set privacy.epsilon = inf in the site "
     "file, which says so openly, or begin a new `state` folder with other patients; keep this one"
 )
-
-
-@dataclass(frozen=True)
-class Charge:
-    """What one release costs."""
-
-    run: str
-    step: int
-    learner: str
-    fold: str
-    question: str
-    noise: float
-    split: tuple[int, int]
-    """Seed and number of parts."""
-    spared: tuple[int, ...]
-    """Parts none of whose patients are in the sum."""
-    sampled: Sampled | None = None
-    """Steps of DP-SGD, beside which a count leaves; None: one sum."""
-    shares: int = 0
-    """Of noise that sites share: how many shares a reader lacks who is in league with as many sites
-    as the policy allows for; 0: the site has added all of it."""
-    sites: int = 0
-    """How many sites are sure to have added a share: what the coordinator by itself lacks."""
-
-    @staticmethod
-    def of(plan: Plan, spared: tuple[int, ...], bound: float | Sampled, policy: Policy) -> Charge:
-        assert plan.privacy is not None
-        charge = Charge(
-            plan.run,
-            plan.step,
-            plan.learner,
-            plan.fold.key,
-            plan.question,
-            plan.privacy.noise,
-            (plan.seed, plan.parts),
-            spared,
-            bound if isinstance(bound, Sampled) else None,
-        )
-        if charge.sampled or not plan.privacy.shared:
-            return charge
-        return replace(charge, shares=plan.privacy.shared, sites=policy.sure_sites(plan))
-
-    def __post_init__(self) -> None:
-        """ValueError for what is outside of its limits (`common.privacy.limits`)."""
-        NOISE.demand(self.noise)
-        if self.shares != 0 or type(self.shares) is not int:
-            SHARES.demand(self.shares)
-            SHARES.demand(self.sites)
-            if self.sites <= self.shares or self.sampled:
-                raise ValueError(f"{self.shares} shares of noise of {self.sites} sites")
-        Share(Cost(), self.split, frozenset(self.spared))
-
-    @property
-    def cost(self) -> Cost:
-        """To a patient who is in the sum."""
-        return release(Privacy(self.noise, self.shares), self.sampled or 0.0)
-
-    @property
-    def share(self) -> Share:
-        return Share(self.cost, self.split, frozenset(self.spared))
-
-    @property
-    def share_alone(self) -> Share:
-        """The same, as the coordinator by itself can tell."""
-        if not self.shares:
-            return self.share
-        noise = min(self.noise * math.sqrt(self.sites / self.shares), NOISE.most)
-        return Share(shared(noise, self.sites), self.split, frozenset(self.spared))
 
 
 class Spending:
@@ -139,7 +65,7 @@ class Spending:
 
     def _read(self, row: dict[str, Any], where: str) -> None:
         try:
-            self.add(_charge(row, where))
+            self.add(read_charge(row, where))
         except ValueError as error:
             self.faults.append(f"{where} charges for what has no bound that can be added: {error}")
 
@@ -350,19 +276,6 @@ def _demand_begun(path: Path) -> None:
         )
 
 
-def _charge(row: Any, where: str) -> Charge:
-    """ValueError for a value outside of its limits, RunError S02 for another form."""
-    try:
-        sampled = Sampled(**row["sampled"]) if row.get("sampled") else None
-        read = {"split": tuple(row["split"]), "spared": tuple(row["spared"]), "sampled": sampled}
-        return Charge(**{**row, **read})
-    except (TypeError, KeyError, AttributeError, IndexError) as error:
-        raise RunError(
-            "S02",
-            f"{where} was written by another version ({error}); use the version that wrote it",
-        ) from error
-
-
 def _exclusive_lock(path: Path) -> int:
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -375,6 +288,18 @@ def _exclusive_lock(path: Path) -> int:
             "other",
         ) from error
     return lock
+
+
+def trust(told: Mapping[str, Any]) -> str:
+    """In words, whom what was spent counts on (`read`); empty where nobody."""
+    if not told["shared"]:
+        return ""
+    league = told["colluders"] or 0
+    return (
+        f"{told['shared']} releases share noise with the sites of [privacy.peers]: this holds against "
+        f"a coordinator with at most {league} of them in league, and against each other site that "
+        f"reads along; against the coordinator alone it is {told['alone']:.3f}"
+    )
 
 
 def read(folder: Path, policy: Policy) -> dict[str, Any]:

@@ -17,9 +17,9 @@ import pytest
 from client.site.privacy_policy import Policy
 from client.station.answer_store import Answers
 from client.station.durable_state import Memory
+from client.station.gaussian_noise import demand_steps, within_masks
 from client.station.masked_step import _fails
 from client.station.privacy_budget import read
-from client.station.shared_sums import demand_steps, within_masks
 from common.data.cohort import Fold
 from common.errors import FederationError, RefusedError
 from common.federated.learner import Contribution, hyper_of, load
