@@ -50,6 +50,7 @@ def trained(cohorts: list[Cohort], noise: float) -> State:
     )
     state: State = {LEARNER.name: LEARNER.start(cohorts[0].schema, 0)}
     bound = LEARNER.phases["newton"].sensitivity(cohorts[0].schema)
+    assert isinstance(bound, float)
     done = False
     while not done:
         sums = [

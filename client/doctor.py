@@ -97,6 +97,8 @@ def _privacy(site: Site) -> list[Finding]:
         f"epsilon {account['spent']:.3f} of {account['epsilon']:g} spent, in "
         f"{account['releases']} releases"
     )
+    if trust := privacy_budget.trust(account):
+        text += f"; {trust}"
     enough = account["left"] > account["epsilon"] / 10
     return [
         Finding(

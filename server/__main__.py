@@ -80,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
     n.add_argument(
         "--delta", type=float, default=1e-5, help="of the sites' policies (default 1e-5)"
     )
+    n.add_argument("--shared", action="store_true", help="of a run with shared_noise, under masks")
     n.add_argument(
         "--set",
         action="append",
@@ -333,7 +334,7 @@ def _noise(args: argparse.Namespace) -> dict[str, object]:
     run = Run.parse(
         {"study": args.study, "task": args.task, "learners": args.learners, **_more(args.set)}
     )
-    noise = noise_for(run, run.load_study(), args.epsilon, args.delta)
+    noise = noise_for(run, run.load_study(), args.epsilon, args.delta, args.shared)
     return {
         "noise": noise,
         "epsilon": args.epsilon,

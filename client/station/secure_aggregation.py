@@ -76,6 +76,8 @@ class Secure:
                 f"the plans are not all of one step for the sites {', '.join(group.sites)}, which "
                 "exchanged keys",
             )
+        for plan in plans:
+            self._policy.demand_shares(plan, group.minimum)
         self._sets.admit(cohort, group.sites)
         masked = run.steps.get(first.step)
         place = masked_messages.place(plans, group)

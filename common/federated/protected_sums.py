@@ -19,7 +19,7 @@ from common.data.cohort import Cohort
 from common.federated.learner import Contribution, Federated, Plan, identity
 from common.federated.states import States
 from common.privacy.mechanism import Sampled
-from common.privacy.patient_sums import FINEST, Block, Grid, grid, patient_sums
+from common.privacy.patient_sums import FINEST, Block, Grid, grid_of, patient_sums
 from common.types import Arrays
 
 _AT_ONCE = 1 << 22
@@ -126,7 +126,7 @@ def _row(arrays: Arrays) -> Block:
 
 
 def _sum(each: Iterable[Summands], zero: Contribution, plan: Plan, bound: float) -> Contribution:
-    on = Grid(FINEST) if plan.privacy is None else grid(bound, plan.privacy.spread)
+    on = grid_of(bound, plan.privacy)
     cases, tallies = 0, []
 
     def sums() -> Iterator[Block]:

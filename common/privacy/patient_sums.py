@@ -18,12 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.data.schema import Floats
+from common.privacy.mechanism import Privacy
 from common.types import Array
 
 FINEST = -30
 """The finest grid is 2^-30, that of the masks (`common.secure_aggregation.fixed_point`)."""
 STEPS = 32
 """A grid is at most so fine that the noise's standard deviation is 2^32 of its steps."""
+SHARED_STEPS = 20
+"""The same for a share of a noise that sites share: 2^20 of its steps."""
 _LARGEST = 2.0**62
 """A patient's value in steps is cut here; a sum beyond 2^63 wraps, which tells no more than the
 sum."""
@@ -55,11 +58,18 @@ class Grid:
         return np.asarray(whole * self.step)
 
 
-def grid(bound: float, noise: float) -> Grid:
-    """From what is public: the noise's standard deviation is between 2^31 and 2^32 steps, or the
-    grid is the finest."""
+def grid(bound: float, noise: float, steps: int = STEPS) -> Grid:
+    """From what is public: the noise's standard deviation is between half of and all of 2^steps
+    steps, or the grid is the finest."""
     size = bound * noise
-    return Grid(max(math.ceil(math.log2(size)) - STEPS, FINEST) if size else FINEST)
+    return Grid(max(math.ceil(math.log2(size)) - steps, FINEST) if size else FINEST)
+
+
+def grid_of(bound: float, privacy: Privacy | None) -> Grid:
+    """By what a site adds of a plan's noise; the finest where there is none."""
+    if privacy is None:
+        return Grid(FINEST)
+    return grid(bound, privacy.share, SHARED_STEPS if privacy.shared else STEPS)
 
 
 @dataclass(frozen=True)

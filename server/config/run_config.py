@@ -132,6 +132,9 @@ class Run(Settings):
     smallest_leaf: Annotated[int, Field(ge=0)] = 10
     """The fewest patients, over all sites, of a leaf of the model; at least the largest of the sites'
     `minimum`, or they refuse (P11)."""
+    shared_noise: bool = False
+    """Whether the sites share one noise under masks, instead of each adding all of it; every site
+    must allow it."""
     accept_leak: str = ""
     """Comma-separated features for which guard L03 is overridden; printed in the report."""
     resume: bool = False
@@ -171,6 +174,8 @@ class Run(Settings):
             )
         elif HOLDOUT in asked and len(asked) > 1:
             yield "evaluations", f"names several, but {HOLDOUT} goes with no other"
+        if self.shared_noise and not (self.secure and self.noise):
+            yield "shared_noise", "is for sums with noise under masks; set noise and secure, too"
         if self.secure:
             yield from self._not_masked()
 

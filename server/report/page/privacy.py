@@ -93,6 +93,11 @@ def _plain(report: Report, priced: bool, attacked: bool) -> list[str]:
         out.append("Whether noise was added to the sums is not recorded.")
     elif noise > 0:
         out.append("Protected: the sites added noise to what left them, and counted its epsilon.")
+        if settings.get("shared_noise") is True:
+            out.append(
+                "The sites shared one noise under the masks: its epsilon holds as long as no more of "
+                "them are in league with the coordinator than each site allows for in its policy."
+            )
     else:
         out.append(
             "Not protected: no noise was added to the sums of the models above. Cells of few "

@@ -30,7 +30,7 @@ from common.networks.dp_sgd import Private, _Patients, add_clipped, learn, sampl
 from common.networks.training import Schedule, Table, cross_entropy
 from common.networks.training import learn as learn_plainly
 from common.privacy import renyi
-from common.privacy.mechanism import COUNTS, Sampled, epsilon, gaussian, release
+from common.privacy.mechanism import COUNTS, Privacy, Sampled, epsilon, gaussian, release
 from common.privacy.patient_sums import grid
 from common.privacy.random import repeatable
 from common.types import Arrays, digest
@@ -448,8 +448,8 @@ def test_rounds_cost_what_opacus_accountant_says_of_all_their_steps() -> None:
         accountant.step(noise_multiplier=1.3, sample_rate=0.05)
     bound = learner.phases["train"].sensitivity(schema())
     assert isinstance(bound, Sampled)
-    ours = 7 * (release(1.3, bound) - gaussian(COUNTS))
+    ours = 7 * (release(Privacy(1.3), bound) - gaussian(COUNTS))
     divergences = accountant.get_epsilon(1e-5, alphas=list(renyi.ORDERS))
     assert renyi.epsilon(ours.rdp, 1e-5) == pytest.approx(divergences, rel=1e-9)
     assert 0.8 * divergences < epsilon(ours, 1e-5) < divergences
-    assert cost([learner], schema(), 1.3) == 7 * release(1.3, bound)
+    assert cost([learner], schema(), 1.3) == 7 * release(Privacy(1.3), bound)
