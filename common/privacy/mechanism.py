@@ -17,9 +17,7 @@ from functools import lru_cache
 import numpy as np
 
 from common.data.schema import Floats
-from common.privacy import gaussian_law, loss_distribution, renyi
 from common.privacy.limits import BOUND, NOISE, RATE, STEPS
-from common.privacy.loss_distribution import Steps
 
 COUNTS = 20.0
 """Noise of counts that are told beside what has noise of its own: about 28 patients, at an epsilon
@@ -107,6 +105,8 @@ class Cost:
     @property
     def rdp(self) -> Floats:
         """Renyi divergences at `renyi.ORDERS`."""
+        from common.privacy import renyi  # scipy, which a courier's image has not
+
         total = renyi.ORDERS * (self.gaussian / _UNIT / 2)
         for (noise, rate), steps in self.sampled:
             total = total + steps * renyi.subsampled(noise, rate)
@@ -164,6 +164,8 @@ def subsampled(noise: float, sampled: Sampled) -> Cost:
 def curve(rdp: Floats) -> Cost:
     """Of a release of which only Renyi divergences at `renyi.ORDERS` are known. ValueError where
     these are none."""
+    from common.privacy import renyi
+
     if rdp.shape != renyi.ORDERS.shape or not (np.isfinite(rdp) & (rdp >= 0)).all():
         raise ValueError("Renyi divergences must be finite, at least 0, one for each order")
     return Cost(curves=((tuple(rdp.tolist()), 1),))
@@ -187,6 +189,8 @@ def epsilon(cost: Cost, delta: float) -> float:
     unless it cannot be worked out (`common.privacy.loss_distribution`), or rounding has put it
     above that bound.
     """
+    from common.privacy import gaussian_law, loss_distribution, renyi
+
     if cost == Cost():
         return 0.0
     if not 0 < delta < 1:
@@ -198,7 +202,7 @@ def epsilon(cost: Cost, delta: float) -> float:
     if not cost.sampled:
         exact = gaussian_law.epsilon(spread, delta, ceiling)
     else:
-        steps = [Steps(noise, rate, n) for (noise, rate), n in cost.sampled]
-        whole = [Steps(1 / spread, 1.0, 1)] if spread else []
+        steps = [loss_distribution.Steps(noise, rate, n) for (noise, rate), n in cost.sampled]
+        whole = [loss_distribution.Steps(1 / spread, 1.0, 1)] if spread else []
         exact = loss_distribution.epsilon([*whole, *steps], delta)
     return exact if exact <= ceiling else ceiling
