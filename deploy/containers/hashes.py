@@ -35,24 +35,27 @@ _LINE = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)", re.MULTILINE)
 
 def wheels(folder: Path, constraints: str) -> dict[str, list[Path]]:
     """Package -> its wheels in the version that counts. SystemExit where one has none."""
-    pinned = {canonicalize_name(name): version for name, version in _LINE.findall(constraints)}
+    pinned: dict[str, str] = {}
+    for pin, pinned_to in _LINE.findall(constraints):
+        pinned[canonicalize_name(pin)] = pinned_to
     every: dict[str, list[tuple[Version, Path]]] = {}
     for path in sorted(folder.glob("*.whl")):
         name, version, _, _ = parse_wheel_filename(path.name)
         if name != "fedmets":
             every.setdefault(name, []).append((version, path))
-    chosen, missing = {}, []
-    for name, found in every.items():
-        if name in pinned:
+    chosen: dict[str, list[Path]] = {}
+    missing = []
+    for package, found in every.items():
+        if package in pinned:
             # a build of one's own has a local part: 2.13.0+cu130 is 2.13.0
-            want = Version(pinned[name])
+            want = Version(pinned[package])
             right = [v for v, _ in found if v == want or v.public == str(want)]
         else:
             right = [v for v, _ in found]
         if not right:
-            missing.append(f"{name} {pinned[name]}")
+            missing.append(f"{package} {pinned[package]}")
             continue
-        chosen[name] = [p for v, p in found if v == max(right)]
+        chosen[package] = [p for v, p in found if v == max(right)]
     if missing:
         raise SystemExit(f"'{folder}' lacks {', '.join(missing)}: make wheels")
     return chosen
@@ -60,7 +63,8 @@ def wheels(folder: Path, constraints: str) -> dict[str, list[Path]]:
 
 def needed(listed: Mapping[str, list[Path]], names: Collection[str]) -> list[str]:
     """These packages with what they need here, by what their wheels say."""
-    waiting, found = [canonicalize_name(n) for n in names], set()
+    waiting: list[str] = [canonicalize_name(n) for n in names]
+    found: set[str] = set()
     while waiting:
         name = waiting.pop()
         if name in found:

@@ -22,7 +22,6 @@ import pytest
 
 import common
 from client import doctor as station
-from client.station import socket_server
 from common.runtime import health_check, network
 from common.runtime.health_check import Finding
 from common.study.study import Study, Task
