@@ -335,8 +335,8 @@ def _signer(args: argparse.Namespace) -> dict[str, object]:
 
     from deploy import signer
 
-    folders = (Path(p).resolve() for p in (args.folder, args.state, args.link))
-    signer.run(*folders, _say)
+    keys, state, link = (Path(p).resolve() for p in (args.folder, args.state, args.link))
+    signer.run(keys, state, link, _say)
     return {"stopped": args.folder}
 
 
