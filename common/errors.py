@@ -230,6 +230,11 @@ CODES: dict[str, Code] = {
         "a courier and its coordinator do not speak the same version of Flower's protocol",
         "install the same version of fedmets on both sides",
     ),
+    "R12": Code(
+        "a SuperLink handed out a run that nobody asked the signer for",
+        "start runs by fedmets server run, where the signer's state lies; where nobody did, look "
+        "at who can reach the SuperLink",
+    ),
     "S01": Code(
         "a run folder already exists, or belongs to another configuration",
         "choose another folder, or resume the run that is there",
