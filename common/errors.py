@@ -177,6 +177,11 @@ CODES: dict[str, Code] = {
         "the site's IT restores the newest state of its station, or its tables; where the "
         "coordinator has lost its budgets.json, it restores that",
     ),
+    "P11": Code(
+        "the site has refused as many plans for what its patients' sums came to as it does in a day",
+        "wait until the next day; its log says which plans those were, and its IT looks whether "
+        "somebody asks in order to be refused",
+    ),
     "R01": Code(
         "a round ended without its quorum",
         "mend what the sites named say, and resume; or start a new run with a lower quorum",

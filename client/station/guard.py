@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from client.site.public_counts import demand_fold, most
 from client.site.site_file import Site
 from client.station.gaussian_noise import noised
 from client.station.privacy_budget import Budget, Charge
@@ -25,7 +26,7 @@ from common.federated.learner import (
 )
 from common.federated.protected_sums import bounded, protected
 from common.federated.states import States
-from common.privacy.limits import BOUND, PARTS
+from common.privacy.limits import BOUND, SPLIT
 from common.privacy.mechanism import Sampled
 from common.wire.masked_messages import Ask
 from common.wire.messages import Greeting, Request
@@ -55,10 +56,12 @@ def admit(plan: Plan, site: Site, cohort: Cohort, budget: Budget | None = None) 
             f"the plan's schema {plan.schema[:12]} is not this site's "
             f"({cohort.schema.hash[:12]}); use the same fedmets and study version",
         )
-    if not (PARTS.holds(plan.parts) and plan.parts >= 2) or any(
+    if not SPLIT.holds(plan.parts) or any(
         p < 0 or p >= plan.parts for f in (plan.fold, *plan.reads) for p in f.parts
     ):
-        raise RefusedError("P03", f"fold '{plan.fold.key}' is not one of {plan.parts} parts")
+        raise RefusedError(
+            "P03", f"fold '{plan.fold.key}' is not one of {plan.parts} parts; {SPLIT.rule}"
+        )
     try:
         learner = load(plan.learner, plan.hyper)
     except FedmetsError as error:
@@ -69,18 +72,24 @@ def admit(plan: Plan, site: Site, cohort: Cohort, budget: Budget | None = None) 
             f"learner '{plan.learner}' has no phase '{plan.phase}'; it has "
             f"{', '.join(sorted(learner.phases))}",
         )
-    if not learner.modality <= cohort.modalities:
+    if not learner.modality <= modalities(site, cohort):
         raise RefusedError(
             "D06",
             f"learner '{plan.learner}' needs {sorted(learner.modality)}, this site holds "
-            f"{sorted(cohort.modalities)}",
+            f"{sorted(modalities(site, cohort))}",
         )
     site.privacy.admit(plan, datetime.date.today())
     if plan.privacy is not None:
         _bound(plan, learner, cohort)
+    demand_fold(plan, learner, site, cohort, budget.counts if budget else None)
     if budget is not None:
-        _affordable(plan, learner, cohort, budget)
+        _affordable(plan, learner, cohort, budget, most(site, cohort, budget.counts))
     return learner
+
+
+def modalities(site: Site, cohort: Cohort) -> frozenset[str]:
+    """As the site file declares them, else as they are."""
+    return frozenset(site.privacy.modalities) or cohort.modalities
 
 
 def _remembered(plan: Plan, budget: Budget) -> None:
@@ -103,14 +112,16 @@ def _remembered(plan: Plan, budget: Budget) -> None:
     )
 
 
-def _affordable(plan: Plan, learner: Federated, cohort: Cohort, budget: Budget) -> None:
+def _affordable(
+    plan: Plan, learner: Federated, cohort: Cohort, budget: Budget, patients: int
+) -> None:
     """RefusedError where the site cannot tell what the plan would cost, or cannot pay for it:
-    before any work."""
+    before any work. `patients`: how many are told."""
     bound = _bound(plan, learner, cohort)
-    if not 0 < budget.policy.delta < 1 / max(len(cohort), 1):
+    if not 0 < budget.policy.delta < 1 / max(patients, 1):
         raise RefusedError(
             "P07",
-            f"privacy.delta = {budget.policy.delta:g} must be below 1 / {len(cohort)} cases: "
+            f"privacy.delta = {budget.policy.delta:g} must be below 1 / {patients} cases: "
             "lower it in the site file",
         )
     budget.affordable(_charge(plan, learner, bound))
@@ -159,14 +170,20 @@ def states_for(plan: Plan, states: States) -> States:
 
 
 def contributed(
-    learner: Federated, states: States, cohort: Cohort, plan: Plan, note: Callable[[str], None]
+    learner: Federated,
+    states: States,
+    cohort: Cohort,
+    plan: Plan,
+    note: Callable[[str], None],
+    minimum: int = 1,
 ) -> Contribution:
     """The site's contribution.
 
     Under noise or masks what cannot be computed is judged patient by patient, each by itself: that
     patient adds nothing, and the sum of the others leaves. That a sum did not come about would
     answer a question about a patient, and a coordinator chooses states. Otherwise RefusedError P02
-    says that there is none, and `note` why, at the site.
+    says that there is none, and `note` why, at the site; P01 of fewer patients than `minimum`, as
+    without the failure, which would else tell of one among a few.
     """
 
     def of(rows: Cohort) -> Contribution:
@@ -183,8 +200,11 @@ def contributed(
         return of(cohort)
     except Exception as error:
         if not plan.protected:
+            counted = _counted(of, cohort)
             raise RefusedError(
-                "P02", f"{plan.learner}, fold '{plan.fold.key}': no sum ({error})"
+                "P02" if counted >= minimum else "P01",
+                f"{plan.learner}, fold '{plan.fold.key}': no sum over {counted} patients, the "
+                f"site's minimum is {minimum} ({error})",
             ) from error
         note(f"{plan.learner}, fold '{plan.fold.key}': {error}; judged patient by patient")
     n = np.arange(len(cohort))
@@ -195,6 +215,18 @@ def contributed(
     except Exception as error:
         note(f"{plan.learner}, fold '{plan.fold.key}': {error}; the site adds nothing")
         return zero
+
+
+def _counted(of: Callable[[Cohort], Contribution], cohort: Cohort) -> int:
+    """The patients of a sum that failed: who fails alone is one whom the learner looks at."""
+    n = np.arange(len(cohort))
+    counted = 0
+    for i in n:
+        try:
+            counted += of(cohort.where(n == i)).cases
+        except Exception:
+            counted += 1
+    return counted
 
 
 def _computable(of: Callable[[Cohort], Contribution], rows: Cohort) -> bool:

@@ -49,4 +49,6 @@ CLIP = Limit("clip", float, 1e-6, 1e6)
 BOUND = Limit("bound", float, 1e-9, 1e18)
 """By how much (L2) one patient can change a sum; one that nobody can change (0) is a count alone."""
 PARTS = Limit("parts", int, 1, 1000)
-"""Of a split."""
+"""Of a split that an account holds a charge of."""
+SPLIT = Limit("parts", int, 2, 20)
+"""Of a split that a plan may ask for: of more, a part would hold few patients."""

@@ -100,7 +100,7 @@ def _privacy(noise_seed: int | None, peers: Mapping[str, str]) -> str:
     if noise_seed is None and not peers:
         return ""
     seed = "" if noise_seed is None else f"noise_seed = {noise_seed}\n"
-    require = 'require = "secagg"\n' if peers and noise_seed is None else ""
+    require = 'require = "secagg"\nanswer_every = 0.0\n' if peers and noise_seed is None else ""
     known = "".join(f"{_toml(k)} = {_toml(v)}\n" for k, v in peers.items())
     return f"[privacy]\n{seed}{require}" + (f"[privacy.peers]\n{known}" if known else "")
 
