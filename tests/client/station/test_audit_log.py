@@ -178,7 +178,7 @@ def test_the_doctor_says_what_is_left_and_takes_nothing_of_it(home: Path) -> Non
     path.write_text(path.read_text().replace("epsilon = 30", "epsilon = 0.08"))
     ((state, text),) = said()
     assert (state, text.split(" spent")[0][-7:]) == ("warning", "of 0.08")
-    path.write_text(path.read_text().replace("1e-3", "0.5"))
+    path.write_text(path.read_text().replace("1e-3", "0.02"))
     assert (
         "fault",
         "privacy.delta = 0.02 is not below 1 / 60 cases: every plan would be refused (P07)",
