@@ -63,7 +63,7 @@ def most_parts(patients: int | None, minimum: int) -> int:
     if patients < minimum:
         return 0
     return (
-        int(SPLIT.most) if minimum == 1 else min((patients - 1) // (minimum - 1), int(SPLIT.most))
+        int(SPLIT.most) if minimum <= 1 else min((patients - 1) // (minimum - 1), int(SPLIT.most))
     )
 
 

@@ -63,7 +63,8 @@ class ArrayRule:
             # what is no number lies nowhere
             inside = (array >= self.low) & (array <= self.high)
         if not (inside | excused).all():
-            return "has a value outside of its bounds, or none"
+            wrong = array[~(inside | excused)]
+            return f"has a value outside of its bounds, or none: {wrong.min()} to {wrong.max()}"
         if self.row < inf and not (array.sum(axis=-1, dtype=np.float64) <= self.row).all():
             return f"has a row that adds up to more than {self.row:g}"
         return ""
