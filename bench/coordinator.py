@@ -42,6 +42,7 @@ def one(sites: int, millions: int, rounds_: int) -> float:
 
     from common.data.cohort import Cohort, Fold
     from common.data.schema import Label, Number, Schema
+    from common.federated.array_rules import ArrayRule, ArrayRules, whole
     from common.federated.learner import Contribution, Phase, Plan, Step, Traits
     from common.federated.states import States
     from common.types import Arrays
@@ -67,6 +68,9 @@ def one(sites: int, millions: int, rounds_: int) -> float:
 
         def start(self, schema: Schema, seed: int) -> Arrays:
             return {"w": np.zeros(millions * 1_000_000, np.float32), "rounds": np.array(0)}
+
+        def arrays(self, own: Arrays, schema: Schema) -> ArrayRules:
+            return {"w": ArrayRule(np.float32, ("numbers",)), "rounds": whole()}
 
         def phase(self, arrays: Arrays) -> str:
             return "add"

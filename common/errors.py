@@ -184,6 +184,11 @@ CODES: dict[str, Code] = {
         "minimums; or the site's IT allows it (open_trees, smallest_leaf in [privacy]), knowing "
         "what that shows",
     ),
+    "P12": Code(
+        "the site has refused as many plans for what its patients' sums came to as it does in a day",
+        "wait until the next day; its log says which plans those were, and its IT looks whether "
+        "somebody asks in order to be refused",
+    ),
     "R01": Code(
         "a round ended without its quorum",
         "mend what the sites named say, and resume; or start a new run with a lower quorum",

@@ -28,7 +28,7 @@ from common.study.study import Study
 from common.trees.model import distributions
 from common.types import Arrays, digest
 from server.config import enrolled_sites
-from server.config.jobs import build_jobs, possible
+from server.config.jobs import build_jobs, demand_parts, possible
 from server.config.run_config import Run
 from server.ledger import state_store
 from server.ledger.heartbeat import NAME as STATUS
@@ -129,6 +129,7 @@ def _coordinate(
     progress = restore(ledger.lines, folder)
     heads = possible(run, study, roster.hellos.values())
     groups = roster.groups(run.left_out_sites)
+    demand_parts(run, groups, roster.hellos)
     jobs = build_jobs(run, study, groups, heads)
     shared = _shared(run, roster, ledger)
     strategies.demand(run.strategy, jobs, roster, run.secure)

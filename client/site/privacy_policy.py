@@ -13,11 +13,12 @@ from pydantic import AfterValidator, Field, Strict
 
 from common.errors import RefusedError
 from common.federated.learner import Plan, hyper_of, load, names
-from common.runtime.settings import Form, Listed, Settings
+from common.runtime.settings import Form, Listed, Settings, Whole
 from common.wire.signing import PUBLIC
 
 Require = Literal["none", "dp", "secagg"]
 Dropouts = Literal["stop", "continue"]
+Modality = Literal["table", "image"]
 AllowedSets = Literal["one", "any"]
 PublicKey = Annotated[str, Form(PUBLIC, "a public key of 64 hex digits")]
 
@@ -52,6 +53,7 @@ def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
 
 
 Range = Annotated[tuple[float, float], Strict(False), AfterValidator(_ordered)]
+Patients = Annotated[tuple[Whole, Whole], Strict(False), AfterValidator(_ordered)]
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,20 @@ class Policy(Settings):
     )
     """`learner.hyperparameter` -> the least and the most that a plan may ask for; what is not
     named: what the learner itself takes."""
+    patients: Patients | None = None
+    """The least and the most patients of a cohort, which are public: what is judged by a number of
+    patients is judged by these. Left out: by the number that the greeting tells; with masks, which
+    tells none, folds are not judged by it."""
+    modalities: Listed[Modality] = ()
+    """What the site says that it holds, and is asked for: `table`, `image`; empty: what it has of
+    any patient."""
+    refusals: Whole = 50
+    """The most plans of a day that are refused for what the sums of patients came to, and not for
+    what was asked: each such refusal is an answer, too. Then no plan is answered until the next
+    day (UTC)."""
+    answer_every: Annotated[float, Field(ge=0, le=3600)] = 0.1
+    """Seconds. With an epsilon or masks a plan takes this long, or 2, 4, 8 ... times as long: how
+    long it took says little of the patients. 0: as long as it takes."""
     noise_seed: int | None = None
     """Noise is drawn from it, so that a simulation can be repeated: it then hides nobody, and goes
     with no epsilon."""
@@ -194,6 +210,11 @@ class Policy(Settings):
                 f"its noise with, this site on {honest}; see privacy.colluders, fewest_sites and "
                 "[privacy.peers]",
             )
+
+    @property
+    def protected(self) -> bool:
+        """Nothing exact leaves: sums have noise or masks."""
+        return self.noised or self.require == "secagg"
 
     def admit(self, plan: Plan, today: datetime.date) -> None:
         """RefusedError P07 where the site does not allow the plan, whatever its budget."""

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from client.site.site_file import Site
-from client.station import audit_log, cohort_pin, privacy_budget
+from client.station import audit_log, cohort_pin, privacy_budget, refusals
 from client.station.answer_store import Answers
 from client.station.audit_log import Audit
 from client.station.cohort_pin import Snapshots
 from client.station.privacy_budget import Budget
+from client.station.refusals import Refusals
 from common.errors import RunError
 
 
@@ -31,6 +32,7 @@ class Memory:
     snapshots: Snapshots | None = None
     masks: Path | None = None
     """Folder for what secure aggregation must not forget."""
+    refusals: Refusals = field(default_factory=Refusals)
 
 
 @contextmanager
@@ -48,7 +50,12 @@ def opened(site: Site) -> Iterator[Memory]:
         snapshots = stack.enter_context(closing(Snapshots(site.state / "cohorts")))
         _demand_of_one_time(site.state, budget, audit, snapshots)
         yield Memory(
-            Answers(site.state / "answers"), budget, audit, snapshots, site.state / "secure"
+            Answers(site.state / "answers"),
+            budget,
+            audit,
+            snapshots,
+            site.state / "secure",
+            Refusals(site.state / refusals.NAME),
         )
 
 

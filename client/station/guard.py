@@ -8,11 +8,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from client.site.public_counts import by_class, demand_fold, most
 from client.site.site_file import Site
 from client.station.charge import Charge
 from client.station.gaussian_noise import demand_steps, noised, within_masks
 from client.station.privacy_budget import Budget
-from common.data.cohort import UNKNOWN, Cohort
+from common.data.cohort import Cohort
 from common.data.schema import Schema
 from common.errors import FedmetsError, RefusedError
 from common.federated.learner import (
@@ -27,7 +28,7 @@ from common.federated.learner import (
 )
 from common.federated.protected_sums import bounded, protected
 from common.federated.states import States
-from common.privacy.limits import BOUND, PARTS
+from common.privacy.limits import BOUND, SPLIT
 from common.privacy.mechanism import Sampled
 from common.wire.masked_messages import Ask
 from common.wire.messages import Greeting, Request
@@ -57,10 +58,12 @@ def admit(plan: Plan, site: Site, cohort: Cohort, budget: Budget | None = None) 
             f"the plan's schema {plan.schema[:12]} is not this site's "
             f"({cohort.schema.hash[:12]}); use the same fedmets and study version",
         )
-    if not (PARTS.holds(plan.parts) and plan.parts >= 2) or any(
+    if not SPLIT.holds(plan.parts) or any(
         p < 0 or p >= plan.parts for f in (plan.fold, *plan.reads) for p in f.parts
     ):
-        raise RefusedError("P03", f"fold '{plan.fold.key}' is not one of {plan.parts} parts")
+        raise RefusedError(
+            "P03", f"fold '{plan.fold.key}' is not one of {plan.parts} parts; {SPLIT.rule}"
+        )
     try:
         learner = load(plan.learner, plan.hyper)
     except FedmetsError as error:
@@ -71,18 +74,19 @@ def admit(plan: Plan, site: Site, cohort: Cohort, budget: Budget | None = None) 
             f"learner '{plan.learner}' has no phase '{plan.phase}'; it has "
             f"{', '.join(sorted(learner.phases))}",
         )
-    if not learner.modality <= cohort.modalities and not shares_noise(plan, learner, cohort):
+    if not learner.modality <= modalities(site, cohort) and not shares_noise(plan, learner, cohort):
         raise RefusedError(
             "D06",
             f"learner '{plan.learner}' needs {sorted(learner.modality)}, this site holds "
-            f"{sorted(cohort.modalities)}",
+            f"{sorted(modalities(site, cohort))}",
         )
     site.privacy.admit(plan, datetime.date.today())
     _coarse(plan, learner, site)
     if plan.privacy is not None:
         _bound(plan, learner, cohort)
+    demand_fold(plan, learner, site, cohort, budget.counts if budget else None)
     if budget is not None:
-        _affordable(plan, learner, cohort, budget)
+        _affordable(plan, learner, cohort, budget, most(site, cohort, budget.counts))
     return learner
 
 
@@ -106,6 +110,11 @@ def _coarse(plan: Plan, learner: Federated, site: Site) -> None:
         raise RefusedError("P11", *faults)
 
 
+def modalities(site: Site, cohort: Cohort) -> frozenset[str]:
+    """As the site file declares them, else as they are."""
+    return frozenset(site.privacy.modalities) or cohort.modalities
+
+
 def _remembered(plan: Plan, budget: Budget) -> None:
     """RefusedError P10 where coordinator and site do not remember the same account: before
     anything else is looked at, for the head goes out with every other refusal."""
@@ -126,14 +135,16 @@ def _remembered(plan: Plan, budget: Budget) -> None:
     )
 
 
-def _affordable(plan: Plan, learner: Federated, cohort: Cohort, budget: Budget) -> None:
+def _affordable(
+    plan: Plan, learner: Federated, cohort: Cohort, budget: Budget, patients: int
+) -> None:
     """RefusedError where the site cannot tell what the plan would cost, or cannot pay for it:
-    before any work."""
+    before any work. `patients`: how many are told."""
     bound = _bound(plan, learner, cohort)
-    if not 0 < budget.policy.delta < 1 / max(len(cohort), 1):
+    if not 0 < budget.policy.delta < 1 / max(patients, 1):
         raise RefusedError(
             "P07",
-            f"privacy.delta = {budget.policy.delta:g} must be below 1 / {len(cohort)} cases: "
+            f"privacy.delta = {budget.policy.delta:g} must be below 1 / {patients} cases: "
             "lower it in the site file",
         )
     budget.affordable(_charge(plan, learner, bound, budget))
@@ -166,20 +177,6 @@ def shares_noise(plan: Plan, learner: Federated, cohort: Cohort) -> bool:
     return not isinstance(learner.phases[plan.phase].sensitivity(cohort.schema), Sampled)
 
 
-def counts(cohort: Cohort, budget: Budget | None) -> tuple[list[int], list[int]]:
-    """Patients of each class, and of these those with an image; with an account noised, once for
-    all."""
-    known = cohort.labels != UNKNOWN
-    classes = len(cohort.schema.label.classes)
-    exact = [
-        int(n)
-        for rows in (known, known & cohort.imaged)
-        for n in np.bincount(cohort.labels[rows], minlength=classes)
-    ]
-    told = exact if budget is None else budget.counts(cohort.hash, exact)
-    return told[:classes], told[classes:]
-
-
 def _charge(plan: Plan, learner: Federated, bound: float | Sampled, budget: Budget) -> Charge:
     # only a learner that says so looks at none but its training rows
     spared = plan.fold.parts if learner.traits.trains else ()
@@ -204,14 +201,20 @@ def states_for(plan: Plan, states: States) -> States:
 
 
 def contributed(
-    learner: Federated, states: States, cohort: Cohort, plan: Plan, note: Callable[[str], None]
+    learner: Federated,
+    states: States,
+    cohort: Cohort,
+    plan: Plan,
+    note: Callable[[str], None],
+    minimum: int = 1,
 ) -> Contribution:
     """The site's contribution.
 
     Under noise or masks what cannot be computed is judged patient by patient, each by itself: that
     patient adds nothing, and the sum of the others leaves. That a sum did not come about would
     answer a question about a patient, and a coordinator chooses states. Otherwise RefusedError P02
-    says that there is none, and `note` why, at the site.
+    says that there is none, and `note` why, at the site; P01 of fewer patients than `minimum`, as
+    without the failure, which would else tell of one among a few.
     """
 
     def of(rows: Cohort) -> Contribution:
@@ -230,8 +233,11 @@ def contributed(
         return of(cohort)
     except Exception as error:
         if not plan.protected:
+            counted = _counted(of, cohort)
             raise RefusedError(
-                "P02", f"{plan.learner}, fold '{plan.fold.key}': no sum ({error})"
+                "P02" if counted >= minimum else "P01",
+                f"{plan.learner}, fold '{plan.fold.key}': no sum over {counted} patients, the "
+                f"site's minimum is {minimum} ({error})",
             ) from error
         note(f"{plan.learner}, fold '{plan.fold.key}': {error}; judged patient by patient")
     n = np.arange(len(cohort))
@@ -242,6 +248,18 @@ def contributed(
     except Exception as error:
         note(f"{plan.learner}, fold '{plan.fold.key}': {error}; the site adds nothing")
         return zero
+
+
+def _counted(of: Callable[[Cohort], Contribution], cohort: Cohort) -> int:
+    """The patients of a sum that failed: who fails alone is one whom the learner looks at."""
+    n = np.arange(len(cohort))
+    counted = 0
+    for i in n:
+        try:
+            counted += of(cohort.where(n == i)).cases
+        except Exception:
+            counted += 1
+    return counted
 
 
 def _computable(of: Callable[[Cohort], Contribution], rows: Cohort) -> bool:
@@ -276,7 +294,7 @@ def release(
         if budget is not None:
             budget.reserve(_charge(plan, learner, bound, budget))
         if together and not isinstance(bound, Sampled):
-            few = sum(counts(cohort, budget)[0]) < minimum
+            few = sum(by_class(cohort, budget.counts if budget else None)[0]) < minimum
             zero = identity(learner, states, cohort.schema, plan)
             contribution = zero if few else within_masks(contribution, bound, plan)
         contribution = noised(contribution, bound, plan.privacy)

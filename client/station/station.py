@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from client.cohort import reader
-from client.site import site_file
+from client.site import public_counts, site_file
 from client.site.site_file import Site
 from client.site.site_log import SiteLog
 from client.station import guard, time_forecast
@@ -30,7 +30,7 @@ from common import __version__
 from common.data.cohort import ESTIMABLE, Cohort, Flow
 from common.errors import RefusedError, UsageError
 from common.federated import learner
-from common.federated.learner import Contribution, Plan
+from common.federated.learner import Contribution, Federated, Plan
 from common.federated.states import States
 from common.privacy import random as system_random
 from common.runtime.threads import fix_threads
@@ -102,7 +102,8 @@ class Station:
         self._answering: set[str] = set()
         """Hashes of the cohorts that may be answered from."""
         self._secure = Secure(site.name, self._signer, site.privacy, self._memory.masks)
-        self._jobs = Jobs(site.name, self._work, self._memory, self._log, at_work)
+        every = site.privacy.answer_every if site.privacy.protected else 0.0
+        self._jobs = Jobs(site.name, self._work, self._memory, self._log, at_work, every)
         budget = self._memory.budget
         self._masked = MaskedSteps(
             self._secure,
@@ -231,27 +232,35 @@ class Station:
                 f"the coordinator's schema of '{ref}' ({task}) is not this site's; use the same "
                 "fedmets and study version",
             )
-        counts = guard.counts(cohort, self._memory.budget)
-        cases, imaged = map(sum, counts)
+        privacy, budget = self.site.privacy, self._memory.budget
+        noised = budget.counts if budget is not None else None
+        counts = public_counts.by_class(cohort, noised)
+        cases, imaged = (sum(c) for c in counts)
         estimable, imaged_estimable = (
             not self.site.pooled and sum(n >= ESTIMABLE for n in c) >= 2 for c in counts
         )
-        if self.site.privacy.require == "secagg":
+        seconds = time_forecast.load(self.site.state, Path(ref).name, task)
+        if seconds and privacy.protected:
+            seconds = time_forecast.instant(seconds, 1.0)
+        if privacy.require == "secagg":
             cases, imaged, estimable = 0, 0, False  # what is masked in every sum is not told here
-        open_ = cases >= self.site.minimum and not self.site.privacy.noised
+        open_ = cases >= self.site.minimum and not privacy.protected
         return Hello(
             site=self.site.name,
             version=__version__,
             schema=cohort.schema.hash,
             flow=_flow_counts(cohort.flow, self.site.minimum) if open_ else (),
-            modalities=tuple(sorted(cohort.modalities)),
+            modalities=tuple(sorted(guard.modalities(self.site, cohort))),
             learners=learner.names(),
             cases=cases if cases >= self.site.minimum else 0,
             estimable=estimable,
             imaged=imaged if imaged >= self.site.minimum else 0,
             imaged_estimable=imaged_estimable,
-            seconds=time_forecast.load(self.site.state, Path(ref).name, task),
-            shares=self.site.privacy.shares,
+            seconds=seconds,
+            shares=privacy.shares,
+            parts=public_counts.most_parts(
+                public_counts.fewest(self.site, cohort, noised), self.site.minimum
+            ),
         )
 
     def _failed(self, code: str) -> Hello:
@@ -273,14 +282,28 @@ class Station:
         return cohort
 
     def _work(self, plan: Plan, states: States) -> Contribution:
-        cohort = self.cohort(plan.study, plan.task)
+        cohort, policy = self.cohort(plan.study, plan.task), self.site.privacy
+        self._memory.refusals.demand(self.site.coordinator, policy.refusals)
         asked_learner = guard.admit(plan, self.site, cohort, self._memory.budget)
         guard.sound(plan, states, cohort.schema)
         states = guard.states_for(plan, states)
+        try:
+            return self._summed(plan, states, cohort, asked_learner)
+        except RefusedError as error:
+            # under noise and masks a refusal tells nothing exact
+            if not plan.protected and error.code in ("P01", "P02"):
+                self._memory.refusals.note(self.site.coordinator, plan, error.code)
+            raise
+
+    def _summed(
+        self, plan: Plan, states: States, cohort: Cohort, asked_learner: Federated
+    ) -> Contribution:
         with system_random.repeatable(
             self.site.privacy.noise_seed, f"{plan.site} {plan.place} {plan.phase} {plan.privacy}"
         ):
-            contribution = guard.contributed(asked_learner, states, cohort, plan, self.note)
+            contribution = guard.contributed(
+                asked_learner, states, cohort, plan, self.note, self.site.minimum
+            )
             return guard.release(
                 contribution,
                 asked_learner,

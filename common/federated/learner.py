@@ -15,7 +15,7 @@ import json
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
@@ -25,6 +25,7 @@ from common import learners
 from common.data.cohort import Cohort, Fold, empty
 from common.data.schema import Floats, Schema
 from common.errors import RefusedError, UsageError
+from common.federated.array_rules import ArrayRules, demand_arrays
 from common.federated.states import States, with_arrays
 from common.privacy.mechanism import Bound, Privacy, Sampled
 from common.runtime.cache import Cache
@@ -226,6 +227,13 @@ class Federated(Protocol):
     @property
     def traits(self) -> Traits: ...
     def start(self, schema: Schema, seed: int) -> Arrays: ...
+    def arrays(self, own: Arrays, schema: Schema) -> ArrayRules:
+        """What its arrays must be, where it has any: all that `start` and `apply` make, whatever its
+        hyperparameters are, and nothing else. `own`: the arrays, of which nothing is known yet; an
+        error while their sizes are read is a refusal. None for what is done in one exchange and
+        needed by nobody: it never travels."""
+        ...
+
     def phase(self, arrays: Arrays) -> str:
         """What the next exchange asks for."""
         ...
@@ -259,7 +267,8 @@ class Averaged(Federated, Protocol):
 
 @runtime_checkable
 class Validated(Federated, Protocol):
-    """A learner that says what its arrays must be, before anything is computed from them."""
+    """A learner whose arrays must fit together, and to those that it needs, in ways that no rule
+    for one array says."""
 
     def validate(self, state: State, schema: Schema) -> None:
         """RefusedError P02 where the arrays of one fold are none that this learner makes, whatever
@@ -334,8 +343,10 @@ def validate(state: State, schema: Schema) -> None:
     """RefusedError P02 where one fold's state, as it came from elsewhere, has arrays that its
     learners do not make. Those that no learner is named after are read by nobody."""
     for name in set(state).intersection(names()):
-        learner = load(name)
-        if state[name] and isinstance(learner, Validated):
+        learner, own = load(name), state[name]
+        if own:
+            demand_arrays(name, partial(learner.arrays, own, schema), own)
+        if own and isinstance(learner, Validated):
             learner.validate(state, schema)
 
 

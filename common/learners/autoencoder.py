@@ -17,6 +17,7 @@ import numpy as np
 from common.data.cohort import Cohort
 from common.data.imaging_of import imaging_of
 from common.data.schema import Floats, Schema
+from common.federated.array_rules import COUNT, ArrayRules, whole
 from common.federated.learner import Contribution, Phase, Plan, Step, Traits, demand
 from common.federated.states import States
 from common.learners.image import with_images
@@ -72,6 +73,14 @@ class Autoencoder:
             "cases": np.array(0),
             "grid": np.array(self.grid, np.int64),
             **weights,
+        }
+
+    def arrays(self, own: Arrays, schema: Schema) -> ArrayRules:
+        return {
+            "round": whole(),
+            "cases": whole(low=-COUNT),
+            "grid": federated_averaging.GRID,
+            **federated_averaging.rules(_network, own["grid"], _how(own, schema)),
         }
 
     def phase(self, arrays: Arrays) -> str:

@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Floats, Schema
 from common.errors import RefusedError, UsageError
+from common.federated.array_rules import COUNT, ArrayRule, ArrayRules, whole
 from common.federated.learner import (
     Contribution,
     Federated,
@@ -52,7 +53,7 @@ from common.privacy.patient_sums import Cells
 from common.trees import best_split, native
 from common.trees import model as trees_model
 from common.trees.binning import bin_indices
-from common.trees.checked import DEEPEST, Forest, checked, first_margin
+from common.trees.checked import DEEPEST, LARGEST, Forest, checked, first_margin
 from common.trees.leaves import Leaves, leaves
 from common.trees.site_cache import SURE, losses, standing
 from common.types import Array, Arrays, Probs, State
@@ -168,6 +169,30 @@ class Boosting:
             "base": np.full(groups, fixed if self.base_score else np.nan, np.float32),
             "losses": np.zeros(0),
         }
+
+    def arrays(self, own: Arrays, schema: Schema) -> ArrayRules:
+        """`validate` says how trees must hang together."""
+        groups, columns = _groups(schema), len(schema.columns)
+        lows = {"column": -1.0, "bin": 0.0, "left": 0.0}
+        highs = {"column": columns - 1.0, "bin": 1e6, "left": 1.0}
+        rules = {
+            name: ArrayRule(
+                kind, ("trees", groups, "nodes"), lows.get(name, -LARGEST), highs.get(name, LARGEST)
+            )
+            for name, kind in trees_model.KINDS.items()
+        }
+        rules |= {
+            "finished": whole(),
+            "level": whole(high=DEEPEST),
+            "base": ArrayRule(np.float32, (groups,), unless=(np.nan,)),
+            "losses": ArrayRule(np.float64, ("rounds",), 0.0, COUNT, (np.inf,)),
+        }
+        if "edges" in own:  # of `alone`
+            rules |= {
+                "edges": ArrayRule(np.float32, ("edges",), -LARGEST, LARGEST),
+                "offsets": ArrayRule(np.int64, (columns + 1,), 0, COUNT),
+            }
+        return rules
 
     def phase(self, arrays: Arrays) -> str:
         return "grow" if int(arrays["finished"]) < len(arrays["column"]) else "score"

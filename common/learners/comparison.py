@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from common.data.cohort import UNKNOWN, Cohort, Fold
 from common.data.schema import Schema
+from common.federated.array_rules import ArrayRules
 from common.federated.learner import (
     Contribution,
     Head,
@@ -98,6 +99,9 @@ class Comparison:
         )
 
     def start(self, schema: Schema, seed: int) -> Arrays:
+        return {}
+
+    def arrays(self, own: Arrays, schema: Schema) -> ArrayRules:
         return {}
 
     def phase(self, arrays: Arrays) -> str:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from common.data.cohort import UNKNOWN, Cohort, Fold
 from common.data.schema import Floats, Schema
+from common.federated.array_rules import ArrayRule, ArrayRules, counts, sums
 from common.federated.learner import (
     Contribution,
     Head,
@@ -29,6 +30,7 @@ from common.federated.learner import (
     Traits,
     lacks,
     load,
+    names,
 )
 from common.federated.states import States
 from common.metrics.score_histogram import (
@@ -75,6 +77,26 @@ class Evaluation:
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         return {}
+
+    def arrays(self, own: Arrays, schema: Schema) -> ArrayRules:
+        heads = {name.partition("/")[0] for name in own}
+        if not heads <= set(names()):
+            raise ValueError(f"{sorted(heads)} are not all heads")
+        classes, rules = len(schema.label.classes), dict[str, ArrayRule]()
+        for head in heads:
+            for kind, many in (("within", "parts"), ("left_out", "groups")):
+                at = f"{head}/{kind}"
+                rules |= {
+                    f"{at}/histogram": counts(classes, BINS, 2),
+                    f"{at}/confusion": counts(classes, classes),
+                    f"{at}/brier": sums(),
+                    f"{at}/log_loss": sums(),
+                    f"{at}/n": counts(),
+                    f"{at}/pairs": sums(classes, 3),
+                    f"{head}/thresholds/{kind}": counts(many, BINS, 2),
+                    f"{head}/log_loss/{kind}": sums(many, 2),
+                }
+        return rules
 
     def phase(self, arrays: Arrays) -> str:
         return "score"

@@ -31,6 +31,15 @@ from numpy.typing import NDArray
 
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Floats, Schema
+from common.federated.array_rules import (
+    COUNT,
+    ArrayRule,
+    ArrayRules,
+    flags,
+    parameters,
+    sums,
+    whole,
+)
 from common.federated.learner import (
     Contribution,
     Federated,
@@ -126,6 +135,24 @@ class Fusion:
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         return {"rounds": np.array(0)}
+
+    def arrays(self, own: Arrays, schema: Schema) -> ArrayRules:
+        if "mean" not in own:
+            return {"rounds": whole(high=0)}
+        others, latent = len(schema.label.classes) - 1, len(own["mean"])
+        shape = ("variants", others, 2 + latent)
+        return {
+            "mean": parameters(latent),
+            "scale": ArrayRule(np.float64, (latent,), 1e-9),
+            "image_mean": parameters(others),
+            "coefficients": parameters(*shape),
+            "base": parameters(*shape),
+            "step": parameters(*shape),
+            "objective": sums("variants", unless=(-np.inf,)),
+            "rounds": whole(),
+            "converged": flags(),
+            "cases": whole(low=-COUNT),
+        }
 
     def phase(self, arrays: Arrays) -> str:
         return "newton" if "mean" in arrays else "moments"

@@ -18,6 +18,7 @@ import numpy as np
 
 from common.data.cohort import Cohort
 from common.data.schema import Floats, Schema
+from common.federated.array_rules import ArrayRule, ArrayRules, parameters, whole
 from common.federated.learner import Contribution, Hyper, Phase, Plan, Step, Traits, demand
 from common.federated.states import States
 from common.learners.fusion import Fusion, Inputs
@@ -67,6 +68,28 @@ class FusionPerceptron:
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         return {"round": np.array(0), "seed": np.array(seed)}
+
+    def arrays(self, own: Arrays, schema: Schema) -> ArrayRules:
+        if "mean" not in own:
+            return {"round": whole(high=0), "seed": ArrayRule(np.integer, (), -(2**63), 2**64)}
+        latent, others = len(own["mean"]), len(schema.label.classes) - 1
+        layers: dict[str, tuple[int | str, ...]] = {
+            "0.weight": ("units", 2 * others + latent),
+            "0.bias": ("units",),
+            "2.weight": (others, "units"),
+            "2.bias": (others,),
+        }
+        variants = sum(name.endswith("/2.bias") for name in own)
+        return {
+            "round": whole(),
+            "mean": parameters(latent),
+            "scale": ArrayRule(np.float64, (latent,), 1e-9),
+            **{
+                f"w/{v}/{name}": ArrayRule(np.float32, shape)
+                for v in range(variants)
+                for name, shape in layers.items()
+            },
+        }
 
     def phase(self, arrays: Arrays) -> str:
         return "train" if "mean" in arrays else "moments"

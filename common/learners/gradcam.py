@@ -17,6 +17,7 @@ from common.data.cohort import UNKNOWN, Cohort
 from common.data.imaging_of import imaging_of
 from common.data.picture import EXPERT
 from common.data.schema import Floats, Schema
+from common.federated.array_rules import ArrayRules
 from common.federated.learner import Contribution, Hyper, Phase, Plan, Step, Traits, load
 from common.federated.states import States
 from common.learners.image import Image
@@ -42,6 +43,9 @@ class GradCam:
         return (*self._image().needs, "image")
 
     def start(self, schema: Schema, seed: int) -> Arrays:
+        return {}
+
+    def arrays(self, own: Arrays, schema: Schema) -> ArrayRules:
         return {}
 
     def phase(self, arrays: Arrays) -> str:

@@ -19,6 +19,7 @@ from common.data.cohort import Cohort, Fold, pooled
 from common.data.imaging_of import imaging_of
 from common.data.schema import Floats, Schema
 from common.errors import RefusedError
+from common.federated.array_rules import ArrayRule, ArrayRules, counts, parameters, whole
 from common.federated.learner import (
     Contribution,
     Federated,
@@ -141,6 +142,21 @@ class Image:
             **sizes,
             **weights,
         }
+
+    def arrays(self, own: Arrays, schema: Schema) -> ArrayRules:
+        classes = len(schema.label.classes)
+        rules = {
+            "round": whole(),
+            "network": whole(),
+            "grid": federated_averaging.GRID,
+            "mean": parameters(classes - 1),
+            "spread": ArrayRule(np.float64, (classes - 1,), 1e-6),
+            **federated_averaging.rules(_classifier, own["grid"], _how(own, schema)),
+        }
+        if "counts" in own:
+            rules["counts"] = counts(classes)
+            rules["weights"] = ArrayRule(np.float64, (classes,), 1e-9)
+        return rules
 
     def phase(self, arrays: Arrays) -> str:
         if "counts" not in arrays:

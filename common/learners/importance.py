@@ -15,7 +15,7 @@ import numpy as np
 
 from common.data.cohort import Cohort
 from common.data.schema import Floats, Schema
-from common.errors import RefusedError
+from common.federated.array_rules import COUNT, ArrayRules, parameters, whole
 from common.federated.learner import (
     Contribution,
     Explained,
@@ -30,7 +30,7 @@ from common.federated.learner import (
 )
 from common.federated.states import States
 from common.privacy.limits import CLIP
-from common.types import Arrays, State
+from common.types import Arrays
 
 
 @dataclass(frozen=True)
@@ -66,18 +66,14 @@ class Importance:
     def phase(self, arrays: Arrays) -> str:
         return "explain"
 
-    def validate(self, state: State, schema: Schema) -> None:
-        """RefusedError P02 where a head has other than a finite number for each of its features."""
-        for name, array in state[self.name].items():
-            shape: tuple[int, ...] = ()
-            if name != "cases":
-                if name not in names():
-                    raise RefusedError("P02", f"importance: '{name}' is no head")
-                shape = (len(schema.features) + len(self._head(name).traits.beyond),)
-            if array.shape != shape or not np.isfinite(array).all():
-                raise RefusedError(
-                    "P02", f"importance: '{name}' is no {shape} finite numbers, but {array.shape}"
-                )
+    def arrays(self, own: Arrays, schema: Schema) -> ArrayRules:
+        """A number for each feature of each head."""
+        heads = [n for n in own if n != "cases"]
+        if not set(heads) <= set(names()):
+            raise ValueError(f"{sorted(heads)} are not all heads")
+        many = len(schema.features)
+        widths = {n: many + len(self._head(n).traits.beyond) for n in heads}
+        return {**{n: parameters(w) for n, w in widths.items()}, "cases": whole(low=-COUNT)}
 
     def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
         state = states[plan.fold]

@@ -24,6 +24,15 @@ import numpy as np
 
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Floats, Schema
+from common.federated.array_rules import (
+    COUNT,
+    ArrayRule,
+    ArrayRules,
+    flags,
+    parameters,
+    sums,
+    whole,
+)
 from common.federated.learner import (
     Contribution,
     Federated,
@@ -91,6 +100,20 @@ class Logistic:
             "converged": np.array(False),
             "cases": np.array(0),
             "clip": np.array(self.clip),
+        }
+
+    def arrays(self, own: Arrays, schema: Schema) -> ArrayRules:
+        shape = (len(schema.label.classes) - 1, 1 + len(schema.columns))
+        return {
+            "coefficients": parameters(*shape),
+            "base": parameters(*shape),
+            "step": parameters(*shape),
+            "along": sums(2),
+            "objective": sums(unless=(-np.inf,)),
+            "rounds": whole(),
+            "converged": flags(),
+            "cases": whole(low=-COUNT),
+            "clip": ArrayRule(np.float64, (), CLIP.least, CLIP.most),
         }
 
     def phase(self, arrays: Arrays) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 
 from common.data.cohort import Cohort, Fold, pooled
 from common.data.schema import Floats, Schema
+from common.federated.array_rules import ArrayRule, ArrayRules, whole
 from common.federated.learner import (
     Contribution,
     Federated,
@@ -69,6 +70,16 @@ class Perceptron:
             arrays[f"w/{2 * i}.weight"] = rng.uniform(-bound, bound, (b, a)).astype(np.float32)
             arrays[f"w/{2 * i}.bias"] = rng.uniform(-bound, bound, b).astype(np.float32)
         return arrays
+
+    def arrays(self, own: Arrays, schema: Schema) -> ArrayRules:
+        rules, last = {"round": whole()}, (len(own) - 1) // 2 - 1
+        inputs: int | str = len(schema.columns)
+        for i in range(last + 1):
+            units = len(schema.label.classes) if i == last else f"units {i}"
+            rules[f"w/{2 * i}.weight"] = ArrayRule(np.float32, (units, inputs))
+            rules[f"w/{2 * i}.bias"] = ArrayRule(np.float32, (units,))
+            inputs = units
+        return rules
 
     def phase(self, arrays: Arrays) -> str:
         return "train"

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from common.data.cohort import Cohort
 from common.data.schema import Column, Floats, Schema
+from common.federated.array_rules import ArrayRule, ArrayRules, counts, exactly, whole
 from common.federated.learner import Contribution, Phase, Plan, Step, Traits, demand
 from common.federated.protected_sums import Summands
 from common.federated.states import States
@@ -65,6 +66,42 @@ class Preprocessing:
             "bounds": np.array([[c.low, c.high, c.scale == "log"] for c in columns]).reshape(-1, 3),
             "feature": np.array([schema.features.index(c.feature) for c in columns], np.int64),
             "level": np.array([c.level is not None for c in columns], np.bool_),
+        }
+
+    def arrays(self, own: Arrays, schema: Schema) -> ArrayRules:
+        at, fixed, n = int(own["pass"]), self.start(schema, 0), len(schema.columns)
+        if at == 0:
+            return {k: exactly(v) for k, v in fixed.items()}
+        share = ArrayRule(np.float64, (len(schema.features),), 0.0, 1.0, (np.nan,))
+        first = {
+            "bounds": exactly(fixed["bounds"]),
+            "auc": share,
+            "classes": counts(len(schema.label.classes)),
+        }
+        if at == 1:
+            cells = own["cells"]
+            return {
+                **{k: exactly(v) for k, v in fixed.items()},
+                **first,
+                "pass": whole(low=1, high=1),
+                "moments": counts(n, 2),
+                "cells": ArrayRule(np.int64, (n, COARSE), 1, FINE, row=FINE + COARSE),
+                "start": exactly(_starts(cells)),
+            }
+        low, span = _spans(fixed["bounds"])
+        largest = float(np.abs(fixed["bounds"][:, :2]).max(initial=0.0)) * (1 + 1e-6)
+        return {
+            **first,
+            "pass": whole(low=2, high=2),
+            "count": counts(n),
+            "mean": ArrayRule(np.float64, (n,), low - 1e-6 * span, low + (1 + 1e-6) * span),
+            # noise may make it large
+            "scale": ArrayRule(
+                np.float64, (n,), np.minimum(1e-9 * span, 1.0), 1e6 * np.maximum(span, 1.0)
+            ),
+            "clip": ArrayRule(np.float64, (), CLIP.least, CLIP.most),
+            "offsets": ArrayRule(np.int64, (n + 1,), 0, 1024 * n),
+            "edges": ArrayRule(np.float32, ("edges",), -largest, largest),
         }
 
     def phase(self, arrays: Arrays) -> str:

@@ -22,6 +22,7 @@ import numpy as np
 
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Floats, Schema
+from common.federated.array_rules import ArrayRule, ArrayRules, parameters, whole
 from common.federated.learner import (
     Contribution,
     Federated,
@@ -69,6 +70,13 @@ class PrivateLogistic:
     def start(self, schema: Schema, seed: int) -> Arrays:
         shape = (len(schema.label.classes) - 1, 1 + len(schema.columns))
         return {"coefficients": np.zeros(shape), "norm": np.array(self.norm), "rounds": np.array(0)}
+
+    def arrays(self, own: Arrays, schema: Schema) -> ArrayRules:
+        return {
+            "coefficients": parameters(len(schema.label.classes) - 1, 1 + len(schema.columns)),
+            "norm": ArrayRule(np.float64, (), 1.0, CLIP.most),
+            "rounds": whole(),
+        }
 
     def phase(self, arrays: Arrays) -> str:
         return "newton"

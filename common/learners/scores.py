@@ -17,6 +17,7 @@ import numpy as np
 
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Schema
+from common.federated.array_rules import ArrayRules
 from common.federated.learner import Contribution, Hyper, Phase, Plan, Step, Traits, demand
 from common.federated.states import States
 from common.learners.evaluation import configured, scorable
@@ -49,6 +50,9 @@ class Scores:
         return tuple(dict.fromkeys([*(need for h in heads for need in h.needs), *self.heads]))
 
     def start(self, schema: Schema, seed: int) -> Arrays:
+        return {}
+
+    def arrays(self, own: Arrays, schema: Schema) -> ArrayRules:
         return {}
 
     def phase(self, arrays: Arrays) -> str:

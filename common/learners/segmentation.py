@@ -20,6 +20,7 @@ from common.data.cohort import Cohort
 from common.data.imaging_of import imaging_of
 from common.data.picture import Picture
 from common.data.schema import Floats, Imaging, Schema
+from common.federated.array_rules import COUNT, ArrayRule, ArrayRules, whole
 from common.federated.learner import Contribution, Phase, Plan, Step, Traits, demand
 from common.federated.states import States
 from common.networks import federated_averaging
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 SOFT_TISSUE = (80.0, 40.0)
 """Middle and half width, HU, of the narrow window that CT is also seen through: a lesion is a few
 tens of HU below the liver."""
+DEEPEST, WIDEST = 6, 1024
+"""The most levels of a network, and channels of one."""
 VERSION = 2
 """Of how a picture becomes an example; part of the name under which examples are kept."""
 
@@ -89,6 +92,23 @@ class Segmentation:
             "widths": np.array(self.widths, np.int64),
         }
         return {"round": np.array(0), "cases": np.array(0), **sizes, **weights}
+
+    def arrays(self, own: Arrays, schema: Schema) -> ArrayRules:
+        imaging = imaging_of(self.name, schema)
+        rules: dict[str, ArrayRule] = {
+            "round": whole(),
+            "cases": whole(low=-COUNT),
+            "grid": federated_averaging.GRID,
+            "widths": whole("levels", low=1, high=WIDEST),
+        }
+        if not imaging.regions:
+            return rules
+        if not (2 <= len(own["widths"]) <= DEEPEST and own["widths"].max() <= WIDEST):
+            raise ValueError(f"widths {own['widths']}")
+        return {
+            **rules,
+            **federated_averaging.rules(_network, own["grid"], _how(own, imaging)),
+        }
 
     def phase(self, arrays: Arrays) -> str:
         return "train"

@@ -11,6 +11,7 @@ import numpy as np
 
 from common.data.cohort import UNKNOWN, Cohort
 from common.data.schema import Schema
+from common.federated.array_rules import ArrayRules
 from common.federated.learner import Contribution, Phase, Plan, Step, Traits
 from common.federated.states import States
 from common.metrics.kaplan_meier import survival_counts
@@ -28,6 +29,9 @@ class SurvivalCounts:
     traits: ClassVar[Traits] = Traits()
 
     def start(self, schema: Schema, seed: int) -> Arrays:
+        return {}
+
+    def arrays(self, own: Arrays, schema: Schema) -> ArrayRules:
         return {}
 
     def phase(self, arrays: Arrays) -> str:

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common.federated.array_rules import ArrayRule, ArrayRules, whole
 from common.federated.learner import Contribution, Plan
 from common.networks.dp_sgd import Private, PrivateTraining, Records, sampled
 from common.networks.dp_sgd import learn as learn_privately
 from common.networks.training import Loss, Schedule, Trained, learn
-from common.types import Arrays
+from common.types import Array, Arrays
 
 if TYPE_CHECKING:
     from torch import nn
@@ -83,6 +84,30 @@ def _device(task: Local) -> Any:
 def parameters(arrays: Arrays) -> Arrays:
     """The global parameters: what is averaged."""
     return {k: v for k, v in arrays.items() if k.startswith("w/")}
+
+
+GRID = whole(3, low=4, high=1024)
+"""Voxels (z, y, x) that a network sees; together at most `VOXELS`."""
+VOXELS = 2**23
+
+
+def rules(make: Callable[..., nn.Module], grid: Array, how: tuple[object, ...]) -> ArrayRules:
+    """Of the parameters of the network that `make(*how)` makes. ValueError for a grid that none
+    sees."""
+    if fault := GRID.fault(grid, {}):
+        raise ValueError(f"grid {fault}")
+    if grid.prod() > VOXELS:
+        raise ValueError(f"grid {grid} has more than {VOXELS} voxels")
+    return _rules(make, how)
+
+
+@lru_cache(maxsize=64)
+def _rules(make: Callable[..., nn.Module], how: tuple[object, ...]) -> ArrayRules:
+    import torch
+
+    with torch.device("meta"):  # shapes without memory
+        tensors = make(*how).state_dict()
+    return {f"w/{name}": ArrayRule(np.float32, tuple(t.shape)) for name, t in tensors.items()}
 
 
 def bare(arrays: Arrays) -> Arrays:

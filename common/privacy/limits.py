@@ -51,4 +51,6 @@ BOUND = Limit("bound", float, 1e-9, 1e18)
 SHARES = Limit("shares", int, 1, 1000)
 """Of a noise that sites share."""
 PARTS = Limit("parts", int, 1, 1000)
-"""Of a split."""
+"""Of a split that an account holds a charge of."""
+SPLIT = Limit("parts", int, 2, 20)
+"""Of a split that a plan may ask for: of more, a part would hold few patients."""

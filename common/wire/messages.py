@@ -96,6 +96,8 @@ class Hello:
     hospital they come from, not who is ill."""
     seconds: float = 0.0
     """Its doctor's forecast of the longest work on one plan; 0: none was made."""
+    parts: int = 0
+    """Into how many parts its patients may be folded, by its minimum; 0: they are fewer than that."""
     flow: tuple[int, ...] = ()
     """Patients read, left out, and kept without a known label, as the reports of studies ask for;
     empty where the site keeps them."""
@@ -180,7 +182,8 @@ def unpack_hello(packet: Packet, enrolled: Mapping[str, str], to: Packet) -> Hel
         raise WireError(
             "W02", "a site's greeting has a text of the wrong type or with control characters"
         )
-    counts, flags = (row["cases"], row["imaged"]), (row["estimable"], row["imaged_estimable"])
+    counts = row["cases"], row["imaged"], row["parts"]
+    flags = row["estimable"], row["imaged_estimable"]
     known = finite(row["seconds"]) and row["seconds"] >= 0
     flow, shares = (listed(row[k], int, "hello") for k in ("flow", "shares"))
     if (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from common.data.cohort import ESTIMABLE, Fold
@@ -51,6 +51,25 @@ def possible(run: Run, study: Study, hellos: Iterable[Hello]) -> tuple[Federated
         )
         raise FederationError("D06", said)
     return out
+
+
+def demand_parts(run: Run, groups: Sequence[tuple[str, ...]], hellos: Mapping[str, Hello]) -> None:
+    """FederationError P01 where a site's patients are too few to be folded into the run's parts: it
+    would refuse every fold, and be in some sums and not in others."""
+    if not any(f.parts for f in run.folds(groups)):
+        return
+    few = {s: h.parts for s, h in hellos.items() if 0 < h.parts < run.parts}
+    if few:
+        raise FederationError(
+            "P01",
+            *(
+                f"site '{site}' has patients for {most} parts at most, the run has {run.parts}: each "
+                "part must be expected to hold the site's minimum"
+                for site, most in sorted(few.items())
+            ),
+            f"begin the run with --parts {max(min(few.values()), 3)} where that is enough for all, "
+            "or without these sites",
+        )
 
 
 def clinical_head(study: Study, heads: Sequence[Federated]) -> str | None:

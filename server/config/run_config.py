@@ -16,7 +16,7 @@ from common.data.cohort import Fold
 from common.data.schema import Schema
 from common.errors import UsageError
 from common.federated.learner import Federated, Grouped, Head, Hyper, Stacked, hyper_of, load
-from common.privacy.limits import NOISE
+from common.privacy.limits import NOISE, SPLIT
 from common.runtime import settings
 from common.runtime.settings import Rule, Settings, Whole
 from common.study import load as studies
@@ -75,7 +75,7 @@ class Run(Settings):
     engine)."""
     seed: int = 0
     """Seed of splits and subsampling; never of noise."""
-    parts: Annotated[int, Field(ge=2, le=50)] = 5
+    parts: Annotated[int, Field(ge=2, le=SPLIT.most)] = 5
     """Hash parts for cross-fitting within sites."""
     learners: str = ""
     """Heads to train, comma-separated; empty: the study's."""
@@ -154,7 +154,7 @@ class Run(Settings):
     def faults(self) -> Iterator[Rule]:
         """What does not go together."""
         if self.parts < 3 and "within_site" in self.evaluations:
-            yield "parts", "must lie in 3 to 50 (a threshold takes models that leave two parts out)"
+            yield "parts", "must lie in 3 to 20 (a threshold takes models that leave two parts out)"
         if self.noise and not NOISE.holds(self.noise):
             yield "noise", f"must be 0, or lie in {NOISE.least:g} to {NOISE.most:g}"
         if self.noise and self.transfer in ROUNDED:

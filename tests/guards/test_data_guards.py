@@ -249,6 +249,7 @@ IMAGE = """
 import numpy as np
 from dataclasses import dataclass
 from typing import ClassVar
+from common.federated.array_rules import sums
 from common.federated.learner import Contribution, Phase, Step, Traits
 
 
@@ -262,6 +263,9 @@ class Volumes:
 
     def start(self, schema, seed):
         return {"n": np.array(0.0)}
+
+    def arrays(self, own, schema):
+        return {"n": sums()}
 
     def phase(self, arrays):
         return "count"

@@ -312,8 +312,8 @@ def test_arrays_are_checked_before_they_are_used(left: Left, tmp_path: Path) -> 
     column = trees["column"].copy()
     column[0, 0, 0] = 10_000
     for boosting, said in (
-        ({**trees, "column": column}, "column -1 to 10000"),
-        ({"booster": np.frombuffer(b"{}", np.uint8)}, "trees in a state"),
+        ({**trees, "column": column}, "'column' has a value outside of its bounds, or none: 10000"),
+        ({"booster": np.frombuffer(b"{}", np.uint8)}, "are missing, or none of the learner's"),
         ({}, "lacks what head 'boosting' predicts with"),
     ):
         state = model_state({**left.state, "boosting": boosting})

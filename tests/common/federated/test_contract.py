@@ -40,6 +40,7 @@ from common.federated.learner import (
     local_plan,
     names,
     total,
+    validate,
 )
 from common.federated.protected_sums import bounded, protected
 from common.federated.states import States, named_arrays, with_arrays
@@ -444,6 +445,76 @@ def bent(states: States, data: st.DataObject) -> States:
         fold: {n: {k: bend(v) for k, v in arrays.items()} for n, arrays in state.items()}
         for fold, state in states.items()
     }
+
+
+# ---- what a state may be -------------------------------------------------------------------------
+
+
+@learners
+@pytest.mark.parametrize("classes", CLASSES)
+def test_states_of_an_honest_fit_are_what_learners_say_they_are(name: str, classes: int) -> None:
+    moments = history(name, classes)
+    for moment in moments:
+        for state in moment.states.values():
+            validate(state, schema(classes))
+    if any(name in load(n).needs for n in NAMES) or isinstance(load(name), Head):
+        validate(
+            {**moments[-1].states[moments[-1].plan.fold], name: moments[-1].step.arrays},
+            schema(classes),
+        )
+
+
+BENDS = ("shape", "longer", "dtype", "whole", "nan", "huge", "missing", "more")
+
+
+@learners
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_a_state_of_another_form_is_refused_before_a_patient_is_looked_at(
+    name: str, data: st.DataObject
+) -> None:
+    """Other names, dtypes, shapes, indices, no numbers or huge ones: P02, by `validate` alone."""
+    classes = data.draw(st.sampled_from(CLASSES))
+    moments = history(name, classes)
+    states = moments[data.draw(st.integers(0, len(moments) - 1))].states
+    places = [(f, n, k) for f, s in states.items() for n, a in s.items() for k in a]
+    if not places:
+        return  # it reads nothing, and has nothing yet
+    fold, learner, key = data.draw(st.sampled_from(sorted(places, key=str)))
+    own, how = dict(states[fold][learner]), data.draw(st.sampled_from(BENDS))
+    array, kind = own[key], own[key].dtype.kind
+    if how == "missing" and len(own) > 1:
+        del own[key]
+    elif how == "more":
+        own["more"] = np.zeros(1)
+    elif how == "shape":
+        own[key] = array[None]
+    elif how == "longer" and array.ndim:
+        own[key] = np.concatenate([array, np.repeat(array[-1:], 3, axis=0)])
+        if not len(array) or key in LOOSE:
+            return
+    elif how == "dtype":
+        with np.errstate(all="ignore"):
+            own[key] = array.astype(np.float16)
+    elif how == "nan" and kind == "f" and array.size:
+        own[key] = np.full_like(array, np.nan)
+        if key in ("auc", "base"):
+            return  # as it is where nobody knows
+    elif how == "huge" and kind in "fi" and array.size:
+        own[key] = np.full_like(array, -(2**31) if kind == "i" else 3e38)
+    elif how == "whole" and kind == "i" and array.size:
+        bent_ = array.copy()
+        bent_.flat[data.draw(st.integers(0, array.size - 1))] = 2**31 - 1
+        own[key] = bent_
+    else:
+        return
+    with pytest.raises(RefusedError) as caught:
+        validate({**states[fold], learner: own}, schema(classes))
+    assert caught.value.code == "P02"
+
+
+LOOSE = ("edges", "losses")
+"""Of any length; `edges` is held against `offsets` where trees count bins."""
 
 
 @learners

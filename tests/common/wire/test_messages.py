@@ -21,7 +21,7 @@ from common.federated.learner import Contribution, Plan, hyper_of, load
 from common.federated.states import States, named_arrays
 from common.privacy.mechanism import Privacy
 from common.types import Arrays, digest, pack
-from common.wire import compression
+from common.wire import compression, envelope
 from common.wire.envelope import Packet
 from common.wire.messages import (
     NO_PLAN,
@@ -232,7 +232,7 @@ MEANT = {"request": "", "greeting": "", "updates": ASKED.hash, "hello": ASKED.ha
 def signed(kind: str, text: bytes) -> str:
     """A true signature under a text that nobody should sign, to get behind the check of it."""
     who = ring.COORDINATOR if kind in ("request", "greeting") else SITE
-    return who.sign(f"fedmets 8 {kind} {MEANT[kind]}\n".encode() + text)
+    return who.sign(f"fedmets {envelope._FORMAT} {kind} {MEANT[kind]}\n".encode() + text)
 
 
 def altered(kind: str, text: bytes, **more: Any) -> Packet:

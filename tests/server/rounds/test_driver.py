@@ -24,6 +24,7 @@ from client.station.station import Station
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Schema
 from common.errors import FederationError
+from common.federated.array_rules import ArrayRules
 from common.federated.learner import Contribution, Federated, Phase, Plan, Step, Traits, load
 from common.federated.states import States, named_arrays
 from common.types import Arrays, digest
@@ -490,6 +491,9 @@ class Waiting:
     traits: ClassVar[Traits] = Traits()
 
     def start(self, schema: Schema, seed: int) -> Arrays:
+        return {}
+
+    def arrays(self, own: Arrays, schema: Schema) -> ArrayRules:
         return {}
 
     def phase(self, arrays: Arrays) -> str:

@@ -329,7 +329,9 @@ def test_the_minimum_is_held_against_the_count_that_is_told(tmp_path: Path) -> N
         assert {"", "P01"} == set(codes)
         assert station._memory.budget is not None
         # what was refused is charged as well: that it was is a release
-        assert station._memory.budget.spent == pytest.approx(epsilon(30 * gaussian(NOISE), DELTA))
+        assert station._memory.budget.spent == pytest.approx(
+            epsilon(30 * gaussian(NOISE) + gaussian(COUNTS), DELTA)
+        )
 
 
 def test_what_moves_a_model_is_told_with_noise_where_it_is_asked_for(stations: list[Local]) -> None:
