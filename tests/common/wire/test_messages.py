@@ -21,7 +21,7 @@ from common.federated.learner import Contribution, Plan, hyper_of, load
 from common.federated.states import States, named_arrays
 from common.privacy.mechanism import Privacy
 from common.types import Arrays, digest, pack
-from common.wire import compression
+from common.wire import compression, envelope
 from common.wire.envelope import Packet
 from common.wire.messages import (
     NO_PLAN,
@@ -136,6 +136,17 @@ def test_noise_outside_of_its_limits_is_refused_on_arrival(noise: float) -> None
     assert caught.value.code == "W02"
 
 
+@pytest.mark.parametrize("shared", [-1, 1001, 2.0, True, "2", None])
+def test_a_plan_whose_noise_is_in_no_number_of_shares_is_refused(shared: object) -> None:
+    hostile = Privacy(1.0)
+    object.__setattr__(hostile, "shared", shared)
+    with pytest.raises(WireError) as caught:
+        unpack_request(request(plan(privacy=hostile)), PINNED)
+    assert caught.value.code == "W02"
+    told = unpack_request(request(plan(privacy=Privacy(1.0, 4))), PINNED).plans[0].privacy
+    assert told == Privacy(1.0, 4)
+
+
 ARRAYS = st.dictionaries(NAME, st.lists(st.floats(), max_size=4).map(np.array), max_size=3)
 HEADS = st.sampled_from(["", "0a" * 32])
 UPDATES = st.one_of(
@@ -225,7 +236,7 @@ MEANT = {"request": "", "greeting": "", "updates": ASKED.hash, "hello": ASKED.ha
 def signed(kind: str, text: bytes) -> str:
     """A true signature under a text that nobody should sign, to get behind the check of it."""
     who = ring.COORDINATOR if kind in ("request", "greeting") else SITE
-    return who.sign(f"fedmets 7 {kind} {MEANT[kind]}\n".encode() + text)
+    return who.sign(f"fedmets {envelope._FORMAT} {kind} {MEANT[kind]}\n".encode() + text)
 
 
 def altered(kind: str, text: bytes, **more: Any) -> Packet:
