@@ -43,9 +43,10 @@ def trained(cohorts: list[Cohort], noise: float) -> State:
     privacy = Privacy(noise)
     plan = dataclasses.replace(
         local_plan(Fold(), 0, 5),
+        learner=LEARNER.name,
+        phase="newton",
         participants=tuple(c.site for c in cohorts),
         privacy=privacy,
-        phase="newton",
     )
     state: State = {LEARNER.name: LEARNER.start(cohorts[0].schema, 0)}
     bound = LEARNER.phases["newton"].sensitivity(cohorts[0].schema)

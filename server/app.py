@@ -75,6 +75,7 @@ def coordinate(
     task = run.task_of(study)
     run = replace(run, task=task)
     schema = study.schema_at(task)
+    run.demand_protection(study)
     if not run.out:
         raise UsageError(
             "C01",

@@ -83,6 +83,12 @@ class Policy(Settings):
     sets: AllowedSets = "one"
     """With how many sets of sites a patient is ever summed up under masks: `one`, or `any`, and
     then two sums can tell that of the sites between the sets."""
+    open_trees: bool = False
+    """Whether trees are grown without noise or masks: the coordinator can then tell single patients'
+    rows and labels from the site's sums, whatever `minimum` is."""
+    smallest_leaf: Annotated[int, Field(ge=0)] | None = None
+    """The fewest patients, over all sites, of a leaf of the published trees; left out: the site's
+    `minimum`; 0: of one, too."""
     colluders: Annotated[int, Field(ge=0)] | None = None
     """How many of the sites in a masked sum may be in league with the coordinator, where the sites
     share one noise; left out: this site adds all of its own, and trusts nobody for it."""

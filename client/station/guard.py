@@ -18,6 +18,7 @@ from common.errors import FedmetsError, RefusedError
 from common.federated.learner import (
     Contribution,
     Federated,
+    Grouped,
     Plan,
     check,
     identity,
@@ -77,11 +78,32 @@ def admit(plan: Plan, site: Site, cohort: Cohort, budget: Budget | None = None) 
             f"{sorted(cohort.modalities)}",
         )
     site.privacy.admit(plan, datetime.date.today())
+    _coarse(plan, learner, site)
     if plan.privacy is not None:
         _bound(plan, learner, cohort)
     if budget is not None:
         _affordable(plan, learner, cohort, budget)
     return learner
+
+
+def _coarse(plan: Plan, learner: Federated, site: Site) -> None:
+    """RefusedError P11 where the sums, or the model that they make, tell of fewer patients than the
+    site speaks about: before any work, so that it says nothing of a patient."""
+    policy, faults = site.privacy, []
+    if learner.phases[plan.phase].fine and not plan.protected and not policy.open_trees:
+        faults.append(
+            f"learner '{plan.learner}' without noise or masks shows single patients in its sums; "
+            "the coordinator sets `secure` or `noise` for the run, or this site privacy.open_trees"
+        )
+    least = site.minimum if policy.smallest_leaf is None else policy.smallest_leaf
+    # a sum over one patient may leave where the minimum is 1
+    if isinstance(learner, Grouped) and least > 1 and learner.smallest_leaf < least:
+        faults.append(
+            f"{plan.learner}.smallest_leaf={learner.smallest_leaf} publishes leaves of fewer than "
+            f"{least} patients; the coordinator sets smallest_leaf of the run to {least} or more"
+        )
+    if faults:
+        raise RefusedError("P11", *faults)
 
 
 def _remembered(plan: Plan, budget: Budget) -> None:

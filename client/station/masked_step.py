@@ -70,6 +70,12 @@ class MaskedSteps:
         if failures:
             return Masked("R09" if "R09" in failures else min(failures))
         absent = {i: u.code for i, u in enumerate(updates) if u.code}
+        try:
+            with self.lock:
+                self.secure.demand_even(plans, absent)
+        except RefusedError as error:
+            self.log.code(error)
+            return self._failed(plans, cohort)
         return self._masked(request, cohort, updates, absent)
 
     def _masked(

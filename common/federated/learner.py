@@ -183,6 +183,9 @@ class Phase:
     `Sampled`: under `plan.privacy` the sums have noise already (`common.networks.dp_sgd`), and are
     given for one case: parameters as they are, by no number of cases.
     """
+    fine: bool = False
+    """Its sums have cells of few patients, of one too, whatever the fold holds: without noise or
+    masks they leave where a site's policy says so and nowhere else."""
 
     def sensitivity(self, schema: Schema) -> Bound:
         """The bound under one schema."""
@@ -307,6 +310,16 @@ class Stacked(Head, Protocol):
     def predict_inside(self, outer: State, inner: State, cohort: Cohort, part: int) -> Probs:
         """Cases of `part`, a training part of `outer`, by models that have not seen them: `inner`
         left out that part too."""
+        ...
+
+
+@runtime_checkable
+class Grouped(Federated, Protocol):
+    """A learner whose model says something of a group of patients, such as those of a leaf."""
+
+    @property
+    def smallest_leaf(self) -> int:
+        """The fewest patients of a group, over all sites; 0: not limited."""
         ...
 
 

@@ -107,8 +107,9 @@ def patient_sums(
             raise AssertionError(f"summands {sorted(block)}, declared {sorted(shapes)}")
         squares = sum(_square(values) for values in block.values())
         length = np.sqrt(np.asarray(squares, np.float64))
-        # a patient without a finite length adds zero
-        share = np.where(np.isfinite(length), bound / np.maximum(length, bound), 0.0)
+        # a patient without a finite length adds zero; nothing is longer than a bound of 0
+        longest = np.maximum(np.maximum(length, bound), np.finfo(np.float64).tiny)
+        share = np.where(np.isfinite(length), bound / longest, 0.0)
         for name, values in block.items():
             _add(out[name], values, share, on)
     return {name: total.reshape(shapes[name]) for name, total in out.items()}
@@ -117,7 +118,7 @@ def patient_sums(
 def _square(values: Floats | Cells) -> Floats:
     """(patients,): the squared length; NaN or infinite where a value is, or where it is beyond
     float64."""
-    held = _inside(values) if isinstance(values, Cells) else values.reshape(len(values), -1)
+    held = _inside(values) if isinstance(values, Cells) else _rows(values)
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray((held * held).sum(axis=1))
 
@@ -134,7 +135,12 @@ def _add(total: Whole, values: Floats | Cells, share: Floats, on: Grid) -> None:
         at = np.where(steps != 0, values.cell + first, 0).ravel()
         np.add.at(total, at if values.places is None else values.places[at], steps.ravel())
     else:
-        total += on.rounded(_cut(values.reshape(len(values), -1), share)).sum(axis=0)
+        total += on.rounded(_cut(_rows(values), share)).sum(axis=0)
+
+
+def _rows(values: Floats) -> Floats:
+    """(patients, values), of nobody too."""
+    return values.reshape(len(values), math.prod(values.shape[1:]))
 
 
 def _cut(values: Floats, share: Floats) -> Floats:

@@ -34,6 +34,8 @@ from common.wire.state_transfer import Packed, Part, state_hash, states_of, unpa
 CANNOT = frozenset({"P01", "D06"})
 """Codes by which a site says that it cannot do a step: named in the ledger, not counted against the
 quorum."""
+MOST_STEPS = 10**9
+"""Of a run."""
 NO_PLAN = "0" * 64
 """Stands for the plan hash when a site could not read the request at all."""
 
@@ -329,6 +331,9 @@ def _plan_from_json(row: Any) -> Plan:
             type(row[k]) is int for k in ("step", "seed", "parts")
         ):
             raise TypeError("a field of the wrong type")
+        # a station names files by it
+        if not 0 <= row["step"] < MOST_STEPS:
+            raise ValueError(f"step {row['step']}, 0 to {MOST_STEPS - 1} are taken")
         if (
             type(row["hyper"]) is not dict
             or row["transfer"] not in HOWS

@@ -147,6 +147,13 @@ def test_a_plan_whose_noise_is_in_no_number_of_shares_is_refused(shared: object)
     assert told == Privacy(1.0, 4)
 
 
+@pytest.mark.parametrize("step", [-1, -(10**9), 10**9, 10**300])
+def test_a_step_that_would_name_no_file_is_refused_on_arrival(step: int) -> None:
+    with pytest.raises(WireError, match="step") as caught:
+        unpack_request(request(plan(step=step)), PINNED)
+    assert caught.value.code == "W02"
+
+
 ARRAYS = st.dictionaries(NAME, st.lists(st.floats(), max_size=4).map(np.array), max_size=3)
 HEADS = st.sampled_from(["", "0a" * 32])
 UPDATES = st.one_of(
