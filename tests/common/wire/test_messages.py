@@ -136,6 +136,17 @@ def test_noise_outside_of_its_limits_is_refused_on_arrival(noise: float) -> None
     assert caught.value.code == "W02"
 
 
+@pytest.mark.parametrize("shared", [-1, 1001, 2.0, True, "2", None])
+def test_a_plan_whose_noise_is_in_no_number_of_shares_is_refused(shared: object) -> None:
+    hostile = Privacy(1.0)
+    object.__setattr__(hostile, "shared", shared)
+    with pytest.raises(WireError) as caught:
+        unpack_request(request(plan(privacy=hostile)), PINNED)
+    assert caught.value.code == "W02"
+    told = unpack_request(request(plan(privacy=Privacy(1.0, 4))), PINNED).plans[0].privacy
+    assert told == Privacy(1.0, 4)
+
+
 @pytest.mark.parametrize("step", [-1, -(10**9), 10**9, 10**300])
 def test_a_step_that_would_name_no_file_is_refused_on_arrival(step: int) -> None:
     with pytest.raises(WireError, match="step") as caught:
