@@ -75,8 +75,14 @@ class Graph:
 
     def __post_init__(self) -> None:
         k, sites = self.degree.neighbours, len(self.ring)
-        if k % 2 or not 2 <= k < sites or len(set(self.ring)) != sites:
-            raise ValueError(f"no graph: {k} neighbours of {sites} sites")
+        if (
+            k % 2
+            or not 2 <= k < sites
+            or len(set(self.ring)) != sites
+            or not 1 <= self.degree.threshold <= k + 1
+            or not 1 <= self.degree.margin <= k
+        ):
+            raise ValueError(f"no graph of {sites} sites: {self.degree}")
 
     @cached_property
     def _near(self) -> Mapping[str, tuple[str, ...]]:
@@ -94,21 +100,26 @@ class Graph:
     def demand(self, online: Collection[str]) -> None:
         """RefusedError M01 where the online sites' masks could fall into parts, each with a sum of
         its own, or where too few are left around one of them to unmask it."""
-        alive = np.isin(self.ring, list(online))
+        here = set(online)
+        if here.issuperset(self.ring):
+            return
+        alive = [site in here for site in self.ring]
         half, sites = self.degree.neighbours // 2, len(self.ring)
-        doubled = np.concatenate([[0], np.cumsum(np.tile(alive, 2))])
-        window = doubled[half : half + sites] - doubled[:sites]
-        # two windows with a site between them on either side
+        ahead = np.cumsum([0, *alive, *alive, *alive])
+        # by where a window begins; twice around, for the other one
+        window = ahead[half:][: 2 * sites] - ahead[: 2 * sites]
+        # a site stands between two windows on either side, or there is nothing to cut
         apart = range(half + 1, sites - half)
-        fewest = min((int((window + np.roll(window, -d)).min()) for d in apart), default=half * 2)
+        pairs = [int((window[:sites] + window[d : d + sites]).min()) for d in apart]
+        fewest = min(pairs, default=self.degree.neighbours)
         if fewest < self.degree.margin:
             raise RefusedError(
                 "M01",
                 f"where the graph of masks is thinnest {fewest} sites are online, "
                 f"{self.degree.margin} must be: parts of the sum could be told",
             )
-        for site in online:
-            around = len(set(self.near(site)) & set(online))
+        for site in sorted(here):
+            around = len(here.intersection(self.near(site)))
             if around < self.degree.threshold:
                 raise RefusedError(
                     "M01",
@@ -125,10 +136,13 @@ def declared(run: str, keys: Mapping[str, str], assumed: Assumed = ASSUMED) -> G
     site's key is new in each run.
     """
     degree = degree_of(len(keys), assumed) if len(keys) >= SPARSE else None
-    if degree is None:
-        return None
-    seed = hashlib.sha256(json.dumps(["fedmets ring", run, sorted(keys.items())]).encode()).digest()
-    ring = sorted(keys, key=lambda site: hashlib.sha256(seed + site.encode()).digest())
+    return _drawn(run, tuple(sorted(keys.items())), degree) if degree else None
+
+
+@lru_cache(maxsize=8)
+def _drawn(run: str, keys: tuple[tuple[str, str], ...], degree: Degree) -> Graph:
+    seed = hashlib.sha256(json.dumps(["fedmets ring", run, keys]).encode()).digest()
+    ring = sorted(dict(keys), key=lambda site: hashlib.sha256(seed + site.encode()).digest())
     return Graph(tuple(ring), degree)
 
 

@@ -84,7 +84,8 @@ class Step:
     def told(
         self, online: Collection[str], by: Collection[str]
     ) -> dict[str, dict[str, dict[str, bytes]]]:
-        blobs = {me: {k: self.sites[k].blobs[me] for k in online} for me in by}
+        near = {me: set(online) & set(self.group.near(me)) for me in by}
+        blobs = {me: {k: self.sites[k].blobs[me] for k in near[me]} for me in by}
         return {
             me: secagg_group.reveal(self.group, me, online, self.sites[me].held(blobs[me]))
             for me in by
