@@ -109,7 +109,7 @@ class Graph:
         # by where a window begins; twice around, for the other one
         window = ahead[half:][: 2 * sites] - ahead[: 2 * sites]
         # a site stands between two windows on either side, or there is nothing to cut
-        apart = range(half + 1, sites - half)
+        apart = range(half + 1, sites // 2 + 1)
         pairs = [int((window[:sites] + window[d : d + sites]).min()) for d in apart]
         fewest = min(pairs, default=self.degree.neighbours)
         if fewest < self.degree.margin:
