@@ -38,11 +38,12 @@ test-hospital: setup
 	deploy/containers/prepare.sh
 	$(PY) -m pytest -m hospital $(ARGS)
 
-# Python's packages as pinned, for images and for machines without a network
+# Python's packages as pinned, with their hashes, for images and for machines without a network
 wheels: setup
 	mkdir -p wheels
 	$(PY) -m pip --disable-pip-version-check download --quiet -c constraints.txt -d wheels torch
 	$(PY) -m pip --disable-pip-version-check download --quiet -c constraints.txt -d wheels --find-links wheels . setuptools wheel
+	$(PY) deploy/containers/hashes.py wheels constraints.txt deploy/containers/constraints-gpu.txt
 
 BASE ?= docker.io/library/python:3.11-slim-bookworm
 TAG ?= latest
@@ -50,8 +51,9 @@ images: wheels
 	for target in courier station coordinator; do \
 	  buildah bud --isolation chroot --network host --layers --build-arg BASE=$(BASE) --target $$target -t localhost/fedmets-$$target:$(TAG) \
 	    -f deploy/containers/Containerfile . || exit 1; done
+	$(PY) deploy/containers/digests.py --tag $(TAG) --out images.json
 
-# the images as files, with checksums and bills of materials: for sites without a network
+# the images as files, with checksums and bills of materials: for sites without a network. ARGS="--key kits/coordinator/signer/plan.key" signs the checksums
 archive: setup
 	$(PY) deploy/containers/archive.py $(ARGS)
 

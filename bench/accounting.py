@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from client.site.privacy_policy import Policy
-from client.station.privacy_budget import Budget, Charge
+from client.station.charge import Charge
+from client.station.privacy_budget import Budget
 from common.privacy import renyi
 from common.privacy.mechanism import COUNTS, Cost, Sampled, epsilon, gaussian, subsampled
 

@@ -1,6 +1,7 @@
 """AUC of federated boosting minus AUC of ordinary pooled XGBoost, on the same patients.
 
     python -m bench.boosting_auc [--data DIR --study colorectal_metastasis --task preop] [--seeds 20]
+        [--smallest-leaf 10]
 
 Without --data: a synthetic table of 20 000 patients x 30 features at 5 sites that differ in size,
 prevalence, feature means and missingness; a seed draws the table and the fifth that is tested. With
@@ -158,13 +159,18 @@ def main() -> None:
         "--trees", type=int, help="rounds (default: 100 synthetic, the learner's own on real data)"
     )
     parser.add_argument("--depth", type=int, default=Boosting().depth)
+    parser.add_argument(
+        "--smallest-leaf", type=int, default=0, help="fewest patients of a leaf (default 0: any)"
+    )
     given = parser.parse_args()
+    leaf = given.smallest_leaf
     if given.data is None:
-        learner = Boosting(trees=given.trees or 100, depth=given.depth)
+        learner = Boosting(trees=given.trees or 100, depth=given.depth, smallest_leaf=leaf)
         rows = [pair(learner, synthetic(seed), seed, range(1)) for seed in range(given.seeds)]
         report(f"synthetic 20 000 x 30, {learner.trees} rounds of depth {learner.depth}", rows)
         return
-    learner = Boosting(trees=given.trees or Boosting().trees, depth=given.depth)
+    trees = given.trees or Boosting().trees
+    learner = Boosting(trees=trees, depth=given.depth, smallest_leaf=leaf)
     for task in given.task or ["preop", "postresection"]:
         cohorts = real(given.data, given.study, task)
         rows = [pair(learner, cohorts, seed, range(PARTS)) for seed in range(given.seeds)]

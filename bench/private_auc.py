@@ -20,6 +20,7 @@ from sklearn.metrics import roc_auc_score
 from client.station.gaussian_noise import noised
 from common.data.cohort import Cohort, Fold
 from common.federated.learner import Head, fit, local_plan, total
+from common.federated.protected_sums import protected
 from common.learners.logistic import LEARNER as EXACT
 from common.learners.private_logistic import LEARNER
 from common.privacy.mechanism import Privacy, epsilon, gaussian
@@ -41,14 +42,20 @@ def noise_for(limit: float, releases: int, delta: float) -> float:
 def trained(cohorts: list[Cohort], noise: float) -> State:
     privacy = Privacy(noise)
     plan = dataclasses.replace(
-        local_plan(Fold(), 0, 5), participants=tuple(c.site for c in cohorts), privacy=privacy
+        local_plan(Fold(), 0, 5),
+        learner=LEARNER.name,
+        phase="newton",
+        participants=tuple(c.site for c in cohorts),
+        privacy=privacy,
     )
     state: State = {LEARNER.name: LEARNER.start(cohorts[0].schema, 0)}
     bound = LEARNER.phases["newton"].sensitivity(cohorts[0].schema)
+    assert isinstance(bound, float)
     done = False
     while not done:
         sums = [
-            noised(LEARNER.contribute({plan.fold: state}, c, plan), bound, privacy) for c in cohorts
+            noised(protected(LEARNER, {plan.fold: state}, c, plan, bound, print), bound, privacy)
+            for c in cohorts
         ]
         step = LEARNER.apply({plan.fold: state}, total(sums), plan)
         state, done = {LEARNER.name: step.arrays}, step.done

@@ -26,7 +26,8 @@ from pathlib import Path
 import numpy as np
 
 from client.site.privacy_policy import Policy
-from client.station.privacy_budget import Budget, Charge, begin
+from client.station.charge import Charge
+from client.station.privacy_budget import Budget, begin
 from client.station.secure_aggregation import Secure
 from common.data.cohort import Fold, empty
 from common.data.schema import Label, Schema

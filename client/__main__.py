@@ -411,6 +411,7 @@ def _budget(args: argparse.Namespace) -> str:
         f"epsilon {told['spent']:.3f} of {told['epsilon']:g} spent at delta {told['delta']:g}, "
         f"{told['left']:.3f} left"
     ]
+    lines += filter(None, [privacy_budget.trust(told)])
     lines += [f"  run {run}: {n} releases" for run, n in told["runs"].items()]
     lines += [f"head {told['head']}"]
     if told["faults"]:

@@ -23,12 +23,13 @@ from client.station.station import cohort_of, open_site
 from common.data.cohort import ESTIMABLE, UNKNOWN, Cohort, Fold
 from common.errors import DataError, FedmetsError
 from common.federated.learner import fit, hyper_of, load, local_plan
+from common.runtime import network
 from common.runtime.health_check import Finding, faults
 from common.study import load as studies
 from common.study.study import Study
 from common.trees.model import distributions
 from common.types import flatten, pack
-from common.wire import signing
+from common.wire import manifest, signing
 
 PERMISSIONS = "fix permissions: the user that the station runs as must be able to read it"
 EXPORT = (
@@ -50,6 +51,7 @@ def examine(path: Path, socket: Path) -> list[Finding]:
     except FedmetsError as error:
         return faults("site file", error, f"edit {path}")
     out = [Finding("site file", "ok", f"'{site.name}' takes part in {', '.join(site.studies)}")]
+    out += _kit(path.parent, site)
     out += _keys(site)
     out += _isolation(socket)
     out += _disk(site)
@@ -97,6 +99,8 @@ def _privacy(site: Site) -> list[Finding]:
         f"epsilon {account['spent']:.3f} of {account['epsilon']:g} spent, in "
         f"{account['releases']} releases"
     )
+    if trust := privacy_budget.trust(account):
+        text += f"; {trust}"
     enough = account["left"] > account["epsilon"] / 10
     return [
         Finding(
@@ -125,12 +129,29 @@ def _keys(site: Site) -> list[Finding]:
     return [Finding("keys", "ok", f"plans of {site.coordinator[:16]}... are answered")]
 
 
+def _kit(folder: Path, site: Site) -> list[Finding]:
+    """Every file of the kit as the pinned coordinator signed it, but those that IT edits."""
+    if not (folder / manifest.NAME).exists():
+        return []
+    try:
+        socket_server.check_kit(folder, site.coordinator)
+        files = manifest.read(folder, site.coordinator)
+    except FedmetsError as error:
+        return faults("kit", error, "take the kit's file again, or ask the coordinator")
+    edited = manifest.altered(folder, files, manifest.OWN)
+    out = [Finding("kit", "ok", f"{len(files)} files as the coordinator signed them")]
+    if edited:
+        text = f"{', '.join(edited)}: other than the coordinator's, which is yours to decide"
+        out.append(Finding("kit", "note", text))
+    return out
+
+
 def _isolation(socket: Path) -> list[Finding]:
     out = []
     for check, check_it, do in (
         (
             "isolation",
-            socket_server.alone,
+            network.alone,
             "start the station without a network; the container's compose file does",
         ),
         ("socket", lambda: _socket(socket), "another --socket, or mend its owner and mode"),

@@ -177,6 +177,13 @@ CODES: dict[str, Code] = {
         "the site's IT restores the newest state of its station, or its tables; where the "
         "coordinator has lost its budgets.json, it restores that",
     ),
+    "P11": Code(
+        "a plan's trees would tell of fewer patients than the site speaks about: grown without "
+        "noise or masks, or with leaves that are too small",
+        "run with secure=true or noise, and with smallest_leaf at the largest of the sites' "
+        "minimums; or the site's IT allows it (open_trees, smallest_leaf in [privacy]), knowing "
+        "what that shows",
+    ),
     "R01": Code(
         "a round ended without its quorum",
         "mend what the sites named say, and resume; or start a new run with a lower quorum",
@@ -222,6 +229,11 @@ CODES: dict[str, Code] = {
     "R11": Code(
         "a courier and its coordinator do not speak the same version of Flower's protocol",
         "install the same version of fedmets on both sides",
+    ),
+    "R12": Code(
+        "a SuperLink handed out a run that nobody asked the signer for",
+        "start runs by fedmets server run, where the signer's state lies; where nobody did, look "
+        "at who can reach the SuperLink",
     ),
     "S01": Code(
         "a run folder already exists, or belongs to another configuration",

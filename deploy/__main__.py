@@ -36,9 +36,23 @@ def parser() -> argparse.ArgumentParser:
         c.add_argument("--json", action="store_true", help="print one JSON object")
         return c
 
+    def link(c: argparse.ArgumentParser) -> None:
+        c.add_argument(
+            "--link",
+            default="/run/fedmets",
+            metavar="DIR",
+            help="the folder in which SuperLink and signer meet (default /run/fedmets)",
+        )
+
     c = command("provision", "make the coordinator's kit and one for each site")
     c.add_argument("file", metavar="FEDERATION.TOML", help="what the coordinator decided")
     c.add_argument("--out", default="kits", metavar="DIR", help="a new folder (default kits)")
+    c.add_argument(
+        "--images",
+        default="",
+        metavar="IMAGES.JSON",
+        help="images by digest, as `make images` lists them (default: by the tags in the file)",
+    )
     c = command(
         "fingerprint", "what is read out, of a coordinator's folder or of a site's kit or enrolment"
     )
@@ -52,6 +66,11 @@ def parser() -> argparse.ArgumentParser:
         help="as the coordinator read it out by telephone",
     )
     c.add_argument(
+        "--again",
+        action="store_true",
+        help="the folder has enrolled before: its keys and the files that you edited stay",
+    )
+    c.add_argument(
         "--new-keys",
         action="store_true",
         help="make new keys; the coordinator must take them in with `site renew`",
@@ -59,27 +78,54 @@ def parser() -> argparse.ArgumentParser:
     c = command("renew", "at the coordinator: a new TLS certificate")
     c.add_argument("folder", metavar="DIR", help="the coordinator's folder")
     c.add_argument(
+        "--key",
+        required=True,
+        metavar="CA.KEY",
+        help="the authority's key, where it is kept; of a new authority: where it shall be",
+    )
+    c.add_argument(
         "--authority",
         action="store_true",
-        help="a new authority beside the old one; sites need the new ca.pem",
+        help="a new authority beside the old one; sites need the ca.pem of a new kit",
     )
     c = command(
         "coordinator",
-        "at the coordinator: proxy and SuperLink, until it is stopped (what its container runs)",
+        "at the coordinator: proxy and SuperLink, until it is stopped (what one of its containers "
+        "runs)",
     )
     c.add_argument(
         "folder",
         metavar="DIR",
         nargs="?",
         default="/kit",
-        help="the coordinator's folder (default /kit)",
+        help="the folder `door` of the coordinator's (default /kit)",
     )
     c.add_argument(
         "--state",
         default="/state",
         metavar="DIR",
-        help="where Flower's database and the runs lie (default /state)",
+        help="where Flower's database lies (default /state)",
     )
+    link(c)
+    c = command(
+        "signer",
+        "at the coordinator: what holds the plan key and runs the ServerApp, without a network, "
+        "until it is stopped (what the other container runs)",
+    )
+    c.add_argument(
+        "folder",
+        metavar="DIR",
+        nargs="?",
+        default="/kit",
+        help="the folder `signer` of the coordinator's (default /kit)",
+    )
+    c.add_argument(
+        "--state",
+        default="/state",
+        metavar="DIR",
+        help="where requests and runs lie (default /state)",
+    )
+    link(c)
     c = command(
         "courier",
         "at a site: the connection to the coordinator, until it is stopped (what its container "
@@ -166,7 +212,9 @@ def _do(args: argparse.Namespace) -> int:
         "renew": _renew,
         "site": _site,
     }
-    done = {**do, "coordinator": _coordinator, "courier": _courier}[args.command](args)
+    done = {**do, "coordinator": _coordinator, "signer": _signer, "courier": _courier}[
+        args.command
+    ](args)
     print(json.dumps(done) if args.json else _plain(done))
     return 0
 
@@ -190,24 +238,28 @@ def _provision(args: argparse.Namespace) -> dict[str, object]:
 
     from deploy import provision
 
+    out, images = Path(args.out), Path(args.images) if args.images else None
     read_out = provision.provision(
-        Path(args.file), Path(args.out), datetime.datetime.now(datetime.UTC)
+        Path(args.file), out, datetime.datetime.now(datetime.UTC), images
     )
-    return {"kits": args.out, "fingerprint to read out to each site": read_out}
+    return {
+        "kits": args.out,
+        "take offline": str(out / provision.AUTHORITY),
+        "fingerprint to read out to each site": read_out,
+    }
 
 
 def _fingerprint(args: argparse.Namespace) -> dict[str, object]:
     from pathlib import Path
 
     from deploy import kit, provision
-    from server.config import enrolled_sites
 
     path = Path(args.folder)
     if path.is_file():
         return {"fingerprint": kit.read(path, kit.Enrolment).fingerprint}
     return {
         "fingerprint": provision.fingerprint(path)
-        if (path / enrolled_sites.KEY).exists()
+        if (path / provision.SIGNER).is_dir()
         else kit.fingerprint(path)
     }
 
@@ -217,7 +269,9 @@ def _enroll(args: argparse.Namespace) -> dict[str, object]:
 
     from deploy import enroll, kit
 
-    made = enroll.enroll(Path(args.folder), args.fingerprint, new_keys=args.new_keys)
+    made = enroll.enroll(
+        Path(args.folder), args.fingerprint, again=args.again, new_keys=args.new_keys
+    )
     return {
         "site": made.site,
         "send back": str(Path(args.folder) / kit.ENROLMENT),
@@ -231,18 +285,17 @@ def _renew(args: argparse.Namespace) -> dict[str, object]:
 
     from deploy import pki, provision
 
-    now, home = datetime.datetime.now(datetime.UTC), Path(args.folder)
+    now, home, key = datetime.datetime.now(datetime.UTC), Path(args.folder), Path(args.key)
     if args.authority:
-        read_out = provision.renew_authority(home, now)
+        read_out = provision.renew_authority(home, key, now)
         return {
             "authority": "new, and the old one beside it",
-            "fingerprint to read out to each site with the new ca.pem": read_out,
+            "take offline": args.key,
+            "fingerprint to read out to each site with its new kit": read_out,
         }
-    provision.renew(home, now)
-    return {
-        "certificate": str(home / "server.pem"),
-        "days left": round(pki.days_left(home / "server.pem", now)),
-    }
+    provision.renew(home, key, now)
+    certificate = home / provision.DOOR / "server.pem"
+    return {"certificate": str(certificate), "days left": round(pki.days_left(certificate, now))}
 
 
 def _say(text: str) -> None:
@@ -273,7 +326,17 @@ def _coordinator(args: argparse.Namespace) -> dict[str, object]:
 
     from deploy import coordinator
 
-    coordinator.run(Path(args.folder), Path(args.state), _say)
+    coordinator.run(Path(args.folder), Path(args.state), Path(args.link).resolve(), _say)
+    return {"stopped": args.folder}
+
+
+def _signer(args: argparse.Namespace) -> dict[str, object]:
+    from pathlib import Path
+
+    from deploy import signer
+
+    keys, state, link = (Path(p).resolve() for p in (args.folder, args.state, args.link))
+    signer.run(keys, state, link, _say)
     return {"stopped": args.folder}
 
 
@@ -305,7 +368,10 @@ def _site(args: argparse.Namespace) -> dict[str, object]:
         return {"revoked": args.site}
     now = datetime.datetime.now(datetime.UTC)
     listed = provision.sites(home)
-    left = {name: round(pki.days_left(home / name, now)) for name in ("ca.pem", "server.pem")}
+    left = {
+        name: round(pki.days_left(home / provision.DOOR / name, now))
+        for name in ("ca.pem", "server.pem")
+    }
     rows = [{"site": s, "key": k[:16]} for s, k in listed.items()]
     missing = [s for s in federation.load(home / "federation.toml").sites if s not in listed]
     soon = [

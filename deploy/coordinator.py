@@ -1,9 +1,9 @@
-"""Coordinator container: a TLS proxy in front, Flower's SuperLink behind it, and the list of
-enrolled nodes kept in step.
+"""Coordinator's open door: a TLS proxy in front, Flower's SuperLink behind it, and the list of
+enrolled nodes kept in step. No key that signs anything is here: `deploy.signer` has the plan key.
 
-The SuperLink listens on loopback alone, where `fedmets server` starts runs; sites reach what
-`nginx.conf` lets through. What dies is started again: the SuperLink finds its nodes and runs in its
-database, and `fedmets server resume` takes a run up.
+The SuperLink listens on loopback alone; sites reach what `nginx.conf` lets through, and the signer
+reaches it over a Unix socket. What dies is started again: the SuperLink finds its nodes and runs in
+its database, and `fedmets server resume` takes a run up.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
-from common.errors import FederationError, FedmetsError, RunError
-from common.wire import signing
+from common.errors import FederationError, FedmetsError, RunError, UsageError
+from common.runtime.relay import Relay
 from deploy import pki
 from deploy.provision import NODES
 from server.config import enrolled_sites
@@ -30,17 +30,21 @@ from server.coordinator.superlink import ADDRESS, LOOPBACK, SuperLink, environme
 from server.ledger import state_store
 
 REGISTERED = "nodes.json"
+SOCKET, AUTHORITY = "superlink.sock", "ca.pem"
+"""In the folder that it shares with the signer: the SuperLink, and by whom its certificate is."""
 _BACK_OFF = (0.5, 30.0)
 _LOOK_SECONDS = 5.0
 """Seconds between looks at who is enrolled, and at the certificates."""
 _DAY = 86400.0
 
 
-def run(kit: Path, state: Path, tell: Callable[[str], None]) -> None:
-    """Until SIGTERM or SIGINT. All that can be wrong with the kit is said before a port is open."""
+def run(kit: Path, state: Path, link: Path, tell: Callable[[str], None]) -> None:
+    """Until SIGTERM or SIGINT. All that can be wrong with the kit is said before a port is open.
+
+    kit: the folder `door` of the coordinator's. link: the folder that it shares with the signer.
+    """
     check(kit, datetime.datetime.now(datetime.UTC), tell)
     home = state / "flwr"
-    (state / "runs").mkdir(parents=True, exist_ok=True)
     home.mkdir(parents=True, exist_ok=True)
     loopback_folder = loopback(state / LOOPBACK, datetime.datetime.now(datetime.UTC))
     stopping = False
@@ -57,7 +61,7 @@ def run(kit: Path, state: Path, tell: Callable[[str], None]) -> None:
             "flower-superlink", "--ssl-certfile", str(loopback_folder / "server.pem"),
             "--ssl-keyfile", str(loopback_folder / "server.key"),
             "--ssl-ca-certfile", str(loopback_folder / "ca.pem"), "--host", host, "--port", port,
-            "--database", str(state / "superlink.db"),
+            "--database", str(state / "superlink.db"), "--isolation", "process",
             "--enable-supernode-auth", "--disable-runtime-dependency-installation",
         ],
         "proxy": ["nginx", "-e", "stderr", "-c", str((kit / "nginx.conf").resolve())],
@@ -65,25 +69,43 @@ def run(kit: Path, state: Path, tell: Callable[[str], None]) -> None:
     children = _Children(commands, environment(home), tell)
     flower, last_look = SuperLink(home, loopback_folder / "ca.pem"), 0.0
     last_stamp, last_warning = _stamp(kit), time.monotonic()
-    try:
-        while not stopping:
-            children.look()
-            if time.monotonic() - last_look > _LOOK_SECONDS and _listens(host, int(port)):
-                last_look = time.monotonic()
-                renewed, due = _stamp(kit) != last_stamp, last_look - last_warning > _DAY
-                try:
-                    sync(flower, kit, state / REGISTERED, tell)
-                    if renewed or due:
-                        last_stamp, last_warning = _stamp(kit), last_look
-                        check(kit, datetime.datetime.now(datetime.UTC), tell)
-                    if renewed:
-                        children.reload("proxy")
-                except FedmetsError as error:
-                    tell(str(error))
-            time.sleep(0.2)
-    finally:
-        tell("coordinator stops")
-        children.stop()
+    opened = Relay(
+        _listening(link, loopback_folder), lambda: socket.create_connection((host, int(port)))
+    )
+    with opened:
+        try:
+            while not stopping:
+                children.look()
+                if time.monotonic() - last_look > _LOOK_SECONDS and _listens(host, int(port)):
+                    last_look = time.monotonic()
+                    renewed, due = _stamp(kit) != last_stamp, last_look - last_warning > _DAY
+                    try:
+                        sync(flower, kit, state / REGISTERED, tell)
+                        if renewed or due:
+                            last_stamp, last_warning = _stamp(kit), last_look
+                            check(kit, datetime.datetime.now(datetime.UTC), tell)
+                        if renewed:
+                            children.reload("proxy")
+                    except FedmetsError as error:
+                        tell(str(error))
+                time.sleep(0.2)
+        finally:
+            tell("coordinator stops")
+            children.stop()
+
+
+def _listening(link: Path, loopback_folder: Path) -> socket.socket:
+    """The socket for the signer, who may be another user; who may enter the folder is the
+    machine's, or the containers' volumes, to say."""
+    link.mkdir(parents=True, exist_ok=True)
+    state_store.write(link / AUTHORITY, (loopback_folder / "ca.pem").read_bytes())
+    path = link / SOCKET
+    path.unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening.bind(str(path))
+    path.chmod(0o666)
+    listening.listen(64)
+    return listening
 
 
 def loopback(folder: Path, now: datetime.datetime) -> Path:
@@ -101,23 +123,29 @@ def loopback(folder: Path, now: datetime.datetime) -> Path:
 
 
 def check(kit: Path, now: datetime.datetime, tell: Callable[[str], None]) -> None:
-    """The kit's keys and certificates are there, fit together and are valid; C04, C05. What expires
-    soon is told."""
-    signing.load(kit / enrolled_sites.KEY)
+    """The door's certificates are there, fit together and are valid, and no key lies beside them
+    that signs plans or certificates; C04, C05. What expires soon is told."""
+    astray = [name for name in (enrolled_sites.KEY, pki.AUTHORITY_KEY) if (kit / name).exists()]
+    if astray:
+        raise UsageError(
+            "C04",
+            f"{', '.join(repr(str(kit / name)) for name in astray)} must not lie where the open "
+            "port is: give the folder 'door' alone, and keep keys out of it",
+        )
     for name in ("ca.pem", "server.pem"):
         days = pki.days_left(kit / name, now)
         if days < 0:
             raise FederationError(
-                "R08", f"'{kit / name}' expired {-days:.0f} days ago: fedmets deploy renew {kit}"
+                "R08", f"'{kit / name}' expired {-days:.0f} days ago: fedmets deploy renew"
             )
         if days <= pki.WARN_DAYS:
-            tell(f"'{kit / name}' expires in {days:.0f} days: fedmets deploy renew {kit}")
+            tell(f"'{kit / name}' expires in {days:.0f} days: fedmets deploy renew")
     server = pki.newest(kit / "server.pem")
     if not any(_issued(server, ca) for ca in pki.certificates(kit / "ca.pem")):
         raise FederationError(
             "R08",
             f"'{kit / 'server.pem'}' is not by the authority in '{kit / 'ca.pem'}': fedmets "
-            f"deploy renew {kit}",
+            "deploy renew",
         )
     if shutil.which("nginx") is None:
         raise RunError(

@@ -17,12 +17,14 @@ from server.ledger import state_store
 STATION, COURIER = "station.key", "courier.key"
 
 
-def enroll(folder: Path, typed: str, *, new_keys: bool = False) -> Enrolment:
-    """Check the kit against the fingerprint that somebody read out, then make what keys are
-    missing.
+def enroll(folder: Path, typed: str, *, again: bool = False, new_keys: bool = False) -> Enrolment:
+    """Check the kit against the fingerprint that somebody read out, and every file against the
+    manifest, then make the site's keys.
 
-    Raises UsageError C04 where they differ: nothing is written then. Run again, it keeps the site's
-    keys; `new_keys` makes new ones: the site takes no part until the coordinator has taken these in
+    Raises UsageError C04 where they differ, by the file's name: nothing is written then. At first
+    nothing else may lie in the folder: keys that came with a kit are somebody else's, too. `again`
+    is for a folder that has enrolled: the site's keys, and the files that it edited, stay.
+    `new_keys` makes new ones: the site takes no part until the coordinator has taken these in
     (`site renew`).
     """
     own_kit = kit.read(folder / KIT, Kit)
@@ -30,9 +32,17 @@ def enroll(folder: Path, typed: str, *, new_keys: bool = False) -> Enrolment:
     if not pki.same(typed, fingerprint):
         raise UsageError(
             "C04",
-            f"the kit's fingerprint is {fingerprint}, {typed} was typed: the kit is not the "
-            "coordinator's, or a digit is wrong. "
+            f"the kit's fingerprint (of ca.pem, and of the key in kit.json) is {fingerprint}, "
+            f"{typed} was typed: the kit is not the coordinator's, or a digit is wrong. "
             "Ask again by telephone, at a number that you did not get with the kit",
+        )
+    faults = kit.intact(folder) if again or new_keys else kit.untouched(folder)
+    if faults:
+        raise UsageError(
+            "C04",
+            *faults,
+            "do not go on: ask for the kit again. Where this site has enrolled with this folder "
+            "before, and these files are its own: --again",
         )
     if new_keys:
         for name in (STATION, COURIER):

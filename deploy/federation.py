@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,30 @@ class Federation(Settings):
     """The courier's, in the sites' compose files."""
     station_image: Name = "localhost/fedmets-station:latest"
     """The station's, in the sites' compose files."""
+
+
+IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9./:_-]{0,199}@sha256:[0-9a-f]{64}")
+Digest = Annotated[str, Form(IMAGE, "an image by its digest, NAME@sha256:...")]
+
+
+@dataclass(frozen=True)
+class Images(Settings):
+    """`images.json`, which `make images` writes: the images by digest, as compose files name
+    them."""
+
+    coordinator: Digest
+    """The coordinator's."""
+    courier: Digest
+    """The courier's."""
+    station: Digest
+    """The station's."""
+
+
+def load_images(path: Path) -> Images:
+    """Read the file; every fault at once (C01)."""
+    way_out = "make images writes it"
+    raw = settings.document(path, "list of images", "C01", way_out, json.loads)
+    return settings.checked(Images, raw, f"'{path}'", "C01")
 
 
 def load(path: Path) -> Federation:

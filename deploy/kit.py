@@ -4,15 +4,15 @@ read."""
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from cryptography.hazmat.primitives.serialization import Encoding
-
 from common.errors import UsageError
 from common.runtime import settings
 from common.runtime.settings import Listed, Name, Settings
+from common.wire import manifest
 from deploy import pki
 from server.config.enrolled_sites import PublicKey
 
@@ -85,18 +85,44 @@ def text(what: Kit | Enrolment) -> bytes:
 
 
 def fingerprint(folder: Path) -> str:
-    """Of a kit's authority and plan key: the same for all sites of a federation."""
+    """Of a kit's authority and plan key: the same for all sites of a federation. The plan key signs
+    the manifest, so that it stands for every file."""
     kit = read(folder / KIT, Kit)
     return of(folder / "ca.pem", kit.coordinator)
 
 
+def untouched(folder: Path) -> list[str]:
+    """What is in a kit other than what its coordinator put there, by name; nothing may be before a
+    site enrols. UsageError C04 where the manifest is not the coordinator's."""
+    files = manifest.read(folder, read(folder / KIT, Kit).coordinator)
+    added = [
+        f"'{folder / name}' is not the coordinator's" for name in manifest.added(folder, files)
+    ]
+    return [*_incomplete(folder, files), *manifest.faults(folder, files), *added]
+
+
+def intact(folder: Path) -> list[str]:
+    """The same, of a kit in use: the site has files of its own beside it, and edits some."""
+    public = read(folder / KIT, Kit).coordinator
+    files = manifest.read(folder, public)
+    return [*_incomplete(folder, files), *manifest.in_use(folder, public)]
+
+
+def _incomplete(folder: Path, files: Mapping[str, str]) -> list[str]:
+    return [
+        f"'{folder / manifest.NAME}' does not name {name}"
+        for name in (KIT, "ca.pem")
+        if name not in files
+    ]
+
+
 def of(ca: Path, coordinator: str) -> str:
-    return pki.fingerprint(pki.newest(ca).public_bytes(Encoding.DER), bytes.fromhex(coordinator))
+    return pki.fingerprint(pki.newest_der(ca), bytes.fromhex(coordinator))
 
 
 def check(folder: Path) -> Kit:
-    """The kit, if it is still the one that was enrolled with: another authority, another plan key
-    or another site is refused (C04)."""
+    """The kit, if it is still the one that was enrolled with: another authority, another plan key,
+    another site or an altered file is refused (C04)."""
     kit, pin = read(folder / KIT, Kit), read(folder / PINNED, Pinned, "run fedmets deploy enroll")
     faults = []
     if not pki.same(pin.fingerprint, fingerprint(folder)):
@@ -112,6 +138,7 @@ def check(folder: Path) -> Kit:
         for key in ("site", "federation")
         if getattr(kit, key) != getattr(pin, key)
     ]
+    faults = faults or [f"{fault}; take the kit's file again" for fault in intact(folder)]
     if faults:
         raise UsageError("C04", *faults)
     return kit

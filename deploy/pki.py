@@ -8,10 +8,12 @@ CA/Browser Forum baseline (a server's 397 days).
 
 from __future__ import annotations
 
+import base64
 import datetime
 import hashlib
 import ipaddress
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +33,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from common.errors import UsageError
 
+AUTHORITY_KEY = "ca.key"
 CA_DAYS, SERVER_DAYS, WARN_DAYS = 3650, 397, 30
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
 _CLOCKS = datetime.timedelta(hours=1)
 """A certificate is valid from a little earlier: clocks differ."""
 
@@ -57,7 +61,7 @@ def write(path: Path, blob: bytes, mode: int = 0o644) -> None:
 
 def authority(folder: Path, federation: str, now: datetime.datetime, days: int = CA_DAYS) -> None:
     """`ca.key` and `ca.pem`: what every site trusts, and nothing else."""
-    key = private(folder / "ca.key", ec.SECP256R1())
+    key = private(folder / AUTHORITY_KEY, ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"fedmets {federation}"[:64])])
     builder = _builder(name, name, key.public_key(), now, days)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -80,13 +84,19 @@ def authority(folder: Path, federation: str, now: datetime.datetime, days: int =
 
 
 def server(
-    folder: Path, names: Sequence[str], now: datetime.datetime, days: int = SERVER_DAYS
+    folder: Path,
+    names: Sequence[str],
+    now: datetime.datetime,
+    days: int = SERVER_DAYS,
+    authority_key: Path | None = None,
 ) -> None:
-    """`server.key` and `server.pem` for `names` (host names or addresses), signed by the folder's
-    authority."""
-    ca_key = load_pem_private_key((folder / "ca.key").read_bytes(), None)
-    assert isinstance(ca_key, ec.EllipticCurvePrivateKey)
+    """`server.key` and `server.pem` for `names` (host names or addresses), signed by the authority
+    of the folder's `ca.pem`, whose key lies beside it or where it is kept.
+
+    Raises UsageError C04 where that is not its key.
+    """
     ca = newest(folder / "ca.pem")
+    ca_key = _authority_key(authority_key or folder / AUTHORITY_KEY, ca)
     key = private(folder / "server.key", ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
     builder = _builder(subject, ca.subject, key.public_key(), now, days)
@@ -103,6 +113,23 @@ def server(
         x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
     )
     write(folder / "server.pem", builder.sign(ca_key, hashes.SHA256()).public_bytes(Encoding.PEM))
+
+
+def _authority_key(path: Path, ca: x509.Certificate) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = load_pem_private_key(path.read_bytes(), None)
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(
+            "C04",
+            f"the authority's key '{path}' cannot be read ({error}); name the file `ca.key` where "
+            "it is kept",
+        ) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != ca.public_key():
+        raise UsageError(
+            "C04",
+            f"'{path}' is not the key of the newest authority in `ca.pem`; name the right one",
+        )
+    return key
 
 
 def newest(path: Path) -> x509.Certificate:
@@ -123,6 +150,22 @@ def certificates(path: Path) -> list[x509.Certificate]:
         raise UsageError(
             "C04", f"'{path}' holds no certificate in PEM form; make the kit again"
         ) from error
+
+
+def newest_der(path: Path) -> bytes:
+    """The first certificate's bytes, unread: what a fingerprint is of, before anything in a file
+    from elsewhere is believed or parsed."""
+    try:
+        block = _PEM.search(path.read_bytes())
+        if block:
+            return base64.b64decode(block[1])
+    except OSError as error:
+        raise UsageError(
+            "C04", f"certificate '{path}' cannot be read ({error.strerror}); make the kit again"
+        ) from error
+    except ValueError:
+        pass
+    raise UsageError("C04", f"'{path}' holds no certificate in PEM form; make the kit again")
 
 
 def days_left(path: Path, now: datetime.datetime) -> float:

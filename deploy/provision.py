@@ -1,8 +1,11 @@
 """Provisioning: from `federation.toml` to a coordinator's kit and one kit a site; adding, revoking
 and renewing later.
 
-The coordinator's folder holds secrets (`ca.key`, `server.key`, `plan.key`, mode 600) and what was
-enrolled (`sites.toml`, `nodes/`). A site's kit holds none.
+Three keys in three places, for three processes or none: `authority/` has `ca.key`, which no process
+needs and which is kept offline; `coordinator/signer/` has `plan.key` and who was enrolled
+(`sites.toml`), for the process that signs; `coordinator/door/` has `server.key` and the couriers'
+public keys (`nodes/`), for the one that listens. A site's kit holds no secret, and every file of it
+is in a manifest that the plan key signs.
 """
 
 from __future__ import annotations
@@ -18,21 +21,27 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from common import __version__
 from common.errors import RunError, UsageError
-from common.wire import signing
+from common.wire import manifest, signing
+from common.wire.signing import Signer
 from deploy import kit, pki
-from deploy.federation import Federation, load, slug
+from deploy.federation import Federation, load, load_images, slug
 from deploy.kit import Enrolment, Kit
 from server.config import enrolled_sites
 from server.ledger import state_store
 
 TEMPLATES = Path(__file__).parent / "templates"
-NODES = "nodes"
+AUTHORITY, DOOR, SIGNER, NODES, IMAGES = "authority", "door", "signer", "nodes", "images.json"
 
 
-def provision(file: Path, out: Path, now: datetime.datetime) -> str:
-    """Write `coordinator/` and `sites/<name>/` into the new folder `out`, whole or not at all.
-    Returns the fingerprint to read out."""
+def provision(file: Path, out: Path, now: datetime.datetime, images: Path | None = None) -> str:
+    """Write `authority/`, `coordinator/` and `sites/<name>/` into the new folder `out`, whole or
+    not at all. Returns the fingerprint to read out.
+
+    images: the list of images by digest; without it compose files name images by tag.
+    """
     federation = load(file)
+    if images:
+        load_images(images)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(
             "S01",
@@ -43,15 +52,23 @@ def provision(file: Path, out: Path, now: datetime.datetime) -> str:
     aside = Path(tempfile.mkdtemp(prefix=".kits-", dir=out.parent))
     try:
         home = aside / "coordinator"
-        (home / NODES).mkdir(parents=True)
+        door, authority = home / DOOR, aside / AUTHORITY
+        (door / NODES).mkdir(parents=True)
+        (home / SIGNER).mkdir()
+        authority.mkdir()
         aside.chmod(0o755)
-        home.chmod(0o700)
-        pki.authority(home, federation.name, now)
-        pki.server(home, federation.hosts, now)
-        signing.ensure(home / enrolled_sites.KEY)
+        for folder in (home, door, home / SIGNER, authority):
+            folder.chmod(0o700)
+        pki.authority(authority, federation.name, now)
+        shutil.copyfile(authority / "ca.pem", door / "ca.pem")
+        pki.server(door, federation.hosts, now, authority_key=authority / pki.AUTHORITY_KEY)
+        signing.ensure(home / SIGNER / enrolled_sites.KEY)
         shutil.copyfile(file, home / "federation.toml")
-        values = _values(federation)
-        for name in ("compose.yaml", "nginx.conf", "README.md"):
+        if images:
+            shutil.copyfile(images, home / IMAGES)
+        values = _values(home, federation)
+        pki.write(door / "nginx.conf", _render("coordinator/nginx.conf", values))
+        for name in ("compose.yaml", "README.md"):
             pki.write(home / name, _render(f"coordinator/{name}", values))
         for site in federation.sites:
             site_kit(home, site, aside / "sites" / slug(site))
@@ -65,7 +82,7 @@ def provision(file: Path, out: Path, now: datetime.datetime) -> str:
 
 
 def fingerprint(home: Path) -> str:
-    return kit.of(home / "ca.pem", signing.load(home / enrolled_sites.KEY).public)
+    return kit.of(home / DOOR / "ca.pem", _signer(home).public)
 
 
 def site_kit(home: Path, site: str, out: Path) -> None:
@@ -80,21 +97,22 @@ def site_kit(home: Path, site: str, out: Path) -> None:
     if out.exists():
         raise RunError("S01", f"'{out}' is there already; choose a new folder for the kit")
     out.mkdir(parents=True)
-    public = signing.load(home / enrolled_sites.KEY).public
+    signer = _signer(home)
     site_values = Kit(
         federation.name,
         site,
         federation.hosts[0],
         federation.port,
         federation.studies,
-        public,
+        signer.public,
         __version__,
     )
     pki.write(out / kit.KIT, kit.text(site_values))
-    shutil.copyfile(home / "ca.pem", out / "ca.pem")
-    values = {**_values(federation), **asdict(site_values), "slug": slug(site)}
+    shutil.copyfile(home / DOOR / "ca.pem", out / "ca.pem")
+    values = {**_values(home, federation), **asdict(site_values), "slug": slug(site)}
     for name in ("site.toml", "compose.yaml", "check.sh", "README.md"):
         pki.write(out / name, _render(f"site/{name}", values))
+    pki.write(out / manifest.NAME, manifest.text(manifest.hashes(out), signer))
 
 
 def add(home: Path, file: Path, typed: str, *, instead: bool = False) -> Enrolment:
@@ -128,10 +146,10 @@ def add(home: Path, file: Path, typed: str, *, instead: bool = False) -> Enrolme
     if faults:
         raise UsageError("C04", *faults)
     state_store.write(
-        home / NODES / f"{slug(enrolment.site)}.pub", (enrolment.courier + "\n").encode()
+        home / DOOR / NODES / f"{slug(enrolment.site)}.pub", (enrolment.courier + "\n").encode()
     )
     state_store.write(
-        home / enrolled_sites.SITES,
+        home / SIGNER / enrolled_sites.SITES,
         enrolled_sites.text({**listed, enrolment.site: enrolment.station}).encode(),
     )
     return enrolment
@@ -145,44 +163,49 @@ def revoke(home: Path, site: str) -> None:
         raise UsageError(
             "C01", f"site '{site}' is not enrolled; enrolled are: {', '.join(listed) or 'none'}"
         )
-    (home / NODES / f"{slug(site)}.pub").unlink(missing_ok=True)
+    (home / DOOR / NODES / f"{slug(site)}.pub").unlink(missing_ok=True)
     remaining = {k: v for k, v in listed.items() if k != site}
-    state_store.write(home / enrolled_sites.SITES, enrolled_sites.text(remaining).encode())
+    state_store.write(home / SIGNER / enrolled_sites.SITES, enrolled_sites.text(remaining).encode())
 
 
-def renew(home: Path, now: datetime.datetime) -> None:
+def renew(home: Path, authority_key: Path, now: datetime.datetime) -> None:
     """A new TLS certificate by the same authority, for the names in `federation.toml`: sites notice
-    nothing."""
-    federation = load(home / "federation.toml")
-    with tempfile.TemporaryDirectory(dir=home) as name:
+    nothing. The authority's key is fetched for this from where it is kept."""
+    federation, door = load(home / "federation.toml"), home / DOOR
+    with tempfile.TemporaryDirectory(dir=door) as name:
         aside = Path(name)
-        for needed in ("ca.key", "ca.pem"):
-            shutil.copy2(home / needed, aside / needed)
-        pki.server(aside, federation.hosts, now)
+        shutil.copy2(door / "ca.pem", aside / "ca.pem")
+        pki.server(aside, federation.hosts, now, authority_key=authority_key)
         for pem in ("server.key", "server.pem"):
-            (aside / pem).replace(home / pem)
+            (aside / pem).replace(door / pem)
 
 
-def renew_authority(home: Path, now: datetime.datetime) -> str:
-    """A new authority in front of the old one in `ca.pem`: sites that take the new file trust both,
-    until the next `renew`.
+def renew_authority(home: Path, authority_key: Path, now: datetime.datetime) -> str:
+    """A new authority in front of the old one in `ca.pem`: sites that take a new kit's file trust
+    both, until the next `renew`. Its key becomes the new file `authority_key`.
 
     Returns the new fingerprint. The TLS certificate stays the old authority's until every site has
     the new file; `renew` then changes it.
     """
-    federation = load(home / "federation.toml")
-    with tempfile.TemporaryDirectory(dir=home) as name:
+    federation, door = load(home / "federation.toml"), home / DOOR
+    if authority_key.exists():
+        raise RunError(
+            "S01",
+            f"'{authority_key}' is there already; a new authority's key goes into a new file",
+        )
+    authority_key.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=authority_key.parent) as name:
         aside = Path(name)
         pki.authority(aside, federation.name, now)
-        both = (aside / "ca.pem").read_bytes() + (home / "ca.pem").read_bytes()
-        state_store.write(home / "ca.pem", both)
-        (aside / "ca.key").replace(home / "ca.key")
+        both = (aside / "ca.pem").read_bytes() + (door / "ca.pem").read_bytes()
+        (aside / pki.AUTHORITY_KEY).replace(authority_key)
+        state_store.write(door / "ca.pem", both)
     return fingerprint(home)
 
 
 def sites(home: Path) -> dict[str, str]:
     """Enrolled site -> station's public key; none before the first."""
-    path = home / enrolled_sites.SITES
+    path = home / SIGNER / enrolled_sites.SITES
     return (
         enrolled_sites.sites(path)
         if path.exists() and path.read_text().strip() != "[sites]"
@@ -190,8 +213,17 @@ def sites(home: Path) -> dict[str, str]:
     )
 
 
-def _values(federation: Federation) -> dict[str, object]:
-    return {**asdict(federation), "version": __version__}
+def _signer(home: Path) -> Signer:
+    return signing.load(home / SIGNER / enrolled_sites.KEY)
+
+
+def _values(home: Path, federation: Federation) -> dict[str, object]:
+    """What the templates say; images by digest where they are known."""
+    values = {**asdict(federation), "version": __version__}
+    if (home / IMAGES).exists():
+        listed = asdict(load_images(home / IMAGES))
+        values |= {f"{part}_image": image for part, image in listed.items()}
+    return values
 
 
 def _render(name: str, values: Mapping[str, object]) -> bytes:

@@ -16,7 +16,7 @@ of status, show and watch: 0 finished or at work, 3 waiting for sites or without
 damaged, 7 stopped
 
 examples:
-  fedmets server run --study colorectal_metastasis --expect 3
+  fedmets server run --study colorectal_metastasis --expect 3 --set secure=true
   fedmets server noise --study colorectal_metastasis --learners private_logistic --epsilon 3
   fedmets server runs
   fedmets server status 20260101-120000-colorectal_metastasis
@@ -55,7 +55,10 @@ def parser() -> argparse.ArgumentParser:
         "--out", default="", metavar="DIR", help="folder of the runs (default: runs, in the state)"
     )
     c.add_argument(
-        "--keys", default="/kit", metavar="DIR", help="the coordinator's kit (default /kit)"
+        "--keys",
+        default="/kit",
+        metavar="DIR",
+        help="the folder `signer` of the coordinator's, as the signer sees it (default /kit)",
     )
     c.add_argument(
         "--set",
@@ -80,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
     n.add_argument(
         "--delta", type=float, default=1e-5, help="of the sites' policies (default 1e-5)"
     )
+    n.add_argument("--shared", action="store_true", help="of a run with shared_noise, under masks")
     n.add_argument(
         "--set",
         action="append",
@@ -156,6 +160,12 @@ def parser() -> argparse.ArgumentParser:
             default="127.0.0.1:8000",
             metavar="HOST:PORT",
             help="the SuperLink (default 127.0.0.1:8000)",
+        )
+        one.add_argument(
+            "--link",
+            default="/run/fedmets",
+            metavar="DIR",
+            help="the folder in which SuperLink and signer meet (default /run/fedmets)",
         )
     for one in (c, r, x, g):
         one.add_argument(
@@ -316,7 +326,7 @@ def _do(args: argparse.Namespace) -> dict[str, object]:
             **_more(args.set),
         }
     )
-    run.heads(run.load_study())
+    run.demand_protection(run.load_study())
     return _shown(args, out, lambda tell: launch.new(_flower(args), run, tell))
 
 
@@ -333,7 +343,7 @@ def _noise(args: argparse.Namespace) -> dict[str, object]:
     run = Run.parse(
         {"study": args.study, "task": args.task, "learners": args.learners, **_more(args.set)}
     )
-    noise = noise_for(run, run.load_study(), args.epsilon, args.delta)
+    noise = noise_for(run, run.load_study(), args.epsilon, args.delta, args.shared)
     return {
         "noise": noise,
         "epsilon": args.epsilon,
@@ -343,10 +353,10 @@ def _noise(args: argparse.Namespace) -> dict[str, object]:
 
 
 def _flower(args: argparse.Namespace) -> Any:
-    from server.coordinator.superlink import LOOPBACK, SuperLink
+    from server.coordinator.superlink import SuperLink
 
-    state = Path(args.state).resolve()
-    return SuperLink(state / "flwr", state / LOOPBACK / "ca.pem", args.address)
+    authority = Path(args.link).resolve() / "ca.pem"
+    return SuperLink(Path(args.state).resolve() / "flwr", authority, args.address)
 
 
 def _more(pairs: Sequence[str]) -> dict[str, object]:

@@ -39,7 +39,7 @@ from server.rounds.budget_heads import NAME as BUDGETS
 from server.rounds.budget_heads import Accounts
 from server.rounds.driver import Exchange, Federation, Progress, drive
 from server.rounds.privacy_charges import DELTA, Charges, planned
-from server.rounds.registration import Invitation, joined_later, register
+from server.rounds.registration import Invitation, Roster, joined_later, register
 from server.rounds.resume import STATES, WITHHELD, restore
 from server.rounds.round_metrics import evaluated
 
@@ -75,6 +75,7 @@ def coordinate(
     task = run.task_of(study)
     run = replace(run, task=task)
     schema = study.schema_at(task)
+    run.demand_protection(study)
     if not run.out:
         raise UsageError(
             "C01",
@@ -129,6 +130,7 @@ def _coordinate(
     heads = possible(run, study, roster.hellos.values())
     groups = roster.groups(run.left_out_sites)
     jobs = build_jobs(run, study, groups, heads)
+    shared = _shared(run, roster, ledger)
     strategies.demand(run.strategy, jobs, roster, run.secure)
     update_screening.demand(run, jobs, roster)
     outer = {j.fold for j in jobs if len(j.fold.parts) + bool(j.fold.sites) <= 1}
@@ -154,10 +156,11 @@ def _coordinate(
         jobs=len(jobs),
         step=progress.step,
         **(
-            {"delta": DELTA, "planned": planned(jobs, schema, run.noise, run.parts)}
+            {"delta": DELTA, "planned": planned(jobs, schema, run.noise, run.parts, shared)}
             if run.noise
             else {}
         ),
+        **({"shared": shared} if run.shared_noise else {}),
         torn=ledger.torn,
         versions={p: version(p) for p in ("flwr", "numpy")}
         | distributions()
@@ -165,7 +168,7 @@ def _coordinate(
     )
 
     heartbeat.note(begun=True, jobs=len(jobs), done=len(progress.done))
-    charges = Charges(jobs, schema, run.noise, run.parts) if run.noise else None
+    charges = Charges(jobs, schema, run.noise, run.parts, shared) if run.noise else None
     for line in ledger.lines if charges else ():
         if line["kind"] == "exchange" and charges:
             charges.take(line["work"])
@@ -202,6 +205,7 @@ def _coordinate(
         strategies.combiner(run.strategy),
         heartbeat,
         accounts,
+        shared,
     )
     drive(federation, progress, watch)
     state_hash = digest(named_arrays(progress.states))
@@ -263,6 +267,13 @@ def _open(folder: Path, run: Run, run_id: str) -> Ledger:
             f"({'; '.join(differ) or 'another schema or version'})",
         )
     return ledger
+
+
+def _shared(run: Run, roster: Roster, ledger: Ledger) -> int:
+    """Into how many shares the noise is divided: as the run was begun with; 0: it is not."""
+    if not run.shared_noise:
+        return 0
+    return int(ledger.lines[0]["shared"]) if ledger.lines else roster.shared()
 
 
 def _not_refused(ledger: Ledger) -> None:

@@ -32,7 +32,7 @@ from common.federated.learner import (
     local_plan,
 )
 from common.federated.local_baseline import TRAINABLE
-from common.types import State
+from common.types import Arrays, State
 
 EPOCHS, LEARNING_RATE_SHARE, RIDGE = 3, 0.1, 10.0
 NETWORK_HEADS = ("image", "mlp", "logistic_fedavg")
@@ -111,15 +111,18 @@ def _trained(head: Any, state: State, cohort: Cohort, plan: Plan, settings: Fine
     tuned, arrays = settings.tuned(head), state[head.name]
     start = {**state, head.name: {**arrays, "round": np.array(0)}}
     request = replace(plan, learner=head.name, phase="train", hyper=hyper_of(tuned))
-    trained = tuned.apply(start, tuned.contribute(start, cohort, request), request).arrays
+    trained = _stepped(tuned, start, cohort, request)
     moved = {**state, head.name: {**trained, "round": arrays["round"]}}
     if "spread" in head.phases:  # the log-odds' mean and spread are this network's own
         request = replace(request, phase="spread")
-        moved = {
-            **moved,
-            head.name: tuned.apply(moved, tuned.contribute(moved, cohort, request), request).arrays,
-        }
+        moved = {**moved, head.name: _stepped(tuned, moved, cohort, request)}
     return moved
+
+
+def _stepped(tuned: Federated, state: State, cohort: Cohort, request: Plan) -> Arrays:
+    """The learner's arrays after one exchange with this site alone."""
+    states = {request.fold: state}
+    return tuned.apply(states, tuned.contribute(states, cohort, request), request).arrays
 
 
 def _centred(head: Any, state: State, cohort: Cohort, plan: Plan, settings: FineTuning) -> State:
@@ -139,7 +142,7 @@ def _centred(head: Any, state: State, cohort: Cohort, plan: Plan, settings: Fine
                 "rounds": np.maximum(arrays["rounds"], 1),
             },
         }
-        sums = head.contribute(trial, cohort, request).sums
+        sums = head.contribute({request.fold: trial}, cohort, request).sums
         return Likelihood(float(sums["likelihood"]), sums["gradient"].ravel(), sums["hessian"])
 
     return {

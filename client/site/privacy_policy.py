@@ -84,6 +84,15 @@ class Policy(Settings):
     sets: AllowedSets = "one"
     """With how many sets of sites a patient is ever summed up under masks: `one`, or `any`, and
     then two sums can tell that of the sites between the sets."""
+    open_trees: bool = False
+    """Whether trees are grown without noise or masks: the coordinator can then tell single patients'
+    rows and labels from the site's sums, whatever `minimum` is."""
+    smallest_leaf: Annotated[int, Field(ge=0)] | None = None
+    """The fewest patients, over all sites, of a leaf of the published trees; left out: the site's
+    `minimum`; 0: of one, too."""
+    colluders: Annotated[int, Field(ge=0)] | None = None
+    """How many of the sites in a masked sum may be in league with the coordinator, where the sites
+    share one noise; left out: this site adds all of its own, and trusts nobody for it."""
     learners: Listed[Annotated[str, AfterValidator(_learner)]] = ()
     """Those that a plan may ask for; empty: any."""
     hyper: Mapping[Annotated[str, AfterValidator(_hyperparameter)], Range] = field(
@@ -115,6 +124,17 @@ class Policy(Settings):
                 "dropouts",
                 'continues down to privacy.fewest_sites sites: set it, or leave "stop"',
             )
+        if self.colluders is not None:
+            sites = len(self.peers) + 1
+            if self.dropouts == "continue":
+                sites = min(sites, self.fewest_sites or sites)
+            if sites - 1 - self.colluders < 1:
+                yield (
+                    "colluders",
+                    f"leaves none of the {sites - 1} other sites that are sure to be in a sum to "
+                    "share noise with: a smaller number, more [privacy.peers] or fewest_sites, or "
+                    "leave it out",
+                )
 
     def faults_beside(self, written: frozenset[str]) -> Iterator[tuple[str, str]]:
         """An epsilon without a limit is none that noise which can be made again would keep."""
@@ -129,6 +149,52 @@ class Policy(Settings):
     @property
     def noised(self) -> bool:
         return self.require == "dp" or math.isfinite(self.epsilon)
+
+    @property
+    def shares(self) -> tuple[int, ...]:
+        """What a coordinator must know to share noise: the fewest sites that are sure to be in a sum
+        (0: all of a run's), and how many may be in league with it; empty: this site shares none."""
+        if self.colluders is None:
+            return ()
+        return (self.fewest_sites or 0) if self.dropouts == "continue" else 0, self.colluders
+
+    def sure_sites(self, plan: Plan, fewest: int | None = None) -> int:
+        """How many sites are in a masked sum whatever happens, this one among them: of those that
+        the plan names, with keys that this site knows. `fewest`: what the run's sites have signed.
+
+        They are all of the run's, and with `dropouts = "continue"` the fewest that are allowed.
+        """
+        known = (set(plan.participants) & set(self.peers)) - {plan.site}
+        sites = 1 + len(known)
+        if self.dropouts == "continue":
+            sites = min(sites, self.fewest_sites or 1)
+        return sites if fewest is None else min(sites, fewest)
+
+    def honest_peers(self, plan: Plan, fewest: int | None = None) -> int:
+        """How many of them, beside this one, are in league with nobody: as many shares of noise that
+        is shared are unknown to the coordinator and those in league with it, and to each other site
+        that reads what comes of the sums. 0: this site shares none."""
+        if self.colluders is None:
+            return 0
+        return max(self.sure_sites(plan, fewest) - 1 - self.colluders, 0)
+
+    def demand_shares(self, plan: Plan, fewest: int | None = None) -> None:
+        """RefusedError P07 where the plan makes a site's share of the noise smaller than this site's
+        own view of its peers allows."""
+        if plan.privacy is None or not plan.privacy.shared:
+            return
+        if not plan.secure:
+            raise RefusedError(
+                "P07", "the plan shares noise between sites whose sums are not masked"
+            )
+        honest = self.honest_peers(plan, fewest)
+        if plan.privacy.shared > honest:
+            raise RefusedError(
+                "P07",
+                f"the plan counts on {plan.privacy.shared} honest sites beside this one to share "
+                f"its noise with, this site on {honest}; see privacy.colluders, fewest_sites and "
+                "[privacy.peers]",
+            )
 
     def admit(self, plan: Plan, today: datetime.date) -> None:
         """RefusedError P07 where the site does not allow the plan, whatever its budget."""
@@ -185,3 +251,4 @@ class Policy(Settings):
                 )
         if faults:
             raise RefusedError("P07", *faults)
+        self.demand_shares(plan)

@@ -9,14 +9,16 @@ from collections.abc import Callable
 import numpy as np
 
 from client.site.site_file import Site
-from client.station.gaussian_noise import noised
-from client.station.privacy_budget import Budget, Charge
-from common.data.cohort import Cohort
+from client.station.charge import Charge
+from client.station.gaussian_noise import demand_steps, noised, within_masks
+from client.station.privacy_budget import Budget
+from common.data.cohort import UNKNOWN, Cohort
 from common.data.schema import Schema
 from common.errors import FedmetsError, RefusedError
 from common.federated.learner import (
     Contribution,
     Federated,
+    Grouped,
     Plan,
     check,
     identity,
@@ -69,18 +71,39 @@ def admit(plan: Plan, site: Site, cohort: Cohort, budget: Budget | None = None) 
             f"learner '{plan.learner}' has no phase '{plan.phase}'; it has "
             f"{', '.join(sorted(learner.phases))}",
         )
-    if not learner.modality <= cohort.modalities:
+    if not learner.modality <= cohort.modalities and not shares_noise(plan, learner, cohort):
         raise RefusedError(
             "D06",
             f"learner '{plan.learner}' needs {sorted(learner.modality)}, this site holds "
             f"{sorted(cohort.modalities)}",
         )
     site.privacy.admit(plan, datetime.date.today())
+    _coarse(plan, learner, site)
     if plan.privacy is not None:
         _bound(plan, learner, cohort)
     if budget is not None:
         _affordable(plan, learner, cohort, budget)
     return learner
+
+
+def _coarse(plan: Plan, learner: Federated, site: Site) -> None:
+    """RefusedError P11 where the sums, or the model that they make, tell of fewer patients than the
+    site speaks about: before any work, so that it says nothing of a patient."""
+    policy, faults = site.privacy, []
+    if learner.phases[plan.phase].fine and not plan.protected and not policy.open_trees:
+        faults.append(
+            f"learner '{plan.learner}' without noise or masks shows single patients in its sums; "
+            "the coordinator sets `secure` or `noise` for the run, or this site privacy.open_trees"
+        )
+    least = site.minimum if policy.smallest_leaf is None else policy.smallest_leaf
+    # a sum over one patient may leave where the minimum is 1
+    if isinstance(learner, Grouped) and least > 1 and learner.smallest_leaf < least:
+        faults.append(
+            f"{plan.learner}.smallest_leaf={learner.smallest_leaf} publishes leaves of fewer than "
+            f"{least} patients; the coordinator sets smallest_leaf of the run to {least} or more"
+        )
+    if faults:
+        raise RefusedError("P11", *faults)
 
 
 def _remembered(plan: Plan, budget: Budget) -> None:
@@ -113,7 +136,7 @@ def _affordable(plan: Plan, learner: Federated, cohort: Cohort, budget: Budget) 
             f"privacy.delta = {budget.policy.delta:g} must be below 1 / {len(cohort)} cases: "
             "lower it in the site file",
         )
-    budget.affordable(_charge(plan, learner, bound))
+    budget.affordable(_charge(plan, learner, bound, budget))
 
 
 def _bound(plan: Plan, learner: Federated, cohort: Cohort) -> float | Sampled:
@@ -131,14 +154,36 @@ def _bound(plan: Plan, learner: Federated, cohort: Cohort) -> float | Sampled:
             f"learner '{plan.learner}' bounds what one patient adds by {bound:g}; noise hides a "
             f"patient where {BOUND.rule}",
         )
+    if plan.privacy is not None and plan.privacy.shared and not isinstance(bound, Sampled):
+        demand_steps(plan, bound)
     return bound
 
 
-def _charge(plan: Plan, learner: Federated, bound: float | Sampled) -> Charge:
-    assert plan.privacy is not None
+def shares_noise(plan: Plan, learner: Federated, cohort: Cohort) -> bool:
+    """Is this site's part of the noise in the sum, whatever it has to add to it?"""
+    if plan.privacy is None or not plan.privacy.shared:
+        return False
+    return not isinstance(learner.phases[plan.phase].sensitivity(cohort.schema), Sampled)
+
+
+def counts(cohort: Cohort, budget: Budget | None) -> tuple[list[int], list[int]]:
+    """Patients of each class, and of these those with an image; with an account noised, once for
+    all."""
+    known = cohort.labels != UNKNOWN
+    classes = len(cohort.schema.label.classes)
+    exact = [
+        int(n)
+        for rows in (known, known & cohort.imaged)
+        for n in np.bincount(cohort.labels[rows], minlength=classes)
+    ]
+    told = exact if budget is None else budget.counts(cohort.hash, exact)
+    return told[:classes], told[classes:]
+
+
+def _charge(plan: Plan, learner: Federated, bound: float | Sampled, budget: Budget) -> Charge:
     # only a learner that says so looks at none but its training rows
     spared = plan.fold.parts if learner.traits.trains else ()
-    return Charge.of(plan, plan.privacy.noise, spared, bound)
+    return Charge.of(plan, spared, bound, budget.policy)
 
 
 def sound(plan: Plan, states: States, schema: Schema) -> None:
@@ -177,6 +222,8 @@ def contributed(
 
     # what fails on nobody is the plan's own fault, and is said
     zero = identity(learner, states, cohort.schema, plan)
+    if not learner.modality <= cohort.modalities:
+        return zero
     if (bound := bounded(learner, plan, cohort)) is not None:
         return protected(learner, states, cohort, plan, bound, note)
     try:
@@ -219,14 +266,21 @@ def release(
 
     Where the plan asks for noise it is added here, and what that costs is taken from the budget, in
     memory: nothing leaves before `Budget.settle` has written it. The minimum is then held against
-    the noisy count, for a refusal by the exact one would tell of it.
+    the noisy count, for a refusal by the exact one would tell of it. A share of a noise hides
+    nobody, and is never left out: the minimum is then held against the noisy count of the cohort
+    that a greeting tells, and a site below it adds its share to nothing.
     """
+    together = shares_noise(plan, learner, cohort)
     if plan.privacy is not None:
         bound = _bound(plan, learner, cohort)
         if budget is not None:
-            budget.reserve(_charge(plan, learner, bound))
+            budget.reserve(_charge(plan, learner, bound, budget))
+        if together and not isinstance(bound, Sampled):
+            few = sum(counts(cohort, budget)[0]) < minimum
+            zero = identity(learner, states, cohort.schema, plan)
+            contribution = zero if few else within_masks(contribution, bound, plan)
         contribution = noised(contribution, bound, plan.privacy)
-    if contribution.cases < minimum:
+    if contribution.cases < minimum and not together:
         raise RefusedError(
             "P01",
             f"{plan.learner}, fold '{plan.fold.key}': {contribution.cases} patients, the site's "

@@ -16,7 +16,7 @@ from common.runtime.atomic_files import durable
 from common.secure_aggregation import pairwise_keys
 from common.secure_aggregation.pairwise_keys import Agreer
 
-FORMAT = 2
+FORMAT = 3
 KEPT = 2
 """Steps of a run that are remembered; older ones are refused, as their plans are."""
 
@@ -49,6 +49,8 @@ class MaskedRun:
     steps: dict[int, MaskedStep] = field(default_factory=dict)
     online: tuple[str, ...] = ()
     """The sites of the run's latest sum: a later one is over no others."""
+    few: frozenset[str] = frozenset()
+    """Study, task and learner for which this site has too few patients on the whole."""
 
 
 class MaskedRuns:
@@ -77,6 +79,7 @@ class MaskedRuns:
                 "vouched": run.vouched,
                 "steps": [[number, asdict(step)] for number, step in run.steps.items()],
                 "online": run.online,
+                "few": sorted(run.few),
             }
             durable(
                 path,
@@ -106,6 +109,7 @@ def _read(path: Path) -> MaskedRun:
             dict(row["vouched"]),
             {int(number): _step(step) for number, step in row["steps"]},
             tuple(row["online"]),
+            frozenset(row["few"]),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(

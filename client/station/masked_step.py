@@ -64,12 +64,18 @@ class MaskedSteps:
             Update(p.hash, None, absent[i], self.head()) if i in absent else next(worked)
             for i, p in enumerate(plans)
         ]
-        failures = {u.code for u in updates} - {"", *CANNOT}
+        failures = {u.code for p, u in zip(plans, updates, strict=True) if _fails(p, u.code)}
         if not failures <= OPEN:
             return self._failed(plans, cohort)
         if failures:
             return Masked("R09" if "R09" in failures else min(failures))
         absent = {i: u.code for i, u in enumerate(updates) if u.code}
+        try:
+            with self.lock:
+                self.secure.demand_even(plans, absent)
+        except RefusedError as error:
+            self.log.code(error)
+            return self._failed(plans, cohort)
         return self._masked(request, cohort, updates, absent)
 
     def _masked(
@@ -96,3 +102,10 @@ class MaskedSteps:
         with self.lock:
             self.secure.fail(plans, cohort)
         return Masked("M04")
+
+
+def _fails(plan: Plan, code: str) -> bool:
+    """Is there a code for which no zeros stand? Where noise is shared none do: the site's share of
+    it would be missing."""
+    shared = plan.privacy is not None and plan.privacy.shared > 0
+    return bool(code) and (shared or code not in CANNOT)

@@ -16,24 +16,19 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from client.site.privacy_policy import Policy
+from client.station.charge import Charge, read_charge
 from common.errors import RefusedError, RunError, UsageError
-from common.federated.learner import Plan
-from common.privacy.by_part import ByPart, Share
-from common.privacy.limits import NOISE
+from common.privacy.by_part import ByPart
 from common.privacy.mechanism import (
     ACCOUNTANT,
     COUNTS,
-    Cost,
-    Sampled,
-    gaussian,
-    subsampled,
 )
 from common.privacy.random import rounded_normal
 from common.runtime.hash_chain import Chain
@@ -48,61 +43,15 @@ NO_BOUND = (
 )
 
 
-@dataclass(frozen=True)
-class Charge:
-    """What one release costs."""
-
-    run: str
-    step: int
-    learner: str
-    fold: str
-    question: str
-    noise: float
-    split: tuple[int, int]
-    """Seed and number of parts."""
-    spared: tuple[int, ...]
-    """Parts none of whose patients are in the sum."""
-    sampled: Sampled | None = None
-    """Steps of DP-SGD, beside which a count leaves; None: one sum."""
-
-    @staticmethod
-    def of(plan: Plan, noise: float, spared: tuple[int, ...], bound: float | Sampled) -> Charge:
-        sampled = bound if isinstance(bound, Sampled) else None
-        return Charge(
-            plan.run,
-            plan.step,
-            plan.learner,
-            plan.fold.key,
-            plan.question,
-            noise,
-            (plan.seed, plan.parts),
-            spared,
-            sampled,
-        )
-
-    def __post_init__(self) -> None:
-        """ValueError for what is outside of its limits (`common.privacy.limits`)."""
-        NOISE.demand(self.noise)
-        Share(Cost(), self.split, frozenset(self.spared))
-
-    @property
-    def cost(self) -> Cost:
-        """To a patient who is in the sum."""
-        if self.sampled is None:
-            return gaussian(self.noise)
-        return subsampled(self.noise, self.sampled) + gaussian(COUNTS)
-
-    @property
-    def share(self) -> Share:
-        return Share(self.cost, self.split, frozenset(self.spared))
-
-
 class Spending:
     """Charges put together, by part of each split."""
 
     def __init__(self, lines: Sequence[dict[str, Any]] = (), path: Path = Path(NAME)) -> None:
         self._by_part = ByPart()
+        self._alone = ByPart()
         self.charges = 0
+        self.shared = 0
+        """Of these, releases whose noise is shared."""
         self.faults: list[str] = []
         """Why it has no bound, by line."""
         for number, line in enumerate(lines, start=1):
@@ -116,7 +65,7 @@ class Spending:
 
     def _read(self, row: dict[str, Any], where: str) -> None:
         try:
-            self.add(_charge(row, where))
+            self.add(read_charge(row, where))
         except ValueError as error:
             self.faults.append(f"{where} charges for what has no bound that can be added: {error}")
 
@@ -132,13 +81,20 @@ class Spending:
 
     def add(self, charge: Charge) -> None:
         self._by_part.add(charge.share)
+        self._alone.add(charge.share_alone)
         self.charges += 1
+        self.shared += charge.shares > 0
 
     def epsilon(self, delta: float, more: Charge | None = None) -> float:
         """At `delta`; `more`: if it were charged, too."""
         if self.faults:
             return math.inf
         return self._by_part.epsilon(delta, more.share if more else None)
+
+    def alone(self, delta: float) -> float:
+        """At `delta`, against the coordinator by itself: no site is in league with it, and none
+        reads along."""
+        return math.inf if self.faults else min(self._alone.epsilon(delta), self.epsilon(delta))
 
 
 class _Account(Chain):
@@ -320,19 +276,6 @@ def _demand_begun(path: Path) -> None:
         )
 
 
-def _charge(row: Any, where: str) -> Charge:
-    """ValueError for a value outside of its limits, RunError S02 for another form."""
-    try:
-        sampled = Sampled(**row["sampled"]) if row.get("sampled") else None
-        read = {"split": tuple(row["split"]), "spared": tuple(row["spared"]), "sampled": sampled}
-        return Charge(**{**row, **read})
-    except (TypeError, KeyError, AttributeError, IndexError) as error:
-        raise RunError(
-            "S02",
-            f"{where} was written by another version ({error}); use the version that wrote it",
-        ) from error
-
-
 def _exclusive_lock(path: Path) -> int:
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -345,6 +288,18 @@ def _exclusive_lock(path: Path) -> int:
             "other",
         ) from error
     return lock
+
+
+def trust(told: Mapping[str, Any]) -> str:
+    """In words, whom what was spent counts on (`read`); empty where nobody."""
+    if not told["shared"]:
+        return ""
+    league = told["colluders"] or 0
+    return (
+        f"{told['shared']} releases share noise with the sites of [privacy.peers]: this holds against "
+        f"a coordinator with at most {league} of them in league, and against each other site that "
+        f"reads along; against the coordinator alone it is {told['alone']:.3f}"
+    )
 
 
 def read(folder: Path, policy: Policy) -> dict[str, Any]:
@@ -365,6 +320,9 @@ def read(folder: Path, policy: Policy) -> dict[str, Any]:
         "delta": policy.delta,
         "spent": spent,
         "left": left if left > 0 else 0.0,
+        "alone": spending.alone(policy.delta) if lines and policy.delta else 0.0,
+        "shared": spending.shared,
+        "colluders": policy.colluders,
         "releases": sum(runs.values()),
         "runs": runs,
         "faults": spending.faults,

@@ -19,7 +19,7 @@ from client.station.masked_runs import KEPT, MaskedRun, MaskedRuns, MaskedStep
 from client.station.site_sets import SiteSets
 from common.data.cohort import Cohort
 from common.errors import FedmetsError, RefusedError
-from common.federated.learner import Contribution, Plan
+from common.federated.learner import Contribution, Plan, load
 from common.secure_aggregation import fixed_point, graph, masking, pairwise_keys
 from common.secure_aggregation import group as secagg_group
 from common.secure_aggregation.fixed_point import Words
@@ -76,6 +76,8 @@ class Secure:
                 f"the plans are not all of one step for the sites {', '.join(group.sites)}, which "
                 "exchanged keys",
             )
+        for plan in plans:
+            self._policy.demand_shares(plan, group.minimum)
         self._sets.admit(cohort, group.sites)
         masked = run.steps.get(first.step)
         place = masked_messages.place(plans, group)
@@ -92,6 +94,25 @@ class Secure:
                 "its part, and says nothing else; start a new run",
             )
         return masked.absent if masked else {}
+
+    def demand_even(self, plans: Sequence[Plan], absent: Mapping[int, str]) -> None:
+        """RefusedError M04 where this site has too few patients in a fold of a learner for which it
+        has enough on the whole. Zeros there would leave the sum to fewer sites, and whoever chooses
+        folds would choose these, down to one."""
+        if self._policy.noised or self._policy.noise_seed is not None:
+            # the count that falls short is noisy and paid for, and what leaves has the site's noise
+            return
+        few = [plans[i] for i, code in absent.items() if code == "P01"]
+        settled = self._run(plans[0].run).few | {_whose(p) for p in few if _whole(p)}
+        for plan in few:
+            names = (plan.learner, *load(plan.learner).needs)
+            if settled.isdisjoint(_whose(replace(plan, learner=name)) for name in names):
+                raise RefusedError(
+                    "M04",
+                    f"{plan.learner}, fold '{plan.fold.key}': fewer patients than the site's minimum, "
+                    "and not so without folds. Under masks a site is in the sums of all folds or of "
+                    "none: fewer folds, a lower minimum, or a run without this site",
+                )
 
     def mask(
         self,
@@ -130,6 +151,8 @@ class Secure:
         sealed = secagg_group.seal(group, self._site, seeds, pairs, place_bytes)
         masking.mask(vector, self._site, seeds)
         self._sets.keep(cohort, group.sites)
+        few = [plans[i] for i, code in masked.absent.items() if code == "P01"]
+        run.few |= {_whose(p) for p in few if _whole(p)}
         self._keep(name, run, step, masked)
         return vector, sealed
 
@@ -173,6 +196,13 @@ class Secure:
                 "M01",
                 f"of {len(ask.keys)} sites this one shares its masks with {near}, itself among "
                 f"them, privacy.fewest_sites is {fewest}",
+            )
+        league, colluders = graph.league(len(ask.keys)), self._policy.colluders or 0
+        if group.graph and colluders > league:
+            raise RefusedError(
+                "M01",
+                f"the graph of {len(ask.keys)} sites stands against {league} in league, "
+                f"privacy.colluders is {colluders}",
             )
         strange = sorted(set(ask.keys) - set(self._peers) - {self._site})
         if strange:
@@ -288,3 +318,16 @@ class Secure:
             s: pairwise_keys.agree(run.key, run.publics[s], self._site, s, name)
             for s in self._group(name, run).near(self._site)
         }
+
+
+def _whose(plan: Plan) -> str:
+    """Of all folds of a learner."""
+    return "\t".join((plan.study, plan.task, plan.learner))
+
+
+def _whole(plan: Plan) -> bool:
+    """Is it over all patients: no fold is left out, nor read alone?"""
+    read = {f.parts for f in plan.reads}
+    return not plan.fold.parts and (
+        read <= {()} or all((part,) in read for part in range(plan.parts))
+    )

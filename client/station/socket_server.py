@@ -29,23 +29,24 @@ from client.station.durable_state import opened
 from client.station.socket_client import METHOD, OPTIONS
 from client.station.station import Station
 from common.errors import RunError, UsageError, WireError
+from common.runtime import network, relay
 from common.runtime.threads import fix_threads
+from common.wire import manifest
 from common.wire.framing import assemble, frames
 
 SERVICE = METHOD.split("/")[1]
 LEASE = 0.8
 """Share of a caller's patience after which the station says what is done by then, and goes on."""
-_UP = 0x1
-_BUFFER = 1 << 18
 
 
 def serve(path: Path, at: Path, *, tell: Callable[[str], None]) -> None:
     """Serve the site of `path` at the socket `at` until SIGTERM or SIGINT. All that can be wrong is
     found before the socket exists."""
     check_path(at)
-    alone()
+    network.alone()
     fix_threads()
     site = site_file.load(path)
+    check_kit(path.parent, site.coordinator)
     with _locked(site.state), opened(site) as memory, ThreadPoolExecutor(1, "work") as at_work:
         station = Station(site, memory, at_work)
         station.check()
@@ -59,25 +60,14 @@ def serve(path: Path, at: Path, *, tell: Callable[[str], None]) -> None:
             station.stop()
 
 
-def alone() -> None:
-    """RunError C05 unless loopback is the only interface that is up: the data has no network."""
-    interfaces = [name for _, name in socket.if_nameindex() if name != "lo" and _is_up(name)]
-    if interfaces:
-        raise RunError(
-            "C05",
-            f"this process has a network ({', '.join(interfaces)}), and the station must have "
-            "none: start its container with network_mode "
-            "'none', a service with PrivateNetwork=yes, or by hand 'unshare --net --map-root-user'",
-        )
-
-
-def _is_up(name: str) -> bool:
-    """A tunnel that the kernel adds to every namespace is down."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        reply = fcntl.ioctl(
-            probe, 0x8913, struct.pack("16sH14x", name.encode()[:15], 0)
-        )  # SIOCGIFFLAGS
-    return bool(struct.unpack_from("H", reply, 16)[0] & _UP)
+def check_kit(folder: Path, coordinator: str) -> None:
+    """C04 where a file of the kit that the site file came with is not as the pinned coordinator
+    signed it; the files that IT edits are its own. A site file of another origin has no kit."""
+    if not (folder / manifest.NAME).exists():
+        return
+    faults = manifest.in_use(folder, coordinator)
+    if faults:
+        raise UsageError("C04", *(f"{fault}; take the kit's file again" for fault in faults))
 
 
 @contextmanager
@@ -191,20 +181,7 @@ class Gate:
         """One connection: bytes are passed on in both directions until either end has closed."""
         with caller, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as inner, suppress(OSError):
             inner.connect(str(self._behind))
-            back = threading.Thread(target=_pass_on, args=(inner, caller), daemon=True, name="gate")
-            back.start()
-            _pass_on(caller, inner)
-            back.join()
-
-
-def _pass_on(source: socket.socket, target: socket.socket) -> None:
-    buffer = memoryview(bytearray(_BUFFER))
-    with suppress(OSError):
-        while size := source.recv_into(buffer):
-            target.sendall(buffer[:size])
-    for end in (source, target):
-        with suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
+            relay.join(caller, inner)
 
 
 def own(folder: Path) -> None:

@@ -16,8 +16,6 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import numpy as np
-
 from client.cohort import reader
 from client.site import site_file
 from client.site.site_file import Site
@@ -29,7 +27,7 @@ from client.station.privacy_budget import Budget
 from client.station.secure_aggregation import Secure
 from client.station.work_queue import Jobs
 from common import __version__
-from common.data.cohort import ESTIMABLE, UNKNOWN, Cohort, Flow
+from common.data.cohort import ESTIMABLE, Cohort, Flow
 from common.errors import RefusedError, UsageError
 from common.federated import learner
 from common.federated.learner import Contribution, Plan
@@ -233,20 +231,10 @@ class Station:
                 f"the coordinator's schema of '{ref}' ({task}) is not this site's; use the same "
                 "fedmets and study version",
             )
-        labelled = cohort.labels != UNKNOWN
-        classes = len(cohort.schema.label.classes)
-        counts = [
-            np.bincount(cohort.labels[mask], minlength=classes)
-            for mask in (labelled, labelled & cohort.imaged)
-        ]
-        if self._memory.budget is not None:
-            noised_counts = self._memory.budget.counts(
-                cohort.hash, [int(n) for n in np.concatenate(counts)]
-            )
-            counts = [np.array(noised_counts[:classes]), np.array(noised_counts[classes:])]
-        cases, imaged = (int(c.sum()) for c in counts)
+        counts = guard.counts(cohort, self._memory.budget)
+        cases, imaged = map(sum, counts)
         estimable, imaged_estimable = (
-            not self.site.pooled and bool((c >= ESTIMABLE).sum() >= 2) for c in counts
+            not self.site.pooled and sum(n >= ESTIMABLE for n in c) >= 2 for c in counts
         )
         if self.site.privacy.require == "secagg":
             cases, imaged, estimable = 0, 0, False  # what is masked in every sum is not told here
@@ -263,6 +251,7 @@ class Station:
             imaged=imaged if imaged >= self.site.minimum else 0,
             imaged_estimable=imaged_estimable,
             seconds=time_forecast.load(self.site.state, Path(ref).name, task),
+            shares=self.site.privacy.shares,
         )
 
     def _failed(self, code: str) -> Hello:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from common.data.schema import Schema
 from common.errors import UsageError
 from common.federated.learner import Federated
-from common.privacy.mechanism import Cost, epsilon, release
+from common.privacy.mechanism import Cost, Privacy, epsilon, release
 
 MOST = 1e5
 """Noise beyond which nothing is left of a sum."""
@@ -20,8 +20,9 @@ def accountable(learner: Federated) -> bool:
     return all(phase.bound is not None for phase in learner.phases.values())
 
 
-def charge(learner: Federated, phase: str, schema: Schema, noise: float) -> Cost:
-    """Of one answer. UsageError C01 where the phase has no bound: it costs more than any noise
+def charge(learner: Federated, phase: str, schema: Schema, noise: float, shared: int = 0) -> Cost:
+    """Of one answer; `shared`: of how many shares the noise is, 0 where no sites share it. UsageError
+    C01 where the phase has no bound: it costs more than any noise
     hides; or where bound or noise is outside of its limits."""
     bound = learner.phases[phase].sensitivity(schema)
     if bound is None:
@@ -31,26 +32,28 @@ def charge(learner: Federated, phase: str, schema: Schema, noise: float) -> Cost
             "hides a patient",
         )
     try:
-        return release(noise, bound)
+        return release(Privacy(noise, shared), bound)
     except ValueError as error:
         raise UsageError("C01", f"learner '{learner.name}': {error}") from error
 
 
-def cost(learners: Iterable[Federated], schema: Schema, noise: float) -> Cost:
+def cost(learners: Iterable[Federated], schema: Schema, noise: float, shared: int = 0) -> Cost:
     """At the most, of fitting all of them once on patients who are in every sum.
     UsageError C01 for one that cannot."""
     total = Cost()
     for learner in learners:
         for name, phase in learner.phases.items():
-            total = total + phase.exchanges * charge(learner, name, schema, noise)
+            total = total + phase.exchanges * charge(learner, name, schema, noise, shared)
     return total
 
 
-def calibrate(learners: Iterable[Federated], schema: Schema, most: float, delta: float) -> float:
+def calibrate(
+    learners: Iterable[Federated], schema: Schema, most: float, delta: float, shared: int = 0
+) -> float:
     """The least noise (three digits, rounded up) at which fitting all of them once costs an epsilon
     of at most `most`."""
     fits = list(learners)
-    return least_noise(lambda noise: cost(fits, schema, noise), most, delta)
+    return least_noise(lambda noise: cost(fits, schema, noise, shared), most, delta)
 
 
 def least_noise(charged: Callable[[float], Cost], most: float, delta: float) -> float:

@@ -69,7 +69,7 @@ class Plan:
     """The answer is masked, with those of all plans of the step together
     (`common.wire.masked_messages`)."""
     privacy: Privacy | None = None
-    """The noise that every sum must have; None: none is asked for."""
+    """The noise that every sum must have, and whether sites share it; None: none is asked for."""
     budget: str = ""
     """The head of the site's budget chain as the coordinator was last told: a station that does not
     know it is an old copy of itself."""
@@ -86,7 +86,8 @@ class Plan:
         """SHA-256 of every field but `expires` and `budget`: a coordinator that resumes asks the
         same again, with more time."""
         folds = [[f.sites, f.parts] for f in (self.fold, *self.reads)]
-        plain = [getattr(self, f) for f in _PLAIN] + [self.privacy.noise if self.privacy else 0]
+        privacy = [self.privacy.noise, self.privacy.shared] if self.privacy else [0, 0]
+        plain = [getattr(self, f) for f in _PLAIN] + privacy
         text = json.dumps([plain, folds, self.hyper], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -182,6 +183,9 @@ class Phase:
     `Sampled`: under `plan.privacy` the sums have noise already (`common.networks.dp_sgd`), and are
     given for one case: parameters as they are, by no number of cases.
     """
+    fine: bool = False
+    """Its sums have cells of few patients, of one too, whatever the fold holds: without noise or
+    masks they leave where a site's policy says so and nowhere else."""
 
     def sensitivity(self, schema: Schema) -> Bound:
         """The bound under one schema."""
@@ -306,6 +310,16 @@ class Stacked(Head, Protocol):
     def predict_inside(self, outer: State, inner: State, cohort: Cohort, part: int) -> Probs:
         """Cases of `part`, a training part of `outer`, by models that have not seen them: `inner`
         left out that part too."""
+        ...
+
+
+@runtime_checkable
+class Grouped(Federated, Protocol):
+    """A learner whose model says something of a group of patients, such as those of a leaf."""
+
+    @property
+    def smallest_leaf(self) -> int:
+        """The fewest patients of a group, over all sites; 0: not limited."""
         ...
 
 

@@ -19,7 +19,7 @@ from common.data.cohort import Cohort
 from common.federated.learner import Contribution, Federated, Plan, identity
 from common.federated.states import States
 from common.privacy.mechanism import Sampled
-from common.privacy.patient_sums import FINEST, Block, Grid, grid, patient_sums
+from common.privacy.patient_sums import FINEST, Block, Grid, grid_of, patient_sums
 from common.types import Arrays
 
 _AT_ONCE = 1 << 22
@@ -73,8 +73,12 @@ def protected(
                 return _sum(learner.summands(states, cohort, plan), zero, plan, bound)
         except Exception as error:
             note(f"{plan.learner}, fold '{plan.fold.key}': {error}; patient by patient")
+
+    def add(summands: Summands) -> Contribution:
+        return _sum([summands], zero, plan, bound)
+
     with np.errstate(all="ignore"):
-        return _sum(_one_by_one(learner, states, cohort, plan, note), zero, plan, bound)
+        return _sum(_one_by_one(learner, states, cohort, plan, note, add), zero, plan, bound)
 
 
 def row_blocks(rows: int, width: int) -> Iterator[slice]:
@@ -84,22 +88,37 @@ def row_blocks(rows: int, width: int) -> Iterator[slice]:
 
 
 def _one_by_one(
-    learner: Federated, states: States, cohort: Cohort, plan: Plan, note: Callable[[str], None]
+    learner: Federated,
+    states: States,
+    cohort: Cohort,
+    plan: Plan,
+    note: Callable[[str], None],
+    add: Callable[[Summands], object],
 ) -> Iterator[Summands]:
+    """Of each patient whose own could be computed, and added: that is tried here, where a failure
+    is that patient's alone."""
     failed = 0
     for i in range(len(cohort)):
         patient = cohort.where(np.arange(len(cohort)) == i)
         try:
-            if isinstance(learner, Summing):
-                yield from list(learner.summands(states, patient, plan))
-            else:
-                own = learner.contribute(states, patient, plan)
-                if own.cases:
-                    yield Summands(own.cases, _row(own.sums), _row(own.tally))
+            own = list(_own(learner, states, patient, plan))
+            for summands in own:
+                add(summands)
         except Exception:
             failed += 1
+        else:
+            yield from own
     if failed:
         note(f"{plan.learner}, fold '{plan.fold.key}': {failed} patients add nothing")
+
+
+def _own(learner: Federated, states: States, patient: Cohort, plan: Plan) -> Iterator[Summands]:
+    if isinstance(learner, Summing):
+        yield from learner.summands(states, patient, plan)
+        return
+    own = learner.contribute(states, patient, plan)
+    if own.cases:
+        yield Summands(own.cases, _row(own.sums), _row(own.tally))
 
 
 def _row(arrays: Arrays) -> Block:
@@ -107,7 +126,7 @@ def _row(arrays: Arrays) -> Block:
 
 
 def _sum(each: Iterable[Summands], zero: Contribution, plan: Plan, bound: float) -> Contribution:
-    on = Grid(FINEST) if plan.privacy is None else grid(bound, plan.privacy.spread)
+    on = grid_of(bound, plan.privacy)
     cases, tallies = 0, []
 
     def sums() -> Iterator[Block]:

@@ -53,6 +53,7 @@ from common.trees import best_split, native
 from common.trees import model as trees_model
 from common.trees.binning import bin_indices
 from common.trees.checked import DEEPEST, Forest, checked, first_margin
+from common.trees.leaves import Leaves, leaves
 from common.trees.site_cache import SURE, losses, standing
 from common.types import Array, Arrays, Probs, State
 
@@ -104,6 +105,9 @@ class Boosting:
     growing and prunes nothing later."""
     min_child_weight: float = 1.0
     """The least sum of hessians on either side of a split."""
+    smallest_leaf: int = 0
+    """The fewest patients, over all sites, on either side of a split: a floor of the hessian sum, of
+    which a patient adds at most 1/4 (several classes: 1/2). 0: none but `min_child_weight`."""
     colsample_bytree: float = 1.0
     """Share of the columns that a round may split on, chosen by hash."""
     subsample: float = 1.0
@@ -127,6 +131,7 @@ class Boosting:
             "alpha >= 0": self.alpha >= 0,
             "gamma >= 0": self.gamma >= 0,
             "min_child_weight >= 0": self.min_child_weight >= 0,
+            "smallest_leaf >= 0": self.smallest_leaf >= 0,
             "0 < colsample_bytree <= 1": 0 < self.colsample_bytree <= 1,
             "0 < subsample <= 1": 0 < self.subsample <= 1,
             "early_stopping >= 0": self.early_stopping >= 0,
@@ -143,9 +148,11 @@ class Boosting:
                 ),
             )
 
-    @property
-    def penalty(self) -> best_split.Penalty:
-        return best_split.Penalty(self.lambda_, self.alpha, self.gamma, self.min_child_weight)
+    def penalty(self, groups: int) -> best_split.Penalty:
+        return best_split.Penalty(self.lambda_, self.alpha, self.gamma, self._least_hessian(groups))
+
+    def _least_hessian(self, groups: int) -> float:
+        return max(self.min_child_weight, self.smallest_leaf * best_split.largest_hessian(groups))
 
     def start(self, schema: Schema, seed: int) -> Arrays:
         groups = _groups(schema)
@@ -255,11 +262,10 @@ class Boosting:
                 kept = trees_model.between(arrays, 0, best + 1)
                 return Step({**arrays, **kept, "finished": np.array(best + 1)}, True)
         cells = self._cells(state["preprocessing"], plan.seed, finished)
-        found = best_split.search(
-            total.sums["gradient"], total.sums["hessian"], cells, self.penalty
-        )
+        penalty = self.penalty(len(arrays["base"]))
+        found = best_split.search(total.sums["gradient"], total.sums["hessian"], cells, penalty)
         tree = {name: arrays[name][finished].copy() for name in trees_model.KINDS}
-        self._split(tree, trees_model.open_nodes(tree["column"], level), found)
+        self._split(tree, trees_model.open_nodes(tree["column"], level), found, penalty)
         arrays |= {
             name: np.concatenate([arrays[name][:finished], tree[name][None]])
             for name in trees_model.KINDS
@@ -275,7 +281,13 @@ class Boosting:
             )
         return Step(arrays, not self.early_stopping)
 
-    def _split(self, tree: Arrays, open_: NDArray[np.bool_], found: best_split.Splits) -> None:
+    def _split(
+        self,
+        tree: Arrays,
+        open_: NDArray[np.bool_],
+        found: best_split.Splits,
+        penalty: best_split.Penalty,
+    ) -> None:
         """Write the splits found at the open nodes of one round's trees, and their children as
         leaves."""
         group, node = np.nonzero(open_)
@@ -283,9 +295,7 @@ class Boosting:
         stump = node == 0
         if stump.any():
             tree["hess"][group[stump], 0] = found.total[1, stump]
-            tree["value"][group[stump], 0] = (
-                best_split.weight(found.total[:, stump], self.penalty) * eta
-            )
+            tree["value"][group[stump], 0] = best_split.weight(found.total[:, stump], penalty) * eta
         k, i, made = group[found.worth], node[found.worth], found.worth
         for name, values in (
             ("column", found.column),
@@ -294,11 +304,11 @@ class Boosting:
             ("gain", found.gain),
         ):
             tree[name][k, i] = values[made]
-        tree["value"][k, i] = best_split.weight(found.total[:, made], self.penalty)
+        tree["value"][k, i] = best_split.weight(found.total[:, made], penalty)
         for side in (0, 1):
             sums = found.sums[:, made, side]
             tree["hess"][k, 2 * i + 1 + side] = sums[1]
-            tree["value"][k, 2 * i + 1 + side] = best_split.weight(sums, self.penalty) * eta
+            tree["value"][k, 2 * i + 1 + side] = best_split.weight(sums, penalty) * eta
 
     def _cells(self, preprocessing: Arrays, seed: int, tree: int) -> best_split.Grid:
         """The histogram's cells in one round: all columns, or those that the public seed draws for
@@ -322,7 +332,7 @@ class Boosting:
         )
         score = "the validation loss of the last round, and the cases it is over"
         return {
-            "grow": Phase(grow, self.trees * self.depth, self._grown),
+            "grow": Phase(grow, self.trees * self.depth, self._grown, fine=True),
             "score": Phase(score, 1 if self.early_stopping else 0, lambda _: self._held_out),
         }
 
@@ -350,6 +360,10 @@ class Boosting:
             if p.shape[1] == 1
             else p / p.sum(axis=1, keepdims=True)
         )
+
+    def leaves(self, state: State, schema: Schema) -> Leaves:
+        """What the leaves of a state's trees tell of patients."""
+        return leaves(_forest(state, schema), self.penalty(_groups(schema)), self.eta)
 
     def alone(
         self,
@@ -394,7 +408,7 @@ class Boosting:
     def _parameters(self, schema: Schema, seed: int) -> dict[str, object]:
         """XGBoost's names for the hyperparameters."""
         groups = _groups(schema)
-        same = ("eta", "alpha", "gamma", "min_child_weight", "colsample_bytree", "subsample")
+        same = ("eta", "alpha", "gamma", "colsample_bytree", "subsample")
         return {
             **{key: getattr(self, key) for key in same},
             **({"base_score": self.base_score} if self.base_score else {}),
@@ -404,6 +418,7 @@ class Boosting:
                 else {"objective": "multi:softprob", "num_class": groups}
             ),
             "lambda": self.lambda_,
+            "min_child_weight": self._least_hessian(groups),
             "max_depth": self.depth,
             "tree_method": "hist",
             "nthread": 1,

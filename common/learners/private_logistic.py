@@ -107,7 +107,7 @@ class PrivateLogistic:
         """Standard deviation of the noise in each number of the sum over all sites."""
         if plan.privacy is None:
             return 0.0
-        return plan.privacy.spread * self._bound * float(np.sqrt(max(len(plan.participants), 1)))
+        return plan.privacy.total(len(plan.participants)) * self._bound
 
     @property
     def _bound(self) -> float:

@@ -76,11 +76,7 @@ class Scores:
         if plan.privacy is None:
             return 0.0
         classes = max((len(v) for v in total.sums.values()), default=0)
-        return (
-            plan.privacy.spread
-            * self._bound(classes)
-            * float(np.sqrt(max(len(plan.participants), 1)))
-        )
+        return plan.privacy.total(len(plan.participants)) * self._bound(classes)
 
     def _bound(self, classes: int) -> float:
         return float(np.sqrt(len(self.heads) * classes))

@@ -210,6 +210,8 @@ def dice_and_entropy(network: Any, batch: Any) -> Tensor:
 class _Outlined:
     """Rows are cases; a batch is (coarse volumes, regions, which regions are marked)."""
 
+    inputs = 1
+
     def __init__(
         self, arrays: Sequence[Halves], pictures: Sequence[Picture], regions: int, augment: Any
     ) -> None:

@@ -118,6 +118,28 @@ def _at_or_above(histogram: Array) -> Floats:
     return np.asarray(histogram, np.float64)[::-1].cumsum(0)[::-1]
 
 
+def cells(histogram: Array, least: int) -> NDArray[np.intp]:
+    """(bins,): which bins a curve keeps together, so that no step of it is fewer than `least`
+    patients: neighbours, numbered upwards.
+
+    Made from the highest score down; what is left over at the end goes with the last.
+    """
+    called = np.asarray(histogram).sum(1)[::-1].cumsum()[::-1]
+    levels = [0.0]
+    for n in np.unique(called):
+        if n >= levels[-1] + least:
+            levels.append(float(n))
+    levels[max(len(levels) - 1, 1) :] = [float(called[0])]
+    return np.asarray(len(levels) - 1 - np.searchsorted(levels, called), np.intp)
+
+
+def _between_cells(histogram: Array, least: int) -> NDArray[np.bool_]:
+    """(bins,): the edges at which a cell is called whole or not at all."""
+    of = cells(histogram, least)
+    called = np.asarray(histogram).sum(1)[::-1].cumsum()[::-1]
+    return np.asarray(called == called[np.searchsorted(of, of)])
+
+
 class Curve(NamedTuple):
     """Points in order of falling threshold; a case is called positive when its score is at least
     the threshold."""
@@ -127,20 +149,22 @@ class Curve(NamedTuple):
     thresholds: Floats
 
 
-def roc(histogram: Array) -> Curve | None:
-    """x: 1 - specificity, y: sensitivity, from (0, 0) to (1, 1). None for one class."""
-    above, cuts = _at_or_above(histogram), edges(len(histogram))
+def roc(histogram: Array, least: int = 1) -> Curve | None:
+    """x: 1 - specificity, y: sensitivity, from (0, 0) to (1, 1); at least so many patients between
+    two points (`cells`). None for one class."""
+    above, cuts = _at_or_above(histogram), edges(len(histogram))[:-1]
     if not above[0].all():
         return None
-    points = np.concatenate([np.zeros((1, 2)), above[::-1] / above[0]])
-    return Curve(points[:, 0], points[:, 1], np.concatenate([[np.inf], cuts[-2::-1]]))
+    drawn = _between_cells(histogram, least)
+    points = np.concatenate([np.zeros((1, 2)), above[drawn][::-1] / above[0]])
+    return Curve(points[:, 0], points[:, 1], np.concatenate([[np.inf], cuts[drawn][::-1]]))
 
 
-def precision_recall(histogram: Array) -> Curve | None:
-    """x: recall, y: precision, at the thresholds with at least one case called positive. None
-    without positives."""
+def precision_recall(histogram: Array, least: int = 1) -> Curve | None:
+    """x: recall, y: precision, at the thresholds with at least one case called positive, and so many
+    between two of them (`cells`). None without positives."""
     above, cuts = _at_or_above(histogram)[::-1], edges(len(histogram))[-2::-1]
-    called = above.sum(1) > 0
+    called = (above.sum(1) > 0) & _between_cells(histogram, least)[::-1]
     if not above[-1, 1]:
         return None
     above = above[called]
@@ -202,12 +226,14 @@ class DecisionCurve(NamedTuple):
 
 
 def decision_curve(
-    histogram: Array, low: float = 0.01, high: float = 0.99, every: int = 5
+    histogram: Array, low: float = 0.01, high: float = 0.99, every: int = 5, least: int = 1
 ) -> DecisionCurve | None:
-    """tp / n - fp / n * t / (1 - t) at each `every`-th bin edge within [low, high], where the
-    counts are exact. None for nobody."""
+    """tp / n - fp / n * t / (1 - t) at an edge in each `every` bins within [low, high], where the
+    counts are exact, with at least so many patients between two (`cells`). None for nobody."""
     above, cuts = _at_or_above(histogram), edges(len(histogram))[:-1]
-    keep = np.flatnonzero((cuts >= low) & (cuts <= high))[::every]
+    keep = np.flatnonzero((cuts >= low) & (cuts <= high))
+    drawn = np.flatnonzero(_between_cells(histogram, least)[keep])
+    keep = keep[drawn[np.unique(drawn // every, return_index=True)[1]]]
     n = above[0].sum()
     if not n:
         return None

@@ -74,6 +74,9 @@ class ClassifierNetwork(nn.ModuleDict):  # type: ignore[misc]
         super().__init__(classifier.layers(channels, classes))
         self._classifier = classifier
 
+    def extra_repr(self) -> str:
+        return self._classifier.name
+
     def features(self, x: Tensor) -> Tensor:
         """(n, width, z', y', x')."""
         return self._classifier.features(self, x)

@@ -66,6 +66,8 @@ class Cases:
     """Rows are cases; a batch is (crops, presence, mean, labels), where `mean` (cases, crops)
     averages over each case's crops."""
 
+    inputs = 2
+
     def __init__(
         self,
         crops: Sequence[Array],
@@ -105,6 +107,8 @@ class Cases:
 
 class Singles:
     """Rows are crops; a batch is (crops, presence)."""
+
+    inputs = 1
 
     def __init__(
         self,

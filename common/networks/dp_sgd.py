@@ -8,26 +8,29 @@ adds rounded Gaussian noise (`common.privacy.random.rounded_normal`), and divide
 record: taken together, cut together. What follows on the noisy sum (momentum, AdamW, weight decay,
 the proximal term) sees no patient.
 
-A patient goes through the network alone. In a batch its gradient depends in the last bits on who
-else is in it and on its place there; parameters that a coordinator has made for it would blow that
-up, and one more patient could change everybody's share. The gradient of one patient's loss is
-moreover the sum of what Opacus's GradSampleModule gives for each crop
-(tests/common/networks/test_dp_sgd.py), in half of the time and less. Chance, noise and augmentation
-come from the operating system (`common.privacy.random`), never from a plan.
+A patient's gradient must not depend on who else is in a step, to the last bit: parameters that a
+coordinator has made for it would blow that up, and one more patient could change everybody's share.
+Patients of few rows share the network's pass (`common.networks.patient_gradients`) where a trial
+finds that it keeps them apart (`common.networks.row_independence`); others go through it alone.
+The gradient of one patient's loss is the sum of what Opacus's GradSampleModule gives for each crop
+(tests/common/networks/test_dp_sgd.py). Chance, noise and augmentation come from the operating
+system (`common.privacy.random`), never from a plan.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from common.errors import RefusedError
-from common.networks.training import Examples, Loss, Rows, Schedule, load, optimiser
+from common.networks.patient_gradients import LARGEST, PatientGradients, rows_together
+from common.networks.training import Batch, Examples, Loss, Rows, Schedule, load, optimiser
 from common.privacy.limits import CLIP, RATE, STEPS
 from common.privacy.mechanism import Sampled
 from common.privacy.patient_sums import Grid, grid
@@ -38,12 +41,17 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from common.networks.row_independence import BatchShape
+
 
 class Records(Examples, Protocol):
     """Examples of which it is known whose they are."""
 
     patient: Rows
     """(rows,): the number of the patient, from 0; each has a row."""
+
+    inputs: int
+    """How many of a batch's tensors, the first ones, are what a loss gives its network."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +126,7 @@ def learn(
         own.train()
         step, parameters = optimiser(own, how), list(own.parameters())
         each = (
-            _Patients(own, examples, loss, device)
+            _Patients(own, examples, loss, device, how.batch)
             if examples is not None and len(examples)
             else None
         )
@@ -130,7 +138,8 @@ def learn(
                 add_clipped(total, gradient, private.clip, on)
             for t in total:
                 drawn = rounded_normal(t.numel(), spread / on.step)
-                t += torch.from_numpy(drawn).view(t.shape).to(device)
+                # in the order of its memory
+                t += torch.from_numpy(drawn).to(device).as_strided(t.shape, t.stride())
             step(
                 [
                     (t * on.step).to(torch.float32, memory_format=torch.preserve_format)
@@ -150,19 +159,25 @@ def add_clipped(total: list[Tensor], gradient: list[Tensor], clip: float, on: Gr
     import torch
 
     exact = [g.double() for g in gradient]
-    norm = float(torch.stack([g.square().sum() for g in exact]).sum().sqrt())
+    norm = float(torch.stack(torch._foreach_norm(exact)).norm())
     if math.isfinite(norm):
         torch._foreach_mul_(exact, clip / max(norm, clip) / on.step)
-        for t, g in zip(total, exact, strict=True):
-            t += g.round_().long()
+        torch._foreach_round_(exact)
+        torch._foreach_add_(total, [g.long() for g in exact])
 
 
 class _Patients:
     """The gradient of each patient's loss."""
 
     def __init__(
-        self, network: nn.Module, examples: Records, loss: Loss, device: torch.device
+        self,
+        network: nn.Module,
+        examples: Records,
+        loss: Loss,
+        device: torch.device,
+        batch: int = 1,
     ) -> None:
+        """batch: patients in a step, on average, of which so many go together; 1: none do."""
         self._network, self._examples, self._loss, self._device = network, examples, loss, device
         self._parameters = list(network.parameters())
         self._rows = np.split(
@@ -170,14 +185,34 @@ class _Patients:
             np.cumsum(np.bincount(examples.patient))[:-1],
         )
         self.count = len(self._rows)
+        self._shared = _shared(network, examples, device, batch)
 
     def drawn(self, rate: float) -> Iterator[list[Tensor]]:
         """The gradients of those whom chance takes, each for itself."""
-        return (
-            self.gradient(int(patient)) for patient in np.flatnonzero(uniform(self.count) < rate)
-        )
+        companies: list[list[Batch]] = [[] for _ in self._shared]
+        for patient in np.flatnonzero(uniform(self.count) < rate):
+            batch = self._batch(int(patient))
+            # by its own number of rows alone
+            which = next((i for i, s in enumerate(self._shared) if s.takes(batch)), None)
+            if which is None:
+                yield self._alone(batch)
+                continue
+            shared, company = self._shared[which], companies[which]
+            if not shared.fits([*company, batch]):
+                yield from shared(company, self._loss)
+                company.clear()
+            company.append(batch)
+        # in another order than they were drawn: what is added up are whole numbers
+        for shared, company in zip(self._shared, companies, strict=True):
+            if company:
+                yield from shared(company, self._loss)
 
     def gradient(self, patient: int) -> list[Tensor]:
+        """Of one, alone."""
+        return self._alone(self._batch(patient))
+
+    def _batch(self, patient: int) -> Batch:
+        """A patient's rows, varied by draws of its own."""
         import torch
 
         rows, draws = self._rows[patient], self._examples.noise
@@ -188,5 +223,64 @@ class _Patients:
                 uniform(len(rows) * draws).astype(np.float32), np.float32(1 - 2.0**-24)
             )
             varied = torch.from_numpy(drawn).view(len(rows), draws)
-        loss = self._loss(self._network, self._examples.batch(rows, self._device, varied))
-        return list(torch.autograd.grad(loss, self._parameters))
+        return self._examples.batch(rows, self._device, varied)
+
+    def _alone(self, batch: Batch) -> list[Tensor]:
+        import torch
+
+        return list(torch.autograd.grad(self._loss(self._network, batch), self._parameters))
+
+
+class _Shared:
+    """Patients who share a network's pass, in a fixed number of rows."""
+
+    def __init__(self, network: nn.Module, shape: BatchShape, device: torch.device) -> None:
+        self._network, self._shape, self._device = network, shape, device
+        self._gradients = PatientGradients(network)
+
+    @cached_property
+    def _apart(self) -> bool:
+        """Tried out when somebody wants to share."""
+        from common.networks.row_independence import row_independent
+
+        return row_independent(self._network, self._shape, self._device)
+
+    def takes(self, batch: Batch) -> bool:
+        """By a patient's own number of rows: less than a quarter of a call's, for one of more gains
+        nothing on a CPU."""
+        return len(batch[0]) < self._shape.count // 4 and self._apart
+
+    def fits(self, company: list[Batch]) -> bool:
+        return sum(len(batch[0]) for batch in company) <= self._shape.count
+
+    def __call__(self, company: list[Batch], loss: Loss) -> list[list[Tensor]]:
+        import torch
+
+        inputs = self._shape.zeros(self._device)
+        counts = [len(batch[0]) for batch in company]
+        for i, whole in enumerate(inputs):
+            whole[: sum(counts)] = torch.cat([batch[i] for batch in company])
+
+        def losses(outputs: Sequence[Tensor]) -> Tensor:
+            parts = []
+            for own, batch in zip(outputs, company, strict=True):
+                # the network has been asked already
+                parts.append(loss(lambda *_, own=own: own, batch))
+            return torch.stack(parts).sum()
+
+        return self._gradients(tuple(inputs), counts, losses)
+
+
+def _shared(
+    network: nn.Module, examples: Records, device: torch.device, batch: int
+) -> list[_Shared]:
+    """For patients of few rows, and of twice as many; none where all go one at a time."""
+    from common.networks.row_independence import BatchShape
+
+    if sum(p.numel() for p in network.parameters()) > LARGEST[device.type]:
+        return []
+    # shapes are the plan's, the same for everybody
+    first = examples.batch(np.array([0]), device, None)[: examples.inputs]
+    rows = tuple(tuple(x.shape[1:]) for x in first)
+    count = rows_together(max(math.prod(r) for r in rows), batch, device)
+    return [_Shared(network, BatchShape(n, rows), device) for n in (count, 2 * count) if n > 4]

@@ -119,7 +119,7 @@ class Schedule:
 class Table:
     """Rows of a matrix, a patient each, with their classes."""
 
-    noise = 0
+    noise, inputs = 0, 1
 
     def __init__(self, x: Array, y: Array) -> None:
         import torch

@@ -48,5 +48,7 @@ CLIP = Limit("clip", float, 1e-6, 1e6)
 """What a patient's values, or gradient, are cut to."""
 BOUND = Limit("bound", float, 1e-9, 1e18)
 """By how much (L2) one patient can change a sum; one that nobody can change (0) is a count alone."""
+SHARES = Limit("shares", int, 1, 1000)
+"""Of a noise that sites share."""
 PARTS = Limit("parts", int, 1, 1000)
 """Of a split."""

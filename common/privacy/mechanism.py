@@ -11,15 +11,13 @@ out of what they come to.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 
 from common.data.schema import Floats
-from common.privacy import gaussian_law, loss_distribution, renyi
-from common.privacy.limits import BOUND, NOISE, RATE, STEPS
-from common.privacy.loss_distribution import Steps
+from common.privacy.limits import BOUND, NOISE, RATE, SHARES, STEPS
 
 COUNTS = 20.0
 """Noise of counts that are told beside what has noise of its own: about 28 patients, at an epsilon
@@ -37,14 +35,28 @@ class Privacy:
 
     noise: float
     """Standard deviation of the noise in units of the sum's sensitivity."""
+    shared: int = field(default=0, repr=False)
+    """Each site adds one of so many shares of it, under masks: as many honest peers of each site are
+    in the sum. 0: each adds all of it."""
 
     @property
     def spread(self) -> float:
         """The same for each of the two that a release is: sums and their count."""
         return self.noise * math.sqrt(2)
 
+    @property
+    def share(self) -> float:
+        """Of it what one site adds."""
+        return self.spread / math.sqrt(self.shared or 1)
+
+    def total(self, sites: int) -> float:
+        """Of the same, what is in a sum over so many sites."""
+        return self.share * math.sqrt(max(sites, 1))
+
     def __post_init__(self) -> None:
         NOISE.demand(self.noise)
+        if self.shared != 0 or type(self.shared) is not int:
+            SHARES.demand(self.shared)
 
 
 @dataclass(frozen=True)
@@ -107,6 +119,8 @@ class Cost:
     @property
     def rdp(self) -> Floats:
         """Renyi divergences at `renyi.ORDERS`."""
+        from common.privacy import renyi  # scipy, which a courier's image has not
+
         total = renyi.ORDERS * (self.gaussian / _UNIT / 2)
         for (noise, rate), steps in self.sampled:
             total = total + steps * renyi.subsampled(noise, rate)
@@ -164,19 +178,31 @@ def subsampled(noise: float, sampled: Sampled) -> Cost:
 def curve(rdp: Floats) -> Cost:
     """Of a release of which only Renyi divergences at `renyi.ORDERS` are known. ValueError where
     these are none."""
+    from common.privacy import renyi
+
     if rdp.shape != renyi.ORDERS.shape or not (np.isfinite(rdp) & (rdp >= 0)).all():
         raise ValueError("Renyi divergences must be finite, at least 0, one for each order")
     return Cost(curves=((tuple(rdp.tolist()), 1),))
 
 
-def release(noise: float, bound: float | Sampled) -> Cost:
-    """Of what one plan's answer tells: one sum, or steps of DP-SGD and the count beside them.
-    ValueError where noise or bound is outside of its limits."""
+def shared(noise: float, shares: int) -> Cost:
+    """Of one sum to which sites add `shares` shares of the noise, or more
+    (`common.privacy.shared_noise`). ValueError where noise or shares are outside of their limits."""
+    from common.privacy import shared_noise
+
+    NOISE.demand(noise)
+    SHARES.demand(shares)
+    return curve(shared_noise.release(noise, shares))
+
+
+def release(privacy: Privacy, bound: float | Sampled) -> Cost:
+    """Of what one plan's answer tells: one sum, or steps of DP-SGD, whose noise nobody shares, and
+    the count beside them. ValueError where noise or bound is outside of its limits."""
     if isinstance(bound, Sampled):
-        return subsampled(noise, bound) + gaussian(COUNTS)
+        return subsampled(privacy.noise, bound) + gaussian(COUNTS)
     if bound:
         BOUND.demand(float(bound))
-    return gaussian(noise)
+    return shared(privacy.noise, privacy.shared) if privacy.shared else gaussian(privacy.noise)
 
 
 @lru_cache(maxsize=4096)
@@ -187,6 +213,8 @@ def epsilon(cost: Cost, delta: float) -> float:
     unless it cannot be worked out (`common.privacy.loss_distribution`), or rounding has put it
     above that bound.
     """
+    from common.privacy import gaussian_law, loss_distribution, renyi
+
     if cost == Cost():
         return 0.0
     if not 0 < delta < 1:
@@ -198,7 +226,7 @@ def epsilon(cost: Cost, delta: float) -> float:
     if not cost.sampled:
         exact = gaussian_law.epsilon(spread, delta, ceiling)
     else:
-        steps = [Steps(noise, rate, n) for (noise, rate), n in cost.sampled]
-        whole = [Steps(1 / spread, 1.0, 1)] if spread else []
+        steps = [loss_distribution.Steps(noise, rate, n) for (noise, rate), n in cost.sampled]
+        whole = [loss_distribution.Steps(1 / spread, 1.0, 1)] if spread else []
         exact = loss_distribution.epsilon([*whole, *steps], delta)
     return exact if exact <= ceiling else ceiling

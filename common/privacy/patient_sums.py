@@ -18,12 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.data.schema import Floats
+from common.privacy.mechanism import Privacy
 from common.types import Array
 
 FINEST = -30
 """The finest grid is 2^-30, that of the masks (`common.secure_aggregation.fixed_point`)."""
 STEPS = 32
 """A grid is at most so fine that the noise's standard deviation is 2^32 of its steps."""
+SHARED_STEPS = 20
+"""The same for a share of a noise that sites share: 2^20 of its steps."""
 _LARGEST = 2.0**62
 """A patient's value in steps is cut here; a sum beyond 2^63 wraps, which tells no more than the
 sum."""
@@ -55,11 +58,18 @@ class Grid:
         return np.asarray(whole * self.step)
 
 
-def grid(bound: float, noise: float) -> Grid:
-    """From what is public: the noise's standard deviation is between 2^31 and 2^32 steps, or the
-    grid is the finest."""
+def grid(bound: float, noise: float, steps: int = STEPS) -> Grid:
+    """From what is public: the noise's standard deviation is between half of and all of 2^steps
+    steps, or the grid is the finest."""
     size = bound * noise
-    return Grid(max(math.ceil(math.log2(size)) - STEPS, FINEST) if size else FINEST)
+    return Grid(max(math.ceil(math.log2(size)) - steps, FINEST) if size else FINEST)
+
+
+def grid_of(bound: float, privacy: Privacy | None) -> Grid:
+    """By what a site adds of a plan's noise; the finest where there is none."""
+    if privacy is None:
+        return Grid(FINEST)
+    return grid(bound, privacy.share, SHARED_STEPS if privacy.shared else STEPS)
 
 
 @dataclass(frozen=True)
@@ -97,8 +107,9 @@ def patient_sums(
             raise AssertionError(f"summands {sorted(block)}, declared {sorted(shapes)}")
         squares = sum(_square(values) for values in block.values())
         length = np.sqrt(np.asarray(squares, np.float64))
-        # a patient without a finite length adds zero
-        share = np.where(np.isfinite(length), bound / np.maximum(length, bound), 0.0)
+        # a patient without a finite length adds zero; nothing is longer than a bound of 0
+        longest = np.maximum(np.maximum(length, bound), np.finfo(np.float64).tiny)
+        share = np.where(np.isfinite(length), bound / longest, 0.0)
         for name, values in block.items():
             _add(out[name], values, share, on)
     return {name: total.reshape(shapes[name]) for name, total in out.items()}
@@ -107,7 +118,7 @@ def patient_sums(
 def _square(values: Floats | Cells) -> Floats:
     """(patients,): the squared length; NaN or infinite where a value is, or where it is beyond
     float64."""
-    held = _inside(values) if isinstance(values, Cells) else values.reshape(len(values), -1)
+    held = _inside(values) if isinstance(values, Cells) else _rows(values)
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray((held * held).sum(axis=1))
 
@@ -124,7 +135,12 @@ def _add(total: Whole, values: Floats | Cells, share: Floats, on: Grid) -> None:
         at = np.where(steps != 0, values.cell + first, 0).ravel()
         np.add.at(total, at if values.places is None else values.places[at], steps.ravel())
     else:
-        total += on.rounded(_cut(values.reshape(len(values), -1), share)).sum(axis=0)
+        total += on.rounded(_cut(_rows(values), share)).sum(axis=0)
+
+
+def _rows(values: Floats) -> Floats:
+    """(patients, values), of nobody too."""
+    return values.reshape(len(values), math.prod(values.shape[1:]))
 
 
 def _cut(values: Floats, share: Floats) -> Floats:

@@ -146,13 +146,18 @@ def _drawn(run: str, keys: tuple[tuple[str, str], ...], degree: Degree) -> Graph
     return Graph(tuple(ring), degree)
 
 
+def league(sites: int, assumed: Assumed = ASSUMED) -> int:
+    """The sites in league that a sparse graph stands against."""
+    return math.floor(assumed.corrupt * sites)
+
+
 @lru_cache(maxsize=64)
 def degree_of(sites: int, assumed: Assumed = ASSUMED) -> Degree | None:
     """The fewest neighbours that hold what is `assumed` (Bell et al. 2020, sec. 3, good graphs);
     None: only all would. Each of two events of either kind has half of the chance."""
     if not 0 <= assumed.corrupt < Fraction(1, 3):
         raise ValueError(f"{assumed.corrupt} of the sites in league: it must be less than a third")
-    corrupt = math.floor(assumed.corrupt * sites)
+    corrupt = league(sites, assumed)
     away = math.floor(assumed.dropouts * sites)
     bits = assumed.secure + assumed.grinding + 1
     for k in range(2, sites - 1, 2):

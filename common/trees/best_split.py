@@ -128,6 +128,12 @@ def summands(
     )
 
 
+def largest_hessian(groups: int) -> float:
+    """What one patient adds to a node's hessian sum at most: p (1 - p), for several classes twice
+    that. So a node holds at least its sum / this many patients."""
+    return 0.25 if groups == 1 else 0.5
+
+
 def weight(sums: Floats, penalty: Penalty) -> NDArray[np.float32]:
     """The best weight of a leaf, (2, ...) -> (...): minus the thresholded gradient sum over
     (hessian sum + l2)."""

@@ -19,7 +19,7 @@ from common.errors import WireError
 from common.wire import signing
 from common.wire.signing import Signer
 
-_FORMAT = 8
+_FORMAT = 9
 
 Kind = Literal["greeting", "hello", "request", "updates", "masked", "secure", "secured"]
 

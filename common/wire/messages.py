@@ -34,6 +34,8 @@ from common.wire.state_transfer import Packed, Part, state_hash, states_of, unpa
 CANNOT = frozenset({"P01", "D06"})
 """Codes by which a site says that it cannot do a step: named in the ledger, not counted against the
 quorum."""
+MOST_STEPS = 10**9
+"""Of a run."""
 NO_PLAN = "0" * 64
 """Stands for the plan hash when a site could not read the request at all."""
 
@@ -97,6 +99,9 @@ class Hello:
     flow: tuple[int, ...] = ()
     """Patients read, left out, and kept without a known label, as the reports of studies ask for;
     empty where the site keeps them."""
+    shares: tuple[int, ...] = ()
+    """With whom it shares noise under masks: the fewest sites that are sure to be in a sum (0: all
+    of the run's), and how many of them may be in league with the coordinator. Empty: with nobody."""
 
     @staticmethod
     def failed(code: str, site: str = "", version: str = "") -> Hello:
@@ -177,9 +182,9 @@ def unpack_hello(packet: Packet, enrolled: Mapping[str, str], to: Packet) -> Hel
         )
     counts, flags = (row["cases"], row["imaged"]), (row["estimable"], row["imaged_estimable"])
     known = finite(row["seconds"]) and row["seconds"] >= 0
-    flow = listed(row["flow"], int, "hello")
+    flow, shares = (listed(row[k], int, "hello") for k in ("flow", "shares"))
     if (
-        any(type(n) is not int or n < 0 for n in (*counts, *flow))
+        any(type(n) is not int or n < 0 for n in (*counts, *flow, *shares))
         or any(type(f) is not bool for f in flags)
         or not known
     ):
@@ -188,12 +193,15 @@ def unpack_hello(packet: Packet, enrolled: Mapping[str, str], to: Packet) -> Hel
         raise WireError(
             "W02", "a site's greeting has an account of its patients that does not add up"
         )
+    if len(shares) not in (0, 2):
+        raise WireError("W02", "a site's greeting has a malformed word on shared noise")
     hello = Hello(
         **{
             **row,
             "modalities": tuple(row["modalities"]),
             "learners": tuple(row["learners"]),
             "flow": tuple(flow),
+            "shares": tuple(shares),
         }
     )
     if packet.signature or hello != Hello.failed(hello.code):
@@ -311,7 +319,7 @@ def _plan_to_json(plan: Plan) -> dict[str, Any]:
     row = {f.name: getattr(plan, f.name) for f in dataclasses.fields(plan)}
     row["fold"] = [list(plan.fold.sites), list(plan.fold.parts)]
     row["reads"] = [[list(f.sites), list(f.parts)] for f in plan.reads]
-    row["privacy"] = plan.privacy.noise if plan.privacy else None
+    row["privacy"] = [plan.privacy.noise, plan.privacy.shared] if plan.privacy else None
     return row
 
 
@@ -323,13 +331,19 @@ def _plan_from_json(row: Any) -> Plan:
             type(row[k]) is int for k in ("step", "seed", "parts")
         ):
             raise TypeError("a field of the wrong type")
+        # a station names files by it
+        if not 0 <= row["step"] < MOST_STEPS:
+            raise ValueError(f"step {row['step']}, 0 to {MOST_STEPS - 1} are taken")
         if (
             type(row["hyper"]) is not dict
             or row["transfer"] not in HOWS
             or type(row["secure"]) is not bool
         ):
             raise TypeError("hyper, transfer or secure of the wrong type")
-        privacy = row["privacy"] if row["privacy"] is None else Privacy(row["privacy"])
+        privacy = None
+        if row["privacy"] is not None:
+            noise, shared = row["privacy"]
+            privacy = Privacy(noise, shared)
         _head(row["budget"], "a plan")
         if not finite(row["expires"]):
             raise TypeError("expires of the wrong type")

@@ -1,11 +1,17 @@
 """Images as files, for sites without a registry or a network: each with its bill of materials, all
 with their checksums.
 
-    python deploy/containers/archive.py [--engine podman] [--tag latest] [--out archive] [--only courier ...]
+    python deploy/containers/archive.py [--engine podman] [--tag latest] [--out archive] [--only courier ...] [--key plan.key] [--oci]
 
 Writes `fedmets-<image>.tar` (for `podman load -i` or `docker load -i`), `fedmets-<image>.cdx.json`
 (CycloneDX 1.6: every Python and every Debian package in the image, with its version and the licence
-it names) and `SHA256SUMS` (for `sha256sum -c SHA256SUMS`).
+it names) and `SHA256SUMS` (for `sha256sum -c SHA256SUMS`). With `--key` also `SHA256SUMS.sig`, an
+Ed25519 signature, and `signed-by.pem`, the public key that it is by, for
+
+    openssl pkeyutl -verify -pubin -inkey signed-by.pem -rawin -in SHA256SUMS -sigfile SHA256SUMS.sig
+
+With `--oci` (Podman) an image keeps its digest, which kits may name; Docker loads such a file from
+version 25 on.
 """
 
 from __future__ import annotations
@@ -18,6 +24,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+)
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentType
 from cyclonedx.model.license import DisjunctiveLicense
@@ -92,12 +104,24 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sign(sums: Path, key: Path) -> None:
+    """Beside the checksums: a signature by a PEM key (Ed25519), and its public half."""
+    private = load_pem_private_key(key.read_bytes(), None)
+    if not isinstance(private, Ed25519PrivateKey):
+        raise SystemExit(f"'{key}' is no Ed25519 key")
+    sums.with_name("SHA256SUMS.sig").write_bytes(private.sign(sums.read_bytes()))
+    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    sums.with_name("signed-by.pem").write_bytes(public)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--engine", choices=("podman", "docker"), default="podman")
     parser.add_argument("--tag", default="latest")
     parser.add_argument("--out", default="archive", metavar="DIR")
     parser.add_argument("--only", nargs="+", choices=IMAGES, default=IMAGES)
+    parser.add_argument("--oci", action="store_true", help="OCI archives, which keep the digest")
+    parser.add_argument("--key", default="", metavar="FILE", help="signs the checksums")
     given = parser.parse_args()
     out = Path(given.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -115,11 +139,22 @@ def main() -> None:
         text.write_text(bill(f"fedmets-{name}", given.tag, contents(given.engine, image)))
         tar.unlink(missing_ok=True)  # podman adds to an archive that is there
         subprocess.run(
-            [given.engine, "save", "-o", str(tar), image], check=True, stdout=subprocess.DEVNULL
+            [
+                given.engine,
+                "save",
+                *(["--format", "oci-archive"] if given.oci else []),
+                "-o",
+                str(tar),
+                image,
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
         )
         written += [tar, text]
     sums = out / "SHA256SUMS"
     sums.write_text("".join(f"{checksum(p)}  {p.name}\n" for p in written))
+    if given.key:
+        sign(sums, Path(given.key))
     print(sums)
 
 

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field
 from common.data.cohort import Fold
 from common.data.schema import Schema
 from common.errors import UsageError
-from common.federated.learner import Federated, Head, Hyper, Stacked, hyper_of, load
+from common.federated.learner import Federated, Grouped, Head, Hyper, Stacked, hyper_of, load
 from common.privacy.limits import NOISE
 from common.runtime import settings
 from common.runtime.settings import Rule, Settings, Whole
@@ -126,6 +126,15 @@ class Run(Settings):
     secure: bool = False
     """Whether sums are masked, so that the coordinator sees those over all sites alone; three
     messages a step instead of one."""
+    open_trees: bool = False
+    """Trees are grown without noise or masks, so that the coordinator can tell single patients' rows
+    from a site's sums; each site has to allow it, too."""
+    smallest_leaf: Annotated[int, Field(ge=0)] = 10
+    """The fewest patients, over all sites, of a leaf of the model; at least the largest of the sites'
+    `minimum`, or they refuse (P11)."""
+    shared_noise: bool = False
+    """Whether the sites share one noise under masks, instead of each adding all of it; every site
+    must allow it."""
     accept_leak: str = ""
     """Comma-separated features for which guard L03 is overridden; printed in the report."""
     resume: bool = False
@@ -165,6 +174,8 @@ class Run(Settings):
             )
         elif HOLDOUT in asked and len(asked) > 1:
             yield "evaluations", f"names several, but {HOLDOUT} goes with no other"
+        if self.shared_noise and not (self.secure and self.noise):
+            yield "shared_noise", "is for sums with noise under masks; set noise and secure, too"
         if self.secure:
             yield from self._not_masked()
 
@@ -247,10 +258,26 @@ class Run(Settings):
                 )
         return found
 
+    def demand_protection(self, study: Study) -> None:
+        """UsageError C01 names the heads that sites would refuse to train openly (P11), before
+        anybody is asked."""
+        heads = self.heads(study)
+        fine = [h.name for h in heads if any(phase.fine for phase in h.phases.values())]
+        if fine and not (self.noise or self.secure or self.open_trees):
+            raise UsageError(
+                "C01",
+                f"learner(s) {', '.join(fine)}: without noise or masks the sums show single "
+                "patients, and sites refuse them; run with secure=true (3 sites at least) or "
+                "noise, leave them out (learners), or set open_trees=true where each site's "
+                "[privacy] has open_trees = true",
+            )
+
     def learner(self, name: str, study: Study) -> Federated:
         """A learner with the study's and the run's hyperparameters; one that reads others gets
         theirs too."""
         hyper = {**study.hyper.get(name, {}), **self._hyper().get(name, {})}
+        if isinstance(load(name), Grouped):
+            hyper = {"smallest_leaf": self.smallest_leaf, **hyper}
         if isinstance(load(name), Stacked):
             hyper = {
                 "learners": self.hypers(study),

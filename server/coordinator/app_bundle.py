@@ -1,8 +1,8 @@
 """Flower app bundle: the folder it is made from.
 
-Two kinds. What a coordinator ships between hospitals holds the ServerApp alone: Flower hands a
-bundle to every node that asks, a hospital's courier does not, and there is no code for a site in it
-either. What Flower's own engines run (`flwr run`) holds both apps: this checkout, or, where fedmets
+Two kinds. Between hospitals nobody reads a bundle: the coordinator's signer runs the ServerApp that
+is installed beside it, a courier asks for none. Flower wants one for each run all the same; it is
+empty. What Flower's own engines run (`flwr run`) holds both apps: this checkout, or, where fedmets
 is installed, a copy of its packages.
 """
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,34 +25,40 @@ IMPORT_PREFIX = __name__.partition("server.")[0]
 installed."""
 
 
-@dataclass(frozen=True)
-class _Parts:
-    packages: tuple[str, ...]
-    client_app: str
-    others: tuple[str, ...] = ()
-    """Patterns of files other than Python's."""
+_PACKAGES = ("common", "client", "server")
+_OTHERS = "client/table/sources/*.toml"
+"""Files other than Python's."""
+_EMPTY = """\
+\"\"\"No code: the coordinator's signer runs the ServerApp that is installed there.\"\"\"
 
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
 
-_SERVER = _Parts(("common", "server"), "server.client_app:app")
-_BOTH = _Parts(("common", "client", "server"), "client.app:app", ("client/table/sources/*.toml",))
+client = ClientApp()
+server = ServerApp()
+"""
 
 
 def app(home: Path) -> Path:
     """A folder with a `pyproject.toml` for Flower, for both apps. RunError S03 where the copy cannot
     be written."""
-    return ROOT if (ROOT / "pyproject.toml").exists() else _copied(home / "app", _BOTH)
+    return ROOT if (ROOT / "pyproject.toml").exists() else copied(home / "app")
 
 
-def shipped(home: Path) -> Path:
-    """The same, for the ServerApp alone: always a copy."""
-    return _copied(home / "server-app", _SERVER)
+def empty(home: Path) -> Path:
+    """The same, without any code; its one setting is a request's name."""
+    folder = home / "empty-app"
+    state_store.write(folder / "nothing.py", _EMPTY.encode())
+    declared = _declared(["nothing.py"], "nothing:server", "nothing:client", 'request = ""\n')
+    state_store.write(folder / "pyproject.toml", declared.encode())
+    return folder
 
 
-def _copied(folder: Path, parts: _Parts) -> Path:
+def copied(folder: Path) -> Path:
     """Packages as they are imported here, and the part of pyproject.toml that Flower reads."""
     packages = folder / IMPORT_PREFIX.rstrip(".")
     try:
-        for name in parts.packages:
+        for name in _PACKAGES:
             shutil.copytree(
                 ROOT / name,
                 packages / name,
@@ -64,23 +71,25 @@ def _copied(folder: Path, parts: _Parts) -> Path:
         raise RunError(
             "S03", f"'{folder}' cannot be written ({error}); free space or mend permissions"
         ) from error
-    patterns = (
-        [f"{name}/**/*.py" for name in parts.packages]
-        + list(parts.others)
-        + (["*.py"] if IMPORT_PREFIX else [])
-    )
+    patterns = [*(f"{name}/**/*.py" for name in _PACKAGES), _OTHERS]
+    if IMPORT_PREFIX:
+        patterns.append("*.py")
     included = [f"{IMPORT_PREFIX.replace('.', '/')}{pattern}" for pattern in patterns]
     defaults = "".join(f"{f.name} = {json.dumps(f.default)}\n" for f in fields(Run))
-    text = f"""[project]
+    apps = (f"{IMPORT_PREFIX}server.app:app", f"{IMPORT_PREFIX}client.app:app")
+    state_store.write(folder / "pyproject.toml", _declared(included, *apps, defaults).encode())
+    return folder
+
+
+def _declared(included: Sequence[str], server: str, client: str, defaults: str) -> str:
+    return f"""[project]
 name = "fedmets"
 version = "{version("fedmets")}"
 [tool.flwr.app]
 publisher = "fedmets"
-fab-include = {json.dumps(included)}
+fab-include = {json.dumps(list(included))}
 [tool.flwr.app.components]
-serverapp = "{IMPORT_PREFIX}server.app:app"
-clientapp = "{IMPORT_PREFIX}{parts.client_app}"
+serverapp = "{server}"
+clientapp = "{client}"
 [tool.flwr.app.config]
 {defaults}"""
-    state_store.write(folder / "pyproject.toml", text.encode())
-    return folder

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common.errors import FederationError, RunError
+from common.errors import FederationError, FedmetsError, RunError
 from server.config.run_config import Run
-from server.coordinator import app_bundle
+from server.coordinator import app_bundle, requests
 from server.coordinator.superlink import SuperLink
 from server.ledger import heartbeat, ledger, state_store
 from server.ledger.heartbeat import STOPPED
@@ -80,7 +80,13 @@ def _started(flower: SuperLink, run: Run) -> int:
     """The run's id at the SuperLink, which `stop` needs."""
     folder = Path(run.out)
     (folder / STOPPED).unlink(missing_ok=True)
-    started = flower.start(app_bundle.shipped(flower.home), run.toml)
+    request = requests.ask(flower.home, run)
+    try:
+        bundle = app_bundle.empty(flower.home)
+        started = flower.start(bundle, f'{requests.KEY} = "{request}"\n')
+    except FedmetsError:
+        requests.withdraw(flower.home, request)
+        raise
     state_store.write(folder / SUPERLINK, json.dumps({"run": started}).encode())
     return started
 

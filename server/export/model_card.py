@@ -12,6 +12,7 @@ from typing import Any
 from common.data.schema import Schema
 from common.federated.learner import Federated, hyper_of
 from common.study.study import Study
+from common.trees.leaves import Leaves
 from server.export import onnx_export
 from server.export.card_metadata import front_matter
 from server.report.content import wording
@@ -28,8 +29,10 @@ def card(
     heads: Sequence[Federated],
     report: Report,
     lost: Sequence[str] = (),
+    leaves: Leaves | None = None,
 ) -> str:
-    """`model/README.md`. `lost`: networks that could not be exported, with the reason."""
+    """`model/README.md`. `lost`: networks that could not be exported, with the reason. `leaves`:
+    those of the trees, where there are any and their sums are without noise."""
     parts = [
         front_matter(study, task, heads, report),
         f"\n# {study.name}, {task}\n\n{study.question}\n",
@@ -37,7 +40,7 @@ def card(
         _basic(study, task, report),
         _uses(study, task, schema, report),
         _inputs(schema, report),
-        _models(heads, lost),
+        _models(heads, lost, leaves),
         _data(schema, report),
         _figures(heads, report),
         _limits(report),
@@ -120,9 +123,11 @@ def _inputs(schema: Schema, report: Report) -> str:
     )
 
 
-def _models(heads: Sequence[Federated], lost: Sequence[str]) -> str:
+def _models(heads: Sequence[Federated], lost: Sequence[str], leaves: Leaves | None) -> str:
     lines = [f"- `{h.name}`: {json.dumps(hyper_of(h), sort_keys=True)}" for h in heads]
     lines += [f"- Not exported for other programs: {failure}" for failure in lost]
+    if leaves is not None:
+        lines.append(f"- {_told_by(leaves)}")
     return "\n".join(
         [
             "## Models",
@@ -132,6 +137,22 @@ def _models(heads: Sequence[Federated], lost: Sequence[str]) -> str:
             "Foundation models: none, unless a learner above names a file (`pretrained`).",
             "",
         ]
+    )
+
+
+def _told_by(leaves: Leaves) -> str:
+    """What whoever has the trees can tell of the patients that they were grown on."""
+    pure = "none holds patients of one class alone"
+    if leaves.pure:
+        pure = (
+            f"{len(leaves.pure)} hold patients of one class alone, the smallest of them "
+            f"{leaves.pure[0]}"
+        )
+    return (
+        f"What the trees tell of the patients: {leaves.count} leaves, none of fewer than "
+        f"{leaves.fewest} over all sites. The first round's values give the counts of each leaf "
+        f"exactly: {pure}. Whoever knows that a patient took part, and the patient's row, knows "
+        "the class where a leaf holds one alone."
     )
 
 

@@ -21,6 +21,7 @@ from common.federated.learner import MEMORY, Federated, hyper_of
 from common.federated.model_state import FORMAT, model_state
 from common.metrics.score_histogram import youden
 from common.study.study import Study
+from common.trees.leaves import Leaves
 from common.types import State
 from common.wire import signing
 from common.wire.model_signature import SIGNATURE, sealed
@@ -88,7 +89,8 @@ def write(
     )
     files |= exported
     hashes = {name: hashlib.sha256(blob).hexdigest() for name, blob in sorted(files.items())}
-    files["README.md"] = card(study, task, schema, heads, report, failed).encode()
+    leaves = None if run.noise else _leaves(schema, state, fitted)
+    files["README.md"] = card(study, task, schema, heads, report, failed, leaves).encode()
     for name, blob in {**files, **sealed(files, _signer(run, folder))}.items():
         state_store.write(folder / name, blob)
     return hashes
@@ -109,6 +111,14 @@ def _signer(run: Run, folder: Path) -> Signer | None:
         with suppress(OSError):
             (folder / SIGNATURE).unlink()
         return None
+
+
+def _leaves(schema: Schema, state: State, fitted: Sequence[Federated]) -> Leaves | None:
+    """Those of the boosted trees."""
+    from common.learners.boosting import Boosting
+
+    head = next((h for h in fitted if isinstance(h, Boosting)), None)
+    return None if head is None else head.leaves(state, schema)
 
 
 def _learnt(name: str, fitted: Sequence[Federated]) -> bool:

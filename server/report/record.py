@@ -90,7 +90,7 @@ def record(done: Finished, evaluation: Evaluation, setting: Setting) -> Row:
         "results": model_metrics.results(evaluation.models),
         "differences": differences,
         "final_model": model_metrics.results(evaluation.final, [model_metrics.FINAL]),
-        **{key: [] for key in ("utility", "privacy", "audit", "canary", "chosen")},
+        **{key: [] for key in ("utility", "privacy", "audit", "canary", "one_run", "chosen")},
         "between_sites": model_metrics.between_sites(evaluation.models, evaluation.pooled_site),
         "curves": model_metrics.curves(evaluation.models),
         "importance": federated_sums.importance(

@@ -62,6 +62,8 @@ class Federation:
     whenever a site is heard of."""
     accounts: Accounts | None = None
     """The heads of the sites' budgets; None: remembered for this run."""
+    shared: int = 0
+    """Into how many shares the sites' noise is divided; 0: each site adds all of it."""
 
 
 @dataclass
@@ -238,7 +240,7 @@ def _question(means: _Means, job: Job, progress: Progress, lot: Lot) -> Question
     sites, schema = means.sums.participants(job), federation.schema
     phase, privacy = (
         job.learner.phase(states[job.fold][job.learner.name]),
-        Privacy(run.noise) if run.noise else None,
+        Privacy(run.noise, federation.shared) if run.noise else None,
     )
     plans = {
         site: Plan(

@@ -270,6 +270,8 @@ def _total(
     lost: Mapping[str, str],
 ) -> Total:
     noised = question.plan.privacy is not None
+    # noise may take a count below zero
+    summed = replace(summed, cases=max(summed.cases, 0))
     if not summed.cases and not noised:
         if question.job.optional:
             return Total([], [], dict(lost))

@@ -31,12 +31,13 @@ def fits(head: Federated, run: Run, study: Study) -> list[Federated]:
     return [*learners.values(), head]
 
 
-def noise_for(run: Run, study: Study, epsilon: float, delta: float) -> float:
+def noise_for(run: Run, study: Study, epsilon: float, delta: float, shared: bool = False) -> float:
     """The least `noise` at which training all heads of the run once costs a patient `epsilon` at
-    most."""
+    most. `shared`: under masks, one noise for all sites."""
     schema = study.schema_at(run.task_of(study))
     trained: dict[str, Federated] = {}
     for head in run.heads(study):
         assert isinstance(head, Head)
         trained |= {f.name: f for f in fits(head, run, study)}
-    return calibrate(trained.values(), schema, epsilon, delta)
+    # into how many shares makes no difference that the figure shows
+    return calibrate(trained.values(), schema, epsilon, delta, int(shared))

@@ -28,9 +28,13 @@ _TOGETHER = ""
 class Charges:
     """Of one run, by site."""
 
-    def __init__(self, jobs: Iterable[Job], schema: Schema, noise: float, parts: int) -> None:
+    def __init__(
+        self, jobs: Iterable[Job], schema: Schema, noise: float, parts: int, shared: int = 0
+    ) -> None:
+        """`shared`: of how many shares the noise is, 0 where no sites share it."""
         self._jobs = {(j.fold.key, j.learner.name): j for j in jobs}
         self._schema, self._noise, self._parts = schema, noise, parts
+        self._shared = shared
         self._spent: dict[str, dict[str, ByPart]] = {}
 
     def take(self, work: Iterable[Mapping[str, Any]]) -> None:
@@ -52,7 +56,7 @@ class Charges:
     def _share(self, job: Job, phase: str) -> Share:
         """Of one answer, and to whom it is charged."""
         spared = job.fold.parts if job.learner.traits.trains else ()
-        cost = charge(job.learner, phase, self._schema, self._noise)
+        cost = charge(job.learner, phase, self._schema, self._noise, self._shared)
         return Share(cost, (0, self._parts), frozenset(spared))
 
     def spent(self) -> dict[str, dict[str, Any]]:
@@ -65,14 +69,16 @@ class Charges:
         return figures
 
 
-def planned(jobs: Iterable[Job], schema: Schema, noise: float, parts: int) -> float:
+def planned(
+    jobs: Iterable[Job], schema: Schema, noise: float, parts: int, shared: int = 0
+) -> float:
     """The most that the whole run can cost one patient."""
     by_fold: dict[tuple[int, ...], list[Federated]] = {}
     for job in jobs:
         by_fold.setdefault(job.fold.parts, []).append(job.learner)
     shares = [_GREETING]
     for left_out, learners in by_fold.items():
-        cost_of_fold = cost(learners, schema, noise)
+        cost_of_fold = cost(learners, schema, noise, shared)
         shares.append(Share(cost_of_fold, (0, parts), frozenset(left_out)))
     return _told(ByPart(shares))
 

@@ -53,6 +53,22 @@ class Roster:
         others = tuple(s for s in self.ready if s not in largest)
         return (*alone, others) if alone and others else alone if len(alone) > 1 else ()
 
+    def shared(self) -> int:
+        """Into how many shares the sites' noise is divided: what all of them count on.
+        FederationError R03 where one shares none, or counts on nobody."""
+        counted_on = {
+            s: (h.shares[0] or len(self.ready)) - 1 - h.shares[1] if h.shares else 0
+            for s, h in self.hellos.items()
+        }
+        unwilling = [s for s, n in counted_on.items() if n < 1]
+        if unwilling:
+            raise FederationError(
+                "R03",
+                f"{', '.join(unwilling)} share no noise with the run's {len(self.ready)} sites: "
+                "IT sets privacy.colluders there, low enough; or leave shared_noise out",
+            )
+        return min(counted_on.values())
+
     def able(self, job: Job) -> tuple[str, ...]:
         """The sites that a job asks: those that hold what its learner looks at, and are not left
         out."""

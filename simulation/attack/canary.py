@@ -107,7 +107,7 @@ class Drill:
 
     def charged(self, noise: float) -> Cost:
         """Of one answer to each question."""
-        return sum((release(noise, m.bound) for m in self.moments), Cost())
+        return sum((release(Privacy(noise), m.bound) for m in self.moments), Cost())
 
 
 def arranged(chain: Sequence[Federated], others: Cohort, candidates: Cohort) -> Drill:

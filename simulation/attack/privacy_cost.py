@@ -96,7 +96,10 @@ def _point(
     """Train one head at one epsilon, judge it, and add its rows to `cost`."""
     run = trained.run
     needed = fits(head, run, trained.study)
-    noise = calibrate(needed, trained.schema, most, sweep.delta) if math.isfinite(most) else 0.0
+    shared = len(trained.cohorts) - 1 if run.secure else 0
+    noise = 0.0
+    if math.isfinite(most):
+        noise = calibrate(needed, trained.schema, most, sweep.delta, shared)
     scores = trained.sums.scores(head.name, "federated", "within_site")
     outcome = trained.outcome
     spent: dict[str, float | None] = {c.site: None for c in trained.cohorts}
@@ -120,9 +123,10 @@ def _point(
     }
     told_row = {"told": told_scores._asdict() if told_scores else None}
     cost.points.append({**point, "value": auc.pop("auc"), **auc, **told_row})
+    accountant = "rdp" if shared and noise else ACCOUNTANT
     for site, epsilon_spent in spent.items():
         row = {"site": site, "learner": head.name, "epsilon": epsilon_spent, "delta": sweep.delta}
-        cost.spent.append({**row, "accountant": ACCOUNTANT, "allowed": most_or_none})
+        cost.spent.append({**row, "accountant": accountant, "allowed": most_or_none})
 
 
 def noised_heads(run: Run, study: Study, outcome: Outcome) -> list[Federated]:
@@ -159,6 +163,7 @@ def _run(run: Run, head: Federated, most: float, noise: float) -> Run:
         learners=head.name,
         hyper=json.dumps(hyper) if hyper else "",
         noise=noise,
+        shared_noise=run.secure and noise > 0,
         evaluations="within_site",
         transfer="whole",
         full=False,
@@ -187,11 +192,12 @@ def _spent(
     """Site -> epsilon of what it released of one fit, the dearest of the run's, by the ledger."""
     by_name = {f.name: f for f in needed}
     costs: dict[tuple[str, str], Cost] = {}
+    shared = int(lines[0].get("shared", 0))
     exchanges = [line for line in lines if line["kind"] == "exchange"]
     for work in (work for line in exchanges for work in line["work"]):
         if work["learner"] not in by_name:
             continue
-        paid = charge(by_name[work["learner"]], work["phase"], schema, noise)
+        paid = charge(by_name[work["learner"]], work["phase"], schema, noise, shared)
         for site in work["contributed"]:
             for fold in work["folds"]:
                 costs[site, fold] = costs.get((site, fold), Cost()) + paid

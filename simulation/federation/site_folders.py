@@ -40,7 +40,8 @@ class SiteTemplate:
     noise_seed: int | None = None
     """What the sites draw their noise from."""
     secure: bool = False
-    """The sites mask their sums, and know one another's keys."""
+    """The sites mask their sums, know one another's keys, and share noise where it is asked for: none
+    is taken to be in league with the coordinator."""
     elsewhere: Mapping[str, tuple[Path, str]] = field(default_factory=dict)
     """Site -> the folder and the source mapping of its own data, where they are not those of the
     others."""
@@ -95,14 +96,14 @@ def write_sites(folder: Path, partition: Partition, template: SiteTemplate) -> d
 
 
 def _privacy(noise_seed: int | None, peers: Mapping[str, str]) -> str:
-    """The table of a site's policy; noise that can be made again hides nobody, so that no
-    protection is demanded beside it."""
-    if noise_seed is None and not peers:
-        return ""
+    """The table of a site's policy: trees are grown openly and as fine as they come. Noise that can
+    be made again hides nobody, so that no protection is demanded beside it."""
     seed = "" if noise_seed is None else f"noise_seed = {noise_seed}\n"
     require = 'require = "secagg"\n' if peers and noise_seed is None else ""
+    require += "colluders = 0\n" if peers else ""
     known = "".join(f"{_toml(k)} = {_toml(v)}\n" for k, v in peers.items())
-    return f"[privacy]\n{seed}{require}" + (f"[privacy.peers]\n{known}" if known else "")
+    trees = "open_trees = true\nsmallest_leaf = 0\n"
+    return f"[privacy]\n{trees}{seed}{require}" + (f"[privacy.peers]\n{known}" if known else "")
 
 
 def _toml(value: object) -> str:

@@ -41,7 +41,7 @@ def record(
     models: Sequence[str],
 ) -> dict[str, Any]:
     """The report as docs/report.md describes it; `rows`: `utility`, `privacy`, `audit`, `canary`,
-    and heads without a bound."""
+    `one_run`, and heads without a bound."""
     run, unbounded = setting.run, rows["unbounded"]
     told_by = outcome.groups, outcome.state_hash, outcome.ledger_head
     done = Finished(
@@ -71,7 +71,8 @@ def record(
             alarms=alarms(setting)
             + terminal.too_small(setting)
             + spoken(sums, setting)
-            + broken(rows["canary"]),
+            + broken(rows["canary"])
+            + broken(rows["one_run"]),
             limit=limit,
             limit_of=limit_of,
             overrides={"L02": dict(setting.reading.overrides)},

@@ -135,7 +135,7 @@ def closing(console: Console, report: Mapping[str, Any]) -> None:
         console.print(_utility(report["utility"]))
     if report["audit"]:
         console.print(_audit(report["audit"]))
-    for line in _canaries(report["canary"]):
+    for line in (*_canaries(report["canary"]), *_one_run(report["one_run"])):
         console.print(line, highlight=False)
     share = max(report["pairs"], key=lambda p: float(p["share"]))
     console.print(
@@ -244,6 +244,17 @@ def _canaries(found: Sequence[Mapping[str, Any]]) -> list[str]:
         f"canary, {r['learner']}: epsilon at least {r['lower']:.2f} by {r['releases']} releases "
         f"({100 * r['confidence']:g} % sure), "
         f"{r['epsilon']:.2f} accounted"
+        for r in found
+    ]
+
+
+def _one_run(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a whole fit shows of the coins of its canaries, beside what the account says."""
+    return [
+        f"canaries in one whole fit, {r['learner']}: epsilon {r['lower']:.2f} (shown, "
+        f"{100 * r['confidence']:g} % sure) to {r['epsilon']:.2f} (accounted) at delta "
+        f"{r['delta']:g} for {r['unit']}; {r['canaries']} canaries, {r['right']} of "
+        f"{r['guesses']} guesses right, {r['releases']} releases"
         for r in found
     ]
 

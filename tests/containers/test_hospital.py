@@ -130,6 +130,7 @@ class Hospitals:
             cwd=home,
             FEDMETS_DATA=data,
             FEDMETS_USER=USER,
+            FEDMETS_SIGNER=USER,
         )
 
     def project(self, home: Path) -> str:
@@ -215,15 +216,16 @@ def test_a_whole_study_over_containers_gives_the_bits_of_the_simulation(town: Ho
         *alone, "localhost/fedmets-station", "simulate", *SMALL, "--out", "/tmp/simulated", "--json"
     )
     want = json.loads(told.stdout)
-    coordinator = town.container(town.coordinator, "coordinator")
+    door = town.container(town.coordinator, "door")
+    signer = town.container(town.coordinator, "signer")
     end = time.monotonic() + 120
-    while call(ENGINE, "logs", coordinator).stderr.count("may join") < 3:
+    while call(ENGINE, "logs", door).stderr.count("may join") < 3:
         assert time.monotonic() < end, town.logs()
         time.sleep(1)
     couriers = [town.container(town.home(n), "courier") for n in town.names]
     for courier in couriers:
         town.counted(courier, f"-p tcp --dport {PORT}", "-p udp --dport 53", "-p tcp --dport 53")
-    town.counted(coordinator, "-p tcp --sport 8443")
+    town.counted(door, "-p tcp --sport 8443")
     words = [
         "fedmets",
         "server",
@@ -237,7 +239,7 @@ def test_a_whole_study_over_containers_gives_the_bits_of_the_simulation(town: Ho
     done = call(
         ENGINE,
         "exec",
-        coordinator,
+        signer,
         *words,
         "--set",
         "learners=logistic",
@@ -252,7 +254,7 @@ def test_a_whole_study_over_containers_gives_the_bits_of_the_simulation(town: Ho
     assert sorted(told["sites"]) == sorted(town.names)
     # nothing has left for anywhere but the coordinator's port, and nothing the coordinator but
     # answers
-    for one in (*couriers, coordinator):
+    for one in (*couriers, door):
         _, wanted, *_, others = town.packets(one)
         assert (wanted > 0, others) == (True, 0), (
             one,
@@ -276,7 +278,7 @@ def test_the_station_has_no_network_and_the_courier_no_data(town: Hospitals) -> 
         assert "Read-only file system" in done.stderr, (there, folder, done.stderr)
     look = "import os; print(sorted(os.listdir('/kit')), os.listdir('/data'))"
     held = call(ENGINE, "exec", courier, "python", "-c", look).stdout.strip()
-    assert held == "['ca.pem', 'courier.key', 'kit.json', 'pinned.json'] []"
+    assert held == "['ca.pem', 'courier.key', 'kit.json', 'manifest.json', 'pinned.json'] []"
     assert (
         call(ENGINE, "exec", courier, "python", "-c", "import torch", check=False).returncode == 1
     )
@@ -287,7 +289,7 @@ def test_the_station_has_no_network_and_the_courier_no_data(town: Hospitals) -> 
 
 
 def test_nothing_but_the_proxy_can_be_reached(town: Hospitals) -> None:
-    ca = str(town.coordinator / "ca.pem")
+    ca = str(town.coordinator / "door" / "ca.pem")
 
     def status(path: str, *more: str) -> str:
         words = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--cacert", ca, *more]
@@ -354,7 +356,15 @@ clientapp = "evil_client:app"
 
 def test_a_hostile_bundle_never_comes_to_a_hospital(town: Hospitals) -> None:
     """A coordinator that has gone over, or whose SuperLink was taken: what it ships stays there."""
-    coordinator = town.container(town.coordinator, "coordinator")
+    coordinator = town.container(town.coordinator, "door")
+    # what runs it is Flower's own executor, in the container that was taken; the signer would not
+    signer = town.container(town.coordinator, "signer")
+    call(ENGINE, "stop", "-t", "30", signer)
+    executor = (
+        *("flower-superexec", "--runtime-api-address", "127.0.0.1:8000"),
+        *("--root-certificates", "/state/loopback/ca.pem"),
+    )
+    call(ENGINE, "exec", "-d", "-e", "FLWR_HOME=/state/flwr", coordinator, *executor)
     bundle = town.folder / "hostile"
     bundle.mkdir()
     for name, text in (
@@ -387,13 +397,25 @@ def test_a_hostile_bundle_never_comes_to_a_hospital(town: Hospitals) -> None:
         courier = town.container(town.home(name), "courier")
         look = "import os; print(os.listdir('/tmp'))"
         assert call(ENGINE, "exec", courier, "python", "-c", look).stdout.strip() == "[]", name
+    call(ENGINE, "start", signer)
+
+
+def test_the_key_that_signs_is_not_where_the_port_is(town: Hospitals) -> None:
+    door, signer = (town.container(town.coordinator, n) for n in ("door", "signer"))
+    look = "import socket; print([n for _, n in socket.if_nameindex()])"
+    assert call(ENGINE, "exec", signer, "python", "-c", look).stdout.strip() == "['lo']"
+    look = "import os; print(sorted(os.listdir('/kit')))"
+    held = call(ENGINE, "exec", door, "python", "-c", look).stdout.strip()
+    assert held == "['ca.pem', 'nginx.conf', 'nodes', 'server.key', 'server.pem']"
+    held = call(ENGINE, "exec", signer, "python", "-c", look).stdout.strip()
+    assert held == "['plan.key', 'sites.toml']"
 
 
 def test_the_live_page_is_a_service_that_asks_for_its_token_and_can_write_nothing(
     town: Hospitals,
 ) -> None:
     home, secret = town.coordinator, "0123456789abcdef0123456789abcdef"
-    coordinator = town.container(home, "coordinator")
+    coordinator = town.container(home, "signer")
     token = home / "monitor.token"
     token.write_text(secret)
     token.chmod(0o600)
@@ -409,6 +431,7 @@ def test_the_live_page_is_a_service_that_asks_for_its_token_and_can_write_nothin
         "monitor",
         cwd=home,
         FEDMETS_USER=USER,
+        FEDMETS_SIGNER=USER,
     )
     monitor = town.container(home, "monitor")
 

@@ -113,11 +113,12 @@ def test_a_federation_is_set_up_run_and_renewed_by_the_runbook_alone(folder: Pat
         sys.executable, "-m", "simulation", *two, "--prepare", "--out", str(folder / "prepared")
     ).stdout
     prepared = Path(out.strip().splitlines()[-1])
-    there = Machine("coordinator", "--network-alias", HOST)
+    namespaces = ("--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined")
+    there = Machine("coordinator", "--network-alias", HOST, *namespaces)
     (folder / "federation.toml").write_text(text)
     there.takes(folder / "federation.toml", "/root/federation.toml")
 
-    provision, fingerprint, add, listing, start, run = block(RUNBOOK, "Coordinator", 0)
+    provision, fingerprint, add, listing, start, sign, run = block(RUNBOOK, "Coordinator", 0)
     assert "kits" in there.does(provision)
     key = read_out(there.does(fingerprint))
     enroll, aloud = block(RUNBOOK, "Site IT", 0)
@@ -148,19 +149,18 @@ def test_a_federation_is_set_up_run_and_renewed_by_the_runbook_alone(folder: Pat
         )
     assert "not enrolled: none" in there.does(listing)
     there.begins(start, "coordinator")
+    there.begins(sign, "signer")
     there.waits("coordinator", *(slug(s) for s in sites))
     for at in hospitals.values():
         # a folder that is the station's alone; the image's own is everybody's
         at.begins(serve.replace("/run/fedmets/", "/run/fedmets/mine/"), "station")
         at.begins(connect.replace("/run/fedmets/", "/run/fedmets/mine/"), "courier")
-    told = json.loads(
-        there.does(f"{run} --set learners=logistic --set evaluations=within_site --json")
-    )
+    told = json.loads(there.does(f"{run} --set evaluations=within_site --json"))
     assert (told["closed"], sorted(told["sites"])) == (True, sorted(sites))
     assert told["state_hash"] in there.does(
         f"fedmets server status {shlex.quote(told['folder'])} --json"
     )
-    assert "397" in there.does("fedmets deploy renew kits/coordinator")
+    assert "397" in there.does("fedmets deploy renew kits/coordinator --key kits/authority/ca.key")
 
 
 def test_a_site_needs_its_kit_and_a_container_engine_alone(folder: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from deploy.containers import hashes
 from tests.paths import ROOT
 
 TEXT = (ROOT / "deploy" / "containers" / "Containerfile").read_text().replace("\\\n", " ")
@@ -39,12 +40,9 @@ def stage(name: str) -> str:
 
 
 def installed() -> set[str]:
-    """The packages of the courier's stage, with what those need that pip resolves."""
-    bare, resolved = re.findall(r"pip install (.*?)(?=&&)", stage("build-courier"))
-    option = r"--\S+( /wheels)?|-c \S+"
-    names = {canonicalize_name(n) for n in re.sub(option, "", bare).split()}
-    assert names == {"flwr"}
-    waiting = [canonicalize_name(n) for n in re.sub(option, "", resolved).split()]
+    """The packages of the courier's image: Flower bare, and the others with all that they need."""
+    assert "-r /wheels/courier.txt" in stage("build-courier")
+    names, waiting = {"flwr"}, [canonicalize_name(n) for n in hashes.COURIER]
     while waiting:
         name = waiting.pop()
         if name in names:

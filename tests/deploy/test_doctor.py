@@ -22,11 +22,11 @@ import pytest
 
 import common
 from client import doctor as station
-from client.station import socket_server
-from common.runtime import health_check
+from common.runtime import health_check, network
 from common.runtime.health_check import Finding
 from common.study.study import Study, Task
 from common.trees import model as trees
+from common.wire import manifest, signing
 from deploy import doctor, enroll, kit, pki, provision
 from tests import hospital, pictures
 from tests.paths import ROOT
@@ -76,7 +76,7 @@ def test_a_finding_there_and_back_and_nothing_else() -> None:
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """As inside the station's container; that there is none elsewhere has a test of its own."""
-    monkeypatch.setattr(socket_server, "alone", lambda: None)
+    monkeypatch.setattr(network, "alone", lambda: None)
 
 
 def examined(tmp_path: Path, **keys: object) -> list[Finding]:
@@ -137,7 +137,7 @@ def test_the_forecast_of_images_is_of_training_and_of_the_cases_that_have_one() 
 
 
 def test_a_network_is_a_fault(tmp_path: Path) -> None:
-    if not [n for _, n in socket.if_nameindex() if n != "lo" and socket_server._is_up(n)]:
+    if not [n for _, n in socket.if_nameindex() if n != "lo" and network.is_up(n)]:
         pytest.skip("this machine has no network to be refused for")
     found = only(examined(tmp_path), "isolation")
     assert (found.state, "[C05]" in found.said) == ("fault", True)
@@ -267,12 +267,13 @@ class Coordinator:
         )
         provision.provision(tmp_path / "federation.toml", tmp_path / "kits", NOW)
         self.home = tmp_path / "kits" / "coordinator"
+        self.door = self.home / "door"
         self.kit = tmp_path / "kits" / "sites" / "north"
         enroll.enroll(self.kit, provision.fingerprint(self.home))
 
     def serve(self, folder: Path | None = None) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        home = folder or self.home
+        home = folder or self.door
         context.load_cert_chain(home / "server.pem", home / "server.key")
         self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
@@ -312,6 +313,12 @@ def test_nobody_there(there: Coordinator) -> None:
 def test_a_name_that_nobody_knows(there: Coordinator) -> None:
     raw = json.loads((there.kit / kit.KIT).read_text())
     (there.kit / kit.KIT).write_text(json.dumps({**raw, "host": "no-such-host.invalid"}))
+    assert "kit.json" in only(reached(there), "kit").said, "not what the coordinator signed"
+    signer = signing.load(there.home / "signer" / "plan.key")
+    files = manifest.read(there.kit, signer.public)
+    held = manifest.hashes(there.kit)
+    signed = manifest.text({name: held[name] for name in files}, signer)
+    (there.kit / manifest.NAME).write_bytes(signed)
     assert "name server" in only(reached(there), "name").do
 
 
@@ -331,8 +338,10 @@ def test_a_certificate_by_somebody_else_stops_everything(
 @pytest.mark.parametrize(("days", "state"), [(-1, "fault"), (10, "warning"), (60, "ok")])
 def test_a_certificates_end_is_seen_coming(there: Coordinator, days: int, state: str) -> None:
     for name in ("server.key", "server.pem"):
-        (there.home / name).unlink()
-    pki.server(there.home, ["127.0.0.1"], NOW - datetime.timedelta(days=50), 50 + days)
+        (there.door / name).unlink()
+    key = there.home.parent / "authority" / "ca.key"
+    then = NOW - datetime.timedelta(days=50)
+    pki.server(there.door, ["127.0.0.1"], then, 50 + days, authority_key=key)
     there.serve()
     assert only(reached(there), "certificate").state == state
 
@@ -379,8 +388,8 @@ def test_what_the_coordinator_says(
 
 def test_a_kit_that_was_exchanged_is_not_connected_with(there: Coordinator) -> None:
     there.serve()
-    provision.renew_authority(there.home, NOW)
-    (there.kit / "ca.pem").write_bytes((there.home / "ca.pem").read_bytes())
+    provision.renew_authority(there.home, there.home / "new.key", NOW)
+    (there.kit / "ca.pem").write_bytes((there.door / "ca.pem").read_bytes())
     found = only(reached(there), "kit")
     assert (found.state, there.asked) == ("fault", [])
 

@@ -30,7 +30,12 @@ hosts = ["fl.example.org", "192.0.2.7"]
 studies = ["colorectal_metastasis", "liver_recurrence"]
 sites = ["North", "St. Mary's \\"New\\" Wing"]
 """
-SECRETS = {"ca.key", "server.key", "plan.key"}
+SECRETS = {
+    "authority/ca.key",
+    "coordinator/door/server.key",
+    "coordinator/signer/plan.key",
+}
+"""Each where one process has it, or none."""
 
 
 @pytest.fixture
@@ -60,16 +65,23 @@ def refused(kind: type[FedmetsError], code: str, action: Any, *given: Any, **nam
 def test_a_sites_kit_holds_no_secret_and_the_coordinators_are_its_owners_alone(kits: Path) -> None:
     for path in (kits / "sites").rglob("*"):
         assert path.is_dir() or b"PRIVATE KEY" not in path.read_bytes()
-    private = {p.name for p in kits.rglob("*") if p.is_file() and b"PRIVATE KEY" in p.read_bytes()}
+    private = {
+        str(p.relative_to(kits))
+        for p in kits.rglob("*")
+        if p.is_file() and b"PRIVATE KEY" in p.read_bytes()
+    }
     assert private == SECRETS
-    assert {(kits / "coordinator" / n).stat().st_mode & 0o777 for n in SECRETS} == {0o600}
-    assert (kits / "coordinator").stat().st_mode & 0o777 == 0o700
+    assert {(kits / n).stat().st_mode & 0o777 for n in SECRETS} == {0o600}
+    folders = {kits / "coordinator", *((kits / n).parent for n in SECRETS)}
+    assert {f.stat().st_mode & 0o777 for f in folders} == {0o700}
 
 
-def test_the_certificate_serves_its_names_and_no_others(home: Path, tmp_path: Path) -> None:
+def test_the_certificate_serves_its_names_and_no_others(
+    kits: Path, home: Path, tmp_path: Path
+) -> None:
     """A real handshake in memory, by Python's own TLS."""
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(home / "server.pem", home / "server.key")
+    server, door = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), home / "door"
+    server.load_cert_chain(door / "server.pem", door / "server.key")
 
     def shake(trusted: Path, name: str) -> None:
         client = ssl.create_default_context(cafile=trusted)
@@ -84,20 +96,27 @@ def test_the_certificate_serves_its_names_and_no_others(home: Path, tmp_path: Pa
                     continue
 
     for name in ("fl.example.org", "192.0.2.7"):
-        shake(home / "ca.pem", name)
+        shake(door / "ca.pem", name)
     with pytest.raises(ssl.SSLCertVerificationError):
-        shake(home / "ca.pem", "fl.example.com")
+        shake(door / "ca.pem", "fl.example.com")
     other = tmp_path / "other"
     other.mkdir()
     pki.authority(other, "colomet", NOW)
     with pytest.raises(ssl.SSLCertVerificationError):
         shake(other / "ca.pem", "fl.example.org")
     # the old authority's certificate is still trusted beside a new one, and the new one's then, too
-    provision.renew_authority(home, NOW)
-    shake(home / "ca.pem", "fl.example.org")
-    provision.renew(home, NOW)
-    server.load_cert_chain(home / "server.pem", home / "server.key")
-    shake(home / "ca.pem", "fl.example.org")
+    first, second = kits / "authority" / "ca.key", tmp_path / "second" / "ca.key"
+    refused(RunError, "S01", provision.renew_authority, home, first, NOW)
+    provision.renew_authority(home, second, NOW)
+    assert second.stat().st_mode & 0o777 == 0o600
+    shake(door / "ca.pem", "fl.example.org")
+    before = (door / "server.pem").read_bytes()
+    for wrong in (first, tmp_path / "nowhere", home / "signer" / "plan.key"):
+        assert str(wrong) in refused(UsageError, "C04", provision.renew, home, wrong, NOW)
+        assert (door / "server.pem").read_bytes() == before
+    provision.renew(home, second, NOW)
+    server.load_cert_chain(door / "server.pem", door / "server.key")
+    shake(door / "ca.pem", "fl.example.org")
 
 
 def test_a_kit_is_never_overwritten(kits: Path, tmp_path: Path) -> None:
@@ -116,21 +135,23 @@ def test_enrolment_there_and_back(home: Path, north: Path) -> None:
     assert {(north / n).stat().st_mode & 0o777 for n in (enroll.STATION, enroll.COURIER)} == {0o600}
     added = provision.add(home, north / kit.ENROLMENT, back.fingerprint)
     assert added == back
-    assert enrolled_sites.load(str(home)).sites == {
+    assert enrolled_sites.load(str(home / "signer")).sites == {
         "North": signing.load(north / enroll.STATION).public
     }
-    assert (home / "nodes" / "north.pub").read_text().startswith("ecdsa-sha2-nistp384 ")
+    assert (home / "door" / "nodes" / "north.pub").read_text().startswith("ecdsa-sha2-nistp384 ")
     # the site file as it is in the kit is one that the station reads
     site = site_file.load(north / "site.toml")
     assert (site.name, site.coordinator, site.key) == (
         "North",
-        signing.load(home / "plan.key").public,
+        signing.load(home / "signer" / "plan.key").public,
         north / enroll.STATION,
     )
     assert site.studies == ("colorectal_metastasis", "liver_recurrence")
     assert kit.check(north).site == "North"
-    # a second time nothing changes
-    assert enroll.enroll(north, told) == back
+    # a second time nothing changes, and has to be meant
+    assert "--again" in refused(UsageError, "C04", enroll.enroll, north, told)
+    (north / "site.toml").write_text((north / "site.toml").read_text() + "\n# ours\n")
+    assert enroll.enroll(north, told, again=True) == back
     assert provision.add(home, north / kit.ENROLMENT, back.fingerprint) == back
 
 
@@ -172,8 +193,8 @@ def test_a_kit_that_is_exchanged_later_is_refused_at_the_next_start(
         enroll.enroll(north, provision.fingerprint(home))
         assert kit.check(north)
     if what == "authority":
-        provision.renew_authority(home, NOW)
-        shutil.copyfile(home / "ca.pem", north / "ca.pem")
+        provision.renew_authority(home, kits / "new.key", NOW)
+        shutil.copyfile(home / "door" / "ca.pem", north / "ca.pem")
     raw = json.loads((north / kit.KIT).read_text())
     if what == "plan key":
         (north / kit.KIT).write_text(json.dumps({**raw, "coordinator": signing.new().public}))
@@ -254,8 +275,8 @@ def test_revoking_and_enrolling_again(home: Path, north: Path) -> None:
     provision.add(home, north / kit.ENROLMENT, back.fingerprint)
     provision.revoke(home, "North")
     assert provision.sites(home) == {}
-    assert not list((home / "nodes").iterdir())
-    refused(UsageError, "C04", enrolled_sites.load, str(home))
+    assert not list((home / "door" / "nodes").iterdir())
+    refused(UsageError, "C04", enrolled_sites.load, str(home / "signer"))
     refused(UsageError, "C01", provision.revoke, home, "North")
     provision.add(home, north / kit.ENROLMENT, back.fingerprint)
     assert list(provision.sites(home)) == ["North"]
@@ -295,7 +316,7 @@ def test_expiry_is_warned_about_thirty_days_ahead(
 
 
 def test_the_authority_signs_servers_and_nothing_below(home: Path) -> None:
-    ca, server = pki.newest(home / "ca.pem"), pki.newest(home / "server.pem")
+    ca, server = pki.newest(home / "door" / "ca.pem"), pki.newest(home / "door" / "server.pem")
     server.verify_directly_issued_by(ca)
     basic = ca.extensions.get_extension_for_class(x509.BasicConstraints).value
     assert (basic.ca, basic.path_length) == (True, 0)
@@ -330,7 +351,10 @@ def test_the_commands(tmp_path: Path) -> None:
         "site", "add", "kits/coordinator", "kits/sites/north/enrolment.json", "--fingerprint", back
     ) == {"enrolled": "North"}
     assert [r["site"] for r in deploy("site", "list", "kits/coordinator")["enrolled"]] == ["North"]
-    assert deploy("renew", "kits/coordinator")["days left"] == pki.SERVER_DAYS
+    assert (
+        deploy("renew", "kits/coordinator", "--key", "kits/authority/ca.key")["days left"]
+        == pki.SERVER_DAYS
+    )
     deploy("site", "revoke", "kits/coordinator", "North")
     done = subprocess.run(
         [sys.executable, "-m", "deploy", "enroll", "kits/sites/north", "--fingerprint", "0"],

@@ -150,9 +150,13 @@ HELD: dict[str, Here | There] = {
     "fedmets deploy site list kits/coordinator": Here("kits"),
     # nobody is at that name: the doctor finds it, and says what to do
     "fedmets deploy doctor kit": Here("enrolled", status=(1, 3)),
-    "fedmets deploy coordinator kits/coordinator --state state": There(RUNBOOK, block=True),
-    "fedmets server run --study colorectal_metastasis --expect 2 --keys kits/coordinator --state "
-    "state": There(RUNBOOK, block=True),
+    "fedmets deploy coordinator kits/coordinator/door --state door-state --link link": There(
+        RUNBOOK, block=True
+    ),
+    "unshare --net --map-root-user fedmets deploy signer kits/coordinator/signer --state state "
+    "--link link": There(RUNBOOK, block=True),
+    "fedmets server run --study colorectal_metastasis --expect 2 --keys kits/coordinator/signer "
+    "--state state --link link --set learners=logistic": There(RUNBOOK, block=True),
     "unshare --net --map-root-user fedmets client serve --site KIT/site.toml --socket "
     "/run/fedmets/station.sock": There(RUNBOOK, block=True),
     "fedmets deploy courier KIT --socket /run/fedmets/station.sock": There(RUNBOOK, block=True),
@@ -164,9 +168,8 @@ HELD: dict[str, Here | There] = {
     "pip install 'fedmets[mlflow]'": There(
         "tests/docs/test_commands.py::test_extras_that_pages_name_are_declared"
     ),
-    "fedmets server run --study colorectal_metastasis --expect 3 --mlflow http://127.0.0.1:5000": There(
-        SINK
-    ),
+    "fedmets server run --study colorectal_metastasis --expect 3 --set secure=true --mlflow "
+    "http://127.0.0.1:5000": There(SINK),
     "fedmets server mlflow RUN --uri file:/path/of/a/folder": There(SINK),
 }
 

@@ -195,7 +195,7 @@ class Place:
         )
         now = datetime.now(UTC)
         said = provision.provision(folder / "federation.toml", folder / "kits", now)
-        self.coordinator = folder / "kits" / "coordinator"
+        self.coordinator = folder / "kits" / "coordinator" / "door"
         self.kit = folder / "kits" / "sites" / "north"
         enroll.enroll(self.kit, said)
         self.trace = folder / "trace"
@@ -474,7 +474,7 @@ class Alone:
             f'studies = ["colorectal_metastasis"]\nsites = ["{SITE}"]\n'
         )
         said = provision.provision(folder / "federation.toml", folder / "kits", datetime.now(UTC))
-        self.coordinator = folder / "kits" / "coordinator"
+        self.coordinator = folder / "kits" / "coordinator" / "door"
         self.kit = folder / "kits" / "sites" / "north"
         enroll.enroll(self.kit, said)
 
@@ -544,7 +544,9 @@ def test_another_protocol_ends_it_with_its_code(alone: Alone, status: int) -> No
 def test_a_certificate_that_has_expired_ends_it_with_its_code(alone: Alone) -> None:
     for name in ("server.key", "server.pem"):
         (alone.coordinator / name).unlink()
-    pki.server(alone.coordinator, ["127.0.0.1"], datetime.now(UTC) - timedelta(days=500))
+    key = alone.coordinator.parents[1] / "authority" / "ca.key"
+    then = datetime.now(UTC) - timedelta(days=500)
+    pki.server(alone.coordinator, ["127.0.0.1"], then, authority_key=key)
     with alone.https(404):
         courier = alone.courier()
         _, told = courier.communicate(timeout=240)

@@ -62,7 +62,7 @@ def ended(process: subprocess.Popen[bytes], seconds: float = 300) -> int:
 
 def resumed(town: Town, folder: Path) -> str:
     # couriers that were cut off try again at ever longer intervals
-    town.call(*town.server("resume", str(folder)), inside=True, seconds=700)
+    town.call(*town.server("resume", str(folder), *town.reached()), inside=True, seconds=700)
     return town.hash(folder)
 
 
@@ -87,7 +87,7 @@ def test_the_station_killed_in_mid_round(place: Place) -> None:
 
 @pytest.mark.parametrize(
     "who",
-    [pytest.param("flwr-serverapp", marks=some), pytest.param("flower-superlink", marks=every)],
+    [pytest.param("server.task", marks=some), pytest.param("flower-superlink", marks=every)],
 )
 def test_the_coordinator_killed_in_mid_round(place: Place, who: str) -> None:
     """The SuperLink comes back with its nodes; the run does not, whichever of the two was killed,
@@ -113,7 +113,7 @@ def test_the_proxy_killed_in_mid_round(place: Place) -> None:
 def test_a_run_that_is_stopped_by_command(place: Place) -> None:
     town, _, want = place
     process, folder = town.begin(2, 2)
-    town.call(*town.server("stop", str(folder)), inside=True)
+    town.call(*town.server("stop", str(folder), *town.reached()), inside=True)
     assert ended(process) == 5, town.log("run")
     assert "the run was stopped" in town.log("run")
     seen = town.call(*town.server("status", str(folder)), check=False)
@@ -240,18 +240,19 @@ def test_a_certificate_that_expires_in_mid_round_is_renewed_and_the_run_goes_on(
     town, names, want = place
     process, folder = town.begin(2, 2)
     for name in ("server.key", "server.pem"):
-        (town.coordinator / name).unlink()
+        (town.door / name).unlink()
     pki.server(
-        town.coordinator,
+        town.door,
         ["127.0.0.1"],
         datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=500),
+        authority_key=town.authority,
     )
     town.until(lambda: "[R08]" in town.log("coordinator"), 30)
     town.kill("nginx")  # it comes back with what is expired, and every courier is cut off
     time.sleep(20)
     assert "expires in -" in town.deploy("site", "list", str(town.coordinator))["warnings"]
     shown = town.log("coordinator").count("shows the new certificate")
-    town.deploy("renew", str(town.coordinator))
+    town.deploy("renew", str(town.coordinator), "--key", str(town.authority))
     town.until(lambda: town.log("coordinator").count("shows the new certificate") > shown, 30)
     for site in filter(town.has_ended, names):
         back(town, site)

@@ -73,7 +73,7 @@ def test_two_hospitals_and_a_coordinator_give_the_bits_of_the_simulation(town: T
     )
 
     # ---- the front door, from where the couriers are: the same certificate, and nothing but what a
-    ca = str(town.coordinator / "ca.pem")
+    ca = str(town.door / "ca.pem")
 
     def status(path: str, *more: str) -> str:
         words = [

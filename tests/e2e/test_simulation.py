@@ -488,6 +488,7 @@ def test_an_audit_attacks_every_model_and_can_be_repeated(tmp_path: Path) -> Non
     jsonschema.validate(report, json.loads((ROOT / "docs/report.schema.json").read_text()))
     assert report["audit"] == again["audit"]
     assert report["canary"] == again["canary"]
+    assert report["one_run"] == again["one_run"]
     attacks = {(r["learner"], r["epsilon"], r["attack"]): r for r in report["audit"]}
     models = ("logistic", "private_logistic")
     assert set(attacks) == {
@@ -502,11 +503,17 @@ def test_an_audit_attacks_every_model_and_can_be_repeated(tmp_path: Path) -> Non
     assert all(
         0 <= r["lower"] <= r["epsilon"] <= 5 and r["delta"] == 1e-5 for r in report["canary"]
     )
+    assert {r["learner"] for r in report["one_run"]} == set(models)
+    for row in report["one_run"]:
+        assert row["lower"] <= row["epsilon"] <= 5
+        assert row["right"] <= row["guesses"] <= row["canaries"] == 1000
     page = (folders[0] / "report.html").read_text()
     assert "What an attack finds" in page
+    assert "Canaries in whole fits" in page
     assert "Canaries" in page
     assert "attack on membership" in done.stdout
     assert "canary, scores: epsilon at least" in done.stdout
+    assert "canaries in one whole fit, logistic: epsilon" in done.stdout
 
 
 def test_an_audit_needs_no_epsilon(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -133,6 +134,14 @@ class Town:
     def coordinator(self) -> Path:
         return self.folder / "kits" / "coordinator"
 
+    @property
+    def door(self) -> Path:
+        return self.coordinator / "door"
+
+    @property
+    def authority(self) -> Path:
+        return self.folder / "kits" / "authority" / "ca.key"
+
     def home(self, site: str) -> Path:
         return self.folder / "kits" / "sites" / slug(site)
 
@@ -140,20 +149,25 @@ class Town:
         return self.folder / "s" / slug(site) / "s.sock"
 
     def open(self) -> None:
-        self.start(
-            "coordinator",
-            PYTHON,
-            "-m",
-            "deploy",
-            "coordinator",
-            str(self.coordinator),
-            "--state",
-            str(self.folder / "state"),
-            inside=True,
-        )
+        """The door in the town's network, the signer without one."""
+        link = str(self.folder / "link")
+        door = (str(self.door), "--state", str(self.folder / "door-state"), "--link", link)
+        # as in a container: what is not mounted there is not there
+        hidden = [self.coordinator / "signer", self.authority.parent, self.folder / "state"]
+        hidden[-1].mkdir()
+        mounts = "".join(f"mount -t tmpfs none {shlex.quote(str(p))} && " for p in hidden)
+        command = f'{mounts}exec "$@"'
+        words = ("sh", "-c", command, "door", PYTHON, "-m", "deploy", "coordinator", *door)
+        self.start("coordinator", *words, inside=True)
+        self.signer()
         # a node that comes before it is let in gives up at once
-        nodes = len(list((self.coordinator / "nodes").iterdir()))
+        nodes = len(list((self.door / "nodes").iterdir()))
         self.until(lambda: self.log("coordinator").count("may join") >= nodes, 120)
+
+    def signer(self) -> subprocess.Popen[bytes]:
+        keys, state = str(self.coordinator / "signer"), str(self.folder / "state")
+        words = ("deploy", "signer", keys, "--state", state, "--link", str(self.folder / "link"))
+        return self.start("signer", PYTHON, "-m", *words, inside=False)
 
     def station(self, site: str, *before: str) -> subprocess.Popen[bytes]:
         """`before`: what is run in place of `fedmets client serve`, with the same options."""
@@ -276,6 +290,10 @@ class Town:
     def server(self, *words: str) -> list[str]:
         return [PYTHON, "-m", "server", *words, "--state", str(self.folder / "state"), "--json"]
 
+    def reached(self) -> tuple[str, str]:
+        """Where those commands that start, resume or stop a run find the SuperLink."""
+        return ("--link", str(self.folder / "link"))
+
     def asked(self, sites: int, *more: str) -> list[str]:
         words = [
             "run",
@@ -287,7 +305,9 @@ class Town:
             str(self.folder / "runs"),
         ]
         settings = ("--set", "learners=logistic", "--set", "evaluations=within_site")
-        return self.server(*words, "--keys", str(self.coordinator), *settings, *more)
+        return self.server(
+            *words, "--keys", str(self.coordinator / "signer"), *self.reached(), *settings, *more
+        )
 
     def run(self, sites: int, *more: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return self.call(*self.asked(sites, *more), inside=True, check=check)

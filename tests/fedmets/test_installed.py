@@ -130,13 +130,10 @@ def test_the_command_knows_its_version_and_a_shell_s_completion(site: Path, tmp_
 def test_what_flower_bundles_says_fedmets_too(site: Path, tmp_path: Path) -> None:
     code = (
         "from fedmets.server.coordinator import app_bundle; from pathlib import Path; "
-        "print(app_bundle.app(Path.cwd()), app_bundle.shipped(Path.cwd()))"
+        "print(app_bundle.app(Path.cwd()), app_bundle.empty(Path.cwd()))"
     )
-    folder, shipped = map(Path, call(site, tmp_path, "-c", code).stdout.split())
-    assert not (shipped / "fedmets" / "client").exists()
-    declared = (shipped / "pyproject.toml").read_text()
-    assert 'serverapp = "fedmets.server.app:app"' in declared
-    assert 'clientapp = "fedmets.server.client_app:app"' in declared
+    folder, empty = map(Path, call(site, tmp_path, "-c", code).stdout.split())
+    assert sorted(p.name for p in empty.iterdir()) == ["nothing.py", "pyproject.toml"]
     assert (folder / "fedmets" / "server" / "app.py").is_file()
     assert 'serverapp = "fedmets.server.app:app"' in (folder / "pyproject.toml").read_text()
     done = subprocess.run(

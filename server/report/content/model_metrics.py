@@ -26,6 +26,8 @@ EVALUATIONS = ("within_site", "leave_one_site_out")
 FINAL = "final"
 """The models that leave, on patients of whom they have seen most."""
 ALL = slice(None)
+STEP = 10
+"""The fewest patients between two points of a drawn curve, and in a group of its calibration."""
 Row = dict[str, Any]
 
 
@@ -169,8 +171,8 @@ def pairs(sites: Sequence[str], counts: Floats) -> list[Row]:
 
 
 def curves(models: Sequence[Model]) -> list[Row]:
-    """ROC, precision-recall, decision and calibration curves for two classes, thinned for drawing;
-    and the confusion counts."""
+    """ROC, precision-recall, decision and calibration curves for two classes, all from the same
+    groups of at least `STEP` patients; and the confusion counts."""
     rows = []
     for m in models:
         if (
@@ -183,10 +185,10 @@ def curves(models: Sequence[Model]) -> list[Row]:
         row: Row = {**m.head, "confusion": m.calls.astype(int).tolist()}
         if len(m.calls) == 2:
             histogram = m.histogram[1]
-            decision = score_histogram.decision_curve(histogram)
+            decision = score_histogram.decision_curve(histogram, least=STEP)
             row |= {
-                "roc": _points(score_histogram.roc(histogram)),
-                "precision_recall": _points(score_histogram.precision_recall(histogram)),
+                "roc": _points(score_histogram.roc(histogram, STEP)),
+                "precision_recall": _points(score_histogram.precision_recall(histogram, STEP)),
             }
             if decision is not None:
                 row["decision"] = {k: _rounded(v) for k, v in decision._asdict().items()}
@@ -204,10 +206,14 @@ def _points(curve: score_histogram.Curve | None) -> list[list[float]] | None:
 
 
 def _calibration(histogram: Floats, groups: int = 8) -> list[dict[str, float]]:
-    """Groups of about equal size by predicted risk; a bin is never split."""
+    """Groups of about equal size by predicted risk; what the curves keep together is never
+    split."""
     n, middle = histogram.sum(1), score_histogram.middles(len(histogram))
-    groups = min(groups, max(1, int(n.sum()) // 10))
-    group_of = np.minimum((np.cumsum(n) - n / 2) * groups / n.sum(), groups - 1).astype(int)
+    cell = score_histogram.cells(histogram, STEP)
+    held = np.bincount(cell, n)
+    groups = min(groups, max(1, int(n.sum()) // STEP))
+    of_cell = np.minimum((np.cumsum(held) - held / 2) * groups / n.sum(), groups - 1).astype(int)
+    group_of = of_cell[cell]
     masks = [group_of == g for g in range(groups) if n[group_of == g].any()]
     return [
         {

@@ -12,12 +12,20 @@ from server.report.content.wording import finite
 
 Context = dict[str, Any]
 NOT_ESTIMABLE = "not estimable"
+ACCOUNTANTS = {
+    "pld": "Gaussian sums by their exact law (Balle & Wang 2018), DP-SGD by the distribution of the "
+    "privacy loss on a grid that errs upwards, for a patient removed and for one added, whichever "
+    "is more; never above what R\u00e9nyi divergences allow (Mironov 2017).",
+    "rdp": "R\u00e9nyi divergences (Mironov 2017).",
+}
 
 
 def privacy(report: Report) -> Context:
     """What protected the patients in plain words; then tables of `--epsilon` (a line a model, a
     column an epsilon) and of `--audit`."""
-    points, attacks, found = (rows(report, key) for key in ("utility", "audit", "canary"))
+    points, attacks, found, fitted = (
+        rows(report, key) for key in ("utility", "audit", "canary", "one_run")
+    )
     asked = list(dict.fromkeys(finite(p.get("epsilon")) for p in points))
     names = list(dict.fromkeys(wording.name(p.get("model")) for p in points))
     cells = {(wording.name(p.get("model")), finite(p.get("epsilon"))): _cell(p) for p in points}
@@ -30,7 +38,7 @@ def privacy(report: Report) -> Context:
     most = {key: max(v) for key, v in spent.items()}
     lower = _by_asked(found, [e for e in asked if e is not None])
     return {
-        "plain": _plain(report, bool(points), bool(attacks or found)),
+        "plain": _plain(report, bool(points), bool(attacks or found or fitted)),
         "columns": ["no noise" if e is None else f"epsilon {e:g}" for e in asked],
         "lines": [
             {"model": wording.model(n), "cells": [cells.get((n, e), _cell({})) for e in asked]}
@@ -39,6 +47,7 @@ def privacy(report: Report) -> Context:
         "delta": "not recorded"
         if not points or (delta := finite(points[0].get("delta"))) is None
         else f"{delta:g}",
+        "guarantee": _guarantee(report, noised=bool(asked) and asked != [None]),
         "spent": [
             {
                 "model": wording.model(n),
@@ -51,6 +60,7 @@ def privacy(report: Report) -> Context:
         ],
         "attacks": [_attack(r, cells, most, lower) for r in attacks],
         "canaries": [_canary(r) for r in found],
+        "fits": [_fit(r) for r in fitted],
     }
 
 
@@ -83,6 +93,11 @@ def _plain(report: Report, priced: bool, attacked: bool) -> list[str]:
         out.append("Whether noise was added to the sums is not recorded.")
     elif noise > 0:
         out.append("Protected: the sites added noise to what left them, and counted its epsilon.")
+        if settings.get("shared_noise") is True:
+            out.append(
+                "The sites shared one noise under the masks: its epsilon holds as long as no more of "
+                "them are in league with the coordinator than each site allows for in its policy."
+            )
     else:
         out.append(
             "Not protected: no noise was added to the sums of the models above. Cells of few "
@@ -100,6 +115,38 @@ def _plain(report: Report, priced: bool, attacked: bool) -> list[str]:
             "would find."
         )
     return out
+
+
+def _guarantee(report: Report, *, noised: bool) -> list[tuple[str, str]]:
+    """What an epsilon is of: term and meaning; nothing where no sum of this report had noise."""
+    c = report.get("configuration")
+    if not noised and not (finite(c.get("noise") if isinstance(c, Mapping) else None) or 0) > 0:
+        return []
+    named = {wording.name(r.get("accountant")) for r in rows(report, "privacy")}
+    counted = [ACCOUNTANTS[name] for name in sorted(named & set(ACCOUNTANTS))]
+    virtual = report.get("setting") == "simulation"
+    return [
+        ("Unit", "A patient, with all rows, images and crops."),
+        ("Adjacency", "Cohorts that differ by one patient, added or removed."),
+        (
+            "Mechanism",
+            "Each patient\u2019s values are cut to a public length, rounded to whole steps of a "
+            "public grid and added as whole numbers; to each sum comes a normal value of public "
+            "spread, rounded to whole steps and drawn exactly. Networks by DP-SGD: the same for "
+            "each patient\u2019s gradient, in steps for which patients are drawn by chance."
+            + (
+                " In this simulation noise comes from the seed, to be repeated: it hides nobody."
+                if virtual
+                else " Noise comes from the operating system of the site."
+            ),
+        ),
+        (
+            "Released",
+            "The noisy sums of every exchange of a fit, and a noisy number of patients beside "
+            "each; no tally. Refusals, times and greetings are by noisy counts or public bounds.",
+        ),
+        ("Accountant", " ".join(counted) or wording.NOT_RECORDED),
+    ]
 
 
 def _cell(point: Mapping[str, Any]) -> Context:
@@ -166,4 +213,15 @@ def _canary(row: Mapping[str, Any]) -> Context:
         "epsilon": wording.NOT_RECORDED if accounted is None else f"{accounted:.2f}",
         "releases": wording.name(row.get("releases")),
         "confidence": wording.NOT_RECORDED if sure is None else f"{100 * sure:g} %",
+    }
+
+
+def _fit(row: Mapping[str, Any]) -> Context:
+    """A whole fit that was audited: besides, how many guessed what."""
+    counts = ("canaries", "guesses", "right", "unit")
+    delta = finite(row.get("delta"))
+    return {
+        **_canary(row),
+        **{key: wording.name(row.get(key)) for key in counts},
+        "delta": wording.NOT_RECORDED if delta is None else f"{delta:g}",
     }

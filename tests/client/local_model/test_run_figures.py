@@ -21,10 +21,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.local_model.explain import Panel, explain, page
+from client.local_model.folder_files import Files
 from client.local_model.model_folder import Networks
 from client.local_model.run_figures import MOST_LETTERS, UNREADABLE, RunFigures, plain, read
 from common.data.cohort import Cohort
 from common.errors import UsageError
+from common.learners.image import Image
 from tests import browser, pictures
 from tests.server.report import made_report
 
@@ -68,8 +70,7 @@ def cohort() -> Cohort:
     return dataclasses.replace(pictures.sites(40, 2)[0], site="Alster")
 
 
-NETWORKS = Networks.__new__(Networks)
-object.__setattr__(NETWORKS, "sha256", "ab" * 32)
+NETWORKS = Networks({}, Image(), Files(Path(), {}, "ab" * 32, "nobody's"))
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
     "1f15c4890000000d49444154789c6360000002000001e221bc330000000049454e44ae426082"

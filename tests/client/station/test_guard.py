@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from client.site.privacy_policy import Policy
 from client.site.site_file import Site
 from client.station import guard
-from client.station.privacy_budget import Budget, Charge
+from client.station.charge import Charge
+from client.station.privacy_budget import Budget
 from common.data.cohort import Fold
 from common.errors import RefusedError
 from common.federated.learner import (
@@ -97,6 +98,8 @@ def test_whoever_releases_pays_and_only_parts_it_does_not_look_at_are_spared(
     charges: list[Charge] = []
 
     class Account:
+        policy = Policy()
+
         def reserve(self, charge: Charge) -> None:
             charges.append(charge)
 

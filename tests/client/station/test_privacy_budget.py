@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client.site.privacy_policy import Policy
-from client.station.privacy_budget import NAME, Budget, Charge, Spending, begin, read
+from client.station.charge import Charge
+from client.station.privacy_budget import NAME, Budget, Spending, begin, read
 from common.errors import FedmetsError, RefusedError, RunError, UsageError
 from common.privacy.mechanism import (
     ACCOUNTANT,

@@ -21,6 +21,7 @@ from client.station import socket_client, socket_server
 from client.station.socket_client import METHOD, OPTIONS, Link
 from client.station.station import Station, open_station
 from common.errors import RunError, UsageError, WireError
+from common.runtime import network
 from common.wire.envelope import Packet
 from common.wire.messages import unpack_hello, unpack_updates
 from tests import hospital, ring
@@ -238,7 +239,7 @@ def listening(process: subprocess.Popen[str], at: Path) -> None:
 
 def test_a_process_with_a_network_does_not_start(home: Path, at: Path) -> None:
     """The command as somebody would type it by mistake: on the host's network."""
-    if not [n for _, n in socket.if_nameindex() if n != "lo" and socket_server._is_up(n)]:
+    if not [n for _, n in socket.if_nameindex() if n != "lo" and network.is_up(n)]:
         pytest.skip("this machine has no network to be refused for")
     command = [
         sys.executable,

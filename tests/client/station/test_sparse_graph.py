@@ -146,13 +146,19 @@ def test_a_station_shares_only_with_its_declared_neighbours() -> None:
     assert code(lambda: reveal(sealed=dict(list(blobs.items())[1:]))) == "M02"
 
 
-@pytest.mark.parametrize(("fewest", "refused"), [(33, ""), (34, "M01")])
-def test_the_neighbourhood_counts_no_fewer_sites_than_the_policy_says(
-    fewest: int, refused: str
-) -> None:
+@pytest.mark.parametrize(
+    ("more", "refused"),
+    [
+        ({"fewest_sites": 33}, ""),
+        ({"fewest_sites": 34}, "M01"),
+        ({"colluders": 20}, ""),
+        ({"colluders": 21}, "M01"),
+    ],
+)
+def test_the_graph_is_no_weaker_than_the_policy_says(more: dict[str, int], refused: str) -> None:
     _, vouches = keys()
     site = "site 000"
-    mine = station(site, replace(RULES, fewest_sites=fewest))
+    mine = station(site, replace(RULES, **more))
     told = mine.answer(Ask("run", site, "key", 0.0))
     changed = vouches | {site: Vouch(told.public, told.fewest, told.signature)}
     ask = Ask("run", site, "group", 0.0, keys=changed)

@@ -13,6 +13,7 @@ from client.station.gaussian_noise import noised
 from common.data.cohort import Cohort, Fold
 from common.errors import UsageError
 from common.federated.learner import load, local_plan, total
+from common.federated.protected_sums import protected
 from common.learners.private_logistic import PrivateLogistic
 from common.privacy.mechanism import Privacy, epsilon, gaussian
 from common.types import State
@@ -32,15 +33,21 @@ def noise_for(limit: float, releases: int) -> float:
 def trained(cohorts: list[Cohort], noise: float, learner: PrivateLogistic) -> State:
     privacy = Privacy(noise) if noise else None
     plan = dataclasses.replace(
-        local_plan(Fold(), 0, 5), participants=tuple(c.site for c in cohorts), privacy=privacy
+        local_plan(Fold(), 0, 5),
+        participants=tuple(c.site for c in cohorts),
+        privacy=privacy,
+        phase="newton",
     )
     state: State = {learner.name: learner.start(cohorts[0].schema, 0)}
     bound = learner.phases["newton"].sensitivity(cohorts[0].schema)
-    assert bound is not None
+    assert isinstance(bound, float)
     while True:
-        sums = [learner.contribute({Fold(): state}, c, plan) for c in cohorts]
+        states = {Fold(): state}
         if privacy:
-            sums = [noised(s, bound, privacy) for s in sums]
+            each = [protected(learner, states, c, plan, bound, print) for c in cohorts]
+            sums = [noised(s, bound, privacy) for s in each]
+        else:
+            sums = [learner.contribute(states, c, plan) for c in cohorts]
         step = learner.apply({Fold(): state}, total(sums), plan)
         state = {learner.name: step.arrays}
         if step.done:

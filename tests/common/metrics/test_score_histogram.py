@@ -123,6 +123,43 @@ def test_decision_curve_is_the_net_benefit_of_acting():
     assert curve.thresholds[-1] <= 0.99
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    patients=st.integers(2, 300),
+    least=st.integers(1, 20),
+    seed=st.integers(0, 10**6),
+    spread=st.sampled_from([0.01, 1.0, 8.0]),
+)
+def test_between_points_of_any_drawn_curves_are_enough_patients(
+    patients: int, least: int, seed: int, spread: float
+) -> None:
+    """Those of all curves together, for a difference of two curves tells as much as one of two
+    points; and what is drawn lies on the curve of single patients."""
+    r = np.random.default_rng(seed)
+    scores = 1 / (1 + np.exp(-spread * r.normal(size=patients)))
+    truth = r.random(patients) < 0.4
+    truth[:2] = [True, False]
+    h = score_histogram.score_histogram(scores, truth)
+    curves = [score_histogram.roc(h, least), score_histogram.precision_recall(h, least)]
+    thresholds = [c.thresholds for c in curves if c is not None]
+    decision = score_histogram.decision_curve(h, least=least)
+    assert decision is not None
+    cuts = np.concatenate([*thresholds, decision.thresholds])
+    groups = np.bincount(score_histogram.cells(h, least), h.sum(1))
+    called = [int((scores >= t).sum()) for t in np.unique(cuts)]
+    called += [int(n) for n in np.cumsum(groups[::-1])]
+    steps = np.diff(np.unique([0, *called, patients]))
+    assert (steps >= min(least, patients)).all()
+    whole, drawn = score_histogram.roc(h), curves[0]
+    assert whole is not None
+    assert drawn is not None
+    assert {*zip(drawn.x, drawn.y, strict=True)} <= {*zip(whole.x, whole.y, strict=True)}
+    assert (drawn.x[0], drawn.y[0], drawn.x[-1], drawn.y[-1]) == (0, 0, 1, 1)
+    if least == 1:
+        for a, b in zip(whole, drawn, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_one_class_gives_none_and_never_a_number():
     h = score_histogram.score_histogram(np.array([0.2, 0.7]), np.array([True, True]))
     assert score_histogram.auc(h) is None

@@ -180,7 +180,7 @@ def test_it_suits_averages_over_hospitals_and_dp_sgd(name: str) -> None:
     class Patient:
         """One, with three crops."""
 
-        patient, noise = np.zeros(3, int), 0
+        patient, noise, inputs = np.zeros(3, int), 0, 2
 
         def __len__(self) -> int:
             return 3

@@ -4,6 +4,7 @@ them it is gradient descent."""
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from common.networks.dp_sgd import Private, _Patients, add_clipped, learn, sampl
 from common.networks.training import Schedule, Table, cross_entropy
 from common.networks.training import learn as learn_plainly
 from common.privacy import renyi
-from common.privacy.mechanism import COUNTS, Sampled, epsilon, gaussian, release
+from common.privacy.mechanism import COUNTS, Privacy, Sampled, epsilon, gaussian, release
 from common.privacy.patient_sums import grid
 from common.privacy.random import repeatable
 from common.types import Arrays, digest
@@ -42,7 +43,7 @@ CPU = torch.device("cpu")
 class Crops:
     """Rows of a table, of which a patient may have many; what is asked for is remembered."""
 
-    noise = 0
+    noise, inputs = 0, 1
 
     def __init__(self, x: Any, y: Any, patient: Any) -> None:
         self._x, self._y, self.patient = (
@@ -82,12 +83,23 @@ def small(scale: float = 0.5, seed: int = 1) -> tuple[nn.Module, Arrays]:
     }
 
 
-def clipped(network: nn.Module, those: Crops, clip: float) -> list[torch.Tensor]:
+def clipped(network: nn.Module, those: Any, clip: float, batch: int = 8) -> list[torch.Tensor]:
+    """What a step adds up where everybody is in it."""
+    on = grid(clip, 1.0)
+    return [
+        t * torch.tensor(on.step, dtype=torch.float64)
+        for t in whole(network, those, cross_entropy, clip, batch)
+    ]
+
+
+def whole(
+    network: nn.Module, those: Any, loss: Any, clip: float, batch: int = 8
+) -> list[torch.Tensor]:
+    """The same, in steps of the grid."""
     total = [torch.zeros_like(p, dtype=torch.int64) for p in network.parameters()]
-    each, on = _Patients(network, those, cross_entropy, CPU), grid(clip, 1.0)
-    for p in range(each.count):
-        add_clipped(total, each.gradient(p), clip, on)
-    return [t * torch.tensor(on.step, dtype=torch.float64) for t in total]
+    for gradient in _Patients(network, those, loss, CPU, batch).drawn(1.0):
+        add_clipped(total, gradient, clip, grid(clip, 1.0))
+    return total
 
 
 def norm(tensors: list[torch.Tensor]) -> float:
@@ -137,6 +149,71 @@ def test_one_patient_who_gives_no_number_takes_nobodys_share_away() -> None:
     with_, less = clipped(network, those, 1.0), clipped(network, without_the_last(those), 1.0)
     assert all(torch.equal(a, b) for a, b in zip(with_, less, strict=True))
     assert norm(less) > 0.1
+
+
+HOSTILE = [1e-30, 1e-3, 1.0, 1e3, 1e10, 1e20, 3e38]
+COMPANY = st.lists(
+    st.sampled_from([0.0, 1e-42, 1.0, 1e4, 3e38, math.inf, -math.inf, math.nan]), max_size=40
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(0, 999), st.sampled_from(HOSTILE), COMPANY, st.integers(0, 40), st.integers(1, 3)
+)
+def test_a_patient_adds_the_same_whole_numbers_in_every_company(
+    seed: int, scale: float, company: list[float], place: int, rows: int
+) -> None:
+    """Whatever the neighbours are, wherever the patient stands, and under parameters that blow up
+    the last bits."""
+    r = np.random.default_rng(seed)
+    network, _ = small(0.0)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.copy_(torch.from_numpy((scale * r.uniform(-1, 1, p.shape)).astype(np.float32)))
+    place = min(place, len(company))
+    sizes = [*company[:place], 1.0, *company[place:]]
+    patient = np.repeat(np.arange(len(sizes)), r.integers(1, 4, len(sizes)))
+    patient = np.sort(np.concatenate([patient[patient != place], np.full(rows, place)]))
+    x, y = r.normal(size=(len(patient), 3)), r.integers(0, 2, len(patient))
+    with np.errstate(all="ignore"):
+        x = (x * np.array(sizes)[patient][:, None]).astype(np.float32)
+    own = patient == place
+    others = patient[~own]
+    together = Crops(x, y, patient)
+    alone = Crops(x[own], y[own], np.zeros(rows, int))
+    without = Crops(x[~own], y[~own], others - (others > place))
+    sums = [
+        whole(network, those, cross_entropy, 1.0) if len(those) else None
+        for those in (together, alone, without)
+    ]
+    assert sums[0] is not None
+    assert sums[1] is not None
+    for i, (total, share) in enumerate(zip(sums[0], sums[1], strict=True)):
+        assert torch.equal(total - (sums[2][i] if sums[2] else 0), share)
+
+
+@pytest.mark.parametrize("name", ["mlp", "compact3d", "autoencoder", "segmentation"])
+def test_in_company_a_gradient_is_what_it_is_alone(name: str) -> None:
+    network, examples, loss = trained_on(name)
+    each = _Patients(network, examples, loss, CPU, 8)
+    together = list(each.drawn(1.0))
+    assert len(together) == each.count
+    alone = [each.gradient(p) for p in range(each.count)]
+    for shared in together:
+        apart = min(
+            norm([a - b for a, b in zip(shared, other, strict=True)]) / norm(other)
+            for other in alone
+        )
+        assert apart < 1e-5
+
+
+def test_a_network_that_mixes_rows_goes_one_patient_at_a_time() -> None:
+    those = crops(9)
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False))
+    each = _Patients(network, those, cross_entropy, CPU, 8)
+    for p, gradient in enumerate(each.drawn(1.0)):
+        assert all(torch.equal(a, b) for a, b in zip(gradient, each.gradient(p), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -371,8 +448,8 @@ def test_rounds_cost_what_opacus_accountant_says_of_all_their_steps() -> None:
         accountant.step(noise_multiplier=1.3, sample_rate=0.05)
     bound = learner.phases["train"].sensitivity(schema())
     assert isinstance(bound, Sampled)
-    ours = 7 * (release(1.3, bound) - gaussian(COUNTS))
+    ours = 7 * (release(Privacy(1.3), bound) - gaussian(COUNTS))
     divergences = accountant.get_epsilon(1e-5, alphas=list(renyi.ORDERS))
     assert renyi.epsilon(ours.rdp, 1e-5) == pytest.approx(divergences, rel=1e-9)
     assert 0.8 * divergences < epsilon(ours, 1e-5) < divergences
-    assert cost([learner], schema(), 1.3) == 7 * release(1.3, bound)
+    assert cost([learner], schema(), 1.3) == 7 * release(Privacy(1.3), bound)

@@ -186,7 +186,7 @@ def test_nothing_costs_nothing_and_a_delta_of_nothing_allows_nothing() -> None:
         lambda v: gaussian(v),
         lambda v: subsampled(v, Sampled(0.1, 3)),
         lambda v: subsampled(v, Sampled(1.0, 3)),
-        lambda v: release(v, 1.0),
+        lambda v: release(Privacy(v), 1.0),
     ],
 )
 def test_noise_outside_of_its_limits_makes_nothing(
@@ -211,7 +211,7 @@ def test_sampling_is_within_its_limits(rate: object, steps: object) -> None:
 @pytest.mark.parametrize("bound", [5e-324, 1e-10, 1e19, math.inf, math.nan, -1.0])
 def test_a_bound_beside_which_noise_is_none_has_no_cost(bound: float) -> None:
     with pytest.raises(ValueError, match="bound"):
-        release(3.0, bound)
+        release(Privacy(3.0), bound)
 
 
 @pytest.mark.parametrize("noise", [NOISE.least, 0.05, 1.0, NOISE.most])
@@ -220,4 +220,5 @@ def test_at_the_ends_of_the_limits_a_cost_is_a_number(noise: float, rate: float)
     """Each in bounded time."""
     costs = [epsilon(subsampled(noise, Sampled(rate, n)), 1e-5) for n in (1, int(STEPS.most))]
     assert 0 <= costs[0] <= costs[1] < math.inf
-    assert epsilon(release(noise, BOUND.least), 1e-5) == epsilon(release(noise, BOUND.most), 1e-5)
+    least, most = (release(Privacy(noise), bound) for bound in (BOUND.least, BOUND.most))
+    assert epsilon(least, 1e-5) == epsilon(most, 1e-5)

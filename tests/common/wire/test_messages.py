@@ -136,6 +136,13 @@ def test_noise_outside_of_its_limits_is_refused_on_arrival(noise: float) -> None
     assert caught.value.code == "W02"
 
 
+@pytest.mark.parametrize("step", [-1, -(10**9), 10**9, 10**300])
+def test_a_step_that_would_name_no_file_is_refused_on_arrival(step: int) -> None:
+    with pytest.raises(WireError, match="step") as caught:
+        unpack_request(request(plan(step=step)), PINNED)
+    assert caught.value.code == "W02"
+
+
 ARRAYS = st.dictionaries(NAME, st.lists(st.floats(), max_size=4).map(np.array), max_size=3)
 HEADS = st.sampled_from(["", "0a" * 32])
 UPDATES = st.one_of(
@@ -225,7 +232,7 @@ MEANT = {"request": "", "greeting": "", "updates": ASKED.hash, "hello": ASKED.ha
 def signed(kind: str, text: bytes) -> str:
     """A true signature under a text that nobody should sign, to get behind the check of it."""
     who = ring.COORDINATOR if kind in ("request", "greeting") else SITE
-    return who.sign(f"fedmets 7 {kind} {MEANT[kind]}\n".encode() + text)
+    return who.sign(f"fedmets 8 {kind} {MEANT[kind]}\n".encode() + text)
 
 
 def altered(kind: str, text: bytes, **more: Any) -> Packet:

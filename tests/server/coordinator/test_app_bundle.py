@@ -1,5 +1,5 @@
 """What Flower bundles where fedmets is installed is what it bundles in a checkout; and what a
-coordinator ships has nothing for a site."""
+coordinator ships is empty."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from flwr.app import Context, RecordDict
+from flwr.supercore.object_ref import load_app
 
 from client.courier.carrier import KINDS
 from common.wire.flower_records import NUDGE
-from server.client_app import app
 from server.coordinator import app_bundle
 from tests.courier import message as message_of
 from tests.paths import ROOT
@@ -26,10 +26,8 @@ def test_a_checkout_is_its_own_bundle(tmp_path: Path) -> None:
 
 
 def test_a_copy_says_the_same_to_flower_and_holds_the_same_code(tmp_path: Path) -> None:
-    there = app_bundle._copied(tmp_path / "app", app_bundle._BOTH)
-    assert app_bundle._copied(tmp_path / "app", app_bundle._BOTH) == there, (
-        "a second run finds the first one's"
-    )
+    there = app_bundle.copied(tmp_path / "app")
+    assert app_bundle.copied(tmp_path / "app") == there, "a second run finds the first one's"
     mine, theirs = (
         tomllib.loads((folder / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
         for folder in (ROOT, there)
@@ -44,8 +42,8 @@ def test_a_copy_says_the_same_to_flower_and_holds_the_same_code(tmp_path: Path) 
         assert held
 
 
-def test_the_bundle_that_a_coordinator_ships_has_no_code_for_a_site(tmp_path: Path) -> None:
-    there = app_bundle.shipped(tmp_path)
+def test_the_bundle_that_a_coordinator_ships_has_no_code(tmp_path: Path) -> None:
+    there = app_bundle.empty(tmp_path)
     stale = there / "client" / "app.py"  # whatever else lies in the coordinator's folder
     stale.parent.mkdir()
     stale.write_text("raise SystemExit('this ran')")
@@ -64,12 +62,13 @@ def test_the_bundle_that_a_coordinator_ships_has_no_code_for_a_site(tmp_path: Pa
     )
     (bundle,) = tmp_path.glob("*.fab")
     with zipfile.ZipFile(bundle) as packed:
-        names = packed.namelist()
-    assert "server/app.py" in names
-    assert not [n for n in names if n.startswith(("client/", "simulation/", "deploy/"))]
+        names = [n for n in packed.namelist() if not n.startswith(".info")]
+    assert sorted(names) == ["nothing.py", "pyproject.toml"]
 
 
-def test_the_clientapp_that_a_coordinator_ships_answers_no_type_of_message() -> None:
+def test_the_clientapp_that_a_coordinator_ships_answers_no_type_of_message(tmp_path: Path) -> None:
+    there = app_bundle.empty(tmp_path)
+    app = load_app("nothing:client", ValueError, there)
     for kind in ("train", "evaluate", *KINDS, NUDGE):
         message = message_of(RecordDict(), kind=kind)
         with pytest.raises(ValueError, match="No"):

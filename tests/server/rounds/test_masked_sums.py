@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -16,6 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Message
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from client.site.privacy_policy import Policy
 from client.station.answer_store import Answers
@@ -391,7 +394,7 @@ class Liar:
 
     def plans(self, site: str, step: int = 0, **more: Any) -> list[Plan]:
         learner = load("preprocessing")
-        states = {Fold(): {"preprocessing": learner.start(schema(), 3)}}
+        states = {more.get("fold", Fold()): {"preprocessing": learner.start(schema(), 3)}}
         self.states = states
         told = {
             "study": "synthetic",
@@ -531,6 +534,45 @@ def test_zeros_once_are_zeros_for_good_and_cost_nothing_again(tmp_path: Path) ->
             assert budget.spent == spent
             drawn.add(bool(_run_on_disk(tmp_path / "S0" / "secure")["steps"][-1][1]["absent"]))
         assert drawn == {True, False}, "both came"
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    asked=st.lists(
+        st.tuples(st.integers(2, 20), st.integers(0, 20), st.integers(0, 99)),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_no_fold_leaves_a_sum_to_fewer_sites(asked: list[tuple[int, int, int]]) -> None:
+    """Whoever chooses folds and seeds would find some in which all sites but one have too few
+    patients: the sum would be that site's own."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        # S3 has too few patients on the whole
+        liar = Liar([station(folder, n, 5 if n != "S3" else 10_000) for n in NAMES])
+        liar.begin()
+        assert not any(liar.work(n).code for n in NAMES)
+        for step, (parts, left_out, seed) in enumerate(asked, start=1):
+            fold = Fold(parts=tuple(range(min(left_out, parts))))
+            more = {"step": step, "fold": fold, "reads": (fold,), "seed": seed, "parts": parts}
+            for n in NAMES:
+                code = liar.work(n, **more).code
+                held = len(liar.stations[n].cohort("synthetic", "now").train(fold, seed, parts))
+                assert code == ("M04" if n != "S3" and held < 5 else "")
+                absent = _run_on_disk(folder / n / "secure")["steps"][-1][1]["absent"]
+                assert bool(absent) == (n == "S3"), "zeros are a site's for all folds or for none"
+
+
+def test_a_site_of_too_few_patients_is_told_of_where_folds_come_first(tmp_path: Path) -> None:
+    """That it is so on the whole can then not be known, and zeros are for that alone."""
+    liar = Liar([station(tmp_path, n, 1 if n != "S3" else 10_000) for n in NAMES])
+    liar.begin()
+    fold = Fold(parts=(0,))
+    assert liar.work("S3", fold=fold, reads=(fold,)).code == "M04"
+    assert not liar.work("S3", step=1).code
+    liar.stations["S3"] = station(tmp_path, "S3", 10_000)
+    assert not liar.work("S3", step=2, fold=fold, reads=(fold,)).code, "it is on disk"
 
 
 def _run_on_disk(folder: Path) -> dict[str, Any]:

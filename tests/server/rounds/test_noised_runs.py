@@ -274,7 +274,7 @@ def test_networks_train_with_noise_of_their_own_and_every_step_is_charged(
     )
     # thirty patients under noise of twenty times a patient's share: it is the noise that moves
     assert moved > 1
-    want = 2 * gaussian(NOISE) + 3 * release(NOISE, Sampled(0.2, 10)) + gaussian(COUNTS)
+    want = 2 * gaussian(NOISE) + 3 * release(Privacy(NOISE), Sampled(0.2, 10)) + gaussian(COUNTS)
     for station in stations:
         assert station._memory.budget is not None
         assert station._memory.budget.spent == pytest.approx(epsilon(want, DELTA))

@@ -107,8 +107,8 @@ def test_a_patient_who_counts_ten_times_is_found_out(name: str) -> None:
 def test_a_gradient_that_is_not_cut_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     honest, cut = drill(CHAINS["mlp"]), dp_sgd.add_clipped
 
-    def as_it_is(total: Any, gradient: Any, clip: float) -> None:
-        cut(total, gradient, 1e6)
+    def as_it_is(total: Any, gradient: Any, clip: float, on: Any) -> None:
+        cut(total, gradient, 1e6, on)
 
     monkeypatch.setattr(dp_sgd, "add_clipped", as_it_is)
     accounted, found = bounds(honest, drill(CHAINS["mlp"]))

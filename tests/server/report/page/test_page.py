@@ -425,11 +425,34 @@ def test_what_an_attack_finds_stands_beside_what_privacy_costs():
     ):
         assert word in text, word
     assert "Logistic regression: at least 0.87 of 2.98 (20000 releases)" in text
+    assert "Canaries in whole fits" in text
+    assert "0.41 2.99 1e-05 one patient, added or removed 1000 250, 169 167 95 %" in text
     alone = text_of(page.render({**report, "utility": [], "privacy": []}))
     assert "What an attack finds" in alone
     assert "What privacy costs" not in alone
     assert "see results" in alone
-    assert "What an attack finds" not in text_of(page.render({**report, "audit": [], "canary": []}))
+    assert "What an attack finds" not in text_of(
+        page.render({**report, "audit": [], "canary": [], "one_run": []})
+    )
+
+
+def test_what_an_epsilon_is_of_is_said_where_there_is_noise():
+    report = make()
+    text = text_of(page.render(report))
+    for word in (
+        "Unit: A patient",
+        "Adjacency: Cohorts that differ by one patient",
+        "rounded to whole steps",
+        "Released: The noisy sums",
+        "Accountant: Gaussian sums by their exact law",
+        "it hides nobody" if report["setting"] == "simulation" else "operating system of the site",
+    ):
+        assert word in text, word
+    quiet = report | {"utility": [], "privacy": [], "audit": [], "canary": []}
+    quiet["configuration"] = report["configuration"] | {"noise": 0.0}
+    assert "What an epsilon is of" not in text_of(page.render(quiet))
+    quiet["configuration"] = report["configuration"] | {"noise": 3.0}
+    assert "Accountant: not recorded" in text_of(page.render(quiet))
 
 
 def test_without_any_privacy_it_is_said_what_was_not_protected():
@@ -439,6 +462,7 @@ def test_without_any_privacy_it_is_said_what_was_not_protected():
         "privacy": [],
         "audit": [],
         "canary": [],
+        "one_run": [],
     }
     settings_ = report["configuration"]
     text = text_of(
