@@ -77,7 +77,8 @@ class Policy(Settings):
     not the coordinator, told it."""
     fewest_sites: Annotated[int, Field(ge=3)] | None = None
     """The fewest sites in a masked sum, this one and `peers` that you hold to be honest; left out:
-    all of the run's, three at least. Of two, each could take its own part off."""
+    all of the run's, three at least. Of two, each could take its own part off. In a run of 100 sites
+    or more also the fewest that share masks with this one, itself among them."""
     dropouts: Dropouts = "stop"
     """What a run does without a site: `stop`, it waits for it; `continue`, it goes on with fewer,
     down to `fewest_sites`, if all sites say so, and the coordinator can tell a site's sums by saying

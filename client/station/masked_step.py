@@ -88,14 +88,8 @@ class MaskedSteps:
         plans = request.plans
         zeros = [self.zero(p, request.states) for p in plans]
         contributions = [u.contribution or zero for u, zero in zip(updates, zeros, strict=True)]
-        try:
-            with self.lock:
-                vector, sealed = self.secure.mask(plans, cohort, zeros, contributions, absent)
-        except RefusedError as error:
-            if error.code != "M03":
-                raise
-            self.log.code(error)
-            return self._failed(plans, cohort)
+        with self.lock:
+            vector, sealed = self.secure.mask(plans, cohort, zeros, contributions, absent)
         return Masked("", max(u.budget for u in updates), vector, sealed)
 
     def _failed(self, plans: Sequence[Plan], cohort: Cohort) -> Masked:

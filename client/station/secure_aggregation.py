@@ -20,7 +20,7 @@ from client.station.site_sets import SiteSets
 from common.data.cohort import Cohort
 from common.errors import FedmetsError, RefusedError
 from common.federated.learner import Contribution, Plan, load
-from common.secure_aggregation import fixed_point, masking, pairwise_keys
+from common.secure_aggregation import fixed_point, graph, masking, pairwise_keys
 from common.secure_aggregation import group as secagg_group
 from common.secure_aggregation.fixed_point import Words
 from common.secure_aggregation.group import ALL, FEWEST, Group
@@ -66,7 +66,7 @@ class Secure:
         """
         first = plans[0]
         run = self._run(first.run)
-        group = self._group(run)
+        group = self._group(first.run, run)
         of_one = ("run", "step", "study", "task", "participants")
         if any(getattr(p, k) != getattr(first, k) for p in plans for k in of_one) or (
             tuple(sorted(first.participants)) != group.sites
@@ -130,7 +130,7 @@ class Secure:
         self.admit(plans, cohort)
         name, step = plans[0].run, plans[0].step
         run = self._run(name)
-        group = self._group(run)
+        group = self._group(name, run)
         like: Arrays = masked_messages.joined(zeros)
         vector = fixed_point.encode(
             masked_messages.joined(contributions), like, masked_messages.scale(group)
@@ -164,7 +164,9 @@ class Secure:
         run = self._run(name)
         if step in run.steps:
             raise RefusedError("P06", f"step {step} of run {name}: a vector of it has left")
-        self._keep(name, run, step, MaskedStep(masked_messages.place(plans, self._group(run))))
+        self._keep(
+            name, run, step, MaskedStep(masked_messages.place(plans, self._group(name, run)))
+        )
 
     def _keep(self, name: str, run: MaskedRun, step: int, masked: MaskedStep) -> None:
         run.steps = {s: v for s, v in run.steps.items() if s > step - KEPT} | {step: masked}
@@ -173,7 +175,8 @@ class Secure:
     def _joined(self, run: MaskedRun, ask: Ask) -> Told:
         """Take the keys, if each is signed by the site that it is said to be of."""
         vouched = {site: vouch.fewest for site, vouch in ask.keys.items()}
-        secagg_group.group(vouched)
+        publics = {site: vouch.public for site, vouch in ask.keys.items()}
+        group = secagg_group.group(vouched, graph.declared(ask.run, publics))
         fewest = self._policy.fewest_sites or FEWEST
         if len(ask.keys) < fewest:
             raise RefusedError(
@@ -186,6 +189,20 @@ class Secure:
                 "M02",
                 "the keys of the run do not hold this site's own: it was begun anew, or its state "
                 "was lost",
+            )
+        near = len(group.near(self._site))
+        if near < fewest:
+            raise RefusedError(
+                "M01",
+                f"of {len(ask.keys)} sites this one shares its masks with {near}, itself among "
+                f"them, privacy.fewest_sites is {fewest}",
+            )
+        league, colluders = graph.league(len(ask.keys)), self._policy.colluders or 0
+        if group.graph and colluders > league:
+            raise RefusedError(
+                "M01",
+                f"the graph of {len(ask.keys)} sites stands against {league} in league, "
+                f"privacy.colluders is {colluders}",
             )
         strange = sorted(set(ask.keys) - set(self._peers) - {self._site})
         if strange:
@@ -205,7 +222,6 @@ class Secure:
                         f"what came as the key of '{site}' is not signed by it; ask that site for "
                         "its key",
                     ) from error
-        publics = {site: vouch.public for site, vouch in ask.keys.items()}
         if run.publics and (run.publics, run.vouched) != (publics, vouched):
             raise RefusedError(
                 "M02", "the run has other sites or keys now than when it was begun; start a new run"
@@ -217,7 +233,7 @@ class Secure:
     def _agreed(self, run: MaskedRun, ask: Ask) -> Told:
         """Sign who is online: all sites of the run; or, where each has vouched for fewer, those of
         the run's sum before this one, or fewer of them. Once a step."""
-        group, online = self._group(run), tuple(sorted(ask.online))
+        group, online = self._group(ask.run, run), tuple(sorted(ask.online))
         group.demand(online)
         masked = run.steps.get(ask.step, MaskedStep(""))
         if masked.place != ask.place or not masked.digest or self._site not in online:
@@ -249,7 +265,7 @@ class Secure:
     def _revealed(self, run: MaskedRun, ask: Ask) -> Told:
         """Shares of the seeds that do not cancel, where enough sites have signed the same online
         ones."""
-        group, online = self._group(run), tuple(sorted(ask.online))
+        group, online = self._group(ask.run, run), tuple(sorted(ask.online))
         masked = run.steps.get(ask.step, MaskedStep(""))
         place = masked.place
         if place != ask.place or not online or masked.online != online:
@@ -273,9 +289,9 @@ class Secure:
         unsealed = {
             s: secagg_group.unseal(group, self._site, s, blob, pairs[s], place_bytes)
             for s, blob in ask.sealed.items()
-            if s in online
+            if s in online and s in pairs
         }
-        return Told(shares=secagg_group.reveal(group, online, unsealed))
+        return Told(shares=secagg_group.reveal(group, self._site, online, unsealed))
 
     def _signs(self, site: str, text: bytes, signature: str) -> bool:
         try:
@@ -292,15 +308,15 @@ class Secure:
         allowed = self._policy.fewest_sites if self._policy.dropouts == "continue" else None
         return self._runs.of(name, allowed or ALL)
 
-    def _group(self, run: MaskedRun) -> Group:
+    def _group(self, name: str, run: MaskedRun) -> Group:
         if not run.publics:
             raise RefusedError("M02", "the sites of this run have exchanged no keys")
-        return secagg_group.group(run.vouched)
+        return secagg_group.group(run.vouched, graph.declared(name, run.publics))
 
     def _pairs(self, name: str, run: MaskedRun) -> dict[str, Pair]:
         return {
-            s: pairwise_keys.agree(run.key, public, self._site, s, name)
-            for s, public in run.publics.items()
+            s: pairwise_keys.agree(run.key, run.publics[s], self._site, s, name)
+            for s in self._group(name, run).near(self._site)
         }
 
 

@@ -57,29 +57,26 @@ class Scale:
 def encode(arrays: Mapping[str, Array], like: Mapping[str, Array], scale: Scale) -> Words:
     """All values, names sorted: one vector of its own.
 
-    RefusedError P02 where names or shapes are not those of `like`, or a value is not finite; M03
-    where one is beyond `scale.bound`: cut to it, the sum would be wrong and nobody would know.
+    A value beyond `scale.bound` is cut to it: that a site refused would answer a question about its
+    patients, whom a coordinator's states can make as large as it likes. `decode` says of the total
+    that something may have been cut. RefusedError P02 where names or shapes are not those of
+    `like`, or a value is not finite.
     """
     if {k: v.shape for k, v in arrays.items()} != {k: v.shape for k, v in like.items()}:
         raise RefusedError("P02", f"the sums are {_shapes(arrays)}, declared are {_shapes(like)}")
     values = np.empty(sum(v.size for v in like.values()))
-    not_finite, too_large, position = [], [], 0
+    not_finite, position = [], 0
     for name in sorted(arrays):
         part = values[position : position + arrays[name].size]
         part[:] = arrays[name].ravel()
         position += part.size
-        largest = float(np.abs(part).max(initial=0.0))
-        if not np.isfinite(largest):
+        if not np.isfinite(part).all():
             not_finite.append(
                 f"sum '{name}' has {int((~np.isfinite(part)).sum())} non-finite values"
             )
-        elif largest > scale.bound:
-            too_large.append(
-                f"sum '{name}' has {largest:g}; {scale.sites} sites may send {scale.bound:g} "
-                "each, more with a smaller fraction"
-            )
-    if not_finite or too_large:
-        raise RefusedError("P02" if not_finite else "M03", *not_finite, *too_large)
+    if not_finite:
+        raise RefusedError("P02", *not_finite)
+    np.clip(values, -scale.bound, scale.bound, out=values)
     values *= 2.0**scale.fraction
     return np.rint(values, out=values).astype("<i8").view("<u8")
 
@@ -90,7 +87,7 @@ def decode(
     """The sum of `added` encoded vectors as float64 arrays with the names and shapes of `like`.
 
     WireError M02 where it is of another length, or larger than `added` sites can have made it: then
-    a mask is still on it.
+    a mask is still on it. M03 where it is as large as one site's part may be: one may have been cut.
     """
     size = sum(v.size for v in like.values())
     if total.shape != (size,) or not 0 < added <= scale.sites:
@@ -109,6 +106,18 @@ def decode(
     values = integers / 2.0**scale.fraction
     names = sorted(like)
     parts = np.split(values, np.cumsum([like[k].size for k in names])[:-1]) if names else []
+    largest = {
+        k: float(np.abs(part).max(initial=0.0)) for k, part in zip(names, parts, strict=True)
+    }
+    if cut := [k for k in names if largest[k] >= scale.bound]:
+        raise WireError(
+            "M03",
+            *(
+                f"sum '{k}' comes to {largest[k]:g}, and a site's part is cut to {scale.bound:g}: it "
+                "may be wrong; fewer sites in a run allow more"
+                for k in cut
+            ),
+        )
     return {k: part.reshape(like[k].shape) for k, part in zip(names, parts, strict=True)}
 
 

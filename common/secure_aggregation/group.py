@@ -3,7 +3,8 @@
 
 In one step a site draws a seed of its own, derives one with each other site (`pairwise_keys`),
 masks its vector with all of them (`masking`) and sends, beside it, shares of all these seeds
-(`shamir`), each site's sealed for it. The coordinator names the sites whose vectors have come, the
+(`shamir`), each site's sealed for it. Of very many sites it does so with its neighbours on a
+`graph` alone. The coordinator names the sites whose vectors have come, the
 *online* ones. Of each of these the sites then reveal shares of the seed of its own and of those
 that it has with sites that are not online: what does not cancel. The masks between online sites are
 never revealed, and hide each part.
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 from common.errors import RefusedError, WireError
 from common.secure_aggregation import masking, pairwise_keys, shamir
 from common.secure_aggregation.fixed_point import Words
+from common.secure_aggregation.graph import Graph
 from common.secure_aggregation.pairwise_keys import Pair
 
 FEWEST = 3
@@ -44,12 +46,15 @@ class Group:
     few, or not more than half are needed."""
 
     sites: tuple[str, ...]
-    """Sorted: shares are numbered by it."""
+    """Sorted."""
     threshold: int
-    """How many must answer: shares that give a seed."""
+    """How many must answer, and sign who is online; where all share with all, shares that give a
+    seed."""
     minimum: int = FEWEST
     """The fewest sites in a sum, by what all of them have signed: all of them, where one has not
     allowed fewer."""
+    graph: Graph | None = None
+    """Who shares masks with whom; None: all with all."""
 
     def __post_init__(self) -> None:
         if list(self.sites) != sorted(set(self.sites)):
@@ -64,7 +69,19 @@ class Group:
                 f"{self.threshold} of {len(self.sites)} sites are to answer; it must be more than "
                 "half of them",
             )
+        if self.graph and sorted(self.graph.ring) != list(self.sites):
+            raise RefusedError("M01", "the graph of masks is of other sites than the secure sum")
         self.demand(self.sites)
+
+    @property
+    def shares(self) -> int:
+        """That give a seed, of the sites `near` the one whose it is."""
+        return self.graph.degree.threshold if self.graph else self.threshold
+
+    def near(self, site: str) -> tuple[str, ...]:
+        """The sites that a site shares masks and shares with, and itself. Sorted: shares are
+        numbered by it."""
+        return self.graph.near(site) if self.graph else self.sites
 
     def demand(self, online: Collection[str]) -> None:
         """RefusedError M01 unless the sum over `online` is one that may be known."""
@@ -76,14 +93,16 @@ class Group:
                 f"a sum over {len(set(online))} sites of {len(self.sites)}; {fewest} are needed, "
                 f"unknown: {unknown}",
             )
+        if self.graph:
+            self.graph.demand(online)
 
     def owed(self, site: str, online: Collection[str]) -> list[str]:
         """THE RULE. Which of an online site's seeds are revealed: its own, and those with sites
         that are not online."""
-        return [site, *(s for s in self.sites if s not in online)]
+        return [site, *(s for s in self.near(site) if s not in online)]
 
 
-def group(fewest: Mapping[str, int]) -> Group:
+def group(fewest: Mapping[str, int], graph: Graph | None = None) -> Group:
     """Of the sites that have exchanged keys, with the default threshold, two thirds of them.
 
     fewest: site -> the fewest sites of a sum that it has a part in; `ALL`: all of the group. The
@@ -92,7 +111,7 @@ def group(fewest: Mapping[str, int]) -> Group:
     """
     count = len(fewest)
     minimum = max((n or count for n in fewest.values()), default=0)
-    return Group(tuple(sorted(fewest)), count - count // 3, minimum)
+    return Group(tuple(sorted(fewest)), count - count // 3, minimum, graph)
 
 
 # ---- at a site -----------------------------------------------------------------------------------
@@ -109,18 +128,19 @@ def seeds(
 ) -> dict[str, bytes]:
     """What `masking.mask` takes: the seed that `me` has with each site, and under its own name its
     own."""
-    with_others = {s: pairwise_keys.seed(pairs[s], place) for s in group.sites if s != me}
+    with_others = {s: pairwise_keys.seed(pairs[s], place) for s in group.near(me) if s != me}
     return with_others | {me: own}
 
 
 def seal(
     group: Group, me: str, seeds: Mapping[str, bytes], pairs: Mapping[str, Pair], place: bytes
 ) -> dict[str, bytes]:
-    """Shares of all seeds of `me`: to each site of the group, `me` too, the one text that it alone
-    can open."""
-    shares_of = [shamir.split(seeds[s], group.threshold, len(group.sites)) for s in group.sites]
+    """Shares of all seeds of `me`: to each site near it, `me` too, the one text that it alone can
+    open."""
+    near = group.near(me)
+    shares_of = [shamir.split(seeds[s], group.shares, len(near)) for s in near]
     sealed = {}
-    for i, to in enumerate(group.sites):
+    for i, to in enumerate(near):
         text = b"".join(shares[i] for shares in shares_of)
         sealed[to] = pairwise_keys.seal(pairs[to], place, me, to, text)
     return sealed
@@ -130,38 +150,34 @@ def unseal(
     group: Group, me: str, sender: str, blob: bytes, pair: Pair, place: bytes
 ) -> dict[str, bytes]:
     """The shares that `sender` sealed for `me`. WireError M02 where they are not that."""
-    text = pairwise_keys.unseal(pair, place, sender, me, blob)
-    if len(text) != len(group.sites) * shamir.SHARE_BYTES:
+    text, near = pairwise_keys.unseal(pair, place, sender, me, blob), group.near(sender)
+    if len(text) != len(near) * shamir.SHARE_BYTES:
         raise WireError(
             "M02",
-            f"'{sender}' sealed {len(text)} bytes, shares for {len(group.sites)} sites are "
-            "expected",
+            f"'{sender}' sealed {len(text)} bytes, shares for {len(near)} sites are expected",
         )
     return {
-        s: text[i * shamir.SHARE_BYTES : (i + 1) * shamir.SHARE_BYTES]
-        for i, s in enumerate(group.sites)
+        s: text[i * shamir.SHARE_BYTES : (i + 1) * shamir.SHARE_BYTES] for i, s in enumerate(near)
     }
 
 
 def reveal(
-    group: Group, online: Collection[str], received: Mapping[str, Shares]
+    group: Group, me: str, online: Collection[str], received: Mapping[str, Shares]
 ) -> dict[str, dict[str, bytes]]:
-    """What a site tells the coordinator, once at a place: online site -> shares of the seeds by
-    which the sum is unmasked.
+    """What `me` tells the coordinator, once at a place: online site near it -> shares of the seeds
+    by which the sum is unmasked.
 
     `received`: what `unseal` gave, by sender. RefusedError M01 where the sites are too few;
     WireError M02 where an online site's are missing.
     """
     group.demand(online)
-    missing = sorted(set(online) - set(received))
+    near = sorted(set(online) & set(group.near(me)))
+    missing = sorted(set(near) - set(received))
     if missing:
         raise WireError(
             "M02", f"the shares of {missing} did not come, and they are said to be online"
         )
-    return {
-        site: {s: received[site][s] for s in group.owed(site, online)}
-        for site in sorted(set(online))
-    }
+    return {site: {s: received[site][s] for s in group.owed(site, online)} for site in near}
 
 
 # ---- at the coordinator --------------------------------------------------------------------------
@@ -181,24 +197,22 @@ def unmask(
     `total` is then as it was.
     """
     group.demand(online)
-    points = {s: i for i, s in enumerate(group.sites, start=1)}
     owed = {site: group.owed(site, online) for site in sorted(set(online))}
     for teller, shares in revealed.items():
-        if teller not in points or {s: set(v) for s, v in shares.items()} != {
-            s: set(v) for s, v in owed.items()
-        }:
+        near = group.near(teller) if teller in group.sites else ()
+        expected = {s: set(v) for s, v in owed.items() if s in near}
+        if not near or {s: set(v) for s, v in shares.items()} != expected:
             raise WireError(
                 "M02",
-                f"'{teller}' told other shares than those of the {len(owed)} online sites that "
+                f"'{teller}' told other shares than those of the {len(expected)} online sites that "
                 "are owed",
             )
     recovered: dict[str, dict[str, bytes]] = {}
     for site, names in owed.items():
         recovered[site] = {}
+        tellers = {i: s for i, s in enumerate(group.near(site), start=1) if s in revealed}
         for other in names:
-            shares_by_point = {
-                points[teller]: shares[site][other] for teller, shares in revealed.items()
-            }
-            recovered[site][other] = shamir.combine(shares_by_point, group.threshold)
+            shares_by_point = {i: revealed[s][site][other] for i, s in tellers.items()}
+            recovered[site][other] = shamir.combine(shares_by_point, group.shares)
     for site, seeds in recovered.items():
         masking.unmask(total, site, seeds)

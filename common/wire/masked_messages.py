@@ -59,7 +59,7 @@ class Ask:
     signed: Mapping[str, str] = field(default_factory=dict)
     """`reveal`: online site -> its signature of the online sites (`agreed`)."""
     sealed: Mapping[str, bytes] = field(default_factory=dict)
-    """`reveal`: online site -> what it sealed for this one."""
+    """`reveal`: online site near this one -> what it sealed for it."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Told:
 @dataclass(frozen=True)
 class Masked:
     """A site's answer to the plans of a step: a vector that looks random, and its seeds' shares,
-    sealed for each site; or a code."""
+    sealed for each site near it; or a code."""
 
     code: str = ""
     budget: str = ""
@@ -107,6 +107,8 @@ def place(plans: Sequence[Plan], group: Group) -> str:
     """64 hex digits, the same for every site."""
     asked = [replace(p, site="").question for p in plans]
     rules = [group.sites, group.threshold, group.minimum, dataclasses.astuple(scale(group))]
+    if group.graph:
+        rules.append(dataclasses.astuple(group.graph))
     text = json.dumps([*rules, asked])
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -167,7 +169,8 @@ def unpack_told(packet: Packet, public: str, to: Packet) -> Told:
 
 
 def unpack_masked(packet: Packet, public: str, to: Packet, sites: Sequence[str]) -> Masked:
-    """By the site with the key `public`, in answer to the request `to`, for all of the `sites`."""
+    """By the site with the key `public`, in answer to the request `to`; `sites`: those that it
+    seals shares for."""
     envelope.verify(packet, public, to.hash)
     body = envelope.loads(packet, "masked", ("code", "budget", "blob"))
     _code(body["code"])

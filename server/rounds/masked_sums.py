@@ -18,7 +18,7 @@ import numpy as np
 
 from common.errors import FederationError, FedmetsError, RefusedError, RunError, WireError
 from common.federated.learner import Contribution, Plan, check
-from common.secure_aggregation import fixed_point, group
+from common.secure_aggregation import fixed_point, graph, group
 from common.secure_aggregation.fixed_point import Words
 from common.wire import masked_messages
 from common.wire.envelope import Packet
@@ -74,7 +74,8 @@ class MaskedSums:
         )
         self._path = Path(self._run.out or tempfile.gettempdir()) / NAME
         answers = self._exchange_keys("key", {})
-        self.group = group.group({s: t.fewest for s, t in answers.items()})
+        masks = graph.declared(run_id, {s: t.public for s, t in answers.items()})
+        self.group = group.group({s: t.fewest for s, t in answers.items()}, masks)
         vouches = {s: Vouch(t.public, t.fewest, t.signature) for s, t in answers.items()}
         self._exchange_keys("group", vouches)
 
@@ -117,7 +118,11 @@ class MaskedSums:
                 asks[s],
                 stage="reveal",
                 signed=signed,
-                sealed={sender: vectors.sealed[sender][s] for sender in online},
+                sealed={
+                    sender: vectors.sealed[sender][s]
+                    for sender in self.group.near(s)
+                    if sender in vectors.sealed
+                },
             )
         revealed, silent = self._tell({s: asks[s] for s in agreed})
         self._unmask(
@@ -224,7 +229,7 @@ class MaskedSums:
                 if not codes:
                     raise WireError("W02", "the site answers a masked request in the open")
                 return _owed(site, codes[0], refused)
-            masked = masked_messages.unpack_masked(reply, key, request, self.group.sites)
+            masked = masked_messages.unpack_masked(reply, key, request, self.group.near(site))
             if not masked.code:
                 vectors.add(site, masked)
                 shelf.holds(site, lot)

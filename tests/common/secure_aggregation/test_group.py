@@ -84,9 +84,11 @@ class Step:
     def told(
         self, online: Collection[str], by: Collection[str]
     ) -> dict[str, dict[str, dict[str, bytes]]]:
-        blobs = {me: {k: self.sites[k].blobs[me] for k in online} for me in by}
+        near = {me: set(online) & set(self.group.near(me)) for me in by}
+        blobs = {me: {k: self.sites[k].blobs[me] for k in near[me]} for me in by}
         return {
-            me: secagg_group.reveal(self.group, online, self.sites[me].held(blobs[me])) for me in by
+            me: secagg_group.reveal(self.group, me, online, self.sites[me].held(blobs[me]))
+            for me in by
         }
 
     def total(self, online: Collection[str]) -> Words:
@@ -164,8 +166,8 @@ def test_of_an_online_site_what_does_not_cancel_is_told_and_of_others_nothing(
     everything = {
         me: one.sites[me].held({k: s.blobs[me] for k, s in one.sites.items()}) for me in by
     }
-    for held in everything.values():
-        told = secagg_group.reveal(one.group, online, held)
+    for me, held in everything.items():
+        told = secagg_group.reveal(one.group, me, online, held)
         assert set(told) == set(online)
         for site, shares in told.items():
             assert set(shares) == {site} | set(one.group.sites) - set(online)
@@ -184,7 +186,9 @@ def test_too_few_online_are_refused_by_the_site_and_by_the_coordinator() -> None
         (*names[:4], "stranger"),
         (*names, "stranger"),
     ):
-        assert code(lambda online=online: secagg_group.reveal(one.group, online, held)) == "M01"
+        assert (
+            code(lambda online=online: secagg_group.reveal(one.group, "H1", online, held)) == "M01"
+        )
         assert (
             code(lambda online=online: secagg_group.unmask(one.group, online, {}, one.total(names)))
             == "M01"
@@ -194,8 +198,8 @@ def test_too_few_online_are_refused_by_the_site_and_by_the_coordinator() -> None
 def test_a_sum_over_fewer_sites_than_a_site_allows_is_refused() -> None:
     one = step(6, minimum=5)
     held = one.sites["H1"].held({k: s.blobs["H1"] for k, s in one.sites.items()})
-    assert code(lambda: secagg_group.reveal(one.group, one.group.sites[:4], held)) == "M01"
-    assert len(secagg_group.reveal(one.group, one.group.sites[:5], held)) == 5
+    assert code(lambda: secagg_group.reveal(one.group, "H1", one.group.sites[:4], held)) == "M01"
+    assert len(secagg_group.reveal(one.group, "H1", one.group.sites[:5], held)) == 5
 
 
 @settings(max_examples=60, deadline=None)
@@ -251,7 +255,7 @@ def test_an_online_site_whose_shares_were_kept_back_is_named() -> None:
     one = step(4)
     blobs = {k: one.sites[k].blobs["H1"] for k in ("H1", "H10", "Ghent")}
     with pytest.raises(WireError, match="Charité") as caught:
-        secagg_group.reveal(one.group, one.group.sites, one.sites["H1"].held(blobs))
+        secagg_group.reveal(one.group, "H1", one.group.sites, one.sites["H1"].held(blobs))
     assert caught.value.code == "M02"
 
 

@@ -28,7 +28,7 @@ from common.data.cohort import Fold
 from common.errors import DataError, FederationError, RefusedError, UsageError
 from common.federated.learner import Plan, hyper_of, load
 from common.privacy.mechanism import Privacy
-from common.secure_aggregation import group
+from common.secure_aggregation import graph, group
 from common.types import unpack
 from common.wire import masked_messages
 from common.wire.envelope import Kind, Packet
@@ -146,6 +146,30 @@ def plain(folder: Path, names: Sequence[str] = NAMES) -> np.ndarray:
 def test_the_model_is_that_of_the_open_sums(stations: list[Local], tmp_path: Path) -> None:
     progress, told = driven(federation(stations), tmp_path)
     assert coefficients(progress) == pytest.approx(plain(tmp_path), abs=1e-6)
+    assert all(e.sites == dict.fromkeys(NAMES, "contributed") for e in told)
+
+
+def test_on_a_sparse_graph_the_sums_are_those_of_the_full_one_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ring of five, each with the site on either side: what passes is for neighbours alone."""
+    folders = [tmp_path / kind for kind in ("full", "sparse")]
+    for folder in folders:
+        folder.mkdir()
+    full, _ = driven(federation([station(folders[0], n) for n in NAMES]), folders[0])
+    monkeypatch.setattr(graph, "SPARSE", len(NAMES))
+    monkeypatch.setattr(graph, "degree_of", lambda sites, assumed: graph.Degree(2, 2, 1))
+    sealed: list[int] = []
+
+    def keep(site: str, told: Packet, m: Message) -> Message | None:
+        if told.kind == "masked":
+            sealed.append(len(unpack(told.blob)) - 1)
+        return as_it_is(site, told, m)
+
+    sparse = federation([station(folders[1], n) for n in NAMES], keep)
+    progress, told = driven(sparse, folders[1])
+    assert coefficients(progress).tobytes() == coefficients(full).tobytes()
+    assert set(sealed) == {3}
     assert all(e.sites == dict.fromkeys(NAMES, "contributed") for e in told)
 
 
