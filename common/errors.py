@@ -113,8 +113,8 @@ CODES: dict[str, Code] = {
         "agree, ask the site named",
     ),
     "M03": Code(
-        "a value is too large for the fixed point of a secure sum",
-        "scale the feature, or clip it in the study: the site's log names the value",
+        "a secure sum is as large as one site's part may be, and a part may have been cut",
+        "scale the feature, clip it in the study, or run with fewer sites",
     ),
     "M04": Code(
         "a site cannot compute its part of a masked step, and will give no other answer there",

@@ -86,6 +86,9 @@ class Policy(Settings):
     sets: AllowedSets = "one"
     """With how many sets of sites a patient is ever summed up under masks: `one`, or `any`, and
     then two sums can tell that of the sites between the sets."""
+    small_folds: bool = False
+    """Whether a part that a fold leaves out may be expected to hold fewer patients than `minimum`:
+    the difference of two sums is then a sum over so few."""
     open_trees: bool = False
     """Whether trees are grown without noise or masks: the coordinator can then tell single patients'
     rows and labels from the site's sums, whatever `minimum` is."""

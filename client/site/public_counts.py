@@ -55,10 +55,11 @@ def most(site: Site, cohort: Cohort, noised: Noised) -> int:
     return sum(by_class(cohort, noised)[0])
 
 
-def most_parts(patients: int | None, minimum: int) -> int:
-    """Into how many parts so many patients may be folded: each is expected to hold `minimum`. 0
-    where they are fewer than that all together."""
-    if patients is None:
+def most_parts(site: Site, patients: int | None) -> int:
+    """Into how many parts a site's patients may be folded: each is expected to hold `minimum`,
+    unless the site allows smaller ones. 0 where they are fewer than that all together."""
+    minimum = site.minimum
+    if patients is None or site.privacy.small_folds:
         return int(SPLIT.most)
     if patients < minimum:
         return 0
@@ -74,7 +75,7 @@ def demand_fold(
     patients than `minimum` in, or out: what is in one part is the difference of two sums. By the
     expectation, so that nothing is told of how many a part holds."""
     left_out = {len(set(f.parts)) for f in (plan.fold, *plan.reads)} - {0}
-    if not left_out:
+    if not left_out or site.privacy.small_folds:
         return
     patients = fewest(site, cohort, noised, unlabelled=learner.traits.unlabelled)
     if patients is None:

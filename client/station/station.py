@@ -259,7 +259,7 @@ class Station:
             seconds=seconds,
             shares=privacy.shares,
             parts=public_counts.most_parts(
-                public_counts.fewest(self.site, cohort, noised), self.site.minimum
+                self.site, public_counts.fewest(self.site, cohort, noised)
             ),
         )
 

@@ -96,14 +96,15 @@ def write_sites(folder: Path, partition: Partition, template: SiteTemplate) -> d
 
 
 def _privacy(noise_seed: int | None, peers: Mapping[str, str]) -> str:
-    """The table of a site's policy: trees are grown openly and as fine as they come. Noise that can
+    """The table of a site's policy: folds may be small, trees are grown openly and as fine as they
+    come. Noise that can
     be made again hides nobody, so that no protection is demanded beside it."""
     seed = "" if noise_seed is None else f"noise_seed = {noise_seed}\n"
     require = 'require = "secagg"\nanswer_every = 0.0\n' if peers and noise_seed is None else ""
     require += "colluders = 0\n" if peers else ""
     known = "".join(f"{_toml(k)} = {_toml(v)}\n" for k, v in peers.items())
-    trees = "open_trees = true\nsmallest_leaf = 0\n"
-    return f"[privacy]\n{trees}{seed}{require}" + (f"[privacy.peers]\n{known}" if known else "")
+    loose = "small_folds = true\nopen_trees = true\nsmallest_leaf = 0\n"
+    return f"[privacy]\n{loose}{seed}{require}" + (f"[privacy.peers]\n{known}" if known else "")
 
 
 def _toml(value: object) -> str:

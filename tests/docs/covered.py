@@ -72,6 +72,10 @@ HELD: dict[str, Here | There] = {
     "fedmets simulate --epsilon 1,3,10,inf": Here(
         more=TINY, slow=f"--learners private_logistic --phantom-patients 250 {QUICK}"
     ),
+    "fedmets simulate --secure --epsilon 3": Here(
+        more=f"{TINY} --partition even",
+        slow=f"--learners private_logistic --phantom-patients 250 --partition even {QUICK}",
+    ),
     "fedmets simulate --secure": Here(
         more=f"{TINY} --partition even",
         slow=f"--learners logistic --phantom-patients 250 --partition even {QUICK}",

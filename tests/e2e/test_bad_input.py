@@ -129,7 +129,7 @@ OPTIONS: list[tuple[tuple[str, ...], int, str, tuple[str, ...]]] = [
     (("--set", "logistic"), 2, "C01", ("learner.key=value",)),
     (("--strategy", "best"), 2, "C01", ("'best'", "fedavg")),
     (("--folds", "1"), 2, "C01", ("parts = 1",)),
-    (("--folds", "2"), 2, "C01", ("parts = 2", "3 to 50")),
+    (("--folds", "2"), 2, "C01", ("parts = 2", "3 to 20")),
     (("--folds", "400"), 2, "C01", ("parts = 400",)),
     (("--learners", "logistic,logistic"), 2, "C01", ("logistic, logistic", "each once")),
     (("--learners", "preprocessing"), 2, "C01", ("'preprocessing' predicts nothing",)),

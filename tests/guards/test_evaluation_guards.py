@@ -391,7 +391,8 @@ def test_e05_the_decision_curve_has_treat_all_and_treat_none(whole: Done, writte
         "federated", "within_site")
     )["decision"]  # fmt: skip
     t = np.array(curve["thresholds"])
-    assert t[0] < 0.05
+    # the first threshold is where so many patients lie below that a step shows none of them
+    assert t[0] < 0.1
     assert t[-1] > 0.9
     odds = t / (1 - t)
     called = score[None] >= t[:, None]

@@ -60,9 +60,18 @@ def test_a_site_says_into_how_many_parts_it_may_be_folded(
     patients: int, minimum: int, parts: int
 ) -> None:
     policy = Policy(patients=(max(patients, 1), 1000))
-    most = public_counts.most_parts(max(patients, 1), minimum)
+    site = Site("S", Path(), (), minimum=minimum, privacy=policy)
+    most = public_counts.most_parts(site, max(patients, 1))
     if most:
         assert refused(parts, Fold(parts=(0,)), minimum, policy) == (parts > most)
+
+
+def test_a_site_may_allow_smaller_parts() -> None:
+    loose = Policy(small_folds=True)
+    assert refused(5, Fold(parts=(0,)), 40)
+    assert not refused(5, Fold(parts=(0,)), 40, loose)
+    site = Site("S", Path(), (), minimum=40, privacy=loose)
+    assert public_counts.most_parts(site, 50) == 20
 
 
 def test_folds_are_judged_by_the_number_that_is_told_and_by_no_other() -> None:

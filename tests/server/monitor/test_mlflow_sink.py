@@ -86,6 +86,8 @@ def test_a_run_that_is_started_with_it_is_handed_over_as_it_goes_and_logged(
         "colorectal_metastasis",
         "--expect",
         "2",
+        "--set",
+        "secure=true",
         "--state",
         str(tmp_path),
         "--out",
