@@ -29,6 +29,7 @@ from common.errors import FedmetsError
 from common.federated.accounting import least_noise
 from common.federated.learner import Contribution, Federated, Plan, fit, hyper_of, local_plan
 from common.privacy.mechanism import Cost, Privacy, Sampled, epsilon, release
+from common.privacy.patient_sums import grid_of
 from common.privacy.random import repeatable
 from common.types import Arrays, State
 from simulation.attack.lower_bound import CONFIDENCE, lower_bound
@@ -267,5 +268,8 @@ def _scores(
         # what is sent is this times a noisy number of cases, which tells less
         return np.array([projection(_answer(learner, private, cohort).sums) for _ in range(trials)])
     answer, bound = _answer(learner, private, cohort), moment.bound
-    sent = (noised(answer, bound, privacy) for _ in range(trials))
+    on = grid_of(bound, privacy)
+    # in the grid's steps, and cut by the learner alone: it is the learner's bound that is on trial
+    whole = replace(answer, sums={k: on.rounded(v) for k, v in answer.sums.items()})
+    sent = (noised(whole, bound, privacy) for _ in range(trials))
     return np.array([projection(s.sums) / bound**2 + s.cases for s in sent])

@@ -90,7 +90,7 @@ def _standard(schema: Schema) -> Arrays:
     columns = schema.columns
     zeros, ones = np.zeros(len(columns)), np.ones(len(columns))
     return {
-        **PREPROCESSING.start(schema, 0),
+        "bounds": PREPROCESSING.start(schema, 0)["bounds"],
         "pass": np.array(2),
         "auc": zeros,
         "classes": np.zeros(CLASSES),

@@ -85,7 +85,7 @@ def test_a_run_that_is_started_with_it_is_handed_over_as_it_goes_and_logged(
         "--study",
         "colorectal_metastasis",
         "--expect",
-        "2",
+        "3",
         "--set",
         "secure=true",
         "--state",
