@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from client.site.privacy_policy import Policy
 from client.station.answer_store import Answers
 from client.station.durable_state import Memory
 from common.data.cohort import Fold
@@ -30,7 +31,8 @@ JOBS = [
 
 @pytest.fixture
 def told(tmp_path: Path) -> list[Exchange]:
-    stations = [Local(c, tmp_path, 1) for c in sites(90, 3, seed=2)]
+    open_ = Policy(open_trees=True)
+    stations = [Local(c, tmp_path, 1, policy=open_) for c in sites(90, 3, seed=2)]
     return driven(federation(stations), replace(RUN, evaluations="within_site"), JOBS)[1]
 
 

@@ -78,7 +78,7 @@ def test_trees_that_know_their_patients_by_heart_are_found_out() -> None:
 
 
 def test_a_model_that_never_looked_is_at_chance_to_the_last_digit() -> None:
-    found = attacked(Fixed(), {f.key: {"fixed": {"x": np.zeros(1)}} for f in FOLDS})
+    found = attacked(Fixed(), {f: {"fixed": {"x": np.zeros(1)}} for f in FOLDS})
     for row in found.values():
         assert row["low"] <= row["auc"] == 0.5 <= row["high"]
         assert row["tpr_low"] <= row["tpr"] <= 0.01
