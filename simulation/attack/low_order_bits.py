@@ -21,7 +21,7 @@ from simulation.attack.canary_cohort import SITE
 from simulation.attack.fit_audit import Audited
 from simulation.attack.observed_fit import account, releases
 
-_CLASSES = 16
+_CLASSES = 32
 CANARIES = COARSE * _CLASSES
 SHARE = 1 / 64
 """Of the canaries, those with the finest bits: they are guessed to be out."""
