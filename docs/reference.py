@@ -53,6 +53,13 @@ ENVIRONMENT = {
     "apart",
     "FEDMETS_USER": "beside a kit's `compose.yaml`: user and group (`1000:1000`) as whom its "
     "containers run",
+    "FEDMETS_SIGNER": "beside a coordinator's `compose.yaml`: user and group as whom the signer runs, "
+    "the owner of the folder `signer`",
+    "FEDMETS_STATION_MEMORY": "beside a kit's `compose.yaml`: the most memory of the station (`64g`)",
+    "FEDMETS_COURIER_MEMORY": "beside a kit's `compose.yaml`: the most memory of the courier (`8g`)",
+    "FEDMETS_DOOR_MEMORY": "beside a coordinator's `compose.yaml`: the most memory of the door (`8g`)",
+    "FEDMETS_SIGNER_MEMORY": "beside a coordinator's `compose.yaml`: the most memory of the signer "
+    "(`32g`)",
     "FEDMETS_ENGINE": "tests of the containers: `podman` (default) or `docker`",
     "COMPOSE": "`check.sh` of a kit: `podman-compose` in place of `docker compose`",
     "HTTPS_PROXY": "the courier's way out, where a site has a proxy",

@@ -74,11 +74,11 @@ HELD: dict[str, Here | There] = {
     ),
     "fedmets simulate --secure --epsilon 3": Here(
         more=f"{TINY} --partition even",
-        slow=f"--learners private_logistic --phantom-patients 250 --partition even {QUICK}",
+        slow=f"--learners private_logistic --phantom-patients 500 --partition even {QUICK}",
     ),
     "fedmets simulate --secure": Here(
         more=f"{TINY} --partition even",
-        slow=f"--learners logistic --phantom-patients 250 --partition even {QUICK}",
+        slow=f"--learners logistic --phantom-patients 500 --partition even {QUICK}",
     ),
     "fedmets simulate --study colorectal_metastasis --data /path/to/tcga-coadread --task preop": Here(
         "gdc", "--prepare"

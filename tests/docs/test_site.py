@@ -168,7 +168,7 @@ def test_environment(built: Path) -> None:
     named = {
         n
         for p in code
-        for n in re.findall(r"\bFEDMETS_[A-Z]+\b", (ROOT / p).read_text(errors="replace"))
+        for n in re.findall(r"\bFEDMETS_[A-Z_]+\b", (ROOT / p).read_text(errors="replace"))
     }
     assert named <= reference.ENVIRONMENT.keys()
 
