@@ -70,9 +70,21 @@ class Contents:
     """Lines that there were once, and of which nothing is left."""
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """A line that was begun."""
+
+    after: int
+    """Lines that there were."""
+    size: int
+    """Bytes that they took."""
+
+
+_NOTHING = _Begun(-1, 0)
+
+
 class Chain:
-    """Opened for appending; `head` is the hash of the last line. Whoever makes a kind of it says
-    what to do when something is wrong."""
+    """Opened for appending. Whoever makes a kind of it says what to do when something is wrong."""
 
     room = "free space"
     """Said where the disk is full."""
@@ -88,19 +100,22 @@ class Chain:
         self.path = path
         self.torn = self.lost = 0
         self.lines: list[dict[str, Any]] = []
-        self.head = GENESIS
         if path.exists() or End.of(path):
             contents = self.contents(path)
             self.lines, self.torn, self.lost = contents.lines, contents.torn, contents.lost
             if self.torn:
                 with _opened(path, "r+b") as f:
                     f.truncate(contents.bytes)
-        if self.lines:
-            self.head = str(self.lines[-1]["hash"])
-        self._count, self._remembers = len(self.lines), True
+        self._end = End(len(self.lines), str(self.lines[-1]["hash"]) if self.lines else GENESIS)
+        self._begun, self._remembers = _NOTHING, True
         self._file = _opened(path, "ab")
         if self.torn and not self.lost:
             self._mark()
+
+    @property
+    def head(self) -> str:
+        """The hash of the last line."""
+        return self._end.hash
 
     @classmethod
     def contents(cls, path: Path) -> Contents:
@@ -141,12 +156,18 @@ class Chain:
         self.lines, self._remembers = [], False
 
     def append(self, kind: str, **content: Any) -> dict[str, Any]:
-        """Add a line, synced to disk before it returns."""
+        """Add a line, synced to disk before it returns. Where an exception breaks in (an interrupt
+        may, anywhere), the line counts if it was synced, and otherwise the next one takes its place.
+        """
         lost = {"lost": self.lost} if self.lost else {}
-        body = {"n": self._count, "kind": kind, **content, **lost, "prev": self.head}
+        body = {"n": self._end.lines, "kind": kind, **content, **lost, "prev": self.head}
         line = {**body, "hash": _hash(body)}
         rest = memoryview(json.dumps(line, separators=(",", ":")).encode() + b"\n")
         size = os.fstat(self._file.fileno()).st_size
+        if self._begun.after == self._end.lines and size > self._begun.size:
+            size = self._begun.size  # a line that was begun and never came to its end
+            os.ftruncate(self._file.fileno(), size)
+        self._begun = _Begun(self._end.lines, size)
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
@@ -157,7 +178,9 @@ class Chain:
             raise RunError(
                 "S03", f"'{self.path}' cannot be written ({error.strerror}); {self.room}"
             ) from error
-        self._count, self.head, self.lost = self._count + 1, str(line["hash"]), 0
+        # one assignment: an interrupt finds the chain before the line or after it
+        self._end = End(self._end.lines + 1, str(line["hash"]))
+        self.lost = 0
         self._mark()
         if self._remembers:
             self.lines.append(json.loads(json.dumps(line)))
@@ -169,7 +192,7 @@ class Chain:
         with suppress(OSError):
             handle = os.open(_beside(self.path), os.O_WRONLY | os.O_CREAT, 0o666)
             try:
-                os.pwrite(handle, f"{self._count:012d} {self.head}\n".encode(), 0)
+                os.pwrite(handle, f"{self._end.lines:012d} {self.head}\n".encode(), 0)
             finally:
                 os.close(handle)
 
