@@ -875,7 +875,7 @@ def test_sums_cover_no_fewer_patients_than_their_learner_says(name: str, read: s
     if read == "some":
         plan = dataclasses.replace(plan, reads=(plan.fold, *plan.reads[1:3]))
     c = federation(2)[0]
-    c = c.where(np.arange(len(c)) < 14)
+    c = c.where(np.arange(len(c)) < 9)
     assert isinstance(learner, Covering)
     told, covers = (
         learner.contribute(moment.states, c, plan),
