@@ -16,13 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from client.site import site_file
+from client.site import public_counts, site_file
 from client.site.site_file import Site
 from client.station import privacy_budget, socket_server, time_forecast
 from client.station.station import cohort_of, open_site
 from common.data.cohort import ESTIMABLE, UNKNOWN, Cohort, Fold
 from common.errors import DataError, FedmetsError
 from common.federated.learner import fit, hyper_of, load, local_plan
+from common.privacy.limits import SPLIT
 from common.runtime import network
 from common.runtime.health_check import Finding, faults
 from common.study import load as studies
@@ -324,6 +325,7 @@ def _study(site: Site, ref: str) -> list[Finding]:
         )
         out.append(Finding(f"data, {ref}", "note", text))
     if labelled >= site.minimum:
+        out += _folds(site, labelled, ref)
         longest, findings = _forecast(study, cohort, ref)
         out += findings
         try:
@@ -331,6 +333,19 @@ def _study(site: Site, ref: str) -> list[Finding]:
         except FedmetsError as error:
             out += faults(f"forecast, {ref}", error, PERMISSIONS)
     return out
+
+
+def _folds(site: Site, labelled: int, ref: str) -> list[Finding]:
+    """Masked sites tell no number of patients but the one that they declare: of folds that are too
+    small for them a run learns by its end."""
+    most = public_counts.most_parts(site, labelled)
+    if site.privacy.require != "secagg" or site.privacy.patients is not None or most >= SPLIT.most:
+        return []
+    text = f"a masked run of more than {most} parts would end at this site's first answer (M04)"
+    way_out = (
+        "declare privacy.patients = [least, most]: such a run is then refused before it begins"
+    )
+    return [Finding(f"data, {ref}", "note", text, way_out)]
 
 
 def _forecast(study: Study, cohort: Cohort, ref: str) -> tuple[float, list[Finding]]:

@@ -118,7 +118,8 @@ CODES: dict[str, Code] = {
     ),
     "M04": Code(
         "a site cannot compute its part of a masked step, and will give no other answer there",
-        "ask the site: its log says why; once that is mended, or left out, start a new run",
+        "ask the site: its log says why; once that is mended, or left out, start a new run. Where it "
+        "has too few patients for the run's folds: fewer parts, or a run without it",
     ),
     "M05": Code(
         "the site's patients are already in masked sums over other sites: the two sums would tell "

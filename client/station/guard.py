@@ -5,18 +5,22 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from client.site.public_counts import by_class, demand_fold, most
 from client.site.site_file import Site
 from client.station.charge import Charge
 from client.station.gaussian_noise import demand_steps, noised, within_masks
 from client.station.privacy_budget import Budget
-from common.data.cohort import Cohort
+from common.data.cohort import UNKNOWN, Cohort
 from common.data.schema import Schema
 from common.errors import FedmetsError, RefusedError
+from common.federated.coverage import Covering, enough
 from common.federated.learner import (
+    Averaged,
     Contribution,
     Federated,
     Grouped,
@@ -30,6 +34,7 @@ from common.federated.protected_sums import bounded, protected
 from common.federated.states import States
 from common.privacy.limits import BOUND, SPLIT
 from common.privacy.mechanism import Sampled
+from common.types import Arrays
 from common.wire.masked_messages import Ask
 from common.wire.messages import Greeting, Request
 
@@ -212,7 +217,9 @@ def contributed(
 
     Under noise or masks what cannot be computed is judged patient by patient, each by itself: that
     patient adds nothing, and the sum of the others leaves. That a sum did not come about would
-    answer a question about a patient, and a coordinator chooses states. Otherwise RefusedError P02
+    answer a question about a patient, and a coordinator chooses states. `cases` are those whom the
+    plan looks at, whoever its states fail for: by a count of the others a site would fall below its
+    minimum, or not, as its patients are. Otherwise RefusedError P02
     says that there is none, and `note` why, at the site; P01 of fewer patients than `minimum`, as
     without the failure, which would else tell of one among a few.
     """
@@ -232,42 +239,55 @@ def contributed(
     try:
         return of(cohort)
     except Exception as error:
+        able, cases = _judged(of, learner, cohort)
         if not plan.protected:
-            counted = _counted(of, cohort)
             raise RefusedError(
-                "P02" if counted >= minimum else "P01",
-                f"{plan.learner}, fold '{plan.fold.key}': no sum over {counted} patients, the "
+                "P02" if cases >= minimum else "P01",
+                f"{plan.learner}, fold '{plan.fold.key}': no sum over {cases} patients, the "
                 f"site's minimum is {minimum} ({error})",
             ) from error
         note(f"{plan.learner}, fold '{plan.fold.key}': {error}; judged patient by patient")
-    n = np.arange(len(cohort))
-    able = np.array([_computable(of, cohort.where(n == i)) for i in n], np.bool_)
     note(f"{plan.learner}, fold '{plan.fold.key}': {int((~able).sum())} patients add nothing")
     try:
-        return of(cohort.where(able))
+        total = of(cohort.where(able))
     except Exception as error:
         note(f"{plan.learner}, fold '{plan.fold.key}': {error}; the site adds nothing")
-        return zero
+        total = zero
+    return _counting(total, cases, _parameters(learner, states, plan))
 
 
-def _counted(of: Callable[[Cohort], Contribution], cohort: Cohort) -> int:
-    """The patients of a sum that failed: who fails alone is one whom the learner looks at."""
-    n = np.arange(len(cohort))
-    counted = 0
+def _judged(
+    of: Callable[[Cohort], Contribution], learner: Federated, cohort: Cohort
+) -> tuple[NDArray[np.bool_], int]:
+    """(cases,): of which patients alone there is a sum; and how many the learner looks at. Who fails
+    alone is one of them, if such patients count at all."""
+    n, able, cases = np.arange(len(cohort)), np.ones(len(cohort), np.bool_), 0
     for i in n:
         try:
-            counted += of(cohort.where(n == i)).cases
+            cases += of(cohort.where(n == i)).cases
         except Exception:
-            counted += 1
-    return counted
+            able[i] = False
+            cases += bool(cohort.labels[i] != UNKNOWN or learner.traits.unlabelled)
+    return able, cases
 
 
-def _computable(of: Callable[[Cohort], Contribution], rows: Cohort) -> bool:
-    try:
-        of(rows)
-    except Exception:
-        return False
-    return True
+def _parameters(learner: Federated, states: States, plan: Plan) -> Arrays:
+    """Those that the site was sent, where the learner sends new ones times cases."""
+    arrays = states.get(plan.fold, {}).get(learner.name, {})
+    return learner.parameters(arrays) if isinstance(learner, Averaged) else {}
+
+
+def _counting(total: Contribution, cases: int, parameters: Arrays) -> Contribution:
+    """The same sums for more cases. New parameters weigh as much more; where nobody could be learnt
+    from they are those that came."""
+    if set(total.sums) != set(parameters):
+        return replace(total, cases=cases)
+    if not total.cases:
+        sums = {k: v.astype(np.float64) * cases for k, v in parameters.items()}
+        return replace(total, sums=sums, cases=cases)
+    more = cases / total.cases
+    sums, tally = ({k: v * more for k, v in of.items()} for of in (total.sums, total.tally))
+    return Contribution(sums, cases, tally)
 
 
 def release(
@@ -280,7 +300,7 @@ def release(
     budget: Budget | None = None,
 ) -> Contribution:
     """The contribution, if it covers enough patients and is of the declared shapes; otherwise
-    RefusedError.
+    RefusedError. A row of its sums that covers fewer is zeros (`common.federated.coverage`).
 
     Where the plan asks for noise it is added here, and what that costs is taken from the budget, in
     memory: nothing leaves before `Budget.settle` has written it. The minimum is then held against
@@ -305,4 +325,8 @@ def release(
             f"minimum is {minimum}",
         )
     check(contribution, identity(learner, states, cohort.schema, plan), plan)
+    if plan.privacy is None and isinstance(learner, Covering):
+        covers = learner.covers(states, cohort, plan)
+        parameters = _parameters(learner, states, plan)
+        return enough(contribution, covers, minimum, plan, parameters)
     return contribution

@@ -62,8 +62,9 @@ def protected(
     """The contribution; its sums in steps of the grid (int64) where noise is to follow, else as
     numbers.
 
-    What cannot be computed is judged patient by patient, each by itself: that patient adds
-    nothing. `note` is told, at the site.
+    What cannot be computed is judged patient by patient, each by itself: that patient adds nothing
+    to the sums, and is counted like the others, for `cases` say whom the plan looks at and not at
+    whom its states fail. `note` is told, at the site.
     """
     zero = identity(learner, states, cohort.schema, plan)
     if isinstance(learner, Summing):
@@ -78,7 +79,7 @@ def protected(
         return _sum([summands], zero, plan, bound)
 
     with np.errstate(all="ignore"):
-        return _sum(_one_by_one(learner, states, cohort, plan, note, add), zero, plan, bound)
+        return _sum(_one_by_one(learner, states, cohort, plan, zero, note, add), zero, plan, bound)
 
 
 def row_blocks(rows: int, width: int) -> Iterator[slice]:
@@ -92,12 +93,13 @@ def _one_by_one(
     states: States,
     cohort: Cohort,
     plan: Plan,
+    zero: Contribution,
     note: Callable[[str], None],
     add: Callable[[Summands], object],
 ) -> Iterator[Summands]:
-    """Of each patient whose own could be computed, and added: that is tried here, where a failure
-    is that patient's alone."""
-    failed = 0
+    """Of each patient; zeros where that patient's own could not be computed, or added: that is tried
+    here, where a failure is that patient's alone. Who fails is one whom the learner looks at."""
+    failed, nothing = 0, Summands(1, _row(zero.sums), _row(zero.tally))
     for i in range(len(cohort)):
         patient = cohort.where(np.arange(len(cohort)) == i)
         try:
@@ -106,6 +108,7 @@ def _one_by_one(
                 add(summands)
         except Exception:
             failed += 1
+            yield nothing
         else:
             yield from own
     if failed:

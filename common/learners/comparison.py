@@ -13,7 +13,7 @@ alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from common.data.cohort import UNKNOWN, Cohort, Fold
 from common.data.schema import Schema
 from common.federated.array_rules import ArrayRules
+from common.federated.coverage import Cover, Covers
 from common.federated.learner import (
     Contribution,
     Head,
@@ -38,11 +39,15 @@ from common.federated.local_baseline import local_folds, trainable
 from common.federated.states import States
 from common.learners.evaluation import (
     Predicted,
+    Scorer,
     chosen,
     configured,
     groups,
     leave_one_site_out,
+    marked,
     out_of_fold,
+    predicted,
+    reached,
     scorable,
     threshold_and_loss,
     within_site,
@@ -132,9 +137,7 @@ class Comparison:
             one, other = scored[evaluation, a[1], a[0]], scored[evaluation, b[1], b[0]]
             named = f"difference/{evaluation}/{' '.join(a)}|{' '.join(b)}"
             sums |= {f"{named}/{k}": v for k, v in _together(one, other, cohort.labels).items()}
-        if (
-            lead := next((m for m in subgroups.LEADS if (WITHIN, "federated", m) in scored), None)
-        ) is not None:
+        if (lead := self._lead(scored)) is not None:
             apart = self._subgroups(
                 scored[WITHIN, "federated", lead], states[Fold()]["preprocessing"], cohort
             )
@@ -168,22 +171,66 @@ class Comparison:
             _shuffled(cohort, known),
         )
 
+    def covers(self, states: States, cohort: Cohort, plan: Plan) -> Covers:
+        """By model and difference those whom it, or both, would score; of subgroups see
+        `common.metrics.subgroups.covered`."""
+        heads, known = configured(self.heads, self.learners), cohort.labels != UNKNOWN
+        alone = self._alone(heads, cohort, plan)
+        seen, most = (
+            {
+                model: known & scores.seen
+                for model, scores in (
+                    self._federated(heads, states, cohort, plan, how) | alone
+                ).items()
+            }
+            for how in (marked, reached)
+        )
+        out = {"/".join(m): Cover.of(seen[m], most[m]) for m in seen}
+        for evaluation, a, b in paired(self.heads, heads):
+            one, other = (evaluation, a[1], a[0]), (evaluation, b[1], b[0])
+            out[f"difference/{evaluation}/{' '.join(a)}|{' '.join(b)}"] = Cover.of(
+                seen[one] & seen[other], most[one] & most[other]
+            )
+        if (lead := self._lead(seen)) is not None:
+            told = seen[WITHIN, "federated", lead]
+            rows = subgroups.covered(
+                cohort.schema,
+                subgroups.cuts(cohort.schema, states[Fold()]["preprocessing"]),
+                cohort.values[told],
+                cohort.labels[told],
+                _shuffled(cohort, told),
+            )
+            # what is told of groups follows from who is in them, whatever the folds are
+            out[f"subgroups/{lead}"] = Cover(rows, rows)
+        return out
+
+    def _lead(self, models: Collection[Model]) -> str | None:
+        """Whose performance in subgroups is looked at."""
+        return next((m for m in subgroups.LEADS if (WITHIN, "federated", m) in models), None)
+
     def _federated(
-        self, heads: Sequence[Head], states: States, cohort: Cohort, plan: Plan
+        self,
+        heads: Sequence[Head],
+        states: States,
+        cohort: Cohort,
+        plan: Plan,
+        score: Scorer = predicted,
     ) -> dict[Model, Predicted]:
         parts, left_out = cohort.parts(plan.seed, plan.parts), groups(plan.reads)
         at = next((i for i, f in enumerate(left_out) if cohort.site in f.sites), None)
         told = states[Fold()]["evaluation"]
         out: dict[Model, Predicted] = {}
         for head in heads:
-            scored = within_site(head, states, cohort, plan.reads, parts)
+            scored = within_site(head, states, cohort, plan.reads, parts, score)
             out[WITHIN, "federated", head.name] = Predicted.by_part(
                 scored, _set(told, head.name, WITHIN), parts
             )
             set_on = (0.5, np.inf) if at is None else _set(told, head.name, LEFT_OUT)[at]
-            scored = leave_one_site_out(head, states, cohort, plan.reads)
+            scored = leave_one_site_out(head, states, cohort, plan.reads, score)
             out[LEFT_OUT, "federated", head.name] = Predicted.alike(scored, *set_on)
-            out[FINAL, "federated", head.name] = _final(head, states.get(Fold(), {}), cohort, told)
+            out[FINAL, "federated", head.name] = _final(
+                head, states.get(Fold(), {}), cohort, told, score
+            )
         for evaluation in (WITHIN, LEFT_OUT, FINAL):
             out |= self._chosen(heads, evaluation, "federated", out)
         return out
@@ -207,6 +254,18 @@ class Comparison:
             out[WITHIN, "local", head.name] = Predicted.by_part(
                 within_site(head, states, cohort, folds, parts), set_on, parts
             )
+        return out | self._chosen(heads, WITHIN, "local", out)
+
+    def _alone(self, heads: Sequence[Head], cohort: Cohort, plan: Plan) -> dict[Model, Predicted]:
+        """Whom `_local` scores; nothing is trained."""
+        out: dict[Model, Predicted] = {}
+        classes = len(cohort.schema.label.classes)
+        for head in [h for h in heads if isinstance(h, TableHead)]:
+            able = "table" in cohort.modalities and trainable(head, cohort, plan.seed, plan.parts)
+            seen = scorable(head, cohort) & able
+            scores = np.full((len(cohort), classes), 1 / classes), seen
+            loss = 0.0 if able else np.inf
+            out[WITHIN, "local", head.name] = Predicted.alike(scores, 0.5, loss)
         return out | self._chosen(heads, WITHIN, "local", out)
 
     def _chosen(
@@ -259,22 +318,20 @@ def _set(told: Arrays, head: str, evaluation: str) -> list[tuple[float, float]]:
     return [(b.threshold if b else 0.5, loss) for b, loss in zip(best, losses, strict=True)]
 
 
-def _final(head: Head, state: State, cohort: Cohort, told: Arrays) -> Predicted:
+def _final(head: Head, state: State, cohort: Cohort, told: Arrays, score: Scorer) -> Predicted:
     """The model that leaves the federation, on patients of whom it has seen most: how it does there
     is no estimate of how it will do."""
-    n, classes = len(cohort), len(cohort.schema.label.classes)
-    probs, seen = np.full((n, classes), 1 / classes), np.zeros(n, np.bool_)
-    if state.get(head.name):
-        seen = scorable(head, cohort)
-        if seen.any():
-            probs[seen] = head.predict(state, cohort.where(seen))
+    everyone = np.ones(len(cohort), np.bool_)
+    models = [(everyone, lambda rows: head.predict(state, rows))] if state.get(head.name) else []
     best = youden(told[f"{head.name}/{WITHIN}/histogram"][1])
     scored, loss = (
         float(told[f"{head.name}/{WITHIN}/n"]),
         float(told[f"{head.name}/{WITHIN}/log_loss"]),
     )
     return Predicted.alike(
-        (probs, seen), best.threshold if best else 0.5, loss / scored if scored else np.inf
+        score(head, cohort, models),
+        best.threshold if best else 0.5,
+        loss / scored if scored else np.inf,
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar, cast
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from common.data.cohort import UNKNOWN, Cohort, Fold
 from common.data.schema import Floats, Schema
 from common.federated.array_rules import ArrayRule, ArrayRules, counts, sums
+from common.federated.coverage import Cover, Covers
 from common.federated.learner import (
     Contribution,
     Head,
@@ -111,10 +113,7 @@ class Evaluation:
             sums |= _tally(f"{name}/within", within, np.where(seen, labels, UNKNOWN))
             left_out, seen = leave_one_site_out(head, states, cohort, plan.reads)
             sums |= _tally(f"{name}/left_out", left_out, np.where(seen, labels, UNKNOWN))
-            for kind, outer in (
-                ("within", [Fold(parts=(p,)) for p in range(plan.parts)]),
-                ("left_out", groups(plan.reads)),
-            ):
+            for kind, outer in _outer(plan):
                 histogram, loss = np.zeros((len(outer), BINS, 2)), np.zeros((len(outer), 2))
                 for i, fold in enumerate(outer):
                     probs, seen = out_of_fold(head, states, cohort, fold, plan.reads, parts)
@@ -123,6 +122,21 @@ class Evaluation:
                     loss[i] = float(mine.log_loss), float(mine.n)
                 sums |= {f"{name}/thresholds/{kind}": histogram, f"{name}/log_loss/{kind}": loss}
         return Contribution(sums, int((labels != UNKNOWN).sum()))
+
+    def covers(self, states: States, cohort: Cohort, plan: Plan) -> Covers:
+        """By head and kind those that are scored; of `thresholds` and `log_loss` a row for each
+        training set."""
+        parts, reads = cohort.parts(plan.seed, plan.parts), plan.reads
+        out: dict[str, Cover] = {}
+        for head in self._heads():
+            name, those = head.name, (head, states, cohort)
+            out[f"{name}/within"] = cover(cohort, partial(within_site, *those, reads, parts))
+            out[f"{name}/left_out"] = cover(cohort, partial(leave_one_site_out, *those, reads))
+            for kind, outer in _outer(plan):
+                training = [partial(out_of_fold, *those, fold, reads, parts) for fold in outer]
+                rows = Cover.stack([cover(cohort, score) for score in training])
+                out |= {f"{name}/thresholds/{kind}": rows, f"{name}/log_loss/{kind}": rows}
+        return out
 
     def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
         return Step(dict(total.sums), True)
@@ -147,8 +161,57 @@ def groups(folds: Sequence[Fold]) -> list[Fold]:
     return [f for f in folds if f.sites and not f.parts]
 
 
+def _outer(plan: Plan) -> tuple[tuple[str, list[Fold]], ...]:
+    """Of each kind the training sets whose thresholds are set."""
+    return (
+        ("within", [Fold(parts=(p,)) for p in range(plan.parts)]),
+        ("left_out", groups(plan.reads)),
+    )
+
+
 Scored = tuple[Probs, NDArray[np.bool_]]
 """(cases, classes) probabilities, and which cases have one; the others' rows are uniform."""
+Models = Sequence[tuple[NDArray[np.bool_], Callable[[Cohort], Probs]]]
+"""Which cases a model has not seen, and its predictions."""
+Scorer = Callable[[Head, Cohort, Models], Scored]
+
+
+def predicted(head: Head, cohort: Cohort, models: Models) -> Scored:
+    """Each case by the model that has not seen it."""
+    probs, seen = _nobody(cohort)
+    able = scorable(head, cohort)
+    for mask, predict in models:
+        mask = mask & able
+        if mask.any():
+            probs[mask] = predict(cohort.where(mask))
+            seen |= mask
+    return probs, seen
+
+
+def marked(head: Head, cohort: Cohort, models: Models) -> Scored:
+    """Who would be scored; nobody is."""
+    probs, seen = _nobody(cohort)
+    for mask, _ in models:
+        seen |= mask & scorable(head, cohort)
+    return probs, seen
+
+
+def reached(head: Head, cohort: Cohort, models: Models) -> Scored:
+    """Who could be, if no model had seen anybody; nobody is."""
+    probs, seen = _nobody(cohort)
+    return probs, scorable(head, cohort) if models else seen
+
+
+def _nobody(cohort: Cohort) -> Scored:
+    classes = len(cohort.schema.label.classes)
+    return np.full((len(cohort), classes), 1 / classes), np.zeros(len(cohort), np.bool_)
+
+
+def cover(cohort: Cohort, score: Callable[[Scorer], Scored]) -> Cover:
+    """Of a sum over the labelled cases that `score` gives a prediction, by the scorer it is
+    given."""
+    known = cohort.labels != UNKNOWN
+    return Cover.of(known & score(marked)[1], known & score(reached)[1])
 
 
 def scorable(head: Head, cohort: Cohort) -> NDArray[np.bool_]:
@@ -160,19 +223,29 @@ def scorable(head: Head, cohort: Cohort) -> NDArray[np.bool_]:
 
 
 def within_site(
-    head: Head, states: States, cohort: Cohort, folds: Sequence[Fold], parts: NDArray[np.int64]
+    head: Head,
+    states: States,
+    cohort: Cohort,
+    folds: Sequence[Fold],
+    parts: NDArray[np.int64],
+    score: Scorer = predicted,
 ) -> Scored:
     """Part p by the model that left part p out."""
     mine = [(parts == f.parts[0], f) for f in folds if not f.sites and len(f.parts) == 1]
-    return _by(head, states, cohort, mine)
+    return score(head, cohort, _fitted(head, states, mine))
 
 
-def leave_one_site_out(head: Head, states: States, cohort: Cohort, folds: Sequence[Fold]) -> Scored:
+def leave_one_site_out(
+    head: Head,
+    states: States,
+    cohort: Cohort,
+    folds: Sequence[Fold],
+    score: Scorer = predicted,
+) -> Scored:
     """The whole site by the model that left it out."""
     everyone = np.ones(len(cohort), np.bool_)
-    return _by(
-        head, states, cohort, [(everyone, f) for f in groups(folds) if cohort.site in f.sites]
-    )
+    mine = [(everyone, f) for f in groups(folds) if cohort.site in f.sites]
+    return score(head, cohort, _fitted(head, states, mine))
 
 
 def out_of_fold(
@@ -182,11 +255,12 @@ def out_of_fold(
     outer: Fold,
     folds: Sequence[Fold],
     parts: NDArray[np.int64],
+    score: Scorer = predicted,
 ) -> Scored:
     """The training rows of `outer`, each by a model that left out its part as well as what `outer`
     leaves out."""
     if cohort.site in outer.sites:
-        return _by(head, states, cohort, [])
+        return score(head, cohort, [])
     inner = [
         (f, set(f.parts) - set(outer.parts))
         for f in folds
@@ -194,45 +268,27 @@ def out_of_fold(
     ]
     chosen = [(extra.pop(), f) for f, extra in inner if len(extra) == 1]
     if not isinstance(head, Stacked):
-        return _by(head, states, cohort, [(parts == q, f) for q, f in chosen])
+        mine = [(parts == q, f) for q, f in chosen]
+        return score(head, cohort, _fitted(head, states, mine))
     whole, stacked = states.get(outer, {}), head
     if not whole.get(head.name):
-        return _by(head, states, cohort, [])
+        return score(head, cohort, [])
 
     def inside(q: int, f: Fold) -> Callable[[Cohort], Probs]:
         return lambda rows: stacked.predict_inside(whole, states[f], rows, q)
 
     usable = [(q, f) for q, f in chosen if not lacks(head, states.get(f, {}), stacked.outer)]
-    return _scored(head, cohort, [(parts == q, inside(q, f)) for q, f in usable])
+    return score(head, cohort, [(parts == q, inside(q, f)) for q, f in usable])
 
 
-def _by(
-    head: Head, states: States, cohort: Cohort, chosen: Sequence[tuple[NDArray[np.bool_], Fold]]
-) -> Scored:
+def _fitted(head: Head, states: States, chosen: Sequence[tuple[NDArray[np.bool_], Fold]]) -> Models:
+    """The models of these folds; a training set for which the head could not be fitted has none."""
+
     def by(own: State) -> Callable[[Cohort], Probs]:
         return lambda rows: head.predict(own, rows)
 
     own = [(mask, states.get(fold, {})) for mask, fold in chosen]
-    # a training set for which the head could not be fitted scores nobody
-    return _scored(
-        head, cohort, [(mask, by(arrays)) for mask, arrays in own if arrays.get(head.name)]
-    )
-
-
-def _scored(
-    head: Head,
-    cohort: Cohort,
-    chosen: Sequence[tuple[NDArray[np.bool_], Callable[[Cohort], Probs]]],
-) -> Scored:
-    classes = len(cohort.schema.label.classes)
-    probs, seen = np.full((len(cohort), classes), 1 / classes), np.zeros(len(cohort), np.bool_)
-    able = scorable(head, cohort)
-    for mask, predict in chosen:
-        mask = mask & able
-        if mask.any():
-            probs[mask] = predict(cohort.where(mask))
-            seen |= mask
-    return probs, seen
+    return [(mask, by(arrays)) for mask, arrays in own if arrays.get(head.name)]
 
 
 def _tally(prefix: str, probs: Probs, labels: NDArray[np.int64]) -> Arrays:

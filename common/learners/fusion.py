@@ -40,6 +40,7 @@ from common.federated.array_rules import (
     sums,
     whole,
 )
+from common.federated.coverage import Cover, Covers
 from common.federated.learner import (
     Contribution,
     Federated,
@@ -189,6 +190,24 @@ class Fusion:
             {"gradient": gradient, "hessian": hessian, "likelihood": likelihood, "image": image},
             len(rows),
         )
+
+    def covers(self, states: States, cohort: Cohort, plan: Plan) -> Covers:
+        """Of each variant the cases outside the part that it is fitted without."""
+        if self.phase(states[plan.fold][self.name]) == "moments":
+            return {}
+        rows = self.variants(states, cohort, plan)
+        return dict.fromkeys(("gradient", "hessian", "likelihood"), rows)
+
+    def variants(self, states: States, cohort: Cohort, plan: Plan) -> Cover:
+        """(1 + parts,)"""
+        rows, inner = self._rows(states, cohort, plan)
+        whole = cohort.train(Fold(), plan.seed, plan.parts)
+        whole = whole.where(whole.imaged & bool(inner))
+        covers = []
+        for v in range(1 + plan.parts):
+            keep, there = (c.parts(plan.seed, plan.parts) != v - 1 for c in (rows, whole))
+            covers.append(Cover.of(keep, there))
+        return Cover.stack(covers)
 
     def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
         state = states[plan.fold]

@@ -19,6 +19,7 @@ import numpy as np
 from common.data.cohort import Cohort
 from common.data.schema import Floats, Schema
 from common.federated.array_rules import ArrayRule, ArrayRules, parameters, whole
+from common.federated.coverage import Cover, Covers
 from common.federated.learner import Contribution, Hyper, Phase, Plan, Step, Traits, demand
 from common.federated.states import States
 from common.learners.fusion import Fusion, Inputs
@@ -119,6 +120,14 @@ class FusionPerceptron:
             len(rows),
             {"loss": np.array(loss * len(rows))},
         )
+
+    def covers(self, states: States, cohort: Cohort, plan: Plan) -> Covers:
+        """Of each variant the cases outside the part that it is fitted without."""
+        if self.phase(states[plan.fold][self.name]) == "moments":
+            return {}
+        rows = self._linear.variants(states, cohort, plan)
+        each = zip(rows.rows, rows.most, strict=True)
+        return {f"w/{v}": Cover(here, most) for v, (here, most) in enumerate(each)}
 
     def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
         arrays = states[plan.fold][self.name]

@@ -13,9 +13,10 @@ from typing import ClassVar, cast
 
 import numpy as np
 
-from common.data.cohort import Cohort
+from common.data.cohort import Cohort, Fold
 from common.data.schema import Floats, Schema
 from common.federated.array_rules import COUNT, ArrayRules, parameters, whole
+from common.federated.coverage import Cover, Covers
 from common.federated.learner import (
     Contribution,
     Explained,
@@ -87,6 +88,19 @@ class Importance:
                     np.abs(head.explain(state, rows)).sum(axis=2).astype(np.float64)
                 ).sum(axis=0)
         return Contribution(sums, len(rows))
+
+    def covers(self, states: States, cohort: Cohort, plan: Plan) -> Covers:
+        """Beyond the features of the table a head looks at the cases with an image."""
+        state, out = states[plan.fold], dict[str, Cover]()
+        here, most = (cohort.train(f, plan.seed, plan.parts) for f in (plan.fold, Fold()))
+        for name in self.heads:
+            table, beyond = len(cohort.schema.features), len(self._head(name).traits.beyond)
+            rows, whole = (
+                np.array([len(c)] * table + [int(c.imaged.sum())] * beyond) for c in (here, most)
+            )
+            there = int(bool(state.get(name)))
+            out[name] = Cover(rows * there, whole * there)
+        return out
 
     def _cut(self, values: Floats) -> Floats:
         """(cases, features): each row at most `clip` long; one that is no number counts as none."""

@@ -18,6 +18,7 @@ import numpy as np
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Schema
 from common.federated.array_rules import ArrayRules
+from common.federated.coverage import Cover, Covers
 from common.federated.learner import Contribution, Hyper, Phase, Plan, Step, Traits, demand
 from common.federated.states import States
 from common.learners.evaluation import configured, scorable
@@ -72,6 +73,15 @@ class Scores:
                 for i, k in enumerate(judged):
                     sums[head.name][i] = score_histogram(probs[:, k], mine.labels == k, self.bins)
         return Contribution(sums, len(rows))
+
+    def covers(self, states: States, cohort: Cohort, plan: Plan) -> Covers:
+        """By head the cases that it can say something about."""
+        here, whole = (cohort.train(f, plan.seed, plan.parts) for f in (plan.fold, Fold()))
+        fitted, out = states[plan.reads[0]], dict[str, Cover]()
+        for head in configured(self.heads, self.learners):
+            there = bool(fitted.get(head.name))
+            out[head.name] = Cover.of(scorable(head, here) & there, scorable(head, whole) & there)
+        return out
 
     def apply(self, states: States, total: Contribution, plan: Plan) -> Step:
         return Step({**total.sums, "spread": np.array(self._spread(plan, total))}, True)

@@ -91,6 +91,26 @@ def sums(
     )
 
 
+def covered(
+    schema: Schema,
+    at: Mapping[str, float],
+    values: Floats,
+    labels: NDArray[np.int64],
+    order: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """(groups,): how many patients are in each row of `sums`. The groups of a feature stand or fall
+    together, for one that is left out would be their total minus the others: each has the number of
+    the smallest, those of whom nothing is told among them."""
+    rows: list[int] = []
+    for j, feature in enumerate(schema.features):
+        parts = list(groups(feature, values[:, j], at.get(feature.name)).values())
+        told = reportable(parts, labels, len(schema.label.classes), order)
+        silent = len(labels) - int(np.logical_or.reduce(told).sum())
+        sizes = [n for n in (*(int(mask.sum()) for mask in told), silent) if n]
+        rows += [min(sizes, default=0)] * len(told)
+    return np.array(rows, np.int64)
+
+
 def reportable(
     parts: Sequence[Marks], labels: NDArray[np.int64], classes: int, order: NDArray[np.int64]
 ) -> list[Marks]:

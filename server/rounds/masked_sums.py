@@ -16,7 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import FederationError, FedmetsError, RefusedError, RunError, WireError
+from common.errors import (
+    CODES,
+    FederationError,
+    FedmetsError,
+    RefusedError,
+    RunError,
+    WireError,
+)
 from common.federated.learner import Contribution, Plan, check
 from common.secure_aggregation import fixed_point, graph, group
 from common.secure_aggregation.fixed_point import Words
@@ -204,8 +211,7 @@ class MaskedSums:
             "R01",
             f"exchange {step}: {len(online)} of {len(self.group.sites)} sites sent a masked vector,"
             f" and a sum under masks is over the same sites each time: {wanted}. Missing: "
-            f"{missing}. Mend the sites named and resume: nothing is lost, and the same sum is "
-            "asked for",
+            f"{missing}. {_way_out(lost)}",
         )
 
     def _vectors(
@@ -279,6 +285,13 @@ def _total(
         raise question.failed(f"no site holds as many patients as it lets a sum cover; {way_out}")
     check(summed, zero, question.plan)
     return Total([summed], list(online), dict(lost), watched=None if noised else summed)
+
+
+def _way_out(lost: Mapping[str, str]) -> str:
+    settled = sorted(s for s, code in lost.items() if code == "M04")
+    if settled:
+        return f"Resuming is of no use, {', '.join(settled)} has said so for good: {CODES['M04'].way_out}"
+    return "Mend the sites named and resume: nothing is lost, and the same sum is asked for"
 
 
 def _owed(site: str, code: str, refused: dict[str, str]) -> int:

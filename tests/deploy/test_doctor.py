@@ -28,7 +28,7 @@ from common.study.study import Study, Task
 from common.trees import model as trees
 from common.wire import manifest, signing
 from deploy import doctor, enroll, kit, pki, provision
-from tests import hospital, pictures
+from tests import hospital, pictures, ring
 from tests.paths import ROOT
 
 NOW = datetime.datetime.now(datetime.UTC)
@@ -81,6 +81,21 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def examined(tmp_path: Path, **keys: object) -> list[Finding]:
     return station.examine(hospital.site(tmp_path / "north", **keys), tmp_path / "s" / "s.sock")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("declared", [False, True])
+@pytest.mark.usefixtures("alone")
+def test_a_masked_site_is_told_how_many_parts_its_patients_carry(
+    tmp_path: Path, declared: bool
+) -> None:
+    path = hospital.site(tmp_path / "north", rows=45, minimum=10)
+    keys = "".join(f'{n} = "{ring.signer(n).public}"\n' for n in ("South", "West"))
+    patients = "patients = [40, 90]\n" if declared else ""
+    policy = f'[privacy]\nrequire = "secagg"\n{patients}[privacy.peers]\n{keys}'
+    path.write_text(path.read_text() + policy)
+    lines = [f.said for f in station.examine(path, tmp_path / "s" / "s.sock")]
+    told = [s for s in lines if "masked run of more than 4 parts" in s]
+    assert len(told) == (not declared)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from common.data.cohort import Cohort, Fold, empty
 from common.data.schema import Schema
 from common.errors import FedmetsError, RefusedError, UsageError
+from common.federated.coverage import Covering
 from common.federated.learner import (
     Averaged,
     Contribution,
@@ -858,3 +859,45 @@ def test_alone_trains_without_federation_and_predicts(name: str) -> None:
         head.alone(poison, Fold(parts=(0,)), SEED, PARTS),
     )
     assert digest(flatten(left)) == digest(flatten(right))
+
+
+# ---- the minimum ---------------------------------------------------------------------------------
+
+COVERING = [n for n in NAMES if isinstance(load(n), Covering)]
+
+
+@pytest.mark.parametrize("name", COVERING)
+@pytest.mark.parametrize("read", ["all", "some"])
+def test_sums_cover_no_fewer_patients_than_their_learner_says(name: str, read: str) -> None:
+    """Whoever is behind a row moves it by going: all folds read, and one or two of them."""
+    learner, moment = jobs(2)[name].learner, history(name, 2)[-1]
+    plan = moment.plan
+    if read == "some":
+        plan = dataclasses.replace(plan, reads=(plan.fold, *plan.reads[1:3]))
+    c = federation(2)[0]
+    c = c.where(np.arange(len(c)) < 9)
+    assert isinstance(learner, Covering)
+    told, covers = (
+        learner.contribute(moment.states, c, plan),
+        learner.covers(moment.states, c, plan),
+    )
+    others = [
+        learner.contribute(moment.states, c.where(np.arange(len(c)) != i), plan)
+        for i in range(len(c))
+    ]
+    rows = 0
+    for beginning, cover in covers.items():
+        assert cover.rows.shape == cover.most.shape
+        assert (cover.rows <= cover.most).all() or cover.rows.ndim == 0
+        mine = [k for k in told.sums if k == beginning or k.startswith(f"{beginning}/")]
+        assert mine, f"{beginning} begins no sum"
+        for at, declared in np.ndenumerate(cover.rows):
+            if not any(told.sums[k][at].any() for k in mine):
+                continue
+            moved = sum(
+                any((o.sums[k][at] != told.sums[k][at]).any() for k in mine) for o in others
+            )
+            # a tree, or a line, need not look at each feature of everybody
+            assert moved >= declared or name == "importance", (beginning, at)
+            rows += 1
+    assert rows or read == "some"

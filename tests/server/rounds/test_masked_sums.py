@@ -574,6 +574,21 @@ def test_a_site_of_too_few_patients_is_told_of_where_folds_come_first(tmp_path: 
     assert not liar.work("S3", step=2, fold=fold, reads=(fold,)).code, "it is on disk"
 
 
+def test_a_site_too_small_for_the_folds_ends_the_run_by_name_before_any_sum(tmp_path: Path) -> None:
+    """It may also say before the run how few parts it carries, by a number that it declares."""
+    patients = next(len(c) for c in sites(150, 5, seed=2) if c.site == "S3")
+    small = [station(tmp_path, n, minimum=1 if n != "S3" else patients - 1) for n in NAMES]
+    with pytest.raises(
+        FederationError, match=r"exchange 0: .*Missing: S3 .*M04.*fewer parts"
+    ) as caught:
+        driven(federation(small), tmp_path)
+    assert caught.value.code == "R01"
+    for declared, parts in ((None, 20), ((patients, 60), 1)):
+        rules = policy("S3", patients=declared)
+        there = station(tmp_path, "S3", patients - 1, rules=rules)
+        assert there.hello("synthetic", "now", schema().hash).parts == parts
+
+
 def _run_on_disk(folder: Path) -> dict[str, Any]:
     (path,) = (p for p in folder.glob("*.json") if p.name != "sets.json")
     run: dict[str, Any] = json.loads(path.read_text())
