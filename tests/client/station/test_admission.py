@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from client.site.privacy_policy import Policy
 from client.station import guard, privacy_budget, refusals, time_forecast
 from client.station.answer_store import Answered
 from client.station.durable_state import opened
@@ -26,6 +27,9 @@ from client.station.work_queue import Jobs
 from common.data.cohort import Cohort, Fold
 from common.errors import RefusedError, RunError
 from common.federated.learner import Contribution, Plan, fit, hyper_of, load, local_plan
+from common.learners import mlp
+from common.learners.preprocessing import standardise
+from common.privacy import random as system_random
 from common.privacy.mechanism import Privacy
 from common.types import State
 from common.wire.messages import Update, pack_request, unpack_updates
@@ -208,6 +212,59 @@ def test_under_an_epsilon_neighbouring_cohorts_give_the_same_codes(
         told.append("" if update.code == "P01" else update.code)
     assert told[0] == told[1]
     assert parts <= 20 or told[0] in ("P02", "P03")
+
+
+@pytest.mark.parametrize("fails", ["standardise", "cross_entropy"])
+def test_a_private_training_that_fails_at_somebody_is_asked_for_once_and_charged_alike(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fails: str
+) -> None:
+    """No draw is made that is not in the one answer, and the others' part in it is as it was."""
+    learner = load("mlp", {"rounds": 1, "epochs": 1, "rate": 0.5})
+    plan = replace(PLAN, learner="mlp", phase="train", privacy=Privacy(5.0), run="run", site="N")
+    state = fit(load("preprocessing"), {}, [HERE], plan)
+    states = {Fold(): {**state, "mlp": learner.start(HERE.schema, 0)}}
+    bad = HERE.design[7]
+    asked: list[int] = []
+    original = getattr(mlp, fails)
+
+    def raising(first: Any, rows: Any) -> Any:
+        seen = rows.design if isinstance(rows, Cohort) else rows[0].numpy()
+        wanted = bad if isinstance(rows, Cohort) else standardise(state["preprocessing"], HERE)[7]
+        if np.isclose(seen, wanted, atol=1e-6, equal_nan=True).all(axis=-1).any():
+            raise IndexError("here")
+        return original(first, rows)
+
+    def answered(name: str) -> tuple[Contribution, float]:
+        policy = Policy(epsilon=50.0, delta=1e-3)
+        budget = hospital.account(tmp_path / name, policy)
+        with system_random.repeatable(1, "draws"):
+            sums = guard.contributed(Counted(learner, asked), states, HERE, plan, lambda _: None)
+            out = guard.release(sums, learner, states, plan, HERE, 1, budget)
+        budget.settle()
+        budget.close()
+        return out, budget.spent
+
+    honest = answered("honest")
+    monkeypatch.setattr(mlp, fails, raising)
+    hit = answered("hit")
+    assert asked == [30, 30]
+    assert hit[1] == honest[1] > 0
+    assert any((hit[0].sums[k] != v).any() for k, v in honest[0].sums.items())
+    assert all(np.isfinite(v).all() for v in hit[0].sums.values())
+
+
+class Counted:
+    """A learner that remembers for how many cases it was asked."""
+
+    def __init__(self, learner: Any, asked: list[int]) -> None:
+        self._learner, self._asked = learner, asked
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._learner, name)
+
+    def contribute(self, states: Any, rows: Cohort, plan: Plan) -> Contribution:
+        self._asked += [len(rows)] * bool(len(rows))
+        return cast(Contribution, self._learner.contribute(states, rows, plan))
 
 
 @given(st.floats(1e-6, 1e5), st.floats(1e-3, 60))
