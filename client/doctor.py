@@ -304,6 +304,7 @@ def _study(site: Site, ref: str) -> list[Finding]:
             "every plan would be refused (P07)"
         )
         out.append(Finding("privacy", "fault", text, "lower it in the site file"))
+    out += _undeclared(site, cohort, ref)
     if labelled < site.minimum:
         text = (
             f"{labelled} patients with a known label, the minimum is {site.minimum}: every sum "
@@ -331,6 +332,19 @@ def _study(site: Site, ref: str) -> list[Finding]:
         except FedmetsError as error:
             out += faults(f"forecast, {ref}", error, PERMISSIONS)
     return out
+
+
+def _undeclared(site: Site, cohort: Cohort, ref: str) -> list[Finding]:
+    """Images that are not offered, for want of a declaration."""
+    if not site.privacy.protected or cohort.schema.imaging is None or site.privacy.modalities:
+        return []
+    imaged = int(cohort.imaged.sum())
+    text = (
+        f"with an epsilon or masks images are offered where privacy.modalities names them; it names "
+        f"nothing, and those of {imaged} patients are not"
+    )
+    do = 'to offer them: modalities = ["table", "image"] below [privacy]'
+    return [Finding(f"images, {ref}", "warning" if imaged else "note", text, do)]
 
 
 def _forecast(study: Study, cohort: Cohort, ref: str) -> tuple[float, list[Finding]]:

@@ -110,8 +110,9 @@ class Policy(Settings):
     patients is judged by these. Left out: by the number that the greeting tells; with masks, which
     tells none, folds are not judged by it."""
     modalities: Listed[Modality] = ()
-    """What the site says that it holds, and is asked for: `table`, `image`; empty: what it has of
-    any patient."""
+    """What the site says that it holds, and is asked for: `table`, `image`. Left out: what it has of
+    any patient; with an epsilon or masks, `table` alone, for that would tell whether anybody has an
+    image."""
     refusals: Whole = 50
     """The most plans of a day that are refused for what the sums of patients came to, and not for
     what was asked: each such refusal is an answer, too. Then no plan is answered until the next

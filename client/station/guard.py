@@ -77,8 +77,9 @@ def admit(plan: Plan, site: Site, cohort: Cohort, budget: Budget | None = None) 
     if not learner.modality <= modalities(site, cohort) and not shares_noise(plan, learner, cohort):
         raise RefusedError(
             "D06",
-            f"learner '{plan.learner}' needs {sorted(learner.modality)}, this site holds "
-            f"{sorted(modalities(site, cohort))}",
+            f"learner '{plan.learner}' needs {sorted(learner.modality)}, this site offers "
+            f"{sorted(modalities(site, cohort))}; with an epsilon or masks it offers what "
+            "privacy.modalities declares",
         )
     site.privacy.admit(plan, datetime.date.today())
     _coarse(plan, learner, site)
@@ -111,8 +112,11 @@ def _coarse(plan: Plan, learner: Federated, site: Site) -> None:
 
 
 def modalities(site: Site, cohort: Cohort) -> frozenset[str]:
-    """As the site file declares them, else as they are."""
-    return frozenset(site.privacy.modalities) or cohort.modalities
+    """What a site offers: as its file declares it, else as it is. Under an epsilon or masks a table
+    alone where nothing is declared: to offer images would tell that somebody has one."""
+    if site.privacy.modalities:
+        return frozenset(site.privacy.modalities)
+    return frozenset({"table"}) if site.privacy.protected else cohort.modalities
 
 
 def _remembered(plan: Plan, budget: Budget) -> None:

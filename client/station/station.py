@@ -235,6 +235,7 @@ class Station:
         privacy, budget = self.site.privacy, self._memory.budget
         noised = budget.counts if budget is not None else None
         counts = public_counts.by_class(cohort, noised)
+        offered = guard.modalities(self.site, cohort)
         cases, imaged = (sum(c) for c in counts)
         estimable, imaged_estimable = (
             not self.site.pooled and sum(n >= ESTIMABLE for n in c) >= 2 for c in counts
@@ -244,13 +245,15 @@ class Station:
             seconds = time_forecast.instant(seconds, 1.0)
         if privacy.require == "secagg":
             cases, imaged, estimable = 0, 0, False  # what is masked in every sum is not told here
+        if "image" not in offered:
+            imaged, imaged_estimable = 0, False
         open_ = cases >= self.site.minimum and not privacy.protected
         return Hello(
             site=self.site.name,
             version=__version__,
             schema=cohort.schema.hash,
             flow=_flow_counts(cohort.flow, self.site.minimum) if open_ else (),
-            modalities=tuple(sorted(guard.modalities(self.site, cohort))),
+            modalities=tuple(sorted(offered)),
             learners=learner.names(),
             cases=cases if cases >= self.site.minimum else 0,
             estimable=estimable,

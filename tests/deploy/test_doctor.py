@@ -3,6 +3,7 @@ done."""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import email.utils
 import json
@@ -22,6 +23,8 @@ import pytest
 
 import common
 from client import doctor as station
+from client.site import site_file
+from client.site.privacy_policy import Policy
 from common.runtime import health_check, network
 from common.runtime.health_check import Finding
 from common.study.study import Study, Task
@@ -134,6 +137,20 @@ def test_the_forecast_of_images_is_of_training_and_of_the_cases_that_have_one() 
     # a counting exchange would take no time worth a digit
     assert float(told[1].split("about ")[1].split(" s")[0]) == pytest.approx(longest, abs=0.06)
     assert longest > 0
+
+
+def test_images_that_a_protected_site_does_not_declare_are_told_of(tmp_path: Path) -> None:
+    cohort, _ = pictures.sites(8, 2)
+    plain = site_file.load(hospital.site(tmp_path))
+    for policy, told in (
+        (Policy(), 0),
+        (Policy(epsilon=3, delta=1e-3), 1),
+        (Policy(epsilon=3, delta=1e-3, modalities=("table", "image")), 0),
+        (Policy(epsilon=3, delta=1e-3, modalities=("table",)), 0),
+    ):
+        found = station._undeclared(dataclasses.replace(plain, privacy=policy), cohort, "s")
+        assert len(found) == told
+        assert all(f.state == "warning" and "modalities = " in f.do for f in found)
 
 
 def test_a_network_is_a_fault(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -17,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.site.privacy_policy import Policy
+from client.site.site_file import Site
 from client.station import guard, privacy_budget, refusals, time_forecast
 from client.station.answer_store import Answered
-from client.station.durable_state import opened
+from client.station.durable_state import Memory, opened
 from client.station.refusals import Refusals
 from client.station.socket_server import site_file
 from client.station.station import Station
@@ -34,7 +36,7 @@ from common.privacy.mechanism import Privacy
 from common.types import State
 from common.wire.messages import Update, pack_request, unpack_updates
 from common.wire.state_transfer import pack_states
-from tests import hospital, ring
+from tests import hospital, pictures, ring
 from tests.synthetic import cohort
 
 TODAY = datetime.datetime.now(datetime.UTC).date()
@@ -251,6 +253,46 @@ def test_a_private_training_that_fails_at_somebody_is_asked_for_once_and_charged
     assert hit[1] == honest[1] > 0
     assert any((hit[0].sums[k] != v).any() for k, v in honest[0].sums.items())
     assert all(np.isfinite(v).all() for v in hit[0].sums.values())
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sets(st.integers(0, 29)),
+    st.sampled_from([(), ("table",), ("image", "table")]),
+    st.sampled_from(["epsilon", "masks", "neither"]),
+)
+def test_under_an_epsilon_or_masks_images_are_offered_as_declared_whoever_has_one(
+    imaged: set[int], declared: tuple[Any, ...], how: str
+) -> None:
+    """Neither greeting nor refusal tells whether anybody has an image."""
+    rows = pictures.with_pictures(HERE, share=1.0)
+    some = tuple(p if i in imaged else None for i, p in enumerate(rows.pictures))
+    held = frozenset({"table"}) | (frozenset({"image"}) if imaged else frozenset())
+    rows = replace(rows, pictures=some if imaged else (), modalities=held)
+    peers = dict.fromkeys("ab", "0" * 64)
+    policy = {
+        "epsilon": Policy(epsilon=3.0, delta=1e-3, modalities=declared),
+        "masks": Policy(require="secagg", peers=peers, modalities=declared),
+        "neither": Policy(modalities=declared),
+    }[how]
+    protected = how != "neither"
+    none = Path("/dev/null")
+    site = Site("N", none, studies=("s",), minimum=1, privacy=policy, log=none)
+    memory = Memory(budget=cast(Any, SimpleNamespace(counts=lambda _, n: list(n), head="")))
+    station = Station(site, memory)
+    station.cohort = lambda *_: rows  # type: ignore[method-assign]
+    hello = station._hello("s", "t", rows.schema.hash)
+    offered = set(declared) or ({"table"} if protected else held)
+    assert set(hello.modalities) == offered
+    if "image" not in offered:
+        assert (hello.imaged, hello.imaged_estimable) == (0, False)
+    plan = replace(
+        PLAN, site="N", learner="image", phase="count", schema=rows.schema.hash,
+        hyper=hyper_of(load("image")),
+        privacy=Privacy(5.0) if how == "epsilon" else None, secure=how == "masks",
+    )  # fmt: skip
+    refused = code(lambda: guard.admit(plan, site, rows))
+    assert (refused == "D06") == ("image" not in offered)
 
 
 class Counted:
