@@ -30,6 +30,7 @@ from common.federated.protected_sums import bounded, protected
 from common.federated.states import States
 from common.privacy.limits import BOUND, SPLIT
 from common.privacy.mechanism import Sampled
+from common.runtime import time_limit
 from common.wire.masked_messages import Ask
 from common.wire.messages import Greeting, Request
 
@@ -181,6 +182,12 @@ def shares_noise(plan: Plan, learner: Federated, cohort: Cohort) -> bool:
     return not isinstance(learner.phases[plan.phase].sensitivity(cohort.schema), Sampled)
 
 
+def privately_trained(plan: Plan, learner: Federated, schema: Schema) -> bool:
+    """Has the sum noise of its own, and its patients one by one?"""
+    bound = learner.phases[plan.phase].sensitivity(schema)
+    return plan.privacy is not None and isinstance(bound, Sampled)
+
+
 def _charge(plan: Plan, learner: Federated, bound: float | Sampled, budget: Budget) -> Charge:
     # only a learner that says so looks at none but its training rows
     spared = plan.fold.parts if learner.traits.trains else ()
@@ -211,6 +218,7 @@ def contributed(
     plan: Plan,
     note: Callable[[str], None],
     minimum: int = 1,
+    one_by_one: bool = False,
 ) -> Contribution:
     """The site's contribution.
 
@@ -219,6 +227,9 @@ def contributed(
     answer a question about a patient, and a coordinator chooses states. Otherwise RefusedError P02
     says that there is none, and `note` why, at the site; P01 of fewer patients than `minimum`, as
     without the failure, which would else tell of one among a few.
+
+    Whose own is not done when the work's time has passed (`common.runtime.time_limit`) adds nothing
+    either. `one_by_one`: as where something fails, which takes the longest.
     """
 
     def of(rows: Cohort) -> Contribution:
@@ -232,9 +243,13 @@ def contributed(
     if not learner.modality <= cohort.modalities:
         return zero
     if (bound := bounded(learner, plan, cohort)) is not None:
-        return protected(learner, states, cohort, plan, bound, note)
+        return protected(learner, states, cohort, plan, bound, note, one_by_one)
+    private = privately_trained(plan, learner, cohort.schema)
+    if one_by_one and not private:
+        return _apart(of, cohort, zero, plan, note)
     try:
-        return of(cohort)
+        out = of(cohort)
+        return out if private else _in_time(out, zero)
     except Exception as error:
         if not plan.protected:
             counted = _counted(of, cohort)
@@ -244,23 +259,40 @@ def contributed(
                 f"site's minimum is {minimum} ({error})",
             ) from error
         note(f"{plan.learner}, fold '{plan.fold.key}': {error}; judged patient by patient")
-    n = np.arange(len(cohort))
-    able = np.array([_computable(of, cohort.where(n == i)) for i in n], np.bool_)
+        return _apart(of, cohort, zero, plan, note)
+
+
+def _apart(
+    of: Callable[[Cohort], Contribution],
+    cohort: Cohort,
+    zero: Contribution,
+    plan: Plan,
+    note: Callable[[str], None],
+) -> Contribution:
+    """The sum over those for whom there is one, each by itself."""
+    able = np.array(
+        [not time_limit.passed() and _computable(of, cohort.only(i)) for i in range(len(cohort))],
+        np.bool_,
+    )
     note(f"{plan.learner}, fold '{plan.fold.key}': {int((~able).sum())} patients add nothing")
     try:
-        return of(cohort.where(able))
+        return _in_time(of(cohort.where(able)), zero)
     except Exception as error:
         note(f"{plan.learner}, fold '{plan.fold.key}': {error}; the site adds nothing")
         return zero
 
 
+def _in_time(out: Contribution, zero: Contribution) -> Contribution:
+    """What was summed up at once, or nothing where its time had passed when it was done."""
+    return zero if time_limit.passed() else out
+
+
 def _counted(of: Callable[[Cohort], Contribution], cohort: Cohort) -> int:
     """The patients of a sum that failed: who fails alone is one whom the learner looks at."""
-    n = np.arange(len(cohort))
     counted = 0
-    for i in n:
+    for i in range(len(cohort)):
         try:
-            counted += of(cohort.where(n == i)).cases
+            counted += of(cohort.only(i)).cases
         except Exception:
             counted += 1
     return counted
@@ -293,15 +325,11 @@ def release(
     that a greeting tells, and a site below it adds its share to nothing.
     """
     together = shares_noise(plan, learner, cohort)
-    if plan.privacy is not None:
-        bound = _bound(plan, learner, cohort)
-        if budget is not None:
-            budget.reserve(_charge(plan, learner, bound, budget))
-        if together and not isinstance(bound, Sampled):
-            few = sum(by_class(cohort, budget.counts if budget else None)[0]) < minimum
-            zero = identity(learner, states, cohort.schema, plan)
-            contribution = zero if few else within_masks(contribution, bound, plan)
-        contribution = noised(contribution, bound, plan.privacy)
+    if plan.privacy is not None and budget is not None:
+        budget.reserve(_charge(plan, learner, _bound(plan, learner, cohort), budget))
+    if together and sum(by_class(cohort, budget.counts if budget else None)[0]) < minimum:
+        contribution = identity(learner, states, cohort.schema, plan)
+    contribution = noisy(contribution, learner, plan, cohort)
     if contribution.cases < minimum and not together:
         raise RefusedError(
             "P01",
@@ -310,3 +338,15 @@ def release(
         )
     check(contribution, identity(learner, states, cohort.schema, plan), plan)
     return contribution
+
+
+def noisy(
+    contribution: Contribution, learner: Federated, plan: Plan, cohort: Cohort
+) -> Contribution:
+    """With the noise that the plan asks for, or the site's share of it."""
+    if plan.privacy is None:
+        return contribution
+    bound = _bound(plan, learner, cohort)
+    if shares_noise(plan, learner, cohort) and not isinstance(bound, Sampled):
+        contribution = within_masks(contribution, bound, plan)
+    return noised(contribution, bound, plan.privacy)

@@ -38,6 +38,7 @@ from common.privacy.limits import CLIP, RATE, STEPS
 from common.privacy.mechanism import Sampled
 from common.privacy.patient_sums import Grid, grid
 from common.privacy.random import rounded_normal, uniform
+from common.runtime import time_limit
 from common.types import Arrays
 
 if TYPE_CHECKING:
@@ -200,9 +201,11 @@ class _Patients:
 
     def drawn(self, rate: float) -> Iterator[list[Tensor]]:
         """The gradients of those whom chance takes, each for itself; of whom none can be computed,
-        none."""
+        none, nor of anybody when the work's time has passed (`common.runtime.time_limit`)."""
         companies: dict[_Shared, list[Batch]] = {}
         for patient in np.flatnonzero(uniform(self.count) < rate):
+            if time_limit.passed():
+                return
             try:
                 batch = self._batch(int(patient))
                 shared = self._shared(batch)
@@ -223,6 +226,8 @@ class _Patients:
             yield from self._together(shared, company)
 
     def _together(self, shared: _Shared, company: list[Batch]) -> Iterator[list[Tensor]]:
+        if time_limit.passed():
+            return
         try:
             yield from shared(company, self._loss)
         except Exception:

@@ -100,7 +100,7 @@ def _privacy(noise_seed: int | None, peers: Mapping[str, str], *, images: bool) 
     come. Noise that can
     be made again hides nobody, so that no protection is demanded beside it."""
     seed = "" if noise_seed is None else f"noise_seed = {noise_seed}\n"
-    require = 'require = "secagg"\nanswer_every = 0.0\n' if peers and noise_seed is None else ""
+    require = 'require = "secagg"\nanswer_margin = 0.0\n' if peers and noise_seed is None else ""
     require += "colluders = 0\n" if peers else ""
     require += 'modalities = ["table", "image"]\n' if peers and images else ""
     known = "".join(f"{_toml(k)} = {_toml(v)}\n" for k, v in peers.items())

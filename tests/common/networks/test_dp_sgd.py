@@ -33,6 +33,7 @@ from common.privacy import renyi
 from common.privacy.mechanism import COUNTS, Privacy, Sampled, epsilon, gaussian, release
 from common.privacy.patient_sums import grid
 from common.privacy.random import repeatable
+from common.runtime import time_limit
 from common.types import Arrays, digest
 from tests.pictures import IMAGING, sites
 from tests.synthetic import schema
@@ -287,6 +288,28 @@ def test_a_training_with_a_patient_who_raises_is_that_with_one_who_gives_no_numb
         with repeatable(3, "draws"):
             out.append(learn(network, start, those, loss, how, private, device=CPU))
     assert digest(out[0]) == digest(out[1])
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_when_the_time_has_passed_steps_go_on_with_nobody(batch: int) -> None:
+    """Patients who come later add nothing; all noise is drawn, and as it would have been."""
+    made, start = small()
+    private, how = Private(1.0, 1.0, Sampled(0.5, 6)), Schedule(1, batch, 0.1)
+
+    def out(those: Crops, most: float) -> str:
+        def over() -> bool:
+            return len(those.asked) >= most
+
+        with repeatable(3, "draws"), time_limit.until(over):
+            return digest(learn(made, start, those, cross_entropy, how, private, device=CPU))
+
+    nothing = crops(9)
+    nothing._x[:] = torch.nan
+    for most in (0, 5):
+        some = crops(9)
+        in_time = out(some, most)
+        assert len(some.asked) == most
+        assert (in_time == out(nothing, math.inf)) == (most == 0)
 
 
 def test_a_network_that_mixes_rows_goes_one_patient_at_a_time() -> None:
