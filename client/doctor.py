@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from client.site import public_counts, site_file
+from client.site import public_counts, public_deadline, site_file
 from client.site.site_file import Site
-from client.station import privacy_budget, socket_server, time_forecast
+from client.station import guard, privacy_budget, socket_server, time_forecast
 from client.station.station import cohort_of, open_site
 from common.data.cohort import ESTIMABLE, UNKNOWN, Cohort, Fold
+from common.data.made_up import made_up
 from common.errors import DataError, FedmetsError
 from common.federated.learner import fit, hyper_of, load, local_plan
 from common.privacy.limits import SPLIT
@@ -305,6 +306,8 @@ def _study(site: Site, ref: str) -> list[Finding]:
             "every plan would be refused (P07)"
         )
         out.append(Finding("privacy", "fault", text, "lower it in the site file"))
+    out += _undeclared(site, cohort, ref)
+    out += _number(site, cohort, ref)
     if labelled < site.minimum:
         text = (
             f"{labelled} patients with a known label, the minimum is {site.minimum}: every sum "
@@ -326,7 +329,7 @@ def _study(site: Site, ref: str) -> list[Finding]:
         out.append(Finding(f"data, {ref}", "note", text))
     if labelled >= site.minimum:
         out += _folds(site, labelled, ref)
-        longest, findings = _forecast(study, cohort, ref)
+        longest, findings = _forecast(study, *_timed(site, cohort), ref)
         out += findings
         try:
             time_forecast.save(site.state, Path(ref).name, task, longest)
@@ -348,9 +351,58 @@ def _folds(site: Site, labelled: int, ref: str) -> list[Finding]:
     return [Finding(f"data, {ref}", "note", text, way_out)]
 
 
-def _forecast(study: Study, cohort: Cohort, ref: str) -> tuple[float, list[Finding]]:
-    """A measured forecast from this site's own cases: the slowest of a learner's first exchanges
-    (the very first may only count).
+def _undeclared(site: Site, cohort: Cohort, ref: str) -> list[Finding]:
+    """Images that are not offered, for want of a declaration."""
+    if not site.privacy.protected or cohort.schema.imaging is None or site.privacy.modalities:
+        return []
+    imaged = int(cohort.imaged.sum())
+    text = (
+        f"with an epsilon or masks images are offered where privacy.modalities names them; it names "
+        f"nothing, and those of {imaged} patients are not"
+    )
+    do = 'to offer them: modalities = ["table", "image"] below [privacy]'
+    return [Finding(f"images, {ref}", "warning" if imaged else "note", text, do)]
+
+
+def _number(site: Site, cohort: Cohort, ref: str) -> list[Finding]:
+    """The number of patients by which an answer's time is set."""
+    policy = site.privacy
+    if not policy.protected or not policy.answer_margin:
+        return []
+    if policy.patients is None:
+        text = (
+            "no number of patients is declared: answers leave after a time for "
+            f"{public_deadline.most_patients(policy, site.minimum, None, len(cohort))}, which tells "
+            "about how many there are"
+        )
+        do = "declare the least and the most, such as patients = [100, 400] below [privacy]"
+        return [Finding(f"patients, {ref}", "note", text, do)]
+    if len(cohort) <= policy.patients[1]:
+        return []
+    text = (
+        f"{len(cohort)} patients, and privacy.patients declares {policy.patients[1]} at most: "
+        "answers may leave before all have been worked on, and those left add nothing"
+    )
+    return [Finding(f"patients, {ref}", "warning", text, "raise it")]
+
+
+def _timed(site: Site, cohort: Cohort) -> tuple[Cohort, float | None]:
+    """By whom a plan is timed, and for how many: by patients, or where an answer waits for a public
+    time, by made-up ones."""
+    policy = site.privacy
+    if not (policy.protected and policy.answer_margin):
+        return cohort, None
+    imaged = "image" in guard.modalities(site, cohort)
+    made = made_up(cohort.schema, _DRY_RUN_CASES, (Fold(), 0, 5), imaged=imaged)
+    most = public_deadline.most_patients(policy, site.minimum, None, len(cohort))
+    return made, most * policy.answer_margin
+
+
+def _forecast(
+    study: Study, cohort: Cohort, patients: float | None, ref: str
+) -> tuple[float, list[Finding]]:
+    """A measured forecast from `cohort` for `patients` of them, where these are not as many: the
+    slowest of a learner's first exchanges (the very first may only count).
 
     Returns the seconds of the slowest learner, too.
     """
@@ -379,11 +431,13 @@ def _forecast(study: Study, cohort: Cohort, ref: str) -> tuple[float, list[Findi
             sums = learner.contribute(states, sample, step_plan)
             seconds = max(seconds, time.perf_counter() - started)
             state = {**state, name: learner.apply(states, sums, step_plan).arrays}
-        seconds *= int(eligible.sum()) / max(len(sample), 1)
+        there = int(eligible.sum())
+        seconds *= (there if patients is None else patients) / max(len(sample), 1)
         longest = max(longest, seconds)
         size = len(pack(flatten({name: state[name]}))) / 1e6
         text = f"{name}: about {seconds:.1f} s and {2 * size:.1f} MB a round and training set"
-        text += f", measured on {len(sample)} of {eligible.sum()} cases; memory {_memory():.1f} GB"
+        how = f"{len(sample)} of {there} cases" if patients is None else "made-up patients, at most"
+        text += f", measured on {how}; memory {_memory():.1f} GB"
         out.append(Finding(f"forecast, {ref}", "ok", text))
     return longest, out
 

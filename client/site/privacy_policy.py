@@ -110,15 +110,22 @@ class Policy(Settings):
     patients is judged by these. Left out: by the number that the greeting tells; with masks, which
     tells none, folds are not judged by it."""
     modalities: Listed[Modality] = ()
-    """What the site says that it holds, and is asked for: `table`, `image`; empty: what it has of
-    any patient."""
+    """What the site says that it holds, and is asked for: `table`, `image`. Left out: what it has of
+    any patient; with an epsilon or masks, `table` alone, for that would tell whether anybody has an
+    image."""
     refusals: Whole = 50
     """The most plans of a day that are refused for what the sums of patients came to, and not for
     what was asked: each such refusal is an answer, too. Then no plan is answered until the next
     day (UTC)."""
-    answer_every: Annotated[float, Field(ge=0, le=3600)] = 0.1
-    """Seconds. With an epsilon or masks a plan takes this long, or 2, 4, 8 ... times as long: how
-    long it took says little of the patients. 0: as long as it takes."""
+    answer_margin: Annotated[float, Field(ge=0, le=1000)] = 3.0
+    """With an epsilon or masks an answer leaves after so many times what its plan takes on as many
+    made-up patients as `patients` has at most, and not when the work is done: how long it took says
+    nothing of the patients. Whose part is not done by then adds nothing. 0: when the work is done."""
+    patient_seconds: Mapping[
+        Annotated[str, AfterValidator(_learner)], Annotated[float, Field(gt=0)]
+    ] = field(default_factory=dict, hash=False)
+    """Learner -> seconds that a plan of it may take for each patient, in place of what is measured
+    on made-up ones."""
     noise_seed: int | None = None
     """Noise is drawn from it, so that a simulation can be repeated: it then hides nobody, and goes
     with no epsilon."""

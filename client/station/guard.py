@@ -34,6 +34,7 @@ from common.federated.protected_sums import bounded, protected
 from common.federated.states import States
 from common.privacy.limits import BOUND, SPLIT
 from common.privacy.mechanism import Sampled
+from common.runtime import time_limit
 from common.types import Arrays
 from common.wire.masked_messages import Ask
 from common.wire.messages import Greeting, Request
@@ -82,8 +83,9 @@ def admit(plan: Plan, site: Site, cohort: Cohort, budget: Budget | None = None) 
     if not learner.modality <= modalities(site, cohort) and not shares_noise(plan, learner, cohort):
         raise RefusedError(
             "D06",
-            f"learner '{plan.learner}' needs {sorted(learner.modality)}, this site holds "
-            f"{sorted(modalities(site, cohort))}",
+            f"learner '{plan.learner}' needs {sorted(learner.modality)}, this site offers "
+            f"{sorted(modalities(site, cohort))}; with an epsilon or masks it offers what "
+            "privacy.modalities declares",
         )
     site.privacy.admit(plan, datetime.date.today())
     _coarse(plan, learner, site)
@@ -116,8 +118,11 @@ def _coarse(plan: Plan, learner: Federated, site: Site) -> None:
 
 
 def modalities(site: Site, cohort: Cohort) -> frozenset[str]:
-    """As the site file declares them, else as they are."""
-    return frozenset(site.privacy.modalities) or cohort.modalities
+    """What a site offers: as its file declares it, else as it is. Under an epsilon or masks a table
+    alone where nothing is declared: to offer images would tell that somebody has one."""
+    if site.privacy.modalities:
+        return frozenset(site.privacy.modalities)
+    return frozenset({"table"}) if site.privacy.protected else cohort.modalities
 
 
 def _remembered(plan: Plan, budget: Budget) -> None:
@@ -182,6 +187,12 @@ def shares_noise(plan: Plan, learner: Federated, cohort: Cohort) -> bool:
     return not isinstance(learner.phases[plan.phase].sensitivity(cohort.schema), Sampled)
 
 
+def privately_trained(plan: Plan, learner: Federated, schema: Schema) -> bool:
+    """Has the sum noise of its own, and its patients one by one?"""
+    bound = learner.phases[plan.phase].sensitivity(schema)
+    return plan.privacy is not None and isinstance(bound, Sampled)
+
+
 def _charge(plan: Plan, learner: Federated, bound: float | Sampled, budget: Budget) -> Charge:
     # only a learner that says so looks at none but its training rows
     spared = plan.fold.parts if learner.traits.trains else ()
@@ -212,6 +223,7 @@ def contributed(
     plan: Plan,
     note: Callable[[str], None],
     minimum: int = 1,
+    one_by_one: bool = False,
 ) -> Contribution:
     """The site's contribution.
 
@@ -219,9 +231,12 @@ def contributed(
     patient adds nothing, and the sum of the others leaves. That a sum did not come about would
     answer a question about a patient, and a coordinator chooses states. `cases` are those whom the
     plan looks at, whoever its states fail for: by a count of the others a site would fall below its
-    minimum, or not, as its patients are. Otherwise RefusedError P02
-    says that there is none, and `note` why, at the site; P01 of fewer patients than `minimum`, as
-    without the failure, which would else tell of one among a few.
+    minimum, or not, as its patients are. Otherwise RefusedError P02 says that there is none, and
+    `note` why, at the site; P01 of fewer patients than `minimum`, as without the failure, which
+    would else tell of one among a few.
+
+    Whose own is not done when the work's time has passed (`common.runtime.time_limit`) adds nothing
+    either. `one_by_one`: as where something fails, which takes the longest.
     """
 
     def of(rows: Cohort) -> Contribution:
@@ -235,24 +250,44 @@ def contributed(
     if not learner.modality <= cohort.modalities:
         return zero
     if (bound := bounded(learner, plan, cohort)) is not None:
-        return protected(learner, states, cohort, plan, bound, note)
+        return protected(learner, states, cohort, plan, bound, note, one_by_one)
+    private = privately_trained(plan, learner, cohort.schema)
+    if one_by_one and not private:
+        return _apart(of, learner, states, cohort, plan, note)
     try:
-        return of(cohort)
+        out = of(cohort)
     except Exception as error:
-        able, cases = _judged(of, learner, cohort)
         if not plan.protected:
+            _, cases = _judged(of, learner, cohort)
             raise RefusedError(
                 "P02" if cases >= minimum else "P01",
                 f"{plan.learner}, fold '{plan.fold.key}': no sum over {cases} patients, the "
                 f"site's minimum is {minimum} ({error})",
             ) from error
         note(f"{plan.learner}, fold '{plan.fold.key}': {error}; judged patient by patient")
+        return _apart(of, learner, states, cohort, plan, note)
+    if private or not time_limit.passed():
+        return out
+    return _counting(zero, out.cases, _parameters(learner, states, plan))
+
+
+def _apart(
+    of: Callable[[Cohort], Contribution],
+    learner: Federated,
+    states: States,
+    cohort: Cohort,
+    plan: Plan,
+    note: Callable[[str], None],
+) -> Contribution:
+    """The sum over those for whom there is one, each by itself."""
+    able, cases = _judged(of, learner, cohort)
     note(f"{plan.learner}, fold '{plan.fold.key}': {int((~able).sum())} patients add nothing")
+    total = identity(learner, states, cohort.schema, plan)
     try:
-        total = of(cohort.where(able))
+        able_total = of(cohort.where(able))
+        total = total if time_limit.passed() else able_total
     except Exception as error:
         note(f"{plan.learner}, fold '{plan.fold.key}': {error}; the site adds nothing")
-        total = zero
     return _counting(total, cases, _parameters(learner, states, plan))
 
 
@@ -260,11 +295,13 @@ def _judged(
     of: Callable[[Cohort], Contribution], learner: Federated, cohort: Cohort
 ) -> tuple[NDArray[np.bool_], int]:
     """(cases,): of which patients alone there is a sum; and how many the learner looks at. Who fails
-    alone is one of them, if such patients count at all."""
-    n, able, cases = np.arange(len(cohort)), np.ones(len(cohort), np.bool_), 0
-    for i in n:
+    alone, or is not begun with in time, is one of them, if such patients count at all."""
+    able, cases = np.ones(len(cohort), np.bool_), 0
+    for i in range(len(cohort)):
         try:
-            cases += of(cohort.where(n == i)).cases
+            if time_limit.passed():
+                raise TimeoutError
+            cases += of(cohort.only(i)).cases
         except Exception:
             able[i] = False
             cases += bool(cohort.labels[i] != UNKNOWN or learner.traits.unlabelled)
@@ -309,15 +346,11 @@ def release(
     that a greeting tells, and a site below it adds its share to nothing.
     """
     together = shares_noise(plan, learner, cohort)
-    if plan.privacy is not None:
-        bound = _bound(plan, learner, cohort)
-        if budget is not None:
-            budget.reserve(_charge(plan, learner, bound, budget))
-        if together and not isinstance(bound, Sampled):
-            few = sum(by_class(cohort, budget.counts if budget else None)[0]) < minimum
-            zero = identity(learner, states, cohort.schema, plan)
-            contribution = zero if few else within_masks(contribution, bound, plan)
-        contribution = noised(contribution, bound, plan.privacy)
+    if plan.privacy is not None and budget is not None:
+        budget.reserve(_charge(plan, learner, _bound(plan, learner, cohort), budget))
+    if together and sum(by_class(cohort, budget.counts if budget else None)[0]) < minimum:
+        contribution = identity(learner, states, cohort.schema, plan)
+    contribution = noisy(contribution, learner, plan, cohort)
     if contribution.cases < minimum and not together:
         raise RefusedError(
             "P01",
@@ -330,3 +363,15 @@ def release(
         parameters = _parameters(learner, states, plan)
         return enough(contribution, covers, minimum, plan, parameters)
     return contribution
+
+
+def noisy(
+    contribution: Contribution, learner: Federated, plan: Plan, cohort: Cohort
+) -> Contribution:
+    """With the noise that the plan asks for, or the site's share of it."""
+    if plan.privacy is None:
+        return contribution
+    bound = _bound(plan, learner, cohort)
+    if shares_noise(plan, learner, cohort) and not isinstance(bound, Sampled):
+        contribution = within_masks(contribution, bound, plan)
+    return noised(contribution, bound, plan.privacy)

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from client.cohort import reader
-from client.site import public_counts, site_file
+from client.site import public_counts, public_deadline, site_file
+from client.site.public_deadline import MADE, Clock, Cost, Deadline
 from client.site.site_file import Site
 from client.site.site_log import SiteLog
 from client.station import guard, time_forecast
@@ -28,6 +29,7 @@ from client.station.secure_aggregation import Secure
 from client.station.work_queue import Jobs
 from common import __version__
 from common.data.cohort import ESTIMABLE, Cohort, Flow
+from common.data.made_up import made_up
 from common.errors import RefusedError, UsageError
 from common.federated import learner
 from common.federated.learner import Contribution, Federated, Plan
@@ -88,13 +90,17 @@ class Station:
     get codes only.
 
     at_work: one thread that works plans off, so that an answer can leave before all of its plans
-    are done; None: whoever asks waits.
+    are done; None: whoever asks waits. clock: by which answers wait for their public time.
     """
 
     def __init__(
-        self, site: Site, memory: Memory | None = None, at_work: Executor | None = None
+        self,
+        site: Site,
+        memory: Memory | None = None,
+        at_work: Executor | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        self.site, self._memory = site, memory or Memory()
+        self.site, self._memory, self._clock = site, memory or Memory(), clock or Clock()
         if site.privacy.noised and self._memory.budget is None:
             raise AssertionError("a site with a finite epsilon needs an account")
         self._log = SiteLog(site.log)
@@ -102,8 +108,7 @@ class Station:
         self._answering: set[str] = set()
         """Hashes of the cohorts that may be answered from."""
         self._secure = Secure(site.name, self._signer, site.privacy, self._memory.masks)
-        every = site.privacy.answer_every if site.privacy.protected else 0.0
-        self._jobs = Jobs(site.name, self._work, self._memory, self._log, at_work, every)
+        self._jobs = Jobs(site.name, self._work, self._memory, self._log, at_work)
         budget = self._memory.budget
         self._masked = MaskedSteps(
             self._secure,
@@ -133,6 +138,7 @@ class Station:
     def stop(self) -> None:
         """No plan is begun from now on; the one that is being worked on is finished."""
         self._jobs.stop()
+        self._clock.stop()
 
     def check(self) -> None:
         """Whatever a station that serves can lack (C04): it is found at the start, not in a
@@ -235,22 +241,25 @@ class Station:
         privacy, budget = self.site.privacy, self._memory.budget
         noised = budget.counts if budget is not None else None
         counts = public_counts.by_class(cohort, noised)
+        offered = guard.modalities(self.site, cohort)
         cases, imaged = (sum(c) for c in counts)
         estimable, imaged_estimable = (
             not self.site.pooled and sum(n >= ESTIMABLE for n in c) >= 2 for c in counts
         )
         seconds = time_forecast.load(self.site.state, Path(ref).name, task)
         if seconds and privacy.protected:
-            seconds = time_forecast.instant(seconds, 1.0)
+            seconds = public_deadline.first(seconds, 1.0)
         if privacy.require == "secagg":
             cases, imaged, estimable = 0, 0, False  # what is masked in every sum is not told here
+        if "image" not in offered:
+            imaged, imaged_estimable = 0, False
         open_ = cases >= self.site.minimum and not privacy.protected
         return Hello(
             site=self.site.name,
             version=__version__,
             schema=cohort.schema.hash,
             flow=_flow_counts(cohort.flow, self.site.minimum) if open_ else (),
-            modalities=tuple(sorted(guard.modalities(self.site, cohort))),
+            modalities=tuple(sorted(offered)),
             learners=learner.names(),
             cases=cases if cases >= self.site.minimum else 0,
             estimable=estimable,
@@ -298,8 +307,13 @@ class Station:
     def _summed(
         self, plan: Plan, states: States, cohort: Cohort, asked_learner: Federated
     ) -> Contribution:
-        with system_random.repeatable(
-            self.site.privacy.noise_seed, f"{plan.site} {plan.place} {plan.phase} {plan.privacy}"
+        deadline = self._deadline(plan, states, cohort, asked_learner)
+        with (
+            public_deadline.kept(deadline, self._clock, self.note),
+            system_random.repeatable(
+                self.site.privacy.noise_seed,
+                f"{plan.site} {plan.place} {plan.phase} {plan.privacy}",
+            ),
         ):
             contribution = guard.contributed(
                 asked_learner, states, cohort, plan, self.note, self.site.minimum
@@ -313,6 +327,29 @@ class Station:
                 self.site.minimum,
                 self._memory.budget,
             )
+
+    def _deadline(
+        self, plan: Plan, states: States, cohort: Cohort, asked_learner: Federated
+    ) -> Deadline | None:
+        """When the answer leaves, by what is public alone; None: when the work is done."""
+        policy, minimum = self.site.privacy, self.site.minimum
+        if not (policy.protected and policy.answer_margin):
+            return None
+        counts = self._memory.budget.counts if self._memory.budget else None
+        told = sum(public_counts.by_class(cohort, counts)[0]) if counts else None
+        most = public_deadline.most_patients(policy, minimum, told, len(cohort))
+        imaged = cohort.schema.imaging is not None and "image" in guard.modalities(
+            self.site, cohort
+        )
+        cost = Cost.measured(
+            lambda rows: guard.contributed(
+                asked_learner, states, rows, plan, lambda _: None, one_by_one=True
+            ),
+            lambda sums: guard.noisy(sums, asked_learner, plan, cohort),
+            lambda: made_up(cohort.schema, MADE, (plan.fold, plan.seed, plan.parts), imaged=imaged),
+            self._clock,
+        )
+        return Deadline.of(policy, plan.learner, most, cost)
 
 
 def _flow_counts(flow: Flow, minimum: int) -> tuple[int, ...]:

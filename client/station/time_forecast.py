@@ -33,14 +33,6 @@ def load(state: Path, study: str, task: str) -> float:
     return _forecasts(state / NAME).get(f"{study}\t{task}", 0.0)
 
 
-def instant(seconds: float, every: float) -> float:
-    """The first of `every`, 2, 4, 8 ... times `every` that is no earlier; the time itself where
-    `every` is 0."""
-    if every <= 0 or seconds <= 0:
-        return max(seconds, every, 0.0)
-    return every * 2.0 ** max(0, math.ceil(math.log2(seconds / every)))
-
-
 def _forecasts(path: Path) -> dict[str, float]:
     """What cannot be read counts as not there: the doctor makes it anew."""
     try:

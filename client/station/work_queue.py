@@ -7,14 +7,13 @@ and gets the code R09 for what is not done by then; the work goes on.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
 from dataclasses import replace
 from functools import partial
 
 from client.site.site_log import SiteLog
-from client.station import guard, time_forecast
+from client.station import guard
 from client.station.answer_store import Answered
 from client.station.durable_state import Memory
 from common.federated import learner
@@ -30,8 +29,7 @@ Work = Callable[[Plan, States], Contribution]
 
 class Jobs:
     """at_work: one thread that works plans off, so that an answer can leave before all of its plans
-    are done; None: whoever asks waits. every: seconds that a plan takes at least, or 2, 4, 8 ...
-    times that; 0: as long as it takes."""
+    are done; None: whoever asks waits."""
 
     def __init__(
         self,
@@ -40,10 +38,8 @@ class Jobs:
         memory: Memory,
         log: SiteLog,
         at_work: Executor | None,
-        every: float = 0.0,
     ) -> None:
         self._site, self._work, self._log, self._at_work = site, work, log, at_work
-        self._every = every
         self._answers, self._budget = memory.answers, memory.budget
         self._jobs: dict[tuple[str, str], tuple[int, Future[Answered]]] = {}
         """Run and question -> its step, and what is being worked on: one at a time, for there is
@@ -127,15 +123,10 @@ class Jobs:
     def _answered(self, plan: Plan, states: States, rest: Arrays) -> Answered:
         if self._stopping.is_set():
             return Answered(plan, Update(plan.hash, None, "R09"))
-        started = time.monotonic()
-        answered = self._log.or_code(
+        return self._log.or_code(
             lambda: self._released(plan, states, rest),
             lambda code: Answered(plan, Update(plan.hash, None, code)),
         )
-        # the next plan begins after this one's public time, too
-        spent = time.monotonic() - started
-        self._stopping.wait(time_forecast.instant(spent, self._every) - spent)
-        return answered
 
     def _released(self, plan: Plan, states: States, rest: Arrays) -> Answered:
         released = self._work(plan, states)

@@ -164,6 +164,18 @@ class Cohort:
             else (),
         )
 
+    def only(self, i: int) -> Cohort:
+        """The case at `i`, in a time that does not grow with the number of the others."""
+        one = slice(i, i + 1)
+        return replace(
+            self,
+            ids=self.ids[one],
+            values=self.values[one].copy(),
+            labels=self.labels[one].copy(),
+            survival=None if self.survival is None else self.survival[one].copy(),
+            pictures=self.pictures[one],
+        )
+
     def parts(self, seed: int, count: int) -> NDArray[np.int64]:
         """(cases,): the hash part, 0 .. count - 1, of each patient. It depends on the split seed
         and the id alone."""

@@ -20,6 +20,7 @@ from common.federated.learner import Contribution, Federated, Plan, identity
 from common.federated.states import States
 from common.privacy.mechanism import Sampled
 from common.privacy.patient_sums import FINEST, Block, Grid, grid_of, patient_sums
+from common.runtime import time_limit
 from common.types import Arrays
 
 _AT_ONCE = 1 << 22
@@ -58,16 +59,19 @@ def protected(
     plan: Plan,
     bound: float,
     note: Callable[[str], None],
+    one_by_one: bool = False,
 ) -> Contribution:
     """The contribution; its sums in steps of the grid (int64) where noise is to follow, else as
     numbers.
 
     What cannot be computed is judged patient by patient, each by itself: that patient adds nothing
     to the sums, and is counted like the others, for `cases` say whom the plan looks at and not at
-    whom its states fail. `note` is told, at the site.
+    whom its states fail. `note` is told, at the site. So it is with those whose own is not done
+    when the work's time has passed (`common.runtime.time_limit`). `one_by_one`: as where something
+    fails, which takes the longest.
     """
     zero = identity(learner, states, cohort.schema, plan)
-    if isinstance(learner, Summing):
+    if isinstance(learner, Summing) and not one_by_one:
         try:
             # what a state makes of a patient's values may be no number
             with np.errstate(all="ignore"):
@@ -101,7 +105,10 @@ def _one_by_one(
     here, where a failure is that patient's alone. Who fails is one whom the learner looks at."""
     failed, nothing = 0, Summands(1, _row(zero.sums), _row(zero.tally))
     for i in range(len(cohort)):
-        patient = cohort.where(np.arange(len(cohort)) == i)
+        if time_limit.passed():
+            yield nothing
+            continue
+        patient = cohort.only(i)
         try:
             own = list(_own(learner, states, patient, plan))
             for summands in own:
@@ -136,6 +143,8 @@ def _sum(each: Iterable[Summands], zero: Contribution, plan: Plan, bound: float)
         nonlocal cases
         for summands in each:
             cases += summands.cases
+            if time_limit.passed():
+                continue
             tallies.append(summands.tally)
             yield summands.sums
 

@@ -184,7 +184,9 @@ class Image:
         return federated_averaging.train(
             task,
             arrays,
-            self._examples(state, rows) if len(rows) else None,
+            federated_averaging.examples_of(
+                lambda own: self._examples(state, rows.where(own)), len(rows), plan
+            ),
             plan,
             cohort.site,
             len(rows),

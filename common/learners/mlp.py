@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.data.cohort import Cohort, Fold, pooled
 from common.data.schema import Floats, Schema
@@ -91,9 +92,12 @@ class Perceptron:
     def contribute(self, states: States, cohort: Cohort, plan: Plan) -> Contribution:
         state = states[plan.fold]
         arrays, rows = state[self.name], cohort.train(plan.fold, plan.seed, plan.parts)
-        examples = (
-            Table(standardise(state["preprocessing"], rows), rows.labels) if len(rows) else None
-        )
+
+        def made(own: NDArray[np.bool_]) -> Table:
+            chosen = rows.where(own)
+            return Table(standardise(state["preprocessing"], chosen), chosen.labels)
+
+        examples = federated_averaging.examples_of(made, len(rows), plan)
         shapes = _shapes(self.parameters(arrays))
         task = federated_averaging.Local(
             _network, shapes, cross_entropy, self.training.schedule(), self.private, table=True

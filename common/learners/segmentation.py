@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
@@ -121,7 +122,11 @@ class Segmentation:
         arrays, imaging = states[plan.fold][self.name], imaging_of(self.name, cohort.schema)
         rows = outlined(cohort.train(plan.fold, plan.seed, plan.parts, labelled=False))
         varied = Augment(dropout=0.25 if imaging.modality.sequences else 0.0)
-        examples = _examples(rows, imaging, _sizes(arrays)[0], varied) if rows else None
+        examples = federated_averaging.examples_of(
+            lambda own: _examples(list(compress(rows, own)), imaging, _sizes(arrays)[0], varied),
+            len(rows),
+            plan,
+        )
         how = self.training.schedule("adamw")
         task = federated_averaging.Local(
             _network, _how(arrays, imaging), dice_and_entropy, how, self.private

@@ -12,7 +12,9 @@ A patient's gradient must not depend on who else is in a step, to the last bit: 
 coordinator has made for it would blow that up, and one more patient could change everybody's share.
 Patients of few rows share the network's pass (`common.networks.patient_gradients`) where a trial
 finds that it keeps them apart (`common.networks.row_independence`); others go through it alone.
-The gradient of one patient's loss is the sum of what Opacus's GradSampleModule gives for each crop
+What raises for a patient is that patient's alone, who adds nothing to the step: a state that made
+the whole training fail at some patients would ask about them. The gradient of one patient's loss is
+the sum of what Opacus's GradSampleModule gives for each crop
 (tests/common/networks/test_dp_sgd.py). Chance, noise and augmentation come from the operating
 system (`common.privacy.random`), never from a plan.
 """
@@ -20,6 +22,7 @@ system (`common.privacy.random`), never from a plan.
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,6 +38,7 @@ from common.privacy.limits import CLIP, RATE, STEPS
 from common.privacy.mechanism import Sampled
 from common.privacy.patient_sums import Grid, grid
 from common.privacy.random import rounded_normal, uniform
+from common.runtime import time_limit
 from common.types import Arrays
 
 if TYPE_CHECKING:
@@ -147,6 +151,11 @@ def learn(
                 ],
                 1 / how.batch,
             )
+        if each and each.failed:
+            logging.getLogger("fedmets").warning(
+                "DP-SGD: %d gradients could not be computed; their patients add nothing there",
+                each.failed,
+            )
         return {
             k: np.nan_to_num(np.array(v.detach().cpu().numpy(), np.float32, order="C"))
             for k, v in own.state_dict().items()
@@ -184,28 +193,65 @@ class _Patients:
             np.argsort(examples.patient, kind="stable"),
             np.cumsum(np.bincount(examples.patient))[:-1],
         )
-        self.count = len(self._rows)
-        self._shared = _shared(network, examples, device, batch)
+        self.count, self._on_average = len(self._rows), batch
+        self._sharing: dict[tuple[tuple[int, ...], ...], list[_Shared]] = {}
+        """By the shapes of a row."""
+        self.failed = 0
+        """Gradients that could not be computed."""
 
     def drawn(self, rate: float) -> Iterator[list[Tensor]]:
-        """The gradients of those whom chance takes, each for itself."""
-        companies: list[list[Batch]] = [[] for _ in self._shared]
+        """The gradients of those whom chance takes, each for itself; of whom none can be computed,
+        none, nor of anybody when the work's time has passed (`common.runtime.time_limit`)."""
+        companies: dict[_Shared, list[Batch]] = {}
         for patient in np.flatnonzero(uniform(self.count) < rate):
-            batch = self._batch(int(patient))
-            # by its own number of rows alone
-            which = next((i for i, s in enumerate(self._shared) if s.takes(batch)), None)
-            if which is None:
-                yield self._alone(batch)
+            if time_limit.passed():
+                return
+            try:
+                batch = self._batch(int(patient))
+                shared = self._shared(batch)
+                alone = [self._alone(batch)] if shared is None else []
+            except Exception as error:
+                self._note(error)
                 continue
-            shared, company = self._shared[which], companies[which]
+            yield from alone
+            if shared is None:
+                continue
+            company = companies.setdefault(shared, [])
             if not shared.fits([*company, batch]):
-                yield from shared(company, self._loss)
+                yield from self._together(shared, company)
                 company.clear()
             company.append(batch)
         # in another order than they were drawn: what is added up are whole numbers
-        for shared, company in zip(self._shared, companies, strict=True):
-            if company:
-                yield from shared(company, self._loss)
+        for shared, company in companies.items():
+            yield from self._together(shared, company)
+
+    def _together(self, shared: _Shared, company: list[Batch]) -> Iterator[list[Tensor]]:
+        if time_limit.passed():
+            return
+        try:
+            yield from shared(company, self._loss)
+        except Exception:
+            # whoever it was: each goes through the same pass among nobody, which gives the same
+            # bits as in any company
+            for batch in company:
+                try:
+                    (gradient,) = shared([batch], self._loss)
+                except Exception as error:
+                    self._note(error)
+                else:
+                    yield gradient
+
+    def _note(self, error: Exception) -> None:
+        self.failed += 1
+        logging.getLogger("fedmets").info("a patient's gradient: %s", error)
+
+    def _shared(self, batch: Batch) -> _Shared | None:
+        """The pass that a patient of these rows shares, by its own shapes and number of rows alone;
+        None: it goes by itself."""
+        rows = tuple(tuple(x.shape[1:]) for x in batch[: self._examples.inputs])
+        if rows not in self._sharing:
+            self._sharing[rows] = _sharing(self._network, rows, self._device, self._on_average)
+        return next((s for s in self._sharing[rows] if s.takes(batch)), None)
 
     def gradient(self, patient: int) -> list[Tensor]:
         """Of one, alone."""
@@ -271,16 +317,14 @@ class _Shared:
         return self._gradients(tuple(inputs), counts, losses)
 
 
-def _shared(
-    network: nn.Module, examples: Records, device: torch.device, batch: int
+def _sharing(
+    network: nn.Module, rows: tuple[tuple[int, ...], ...], device: torch.device, batch: int
 ) -> list[_Shared]:
-    """For patients of few rows, and of twice as many; none where all go one at a time."""
+    """For patients of few rows of these shapes, and of twice as many; none where all go one at a
+    time."""
     from common.networks.row_independence import BatchShape
 
     if sum(p.numel() for p in network.parameters()) > LARGEST[device.type]:
         return []
-    # shapes are the plan's, the same for everybody
-    first = examples.batch(np.array([0]), device, None)[: examples.inputs]
-    rows = tuple(tuple(x.shape[1:]) for x in first)
     count = rows_together(max(math.prod(r) for r in rows), batch, device)
     return [_Shared(network, BatchShape(n, rows), device) for n in (count, 2 * count) if n > 4]

@@ -8,13 +8,15 @@ Parameters stand among a learner's arrays under `w/`.
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.federated.array_rules import ArrayRule, ArrayRules, whole
 from common.federated.learner import Contribution, Plan
@@ -25,6 +27,9 @@ from common.types import Array, Arrays
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+Made = TypeVar("Made", bound=Records)
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,35 @@ class Local:
     private: PrivateTraining
     table: bool = False
     """Rows of a table: they go through the CPU whatever there is."""
+
+
+def examples_of(make: Callable[[NDArray[np.bool_]], Made], rows: int, plan: Plan) -> Made | None:
+    """`make(mask)` of `rows` patients; None: of nobody.
+
+    With noise those for whom it raises, each by itself, are left out, and nobody else is.
+    """
+    everybody = np.ones(rows, np.bool_)
+    try:
+        return make(everybody) if rows else None
+    except Exception:
+        if plan.privacy is None:
+            raise
+    able = np.zeros(rows, np.bool_)
+    for i in range(rows):
+        own = np.zeros(rows, np.bool_)
+        own[i] = True
+        try:
+            make(own)
+        except Exception as error:
+            logging.getLogger("fedmets").info("a patient's examples: %s", error)
+        else:
+            able[i] = True
+    logging.getLogger("fedmets").warning(
+        "%s: no examples can be made of %d patients, who add nothing",
+        plan.learner,
+        rows - able.sum(),
+    )
+    return make(able) if able.any() else None
 
 
 def train(

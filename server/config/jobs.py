@@ -47,7 +47,8 @@ def possible(run: Run, study: Study, hellos: Iterable[Hello]) -> tuple[Federated
         names = ", ".join(h.name for h in heads if h not in out)
         said = (
             f"{names}: no site holds images of at least {ESTIMABLE} labelled cases of each of "
-            "two classes; leave these learners out"
+            "two classes; leave these learners out, or have the IT of sites with an epsilon or "
+            "masks declare their images (privacy.modalities)"
         )
         raise FederationError("D06", said)
     return out

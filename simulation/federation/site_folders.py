@@ -87,7 +87,7 @@ def write_sites(folder: Path, partition: Partition, template: SiteTemplate) -> d
                 if other != name
             }
         text = "".join(f"{k} = {_toml(v)}\n" for k, v in lines.items()) + _privacy(
-            template.noise_seed, peers
+            template.noise_seed, peers, images=template.images is not None
         )
         state_store.write(homes[name] / "patients.txt", ("\n".join(ids) + "\n").encode())
         files[n] = homes[name] / "site.toml"
@@ -95,13 +95,14 @@ def write_sites(folder: Path, partition: Partition, template: SiteTemplate) -> d
     return files
 
 
-def _privacy(noise_seed: int | None, peers: Mapping[str, str]) -> str:
+def _privacy(noise_seed: int | None, peers: Mapping[str, str], *, images: bool) -> str:
     """The table of a site's policy: folds may be small, trees are grown openly and as fine as they
     come. Noise that can
     be made again hides nobody, so that no protection is demanded beside it."""
     seed = "" if noise_seed is None else f"noise_seed = {noise_seed}\n"
-    require = 'require = "secagg"\nanswer_every = 0.0\n' if peers and noise_seed is None else ""
+    require = 'require = "secagg"\nanswer_margin = 0.0\n' if peers and noise_seed is None else ""
     require += "colluders = 0\n" if peers else ""
+    require += 'modalities = ["table", "image"]\n' if peers and images else ""
     known = "".join(f"{_toml(k)} = {_toml(v)}\n" for k, v in peers.items())
     loose = "small_folds = true\nopen_trees = true\nsmallest_leaf = 0\n"
     return f"[privacy]\n{loose}{seed}{require}" + (f"[privacy.peers]\n{known}" if known else "")

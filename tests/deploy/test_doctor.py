@@ -3,6 +3,7 @@ done."""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import email.utils
 import json
@@ -19,9 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import common
 from client import doctor as station
+from client.site import site_file
+from client.site.privacy_policy import Policy
+from client.site.site_file import Site
 from common.runtime import health_check, network
 from common.runtime.health_check import Finding
 from common.study.study import Study, Task
@@ -142,13 +148,49 @@ def test_the_forecast_of_images_is_of_training_and_of_the_cases_that_have_one() 
         ("logistic", "image"),
         hyper={"image": {"grid": [8, 12, 12], "epochs": 1}},
     )
-    longest, found = station._forecast(asked, cohort, "made")
+    longest, found = station._forecast(asked, cohort, None, "made")
     told = [f.said for f in found]
     assert [said.partition(":")[0] for said in told] == ["logistic", "image"]
     assert f"of {cohort.imaged.sum()} cases" in told[1]
     # a counting exchange would take no time worth a digit
     assert float(told[1].split("about ")[1].split(" s")[0]) == pytest.approx(longest, abs=0.06)
     assert longest > 0
+
+
+def test_images_that_a_protected_site_does_not_declare_are_told_of(tmp_path: Path) -> None:
+    cohort, _ = pictures.sites(8, 2)
+    plain = site_file.load(hospital.site(tmp_path))
+    for policy, told in (
+        (Policy(), 0),
+        (Policy(epsilon=3, delta=1e-3), 1),
+        (Policy(epsilon=3, delta=1e-3, modalities=("table", "image")), 0),
+        (Policy(epsilon=3, delta=1e-3, modalities=("table",)), 0),
+    ):
+        found = station._undeclared(dataclasses.replace(plain, privacy=policy), cohort, "s")
+        assert len(found) == told
+        assert all(f.state == "warning" and "modalities = " in f.do for f in found)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(20, 40), st.sampled_from([(5, 100), None]))
+def test_the_forecast_of_a_protected_site_is_of_made_up_patients(
+    n: int, patients: tuple[int, int] | None
+) -> None:
+    """It is told in the greeting: no patient has a part in it."""
+    cohort, _ = pictures.sites(2 * n, 2)
+    site = Site(
+        "N", Path("t"), ("s",),
+        privacy=Policy(epsilon=3, delta=1e-3, patients=patients, answer_margin=2.0),
+    )  # fmt: skip
+    made, times = station._timed(site, cohort)
+    assert not set(made.ids) & set(cohort.ids)
+    assert not made.pictures
+    assert times == (200 if patients else 2 * (32 if n <= 32 else 64))
+    told = station._number(site, cohort, "s")
+    assert [f.state for f in told] == ([] if patients else ["note"])
+    open_ = dataclasses.replace(site, privacy=Policy())
+    assert station._timed(open_, cohort) == (cohort, None)
+    assert station._number(open_, cohort, "s") == []
 
 
 def test_a_network_is_a_fault(tmp_path: Path) -> None:

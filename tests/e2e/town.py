@@ -285,7 +285,9 @@ class Town:
                 f"{json.dumps(n)} = {json.dumps(k)}\n" for n, k in public.items() if n != name
             )
             with open(self.home(name) / "site.toml", "a") as file:
-                file.write(f'[privacy]\nrequire = "secagg"\n[privacy.peers]\n{peers}')
+                file.write(
+                    f'[privacy]\nrequire = "secagg"\nanswer_margin = 0\n[privacy.peers]\n{peers}'
+                )
 
     def server(self, *words: str) -> list[str]:
         return [PYTHON, "-m", "server", *words, "--state", str(self.folder / "state"), "--json"]

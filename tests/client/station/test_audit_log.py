@@ -25,7 +25,7 @@ from common.wire.messages import unpack_hello, unpack_updates
 from tests import hospital, ring
 
 ENROLLED = {"North": ring.signer("North").public}
-POLICY = "\n[privacy]\nepsilon = 30\ndelta = 1e-3\n"
+POLICY = "\n[privacy]\nepsilon = 30\ndelta = 1e-3\nanswer_margin = 0\n"
 
 
 @pytest.fixture

@@ -169,7 +169,9 @@ def test_the_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     path = hospital.site(tmp_path / "north")
-    path.write_text(path.read_text() + "\n[privacy]\nepsilon = 30\ndelta = 1e-3\n")
+    path.write_text(
+        path.read_text() + "\n[privacy]\nepsilon = 30\ndelta = 1e-3\nanswer_margin = 0\n"
+    )
     return tmp_path / "north"
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from common.data.cohort import UNKNOWN, Flow, Fold, empty, part_of, pooled
 from common.errors import UsageError
+from tests import pictures
 from tests.synthetic import cohort, schema, split
 
 
@@ -117,3 +118,16 @@ def test_a_flow_account_must_add_up() -> None:
     Flow(10, (("no consent", 3),), 7)
     with pytest.raises(AssertionError, match="read 10"):
         Flow(10, (("no consent", 3),), 8)
+
+
+@pytest.mark.parametrize("imaged", [False, True])
+def test_only_one_case_is_what_a_mask_of_it_gives(imaged: bool) -> None:
+    rows = cohort(6, seed=2)
+    rows = pictures.with_pictures(rows, share=0.5) if imaged else rows
+    for i in range(6):
+        one, masked = rows.only(i), rows.where(np.arange(6) == i)
+        assert one.hash == masked.hash
+        assert one.pictures == masked.pictures
+        assert one.survival is not None
+        np.testing.assert_array_equal(one.survival, masked.survival)
+        assert not np.shares_memory(one.values, rows.values)

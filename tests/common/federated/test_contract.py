@@ -17,7 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from client.station.guard import contributed
 from common.data.cohort import Cohort, Fold, empty
+from common.data.made_up import made_up
 from common.data.schema import Schema
 from common.errors import FedmetsError, RefusedError, UsageError
 from common.federated.coverage import Covering
@@ -901,3 +903,16 @@ def test_sums_cover_no_fewer_patients_than_their_learner_says(name: str, read: s
             assert moved >= declared or name == "importance", (beginning, at)
             rows += 1
     assert rows or read == "some"
+
+
+@learners
+def test_work_can_be_timed_on_made_up_patients(name: str) -> None:
+    """None of them fails: else what is timed would be the failure."""
+    learner, phases = jobs(2)[name].learner, {m.plan.phase: m for m in history(name, 2)}
+    for moment in phases.values():
+        plan = dataclasses.replace(moment.plan, secure=True)
+        made = made_up(schema(2), 3, (plan.fold, plan.seed, plan.parts), imaged=True)
+        said: list[str] = []
+        sums = contributed(learner, moment.states, made, plan, said.append, one_by_one=True)
+        assert sums.cases == learner.contribute(moment.states, made, plan).cases
+        assert all(": 0 patients add nothing" in s for s in said)

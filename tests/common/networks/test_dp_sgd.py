@@ -33,6 +33,7 @@ from common.privacy import renyi
 from common.privacy.mechanism import COUNTS, Privacy, Sampled, epsilon, gaussian, release
 from common.privacy.patient_sums import grid
 from common.privacy.random import repeatable
+from common.runtime import time_limit
 from common.types import Arrays, digest
 from tests.pictures import IMAGING, sites
 from tests.synthetic import schema
@@ -206,6 +207,109 @@ def test_in_company_a_gradient_is_what_it_is_alone(name: str) -> None:
             for other in alone
         )
         assert apart < 1e-5
+
+
+MARK = 12345.0
+
+
+class Marked(Crops):
+    """Rows of which those of one patient make its batch, its shapes or whatever sees them fail."""
+
+    def __init__(self, those: Crops, hit: int, where: str) -> None:
+        super().__init__(those._x.numpy(), those._y.numpy(), those.patient)
+        self._hit, self._where = hit, where
+        self._x[self.patient == hit, 0] = MARK
+
+    def batch(self, rows: Any, device: torch.device, noise: Any) -> tuple[Any, ...]:
+        x, y = super().batch(rows, device, noise)
+        hit = self._hit in self.patient[rows]
+        if hit and self._where == "batch":
+            raise RuntimeError("its picture cannot be read")
+        return (x[:, :2], y) if hit and self._where == "shape" else (x, y)
+
+    def loss(self, network: Any, batch: Any) -> torch.Tensor:
+        if self._where == "loss" and bool((batch[0][:, 0] == MARK).any()):
+            raise IndexError("its label is out of range")
+        return cross_entropy(network, batch)
+
+
+class Raising(nn.Module):
+    """A layer that fails in a pass in which somebody stands."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if bool((x[:, 0] == MARK).any()):
+            raise ValueError("not this one")
+        return x
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 999),
+    st.sampled_from([1e-3, 1.0, 1e10]),
+    st.sampled_from(["batch", "shape", "loss", "network"]),
+    st.integers(0, 8),
+    st.sampled_from([1, 8, 64]),
+)
+def test_a_patient_whose_gradient_raises_adds_nothing_and_changes_nobodys(
+    seed: int, scale: float, where: str, hit: int, batch: int
+) -> None:
+    """Wherever it fails, in company and alone (of 1 none share; the last patient's rows are many)."""
+    made, _ = small(0.0)
+    network = nn.Sequential(Raising(), made) if where == "network" else made
+    r = np.random.default_rng(seed)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.copy_(torch.from_numpy((scale * r.uniform(-1, 1, p.shape)).astype(np.float32)))
+    those = crops(9, seed=seed)
+    others = those.patient != hit
+    left = those.patient[others]
+    less = Crops(those._x[others].numpy(), those._y[others].numpy(), left - (left > hit))
+    marked = Marked(those, hit, where)
+    got = whole(network, marked, marked.loss, 1.0, batch)
+    want = whole(network, less, cross_entropy, 1.0, batch)
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+    assert any(bool(t.any()) for t in got)
+
+
+@pytest.mark.parametrize("where", ["batch", "shape", "loss", "network"])
+def test_a_training_with_a_patient_who_raises_is_that_with_one_who_gives_no_number(
+    where: str,
+) -> None:
+    """The draws of chance and noise are the same, and so is every parameter."""
+    made, start = small()
+    network = nn.Sequential(Raising() if where == "network" else nn.Identity(), made)
+    start = {f"1.{k}": v for k, v in start.items()}
+    marked = Marked(crops(9), 3, where)
+    nothing = crops(9)
+    nothing._x[nothing.patient == 3] = torch.nan
+    private, how = Private(1.0, 1.0, Sampled(0.5, 6)), Schedule(1, 8, 0.1)
+    out = []
+    for those, loss in ((marked, marked.loss), (nothing, cross_entropy)):
+        with repeatable(3, "draws"):
+            out.append(learn(network, start, those, loss, how, private, device=CPU))
+    assert digest(out[0]) == digest(out[1])
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_when_the_time_has_passed_steps_go_on_with_nobody(batch: int) -> None:
+    """Patients who come later add nothing; all noise is drawn, and as it would have been."""
+    made, start = small()
+    private, how = Private(1.0, 1.0, Sampled(0.5, 6)), Schedule(1, batch, 0.1)
+
+    def out(those: Crops, most: float) -> str:
+        def over() -> bool:
+            return len(those.asked) >= most
+
+        with repeatable(3, "draws"), time_limit.until(over):
+            return digest(learn(made, start, those, cross_entropy, how, private, device=CPU))
+
+    nothing = crops(9)
+    nothing._x[:] = torch.nan
+    for most in (0, 5):
+        some = crops(9)
+        in_time = out(some, most)
+        assert len(some.asked) == most
+        assert (in_time == out(nothing, math.inf)) == (most == 0)
 
 
 def test_a_network_that_mixes_rows_goes_one_patient_at_a_time() -> None:
