@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
 
 from client.local_model import folder_files
 from client.local_model.folder_files import Files, Trust
@@ -35,26 +42,37 @@ ELSEWHERE = ("pretrained", "pretrained_sha256")
 """Hyperparameters that name a file: what was started from is in the parameters already."""
 
 
+Text = Annotated[str, StringConstraints(pattern=r"\A[^\x00-\x1f\x7f-\x9f]*\z", max_length=200)]
+"""It is printed: a terminal would obey control characters."""
+
+
 class ModelJson(BaseModel):
     """model.json, as far as it is used; what else stands there is not looked at."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
     format: Literal[READ]  # type: ignore[valid-type]
-    fedmets: str = "?"
-    study: str
+    fedmets: Text = "?"
+    study: Text
     study_file: Literal["", "study.toml"]
-    task: str
-    schema_hash: str = Field(alias="schema")
-    learners: dict[str, dict[str, Any]]
-    heads: list[str]
-    clinical: str
-    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]]
-    state_hash: str = ""
-    seed: int = 0
+    task: Text
+    schema_hash: Text = Field(alias="schema")
+    learners: dict[Text, dict[str, Any]]
+    heads: list[Text]
+    clinical: Text
+    thresholds: dict[Text, Annotated[float, Field(ge=0, le=1)]]
+    state_hash: Text = ""
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
     parts: Annotated[int, Field(ge=2, le=100)] = 5
-    sites: list[str] | None = None
+    sites: list[Text] | None = None
     site_local: bool = False
-    site: str = ""
+    site: Text = ""
+
+    @field_validator("heads")
+    @classmethod
+    def _once(cls, heads: list[str]) -> list[str]:
+        if len(set(heads)) < len(heads):
+            raise ValueError("names a head twice")
+        return heads
 
 
 @dataclass(frozen=True)
@@ -70,7 +88,7 @@ class Model:
     thresholds: Mapping[str, float]
     """Head -> the probability from which a patient is called positive; two classes only."""
     declared: Mapping[str, Any]
-    """All of model.json."""
+    """All of model.json, what `ModelJson` takes of it as that takes it."""
     files: Files
     """What was read, and whose it is."""
 
@@ -183,7 +201,7 @@ def _read(files: Files) -> tuple[dict[str, Any], State]:
     folder, declared = files.folder, dict[str, Any]()
     try:
         declared = json.loads(files.blobs[folder_files.JSON])
-        ModelJson.model_validate(declared)
+        declared |= ModelJson.model_validate(declared).model_dump(by_alias=True)
         for hyper in declared["learners"].values():
             if isinstance(hyper.get("learners"), str):  # format 1
                 hyper["learners"] = json.loads(hyper["learners"])

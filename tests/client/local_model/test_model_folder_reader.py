@@ -3,9 +3,12 @@ or believed."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -346,6 +349,63 @@ def test_any_arrays_are_refused_by_a_code_or_give_probabilities(
                 assert np.isfinite(scored.probs).all()
         except DataError as error:
             assert error.code == "D00"  # noqa: PT017
+
+
+def test_a_model_json_says_no_more_than_it_must(left: Left, tmp_path: Path) -> None:
+    """Keys with a default may be missing, wherever they are used later on."""
+    for gone in ("fedmets", "seed", "parts", "sites", "state_hash"):
+        told = {k: v for k, v in left.told.items() if k != gone}
+        model = open_model(replace(left, told=told).write(tmp_path / gone, site_local=True))
+        assert "research use only" in predict._of(model)[-1]
+
+
+HOSTILE = st.text(st.characters(codec="utf-8"), max_size=20)
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(["fedmets", "clinical", "site", "state_hash", "study", "task"]), HOSTILE)
+def test_no_text_of_a_model_reaches_a_terminal_with_controls(
+    left: Left, key: str, text: str
+) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        folder = left.write(Path(place) / "model", **{key: f"a{text}"})
+        try:
+            told = " ".join(predict._of(open_model(folder)))
+        except FedmetsError:
+            return
+        assert not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in told)
+
+
+@pytest.mark.parametrize(
+    "altered",
+    [
+        {"heads": ["logistic"] * 3000},
+        {"seed": 10**30},
+        {"thresholds": {"x" * 10_000: 0.5}},
+        {"learners": {"logistic": {"rounds": 10**18}, "boosting": {}}},
+        {"learners": {"logistic": {"l2": 1e300}, "boosting": {}}},
+    ],
+    ids=lambda a: str(a)[:30],
+)
+def test_counts_of_a_model_json_are_bounded(
+    left: Left, tmp_path: Path, altered: dict[str, Any]
+) -> None:
+    refused(left.write(tmp_path / "model", **altered), "D00")
+
+
+CELLS = st.lists(st.one_of(st.text(max_size=9), st.sampled_from("=@+-|%\t \r0").map("{}x".format)))
+
+
+@given(CELLS)
+def test_no_cell_of_a_prediction_is_a_formula(cells: list[str]) -> None:
+    """A class called =HYPERLINK(...) would send the table elsewhere from whoever opens it."""
+    (row,) = csv.reader(io.StringIO(predict._table(["p", *cells], []), newline=""))
+    assert row[0] == "p"
+    for cell, written in zip(cells, row[1:], strict=True):
+        shown = "".join(" " if ord(c) < 32 or 127 <= ord(c) < 160 else c for c in cell)
+        assert written in (shown, f"'{shown}")
+        formula = written.lstrip()[:1] in ("=", "@", "+", "-", "|", "%")
+        assert not formula or re.fullmatch(r"[+-][\d.e]*", written.strip())
 
 
 # ---- by its commands -----------------------------------------------------------------------------
