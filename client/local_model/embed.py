@@ -40,6 +40,7 @@ def embed(
         raise DataError(
             "D09", f"site '{cohort.site}': no case has an image; there is nothing to embed"
         )
+    networks.demand(rows.schema)
     image, device = networks.image, choose()
     crops = image.crops(networks.state, rows)
     cases = Cases(crops, crops.counts, cast(Any, rows.pictures), rows.labels, None)

@@ -98,6 +98,7 @@ def _panels(rows: Cohort, networks: Networks, tell: Callable[[int, int], None]) 
     from common.networks.datasets import Cases
     from common.networks.devices import choose, repeatable
 
+    networks.demand(rows.schema)
     image, device, classes = networks.image, choose(), rows.schema.label.classes
     crops = image.crops(networks.state, rows)
     probs = image.predict(networks.state, rows)

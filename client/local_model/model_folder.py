@@ -104,12 +104,22 @@ class Networks:
 
     state: State
     image: Image
+    declared: Mapping[str, Any]
+    """All of model.json."""
     files: Files
 
     @property
     def sha256(self) -> str:
         """Of the parameters' file."""
         return self.files.sha256
+
+    def demand(self, schema: Schema) -> None:
+        """DataError D00 where the arrays are none that the networks of this schema's images have:
+        before any of them is used."""
+        try:
+            validate(self.state, schema)
+        except (FedmetsError, *MALFORMED) as error:
+            raise _foreign(self.files.folder, self.declared, error) from error
 
 
 def open_model(folder: Path, study: str = "", trust: Trust | None = None) -> Model:
@@ -155,7 +165,7 @@ def open_networks(folder: Path, trust: Trust | None = None) -> Networks:
         image = cast(Image, _learner(declared, "image"))
     except UsageError as error:
         raise _foreign(folder, declared, error) from error
-    return Networks(state, image, files)
+    return Networks(state, image, declared, files)
 
 
 def _study(files: Files, declared: Mapping[str, Any]) -> Study:

@@ -20,7 +20,7 @@ LONGEST_SIDE = 4096
 """Units of a layer, or voxels of a side."""
 MOST_LETTERS = 4096
 """Of a text: the longest is a path."""
-MOST_VOXELS = 2**23
+GRID_VOXELS = 2**23
 """Of a grid."""
 MOST_LATENT = 2**28
 """Numbers of a latent code times voxels of its grid: the size of a layer."""
@@ -52,4 +52,4 @@ def _fault_of_list(values: Sequence[object]) -> str:
 def grid_rules(grid: Sequence[object]) -> dict[str, bool]:
     """What must hold of a grid (z, y, x), for `demand`."""
     sides = [g for g in grid if type(g) is int]
-    return {f"grid of at most {MOST_VOXELS} voxels": abs(math.prod(sides)) <= MOST_VOXELS}
+    return {f"grid of at most {GRID_VOXELS} voxels": abs(math.prod(sides)) <= GRID_VOXELS}

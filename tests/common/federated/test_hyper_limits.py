@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from common.errors import UsageError
 from common.federated import learner
-from common.federated.hyper_limits import LARGEST, MOST_COUNT, MOST_ITEMS, MOST_VOXELS, fault
+from common.federated.hyper_limits import GRID_VOXELS, LARGEST, MOST_COUNT, MOST_ITEMS, fault
 
 EVERY = [(name, key) for name in learner.names() for key in learner.hyper_of(learner.load(name))]
 
@@ -50,7 +50,7 @@ def test_no_learner_takes_a_number_without_a_bound(
 @given(side=st.integers(1, 4096 // 8).map(lambda n: 8 * n))
 def test_a_grid_has_no_more_voxels_than_a_site_can_hold(name: str, side: int) -> None:
     grid = {"grid": [side, side, side]}
-    if side**3 <= MOST_VOXELS:
+    if side**3 <= GRID_VOXELS:
         return
     with pytest.raises(UsageError, match="voxels"):
         learner.load(name, grid)
