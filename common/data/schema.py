@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -249,9 +250,9 @@ def _faults(schema: Schema) -> list[str]:
     out = []
     names = [f.name for f in schema.features]
     out += [
-        f"{where}: feature '{n}' is declared {names.count(n)} times; give each its own name"
-        for n in sorted(set(names))
-        if names.count(n) > 1
+        f"{where}: feature '{n}' is declared {times} times; give each its own name"
+        for n, times in sorted(Counter(names).items())
+        if times > 1
     ]
     if schema.label.name in names:
         out.append(

@@ -259,6 +259,14 @@ def test_a_folder_that_is_a_link_is_refused(left: Left, tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", "D00", "No such file")
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "\udcff", "..", "MODEL"])
+def test_a_folder_of_any_name_is_refused_by_a_code(left: Left, tmp_path: Path, name: str) -> None:
+    left.write(tmp_path / "model")
+    with pytest.raises(DataError) as caught:
+        open_model(tmp_path / "model" / name)
+    assert caught.value.code == "D00"
+
+
 def test_what_else_lies_there_is_not_looked_at(
     left: Left, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
