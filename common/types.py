@@ -27,6 +27,9 @@ Probs = NDArray[np.float64]
 """(cases, classes), rows sum to 1."""
 
 _LARGE = 1 << 16
+_HEADER = 1 << 26
+"""Bytes of names and shapes: about a million arrays."""
+_DIMENSIONS = 16
 _DTYPE = re.compile(r"\|[biu]1|<[iuf][248]")
 
 
@@ -69,6 +72,8 @@ def unpack(blob: bytes | memoryview, *, limit: int = 2**31) -> Arrays:
         if len(view) < 8 or len(view) > limit:
             raise ValueError(f"{len(view)} bytes")
         (size,) = struct.unpack_from("<Q", view)
+        if size > _HEADER:
+            raise ValueError(f"a header of {size} bytes")
         header = json.loads(bytes(view[8 : 8 + size]))
         offset = 8 + size
         out: Arrays = {}
@@ -77,9 +82,11 @@ def unpack(blob: bytes | memoryview, *, limit: int = 2**31) -> Arrays:
             if (
                 type(name) is not str
                 or not _DTYPE.fullmatch(kind)
-                or any(type(n) is not int or n < 0 for n in shape)
+                or len(shape) > _DIMENSIONS
+                # bounded before they are multiplied: numbers of thousands of digits take minutes
+                or any(type(n) is not int or not 0 <= n <= limit for n in shape)
             ):
-                raise ValueError(f"array '{name}' of {kind} {shape}")
+                raise ValueError(f"array {str(name)[:80]!r} of {str(kind)[:8]} {len(shape)} sizes")
             dtype = np.dtype(kind)
             count = math.prod(shape)
             if offset + count * dtype.itemsize > len(view) or name in out:

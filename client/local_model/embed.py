@@ -19,6 +19,7 @@ from client.local_model.model_folder import Networks
 from common.data.cohort import Cohort
 from common.errors import DataError, RunError
 from common.learners.image import with_images
+from common.runtime.atomic_files import fresh
 
 
 def embed(
@@ -40,6 +41,7 @@ def embed(
         raise DataError(
             "D09", f"site '{cohort.site}': no case has an image; there is nothing to embed"
         )
+    networks.demand(rows.schema)
     image, device = networks.image, choose()
     crops = image.crops(networks.state, rows)
     cases = Cases(crops, crops.counts, cast(Any, rows.pictures), rows.labels, None)
@@ -82,7 +84,7 @@ def _write(path: Path, keys: tuple[str, ...], rows: list[Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(path.name + ".part")
-        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as f:
+        with fresh(aside) as f:
             parquet.write_table(pyarrow.table(columns), f)
         os.replace(aside, path)
     except OSError as error:

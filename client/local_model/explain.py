@@ -26,6 +26,7 @@ from common.data.cohort import UNKNOWN, Cohort
 from common.errors import DataError, RunError
 from common.learners.image import with_images
 from common.networks.gradcam_maps import energy, heatmaps
+from common.runtime.atomic_files import fresh
 
 _TEMPLATE = Path(__file__).parent / "template"
 
@@ -98,6 +99,7 @@ def _panels(rows: Cohort, networks: Networks, tell: Callable[[int, int], None]) 
     from common.networks.datasets import Cases
     from common.networks.devices import choose, repeatable
 
+    networks.demand(rows.schema)
     image, device, classes = networks.image, choose(), rows.schema.label.classes
     crops = image.crops(networks.state, rows)
     probs = image.predict(networks.state, rows)
@@ -199,7 +201,7 @@ def write(path: Path, blob: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(path.name + ".part")
-        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as f:
+        with fresh(aside) as f:
             f.write(blob)
         os.replace(aside, path)
     except OSError as error:

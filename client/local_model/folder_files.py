@@ -122,7 +122,9 @@ def _opened(folder: Path) -> Iterator[int]:
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except (OSError, ValueError) as error:
-        why = "it is a symbolic link" if folder.is_symlink() else getattr(error, "strerror", error)
+        why = (
+            "it is a symbolic link" if os.path.islink(folder) else getattr(error, "strerror", error)
+        )
         raise DataError(
             "D00",
             f"D00 {folder}: no folder that can be read ({why}). Give the folder model/ itself",
@@ -142,7 +144,7 @@ def _file(folder: Path, handle: int, name: str, most: int) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        why = "it is a symbolic link" if path.is_symlink() else error.strerror
+        why = "it is a symbolic link" if os.path.islink(path) else error.strerror
         raise _unreadable(path, str(why)) from error
     try:
         found = os.fstat(opened)

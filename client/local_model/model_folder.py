@@ -10,11 +10,18 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
 
 from client.local_model import folder_files
 from client.local_model.folder_files import Files, Trust
@@ -35,26 +42,37 @@ ELSEWHERE = ("pretrained", "pretrained_sha256")
 """Hyperparameters that name a file: what was started from is in the parameters already."""
 
 
+Text = Annotated[str, StringConstraints(pattern=r"\A[^\x00-\x1f\x7f-\x9f]*\z", max_length=200)]
+"""It is printed: a terminal would obey control characters."""
+
+
 class ModelJson(BaseModel):
     """model.json, as far as it is used; what else stands there is not looked at."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
     format: Literal[READ]  # type: ignore[valid-type]
-    fedmets: str = "?"
-    study: str
+    fedmets: Text = "?"
+    study: Text
     study_file: Literal["", "study.toml"]
-    task: str
-    schema_hash: str = Field(alias="schema")
-    learners: dict[str, dict[str, Any]]
-    heads: list[str]
-    clinical: str
-    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]]
-    state_hash: str = ""
-    seed: int = 0
+    task: Text
+    schema_hash: Text = Field(alias="schema")
+    learners: dict[Text, dict[str, Any]]
+    heads: list[Text]
+    clinical: Text
+    thresholds: dict[Text, Annotated[float, Field(ge=0, le=1)]]
+    state_hash: Text = ""
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
     parts: Annotated[int, Field(ge=2, le=100)] = 5
-    sites: list[str] | None = None
+    sites: list[Text] | None = None
     site_local: bool = False
-    site: str = ""
+    site: Text = ""
+
+    @field_validator("heads")
+    @classmethod
+    def _once(cls, heads: list[str]) -> list[str]:
+        if len(set(heads)) < len(heads):
+            raise ValueError("names a head twice")
+        return heads
 
 
 @dataclass(frozen=True)
@@ -70,7 +88,7 @@ class Model:
     thresholds: Mapping[str, float]
     """Head -> the probability from which a patient is called positive; two classes only."""
     declared: Mapping[str, Any]
-    """All of model.json."""
+    """All of model.json, what `ModelJson` takes of it as that takes it."""
     files: Files
     """What was read, and whose it is."""
 
@@ -86,12 +104,22 @@ class Networks:
 
     state: State
     image: Image
+    declared: Mapping[str, Any]
+    """All of model.json."""
     files: Files
 
     @property
     def sha256(self) -> str:
         """Of the parameters' file."""
         return self.files.sha256
+
+    def demand(self, schema: Schema) -> None:
+        """DataError D00 where the arrays are none that the networks of this schema's images have:
+        before any of them is used."""
+        try:
+            validate(self.state, schema)
+        except (FedmetsError, *MALFORMED) as error:
+            raise _foreign(self.files.folder, self.declared, error) from error
 
 
 def open_model(folder: Path, study: str = "", trust: Trust | None = None) -> Model:
@@ -137,7 +165,7 @@ def open_networks(folder: Path, trust: Trust | None = None) -> Networks:
         image = cast(Image, _learner(declared, "image"))
     except UsageError as error:
         raise _foreign(folder, declared, error) from error
-    return Networks(state, image, files)
+    return Networks(state, image, declared, files)
 
 
 def _study(files: Files, declared: Mapping[str, Any]) -> Study:
@@ -147,7 +175,9 @@ def _study(files: Files, declared: Mapping[str, Any]) -> Study:
     if declared["study_file"]:
         try:
             text = files.blobs[folder_files.STUDY].decode("utf-8")
-            return from_toml(tomllib.loads(text), str(files.folder / folder_files.STUDY))
+            study = from_toml(tomllib.loads(text), str(files.folder / folder_files.STUDY))
+            # a pattern can be one whose search never ends; what is an outcome was judged in training
+            return replace(study, denied=())
         except (KeyError, ValueError, RecursionError) as error:
             why = f"{folder_files.STUDY}: {error}"
             raise _foreign(files.folder, declared, ValueError(why)) from error
@@ -183,7 +213,7 @@ def _read(files: Files) -> tuple[dict[str, Any], State]:
     folder, declared = files.folder, dict[str, Any]()
     try:
         declared = json.loads(files.blobs[folder_files.JSON])
-        ModelJson.model_validate(declared)
+        declared |= ModelJson.model_validate(declared).model_dump(by_alias=True)
         for hyper in declared["learners"].values():
             if isinstance(hyper.get("learners"), str):  # format 1
                 hyper["learners"] = json.loads(hyper["learners"])

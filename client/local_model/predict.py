@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ from common.federated.learner import Head
 from common.learners.evaluation import scorable
 from common.runtime.atomic_files import durable
 from common.types import Probs
+
+_CONTROLS = re.compile("[\\x00-\\x1f\\x7f-\\x9f]")
+_FORMULA = re.compile(r"\s*[=@|%]|\s*[+-](?![\d.e]*\Z)")
 
 
 @dataclass(frozen=True)
@@ -156,9 +160,18 @@ def _of(model: Model) -> list[str]:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """As CSV, the site's own ids first; texts of the model's study are for reading only."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    csv.writer(text, lineterminator="\n").writerows(
+        [row[0], *map(_inert, row[1:])] for row in (header, *rows)
+    )
     return text.getvalue()
+
+
+def _inert(cell: str) -> str:
+    """A cell that no spreadsheet takes for a formula: one could send the sheet elsewhere."""
+    cell = _CONTROLS.sub(" ", cell)  # a carriage return would end a row for some readers
+    return f"'{cell}" if _FORMULA.match(cell) else cell
 
 
 def _put(path: Path, text: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from common.errors import RunError
@@ -25,10 +26,15 @@ class Audit(Chain):
         "both, and begin another"
     )
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, mark: Path | None = None) -> None:
+        super().__init__(path, mark)
         self.budget, self.cohorts = self._last("budget"), self._last("cohorts")
         """Heads of the account and of the record of cohorts, when they were last put down here."""
+        self.masks: dict[str, list[str]] = {}
+        """File of what secure aggregation must not forget -> its SHA-256, one after the other."""
+        for line in self.lines:
+            for name, sha in line.get("masks", {}).items():
+                self.masks.setdefault(name, []).append(sha)
         self.forget()  # years of lines are for the file
 
     def _last(self, key: str) -> str:
@@ -42,6 +48,7 @@ class Audit(Chain):
         answer: Packet,
         *,
         cohorts: str = "",
+        masks: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """What was asked in a message, and the answer that is about to leave. RunError S03 where
         the disk is full."""
@@ -69,6 +76,7 @@ class Audit(Chain):
             sha256=hashlib.sha256(answer.text).hexdigest(),
             budget=next((u.budget for u in updates if u.budget), ""),
             cohorts=cohorts,
+            **({"masks": dict(masks)} if masks else {}),
         )
 
 

@@ -2,14 +2,15 @@
 record of both. At a hospital it lies on disk.
 
 Its parts remember each other's heads, so that one which was restored from an older copy than the
-others is found out at the start. Where all are equally old, the coordinator remembers for the
-account (`client.station.guard`), and nobody for a site without an epsilon.
+others is found out at the start. Where all are equally old, a mark in the cache remembers, which is
+no part of a backup, and for the account the coordinator, too (`client.station.guard`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from client.station.cohort_pin import Snapshots
 from client.station.privacy_budget import Budget
 from client.station.refusals import Refusals
 from common.errors import RunError
+
+MASKS = "secure"
+"""Folder for what secure aggregation must not forget."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +50,23 @@ def opened(site: Site) -> Iterator[Memory]:
             if site.privacy.noised
             else None
         )
-        audit = stack.enter_context(closing(Audit(site.state / audit_log.NAME)))
+        mark = _mark(site)
+        audit = stack.enter_context(closing(Audit(site.state / audit_log.NAME, mark)))
         snapshots = stack.enter_context(closing(Snapshots(site.state / "cohorts")))
         _demand_of_one_time(site.state, budget, audit, snapshots)
+        if audit.went_back:
+            raise RunError(
+                "S05",
+                f"'{site.state}' is older than '{mark}' says, or another: it was restored from an "
+                "older copy, or lost. Restore the newest copy of it as a whole; if there is none, or "
+                "it was begun anew on purpose, delete that mark, which says that you know",
+            )
         yield Memory(
             Answers(site.state / "answers"),
             budget,
             audit,
             snapshots,
-            site.state / "secure",
+            site.state / MASKS,
             Refusals(site.state / refusals.NAME),
         )
 
@@ -68,9 +80,33 @@ def _demand_of_one_time(
         older.append(f"the account '{state / privacy_budget.NAME}'")
     if not (snapshots.knows(audit.cohorts) and (budget is None or snapshots.knows(budget.cohorts))):
         older.append(f"the record of cohorts '{state / 'cohorts' / cohort_pin.NAME}'")
+    older += [
+        f"'{state / MASKS / name}', which secure aggregation needs,"
+        for name, known in audit.masks.items()
+        if _older(state / MASKS / name, known)
+    ]
     if older:
         raise RunError(
             "S05",
             f"{' and '.join(older)}: older than what this station has answered since, or another; "
             f"restore the newest copy of '{state}' as a whole",
         )
+
+
+def _mark(site: Site) -> Path:
+    """Where the end of the record stands a second time: in the cache, of whose pictures nobody keeps
+    a copy. One for each state, for sites may share a cache."""
+    with suppress(OSError):  # a mark that cannot be written misses less, and harms nothing
+        site.cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    short = hashlib.sha256(str(site.state.resolve()).encode()).hexdigest()[:16]
+    return site.cache / f"state-{short}.end"
+
+
+def _older(path: Path, known: Sequence[str]) -> bool:
+    """Is a file gone, or as it was before it was last put on record? What is not on record is newer:
+    the station died in between."""
+    try:
+        sha = hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return True
+    return sha in known and sha != known[-1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -56,8 +56,9 @@ class MaskedRun:
 class MaskedRuns:
     """Of one station. `folder` None: in memory only."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path | None, written: MutableMapping[str, str]) -> None:
+        """`written`: file -> SHA-256 of what was last written into it; taken by who records it."""
+        self._folder, self._written = folder, written
         self._runs: dict[str, MaskedRun] = {}
 
     def of(self, name: str, fewest: int) -> MaskedRun:
@@ -81,11 +82,9 @@ class MaskedRuns:
                 "online": run.online,
                 "few": sorted(run.few),
             }
-            durable(
-                path,
-                json.dumps(row).encode(),
-                "free space at the site; nothing leaves until it is on disk",
-            )
+            blob = json.dumps(row).encode()
+            durable(path, blob, "free space at the site; nothing leaves until it is on disk")
+            self._written[path.name] = hashlib.sha256(blob).hexdigest()
 
     def _path(self, name: str) -> Path | None:
         # a run's name comes from outside: it must not be a path

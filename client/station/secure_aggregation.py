@@ -39,7 +39,15 @@ class Secure:
         self, site: str, signer: Callable[[], Signer], policy: Policy, folder: Path | None
     ) -> None:
         self._site, self._signer, self._policy, self._peers = site, signer, policy, policy.peers
-        self._runs, self._sets = MaskedRuns(folder), SiteSets(folder, policy.sets == "one")
+        self._written: dict[str, str] = {}
+        self._runs = MaskedRuns(folder, self._written)
+        self._sets = SiteSets(folder, policy.sets == "one", self._written)
+
+    def written(self) -> dict[str, str]:
+        """File -> SHA-256 of what was written into it since this was last asked."""
+        since = dict(self._written)
+        self._written.clear()
+        return since
 
     def answer(self, ask: Ask) -> Told:
         """RefusedError or WireError where the site does not do that."""

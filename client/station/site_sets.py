@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,8 +31,12 @@ class SiteSets:
     """Of one station. `folder` None: in memory only; `one` False: the site's IT allows any set, and
     what it was is written down all the same."""
 
-    def __init__(self, folder: Path | None, one: bool) -> None:
+    def __init__(
+        self, folder: Path | None, one: bool, written: MutableMapping[str, str] | None = None
+    ) -> None:
+        """`written`: file -> SHA-256 of what was last written into it; taken by who records it."""
         self._path = folder / NAME if folder else None
+        self._written = {} if written is None else written
         self._one = one
         self._book: _Book | None = None
         self._kept: set[tuple[str, tuple[str, ...]]] = set()
@@ -66,8 +70,9 @@ class SiteSets:
             book.sets.append(tuple(sites))
         book.patients |= dict.fromkeys(_patients(cohort.ids), book.sets.index(tuple(sites)))
         if self._path:
-            text = json.dumps({"sets": book.sets, "patients": book.patients})
-            durable(self._path, text.encode(), "free space at the site; nothing leaves before that")
+            blob = json.dumps({"sets": book.sets, "patients": book.patients}).encode()
+            durable(self._path, blob, "free space at the site; nothing leaves before that")
+            self._written[self._path.name] = hashlib.sha256(blob).hexdigest()
         self._kept = {k for k in self._kept if k[1] == tuple(sites)} | {key}
 
     def _opened(self) -> _Book:

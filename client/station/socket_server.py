@@ -18,7 +18,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -37,6 +37,15 @@ from common.wire.framing import assemble, frames
 SERVICE = METHOD.split("/")[1]
 LEASE = 0.8
 """Share of a caller's patience after which the station says what is done by then, and goes on."""
+MOST_PATIENCE = 24 * 3600.0
+"""Seconds that a caller waits at most, whatever it says."""
+HANDOVER = 30.0
+"""Seconds in which a packet must have come whole, and its answer must have been taken."""
+_LIMITS = (
+    # seconds that a connection may be open without a call, or without having become one
+    ("grpc.max_connection_idle_ms", 10_000),
+    ("grpc.server_handshake_timeout_ms", 5_000),
+)
 
 
 def serve(path: Path, at: Path, *, tell: Callable[[str], None]) -> None:
@@ -102,7 +111,9 @@ class Gate:
         self._inner = tempfile.TemporaryDirectory(prefix="fedmets-")
         self._behind = Path(self._inner.name) / "grpc.sock"
         self._server = grpc.server(
-            ThreadPoolExecutor(4, "requests"), options=OPTIONS, maximum_concurrent_rpcs=8
+            ThreadPoolExecutor(4, "requests"),
+            options=(*OPTIONS, *_LIMITS),
+            maximum_concurrent_rpcs=8,
         )
         handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(
             self._answer
@@ -113,7 +124,7 @@ class Gate:
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._outer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._opening = threading.Thread(target=self._open, daemon=True, name="gate")
+        self._relay = relay.Relay(self._outer, self._inside, self._lets_in)
 
     def __enter__(self) -> Gate:
         own(self._at.parent)
@@ -134,54 +145,64 @@ class Gate:
         self._outer.bind(str(self._at))
         self._at.chmod(0o600)
         self._outer.listen(8)
-        self._opening.start()
+        self._relay.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._at.unlink(missing_ok=True)
-        self._outer.shutdown(socket.SHUT_RDWR)  # wakes whoever accepts
-        self._opening.join()
-        self._outer.close()
+        self._relay.__exit__()
         self._health.enter_graceful_shutdown()
         self._server.stop(None).wait()
         self._inner.cleanup()
 
     def _answer(self, pieces: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
-            packet, remaining = assemble(pieces), context.time_remaining()
+            patience = min(context.time_remaining() or MOST_PATIENCE, MOST_PATIENCE)
+            with self._in_time(context, "a packet came"):
+                packet = assemble(pieces)
             # in time for the answer to be carried back
-            yield from frames(
-                self._station.answer(packet, None if remaining is None else LEASE * remaining)
-            )
+            answer = self._station.answer(packet, LEASE * patience)
         except WireError as error:
             # a malformed packet: the text stays in the site's log
             self._station.note(str(error))
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.code)
+        with self._in_time(context, "an answer was taken"):
+            yield from frames(answer)
 
-    def _open(self) -> None:
-        while True:
-            try:
-                caller, _ = self._outer.accept()
-            except OSError:
-                return  # closed
-            _, uid, _ = struct.unpack(
-                "3i", caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    @contextmanager
+    def _in_time(self, context: grpc.ServicerContext, what: str) -> Iterator[None]:
+        """Whoever hangs half-way gives back the thread that others wait for."""
+
+        def late() -> None:
+            self._station.note(
+                f"{what} by halves only: {HANDOVER:g} s are over, and the call is ended. Does the "
+                "courier hang?"
             )
-            if uid != os.getuid():
-                self._station.note(
-                    f"a connection of user {uid} was refused: the socket is for user {os.getuid()}"
-                )
-                caller.close()
-            else:
-                threading.Thread(
-                    target=self._join, args=(caller,), daemon=True, name="gate"
-                ).start()
+            context.cancel()
 
-    def _join(self, caller: socket.socket) -> None:
-        """One connection: bytes are passed on in both directions until either end has closed."""
-        with caller, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as inner, suppress(OSError):
-            inner.connect(str(self._behind))
-            relay.join(caller, inner)
+        timer = threading.Timer(HANDOVER, late)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _lets_in(self, caller: socket.socket) -> bool:
+        _, uid, _ = struct.unpack(
+            "3i", caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        )
+        if uid != os.getuid():
+            self._station.note(
+                f"a connection of user {uid} was refused: the socket is for user {os.getuid()}"
+            )
+        return bool(uid == os.getuid())
+
+    def _inside(self) -> socket.socket:
+        """A connection to the gRPC server behind."""
+        inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        inner.connect(str(self._behind))
+        return inner
 
 
 def own(folder: Path) -> None:

@@ -186,6 +186,7 @@ class Station:
                     answer.updates,
                     signed,
                     cohorts=seen.head if seen else "",
+                    masks=self._secure.written(),
                 )
         return signed
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -21,6 +23,8 @@ from numpy.typing import NDArray
 from common.data.modality import MODALITIES, Modality
 from common.data.modality import modality as modality_of
 from common.errors import UsageError
+
+_CONTROLS = re.compile("[\\x00-\\x1f\\x7f-\\x9f]")
 
 Floats = NDArray[np.float64]
 
@@ -246,9 +250,9 @@ def _faults(schema: Schema) -> list[str]:
     out = []
     names = [f.name for f in schema.features]
     out += [
-        f"{where}: feature '{n}' is declared {names.count(n)} times; give each its own name"
-        for n in sorted(set(names))
-        if names.count(n) > 1
+        f"{where}: feature '{n}' is declared {times} times; give each its own name"
+        for n, times in sorted(Counter(names).items())
+        if times > 1
     ]
     if schema.label.name in names:
         out.append(
@@ -264,6 +268,9 @@ def _faults(schema: Schema) -> list[str]:
             f"{where}: label '{schema.label.name}' needs at least two different classes, has "
             f"{list(schema.label.classes)}"
         )
+    for text in (schema.label.name, *schema.label.classes):
+        if _CONTROLS.search(text):
+            out.append(f"{where}: {text!r} of the label has control characters")
     for f in schema.features:
         if any(ord(c) < 32 for c in f.name) or not f.name:
             out.append(f"{where}: feature name {f.name!r} is empty or has control characters")

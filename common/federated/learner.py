@@ -25,6 +25,7 @@ from common import learners
 from common.data.cohort import Cohort, Fold, empty
 from common.data.schema import Floats, Schema
 from common.errors import RefusedError, UsageError
+from common.federated import hyper_limits
 from common.federated.array_rules import ArrayRules, demand_arrays
 from common.federated.states import States, with_arrays
 from common.privacy.mechanism import Bound, Privacy, Sampled
@@ -393,6 +394,8 @@ def configured(learner: L, hyper: Hyper) -> L:
             faults.append(
                 f"learner '{name}': {key}={value!r} must be an object of hyperparameters by learner"
             )
+        elif wrong := hyper_limits.fault(value):
+            faults.append(f"learner '{name}': {key}={str(value)[:80]} {wrong}")
         else:
             values[key] = float(value) if isinstance(fields[key], float) else value  # type: ignore[arg-type]
     if faults:

@@ -22,6 +22,8 @@ READ = (1, 2)
 """Formats that are read."""
 _KINDS = frozenset("biuf")
 _LIMIT = 2**31
+_HEADER = 2**23
+"""Bytes of names and shapes: about a hundred thousand tensors."""
 
 
 def model_state(state: Mapping[str, Mapping[str, Array]]) -> bytes:
@@ -55,6 +57,8 @@ def opened(blob: bytes) -> State:
     try:
         if len(blob) > _LIMIT:
             raise ValueError(f"{len(blob)} bytes")
+        if int.from_bytes(blob[:8], "little") > _HEADER:
+            raise ValueError(f"a header of {int.from_bytes(blob[:8], 'little')} bytes")
         arrays = load(blob)
         for name, array in arrays.items():
             if array.dtype.kind not in _KINDS or array.dtype.itemsize > 8:

@@ -8,6 +8,7 @@ with its cases that have an image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -18,6 +19,7 @@ from common.data.cohort import Cohort
 from common.data.imaging_of import imaging_of
 from common.data.schema import Floats, Schema
 from common.federated.array_rules import COUNT, ArrayRules, whole
+from common.federated.hyper_limits import MOST_LATENT, grid_rules
 from common.federated.learner import Contribution, Phase, Plan, Step, Traits, demand
 from common.federated.states import States
 from common.learners.image import with_images
@@ -62,6 +64,10 @@ class Autoencoder:
                 **self.private.rules(self.training.epochs),
                 "dimensions >= 1": self.dimensions >= 1,
                 **grid,
+                **grid_rules(self.grid),
+                f"dimensions times voxels at most {MOST_LATENT}": self.dimensions
+                * abs(math.prod(g for g in self.grid if isinstance(g, int)))
+                <= MOST_LATENT,
             },
         )
 

@@ -20,6 +20,7 @@ from common.data.imaging_of import imaging_of
 from common.data.schema import Floats, Schema
 from common.errors import RefusedError
 from common.federated.array_rules import ArrayRule, ArrayRules, counts, parameters, whole
+from common.federated.hyper_limits import grid_rules
 from common.federated.learner import (
     Contribution,
     Federated,
@@ -89,7 +90,7 @@ class Image:
 
     def __post_init__(self) -> None:
         whole = len(self.grid) == 3 and all(isinstance(g, int) and g >= 4 for g in self.grid)
-        grid = {"grid: three whole numbers of at least 4": whole}
+        grid = {"grid: three whole numbers of at least 4": whole, **grid_rules(self.grid)}
         networks = {name: classifier_files.load(name) for name in classifier_files.names()}
         network = networks.get(self.network)
         smallest = network.smallest if network else (0, 0, 0)

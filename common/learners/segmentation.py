@@ -22,6 +22,7 @@ from common.data.imaging_of import imaging_of
 from common.data.picture import Picture
 from common.data.schema import Floats, Imaging, Schema
 from common.federated.array_rules import COUNT, ArrayRule, ArrayRules, whole
+from common.federated.hyper_limits import grid_rules
 from common.federated.learner import Contribution, Phase, Plan, Step, Traits, demand
 from common.federated.states import States
 from common.networks import federated_averaging
@@ -66,14 +67,17 @@ class Segmentation:
     private: PrivateTraining = PrivateTraining()
 
     def __post_init__(self) -> None:
-        levels = len(self.widths) >= 2 and all(isinstance(w, int) and w >= 1 for w in self.widths)
+        levels = 2 <= len(self.widths) <= 8 and all(
+            isinstance(w, int) and 1 <= w <= 1024 for w in self.widths
+        )
         step = 2 ** (len(self.widths) - 1)
         grid = len(self.grid) == 3 and all(
             isinstance(g, int) and g >= 2 * step and g % step == 0 for g in self.grid
         )
         shapes = {
-            "widths: at least two whole numbers of at least 1": levels,
+            "widths: two to eight whole numbers from 1 to 1024": levels,
             f"grid: three multiples of {step}, twice that or more": grid,
+            **grid_rules(self.grid),
         }
         demand(
             self.name, {**self.training.rules, **self.private.rules(self.training.epochs), **shapes}

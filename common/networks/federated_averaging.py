@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.federated.array_rules import ArrayRule, ArrayRules, whole
+from common.federated.hyper_limits import GRID_VOXELS
 from common.federated.learner import Contribution, Plan
 from common.networks.dp_sgd import Private, PrivateTraining, Records, sampled
 from common.networks.dp_sgd import learn as learn_privately
@@ -121,8 +122,7 @@ def parameters(arrays: Arrays) -> Arrays:
 
 
 GRID = whole(3, low=4, high=1024)
-"""Voxels (z, y, x) that a network sees; together at most `VOXELS`."""
-VOXELS = 2**23
+"""Voxels (z, y, x) that a network sees; together at most `GRID_VOXELS`."""
 
 
 def rules(make: Callable[..., nn.Module], grid: Array, how: tuple[object, ...]) -> ArrayRules:
@@ -130,8 +130,8 @@ def rules(make: Callable[..., nn.Module], grid: Array, how: tuple[object, ...]) 
     sees."""
     if fault := GRID.fault(grid, {}):
         raise ValueError(f"grid {fault}")
-    if grid.prod() > VOXELS:
-        raise ValueError(f"grid {grid} has more than {VOXELS} voxels")
+    if grid.prod() > GRID_VOXELS:
+        raise ValueError(f"grid {grid} has more than {GRID_VOXELS} voxels")
     return _rules(make, how)
 
 

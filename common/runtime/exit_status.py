@@ -4,12 +4,14 @@ gone."""
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 from common.errors import FedmetsError
 
+_CONTROLS = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f]")
 INTERRUPTED = 130
 CLOSED = 141
 """Of a program whose reader has gone (128 + SIGPIPE), as `head` goes when it has seen enough."""
@@ -21,11 +23,16 @@ def ended(work: Callable[[], int], interrupted: str = "interrupted") -> int:
     try:
         return work()
     except FedmetsError as error:
-        print(f"error {error}", file=sys.stderr)
+        print(f"error {_plain(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return INTERRUPTED
+
+
+def _plain(text: str) -> str:
+    """An error quotes files that came from elsewhere; a terminal would obey what stands there."""
+    return _CONTROLS.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
 def leave(main: Callable[[], int]) -> NoReturn:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +36,13 @@ class End:
     @staticmethod
     def of(path: Path) -> End | None:
         """Of the chain at `path`; None where nothing, or nothing legible, stands beside it."""
+        return End.read(_beside(path))
+
+    @staticmethod
+    def read(mark: Path) -> End | None:
+        """What the file `mark` says."""
         try:
-            lines, last_hash = _beside(path).read_text(encoding="ascii").split()
+            lines, last_hash = mark.read_text(encoding="ascii").split()
             return End(int(lines), last_hash)
         except (OSError, ValueError):
             return None
@@ -46,6 +51,12 @@ class End:
         """How many lines a chain of so many whole ones has lost; `torn`: it has a piece of one
         more."""
         return max(self.lines - lines - torn, 0)
+
+    def fits(self, lines: Sequence[Mapping[str, Any]]) -> bool:
+        """Is it an end that these lines have had?"""
+        if not 0 < self.lines <= len(lines):
+            return self.lines == 0
+        return bool(lines[self.lines - 1]["hash"] == self.hash)
 
 
 def cut_off(lost: int, where: str = "its end") -> str:
@@ -94,10 +105,15 @@ class Chain:
     """Where its end was cut off: from what is left, and the next line says how many were `lost`;
     otherwise that is damage (S02)."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mark: Path | None = None) -> None:
         """Open or create. A last line that was cut short by a crash is removed; any other damage is
-        an error (S02)."""
+        an error (S02).
+
+        mark: a second file for what the end was, in a place that is not put back together with this
+        one: `went_back` says whether the chain is older than that, or another.
+        """
         self.path = path
+        self._marks = [_beside(path), *([mark] if mark else [])]
         self.torn = self.lost = 0
         self.lines: list[dict[str, Any]] = []
         if path.exists() or End.of(path):
@@ -106,10 +122,12 @@ class Chain:
             if self.torn:
                 with _opened(path, "r+b") as f:
                     f.truncate(contents.bytes)
+        end = End.read(mark) if mark else None
+        self.went_back = end is not None and not end.fits(self.lines)
         self._end = End(len(self.lines), str(self.lines[-1]["hash"]) if self.lines else GENESIS)
         self._begun, self._remembers = _NOTHING, True
         self._file = _opened(path, "ab")
-        if self.torn and not self.lost:
+        if self.torn and not self.lost and not self.went_back:
             self._mark()
 
     @property
@@ -141,7 +159,7 @@ class Chain:
             previous, taken = line["hash"], taken + len(text) + 1
         torn = len(raw) - taken
         lost = end.missed(len(lines), torn > 0) if end else 0
-        if end and 0 < end.lines <= len(lines) and lines[end.lines - 1]["hash"] != end.hash:
+        if end and end.lines <= len(lines) and not end.fits(lines):
             raise RunError(
                 "S02",
                 f"'{path}' line {end.lines} was altered or damaged (it is not the one that was "
@@ -189,12 +207,13 @@ class Chain:
     def _mark(self) -> None:
         """Always of the same length, so that it is written over in place. A mark that stays behind
         misses less, and harms nothing."""
-        with suppress(OSError):
-            handle = os.open(_beside(self.path), os.O_WRONLY | os.O_CREAT, 0o666)
-            try:
-                os.pwrite(handle, f"{self._end.lines:012d} {self.head}\n".encode(), 0)
-            finally:
-                os.close(handle)
+        for mark in self._marks:
+            with suppress(OSError):
+                handle = os.open(mark, os.O_WRONLY | os.O_CREAT, 0o666)
+                try:
+                    os.pwrite(handle, f"{self._end.lines:012d} {self.head}\n".encode(), 0)
+                finally:
+                    os.close(handle)
 
     def close(self) -> None:
         self._file.close()

@@ -8,6 +8,10 @@ from collections.abc import Callable
 from contextlib import suppress
 
 _BUFFER = 1 << 18
+MOST = 64
+"""Connections of a relay at a time."""
+PAUSE = 0.1
+"""Seconds until it looks again whether it can take one."""
 
 
 def join(one: socket.socket, other: socket.socket) -> None:
@@ -29,11 +33,21 @@ def _pass_on(source: socket.socket, target: socket.socket) -> None:
 
 
 class Relay:
-    """Whoever connects to a listening socket speaks with what `connect` reaches. Use as a
-    context; the listening socket is closed at its end."""
+    """Whoever connects to a listening socket, and is let in, speaks with what `connect` reaches. Use
+    as a context; the listening socket is closed at its end.
 
-    def __init__(self, listening: socket.socket, connect: Callable[[], socket.socket]) -> None:
-        self._listening, self._connect = listening, connect
+    It outlives whoever connects too often: of more than `MOST` at a time the last ones are closed
+    at once, and where the process has no descriptor or thread left, it waits until one is free.
+    """
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        connect: Callable[[], socket.socket],
+        lets_in: Callable[[socket.socket], bool] = lambda _: True,
+    ) -> None:
+        self._listening, self._connect, self._lets_in = listening, connect, lets_in
+        self._free, self._closing = threading.BoundedSemaphore(MOST), threading.Event()
         self._thread = threading.Thread(target=self._accept, daemon=True, name="relay")
 
     def __enter__(self) -> Relay:
@@ -41,19 +55,35 @@ class Relay:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._closing.set()
         self._listening.shutdown(socket.SHUT_RDWR)  # wakes whoever accepts
         self._thread.join()
         self._listening.close()
 
     def _accept(self) -> None:
-        while True:
+        while not self._closing.is_set():
             try:
                 caller, _ = self._listening.accept()
-            except OSError:
-                return  # closed
+            except OSError:  # closed, or no descriptor is free
+                self._closing.wait(PAUSE)
+                continue
+            if not self._begun(caller):
+                caller.close()
+
+    def _begun(self, caller: socket.socket) -> bool:
+        if not self._lets_in(caller) or not self._free.acquire(blocking=False):
+            return False
+        try:
             threading.Thread(target=self._carry, args=(caller,), daemon=True, name="relay").start()
+        except RuntimeError:  # no thread is free
+            self._free.release()
+            return False
+        return True
 
     def _carry(self, caller: socket.socket) -> None:
         """Where nobody is at the other end, the caller sees its connection closed."""
-        with caller, suppress(OSError), self._connect() as there:
-            join(caller, there)
+        try:
+            with caller, suppress(OSError, RuntimeError), self._connect() as there:
+                join(caller, there)
+        finally:
+            self._free.release()

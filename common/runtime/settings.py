@@ -42,6 +42,10 @@ Rule = tuple[str, str]
 above 0`."""
 
 
+MOST_FAULTS = 200
+"""That are told of one file: a file that came from elsewhere may have as many as it has bytes."""
+
+
 class Settings:
     """What a settings file, or a table of one, may say."""
 
@@ -214,11 +218,12 @@ def checked(kind: type[T], raw: Any, where: str, code: str, **context: Any) -> T
             raw, context={**context, "keys": keys}
         )
     except ValidationError as error:
+        errors = error.errors(include_url=False)
         faults = [
-            f"{where}: {fault}"
-            for e in error.errors(include_url=False)
-            for fault in _sentences(e, raw, keys)
+            f"{where}: {fault}" for e in errors[:MOST_FAULTS] for fault in _sentences(e, raw, keys)
         ]
+        if len(errors) > MOST_FAULTS:
+            faults.append(f"{where}: and {len(errors) - MOST_FAULTS} faults more")
         raise UsageError(code, *dict.fromkeys(faults)) from error
     return settings
 

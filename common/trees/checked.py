@@ -116,7 +116,9 @@ def _cuts(arrays: Mapping[str, Array], columns: int) -> Arrays:
     """`edges` and `offsets`, each column's edges finite and in order."""
     edges, offsets = _array(arrays, "edges", 1, np.float32), _array(arrays, "offsets", 1, np.int64)
     widths = np.diff(offsets)
-    if len(offsets) != columns + 1 or offsets[0] or offsets[-1] != len(edges) or (widths < 0).any():
+    # each within its bounds first: differences of numbers near 2^63 turn round
+    inside = len(offsets) == columns + 1 and ((offsets >= 0) & (offsets <= len(edges))).all()
+    if not inside or offsets[0] or offsets[-1] != len(edges) or (widths < 0).any():
         _refuse(f"offsets: do not divide {len(edges)} edges among {columns} columns")
     if not np.isfinite(edges).all():
         _refuse("edges: not finite")

@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 
 from common.data.schema import Floats, Schema
+from common.errors import RefusedError
 from common.trees.checked import Forest
 from common.trees.model import KINDS, blank
 from common.types import Array, Arrays
 
 ABOVE_ALL_VALUES = float(np.finfo(np.float32).max)
 """The threshold of a split that parts the known values (all left) from the missing ones."""
+BOOSTER_NODES = 2**22
+"""Of a Booster: its text has some hundred bytes a node."""
 SUREST = np.float32(2**-24)
 """How near float32 comes to a probability of 1."""
 
@@ -29,6 +32,13 @@ def booster(forest: Forest, schema: Schema) -> Any:
     takes the schema's design matrix in natural units and computes on one thread."""
     import xgboost
 
+    nodes = 2 * int((forest.trees["column"] >= 0).sum()) + forest.trees["column"].shape[0]
+    if nodes > BOOSTER_NODES:
+        raise RefusedError(
+            "P02",
+            f"trees of {nodes} nodes are more than XGBoost's own form is made of ({BOOSTER_NODES}); "
+            "the state was altered, or is another's",
+        )
     groups, columns, count = len(forest.base), len(schema.columns), forest.finished
     start = forest.base.astype(np.float64)
     start = 1 / (1 + np.exp(-start)) if groups == 1 else start

@@ -53,7 +53,8 @@ def _taken(stream: Iterator[bytes], size: int) -> bytes:
     kept, left = [], size
     while left:
         piece = next(stream, b"")
-        if not 0 < len(piece) <= min(CHUNK, left):
+        # full ones alone: of few bytes each they would take many times the memory of the packet
+        if len(piece) != min(CHUNK, left):
             raise ValueError(f"a piece of {len(piece)} bytes, where {left} were to come")
         kept.append(piece)
         left -= len(piece)

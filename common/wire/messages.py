@@ -36,6 +36,7 @@ CANNOT = frozenset({"P01", "D06"})
 quorum."""
 MOST_STEPS = 10**9
 """Of a run."""
+MOST_SEEDS = 2**63
 NO_PLAN = "0" * 64
 """Stands for the plan hash when a site could not read the request at all."""
 
@@ -337,6 +338,8 @@ def _plan_from_json(row: Any) -> Plan:
         # a station names files by it
         if not 0 <= row["step"] < MOST_STEPS:
             raise ValueError(f"step {row['step']}, 0 to {MOST_STEPS - 1} are taken")
+        if not 0 <= row["seed"] < MOST_SEEDS:
+            raise ValueError("a seed that is out of range, 0 to 2^63 - 1 are taken")
         if (
             type(row["hyper"]) is not dict
             or row["transfer"] not in HOWS

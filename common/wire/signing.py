@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from common.errors import UsageError, WireError
+from common.runtime.atomic_files import fresh
 
 PUBLIC = re.compile(r"[0-9a-f]{64}")
 
@@ -98,12 +99,10 @@ def ensure(path: Path) -> Signer:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.{os.getpid()}")
-        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        try:
-            os.write(handle, pem(new()))
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        with fresh(aside) as file:
+            file.write(pem(new()))
+            file.flush()
+            os.fsync(file.fileno())
         try:
             os.link(aside, path)
         except FileExistsError:

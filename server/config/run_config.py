@@ -73,7 +73,7 @@ class Run(Settings):
     sites: str = ""
     """Folder of site folders, used by nodes without a site of their own (Flower's simulation
     engine)."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of splits and subsampling; never of noise."""
     parts: Annotated[int, Field(ge=2, le=SPLIT.most)] = 5
     """Hash parts for cross-fitting within sites."""

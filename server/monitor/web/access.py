@@ -28,7 +28,8 @@ _SHORTEST_TOKEN = 16
 _WRONG_LOGIN_SECONDS = 1.0
 """Seconds that a wrong login takes; one is looked at after the other."""
 
-Answer = Literal["yes", "no", "host", "query", "slow"]
+Try = Literal["yes", "no", "slow"]
+Answer = Literal[Try, "host", "query"]
 
 
 @dataclass(frozen=True)
@@ -129,28 +130,35 @@ class Access:
         if self.token and self._in(origin.cookie, time.time() if now is None else now):
             return "yes"
         if self.token and origin.bearer:
-            if not self.brake.allows(origin.peer):
-                return "slow"
-            if self.knows(origin.bearer, origin.peer):
-                return "yes"
+            return self.tried(origin.bearer, origin.peer)
         return "no"
 
-    def knows(self, token: str, peer: str) -> bool:
-        """Is it the token? Takes as long for any; a wrong one counts against the address."""
+    def tried(self, token: str, peer: str) -> Try:
+        """Is it the token? Takes as long for any; a wrong one counts against the address, and none
+        is looked at ("slow") where there were too many.
+
+        The brake is asked where the token is compared, and nowhere before: between the two others
+        could come by the thousand.
+        """
+        if not self.brake.allows(peer):
+            return "slow"
         shown, own = (hashlib.sha256(t.encode()).digest() for t in (token, self.token))
         right = hmac.compare_digest(shown, own) and bool(self.token)
         if right:
             self.brake.passed(peer)
         else:
             self.brake.failed(peer)
-        return right
+        return "yes" if right else "no"
 
-    async def login(self, token: str, peer: str) -> str:
-        """A new session, or '' for a wrong token, which takes its time."""
-        if not self.knows(token, peer):
+    async def login(self, token: str, peer: str) -> tuple[Try, str]:
+        """What a token has come to, and for the right one a new session; a wrong one takes its
+        time."""
+        told = self.tried(token, peer)
+        if told == "no":
             async with self.slow:
                 await asyncio.sleep(_WRONG_LOGIN_SECONDS)
-            return ""
+        if told != "yes":
+            return told, ""
         now = time.time()
         for old in [s for s, until in self.sessions.items() if until < now]:
             del self.sessions[old]
@@ -158,7 +166,7 @@ class Access:
             del self.sessions[next(iter(self.sessions))]
         session = secrets.token_urlsafe(32)
         self.sessions[session] = now + SESSION_SECONDS
-        return session
+        return told, session
 
     def _in(self, cookie: str, now: float) -> bool:
         # a hash table's look-up of 256 random bits tells nobody which of them were right

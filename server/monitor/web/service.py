@@ -73,6 +73,7 @@ def run(folder: Path, access: Access, host: str, port: int, socket: str, log: Lo
     config = uvicorn.Config(
         app(folder, access, log), host=host, port=port, log_config=None, access_log=False,
         proxy_headers=False, http=TimelyProtocol,
+        ws="none",  # another protocol would have none of this one's limits
         server_header=False, timeout_graceful_shutdown=2, lifespan="on",
     )  # fmt: skip
     server = uvicorn.Server(config)
@@ -205,8 +206,6 @@ class _Pages:
         if request.method != "POST":
             return _asset("login.html", "text/html")
         peer = request.client.host if request.client else ""
-        if not self.access.brake.allows(peer):
-            return _slow()
         body = b""
         try:
             async with asyncio.timeout(LOGIN_SECONDS):
@@ -217,8 +216,10 @@ class _Pages:
         except TimeoutError:
             return PlainTextResponse("too slow\n", 408, headers={"Connection": "close"})
         token = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0].strip()
-        session = await self.access.login(token, peer)
-        if not session:
+        told, session = await self.access.login(token, peer)
+        if told == "slow":
+            return _slow()
+        if told == "no":
             return _asset("login.html", "text/html", 401)
         answer = RedirectResponse("./", 303)
         secure = request.headers.get("x-forwarded-proto") == "https"

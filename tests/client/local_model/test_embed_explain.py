@@ -127,6 +127,29 @@ def test_the_page_has_a_picture_for_each_patient_and_asks_nothing_of_the_network
     assert text.count("true class class 0") == text.count("true class class 1") == 3
 
 
+@pytest.mark.parametrize("how", ["nan", "shape", "missing", "grid"])
+def test_networks_are_checked_before_they_are_used(
+    cohort: Cohort, networks: Networks, tmp_path: Path, how: str
+) -> None:
+    arrays = dict(networks.state["image"])
+    name = next(n for n, a in arrays.items() if a.ndim > 1)
+    array = arrays.pop("grid" if how == "grid" else name)
+    if how == "nan":
+        arrays[name] = np.full_like(array, np.nan)
+    elif how == "shape":
+        arrays[name] = array[:1]
+    elif how == "grid":
+        arrays["grid"] = np.full_like(array, 10**6)
+    hostile = dataclasses.replace(networks, state={**networks.state, "image": arrays})
+    for work in (
+        lambda: embed(cohort, hostile, tmp_path, silent),
+        lambda: explain(cohort, hostile, tmp_path / "page.html", 1, silent),
+    ):
+        with pytest.raises(DataError) as caught:
+            work()
+        assert caught.value.code == "D00"
+
+
 def test_who_has_no_image_is_told_so(cohort: Cohort, networks: Networks, tmp_path: Path) -> None:
     none = dataclasses.replace(cohort, pictures=(), modalities=frozenset({"table"}))
     for work in (

@@ -3,10 +3,14 @@ or believed."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
+import re
 import tempfile
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +36,8 @@ from common.learners.image import Image
 from common.learners.logistic import Logistic
 from common.learners.preprocessing import LEARNER as PREPARE
 from common.study import load as studies
+from common.study.study import guard_denied
+from common.study.study_file import from_toml
 from common.types import State
 from common.wire import signing
 from common.wire.envelope import Packet
@@ -228,6 +234,25 @@ def test_the_study_of_a_folder_is_its_study_toml(left: Left, tmp_path: Path) -> 
     assert caught.value.code in ("C02", "C03", "D00")
 
 
+def test_no_pattern_of_a_folders_study_is_searched_for(left: Left, tmp_path: Path) -> None:
+    """`(a+)+$` takes a year for a name of fifty letters."""
+    text = (
+        'id = "x"\ndenied = ["(a+)+$"]\n[label]\ncolumn = "y"\nvalues = ["a", "b"]\n'
+        f'[[feature]]\nname = "{"a" * 50}!"\nunit = "mm"\nlow = 0\nhigh = 1\n'
+    )
+    schema = from_toml(tomllib.loads(text), "study.toml").schema_at("baseline")
+    told = {**left.told, "study": "x", "task": "baseline", "heads": [], "learners": {}}
+    folder = replace(left, told=told).write(
+        tmp_path / "m",
+        study_file="study.toml",
+        study_toml=text.encode(),
+        schema=schema.hash,
+        model_state=model_state({}),
+    )
+    study = open_model(folder).study
+    guard_denied(study, {f.name: f.name for f in study.schema.features})
+
+
 @pytest.mark.parametrize("name", [*MOST])
 def test_no_link_is_followed_and_nothing_is_read_that_is_too_large(
     name: str, left: Left, tmp_path: Path
@@ -254,6 +279,14 @@ def test_a_folder_that_is_a_link_is_refused(left: Left, tmp_path: Path) -> None:
     (tmp_path / "model").symlink_to(good)
     refused(tmp_path / "model", "D00", "symbolic link")
     refused(tmp_path / "nowhere", "D00", "No such file")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "\udcff", "..", "MODEL"])
+def test_a_folder_of_any_name_is_refused_by_a_code(left: Left, tmp_path: Path, name: str) -> None:
+    left.write(tmp_path / "model")
+    with pytest.raises(DataError) as caught:
+        open_model(tmp_path / "model" / name)
+    assert caught.value.code == "D00"
 
 
 def test_what_else_lies_there_is_not_looked_at(
@@ -346,6 +379,63 @@ def test_any_arrays_are_refused_by_a_code_or_give_probabilities(
                 assert np.isfinite(scored.probs).all()
         except DataError as error:
             assert error.code == "D00"  # noqa: PT017
+
+
+def test_a_model_json_says_no_more_than_it_must(left: Left, tmp_path: Path) -> None:
+    """Keys with a default may be missing, wherever they are used later on."""
+    for gone in ("fedmets", "seed", "parts", "sites", "state_hash"):
+        told = {k: v for k, v in left.told.items() if k != gone}
+        model = open_model(replace(left, told=told).write(tmp_path / gone, site_local=True))
+        assert "research use only" in predict._of(model)[-1]
+
+
+HOSTILE = st.text(st.characters(codec="utf-8"), max_size=20)
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(["fedmets", "clinical", "site", "state_hash", "study", "task"]), HOSTILE)
+def test_no_text_of_a_model_reaches_a_terminal_with_controls(
+    left: Left, key: str, text: str
+) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        folder = left.write(Path(place) / "model", **{key: f"a{text}"})
+        try:
+            told = " ".join(predict._of(open_model(folder)))
+        except FedmetsError:
+            return
+        assert not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in told)
+
+
+@pytest.mark.parametrize(
+    "altered",
+    [
+        {"heads": ["logistic"] * 3000},
+        {"seed": 10**30},
+        {"thresholds": {"x" * 10_000: 0.5}},
+        {"learners": {"logistic": {"rounds": 10**18}, "boosting": {}}},
+        {"learners": {"logistic": {"l2": 1e300}, "boosting": {}}},
+    ],
+    ids=lambda a: str(a)[:30],
+)
+def test_counts_of_a_model_json_are_bounded(
+    left: Left, tmp_path: Path, altered: dict[str, Any]
+) -> None:
+    refused(left.write(tmp_path / "model", **altered), "D00")
+
+
+CELLS = st.lists(st.one_of(st.text(max_size=9), st.sampled_from("=@+-|%\t \r0").map("{}x".format)))
+
+
+@given(CELLS)
+def test_no_cell_of_a_prediction_is_a_formula(cells: list[str]) -> None:
+    """A class called =HYPERLINK(...) would send the table elsewhere from whoever opens it."""
+    (row,) = csv.reader(io.StringIO(predict._table(["p", *cells], []), newline=""))
+    assert row[0] == "p"
+    for cell, written in zip(cells, row[1:], strict=True):
+        shown = "".join(" " if ord(c) < 32 or 127 <= ord(c) < 160 else c for c in cell)
+        assert written in (shown, f"'{shown}")
+        formula = written.lstrip()[:1] in ("=", "@", "+", "-", "|", "%")
+        assert not formula or re.fullmatch(r"[+-][\d.e]*", written.strip())
 
 
 # ---- by its commands -----------------------------------------------------------------------------

@@ -3,11 +3,14 @@ answered from; and which state of its own it starts with: none of which a part w
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import tempfile
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from hypothesis import strategies as st
 
 from client.__main__ import main
 from client.site import site_file
+from client.site.site_file import Site
 from client.station import cohort_pin
 from client.station.cohort_pin import NAME, Snapshots
 from client.station.durable_state import opened
@@ -23,6 +27,8 @@ from client.station.station import Station
 from common.data.cohort import UNKNOWN, Cohort
 from common.errors import RefusedError, RunError
 from common.privacy.mechanism import Privacy
+from common.runtime.atomic_files import durable
+from common.wire.envelope import Packet
 from common.wire.messages import unpack_updates
 from tests import hospital, pictures, ring
 from tests.synthetic import sites
@@ -194,6 +200,12 @@ def copied(home: Path, to: str) -> Path:
     return Path(shutil.copytree(home / "state", home / to))
 
 
+def forget(home: Path) -> None:
+    """The mark in the cache: as where a whole volume was put back, or the cache was deleted."""
+    (mark,) = (home / "cache").glob("state-*.end")
+    mark.unlink()
+
+
 def put_back(home: Path, copy: Path, part: str = "") -> None:
     names = [p for p in sorted(copy.iterdir()) if p.name.startswith(part)]
     assert names
@@ -233,6 +245,10 @@ def test_an_earlier_copy_of_the_whole_state_answers_no_plan_that_names_a_later_h
     assert code == ""
     assert second not in ("", first)
     put_back(home, old)
+    with pytest.raises(RunError, match="delete that mark") as caught:
+        answered(home, 2, second)
+    assert caught.value.code == "S05"
+    forget(home)
     # and the old copy's head, which a coordinator would take for the newest, is not told
     assert answered(home, 2, second) == ("P10", "")
     assert answered(home, 2, "") == ("P10", "")
@@ -247,6 +263,7 @@ def test_a_stored_answer_does_not_tell_an_old_head(home: Path) -> None:
     _, second = answered(home, 1, first)
     for part in ("budget", "audit"):
         put_back(home, old, part)
+    forget(home)
     assert answered(home, 1, second) == ("", ""), "the answer that was given, and no head"
     # a coordinator that lost the first answer gets it, and the head, by asking again
     assert answered(home, 1, "") == ("", first)
@@ -280,3 +297,80 @@ def test_a_part_that_is_older_than_the_rest_keeps_the_station_from_starting(
     if part == "cohorts":
         with pytest.raises(RunError, match="record of cohorts"):
             answered(moved, 2, second)
+
+
+# ---- and without an account ----------------------------------------------------------------------
+
+
+def started(site: Site) -> None:
+    with opened(site):
+        pass
+
+
+def code_of(site: Site) -> str:
+    try:
+        started(site)
+    except RunError as error:
+        return error.code
+    return ""
+
+
+def lived(site: Site, messages: Sequence[int], masks: Sequence[int] = ()) -> None:
+    """A station that answers so many messages, and writes into some of what masks need."""
+    with opened(site) as memory:
+        assert memory.audit is not None
+        assert memory.masks is not None
+        packet = Packet("greeting", b"{}")
+        for n in messages:
+            written: dict[str, str] = {}
+            if n in masks:
+                blob = f"{n}".encode()
+                durable(memory.masks / "run.json", blob, "")
+                written["run.json"] = hashlib.sha256(blob).hexdigest()
+            memory.audit.left(packet, (), (), replace(packet, text=b"%d" % n), masks=written)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 3), st.integers(0, 3), st.booleans(), st.booleans())
+def test_an_open_site_notices_that_its_state_went_back(
+    before: int, after: int, whole: bool, remembers: bool
+) -> None:
+    """Whatever was copied, and whenever: older than the mark is refused, the newest is not; and
+    nobody is stopped for good."""
+    with tempfile.TemporaryDirectory() as place:
+        home = Path(place) / "site"
+        home.mkdir()
+        site = Site("North", home / "data", ("x",), state=home / "state", cache=home / "cache")
+        lived(site, range(before))
+        copy = copied(home, "old")
+        lived(site, range(before, before + after))
+        shutil.rmtree(home / "state")
+        if whole:
+            shutil.copytree(copy, home / "state")
+        if not remembers and before + after:
+            forget(home)
+        lost = before + after if not whole else after
+        assert code_of(site) == ("S05" if remembers and lost else "")
+        if remembers and lost:
+            forget(home)
+            assert code_of(site) == ""
+        lived(site, [9])
+        assert code_of(site) == ""
+
+
+@settings(max_examples=25)
+@given(st.lists(st.sampled_from(range(5)), unique=True, min_size=2, max_size=5), st.data())
+def test_what_masks_need_is_not_older_than_the_record(masks: list[int], data: Any) -> None:
+    """Of the file alone: as it was at any earlier write, or gone, it is refused; as it is, or newer
+    by a write that nobody recorded, it is not."""
+    with tempfile.TemporaryDirectory() as place:
+        home = Path(place)
+        site = Site("North", home / "data", ("x",), state=home / "state", cache=home / "cache")
+        lived(site, range(5), masks)
+        path, last = home / "state" / "secure" / "run.json", max(masks)
+        other = data.draw(st.sampled_from(["", "newer", *map(str, masks)]))
+        if other:
+            path.write_text(other)
+        else:
+            path.unlink()
+        assert code_of(site) == ("" if other in ("newer", str(last)) else "S05")

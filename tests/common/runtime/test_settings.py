@@ -290,3 +290,13 @@ def test_an_unknown_key_says_which_was_meant_or_which_there_are(tmp_path: Path) 
     assert "unknown key 'nam'; did you mean 'name'?" in faults
     assert "privacy has an unknown key 'epsilom'; did you mean 'epsilon'?" in faults
     assert re.search(r"unknown key 'qqq'; allowed: cache, coordinator, data, ", faults)
+
+
+def test_a_file_of_faults_alone_is_told_in_bounded_words(tmp_path: Path) -> None:
+    """A study file comes with a model: a megabyte of unknown keys were 27 of refusal."""
+    path = tmp_path / "study.toml"
+    path.write_text("".join(f"k{i}=1\n" for i in range(20_000)))
+    with pytest.raises(UsageError) as caught:
+        studies.load(str(path))
+    assert len(str(caught.value)) < 100_000
+    assert "faults more" in str(caught.value)

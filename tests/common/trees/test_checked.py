@@ -18,6 +18,7 @@ from common.data.cohort import Fold
 from common.errors import RefusedError
 from common.federated.learner import fit, local_plan, validate
 from common.learners.preprocessing import LEARNER as PREPARE
+from common.trees.checked import _cuts
 from common.types import Array, State, flatten, nest, pack
 from tests.common.trees.hostile_trees import HEAD, cohort
 from tests.paths import ROOT
@@ -144,3 +145,22 @@ def test_a_refusal_says_what_is_wrong(
             {**state, "boosting": {**state["boosting"], name: bad}}, cohort(site.classes).schema
         )
     assert caught.value.code == "P02"
+
+
+@given(st.lists(st.sampled_from([0, 1, 3, 4, -1, 2**62, 2**63 - 1, -2, -(2**63)]), max_size=6))
+def test_offsets_that_turn_round_are_refused(offsets: list[int]) -> None:
+    """Differences of numbers near 2^63 looked like widths, and ended the process in numpy."""
+    cuts = {"edges": np.arange(4, dtype=np.float32), "offsets": np.array(offsets, np.int64)}
+    try:
+        _cuts(cuts, 3)
+    except RefusedError:
+        assert (
+            offsets[:1] != [0]
+            or sorted(offsets) != offsets
+            or offsets[-1] != 4
+            or len(offsets) != 4
+        )
+    else:
+        assert len(offsets) == 4
+        assert offsets == sorted(offsets)
+        assert (offsets[0], offsets[-1]) == (0, 4)

@@ -210,7 +210,7 @@ def test_sessions_end_and_are_not_endless_in_number() -> None:
     import asyncio
 
     access = Access(TOKEN)
-    first = asyncio.run(access.login(TOKEN, "10.0.0.9"))
+    _, first = asyncio.run(access.login(TOKEN, "10.0.0.9"))
     asked = RequestOrigin("10.0.0.9", "room.example", "", first, "", "")
     assert access.answer(asked) == "yes"
     assert access.answer(asked, time.time() + 13 * 3600) == "no"

@@ -105,6 +105,40 @@ def test_a_head_or_a_login_that_comes_byte_by_byte_is_not_waited_for(
         assert process.poll() is None
 
 
+def test_guesses_that_come_at_once_are_braked_like_others(
+    runs: Path, words: tuple[str, str]
+) -> None:
+    """Their heads have all passed before the first token is there."""
+    with monitor(runs, *words, host="0.0.0.0") as (at, _):
+        sockets = [connected(at) for _ in range(2 * MOST_BY_ADDRESS)]
+        for s in sockets:
+            s.sendall(LOGIN + b"Content-Length: 40\r\n\r\n")
+        time.sleep(0.5)
+        for s in sockets[:-1]:
+            s.sendall(b"token=a-wrong-one".ljust(40))
+        time.sleep(0.5)
+        # not even the right one is looked at before the window is over
+        sockets[-1].sendall(f"token={TOKEN}".encode().ljust(40))
+        assert b" 429 " in sockets[-1].recv(1 << 16)
+        for s in sockets:
+            s.close()
+
+
+def test_no_other_protocol_is_spoken(runs: Path) -> None:
+    upgrade = (
+        b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nConnection: Upgrade\r\n\r\n"
+    )
+    with monitor(runs) as (at, process):
+        with connected(at) as s:
+            s.sendall(b"GET /api/runs HTTP/1.1\r\nHost: localhost\r\n" + upgrade)
+            got = s.recv(1 << 16)
+        assert b" 101 " not in got
+        assert b" 500 " not in got
+        process.terminate()
+        assert "ASGI" not in process.communicate(timeout=20)[0]
+
+
 def test_a_stream_lasts_longer_than_a_head_may_take(runs: Path) -> None:
     with monitor(runs) as (at, _), events(at, "r"):
         time.sleep(HEAD_SECONDS + 1)
