@@ -70,7 +70,7 @@ def cohort() -> Cohort:
     return dataclasses.replace(pictures.sites(40, 2)[0], site="Alster")
 
 
-NETWORKS = Networks({}, Image(), Files(Path(), {}, "ab" * 32, "nobody's"))
+NETWORKS = Networks({}, Image(), {}, Files(Path(), {}, "ab" * 32, "nobody's"))
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
     "1f15c4890000000d49444154789c6360000002000001e221bc330000000049454e44ae426082"
