@@ -15,7 +15,7 @@ import json
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, partial
+from functools import cache, cached_property, lru_cache, partial
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
@@ -24,13 +24,13 @@ import numpy as np
 from common import learners
 from common.data.cohort import Cohort, Fold, empty
 from common.data.schema import Floats, Schema
-from common.errors import RefusedError, UsageError
+from common.errors import RefusedError, UsageError, WireError
 from common.federated import hyper_limits
 from common.federated.array_rules import ArrayRules, demand_arrays
 from common.federated.states import States, with_arrays
 from common.privacy.mechanism import Bound, Privacy, Sampled
 from common.runtime.cache import Cache
-from common.types import Arrays, Probs, State
+from common.types import Arrays, Probs, State, digest
 
 Hyper = Mapping[str, object]
 MEMORY = "memory/"
@@ -342,13 +342,32 @@ def lacks(learner: Federated, state: State, without: Sequence[str] = ()) -> bool
 
 def validate(state: State, schema: Schema) -> None:
     """RefusedError P02 where one fold's state, as it came from elsewhere, has arrays that its
-    learners do not make. Those that no learner is named after are read by nobody."""
-    for name in set(state).intersection(names()):
+    learners do not make. Those that no learner is named after are read by nobody.
+
+    What was found to be sound is remembered by its content: a fold's state comes with each of its
+    plans, and to each virtual site of one process.
+    """
+    content = {n: _content(state[n]) for n in sorted(state) if n in names() and state[n]}
+    for name, own_content in content.items():
         learner, own = load(name), state[name]
-        if own:
+        arrays, whole = (schema.hash, name, own_content), (schema.hash, name, *content.items())
+        if not _SOUND.get(arrays):
             demand_arrays(name, partial(learner.arrays, own, schema), own)
-        if own and isinstance(learner, Validated):
+            _SOUND[arrays] = bool(own_content)
+        if isinstance(learner, Validated) and not _SOUND.get(whole):
             learner.validate(state, schema)
+            _SOUND[whole] = all(content.values())
+
+
+_SOUND: Cache[tuple[object, ...], bool] = Cache(4096)
+
+
+def _content(arrays: Arrays) -> str:
+    """Hash of arrays; '' for such as cannot be packed, which no learner makes."""
+    try:
+        return digest(arrays)
+    except WireError:
+        return ""
 
 
 def load(name: str, hyper: Hyper | None = None) -> Federated:
@@ -449,6 +468,7 @@ def hyper_of(learner: Any) -> dict[str, object]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in _hypers(learner).items()}
 
 
+@cache
 def names() -> tuple[str, ...]:
     """All learners: the files of `common/learners/`."""
     return tuple(sorted(m.name for m in pkgutil.iter_modules(learners.__path__)))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from simulation.__main__ import parser
+from simulation.__main__ import main, parser
 from simulation.federation import options as simulation
 from simulation.phantom.colorectal import writer
 from simulation.phantom.faults import table_faults
@@ -43,6 +43,26 @@ def run(cwd: Path, *options: str) -> Done:
     process = start(cwd, *options)
     out, err = process.communicate(timeout=200)
     return subprocess.CompletedProcess(options, process.returncode, out, err)
+
+
+@pytest.fixture
+def here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Done]:
+    """The command in this process, from the folder `tmp_path`: what ends before any work takes a
+    process of its own longer to start than to end. Some of each kind have one (`test_a_process...`).
+    """
+
+    def command(*options: str) -> Done:
+        monkeypatch.chdir(tmp_path)
+        try:
+            status = main(options)
+        except SystemExit as leaving:  # argparse
+            status = int(leaving.code or 0)
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess(options, status, out, err)
+
+    return command
 
 
 def refused(done: Done, status: int, code: str, *said: str) -> None:
@@ -133,7 +153,7 @@ OPTIONS: list[tuple[tuple[str, ...], int, str, tuple[str, ...]]] = [
     (("--folds", "400"), 2, "C01", ("parts = 400",)),
     (("--learners", "logistic,logistic"), 2, "C01", ("logistic, logistic", "each once")),
     (("--learners", "preprocessing"), 2, "C01", ("'preprocessing' predicts nothing",)),
-    (("--seed", "-1"), 2, "C01", ("--seed -1",)),
+    (("--seed", "-1"), 2, "C01", ("seed = -1",)),
     (("--permute-labels", "-1"), 2, "C01", ("--permute-labels -1",)),
     (("--accept-leak", "aeg"), 2, "C01", ("--accept-leak aeg", "age, marker, kind, nodes")),
     (("--deadline", "nan"), 2, "C01", ("deadline = nan",)),
@@ -195,13 +215,25 @@ def test_a_wrong_option(
     status: int,
     code: str,
     said: tuple[str, ...],
+    here: Callable[..., Done],
 ) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file").touch()
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "simulation.json").write_text("{}")
-    (tmp_path / "broken.toml").write_text('name = "x"\n[')
+    in_the_way(tmp_path)
+    refused(here(*at(town), *options), status, code, *said)
+
+
+@pytest.mark.parametrize("option", [0, 3, 33, -1], ids=lambda n: " ".join(OPTIONS[n][0]))
+def test_a_process_given_a_wrong_option(town: Path, tmp_path: Path, option: int) -> None:
+    options, status, code, said = OPTIONS[option]
+    in_the_way(tmp_path)
     refused(run(tmp_path, *at(town), *options), status, code, *said)
+
+
+def in_the_way(folder: Path) -> None:
+    (folder / "empty").mkdir()
+    (folder / "file").touch()
+    (folder / "other").mkdir()
+    (folder / "other" / "simulation.json").write_text("{}")
+    (folder / "broken.toml").write_text('name = "x"\n[')
 
 
 def test_a_study_without_synthetic_cohort_asks_for_its_tables(tmp_path: Path) -> None:
@@ -311,7 +343,7 @@ def broken(phantom: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("fault", REFUSED, ids=lambda f: f.name)
 def test_a_table_that_cannot_be_used(
-    broken: Path, tmp_path: Path, fault: table_faults.Planted
+    broken: Path, fault: table_faults.Planted, here: Callable[..., Done]
 ) -> None:
     fault.plant(broken)
     source = (
@@ -319,7 +351,7 @@ def test_a_table_that_cannot_be_used(
         if (broken / table_faults.MAPPING).exists()
         else ()
     )
-    done = run(tmp_path, "--data", "data", *SMALL, *source)
+    done = here("--data", "data", *SMALL, *source)
     refused(done, 4 if fault.code.startswith("L") else 3, fault.code, *CULPRIT[fault.name])
 
 
