@@ -31,7 +31,7 @@ from server.report import deployment
 from server.rounds.resume import restore
 from tests.paths import ROOT
 
-SMALL = ["--set", "boosting.trees=6", "--bootstraps", "100"]
+SMALL = ["--set", "boosting.trees=6", "--bootstraps", "100", "--folds", "3", "--minimum-site", "40"]
 
 
 def command(*options: str) -> list[str]:

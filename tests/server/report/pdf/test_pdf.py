@@ -211,35 +211,49 @@ def test_letters_that_a_font_lacks_are_named():
         assert drawable(arabic_or_hebrew) == arabic_or_hebrew
 
 
-def with_cell(text):
-    """The page of an empty report, with this in a cell."""
+CELL = "<td>-</td>"
+CELLS = page.render({}).count(CELL)
+assert CELLS > 2
+
+
+def with_cells(texts):
+    """The page of an empty report, with these in its cells."""
     html = page.render({})
-    assert "<td>-</td>" in html
-    return html.replace("<td>-</td>", f"<td>{escape(text)}</td>", 1)
+    for text in texts:
+        html = html.replace(CELL, f"<td>{escape(text)}</td>", 1)
+    return html
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.text(max_size=80))
-@example("\u0628\u0650\u0633\u0652 a\u0301\u0300" * 9)
-def test_any_text_is_set_and_none_of_it_left_out(text):
-    html = with_cell(text)
+def several(text):
+    return st.lists(text, min_size=1, max_size=CELLS)
+
+
+@settings(max_examples=8, deadline=None)
+@given(several(st.text(max_size=80)))
+@example(["\u0628\u0650\u0633\u0652 a\u0301\u0300" * 9])
+def test_any_text_is_set_and_none_of_it_left_out(texts):
+    html = with_cells(texts)
     shown = "".join("".join(strings(Page(html).body)).split())
-    assert "".join(drawable(text).split()) in shown
+    for text in texts:
+        assert "".join(drawable(text).split()) in shown
     assert pdf.typeset(html, {}).startswith(b"%PDF")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
-    st.text(
-        st.characters(min_codepoint=32, max_codepoint=0x24F, exclude_categories=("Cc", "Cf")),
-        max_size=80,
+    several(
+        st.text(
+            st.characters(min_codepoint=32, max_codepoint=0x24F, exclude_categories=("Cc", "Cf")),
+            max_size=80,
+        )
     )
 )
-@example(TYPST)
-@example("\\" * 20)
-def test_any_latin_text_comes_out_of_the_file_as_itself(text):
-    reader = PdfReader(io.BytesIO(pdf.typeset(with_cell(text), {})))
-    assert "".join(text.split()) in "".join(words(reader).split())
+@example([TYPST, "\\" * 20])
+def test_any_latin_text_comes_out_of_the_file_as_itself(texts):
+    reader = PdfReader(io.BytesIO(pdf.typeset(with_cells(texts), {})))
+    set_ = "".join(words(reader).split())
+    for text in texts:
+        assert "".join(text.split()) in set_
 
 
 def test_a_hole_leaves_its_place_saying_so():
@@ -264,9 +278,15 @@ def test_a_hole_leaves_its_place_saying_so():
 def test_any_key_may_be_gone(key):
     report = copy.deepcopy(make(site_names=("Alster", "Birkdale"), estimable=1))
     del report[key]
-    html = page.render(report)
-    sound(html)
-    assert pdf.typeset(html, report).startswith(b"%PDF")
+    sound(page.render(report))
+
+
+@pytest.mark.parametrize("nth", range(4))
+def test_a_quarter_of_the_keys_may_be_gone(nth):
+    report = copy.deepcopy(make(site_names=("Alster", "Birkdale"), estimable=1))
+    for key in sorted(make())[nth::4]:
+        del report[key]
+    assert pdf.typeset(page.render(report), report).startswith(b"%PDF")
 
 
 @pytest.mark.slow
