@@ -37,6 +37,12 @@ learners = pytest.mark.parametrize(
 )
 
 
+@pytest.fixture(autouse=True)
+def fewer_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as show an epsilon above `MOST`: log(2000 / 15) or so."""
+    monkeypatch.setattr("simulation.attack.canary.TRIALS", (1000, 2000))
+
+
 def drill(chain: Sequence[Federated], candidates: Cohort | None = None) -> Drill:
     return arranged(
         chain, patients(SCHEMA, OTHERS, 0), candidates or patients(SCHEMA, CANDIDATES, 1)
@@ -104,6 +110,7 @@ def test_a_patient_who_counts_ten_times_is_found_out(name: str) -> None:
     assert found > accounted
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_cut_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     honest, cut = drill(CHAINS["mlp"]), dp_sgd.add_clipped
 

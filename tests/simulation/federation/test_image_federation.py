@@ -212,10 +212,6 @@ def test_two_workers_and_a_resumed_run_give_the_same_state(
     done: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     those, outcome, _ = done
-    assert (
-        federate(those, tmp_path / "two" / "run", monkeypatch, workers=2).state_hash
-        == outcome.state_hash
-    )
 
     class Cut(Exception):
         pass
@@ -225,11 +221,9 @@ def test_two_workers_and_a_resumed_run_give_the_same_state(
             raise Cut
 
     with pytest.raises(Cut):
-        federate(those, tmp_path / "cut" / "run", monkeypatch, tell=cut)
-    assert (
-        federate(those, tmp_path / "cut" / "run", monkeypatch, resume=True).state_hash
-        == outcome.state_hash
-    )
+        federate(those, tmp_path / "cut" / "run", monkeypatch, workers=2, tell=cut)
+    again = federate(those, tmp_path / "cut" / "run", monkeypatch, workers=2, resume=True)
+    assert again.state_hash == outcome.state_hash
 
 
 def test_without_images_of_both_classes_at_a_site_nothing_is_trained_on_them(
