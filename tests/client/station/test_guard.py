@@ -165,6 +165,6 @@ def test_a_hyperparameter_outside_of_its_limits_is_refused_before_any_work(
     learner = load(name)
     plan = asked(learner, next(iter(learner.phases)), Fold(), 3.0)
     plan = replace(plan, hyper={**plan.hyper, **hyper})
-    with pytest.raises(RefusedError, match="<=|is the most") as caught:
+    with pytest.raises(RefusedError, match=r"<=|is the most") as caught:
         guard.admit(plan, SITE, COHORT, budget)
     assert caught.value.code == "P03"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,9 @@ def held() -> list[Cohort]:
     return sites(240, 3, seed=2)
 
 
-def ran(
+def trained(
     held: list[Cohort], folder: Path, monkeypatch: pytest.MonkeyPatch, minimum: int = 1, **how: Any
-) -> dict[str, Any]:
+) -> Path:
     monkeypatch.setattr(Run, "load_study", lambda self: STUDY)
     monkeypatch.setattr(app.enrolled_sites, "load", lambda keys: ring.enrolled(["S0", "S1", "S2"]))
     folder.mkdir(exist_ok=True)
@@ -56,16 +57,42 @@ def ran(
         }
     )
     app.coordinate(federation(stations), run)
-    report = deployment.publish(folder / "run")
+    return folder / "run"
+
+
+def ran(
+    held: list[Cohort], folder: Path, monkeypatch: pytest.MonkeyPatch, minimum: int = 1, **how: Any
+) -> dict[str, Any]:
+    return published(trained(held, folder, monkeypatch, minimum, **how))
+
+
+def published(folder: Path) -> dict[str, Any]:
+    report = deployment.publish(folder)
     jsonschema.validate(report, json.loads((ROOT / "docs/report.schema.json").read_text()))
     return report
 
 
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a run over `held`, without its report."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return trained(sites(240, 3, seed=2), tmp_path_factory.mktemp("finished"), monkeypatch)
+
+
+@pytest.fixture
+def finished(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, dict[str, Any]]:
+    """The folder of that run with its report, to do with as one likes; and the report."""
+    monkeypatch.setattr(Run, "load_study", lambda self: STUDY)
+    shutil.copytree(run_folder, tmp_path / "run")
+    return tmp_path / "run", published(tmp_path / "run")
+
+
 def test_it_says_local_against_federated_and_what_it_cannot_say(
-    held: list[Cohort], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    held: list[Cohort], finished: tuple[Path, dict[str, Any]]
 ) -> None:
-    report = ran(held, tmp_path, monkeypatch)
-    folder = tmp_path / "run"
+    folder, report = finished
     assert report["setting"] == "deployment"
     assert [(s["name"], s["n"]) for s in report["sites"]] == [
         (c.site, int((c.labels >= 0).sum())) for c in held
@@ -92,10 +119,9 @@ def test_it_says_local_against_federated_and_what_it_cannot_say(
 
 
 def test_it_can_be_written_again_in_the_same_bytes(
-    held: list[Cohort], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: tuple[Path, dict[str, Any]],
 ) -> None:
-    ran(held, tmp_path, monkeypatch)
-    folder = tmp_path / "run"
+    folder, _ = finished
     first = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     deployment.publish(folder)
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == first
@@ -103,10 +129,9 @@ def test_it_can_be_written_again_in_the_same_bytes(
 
 
 def test_what_only_people_know_is_kept_with_the_run(
-    held: list[Cohort], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    ran(held, tmp_path, monkeypatch)
-    folder, file = tmp_path / "run", tmp_path / "mine.toml"
+    folder, file = finished[0], tmp_path / "mine.toml"
     assert "Funded by nobody" not in (folder / "report.html").read_text()
     file.write_text('[tripod]\n18z = "x"\n')
     with pytest.raises(UsageError, match=r"tripod.18z is no item"):
@@ -173,15 +198,15 @@ def test_subgroups_are_looked_at_where_sites_hold_enough(
 
 
 def test_a_simulation_s_report_is_not_written_over(
-    held: list[Cohort], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: tuple[Path, dict[str, Any]],
 ) -> None:
-    report = ran(held, tmp_path, monkeypatch)
-    file = tmp_path / "run" / "report.json"
+    folder, report = finished
+    file = folder / "report.json"
     file.write_text(json.dumps({**report, "setting": "simulation"}))
     with pytest.raises(RunError, match="fedmets simulate --resume"):
-        deployment.publish(tmp_path / "run")
+        deployment.publish(folder)
     file.write_text("torn")
-    assert deployment.publish(tmp_path / "run") == report
+    assert deployment.publish(folder) == report
 
 
 def test_a_site_of_one_class_has_no_local_model_and_is_not_ranked(
