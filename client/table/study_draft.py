@@ -30,7 +30,7 @@ from client.table.column_roles import (
 )
 from client.table.profile import Survey, survey
 from common.data.schema import Label, Schema
-from common.study.study import Study, denied_patterns
+from common.study.study import Study, denied_by
 
 LEAK = 0.94
 """A single feature with a higher AUC is left out: guard L03 would stop the run at 0.95 on some of
@@ -179,12 +179,12 @@ def _refused(inputs: Mapping[str, Column], label: str, classes: Sequence[str]) -
         Label(label or "label", tuple(classes) if len(classes) > 1 else ("no", "yes")),
         ("baseline",),
     )
-    patterns = denied_patterns(Study("draft", "", schema, {}, source={"label": {"column": label}}))
+    denied = denied_by(Study("draft", "", schema, {}, source={"label": {"column": label}}))
     reason = (
         "an outcome, or it encodes the label (guard L02); if it only sounds so, say why in "
         "not_an_outcome"
     )
-    return {n: reason for n in inputs if any(re.search(p, n, re.IGNORECASE) for p in patterns)}
+    return {n: reason for n in inputs if denied(n)}
 
 
 def _unusable(c: Column) -> str:
