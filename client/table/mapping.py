@@ -83,7 +83,7 @@ class TableSection(TableForm):
     files: Names
     """names or patterns, searched under the data folder"""
     key: str
-    """the column by which tables are joined: the patient's id"""
+    """the column by which tables are joined: the patient's id; `""`: each row is a patient"""
     format: Kind | None = None
     """`csv`, `tsv`, `xlsx` or `parquet`, where the file's name does not say it"""
     id_length: Whole | None = None

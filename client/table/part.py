@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -69,9 +70,10 @@ class Part:
             positions.setdefault(name, i)
         return positions
 
-    @property
+    @cached_property
     def repeated(self) -> frozenset[str]:
-        return frozenset(name for name in self.header if name and self.header.count(name) > 1)
+        """Names that several columns share."""
+        return frozenset(name for name, n in Counter(self.header).items() if name and n > 1)
 
     def column(self, name: str) -> list[str]:
         """The cells of one column, from the first row to the last."""

@@ -101,7 +101,10 @@ def _columns(
     for name in all_names:
         lacking = [part.path.name for part in parts if name not in part.index]
         if not name:
-            notes.append("a column has no name and is left out: give it one")
+            notes.append(
+                "a column has no name and is left out (the row names of an export from R or pandas, "
+                "or give it one)"
+            )
         elif any(name in part.repeated for part in parts):
             left_out[name] = "several columns have this name: rename them"
         elif lacking:

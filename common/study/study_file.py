@@ -373,7 +373,7 @@ class StudyFile(TableForm):
     """The file"""
 
     id: str
-    """column that names the patient"""
+    """column that names the patient; `""`: none does, and each row counts as a patient"""
     label: LabelSection
     """`[label]`: what is predicted"""
     feature: Listed[FeatureSection]
