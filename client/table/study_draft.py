@@ -73,6 +73,8 @@ def draft(path: Path) -> str:
     patient, id_told = patient_column(columns, site, hospitals)
     pairs = follow_ups(columns)
     label, why_label = label_column(columns, {site, patient}, pairs)
+    if not surveyed.layout.header:
+        label, why_label = "", "without names nothing says which column it is"
     classes, unknown = classes_of(columns[label]) if label else ({}, ())
     lines = [
         *_head(path, surveyed),
@@ -139,6 +141,11 @@ def _head(path: Path, surveyed: Survey) -> list[str]:
         "columns, guessed from names and contents.",
         "# Correct it, above all where it says `check`; docs/own-study.md has the keys.",
         *(f"# Attention: {warning}" for warning in surveyed.warnings),
+        *(
+            ["# Attention: this file seems to have no header; its columns are called 1, 2, ..."]
+            if not surveyed.layout.header
+            else []
+        ),
         f"name = {quoted(re.sub(r'[^A-Za-z0-9_-]+', '_', path.stem).strip('_') or 'my_study')}",
         'question = "What do you want to know?"',
     ]
@@ -156,10 +163,16 @@ def _head(path: Path, surveyed: Survey) -> list[str]:
     for key, value in usual.items():
         actual = getattr(surveyed.layout, key)
         if actual != value:
-            lines.append(
-                f"{key} = {quoted(actual) if isinstance(actual, str) else actual[0]}{CHECK}"
-            )
+            lines.append(f"{key} = {_written(actual)}{CHECK}")
     return lines
+
+
+def _written(value: str | tuple[int, ...]) -> str:
+    if isinstance(value, str):
+        return quoted(value)
+    if not value:
+        return "false"
+    return str(value[0]) if len(value) == 1 else str(list(value))
 
 
 def _follow_up_lines(pairs: Sequence[FollowUp]) -> list[str]:
