@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from client.table.cells import folded, limit, looks_null, numbers
+from client.table.cells import folded, limit, looks_null, number, numbers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +30,7 @@ _DATE = re.compile(
     r"\d{4}-\d{1,2}-\d{1,2}([ T].*)?|\d{1,2}[./-]\d{1,2}[./-](\d{2}|\d{4})( "
     r".*)?|(19|20)\d{2}(0[1-9]|1[0-2])([0-2]\d|3[01])"
 )
-_NINES = re.compile(r"9{2,5}(\.0+)?")
+_NINES = (99, 999, 9999, 99999)
 MAYBE_A_VALUE = frozenset({"none", "nil", "-"})
 """Tokens that mean missing among numbers, and may be a value like any other among words."""
 
@@ -67,6 +67,12 @@ class Column:
     def __len__(self) -> int:
         return len(self.codes)
 
+    def has(self, mark: str) -> bool:
+        """Whether a text holds `mark`."""
+        import pyarrow.compute as pc
+
+        return bool(pc.any(pc.match_substring(self.texts, mark)).as_py())
+
     @property
     def counts(self) -> dict[str, int]:
         """Text that is not empty -> rows that have it."""
@@ -100,9 +106,10 @@ class Column:
     def _sentinels(self, values: Values) -> list[int]:
         """Positions in `texts` of numbers that seem to mean missing: '-9' where nothing else is
         negative, and '999' where it is far from everything else: twice, or among whole numbers."""
-        texts = self.texts.to_pylist()
-        negative = [i for i, t in enumerate(texts) if t[:1] == "-" and looks_null(t)]
-        nines = [i for i, t in enumerate(texts) if _NINES.fullmatch(t)]
+        below, high = np.flatnonzero(values < 0), np.flatnonzero(np.isin(values, _NINES))
+        texts = self.texts
+        negative = [i for i in below.tolist() if looks_null(texts[i].as_py())]
+        nines = high.tolist()
         if not negative and not nines:
             return []
         usual = np.delete(values, [*negative, *nines])
@@ -179,7 +186,7 @@ class Column:
         return tuple(
             t
             for t in self._no_numbers()
-            if (looks_null(t) or _NINES.fullmatch(t)) and not (words and folded(t) in MAYBE_A_VALUE)
+            if (looks_null(t) or number(t) in _NINES) and not (words and folded(t) in MAYBE_A_VALUE)
         )
 
     @cached_property

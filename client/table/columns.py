@@ -173,6 +173,8 @@ def number(
     table, cells, mask, alias = resolved
     where = table.where(alias.name)
     layout = table.spec.layout
+    decimal = spec.decimal or layout.decimal
+    thousands = layout.thousands if layout.thousands != decimal else ""
     declared = alias.unit or spec.unit or f.unit
     scale = factor(declared, f.unit)
     if scale is None:
@@ -191,11 +193,11 @@ def number(
     parsed, bad = _parsed(
         cells,
         mask,
-        _numbers((*table.nulls, *spec.nulls), stand_ins, layout.decimal, layout.thousands),
+        _numbers((*table.nulls, *spec.nulls), stand_ins, decimal, thousands),
     )
     if bad:
         what = f"{offending(table, bad)}: neither a number nor a declared null token"
-        faults.append(Fault("D01", where, what, way_out(bad, layout.decimal)))
+        faults.append(Fault("D01", where, what, way_out(bad, decimal)))
     check_unit_column(spec, declared, table, mask & ~np.isnan(parsed), faults)
     parsed = parsed * scale if scale != 1 else parsed
     outside = np.flatnonzero((parsed < f.low) | (parsed > f.high)).tolist()

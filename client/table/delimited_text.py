@@ -60,6 +60,8 @@ def plainly_read(path: Path, raw: bytes, layout: Layout) -> Part | None:
     if lines is None or len(lines.starts) <= header_end:
         return None
     rows = list(csv.reader(top.split("\n"), delimiter=delimiter, strict=True))
+    if not any(cell.strip() for row in rows for cell in row):
+        return None
     names = header_names(rows, layout.header)
     body = plain_csv.read(text, lines, header_end, len(names), delimiter) if any(names) else None
     if body is None:

@@ -133,6 +133,8 @@ class FieldSection(Settings):
     """in which the table has it; converted to the study's"""
     unit_column: str = ""
     """a column in which each row states its unit"""
+    decimal: Literal["", ".", ","] = ""
+    """the mark before decimals in this column, where it is not the table's"""
     keep: Listed[Keep] = ()
     """as for tables, for this feature alone"""
     values: Values = field(default_factory=dict)

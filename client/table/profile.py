@@ -124,6 +124,12 @@ def _columns(
         name: replace(column, decimal=decimal, thousands=thousands)
         for name, column in columns.items()
     }
+    if decimal == ".":
+        columns |= {
+            name: replace(column, decimal=",", thousands="")
+            for name, column in columns.items()
+            if column.has(",") and notation([column.texts.to_pylist()])[0] == ","
+        }
     return Survey(
         names, all_files, layout, sheets, columns, left_out, hospitals, tuple(dict.fromkeys(notes))
     )

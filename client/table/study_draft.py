@@ -101,7 +101,11 @@ def draft(path: Path) -> str:
         if why:
             left_out[name] = why
         else:
-            entries[name] = _number(column) if column.kind == "number" else _choice(column)
+            entries[name] = (
+                _number(column, surveyed.layout.decimal)
+                if column.kind == "number"
+                else _choice(column)
+            )
     nulls = sorted(
         {
             t
@@ -364,7 +368,8 @@ def _own_nulls(c: Column, texts: Sequence[str]) -> list[str]:
     return [f"nulls = {_list(texts)}{CHECK}: read as missing in this column ({rows} rows)"]
 
 
-def _number(c: Column) -> list[str]:
+def _number(c: Column, decimal: str) -> list[str]:
+    """`decimal`: the table's mark."""
     values = c.values[c.codes]
     values = values[~np.isnan(values)]
     unit = header_unit(c.name) or next(
@@ -384,6 +389,8 @@ def _number(c: Column) -> list[str]:
         f"low = {low:.12g}{CHECK}: outside low .. high a value is an error",
         f"high = {high:.12g}{CHECK}",
     ]
+    if c.decimal != decimal:
+        lines.append(f"decimal = {quoted(c.decimal)}{CHECK}: other columns have {quoted(decimal)}")
     if skewed(values, low):
         lines.append(f'scale = "log"{CHECK}: most values are low, a few very high')
     if stated:

@@ -286,6 +286,8 @@ class NumberSection(FeatureForm):
     """the unit in the table, where it differs; converted"""
     unit_column: str = ""
     """a column in which each row states its unit"""
+    decimal: Literal["", ".", ","] = ""
+    """the mark before decimals in this column, where it is not the table's"""
     scale: Literal["linear", "log"] = "linear"
     """`log` for a skewed one"""
     map: Mapping[str, float] = field(default_factory=dict)
@@ -305,7 +307,13 @@ class NumberSection(FeatureForm):
         for text, value in self.map.items():
             values.setdefault(repr(float(value)), []).append(text)
         unit = {"unit": self.column_unit or self.unit, "unit_column": self.unit_column}
-        return {**super().mapped(), **unit, "values": values, "out_of_range": self.out_of_range}
+        return {
+            **super().mapped(),
+            **unit,
+            "decimal": self.decimal,
+            "values": values,
+            "out_of_range": self.out_of_range,
+        }
 
 
 @dataclass(frozen=True)
