@@ -3,6 +3,7 @@ Guesses, for a draft only."""
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -17,9 +18,14 @@ from client.table.part import SUFFIXES, Layout, Part
 from client.table.readers import find, read
 from client.table.rows import file_names
 from common.errors import DataError, Fault, raise_faults
+from common.study.outcomes import spelled
 from common.study.study_file import ANY_TABLE
 
 _HEADER_ROWS = 30
+_CHECKSUMS, _PATHS = (
+    frozenset({"md5", "md5sum", "sha256", "sha1", "checksum"}),
+    frozenset({"path", "file", "filename", "file_name", "file_path", "url"}),
+)
 _HEADER_DEPTH = 4
 """Rows that one header may have."""
 _LOOKED_AT = 200
@@ -63,7 +69,11 @@ def survey(path: Path) -> Survey:
         raise_faults(faults)
     notes = [f"could not be read and is left out: {fault}" for fault in faults]
     file, (layout, first_part, sheets) = max(
-        read_in, key=lambda pair: len(pair[1][1]) * len(pair[1][1].header)
+        read_in,
+        key=lambda pair: (
+            not _lists_images(pair[1][1].header),
+            len(pair[1][1]) * len(pair[1][1].header),
+        ),
     )
     group = [
         (f, x)
@@ -132,6 +142,14 @@ def _columns(
         }
     return Survey(
         names, all_files, layout, sheets, columns, left_out, hospitals, tuple(dict.fromkeys(notes))
+    )
+
+
+def _lists_images(header: Sequence[str]) -> bool:
+    """Whether a table is a manifest: its rows are series or files, not patients."""
+    names = {spelled(name) for name in header}
+    return any(re.search(r"(series|sop|instance)_?(instance_)?(uid|uuid)$", n) for n in names) or (
+        bool(names & _CHECKSUMS) and bool(names & _PATHS)
     )
 
 

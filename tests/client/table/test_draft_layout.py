@@ -166,3 +166,20 @@ def test_each_column_has_its_own_decimal_mark(
     assert [f.get("decimal") for f in tomllib.loads(text)["feature"]] == [None, ","]
     reading = study(folder, text)
     np.testing.assert_allclose(reading.cohort.values, values)
+
+
+@pytest.mark.parametrize(
+    "names", [("PatientID", "SeriesInstanceUID"), ("path", "md5"), ("crdc_series_uuid", "size")]
+)
+def test_a_manifest_of_images_is_no_table_of_patients(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {name: [f"{name} {k}" for k in range(5000)] for name in names}
+    pq.write_table(pa.table(columns), tmp_path / "manifest.parquet")
+    written(tmp_path, [["age", "sex", "psa", "m"], *patients()])
+    told = tomllib.loads(draft(tmp_path))
+    assert told["table"] == "t.csv"
+    assert told["label"]["column"] == "m"
