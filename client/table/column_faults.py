@@ -135,7 +135,10 @@ def outside_bounds(
     )
 
 
-def way_to_term(names: Sequence[str], texts: Sequence[str], code: str) -> str:
+def way_to_term(
+    names: Sequence[str], texts: Sequence[str], code: str, nearest: Mapping[str, str]
+) -> str:
+    """`nearest`: text -> the name that it is most like."""
     listed = f"[{', '.join(_quoted(t) for t in texts[:MANY])}]"
     if code == "D03" and all(looks_null(t) for t in texts):
         return f"If it means that the label is not known, declare it: unknown = {listed}"
@@ -144,7 +147,6 @@ def way_to_term(names: Sequence[str], texts: Sequence[str], code: str) -> str:
             f"Map it to a class, e.g. values = {{ {_quoted(names[0])} = {listed}, ... }}, or "
             f"declare it: unknown = {listed}"
         )
-    return (
-        f"Map it to one of these, e.g. map = {{ {_quoted(texts[0])} = {_quoted(names[0])} }}, "
-        f"or declare it: nulls = {listed}"
-    )
+    pairs = {t: nearest[t] for t in texts[:MANY] if t in nearest} or {texts[0]: names[0]}
+    proposed = ", ".join(f"{_quoted(text)} = {_quoted(name)}" for text, name in pairs.items())
+    return f"Map it to one of these, e.g. map = {{ {proposed} }}, or declare it: nulls = {listed}"

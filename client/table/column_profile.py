@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from client.table.cells import folded, limit, looks_null, numbers
+from client.table.cells import folded, limit, looks_null, number, numbers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,6 +30,7 @@ _DATE = re.compile(
     r"\d{4}-\d{1,2}-\d{1,2}([ T].*)?|\d{1,2}[./-]\d{1,2}[./-](\d{2}|\d{4})( "
     r".*)?|(19|20)\d{2}(0[1-9]|1[0-2])([0-2]\d|3[01])"
 )
+_NINES = (99, 999, 9999, 99999)
 MAYBE_A_VALUE = frozenset({"none", "nil", "-"})
 """Tokens that mean missing among numbers, and may be a value like any other among words."""
 
@@ -66,6 +67,12 @@ class Column:
     def __len__(self) -> int:
         return len(self.codes)
 
+    def has(self, mark: str) -> bool:
+        """Whether a text holds `mark`."""
+        import pyarrow.compute as pc
+
+        return bool(pc.any(pc.match_substring(self.texts, mark)).as_py())
+
     @property
     def counts(self) -> dict[str, int]:
         """Text that is not empty -> rows that have it."""
@@ -93,12 +100,27 @@ class Column:
         values[at] = np.array(
             numbers([texts[i] for i in at], self.decimal, self.thousands), np.float64
         )
-        sentinels = [i for i in at if texts[i][0] == "-" and looks_null(texts[i])]
-        usual = np.delete(values, sentinels)
-        usual = usual[~np.isnan(usual)]
-        if usual.size and usual.min() >= 0:
-            values[sentinels] = np.nan
+        values[self._sentinels(values)] = np.nan
         return values
+
+    def _sentinels(self, values: Values) -> list[int]:
+        """Positions in `texts` of numbers that seem to mean missing: '-9' where nothing else is
+        negative, and '999' where it is far from everything else: twice, or among whole numbers."""
+        below, high = np.flatnonzero(values < 0), np.flatnonzero(np.isin(values, _NINES))
+        texts = self.texts
+        negative = [i for i in below.tolist() if looks_null(texts[i].as_py())]
+        nines = high.tolist()
+        if not negative and not nines:
+            return []
+        usual = np.delete(values, [*negative, *nines])
+        usual = usual[~np.isnan(usual)]
+        sentinels = [] if usual.size and usual.min() < 0 else negative
+        rows = np.bincount(self.codes, minlength=len(texts))
+        whole = bool((usual == np.floor(usual)).all())
+        if usual.size > 1:
+            far = 2 * float(np.abs(usual).max())
+            sentinels += [i for i in nines if values[i] > far and (whole or rows[i] > 1)]
+        return sentinels
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -125,6 +147,9 @@ class Column:
         )
         if dates >= 0.8 * total:
             return "date"
+        odd = any(t not in numbers and not looks_null(t) and limit(t) is None for t in texts)
+        if odd and numeric and self._grades(distinct, total):
+            return "choice"
         if numeric >= 0.8 * total:
             values = set(numbers.values())
             few_values = len(values) <= 2 or (
@@ -145,6 +170,15 @@ class Column:
             else "text"
         )
 
+    def _grades(self, distinct: set[str], total: int) -> bool:
+        """Whether texts beside numbers ('4a', 'in situ') are levels as these are: all are few, and
+        the numbers are small and whole."""
+        return (
+            len(distinct) <= LEVELS
+            and total >= 2 * len(distinct) - 1
+            and all(n.is_integer() and 0 <= n < 100 for n in self.numbers.values())
+        )
+
     @cached_property
     def nulls(self) -> tuple[str, ...]:
         """Texts that seem to mean missing."""
@@ -152,7 +186,7 @@ class Column:
         return tuple(
             t
             for t in self._no_numbers()
-            if looks_null(t) and not (words and folded(t) in MAYBE_A_VALUE)
+            if (looks_null(t) or number(t) in _NINES) and not (words and folded(t) in MAYBE_A_VALUE)
         )
 
     @cached_property

@@ -25,7 +25,7 @@ from client.table.column_faults import (
     way_to_term,
 )
 from client.table.mapping import Alias, FieldSpec
-from client.table.rows import Account, Loaded, Mask, Values, some
+from client.table.rows import MANY, Account, Loaded, Mask, Values, some
 from common.data.schema import Choice, Feature, Number
 from common.errors import Fault
 
@@ -173,6 +173,8 @@ def number(
     table, cells, mask, alias = resolved
     where = table.where(alias.name)
     layout = table.spec.layout
+    decimal = spec.decimal or layout.decimal
+    thousands = layout.thousands if layout.thousands != decimal else ""
     declared = alias.unit or spec.unit or f.unit
     scale = factor(declared, f.unit)
     if scale is None:
@@ -191,11 +193,11 @@ def number(
     parsed, bad = _parsed(
         cells,
         mask,
-        _numbers((*table.nulls, *spec.nulls), stand_ins, layout.decimal, layout.thousands),
+        _numbers((*table.nulls, *spec.nulls), stand_ins, decimal, thousands),
     )
     if bad:
         what = f"{offending(table, bad)}: neither a number nor a declared null token"
-        faults.append(Fault("D01", where, what, way_out(bad, layout.decimal)))
+        faults.append(Fault("D01", where, what, way_out(bad, decimal)))
     check_unit_column(spec, declared, table, mask & ~np.isnan(parsed), faults)
     parsed = parsed * scale if scale != 1 else parsed
     outside = np.flatnonzero((parsed < f.low) | (parsed > f.high)).tolist()
@@ -301,14 +303,25 @@ def _vocabulary(
         faults.append(Fault("D01", table.where(alias.name), what, way_out(undeclared, ".")))
     if foreign:
         texts = [t.strip() for t in foreign]
-        near = difflib.get_close_matches(
-            folded(texts[0]), [k for k in vocabulary.known() if len(k) > 1], 1, 0.5
-        )
+        near = _nearest(texts, vocabulary)
         what = f"{offending(table, foreign)}: not in the vocabulary of {name} ({some(names)})" + (
-            f"; nearest: '{near[0]}'" if near else ""
+            f"; nearest: '{near[texts[0]]}'" if texts[0] in near else ""
         )
-        faults.append(Fault(code, table.where(alias.name), what, way_to_term(names, texts, code)))
+        way = way_to_term(names, texts, code, near)
+        faults.append(Fault(code, table.where(alias.name), what, way))
     return _per_patient(name, parsed, mask, table, spec, flow)
+
+
+def _nearest(texts: Sequence[str], vocabulary: Vocabulary) -> dict[str, str]:
+    """Text -> the study's value that it is most like, of the first few that are like any."""
+    known = [k for k in vocabulary.known() if len(k) > 1]
+    near: dict[str, str] = {}
+    for text in texts[:MANY]:
+        for close in difflib.get_close_matches(folded(text), known, 1, 0.5):
+            position = vocabulary.index(close)
+            if position is not None:
+                near[text] = vocabulary.names[position]
+    return near
 
 
 def used_column(spec: FieldSpec, tables: Mapping[str, Loaded]) -> str:

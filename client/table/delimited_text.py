@@ -45,9 +45,9 @@ def plainly_read(path: Path, raw: bytes, layout: Layout) -> Part | None:
             or set(comment) & set(b"\r\n")
         ):
             return None
-    header_end = max(layout.header)
+    header_end = layout.first_row - 1
     end = start
-    for _ in range(header_end):
+    for _ in range(max(header_end, 1)):
         end = text.find(b"\n", end) + 1 or len(text) + 1
     try:
         # comments are looked at as well: Arrow is not given them
@@ -60,6 +60,8 @@ def plainly_read(path: Path, raw: bytes, layout: Layout) -> Part | None:
     if lines is None or len(lines.starts) <= header_end:
         return None
     rows = list(csv.reader(top.split("\n"), delimiter=delimiter, strict=True))
+    if not any(cell.strip() for row in rows for cell in row):
+        return None
     names = header_names(rows, layout.header)
     body = plain_csv.read(text, lines, header_end, len(names), delimiter) if any(names) else None
     if body is None:
@@ -141,7 +143,8 @@ def _uncommented(text: str, comment: str) -> tuple[str, Sequence[int]]:
 
 
 def _delimiter(text: str, path: Path, layout: Layout) -> str:
-    head = text.split("\n", layout.header[0])[layout.header[0] - 1 : layout.header[0]]
+    row = layout.header[0] if layout.header else 1
+    head = text.split("\n", row)[row - 1 : row]
     usual = "\t" if (layout.format or SUFFIXES.get(path.suffix.lower())) == "tsv" else ","
     counts = {
         d: re.sub(r'"[^"]*"', "", head[0]).count(d) if head else 0

@@ -120,8 +120,9 @@ def _broken(source: Source, folder: Folder) -> list[Fault]:
 def _fits(source: Source, folder: Folder) -> bool:
     """Whether each file of the index table has the columns that identify it: key, filters and
     label."""
+    key = source.index.key
     required: list[tuple[str, ...]] = [
-        (source.index.key,),
+        *([(key,)] if key else []),
         *((k.column,) for k in source.index.keep if not k.optional),
     ]
     within, value = source.label.within, source.label.value
@@ -150,7 +151,7 @@ def _columns_there(source: Source, folder: Folder) -> float:
     ]
     if part is None or not fields:
         return 0.0
-    return (source.index.key in part.index) + sum(
+    return (source.index.key in part.index or not source.index.key) + sum(
         any(n in part.index for n in _names(f)) for f in fields
     ) / len(fields)
 
@@ -187,7 +188,7 @@ def load(source: Source, folder: Folder, faults: list[Fault]) -> dict[str, Loade
             faults += part_faults
             if part is None:
                 continue
-            if spec.key not in part.index:
+            if spec.key and spec.key not in part.index:
                 unkeyed.setdefault(
                     f"the id of the patients: {absent((spec.key,), part)}", []
                 ).append(folder.name(path))

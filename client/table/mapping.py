@@ -83,7 +83,7 @@ class TableSection(TableForm):
     files: Names
     """names or patterns, searched under the data folder"""
     key: str
-    """the column by which tables are joined: the patient's id"""
+    """the column by which tables are joined: the patient's id; `""`: each row is a patient"""
     format: Kind | None = None
     """`csv`, `tsv`, `xlsx` or `parquet`, where the file's name does not say it"""
     id_length: Whole | None = None
@@ -133,6 +133,8 @@ class FieldSection(Settings):
     """in which the table has it; converted to the study's"""
     unit_column: str = ""
     """a column in which each row states its unit"""
+    decimal: Literal["", ".", ","] = ""
+    """the mark before decimals in this column, where it is not the table's"""
     keep: Listed[Keep] = ()
     """as for tables, for this feature alone"""
     values: Values = field(default_factory=dict)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -35,7 +36,8 @@ class Layout:
     sheet: str | None = None
     """Worksheet; None: the only one, or the first."""
     header: tuple[int, ...] = (1,)
-    """Rows of the header, counted after comment lines; several rows are joined by ' / '."""
+    """Rows of the header, counted after comment lines; several rows are joined by ' / '. None: the
+    columns are called '1', '2', ..."""
     comment: str = ""
     """Lines that start with this are skipped (text tables)."""
     delimiter: str = ""
@@ -45,6 +47,11 @@ class Layout:
     thousands: str = ""
     """Mark between groups of three digits ('1,234.5'); empty: there is none, and such a text is no
     number."""
+
+    @property
+    def first_row(self) -> int:
+        """Number of the first row below the header."""
+        return max(self.header, default=0) + 1
 
 
 @dataclass(frozen=True)
@@ -69,9 +76,10 @@ class Part:
             positions.setdefault(name, i)
         return positions
 
-    @property
+    @cached_property
     def repeated(self) -> frozenset[str]:
-        return frozenset(name for name in self.header if name and self.header.count(name) > 1)
+        """Names that several columns share."""
+        return frozenset(name for name, n in Counter(self.header).items() if name and n > 1)
 
     def column(self, name: str) -> list[str]:
         """The cells of one column, from the first row to the last."""
@@ -87,7 +95,10 @@ class Part:
 
 
 def header_names(rows: Sequence[list[str]], header: tuple[int, ...]) -> tuple[str, ...]:
-    """The columns' names; the header's rows are joined by ' / '."""
+    """The columns' names; the header's rows are joined by ' / '. Without any: the columns' numbers,
+    as many as the first row has."""
+    if not header:
+        return tuple(str(n) for n in range(1, len(rows[0]) + 1)) if rows else ()
     width = max(len(row) for row in rows[min(header) - 1 : max(header)])
     names = []
     for column in range(width):
@@ -109,11 +120,19 @@ def framed(
     import pyarrow as pa
 
     remaining = iter(rows)
-    top = [row for row, _ in islice(remaining, max(header))]
-    if len(top) < max(header) or not any(any(c.strip() for c in top[n - 1]) for n in header):
+    if not header:
+        first = list(islice(remaining, 1))
+        top, remaining = [row for row, _ in first], chain(first, remaining)
+    else:
+        top = [row for row, _ in islice(remaining, max(header))]
+    if (
+        not top
+        or len(top) < max(header, default=0)
+        or not any(any(c.strip() for c in top[n - 1]) for n in header or (1,))
+    ):
         total = len(top) + sum(1 for _ in remaining)
         raise ValueError(
-            f"the file has {total} rows and no header in row {', '.join(map(str, header))}"
+            f"the file has {total} rows and no header in row {', '.join(map(str, header or (1,)))}"
         )
     names = list(header_names(top, header))
     while names and not names[-1] and not strict:

@@ -3,6 +3,7 @@ Guesses, for a draft only."""
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -11,15 +12,24 @@ from pathlib import Path
 
 import numpy as np
 
-from client.table.cells import number, text_of
+from client.table.cells import limit, looks_null, number, text_of
 from client.table.column_profile import Codes, Column, notation
 from client.table.part import SUFFIXES, Layout, Part
 from client.table.readers import find, read
 from client.table.rows import file_names
 from common.errors import DataError, Fault, raise_faults
+from common.study.outcomes import spelled
 from common.study.study_file import ANY_TABLE
 
 _HEADER_ROWS = 30
+_CHECKSUMS, _PATHS = (
+    frozenset({"md5", "md5sum", "sha256", "sha1", "checksum"}),
+    frozenset({"path", "file", "filename", "file_name", "file_path", "url"}),
+)
+_HEADER_DEPTH = 4
+"""Rows that one header may have."""
+_LOOKED_AT = 200
+"""Rows below it that say whether it is one."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,11 @@ def survey(path: Path) -> Survey:
         raise_faults(faults)
     notes = [f"could not be read and is left out: {fault}" for fault in faults]
     file, (layout, first_part, sheets) = max(
-        read_in, key=lambda pair: len(pair[1][1]) * len(pair[1][1].header)
+        read_in,
+        key=lambda pair: (
+            not _lists_images(pair[1][1].header),
+            len(pair[1][1]) * len(pair[1][1].header),
+        ),
     )
     group = [
         (f, x)
@@ -101,7 +115,10 @@ def _columns(
     for name in all_names:
         lacking = [part.path.name for part in parts if name not in part.index]
         if not name:
-            notes.append("a column has no name and is left out: give it one")
+            notes.append(
+                "a column has no name and is left out (the row names of an export from R or pandas, "
+                "or give it one)"
+            )
         elif any(name in part.repeated for part in parts):
             left_out[name] = "several columns have this name: rename them"
         elif lacking:
@@ -117,8 +134,22 @@ def _columns(
         name: replace(column, decimal=decimal, thousands=thousands)
         for name, column in columns.items()
     }
+    if decimal == ".":
+        columns |= {
+            name: replace(column, decimal=",", thousands="")
+            for name, column in columns.items()
+            if column.has(",") and notation([column.texts.to_pylist()])[0] == ","
+        }
     return Survey(
         names, all_files, layout, sheets, columns, left_out, hospitals, tuple(dict.fromkeys(notes))
+    )
+
+
+def _lists_images(header: Sequence[str]) -> bool:
+    """Whether a table is a manifest: its rows are series or files, not patients."""
+    names = {spelled(name) for name in header}
+    return any(re.search(r"(series|sop|instance)_?(instance_)?(uid|uuid)$", n) for n in names) or (
+        bool(names & _CHECKSUMS) and bool(names & _PATHS)
     )
 
 
@@ -160,6 +191,8 @@ def _open(path: Path, faults: list[Fault]) -> tuple[Layout, Part, tuple[str, ...
     ]
     if kind in ("csv", "tsv") and not any(len(part.header) > 1 for _, part in read_in):
         read_in = _later_header(path, layouts[0]) or read_in
+    if kind in ("csv", "tsv"):
+        read_in = [_header_again(path, layout, part) for layout, part in read_in]
     if not read_in:
         faults += file_faults[:1]
         return None
@@ -215,6 +248,62 @@ def _common_encoding(encodings: Sequence[str]) -> str:
     """ASCII is part of every other; of several others the most frequent."""
     others = Counter(e for e in encodings if e != "ascii")
     return others.most_common(1)[0][0] if others else "utf-8"
+
+
+def _header_again(path: Path, layout: Layout, part: Part) -> tuple[Layout, Part]:
+    """The table with the header that its first rows tell: none where its names look like cells,
+    several rows where the next ones are words above numbers, or tell columns of one name apart."""
+    top = [column.slice(0, _LOOKED_AT).to_pylist() for column in part.columns]
+    if _looks_like_cells(part.header, top):
+        rows: tuple[int, ...] = ()
+    else:
+        first = layout.header[0]
+        rows = tuple(range(first, first + 1 + _more_header_rows(part.header, top)))
+    if rows == layout.header:
+        return layout, part
+    other = replace(layout, header=rows)
+    again = read(path, other, [])
+    return (layout, part) if again is None else (other, again)
+
+
+def _looks_like_cells(names: Sequence[str], top: Sequence[Sequence[str]]) -> bool:
+    """Whether a header is a row of the table: each name is a number above numbers, or one of the
+    texts of its column, and a number is among them. Numbers that count on (1, 2, 3; 2019, 2020) are
+    names."""
+    named = [(name, cells) for name, cells in zip(names, top, strict=True) if name.strip()]
+    values = [value for name, _ in named if (value := number(name)) is not None]
+    if len(named) < 2 or not values or values == [values[0] + k for k in range(len(values))]:
+        return False
+    return all(
+        name in cells
+        or (number(name) is not None and any(number(cell) is not None for cell in cells))
+        for name, cells in named
+    )
+
+
+def _more_header_rows(names: Sequence[str], top: Sequence[Sequence[str]]) -> int:
+    """How many rows below the first belong to the header. A row does where it has a word in each
+    column that is numbers below it (two, or one where names repeat), and no text that comes again:
+    the row of a patient has one, of sex or hospital."""
+    rows = min((len(cells) for cells in top), default=0)
+    needed = 1 if len(set(names)) < len(names) else 2
+    for more in range(min(_HEADER_DEPTH - 1, rows - 2), 0, -1):
+        joined = set(zip(names, *([cells[k] for cells in top] for k in range(more)), strict=True))
+        numeric = [cells for cells in top if _numbers_only(cells[more:])]
+        words = [cells for cells in numeric if _word(cells[more - 1])]
+        again = any(cells[more - 1] in cells[more:] for cells in top if cells not in numeric)
+        if len(joined) == len(names) and not again and needed <= len(words) == len(numeric):
+            return more
+    return 0
+
+
+def _numbers_only(cells: Sequence[str]) -> bool:
+    values = [number(cell) for cell in cells if cell.strip() and not looks_null(cell)]
+    return bool(values) and None not in values
+
+
+def _word(text: str) -> bool:
+    return any(c.isalpha() for c in text) and not looks_null(text) and limit(text) is None
 
 
 def _later_header(path: Path, layout: Layout) -> list[tuple[Layout, Part]]:

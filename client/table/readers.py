@@ -58,9 +58,9 @@ def read(path: Path, layout: Layout, faults: list[Fault]) -> Part | None:
     try:
         if path.stat().st_size == 0:
             raise ValueError("the file is empty (0 bytes)")
-        if min(layout.header, default=0) < 1:
+        if min(layout.header, default=1) < 1:
             raise ValueError(
-                f"its header is declared in row {', '.join(map(str, layout.header)) or 'none'}, "
+                f"its header is declared in row {', '.join(map(str, layout.header))}, "
                 "and rows count from 1"
             )
         if kind in ("csv", "tsv"):

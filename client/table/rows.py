@@ -68,7 +68,14 @@ class Loaded:
             ]
         elif site.column and all(site.column in part.index for part in parts):
             table.hospitals = [cell.strip() for part in parts for cell in part.column(site.column)]
-        table.ids = [_id(cell, spec) for part in parts for cell in part.column(spec.key)]
+        if spec.key:
+            table.ids = [_id(cell, spec) for part in parts for cell in part.column(spec.key)]
+        else:
+            table.ids = [f"{table.name(part)}:{line}" for part in parts for line in part.lines]
+            table.notes.append(
+                f"no column of table '{spec.name}' names the patient: each row counts as a patient "
+                "of its own, so a patient of several rows may be trained on and scored"
+            )
         if spec.id_pattern:
             foreign = [i for i in table.ids if not re.fullmatch(spec.id_pattern, i)]
             table.ids = [i if re.fullmatch(spec.id_pattern, i) else "" for i in table.ids]

@@ -17,24 +17,39 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from client.table.cells import folded, header_unit
+from client.table.cells import factor, folded, header_unit
 from client.table.column_profile import Column, limits
 from client.table.column_roles import (
     CHECK,
+    FollowUp,
     ambiguous,
     classes_of,
+    follow_ups,
     label_column,
+    names_rows,
+    other_outcome,
     patient_column,
     repeated_rows,
     site_column,
 )
 from client.table.profile import Survey, survey
 from common.data.schema import Label, Schema
-from common.study.study import Study, denied_patterns
+from common.study.outcomes import vital_status
+from common.study.study import Study, denied_by
 
 LEAK = 0.94
 """A single feature with a higher AUC is left out: guard L03 would stop the run at 0.95 on some of
 its training rows."""
+
+_FAMILIES = (
+    ({"f", "female", "w", "weiblich", "frau", "woman", "women", "femme", "femenino"},
+     {"m", "male", "männlich", "maennlich", "mann", "man", "men", "homme", "masculino"}),
+    ({"y", "yes", "true", "ja", "j", "oui", "si", "1"},
+     {"n", "no", "false", "nein", "non", "0"}),
+    ({"l", "left", "links"}, {"r", "right", "rechts"}),
+    ({"pos", "positive", "positiv", "+"}, {"neg", "negative", "negativ"}),
+)  # fmt: skip
+"""Words of one meaning, beside those of the others."""
 
 _UNITS = (
     (r"(^|[ _.-])(age|alter|[aâ]ge)([ _.-]|$)", "years"), (r"(^|[ _.-])bmi([ _.-]|$)|body.?mass",
@@ -56,37 +71,41 @@ def draft(path: Path) -> str:
     if site_told:
         hospitals = columns[site].codes if site else surveyed.hospitals
     patient, id_told = patient_column(columns, site, hospitals)
-    label = label_column(columns, {site, patient})
-    names = classes_of(columns[label]) if label else ((), ())
+    pairs = follow_ups(columns)
+    label, why_label = label_column(columns, {site, patient}, pairs)
+    if not surveyed.layout.header:
+        label, why_label = "", "without names nothing says which column it is"
+    classes, unknown = classes_of(columns[label]) if label else ({}, ())
     lines = [
         *_head(path, surveyed),
-        f"id = {quoted(patient)}{id_told}"
-        if patient
-        else f'id = ""{CHECK}: which column names the patient?',
+        *_follow_up_lines(pairs),
+        f"id = {quoted(patient)}{id_told}",
         f"site = {quoted(site)}{site_told}"
         if site
         else site_told or '# site = "..."  # no column that names the hospital was found',
+        *(repeated_rows(columns[patient], hospitals) if patient else []),
     ]
-    if hospitals is not None and patient:
-        lines += repeated_rows(columns[patient], hospitals)
-    elif patient and columns[patient].different < len(columns[patient]):
-        lines.append(f'duplicates = "agree"{CHECK}: several rows of a patient must then agree')
     inputs = {n: c for n, c in columns.items() if n not in (site, patient, label)}
     left_out = dict(surveyed.left_out)
-    reasons = _refused(inputs, label, names[0])
+    reasons = _refused(inputs, label, tuple(classes), pairs)
     features: list[str] = []
-    outcome = _outcome(columns[label], names[0]) if label else None
+    outcome = _outcome(columns[label], classes) if label else None
     entries: dict[str, list[str]] = {}
     for name, column in inputs.items():
         why = (
             reasons.get(name)
             or _unusable(column)
-            or (_leak(column, outcome, len(names[0])) if outcome is not None else "")
+            or (_same_rows(column, columns[site]) if site else "")
+            or (_leak(column, outcome, len(classes)) if outcome is not None else "")
         )
         if why:
             left_out[name] = why
         else:
-            entries[name] = _number(column) if column.kind == "number" else _choice(column)
+            entries[name] = (
+                _number(column, surveyed.layout.decimal)
+                if column.kind == "number"
+                else _choice(column)
+            )
     nulls = sorted(
         {
             t
@@ -103,7 +122,7 @@ def draft(path: Path) -> str:
         lines.append(f"nulls = {_list(nulls)}{CHECK}: these are read as missing, in every column")
     if not entries:
         lines.append(f"feature = []{CHECK}: no column looks like an input")
-    lines += ["", "[label]", *_label_lines(label, *names), *features]
+    lines += ["", "[label]", *_label_lines(label, why_label, classes, unknown), *features]
     if left_out:
         lines += ["", "# Left out. To use one after all, write a [[feature]] for it:"]
         lines += [f"#   {quoted(name)}: {why}" for name, why in left_out.items()]
@@ -126,6 +145,11 @@ def _head(path: Path, surveyed: Survey) -> list[str]:
         "columns, guessed from names and contents.",
         "# Correct it, above all where it says `check`; docs/own-study.md has the keys.",
         *(f"# Attention: {warning}" for warning in surveyed.warnings),
+        *(
+            ["# Attention: this file seems to have no header; its columns are called 1, 2, ..."]
+            if not surveyed.layout.header
+            else []
+        ),
         f"name = {quoted(re.sub(r'[^A-Za-z0-9_-]+', '_', path.stem).strip('_') or 'my_study')}",
         'question = "What do you want to know?"',
     ]
@@ -143,27 +167,44 @@ def _head(path: Path, surveyed: Survey) -> list[str]:
     for key, value in usual.items():
         actual = getattr(surveyed.layout, key)
         if actual != value:
-            lines.append(
-                f"{key} = {quoted(actual) if isinstance(actual, str) else actual[0]}{CHECK}"
-            )
+            lines.append(f"{key} = {_written(actual)}{CHECK}")
     return lines
 
 
-def _label_lines(label: str, classes: Sequence[str], unknown: Sequence[str]) -> list[str]:
+def _written(value: str | tuple[int, ...]) -> str:
+    if isinstance(value, str):
+        return quoted(value)
+    if not value:
+        return "false"
+    return str(value[0]) if len(value) == 1 else str(list(value))
+
+
+def _follow_up_lines(pairs: Sequence[FollowUp]) -> list[str]:
+    return [
+        f"# Attention: {quoted(pair.time)} is a follow-up time"
+        + (f" and {quoted(pair.event)} its event" if pair.event else "")
+        + ": no class and no input; [survival] describes the pair, docs/own-study.md says how"
+        for pair in pairs
+    ]
+
+
+def _label_lines(
+    label: str, why: str, classes: Mapping[str, Sequence[str]], unknown: Sequence[str]
+) -> list[str]:
     if not label:
-        return [
-            f'column = ""{CHECK}: no column with a few values looks like the label',
-            'values = ["0", "1"]',
-        ]
+        return [f'column = ""{CHECK}: {why}', 'values = ["0", "1"]']
     order = (
         "the first is the reference, the last the event"
         if len(classes) == 2
         else "the first is the reference"
     )
-    lines = [
-        f"column = {quoted(label)}{CHECK}: what is to be predicted",
-        f"values = {_list(classes)}{CHECK}: {order}",
-    ]
+    lines = [f"column = {quoted(label)}{CHECK}: {why}"]
+    if any(len(texts) > 1 or texts[0] != name for name, texts in classes.items()):
+        lines.append(f"classes = {_list(classes)}{CHECK}: {order}")
+        pairs = ", ".join(f"{quoted(n)} = {_list(texts)}" for n, texts in classes.items())
+        lines.append(f"values = {{ {pairs} }}{CHECK}: subdivisions are one class")
+    else:
+        lines.append(f"values = {_list(classes)}{CHECK}: {order}")
     return lines + (
         [f"unknown = {_list(unknown)}{CHECK}: neither; never trained on, never scored"]
         if unknown
@@ -171,20 +212,50 @@ def _label_lines(label: str, classes: Sequence[str], unknown: Sequence[str]) -> 
     )
 
 
-def _refused(inputs: Mapping[str, Column], label: str, classes: Sequence[str]) -> dict[str, str]:
-    """Guard L02: columns whose name is that of an outcome, or that encode the label."""
+def _refused(
+    inputs: Mapping[str, Column],
+    label: str,
+    classes: Sequence[str],
+    pairs: Sequence[FollowUp],
+) -> dict[str, str]:
+    """Columns that are no inputs whatever they hold: a follow-up, an id, and guard L02's, whose
+    name or vocabulary is that of an outcome, or that encode the label."""
     schema = Schema(
         "draft",
         (),
         Label(label or "label", tuple(classes) if len(classes) > 1 else ("no", "yes")),
         ("baseline",),
     )
-    patterns = denied_patterns(Study("draft", "", schema, {}, source={"label": {"column": label}}))
+    denied = denied_by(Study("draft", "", schema, {}, source={"label": {"column": label}}))
     reason = (
         "an outcome, or it encodes the label (guard L02); if it only sounds so, say why in "
         "not_an_outcome"
     )
-    return {n: reason for n in inputs if any(re.search(p, n, re.IGNORECASE) for p in patterns)}
+    reasons: dict[str, str] = {}
+    for name, column in inputs.items():
+        time = next((pair for pair in pairs if pair.time == name), None)
+        event = next((pair for pair in pairs if pair.event == name), None)
+        if time is not None:
+            reasons[name] = "a follow-up time" + (
+                f", to the event {quoted(time.event)}" if time.event else ""
+            )
+        elif event is not None:
+            reasons[name] = f"the event of the follow-up time {quoted(event.time)}"
+        elif names_rows(column):
+            reasons[name] = "ids: of patients, examinations or rows; never an input"
+        elif denied(name) or (column.kind == "choice" and vital_status(column.levels)):
+            reasons[name] = reason
+        elif other_outcome(name):
+            reasons[name] = "another outcome: one is no input for another"
+    return reasons
+
+
+def _same_rows(c: Column, site: Column) -> str:
+    """A column that has one value in each hospital, and another in each, names the hospital."""
+    both = len(np.unique(c.codes.astype(np.int64) * len(site.texts) + site.codes))
+    if both == len(c.counts) == len(site.counts) > 2:
+        return f"it names the hospital again, as {quoted(site.name)} does"
+    return ""
 
 
 def _unusable(c: Column) -> str:
@@ -206,8 +277,8 @@ def _unusable(c: Column) -> str:
     }.get(c.kind, "")
 
 
-def _outcome(c: Column, classes: Sequence[str]) -> NDArray[np.int64]:
-    class_index = {folded(name): k for k, name in enumerate(classes)}
+def _outcome(c: Column, classes: Mapping[str, Sequence[str]]) -> NDArray[np.int64]:
+    class_index = {folded(t): k for k, texts in enumerate(classes.values()) for t in texts}
     classes_of_texts = [class_index.get(folded(text), -1) for text in c.texts.to_pylist()]
     return np.array(classes_of_texts, np.int64)[c.codes]
 
@@ -265,32 +336,61 @@ def _choice(c: Column) -> list[str]:
     if graded and all(t in c.numbers for t in levels):
         grades = [int(c.numbers[t]) for t in levels]
         levels = tuple(str(n) for n in range(min(grades), max(grades) + 1))
+    others = synonyms(c)
+    levels = tuple(t for t in levels if t not in others)
     lines = [
         f"values = {_list(levels)}{CHECK}: every value that a hospital may have",
         *(["ordered = true" + CHECK] if graded else []),
     ]
-    return lines + _own_nulls([t for t in c.nulls if ambiguous(t)])
+    if others:
+        pairs = ", ".join(f"{quoted(t)} = {quoted(name)}" for t, name in others.items())
+        lines.append(f"map = {{ {pairs} }}{CHECK}: they seem to mean the same")
+    return lines + _own_nulls(c, [t for t in c.nulls if ambiguous(t)])
 
 
-def _own_nulls(texts: Sequence[str]) -> list[str]:
-    return [f"nulls = {_list(texts)}{CHECK}: read as missing in this column"] if texts else []
+def synonyms(c: Column) -> dict[str, str]:
+    """Of a choice: a level -> the more frequent one of the same meaning ('F' -> 'female'), where
+    the column speaks of several meanings of one family."""
+    frequent = sorted(c.levels, key=lambda t: (-c.counts.get(t, 0), t))
+    for family in _FAMILIES:
+        means = {t: k for t in frequent for k, words in enumerate(family) if folded(t) in words}
+        if len(set(means.values())) < 2:
+            continue
+        first = {k: next(t for t in means if means[t] == k) for k in set(means.values())}
+        return {t: first[k] for t, k in means.items() if first[k] != t}
+    return {}
 
 
-def _number(c: Column) -> list[str]:
+def _own_nulls(c: Column, texts: Sequence[str]) -> list[str]:
+    if not texts:
+        return []
+    rows = sum(c.counts.get(t, 0) for t in texts)
+    return [f"nulls = {_list(texts)}{CHECK}: read as missing in this column ({rows} rows)"]
+
+
+def _number(c: Column, decimal: str) -> list[str]:
+    """`decimal`: the table's mark."""
     values = c.values[c.codes]
     values = values[~np.isnan(values)]
     unit = header_unit(c.name) or next(
         (u for pattern, u in _UNITS if re.search(pattern, folded(c.name))), ""
     )
     stated = limits(c)
+    lines: list[str] = []
+    measured = _age_unit(unit, values)
+    if measured:
+        lines.append(f"column_unit = {quoted(measured)}{CHECK}: the ages are too high for years")
+        values = values * (factor(measured, unit) or 1.0)
     low, high = bounds([*np.unique(values).tolist(), *stated.values()])
     if unit == "years" and low == 0 and values.max() <= 110:
         high = 120
-    lines = [
+    lines += [
         f"unit = {quoted(unit)}{CHECK}",
         f"low = {low:.12g}{CHECK}: outside low .. high a value is an error",
         f"high = {high:.12g}{CHECK}",
     ]
+    if c.decimal != decimal:
+        lines.append(f"decimal = {quoted(c.decimal)}{CHECK}: other columns have {quoted(decimal)}")
     if skewed(values, low):
         lines.append(f'scale = "log"{CHECK}: most values are low, a few very high')
     if stated:
@@ -299,8 +399,16 @@ def _number(c: Column) -> list[str]:
             ": the number that stands for it"
         )
     return lines + _own_nulls(
-        [*(t for t in c.nulls if ambiguous(t)), *(t for t in c.strange if t not in stated)]
+        c, [*(t for t in c.nulls if ambiguous(t)), *(t for t in c.strange if t not in stated)]
     )
+
+
+def _age_unit(unit: str, values: NDArray[np.float64]) -> str:
+    """The unit of ages in years that are none: days from 3 years on, months from 10."""
+    usual = float(np.median(values))
+    if unit != "years" or values.min() < 0 or usual <= 120:
+        return ""
+    return "days" if usual > 1200 else "months"
 
 
 def bounds(values: Sequence[float]) -> tuple[float, float]:

@@ -44,7 +44,7 @@ def read_sheet(path: Path, layout: Layout) -> list[list[str]]:
                 [text_of(cell, layout.decimal) for cell in row]
                 for row in sheet.iter_rows(values_only=True)
             ]
-            _unmerge(grid, xml, max(layout.header))
+            _unmerge(grid, xml, layout.first_row - 1)
             return grid
         except ValueError:
             raise

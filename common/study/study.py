@@ -7,12 +7,13 @@ A third study is one new file in `common/studies/`, or a TOML or Python file of 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.data.schema import Schema
+from common.data.schema import Choice, Schema
 from common.errors import LeakError, UsageError
+from common.study.outcomes import ALWAYS_DENIED, denied_of, spelled, vital_status
 
 
 @dataclass(frozen=True)
@@ -61,65 +62,46 @@ class Study:
         return self.schema.at(self.tasks[task].time)
 
 
-ALWAYS_DENIED = (
-    r"vital_?status", r"days_to_(death|last|recurrence|progression)",
-    r"(^|[._ ])(overall_)?survival",
-    r"(^|[._ ])(os|dfs|pfs|dss|pfi)([._ ]|$)",
-    r"_dfs", r"months_to_", r"progression", r"recurrence", r"cause_of_death", r"treatment_outcome",
-    r"(^|[._ ])death", r"follow_?up",
-)  # fmt: skip
-"""Guard L02 for every study: later than any decision, wherever they are called so."""
-
-
-STAGE_DENIED = (
-    r"(?<![._ ][tn][._ ])(?<![._ ][cpy][tn][._ ])(?<!^[tn][._ ])(?<!^[cpy][tn][._ "
-    r"])stag(e|ing)(?!r)", r"stadium",
-    r"(^|[^a-z])[cpy]*tnm([^a-z]|$)", r"(^|[^a-z])duke'?s?([^a-z]|$)",
-    r"ajcc.*[._ ]m$", r"(^|[._ ])[cpy]?m[._ ]?(categor|class|status)", r"metasta",
-    r"(path|clin)[a-z]*[._ ]m([._ ]|$)",
-)  # fmt: skip
-"""Guard L02 where the label is a metastasis: the overall stage (IV) encodes M, and so does whatever
-else names metastases."""
-
-_SPEAKS_OF_M = (
-    r"metasta|(^|[._ ])[cpy]?m([._ ]?stage|[._ ]categor|[._ "
-    r"]?status|$)|stage.?iv|(^|[^a-z])m1([^a-z]|$)"
-)
-
-
-def denied_patterns(study: Study) -> tuple[str, ...]:
-    """The regular expressions of guard L02 for `study`: always, its own, and stage-like columns
-    where the label is a metastasis."""
+def denied_by(study: Study) -> Callable[[str], str]:
+    """Guard L02 of `study`: the regular expression that refuses a name, '' where none does. The
+    study's own are searched in the name as it is written, the others as it is `spelled`; these are
+    the ones of every study and, where the label is a part of the stage, what says that part
+    again."""
     label = study.schema.label
     told = study.source.get("label", {}).get("column", "") if study.source is not None else ""
-    texts = (
-        label.name,
-        label.title,
-        *(told if isinstance(told, list | tuple) else (told,)),
-        *label.classes,
-    )
-    of_m = any(re.search(_SPEAKS_OF_M, str(text), re.IGNORECASE) for text in texts)
-    return (*ALWAYS_DENIED, *study.denied, *(STAGE_DENIED if of_m else ()))
+    columns = told if isinstance(told, list | tuple) else (told,)
+    names = (label.name, label.title, *map(str, columns))
+    usual = (*ALWAYS_DENIED, *denied_of(names, label.classes))
+
+    def denied(name: str) -> str:
+        word = spelled(name)
+        hits = [p for p in usual if re.search(p, word)]
+        hits += [p for p in study.denied if re.search(p, name, re.IGNORECASE)]
+        return hits[0] if hits else ""
+
+    return denied
 
 
 def guard_denied(study: Study, columns: Mapping[str, str]) -> None:
-    """Guard L02: refuse features whose name or source column is an outcome. `columns`: feature name
-    -> its column's name."""
+    """Guard L02: refuse features whose name, source column or vocabulary is that of an outcome.
+    `columns`: feature name -> its column's name."""
+    denied = denied_by(study)
+    vocabularies = {f.name: f.values for f in study.schema.features if isinstance(f, Choice)}
     faults = []
     for feature, column in columns.items():
         if feature in study.overrides:
             continue
-        for pattern in denied_patterns(study):
-            hit = next(
-                (text for text in (feature, column) if re.search(pattern, text, re.IGNORECASE)),
-                None,
+        hits = [
+            f"'{text}' matches {pattern!r}"
+            for text in (feature, column)
+            if (pattern := denied(text))
+        ]
+        if vital_status(vocabularies.get(feature, ())):
+            hits.append(f"its values {', '.join(vocabularies[feature])} are a vital status")
+        if hits:
+            faults.append(
+                f"L02 feature '{feature}' (column '{column}') is an outcome or encodes the "
+                f"label '{study.schema.label.name}' ({hits[0]}); remove it from the features"
             )
-            if hit is not None:
-                faults.append(
-                    f"L02 feature '{feature}' (column '{column}') is an outcome or encodes the "
-                    f"label '{study.schema.label.name}' "
-                    f"('{hit}' matches {pattern!r}); remove it from the features"
-                )
-                break
     if faults:
         raise LeakError("L02", *faults)

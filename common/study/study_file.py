@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo
 from pydantic_core import PydanticKnownError
 
 from common.data.schema import Choice, Feature, Label, Number, Schema, Survival
@@ -30,7 +30,7 @@ from common.runtime.settings import (
     Rule,
     Settings,
     Values,
-    Wholes,
+    Whole,
     several,
 )
 from common.study.study import Study, Task
@@ -84,6 +84,15 @@ KnownFrom = Annotated[str, AfterValidator(_known_from), Field(validate_default=T
 Learner = Annotated[str, AfterValidator(_learner)]
 
 
+def _no_nested(value: Any) -> Any:
+    if isinstance(value, list | tuple) and any(isinstance(v, list | tuple) for v in value):
+        raise ValueError(
+            "holds a list in a list; where several texts stand for a class, write class = texts: "
+            'values = { none = ["0"], disease = ["1", "2"] }'
+        )
+    return value
+
+
 def _form(value: Any) -> str:
     return "a table" if isinstance(value, Mapping) else "a list"
 
@@ -92,6 +101,23 @@ def _form_of_texts(value: Any) -> str:
     return "a list" if isinstance(value, list | tuple) else "a text"
 
 
+def _header(value: Any) -> Any:
+    """No rows, for a table without a header, are written as `false`; a list of none is a slip."""
+    if value is False or (isinstance(value, tuple) and not value):
+        return ()
+    rows = several(value)
+    if not rows or any(type(row) is not int or row < 1 for row in rows):
+        raise ValueError(
+            "must be the number of the header's row, from 1, or a list of them; header = false for "
+            "a table that has none"
+        )
+    return rows
+
+
+HeaderRows = Annotated[
+    Listed[Whole],
+    BeforeValidator(_header, json_schema_input_type=Whole | list[Whole] | Literal[False]),
+]
 _Texts = Annotated[
     Annotated[Cell, Tag("a text")] | Annotated[Listed[Cell], Tag("a list")],
     Discriminator(_form_of_texts),
@@ -99,6 +125,7 @@ _Texts = Annotated[
 _ByClass = Annotated[
     Annotated[Cells, Tag("a list")] | Annotated[Mapping[str, _Texts], Tag("a table")],
     Discriminator(_form),
+    BeforeValidator(_no_nested),
 ]
 
 
@@ -129,8 +156,9 @@ class TableForm(Settings):
 
     sheet: str | None = None
     """worksheet; without it: the first"""
-    header: Wholes = (1,)
-    """number of the header row, or a list of rows, joined by ` / `"""
+    header: HeaderRows = (1,)
+    """number of the header row, or a list of rows, joined by ` / `; `false`: there is none, and the
+    columns are called `1`, `2`, ..."""
     comment: str = ""
     """lines that start with it are skipped"""
     delimiter: str = ""
@@ -258,6 +286,8 @@ class NumberSection(FeatureForm):
     """the unit in the table, where it differs; converted"""
     unit_column: str = ""
     """a column in which each row states its unit"""
+    decimal: Literal["", ".", ","] = ""
+    """the mark before decimals in this column, where it is not the table's"""
     scale: Literal["linear", "log"] = "linear"
     """`log` for a skewed one"""
     map: Mapping[str, float] = field(default_factory=dict)
@@ -277,7 +307,13 @@ class NumberSection(FeatureForm):
         for text, value in self.map.items():
             values.setdefault(repr(float(value)), []).append(text)
         unit = {"unit": self.column_unit or self.unit, "unit_column": self.unit_column}
-        return {**super().mapped(), **unit, "values": values, "out_of_range": self.out_of_range}
+        return {
+            **super().mapped(),
+            **unit,
+            "decimal": self.decimal,
+            "values": values,
+            "out_of_range": self.out_of_range,
+        }
 
 
 @dataclass(frozen=True)
@@ -373,7 +409,7 @@ class StudyFile(TableForm):
     """The file"""
 
     id: str
-    """column that names the patient"""
+    """column that names the patient; `""`: none does, and each row counts as a patient"""
     label: LabelSection
     """`[label]`: what is predicted"""
     feature: Listed[FeatureSection]

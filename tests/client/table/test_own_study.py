@@ -1,11 +1,15 @@
 """One TOML file of a researcher's own: what it may say, and how it is told what is wrong."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from client.cohort import reader
+from common.data.schema import Label, Schema
 from common.errors import DataError, LeakError, UsageError
 from common.study import load as studies
 from common.study import study as questions
@@ -190,6 +194,56 @@ def test_t_and_n_are_not_the_stage(tmp_path: Path, column: str) -> None:
         tmp_path, STAGE + f'[[feature]]\nname = "x"\ncolumn = "{column}"\nvalues = ["1", "2"]\n'
     )
     questions.guard_denied(study, {"x": column})
+
+
+OF_N = STAGE.replace('name = "metastasis"', 'name = "nodal status"').replace(
+    "Metastasis?", "Node positive?"
+)
+
+
+@pytest.mark.parametrize(
+    ("toml", "column"),
+    [(STAGE, c) for c in ("6th Stage", "UICC", "overallStage", "M-Category", "cM")]
+    + [(OF_N, c) for c in ("AJCC Stage", "6th Stage", "pN", "N Stage", "Regional Node Positive")]
+    + [(MINE, c) for c in ("Vital Status", "Follow-up (months)", "followUpMonths", "Alive or Dead")]
+    + [(MINE, c) for c in ("OS_MONTHS", "rfstime", "Survival Months", "NEW_TUMOR_EVENT")],
+)
+def test_the_label_again_and_the_follow_up_are_no_inputs_however_they_are_spelled(
+    tmp_path: Path, toml: str, column: str
+) -> None:
+    study = own(tmp_path, toml)
+    with pytest.raises(LeakError, match="L02"):
+        questions.guard_denied(study, {"x": column})
+
+
+@pytest.mark.parametrize("column", ["T Stage", "cT", "age", "Tumor Size", "Nodes examined", "BMI"])
+@pytest.mark.parametrize("toml", [STAGE, OF_N, MINE])
+def test_what_is_no_outcome_is_an_input(tmp_path: Path, toml: str, column: str) -> None:
+    questions.guard_denied(own(tmp_path, toml), {"x": column})
+
+
+@given(
+    st.sampled_from(
+        [("vital", "status"), ("follow", "up"), ("overall", "survival"), ("os", "time")]
+    ),
+    st.sampled_from(["_", " ", "-", ".", " - ", "__"]),
+    st.sampled_from([str.lower, str.upper, str.title]),
+    st.sampled_from(["", "months", "days"]),
+)
+def test_an_outcome_is_refused_in_every_spelling(
+    words: tuple[str, str], mark: str, case: Callable[[str], str], unit: str
+) -> None:
+    name = mark.join(case(word) for word in (*words, unit) if word)
+    label = Label("spread", ("no", "yes"))
+    study = questions.Study("x", "", Schema("x", (), label, ("baseline",)), {})
+    with pytest.raises(LeakError, match="L02"):
+        questions.guard_denied(study, {"x": name})
+
+
+def test_a_vital_status_is_known_by_its_values(tmp_path: Path) -> None:
+    toml = MINE + '[[feature]]\nname = "state"\nvalues = ["0:LIVING", "1:DECEASED"]\n'
+    with pytest.raises(LeakError, match="vital status"):
+        questions.guard_denied(own(tmp_path, toml), {"state": "state"})
 
 
 def test_a_python_file(tmp_path: Path) -> None:

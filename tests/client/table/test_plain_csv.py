@@ -19,6 +19,7 @@ from common.errors import Fault
 LAYOUTS = (
     Layout(),
     Layout(header=(2,)),
+    Layout(header=()),
     Layout(header=(1, 2)),
     Layout(comment="#"),
     Layout(comment="#", header=(2,)),

@@ -98,7 +98,7 @@ def test_broken_files(tmp_path: Path, name: str, content: bytes, message: str) -
     assert message in bad(path)
 
 
-@pytest.mark.parametrize("header", [(), (0,), (0, 1), (-1,)])
+@pytest.mark.parametrize("header", [(0,), (0, 1), (-1,)])
 @pytest.mark.parametrize("name", ["a.csv", "a.xlsx"])
 def test_a_header_is_declared_in_a_row(tmp_path: Path, header: tuple[int, ...], name: str) -> None:
     path = (
@@ -109,6 +109,10 @@ def test_a_header_is_declared_in_a_row(tmp_path: Path, header: tuple[int, ...], 
     if name == "a.csv":
         path.write_text("id,x\n1,2\n")
     assert "rows count from 1" in bad(path, Layout(header=header))
+    part = read(path, Layout(header=()), [])
+    assert part is not None
+    assert (part.header, part.rows) == (("1", "2"), [["id", "x"], ["1", "2"]])
+    assert list(part.lines) == [1, 2]
 
 
 def test_truncated_workbook_and_parquet(tmp_path: Path) -> None:
