@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 
 from client.cohort.reader import Reading, read_table, select
@@ -300,6 +301,24 @@ def test_a_bad_study_is_quarantined_and_nothing_else(tmp_path: Path, plant: Any,
     # the same again from the cache
     fresh()
     assert notes(read(data)) == notes(r)
+
+
+def test_a_ct_without_a_rescale_needs_the_mapping(tmp_path: Path) -> None:
+    data = town(tmp_path / "data", IDS, 2)
+    for file in series(data, "P2").glob("*.dcm"):
+        image = pydicom.dcmread(file)
+        del image.RescaleSlope, image.RescaleIntercept
+        image.save_as(file)
+    r = read(data)
+    assert r.cohort.imaged.tolist() == [True, False, False, False]
+    (line,) = [t for t in r.image_log(["P2"]) if "set aside" in t]
+    assert "no rescale" in line
+    stated = study(CT, {**LIVER, "rescale": {"intercept": -1024.0}})
+    given = read(data, stated).cohort.pictures[1]
+    plain = read(data, study(CT, {**LIVER, "rescale": {"intercept": -1000.0}})).cohort.pictures[1]
+    assert given is not None
+    assert plain is not None
+    assert given.key != plain.key, "other values are another picture"
 
 
 def test_one_folder_with_everything(tmp_path: Path) -> None:
