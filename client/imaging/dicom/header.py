@@ -198,6 +198,7 @@ def _header(path: Path, e: Elements, syntax: str, size: int) -> Header | Fault:
         ),
         flip_angle=_first_number(e.decimal(tags.FLIP), timing and timing.decimal(tags.FLIP)),
         contrast=" ".join(agents) or ("yes" if e.items(tags.AGENT_ITEMS) else ""),
+        contrast_phase=_contrast_phase(e),
         spacing_between=_first_number(
             e.decimal(tags.BETWEEN),
             (measures := first.get(tags.MEASURES)) and measures.decimal(tags.BETWEEN),
@@ -208,6 +209,13 @@ def _header(path: Path, e: Elements, syntax: str, size: int) -> Header | Fault:
         instances=_instances(e) if modality == "SEG" else (),
         identity=_identity(e, patient),
     )
+
+
+def _contrast_phase(e: Elements) -> str:
+    """Of a classic header, else of the functional groups of an enhanced one."""
+    groups = (e, e.first(tags.SHARED), e.first(tags.PER_FRAME))
+    usages = [u for group in groups if group for u in group.items(tags.AGENT_USAGE)]
+    return next((p for item in (e, *usages) if (p := item.text(tags.AGENT_PHASE))), "")
 
 
 def _with_pixels(header: Header, e: Elements, big_endian: bool) -> Header:

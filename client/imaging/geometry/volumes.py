@@ -127,8 +127,8 @@ class Header:
     frames: tuple[Frame, ...] = ()
     image_type: tuple[str, ...] = ()
     description: str = ""
-    """Series description: what the technician called it. Never decides anything but a tie between
-    MR sequences."""
+    """Series description: what the technician called it. Decides
+    where the settings leave it open."""
     body_part: str = ""
     """BodyPartExamined, letters only."""
     maker: str = ""
@@ -145,6 +145,8 @@ class Header:
     flip_angle: float | None = None
     contrast: str = ""
     """ContrastBolusAgent, or 'yes' where only its sequence says so."""
+    contrast_phase: str = ""
+    """ContrastBolusAgentPhase."""
     spacing_between: float | None = None
     """SpacingBetweenSlices, mm; only what a SEG says of it is believed."""
     references: tuple[str, ...] = ()

@@ -505,7 +505,7 @@ def test_one_examination_is_taken_whole(tmp_path: Path) -> None:
     picture = r.cohort.pictures[0]
     assert picture is not None
     assert picture.present == (True, True, True, False)
-    assert "one of several examinations is used (1 cases)" in notes(r)
+    assert "one of several examinations is used: the one with most sequences (1 cases)" in notes(r)
 
 
 def test_a_mask_whose_affine_contradicts_is_set_aside(tmp_path: Path) -> None:
