@@ -139,6 +139,11 @@ class Header:
     scanning_sequence: tuple[str, ...] = ()
     sequence_variant: tuple[str, ...] = ()
     sequence_name: str = ""
+    scan_options: tuple[str, ...] = ()
+    angiography: bool = False
+    """AngioFlag."""
+    diffusion: float | None = None
+    """b-value in s/mm2, by the standard's tag or a vendor's; None where the file names none."""
     repetition_time: float | None = None
     echo_time: float | None = None
     inversion_time: float | None = None

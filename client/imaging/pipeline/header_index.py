@@ -163,6 +163,7 @@ _WORDS = {
         mr_sequence.AFTER,
         mr_sequence.BEFORE,
         mr_sequence.FLAIR,
+        mr_sequence.OTHER,
         re.compile(r"\bt2", re.IGNORECASE),
     ),
     "CT": ct_phase.WORDS,

@@ -16,6 +16,7 @@ from pathlib import PurePath
 from client.imaging.dicom.seg_reference import drawn_on, settled
 from client.imaging.dicom.slice_geometry import OTHER_SERIES
 from client.imaging.geometry.volumes import Header, Series
+from client.imaging.selection import mr_contrast
 from client.imaging.selection.case import Case, Rejection
 from client.imaging.selection.identifiers import Keys, named
 from client.imaging.selection.series_ranking import examination, levels, preferences, slices
@@ -77,7 +78,7 @@ def choose(
     out = Selection()
     by_patient: dict[str, list[PatientSeries]] = defaultdict(list)
     broken = list(broken)
-    for single in series:
+    for single in mr_contrast.settled(series):
         patient, study = keys.of(single)
         as_mask = _is_mask(single, keys)
         channel = _channel(single, keys, imaging, as_mask)
