@@ -321,6 +321,17 @@ def test_a_ct_without_a_rescale_needs_the_mapping(tmp_path: Path) -> None:
     assert given.key != plain.key, "other values are another picture"
 
 
+def test_a_localizer_alone_is_said(tmp_path: Path) -> None:
+    data = town(tmp_path / "data", IDS, 1)
+    ct(series(data, "P2"), "P2", body()[:2], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    ct(series(data, "P3"), "P3", body()[:1], SeriesDescription="Topogram 0.6 Tr20")
+    r = read(data)
+    assert r.cohort.imaged.tolist() == [True, False, False, False]
+    lines = [t for t in r.image_log(["P2", "P3"]) if "set aside" in t]
+    assert len(lines) == 2
+    assert all("no usable CT: only a localizer" in line for line in lines)
+
+
 def test_one_folder_with_everything(tmp_path: Path) -> None:
     data = tmp_path / "data"
     table(data, IDS)
