@@ -225,6 +225,7 @@ MAPPING: Mapping[str, type] = {
     "`[features.NAME]`": mapping.FieldSection,
     "`[survival]`": mapping.SurvivalSection,
     "`[images]`": mapping.ImagesSpec,
+    "`[images.rescale]`": mapping.Rescale,
 }
 STUDY: Mapping[str, type] = {
     "The file": study_file.StudyFile,

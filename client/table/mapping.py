@@ -278,6 +278,16 @@ class SurvivalSpec:
 
 
 @dataclass(frozen=True)
+class Rescale(Settings):
+    """Stored values to Hounsfield units: value * slope + intercept."""
+
+    intercept: Annotated[float, Field(ge=-1e5, le=1e5)]
+    """HU of a stored 0: -1024 for most scanners, 0 where the values are Hounsfield units already"""
+    slope: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """HU a step"""
+
+
+@dataclass(frozen=True)
 class ImagesSpec(Settings):
     """How images name their patients, which NIfTI file is which sequence, and what an expert called
     the study's regions.
@@ -306,6 +316,9 @@ class ImagesSpec(Settings):
     regions: Mapping[str, Annotated[Listed[Pattern], OneOrMore]] = field(default_factory=dict)
     """region = regular expressions of the labels of DICOM segments, which match as a whole,
     whatever their case"""
+    rescale: Rescale | None = None
+    """`{slope = 1, intercept = -1024}`: of CT files that say neither; without it they are set
+    aside"""
 
 
 @dataclass(frozen=True)

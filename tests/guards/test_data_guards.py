@@ -346,7 +346,7 @@ def test_d06_a_site_without_the_modality_is_named_and_the_others_go_on(
     assert (
         ("Beech" in exchange.asked)
         == asked
-        == ("learner 'volumes' needs ['ct'], this site holds ['table']" in log)
+        == ("learner 'volumes' needs ['ct'], this site offers ['table']" in log)
     )
 
 

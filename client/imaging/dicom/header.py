@@ -198,6 +198,10 @@ def _header(path: Path, e: Elements, syntax: str, size: int) -> Header | Fault:
         ),
         flip_angle=_first_number(e.decimal(tags.FLIP), timing and timing.decimal(tags.FLIP)),
         contrast=" ".join(agents) or ("yes" if e.items(tags.AGENT_ITEMS) else ""),
+        contrast_phase=_contrast_phase(e),
+        scan_options=tuple(w.upper() for w in e.words(tags.SCAN_OPTIONS)),
+        angiography=e.text(tags.ANGIO).upper() == "Y",
+        diffusion=_diffusion(e),
         spacing_between=_first_number(
             e.decimal(tags.BETWEEN),
             (measures := first.get(tags.MEASURES)) and measures.decimal(tags.BETWEEN),
@@ -208,6 +212,25 @@ def _header(path: Path, e: Elements, syntax: str, size: int) -> Header | Fault:
         instances=_instances(e) if modality == "SEG" else (),
         identity=_identity(e, patient),
     )
+
+
+def _diffusion(e: Elements) -> float | None:
+    """The b-value. Vendors' tags have 0 in series of every kind, and say something above 0 alone;
+    GE adds 10^9 to its own."""
+    if (standard := e.double(tags.B_VALUE)) is not None:
+        return standard
+    philips = e.packed(tags.B_PHILIPS, "f")
+    for value in (e.decimal(tags.B_SIEMENS), e.decimal(tags.B_GE), *philips[:1]):
+        if value and 0 < value % 1e9 < 1e5:
+            return float(value % 1e9)
+    return None
+
+
+def _contrast_phase(e: Elements) -> str:
+    """Of a classic header, else of the functional groups of an enhanced one."""
+    groups = (e, e.first(tags.SHARED), e.first(tags.PER_FRAME))
+    usages = [u for group in groups if group for u in group.items(tags.AGENT_USAGE)]
+    return next((p for item in (e, *usages) if (p := item.text(tags.AGENT_PHASE))), "")
 
 
 def _with_pixels(header: Header, e: Elements, big_endian: bool) -> Header:

@@ -11,14 +11,14 @@ whatever number the scanner wrote there, and becomes -1024 HU.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client.imaging.dicom import bounded_inflate
+from client.imaging.dicom import bounded_inflate, rescale
 from client.imaging.dicom import header as dicom_header
 from client.imaging.dicom.elements import quiet
 from client.imaging.dicom.pixel_layout import COPY_AGAIN, NATIVE
@@ -29,6 +29,13 @@ from common.errors import DataError, Fault, raise_faults
 LOWEST_HU = -1024.0
 """The lowest Hounsfield unit that is kept: below it scanners write padding (-2000, -3024,
 -32768)."""
+
+AIR_HU = -200.0
+"""Below it there is gas (or lung), above it tissue."""
+STORED_TISSUE = (850.0, 1200.0)
+"""From fat to liver with contrast, as stored values at the usual offset of 1024."""
+LEAST_AIR = 1e-3
+"""Share of the measured voxels: a few odd ones are no air."""
 
 PLUGINS = {
     "1.2.840.10008.1.2.4.80": "pyjpegls",
@@ -300,9 +307,12 @@ def _compare(series: Series, out: NDArray[np.float32], account: _Account) -> Non
     spare = np.empty((1, *out.shape[1:]), np.float32)
     faults = []
     for path, frame, k in series.spares:
-        _fill(_again(path), [(frame, 0)], spare, _Account())
+        first, kept = series.files[series.slices[k][0]], series.headers[series.slices[k][0]]
+        header = _again(path)
+        if rescale.missing([header]):
+            header = replace(header, scales=kept.scales)  # as the source mapping states
+        _fill(header, [(frame, 0)], spare, _Account())
         if not np.array_equal(spare[0], out[k]):
-            first = series.files[series.slices[k][0]]
             what = "two slices lie at one position and differ, and nothing tells which is right"
             faults.append(
                 Fault(
@@ -317,21 +327,15 @@ def _compare(series: Series, out: NDArray[np.float32], account: _Account) -> Non
 
 
 def _check_hounsfield(series: Series, out: NDArray[np.float32], account: _Account) -> None:
-    """Guard D06: whether the values can be a CT's. Air must be there, or nearly everything be soft
-    tissue (a cut-out of the body)."""
+    """Guard D06: whether the values can be a CT's, once padding is taken out. Air must be there, or
+    nearly everything be soft tissue (a cut-out of the body)."""
     what = ""
     if account.low == account.high:
         what = f"every voxel is {account.low:g} HU"
     elif account.high > 60_000:
         what = f"values reach {account.high:g} HU"
-    elif account.low >= -200.0:
-        sample = out[:: max(1, len(out) // 16), ::4, ::4]
-        soft = float(((sample >= -200) & (sample <= 300)).mean())
-        if soft < 0.5:
-            what = (
-                f"no voxel is below -200 HU and {1 - soft:.0%} of them are above 300 HU: its "
-                "values are not rescaled to Hounsfield units"
-            )
+    else:
+        what = _not_rescaled(out, _outside(series, out, account))
     if what:
         raise_faults(
             [
@@ -343,3 +347,49 @@ def _check_hounsfield(series: Series, out: NDArray[np.float32], account: _Accoun
                 )
             ]
         )
+
+
+def _outside(series: Series, out: NDArray[np.float32], account: _Account) -> set[float]:
+    """HU of what is no measurement: what was raised to the lowest HU, PixelPaddingValue, and a
+    number that stands in every corner of most slices (scanners fill what lies round their circle
+    with it)."""
+    outside = {LOWEST_HU} if account.padded else set()
+    for header in series.headers[:1]:
+        if header.padding is not None and header.scales:
+            slope, intercept = header.scales[0]
+            outside |= {
+                value * slope + intercept for value in (header.padding, header.padding - 65536)
+            }
+    corners = out[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    values, counts = np.unique(corners, return_counts=True)
+    if counts.max() > 0.5 * corners.size:
+        outside.add(float(values[counts.argmax()]))
+    return outside
+
+
+def _not_rescaled(out: NDArray[np.float32], outside: set[float]) -> str:
+    """Why the values look as a scanner stores them, about 1024 above Hounsfield units; '' where they
+    do not.
+
+    Stored values have air near 0, which passes for water: what tells is the body, which is all
+    above 300 and most of it near 1024, where in Hounsfield units only the densest bone is.
+    """
+    sample = out[:: max(1, len(out) // 16), ::4, ::4]
+    measured = sample[~np.isin(sample, np.array(sorted(outside), np.float32))]
+    if not measured.size or float((measured < AIR_HU).mean()) > LEAST_AIR:
+        return ""
+    middle = sample[:, sample.shape[1] // 4 :, sample.shape[2] // 4 :]
+    middle = middle[:, : -(-sample.shape[1] // 2), : -(-sample.shape[2] // 2)]
+    dense = float((measured > 300).mean())
+    low, high = STORED_TISSUE
+    stored = float(((measured >= low) & (measured <= high)).mean())
+    if (
+        float(((measured >= AIR_HU) & (measured <= 300)).mean()) >= 0.5
+        and float(np.median(middle)) <= 300
+        and not (dense > 0.03 and stored > 0.6 * dense)
+    ):
+        return ""
+    return (
+        f"within the padding no voxel is below {AIR_HU:g} HU and {dense:.0%} of them are above 300 "
+        "HU: its values are not rescaled to Hounsfield units"
+    )

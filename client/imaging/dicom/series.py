@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.imaging.dicom import mr_sequence
+from client.imaging.dicom import mr_sequence, rescale
 from client.imaging.dicom.header import SECONDARY_CAPTURE
 from client.imaging.dicom.slice_geometry import (
     OTHER_SERIES,
@@ -192,6 +192,8 @@ def _volumes(headers: list[Header]) -> list[Series]:
     first = headers[0]
     slices = [Slice(h, n) for h in headers for n in range(len(h.frames))]
     faults = [*dict.fromkeys(f for h in headers for f in h.faults), *mixtures(headers, slices)]
+    if not faults and (no_rescale := rescale.missing(headers)):
+        faults = [f"{where(h.path for h in headers)}: {no_rescale}"]
     if faults:
         return [_series_of(first, headers, faults=tuple(faults))]
     normal_direction = normal(slices[0].frame)
@@ -287,6 +289,8 @@ def _remarks(
             f"SliceThickness says {thickness:g} mm, the positions are {distance:g} mm apart: "
             "the positions are believed"
         )
+    if by_mapping := rescale.note(first):
+        yield by_mapping
     if first.transfer_syntax in LOSSY:
         yield "lossy compression: its values are approximate"
     if first.photometric == "MONOCHROME1":

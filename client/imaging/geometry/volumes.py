@@ -127,8 +127,8 @@ class Header:
     frames: tuple[Frame, ...] = ()
     image_type: tuple[str, ...] = ()
     description: str = ""
-    """Series description: what the technician called it. Never decides anything but a tie between
-    MR sequences."""
+    """Series description: what the technician called it. Decides
+    where the settings leave it open."""
     body_part: str = ""
     """BodyPartExamined, letters only."""
     maker: str = ""
@@ -139,12 +139,19 @@ class Header:
     scanning_sequence: tuple[str, ...] = ()
     sequence_variant: tuple[str, ...] = ()
     sequence_name: str = ""
+    scan_options: tuple[str, ...] = ()
+    angiography: bool = False
+    """AngioFlag."""
+    diffusion: float | None = None
+    """b-value in s/mm2, by the standard's tag or a vendor's; None where the file names none."""
     repetition_time: float | None = None
     echo_time: float | None = None
     inversion_time: float | None = None
     flip_angle: float | None = None
     contrast: str = ""
     """ContrastBolusAgent, or 'yes' where only its sequence says so."""
+    contrast_phase: str = ""
+    """ContrastBolusAgentPhase."""
     spacing_between: float | None = None
     """SpacingBetweenSlices, mm; only what a SEG says of it is believed."""
     references: tuple[str, ...] = ()

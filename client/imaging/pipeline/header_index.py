@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from client.imaging.dicom import mr_sequence
+from client.imaging.dicom import ct_phase, mr_sequence
 from client.imaging.geometry.volumes import Frame, Header
 from client.imaging.pipeline.image_cache import full, own, replace
 from common.errors import Fault
@@ -158,25 +158,37 @@ _DEFAULTS = {
 }
 
 
-_WORDS = (
-    mr_sequence.AFTER,
-    mr_sequence.BEFORE,
-    mr_sequence.FLAIR,
-    re.compile(r"\bt2", re.IGNORECASE),
-)
-"""What `sequences` looks for in a description."""
+_WORDS = {
+    "MR": (
+        mr_sequence.AFTER,
+        mr_sequence.BEFORE,
+        mr_sequence.FLAIR,
+        mr_sequence.OTHER,
+        re.compile(r"\bt2", re.IGNORECASE),
+    ),
+    "CT": ct_phase.WORDS,
+}
+"""What is looked for in a description, by modality."""
 
 
 def _without_free_text(header: Header) -> Header:
     """Somebody typed what the series and the contrast agent are called, perhaps with the patient's
     name: kept is what decides."""
-    description = " ".join(
-        word.group() for words in _WORDS for word in words.finditer(header.description)
+    description, contrast_phase = (
+        "; ".join(
+            word.group()
+            for words in _WORDS.get(header.modality, ())
+            for word in words.finditer(text)
+        )
+        for text in (header.description, header.contrast_phase)
     )
+    if header.contrast_phase.upper().replace(" ", "_") in ct_phase.TAGGED:
+        contrast_phase = header.contrast_phase
     agent = header.contrast.strip().lower()
     return dataclasses.replace(
         header,
         description=description,
+        contrast_phase=contrast_phase,
         contrast="yes" if agent and agent not in mr_sequence.NO_AGENT else agent,
     )
 

@@ -75,6 +75,8 @@ def key_of(case: Case, hashes: Mapping[str, str], imaging: Imaging, spec: Images
             imaging.lesion, imaging.window,
             imaging.spacing_mm, imaging.margin_mm, imaging.coarse,
         ],
+        "rescale": [[h.scales for h in series.headers] for series in case.channels.values()]
+        if spec.rescale else [],
         "labels": [sorted(spec.regions.items()), sorted(spec.values.items())] if case.masks else [],
     }  # fmt: skip
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()

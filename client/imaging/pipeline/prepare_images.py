@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from client.imaging.dicom.rescale import stated
 from client.imaging.geometry.volumes import Header
 from client.imaging.pipeline.header_index import HeaderIndex, IndexedFile, Stamp, fingerprint
 from client.imaging.pipeline.image_cache import BrokenEntryError, Cache, Entry
@@ -110,7 +111,12 @@ def read(
     workers = min(WORKERS, os.cpu_count() or 1) if workers is None else workers
     work = _Preparation(request, HeaderIndex(cache), store, workers, tell)
     indexed = _survey(files, work)
-    headers = [file.header for file in indexed.values() if file.header is not None]
+    given = request.spec.rescale
+    headers = [
+        stated(file.header, (given.slope, given.intercept) if given else None)
+        for file in indexed.values()
+        if file.header is not None
+    ]
     broken = [
         *unreadable,
         *((path, file.fault) for path, file in indexed.items() if file.fault is not None),

@@ -16,9 +16,10 @@ from pathlib import PurePath
 from client.imaging.dicom.seg_reference import drawn_on, settled
 from client.imaging.dicom.slice_geometry import OTHER_SERIES
 from client.imaging.geometry.volumes import Header, Series
+from client.imaging.selection import mr_contrast
 from client.imaging.selection.case import Case, Rejection
 from client.imaging.selection.identifiers import Keys, named
-from client.imaging.selection.series_ranking import examination, levels, slices
+from client.imaging.selection.series_ranking import examination, levels, preferences, slices
 from common.data.modality import modality
 from common.data.schema import Imaging
 from common.errors import Fault
@@ -28,6 +29,20 @@ ExaminationKey = tuple[str, str]
 
 PatientSeries = tuple[str, Series]
 """The study of one of a patient's series, and the series."""
+
+EXAMINATION_RULES = (
+    "that can be used",
+    "that a segmentation refers to",
+    "with most sequences",
+    "with a diagnostic CT",
+    "with the least derived series",
+    "of the preferred contrast phase",
+    "with the softer kernel",
+    "with most slices",
+    "with the first uid or path, since nothing else tells them apart",
+    "with the first frame of reference, since nothing else tells them apart",
+)
+"""By which examinations are ranked: one for each part of `_Ranked.rank`."""
 
 BrokenFile = tuple[str, Fault]
 """The path of a file that cannot be read, and why."""
@@ -63,7 +78,7 @@ def choose(
     out = Selection()
     by_patient: dict[str, list[PatientSeries]] = defaultdict(list)
     broken = list(broken)
-    for single in series:
+    for single in mr_contrast.settled(series):
         patient, study = keys.of(single)
         as_mask = _is_mask(single, keys)
         channel = _channel(single, keys, imaging, as_mask)
@@ -250,16 +265,21 @@ class _Patient:
                 for series in channels.get(channel.name, ())
             ]
             derivation |= levels(alike, self.imaging)
+        preferred = preferences(self.series)
         alone = len({study for study, _ in examinations}) == 1
         ranked = []
         for (study, frame), channels in examinations.items():
             case, rejections, remarks = examination(
-                self.id, channels, outlined, derivation, self.broken, self.imaging
+                self.id, channels, outlined, derivation, preferred, self.broken, self.imaging
             )
             masks = _masks(case, usable_masks, study, self.keys, self.series, alone)
             level = sum(derivation[s.uid] for s in case.channels.values())
             count = sum(map(slices, case.channels.values()))
-            rank = (bool(rejections), not masks, -len(case.channels), level, -count, study, frame)
+            wishes = [preferred[s.uid] for s in case.channels.values()]
+            wish = (sum(w[0] for w in wishes), sum(w[1] for w in wishes), sum(w[2] for w in wishes))
+            rank = (
+                bool(rejections), not masks, -len(case.channels), wish[0], level, *wish[1:], -count, study, frame,
+            )  # fmt: skip
             ranked.append(_Ranked(rank, study, replace(case, masks=masks), rejections, remarks))
         return sorted(ranked, key=lambda r: r.rank)
 
@@ -285,10 +305,16 @@ class _Patient:
                     )
                 )
             else:
-                text = (
-                    f"patient {self.id}: {len(others) + 1} examinations, used: {best.case.files[0]}"
+                rule = next(
+                    name
+                    for name, a, b in zip(EXAMINATION_RULES, best.rank, others[0].rank, strict=True)
+                    if a != b
                 )
-                remarks.append(("one of several examinations is used", text))
+                text = (
+                    f"patient {self.id}: {len(others) + 1} examinations, the one {rule} is used: "
+                    f"{best.case.files[0]}"
+                )
+                remarks.append((f"one of several examinations is used: the one {rule}", text))
         broken_texts = {str(fault) for _, fault in self.broken}
         for other in others:
             for code, text in other.rejections:
@@ -333,7 +359,7 @@ class _Patient:
 class _Ranked:
     """One examination of a patient: the smaller `rank`, the better."""
 
-    rank: tuple[bool, bool, int, int, int, str, str]
+    rank: tuple[bool, bool, int, int, int, int, int, int, str, str]
     study: str
     case: Case
     rejections: Sequence[Rejection]

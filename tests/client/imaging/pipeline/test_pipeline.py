@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 
 from client.cohort.reader import Reading, read_table, select
@@ -302,6 +303,35 @@ def test_a_bad_study_is_quarantined_and_nothing_else(tmp_path: Path, plant: Any,
     assert notes(read(data)) == notes(r)
 
 
+def test_a_ct_without_a_rescale_needs_the_mapping(tmp_path: Path) -> None:
+    data = town(tmp_path / "data", IDS, 2)
+    for file in series(data, "P2").glob("*.dcm"):
+        image = pydicom.dcmread(file)
+        del image.RescaleSlope, image.RescaleIntercept
+        image.save_as(file)
+    r = read(data)
+    assert r.cohort.imaged.tolist() == [True, False, False, False]
+    (line,) = [t for t in r.image_log(["P2"]) if "set aside" in t]
+    assert "no rescale" in line
+    stated = study(CT, {**LIVER, "rescale": {"intercept": -1024.0}})
+    given = read(data, stated).cohort.pictures[1]
+    plain = read(data, study(CT, {**LIVER, "rescale": {"intercept": -1000.0}})).cohort.pictures[1]
+    assert given is not None
+    assert plain is not None
+    assert given.key != plain.key, "other values are another picture"
+
+
+def test_a_localizer_alone_is_said(tmp_path: Path) -> None:
+    data = town(tmp_path / "data", IDS, 1)
+    ct(series(data, "P2"), "P2", body()[:2], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    ct(series(data, "P3"), "P3", body()[:1], SeriesDescription="Topogram 0.6 Tr20")
+    r = read(data)
+    assert r.cohort.imaged.tolist() == [True, False, False, False]
+    lines = [t for t in r.image_log(["P2", "P3"]) if "set aside" in t]
+    assert len(lines) == 2
+    assert all("no usable CT: only a localizer" in line for line in lines)
+
+
 def test_one_folder_with_everything(tmp_path: Path) -> None:
     data = tmp_path / "data"
     table(data, IDS)
@@ -486,7 +516,7 @@ def test_one_examination_is_taken_whole(tmp_path: Path) -> None:
     picture = r.cohort.pictures[0]
     assert picture is not None
     assert picture.present == (True, True, True, False)
-    assert "one of several examinations is used (1 cases)" in notes(r)
+    assert "one of several examinations is used: the one with most sequences (1 cases)" in notes(r)
 
 
 def test_a_mask_whose_affine_contradicts_is_set_aside(tmp_path: Path) -> None:
