@@ -106,10 +106,12 @@ def _header(value: Any) -> Any:
     if value is False or (isinstance(value, tuple) and not value):
         return ()
     rows = several(value)
-    if not rows or any(type(row) is not int or row < 1 for row in rows):
+    wrong = [repr(row)[:80] for row in rows if type(row) is not int or row < 1]
+    if wrong or not rows:
+        named = f", not {', '.join(wrong)}" if isinstance(value, list | tuple) and wrong else ""
         raise ValueError(
-            "must be the number of the header's row, from 1, or a list of them; header = false for "
-            "a table that has none"
+            f"must be the number of the header's row, from 1, or a list of them{named}; "
+            "header = false for a table that has none"
         )
     return rows
 

@@ -87,7 +87,7 @@ PLANS = st.builds(
     plan, site=NAME, study=NAME, learner=NAME, phase=NAME, step=st.integers(0, 10**6), fold=FOLDS,
     reads=st.lists(FOLDS, max_size=3).map(tuple), participants=st.lists(NAME,
     max_size=3).map(tuple),
-    expires=st.floats(0, 1e12), hyper=HYPER, seed=st.integers(), parts=st.integers(2, 20),
+    expires=st.floats(0, 1e12), hyper=HYPER, seed=st.integers(0, 2**63 - 1), parts=st.integers(2, 20),
 )  # fmt: skip
 
 
