@@ -468,10 +468,14 @@ def hyper_of(learner: Any) -> dict[str, object]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in _hypers(learner).items()}
 
 
-@cache
 def names() -> tuple[str, ...]:
     """All learners: the files of `common/learners/`."""
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(learners.__path__)))
+    return _names(tuple(learners.__path__))
+
+
+@cache
+def _names(folders: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(folders)))
 
 
 def identity(learner: Federated, states: States, schema: Schema, plan: Plan) -> Contribution:

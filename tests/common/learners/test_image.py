@@ -407,7 +407,7 @@ def test_wrong_pretrained_files_are_refused_with_the_way_out(tmp_path: Path) -> 
         ),
         ({"pretrained": "x.pt"}, "pretrained_sha256"),
         ({"pretrained_sha256": "0" * 64}, "pretrained_sha256"),
-        ({"learning_rate": float("nan")}, "learning_rate > 0"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan is out of range"),
         ({"weight_cap": 0.5}, "weight_cap >= 1"),
     ],
 )
