@@ -49,10 +49,11 @@ def fewest(
 
 
 def most(site: Site, cohort: Cohort, noised: Noised) -> int:
-    """The patients that a delta is judged by, at a site with an epsilon."""
+    """The patients that a delta is judged by, at a site with an epsilon: `minimum` at least, for
+    with fewer nothing is told, and a noised count may come out below."""
     if site.privacy.patients is not None:
         return site.privacy.patients[1]
-    return sum(by_class(cohort, noised)[0])
+    return max(sum(by_class(cohort, noised)[0]), site.minimum)
 
 
 def most_parts(site: Site, patients: int | None) -> int:

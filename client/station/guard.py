@@ -151,7 +151,7 @@ def _affordable(
     """RefusedError where the site cannot tell what the plan would cost, or cannot pay for it:
     before any work. `patients`: how many are told."""
     bound = _bound(plan, learner, cohort)
-    if not 0 < budget.policy.delta < 1 / max(patients, 1):
+    if not 0 < budget.policy.delta < 1 / patients:
         raise RefusedError(
             "P07",
             f"privacy.delta = {budget.policy.delta:g} must be below 1 / {patients} cases: "

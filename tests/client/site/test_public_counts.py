@@ -93,3 +93,15 @@ def test_a_coordinator_is_told_before_the_run_that_parts_are_too_many() -> None:
     demand_parts(Run(parts=4), (), hellos)
     demand_parts(replace(run, evaluations=""), (), hellos)
     assert SPLIT.most == 20
+
+
+@given(st.integers(-100, 100), st.integers(1, 40))
+def test_a_delta_is_judged_by_the_minimum_at_least_however_the_noise_falls(
+    noised: int, minimum: int
+) -> None:
+    site = Site("S", Path(), (), minimum=minimum)
+
+    def counts(_: str, exact: Sequence[int]) -> list[int]:
+        return [noised, *[0] * (len(exact) - 1)]
+
+    assert public_counts.most(site, HERE, counts) == max(noised, minimum)
