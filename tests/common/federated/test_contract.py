@@ -111,6 +111,14 @@ def cohort(n: int, **how: Any) -> Cohort:
     return with_pictures(synthetic.cohort(n, **how), IMAGING, seed=int(how.get("seed", 0)))
 
 
+def cohort_for(learner: Federated, n: int, **how: Any) -> Cohort:
+    """With images where the learner, or one that it is fitted on, looks at them."""
+    if any("image" in load(name).modality for name in (learner.name, *learner.needs)):
+        return cohort(n, **how)
+    table = synthetic.cohort(n, **how)
+    return dataclasses.replace(table, schema=schema(len(table.schema.label.classes)))
+
+
 def split(whole: Cohort, at: Sequence[int], count: int) -> list[Cohort]:
     return [dataclasses.replace(whole.where(np.array(at) == k), site=f"S{k}") for k in range(count)]
 
@@ -400,12 +408,13 @@ EXACT = [n for n in NAMES if not isinstance(load(n), Averaged) and not several(j
 @given(data=st.data())
 def test_sums_do_not_depend_on_how_patients_are_split(name: str, data: st.DataObject) -> None:
     classes = data.draw(st.sampled_from(CLASSES))
-    whole = cohort(40, classes=classes, seed=data.draw(st.integers(0, 99)), unknown=0.1)
+    job = jobs(classes)[name]
+    seed = data.draw(st.integers(0, 99))
+    whole = cohort_for(job.learner, 40, classes=classes, seed=seed, unknown=0.1)
     count = data.draw(st.integers(1, 6))
     those = split(
         whole, data.draw(st.lists(st.integers(0, count - 1), min_size=40, max_size=40)), count
     )
-    job = jobs(classes)[name]
     for moment in walk(job, [whole]):
         parts = total([job.learner.contribute(moment.states, c, moment.plan) for c in those])
         (one,) = moment.given
@@ -536,7 +545,8 @@ def test_under_noise_and_masks_patients_add_up_to_the_last_bit(
     noise = {"privacy": NOISED} if how == "noise" else {"secure": True}
     plan = dataclasses.replace(moment.plan, **noise)  # type: ignore[arg-type]
     # some are in no training set: their labels are not known
-    c = cohort(8, classes=classes, seed=data.draw(st.integers(0, 999)), missing=0.2, unknown=0.3)
+    seed = data.draw(st.integers(0, 999))
+    c = cohort_for(learner, 8, classes=classes, seed=seed, missing=0.2, unknown=0.3)
     bound = bounded(learner, plan, c)
     if bound is None:
         return  # it cannot account; or adds its noise itself
@@ -589,7 +599,8 @@ def test_one_patient_moves_the_sums_by_no_more_than_declared(
     if not isinstance(bound, float):
         return  # it cannot account, and a plan with a budget will not be given to it; or adds its noise itself, see below
     assert bound > 0
-    c = cohort(
+    c = cohort_for(
+        learner,
         12,
         classes=classes,
         seed=data.draw(st.integers(0, 999)),
@@ -642,7 +653,7 @@ def test_no_state_that_a_coordinator_may_send_moves_them_further(
         ).astype(array.dtype)
 
     states = changed(moment.states, bent)
-    c = cohort(12, classes=classes, seed=data.draw(st.integers(0, 999)))
+    c = cohort_for(learner, 12, classes=classes, seed=data.draw(st.integers(0, 999)))
     who = data.draw(st.integers(0, 11))
     try:
         with_ = learner.contribute(states, c, moment.plan)
