@@ -58,12 +58,14 @@ def picture(
     mask = np.zeros(FIELD, np.uint8)
     for _ in range(int(r.integers(1, 4)) if lesions is None else lesions):
         radius, centre = r.uniform(3, 5), r.uniform(5, field - 6)
+        # what is near enough
         box = tuple(
-            slice(max(int(m - radius), 0), int(m + radius) + 2)
-            for m in centre  # what is near enough; slices end at the field
+            slice(max(int(m - radius), 0), min(int(m + radius) + 2, n))
+            for m, n in zip(centre, FIELD, strict=True)
         )
-        axes = np.ogrid[tuple(slice(b.start, min(b.stop, n)) for b, n in zip(box, FIELD))]
-        distance = np.sqrt(sum((a - m) ** 2 for a, m in zip(axes, centre))) / radius
+        axes = np.ogrid[box]
+        squares = sum((a - m) ** 2 for a, m in zip(axes, centre, strict=True))
+        distance = np.sqrt(squares) / radius
         core, rim = distance < 0.6, (distance >= 0.6) & (distance < 1)
         for region, where in (("core", core), ("rim", rim)):
             if region in what.regions:
