@@ -12,6 +12,7 @@ from pydantic import Field, Strict
 from common.data.schema import Channel, Imaging
 from common.runtime.settings import (
     Listed,
+    Name,
     Names,
     OneOrMore,
     Pattern,
@@ -22,15 +23,21 @@ from common.runtime.settings import (
     Wholes,
 )
 
-Millimetres = Annotated[tuple[float, float, float], Strict(False)]
-"""(z, y, x): towards the head, the back, the left."""
+_Length = Annotated[float, Field(ge=0.1, le=2000)]
+_Unit = Annotated[float, Field(ge=-1e5, le=1e5)]
+_Count = Annotated[int, Field(ge=1, le=256)]
+Millimetres = Annotated[tuple[_Length, _Length, _Length], Strict(False)]
+"""(z, y, x): towards the head, the back, the left. Bounded, as all numbers here: a study file may
+come with a model."""
+Window = Annotated[tuple[_Unit, _Unit], Strict(False)]
+Grid = Annotated[tuple[_Count, _Count, _Count], Strict(False)]
 
 
 @dataclass(frozen=True)
 class ImagingSection(Settings):
     """`[imaging]`: what the study looks at, and how it is prepared"""
 
-    channels: Annotated[Mapping[str, str], Field(min_length=1)]
+    channels: Annotated[Mapping[Name, str], Field(min_length=1, max_length=16)]
     """sequence = its modality, `CT` or `MR`; the sequences are a network's input, in this order"""
     regions: Names = ()
     """what an expert may have outlined"""
@@ -38,17 +45,17 @@ class ImagingSection(Settings):
     """the region whose box a volume is cut to, where it is outlined"""
     lesion: Names = ()
     """the regions that together are a lesion; crops are centred on the largest"""
-    window: Annotated[tuple[float, float], Strict(False)] | None = None
+    window: Window | None = None
     """of CT: Hounsfield units from and to, needed there; MR has none"""
     spacing_mm: Millimetres = (1.0, 1.0, 1.0)
     """of a prepared volume (z, y, x); a coarser file keeps its own"""
-    margin_mm: float = 10.0
+    margin_mm: Annotated[float, Field(ge=0, le=500)] = 10.0
     """round the organ's box"""
     crop_mm: Millimetres = (48.0, 48.0, 48.0)
     """edges of a lesion's crop (z, y, x)"""
-    crops: Whole = 3
+    crops: Annotated[int, Field(ge=1, le=100)] = 3
     """at most so many lesions a patient"""
-    coarse: Annotated[tuple[int, int, int], Strict(False)] = (32, 64, 64)
+    coarse: Grid = (32, 64, 64)
     """voxels of the whole field of view, as the segmentation sees it (z, y, x)"""
     body: Names = ()
     """words of BodyPartExamined, such as `ABD`; series of other parts are not preferred"""
@@ -130,6 +137,11 @@ class ImagesSpec(Settings):
             yield "examination", "and date exclude each other: the nearest before date is taken"
         if self.within is not None and self.after < -self.within:
             yield "after", "lies before the window: it must be at least -within"
+
+    @property
+    def searches(self) -> tuple[str, ...]:
+        """The keys that hold regular expressions."""
+        return tuple(n for n in ("id_pattern", "study", "regions") if getattr(self, n))
 
     def faults_beside(self, written: frozenset[str]) -> Iterator[Rule]:
         if "date" not in written:
