@@ -15,14 +15,21 @@ from __future__ import annotations
 import datetime
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from client.imaging.dicom.slice_geometry import OTHER_SERIES
 from client.imaging.geometry.volumes import Series
 from client.imaging.selection.case import Rejection
-from client.imaging.selection.series_ranking import LEAST_SLICES, preferences, slices, why_unusable
+from client.imaging.selection.series_ranking import (
+    LEAST_SLICES,
+    elsewhere,
+    preferences,
+    slices,
+    why_unusable,
+)
 from client.table.dates import DateColumn
+from common.data.schema import Imaging
 from common.study.image_sections import ImagesSpec
 
 PatientSeries = tuple[str, Series]
@@ -87,6 +94,8 @@ class Choice:
     rejection: Rejection | None = None
     dated: bool = False
     """Whether a day of an examination was held against a date of the table."""
+    elsewhere: tuple[Examination, ...] = ()
+    """Of another part of the body than the study's, and not looked at."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,7 @@ class Rule:
     """What mapping and table say of which examination is meant."""
 
     spec: ImagesSpec
+    imaging: Imaging
     dates: DateColumn | None = None
     """Where the mapping names a column of dates."""
     blanked: Collection[datetime.date] = field(default_factory=frozenset)
@@ -103,6 +113,16 @@ class Rule:
         """Of the series of the study's channels of one patient. No examination and no rejection:
         none can be used, whichever is meant."""
         whole = examinations(series, self.blanked)
+        near: list[Examination] = []
+        apart: list[Examination] = []
+        for e in whole:
+            astray = all(elsewhere(s, self.imaging) for _, s in e.series)
+            (apart if astray else near).append(e)
+        if not any(e.usable for e in near):
+            return self._of(patient, whole)
+        return replace(self._of(patient, near), elsewhere=tuple(apart))
+
+    def _of(self, patient: str, whole: Sequence[Examination]) -> Choice:
         usable = [e for e in whole if e.usable]
         if not usable:
             return Choice()

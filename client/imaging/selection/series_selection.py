@@ -117,7 +117,7 @@ def choose(
     if dates is not None and dates.fault is not None and any(p.candidates for p in patients):
         raise_faults([dates.fault])
     blanked = blanked_days([s for _, s in p.candidates] for p in patients)
-    rule = Rule(keys.spec, dates, blanked)
+    rule = Rule(keys.spec, imaging, dates, blanked)
     choices = {p.id: rule.choice(p.id, p.candidates) for p in patients}
     by_chance = strays(choices, rule)
     for one in patients:
@@ -239,6 +239,10 @@ class _Patient:
             out.taken[self.id] = choice.taken
         out.remarks[self.id] += [
             *best.remarks,
+            *(
+                ("an examination of another part of the body is not looked at", e.told)
+                for e in choice.elsewhere
+            ),
             *self._on_other_frames(best, ranked[1:]),
             *self._on_masks(best, segmentations),
             *(

@@ -26,6 +26,7 @@ from client.imaging.selection.identifiers import Keys
 from client.imaging.selection.series_selection import Selection, choose
 from client.station.station import Station, open_station
 from client.table.dates import DateColumn
+from common.data.schema import Imaging
 from common.errors import DataError, UsageError
 from common.study.image_sections import ImagesSpec
 from common.study.load import load
@@ -54,15 +55,15 @@ def chosen(
     series: Sequence[Series],
     dates: Mapping[str, datetime.date] | None = None,
     *,
-    unclear: Mapping[str, str] | None = None,
+    imaging: Imaging = CT,
     **spec: Any,
 ) -> tuple[dict[str, str], Selection]:
     """Patient -> uid of the CT that is taken."""
-    column = None if dates is None else DateColumn("op", dates, unclear or {})
+    column = None if dates is None else DateColumn("op", dates)
     given = ImagesSpec(**({"date": ("op",), "within": 90} if column else {}), **spec)
     patients = {s.patient for s in series}
     headers = [h for s in series for h in s.headers]
-    selection = choose(series, headers, [], Keys(given, Path("/i")), CT, patients, column)
+    selection = choose(series, headers, [], Keys(given, Path("/i")), imaging, patients, column)
     return {i: c.channels["ct"].uid for i, c in selection.cases.items()}, selection
 
 
@@ -379,6 +380,24 @@ def test_another_modality_is_no_examination_of_this_one() -> None:
     assert chosen([low, on(20, "a")], {"P1": SURGERY})[0] == {"P1": "a"}, "the diagnostic one"
     assert chosen([low], {"P1": SURGERY})[0] == {"P1": "l"}
     assert "2 examinations" in why(chosen([low, on(20, "a")])[1])
+
+
+def test_another_part_of_the_body_is_no_examination_of_this_one() -> None:
+    liver = dataclasses.replace(CT, body=("ABD", "LIVER"))
+    chest, abdomen = on(2, body_part="CHEST"), on(20, body_part="ABDOMEN")
+    rules: tuple[dict[str, Any], ...] = (
+        {"dates": {"P1": SURGERY}},
+        {"examination": "latest"},
+        {},
+    )
+    for rule in rules:
+        taken, selection = chosen([chest, abdomen], imaging=liver, **rule)
+        assert taken == {"P1": "P1 20"}
+        told = [counted for counted, _ in selection.remarks["P1"]]
+        assert "an examination of another part of the body is not looked at" in told
+    assert chosen([chest], imaging=liver)[0] == {"P1": "P1 2"}, "better than none"
+    _, selection = chosen([chest, abdomen, on(40)], imaging=liver)
+    assert "2 examinations" in why(selection), "one names no part"
 
 
 def test_on_the_very_day() -> None:
