@@ -186,8 +186,8 @@ class Rule:
             )
         spec = self.spec
         within = spec.within or 0
-        window = [(e, days) for e, days in known if -spec.after <= days <= within]
-        if not window:
+        allowed = [(e, days) for e, days in known if -spec.after <= days <= within]
+        if not allowed:
             far = ", ".join(_apart(days) for _, days in sorted(known, key=lambda k: abs(k[1]))[:5])
             return Choice(
                 rejection=_set_aside(
@@ -198,7 +198,7 @@ class Rule:
                 ).rejection,
                 dated=True,
             )
-        best, days = min(window, key=lambda k: (k[1] < 0, _low_dose(k[0]), abs(k[1])))
+        best, days = min(allowed, key=lambda k: (k[1] < 0, _low_dose(k[0]), abs(k[1])))
         if days == spec.after == 0 and len({study for study, _ in best.usable}) > 1:
             return _set_aside(
                 [best],
