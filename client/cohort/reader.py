@@ -376,7 +376,7 @@ def _join(source: Source, tables: Mapping[str, Loaded], flow: Account, faults: l
         if not table_ids & known:
             examples = f"{some(sorted(table_ids))} and {some(sorted(known))}"
             what = (
-                f"none of its {len(table_ids)} ids ('{table.spec.key}') is an id of table "
+                f"none of its {len(table_ids)} ids ('{table.key}') is an id of table "
                 f"'{source.index.name}' (e.g. {examples})"
             )
             faults.append(Fault("D05", table.where(), what, "Check the key columns and id_length"))

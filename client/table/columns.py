@@ -85,7 +85,12 @@ def _resolve(
     if cells is None:
         if spec.optional:
             flow.notes.append(
-                f"{spec.name} is wholly missing: {table.where()} has no column {' or '.join(names)}"
+                f"{spec.name} is wholly missing: {table.where()} has no column "
+                + (
+                    names[0]
+                    if len(names) < 2
+                    else f"{names[0]}, nor any of {len(names) - 1} others"
+                )
             )
         return None
     alias = next(a for a in spec.column if a.name in table.parts[0].index)

@@ -77,10 +77,17 @@ class Loaded:
                 for name, part in zip(file_names(parts, table.folder), parts, strict=True)
                 for _ in part.lines
             ]
-        elif site.column and all(site.column in part.index for part in parts):
-            table.hospitals = [cell.strip() for part in parts for cell in part.column(site.column)]
-        if spec.key:
-            table.ids = [_id(cell, spec) for part in parts for cell in part.column(spec.key)]
+        elif site.column and all(site.column_of(part) for part in parts):
+            table.hospitals = [
+                cell.strip()
+                for part in parts
+                if (alias := site.column_of(part)) is not None
+                for cell in part.column(alias.name)
+            ]
+        if table.key:
+            table.ids = [
+                _id(cell, spec) for part in parts for cell in part.column(spec.key_of(part) or "")
+            ]
         else:
             table.ids = [f"{table.name(part)}:{line}" for part in parts for line in part.lines]
             table.notes.append(
@@ -108,13 +115,18 @@ class Loaded:
             for row in empty:
                 part, line = table.place[row]
                 table.ids[row] = f"{table.name(part)}:{line}"
-                reasons[table.ids[row]] = f"the id is empty, column '{spec.key}' (D05)"
-            faults.append(CellFault("D05", table.where(spec.key), what, way, reasons))
+                reasons[table.ids[row]] = f"the id is empty, column '{table.key}' (D05)"
+            faults.append(CellFault("D05", table.where(table.key), what, way, reasons))
         return table
 
     @property
     def folder(self) -> Path:
         return self.root if self.root.is_dir() else self.root.parent
+
+    @property
+    def key(self) -> str:
+        """The column of the patients' ids; `""` where each row is a patient."""
+        return self.spec.key_of(self.parts[0]) or ""
 
     def name(self, part: Part) -> str:
         """The file of a part, as seen from the data folder."""
@@ -218,6 +230,7 @@ def file_names(parts: Sequence[Part], root: Path) -> list[str]:
 def _id(cell: str, spec: TableSpec) -> str:
     text = cell.strip()
     text = text[: spec.id_length] if spec.id_length else text
+    text = text.upper() if spec.capitals else text
     return (text.lstrip("0") or text) if spec.strip_zeros else text
 
 
@@ -317,7 +330,7 @@ class Account:
                         "declare id_per_site = true"
                     )
                 reasons = dict.fromkeys(several, _SEVERAL)
-                faults.append(CellFault("D02", table.where(spec.key), what, way, reasons))
+                faults.append(CellFault("D02", table.where(table.key), what, way, reasons))
             for patient in several:
                 self.drop(patient, _SEVERAL)
 
@@ -325,7 +338,16 @@ class Account:
         """Guard L04: nobody stands under two ids, which may be two sites; and no id stands for two
         people (guard D02)."""
         table, spec = self.index, self.index.spec
-        cells = table.cells((spec.person,), faults) if spec.person else None
+        cells = (
+            table.cells((spec.person,), None if spec.person_optional else faults)
+            if spec.person
+            else None
+        )
+        if cells is None and spec.person:
+            self.notes.append(
+                f"D02: {table.where()} has no column '{spec.person}': whether one person stands "
+                "under several ids is not known"
+            )
         if cells is None:
             return
         empty = {folded(n) for n in table.nulls} | {""}
@@ -352,7 +374,7 @@ class Account:
         if shared:
             what = f"{len(shared)} ids stand for several persons each: {some(shared)}"
             way = (
-                f"Correct '{spec.key}'; if ids count anew in each hospital, declare id_per_site "
+                f"Correct '{table.key}'; if ids count anew in each hospital, declare id_per_site "
                 "= true"
             )
             faults.append(Fault("D02", table.where(spec.person), what, way))
