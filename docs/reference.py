@@ -235,6 +235,7 @@ STUDY: Mapping[str, type] = {
     "`[[keep]]`": study_file.KeepSection,
     "`[task.NAME]`": study_file.TaskSection,
     "`[survival]`": study_file.SurvivalSection,
+    "`[imaging]`": study_file.ImagingSection,
 }
 """Section of a file -> its keys."""
 

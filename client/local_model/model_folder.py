@@ -176,8 +176,10 @@ def _study(files: Files, declared: Mapping[str, Any]) -> Study:
         try:
             text = files.blobs[folder_files.STUDY].decode("utf-8")
             study = from_toml(tomllib.loads(text), str(files.folder / folder_files.STUDY))
-            # a pattern can be one whose search never ends; what is an outcome was judged in training
-            return replace(study, denied=())
+            # a pattern can be one whose search never ends; what is an outcome was judged in training,
+            # and how images name patients the site says in a study file of its own
+            source = {k: v for k, v in (study.source or {}).items() if k != "images"}
+            return replace(study, denied=(), source=source)
         except (KeyError, ValueError, RecursionError) as error:
             why = f"{folder_files.STUDY}: {error}"
             raise _foreign(files.folder, declared, ValueError(why)) from error

@@ -12,10 +12,27 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Strict,
+    Tag,
+    ValidationInfo,
+)
 from pydantic_core import PydanticKnownError
 
-from common.data.schema import Choice, Feature, Label, Number, Schema, Survival
+from common.data.schema import (
+    Channel,
+    Choice,
+    Feature,
+    Imaging,
+    Label,
+    Number,
+    Schema,
+    Survival,
+)
 from common.runtime import settings
 from common.runtime.settings import (
     BrokenRules,
@@ -116,6 +133,7 @@ def _header(value: Any) -> Any:
     return rows
 
 
+_Edges = Annotated[tuple[float, float, float], Strict(False)]
 HeaderRows = Annotated[
     Listed[Whole],
     BeforeValidator(_header, json_schema_input_type=Whole | list[Whole] | Literal[False]),
@@ -392,6 +410,40 @@ class SurvivalSection(Settings):
     """how the report calls it"""
 
 
+@dataclass(frozen=True)
+class ImagingSection(Settings):
+    """`[imaging]`: what images the study looks at, and how they are prepared; lengths in mm, axes
+    from foot to head, front to back and right to left"""
+
+    channels: Mapping[Name, str]
+    """`{ ct = "CT" }`: each image sequence and its modality, `CT` or `MR`"""
+    regions: Names = ()
+    """what an expert may have outlined"""
+    organ: str = ""
+    """the region whose box a volume is cut to; without it: the body, or the brain"""
+    lesion: Names = ()
+    """the regions that together are a lesion, which crops are centred on"""
+    window: Annotated[tuple[float, float], Strict(False)] | None = None
+    """of CT, in Hounsfield units: `[-160, 240]`"""
+    spacing_mm: _Edges = (1.0, 1.0, 1.0)
+    """of a prepared volume; a coarser file keeps its own"""
+    margin_mm: float = 10.0
+    """about the organ's box"""
+    crop_mm: _Edges = (48.0, 48.0, 48.0)
+    """edges of a lesion's crop"""
+    crops: Whole = 3
+    """at most so many lesions a patient, the largest"""
+    coarse: Annotated[tuple[Whole, Whole, Whole], Strict(False)] = (32, 64, 64)
+    """voxels of the whole field of view as the segmentation sees it"""
+    body: Names = ()
+    """words of DICOM's BodyPartExamined that name what is looked at"""
+
+    @property
+    def declared(self) -> Imaging:
+        channels = tuple(Channel(name, modality) for name, modality in self.channels.items())
+        return Imaging(**{**vars(self), "channels": channels})
+
+
 def _timed(tasks: Mapping[str, TaskSection], info: ValidationInfo) -> Mapping[str, TaskSection]:
     """Each with its prediction time."""
     times = _times(info)
@@ -440,6 +492,11 @@ class StudyFile(TableForm):
     time"""
     survival: SurvivalSection | None = None
     """`[survival]`: a follow-up, for the report"""
+    imaging: ImagingSection | None = None
+    """`[imaging]`: the images that it looks at, where it looks at any"""
+    images: Mapping[str, Any] | None = None
+    """`[images]`: how their files name patients and say what they are, with the keys of a source
+    mapping's section"""
     learners: Listed[Learner] = ("logistic", "boosting")
     """that answer the question, in order"""
     hyper: Mapping[Learner, Mapping[str, Any]] = field(default_factory=dict)
@@ -460,6 +517,14 @@ class StudyFile(TableForm):
                 "id_per_site",
                 "needs to know the hospital: name its column (site = ...) or declare "
                 "site_from_file = true",
+            )
+        if self.images is not None and not self.images:
+            yield "images", "is empty: say how image files name their patients, or leave it out"
+        if self.images and self.imaging is None:
+            yield (
+                "",
+                "has [images], where the images of patients lie, and no [imaging], which says what "
+                "images the study looks at: channels, window, regions",
             )
         if self.clinical is not None and self.clinical not in self.learners:
             yield "clinical", f"is none of the learners {', '.join(self.learners)}"
@@ -505,6 +570,8 @@ class StudyFile(TableForm):
             },
             "features": {feature.name: feature.mapped() for feature in self.feature},
         }
+        if self.images is not None:
+            source["images"] = self.images
         if self.survival is not None:
             s = self.survival
             source["survival"] = {
@@ -532,10 +599,12 @@ def from_toml(raw: Mapping[str, Any], where: str) -> Study:
         if file.survival
         else None
     )
+    features = tuple(f.declared for f in file.feature)
+    imaging = file.imaging.declared if file.imaging else None
     return Study(
         name=name,
         question=file.question or f"Which {label.name} does a patient have?",
-        schema=Schema(name, tuple(f.declared for f in file.feature), label, file.times, survival),
+        schema=Schema(name, features, label, file.times, survival, imaging),
         tasks={name: Task(**vars(task)) for name, task in file.task.items()}
         or {time: Task(time) for time in file.times},
         learners=file.learners,

@@ -27,6 +27,7 @@ from client.local_model.folder_files import MOST, UNSIGNED, Trust, trust_of
 from client.local_model.model_folder import open_model, open_networks
 from client.site.site_file import Site
 from client.table import mapping_file
+from client.table.mapping import ImagesSpec
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Number, Schema
 from common.errors import DataError, FedmetsError, UsageError, WireError
@@ -241,6 +242,7 @@ def test_no_pattern_of_a_folders_study_is_searched_for(left: Left, tmp_path: Pat
     text = (
         'id = "x"\ndenied = ["(a+)+$"]\n[label]\ncolumn = "y"\nvalues = ["a", "b"]\n'
         f'[[feature]]\nname = "{"a" * 50}!"\nunit = "mm"\nlow = 0\nhigh = 1\n'
+        '[imaging]\nchannels = { t1c = "MR" }\n[images]\nid_pattern = "(a+)+$"\n'
     )
     schema = from_toml(tomllib.loads(text), "study.toml").schema_at("baseline")
     told = {**left.told, "study": "x", "task": "baseline", "heads": [], "learners": {}}
@@ -253,6 +255,8 @@ def test_no_pattern_of_a_folders_study_is_searched_for(left: Left, tmp_path: Pat
     )
     study = open_model(folder).study
     guard_denied(study, {f.name: f.name for f in study.schema.features})
+    assert study.source is not None
+    assert mapping_file.parse(study.source, "x").images == ImagesSpec()
 
 
 @pytest.mark.parametrize("name", [*MOST])
@@ -464,7 +468,7 @@ def test_predict_goes_on_without_the_patient_of_a_bad_cell_and_says_so(
 ) -> None:
     source = mapping_file.named("crlm")
     columns = [spec.column[0].name for spec in source.features.values()]
-    rows = [[source.index.key, *columns]]
+    rows = [[source.index.key[0], *columns]]
     for patient in ("x1", "x2", "x3"):
         cells = {"age": "6O" if patient == "x2" else "60", "sex": "1"}
         rows.append([patient, *(cells.get(column, "-999") for column in columns)])
