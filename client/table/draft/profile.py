@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from client.table.cells import limit, looks_null, number, text_of
-from client.table.column_profile import Codes, Column, notation
+from client.table.draft.column_profile import Codes, Column, notation
 from client.table.part import SUFFIXES, Layout, Part
 from client.table.readers import find, read
 from client.table.rows import file_names
