@@ -102,7 +102,8 @@ class TableSection(TableForm):
     """the column by which tables are joined: the patient's id, or several names that it may have;
     `""`: each row is a patient"""
     format: Kind | None = None
-    """`csv`, `tsv`, `xlsx` or `parquet`, where the file's name does not say it"""
+    """`csv`, `tsv`, `xlsx`, `xls`, `parquet` or `statistics` (SPSS, Stata, SAS), where the file's
+    name does not say it"""
     id_length: Whole | None = None
     """keep so many first characters of the id"""
     id_pattern: Pattern = ""

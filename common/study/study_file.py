@@ -52,7 +52,10 @@ from common.runtime.settings import (
 )
 from common.study.study import Study, Task
 
-ANY_TABLE = ("*.csv", "*.tsv", "*.txt", "*.xlsx", "*.parquet")
+ANY_TABLE = (
+    "*.csv", "*.tsv", "*.txt", "*.csv.gz", "*.tsv.gz", "*.txt.gz", "*.data", "*.xlsx", "*.xls",
+    "*.parquet", "*.sav", "*.zsav", "*.por", "*.dta", "*.sas7bdat", "*.xpt",
+)  # fmt: skip
 """What is read where the file does not name its table: every table under the data folder."""
 
 Kind = Literal["number", "choice"]

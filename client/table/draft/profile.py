@@ -4,7 +4,6 @@ Guesses, for a draft only."""
 from __future__ import annotations
 
 import re
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from client.table.cells import limit, looks_null, number, text_of
+from client.table.cells import limit, looks_null, number
+from client.table.delimited_text import raw_text
 from client.table.draft.column_profile import Codes, Column, notation
-from client.table.part import SUFFIXES, Layout, Part
-from client.table.readers import find, read
+from client.table.part import TEXTS, Layout, Part, kind_of, suffix_of
+from client.table.readers import find, read, tops
 from client.table.rows import file_names
 from common.errors import DataError, Fault, raise_faults
 from common.study.outcomes import spelled
@@ -78,7 +78,7 @@ def survey(path: Path) -> Survey:
     group = [
         (f, x)
         for f, x in read_in
-        if _alike(x[1].header, first_part.header) and f.suffix.lower() == file.suffix.lower()
+        if _alike(x[1].header, first_part.header) and suffix_of(f) == suffix_of(file)
     ]
     layout = replace(layout, encoding=_common_encoding([x[0].encoding for _, x in group]))
     notes += [
@@ -160,20 +160,19 @@ def _alike(header: Sequence[str], other_header: Sequence[str]) -> bool:
 
 def _open(path: Path, faults: list[Fault]) -> tuple[Layout, Part, tuple[str, ...]] | None:
     """The layout that reads a file best, its table, and the sheets of a workbook."""
-    kind = SUFFIXES.get(path.suffix.lower())
-    sheets = _sheets(path) if kind == "xlsx" else {}
-    if kind == "xlsx":
+    kind = kind_of(path, Layout())
+    sheets = _sheets(path)
+    if sheets:
         layouts = [
             Layout(sheet=name if len(sheets) > 1 else None, header=(row,))
             for name, row in sheets.items()
-        ] or [Layout()]
-    elif kind in ("csv", "tsv"):
+        ]
+    elif kind in TEXTS:
         try:
-            raw = path.read_bytes()
-        except OSError as error:
-            faults.append(
-                Fault("D00", path.name, str(error.strerror), "See that the file may be read")
-            )
+            raw = raw_text(path)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            faults.append(Fault("D00", path.name, str(reason), "See that the file may be read"))
             return None
         layouts = [
             Layout(
@@ -189,9 +188,9 @@ def _open(path: Path, faults: list[Fault]) -> tuple[Layout, Part, tuple[str, ...
         for layout in layouts
         if (part := read(path, layout, file_faults)) is not None
     ]
-    if kind in ("csv", "tsv") and not any(len(part.header) > 1 for _, part in read_in):
+    if kind in TEXTS and not any(len(part.header) > 1 for _, part in read_in):
         read_in = _later_header(path, layouts[0]) or read_in
-    if kind in ("csv", "tsv"):
+    if kind in TEXTS or sheets:
         read_in = [_header_again(path, layout, part) for layout, part in read_in]
     if not read_in:
         faults += file_faults[:1]
@@ -202,24 +201,8 @@ def _open(path: Path, faults: list[Fault]) -> tuple[Layout, Part, tuple[str, ...
 def _sheets(path: Path) -> dict[str, int]:
     """The sheets of a workbook, and the row of each that looks like its header: nearly as wide as
     the widest, and no number in it."""
-    from openpyxl import load_workbook
-
     header_rows: dict[str, int] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            book = load_workbook(path, read_only=True, data_only=True)
-            tops = {
-                s.title: [
-                    [text_of(c) for c in row]
-                    for row in s.iter_rows(max_row=_HEADER_ROWS, values_only=True)
-                ]
-                for s in book.worksheets
-            }
-            book.close()
-        except Exception:  # whatever is wrong with it, the reader says so
-            return {}
-    for title, rows in tops.items():
+    for title, rows in tops(path, _HEADER_ROWS).items():
         wide = [sum(bool(c) for c in row) for row in rows]
         words = [all(number(c) is None for c in row if c) for row in rows]
         fitting = [

@@ -26,6 +26,7 @@ from client.table.draft.column_roles import (
 from client.table.draft.feature_entries import choice, listed, number, quoted
 from client.table.draft.profile import Survey, survey
 from client.table.draft.unusable_columns import leak, outcome, refused, same_rows, unusable
+from client.table.part import GZIPPED, suffix_of
 
 
 def draft(path: Path) -> str:
@@ -112,7 +113,7 @@ def _head(path: Path, surveyed: Survey) -> list[str]:
         'question = "What do you want to know?"',
     ]
     patterns = [glob.escape(name) for name in surveyed.files]
-    suffixes = {Path(name).suffix for name in surveyed.files}
+    suffixes = {_suffix(name) for name in surveyed.files}
     if surveyed.all_files and len(patterns) > 1 and len(suffixes) == 1:
         patterns = [f"*{suffixes.pop()}"]
     lines.append(f"table = {quoted(patterns[0]) if len(patterns) == 1 else listed(patterns)}")
@@ -127,6 +128,11 @@ def _head(path: Path, surveyed: Survey) -> list[str]:
         if actual != value:
             lines.append(f"{key} = {_written(actual)}{CHECK}")
     return lines
+
+
+def _suffix(name: str) -> str:
+    """The end of a file's name that says what it is: `.xlsx`, `.csv.gz`."""
+    return suffix_of(Path(name)) + (GZIPPED if name.lower().endswith(GZIPPED) else "")
 
 
 def _written(value: str | tuple[int, ...]) -> str:
