@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from client.table import mapping_file
+from client.table.joined import joined
 from client.table.mapping import FieldSpec, Source, TableSpec
 from client.table.part import Layout, Part
 from client.table.readers import find
@@ -38,7 +39,7 @@ class Folder:
 
     def name(self, path: Path) -> str:
         """A file as seen from the folder."""
-        return path.relative_to(self.root).as_posix() if path != self.root else path.name
+        return path.relative_to(self.root).as_posix() if self.root in path.parents else path.name
 
     def part(self, path: Path, layout: Layout) -> tuple[Part | None, list[Fault]]:
         """The table in a file, and what is wrong with it."""
@@ -203,13 +204,17 @@ def load(source: Source, folder: Folder, faults: list[Fault]) -> dict[str, Loade
                 )
             )
         parts: list[Part] = []
+        notes: list[str] = []
         unkeyed: dict[str, list[str]] = {}
         for path in files:
             part, part_faults = (folder.index_part if index else folder.part)(path, spec.layout)
             faults += part_faults
             if part is None:
                 continue
-            if spec.key_of(part) is None:
+            key = spec.key_of(part)
+            if key and spec.join:
+                part = _joined(part, spec, folder, faults, notes)
+            if key is None:
                 unkeyed.setdefault(f"the id of the patients: {absent(spec.key, part)}", []).append(
                     folder.name(path)
                 )
@@ -227,4 +232,27 @@ def load(source: Source, folder: Folder, faults: list[Fault]) -> dict[str, Loade
             loaded[spec.name] = Loaded.of(
                 spec, parts, folder.root, source.nulls, source.site, faults
             )
+            loaded[spec.name].notes += notes
     return loaded
+
+
+def _joined(
+    part: Part, spec: TableSpec, folder: Folder, faults: list[Fault], notes: list[str]
+) -> Part:
+    """A part with the columns of the table that its spec joins to it."""
+    path = part.path.parent / spec.join
+    if not path.is_file():
+        what, way = "is not there; the study joins it", "Put it there, or take `join` out"
+        faults.append(Fault("D00", f"{part.path.parent.name}/{spec.join}", what, way))
+        return part
+    other, other_faults = folder.part(path, spec.layout)
+    faults += other_faults
+    if other is None:
+        return part
+    try:
+        whole, told = joined(part, other, spec.key_of(part) or "")
+    except ValueError as error:
+        faults.append(Fault("D05", folder.name(path), str(error), "Rename the column of ids"))
+        return part
+    notes += told
+    return whole

@@ -192,6 +192,9 @@ class TableForm(Settings):
     """`,` for a decimal comma"""
     thousands: Literal["", ",", ".", " ", "'"] = ""
     """mark between groups of three digits; without it `1,234` is an error"""
+    join: Annotated[str, AfterValidator(_inside)] = ""
+    """a table beside it that has several rows a patient (cBioPortal's `data_clinical_sample.txt`):
+    its columns are added by the patient's id; a value counts where all rows of a patient agree"""
     person: str = ""
     """a column that knows people across hospitals; one person under two ids is refused (L04)"""
     id_per_site: bool = False

@@ -117,6 +117,11 @@ def _head(path: Path, surveyed: Survey) -> list[str]:
     if surveyed.all_files and len(patterns) > 1 and len(suffixes) == 1:
         patterns = [f"*{suffixes.pop()}"]
     lines.append(f"table = {quoted(patterns[0]) if len(patterns) == 1 else listed(patterns)}")
+    if surveyed.join:
+        lines.append(
+            f"join = {quoted(surveyed.join)}{CHECK}: a row a sample; what differs between samples "
+            "of a patient is missing"
+        )
     if len(surveyed.sheets) > 1 and surveyed.layout.sheet:
         other_sheets = ", ".join(quoted(s) for s in surveyed.sheets if s != surveyed.layout.sheet)
         lines.append(
