@@ -12,27 +12,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Discriminator,
-    Field,
-    Strict,
-    Tag,
-    ValidationInfo,
-)
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo
 from pydantic_core import PydanticKnownError
 
-from common.data.schema import (
-    Channel,
-    Choice,
-    Feature,
-    Imaging,
-    Label,
-    Number,
-    Schema,
-    Survival,
-)
+from common.data.schema import Choice, Feature, Label, Number, Schema, Survival
 from common.runtime import settings
 from common.runtime.settings import (
     BrokenRules,
@@ -50,6 +33,7 @@ from common.runtime.settings import (
     Whole,
     several,
 )
+from common.study.image_sections import ImagesSpec, ImagingSection
 from common.study.study import Study, Task
 
 ANY_TABLE = (
@@ -136,7 +120,6 @@ def _header(value: Any) -> Any:
     return rows
 
 
-_Edges = Annotated[tuple[float, float, float], Strict(False)]
 HeaderRows = Annotated[
     Listed[Whole],
     BeforeValidator(_header, json_schema_input_type=Whole | list[Whole] | Literal[False]),
@@ -416,40 +399,6 @@ class SurvivalSection(Settings):
     """how the report calls it"""
 
 
-@dataclass(frozen=True)
-class ImagingSection(Settings):
-    """`[imaging]`: what images the study looks at, and how they are prepared; lengths in mm, axes
-    from foot to head, front to back and right to left"""
-
-    channels: Mapping[Name, str]
-    """`{ ct = "CT" }`: each image sequence and its modality, `CT` or `MR`"""
-    regions: Names = ()
-    """what an expert may have outlined"""
-    organ: str = ""
-    """the region whose box a volume is cut to; without it: the body, or the brain"""
-    lesion: Names = ()
-    """the regions that together are a lesion, which crops are centred on"""
-    window: Annotated[tuple[float, float], Strict(False)] | None = None
-    """of CT, in Hounsfield units: `[-160, 240]`"""
-    spacing_mm: _Edges = (1.0, 1.0, 1.0)
-    """of a prepared volume; a coarser file keeps its own"""
-    margin_mm: float = 10.0
-    """about the organ's box"""
-    crop_mm: _Edges = (48.0, 48.0, 48.0)
-    """edges of a lesion's crop"""
-    crops: Whole = 3
-    """at most so many lesions a patient, the largest"""
-    coarse: Annotated[tuple[Whole, Whole, Whole], Strict(False)] = (32, 64, 64)
-    """voxels of the whole field of view as the segmentation sees it"""
-    body: Names = ()
-    """words of DICOM's BodyPartExamined that name what is looked at"""
-
-    @property
-    def declared(self) -> Imaging:
-        channels = tuple(Channel(name, modality) for name, modality in self.channels.items())
-        return Imaging(**{**vars(self), "channels": channels})
-
-
 def _timed(tasks: Mapping[str, TaskSection], info: ValidationInfo) -> Mapping[str, TaskSection]:
     """Each with its prediction time."""
     times = _times(info)
@@ -499,10 +448,9 @@ class StudyFile(TableForm):
     survival: SurvivalSection | None = None
     """`[survival]`: a follow-up, for the report"""
     imaging: ImagingSection | None = None
-    """`[imaging]`: the images that it looks at, where it looks at any"""
-    images: Mapping[str, Any] | None = None
-    """`[images]`: how their files name patients and say what they are, with the keys of a source
-    mapping's section"""
+    """`[imaging]`: what the study looks at, and how it is prepared; without it: no images"""
+    images: ImagesSpec = ImagesSpec()
+    """`[images]`: how image files name their patients, and which examination is meant"""
     learners: Listed[Learner] = ("logistic", "boosting")
     """that answer the question, in order"""
     hyper: Mapping[Learner, Mapping[str, Any]] = field(default_factory=dict)
@@ -524,16 +472,14 @@ class StudyFile(TableForm):
                 "needs to know the hospital: name its column (site = ...) or declare "
                 "site_from_file = true",
             )
-        if self.images is not None and not self.images:
-            yield "images", "is empty: say how image files name their patients, or leave it out"
-        if self.images and self.imaging is None:
-            yield (
-                "",
-                "has [images], where the images of patients lie, and no [imaging], which says what "
-                "images the study looks at: channels, window, regions",
-            )
+        if self.imaging is None and self.images != ImagesSpec():
+            yield "images", "says how files are read, but the study looks at none: add [imaging]"
         if self.clinical is not None and self.clinical not in self.learners:
             yield "clinical", f"is none of the learners {', '.join(self.learners)}"
+
+    def faults_beside(self, written: frozenset[str]) -> Iterator[Rule]:
+        if "images" in written and self.images == ImagesSpec():
+            yield "", "has an empty [images]: say how image files name patients, or leave it out"
 
     def mapped(self, name: str) -> dict[str, Any]:
         """Where the table holds what the schema asks for: a mapping, in the form of its TOML
@@ -575,9 +521,8 @@ class StudyFile(TableForm):
                 "unknown": self.label.unknown,
             },
             "features": {feature.name: feature.mapped() for feature in self.feature},
+            "images": self.images.mapped(),
         }
-        if self.images is not None:
-            source["images"] = self.images
         if self.survival is not None:
             s = self.survival
             source["survival"] = {
@@ -605,12 +550,17 @@ def from_toml(raw: Mapping[str, Any], where: str) -> Study:
         if file.survival
         else None
     )
-    features = tuple(f.declared for f in file.feature)
-    imaging = file.imaging.declared if file.imaging else None
     return Study(
         name=name,
         question=file.question or f"Which {label.name} does a patient have?",
-        schema=Schema(name, features, label, file.times, survival, imaging),
+        schema=Schema(
+            name,
+            tuple(f.declared for f in file.feature),
+            label,
+            file.times,
+            survival,
+            file.imaging.declared if file.imaging else None,
+        ),
         tasks={name: Task(**vars(task)) for name, task in file.task.items()}
         or {time: Task(time) for time in file.times},
         learners=file.learners,

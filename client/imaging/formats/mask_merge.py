@@ -17,8 +17,8 @@ import numpy as np
 
 from client.imaging.geometry.resampling import as_is, onto
 from client.imaging.geometry.volumes import Geometry, Mask, Series, Volume
-from client.table.mapping import ImagesSpec
 from common.errors import DataError
+from common.study.image_sections import ImagesSpec
 from common.types import Array
 
 NEAR = 0.25

@@ -27,7 +27,6 @@ from client.local_model.folder_files import MOST, UNSIGNED, Trust, trust_of
 from client.local_model.model_folder import open_model, open_networks
 from client.site.site_file import Site
 from client.table import mapping_file
-from client.table.mapping import ImagesSpec
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Number, Schema
 from common.errors import DataError, FedmetsError, UsageError, WireError
@@ -242,7 +241,6 @@ def test_no_pattern_of_a_folders_study_is_searched_for(left: Left, tmp_path: Pat
     text = (
         'id = "x"\ndenied = ["(a+)+$"]\n[label]\ncolumn = "y"\nvalues = ["a", "b"]\n'
         f'[[feature]]\nname = "{"a" * 50}!"\nunit = "mm"\nlow = 0\nhigh = 1\n'
-        '[imaging]\nchannels = { t1c = "MR" }\n[images]\nid_pattern = "(a+)+$"\n'
     )
     schema = from_toml(tomllib.loads(text), "study.toml").schema_at("baseline")
     told = {**left.told, "study": "x", "task": "baseline", "heads": [], "learners": {}}
@@ -255,8 +253,28 @@ def test_no_pattern_of_a_folders_study_is_searched_for(left: Left, tmp_path: Pat
     )
     study = open_model(folder).study
     guard_denied(study, {f.name: f.name for f in study.schema.features})
-    assert study.source is not None
-    assert mapping_file.parse(study.source, "x").images == ImagesSpec()
+    sections = '[imaging]\nchannels = { t1n = "MR" }\n[images]\n'
+    for pattern in ('id_pattern = "(a+)+$"', 'study = "(a+)+$"', 'regions = { x = "(a+)+$" }'):
+        toml = f"{text}{sections}{pattern}\n".encode()
+        folder = left.write(tmp_path / pattern[:5], study_file="study.toml", study_toml=toml)
+        refused(folder, "D00", "--study")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "coarse = [32, 64, 100000]", "spacing_mm = [1e-9, 1, 1]", "crop_mm = [inf, 1, 1]",
+        "margin_mm = nan", "crops = 1000000000", "window = [-inf, inf]",
+    ],
+)  # fmt: skip
+def test_no_number_of_a_study_s_images_asks_for_memory_without_bound(line: str) -> None:
+    text = (
+        'id = "x"\n[label]\ncolumn = "y"\nvalues = ["a", "b"]\n[[feature]]\nname = "z"\n'
+        'unit = "mm"\nlow = 0\nhigh = 1\n[imaging]\nchannels = { t1n = "MR" }\n'
+    )
+    assert from_toml(tomllib.loads(text), "study.toml").schema.imaging is not None
+    with pytest.raises(FedmetsError, match=line.split()[0]):
+        from_toml(tomllib.loads(text + line), "study.toml")
 
 
 @pytest.mark.parametrize("name", [*MOST])
