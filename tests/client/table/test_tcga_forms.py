@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.cohort import reader
+from client.table import mapping_file
 from tests.client.table.exports import PATIENTS, STUDY, Row, faults, gdc
 
 CODED = "International Classification of Diseases for Oncology, Third Edition ICD-O-3 "
@@ -178,3 +179,9 @@ def test_a_damaged_table_of_a_known_name_is_not_passed_over(tmp_path: Path) -> N
     text = faults(lambda: reader.read_table(STUDY, "preop", tmp_path))
     assert "[D03]" in text or "[D08]" in text
     assert "clinical.tsv" in text
+
+
+def test_images_are_chosen_alike_in_every_form() -> None:
+    mappings = mapping_file.builtin(STUDY.name)
+    assert len(mappings) == 4
+    assert {m.images.examination for m in mappings} == {"earliest"}
