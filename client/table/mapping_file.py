@@ -101,7 +101,13 @@ def _within(section: WithinSection, index: str) -> Within:
 def _survival(section: SurvivalSection, index: str) -> SurvivalSpec:
     table = section.table or index
     times = [
-        FieldSpec(name="survival time", table=table, column=(t,), unit=section.unit, optional=True)
+        FieldSpec(
+            name=f"survival time '{t.name}'",
+            table=table,
+            column=(t,),
+            unit=section.unit,
+            optional=True,
+        )
         for t in section.times
     ]
     values = {"alive": section.alive, "dead": section.dead}

@@ -80,7 +80,7 @@ def column(
     faults: list[Fault] = []
     part = read(path, Layout(), faults)
     assert part is not None
-    spec = TableSpec(name="t", files=("t.csv",), key="id", rows="agree")
+    spec = TableSpec(name="t", files=("t.csv",), key=("id",), rows="agree")
     table = Loaded.of(spec, [part], folder, ("missing",), SiteSpec(constant="A"), faults)
     assert not faults
     return date_column(table, names, order)
