@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from client.imaging.dicom import bounded_inflate, rescale
+from client.imaging.dicom import bounded_gzip, bounded_inflate, rescale
 from client.imaging.dicom import header as dicom_header
 from client.imaging.dicom.elements import quiet
 from client.imaging.dicom.pixel_layout import COPY_AGAIN, NATIVE
@@ -169,7 +169,7 @@ def _raw(h: Header, frames: Sequence[int]) -> Iterator[NDArray[Any]]:
     if h.transfer_syntax in BY_GDCM and list(frames) == [0] and (raw := _by_gdcm(h)) is not None:
         yield raw
         return
-    with Path(h.path).open("rb") as f:
+    with bounded_gzip.opened(Path(h.path)) as f:
         f.seek(h.offset - 12)
         tag = b"\x7f\xe0\x00\x10" if h.big_endian else b"\xe0\x7f\x10\x00"
         if tag not in f.read(

@@ -94,7 +94,8 @@ def _nifti(h: Header) -> list[Series]:
     if h.faults:
         return [_series_of(h, [h], faults=h.faults)]
     geometry, turn = affine_geometry(h)
-    return [_series_of(h, [h], geometry=geometry, turn=turn, slices=((0, 0),))]
+    files = (h.path, *h.companions)
+    return [_series_of(h, [h], files=files, geometry=geometry, turn=turn, slices=((0, 0),))]
 
 
 def affine_geometry(h: Header) -> tuple[Geometry, tuple[int, ...]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from client.imaging.dicom.header import RT_STRUCTURE_SET
 from client.imaging.geometry.resampling import as_is, onto
 from client.imaging.geometry.volumes import Geometry, Mask, Series, Volume
 from client.table.mapping import ImagesSpec
@@ -98,12 +99,14 @@ def _read(
     regions: Sequence[str],
     spec: ImagesSpec,
 ) -> Mask:
-    from client.imaging.formats import segmentations
+    from client.imaging.formats import segmentations, structure_sets
 
     first = next(iter(volumes))
     grid = volumes[first].geometry
     if series.kind == "dicom":
         labels = {r: spec.regions.get(r, (r,)) for r in regions}
+        if series.headers and series.headers[0].sop_class == RT_STRUCTURE_SET:
+            return structure_sets.read_structure_set(series, grid, labels, images[first])
         return segmentations.read_segmentation(series, grid, labels, images[first])
     name = next((n for n, v in volumes.items() if _on(series.geometry, v.geometry)), first)
     own_grid = volumes[name].geometry

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from client.imaging.dicom.seg_object import Outlines, read_outlines
 from client.imaging.dicom.seg_placement import place
 from client.imaging.dicom.seg_reference import drawn_on
-from client.imaging.formats import nifti
+from client.imaging.formats import volume_file
 from client.imaging.geometry.volumes import Geometry, Mask, Series
 from common.errors import DataError, Fault, raise_faults
 
@@ -49,7 +49,7 @@ def check_reference(seg: Series, image: Series) -> None:
 
 
 @contextmanager
-def _refusing(path: str) -> Iterator[None]:
+def refusing(path: str) -> Iterator[None]:
     """What a broken segmentation makes of the arithmetic is its own fault (D00): the mask is lost,
     the image is not."""
     try:
@@ -88,9 +88,9 @@ def read_segmentation(
         raise AssertionError("a mask has 8 bits")
     if image is not None:
         check_reference(series, image)
-    with _refusing(series.files[0]):
+    with refusing(series.files[0]):
         outlines = read_outlines(series.files[0])
-        region_bits, unmatched = _matched(outlines.labels, regions)
+        region_bits, unmatched = matched(outlines.labels, regions)
         bits = _frame_bits(outlines, region_bits)
         notes = list(outlines.notes)
         if image is not None and not drawn_on(series, image):
@@ -106,7 +106,7 @@ def read_segmentation(
     return Mask(out, marked, tuple(notes))
 
 
-def _matched(
+def matched(
     labels: Mapping[int, str], regions: Mapping[str, Sequence[str]]
 ) -> tuple[dict[int, tuple[int, ...]], list[str]]:
     """(segment number -> the regions it belongs to, the labels that belong to none)."""
@@ -149,13 +149,13 @@ def read_label_map(path: Path, onto: Geometry, regions: Mapping[str, Sequence[in
     file, D07 when its affine or size contradicts the image's, or when it holds values that are not
     whole or belong to no region.
     """
-    with _refusing(str(path)):
+    with refusing(str(path)):
         return _label_map(path, onto, regions)
 
 
 def _label_map(path: Path, onto: Geometry, regions: Mapping[str, Sequence[int]]) -> Mask:
-    values, parsed = nifti.voxels(path)
-    turned, geometry = nifti.turn(values, parsed)
+    values, parsed = volume_file.voxels(path)
+    turned, geometry = volume_file.turn(values, parsed)
     if geometry.shape != onto.shape:
         what = (
             f"it has {'x'.join(map(str, geometry.shape))} voxels, its image "

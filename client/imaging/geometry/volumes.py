@@ -110,6 +110,8 @@ class Header:
 
     path: str
     kind: Literal["dicom", "nifti"]
+    """`nifti`: a volume with an affine in a file of its own (NIfTI, NRRD, MetaImage), whose path
+    alone says patient and sequence."""
     modality: str
     declared_modality: str = ""
     """As the file says, which may be one that is not read here ('US', 'SR')."""
@@ -181,6 +183,8 @@ class Header:
     """NIfTI: voxels along (i, j, k, ...)."""
     affine: tuple[tuple[float, ...], ...] = ()
     """NIfTI: (3, 4), voxel indices (i, j, k, 1) to RAS+ mm."""
+    companions: tuple[str, ...] = ()
+    """Files that are read with it: the voxels of a header that stands alone."""
     faults: tuple[str, ...] = ()
     """Why this one file must not be used, though it could be read."""
 
