@@ -313,6 +313,12 @@ class ImagesSpec(Settings):
     """patterns of NIfTI label maps"""
     values: Mapping[str, Wholes] = field(default_factory=dict)
     """region = its values in a label map"""
+    mask_files: Values = field(default_factory=dict)
+    """region = patterns of masks that hold it alone (a file an organ, as TotalSegmentator writes
+    them): in them all that is not 0 is the region; several files of a region are put together"""
+    other_labels: Literal["refuse", "ignore"] = "refuse"
+    """labels of a label map that `values` does not name: `refuse` the map, or `ignore` them
+    (counted)"""
     regions: Mapping[str, Annotated[Listed[Pattern], OneOrMore]] = field(default_factory=dict)
     """region = regular expressions of the labels of DICOM segments, which match as a whole,
     whatever their case"""

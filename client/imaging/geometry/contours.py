@@ -3,7 +3,8 @@
 A voxel is inside when its centre is, by the even-odd rule. Contours of one region in one plane are
 put together by exclusive or: a contour within another is a hole, and one within the hole an island.
 That is what DICOM says of CLOSEDPLANAR_XOR (PS3.3, C.8.8.6.3), and what planning systems mean where
-they write several CLOSED_PLANAR contours (dcmrtstruct2nii and platipy read them so). A keyhole (a channel out and back along one line) encloses nothing by itself under the same rule.
+they write several CLOSED_PLANAR contours (dcmrtstruct2nii and platipy read them so). A keyhole's
+channel, out and back along one line, encloses nothing under the same rule.
 
 Contours are where their millimetres say. Each plane must be one of the grid's own, of any of its
 three axes: for an oblique acquisition these are oblique too.

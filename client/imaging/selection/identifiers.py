@@ -64,6 +64,12 @@ def named(path: str, patterns: Mapping[str, Sequence[str]]) -> str:
     return max(hits)[1] if hits else ""
 
 
+def is_mask(path: str, spec: ImagesSpec) -> bool:
+    """Is a volume file a label map, by the mapping's patterns?"""
+    patterns = {"": spec.mask, **spec.mask_files}
+    return any(_matches(PurePosixPath(path), p) for ps in patterns.values() for p in ps)
+
+
 def _matches(path: PurePosixPath, pattern: str) -> bool:
     wanted = [part for part in pattern.split("/") if part]
     last = path.parts[-len(wanted) :]
@@ -80,7 +86,12 @@ def check(spec: ImagesSpec, imaging: Imaging, source: str) -> None:
         for n in spec.channels
         if n not in channels
     ]
-    for key, names in (("regions", spec.regions), ("values", spec.values)):
+    by_region = (
+        ("regions", spec.regions),
+        ("values", spec.values),
+        ("mask_files", spec.mask_files),
+    )
+    for key, names in by_region:
         faults += [
             f"images.{key}: '{n}' is none of the study's regions "
             f"{', '.join(regions) or '(it has none)'}"

@@ -18,7 +18,7 @@ from client.imaging.dicom.slice_geometry import OTHER_SERIES
 from client.imaging.geometry.volumes import Header, Series
 from client.imaging.selection import mr_contrast
 from client.imaging.selection.case import Case, Rejection
-from client.imaging.selection.identifiers import Keys, named
+from client.imaging.selection.identifiers import Keys, is_mask, named
 from client.imaging.selection.series_ranking import examination, levels, preferences, slices
 from common.data.modality import modality
 from common.data.schema import Imaging
@@ -100,11 +100,7 @@ def choose(
 
 def _is_mask(series: Series, keys: Keys) -> bool:
     """Is it a NIfTI label map, by the mapping's pattern?"""
-    return (
-        series.kind == "nifti"
-        and bool(keys.spec.mask)
-        and bool(named(keys.inside(series.uid), {"mask": keys.spec.mask}))
-    )
+    return series.kind == "nifti" and is_mask(keys.inside(series.uid), keys.spec)
 
 
 def _nobody(series: Series, keys: Keys) -> Fault:
@@ -213,7 +209,7 @@ class _Patient:
             # a NIfTI file that cannot be read is still a sequence that ought to be there
             inside = self.keys.inside(path)
             channel = named(inside, spec.channels)
-            if channel and not (spec.mask and named(inside, {"mask": spec.mask})):
+            if channel and not is_mask(inside, spec):
                 study = self.keys.parse(inside)[1] or str(PurePath(path).parent)
                 examinations[study, ""].setdefault(channel, [])
         return examinations
