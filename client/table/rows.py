@@ -6,8 +6,9 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -96,12 +97,32 @@ class Loaded:
                         "Give each row its patient's id, or delete it",
                     )
                 )
+        faults += table._merged_ids()
         if spec.id_per_site and table.hospitals:
             table.ids = [
                 f"{hospital}: {i}" if i else ""
                 for hospital, i in zip(table.hospitals, table.ids, strict=True)
             ]
         return table
+
+    def _merged_ids(self) -> list[Fault]:
+        """D05 where several ids of one table differ in leading zeros alone, which are dropped: they
+        may be two people."""
+        if not (self.spec.strip_zeros and self.spec.key):
+            return []
+        written: dict[tuple[str, str], set[str]] = defaultdict(set)
+        cells = (cell for part in self.parts for cell in part.column(self.spec.key))
+        hospitals = self.hospitals if self.spec.id_per_site and self.hospitals else repeat("")
+        kept = replace(self.spec, strip_zeros=False)
+        for cell, patient, hospital in zip(cells, self.ids, hospitals, strict=False):
+            if patient:
+                written[hospital, patient].add(_id(cell, kept))
+        several = sorted(" = ".join(sorted(ids)) for ids in written.values() if len(ids) > 1)
+        if not several:
+            return []
+        what = f"strip_zeros makes one patient of ids that may be several people: {some(several)}"
+        way = "Write each person's id in one way, or leave strip_zeros out"
+        return [Fault("D05", self.where(self.spec.key), what, way)]
 
     @property
     def folder(self) -> Path:

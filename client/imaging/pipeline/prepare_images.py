@@ -123,6 +123,10 @@ def read(
     for patient, rejection in duplicates.misspelt(selection.cases, series).items():
         del selection.cases[patient]
         selection.rejections[patient].append(rejection)
+    keys = Keys(request.spec, root)
+    for patient, rejection in duplicates.merged(series, keys, table).items():
+        selection.cases.pop(patient, None)
+        selection.rejections[patient].append(rejection)
     cases = {i: selection.cases[i] for i in sorted(request.ids) if i in selection.cases}
     entries, remade = _filled(cases, selection, indexed, work)
     remade += damaged

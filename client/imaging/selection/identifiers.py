@@ -31,7 +31,18 @@ class Keys:
             study = str(PurePath(first).parent) if series.kind == "nifti" else series.study
         return patient, study
 
+    def spelt(self, series: Series) -> str:
+        """The patient's id as it is written, before zeros are dropped."""
+        by_path = series.kind == "nifti" or self.spec.id == "path"
+        first = series.files[0] if series.files else series.uid
+        return self._found(self.inside(first) if by_path else series.patient)[0]
+
     def parse(self, text: str) -> tuple[str, str]:
+        """The id and the study that a path or a PatientID tells; '' where it tells none."""
+        text, study = self._found(text)
+        return ((text.lstrip("0") or text) if self.spec.strip_zeros else text), study
+
+    def _found(self, text: str) -> tuple[str, str]:
         study = ""
         if self.spec.id_pattern:
             match = re.search(self.spec.id_pattern, text)
@@ -42,8 +53,7 @@ class Keys:
             text = groups.get("id", whole_or_first)
             study = groups.get("study") or ""
         text = (text or "").strip()
-        text = text[: self.spec.id_length] if self.spec.id_length else text
-        return ((text.lstrip("0") or text) if self.spec.strip_zeros else text), study
+        return (text[: self.spec.id_length] if self.spec.id_length else text), study
 
     def inside(self, path: str) -> str:
         """A path as seen from the folder of images."""
