@@ -313,6 +313,12 @@ class ImagesSpec(Settings):
     """patterns of NIfTI label maps"""
     values: Mapping[str, Wholes] = field(default_factory=dict)
     """region = its values in a label map"""
+    id_per_site: bool = False
+    """as for tables, whose setting it has where they have it: ids count anew in each hospital; an
+    image is of the one hospital that has its id, or of the one that `site_pattern` finds"""
+    site_pattern: Pattern = ""
+    """regular expression, searched in a file's path: its group `site`, else its first group, else
+    all that it matches is the hospital's name as the table has it"""
     mask_files: Values = field(default_factory=dict)
     """region = patterns of masks that hold it alone (a file an organ, as TotalSegmentator writes
     them): in them all that is not 0 is the region; several files of a region are put together"""

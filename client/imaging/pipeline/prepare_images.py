@@ -123,7 +123,7 @@ def read(
     for patient, rejection in duplicates.misspelt(selection.cases, series).items():
         del selection.cases[patient]
         selection.rejections[patient].append(rejection)
-    keys = Keys(request.spec, root)
+    keys = Keys(request.spec, root).beside(table)
     for patient, rejection in duplicates.merged(series, keys, table).items():
         selection.cases.pop(patient, None)
         selection.rejections[patient].append(rejection)

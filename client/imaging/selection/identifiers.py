@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath, PurePosixPath
 
 from client.imaging.geometry.volumes import Series
@@ -21,6 +21,32 @@ class Keys:
 
     spec: ImagesSpec
     root: Path
+    owners: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """An id that counts anew in each hospital -> the patients of the table that have it."""
+
+    def beside(self, table: Collection[str]) -> Keys:
+        """The same, with the patients of a table whose ids count anew in each hospital, `hospital:
+        id`."""
+        if not self.spec.id_per_site:
+            return self
+        owners: dict[str, list[str]] = {}
+        for patient in sorted(table):
+            owners.setdefault(patient.rpartition(": ")[2], []).append(patient)
+        return replace(self, owners={plain: tuple(ids) for plain, ids in owners.items()})
+
+    def owner(self, plain: str, path: str) -> str:
+        """The table's patient that an id in a file is of: by the hospital in its path, else the only
+        one that has it; else the id as it is."""
+        if not self.spec.id_per_site or not plain:
+            return plain
+        if self.spec.site_pattern:
+            match = re.search(self.spec.site_pattern, self.inside(path))
+            if match is None:
+                return plain
+            whole_or_first = match.group(1) if match.re.groups else match.group()
+            return f"{match.groupdict().get('site', whole_or_first)}: {plain}"
+        patients = self.owners.get(plain, ())
+        return patients[0] if len(patients) == 1 else plain
 
     def of(self, series: Series) -> tuple[str, str]:
         """The patient's id ('' where there is none), and the study."""
@@ -29,7 +55,7 @@ class Keys:
         patient, study = self.parse(self.inside(first) if by_path else series.patient)
         if not study:
             study = str(PurePath(first).parent) if series.kind == "nifti" else series.study
-        return patient, study
+        return self.owner(patient, first), study
 
     def spelt(self, series: Series) -> str:
         """The patient's id as it is written, before zeros are dropped."""

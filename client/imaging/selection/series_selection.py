@@ -75,7 +75,7 @@ def choose(
 ) -> Selection:
     """One case a patient of `table` as far as the images go. `broken`: files that cannot be read,
     with the reason."""
-    out = Selection()
+    out, keys = Selection(), keys.beside(table)
     by_patient: dict[str, list[PatientSeries]] = defaultdict(list)
     broken = list(broken)
     for single in mr_contrast.settled(series):
@@ -90,12 +90,31 @@ def choose(
         elif single.modality != "other":
             broken.append((single.files[0], _nobody(single, keys)))
     linked = _linked(broken, headers, keys, table, out)
+    _of_several_hospitals(by_patient, keys, out)
     out.strangers = tuple(sorted(by_patient.keys() - set(table)))
     for patient in sorted((by_patient.keys() | linked.keys()) & set(table)):
         _Patient(
             patient, by_patient.get(patient, []), linked.get(patient, []), keys, imaging
         ).select(out)
     return out
+
+
+def _of_several_hospitals(
+    by_patient: Mapping[str, Sequence[PatientSeries]], keys: Keys, out: Selection
+) -> None:
+    """Images of an id that several hospitals have, of which nothing tells whose they are, are
+    nobody's (D05)."""
+    for plain in sorted(by_patient.keys() & keys.owners.keys()):
+        patients = [p for p in keys.owners[plain] if p not in by_patient]
+        if len(keys.owners[plain]) < 2 or keys.spec.site_pattern or not patients:
+            continue
+        text = (
+            f"D05 {by_patient[plain][0][1].files[0]}: it is of '{plain}', which "
+            f"{len(keys.owners[plain])} hospitals have, and nothing tells of which one. Name the "
+            "hospital in the path, and site_pattern in [images] of the source mapping"
+        )
+        for patient in patients:
+            out.rejections[patient].append(("D05", text))
 
 
 def _is_mask(series: Series, keys: Keys) -> bool:
@@ -144,11 +163,12 @@ def _linked(
                 keys.inside(h.path) if h.kind == "nifti" or keys.spec.id == "path" else h.patient
             )[0]
             for folder in PurePath(h.path).parents:
-                around[str(folder)].add(patient)
+                around[str(folder)].add(keys.owner(patient, h.path))
     linked: dict[str, list[BrokenFile]] = defaultdict(list)
     for path, fault in broken:
         patients_in_path = {
-            keys.parse(part)[0] for part in (keys.inside(path), *PurePath(keys.inside(path)).parts)
+            keys.owner(keys.parse(part)[0], path)
+            for part in (keys.inside(path), *PurePath(keys.inside(path)).parts)
         } & set(table)
         patients_nearby = next(
             (around[str(f)] for f in PurePath(path).parents if around.get(str(f))), set()
