@@ -219,12 +219,32 @@ def _by_gdcm(h: Header) -> NDArray[Any] | None:
 
 
 def _decoded(data: bytes, h: Header, frames: Sequence[int]) -> Iterator[NDArray[Any]]:
-    """Frames of encapsulated pixel data."""
+    """Frames of encapsulated pixel data. A decoder that fails leaves them to the next one (odd
+    JPEG-LS, JPEG Extended of 12 bits); the first one's error is told when all have failed."""
+    first: Exception | None = None
+    for plugin in dict.fromkeys((PLUGINS.get(h.transfer_syntax, ""), "")):
+        try:
+            whole = _by_pydicom(data, h, frames, plugin)
+            break
+        except Exception as error:  # decoders fail in their own ways
+            first = first or error
+    else:
+        raw = _by_gdcm(h) if list(frames) == [0] else None
+        if raw is None:
+            raise first or ValueError("no decoder reads it")
+        whole = {0: raw}
+    yield from (whole[n] for n in frames)
+
+
+def _by_pydicom(
+    data: bytes, h: Header, frames: Sequence[int], plugin: str
+) -> dict[int, NDArray[Any]]:
+    """The stored values of each frame. plugin: '' for whichever of pydicom's can."""
     from pydicom.pixels.decoders.base import get_decoder
 
     options: dict[str, Any] = {
         "raw": True,
-        "decoding_plugin": PLUGINS.get(h.transfer_syntax, ""),
+        "decoding_plugin": plugin,
         "pixel_keyword": "PixelData",
         "rows": h.rows,
         "columns": h.columns,
@@ -237,14 +257,10 @@ def _decoded(data: bytes, h: Header, frames: Sequence[int]) -> Iterator[NDArray[
     }
     decoder = get_decoder(h.transfer_syntax)
     if len(frames) == 1:
-        yield decoder.as_array(data, index=frames[0], **options)[0]
-        return
+        return {frames[0]: decoder.as_array(data, index=frames[0], **options)[0]}
     order = sorted(frames)  # a decoder walks the fragments forwards
-    whole = {
-        n: a
-        for n, (a, _) in zip(order, decoder.iter_array(data, indices=order, **options), strict=True)
-    }
-    yield from (whole[n] for n in frames)
+    arrays = decoder.iter_array(data, indices=order, **options)
+    return {n: a for n, (a, _) in zip(order, arrays, strict=True)}
 
 
 def _rescale(

@@ -29,8 +29,9 @@ from client.imaging.dicom.slice_geometry import (
     normal,
     unlike,
     where,
+    without_scouts,
 )
-from client.imaging.dicom.split_series import split_series
+from client.imaging.dicom.split_series import joined_slices, split_series
 from client.imaging.geometry.volumes import Geometry, Header, Series
 from common.data.modality import MODALITIES
 
@@ -59,6 +60,7 @@ def group(headers: Sequence[Header]) -> list[Series]:
     their own."""
     out: list[Series] = []
     by_series: dict[tuple[str, ...], list[Header]] = {}
+    headers, joined = joined_slices(headers)
     for h in headers:
         alone = h.path if h.kind == "nifti" or h.modality == "SEG" else ""
         by_series.setdefault((h.kind, h.modality, h.patient, h.study, h.series, alone), []).append(
@@ -70,7 +72,14 @@ def group(headers: Sequence[Header]) -> list[Series]:
             if headers_of_series[0].kind == "nifti"
             else _series(headers_of_series)
         )
-    return _unique(out)
+    return _unique(
+        [
+            replace(s, notes=(*s.notes, joined[s.headers[0].series]))
+            if s.headers and s.headers[0].series in joined
+            else s
+            for s in out
+        ]
+    )
 
 
 def _unique(series: list[Series]) -> list[Series]:
@@ -190,6 +199,24 @@ def _unfit(h: Header) -> str:
 
 
 def _volumes(headers: list[Header]) -> list[Series]:
+    kept, scouts = without_scouts([Slice(h, n) for h in headers for n in range(len(h.frames))])
+    paths = {s.header.path for s in scouts} - {s.header.path for s in kept}
+    if not paths:
+        return _stacks(headers, ())
+    aside = [h for h in headers if h.path in paths]
+    what = "a scout that is not called one: it lies across the other slices, or has no place"
+    scout = _series_of(
+        aside[0],
+        aside,
+        uid=f"{aside[0].series}#scout",
+        faults=(f"{where(paths)}: {what}. {OTHER_SERIES}",),
+    )
+    note = f"{len(aside)} files of the series are a scout that is not called one: left out"
+    return [*_stacks([h for h in headers if h.path not in paths], (note,)), scout]
+
+
+def _stacks(headers: list[Header], notes: tuple[str, ...]) -> list[Series]:
+    """The volumes of files that are all slices; `notes`: of each of them."""
     first = headers[0]
     slices = [Slice(h, n) for h in headers for n in range(len(h.frames))]
     faults = [*dict.fromkeys(f for h in headers for f in h.faults), *mixtures(headers, slices)]
@@ -203,12 +230,14 @@ def _volumes(headers: list[Header]) -> list[Series]:
     slices, positions = [slices[i] for i in order], positions[order]
     parts = split_series(slices)
     if len(parts) == 1:
-        return [_volume(first.series, slices, normal_direction, ())]
+        return [_volume(first.series, slices, normal_direction, notes)]
     out = []
     for name, part in parts:
         note = f"one of {len(parts)} images that share a SeriesInstanceUID: taken apart by {name}"
         out.append(
-            _volume(f"{first.series}#{name.replace(' ', '')}", part, normal_direction, (note,))
+            _volume(
+                f"{first.series}#{name.replace(' ', '')}", part, normal_direction, (*notes, note)
+            )
         )
     return out
 

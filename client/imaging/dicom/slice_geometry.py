@@ -49,6 +49,32 @@ class Slice:
         return next((value for key, value in self.frame.traits if key == name), "")
 
 
+FEW = 4
+"""One in so many slices, at most, are a scout among the others."""
+ACROSS = 0.2
+"""Cosine between a scout's normal and the others', at most: it shows the body from another side."""
+
+
+def without_scouts(slices: list[Slice]) -> tuple[list[Slice], list[Slice]]:
+    """The slices of a series, and the few among them that are a scout which is not called one: they
+    lie across all others, or have no place and another matrix than the others."""
+    cosines = [s.frame.orientation for s in slices]
+    whole = [tuple(round(c, 2) for c in o) for o in cosines if o and _square(o)]
+    if len(slices) <= FEWEST_SLICES or not whole:
+        return slices, []
+    usual_normal = np.cross(*np.array(_usual(whole)).reshape(2, 3))
+    usual_size = _usual([(s.header.rows, s.header.columns) for s in slices])
+    kept, scouts = [], []
+    for s, cosine in zip(slices, cosines, strict=True):
+        if cosine and _square(cosine):
+            along = np.cross(*np.array(cosine).reshape(2, 3))
+            scout = abs(float(along @ usual_normal)) < ACROSS
+        else:
+            scout = (s.header.rows, s.header.columns) != usual_size
+        (scouts if scout else kept).append(s)
+    return (slices, []) if len(scouts) > len(slices) / FEW else (kept, scouts)
+
+
 def where(paths: Iterable[str]) -> str:
     """'a.dcm', 'a.dcm and b.dcm' or 'a.dcm and 12 more files'."""
     names = sorted(set(paths))

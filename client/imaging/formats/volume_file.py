@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from client.imaging.dicom.elements import quiet
 from client.imaging.dicom.header import unreadable
+from client.imaging.dicom.pixels import AIR_HU
 from client.imaging.dicom.series import affine_geometry
 from client.imaging.formats import metaimage, nifti, nrrd, stored_volume
 from client.imaging.formats.stored_volume import CONVERT_OR_COPY_AGAIN
@@ -92,6 +93,7 @@ def read(series: Series) -> Volume:
     turned, geometry = turn(values, parsed)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
         out = np.ascontiguousarray(turned, np.float32)
+    notes = _background(out)
     not_finite = int(np.count_nonzero(~np.isfinite(out)))
     if not_finite:
         what = f"{not_finite} of {out.size} voxels are NaN or infinite"
@@ -103,4 +105,27 @@ def read(series: Series) -> Volume:
     if float(out.min()) == float(out.max()):
         what = f"every voxel is {float(out.flat[0]):g}"
         raise_faults([Fault("D06", str(path), what, CONVERT_OR_COPY_AGAIN)])
-    return Volume(out, geometry)
+    return Volume(out, geometry, notes)
+
+
+def _background(values: NDArray[np.float32]) -> tuple[str, ...]:
+    """Puts 0 in place of NaN that reaches the volume's faces, as masked images (of a brain, say)
+    have it outside: the lowest value where that is below 0, as air in Hounsfield units is. What it
+    did, for the notes."""
+    nan = np.isnan(values)
+    if not nan.any() or nan.all():
+        return ()
+    from scipy.ndimage import label
+
+    parts, _ = label(nan)
+    faces = [np.moveaxis(parts, axis, 0)[[0, -1]] for axis in range(3)]
+    outside = np.isin(parts, np.setdiff1d(np.concatenate([np.unique(f) for f in faces]), [0]))
+    if not outside.any():
+        return ()
+    lowest = float(values[np.isfinite(values)].min(initial=0.0))
+    background = lowest if lowest < AIR_HU else 0.0
+    values[outside] = background
+    return (
+        f"NaN outside of the imaged is background: {int(outside.sum())} voxels became "
+        f"{background:g}",
+    )
