@@ -313,6 +313,9 @@ class ImagesSpec(Settings):
     """patterns of NIfTI label maps"""
     values: Mapping[str, Wholes] = field(default_factory=dict)
     """region = its values in a label map"""
+    resample: Literal["never", "tilt"] = "never"
+    """`tilt`: a DICOM series whose only fault is a gantry tilt, or slices unevenly apart, is
+    resampled to straight slices (said in the account); without it such a series is set aside"""
     id_per_site: bool = False
     """as for tables, whose setting it has where they have it: ids count anew in each hospital; an
     image is of the one hospital that has its id, or of the one that `site_pattern` finds"""

@@ -22,6 +22,7 @@ from client.imaging.dicom import bounded_gzip, bounded_inflate, rescale
 from client.imaging.dicom import header as dicom_header
 from client.imaging.dicom.elements import quiet
 from client.imaging.dicom.pixel_layout import COPY_AGAIN, NATIVE
+from client.imaging.geometry.straightening import straightened
 from client.imaging.geometry.volumes import Header, Series, Volume
 from common.data.modality import modality
 from common.errors import DataError, Fault, raise_faults
@@ -80,6 +81,8 @@ def read(series: Series) -> Volume:
     count = len(series.slices)
     axes = [abs(t) - 1 for t in series.turn]
     rows, columns = (series.geometry.shape[axes.index(a)] for a in (1, 2))
+    if series.straight is not None:
+        rows, columns = series.headers[0].rows, series.headers[0].columns
     out = np.empty((count, rows, columns), np.float32)
     account = _Account()
     by_file: dict[int, list[tuple[int, int]]] = {}
@@ -96,6 +99,9 @@ def read(series: Series) -> Volume:
         _check_hounsfield(series, out, account)
     elif account.low == account.high:
         raise_faults([Fault("D06", _first(series), f"every voxel is {account.low:g}", COPY_AGAIN)])
+    if series.straight is not None:
+        outside = LOWEST_HU if modality(series.modality).hounsfield else 0.0
+        out = straightened(out, series.straight, outside)
     if series.turn != (1, 2, 3):
         flips = tuple(slice(None, None, -1 if t < 0 else 1) for t in series.turn)
         out = np.ascontiguousarray(out.transpose(axes)[flips])
@@ -219,20 +225,21 @@ def _by_gdcm(h: Header) -> NDArray[Any] | None:
 
 
 def _decoded(data: bytes, h: Header, frames: Sequence[int]) -> Iterator[NDArray[Any]]:
-    """Frames of encapsulated pixel data. A decoder that fails leaves them to the next one (odd
-    JPEG-LS, JPEG Extended of 12 bits); the first one's error is told when all have failed."""
-    first: Exception | None = None
-    for plugin in dict.fromkeys((PLUGINS.get(h.transfer_syntax, ""), "")):
+    """Frames of encapsulated pixel data. A decoder that fails (on odd JPEG-LS, say) leaves them to
+    pydicom's others; the first one's error is told when all have failed.
+
+    JPEG Extended of 12 bits is read by none of them, and not by gdcm itself: its values wrap.
+    """
+    preferred = PLUGINS.get(h.transfer_syntax, "")
+    try:
+        whole = _by_pydicom(data, h, frames, preferred)
+    except Exception as error:  # decoders fail in their own ways
+        if not preferred:
+            raise
         try:
-            whole = _by_pydicom(data, h, frames, plugin)
-            break
-        except Exception as error:  # decoders fail in their own ways
-            first = first or error
-    else:
-        raw = _by_gdcm(h) if list(frames) == [0] else None
-        if raw is None:
-            raise first or ValueError("no decoder reads it")
-        whole = {0: raw}
+            whole = _by_pydicom(data, h, frames, "")
+        except Exception:
+            raise error from None
     yield from (whole[n] for n in frames)
 
 

@@ -27,12 +27,13 @@ from client.imaging.dicom.slice_geometry import (
     even,
     mixtures,
     normal,
+    regular,
     unlike,
     where,
     without_scouts,
 )
 from client.imaging.dicom.split_series import joined_slices, split_series
-from client.imaging.geometry.volumes import Geometry, Header, Series
+from client.imaging.geometry.volumes import Geometry, Header, Series, Straight
 from common.data.modality import MODALITIES
 
 LOSSY = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 81, 91, 203))
@@ -262,6 +263,7 @@ def _volume(
     doubled = sum(
         len({(s.header.sop or s.header.path, s.number) for s in place}) > 1 for place in places
     )
+    crooked = len(faults)
     faults += unlike(headers, kept)
     if doubled > 1 and 2 * doubled >= len(places):
         faults.append(
@@ -270,6 +272,7 @@ def _volume(
             "and no attribute (echo, b-value, phase, acquisition) tells them apart. Send each as "
             "a series of its own, or leave it out"
         )
+    straight = _straight(kept, normal_direction) if 0 < crooked == len(faults) else None
     volume_notes = [*notes, *strays, *_remarks(headers, kept, step)]
     if spares:
         volume_notes.append(
@@ -297,8 +300,49 @@ def _volume(
         channel=channel,
         notes=(*volume_notes, why) if why else tuple(volume_notes),
         faults=tuple(faults),
+        straight=straight,
         **geometry_fields,
     )
+
+
+def straightened(series: Series) -> Series:
+    """The series, where its only fault is that its slices are tilted or unevenly apart, as one that
+    is resampled to a regular grid when it is read."""
+    if series.straight is None or series.geometry is not None:
+        return series
+    return replace(
+        series,
+        geometry=series.straight.geometry,
+        turn=series.straight.turn,
+        notes=(*series.notes, series.straight.note),
+        faults=(),
+    )
+
+
+def _straight(kept: list[Slice], along: NDArray[np.float64]) -> Straight | None:
+    """The regular grid of slices that are tilted or unevenly apart: as wide as all of them together,
+    at their usual step."""
+    found = regular(kept, along)
+    if found is None:
+        return None
+    depth, sideways, name = found
+    frame, header = kept[0].frame, kept[0].header
+    (row, column), (down, right) = axes(frame), frame.spacing or (0.0, 0.0)
+    step = float(np.median(np.diff(depth)))
+    shifts = np.stack([sideways @ column / down, sideways @ row / right], axis=1)
+    corner = shifts.min(axis=0)
+    shifts -= corner
+    extra = np.ceil(shifts.max(axis=0) - 1e-6).astype(int)
+    shape = (
+        int(depth[-1] / step + 1e-6) + 1,
+        header.rows + int(extra[0]),
+        header.columns + int(extra[1]),
+    )
+    origin = np.array(frame.position, np.float64)
+    origin += corner[0] * down * column + corner[1] * right * row
+    geometry, turn = turned(shape, origin, np.stack([along * step, column * down, row * right]))
+    note = f"resampled to straight slices {step:.2f} mm apart, as the mapping allows: {name}"
+    return Straight(geometry, turn, shape, depth / step, shifts, note)
 
 
 def _float(text: str) -> float | None:

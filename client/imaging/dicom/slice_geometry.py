@@ -294,13 +294,8 @@ def even(
 def _uneven(paths: list[str], depth: NDArray[np.float64]) -> str:
     steps = np.diff(depth)
     usual_step = float(np.median(steps))
-    ratios = steps / usual_step
-    gaps = np.flatnonzero(ratios > 1.5)
-    if (
-        len(gaps)
-        and len(gaps) <= max(1, len(steps) // 4)
-        and (np.abs(np.delete(ratios, gaps) - 1) < 0.2).all()
-    ):
+    ratios, gaps = steps / usual_step, _gaps(steps)
+    if len(gaps):
         missing = ", ".join(
             f"{max(1, round(ratios[i]) - 1)} between {depth[i]:.2f} and {depth[i + 1]:.2f} mm "
             f"({paths[i]} and {paths[i + 1]})"
@@ -318,6 +313,48 @@ def _uneven(paths: list[str], depth: NDArray[np.float64]) -> str:
         f"{paths[worst + 1]}. "
         "Send each part as a series of its own, or leave it out"
     )
+
+
+THICKEST_STEP_MM = 10.0
+"""Slices further apart than this are not interpolated between."""
+
+
+def regular(
+    kept: list[Slice], along: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], str] | None:
+    """(depths, sideways shifts, what they are called) of slices whose only fault is that they are
+    shifted evenly sideways or unevenly apart; None where they have another one.
+
+    depths: (slices,) mm from the first one; shifts: (slices, 3) LPS mm beside the line through it.
+    """
+    positions = np.array([s.frame.position for s in kept], np.float64)
+    depth = (positions - positions[0]) @ along
+    sideways = positions - positions[0] - np.outer(depth, along)
+    steps = np.diff(depth)
+    if len(kept) < FEWEST_SLICES or steps.min() <= 0.01 or steps.max() > THICKEST_STEP_MM:
+        return None
+    if len(_gaps(steps)):
+        return None
+    slope = (depth @ sideways) / (depth @ depth)
+    tolerance = 0.05 + 1e-3 * depth[-1]
+    if np.abs(sideways - np.outer(depth, slope)).max() > tolerance:
+        return None
+    names = []
+    angle = float(np.degrees(np.arctan(np.linalg.norm(slope))))
+    if np.abs(sideways).max() > tolerance:
+        names.append(f"a gantry tilt of {angle:.1f} degrees")
+    if np.abs(steps - np.median(steps)).max() > 0.1 * float(np.median(steps)):
+        names.append(f"steps of {steps.min():.2f} to {steps.max():.2f} mm")
+    return depth, sideways, " and ".join(names) or "slices that stray"
+
+
+def _gaps(steps: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Where slices are missing: few steps are some times as wide as the others, which are even."""
+    ratios = steps / float(np.median(steps))
+    gaps = np.flatnonzero(ratios > 1.5)
+    if len(gaps) > max(1, len(steps) // 4) or (np.abs(np.delete(ratios, gaps) - 1) >= 0.2).any():
+        return np.empty(0, np.int64)
+    return gaps
 
 
 def _leaning(paths: list[str], sideways: NDArray[np.float64], depth: NDArray[np.float64]) -> str:

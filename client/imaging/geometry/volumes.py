@@ -198,6 +198,21 @@ class Header:
         return cls(**{**values, "frames": frames})
 
 
+@dataclass(frozen=True, eq=False)
+class Straight:
+    """How slices that are shifted sideways (gantry tilt), or unevenly apart, lie on a regular grid."""
+
+    geometry: Geometry
+    turn: tuple[int, ...]
+    """As of a Series, for an array (slice, row, column) of `shape`."""
+    shape: tuple[int, int, int]
+    depths: NDArray[np.float64]
+    """(slices,): where each lies, in steps of the grid, growing."""
+    shifts: NDArray[np.float64]
+    """(slices, 2): rows and columns of the grid at which each slice's first pixel lies."""
+    note: str
+
+
 @dataclass(frozen=True)
 class Series:
     """Files that together are one image (or one segmentation). Usable when `faults` is empty."""
@@ -234,6 +249,9 @@ class Series:
     model: str = ""
     identity: tuple[str, ...] = ()
     """NAMES of identity tags that hold a value in any of the files."""
+    straight: Straight | None = field(default=None, repr=False, compare=False)
+    """How it becomes a volume all the same, where its only fault is that its slices are tilted or
+    unevenly apart. With a geometry: that it is to."""
     headers: tuple[Header, ...] = field(default=(), repr=False)
     """Of `files`, in their order."""
 

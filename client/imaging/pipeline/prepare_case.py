@@ -69,6 +69,10 @@ def key_of(case: Case, hashes: Mapping[str, str], imaging: Imaging, spec: Images
         "masks": [sorted(hashes[f] for f in series.files) for series in case.masks],
         # a file may hold several images (echoes): which of its frames
         "slices": [series.slices for series in case.channels.values()],
+        "straight": [
+            series.geometry is not None and series.straight is not None
+            for series in case.channels.values()
+        ],
         "spares": [sorted((hashes[f], frame, k) for f, frame,
         k in series.spares) for series in case.channels.values()],
         "imaging": [

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from client.imaging.dicom.rescale import stated
+from client.imaging.dicom.series import straightened
 from client.imaging.geometry.volumes import Header
 from client.imaging.pipeline.header_index import HeaderIndex, IndexedFile, Stamp, fingerprint
 from client.imaging.pipeline.image_cache import BrokenEntryError, Cache, Entry
@@ -118,6 +119,8 @@ def read(
     from client.imaging.formats import readers as image_readers
 
     series = image_readers.group(headers)
+    if request.spec.resample == "tilt":
+        series = [straightened(single) for single in series]
     table = set(request.ids) | set(request.everybody)
     selection = choose(series, headers, broken, Keys(request.spec, root), request.imaging, table)
     for patient, rejection in duplicates.misspelt(selection.cases, series).items():

@@ -111,11 +111,6 @@ def test_settings_tell_two_images_apart(tmp_path: Path) -> None:
     assert all(not s.faults for s in made)
 
 
-def across(ds: Dataset, k: int) -> None:
-    if k == 3:
-        ds.ImageOrientationPatient = list(CORONAL)
-
-
 def test_a_scout_that_is_not_called_one_costs_itself(tmp_path: Path) -> None:
     scans.write(tmp_path / "a", body(SHAPE))
     scout = scans.dataset(Scan(orientation=CORONAL), body((1, 30, 12))[0], 40)
@@ -151,16 +146,43 @@ def test_a_decoder_that_fails_leaves_a_file_to_the_next(
 
     def failing(data: bytes, h: Header, frames: Any, plugin: str) -> Any:
         asked.append(plugin)
-        if plugin or len(asked) > 12:
+        if plugin:
             raise RuntimeError("odd")
+        if broken:
+            raise RuntimeError("odder")
         return by_pydicom(data, h, frames, plugin)
 
+    broken = False
     monkeypatch.setattr(pixels, "_by_pydicom", failing)
     assert np.array_equal(image_readers.read(made).array, wanted)
     assert set(asked) == {"pyjpegls", ""}
-    # where none of pydicom's can, gdcm by itself; and where nobody can, the first one's words
-    monkeypatch.setattr(pixels, "_by_gdcm", lambda h: None)
-    with pytest.raises(DataError, match="odd"):
+    broken = True
+    with pytest.raises(DataError, match="RuntimeError: odd\\)"):
+        image_readers.read(made)
+
+
+def test_jpeg_extended_of_12_bits_is_refused_for_gdcm_wraps_it(tmp_path: Path) -> None:
+    import gdcm
+
+    paths = scans.write(tmp_path, body(SHAPE), Scan(stored=12))
+    for path in paths:
+        reader, change, writer = (
+            gdcm.ImageReader(),
+            gdcm.ImageChangeTransferSyntax(),
+            gdcm.ImageWriter(),
+        )
+        reader.SetFileName(str(path))
+        assert reader.Read()
+        syntax = gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGExtendedProcess2_4)
+        change.SetTransferSyntax(syntax)
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer.SetFileName(str(path))
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        assert writer.Write()
+    (made,) = series(tmp_path)
+    with pytest.raises(DataError, match="12-bit"):
         image_readers.read(made)
 
 
