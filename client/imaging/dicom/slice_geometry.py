@@ -64,7 +64,8 @@ def without_scouts(slices: list[Slice]) -> tuple[list[Slice], list[Slice]]:
         return slices, []
     usual_normal = np.cross(*np.array(_usual(whole)).reshape(2, 3))
     usual_size = _usual([(s.header.rows, s.header.columns) for s in slices])
-    kept, scouts = [], []
+    kept: list[Slice] = []
+    scouts: list[Slice] = []
     for s, cosine in zip(slices, cosines, strict=True):
         if cosine and _square(cosine):
             along = np.cross(*np.array(cosine).reshape(2, 3))

@@ -15,16 +15,19 @@ from matplotlib.path import Path as Polygon
 from numpy.typing import NDArray
 from pydicom import Dataset
 
+from client.cohort.reader import Reading, read_table
 from client.imaging.formats import mask_merge
 from client.imaging.formats import readers as image_readers
 from client.imaging.formats.segmentations import read_segmentation
 from client.imaging.formats.structure_sets import read_structure_set
 from client.imaging.geometry import contours
 from client.imaging.geometry.volumes import Geometry, Header, Mask, Series, Volume
+from client.imaging.pipeline import prepare_images as pipeline
 from client.table.mapping import ImagesSpec
 from common.errors import DataError
 from tests.client.imaging import scans
 from tests.client.imaging.outlines import Outline, structure_set
+from tests.client.imaging.pipeline import exams
 from tests.client.imaging.scans import CORONAL, PRONE, SAGITTAL, Scan, body
 
 REGIONS = {"liver": ["liver"], "lesion": [r"(gtv|met)[_ ]?\d*", "lesion"]}
@@ -348,3 +351,45 @@ def test_gzipped_slices_of_any_syntax(tmp_path: Path, syntax: str) -> None:
         p.unlink()
     made = image_readers.read(series(*[p.with_name(p.name + ".gz") for p in paths]))
     assert np.array_equal(made.array, plain.array)
+
+
+def test_from_a_folder_to_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The structure set beside its CT outlines what a SEG of the same lesions does; one of another
+    series is set aside."""
+    monkeypatch.setattr(pipeline, "WORKERS", 0)
+    spec = {"regions": {"liver": ["Liver"], "lesion": [r"GTV[ _]*\d*"]}}
+
+    def picture(folder: str, make: Any) -> Reading:
+        data = tmp_path / folder
+        exams.table(data, ["P1", "P2"])
+        exams.ct(data / "P1" / "ct", "P1")
+        paths = sorted((data / "P1" / "ct").glob("*.dcm"))
+        make(data / "P1" / "outlines.dcm", paths)
+        return read_table(exams.study(exams.CT, spec), "now", data, cache=tmp_path / "cache")
+
+    rois: dict[str, list[Outline]] = {
+        "Liver": [(k, box(8.5, 30.5)) for k in range(1, 7)],
+        "GTV 1": [(3, box(12.5, 17.5)), (4, box(12.5, 17.5))],
+        "GTV_2": [(5, box(20.5, 25.5)), (5, box(21.5, 22.5))],
+    }
+    masks = {name: np.zeros((8, 40, 48), np.bool_) for name in rois}
+    for name, outlines in rois.items():
+        for k, polygon in outlines:
+            masks[name][k] ^= reference(polygon, (40, 48))
+
+    by_contours = picture("a", lambda path, paths: structure_set(path, paths, rois))
+    by_voxels = picture("b", lambda path, paths: exams.seg(path, paths[0].parent, masks))
+    first, second = by_contours.cohort.pictures[0], by_voxels.cohort.pictures[0]
+    assert first is not None
+    assert second is not None
+    assert first.mask is not None
+    assert np.array_equal(first.mask, second.mask)
+    assert first.marked == second.marked == (True, True)
+
+    def astray(path: Path, paths: list[Path]) -> None:
+        other = scans.write(tmp_path / "elsewhere", body(SHAPE), Scan(patient="P1"))
+        structure_set(path, other, {"Liver": [(1, box(8.5, 20.5))]})
+
+    lost = picture("c", astray)
+    assert lost.cohort.imaged.tolist() == [True, False]
+    assert any("a segmentation is set aside, D05" in note for note in lost.cohort.flow.notes)
