@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from bench.private_auc import auc
-from client.station.gaussian_noise import noised
+from client.station.guard import contributed, noisy
 from common.data.cohort import Cohort, Fold
 from common.federated.accounting import calibrate
 from common.federated.learner import Federated, configured, fit, local_plan, total
@@ -55,22 +55,21 @@ def network(patients: int) -> Perceptron:
 
 
 def trained(learner: Federated, state: State, cohorts: list[Cohort], noise: float) -> State:
-    """A fit with the noise that stations add."""
+    """A fit with the noise that stations add, by what stations do."""
     privacy = Privacy(noise)
     plan = dataclasses.replace(
         local_plan(Fold(), 0, 5), participants=tuple(c.site for c in cohorts), privacy=privacy
     )
     state, done = {**state, learner.name: learner.start(cohorts[0].schema, 0)}, False
     while not done:
-        asked = dataclasses.replace(plan, phase=learner.phase(state[learner.name]))
-        bound = learner.phases[asked.phase].sensitivity(cohorts[0].schema)
-        assert bound is not None
-        states = {plan.fold: state}
-        step = learner.apply(
-            states,
-            total([noised(learner.contribute(states, c, asked), bound, privacy) for c in cohorts]),
-            asked,
+        asked = dataclasses.replace(
+            plan, learner=learner.name, phase=learner.phase(state[learner.name])
         )
+        states = {plan.fold: state}
+        sums = [
+            noisy(contributed(learner, states, c, asked, print), learner, asked, c) for c in cohorts
+        ]
+        step = learner.apply(states, total(sums), asked)
         state, done = {**state, learner.name: step.arrays}, step.done
     return state
 

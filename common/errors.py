@@ -86,8 +86,10 @@ CODES: dict[str, Code] = {
         "the site checks its data and its mapping: nobody is left after the exclusions in its log",
     ),
     "L01": Code(
-        "a feature becomes available after the task's prediction time",
-        "leave the feature out of this task, or choose a later prediction time",
+        "a feature becomes available after the task's prediction time; or nothing places a "
+        "patient's examination before it",
+        "leave the feature out of this task, or choose a later prediction time; name a column of "
+        "dates or a rule in [images], as the site's log says patient by patient",
     ),
     "L02": Code(
         "a feature is an outcome, or encodes the label",

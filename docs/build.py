@@ -39,7 +39,7 @@ NAV: dict[str, tuple[str, ...]] = {
     "Start": ("index.md", "tutorial.ipynb"),
     "Concepts": ("concepts.md", "judged.md", "architecture.md"),
     "How-to: data": ("howto/colorectal-table.md", "howto/colorectal-images.md", "howto/liver.md",
-    "howto/yale.md", "howto/openbtai.md"),
+    "howto/yale.md", "howto/openbtai.md", "howto/examinations.md"),
     "How-to: study": ("own-study.md", "howto/study-in-code.md", "howto/learner.md",
     "howto/network.md"),
     "How-to: federation": ("runbook.md", "howto/gpu.md", "howto/privacy.md"),

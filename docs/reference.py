@@ -28,8 +28,8 @@ from common.errors import CODES
 from common.federated import learner as learners
 from common.metrics.definitions import METRICS
 from common.networks import classifier_files
+from common.study import image_sections, study_file
 from common.study import load as studies
-from common.study import study_file
 from deploy import federation
 from deploy.__main__ import parser as deploy_parser
 from docs import rooms
@@ -156,7 +156,8 @@ _KINDS = {
     "Pattern": "regular expression", "PublicKey": "64 hex digits", "int": "whole number",
     "Whole": "whole number", "float": "number",
     "Least": "number", "bool": "true or false", "Location": "path", "datetime.date": "date",
-    "tuple[int, int]": "two whole numbers",
+    "tuple[int, int]": "two whole numbers", "Window": "two numbers",
+    "Grid": "three whole numbers", "Millimetres": "three numbers",
     "Range": "the least and the most", "Names": "text or list of texts",
     "Cells": "value or list of values",
     "Wholes": "whole number or list of them", "Columns": "text, table, or list of them",
@@ -167,7 +168,7 @@ _KINDS = {
 _TABLES = (
     "Policy", "Keep", "KeepSection", "TableSection", "FieldSection", "FeatureSection",
     "LabelSection", "WithinSection", "SiteSpec",
-    "SurvivalSection", "ImagesSpec", "TaskSection",
+    "SurvivalSection", "ImagesSpec", "ImagingSection", "TaskSection",
 )  # fmt: skip
 
 
@@ -224,8 +225,8 @@ MAPPING: Mapping[str, type] = {
     "`[label.within]`": mapping.WithinSection,
     "`[features.NAME]`": mapping.FieldSection,
     "`[survival]`": mapping.SurvivalSection,
-    "`[images]`": mapping.ImagesSpec,
-    "`[images.rescale]`": mapping.Rescale,
+    "`[images]`": image_sections.ImagesSpec,
+    "`[images.rescale]`": image_sections.Rescale,
 }
 STUDY: Mapping[str, type] = {
     "The file": study_file.StudyFile,
@@ -235,6 +236,9 @@ STUDY: Mapping[str, type] = {
     "`[[keep]]`": study_file.KeepSection,
     "`[task.NAME]`": study_file.TaskSection,
     "`[survival]`": study_file.SurvivalSection,
+    "`[imaging]`": image_sections.ImagingSection,
+    "`[images]`": image_sections.ImagesSpec,
+    "`[images.rescale]`": image_sections.Rescale,
 }
 """Section of a file -> its keys."""
 

@@ -255,6 +255,7 @@ def _open(folder: Path, run: Run, run_id: str) -> Ledger:
         ) from error
     ledger = Ledger(path)
     if ledger.lines and ledger.lines[0]["run"] != run_id:
+        ledger.close()
         was, now = ledger.lines[0]["config"], asdict(run)
         differ = [
             f"{k}: {was.get(k)!r} then, {now[k]!r} now"

@@ -56,17 +56,25 @@ def picture(
     channels, field = len(what.channels), np.array(FIELD)
     values = r.normal(0, 0.3, (channels, *FIELD))
     mask = np.zeros(FIELD, np.uint8)
-    grid = np.stack(np.meshgrid(*(np.arange(n) for n in FIELD), indexing="ij"), axis=-1)
     for _ in range(int(r.integers(1, 4)) if lesions is None else lesions):
-        radius = r.uniform(3, 5)
-        distance = np.linalg.norm(grid - r.uniform(5, field - 6), axis=-1) / radius
+        radius, centre = r.uniform(3, 5), r.uniform(5, field - 6)
+        # what is near enough
+        box = tuple(
+            slice(max(int(m - radius), 0), min(int(m + radius) + 2, n))
+            for m, n in zip(centre, FIELD, strict=True)
+        )
+        axes = np.ogrid[box]
+        squares = sum((a - m) ** 2 for a, m in zip(axes, centre, strict=True))
+        distance = np.sqrt(squares) / radius
         core, rim = distance < 0.6, (distance >= 0.6) & (distance < 1)
         for region, where in (("core", core), ("rim", rim)):
             if region in what.regions:
-                mask[where] |= 1 << what.regions.index(region)
+                mask[box][where] |= 1 << what.regions.index(region)
+        bright = {1: rim, 2: core}.get(label)
         for c in range(channels):
-            values[c][core | rim] += 0.8
-            values[c][rim if label == 1 else core if label == 2 else core & rim] += signal
+            values[c][box][core | rim] += 0.8
+            if bright is not None:
+                values[c][box][bright] += signal
     for c in absent:
         values[c] = 0
     voxels = np.round(np.clip(values, -5, 5) / UNIT).astype(np.int16)

@@ -20,6 +20,7 @@ from client.imaging.pipeline.picture_set import PictureSet
 from client.imaging.pipeline.prepare_images import PictureRequest, Tell
 from client.imaging.pipeline.prepare_images import read as read_images
 from client.table import columns, detect_mapping
+from client.table.dates import date_column
 from client.table.institutions import institution_of_each
 from client.table.mapping import Source
 from client.table.rows import Account, Loaded, Values, some
@@ -222,7 +223,9 @@ def _read(
     if imaging is None or folders.cache is None or root is None:
         return dataclasses.replace(reading, cohort=_with_modalities(reading.cohort))
     everybody = (*reading.cohort.ids, *reading.left_out)
-    request = PictureRequest(source.images, imaging, source.name, reading.cohort.ids, everybody)
+    spec, index = source.images, tables[source.index.name]
+    dates = date_column(index, spec.date, spec.date_order) if spec.date else None
+    request = PictureRequest(spec, imaging, source.name, reading.cohort.ids, everybody, dates)
     images = read_images(root, request, folders.cache, tell=folders.tell or (lambda done, of: None))
     return _imaged(reading, images)
 

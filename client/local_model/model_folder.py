@@ -32,6 +32,7 @@ from common.federated.learner import Head, Hyper, lacks, load, validate
 from common.federated.model_state import READ, opened
 from common.learners.image import Image
 from common.study import load as studies
+from common.study.image_sections import ImagesSpec
 from common.study.study import Study
 from common.study.study_file import from_toml
 from common.types import State
@@ -176,6 +177,12 @@ def _study(files: Files, declared: Mapping[str, Any]) -> Study:
         try:
             text = files.blobs[folder_files.STUDY].decode("utf-8")
             study = from_toml(tomllib.loads(text), str(files.folder / folder_files.STUDY))
+            images = ImagesSpec(**(study.source or {}).get("images", {}))
+            if images.searches:
+                raise ValueError(
+                    f"[images] has regular expressions ({', '.join(images.searches)}), which are "
+                    "not taken from a model. Give the study file that it was trained with (--study)"
+                )
             # a pattern can be one whose search never ends; what is an outcome was judged in training
             return replace(study, denied=())
         except (KeyError, ValueError, RecursionError) as error:

@@ -50,8 +50,9 @@ class Audit(Chain):
         cohorts: str = "",
         masks: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """What was asked in a message, and the answer that is about to leave. RunError S03 where
-        the disk is full."""
+        """What was asked in a message, and the answer that is about to leave; of each plan learner,
+        phase, fold, noise, the shares that this is divided into (0: it is not) and what came of it.
+        RunError S03 where the disk is full."""
         codes = {u.plan_hash: u.code or "sent" for u in updates}
         self.append(
             packet.kind,
@@ -67,6 +68,7 @@ class Audit(Chain):
                     p.phase,
                     p.fold.key,
                     p.privacy.noise if p.privacy else 0,
+                    p.privacy.shared if p.privacy else 0,
                     codes.get(p.hash, ""),
                 ]
                 for p in plans

@@ -21,15 +21,14 @@ from common.runtime.settings import (
     Name,
     Names,
     Nulls,
-    OneOrMore,
     Pattern,
     Rule,
     Settings,
     Values,
     Whole,
-    Wholes,
     several,
 )
+from common.study.image_sections import ImagesSpec
 from common.study.study_file import KeepSection, TableForm
 
 
@@ -275,65 +274,6 @@ class SurvivalSpec:
     times: tuple[FieldSpec, ...]
     """The first that is known counts."""
     event: FieldSpec
-
-
-@dataclass(frozen=True)
-class Rescale(Settings):
-    """Stored values to Hounsfield units: value * slope + intercept."""
-
-    intercept: Annotated[float, Field(ge=-1e5, le=1e5)]
-    """HU of a stored 0: -1024 for most scanners, 0 where the values are Hounsfield units already"""
-    slope: Annotated[float, Field(gt=0, le=100)] = 1.0
-    """HU a step"""
-
-
-@dataclass(frozen=True)
-class ImagesSpec(Settings):
-    """How images name their patients, which NIfTI file is which sequence, and what an expert called
-    the study's regions.
-
-    DICOM files say by themselves which sequence they are; NIfTI files do so by their paths only.
-    Without the section: PatientID is the table's id, and a segment is the region whose name it has.
-    """
-
-    id: Literal["PatientID", "path"] = "PatientID"
-    """where a DICOM file's id stands: `PatientID`, or `path` (from the folder of images); a NIfTI
-    file's id always stands in its path"""
-    id_pattern: Pattern = ""
-    """regular expression, searched in that text: the id is its group `id`, else its first group,
-    else all that it matches; a group `study` tells apart a patient's examinations (without it:
-    DICOM's StudyInstanceUID, and a NIfTI file's folder)"""
-    id_length: Whole | None = None
-    """keep so many first characters of the id"""
-    strip_zeros: bool = False
-    """drop the id's leading zeros"""
-    channels: Values = field(default_factory=dict)
-    """channel = patterns of NIfTI paths; where several match, the longest counts"""
-    mask: Names = ()
-    """patterns of NIfTI label maps"""
-    values: Mapping[str, Wholes] = field(default_factory=dict)
-    """region = its values in a label map"""
-    resample: Literal["never", "tilt"] = "never"
-    """`tilt`: a DICOM series whose only fault is a gantry tilt, or slices unevenly apart, is
-    resampled to straight slices (said in the account); without it such a series is set aside"""
-    id_per_site: bool = False
-    """as for tables, whose setting it has where they have it: ids count anew in each hospital; an
-    image is of the one hospital that has its id, or of the one that `site_pattern` finds"""
-    site_pattern: Pattern = ""
-    """regular expression, searched in a file's path: its group `site`, else its first group, else
-    all that it matches is the hospital's name as the table has it"""
-    mask_files: Values = field(default_factory=dict)
-    """region = patterns of masks that hold it alone (a file an organ, as TotalSegmentator writes
-    them): in them all that is not 0 is the region; several files of a region are put together"""
-    other_labels: Literal["refuse", "ignore"] = "refuse"
-    """labels of a label map that `values` does not name: `refuse` the map, or `ignore` them
-    (counted)"""
-    regions: Mapping[str, Annotated[Listed[Pattern], OneOrMore]] = field(default_factory=dict)
-    """region = regular expressions of the labels of DICOM segments, which match as a whole,
-    whatever their case"""
-    rescale: Rescale | None = None
-    """`{slope = 1, intercept = -1024}`: of CT files that say neither; without it they are set
-    aside"""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from common.runtime.settings import (
     Whole,
     several,
 )
+from common.study.image_sections import ImagesSpec, ImagingSection
 from common.study.study import Study, Task
 
 ANY_TABLE = ("*.csv", "*.tsv", "*.txt", "*.xlsx", "*.parquet")
@@ -440,6 +441,10 @@ class StudyFile(TableForm):
     time"""
     survival: SurvivalSection | None = None
     """`[survival]`: a follow-up, for the report"""
+    imaging: ImagingSection | None = None
+    """`[imaging]`: what the study looks at, and how it is prepared; without it: no images"""
+    images: ImagesSpec = ImagesSpec()
+    """`[images]`: how image files name their patients, and which examination is meant"""
     learners: Listed[Learner] = ("logistic", "boosting")
     """that answer the question, in order"""
     hyper: Mapping[Learner, Mapping[str, Any]] = field(default_factory=dict)
@@ -461,6 +466,8 @@ class StudyFile(TableForm):
                 "needs to know the hospital: name its column (site = ...) or declare "
                 "site_from_file = true",
             )
+        if self.imaging is None and self.images != ImagesSpec():
+            yield "images", "says how files are read, but the study looks at none: add [imaging]"
         if self.clinical is not None and self.clinical not in self.learners:
             yield "clinical", f"is none of the learners {', '.join(self.learners)}"
 
@@ -504,6 +511,7 @@ class StudyFile(TableForm):
                 "unknown": self.label.unknown,
             },
             "features": {feature.name: feature.mapped() for feature in self.feature},
+            "images": self.images.mapped(),
         }
         if self.survival is not None:
             s = self.survival
@@ -535,7 +543,14 @@ def from_toml(raw: Mapping[str, Any], where: str) -> Study:
     return Study(
         name=name,
         question=file.question or f"Which {label.name} does a patient have?",
-        schema=Schema(name, tuple(f.declared for f in file.feature), label, file.times, survival),
+        schema=Schema(
+            name,
+            tuple(f.declared for f in file.feature),
+            label,
+            file.times,
+            survival,
+            file.imaging.declared if file.imaging else None,
+        ),
         tasks={name: Task(**vars(task)) for name, task in file.task.items()}
         or {time: Task(time) for time in file.times},
         learners=file.learners,

@@ -236,13 +236,15 @@ def in_the_way(folder: Path) -> None:
     (folder / "broken.toml").write_text('name = "x"\n[')
 
 
-def test_a_study_without_synthetic_cohort_asks_for_its_tables(tmp_path: Path) -> None:
+def test_a_study_without_synthetic_cohort_asks_for_its_tables(
+    tmp_path: Path, here: Callable[..., Done]
+) -> None:
     renamed = (
         "import dataclasses\nfrom common.study.load import load\nSTUDY = "
         "dataclasses.replace(load('liver_recurrence'), name='mine')\n"
     )
     (tmp_path / "mine.py").write_text(renamed)
-    refused(run(tmp_path, "--study", str(tmp_path / "mine.py")), 2, "C01", "'mine'", "--data PATH")
+    refused(here("--study", str(tmp_path / "mine.py")), 2, "C01", "'mine'", "--data PATH")
 
 
 def test_every_fault_of_a_study_file_at_once(town: Path, tmp_path: Path) -> None:
@@ -355,7 +357,7 @@ def test_a_table_that_cannot_be_used(
     refused(done, 4 if fault.code.startswith("L") else 3, fault.code, *CULPRIT[fault.name])
 
 
-def test_every_fault_of_the_tables_at_once(broken: Path, tmp_path: Path) -> None:
+def test_every_fault_of_the_tables_at_once(broken: Path, here: Callable[..., Done]) -> None:
     for name in (
         "undeclared null token",
         "another CEA unit",
@@ -363,7 +365,7 @@ def test_every_fault_of_the_tables_at_once(broken: Path, tmp_path: Path) -> None
         "undeclared label value",
     ):
         table_faults.named(name).plant(broken)
-    done = run(tmp_path, "--data", "data", *SMALL)
+    done = here("--data", "data", *SMALL)
     refused(
         done,
         3,
@@ -431,14 +433,14 @@ def test_runs_begun_together_get_folders_of_their_own(
     before = digests(finished)
     # into the folder that holds a finished run
     processes = [
-        start(tmp_path, *at(town), "--prepare", "--out", str(finished.parent)) for _ in range(3)
+        start(tmp_path, *at(town), "--prepare", "--out", str(finished.parent)) for _ in range(2)
     ]
     folders = []
     for process in processes:
         out, err = process.communicate(timeout=100)
         assert process.returncode == 0, err
         folders.append(Path(out.strip().splitlines()[-1]))
-    assert len(set(folders)) == 3
+    assert len(set(folders)) == 2
     assert finished not in folders
     assert all(
         (f / "simulation.json").is_file() and len(list((f / "sites").glob("*/site.toml"))) == 2
@@ -468,16 +470,18 @@ def test_resuming_a_finished_run_changes_nothing_that_was_learnt(
     assert digests(copy / "state") == states
 
 
-def test_resuming_with_other_data_is_refused(town: Path, tmp_path: Path) -> None:
+def test_resuming_with_other_data_is_refused(
+    town: Path, tmp_path: Path, here: Callable[..., Done]
+) -> None:
     shutil.copytree(town, tmp_path / "town")
     mine = tmp_path / "town"
-    done = run(tmp_path, *at(mine), "--prepare")
+    done = here(*at(mine), "--prepare")
     folder = done.stdout.strip().splitlines()[-1]
     table = mine / "data" / "patients.csv"
     lines = table.read_text().splitlines()
     table.write_text("\n".join(lines[:-1]) + "\n")
     refused(
-        run(tmp_path, "--resume", folder),
+        here("--resume", folder),
         6,
         "S01",
         "the data changed",
@@ -485,11 +489,13 @@ def test_resuming_with_other_data_is_refused(town: Path, tmp_path: Path) -> None
     )
 
 
-def test_resuming_with_another_configuration_is_refused(copy: Path) -> None:
+def test_resuming_with_another_configuration_is_refused(
+    copy: Path, here: Callable[..., Done]
+) -> None:
     settings = json.loads((copy / "simulation.json").read_text())
     (copy / "simulation.json").write_text(json.dumps({**settings, "seed": 5}))
     refused(
-        run(copy.parent, "--resume", str(copy)),
+        here("--resume", str(copy)),
         6,
         "S01",
         "another configuration",
@@ -539,14 +545,14 @@ def _state_gone(folder: Path) -> None:
     ids=lambda x: getattr(x, "__name__", ""),
 )
 def test_a_damaged_run_is_not_gone_on_with(
-    copy: Path, damage: Callable[[Path], None], said: tuple[str, ...]
+    copy: Path, damage: Callable[[Path], None], said: tuple[str, ...], here: Callable[..., Done]
 ) -> None:
     damage(copy)
     after = digests(copy / "state") | {
         "ledger": hashlib.sha256((copy / "ledger.jsonl").read_bytes()).hexdigest()
     }
     refused(
-        run(copy.parent, "--resume", str(copy)),
+        here("--resume", str(copy)),
         6,
         "S02",
         *said,

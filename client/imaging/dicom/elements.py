@@ -7,7 +7,9 @@ nothing (None, '' or ()), and costs that attribute alone.
 
 from __future__ import annotations
 
+import datetime
 import math
+import re
 import struct
 import threading
 import warnings
@@ -106,6 +108,19 @@ class Elements:
     def short(self, tag: int, default: int = 0) -> int:
         values = self.packed(tag, "H")
         return int(values[0]) if values else default
+
+    def day(self, *some_tags: int) -> str:
+        """YYYY-MM-DD of the first tag that holds anything, a DA or a DT; '?' where that is no date,
+        '' where none holds anything."""
+        text = next((self.text(tag) for tag in some_tags if self.holds(tag)), "")
+        match = re.match(r"(\d{4})[.-]?(\d\d)[.-]?(\d\d)", text)
+        if match is None:
+            return "?" if text else ""
+        year, month, day = map(int, match.groups())
+        try:
+            return datetime.date(year, month, day).isoformat()
+        except ValueError:
+            return "?"
 
     def items(self, tag: int) -> list[Elements]:
         if tag not in self._elements:

@@ -21,8 +21,8 @@ from client.imaging.dicom.header import RT_STRUCTURE_SET
 from client.imaging.geometry.resampling import as_is, onto
 from client.imaging.geometry.volumes import Geometry, Mask, Series, Volume
 from client.imaging.selection.identifiers import named
-from client.table.mapping import ImagesSpec
 from common.errors import DataError
+from common.study.image_sections import ImagesSpec
 from common.types import Array
 
 NEAR = 0.25

@@ -106,7 +106,7 @@ class Frame:
 @dataclass(frozen=True)
 class Header:
     """What is remembered of one file without its pixels. JSON-able; of the patient nothing but the
-    key by which images join a table."""
+    key by which images join a table, and on which day they were scanned."""
 
     path: str
     kind: Literal["dicom", "nifti"]
@@ -118,6 +118,13 @@ class Header:
     patient: str = ""
     """PatientID; '' for NIfTI."""
     study: str = ""
+    study_date: str = ""
+    """StudyDate as YYYY-MM-DD; '' where there is none, '?' where it is no date. Stays at the
+    site."""
+    acquisition_date: str = ""
+    """AcquisitionDate, likewise."""
+    series_date: str = ""
+    """SeriesDate, likewise; of a series that was computed it may be a later day."""
     series: str = ""
     """SeriesInstanceUID; for NIfTI its path."""
     frame_of_reference: str = ""

@@ -3,8 +3,8 @@ second start opens no image.
 
 One line of JSON a file in the site's cache, appended as files are read: whatever is killed loses
 the lines it had not written, and a line that is damaged is a file to be read again. The headers
-hold the patient key and nothing else of a patient: of free text only the words that a sequence is
-told by are kept. The file stays at the site.
+hold the patient key, the days of the examination and nothing else of a patient: of free text only
+the words that a sequence is told by are kept. The file stays at the site.
 """
 
 from __future__ import annotations

@@ -10,14 +10,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 from client.imaging.geometry.volumes import Header
 from client.imaging.pipeline.image_cache import Cache, Entry
 from client.imaging.selection.case import Rejection
+from client.imaging.selection.examinations import Taken
 from client.imaging.selection.series_selection import Selection
 from common.data.picture import Picture
 from common.errors import Fault
+
+SUMMARISED_PATIENTS = 10
+"""Of fewer no median or range of days is told."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,10 @@ class PictureSet:
     """Patient -> why their images are set aside."""
     remarks: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
     """Patient -> (what is counted, sentence for the site's log)."""
+    taken: Mapping[str, Taken] = field(default_factory=dict)
+    """Patient -> how the examination of their picture was chosen."""
+    date: str = ""
+    """The column of the table that examinations are held against."""
     channels: tuple[str, ...] = ()
     outlined: bool = False
     """Whether the study knows regions that an expert may outline."""
@@ -59,6 +68,11 @@ class PictureSet:
             notes.append(
                 f"images: {expert} with an expert's mask, {len(pictures) - expert} without"
             )
+        taken = [self.taken[i] for i in ids if i in self.pictures and i in self.taken]
+        for rule, n in sorted(Counter(t.rule for t in taken).items()):
+            several = sum(t.several for t in taken if t.rule == rule)
+            among = f", {several} of them one of several" if several else ""
+            notes.append(f"images: examination: {rule} ({n} cases{among})")
         for c, name in enumerate(self.channels):
             missing = sum(not p.present[c] for p in pictures)
             if missing:
@@ -92,10 +106,33 @@ class PictureSet:
             for i in ids
             for _, text in self.rejections.get(i, ())
         ]
+        for i in ids:
+            taken = self.taken.get(i)
+            if i in self.pictures and taken is not None and taken.several:
+                lines.append(
+                    f"image of patient {i}: of several examinations: {taken.rule}"
+                    + (f" ({taken.days} days before it)" if taken.days is not None else "")
+                )
         return [
             *lines,
             *(f"image of patient {i}: {text}" for i in ids for _, text in self.remarks.get(i, ())),
+            *self._days_between(ids),
             *self.log,
+        ]
+
+    def _days_between(self, ids: Collection[str]) -> list[str]:
+        """How many days lie between examinations and the date of the table; at the site alone, and
+        of patients enough that median and range tell of none."""
+        days = [
+            t.days
+            for i in ids
+            if i in self.pictures and (t := self.taken.get(i)) and t.days is not None
+        ]
+        if len(days) < SUMMARISED_PATIENTS:
+            return []
+        return [
+            f"images: from the examination to '{self.date}' {median(days):g} days (median; "
+            f"{min(days)} to {max(days)}) in {len(days)} patients"
         ]
 
     def summary(self) -> dict[str, Any]:
@@ -104,6 +141,8 @@ class PictureSet:
             "pictures": {i: p.key for i, p in self.pictures.items()},
             "rejections": dict(self.rejections),
             "remarks": dict(self.remarks),
+            "taken": dict(self.taken),
+            "date": self.date,
             "channels": self.channels,
             "outlined": self.outlined,
             "general": self.general,
@@ -130,6 +169,8 @@ def cached(key: str, store: Cache) -> PictureSet | None:
         pictures,
         _pairs(summary["rejections"]),
         _pairs(summary["remarks"]),
+        {i: Taken(*taken) for i, taken in summary["taken"].items()},
+        summary["date"],
         outlined=summary["outlined"],
         **lists,
     )

@@ -24,9 +24,9 @@ from client.imaging.geometry.volumes import Geometry, Series
 from client.imaging.pipeline.header_index import Stamp
 from client.imaging.pipeline.image_cache import BrokenEntryError, Cache
 from client.imaging.selection.case import Case, Rejection
-from client.table.mapping import ImagesSpec
 from common.data.schema import Imaging
 from common.errors import DataError, RunError
+from common.study.image_sections import ImagesSpec
 from common.types import Array
 
 VOXEL_MM = (0.05, 20.0)

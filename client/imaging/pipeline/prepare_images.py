@@ -28,9 +28,10 @@ from client.imaging.selection import duplicates
 from client.imaging.selection.case import Case
 from client.imaging.selection.identifiers import Keys, check
 from client.imaging.selection.series_selection import Selection, choose
-from client.table.mapping import ImagesSpec
+from client.table.dates import DateColumn
 from common.data.schema import Imaging
 from common.errors import Fault
+from common.study.image_sections import ImagesSpec
 
 Tell = Callable[[int, int], None]
 """(done, of): for a progress bar; counts the files whose headers are read, then the cases that are
@@ -55,6 +56,9 @@ class PictureRequest:
     """The patients."""
     everybody: Collection[str] = ()
     """All ids of the table, also of those who were left out."""
+    dates: DateColumn | None = None
+    """The days of the table that examinations are held against, where the mapping names any. They
+    stay here: nothing of them is in what is returned but the days between."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,8 @@ def read(
     many as cores, at most two; 0: in this one, which a decoder that crashes then takes with it); an
     interrupt loses the cases that were being prepared and no others. A second start finds all in
     the cache and opens no image. Raises RunError S03 where the cache cannot be written, UsageError
-    C02 where the mapping names what the study lacks.
+    C02 where the mapping names what the study lacks, DataError where there are images and the
+    column of dates says nothing.
     """
     check(request.spec, request.imaging, request.source)
     root = root.resolve()
@@ -122,14 +127,14 @@ def read(
     if request.spec.resample == "tilt":
         series = [straightened(single) for single in series]
     table = set(request.ids) | set(request.everybody)
-    selection = choose(series, headers, broken, Keys(request.spec, root), request.imaging, table)
+    keys = Keys(request.spec, root).beside(table)
+    selection = choose(series, headers, broken, keys, request.imaging, table, request.dates)
     for patient, rejection in duplicates.misspelt(selection.cases, series).items():
         del selection.cases[patient]
         selection.rejections[patient].append(rejection)
-    keys = Keys(request.spec, root).beside(table)
     for patient, rejection in duplicates.merged(series, keys, table).items():
         selection.cases.pop(patient, None)
-        selection.rejections[patient].append(rejection)
+        selection.rejections[patient].insert(0, rejection)
     cases = {i: selection.cases[i] for i in sorted(request.ids) if i in selection.cases}
     entries, remade = _filled(cases, selection, indexed, work)
     remade += damaged
@@ -147,6 +152,8 @@ def read(
         },
         {i: rejections for i, rejections in selection.rejections.items() if rejections},
         {i: remarks for i, remarks in selection.remarks.items() if remarks},
+        {i: taken for i, taken in selection.taken.items() if i in entries},
+        request.dates.name if request.dates else "",
         channels,
         bool(request.imaging.regions),
         general,
@@ -166,18 +173,19 @@ def read(
 
 
 def _digest(folder: ImageFolder, request: PictureRequest) -> str:
-    """Of all that the pictures follow from: the files' stamps and what is passed over, the table's ids, what study and
-    mapping say, and this code."""
+    """Of all that the pictures follow from: the files' stamps and what is passed over, the table's
+    ids, what study and mapping say, and this code."""
     spec, imaging = asdict(request.spec), asdict(request.imaging)
     sources = [
         folder.files,
         sorted(folder.passed.items()),
-        len(folder.dangling),
+        folder.dangling,
         spec,
         imaging,
         request.source,
         sorted(request.ids),
         sorted(request.everybody),
+        repr(request.dates),
         fingerprint(),
     ]
     return hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()

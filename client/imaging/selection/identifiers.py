@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath, PurePosixPath
 
 from client.imaging.geometry.volumes import Series
-from client.table.mapping import ImagesSpec
 from common.data.schema import Imaging
 from common.errors import UsageError
+from common.study.image_sections import ImagesSpec
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def examination(
         if name not in channels:
             continue
         ranked = sorted(channels[name], key=key)
-        usable = [s for s in ranked if not _faults(s)]
+        usable = [s for s in ranked if not why_unusable(s)]
         if not usable:
             whole = [s for s in ranked if not _scout(s)]
             if ranked and not whole:
@@ -82,7 +82,7 @@ def examination(
                 rejections.append(("D06", text))
                 continue
             texts = (
-                [t for s in whole for t in _faults(s)]
+                [t for s in whole for t in why_unusable(s)]
                 or [str(fault) for _, fault in broken]
                 or [f"D00 channel '{name}' of {patient}"]
             )
@@ -91,7 +91,7 @@ def examination(
         best = taken[name] = usable[0]
         first = ranked[0]
         if first is not best:
-            text = f"patient {patient}: {best.files[0]} is used, since {_faults(first)[0]}"
+            text = f"patient {patient}: {best.files[0]} is used, since {why_unusable(first)[0]}"
             remarks.append(("another series stands in for one that cannot be used, D06", text))
         elif len(usable) > 1:
             reason = _reason(key(best), key(usable[1]), (best, usable[1]), astray(usable[1]))
@@ -174,7 +174,7 @@ def _thickness(series: Series) -> float:
 def _scout(series: Series) -> bool:
     """Is it a localizer, by ImageType, or by its description and too few slices?"""
     words = {w for h in series.headers for w in h.image_type}
-    few = bool(_faults(series)) and slices(series) < LEAST_SLICES
+    few = bool(why_unusable(series)) and slices(series) < LEAST_SLICES
     return bool(words & {"LOCALIZER", "SCOUT"}) or (
         few and bool(ct_phase.SCOUT.search(series.headers[0].description if series.headers else ""))
     )
@@ -240,7 +240,8 @@ def slices(series: Series) -> int:
     )
 
 
-def _faults(series: Series) -> tuple[str, ...]:
+def why_unusable(series: Series) -> tuple[str, ...]:
+    """Its faults, or that it has too few slices; none where it can be used."""
     if series.faults:
         return series.faults
     thin = min(series.geometry.shape) if series.geometry else len(series.files)

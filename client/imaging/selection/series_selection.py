@@ -1,16 +1,19 @@
 """Series selection: which of a folder's series are a patient's image, by the patient's key, the
 study's channels and what an expert outlined.
 
-Pure: headers in, cases out. A patient's channels come from one examination (one study, one frame of
-reference). Of several usable series of a sequence one is taken
+Pure: headers in, cases out. Which examination counts is said by a date or by the study
+(`client.imaging.selection.examinations`); a patient's channels come from one study and frame of
+reference of it. Of several usable series of a sequence one is taken
 (`client.imaging.selection.series_ranking`). Nothing is passed over without a word.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import PurePath
 
 from client.imaging.dicom.seg_reference import drawn_on, settled
@@ -18,19 +21,31 @@ from client.imaging.dicom.slice_geometry import OTHER_SERIES
 from client.imaging.geometry.volumes import Header, Series
 from client.imaging.selection import mr_contrast
 from client.imaging.selection.case import Case, Rejection
+from client.imaging.selection.examinations import (
+    Choice,
+    PatientSeries,
+    Rule,
+    Taken,
+    blanked_days,
+    strays,
+)
 from client.imaging.selection.identifiers import Keys, is_mask, named
-from client.imaging.selection.series_ranking import examination, levels, preferences, slices
+from client.imaging.selection.series_ranking import (
+    examination,
+    levels,
+    preferences,
+    slices,
+    why_unusable,
+)
+from client.table.dates import DateColumn
 from common.data.modality import modality
 from common.data.schema import Imaging
-from common.errors import Fault
+from common.errors import Fault, raise_faults
 
-ExaminationKey = tuple[str, str]
+FrameKey = tuple[str, str]
 """Study and frame of reference."""
 
-PatientSeries = tuple[str, Series]
-"""The study of one of a patient's series, and the series."""
-
-EXAMINATION_RULES = (
+FRAME_RULES = (
     "that can be used",
     "that a segmentation refers to",
     "with most sequences",
@@ -42,7 +57,7 @@ EXAMINATION_RULES = (
     "with the first uid or path, since nothing else tells them apart",
     "with the first frame of reference, since nothing else tells them apart",
 )
-"""By which examinations are ranked: one for each part of `_Ranked.rank`."""
+"""By which frames of reference are ranked: one for each part of `_Ranked.rank`."""
 
 BrokenFile = tuple[str, Fault]
 """The path of a file that cannot be read, and why."""
@@ -57,6 +72,8 @@ class Selection:
     """Patient -> why there is no case of theirs."""
     remarks: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
     """Patient -> (what is counted, what is written to the site's log), though the image is used."""
+    taken: dict[str, Taken] = field(default_factory=dict)
+    """Patient -> how the examination of their case was chosen."""
     unlinked: list[Fault] = field(default_factory=list)
     """Files that cannot be read, and of which it is not known whose they are."""
     strangers: tuple[str, ...] = ()
@@ -72,9 +89,11 @@ def choose(
     keys: Keys,
     imaging: Imaging,
     table: Collection[str],
+    dates: DateColumn | None = None,
 ) -> Selection:
     """One case a patient of `table` as far as the images go. `broken`: files that cannot be read,
-    with the reason."""
+    with the reason; `dates`: the column that the mapping names. Raises DataError where that says
+    nothing."""
     out, keys = Selection(), keys.beside(table)
     by_patient: dict[str, list[PatientSeries]] = defaultdict(list)
     broken = list(broken)
@@ -92,10 +111,21 @@ def choose(
     linked = _linked(broken, headers, keys, table, out)
     _of_several_hospitals(by_patient, keys, out)
     out.strangers = tuple(sorted(by_patient.keys() - set(table)))
-    for patient in sorted((by_patient.keys() | linked.keys()) & set(table)):
-        _Patient(
-            patient, by_patient.get(patient, []), linked.get(patient, []), keys, imaging
-        ).select(out)
+    patients = [
+        _Patient(i, by_patient.get(i, []), linked.get(i, []), keys, imaging)
+        for i in sorted((by_patient.keys() | linked.keys()) & set(table))
+    ]
+    if dates is not None and dates.fault is not None and any(p.candidates for p in patients):
+        raise_faults([dates.fault])
+    blanked = blanked_days([s for _, s in p.candidates] for p in patients)
+    rule = Rule(keys.spec, imaging, dates, blanked)
+    choices = {p.id: rule.choice(p.id, p.candidates) for p in patients}
+    by_chance = strays(choices, rule)
+    for one in patients:
+        choice = choices[one.id]
+        if one.id in by_chance:
+            choice = Choice(rejection=by_chance[one.id])
+        one.select(choice, out)
     return out
 
 
@@ -192,22 +222,44 @@ class _Patient:
     keys: Keys
     imaging: Imaging
 
-    def select(self, out: Selection) -> None:
+    @cached_property
+    def candidates(self) -> tuple[PatientSeries, ...]:
+        """The series of the study's channels, of the examinations that the mapping looks at."""
+        return tuple(
+            (study, series)
+            for study, series in self.series
+            if series.channel and self._looked_at(study)
+        )
+
+    def _looked_at(self, study: str) -> bool:
+        pattern = self.keys.spec.study
+        return not pattern or re.fullmatch(pattern, study) is not None
+
+    def select(self, choice: Choice, out: Selection) -> None:
         """The patient's case, or why there is none."""
-        examinations = self._examinations()
-        if not examinations:
+        if choice.rejection is not None:
+            out.rejections[self.id].append(choice.rejection)
+            return
+        frames = self._frames(choice)
+        if not frames:
             self._none(out)
             return
         segmentations = self._segmentations()
-        ranked = self._ranked(examinations, segmentations)
+        ranked = self._ranked(frames, segmentations)
         best = ranked[0]
         if best.rejections:
             out.rejections[self.id] += best.rejections
             return
         out.cases[self.id] = best.case
+        if choice.taken is not None:
+            out.taken[self.id] = choice.taken
         out.remarks[self.id] += [
             *best.remarks,
-            *self._on_other_examinations(best, ranked[1:]),
+            *(
+                ("an examination of another part of the body is not looked at", e.told)
+                for e in choice.elsewhere
+            ),
+            *self._on_other_frames(best, ranked[1:]),
             *self._on_masks(best, segmentations),
             *(
                 (f"another file of the patient cannot be used, {fault.code}", str(fault))
@@ -215,15 +267,26 @@ class _Patient:
             ),
         ]
 
-    def _examinations(self) -> dict[ExaminationKey, dict[str, list[Series]]]:
-        """The series of each examination by channel; a channel without any is one whose only file
-        cannot be read."""
-        examinations: dict[ExaminationKey, dict[str, list[Series]]] = defaultdict(dict)
-        for study, series in self.series:
-            if series.channel:
-                examinations[study, series.frame_of_reference].setdefault(
-                    series.channel, []
-                ).append(series)
+    def _frames(self, choice: Choice) -> dict[FrameKey, dict[str, list[Series]]]:
+        """The series of the chosen examination, and those that can be used in none, by frame of
+        reference and channel; a channel without any is one whose only file cannot be read."""
+        chosen = choice.examination.series if choice.examination else ()
+        uids = {series.uid for _, series in chosen}
+        # a frame of reference is one place, also where the day's studies are several
+        homes: dict[str, str] = {}
+        for study, series in chosen:
+            homes.setdefault(series.frame_of_reference, study)
+        homes.pop("", None)
+        frames: dict[FrameKey, dict[str, list[Series]]] = defaultdict(dict)
+        unusable = [
+            (study, series)
+            for study, series in self.candidates
+            if series.uid not in uids and why_unusable(series)
+        ]
+        for study, series in (*chosen, *unusable):
+            frame = series.frame_of_reference
+            home = homes.get(frame, study) if series.uid in uids else study
+            frames[home, frame].setdefault(series.channel, []).append(series)
         spec = self.keys.spec
         for path, _ in self.broken:
             # a NIfTI file that cannot be read is still a sequence that ought to be there
@@ -231,8 +294,9 @@ class _Patient:
             channel = named(inside, spec.channels)
             if channel and not is_mask(inside, spec):
                 study = self.keys.parse(inside)[1] or str(PurePath(path).parent)
-                examinations[study, ""].setdefault(channel, [])
-        return examinations
+                if self._looked_at(study):
+                    frames[study, ""].setdefault(channel, [])
+        return frames
 
     def _segmentations(self) -> list[Series]:
         images = [series for _, series in self.series if series.modality != "SEG"]
@@ -244,7 +308,16 @@ class _Patient:
             series.modality for _, series in self.series if series.modality not in ("SEG", "other")
         )
         wanted = " or ".join(dict.fromkeys(c.modality for c in self.imaging.channels))
-        if self.broken:
+        others = [(study, series) for study, series in self.series if series.channel]
+        if others:
+            names = ", ".join(dict.fromkeys(repr(study) for study, _ in others))
+            text = (
+                f"L01 {others[0][1].files[0]}: none of the patient's examinations ({names}) is one "
+                f"that [images] study = {self.keys.spec.study!r} names. Correct it, or export the "
+                "one that is meant"
+            )
+            out.rejections[self.id].append(("L01", text))
+        elif self.broken:
             fault = self.broken[0][1]
             out.rejections[self.id].append((fault.code, str(fault)))
         elif modalities:
@@ -264,10 +337,10 @@ class _Patient:
 
     def _ranked(
         self,
-        examinations: Mapping[ExaminationKey, Mapping[str, Sequence[Series]]],
+        frames: Mapping[FrameKey, Mapping[str, Sequence[Series]]],
         segmentations: Sequence[Series],
     ) -> list[_Ranked]:
-        """All examinations, the best one first."""
+        """All of `frames`, the best one first."""
         images = [series for _, series in self.series if series.modality != "SEG"]
         usable_masks = [seg for seg in segmentations if not seg.faults]
         outlined = {
@@ -276,15 +349,14 @@ class _Patient:
         derivation: dict[str, int] = {}
         for channel in self.imaging.channels:
             alike = [
-                series
-                for channels in examinations.values()
-                for series in channels.get(channel.name, ())
+                series for channels in frames.values() for series in channels.get(channel.name, ())
             ]
             derivation |= levels(alike, self.imaging)
         preferred = preferences(self.series)
-        alone = len({study for study, _ in examinations}) == 1
+        studies = {study for study, series in self.series if series.channel}
+        alone = len(studies | {study for study, _ in frames}) == 1
         ranked = []
-        for (study, frame), channels in examinations.items():
+        for (study, frame), channels in frames.items():
             case, rejections, remarks = examination(
                 self.id, channels, outlined, derivation, preferred, self.broken, self.imaging
             )
@@ -299,9 +371,7 @@ class _Patient:
             ranked.append(_Ranked(rank, study, replace(case, masks=masks), rejections, remarks))
         return sorted(ranked, key=lambda r: r.rank)
 
-    def _on_other_examinations(
-        self, best: _Ranked, others: Sequence[_Ranked]
-    ) -> list[tuple[str, str]]:
+    def _on_other_frames(self, best: _Ranked, others: Sequence[_Ranked]) -> list[tuple[str, str]]:
         remarks = []
         if others:
             more = {
@@ -310,27 +380,27 @@ class _Patient:
             if more:
                 names = ", ".join(sorted(more))
                 text = (
-                    f"D07 patient {self.id}: {names} of another examination or frame of "
-                    "reference cannot be laid over the others: left out"
+                    f"D07 patient {self.id}: {names} of another frame of reference cannot be laid "
+                    "over the others: left out"
                 )
                 remarks.append(
                     (
-                        "a sequence is left out, since it is of another examination or frame of "
-                        "reference, D07",
+                        "a sequence is left out, since it is of another frame of reference, D07",
                         text,
                     )
                 )
             else:
                 rule = next(
                     name
-                    for name, a, b in zip(EXAMINATION_RULES, best.rank, others[0].rank, strict=True)
+                    for name, a, b in zip(FRAME_RULES, best.rank, others[0].rank, strict=True)
                     if a != b
                 )
                 text = (
-                    f"patient {self.id}: {len(others) + 1} examinations, the one {rule} is used: "
-                    f"{best.case.files[0]}"
+                    f"patient {self.id}: {len(others) + 1} studies or frames of reference, the one "
+                    f"{rule} is used: {best.case.files[0]}"
                 )
-                remarks.append((f"one of several examinations is used: the one {rule}", text))
+                what = f"of several studies or frames of reference the one {rule} is used"
+                remarks.append((what, text))
         broken_texts = {str(fault) for _, fault in self.broken}
         for other in others:
             for code, text in other.rejections:
@@ -373,7 +443,7 @@ class _Patient:
 
 @dataclass(frozen=True)
 class _Ranked:
-    """One examination of a patient: the smaller `rank`, the better."""
+    """One study and frame of reference of an examination: the smaller `rank`, the better."""
 
     rank: tuple[bool, bool, int, int, int, int, int, int, str, str]
     study: str

@@ -251,6 +251,28 @@ def test_no_pattern_of_a_folders_study_is_searched_for(left: Left, tmp_path: Pat
     )
     study = open_model(folder).study
     guard_denied(study, {f.name: f.name for f in study.schema.features})
+    sections = '[imaging]\nchannels = { t1n = "MR" }\n[images]\n'
+    for pattern in ('id_pattern = "(a+)+$"', 'study = "(a+)+$"', 'regions = { x = "(a+)+$" }'):
+        toml = f"{text}{sections}{pattern}\n".encode()
+        folder = left.write(tmp_path / pattern[:5], study_file="study.toml", study_toml=toml)
+        refused(folder, "D00", "--study")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "coarse = [32, 64, 100000]", "spacing_mm = [1e-9, 1, 1]", "crop_mm = [inf, 1, 1]",
+        "margin_mm = nan", "crops = 1000000000", "window = [-inf, inf]",
+    ],
+)  # fmt: skip
+def test_no_number_of_a_study_s_images_asks_for_memory_without_bound(line: str) -> None:
+    text = (
+        'id = "x"\n[label]\ncolumn = "y"\nvalues = ["a", "b"]\n[[feature]]\nname = "z"\n'
+        'unit = "mm"\nlow = 0\nhigh = 1\n[imaging]\nchannels = { t1n = "MR" }\n'
+    )
+    assert from_toml(tomllib.loads(text), "study.toml").schema.imaging is not None
+    with pytest.raises(FedmetsError, match=line.split()[0]):
+        from_toml(tomllib.loads(text + line), "study.toml")
 
 
 @pytest.mark.parametrize("name", [*MOST])

@@ -73,11 +73,11 @@ def test_the_record_has_every_message_and_the_budget_every_release(
         hello.size,
         [],
     )
-    assert second["plans"] == [["preprocessing", "coarse", "all", 10.0, "sent"]]
+    assert second["plans"] == [["preprocessing", "coarse", "all", 10.0, 0, "sent"]]
     assert (second["run"], second["step"], second["participants"]) == ("run", 0, ["North"])
     assert second["sha256"] == hashlib.sha256(answer.text).hexdigest()
     assert second["budget"] == update.budget != ""
-    assert third["plans"] == [["preprocessing", "coarse", "all", 0, "P07"]]
+    assert third["plans"] == [["preprocessing", "coarse", "all", 0, 0, "P07"]]
     assert account["spent"] == pytest.approx(epsilon(gaussian(10.0) + gaussian(COUNTS), 1e-3))
     assert account["left"] == pytest.approx(30 - account["spent"])
     assert (account["releases"], account["runs"]) == (2, {"greetings": 1, "run": 1})

@@ -23,8 +23,8 @@ from client.imaging.formats.structure_sets import read_structure_set
 from client.imaging.geometry import contours
 from client.imaging.geometry.volumes import Geometry, Header, Mask, Series, Volume
 from client.imaging.pipeline import prepare_images as pipeline
-from client.table.mapping import ImagesSpec
 from common.errors import DataError
+from common.study.image_sections import ImagesSpec
 from tests.client.imaging import scans
 from tests.client.imaging.outlines import Outline, structure_set
 from tests.client.imaging.pipeline import exams

@@ -3,6 +3,7 @@ technicians; and the account names the rule that decided."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from client.imaging.geometry.volumes import Frame, Header, Series
 from client.imaging.pipeline.header_index import _without_free_text
 from client.imaging.selection.identifiers import Keys
 from client.imaging.selection.series_selection import Selection, choose
-from client.table.mapping import ImagesSpec
+from common.study.image_sections import ImagesSpec
 from tests.client.imaging.pipeline.exams import CT
 
 
@@ -150,12 +151,16 @@ def test_a_low_dose_ct_by_its_description(low: dict[str, str]) -> None:
     assert "the diagnostic one is used" in told(selection)
 
 
+TODAY = {"study_date": "2020-03-04"}
+
+
 @pytest.mark.parametrize("diagnostic", [{"contrast": "Iomeprol"}, {"description": "venous"}])
 def test_a_ct_beside_a_pet_comes_last(diagnostic: dict[str, str]) -> None:
     pet = scan("p", 300, declared_modality="PT")
     low = scan("a", 200, reach_mm=1000)
     assert chosen(pet, low, scan("b", 60, **diagnostic))[0] == "b"
-    uid, selection = chosen(pet, low, scan("b", 60, study="2"))
+    low, high = scan("a", 200, reach_mm=1000, **TODAY), scan("b", 60, study="2", **TODAY)
+    uid, selection = chosen(pet, low, replace(high, frame_of_reference="8"))
     assert uid == "b"
     assert "the one with a diagnostic CT" in told(selection)
     assert chosen(pet, scan("a", 200))[0] == "a", "better than none"

@@ -28,9 +28,9 @@ from client.imaging.selection.identifiers import Keys, check, named
 from client.site.site_file import load as load_site
 from client.station.station import open_station
 from client.table import mapping_file
-from client.table.mapping import ImagesSpec
 from common.errors import DataError, Fault, RunError, UsageError
 from common.study import load as studies
+from common.study.image_sections import ImagesSpec
 from common.study.study import Study
 from simulation.federation import partition, site_folders
 from tests.client.imaging.pipeline.exams import (
@@ -516,10 +516,19 @@ def test_one_examination_is_taken_whole(tmp_path: Path) -> None:
     for c in ("t1n", "t1c", "t2w"):
         nifti(later / f"BraTS-MET-00001-001-{c}.nii", brain((11, 20, 18), seed=5))
     r = read(data, YALE_STUDY)
-    picture = r.cohort.pictures[0]
-    assert picture is not None
-    assert picture.present == (True, True, True, False)
-    assert "one of several examinations is used: the one with most sequences (1 cases)" in notes(r)
+    assert not r.cohort.imaged.any(), "nothing says which is meant"
+    assert "1 quarantined (L01: 1)" in notes(r)
+    assert any("2 examinations" in line and "(study)" in line for line in r.image_log(["1"]))
+    for name, present in (
+        ("000", (True, True, False, False)),
+        ("00[1-9]", (True, True, True, False)),
+    ):
+        r = read(data, study(MR, {**YALE, "study": name}))
+        picture = r.cohort.pictures[0]
+        assert picture is not None
+        assert picture.present == present
+    r = read(data, study(MR, {**YALE, "study": "0"}))
+    assert any("study = '0'" in line for line in r.image_log(["1"]))
 
 
 def test_a_mask_whose_affine_contradicts_is_set_aside(tmp_path: Path) -> None:

@@ -227,10 +227,12 @@ def _with_holes(holes):
     return report
 
 
-@pytest.mark.parametrize("path", SHAPES, ids=lambda p: ".".join(map(str, p)))
-def test_any_value_may_be_none_or_missing(path):
-    sound(page.render(_with_holes([(path, False)])))
-    page.render(_with_holes([(path, True)]))
+@pytest.mark.parametrize("nth", range(len(SHAPES) // 4 + 1))
+def test_any_value_may_be_none_or_missing(nth):
+    """Some at a time, far from each other in the report."""
+    some = SHAPES[nth :: len(SHAPES) // 4 + 1]
+    sound(page.render(_with_holes([(path, False) for path in some])))
+    page.render(_with_holes([(path, True) for path in some]))
 
 
 @settings(max_examples=30, deadline=None)
