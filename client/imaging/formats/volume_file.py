@@ -109,11 +109,15 @@ def read(series: Series) -> Volume:
 
 
 def _background(values: NDArray[np.float32]) -> tuple[str, ...]:
-    """Puts 0 in place of NaN that reaches the volume's faces, as masked images (of a brain, say)
-    have it outside: the lowest value where that is below 0, as air in Hounsfield units is. What it
-    did, for the notes."""
+    """Puts 0 in place of NaN that surrounds what was imaged, as masked images (of a brain, say) have
+    it: in all corners, and from there to the faces. Of Hounsfield units it is the lowest value. What
+    it did, for the notes.
+
+    NaN in some corners alone is what a registration leaves at a border: what lay there is lost.
+    """
     nan = np.isnan(values)
-    if not nan.any() or nan.all():
+    corners = nan[np.ix_(*[(0, -1)] * 3)]
+    if not corners.all() or nan.all():
         return ()
     from scipy.ndimage import label
 
