@@ -71,7 +71,7 @@ def parse(raw: Mapping[str, Any], where: str) -> Source:
         _label(file.label, index),
         {name: _field(name, section, index) for name, section in file.features.items()},
         _survival(file.survival, index) if file.survival else None,
-        file.images,
+        replace(file.images, id_per_site=file.images.id_per_site or file.tables[index].id_per_site),
     )
 
 

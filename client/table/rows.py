@@ -6,8 +6,9 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,7 @@ class Loaded:
                     f"{len(foreign)} rows of table '{spec.name}' have no id of a case (legend or "
                     "empty)"
                 )
+        faults += table._merged_ids()
         if spec.id_per_site and table.hospitals:
             table.ids = [
                 f"{hospital}: {i}" if i else ""
@@ -118,6 +120,25 @@ class Loaded:
                 reasons[table.ids[row]] = f"the id is empty, column '{table.key}' (D05)"
             faults.append(CellFault("D05", table.where(table.key), what, way, reasons))
         return table
+
+    def _merged_ids(self) -> list[Fault]:
+        """D05 where several ids of one table differ in leading zeros alone, which are dropped: they
+        may be two people."""
+        if not (self.spec.strip_zeros and self.key):
+            return []
+        written: dict[tuple[str, str], set[str]] = defaultdict(set)
+        cells = (c for part in self.parts for c in part.column(self.spec.key_of(part) or ""))
+        hospitals = self.hospitals if self.spec.id_per_site and self.hospitals else repeat("")
+        kept = replace(self.spec, strip_zeros=False)
+        for cell, patient, hospital in zip(cells, self.ids, hospitals, strict=False):
+            if patient:
+                written[hospital, patient].add(_id(cell, kept))
+        several = sorted(" = ".join(sorted(ids)) for ids in written.values() if len(ids) > 1)
+        if not several:
+            return []
+        what = f"strip_zeros makes one patient of ids that may be several people: {some(several)}"
+        way = "Write each person's id in one way, or leave strip_zeros out"
+        return [Fault("D05", self.where(self.key), what, way)]
 
     @property
     def folder(self) -> Path:
