@@ -3,6 +3,7 @@ name patients, sequences and the examination that is meant."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
@@ -29,6 +30,7 @@ _Count = Annotated[int, Field(ge=1, le=256)]
 Millimetres = Annotated[tuple[_Length, _Length, _Length], Strict(False)]
 """(z, y, x): towards the head, the back, the left. Bounded, as all numbers here: a study file may
 come with a model."""
+Phase = Literal["portal venous", "enhanced", "delayed", "arterial", "native"]
 Window = Annotated[tuple[_Unit, _Unit], Strict(False)]
 Grid = Annotated[tuple[_Count, _Count, _Count], Strict(False)]
 
@@ -125,6 +127,16 @@ class ImagesSpec(Settings):
     rescale: Rescale | None = None
     """`{slope = 1, intercept = -1024}`: of CT files that say neither; without it they are set
     aside"""
+    series: Values = field(default_factory=dict)
+    """channel = its DICOM series, by SeriesDescription or ProtocolName (as a whole, whatever case and
+    blanks) or SeriesInstanceUID: taken before all others, whatever headers tell"""
+    not_series: Names = ()
+    """DICOM series that are not looked at, named likewise (counted)"""
+    phases: Annotated[Listed[Phase], OneOrMore] = ()
+    """contrast phases of CT in the order of preference; without it `portal venous`, `enhanced` (some
+    phase with contrast), not told, `delayed`, `arterial`, `native`; those left out come after"""
+    kernels: Annotated[Listed[Literal["soft", "sharp"]], OneOrMore] = ()
+    """reconstruction kernels of CT, likewise; without it `soft`, not told, `sharp`"""
     date: Names = ()
     """the column of the patient table with the day that an examination must come before (of
     surgery, of diagnosis), or several names of it; held against StudyDate, else AcquisitionDate or
@@ -147,6 +159,14 @@ class ImagesSpec(Settings):
     whole: other examinations are not looked at"""
 
     def faults(self) -> Iterator[Rule]:
+        named = Counter(
+            " ".join(name.casefold().split())
+            for names in (*self.series.values(), self.not_series)
+            for name in names
+        )
+        for name, times in named.items():
+            if times > 1:
+                yield "series", f"names {name!r} {times} times, not_series included: once"
         if self.date and self.within is None:
             yield "within", "is needed beside date: at most so many days before it"
         if self.date and self.examination != "only":

@@ -21,7 +21,7 @@ from client.imaging.dicom import bounded_gzip, bounded_inflate, pixel_layout, ta
 from client.imaging.dicom.bounded_inflate import DEFLATED
 from client.imaging.dicom.elements import Elements, quiet
 from client.imaging.dicom.pixel_layout import BIG_ENDIAN, COPY_AGAIN, IMPLICIT
-from client.imaging.geometry.volumes import Frame, Header
+from client.imaging.geometry.volumes import Frame, Header, name_hash
 from common.data.modality import MODALITIES
 from common.errors import Fault
 
@@ -181,6 +181,13 @@ def _header(path: Path, e: Elements, syntax: str, size: int) -> Header | Fault:
         frames=frames,
         image_type=tuple(w.upper() for w in e.words(tags.IMAGE_TYPE)),
         description=e.text(tags.DESCRIPTION),
+        called=tuple(
+            dict.fromkeys(
+                name_hash(text)
+                for text in (e.text(tags.DESCRIPTION), e.text(tags.PROTOCOL))
+                if text
+            )
+        ),
         body_part="".join(c for c in e.text(tags.BODY_PART).upper() if "A" <= c <= "Z")[:16],
         maker=e.text(tags.MAKER),
         model=e.text(tags.MODEL),

@@ -8,6 +8,7 @@ convention, and `Geometry.steps_mm` says exactly where they point.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -16,6 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Point = tuple[float, float, float]
+
+
+def name_hash(text: str) -> str:
+    """What a series is called, whatever its case and blanks: free text, which may hold a patient's
+    name and is not kept, can so be compared."""
+    return hashlib.sha256(" ".join(text.casefold().split()).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +142,8 @@ class Header:
     columns: int = 0
     frames: tuple[Frame, ...] = ()
     image_type: tuple[str, ...] = ()
+    called: tuple[str, ...] = ()
+    """`name_hash` of SeriesDescription and ProtocolName, by which a mapping names a series."""
     description: str = ""
     """Series description: what the technician called it. Decides
     where the settings leave it open."""

@@ -320,7 +320,7 @@ def _true(texts: Iterable[str], blanked: Collection[datetime.date]) -> set[datet
 def _low_dose(examination: Examination) -> int:
     """How far its best CT is from a diagnostic one; 0 for other modalities."""
     wishes = preferences(examination.series)
-    return min(wishes[s.uid][0] for _, s in examination.usable)
+    return min(wishes[s.uid][1] for _, s in examination.usable)
 
 
 def _spoilt_by(examination: Examination) -> str:

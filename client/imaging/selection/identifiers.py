@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath, PurePosixPath
 
-from client.imaging.geometry.volumes import Series
+from client.imaging.geometry.volumes import Series, name_hash
 from common.data.schema import Imaging
 from common.errors import UsageError
 from common.study.image_sections import ImagesSpec
@@ -81,6 +81,21 @@ class Keys:
         text = (text or "").strip()
         return (text[: self.spec.id_length] if self.spec.id_length else text), study
 
+    def called(self, series: Series) -> tuple[str, bool]:
+        """The channel that the mapping says a DICOM series is, by what it is called or by its UID
+        ('' where it says nothing), and whether it is not to be looked at."""
+        names = {name for h in series.headers for name in h.called}
+        names.add(name_hash(series.uid.partition("#")[0]))
+        channel = next(
+            (
+                channel
+                for channel, called in self.spec.series.items()
+                if names & {name_hash(c) for c in called}
+            ),
+            "",
+        )
+        return channel, bool(names & {name_hash(c) for c in self.spec.not_series})
+
     def inside(self, path: str) -> str:
         """A path as seen from the folder of images."""
         try:
@@ -118,8 +133,9 @@ def check(spec: ImagesSpec, imaging: Imaging, source: str) -> None:
     """What the mapping names, the study must have (C02)."""
     channels, regions = [c.name for c in imaging.channels], list(imaging.regions)
     faults = [
-        f"images.channels: '{n}' is none of the study's channels {', '.join(channels)}"
-        for n in spec.channels
+        f"images.{key}: '{n}' is none of the study's channels {', '.join(channels)}"
+        for key, names in (("channels", spec.channels), ("series", spec.series))
+        for n in names
         if n not in channels
     ]
     by_region = (

@@ -1,9 +1,9 @@
 """Series ranking within one examination: which is taken for each of the study's channels, and why
 an examination cannot be used.
 
-Pure. Of several usable series of a sequence, the one that an expert's segmentation was drawn on is
-taken, else of CT a diagnostic one, else an original before what was computed from it, else of CT the
-portal venous phase, then a soft kernel, else the one with most slices, the thinnest, the first by
+Pure. Of several usable series of a sequence, the one that the mapping names is taken, else the one
+that an expert's segmentation was drawn on, else of CT a diagnostic one, else an original before what was computed from it, else of CT the
+portal venous phase (or as the mapping prefers), then a soft kernel, else the one with most slices, the thinnest, the first by
 uid or path. The rule that is told is the first in which the best and the next best differ.
 """
 
@@ -17,13 +17,15 @@ from pathlib import PurePath
 from client.imaging.dicom import ct_phase
 from client.imaging.geometry.volumes import Series
 from client.imaging.selection.case import Case, Rejection
+from client.imaging.selection.identifiers import Keys
 from common.data.modality import modality
 from common.data.schema import Imaging
 from common.errors import Fault
+from common.study.image_sections import ImagesSpec
 
-Preference = tuple[int, int, int]
-"""Purpose, contrast phase, kernel: the smaller, the better."""
-Key = tuple[bool, int, int, int, int, int, float, str]
+Preference = tuple[int, int, int, int]
+"""Named by the mapping (-1), purpose, contrast phase, kernel: the smaller, the better."""
+Key = tuple[int, bool, int, int, int, int, int, float, str]
 """By which series are ranked, rule after rule, see `_reason`."""
 
 PHASES = ("portal venous", "enhanced", "", "delayed", "arterial", "native")
@@ -57,11 +59,14 @@ def examination(
         return elsewhere(series, imaging)
 
     def key(series: Series) -> Key:
+        named, purpose, phase, kernel = preferences[series.uid]
         return (
+            named,
             series.uid not in outlined,
-            preferences[series.uid][0],
+            purpose,
             levels[series.uid],
-            *preferences[series.uid][1:],
+            phase,
+            kernel,
             -slices(series),
             _thickness(series),
             series.uid,
@@ -130,10 +135,11 @@ def _reason(best: Key, other: Key, pair: tuple[Series, Series], other_astray: bo
     level = "the least derived one"
     if other_astray:
         level = "the one of the study's part of the body"
-    elif second and _derived(second.image_type) < other[2]:
+    elif second and _derived(second.image_type) < other[3]:
         level = "the one that reaches further"
     phase = (ct_phase.phase(first) if first else "") or "unknown"
     return (
+        "the one that [images] series names",
         "the one that a segmentation refers to",
         "the diagnostic one",
         level,
@@ -145,25 +151,35 @@ def _reason(best: Key, other: Key, pair: tuple[Series, Series], other_astray: bo
     )[rule]
 
 
-def preferences(series: Sequence[tuple[str, Series]]) -> dict[str, Preference]:
-    """(study, series) of one patient -> how far each CT is from a diagnostic, portal venous, soft
-    one; of other modalities nothing is preferred.
+def preferences(
+    series: Sequence[tuple[str, Series]], keys: Keys | None = None
+) -> dict[str, Preference]:
+    """(study, series) of one patient -> whether the mapping names it, and how far each CT is from a
+    diagnostic, portal venous, soft one, or from what the mapping prefers.
 
     A CT beside a PET was taken for attenuation, unless it names a contrast agent or a phase.
     """
     with_pet = {s.study for _, s in series if any(h.declared_modality == "PT" for h in s.headers)}
+    spec = keys.spec if keys else ImagesSpec()
+    phases, kernels = _order(spec.phases, PHASES), _order(spec.kernels, KERNELS)
     out: dict[str, Preference] = {}
     for _, s in series:
         first = s.headers[0] if s.headers else None
+        named = -1 if keys and s.channel and keys.called(s)[0] == s.channel else 0
         if first is None or not modality(s.modality).hounsfield or s.kind != "dicom":
-            out[s.uid] = (0, 0, 0)
+            out[s.uid] = (named, 0, 0, 0)
             continue
         phase = ct_phase.phase(first)
         purpose = 2 if ct_phase.purpose(first) else 0
         if s.study in with_pet and phase in ("", "native"):
             purpose += 1
-        out[s.uid] = (purpose, PHASES.index(phase), KERNELS.index(ct_phase.kernel(first)))
+        out[s.uid] = (named, purpose, phases.index(phase), kernels.index(ct_phase.kernel(first)))
     return out
+
+
+def _order(preferred: Sequence[str], usual: Sequence[str]) -> list[str]:
+    """What is preferred first, the rest as usual."""
+    return [*preferred, *(name for name in usual if name not in preferred)]
 
 
 def _thickness(series: Series) -> float:

@@ -47,6 +47,7 @@ FrameKey = tuple[str, str]
 
 FRAME_RULES = (
     "that can be used",
+    "that [images] series names",
     "that a segmentation refers to",
     "with most sequences",
     "with a diagnostic CT",
@@ -172,6 +173,11 @@ def _channel(series: Series, keys: Keys, imaging: Imaging, as_mask: bool) -> str
     if series.kind == "nifti":
         return named(keys.inside(series.uid), keys.spec.channels)
     same = [c.name for c in imaging.channels if c.modality == series.modality]
+    named_so, passed_over = keys.called(series)
+    if passed_over:
+        return ""
+    if named_so in same:
+        return named_so
     if series.channel in same:
         return series.channel
     # a study with one CT channel means any CT, whatever it calls it
@@ -259,6 +265,11 @@ class _Patient:
                 ("an examination of another part of the body is not looked at", e.told)
                 for e in choice.elsewhere
             ),
+            *(
+                ("a series that not_series names is not looked at", f"{self.id}: {s.files[0]}")
+                for _, s in self.series
+                if s.modality != "SEG" and self.keys.called(s)[1]
+            ),
             *self._on_other_frames(best, ranked[1:]),
             *self._on_masks(best, segmentations),
             *(
@@ -327,13 +338,20 @@ class _Patient:
             )
             text = (
                 f"D06 {file}: the patient has no {wanted} sequence that the study asks for "
-                f"(there are {counts}). Export it too"
+                f"(there are {counts}{self._passed_over}). Export it too"
             )
             out.rejections[self.id].append(("D06", text))
         elif self.series:
             out.remarks[self.id].append(
                 ("no image among the patient's files", f"patient {self.id}: no {wanted} series")
             )
+
+    @property
+    def _passed_over(self) -> str:
+        count = sum(
+            series.modality != "SEG" and self.keys.called(series)[1] for _, series in self.series
+        )
+        return f"; {count} of them are named by not_series" if count else ""
 
     def _ranked(
         self,
@@ -352,7 +370,7 @@ class _Patient:
                 series for channels in frames.values() for series in channels.get(channel.name, ())
             ]
             derivation |= levels(alike, self.imaging)
-        preferred = preferences(self.series)
+        preferred = preferences(self.series, self.keys)
         studies = {study for study, series in self.series if series.channel}
         alone = len(studies | {study for study, _ in frames}) == 1
         ranked = []
@@ -364,9 +382,10 @@ class _Patient:
             level = sum(derivation[s.uid] for s in case.channels.values())
             count = sum(map(slices, case.channels.values()))
             wishes = [preferred[s.uid] for s in case.channels.values()]
-            wish = (sum(w[0] for w in wishes), sum(w[1] for w in wishes), sum(w[2] for w in wishes))
+            called, purpose, phase, kernel = (sum(w[n] for w in wishes) for n in range(4))
             rank = (
-                bool(rejections), not masks, -len(case.channels), wish[0], level, *wish[1:], -count, study, frame,
+                bool(rejections), called, not masks, -len(case.channels), purpose, level, phase,
+                kernel, -count, study, frame,
             )  # fmt: skip
             ranked.append(_Ranked(rank, study, replace(case, masks=masks), rejections, remarks))
         return sorted(ranked, key=lambda r: r.rank)
@@ -445,7 +464,7 @@ class _Patient:
 class _Ranked:
     """One study and frame of reference of an examination: the smaller `rank`, the better."""
 
-    rank: tuple[bool, bool, int, int, int, int, int, int, str, str]
+    rank: tuple[bool, int, bool, int, int, int, int, int, int, str, str]
     study: str
     case: Case
     rejections: Sequence[Rejection]

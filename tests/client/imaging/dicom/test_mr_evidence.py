@@ -16,7 +16,11 @@ from client.imaging.dicom import mr_sequence
 from client.imaging.formats import readers as image_readers
 from client.imaging.geometry.volumes import Header, Series
 from client.imaging.pipeline.header_index import _without_free_text
+from client.imaging.selection.identifiers import Keys
 from client.imaging.selection.mr_contrast import settled
+from client.imaging.selection.series_selection import choose
+from common.data.schema import Channel, Imaging
+from common.study.image_sections import ImagesSpec
 from tests.client.imaging import scans
 from tests.client.imaging.scans import Scan
 
@@ -145,3 +149,14 @@ def test_what_decides_is_remembered(words: list[str], between: str) -> None:
     assert mr_sequence.channel(kept)[0] == mr_sequence.channel(header)[0]
     assert mr_sequence.contrast_words(kept) == mr_sequence.contrast_words(header)
     assert "Doe" not in kept.description
+
+
+def test_a_mapping_names_a_series_whatever_its_headers_tell(tmp_path: Path) -> None:
+    """By its protocol, which stands in the file."""
+    flow = mr(tmp_path, **{**T1, "AngioFlag": "Y", "ProtocolName": "Ax T1 KM", "PatientID": "P1"})
+    assert flow.channel == ""
+    named = ImagesSpec(series={"t1c": ("ax  t1 km",)})
+    for spec, taken in ((ImagesSpec(), []), (named, ["t1c"])):
+        study = Imaging((Channel("t1c", "MR"), Channel("t2w", "MR")))
+        found = choose([flow], flow.headers, [], Keys(spec, tmp_path), study, {"P1"})
+        assert [c for case in found.cases.values() for c in case.channels] == taken

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.imaging.dicom import ct_phase
-from client.imaging.geometry.volumes import Frame, Header, Series
+from client.imaging.geometry.volumes import Frame, Header, Series, name_hash
 from client.imaging.pipeline.header_index import _without_free_text
 from client.imaging.selection.identifiers import Keys
 from client.imaging.selection.series_selection import Selection, choose
@@ -38,6 +38,7 @@ def scan(
         Header(
             f"/i/P1/{uid}/{k}.dcm", "dicom", "CT" if declared == "CT" else "other",
             **{
+                "called": tuple(name_hash(t) for t in (more.get("description", ""),) if t),
                 "declared_modality": declared, "patient": "P1", "study": study,
                 "image_type": ("ORIGINAL", "PRIMARY", "AXIAL"),
                 "frames": (Frame((0.0, 0.0, reach_mm * k / slices), thickness=thickness, traits=traits),), **more,
@@ -52,8 +53,9 @@ def scan(
     )  # fmt: skip
 
 
-def chosen(*series: Series) -> tuple[str, Selection]:
-    keys = Keys(ImagesSpec(), Path("/i"))
+def chosen(*series: Series, **spec: Any) -> tuple[str, Selection]:
+    """`spec`: what the mapping says in `[images]`."""
+    keys = Keys(ImagesSpec(**spec), Path("/i"))
     headers = [h for s in series for h in s.headers]
     selection = choose(series, headers, [], keys, CT, {"P1"})
     case = selection.cases.get("P1")
@@ -212,3 +214,62 @@ def test_levels_still_come_first() -> None:
     assert uid == "b"
     assert "least derived" in told(selection)
     assert np.all([s.uid != "a" for s in selection.cases["P1"].channels.values()])
+
+
+# ---- what the mapping names ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Abd  ART 2.0", "abd art 2.0", "b"])
+def test_the_series_that_the_mapping_names_is_taken_before_all_others(name: str) -> None:
+    """By what it is called, whatever case and blanks, or by its UID."""
+    venous, arterial = scan("a", 90, description="PVP"), scan("b", description="Abd ART 2.0")
+    assert chosen(venous, arterial)[0] == "a"
+    uid, selection = chosen(venous, arterial, series={"ct": (name,)})
+    assert uid == "b"
+    assert "the one that [images] series names is used" in told(selection)
+    # on another day's frame of reference, too
+    elsewhere = replace(arterial, frame_of_reference="8")
+    assert chosen(venous, elsewhere, series={"ct": (name,)})[0] == "b"
+    assert chosen(venous, arterial, series={"ct": ("ART",)})[0] == "a", "as a whole"
+
+
+def test_a_series_that_the_mapping_does_not_want_is_not_looked_at() -> None:
+    first, second = scan("a", 90, description="Thorax  Abdomen"), scan("b", description="Abdomen")
+    uid, selection = chosen(first, second, not_series=("thorax abdomen",))
+    assert uid == "b"
+    assert "a series that not_series names is not looked at" in told(selection)
+    uid, selection = chosen(first, not_series=("a",))
+    assert uid == ""
+    ((code, text),) = selection.rejections["P1"]
+    assert code == "D06"
+    assert "there are 1 CT; 1 of them are named by not_series" in text
+
+
+@given(st.permutations(["portal venous", "enhanced", "delayed", "arterial", "native"]))
+def test_phases_are_preferred_as_the_mapping_says(order: list[str]) -> None:
+    words = {"portal venous": "PVP", "enhanced": "KM", "delayed": "delay 5 min",
+             "arterial": "HAP", "native": "nativ"}  # fmt: skip
+    scans = [scan(k, description=v) for k, v in words.items()]
+    assert chosen(*scans, phases=tuple(order))[0] == order[0]
+    assert chosen(*scans, phases=tuple(order[:1]))[0] == order[0]
+    assert chosen(*scans)[0] == "portal venous"
+
+
+def test_kernels_are_preferred_as_the_mapping_says() -> None:
+    soft, sharp = scan("a", kernel="B30f"), scan("b", kernel="B70f")
+    assert chosen(soft, sharp)[0] == "a"
+    assert chosen(soft, sharp, kernels=("sharp",))[0] == "b"
+
+
+def test_one_name_means_one_thing() -> None:
+    spec = ImagesSpec(series={"ct": ("Abd",)}, not_series=("ABD ", "x"))
+    ((key, said),) = spec.faults()
+    assert (key, "'abd'" in said) == ("series", True)
+
+
+def test_names_of_series_are_kept_as_hashes() -> None:
+    """Somebody may have typed the patient's name."""
+    header = Header("/x", "dicom", "CT", description="Doe ABD", called=(name_hash("Doe ABD"),))
+    kept = _without_free_text(header)
+    assert kept.called == header.called
+    assert "doe" not in str(kept).casefold()
