@@ -33,6 +33,9 @@ _MONTHS = {
     for name in names.split()
 }  # fmt: skip
 
+SWAPPED = 12
+"""A day up to here may be a month."""
+
 
 @dataclass(frozen=True)
 class DateColumn:
@@ -46,14 +49,16 @@ class DateColumn:
     """Why the column as a whole says nothing."""
 
 
-def day(text: str, order: str = "") -> datetime.date | None:
+def day(text: str, order: str = "", shown: str = "") -> datetime.date | None:
     """The day that a cell names: 2019-01-02, 20190102, 2.1.2019, 02JAN2019, and so with a time
-    behind it; 02/01/2019 by `order` ('dmy', 'mdy'), or where only one order is a day."""
-    days = _readings(text, order)
+    behind it; 02/01/2019 by `order` ('dmy', 'mdy') as declared, by the order `shown` by other
+    cells, or where only one order is a day. What others show says nothing of dates with points,
+    where the day is first."""
+    days = _readings(text, order, shown)
     return days.pop() if len(days) == 1 else None
 
 
-def _readings(text: str, order: str) -> set[datetime.date]:
+def _readings(text: str, order: str, shown: str = "") -> set[datetime.date]:
     """All days that a cell may name."""
     text = _TIME.sub("", text.strip())
     if match := _YEAR_FIRST.fullmatch(text):
@@ -63,7 +68,7 @@ def _readings(text: str, order: str) -> set[datetime.date]:
     if match := _YEAR_LAST.fullmatch(text):
         first, mark, second, year = match.groups()
         # with points the day is first wherever they are written
-        orders = order or ("dmy" if mark == "." else "dmy mdy")
+        orders = order or ("dmy" if mark == "." else shown or "dmy mdy")
         parts = {"dmy": (year, second, first), "mdy": (year, first, second)}
         return _days([parts[o] for o in orders.split()])
     if match := _NAMED.fullmatch(text):
@@ -99,13 +104,20 @@ def date_column(table: Loaded, names: Sequence[str], order: str = "") -> DateCol
         if folded(cell) not in nulls and not looks_null(cell):
             cells[table.ids[row]].add(cell)
     used = {cell for texts_of_patient in cells.values() for cell in texts_of_patient}
-    order = order or _order(used)
+    shown = _order(used)
+    turned = _turned(used)
     days: dict[str, datetime.date] = {}
     unclear: dict[str, str] = {}
     for patient, written in cells.items():
-        readings = [_readings(cell, order) for cell in sorted(written)]
+        readings = [_readings(cell, order, shown) for cell in sorted(written)]
         named = set().union(*readings)
-        if all(len(r) == 1 for r in readings) and len(named) == 1:
+        if doubtful := written & turned:
+            unclear[patient] = (
+                f"a spreadsheet may have taken the month of {some(sorted(doubtful))} for the day: "
+                "no cell like it has a day after the 12th, and every one that has is left as text. "
+                "Write all dates as 2019-01-31, from where they were typed"
+            )
+        elif all(len(r) == 1 for r in readings) and len(named) == 1:
             days[patient] = named.pop()
         else:
             unclear[patient] = _why(written, readings)
@@ -121,6 +133,23 @@ def _order(cells: Iterable[str]) -> str:
             orders = [o for o in ("dmy", "mdy") if _readings(cell, o)]
             shown |= set(orders) if len(orders) == 1 else set()
     return shown.pop() if len(shown) == 1 else ""
+
+
+def _turned(cells: Iterable[str]) -> set[str]:
+    """Cells whose day and month a spreadsheet may have swapped.
+
+    One that expects the other order makes a date of what has a day in it, 05/03/2019, and leaves
+    31/01/2019 as text: then all that it made have a day up to the 12th, and all others one after.
+    """
+    made, left = set(), []
+    for cell in cells:
+        text = _TIME.sub("", cell)
+        if (match := _YEAR_FIRST.fullmatch(text)) and match.group(2):
+            made.add(cell)
+        elif (match := _YEAR_LAST.fullmatch(text)) and match.group(2) != ".":
+            left.append(cell)
+    low = all(found.day <= SWAPPED for c in made if (found := day(c)) is not None)
+    return made if left and low and all(len(_readings(c, "")) == 1 for c in left) else set()
 
 
 def _why(written: Iterable[str], readings: Sequence[set[datetime.date]]) -> str:
