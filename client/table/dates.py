@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -35,6 +36,9 @@ _MONTHS = {
 
 SWAPPED = 12
 """A day up to here may be a month."""
+
+_Cell = tuple[str, Path]
+"""What is written, and in which file."""
 
 
 @dataclass(frozen=True)
@@ -98,34 +102,41 @@ def date_column(table: Loaded, names: Sequence[str], order: str = "") -> DateCol
         return DateColumn(names[0], fault=faults[0])
     name = next(n for n in names if n in table.parts[0].index)
     nulls = {folded(n) for n in table.nulls} | {""}
-    cells: dict[str, set[str]] = defaultdict(set)
+    cells: dict[str, set[_Cell]] = defaultdict(set)
+    by_file: dict[Path, set[str]] = defaultdict(set)
     for row in np.flatnonzero(table.kept(table.spec.keep, [])).tolist():
-        cell = texts[row].strip()
+        cell, file = texts[row].strip(), table.place[row][0].path
         if folded(cell) not in nulls and not looks_null(cell):
-            cells[table.ids[row]].add(cell)
-    used = {cell for texts_of_patient in cells.values() for cell in texts_of_patient}
-    shown = _order(used)
-    turned = _turned(used)
+            cells[table.ids[row]].add((cell, file))
+            by_file[file].add(cell)
+    # what one file shows says nothing of another, which another clinic may have written
+    shown = {file: _order(used) for file, used in by_file.items()}
+    turned = {(cell, file) for file, used in by_file.items() for cell in _turned(used)}
     days: dict[str, datetime.date] = {}
     unclear: dict[str, str] = {}
     for patient, written in cells.items():
-        readings = [_readings(cell, order, shown) for cell in sorted(written)]
+        readings = [_readings(cell, order, shown[file]) for cell, file in sorted(written)]
         named = set().union(*readings)
         if doubtful := written & turned:
             unclear[patient] = (
-                f"a spreadsheet may have taken the month of {some(sorted(doubtful))} for the day: "
-                "no cell like it has a day after the 12th, and every one that has is left as text. "
+                f"a spreadsheet may have taken the month of {_quoted(doubtful)} for the day: no "
+                "cell like it has a day after the 12th, and every one that has is left as text. "
                 "Write all dates as 2019-01-31, from where they were typed"
             )
         elif all(len(r) == 1 for r in readings) and len(named) == 1:
             days[patient] = named.pop()
         else:
-            unclear[patient] = _why(written, readings)
+            unclear[patient] = _why(_quoted(written), readings)
+    used = set().union(*by_file.values())
     return DateColumn(name, days, unclear, _fault(table.where(name), used, days))
 
 
+def _quoted(cells: Iterable[_Cell]) -> str:
+    return some(sorted({repr(cell) for cell, _ in cells}))
+
+
 def _order(cells: Iterable[str]) -> str:
-    """Which of day and month stands first, where a cell of the column shows it and none another."""
+    """Which of day and month stands first, where one of a file's cells shows it and none another."""
     shown = set()
     for cell in cells:
         match = _YEAR_LAST.fullmatch(_TIME.sub("", cell))
@@ -152,10 +163,9 @@ def _turned(cells: Iterable[str]) -> set[str]:
     return made if left and low and all(len(_readings(c, "")) == 1 for c in left) else set()
 
 
-def _why(written: Iterable[str], readings: Sequence[set[datetime.date]]) -> str:
-    cells = some([repr(cell) for cell in sorted(written)])
+def _why(cells: str, readings: Sequence[set[datetime.date]]) -> str:
     if any(len(r) > 1 for r in readings):
-        return f"{cells} may be day or month first: declare date_order"
+        return f"{cells} may be day or month first: declare date_order, or write 2019-01-31"
     if all(readings):
         return f"its rows name several days, {cells}"
     return f"{cells} is no date"

@@ -72,17 +72,24 @@ def test_german_months(text: str, right: tuple[int, int, int]) -> None:
 def column(
     folder: Path, cells: list[str], names: tuple[str, ...] = ("op",), order: str = ""
 ) -> DateColumn:
-    """Of a table of patients 0, 1, ...; a cell with '|' is two rows."""
-    path = folder / "t.csv"
-    with path.open("w", newline="") as f:
-        out = csv.writer(f)
-        out.writerow(["id", "op"])
-        out.writerows([str(n), part] for n, c in enumerate(cells) for part in c.split("|"))
+    """Of a table of patients 0, 1, ...; a cell with '|' is two rows, one of '/' alone begins
+    another file."""
+    files: list[list[list[str]]] = [[]]
+    for n, cell in enumerate(cells):
+        if cell == "/":
+            files.append([])
+        files[-1] += [[str(n), part] for part in cell.split("|") if cell != "/"]
     faults: list[Fault] = []
-    part = read(path, Layout(), faults)
-    assert part is not None
-    spec = TableSpec(name="t", files=("t.csv",), key="id", rows="agree")
-    table = Loaded.of(spec, [part], folder, ("missing",), SiteSpec(constant="A"), faults)
+    parts = []
+    for k, rows in enumerate(files):
+        path = folder / f"t{k}.csv"
+        with path.open("w", newline="") as f:
+            csv.writer(f).writerows([["id", "op"], *rows])
+        part = read(path, Layout(), faults)
+        assert part is not None
+        parts.append(part)
+    spec = TableSpec(name="t", files=("t*.csv",), key="id", rows="agree")
+    table = Loaded.of(spec, parts, folder, ("missing",), SiteSpec(constant="A"), faults)
     assert not faults
     return date_column(table, names, order)
 
@@ -106,6 +113,13 @@ def test_the_order_is_that_which_a_cell_of_the_column_shows(tmp_path: Path) -> N
     assert set(both.days) == {"1", "2"}
     assert "date_order" in both.unclear["0"]
     assert column(tmp_path, ["03/04/2019"], order="mdy").days["0"].month == 3
+
+
+def test_what_one_file_shows_says_nothing_of_another(tmp_path: Path) -> None:
+    two = column(tmp_path, ["03/04/2019", "13/04/2019", "/", "03/04/2019", "/", "2019-05-03"])
+    assert {n: d.month for n, d in two.days.items()} == {"0": 4, "1": 4, "5": 5}
+    assert "date_order" in two.unclear["3"]
+    assert column(tmp_path, ["13/04/2019", "/", "03/04/2019"], order="dmy").days["2"].month == 4
 
 
 def test_the_order_that_slashes_show_says_nothing_of_points(tmp_path: Path) -> None:
