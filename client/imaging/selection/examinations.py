@@ -289,8 +289,8 @@ def examinations(
 ) -> list[Examination]:
     """Series of one patient, by day; those of no day by study. A study lasts past midnight, so that
     its days are one where they follow each other: the later one, for what is from after the night
-    is not from before it. What a study's other series say of a series counts where its own files
-    say nothing, and not against what they say."""
+    is not from before it. Of a series whose own files say nothing the day is that of its study's
+    others in its frame of reference; nothing of them counts against what its files say."""
     by_study: dict[str, list[PatientSeries]] = defaultdict(list)
     for study, single in sorted(series, key=lambda pair: (pair[0], pair[1].uid)):
         # without a StudyInstanceUID a frame of reference is what tells them apart
@@ -301,10 +301,12 @@ def examinations(
         days = {s.uid: day_of(s, blanked) for _, s in of_study}
         known = sorted({day for day, _ in days.values() if day is not None})
         one = bool(known) and (known[-1] - known[0]).days <= 1
+        frames = {s.frame_of_reference for _, s in of_study if days[s.uid][0]} - {""}
         undated: list[PatientSeries] = []
         for study, single in of_study:
             day = days[single.uid][0]
-            if one and (day or not _named(single, blanked)):
+            beside = single.frame_of_reference in frames and not _named(single, blanked)
+            if one and (day or beside):
                 day = known[-1]
             (undated if day is None else by_day[day]).append((study, single))
         if undated:

@@ -401,6 +401,9 @@ def test_what_its_own_files_say_of_a_day_comes_before_the_study() -> None:
         assert "no day, its files name several days, 2019-01-02 and 2021-06-01" in text
     silent = dated("silent", {"study": "1", "description": "portal venous"})
     assert chosen([early, silent], {"P1": SURGERY})[0] == {"P1": "silent"}
+    apart = dataclasses.replace(silent, frame_of_reference="another")
+    assert chosen([early, apart], {"P1": SURGERY})[0] == {"P1": "early"}
+    assert "2 examinations" in why(chosen([early, apart])[1])
     later = dated("x", {**joined, "series_date": "2019-03-01", "image_type": ("DERIVED",)})
     assert chosen([later], {"P1": SURGERY})[0] == {"P1": "x"}, "computed later"
 
