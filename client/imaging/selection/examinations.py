@@ -89,9 +89,14 @@ class Examination:
         return not self.usable and bool(self.volumes)
 
     @property
+    def file(self) -> str:
+        """One of its files, by which it is named: of an image rather than of a localizer."""
+        return (self.usable or self.series)[0][1].files[0]
+
+    @property
     def told(self) -> str:
         """For the site's log."""
-        return f"{self.day or f'no day, {self.why}'}: {self.series[0][1].files[0]}"
+        return f"{self.day or f'no day, {self.why}'}: {self.file}"
 
 
 @dataclass(frozen=True)
@@ -423,5 +428,4 @@ def _window(spec: ImagesSpec) -> str:
 
 def _set_aside(found: Sequence[Examination], what: str, way: str) -> Choice:
     listed = "; ".join(e.told for e in found[:5])
-    file = found[0].series[0][1].files[0]
-    return Choice(rejection=("L01", f"L01 {file}: {what} ({listed}). {way}"))
+    return Choice(rejection=("L01", f"L01 {found[0].file}: {what} ({listed}). {way}"))

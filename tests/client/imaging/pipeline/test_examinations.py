@@ -481,6 +481,8 @@ def test_on_the_very_day() -> None:
     assert "several studies of the very day" in why(chosen([broken, on(0, "b")], surgery)[1])
     scout = dataclasses.replace(on(0, "a"), files=on(0).files[:2], slices=((0, 0), (1, 0)))
     assert chosen([scout, on(0, "b")], surgery)[0] == {"P1": "b"}
+    text = why(chosen([scout, on(0, "b")], {"P1": SURGERY - datetime.timedelta(1)})[1])
+    assert text.startswith("L01 /i/P1/b/0.dcm"), "named by the scan, not by the scout"
 
 
 UNDATED = [
