@@ -53,8 +53,8 @@ def measured(way: str, path: Path) -> None:
 
     from client.cohort.reader import read_table
     from client.table import delimited_text, readers
+    from client.table.draft.study_draft import draft
     from client.table.part import Layout
-    from client.table.study_draft import draft
     from common.study.load import load
 
     study = path.with_suffix(".toml")

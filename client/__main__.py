@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.runtime import environment
-from common.runtime.exit_status import ended, leave
+from common.runtime.exit_status import SET_ASIDE, ended, leave
 
-EPILOG = """exit status: 0 done, 2 wrong option, 3 unusable data or another's model, 6 a file cannot be written, 130 interrupted
+EPILOG = """exit status: 0 done, 2 wrong option, 3 unusable data or another's model, 6 a file cannot be written,
+8 predicted, but for patients with a cell that cannot be read (left_out.csv), 130 interrupted
 
 examples:
   fedmets client serve --site site.toml --socket /run/fedmets/station.sock
@@ -145,6 +146,13 @@ def parser() -> argparse.ArgumentParser:
     )
     option(
         "predict",
+        "--strict",
+        action="store_true",
+        help="refuse the whole table for one cell that cannot be read (default: its patient alone "
+        "is set aside, and the exit status is 8)",
+    )
+    option(
+        "predict",
         "--plots",
         action="store_true",
         help="also plot which feature moved whose prediction (shap-HEAD.png)",
@@ -238,7 +246,7 @@ def _do(args: argparse.Namespace) -> int:
         if args.json
         else ", ".join(f"{v} {k}" if isinstance(v, int) else str(v) for k, v in done.items())
     )
-    return 0
+    return SET_ASIDE if done.get("set aside") else 0
 
 
 def _run(args: argparse.Namespace) -> dict[str, object]:
@@ -296,14 +304,18 @@ def _predict(args: argparse.Namespace) -> dict[str, object]:
     with progress() as bar:
         line = bar.add_task("preparing images", total=None)
         images = any("image" in h.modality for h in model.heads)
+        folders = reader.ImageFolders(
+            images=Path(args.images) if args.images else None,
+            cache=(Path(args.cache) if args.cache else out / "cache") if images else None,
+            tell=lambda at, of: bar.update(line, completed=at, total=of),
+        )
         reading = reader.read_unlabelled(
             model.study,
             model.task,
             Path(args.data),
             source=args.source or None,
-            images=Path(args.images) if args.images else None,
-            cache=(Path(args.cache) if args.cache else out / "cache") if images else None,
-            tell=lambda at, of: bar.update(line, completed=at, total=of),
+            folders=folders,
+            strict=args.strict,
         )
         bar.update(line, description="predicting", completed=0, total=None)
         done: dict[str, object] = {**predict.write(model, reading, out)}

@@ -306,6 +306,7 @@ def _study(site: Site, ref: str) -> list[Finding]:
             "every plan would be refused (P07)"
         )
         out.append(Finding("privacy", "fault", text, "lower it in the site file"))
+    out += _unseen(cohort, ref)
     out += _undeclared(site, cohort, ref)
     out += _number(site, cohort, ref)
     if labelled < site.minimum:
@@ -349,6 +350,16 @@ def _folds(site: Site, labelled: int, ref: str) -> list[Finding]:
         "declare privacy.patients = [least, most]: such a run is then refused before it begins"
     )
     return [Finding(f"data, {ref}", "note", text, way_out)]
+
+
+def _unseen(cohort: Cohort, ref: str) -> list[Finding]:
+    """Files of images, and nobody's image among them: that is no site without images."""
+    notes = [n for n in cohort.flow.notes if n.startswith("images: ") and "holds none" not in n]
+    if cohort.schema.imaging is None or cohort.imaged.any() or not notes:
+        return []
+    text = f"no patient has an image that can be used, though the folder is not empty: {notes[-1]}"
+    do = "read the notes on images above and the site's log, which names the files and the way out"
+    return [Finding(f"images, {ref}", "warning", text, do)]
 
 
 def _undeclared(site: Site, cohort: Cohort, ref: str) -> list[Finding]:

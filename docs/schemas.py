@@ -13,7 +13,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from client.site.privacy_policy import Policy
 from client.site.site_file import Site
-from client.table.mapping import Alias, MappingFile
+from client.table.mapping import Alias, MappingFile, SiteAlias
 from common.runtime import settings
 from common.study.study_file import StudyFile
 from deploy.federation import Federation
@@ -58,7 +58,7 @@ def text(name: str) -> str:
     made = settings.adapter(FILES[name]).json_schema(schema_generator=_Untitled)
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_plain(made)}
     sections = reference.STUDY if name == "study" else reference.MAPPING
-    classes = {cls.__name__: cls for cls in (*sections.values(), Policy, Alias)}
+    classes = {cls.__name__: cls for cls in (*sections.values(), Policy, Alias, SiteAlias)}
     _describe(schema, FILES[name])
     for section, of in schema.get("$defs", {}).items():
         _describe(of, classes[section])

@@ -328,7 +328,7 @@ def _do(args: argparse.Namespace) -> int:
     if args.draft:
         from pathlib import Path
 
-        from client.table.study_draft import draft
+        from client.table.draft.study_draft import draft
 
         sys.stdout.write(draft(Path(args.draft)))
         return 0

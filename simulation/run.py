@@ -9,9 +9,14 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from client.cohort.reader import Reading
+from client.site import site_file
+from client.site.site_log import SiteLog
 from common.errors import FedmetsError, RunError
 from common.runtime.command import named
 from common.runtime.console import Console
@@ -19,6 +24,7 @@ from common.runtime.exit_status import INTERRUPTED
 from server.coordinator import app_bundle
 from server.ledger import state_store
 from simulation.federation.options import Options, forget, settle
+from simulation.federation.partition import Partition
 from simulation.federation.setting import Setting, federate, prepare
 from simulation.report import terminal
 
@@ -53,6 +59,7 @@ def carry_out(options: Options, console: Console) -> dict[str, Any] | None:
         setting = prepare(options, console)
         terminal.opening(console, setting)
         if options.args.prepare:
+            _log_images(setting.sites, setting.reading, setting.parted)
             _show_flower_command(setting)
             return None
         outcome = federate(setting, console)
@@ -74,6 +81,15 @@ def carry_out(options: Options, console: Console) -> dict[str, Any] | None:
             f"'{path}' cannot be written ({error.strerror}); free space or mend permissions, then "
             "resume the run",
         ) from error
+
+
+def _log_images(sites: Mapping[int, Path], reading: Reading, parted: Partition) -> None:
+    """What a site's station writes into its log when it reads the images: here none is started."""
+    for path in sites.values():
+        site = site_file.load(path)
+        log = SiteLog(site.log)
+        for line in reading.image_log(parted.sites.get(site.name, ())):
+            log.info(line)
 
 
 def _show_flower_command(setting: Setting) -> None:

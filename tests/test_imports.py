@@ -33,7 +33,7 @@ ROOMS = {
         "secure_aggregation", "wire",
     ),
     "client": (
-        "imaging/geometry", "imaging/dicom", "table", "imaging/selection", "imaging/formats",
+        "imaging/geometry", "imaging/dicom", "table", "table/draft", "imaging/selection", "imaging/formats",
         "imaging/pipeline", "cohort", "site",
         "local_model", "station", "courier", ".",
     ),

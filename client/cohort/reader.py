@@ -43,6 +43,8 @@ class Reading:
     overrides: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Feature -> why guard L02 does not apply to it, as the study or the mapping declares; to be
     printed in the report."""
+    unreadable: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Of `left_out`: who is there for cells of their own that cannot be read, and which."""
     images: PictureSet | None = None
     """What became of the images; None where none were asked for."""
 
@@ -66,13 +68,23 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class _ImageFolders:
+class ImageFolders:
     """Where images are looked for (None: beside the tables) and prepared (None: nowhere, for none
     are wanted)."""
 
-    images: Path | None
-    cache: Path | None
-    tell: Tell | None
+    images: Path | None = None
+    cache: Path | None = None
+    tell: Tell | None = None
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What a table is read for."""
+
+    labelled: bool
+    """Labels, institutions and survival are read as well."""
+    strict: bool
+    """A cell that cannot be read is a fault of the table, not its patient's alone."""
 
 
 def read(
@@ -179,7 +191,8 @@ def read_table(
     is an outcome, UsageError for an option or a mapping that is wrong, and RunError S03 where the
     cache cannot be written.
     """
-    return _read(study, task, data, source, _ImageFolders(images, cache, tell), labelled=True)
+    folders = ImageFolders(images, cache, tell)
+    return _read(study, task, data, source, folders, _Wanted(labelled=True, strict=True))
 
 
 def read_unlabelled(
@@ -188,17 +201,23 @@ def read_unlabelled(
     data: Path,
     *,
     source: str | None = None,
-    images: Path | None = None,
-    cache: Path | None = None,
-    tell: Tell | None = None,
+    folders: ImageFolders | None = None,
+    strict: bool = False,
 ) -> Reading:
     """As `read_table`, for patients to be predicted: neither labels nor institutions are looked
-    for."""
-    return _read(study, task, data, source, _ImageFolders(images, cache, tell), labelled=False)
+    for, and who has a cell that cannot be read is set aside (`Reading.unreadable`) where that is
+    not most of them. `strict`: one such cell is a DataError, as in `read_table`."""
+    folders = folders or ImageFolders()
+    return _read(study, task, data, source, folders, _Wanted(labelled=False, strict=strict))
 
 
 def _read(
-    study: Study, task: str, data: Path, name: str | None, folders: _ImageFolders, *, labelled: bool
+    study: Study,
+    task: str,
+    data: Path,
+    name: str | None,
+    folders: ImageFolders,
+    wanted: _Wanted,
 ) -> Reading:
     study.schema_at(task)
     if not data.exists():
@@ -209,7 +228,7 @@ def _read(
     try:
         tables = detect_mapping.load(source, folder, faults)
         raise_faults(faults if source.index.name not in tables else [])
-        reading = _assemble(study, task, source, tables, faults, labelled)
+        reading = _assemble(study, task, source, tables, faults, wanted)
     except DataError as error:
         if choice:
             raise DataError(error.code, *error.faults, choice) from error
@@ -264,7 +283,7 @@ def _assemble(
     source: Source,
     tables: Mapping[str, Loaded],
     faults: list[Fault],
-    labelled: bool,
+    wanted: _Wanted,
 ) -> Reading:
     schema = study.schema_at(task)
     index = tables[source.index.name]
@@ -292,12 +311,12 @@ def _assemble(
             values[:, j] = columns.feature(feature, spec, tables, flow, faults)
     labels, label_source = np.full(len(flow.ids), np.nan), "not read"
     institutions, survival = [""] * len(flow.ids), None
-    if labelled:
+    if wanted.labelled:
         labels, label_source = _labels(source, schema, tables, flow, faults)
         institutions = institution_of_each(source.site, tables, flow, faults)
         survival = _survival(source, schema, tables, flow, faults)
-    raise_faults(faults)
-    if labelled:
+    raise_faults(faults if wanted.strict else flow.set_aside(faults))
+    if wanted.labelled:
         _some_label(flow, labels)
     cohort = _cohort(
         study, schema, flow, _Columns(values, labels, label_source, institutions, survival)
@@ -307,7 +326,7 @@ def _assemble(
         for name, patient in zip(institutions, flow.ids, strict=True)
         if patient not in flow.gone
     )
-    return Reading(cohort, kept, source.name, dict(flow.gone), overrides)
+    return Reading(cohort, kept, source.name, dict(flow.gone), overrides, dict(flow.unreadable))
 
 
 def _left_out_features(study: Study, schema: Schema) -> list[str]:
@@ -360,7 +379,7 @@ def _join(source: Source, tables: Mapping[str, Loaded], flow: Account, faults: l
         if not table_ids & known:
             examples = f"{some(sorted(table_ids))} and {some(sorted(known))}"
             what = (
-                f"none of its {len(table_ids)} ids ('{table.spec.key}') is an id of table "
+                f"none of its {len(table_ids)} ids ('{table.key}') is an id of table "
                 f"'{source.index.name}' (e.g. {examples})"
             )
             faults.append(Fault("D05", table.where(), what, "Check the key columns and id_length"))

@@ -67,7 +67,8 @@ def score(model: Model, cohort: Cohort) -> list[Scored]:
 
 
 def write(model: Model, reading: Reading, folder: Path) -> dict[str, int]:
-    """Write the three files; how many patients each head scored, and how many were left out."""
+    """Write the three files; how many patients each head scored, how many were left out, and how
+    many of these were set aside for a cell that cannot be read."""
     cohort = reading.cohort
     scored = score(model, cohort)
     if not any(s.seen.any() for s in scored):
@@ -91,6 +92,7 @@ def write(model: Model, reading: Reading, folder: Path) -> dict[str, int]:
         "patients": len(cohort),
         **{s.head.name: int(s.seen.sum()) for s in scored},
         "left out": len(reading.left_out),
+        "set aside": len(reading.unreadable),
     }
 
 

@@ -53,7 +53,7 @@ def most(site: Site, cohort: Cohort, noised: Noised) -> int:
     with fewer nothing is told, and a noised count may come out below."""
     if site.privacy.patients is not None:
         return site.privacy.patients[1]
-    return max(sum(by_class(cohort, noised)[0]), site.minimum)
+    return max(sum(by_class(cohort, noised)[0]), site.minimum, 1)
 
 
 def most_parts(site: Site, patients: int | None) -> int:

@@ -60,9 +60,8 @@ def check_unit_column(
             foreign.setdefault(cells[row], []).append(row)
     if foreign:
         what = f"{offending(table, foreign)}: the declared unit is '{declared}'"
-        faults.append(
-            Fault("D07", table.where(spec.unit_column), what, f"Convert these rows to '{declared}'")
-        )
+        said = (what, f"Convert these rows to '{declared}'")
+        faults.append(table.cell_fault("D07", spec.unit_column, said, foreign))
 
 
 def way_out(bad: Mapping[str, list[int]], decimal: str) -> str:
@@ -109,30 +108,22 @@ def _quoted(text: str) -> str:
 
 
 def outside_bounds(
-    f: Number, table: Loaded, where: str, cells: Sequence[str], parsed: Values, outside: list[int]
+    f: Number, table: Loaded, column: str, cells: Sequence[str], parsed: Values, outside: list[int]
 ) -> Fault:
     sentinels = {cells[r] for r in outside}
     bad: dict[str, list[int]] = {}
     for row in outside:
         bad.setdefault(cells[row], []).append(row)
     if all(looks_null(text) for text in sentinels):
-        return Fault(
-            "D01",
-            where,
-            f"{offending(table, bad)}: looks like a null token that is not declared",
-            way_out(bad, "."),
-        )
+        what = f"{offending(table, bad)}: looks like a null token that is not declared"
+        return table.cell_fault("D01", column, (what, way_out(bad, ".")), bad)
     hint = suspect(parsed[outside].tolist(), f.low, f.high, f.unit)
     what = (
         f"{len(outside)} values lie outside {f.low:g} to {f.high:g} {f.unit}: "
         f"{offending(table, bad)}" + (f" ({hint})" if hint else "")
     )
-    return Fault(
-        "D07",
-        where,
-        what,
-        'Correct the values or the declared unit, or declare out_of_range = "missing"',
-    )
+    way = 'Correct the values or the declared unit, or declare out_of_range = "missing"'
+    return table.cell_fault("D07", column, (what, way), bad)
 
 
 def way_to_term(

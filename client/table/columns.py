@@ -60,6 +60,14 @@ def _per_patient(
     return values
 
 
+def _without(mask: Mask, bad: Mapping[str, Sequence[int]]) -> Mask:
+    """The rows of `mask` but those in `bad`: an unreadable cell contradicts nobody's other rows."""
+    mask = mask.copy()
+    for rows in bad.values():
+        mask[rows] = False
+    return mask
+
+
 def _resolve(
     spec: FieldSpec, tables: Mapping[str, Loaded], flow: Account, faults: list[Fault]
 ) -> tuple[Loaded, list[str], Mask, Alias] | None:
@@ -77,7 +85,12 @@ def _resolve(
     if cells is None:
         if spec.optional:
             flow.notes.append(
-                f"{spec.name} is wholly missing: {table.where()} has no column {' or '.join(names)}"
+                f"{spec.name} is wholly missing: {table.where()} has no column "
+                + (
+                    names[0]
+                    if len(names) < 2
+                    else f"{names[0]}, nor any of {len(names) - 1} others"
+                )
             )
         return None
     alias = next(a for a in spec.column if a.name in table.parts[0].index)
@@ -197,7 +210,8 @@ def number(
     )
     if bad:
         what = f"{offending(table, bad)}: neither a number nor a declared null token"
-        faults.append(Fault("D01", where, what, way_out(bad, decimal)))
+        faults.append(table.cell_fault("D01", alias.name, (what, way_out(bad, decimal)), bad))
+        mask = _without(mask, bad)
     check_unit_column(spec, declared, table, mask & ~np.isnan(parsed), faults)
     parsed = parsed * scale if scale != 1 else parsed
     outside = np.flatnonzero((parsed < f.low) | (parsed > f.high)).tolist()
@@ -208,7 +222,8 @@ def number(
         )
         parsed[outside] = np.nan
     elif outside:
-        faults.append(outside_bounds(f, table, where, cells, parsed, outside))
+        faults.append(outside_bounds(f, table, alias.name, cells, parsed, outside))
+        mask = _without(mask, {"": outside})
     return _per_patient(f.name, parsed, mask, table, spec, flow)
 
 
@@ -300,7 +315,8 @@ def _vocabulary(
         what = (
             f"{offending(table, undeclared)}: neither in the vocabulary nor a declared null token"
         )
-        faults.append(Fault("D01", table.where(alias.name), what, way_out(undeclared, ".")))
+        said = (what, way_out(undeclared, "."))
+        faults.append(table.cell_fault("D01", alias.name, said, undeclared))
     if foreign:
         texts = [t.strip() for t in foreign]
         near = _nearest(texts, vocabulary)
@@ -308,8 +324,8 @@ def _vocabulary(
             f"; nearest: '{near[texts[0]]}'" if texts[0] in near else ""
         )
         way = way_to_term(names, texts, code, near)
-        faults.append(Fault(code, table.where(alias.name), what, way))
-    return _per_patient(name, parsed, mask, table, spec, flow)
+        faults.append(table.cell_fault(code, alias.name, (what, way), foreign))
+    return _per_patient(name, parsed, _without(mask, bad), table, spec, flow)
 
 
 def _nearest(texts: Sequence[str], vocabulary: Vocabulary) -> dict[str, str]:

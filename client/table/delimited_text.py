@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import codecs
 import csv
+import gzip
 import io
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from client.table import plain_csv
-from client.table.part import SUFFIXES, Layout, Part, framed, header_names
+from client.table.part import GZIPPED, Layout, Part, framed, header_names, kind_of
 from common.errors import Fault
 
 csv.field_size_limit(plain_csv.LONGEST_LINE)
@@ -20,8 +22,35 @@ _OF_ASCII = frozenset({"ascii", "utf-8", "iso8859-1", "iso8859-15", "cp1252"})
 """Codecs in which ASCII bytes mean ASCII."""
 
 
+LARGEST_TEXT = 1 << 30
+"""Bytes of a gzipped table, unpacked."""
+_PIECE = 1 << 20
+
+
+def raw_text(path: Path) -> bytes:
+    """The bytes of a text table, unpacked where it is gzipped. ValueError where it is damaged, cut
+    short, or holds more than a table does."""
+    if path.suffix.lower() != GZIPPED:
+        return path.read_bytes()
+    text = bytearray()
+    try:
+        # in pieces: asked for all at once, gzip makes room for as many bytes as it is asked for
+        with gzip.open(path) as f:
+            while piece := f.read(_PIECE):
+                text += piece
+                if len(text) > LARGEST_TEXT:
+                    raise ValueError(
+                        f"it holds more than {LARGEST_TEXT >> 20} MB gzipped; unpack it (gunzip)"
+                    )
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"the gzipped file is damaged or cut short ({error})") from error
+    if not text:
+        raise ValueError("the gzipped file holds nothing")
+    return bytes(text)
+
+
 def read_text(path: Path, layout: Layout, faults: list[Fault]) -> Part | None:
-    raw = path.read_bytes()
+    raw = raw_text(path)
     part = plainly_read(path, raw, layout)
     return (
         part
@@ -145,7 +174,7 @@ def _uncommented(text: str, comment: str) -> tuple[str, Sequence[int]]:
 def _delimiter(text: str, path: Path, layout: Layout) -> str:
     row = layout.header[0] if layout.header else 1
     head = text.split("\n", row)[row - 1 : row]
-    usual = "\t" if (layout.format or SUFFIXES.get(path.suffix.lower())) == "tsv" else ","
+    usual = "\t" if kind_of(path, layout) == "tsv" else ","
     counts = {
         d: re.sub(r'"[^"]*"', "", head[0]).count(d) if head else 0
         for d in dict.fromkeys((usual, "\t", ";", ",", "|"))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from client.table import mapping_file
+from client.table.joined import joined
 from client.table.mapping import FieldSpec, Source, TableSpec
 from client.table.part import Layout, Part
 from client.table.readers import find
@@ -24,17 +25,21 @@ class Folder:
     """A data folder, or one file; each file is read once a layout."""
 
     root: Path
+    index: tuple[Path, ...] = ()
+    """The files of the index table, where their columns tell them and their names do not."""
     _parts: dict[tuple[Path, Layout], tuple[Part | None, list[Fault]]] = field(default_factory=dict)
 
     def files(self, table: TableSpec, *, index: bool) -> list[Path]:
         """The files of a table; a file that is named outright is the index table, whatever it is
-        called."""
+        called, and so is one that `by_columns` has found."""
+        if index and self.index:
+            return list(self.index)
         paths = find(self.root, table.files)
         return [self.root] if not paths and index and self.root.is_file() else paths
 
     def name(self, path: Path) -> str:
         """A file as seen from the folder."""
-        return path.relative_to(self.root).as_posix() if path != self.root else path.name
+        return path.relative_to(self.root).as_posix() if self.root in path.parents else path.name
 
     def part(self, path: Path, layout: Layout) -> tuple[Part | None, list[Fault]]:
         """The table in a file, and what is wrong with it."""
@@ -67,7 +72,10 @@ def choose(study: Study, folder: Folder, ref: str | None) -> tuple[Source, str]:
     several mappings fit.
     """
     if ref is not None:
-        return mapping_file.named(ref), ""
+        source = mapping_file.named(ref)
+        if not folder.files(source.index, index=True):
+            folder.index = _by_columns(source, folder)
+        return source, ""
     if study.source is not None:
         return mapping_file.parse(study.source, f"study '{study.name}'"), ""
     candidates = mapping_file.builtin(study.name)
@@ -78,9 +86,14 @@ def choose(study: Study, folder: Folder, ref: str | None) -> tuple[Source, str]:
             "(docs/own-study.md)",
         )
     present = [c for c in candidates if folder.files(c.index, index=True)]
-    if not present:
-        raise DataError("D00", _nothing_there(candidates, folder))
     fitting = [c for c in present if _fits(c, folder)]
+    if not fitting and not any(_broken(c, folder) for c in present):
+        found = {c.name: _by_columns(c, folder) for c in candidates}
+        fitting = [c for c in candidates if found[c.name]]
+        if len(fitting) == 1:
+            folder.index = found[fitting[0].name]
+    if not present and not fitting:
+        raise DataError("D00", _nothing_there(candidates, folder))
     if len(fitting) > 1:
         names = ", ".join(c.name for c in fitting)
         raise UsageError(
@@ -104,8 +117,8 @@ def _nothing_there(candidates: Sequence[Source], folder: Folder) -> str:
         f"{' or '.join(c.index.files)} (source mapping '{c.name}')" for c in candidates
     )
     return (
-        f"D00 {folder.root}: none of the tables is there that the study can read: {expected}. "
-        "Give the folder that holds one as --data"
+        f"D00 {folder.root}: none of the tables is there that the study can read: {expected}, or "
+        "any table that has the columns of one. Give the folder that holds one as --data"
     )
 
 
@@ -118,11 +131,26 @@ def _broken(source: Source, folder: Folder) -> list[Fault]:
 
 
 def _fits(source: Source, folder: Folder) -> bool:
-    """Whether each file of the index table has the columns that identify it: key, filters and
-    label."""
+    """Whether each file of the index table has the columns that identify it."""
+    files = folder.files(source.index, index=True)
+    return all(_identified(source, folder, path) for path in files)
+
+
+def _by_columns(source: Source, folder: Folder) -> tuple[Path, ...]:
+    """The tables under a folder that have the columns of an index table, whatever they are called.
+    None where another table has the name of one: it may be one that is damaged."""
+    if not folder.root.is_dir():
+        return ()
+    paths = [p for p in find(folder.root, ANY_TABLE) if _identified(source, folder, p)]
+    named = find(folder.root, source.index.files)
+    return tuple(paths) if set(named) <= set(paths) else ()
+
+
+def _identified(source: Source, folder: Folder, path: Path) -> bool:
+    """Whether a file has the columns that identify an index table: key, filters and label."""
     key = source.index.key
     required: list[tuple[str, ...]] = [
-        *([(key,)] if key else []),
+        *([key] if all(key) else []),
         *((k.column,) for k in source.index.keep if not k.optional),
     ]
     within, value = source.label.within, source.label.value
@@ -130,14 +158,8 @@ def _fits(source: Source, folder: Folder) -> bool:
         (within.event, within.time) if within is not None else (value,) if value is not None else ()
     )
     required += [_names(spec) for spec in specs if spec.table == source.index.name]
-    parts = [
-        folder.index_part(path, source.index.layout)[0]
-        for path in folder.files(source.index, index=True)
-    ]
-    return all(
-        part is not None and all(any(n in part.index for n in names) for names in required)
-        for part in parts
-    )
+    part, _ = folder.index_part(path, source.index.layout)
+    return part is not None and all(any(n in part.index for n in names) for names in required)
 
 
 def _columns_there(source: Source, folder: Folder) -> float:
@@ -151,7 +173,7 @@ def _columns_there(source: Source, folder: Folder) -> float:
     ]
     if part is None or not fields:
         return 0.0
-    return (source.index.key in part.index or not source.index.key) + sum(
+    return (source.index.key_of(part) is not None) + sum(
         any(n in part.index for n in _names(f)) for f in fields
     ) / len(fields)
 
@@ -182,16 +204,20 @@ def load(source: Source, folder: Folder, faults: list[Fault]) -> dict[str, Loade
                 )
             )
         parts: list[Part] = []
+        notes: list[str] = []
         unkeyed: dict[str, list[str]] = {}
         for path in files:
             part, part_faults = (folder.index_part if index else folder.part)(path, spec.layout)
             faults += part_faults
             if part is None:
                 continue
-            if spec.key and spec.key not in part.index:
-                unkeyed.setdefault(
-                    f"the id of the patients: {absent((spec.key,), part)}", []
-                ).append(folder.name(path))
+            key = spec.key_of(part)
+            if key and spec.join:
+                part = _joined(part, spec, folder, faults, notes)
+            if key is None:
+                unkeyed.setdefault(f"the id of the patients: {absent(spec.key, part)}", []).append(
+                    folder.name(path)
+                )
             else:
                 parts.append(part)
         for what, names in unkeyed.items():
@@ -206,4 +232,27 @@ def load(source: Source, folder: Folder, faults: list[Fault]) -> dict[str, Loade
             loaded[spec.name] = Loaded.of(
                 spec, parts, folder.root, source.nulls, source.site, faults
             )
+            loaded[spec.name].notes += notes
     return loaded
+
+
+def _joined(
+    part: Part, spec: TableSpec, folder: Folder, faults: list[Fault], notes: list[str]
+) -> Part:
+    """A part with the columns of the table that its spec joins to it."""
+    path = part.path.parent / spec.join
+    if not path.is_file():
+        what, way = "is not there; the study joins it", "Put it there, or take `join` out"
+        faults.append(Fault("D00", f"{part.path.parent.name}/{spec.join}", what, way))
+        return part
+    other, other_faults = folder.part(path, spec.layout)
+    faults += other_faults
+    if other is None:
+        return part
+    try:
+        whole, told = joined(part, other, spec.key_of(part) or "")
+    except ValueError as error:
+        faults.append(Fault("D05", folder.name(path), str(error), "Rename the column of ids"))
+        return part
+    notes += told
+    return whole

@@ -8,13 +8,14 @@ whole.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo
 
-from client.table.part import Kind, Layout
+from client.table.part import Kind, Layout, Part
 from common.runtime.settings import (
     Cells,
     Listed,
@@ -57,6 +58,21 @@ def _aliases(value: Any) -> Any:
     return [{"name": v} if isinstance(v, str) else v for v in several(value)]
 
 
+@dataclass(frozen=True)
+class SiteAlias(Settings):
+    """A column that may name the institution, whole or in a part of its text."""
+
+    name: str
+    """the column's name"""
+    pattern: Pattern = ""
+    """regular expression that the text matches as a whole, or it names no institution; the name is
+    its first group"""
+
+
+SiteColumns = Annotated[
+    Listed[SiteAlias],
+    BeforeValidator(_aliases, json_schema_input_type=str | SiteAlias | list[str | SiteAlias]),
+]
 Columns = Annotated[
     Listed[Alias], BeforeValidator(_aliases, json_schema_input_type=str | Alias | list[str | Alias])
 ]
@@ -81,10 +97,12 @@ class TableSection(TableForm):
 
     files: Names
     """names or patterns, searched under the data folder"""
-    key: str
-    """the column by which tables are joined: the patient's id; `""`: each row is a patient"""
+    key: Annotated[Names, Field(min_length=1)]
+    """the column by which tables are joined: the patient's id, or several names that it may have;
+    `""`: each row is a patient"""
     format: Kind | None = None
-    """`csv`, `tsv`, `xlsx` or `parquet`, where the file's name does not say it"""
+    """`csv`, `tsv`, `xlsx`, `xls`, `parquet` or `statistics` (SPSS, Stata, SAS), where the file's
+    name does not say it"""
     id_length: Whole | None = None
     """keep so many first characters of the id"""
     id_pattern: Pattern = ""
@@ -92,6 +110,10 @@ class TableSection(TableForm):
     cases; a note counts them"""
     strip_zeros: bool = False
     """drop the id's leading zeros"""
+    capitals: bool = False
+    """write the id in capital letters"""
+    person_optional: bool = False
+    """some versions of the export do not have the column `person`"""
     rows: Literal["one", "agree"] = "one"
     """`one` row a patient, or several that must `agree`"""
     duplicates: Literal["error", "quarantine"] = "error"
@@ -100,6 +122,11 @@ class TableSection(TableForm):
     """the table may be absent; its features are then missing"""
     keep: Listed[Keep] = ()
     """`column`, `values`, `reason`: only rows with one of these values"""
+
+    def key_of(self, part: Part) -> str | None:
+        """The first of the key's names that a part has; `""` where each row is a patient, None
+        where it has none of them."""
+        return next((name for name in self.key if not name or name in part.index), None)
 
     @property
     def layout(self) -> Layout:
@@ -228,8 +255,9 @@ class SiteSpec(Settings):
 
     table: TableName = ""
     """the table, where it is not the index"""
-    column: str = ""
-    """the column that names the institution"""
+    column: SiteColumns = ()
+    """the column that names the institution, or several that may, each with a `pattern` where a
+    part of the text does: for each row, the first that names one"""
     slice: Annotated[tuple[int, int], Strict(False)] | None = None
     """first and last character of its text, from 0, the last not included"""
     names: Mapping[str, str] = field(default_factory=dict)
@@ -238,9 +266,25 @@ class SiteSpec(Settings):
     """one name for all, or for tables without the column"""
     from_file: bool = False
     """the file's name is the institution's"""
+    capitals: bool = False
+    """write it in capital letters"""
     pick: Literal["agree", "most"] = "agree"
     """several rows of a patient: they must `agree`, or the institution with `most` rows counts (of
     equal ones the first by name)"""
+
+    def column_of(self, part: Part) -> SiteAlias | None:
+        """The first of the columns that a part has."""
+        return next((alias for alias in self.column if alias.name in part.index), None)
+
+    def text(self, cell: str, alias: SiteAlias) -> str:
+        """What a cell of the column `alias` calls the institution; '' where it names none."""
+        text = cell.strip()
+        if alias.pattern:
+            found = re.fullmatch(alias.pattern, text)
+            text = found.group(min(1, len(found.groups()))) or "" if found else ""
+        elif self.slice:
+            text = text[slice(*self.slice)]
+        return text.upper() if self.capitals else text
 
     def faults(self) -> Iterator[Rule]:
         if bool(self.column) + self.from_file + bool(self.constant and not self.column) != 1:

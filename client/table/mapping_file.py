@@ -71,7 +71,7 @@ def parse(raw: Mapping[str, Any], where: str) -> Source:
         _label(file.label, index),
         {name: _field(name, section, index) for name, section in file.features.items()},
         _survival(file.survival, index) if file.survival else None,
-        file.images,
+        replace(file.images, id_per_site=file.images.id_per_site or file.tables[index].id_per_site),
     )
 
 
@@ -101,7 +101,13 @@ def _within(section: WithinSection, index: str) -> Within:
 def _survival(section: SurvivalSection, index: str) -> SurvivalSpec:
     table = section.table or index
     times = [
-        FieldSpec(name="survival time", table=table, column=(t,), unit=section.unit, optional=True)
+        FieldSpec(
+            name=f"survival time '{t.name}'",
+            table=table,
+            column=(t,),
+            unit=section.unit,
+            optional=True,
+        )
         for t in section.times
     ]
     values = {"alive": section.alive, "dead": section.dead}

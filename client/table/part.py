@@ -16,12 +16,31 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-Kind = Literal["csv", "tsv", "xlsx", "parquet"]
+Kind = Literal["csv", "tsv", "xlsx", "xls", "parquet", "statistics"]
 
 SUFFIXES: dict[str, Kind] = {
-    ".csv": "csv", ".tsv": "tsv", ".txt": "tsv", ".tab": "tsv", ".xlsx": "xlsx", ".xlsm": "xlsx",
-    ".parquet": "parquet", ".pq": "parquet",
+    ".csv": "csv", ".data": "csv", ".tsv": "tsv", ".txt": "tsv", ".tab": "tsv", ".xlsx": "xlsx",
+    ".xlsm": "xlsx", ".xls": "xls", ".parquet": "parquet", ".pq": "parquet", ".sav": "statistics",
+    ".zsav": "statistics", ".por": "statistics", ".dta": "statistics", ".sas7bdat": "statistics",
+    ".xpt": "statistics",
 }  # fmt: skip
+TEXTS: tuple[Kind, ...] = ("csv", "tsv")
+GZIPPED = ".gz"
+"""Behind the suffix of a text table."""
+
+
+def suffix_of(path: Path) -> str:
+    """A table's suffix in small letters; of a gzipped one the suffix before `.gz`."""
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if suffix == GZIPPED else suffix
+
+
+def kind_of(path: Path, layout: Layout) -> Kind | None:
+    """What a file is, as declared or by its name; None where neither says so."""
+    kind = layout.format or SUFFIXES.get(suffix_of(path))
+    gzipped = path.suffix.lower() == GZIPPED
+    return None if gzipped and kind not in TEXTS else kind
+
 
 _BATCH = 4096
 """Rows that stand as Python strings at a time."""

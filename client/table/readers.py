@@ -4,7 +4,8 @@ empty string where there is nothing.
 Nothing is guessed to be missing here: a tissue source site may be called `NA`. What counts as
 missing is declared by a source mapping (guard D01). Text tables go through pyarrow.csv where
 nothing about them is in doubt (`plain_csv`), else through the csv module; workbooks through
-openpyxl, Parquet through pyarrow. The cells stay in Arrow columns: as Python strings they would
+openpyxl (old ones xlrd), Parquet through pyarrow, the files of SPSS, Stata and SAS through
+pyreadstat. The cells stay in Arrow columns: as Python strings they would
 take five times the room.
 """
 
@@ -16,8 +17,10 @@ from pathlib import Path
 
 from client.table.cells import text_of
 from client.table.delimited_text import read_text
-from client.table.part import SUFFIXES, Layout, Part, framed
-from client.table.workbook import read_sheet
+from client.table.old_workbook import MAGIC, old_tops, read_old_sheet
+from client.table.part import GZIPPED, SUFFIXES, TEXTS, Kind, Layout, Part, framed, kind_of
+from client.table.statistics_file import read_statistics
+from client.table.workbook import read_sheet, sheet_tops
 from common.errors import Fault
 
 
@@ -52,7 +55,7 @@ def nearest(name: str, header: Sequence[str]) -> str:
 
 def read(path: Path, layout: Layout, faults: list[Fault]) -> Part | None:
     """The table in `path`, or None with the reason (D00) added to `faults`."""
-    kind = layout.format or SUFFIXES.get(path.suffix.lower())
+    kind = kind_of(path, layout)
     file_faults: list[Fault] = []
     part = None
     try:
@@ -63,10 +66,12 @@ def read(path: Path, layout: Layout, faults: list[Fault]) -> Part | None:
                 f"its header is declared in row {', '.join(map(str, layout.header))}, "
                 "and rows count from 1"
             )
-        if kind in ("csv", "tsv"):
+        if kind == "xls":
+            kind = _really(path)
+        if kind in TEXTS:
             part = read_text(path, layout, file_faults)
-        elif kind == "xlsx":
-            grid = read_sheet(path, layout)
+        elif kind in ("xlsx", "xls"):
+            grid = (read_sheet if kind == "xlsx" else read_old_sheet)(path, layout)
             part = framed(
                 path,
                 zip(grid, range(1, len(grid) + 1), strict=True),
@@ -76,10 +81,12 @@ def read(path: Path, layout: Layout, faults: list[Fault]) -> Part | None:
             )
         elif kind == "parquet":
             part = _parquet(path, layout)
+        elif kind == "statistics":
+            part = read_statistics(path, layout)
         else:
             raise ValueError(
-                f"'{path.suffix}' is none of the table formats {', '.join(SUFFIXES)}; save it as "
-                "one of them"
+                f"'{path.suffix}' is none of the table formats {', '.join(SUFFIXES)} (text tables "
+                f"also with {GZIPPED} behind); save it as one of them"
             )
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
@@ -93,6 +100,32 @@ def read(path: Path, layout: Layout, faults: list[Fault]) -> Part | None:
         )
     faults += file_faults
     return None if file_faults else part
+
+
+def _really(path: Path) -> Kind:
+    """What a file called .xls is: laboratory systems give that name to text tables and new
+    workbooks as well."""
+    with path.open("rb") as f:
+        start = f.read(512)
+    if start.startswith(MAGIC):
+        return "xls"
+    if start.startswith(b"PK"):
+        return "xlsx"
+    if start.lstrip().startswith(b"<"):
+        raise ValueError("the file is a web page or XML, called a workbook; save it as one")
+    return "tsv"
+
+
+def tops(path: Path, rows: int) -> dict[str, list[list[str]]]:
+    """Sheet -> its first rows, for a workbook; nothing for what is none, or cannot be opened."""
+    kind = kind_of(path, Layout())
+    try:
+        kind = _really(path) if kind == "xls" else kind
+        if kind == "xlsx":
+            return sheet_tops(path, rows)
+        return old_tops(path, rows) if kind == "xls" else {}
+    except Exception:  # whatever is wrong with it, the reader says so
+        return {}
 
 
 def _parquet(path: Path, layout: Layout) -> Part:

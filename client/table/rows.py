@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ Mask = NDArray[np.bool_]
 Values = NDArray[np.float64]
 """(cases,), or (rows,) of a table; NaN where missing."""
 
+_SEVERAL = "several rows where one is declared (D02)"
+
 MANY = 5
 """How many examples an error shows."""
 
@@ -32,6 +35,15 @@ def some(items: Sequence[object]) -> str:
     """At most five items, for a message."""
     listed = ", ".join(str(i) for i in items[:MANY])
     return f"{listed}, ... ({len(items)} in all)" if len(items) > MANY else listed
+
+
+@dataclass(frozen=True)
+class CellFault(Fault):
+    """A fault in cells of single patients, whom a prediction can set aside."""
+
+    reasons: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Patient -> which column, which value, which rows; ids of nobody in the index table as
+    well."""
 
 
 @dataclass
@@ -66,10 +78,17 @@ class Loaded:
                 for name, part in zip(file_names(parts, table.folder), parts, strict=True)
                 for _ in part.lines
             ]
-        elif site.column and all(site.column in part.index for part in parts):
-            table.hospitals = [cell.strip() for part in parts for cell in part.column(site.column)]
-        if spec.key:
-            table.ids = [_id(cell, spec) for part in parts for cell in part.column(spec.key)]
+        elif site.column and all(site.column_of(part) for part in parts):
+            table.hospitals = [
+                cell.strip()
+                for part in parts
+                if (alias := site.column_of(part)) is not None
+                for cell in part.column(alias.name)
+            ]
+        if table.key:
+            table.ids = [
+                _id(cell, spec) for part in parts for cell in part.column(spec.key_of(part) or "")
+            ]
         else:
             table.ids = [f"{table.name(part)}:{line}" for part in parts for line in part.lines]
             table.notes.append(
@@ -84,28 +103,51 @@ class Loaded:
                     f"{len(foreign)} rows of table '{spec.name}' have no id of a case (legend or "
                     "empty)"
                 )
-        else:
-            empty = [row for row, i in enumerate(table.ids) if not i]
-            if empty:
-                what = f"the id is empty in {len(empty)} rows ({table.rows(empty)})"
-                faults.append(
-                    Fault(
-                        "D05",
-                        table.where(spec.key),
-                        what,
-                        "Give each row its patient's id, or delete it",
-                    )
-                )
+        faults += table._merged_ids()
         if spec.id_per_site and table.hospitals:
             table.ids = [
                 f"{hospital}: {i}" if i else ""
                 for hospital, i in zip(table.hospitals, table.ids, strict=True)
             ]
+        empty = [row for row, i in enumerate(table.ids) if not i]
+        if empty and not spec.id_pattern:
+            what = f"the id is empty in {len(empty)} rows ({table.rows(empty)})"
+            way = "Give each row its patient's id, or delete it"
+            reasons = {}
+            for row in empty:
+                part, line = table.place[row]
+                table.ids[row] = f"{table.name(part)}:{line}"
+                reasons[table.ids[row]] = f"the id is empty, column '{table.key}' (D05)"
+            faults.append(CellFault("D05", table.where(table.key), what, way, reasons))
         return table
+
+    def _merged_ids(self) -> list[Fault]:
+        """D05 where several ids of one table differ in leading zeros alone, which are dropped: they
+        may be two people."""
+        if not (self.spec.strip_zeros and self.key):
+            return []
+        written: dict[tuple[str, str], set[str]] = defaultdict(set)
+        cells = (c for part in self.parts for c in part.column(self.spec.key_of(part) or ""))
+        hospitals = self.hospitals if self.spec.id_per_site and self.hospitals else repeat("")
+        kept = replace(self.spec, strip_zeros=False)
+        for cell, patient, hospital in zip(cells, self.ids, hospitals, strict=False):
+            if patient:
+                written[hospital, patient].add(_id(cell, kept))
+        several = sorted(" = ".join(sorted(ids)) for ids in written.values() if len(ids) > 1)
+        if not several:
+            return []
+        what = f"strip_zeros makes one patient of ids that may be several people: {some(several)}"
+        way = "Write each person's id in one way, or leave strip_zeros out"
+        return [Fault("D05", self.where(self.key), what, way)]
 
     @property
     def folder(self) -> Path:
         return self.root if self.root.is_dir() else self.root.parent
+
+    @property
+    def key(self) -> str:
+        """The column of the patients' ids; `""` where each row is a patient."""
+        return self.spec.key_of(self.parts[0]) or ""
 
     def name(self, part: Part) -> str:
         """The file of a part, as seen from the data folder."""
@@ -129,6 +171,19 @@ class Loaded:
             )
         places = [f"{self.name(self.place[i][0])}:{self.place[i][1]}" for i in positions[:MANY]]
         return ", ".join(places) + (", ..." if len(positions) > MANY else "")
+
+    def cell_fault(
+        self, code: str, column: str, said: tuple[str, str], bad: Mapping[str, Sequence[int]]
+    ) -> CellFault:
+        """Of the rows `bad` (text -> rows) of a column. `said`: what is wrong, and the way out."""
+        reasons: dict[str, str] = {}
+        for text, rows in bad.items():
+            for row in rows:
+                patient = self.ids[row]
+                reason = f"{text.strip()[:40]!r} in column '{column}' ({self.rows([row])})"
+                reasons[patient] = f"{reasons[patient]}, {reason}" if patient in reasons else reason
+        reasons = {patient: f"{cells} ({code})" for patient, cells in reasons.items()}
+        return CellFault(code, self.where(column), *said, reasons)
 
     def cells(self, names: Sequence[str], faults: list[Fault] | None) -> list[str] | None:
         """The cells of the first of `names` that each part has; None with a fault (D08) where a
@@ -196,6 +251,7 @@ def file_names(parts: Sequence[Part], root: Path) -> list[str]:
 def _id(cell: str, spec: TableSpec) -> str:
     text = cell.strip()
     text = text[: spec.id_length] if spec.id_length else text
+    text = text.upper() if spec.capitals else text
     return (text.lstrip("0") or text) if spec.strip_zeros else text
 
 
@@ -208,6 +264,8 @@ class Account:
     notes: list[str]
     named: dict[str, tuple[str, ...]] = field(default_factory=dict)
     gone: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Of those in `gone`: whom `set_aside` has put there, and which column, which value."""
     ids: tuple[str, ...] = ()
     """Sorted; all patients that are read, also those in `gone`."""
     mask: Mask = field(default_factory=lambda: np.empty(0, np.bool_))
@@ -238,6 +296,31 @@ class Account:
     def excluded(self) -> list[tuple[str, int]]:
         return list(Counter(self.gone.values()).items())
 
+    def set_aside(self, faults: list[Fault]) -> list[Fault]:
+        """Set aside the patients whose own cells cannot be read, and return no fault.
+
+        All of `faults` are returned, and nobody is set aside, where one of them is no patient's
+        own: another kind of fault, or a column that cannot be read in more than half of the
+        patients (a wrong unit or decimal mark); or where nobody would be left.
+        """
+        reasons: dict[str, list[str]] = {}
+        by_column: dict[str, set[str]] = defaultdict(set)
+        for fault in faults:
+            if not isinstance(fault, CellFault):
+                return faults
+            for patient, why in fault.reasons.items():
+                if patient in self.at:
+                    by_column[fault.where].add(patient)
+                if patient in self.at and self.gone.get(patient, why) == why:
+                    reasons.setdefault(patient, []).append(why)
+        most = any(2 * len(patients) > len(self.at) for patients in by_column.values())
+        if most or self.at.keys() <= self.gone.keys() | reasons.keys():
+            return faults
+        for patient, causes in reasons.items():
+            self.unreadable[patient] = self.gone[patient] = "; ".join(causes)
+        self.notes += [f"set aside, not refused: {fault}" for fault in faults]
+        return []
+
     def filter_index(self, faults: list[Fault]) -> None:
         """Apply the index table's filters one after the other, then its rule on several rows of a
         patient (guard D02)."""
@@ -267,15 +350,25 @@ class Account:
                         "They stand in different hospitals: if ids count anew in each hospital, "
                         "declare id_per_site = true"
                     )
-                faults.append(Fault("D02", table.where(spec.key), what, way))
+                reasons = dict.fromkeys(several, _SEVERAL)
+                faults.append(CellFault("D02", table.where(table.key), what, way, reasons))
             for patient in several:
-                self.drop(patient, "several rows where one is declared (D02)")
+                self.drop(patient, _SEVERAL)
 
     def check_persons(self, faults: list[Fault]) -> None:
         """Guard L04: nobody stands under two ids, which may be two sites; and no id stands for two
         people (guard D02)."""
         table, spec = self.index, self.index.spec
-        cells = table.cells((spec.person,), faults) if spec.person else None
+        cells = (
+            table.cells((spec.person,), None if spec.person_optional else faults)
+            if spec.person
+            else None
+        )
+        if cells is None and spec.person:
+            self.notes.append(
+                f"D02: {table.where()} has no column '{spec.person}': whether one person stands "
+                "under several ids is not known"
+            )
         if cells is None:
             return
         empty = {folded(n) for n in table.nulls} | {""}
@@ -302,7 +395,7 @@ class Account:
         if shared:
             what = f"{len(shared)} ids stand for several persons each: {some(shared)}"
             way = (
-                f"Correct '{spec.key}'; if ids count anew in each hospital, declare id_per_site "
+                f"Correct '{table.key}'; if ids count anew in each hospital, declare id_per_site "
                 "= true"
             )
             faults.append(Fault("D02", table.where(spec.person), what, way))

@@ -54,6 +54,23 @@ def read_sheet(path: Path, layout: Layout) -> list[list[str]]:
             book.close()
 
 
+def sheet_tops(path: Path, rows: int) -> dict[str, list[list[str]]]:
+    """Sheet -> its first rows. Raises whatever openpyxl does."""
+    from openpyxl import load_workbook
+
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        book = load_workbook(file, read_only=True, data_only=True)
+        tops = {
+            s.title: [
+                [text_of(c) for c in row] for row in s.iter_rows(max_row=rows, values_only=True)
+            ]
+            for s in book.worksheets
+        }
+        book.close()
+    return tops
+
+
 def _member(path: Path, member: str) -> bytes:
     """The XML of a sheet: openpyxl's reader of large files tells neither merged cells nor formulas
     without a stored result."""

@@ -1,5 +1,5 @@
 """Exit status of a program: an error's own, 130 where it was interrupted, 141 where its reader has
-gone."""
+gone, 8 where it is done but for patients who were set aside."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import NoReturn
 from common.errors import FedmetsError
 
 _CONTROLS = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f]")
+SET_ASIDE = 8
+"""Of a prediction that leaves out patients for cells of theirs that cannot be read."""
 INTERRUPTED = 130
 CLOSED = 141
 """Of a program whose reader has gone (128 + SIGPIPE), as `head` goes when it has seen enough."""

@@ -79,33 +79,49 @@ class Rescale(Settings):
 
 @dataclass(frozen=True)
 class ImagesSpec(Settings):
-    """How images name their patients, which NIfTI file is which sequence, and what an expert called
+    """How images name their patients, which volume file is which sequence, and what an expert called
     the study's regions.
 
-    DICOM files say by themselves which sequence they are; NIfTI files do so by their paths only.
+    DICOM files say by themselves which sequence they are; volume files (NIfTI, NRRD, MetaImage) do
+    so by their paths only.
     Without the section: PatientID is the table's id, and a segment is the region whose name it has.
     """
 
     id: Literal["PatientID", "path"] = "PatientID"
-    """where a DICOM file's id stands: `PatientID`, or `path` (from the folder of images); a NIfTI
+    """where a DICOM file's id stands: `PatientID`, or `path` (from the folder of images); a volume
     file's id always stands in its path"""
     id_pattern: Pattern = ""
     """regular expression, searched in that text: the id is its group `id`, else its first group,
     else all that it matches; a group `study` tells apart a patient's examinations (without it:
-    DICOM's StudyInstanceUID, and a NIfTI file's folder)"""
+    DICOM's StudyInstanceUID, and a volume file's folder)"""
     id_length: Whole | None = None
     """keep so many first characters of the id"""
     strip_zeros: bool = False
     """drop the id's leading zeros"""
     channels: Values = field(default_factory=dict)
-    """channel = patterns of NIfTI paths; where several match, the longest counts"""
+    """channel = patterns of volume files' paths; where several match, the longest counts"""
     mask: Names = ()
-    """patterns of NIfTI label maps"""
+    """patterns of label maps"""
     values: Mapping[str, Wholes] = field(default_factory=dict)
     """region = its values in a label map"""
+    resample: Literal["never", "tilt"] = "never"
+    """`tilt`: a DICOM series whose only fault is a gantry tilt, or slices unevenly apart, is
+    resampled to straight slices (said in the account); without it such a series is set aside"""
+    id_per_site: bool = False
+    """as for tables, whose setting it has where they have it: ids count anew in each hospital; an
+    image is of the one hospital that has its id, or of the one that `site_pattern` finds"""
+    site_pattern: Pattern = ""
+    """regular expression, searched in a file's path: its group `site`, else its first group, else
+    all that it matches is the hospital's name as the table has it"""
+    mask_files: Values = field(default_factory=dict)
+    """region = patterns of masks that hold it alone (a file an organ, as TotalSegmentator writes
+    them): in them all that is not 0 is the region; several files of a region are put together"""
+    other_labels: Literal["refuse", "ignore"] = "refuse"
+    """labels of a label map that `values` does not name: `refuse` the map, or `ignore` them
+    (counted)"""
     regions: Mapping[str, Annotated[Listed[Pattern], OneOrMore]] = field(default_factory=dict)
-    """region = regular expressions of the labels of DICOM segments, which match as a whole,
-    whatever their case"""
+    """region = regular expressions of the labels of DICOM segments and of the names of an RT Structure
+    Set's ROIs, which match as a whole, whatever their case"""
     rescale: Rescale | None = None
     """`{slope = 1, intercept = -1024}`: of CT files that say neither; without it they are set
     aside"""
@@ -141,7 +157,9 @@ class ImagesSpec(Settings):
     @property
     def searches(self) -> tuple[str, ...]:
         """The keys that hold regular expressions."""
-        return tuple(n for n in ("id_pattern", "study", "regions") if getattr(self, n))
+        return tuple(
+            n for n in ("id_pattern", "study", "regions", "site_pattern") if getattr(self, n)
+        )
 
     def faults_beside(self, written: frozenset[str]) -> Iterator[Rule]:
         if "date" not in written:

@@ -36,7 +36,10 @@ from common.runtime.settings import (
 from common.study.image_sections import ImagesSpec, ImagingSection
 from common.study.study import Study, Task
 
-ANY_TABLE = ("*.csv", "*.tsv", "*.txt", "*.xlsx", "*.parquet")
+ANY_TABLE = (
+    "*.csv", "*.tsv", "*.txt", "*.csv.gz", "*.tsv.gz", "*.txt.gz", "*.data", "*.xlsx", "*.xls",
+    "*.parquet", "*.sav", "*.zsav", "*.por", "*.dta", "*.sas7bdat", "*.xpt",
+)  # fmt: skip
 """What is read where the file does not name its table: every table under the data folder."""
 
 Kind = Literal["number", "choice"]
@@ -172,6 +175,9 @@ class TableForm(Settings):
     """`,` for a decimal comma"""
     thousands: Literal["", ",", ".", " ", "'"] = ""
     """mark between groups of three digits; without it `1,234` is an error"""
+    join: Annotated[str, AfterValidator(_inside)] = ""
+    """a table beside it that has several rows a patient (cBioPortal's `data_clinical_sample.txt`):
+    its columns are added by the patient's id; a value counts where all rows of a patient agree"""
     person: str = ""
     """a column that knows people across hospitals; one person under two ids is refused (L04)"""
     id_per_site: bool = False
@@ -470,6 +476,10 @@ class StudyFile(TableForm):
             yield "images", "says how files are read, but the study looks at none: add [imaging]"
         if self.clinical is not None and self.clinical not in self.learners:
             yield "clinical", f"is none of the learners {', '.join(self.learners)}"
+
+    def faults_beside(self, written: frozenset[str]) -> Iterator[Rule]:
+        if "images" in written and self.images == ImagesSpec():
+            yield "", "has an empty [images]: say how image files name patients, or leave it out"
 
     def mapped(self, name: str) -> dict[str, Any]:
         """Where the table holds what the schema asks for: a mapping, in the form of its TOML

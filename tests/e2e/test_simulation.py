@@ -516,6 +516,7 @@ def test_an_audit_attacks_every_model_and_can_be_repeated(tmp_path: Path) -> Non
     assert "canaries in one whole fit, logistic: epsilon" in done.stdout
 
 
+@pytest.mark.slow
 def test_an_audit_needs_no_epsilon(tmp_path: Path) -> None:
     small = [
         "--learners",
@@ -529,7 +530,8 @@ def test_an_audit_needs_no_epsilon(tmp_path: Path) -> None:
         "--bootstraps",
         "100",
     ]
-    done = run(tmp_path, *small, "--evaluations", "within_site", "--audit", "--json")
+    few = ["--phantom-patients", "300", "--evaluations", "within_site"]
+    done = run(tmp_path, *small, *few, "--audit", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert {r["epsilon"] for r in report["audit"]} == {None}

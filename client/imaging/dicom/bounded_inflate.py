@@ -13,6 +13,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from client.imaging.dicom import bounded_gzip
+
 if TYPE_CHECKING:
     from io import BufferedReader
 
@@ -28,7 +30,7 @@ LARGEST_RATIO = 1032
 _PIECE = 1 << 20
 
 
-def starts(f: BufferedReader) -> bool:
+def starts(f: BufferedReader | bounded_gzip.Inflated) -> bool:
     """Whether a file at its start is deflated; if so it then stands where its deflated data set
     begins, else at its start again."""
     if DEFLATED.encode() not in f.peek():
@@ -55,7 +57,7 @@ def inflated(f: BinaryIO, most: int) -> bytes:
 
 def length(path: Path, most: int) -> int:
     """How many bytes the data set of a deflated file has, counted up to `most`."""
-    with path.open("rb") as f:
+    with bounded_gzip.opened(path) as f:
         return sum(len(piece) for piece in _pieces(f, most)) if starts(f) else 0
 
 
@@ -65,7 +67,7 @@ def whole(path: str) -> Dataset:
     from pydicom.dataset import FileMetaDataset
     from pydicom.filereader import dcmread
 
-    with Path(path).open("rb") as f:
+    with bounded_gzip.opened(Path(path)) as f:
         if not starts(f):
             return dcmread(f, force=True)
         data = inflated(f, LARGEST_DATA_SET + 1)
@@ -79,7 +81,7 @@ def whole(path: str) -> Dataset:
 
 def pixels(path: str, most: int) -> BinaryIO:
     """The data set of a deflated file up to `most` bytes, to be read from."""
-    with Path(path).open("rb") as f:
+    with bounded_gzip.opened(Path(path)) as f:
         if not starts(f):
             raise ValueError("it has changed since its header was read")
         return BytesIO(inflated(f, most))

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from client.imaging.dicom import bounded_inflate, pixel_layout, tags
+from client.imaging.dicom import bounded_gzip, bounded_inflate, pixel_layout, tags
 from client.imaging.dicom.bounded_inflate import DEFLATED
 from client.imaging.dicom.elements import Elements, quiet
 from client.imaging.dicom.pixel_layout import BIG_ENDIAN, COPY_AGAIN, IMPLICIT
@@ -28,20 +28,16 @@ from common.errors import Fault
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+RT_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 IMAGE_CLASSES = {
     **{sop_class: m.name for m in MODALITIES.values() for sop_class in m.sop_classes},
     "1.2.840.10008.5.1.4.1.1.66.4": "SEG",
     "1.2.840.10008.5.1.4.1.1.66.7": "SEG",
+    RT_STRUCTURE_SET: "SEG",
 }
-"""SOP classes of the images that are read here."""
+"""SOP classes of the images that are read here; a structure set is a segmentation by contours."""
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 DIRECTORY = "1.2.840.10008.1.3.10"
-REFERENCED_INSTANCES, REFERENCED_SOP, DERIVATION, SOURCE_IMAGES = (
-    0x0008114A,
-    0x00081155,
-    0x00089124,
-    0x00082112,
-)
 
 
 @cache
@@ -63,8 +59,9 @@ def header(path: Path) -> Header | Fault | None:
 
     head: bytes | None = None
     try:
-        size = path.stat().st_size
-        with quiet, path.open("rb") as f:
+        with quiet, bounded_gzip.opened(path) as f:
+            size = f.seek(0, SEEK_END)
+            f.seek(0)
             # a deflated data set is read without the meta information before it
             head = (
                 bounded_inflate.inflated(f, bounded_inflate.LARGEST_HEADER)
@@ -153,7 +150,9 @@ def _header(path: Path, e: Elements, syntax: str, size: int) -> Header | Fault:
     if not sop_class and declared in IMAGE_CLASSES.values():
         modality = declared
     patient = e.text(tags.PATIENT_ID)
-    pictured = modality != "other" or sop_class.startswith(SECONDARY_CAPTURE)
+    pictured = (modality != "other" and sop_class != RT_STRUCTURE_SET) or sop_class.startswith(
+        SECONDARY_CAPTURE
+    )
     if pictured and (what := pixel_layout.impossible(e, size, syntax)):
         return unreadable(path, what, COPY_AGAIN)
     frames = tuple(_frames(e, modality)) if pictured else ()
@@ -173,7 +172,7 @@ def _header(path: Path, e: Elements, syntax: str, size: int) -> Header | Fault:
         acquisition_date=e.day(tags.ACQUISITION_DATE, tags.ACQUISITION_DATE_TIME),
         series_date=e.day(tags.SERIES_DATE),
         series=e.text(tags.SERIES),
-        frame_of_reference=e.text(tags.FRAME_OF_REFERENCE),
+        frame_of_reference=_frame_of_reference(e),
         sop=e.text(tags.SOP_INSTANCE),
         sop_class=sop_class,
         transfer_syntax=syntax,
@@ -209,9 +208,7 @@ def _header(path: Path, e: Elements, syntax: str, size: int) -> Header | Fault:
             e.decimal(tags.BETWEEN),
             (measures := first.get(tags.MEASURES)) and measures.decimal(tags.BETWEEN),
         ),
-        references=tuple(
-            uid for item in e.items(tags.REFERENCED_SERIES) if (uid := item.text(tags.SERIES))
-        ),
+        references=_references(e),
         instances=_instances(e) if modality == "SEG" else (),
         identity=_identity(e, patient),
     )
@@ -264,19 +261,51 @@ def _first_number(*values: float | Elements | None) -> float | None:
     return next((v for v in values if isinstance(v, float)), None)
 
 
+def _references(e: Elements) -> tuple[str, ...]:
+    """The series that a segmentation refers to."""
+    items = [*e.items(tags.REFERENCED_SERIES), *_rt_series(e)]
+    return tuple(dict.fromkeys(uid for item in items if (uid := item.text(tags.SERIES))))
+
+
 def _instances(e: Elements) -> tuple[str, ...]:
-    """The images that a SEG refers to: as a whole, else frame by frame."""
-    uids = [
-        i.text(REFERENCED_SOP)
-        for s in e.items(tags.REFERENCED_SERIES)
-        for i in s.items(REFERENCED_INSTANCES)
-    ] or [
-        i.text(REFERENCED_SOP)
-        for frame in e.items(tags.PER_FRAME)
-        for d in frame.items(DERIVATION)
-        for i in d.items(SOURCE_IMAGES)
-    ]
+    """The images that a segmentation refers to: as a whole, else frame by frame, or contour by
+    contour."""
+    items = (
+        [i for s in e.items(tags.REFERENCED_SERIES) for i in s.items(tags.REFERENCED_INSTANCES)]
+        or [i for s in _rt_series(e) for i in s.items(tags.CONTOUR_IMAGES)]
+        or [
+            i
+            for frame in e.items(tags.PER_FRAME)
+            for d in frame.items(tags.DERIVATION)
+            for i in d.items(tags.SOURCE_IMAGES)
+        ]
+        or [
+            i
+            for roi in e.items(tags.ROI_CONTOURS)
+            for contour in roi.items(tags.CONTOURS)
+            for i in contour.items(tags.CONTOUR_IMAGES)
+        ]
+    )
+    uids = [i.text(tags.REFERENCED_SOP) for i in items]
     return tuple(dict.fromkeys(uid for uid in uids if uid))
+
+
+def _rt_series(e: Elements) -> list[Elements]:
+    """The series that a structure set names, study by study."""
+    return [
+        series
+        for frame in e.items(tags.RT_FRAMES)
+        for study in frame.items(tags.RT_STUDIES)
+        for series in study.items(tags.RT_SERIES)
+    ]
+
+
+def _frame_of_reference(e: Elements) -> str:
+    """A structure set may name it for what it refers to, or region by region, alone."""
+    named = [e.text(tags.FRAME_OF_REFERENCE)]
+    named += [i.text(tags.FRAME_OF_REFERENCE) for i in e.items(tags.RT_FRAMES)]
+    named += [i.text(tags.ROI_FRAME) for i in e.items(tags.ROIS)]
+    return next((uid for uid in named if uid), "")
 
 
 def _shared(e: Elements) -> dict[int, Elements]:

@@ -18,10 +18,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from client.imaging.dicom import bounded_inflate, rescale
+from client.imaging.dicom import bounded_gzip, bounded_inflate, rescale
 from client.imaging.dicom import header as dicom_header
 from client.imaging.dicom.elements import quiet
 from client.imaging.dicom.pixel_layout import COPY_AGAIN, NATIVE
+from client.imaging.geometry.straightening import straightened
 from client.imaging.geometry.volumes import Header, Series, Volume
 from common.data.modality import modality
 from common.errors import DataError, Fault, raise_faults
@@ -80,6 +81,8 @@ def read(series: Series) -> Volume:
     count = len(series.slices)
     axes = [abs(t) - 1 for t in series.turn]
     rows, columns = (series.geometry.shape[axes.index(a)] for a in (1, 2))
+    if series.straight is not None:
+        rows, columns = series.headers[0].rows, series.headers[0].columns
     out = np.empty((count, rows, columns), np.float32)
     account = _Account()
     by_file: dict[int, list[tuple[int, int]]] = {}
@@ -96,6 +99,9 @@ def read(series: Series) -> Volume:
         _check_hounsfield(series, out, account)
     elif account.low == account.high:
         raise_faults([Fault("D06", _first(series), f"every voxel is {account.low:g}", COPY_AGAIN)])
+    if series.straight is not None:
+        outside = LOWEST_HU if modality(series.modality).hounsfield else 0.0
+        out = straightened(out, series.straight, outside)
     if series.turn != (1, 2, 3):
         flips = tuple(slice(None, None, -1 if t < 0 else 1) for t in series.turn)
         out = np.ascontiguousarray(out.transpose(axes)[flips])
@@ -169,7 +175,7 @@ def _raw(h: Header, frames: Sequence[int]) -> Iterator[NDArray[Any]]:
     if h.transfer_syntax in BY_GDCM and list(frames) == [0] and (raw := _by_gdcm(h)) is not None:
         yield raw
         return
-    with Path(h.path).open("rb") as f:
+    with bounded_gzip.opened(Path(h.path)) as f:
         f.seek(h.offset - 12)
         tag = b"\x7f\xe0\x00\x10" if h.big_endian else b"\xe0\x7f\x10\x00"
         if tag not in f.read(
@@ -219,12 +225,33 @@ def _by_gdcm(h: Header) -> NDArray[Any] | None:
 
 
 def _decoded(data: bytes, h: Header, frames: Sequence[int]) -> Iterator[NDArray[Any]]:
-    """Frames of encapsulated pixel data."""
+    """Frames of encapsulated pixel data. A decoder that fails (on odd JPEG-LS, say) leaves them to
+    pydicom's others; the first one's error is told when all have failed.
+
+    JPEG Extended of 12 bits is read by none of them, and not by gdcm itself: its values wrap.
+    """
+    preferred = PLUGINS.get(h.transfer_syntax, "")
+    try:
+        whole = _by_pydicom(data, h, frames, preferred)
+    except Exception as error:  # decoders fail in their own ways
+        if not preferred:
+            raise
+        try:
+            whole = _by_pydicom(data, h, frames, "")
+        except Exception:
+            raise error from None
+    yield from (whole[n] for n in frames)
+
+
+def _by_pydicom(
+    data: bytes, h: Header, frames: Sequence[int], plugin: str
+) -> dict[int, NDArray[Any]]:
+    """The stored values of each frame. plugin: '' for whichever of pydicom's can."""
     from pydicom.pixels.decoders.base import get_decoder
 
     options: dict[str, Any] = {
         "raw": True,
-        "decoding_plugin": PLUGINS.get(h.transfer_syntax, ""),
+        "decoding_plugin": plugin,
         "pixel_keyword": "PixelData",
         "rows": h.rows,
         "columns": h.columns,
@@ -237,14 +264,10 @@ def _decoded(data: bytes, h: Header, frames: Sequence[int]) -> Iterator[NDArray[
     }
     decoder = get_decoder(h.transfer_syntax)
     if len(frames) == 1:
-        yield decoder.as_array(data, index=frames[0], **options)[0]
-        return
+        return {frames[0]: decoder.as_array(data, index=frames[0], **options)[0]}
     order = sorted(frames)  # a decoder walks the fragments forwards
-    whole = {
-        n: a
-        for n, (a, _) in zip(order, decoder.iter_array(data, indices=order, **options), strict=True)
-    }
-    yield from (whole[n] for n in frames)
+    arrays = decoder.iter_array(data, indices=order, **options)
+    return {n: a for n, (a, _) in zip(order, arrays, strict=True)}
 
 
 def _rescale(

@@ -38,6 +38,9 @@ class Outlines:
     """SpacingBetweenSlices, mm."""
     thickness: float | None
     notes: tuple[str, ...]
+    sources: tuple[str, ...]
+    """SOPInstanceUID of the slice that each frame was drawn on; '' where it names none, or
+    several."""
 
 
 def read_outlines(path: str) -> Outlines:
@@ -106,6 +109,7 @@ def _described(
     shared, frames = e.first(tags.SHARED), e.items(tags.PER_FRAME)
     faults, notes, positions, axes, gaps, thickness = [], [], [], [], [], []
     segments: list[int | None] = []
+    sources: list[str] = []
     if kind not in ("BINARY", "FRACTIONAL", "LABELMAP"):
         faults.append(
             f"its SegmentationType is '{kind}' (BINARY, FRACTIONAL and LABELMAP are read)"
@@ -130,6 +134,8 @@ def _described(
             )
             break
         positions.append(position)
+        images = [i for d in frame.items(tags.DERIVATION) for i in d.items(tags.SOURCE_IMAGES)]
+        sources.append(images[0].text(tags.REFERENCED_SOP) if len(images) == 1 else "")
         axes.append(np.outer(spacing, 1) * np.array([cosines[3:], cosines[:3]]))
         gaps.append(measures.decimal(tags.BETWEEN))
         thickness.append(measures.decimal(tags.THICKNESS))
@@ -165,4 +171,5 @@ def _described(
         between,
         next((v for v in thickness if v), None),
         tuple(notes),
+        tuple(sources),
     )

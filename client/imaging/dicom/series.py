@@ -27,11 +27,13 @@ from client.imaging.dicom.slice_geometry import (
     even,
     mixtures,
     normal,
+    regular,
     unlike,
     where,
+    without_scouts,
 )
-from client.imaging.dicom.split_series import split_series
-from client.imaging.geometry.volumes import Geometry, Header, Series
+from client.imaging.dicom.split_series import joined_slices, split_series
+from client.imaging.geometry.volumes import Geometry, Header, Series, Straight
 from common.data.modality import MODALITIES
 
 LOSSY = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 81, 91, 203))
@@ -59,6 +61,7 @@ def group(headers: Sequence[Header]) -> list[Series]:
     their own."""
     out: list[Series] = []
     by_series: dict[tuple[str, ...], list[Header]] = {}
+    headers, joined = joined_slices(headers)
     for h in headers:
         alone = h.path if h.kind == "nifti" or h.modality == "SEG" else ""
         by_series.setdefault((h.kind, h.modality, h.patient, h.study, h.series, alone), []).append(
@@ -70,7 +73,14 @@ def group(headers: Sequence[Header]) -> list[Series]:
             if headers_of_series[0].kind == "nifti"
             else _series(headers_of_series)
         )
-    return _unique(out)
+    return _unique(
+        [
+            replace(s, notes=(*s.notes, joined[s.headers[0].series]))
+            if s.headers and s.headers[0].series in joined
+            else s
+            for s in out
+        ]
+    )
 
 
 def _unique(series: list[Series]) -> list[Series]:
@@ -94,7 +104,8 @@ def _nifti(h: Header) -> list[Series]:
     if h.faults:
         return [_series_of(h, [h], faults=h.faults)]
     geometry, turn = affine_geometry(h)
-    return [_series_of(h, [h], geometry=geometry, turn=turn, slices=((0, 0),))]
+    files = (h.path, *h.companions)
+    return [_series_of(h, [h], files=files, geometry=geometry, turn=turn, slices=((0, 0),))]
 
 
 def affine_geometry(h: Header) -> tuple[Geometry, tuple[int, ...]]:
@@ -189,6 +200,24 @@ def _unfit(h: Header) -> str:
 
 
 def _volumes(headers: list[Header]) -> list[Series]:
+    kept, scouts = without_scouts([Slice(h, n) for h in headers for n in range(len(h.frames))])
+    paths = {s.header.path for s in scouts} - {s.header.path for s in kept}
+    if not paths:
+        return _stacks(headers, ())
+    aside = [h for h in headers if h.path in paths]
+    what = "a scout that is not called one: it lies across the other slices, or has no place"
+    scout = _series_of(
+        aside[0],
+        aside,
+        uid=f"{aside[0].series}#scout",
+        faults=(f"{where(paths)}: {what}. {OTHER_SERIES}",),
+    )
+    note = f"{len(aside)} files of the series are a scout that is not called one: left out"
+    return [*_stacks([h for h in headers if h.path not in paths], (note,)), scout]
+
+
+def _stacks(headers: list[Header], notes: tuple[str, ...]) -> list[Series]:
+    """The volumes of files that are all slices; `notes`: of each of them."""
     first = headers[0]
     slices = [Slice(h, n) for h in headers for n in range(len(h.frames))]
     faults = [*dict.fromkeys(f for h in headers for f in h.faults), *mixtures(headers, slices)]
@@ -202,12 +231,14 @@ def _volumes(headers: list[Header]) -> list[Series]:
     slices, positions = [slices[i] for i in order], positions[order]
     parts = split_series(slices)
     if len(parts) == 1:
-        return [_volume(first.series, slices, normal_direction, ())]
+        return [_volume(first.series, slices, normal_direction, notes)]
     out = []
     for name, part in parts:
         note = f"one of {len(parts)} images that share a SeriesInstanceUID: taken apart by {name}"
         out.append(
-            _volume(f"{first.series}#{name.replace(' ', '')}", part, normal_direction, (note,))
+            _volume(
+                f"{first.series}#{name.replace(' ', '')}", part, normal_direction, (*notes, note)
+            )
         )
     return out
 
@@ -232,6 +263,7 @@ def _volume(
     doubled = sum(
         len({(s.header.sop or s.header.path, s.number) for s in place}) > 1 for place in places
     )
+    crooked = len(faults)
     faults += unlike(headers, kept)
     if doubled > 1 and 2 * doubled >= len(places):
         faults.append(
@@ -240,6 +272,7 @@ def _volume(
             "and no attribute (echo, b-value, phase, acquisition) tells them apart. Send each as "
             "a series of its own, or leave it out"
         )
+    straight = _straight(kept, normal_direction) if 0 < crooked == len(faults) else None
     volume_notes = [*notes, *strays, *_remarks(headers, kept, step)]
     if spares:
         volume_notes.append(
@@ -267,8 +300,49 @@ def _volume(
         channel=channel,
         notes=(*volume_notes, why) if why else tuple(volume_notes),
         faults=tuple(faults),
+        straight=straight,
         **geometry_fields,
     )
+
+
+def straightened(series: Series) -> Series:
+    """The series, where its only fault is that its slices are tilted or unevenly apart, as one that
+    is resampled to a regular grid when it is read."""
+    if series.straight is None or series.geometry is not None:
+        return series
+    return replace(
+        series,
+        geometry=series.straight.geometry,
+        turn=series.straight.turn,
+        notes=(*series.notes, series.straight.note),
+        faults=(),
+    )
+
+
+def _straight(kept: list[Slice], along: NDArray[np.float64]) -> Straight | None:
+    """The regular grid of slices that are tilted or unevenly apart: as wide as all of them together,
+    at their usual step."""
+    found = regular(kept, along)
+    if found is None:
+        return None
+    depth, sideways, name = found
+    frame, header = kept[0].frame, kept[0].header
+    (row, column), (down, right) = axes(frame), frame.spacing or (0.0, 0.0)
+    step = float(np.median(np.diff(depth)))
+    shifts = np.stack([sideways @ column / down, sideways @ row / right], axis=1)
+    corner = shifts.min(axis=0)
+    shifts -= corner
+    extra = np.ceil(shifts.max(axis=0) - 1e-6).astype(int)
+    shape = (
+        int(depth[-1] / step + 1e-6) + 1,
+        header.rows + int(extra[0]),
+        header.columns + int(extra[1]),
+    )
+    origin = np.array(frame.position, np.float64)
+    origin += corner[0] * down * column + corner[1] * right * row
+    geometry, turn = turned(shape, origin, np.stack([along * step, column * down, row * right]))
+    note = f"resampled to straight slices {step:.2f} mm apart, as the mapping allows: {name}"
+    return Straight(geometry, turn, shape, depth / step, shifts, note)
 
 
 def _float(text: str) -> float | None:

@@ -49,6 +49,33 @@ class Slice:
         return next((value for key, value in self.frame.traits if key == name), "")
 
 
+FEW = 4
+"""One in so many slices, at most, are a scout among the others."""
+ACROSS = 0.2
+"""Cosine between a scout's normal and the others', at most: it shows the body from another side."""
+
+
+def without_scouts(slices: list[Slice]) -> tuple[list[Slice], list[Slice]]:
+    """The slices of a series, and the few among them that are a scout which is not called one: they
+    lie across all others, or have no place and another matrix than the others."""
+    cosines = [s.frame.orientation for s in slices]
+    whole = [tuple(round(c, 2) for c in o) for o in cosines if o and _square(o)]
+    if len(slices) <= FEWEST_SLICES or not whole:
+        return slices, []
+    usual_normal = np.cross(*np.array(_usual(whole)).reshape(2, 3))
+    usual_size = _usual([(s.header.rows, s.header.columns) for s in slices])
+    kept: list[Slice] = []
+    scouts: list[Slice] = []
+    for s, cosine in zip(slices, cosines, strict=True):
+        if cosine and _square(cosine):
+            along = np.cross(*np.array(cosine).reshape(2, 3))
+            scout = abs(float(along @ usual_normal)) < ACROSS
+        else:
+            scout = (s.header.rows, s.header.columns) != usual_size
+        (scouts if scout else kept).append(s)
+    return (slices, []) if len(scouts) > len(slices) / FEW else (kept, scouts)
+
+
 def where(paths: Iterable[str]) -> str:
     """'a.dcm', 'a.dcm and b.dcm' or 'a.dcm and 12 more files'."""
     names = sorted(set(paths))
@@ -268,13 +295,8 @@ def even(
 def _uneven(paths: list[str], depth: NDArray[np.float64]) -> str:
     steps = np.diff(depth)
     usual_step = float(np.median(steps))
-    ratios = steps / usual_step
-    gaps = np.flatnonzero(ratios > 1.5)
-    if (
-        len(gaps)
-        and len(gaps) <= max(1, len(steps) // 4)
-        and (np.abs(np.delete(ratios, gaps) - 1) < 0.2).all()
-    ):
+    ratios, gaps = steps / usual_step, _gaps(steps)
+    if len(gaps):
         missing = ", ".join(
             f"{max(1, round(ratios[i]) - 1)} between {depth[i]:.2f} and {depth[i + 1]:.2f} mm "
             f"({paths[i]} and {paths[i + 1]})"
@@ -292,6 +314,48 @@ def _uneven(paths: list[str], depth: NDArray[np.float64]) -> str:
         f"{paths[worst + 1]}. "
         "Send each part as a series of its own, or leave it out"
     )
+
+
+THICKEST_STEP_MM = 10.0
+"""Slices further apart than this are not interpolated between."""
+
+
+def regular(
+    kept: list[Slice], along: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], str] | None:
+    """(depths, sideways shifts, what they are called) of slices whose only fault is that they are
+    shifted evenly sideways or unevenly apart; None where they have another one.
+
+    depths: (slices,) mm from the first one; shifts: (slices, 3) LPS mm beside the line through it.
+    """
+    positions = np.array([s.frame.position for s in kept], np.float64)
+    depth = (positions - positions[0]) @ along
+    sideways = positions - positions[0] - np.outer(depth, along)
+    steps = np.diff(depth)
+    if len(kept) < FEWEST_SLICES or steps.min() <= 0.01 or steps.max() > THICKEST_STEP_MM:
+        return None
+    if len(_gaps(steps)):
+        return None
+    slope = (depth @ sideways) / (depth @ depth)
+    tolerance = 0.05 + 1e-3 * depth[-1]
+    if np.abs(sideways - np.outer(depth, slope)).max() > tolerance:
+        return None
+    names = []
+    angle = float(np.degrees(np.arctan(np.linalg.norm(slope))))
+    if np.abs(sideways).max() > tolerance:
+        names.append(f"a gantry tilt of {angle:.1f} degrees")
+    if np.abs(steps - np.median(steps)).max() > 0.1 * float(np.median(steps)):
+        names.append(f"steps of {steps.min():.2f} to {steps.max():.2f} mm")
+    return depth, sideways, " and ".join(names) or "slices that stray"
+
+
+def _gaps(steps: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Where slices are missing: few steps are some times as wide as the others, which are even."""
+    ratios = steps / float(np.median(steps))
+    gaps = np.flatnonzero(ratios > 1.5)
+    if len(gaps) > max(1, len(steps) // 4) or (np.abs(np.delete(ratios, gaps) - 1) >= 0.2).any():
+        return np.empty(0, np.int64)
+    return gaps
 
 
 def _leaning(paths: list[str], sideways: NDArray[np.float64], depth: NDArray[np.float64]) -> str:

@@ -1,22 +1,28 @@
-"""Splitting a series that holds several images: of the same places (echoes, phases), or
-interleaved.
+"""Series that are not one image: splitting one that holds several (of the same places, such as echoes
+and phases, or interleaved), and joining slices whose SeriesInstanceUID says nothing.
 
 Two phases whose positions are half a slice apart look like one volume of twice as many slices. They
 are known by an attribute that parts the slices into stacks, each of them even and lying over the
 others.
+
+De-identifiers and some archives write a UID of its own into each slice, or none. Slices that agree in
+patient, study, frame of reference, matrix, orientation, pixel spacing and settings, and lie on one
+line at an even step, no two of them at one place, are one image. Anything else is left as it is.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations, islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.imaging.dicom.slice_geometry import FEWEST_SLICES, Slice, by_place, even, normal
-from common.data.modality import modality
+from client.imaging.geometry.volumes import Header
+from common.data.modality import MODALITIES, modality
 
 WHEN_TAKEN = frozenset(("AcquisitionNumber", "AcquisitionTime", "TriggerTime"))
 """MR takes the odd and the even slices of one volume after each other, so these part it only where
@@ -25,6 +31,13 @@ WHEN_MADE = "ContentTime"
 """Says when a slice was reconstructed, which may be in any order."""
 OVERLAP_STEPS = 1.25
 """Slices thicker than this many steps lie over their neighbours."""
+SETTINGS = frozenset(
+    ("EchoTime", "EchoNumbers", "ImageType", "ConvolutionKernel", "KVP", "InversionTime",
+     "FlipAngle", "DiffusionBValue", "TemporalPositionIdentifier", "AcquisitionNumber")
+)  # fmt: skip
+"""Traits in which slices of one image agree; the times at which they were taken differ."""
+LONGEST_S = 1800.0
+"""Seconds between the first slice of an image and the last."""
 
 
 def split_series(slices: list[Slice]) -> list[tuple[str, list[Slice]]]:
@@ -127,3 +140,75 @@ def _thick(slices: Sequence[Slice], along: NDArray[np.float64]) -> bool:
         len(depths) > 1
         and (slices[0].frame.thickness or 0.0) > OVERLAP_STEPS * float(np.median(np.diff(depths)))
     )
+
+
+def joined_slices(headers: Sequence[Header]) -> tuple[list[Header], dict[str, str]]:
+    """The headers, those that are one image by geometry under one series; and a note for each such
+    series."""
+    slices = Counter((h.modality, h.patient, h.study, h.series) for h in headers)
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for n, h in enumerate(headers):
+        alone = not h.series or slices[h.modality, h.patient, h.study, h.series] == 1
+        if h.kind == "dicom" and h.modality in MODALITIES and alone and len(h.frames) == 1:
+            groups.setdefault(_alike(h), []).append(n)
+    out, notes = list(headers), {}
+    for members in groups.values():
+        stack = [Slice(headers[n], 0) for n in members]
+        if len(stack) < FEWEST_SLICES or not _one_image(stack):
+            continue
+        first = min(stack, key=lambda s: s.header.series or s.header.sop or s.header.path).header
+        uid = first.series or first.sop or first.path
+        for n in members:
+            out[n] = replace(headers[n], series=uid)
+        named = len({headers[n].series for n in members} - {""})
+        how = f"{named} SeriesInstanceUIDs" if named else "no SeriesInstanceUID"
+        notes[uid] = (
+            f"slices without a series of their own are one image by geometry: {len(stack)} slices "
+            f"had {how}"
+        )
+    return out, notes
+
+
+def _alike(h: Header) -> tuple[object, ...]:
+    """In what slices of one image agree."""
+    frame = h.frames[0]
+    return (
+        h.modality,
+        h.patient,
+        h.study,
+        h.frame_of_reference,
+        (h.rows, h.columns),
+        h.description,
+        h.contrast,
+        h.repetition_time,
+        tuple(round(c, 3) for c in frame.orientation or ()),
+        tuple(round(s, 4) for s in frame.spacing or ()),
+        tuple(t for t in frame.traits if t[0] in SETTINGS),
+    )
+
+
+def _one_image(stack: list[Slice]) -> bool:
+    """Do they lie on one line at an even step, one at each place, taken within half an hour?"""
+    if any(s.frame.position is None or not s.frame.orientation for s in stack):
+        return False
+    if any(len(s.frame.orientation or ()) != 6 or not s.frame.spacing for s in stack):
+        return False
+    times = [_seconds(s.trait("AcquisitionTime")) for s in stack]
+    taken = [t for t in times if t is not None]
+    if taken and max(taken) - min(taken) > LONGEST_S:
+        return False
+    along = normal(stack[0].frame)
+    depths = np.array([s.frame.position for s in stack], np.float64) @ along
+    if not np.isfinite(depths).all() or float(np.diff(np.sort(depths)).min()) <= 0.01:
+        return False
+    ordered = [stack[n] for n in np.argsort(depths, kind="stable")]
+    faults, _, _ = even(ordered, along)
+    return not faults
+
+
+def _seconds(text: str) -> float | None:
+    """Of HHMMSS.ffffff."""
+    digits = text.partition(".")[0]
+    if len(digits) != 6 or not digits.isdigit():
+        return None
+    return int(digits[:2]) * 3600 + int(digits[2:4]) * 60 + int(digits[4:])

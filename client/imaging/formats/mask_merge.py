@@ -2,7 +2,9 @@
 first image.
 
 Of each region the first segmentation that speaks about it counts; one that disagrees with it, and
-one that cannot be used, is told and left out. A label map may lie on the grid of any of the images:
+one that cannot be used, is told and left out. Files that hold a region alone are put together. Label
+maps that outline a region differently are none of them used for it: where each holds an organ with
+the same label, every one would be the liver. A label map may lie on the grid of any of the images:
 it is then laid onto the first one's as that image is.
 """
 
@@ -15,8 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from client.imaging.dicom.header import RT_STRUCTURE_SET
 from client.imaging.geometry.resampling import as_is, onto
 from client.imaging.geometry.volumes import Geometry, Mask, Series, Volume
+from client.imaging.selection.identifiers import named
 from common.errors import DataError
 from common.study.image_sections import ImagesSpec
 from common.types import Array
@@ -48,10 +52,9 @@ def merge_masks(
 ) -> MergedMask:
     """`masks` on the grid of the first of `volumes`, whose series are `images`; region i of
     `regions` is bit i. Never raises."""
-    merged: Mask | None = None
     rejections: list[tuple[str, str]] = []
-    notes: list[str] = []
     passing = False
+    parts = {kind: _Part(regions) for kind in ("file", "map", "object")}
     for series in masks:
         file = series.files[0]
         try:
@@ -77,18 +80,74 @@ def merge_masks(
                 )
             )
         else:
-            notes += mask.notes
-            if merged is None:
-                merged = mask
-            else:
-                notes += _disagreement(merged, mask, file, regions)
-                merged = _merged(merged, mask)
+            kind = "object" if series.kind == "dicom" else "map"
+            if file_region(series, spec):
+                kind = "file"
+            parts[kind].add(mask, file, together=kind == "file")
+    if differing := parts["map"].without_differing():
+        rejections.append(("D07", differing))
+    merged: Mask | None = None
+    notes: list[str] = []
+    for part in parts.values():
+        notes += part.notes
+        if part.mask is not None:
+            if merged is not None:
+                notes += _disagreement(merged, part.mask, part.files[0], regions)
+            merged = part.mask if merged is None else _merged(merged, part.mask)
     return MergedMask(
         merged if merged is not None and any(merged.marked) else None,
         tuple(rejections),
         tuple(notes),
         passing,
     )
+
+
+class _Part:
+    """What the segmentations of one kind outline together."""
+
+    def __init__(self, regions: Sequence[str]) -> None:
+        self.regions, self.mask, self.notes = regions, None, []
+        self.files: list[str] = []
+        self.differing: set[int] = set()
+
+    mask: Mask | None
+    notes: list[str]
+
+    def add(self, mask: Mask, file: str, *, together: bool) -> None:
+        """`together`: what both outline is their union, else the first one's."""
+        self.notes += mask.notes
+        self.files.append(file)
+        if self.mask is None:
+            self.mask = mask
+        elif together:
+            marked = tuple(a or b for a, b in zip(self.mask.marked, mask.marked, strict=True))
+            self.mask = Mask(self.mask.bits | mask.bits, marked)
+        else:
+            self.notes += _disagreement(self.mask, mask, file, self.regions)
+            self.differing |= _differing(self.mask, mask).keys()
+            self.mask = _merged(self.mask, mask)
+
+    def without_differing(self) -> str:
+        """Leaves out the regions that its files outline differently; what is to be said of them, or
+        ''."""
+        if not self.differing or self.mask is None:
+            return ""
+        kept = np.uint8(255 - sum(1 << r for r in self.differing))
+        marked = tuple(m and r not in self.differing for r, m in enumerate(self.mask.marked))
+        self.mask = Mask(self.mask.bits & kept, marked)
+        self.notes = [n for n in self.notes if not n.startswith(DIFFERENTLY)]
+        names = ", ".join(f"'{self.regions[r]}'" for r in sorted(self.differing))
+        return (
+            f"D07 {self.files[0]}: {len(self.files)} label maps of one image outline {names} "
+            f"differently, among them {self.files[-1]}: none is used for it. Where each file holds "
+            "one organ, say which: [images] mask_files; else leave one of them"
+        )
+
+
+def file_region(series: Series, spec: ImagesSpec) -> str:
+    """The region that a volume file holds alone, by its path; '' where it is a label map, or no
+    volume file."""
+    return named(series.files[0], spec.mask_files) if series.kind == "nifti" else ""
 
 
 def _read(
@@ -98,18 +157,24 @@ def _read(
     regions: Sequence[str],
     spec: ImagesSpec,
 ) -> Mask:
-    from client.imaging.formats import segmentations
+    from client.imaging.formats import segmentations, structure_sets
 
     first = next(iter(volumes))
     grid = volumes[first].geometry
     if series.kind == "dicom":
         labels = {r: spec.regions.get(r, (r,)) for r in regions}
+        if series.headers and series.headers[0].sop_class == RT_STRUCTURE_SET:
+            return structure_sets.read_structure_set(series, grid, labels, images[first])
         return segmentations.read_segmentation(series, grid, labels, images[first])
     name = next((n for n, v in volumes.items() if _on(series.geometry, v.geometry)), first)
     own_grid = volumes[name].geometry
-    mask = segmentations.read_label_map(
-        Path(series.files[0]), own_grid, {r: spec.values.get(r, ()) for r in regions}
-    )
+    path = Path(series.files[0])
+    if region := file_region(series, spec):
+        index = list(regions).index(region)
+        mask = segmentations.read_region_mask(path, own_grid, index, len(regions))
+    else:
+        values = {r: spec.values.get(r, ()) for r in regions}
+        mask = segmentations.read_label_map(path, own_grid, values, spec.other_labels)
     return mask if own_grid.same_as(grid) else _laid(mask, own_grid, grid, name)
 
 
@@ -146,23 +211,26 @@ def _merged(first: Mask, second: Mask) -> Mask:
     return Mask(first.bits | (second.bits & added), marked, (*first.notes, *second.notes))
 
 
+DIFFERENTLY = "two segmentations outline the same region differently"
+
+
 def _disagreement(first: Mask, second: Mask, file: str, regions: Sequence[str]) -> list[str]:
     """What to say of regions that both speak about, and outline differently."""
+    differing = ", ".join(
+        f"'{regions[r]}' with a Dice of {dice:.3f}" for r, dice in _differing(first, second).items()
+    )
+    if not differing:
+        return []
+    return [f"{DIFFERENTLY} and the first one is used: not {file}, which has {differing}"]
+
+
+def _differing(first: Mask, second: Mask) -> dict[int, float]:
+    """Region -> Dice, of those that both speak about and outline differently."""
     shared = [
         r for r, (a, b) in enumerate(zip(first.marked, second.marked, strict=True)) if a and b
     ]
-    dices = {regions[r]: _dice(first.bits >> r & 1, second.bits >> r & 1) for r in shared}
-    differing = ", ".join(
-        f"'{name}' with a Dice of {dice:.3f}" for name, dice in dices.items() if dice < 1
-    )
-    return (
-        [
-            "two segmentations outline the same region differently and the first one is used: "
-            f"not {file}, which has {differing}"
-        ]
-        if differing
-        else []
-    )
+    dices = {r: _dice(first.bits >> r & 1, second.bits >> r & 1) for r in shared}
+    return {r: dice for r, dice in dices.items() if dice < 1}
 
 
 def _dice(a: Array, b: Array) -> float:

@@ -12,19 +12,22 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from pathlib import Path
 
+from client.imaging.dicom import bounded_gzip
 from client.imaging.dicom import header as dicom_header
 from client.imaging.dicom.pixel_layout import COPY_AGAIN
 from client.imaging.dicom.series import group
-from client.imaging.formats import nifti
+from client.imaging.formats import volume_file
 from client.imaging.geometry.volumes import Header, Series, Volume
 from common.errors import Fault
 
 __all__ = ["group", "header", "read"]
 
-NAMED_DICOM = (".dcm", ".dicom", ".dic", ".ima", ".img.dcm")
-NAMED_NIFTI = (".nii", ".nii.gz")
+NAMED_DICOM = (".dcm", ".dicom", ".dic", ".ima", ".img.dcm", ".dcm.gz", ".ima.gz", ".dicom.gz")
+VOXELS_OF_PAIRS = (".raw", ".zraw", ".raw.gz", ".img", ".img.gz")
+"""Files of voxels, of which a header beside them speaks; an .img may also be DICOM."""
 
 
 def header(path: Path) -> Header | Fault | None:
@@ -34,9 +37,9 @@ def header(path: Path) -> Header | Fault | None:
     Never raises. Costs about a millisecond: pixels are not read, but whether all of them are there
     is looked at.
     """
+    name = path.name.lower()
     try:
-        with path.open("rb") as f:
-            start = f.read(132)
+        start = _start(path)
     except IsADirectoryError:
         return None
     except OSError as e:
@@ -45,17 +48,18 @@ def header(path: Path) -> Header | Fault | None:
             f"it cannot be read ({e.strerror or e})",
             "Check that the file is there and that the station may read it",
         )
-    name = path.name.lower()
     if name.startswith("."):
         return None
-    if name.endswith(NAMED_NIFTI):
+    if name.endswith(volume_file.SUFFIXES) and not _other_header(name, start):
         return (
-            nifti.header(path)
+            volume_file.header(path)
             if start
             else dicom_header.unreadable(
                 path, "it is empty (0 bytes)", "Copy it again from where it came"
             )
         )
+    if name.endswith(VOXELS_OF_PAIRS) and start[128:132] != b"DICM":
+        return None
     if start[128:132] == b"DICM" or _bare(start):
         return dicom_header.header(path)
     if name.endswith(NAMED_DICOM) or (_numbered(path) and not _text(start)):
@@ -71,11 +75,30 @@ def header(path: Path) -> Header | Fault | None:
     return None
 
 
+def _start(path: Path) -> bytes:
+    """The first bytes of a file, of a gzipped slice's data set: of a broken one what there is."""
+    if not path.name.lower().endswith(".gz") or path.name.lower().endswith(volume_file.SUFFIXES):
+        with path.open("rb") as f:
+            return f.read(132)
+    try:
+        return bounded_gzip.start(path, 132)
+    except (EOFError, zlib.error):
+        return b""
+
+
+def _other_header(name: str, start: bytes) -> bool:
+    """Is it an .hdr file of another kind (ENVI, of a detector)? NIfTI's and Analyze's begin with
+    their length."""
+    if not name.endswith(".hdr") or not start:
+        return False
+    return not any(int.from_bytes(start[:4], order) in (348, 540) for order in ("little", "big"))
+
+
 def read(series: Series) -> Volume:
     """float32 volume of a series that has no faults. Raises DataError (D00, D06, D07) naming file,
     what and way out."""
     if series.kind == "nifti":
-        return nifti.read(series)
+        return volume_file.read(series)
     from client.imaging.dicom import pixels
 
     return pixels.read(series)

@@ -13,14 +13,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.imaging.dicom.seg_object import Outlines, read_outlines
 from client.imaging.dicom.seg_placement import place
-from client.imaging.dicom.seg_reference import drawn_on
-from client.imaging.formats import nifti
+from client.imaging.dicom.seg_reference import astray, drawn_on
+from client.imaging.formats import volume_file
 from client.imaging.geometry.volumes import Geometry, Mask, Series
 from common.errors import DataError, Fault, raise_faults
 
@@ -49,7 +50,7 @@ def check_reference(seg: Series, image: Series) -> None:
 
 
 @contextmanager
-def _refusing(path: str) -> Iterator[None]:
+def refusing(path: str) -> Iterator[None]:
     """What a broken segmentation makes of the arithmetic is its own fault (D00): the mask is lost,
     the image is not."""
     try:
@@ -88,11 +89,16 @@ def read_segmentation(
         raise AssertionError("a mask has 8 bits")
     if image is not None:
         check_reference(series, image)
-    with _refusing(series.files[0]):
+    with refusing(series.files[0]):
         outlines = read_outlines(series.files[0])
-        region_bits, unmatched = _matched(outlines.labels, regions)
+        region_bits, unmatched = matched(outlines.labels, regions)
         bits = _frame_bits(outlines, region_bits)
         notes = list(outlines.notes)
+        if image is not None and (count := _astray(outlines, bits, image)):
+            notes.append(
+                "frames name a slice that lies elsewhere; their positions are believed: "
+                f"{count} of {series.files[0]}"
+            )
         if image is not None and not drawn_on(series, image):
             notes.append("drawn on another series of the same frame of reference")
         if unmatched:
@@ -106,7 +112,13 @@ def read_segmentation(
     return Mask(out, marked, tuple(notes))
 
 
-def _matched(
+def _astray(outlines: Outlines, bits: NDArray[np.uint8], image: Series) -> int:
+    """How many of the frames that outline anything name a slice that lies elsewhere."""
+    filled = np.flatnonzero(bits.any(axis=(1, 2)))
+    return astray([(outlines.sources[n], outlines.at[n]) for n in filled], image)
+
+
+def matched(
     labels: Mapping[int, str], regions: Mapping[str, Sequence[str]]
 ) -> tuple[dict[int, tuple[int, ...]], list[str]]:
     """(segment number -> the regions it belongs to, the labels that belong to none)."""
@@ -141,21 +153,59 @@ def _frame_bits(outlines: Outlines, regions_of: Mapping[int, tuple[int, ...]]) -
     return out
 
 
-def read_label_map(path: Path, onto: Geometry, regions: Mapping[str, Sequence[int]]) -> Mask:
-    """A NIfTI file of labels on the grid `onto`. `regions`: region i (bit i of the mask) -> the
-    label values that belong to it.
+def read_label_map(
+    path: Path,
+    onto: Geometry,
+    regions: Mapping[str, Sequence[int]],
+    others: Literal["refuse", "ignore"] = "refuse",
+) -> Mask:
+    """A file of labels on the grid `onto`. `regions`: region i (bit i of the mask) -> the label
+    values that belong to it; `others`: what becomes of values that belong to none.
 
     A region with values is marked, also when no voxel has them. Raises DataError: D00 for a broken
     file, D07 when its affine or size contradicts the image's, or when it holds values that are not
-    whole or belong to no region.
+    whole, or belong to no region and are not to be ignored.
     """
-    with _refusing(str(path)):
-        return _label_map(path, onto, regions)
+    with refusing(str(path)):
+        labels = _labels(path, onto)
+        present, counts = np.unique(labels, return_counts=True)
+        declared = {int(v) for own in regions.values() for v in own} | {0}
+        undeclared = {
+            int(v): int(n) for v, n in zip(present, counts, strict=True) if int(v) not in declared
+        }
+        if undeclared and others == "refuse":
+            _refuse_undeclared(path, undeclared, declared)
+        notes = []
+        if undeclared:
+            values = ", ".join(map(str, list(undeclared)[:8]))
+            more = f" and {len(undeclared) - 8} more" if len(undeclared) > 8 else ""
+            notes.append(f"labels of no region are ignored, as declared: {values}{more}")
+        out = np.zeros(onto.shape, np.uint8)
+        for i, own in enumerate(regions.values()):
+            if len(own):
+                out |= np.isin(labels, list(own)).astype(np.uint8) << np.uint8(i)
+        return Mask(out, tuple(bool(len(own)) for own in regions.values()), tuple(notes))
 
 
-def _label_map(path: Path, onto: Geometry, regions: Mapping[str, Sequence[int]]) -> Mask:
-    values, parsed = nifti.voxels(path)
-    turned, geometry = nifti.turn(values, parsed)
+def read_region_mask(path: Path, onto: Geometry, region: int, count: int) -> Mask:
+    """A file that holds one region alone on the grid `onto`: all that is not 0 is region `region` of
+    `count`. Raises as `read_label_map`; D07 too where the file holds several labels."""
+    with refusing(str(path)):
+        labels = _labels(path, onto)
+        present = [int(v) for v in np.unique(labels) if v]
+        if len(present) > 1:
+            listing = ", ".join(map(str, present[:8]))
+            what = f"it holds {len(present)} labels ({listing}), where one is declared (mask_files)"
+            way = "Say with `mask` and `values` which label is which region"
+            raise_faults([Fault("D07", str(path), what, way)])
+        out = (labels != 0).astype(np.uint8) << np.uint8(region)
+        return Mask(out, tuple(i == region for i in range(count)))
+
+
+def _labels(path: Path, onto: Geometry) -> NDArray[np.int64]:
+    """The file's whole numbers, on the grid `onto`."""
+    values, parsed = volume_file.voxels(path)
+    turned, geometry = volume_file.turn(values, parsed)
     if geometry.shape != onto.shape:
         what = (
             f"it has {'x'.join(map(str, geometry.shape))} voxels, its image "
@@ -177,35 +227,22 @@ def _label_map(path: Path, onto: Geometry, regions: Mapping[str, Sequence[int]])
                 )
             ]
         )
-    labels = _whole_numbers(path, turned)
-    present, counts = np.unique(labels, return_counts=True)
-    declared = {int(v) for values_of_region in regions.values() for v in values_of_region} | {0}
-    undeclared = [
-        (int(v), int(n)) for v, n in zip(present, counts, strict=True) if int(v) not in declared
-    ]
-    if undeclared:
-        listing = ", ".join(f"{v} in {n} voxels" for v, n in undeclared[:8]) + (
-            f" and {len(undeclared) - 8} further values" if len(undeclared) > 8 else ""
-        )
-        what = (
-            f"it holds labels that belong to no region: {listing}; declared are "
-            f"{', '.join(map(str, sorted(declared)))}"
-        )
-        raise_faults(
-            [
-                Fault(
-                    "D07",
-                    str(path),
-                    what,
-                    "Declare them in the source's mapping, or mend the label map",
-                )
-            ]
-        )
-    out = np.zeros(geometry.shape, np.uint8)
-    for i, values_of_region in enumerate(regions.values()):
-        if len(values_of_region):
-            out |= np.isin(labels, list(values_of_region)).astype(np.uint8) << np.uint8(i)
-    return Mask(out, tuple(bool(len(values_of_region)) for values_of_region in regions.values()))
+    return _whole_numbers(path, turned)
+
+
+def _refuse_undeclared(path: Path, undeclared: Mapping[int, int], declared: set[int]) -> None:
+    listing = ", ".join(f"{v} in {n} voxels" for v, n in list(undeclared.items())[:8])
+    if len(undeclared) > 8:
+        listing += f" and {len(undeclared) - 8} further values"
+    what = (
+        f"it holds labels that belong to no region: {listing}; declared are "
+        f"{', '.join(map(str, sorted(declared)))}"
+    )
+    way = (
+        "Declare them in the source's mapping (where each file holds one organ: mask_files; where "
+        'they are not needed: other_labels = "ignore"), or mend the label map'
+    )
+    raise_faults([Fault("D07", str(path), what, way)])
 
 
 def _whole_numbers(path: Path, values: NDArray[np.generic]) -> NDArray[np.int64]:

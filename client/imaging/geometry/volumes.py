@@ -110,6 +110,8 @@ class Header:
 
     path: str
     kind: Literal["dicom", "nifti"]
+    """`nifti`: a volume with an affine in a file of its own (NIfTI, NRRD, MetaImage), whose path
+    alone says patient and sequence."""
     modality: str
     declared_modality: str = ""
     """As the file says, which may be one that is not read here ('US', 'SR')."""
@@ -188,6 +190,8 @@ class Header:
     """NIfTI: voxels along (i, j, k, ...)."""
     affine: tuple[tuple[float, ...], ...] = ()
     """NIfTI: (3, 4), voxel indices (i, j, k, 1) to RAS+ mm."""
+    companions: tuple[str, ...] = ()
+    """Files that are read with it: the voxels of a header that stands alone."""
     faults: tuple[str, ...] = ()
     """Why this one file must not be used, though it could be read."""
 
@@ -199,6 +203,21 @@ class Header:
             Frame(**{k: _tuples(v) for k, v in frame.items()}) for frame in saved.get("frames", ())
         )
         return cls(**{**values, "frames": frames})
+
+
+@dataclass(frozen=True, eq=False)
+class Straight:
+    """How slices that are shifted sideways (gantry tilt), or unevenly apart, lie on a regular grid."""
+
+    geometry: Geometry
+    turn: tuple[int, ...]
+    """As of a Series, for an array (slice, row, column) of `shape`."""
+    shape: tuple[int, int, int]
+    depths: NDArray[np.float64]
+    """(slices,): where each lies, in steps of the grid, growing."""
+    shifts: NDArray[np.float64]
+    """(slices, 2): rows and columns of the grid at which each slice's first pixel lies."""
+    note: str
 
 
 @dataclass(frozen=True)
@@ -237,6 +256,9 @@ class Series:
     model: str = ""
     identity: tuple[str, ...] = ()
     """NAMES of identity tags that hold a value in any of the files."""
+    straight: Straight | None = field(default=None, repr=False, compare=False)
+    """How it becomes a volume all the same, where its only fault is that its slices are tilted or
+    unevenly apart. With a geometry: that it is to."""
     headers: tuple[Header, ...] = field(default=(), repr=False)
     """Of `files`, in their order."""
 

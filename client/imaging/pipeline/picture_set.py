@@ -236,8 +236,8 @@ def account(
     log += [str(fault) for _, fault in broken]
     if selection.unnamed:
         notes.append(
-            f"images: {selection.unnamed} NIfTI files whose path tells no patient or no sequence; "
-            "see [images] of the source mapping"
+            f"images: {selection.unnamed} volume files (NIfTI, NRRD, MetaImage) whose path tells "
+            "no patient or no sequence; see [images] of the source mapping"
         )
     identity = Counter(name for h in headers for name in h.identity)
     if identity:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from client.imaging.formats import mask_merge
+from client.imaging.formats.mask_merge import file_region
 from client.imaging.geometry import image_preprocessing
 from client.imaging.geometry.volumes import Geometry, Series
 from client.imaging.pipeline.header_index import Stamp
@@ -68,6 +69,10 @@ def key_of(case: Case, hashes: Mapping[str, str], imaging: Imaging, spec: Images
         "masks": [sorted(hashes[f] for f in series.files) for series in case.masks],
         # a file may hold several images (echoes): which of its frames
         "slices": [series.slices for series in case.channels.values()],
+        "straight": [
+            series.geometry is not None and series.straight is not None
+            for series in case.channels.values()
+        ],
         "spares": [sorted((hashes[f], frame, k) for f, frame,
         k in series.spares) for series in case.channels.values()],
         "imaging": [
@@ -77,7 +82,11 @@ def key_of(case: Case, hashes: Mapping[str, str], imaging: Imaging, spec: Images
         ],
         "rescale": [[h.scales for h in series.headers] for series in case.channels.values()]
         if spec.rescale else [],
-        "labels": [sorted(spec.regions.items()), sorted(spec.values.items())] if case.masks else [],
+        "labels": [
+            sorted(spec.regions.items()), sorted(spec.values.items()),
+            sorted(spec.mask_files.items()), spec.other_labels,
+            [file_region(series, spec) for series in case.masks],
+        ] if case.masks else [],
     }  # fmt: skip
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 

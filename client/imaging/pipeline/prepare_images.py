@@ -12,14 +12,15 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from client.imaging.dicom.rescale import stated
+from client.imaging.dicom.series import straightened
 from client.imaging.geometry.volumes import Header
 from client.imaging.pipeline.header_index import HeaderIndex, IndexedFile, Stamp, fingerprint
 from client.imaging.pipeline.image_cache import BrokenEntryError, Cache, Entry
+from client.imaging.pipeline.image_folder import ImageFolder, passed_over
 from client.imaging.pipeline.picture_set import PictureSet, account, cached, picture
 from client.imaging.pipeline.prepare_case import Job, PreparedCase, key_of, make
 from client.imaging.pipeline.worker_pool import WorkerDeath, each
@@ -41,15 +42,6 @@ AWAY: Stamp = (-1, -1)
 """Stands for the stamp of a file that could not be opened: no file has it, so it is looked at
 again."""
 _BATCH = 64
-_NO_IMAGES = (
-    ".csv", ".tsv", ".txt", ".tab", ".xls", ".xlsx", ".xlsm", ".parquet", ".pq", ".json", ".jsonl",
-    ".toml", ".yaml", ".yml", ".xml",
-    ".html", ".htm", ".md", ".pdf", ".doc", ".docx", ".rtf", ".py", ".sh", ".log", ".zip", ".tar",
-    ".tgz", ".rar", ".7z", ".exe", ".png",
-    ".jpg", ".jpeg", ".gif", ".bmp", ".svg", ".bval", ".bvec", ".sha256", ".md5", ".part", ".lock",
-    ".tcia",
-)  # fmt: skip
-"""Files of these kinds are no images, and are not opened to find that out."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +91,15 @@ def read(
     """
     check(request.spec, request.imaging, request.source)
     root = root.resolve()
-    files, unreadable = _files(root, cache.resolve())
+    folder = ImageFolder.of(root, cache.resolve())
+    files, unreadable = folder.files, folder.unreadable
     channels = tuple(c.name for c in request.imaging.channels)
     if not files and not unreadable:
-        return PictureSet(channels=channels, general=("images: the folder holds none",))
+        passed = passed_over(folder, {})
+        none = "images: the folder holds none"
+        return PictureSet(channels=channels, general=(none, *passed.notes), log=passed.log)
     store = Cache(cache)
-    key = _digest(files, request)
+    key = _digest(folder, request)
     damaged = 0
     try:
         if not unreadable and (earlier := cached(key, store)) is not None:
@@ -129,12 +124,17 @@ def read(
     from client.imaging.formats import readers as image_readers
 
     series = image_readers.group(headers)
+    if request.spec.resample == "tilt":
+        series = [straightened(single) for single in series]
     table = set(request.ids) | set(request.everybody)
-    keys = Keys(request.spec, root)
+    keys = Keys(request.spec, root).beside(table)
     selection = choose(series, headers, broken, keys, request.imaging, table, request.dates)
     for patient, rejection in duplicates.misspelt(selection.cases, series).items():
         del selection.cases[patient]
         selection.rejections[patient].append(rejection)
+    for patient, rejection in duplicates.merged(series, keys, table).items():
+        selection.cases.pop(patient, None)
+        selection.rejections[patient].insert(0, rejection)
     cases = {i: selection.cases[i] for i in sorted(request.ids) if i in selection.cases}
     entries, remade = _filled(cases, selection, indexed, work)
     remade += damaged
@@ -143,6 +143,8 @@ def read(
     )
     _remark(entries, cases, selection)
     general, log = account(headers, broken, selection, request.ids, remade)
+    passed = passed_over(folder, {path: file.header for path, file in indexed.items()}, broken)
+    general, log = (*general, *passed.notes), (*log, *passed.log)
     pictures = PictureSet(
         {
             patient: picture(name, entry, store)
@@ -170,12 +172,14 @@ def read(
     return pictures
 
 
-def _digest(files: Sequence[tuple[str, Stamp]], request: PictureRequest) -> str:
-    """Of all that the pictures follow from: the files' stamps, the table's ids, what study and
-    mapping say, and this code."""
+def _digest(folder: ImageFolder, request: PictureRequest) -> str:
+    """Of all that the pictures follow from: the files' stamps and what is passed over, the table's
+    ids, what study and mapping say, and this code."""
     spec, imaging = asdict(request.spec), asdict(request.imaging)
     sources = [
-        files,
+        folder.files,
+        sorted(folder.passed.items()),
+        folder.dangling,
         spec,
         imaging,
         request.source,
@@ -185,47 +189,6 @@ def _digest(files: Sequence[tuple[str, Stamp]], request: PictureRequest) -> str:
         fingerprint(),
     ]
     return hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()
-
-
-def _files(root: Path, cache: Path) -> tuple[list[tuple[str, Stamp]], list[tuple[str, Fault]]]:
-    """Every file that may be an image, with its stamp, sorted; and the folders that cannot be
-    entered.
-
-    Links are followed, and no folder is entered twice.
-    """
-    files: list[tuple[str, Stamp]] = []
-    unreadable: list[tuple[str, Fault]] = []
-    entered: set[tuple[int, int]] = set()
-    folders = [str(root)] if root.is_dir() else []
-    while folders:
-        folder = folders.pop()
-        try:
-            with os.scandir(folder) as entries:
-                inside = list(entries)
-        except OSError as error:
-            unreadable.append(
-                (
-                    folder,
-                    Fault(
-                        "D00",
-                        folder,
-                        f"the folder cannot be read ({error.strerror})",
-                        "Mend its permissions",
-                    ),
-                )
-            )
-            continue
-        for entry in inside:
-            with suppress(OSError):  # a link that leads nowhere
-                status = entry.stat()
-                if entry.name.startswith(".") or (entry.is_dir() and Path(entry.path) == cache):
-                    continue
-                if entry.is_dir() and (status.st_dev, status.st_ino) not in entered:
-                    entered.add((status.st_dev, status.st_ino))
-                    folders.append(entry.path)
-                elif entry.is_file() and not entry.name.lower().endswith(_NO_IMAGES):
-                    files.append((entry.path, (status.st_size, status.st_mtime_ns)))
-    return sorted(files), unreadable
 
 
 def _survey(files: Sequence[tuple[str, Stamp]], work: _Preparation) -> dict[str, IndexedFile]:

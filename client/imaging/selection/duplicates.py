@@ -1,4 +1,5 @@
-"""Duplicate images, set aside: one image under two ids, one series under two spellings of an id.
+"""Duplicate images, set aside: one image under two ids, one series under two spellings of an id, and
+several people under what one spelling of an id was made of.
 
 A person under two ids may stand on both sides of a split, or at two sites; a series whose slices
 name their patient now so, now so is half a series under each of them.
@@ -11,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from client.imaging.geometry.volumes import Series
 from client.imaging.selection.case import Case, Rejection
+from client.imaging.selection.identifiers import Keys, is_mask
 
 
 def misspelt(cases: Mapping[str, Case], series: Sequence[Series]) -> dict[str, Rejection]:
@@ -34,6 +36,32 @@ def misspelt(cases: Mapping[str, Case], series: Sequence[Series]) -> dict[str, R
                     "D05",
                     f"D05 {single.files[0]}: {what}. Export the series again with one id",
                 )
+    return out
+
+
+def merged(series: Sequence[Series], keys: Keys, table: Collection[str]) -> dict[str, Rejection]:
+    """Patients of the table whose id is written in several ways that differ in leading zeros, which
+    the mapping drops (D05): 0012 and 12 may be two people, and which of them is meant is not known."""
+    if not keys.spec.strip_zeros:
+        return {}
+    spelt: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for single in series:
+        # an outline may be named by another hand than the image that it is of, as may a volume file
+        # beside a DICOM series
+        outline = single.modality == "SEG" or is_mask(keys.inside(single.uid), keys.spec)
+        patient = keys.of(single)[0]
+        if patient in table and not outline:
+            spelt[patient, single.kind].setdefault(keys.spelt(single), single.files[0])
+    out = {}
+    for (patient, _), files in spelt.items():
+        if len(files) > 1:
+            names = " and ".join(f"'{name}'" for name in sorted(files))
+            text = (
+                f"D05 {min(files.values())}: images name their patient {names}, which strip_zeros "
+                f"makes '{patient}': they may be several people's. Give each person one id, or "
+                "leave strip_zeros out"
+            )
+            out[patient] = ("D05", text)
     return out
 
 

@@ -224,8 +224,8 @@ class Rule:
         spec = self.spec
         within = spec.within or 0
         undated = next((f"the day of another is not known: {e.why}" for e in usable if e.why), "")
-        inside = [(e, days) for e, days in known if -spec.after <= days <= within]
-        if not inside:
+        allowed = [(e, days) for e, days in known if -spec.after <= days <= within]
+        if not allowed:
             far = ", ".join(_apart(days) for _, days in sorted(known, key=lambda k: abs(k[1]))[:5])
             return Choice(
                 rejection=_set_aside(
@@ -237,7 +237,7 @@ class Rule:
                 ).rejection,
                 dated=True,
             )
-        best, days = min(inside, key=lambda k: (k[1] < 0, _low_dose(k[0], wishes), abs(k[1])))
+        best, days = min(allowed, key=lambda k: (k[1] < 0, _low_dose(k[0], wishes), abs(k[1])))
         if days < 0 and undated:
             return _set_aside(
                 usable,

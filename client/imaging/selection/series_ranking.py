@@ -231,6 +231,10 @@ def _reach(series: Series) -> float:
 
 
 def slices(series: Series) -> int:
+    """Of a volume in one file, those along the axis of the widest steps."""
+    if series.kind == "nifti" and series.geometry is not None:
+        steps = series.geometry.spacing_mm
+        return series.geometry.shape[steps.index(max(steps))]
     return len(series.slices) or (
         series.geometry.shape[0] if series.geometry else len(series.files)
     )

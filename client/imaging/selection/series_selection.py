@@ -29,7 +29,7 @@ from client.imaging.selection.examinations import (
     blanked_days,
     strays,
 )
-from client.imaging.selection.identifiers import Keys, named
+from client.imaging.selection.identifiers import Keys, is_mask, named
 from client.imaging.selection.series_ranking import (
     examination,
     levels,
@@ -94,7 +94,7 @@ def choose(
     """One case a patient of `table` as far as the images go. `broken`: files that cannot be read,
     with the reason; `dates`: the column that the mapping names. Raises DataError where that says
     nothing."""
-    out = Selection()
+    out, keys = Selection(), keys.beside(table)
     by_patient: dict[str, list[PatientSeries]] = defaultdict(list)
     broken = list(broken)
     for single in mr_contrast.settled(series):
@@ -109,6 +109,7 @@ def choose(
         elif single.modality != "other":
             broken.append((single.files[0], _nobody(single, keys)))
     linked = _linked(broken, headers, keys, table, out)
+    _of_several_hospitals(by_patient, keys, out)
     out.strangers = tuple(sorted(by_patient.keys() - set(table)))
     patients = [
         _Patient(i, by_patient.get(i, []), linked.get(i, []), keys, imaging)
@@ -131,13 +132,27 @@ def choose(
     return out
 
 
+def _of_several_hospitals(
+    by_patient: Mapping[str, Sequence[PatientSeries]], keys: Keys, out: Selection
+) -> None:
+    """Images of an id that several hospitals have, of which nothing tells whose they are, are
+    nobody's (D05)."""
+    for plain in sorted(by_patient.keys() & keys.owners.keys()):
+        patients = [p for p in keys.owners[plain] if p not in by_patient]
+        if len(keys.owners[plain]) < 2 or keys.spec.site_pattern or not patients:
+            continue
+        text = (
+            f"D05 {by_patient[plain][0][1].files[0]}: it is of '{plain}', which "
+            f"{len(keys.owners[plain])} hospitals have, and nothing tells of which one. Name the "
+            "hospital in the path, and site_pattern in [images] of the source mapping"
+        )
+        for patient in patients:
+            out.rejections[patient].append(("D05", text))
+
+
 def _is_mask(series: Series, keys: Keys) -> bool:
     """Is it a NIfTI label map, by the mapping's pattern?"""
-    return (
-        series.kind == "nifti"
-        and bool(keys.spec.mask)
-        and bool(named(keys.inside(series.uid), {"mask": keys.spec.mask}))
-    )
+    return series.kind == "nifti" and is_mask(keys.inside(series.uid), keys.spec)
 
 
 def _nobody(series: Series, keys: Keys) -> Fault:
@@ -181,11 +196,12 @@ def _linked(
                 keys.inside(h.path) if h.kind == "nifti" or keys.spec.id == "path" else h.patient
             )[0]
             for folder in PurePath(h.path).parents:
-                around[str(folder)].add(patient)
+                around[str(folder)].add(keys.owner(patient, h.path))
     linked: dict[str, list[BrokenFile]] = defaultdict(list)
     for path, fault in broken:
         patients_in_path = {
-            keys.parse(part)[0] for part in (keys.inside(path), *PurePath(keys.inside(path)).parts)
+            keys.owner(keys.parse(part)[0], path)
+            for part in (keys.inside(path), *PurePath(keys.inside(path)).parts)
         } & set(table)
         patients_nearby = next(
             (around[str(f)] for f in PurePath(path).parents if around.get(str(f))), set()
@@ -279,7 +295,7 @@ class _Patient:
             # a NIfTI file that cannot be read is still a sequence that ought to be there
             inside = self.keys.inside(path)
             channel = named(inside, spec.channels)
-            if channel and not (spec.mask and named(inside, {"mask": spec.mask})):
+            if channel and not is_mask(inside, spec):
                 study = self.keys.parse(inside)[1] or str(PurePath(path).parent)
                 if self._looked_at(study):
                     frames[study, ""].setdefault(channel, [])

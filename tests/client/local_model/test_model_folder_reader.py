@@ -26,6 +26,7 @@ from client.local_model import folder_files, predict
 from client.local_model.folder_files import MOST, UNSIGNED, Trust, trust_of
 from client.local_model.model_folder import open_model, open_networks
 from client.site.site_file import Site
+from client.table import mapping_file
 from common.data.cohort import Cohort, Fold
 from common.data.schema import Number, Schema
 from common.errors import DataError, FedmetsError, UsageError, WireError
@@ -35,6 +36,7 @@ from common.learners.boosting import Boosting
 from common.learners.image import Image
 from common.learners.logistic import Logistic
 from common.learners.preprocessing import LEARNER as PREPARE
+from common.runtime.exit_status import SET_ASIDE
 from common.study import load as studies
 from common.study.study import guard_denied
 from common.study.study_file import from_toml
@@ -477,6 +479,31 @@ def test_predict_says_whose_the_model_is_and_refuses_another(
     assert "[P05]" in said
     assert OTHER.public in said
     assert main([*words, "--coordinator", "x"]) == 2
+
+
+def test_predict_goes_on_without_the_patient_of_a_bad_cell_and_says_so(
+    left: Left, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = mapping_file.named("crlm")
+    columns = [spec.column[0].name for spec in source.features.values()]
+    rows = [[source.index.key[0], *columns]]
+    for patient in ("x1", "x2", "x3"):
+        cells = {"age": "6O" if patient == "x2" else "60", "sex": "1"}
+        rows.append([patient, *(cells.get(column, "-999") for column in columns)])
+    table = tmp_path / "new.csv"
+    table.write_text("".join(f"{','.join(row)}\n" for row in rows))
+    words = ["predict", "--model", str(left.write(tmp_path / "model")), "--data", str(table)]
+    words += ["--source", "crlm", "--json", "--out"]
+    assert main([*words, str(tmp_path / "refused"), "--strict"]) == 3
+    assert "'6O' in 1 rows (row 3)" in capsys.readouterr().err
+    assert not (tmp_path / "refused").exists()
+    assert main([*words, str(tmp_path / "out")]) == SET_ASIDE
+    told = json.loads(capsys.readouterr().out)
+    assert (told["patients"], told["set aside"], told["left out"]) == (2, 1, 1)
+    predicted = (tmp_path / "out" / "predictions.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in predicted[1:]] == ["x1", "x3"]
+    _, aside = csv.reader((tmp_path / "out" / "left_out.csv").read_text().splitlines())
+    assert aside == ["x2", "'6O' in column 'age' (row 3) (D01)"]
 
 
 def test_a_run_signs_its_model_by_the_plan_key(left: Left, tmp_path: Path, caplog: Any) -> None:

@@ -88,7 +88,7 @@ def column(
         part = read(path, Layout(), faults)
         assert part is not None
         parts.append(part)
-    spec = TableSpec(name="t", files=("t*.csv",), key="id", rows="agree")
+    spec = TableSpec(name="t", files=("t*.csv",), key=("id",), rows="agree")
     table = Loaded.of(spec, parts, folder, ("missing",), SiteSpec(constant="A"), faults)
     assert not faults
     return date_column(table, names, order)

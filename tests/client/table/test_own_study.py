@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.cohort import reader
-from common.data.schema import Label, Schema
+from client.table import mapping_file
+from common.data.schema import Channel, Imaging, Label, Schema
 from common.errors import DataError, LeakError, UsageError
 from common.study import load as studies
 from common.study import study as questions
@@ -281,3 +282,35 @@ def test_the_documented_example(tmp_path: Path) -> None:
     assert r.cohort.labels.tolist() == [0, 1, -1]
     np.testing.assert_array_equal(r.cohort.values, [[60, 2.5, 0], [np.nan, np.nan, 1], [50, 7, 1]])
     assert r.institutions == ("NA", "B", "B")
+
+
+IMAGING = """
+[imaging]
+channels = { ct = "CT" }
+window = [-160, 240]
+regions = ["liver", "lesion"]
+lesion = "lesion"
+[images]
+id_pattern = "P[0-9]+"
+regions = { lesion = ["Tumor.*"] }
+"""
+
+
+def test_images_are_declared_in_the_studys_own_file(tmp_path: Path) -> None:
+    study = own(tmp_path, MINE + IMAGING)
+    imaging = study.schema.imaging
+    assert imaging is not None
+    assert imaging == Imaging(
+        (Channel("ct", "CT"),), ("liver", "lesion"), lesion=("lesion",), window=(-160, 240)
+    )
+    assert study.source is not None
+    spec = mapping_file.parse(study.source, "mine.toml").images
+    assert (spec.id_pattern, spec.regions) == ("P[0-9]+", {"lesion": ("Tumor.*",)})
+    expect(study, table(tmp_path / "data"))
+
+
+def test_an_empty_table_of_images_is_told(tmp_path: Path) -> None:
+    text = IMAGING[: IMAGING.index("id_pattern")]
+    assert "has an empty [images]: say how" in faults(
+        lambda: own(tmp_path, MINE + text), UsageError
+    )

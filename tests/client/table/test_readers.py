@@ -88,7 +88,8 @@ def test_latin1_needs_to_be_declared(tmp_path: Path) -> None:
         ("swallow.csv", b'id,x\n1,"oops\n2,b\n3,c"\n4,d\n', "line 2"),
         ("not.xlsx", b"id,x\n1,2\n", "workbook"),
         ("not.parquet", b"id,x\n1,2\n", "Parquet"),
-        ("old.xls", b"\xd0\xcf\x11\xe0", "none of the table formats"),
+        ("old.xls", b"\xd0\xcf\x11\xe0", "workbook"),
+        ("open.ods", b"PK\x03\x04", "none of the table formats"),
         ("half.xlsx", b"PK\x03\x04 cut off", "workbook"),
     ],
 )

@@ -153,7 +153,7 @@ def test_a_site_below_its_minimum_adds_its_share_to_nothing(
     tmp_path: Path, stack: ExitStack
 ) -> None:
     """Its noise is counted on by the others; and it pays for what may be seen of it."""
-    stations = opened(tmp_path, stack, S3={"minimum": 10_000})
+    stations = opened(tmp_path, stack, S3={"minimum": 900})
     states = {Fold(): {LEARNER.name: LEARNER.start(schema(), 0)}}
     sums = {}
     for s in (stations[3], stations[4]):

@@ -20,10 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.cohort.reader import Reading, read_table
-from client.imaging.dicom import mr_sequence
-from client.imaging.formats import bounded_gzip, segmentations
-from client.imaging.formats import nifti as reader
+from client.imaging.dicom import bounded_gzip, mr_sequence
 from client.imaging.formats import readers as image_readers
+from client.imaging.formats import segmentations, stored_volume
+from client.imaging.formats import volume_file as reader
 from client.imaging.geometry.image_preprocessing import prepare
 from client.imaging.geometry.volumes import Geometry, Header, Series, Volume
 from client.imaging.pipeline import image_cache as caches
@@ -192,7 +192,7 @@ def test_claims_are_bounded_before_anything_is_allocated(
     assert (found.code, found.where) == ("D00", str(path))
     assert "16384000352 bytes" in found.what
     nifti(path, brain())
-    monkeypatch.setattr(reader, "MOST_VOXELS", 1000)
+    monkeypatch.setattr(stored_volume, "MOST_VOXELS", 1000)
     told = reader.header(path)
     assert isinstance(told, Header)
     assert "18x20x16 voxels; at most 1000" in told.faults[0]

@@ -487,7 +487,10 @@ def test_brains_in_nifti_join_by_their_paths(tmp_path: Path) -> None:
     assert [(full.mask & bit > 0).sum() for bit in (1, 2, 4)] == [1, 0, 26]
     assert partial.present == (True, True, False, True)
     assert "images: sequence t2w is missing in 1 cases" in notes(r)
-    assert "images: 1 NIfTI files whose path tells no patient or no sequence" in notes(r)
+    assert (
+        "images: 1 volume files (NIfTI, NRRD, MetaImage) whose path tells no patient or no sequence"
+        in notes(r)
+    )
     assert "D05: 1 patients with images are not in the table" in notes(r)
     assert r.scanners == ("", "", "")
 

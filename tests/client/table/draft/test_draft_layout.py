@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client.cohort import reader
-from client.table.study_draft import draft
+from client.table.draft.study_draft import draft
 from common.errors import DataError, UsageError
 from common.study import load as studies
 
@@ -31,6 +31,14 @@ high = 120
 
 def written(folder: Path, rows: list[list[object]], name: str = "t.csv") -> Path:
     path = folder / name
+    if path.suffix == ".xlsx":
+        from openpyxl import Workbook
+
+        book = Workbook()
+        for row in rows:
+            book.worksheets[0].append([None if cell == "" else cell for cell in row])
+        book.save(path)
+        return path
     path.write_text("\n".join(",".join(map(str, row)) for row in rows) + "\n")
     return path
 
@@ -49,19 +57,20 @@ def study(folder: Path, text: str) -> reader.Reading:
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.integers(0, 10**6), st.integers(30, 80))
+@given(st.integers(0, 10**6), st.integers(30, 80), st.sampled_from(["t.csv", "t.xlsx"]))
 def test_a_file_without_a_header_is_told_and_no_patient_is_lost(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, rows: int
+    tmp_path_factory: pytest.TempPathFactory, seed: int, rows: int, name: str
 ) -> None:
     folder = tmp_path_factory.mktemp("t")
     cells = patients(rows, seed)
-    text = draft(written(folder, cells))
+    text = draft(written(folder, cells, name))
     told = tomllib.loads(text)
     assert told["header"] is False
     assert told["id"] == told["label"]["column"] == ""
     assert "seems to have no header" in text
     assert {f["name"] for f in told["feature"]} == {"1", "2", "3", "4"}
-    reading = study(folder, HEAD + "header = false\n" + BODY.format(label=4, age=1))
+    head = HEAD.replace("t.csv", name) + "header = false\n"
+    reading = study(folder, head + BODY.format(label=4, age=1))
     assert sorted(reading.cohort.values[:, 0]) == sorted(row[0] for row in cells)
     assert reading.cohort.labels.sum() == sum(int(str(row[3])) for row in cells)
 
@@ -99,10 +108,11 @@ def test_a_workbook_without_a_header(tmp_path: Path) -> None:
         ([["1", "2", "3", "4"]], 1),
     ],
 )
+@pytest.mark.parametrize("name", ["t.csv", "t.xlsx"])
 def test_the_rows_of_a_header_are_found(
-    tmp_path: Path, rows: list[list[object]], header: object
+    tmp_path: Path, rows: list[list[object]], header: object, name: str
 ) -> None:
-    told = tomllib.loads(draft(written(tmp_path, [*rows, *patients()])))
+    told = tomllib.loads(draft(written(tmp_path, [*rows, *patients()], name)))
     assert told.get("header", 1) == header
 
 

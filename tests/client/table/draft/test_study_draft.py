@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client.cohort import reader
-from client.table.column_profile import notation
-from client.table.study_draft import bounds, draft, quoted, skewed
+from client.table.draft.column_profile import notation
+from client.table.draft.feature_entries import bounds, quoted, skewed
+from client.table.draft.study_draft import draft
 from common.data.cohort import UNKNOWN
 from common.data.schema import Choice, Number
 from common.errors import DataError

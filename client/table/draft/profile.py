@@ -4,7 +4,6 @@ Guesses, for a draft only."""
 from __future__ import annotations
 
 import re
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from client.table.cells import limit, looks_null, number, text_of
-from client.table.column_profile import Codes, Column, notation
-from client.table.part import SUFFIXES, Layout, Part
-from client.table.readers import find, read
+from client.table.cells import limit, looks_null, number
+from client.table.delimited_text import raw_text
+from client.table.draft.column_profile import Codes, Column, notation
+from client.table.joined import SAMPLES_OF, joined
+from client.table.part import TEXTS, Layout, Part, kind_of, suffix_of
+from client.table.readers import find, read, tops
 from client.table.rows import file_names
 from common.errors import DataError, Fault, raise_faults
 from common.study.outcomes import spelled
@@ -42,6 +43,8 @@ class Survey:
     """Whether they are all the tables that lie there."""
     layout: Layout
     sheets: tuple[str, ...]
+    join: str
+    """A table beside it whose columns are among these, by the patient's id."""
     columns: dict[str, Column]
     """Those that every file has once."""
     left_out: dict[str, str]
@@ -63,6 +66,9 @@ def survey(path: Path) -> Survey:
             f"D00 {path}: no table is there ({', '.join(ANY_TABLE)}). Give a table, or the folder "
             "that holds one",
         )
+    all_files = files
+    # a folder of cBioPortal's has the clinical tables beside molecular ones of gigabytes
+    files = [file for file in files if file.name in SAMPLES_OF] or files
     faults: list[Fault] = []
     read_in = [(file, opened) for file in files if (opened := _open(file, faults)) is not None]
     if not read_in:
@@ -78,7 +84,7 @@ def survey(path: Path) -> Survey:
     group = [
         (f, x)
         for f, x in read_in
-        if _alike(x[1].header, first_part.header) and f.suffix.lower() == file.suffix.lower()
+        if _alike(x[1].header, first_part.header) and suffix_of(f) == suffix_of(file)
     ]
     layout = replace(layout, encoding=_common_encoding([x[0].encoding for _, x in group]))
     notes += [
@@ -89,26 +95,48 @@ def survey(path: Path) -> Survey:
         or x[0].encoding not in ("ascii", layout.encoding)
     ]
     parts = [x[1] for f, x in group]
+    join = SAMPLES_OF.get(file.name, "")
+    if not all(join and part.path.with_name(join).is_file() for part in parts):
+        join = ""
+    if join:
+        parts = [_with_samples(part, part.path.with_name(join), layout, notes) for part in parts]
     root = path if path.is_dir() else path.parent
     names = tuple(f.relative_to(root).as_posix() for f, _ in group)
     other_files = [
-        f.relative_to(root).as_posix() for f in files if f.relative_to(root).as_posix() not in names
+        f.relative_to(root).as_posix()
+        for f in all_files
+        if f.relative_to(root).as_posix() not in names
     ]
     notes += [
         f"not part of this table, since its columns differ: {name}"
         for name in other_files
-        if not any(name in t for t in notes)
+        if not any(name in t for t in notes) and Path(name).name != join
     ]
     _, hospitals = np.unique(file_names(parts, root), return_inverse=True)
     hospitals = np.repeat(hospitals, [len(part) for part in parts])
-    return _columns(parts, layout, sheets, names, not other_files, hospitals, notes)
+    columns, left_out, layout = _columns(parts, layout, notes)
+    told = tuple(dict.fromkeys(notes))
+    return Survey(names, not other_files, layout, sheets, join, columns, left_out, hospitals, told)
+
+
+def _with_samples(part: Part, path: Path, layout: Layout, notes: list[str]) -> Part:
+    """cBioPortal's table of patients with the columns of its table of samples."""
+    faults: list[Fault] = []
+    other = read(path, layout, faults)
+    key = next((name for name in part.header if spelled(name) == "patient_id"), "")
+    if other is None or key not in other.index:
+        raise_faults(faults)
+        return part
+    whole, told = joined(part, other, key)
+    notes += told
+    return whole
 
 
 def _columns(
-    parts: list[Part], layout: Layout, sheets: tuple[str, ...], names: tuple[str, ...],
-    all_files: bool, hospitals: Codes,
-    notes: list[str],
-) -> Survey:  # fmt: skip
+    parts: list[Part], layout: Layout, notes: list[str]
+) -> tuple[dict[str, Column], dict[str, str], Layout]:
+    """The columns that every part has once, the others with why they are left out, and the layout
+    with the marks of their numbers."""
     all_names = list(dict.fromkeys(name for part in parts for name in part.header))
     left_out: dict[str, str] = {}
     columns: dict[str, Column] = {}
@@ -140,9 +168,7 @@ def _columns(
             for name, column in columns.items()
             if column.has(",") and notation([column.texts.to_pylist()])[0] == ","
         }
-    return Survey(
-        names, all_files, layout, sheets, columns, left_out, hospitals, tuple(dict.fromkeys(notes))
-    )
+    return columns, left_out, layout
 
 
 def _lists_images(header: Sequence[str]) -> bool:
@@ -160,20 +186,19 @@ def _alike(header: Sequence[str], other_header: Sequence[str]) -> bool:
 
 def _open(path: Path, faults: list[Fault]) -> tuple[Layout, Part, tuple[str, ...]] | None:
     """The layout that reads a file best, its table, and the sheets of a workbook."""
-    kind = SUFFIXES.get(path.suffix.lower())
-    sheets = _sheets(path) if kind == "xlsx" else {}
-    if kind == "xlsx":
+    kind = kind_of(path, Layout())
+    sheets = _sheets(path)
+    if sheets:
         layouts = [
             Layout(sheet=name if len(sheets) > 1 else None, header=(row,))
             for name, row in sheets.items()
-        ] or [Layout()]
-    elif kind in ("csv", "tsv"):
+        ]
+    elif kind in TEXTS:
         try:
-            raw = path.read_bytes()
-        except OSError as error:
-            faults.append(
-                Fault("D00", path.name, str(error.strerror), "See that the file may be read")
-            )
+            raw = raw_text(path)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            faults.append(Fault("D00", path.name, str(reason), "See that the file may be read"))
             return None
         layouts = [
             Layout(
@@ -189,9 +214,9 @@ def _open(path: Path, faults: list[Fault]) -> tuple[Layout, Part, tuple[str, ...
         for layout in layouts
         if (part := read(path, layout, file_faults)) is not None
     ]
-    if kind in ("csv", "tsv") and not any(len(part.header) > 1 for _, part in read_in):
+    if kind in TEXTS and not any(len(part.header) > 1 for _, part in read_in):
         read_in = _later_header(path, layouts[0]) or read_in
-    if kind in ("csv", "tsv"):
+    if kind in TEXTS or sheets:
         read_in = [_header_again(path, layout, part) for layout, part in read_in]
     if not read_in:
         faults += file_faults[:1]
@@ -202,24 +227,8 @@ def _open(path: Path, faults: list[Fault]) -> tuple[Layout, Part, tuple[str, ...
 def _sheets(path: Path) -> dict[str, int]:
     """The sheets of a workbook, and the row of each that looks like its header: nearly as wide as
     the widest, and no number in it."""
-    from openpyxl import load_workbook
-
     header_rows: dict[str, int] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            book = load_workbook(path, read_only=True, data_only=True)
-            tops = {
-                s.title: [
-                    [text_of(c) for c in row]
-                    for row in s.iter_rows(max_row=_HEADER_ROWS, values_only=True)
-                ]
-                for s in book.worksheets
-            }
-            book.close()
-        except Exception:  # whatever is wrong with it, the reader says so
-            return {}
-    for title, rows in tops.items():
+    for title, rows in tops(path, _HEADER_ROWS).items():
         wide = [sum(bool(c) for c in row) for row in rows]
         words = [all(number(c) is None for c in row if c) for row in rows]
         fitting = [

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from client.table.cells import folded
-from client.table.column_profile import MAYBE_A_VALUE, Codes, Column
-from client.table.profile import Survey
+from client.table.draft.column_profile import MAYBE_A_VALUE, Codes, Column
+from client.table.draft.profile import Survey
 from common.study.outcomes import spelled, vital_status
 
 CHECK = "  # guessed: check"

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client.cohort import reader
-from client.table.study_draft import draft
+from client.table.draft.study_draft import draft
 from common.study import load as studies
 
 ROWS = 240

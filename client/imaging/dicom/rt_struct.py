@@ -1,0 +1,103 @@
+"""RT Structure Set as it lies in its file: the regions of interest, and the contours of each.
+
+PS3.3, C.8.8.5 and C.8.8.6. Closed contours are outlines; points and open lines enclose nothing and
+are counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.imaging.dicom import bounded_gzip, bounded_inflate, tags
+from client.imaging.dicom.elements import Elements, quiet
+from client.imaging.dicom.pixel_layout import COPY_AGAIN
+from common.errors import DataError
+
+CLOSED = frozenset(("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"))
+LARGEST = 1 << 27
+"""Bytes of a structure set: a whole body's structures on a thin CT take some 50 MB."""
+
+
+@dataclass(frozen=True)
+class Contour:
+    """A closed contour."""
+
+    points: NDArray[np.float64]
+    """(n, 3), LPS mm."""
+    image: str
+    """SOPInstanceUID of the slice that it was drawn on; '' where it names none, or several."""
+
+
+@dataclass
+class Roi:
+    """A region of interest."""
+
+    name: str
+    frame_of_reference: str
+    contours: list[Contour] = field(default_factory=list)
+    others: int = 0
+    """Contours that are points or open lines."""
+
+
+def read_rois(path: str) -> list[Roi]:
+    """In the order of their numbers. DataError: D00 for a file that cannot be read, D07 for an object
+    that contradicts itself."""
+    try:
+        with bounded_gzip.opened(Path(path)) as f:
+            size = f.seek(0, 2)
+        if size > LARGEST:
+            raise ValueError(f"it has {size >> 20} MB, more than {LARGEST >> 20}")
+        with quiet:
+            return _rois(path, Elements(bounded_inflate.whole(path)))
+    except DataError:
+        raise
+    except Exception as error:  # a broken object is lost, the site is not
+        reason = str(error).strip().replace("\n", " ")[:160]
+        raise DataError(
+            "D00",
+            f"{path}: the structure set cannot be read ({type(error).__name__}: {reason}). "
+            f"{COPY_AGAIN}",
+        ) from error
+
+
+def _rois(path: str, e: Elements) -> list[Roi]:
+    rois: dict[int, Roi] = {}
+    for item in e.items(tags.ROIS):
+        number = item.whole(tags.ROI_NUMBER)
+        if number is not None:
+            rois[number] = Roi(item.text(tags.ROI_NAME), item.text(tags.ROI_FRAME))
+    faults = []
+    for item in e.items(tags.ROI_CONTOURS):
+        number = item.whole(tags.REFERENCED_ROI)
+        roi = None if number is None else rois.get(number)
+        if roi is None:
+            faults.append(f"it outlines a region {number} that it does not describe")
+            continue
+        for contour in item.items(tags.CONTOURS):
+            if what := _add(roi, contour):
+                faults.append(f"region '{roi.name}': {what}")
+    if faults:
+        raise DataError("D07", *(f"{path}: {fault}. {COPY_AGAIN}" for fault in faults[:4]))
+    return [rois[number] for number in sorted(rois)]
+
+
+def _add(roi: Roi, e: Elements) -> str:
+    """Put a contour into its region; what is wrong with it, or ''."""
+    if e.text(tags.CONTOUR_TYPE).upper() not in CLOSED:
+        roi.others += 1
+        return ""
+    numbers = e.decimals(tags.CONTOUR_DATA)
+    count = e.whole(tags.CONTOUR_POINTS)
+    if not numbers or len(numbers) % 3 or (count is not None and 3 * count != len(numbers)):
+        return f"a contour of {count} points has {len(numbers)} coordinates that can be read"
+    if len(numbers) < 9:
+        roi.others += 1
+        return ""
+    images = [i.text(tags.REFERENCED_SOP) for i in e.items(tags.CONTOUR_IMAGES)]
+    points = np.array(numbers).reshape(-1, 3)
+    roi.contours.append(Contour(points, images[0] if len(images) == 1 else ""))
+    return ""
