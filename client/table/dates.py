@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -33,6 +34,12 @@ _MONTHS = {
     for name in names.split()
 }  # fmt: skip
 
+SWAPPED = 12
+"""A day up to here may be a month."""
+
+_Cell = tuple[str, Path]
+"""What is written, and in which file."""
+
 
 @dataclass(frozen=True)
 class DateColumn:
@@ -46,14 +53,16 @@ class DateColumn:
     """Why the column as a whole says nothing."""
 
 
-def day(text: str, order: str = "") -> datetime.date | None:
+def day(text: str, order: str = "", shown: str = "") -> datetime.date | None:
     """The day that a cell names: 2019-01-02, 20190102, 2.1.2019, 02JAN2019, and so with a time
-    behind it; 02/01/2019 by `order` ('dmy', 'mdy'), or where only one order is a day."""
-    days = _readings(text, order)
+    behind it; 02/01/2019 by `order` ('dmy', 'mdy') as declared, by the order `shown` by other
+    cells, or where only one order is a day. What others show says nothing of dates with points,
+    where the day is first."""
+    days = _readings(text, order, shown)
     return days.pop() if len(days) == 1 else None
 
 
-def _readings(text: str, order: str) -> set[datetime.date]:
+def _readings(text: str, order: str, shown: str = "") -> set[datetime.date]:
     """All days that a cell may name."""
     text = _TIME.sub("", text.strip())
     if match := _YEAR_FIRST.fullmatch(text):
@@ -63,7 +72,7 @@ def _readings(text: str, order: str) -> set[datetime.date]:
     if match := _YEAR_LAST.fullmatch(text):
         first, mark, second, year = match.groups()
         # with points the day is first wherever they are written
-        orders = order or ("dmy" if mark == "." else "dmy mdy")
+        orders = order or ("dmy" if mark == "." else shown or "dmy mdy")
         parts = {"dmy": (year, second, first), "mdy": (year, first, second)}
         return _days([parts[o] for o in orders.split()])
     if match := _NAMED.fullmatch(text):
@@ -93,27 +102,41 @@ def date_column(table: Loaded, names: Sequence[str], order: str = "") -> DateCol
         return DateColumn(names[0], fault=faults[0])
     name = next(n for n in names if n in table.parts[0].index)
     nulls = {folded(n) for n in table.nulls} | {""}
-    cells: dict[str, set[str]] = defaultdict(set)
+    cells: dict[str, set[_Cell]] = defaultdict(set)
+    by_file: dict[Path, set[str]] = defaultdict(set)
     for row in np.flatnonzero(table.kept(table.spec.keep, [])).tolist():
-        cell = texts[row].strip()
+        cell, file = texts[row].strip(), table.place[row][0].path
         if folded(cell) not in nulls and not looks_null(cell):
-            cells[table.ids[row]].add(cell)
-    used = {cell for texts_of_patient in cells.values() for cell in texts_of_patient}
-    order = order or _order(used)
+            cells[table.ids[row]].add((cell, file))
+            by_file[file].add(cell)
+    # what one file shows says nothing of another, which another clinic may have written
+    shown = {file: _order(used) for file, used in by_file.items()}
+    turned = {(cell, file) for file, used in by_file.items() for cell in _turned(used)}
     days: dict[str, datetime.date] = {}
     unclear: dict[str, str] = {}
     for patient, written in cells.items():
-        readings = [_readings(cell, order) for cell in sorted(written)]
+        readings = [_readings(cell, order, shown[file]) for cell, file in sorted(written)]
         named = set().union(*readings)
-        if all(len(r) == 1 for r in readings) and len(named) == 1:
+        if doubtful := written & turned:
+            unclear[patient] = (
+                f"a spreadsheet may have taken the month of {_quoted(doubtful)} for the day: no "
+                "cell like it has a day after the 12th, and every one that has is left as text. "
+                "Write all dates as 2019-01-31, from where they were typed"
+            )
+        elif all(len(r) == 1 for r in readings) and len(named) == 1:
             days[patient] = named.pop()
         else:
-            unclear[patient] = _why(written, readings)
+            unclear[patient] = _why(_quoted(written), readings)
+    used = set().union(*by_file.values())
     return DateColumn(name, days, unclear, _fault(table.where(name), used, days))
 
 
+def _quoted(cells: Iterable[_Cell]) -> str:
+    return some(sorted({repr(cell) for cell, _ in cells}))
+
+
 def _order(cells: Iterable[str]) -> str:
-    """Which of day and month stands first, where a cell of the column shows it and none another."""
+    """Which of day and month stands first, where one of a file's cells shows it and none another."""
     shown = set()
     for cell in cells:
         match = _YEAR_LAST.fullmatch(_TIME.sub("", cell))
@@ -123,10 +146,26 @@ def _order(cells: Iterable[str]) -> str:
     return shown.pop() if len(shown) == 1 else ""
 
 
-def _why(written: Iterable[str], readings: Sequence[set[datetime.date]]) -> str:
-    cells = some([repr(cell) for cell in sorted(written)])
+def _turned(cells: Iterable[str]) -> set[str]:
+    """Cells whose day and month a spreadsheet may have swapped.
+
+    One that expects the other order makes a date of what has a day in it, 05/03/2019, and leaves
+    31/01/2019 as text: then all that it made have a day up to the 12th, and all others one after.
+    """
+    made, left = set(), []
+    for cell in cells:
+        text = _TIME.sub("", cell)
+        if (match := _YEAR_FIRST.fullmatch(text)) and match.group(2):
+            made.add(cell)
+        elif (match := _YEAR_LAST.fullmatch(text)) and match.group(2) != ".":
+            left.append(cell)
+    low = all(found.day <= SWAPPED for c in made if (found := day(c)) is not None)
+    return made if left and low and all(len(_readings(c, "")) == 1 for c in left) else set()
+
+
+def _why(cells: str, readings: Sequence[set[datetime.date]]) -> str:
     if any(len(r) > 1 for r in readings):
-        return f"{cells} may be day or month first: declare date_order"
+        return f"{cells} may be day or month first: declare date_order, or write 2019-01-31"
     if all(readings):
         return f"its rows name several days, {cells}"
     return f"{cells} is no date"

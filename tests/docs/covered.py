@@ -53,7 +53,7 @@ HELD: dict[str, Here | There] = {
     # README.md, docs/howto: simulations
     "make simulation": Here("repository"),
     LIVER: There(IMAGES + "test_the_report_has_all_models_in_all_arms"),
-    f"FEDMETS_DEVICE=cpu {LIVER}": Here(more=f"--phantom-patients 8 {FEW}"),
+    f"FEDMETS_DEVICE=cpu {LIVER}": Here(more=f"--phantom-patients 20 {FEW}"),
     BRAIN: There(
         IMAGES + "test_sites_without_a_table_or_without_images_take_part_in_what_they_can"
     ),

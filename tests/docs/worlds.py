@@ -102,12 +102,12 @@ def gdc_with_ct(folder: Path) -> Fill:
 
 
 def liver(folder: Path) -> Fill:
-    phantom("liver_recurrence", folder / "Colorectal-Liver-Metastases", 8)
+    phantom("liver_recurrence", folder / "Colorectal-Liver-Metastases", 20)
     return {"/path/to/Colorectal": "Colorectal"}
 
 
 def yale(folder: Path) -> Fill:
-    phantom("brain_primary", folder / "Pretreat-MetsToBrain-Masks", 8)
+    phantom("brain_primary", folder / "Pretreat-MetsToBrain-Masks", 20)
     return {}
 
 

@@ -20,6 +20,13 @@ from client.imaging.dicom import tags
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+_DAY = re.compile(
+    r"(\d{4})[.-]?(\d\d)[.-]?(\d\d)"
+    r"(?:[ T]?\d\d(?::?\d\d){0,2}(?:\.\d*)?)?(?:[+-][01]\d:?\d\d)?",
+    re.ASCII,
+)
+"""A day, and the time and the zone that may stand behind it."""
+
 
 class _Quiet:
     """Silences the warnings of a parser that is shown strange files; for several threads at once,
@@ -111,9 +118,9 @@ class Elements:
 
     def day(self, *some_tags: int) -> str:
         """YYYY-MM-DD of the first tag that holds anything, a DA or a DT; '?' where that is no date,
-        '' where none holds anything."""
+        a range of dates or several, '' where none holds anything."""
         text = next((self.text(tag) for tag in some_tags if self.holds(tag)), "")
-        match = re.match(r"(\d{4})[.-]?(\d\d)[.-]?(\d\d)", text)
+        match = _DAY.fullmatch(text)
         if match is None:
             return "?" if text else ""
         year, month, day = map(int, match.groups())

@@ -16,6 +16,7 @@ import datetime
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import NamedTuple
 
 from client.imaging.dicom.slice_geometry import OTHER_SERIES
@@ -23,12 +24,13 @@ from client.imaging.geometry.volumes import Series
 from client.imaging.selection.case import Rejection
 from client.imaging.selection.series_ranking import (
     LEAST_SLICES,
+    Preference,
     elsewhere,
-    preferences,
     slices,
     why_unusable,
 )
 from client.table.dates import DateColumn
+from client.table.rows import some
 from common.data.schema import Imaging
 from common.study.image_sections import ImagesSpec
 
@@ -72,17 +74,29 @@ class Examination:
         return tuple((study, s) for study, s in self.series if not why_unusable(s))
 
     @property
+    def volumes(self) -> frozenset[str]:
+        """Its studies that hold a volume, whether it can be used or not."""
+        return frozenset(
+            study
+            for study, s in self.series
+            if not why_unusable(s)
+            or (slices(s) >= LEAST_SLICES and not all(f.endswith(OTHER_SERIES) for f in s.faults))
+        )
+
+    @property
     def spoilt(self) -> bool:
         """Whether it holds a volume, and none that can be used."""
-        return not self.usable and any(
-            slices(s) >= LEAST_SLICES and not all(f.endswith(OTHER_SERIES) for f in s.faults)
-            for _, s in self.series
-        )
+        return not self.usable and bool(self.volumes)
+
+    @property
+    def file(self) -> str:
+        """One of its files, by which it is named: of an image rather than of a localizer."""
+        return (self.usable or self.series)[0][1].files[0]
 
     @property
     def told(self) -> str:
         """For the site's log."""
-        return f"{self.day or 'no day'}: {self.series[0][1].files[0]}"
+        return f"{self.day or f'no day, {self.why}'}: {self.file}"
 
 
 @dataclass(frozen=True)
@@ -109,9 +123,19 @@ class Rule:
     blanked: Collection[datetime.date] = field(default_factory=frozenset)
     """Days that stand in place of the true ones."""
 
-    def choice(self, patient: str, series: Sequence[PatientSeries]) -> Choice:
+    def choice(
+        self,
+        patient: str,
+        series: Sequence[PatientSeries],
+        wishes: Mapping[str, Preference],
+        broken: Sequence[str] = (),
+    ) -> Choice:
         """Of the series of the study's channels of one patient. No examination and no rejection:
-        none can be used, whichever is meant."""
+        none can be used, whichever is meant.
+
+        wishes: uid -> how far a series is from a diagnostic one, beside all others of the patient;
+        broken: paths of the patient's files that cannot be read.
+        """
         whole = examinations(series, self.blanked)
         near: list[Examination] = []
         apart: list[Examination] = []
@@ -119,17 +143,24 @@ class Rule:
             astray = all(elsewhere(s, self.imaging) for _, s in e.series)
             (apart if astray else near).append(e)
         if not any(e.usable for e in near):
-            return self._of(patient, whole)
-        return replace(self._of(patient, near), elsewhere=tuple(apart))
+            near, apart = whole, []
+        return replace(self._of(patient, near, wishes, broken), elsewhere=tuple(apart))
 
-    def _of(self, patient: str, whole: Sequence[Examination]) -> Choice:
+    def _of(
+        self,
+        patient: str,
+        whole: Sequence[Examination],
+        wishes: Mapping[str, Preference],
+        broken: Sequence[str],
+    ) -> Choice:
         usable = [e for e in whole if e.usable]
         if not usable:
             return Choice()
         if self.dates is not None:
-            return self._by_date(patient, usable, self.dates)
+            return self._by_date(patient, usable, self.dates, wishes)
         if self.spec.examination != "only":
-            return self._by_order(patient, whole)
+            found = self._by_order(patient, whole)
+            return _lacking(patient, found, broken, self.spec.examination)
         if len(usable) == 1:
             return Choice(usable[0], Taken("the only one, held against no date", False, None))
         return _set_aside(
@@ -166,7 +197,13 @@ class Rule:
         rule = f"the {self.spec.examination}, as declared"
         return Choice(best, Taken(rule, len(usable) > 1, None))
 
-    def _by_date(self, patient: str, usable: Sequence[Examination], dates: DateColumn) -> Choice:
+    def _by_date(
+        self,
+        patient: str,
+        usable: Sequence[Examination],
+        dates: DateColumn,
+        wishes: Mapping[str, Preference],
+    ) -> Choice:
         date = dates.days.get(patient)
         if date is None:
             why = dates.unclear.get(patient, "the table has none")
@@ -186,20 +223,29 @@ class Rule:
             )
         spec = self.spec
         within = spec.within or 0
+        undated = next((f"the day of another is not known: {e.why}" for e in usable if e.why), "")
         allowed = [(e, days) for e, days in known if -spec.after <= days <= within]
         if not allowed:
             far = ", ".join(_apart(days) for _, days in sorted(known, key=lambda k: abs(k[1]))[:5])
             return Choice(
                 rejection=_set_aside(
                     usable,
-                    f"{patient} has no examination from {_window(spec)} '{dates.name}', only {far}",
+                    f"{patient} has no examination from {_window(spec)} '{dates.name}', only {far}"
+                    + f"; {undated}" * bool(undated),
                     "Export the one that is meant, or widen within or after; if dates were shifted, "
                     "shift files and table alike",
                 ).rejection,
                 dated=True,
             )
-        best, days = min(allowed, key=lambda k: (k[1] < 0, _low_dose(k[0]), abs(k[1])))
-        if days == spec.after == 0 and len({study for study, _ in best.usable}) > 1:
+        best, days = min(allowed, key=lambda k: (k[1] < 0, _low_dose(k[0], wishes), abs(k[1])))
+        if days < 0 and undated:
+            return _set_aside(
+                usable,
+                f"{patient} has an examination {_apart(days)}, '{dates.name}', which counts "
+                f"where there is none before, but {undated}",
+                "Export it with its StudyDate, or leave it out",
+            )
+        if days == spec.after == 0 and len(best.volumes) > 1:
             return _set_aside(
                 [best],
                 f"{patient} has several studies of the very day in column '{dates.name}', and "
@@ -247,19 +293,26 @@ def examinations(
     series: Sequence[PatientSeries], blanked: Collection[datetime.date] = ()
 ) -> list[Examination]:
     """Series of one patient, by day; those of no day by study. A study lasts past midnight, so that
-    its days are one where they follow each other."""
+    its days are one where they follow each other: the later one, for what is from after the night
+    is not from before it. Of a series whose own files say nothing the day is that of its study's
+    others in its frame of reference; nothing of them counts against what its files say."""
     by_study: dict[str, list[PatientSeries]] = defaultdict(list)
     for study, single in sorted(series, key=lambda pair: (pair[0], pair[1].uid)):
-        by_study[study].append((study, single))
+        # without a StudyInstanceUID a frame of reference is what tells them apart
+        by_study[study or single.frame_of_reference].append((study, single))
     by_day: dict[datetime.date, list[PatientSeries]] = defaultdict(list)
     out: list[Examination] = []
     for of_study in by_study.values():
         days = {s.uid: day_of(s, blanked) for _, s in of_study}
         known = sorted({day for day, _ in days.values() if day is not None})
         one = bool(known) and (known[-1] - known[0]).days <= 1
+        frames = {s.frame_of_reference for _, s in of_study if days[s.uid][0]} - {""}
         undated: list[PatientSeries] = []
         for study, single in of_study:
-            day = known[0] if one else days[single.uid][0]
+            day = days[single.uid][0]
+            beside = single.frame_of_reference in frames and not _named(single, blanked)
+            if one and (day or beside):
+                day = known[-1]
             (undated if day is None else by_day[day]).append((study, single))
         if undated:
             out.append(Examination(undated, None, days[undated[0][1].uid][1]))
@@ -272,15 +325,10 @@ def day_of(
     """By StudyDate, else by AcquisitionDate or SeriesDate; or None, and why."""
     if series.kind != "dicom":
         return None, "NIfTI files name no day"
-    written = [
-        {getattr(h, name) for h in series.headers}
-        for name in ("study_date", "acquisition_date", "series_date")
-    ]
-    study, acquired, made = (_true(texts, blanked) for texts in written)
-    # what was computed later has a later SeriesDate, so that this contradicts nothing
-    days = sorted(study | acquired or made)
+    study, acquired, made = (_true(texts, blanked) for texts in _written(series))
+    days = sorted(_named(series, blanked))
     if not days:
-        texts = set().union(*written) - {""}
+        texts = set().union(*_written(series)) - {""}
         if texts - {"?"}:
             named = ", ".join(sorted(texts - {"?"}))
             return None, f"{named} stands in place of it, in its files"
@@ -292,17 +340,41 @@ def day_of(
     return min(study or acquired or made), ""
 
 
+def _written(series: Series) -> list[set[str]]:
+    """StudyDate, AcquisitionDate and SeriesDate, as its files have them."""
+    return [
+        {getattr(h, name) for h in series.headers}
+        for name in ("study_date", "acquisition_date", "series_date")
+    ]
+
+
+def _named(series: Series, blanked: Collection[datetime.date]) -> set[datetime.date]:
+    """The days that its files name. What was computed later has a later SeriesDate, which
+    contradicts nothing; so has what was reconstructed later, whose AcquisitionDate is the true
+    one."""
+    study, acquired, made = (_true(texts, blanked) for texts in _written(series))
+    original = all("ORIGINAL" in h.image_type[:1] for h in series.headers)
+    return study | acquired | (made if not acquired and (original or not study) else set())
+
+
 def blanked_days(patients: Iterable[Iterable[Series]]) -> frozenset[datetime.date]:
-    """Days that most patients' series have, of each patient's series."""
+    """Days that stand in place of the true ones, by each patient's series: those that most patients
+    have; and first days of a month (of a year) where most patients have no others, for their dates
+    were cut to it."""
     counts: Counter[datetime.date] = Counter()
-    dated = 0
+    of_patients = []
     for series in patients:
-        headers = [h for s in series for h in s.headers]
-        texts = {t for h in headers for t in (h.study_date, h.acquisition_date, h.series_date)}
-        days = _true(texts, ())
-        counts.update(days)
-        dated += bool(days)
-    return frozenset(day for day, n in counts.items() if n >= SAME_DAY_PATIENTS and 2 * n > dated)
+        texts = {t for s in series for found in _written(s) for t in found}
+        if days := _true(texts, ()):
+            counts.update(days)
+            of_patients.append(days)
+    dated = len(of_patients)
+
+    def most(n: int) -> bool:
+        return n >= SAME_DAY_PATIENTS and 2 * n > dated
+
+    cut = most(sum(all(d.day == 1 for d in days) for days in of_patients))
+    return frozenset(d for d, n in counts.items() if most(n) or (cut and d.day == 1))
 
 
 def _true(texts: Iterable[str], blanked: Collection[datetime.date]) -> set[datetime.date]:
@@ -317,9 +389,27 @@ def _true(texts: Iterable[str], blanked: Collection[datetime.date]) -> set[datet
     }
 
 
-def _low_dose(examination: Examination) -> int:
+def _lacking(patient: str, found: Choice, broken: Sequence[str], order: str) -> Choice:
+    """What was found by order; set aside where files that cannot be read may be an examination of
+    their own: nobody knows of which day. A few beside its own are not."""
+    if found.examination is None:
+        return found
+    folders = {PurePath(f).parent for _, s in found.examination.series for f in s.files}
+    lost = [path for path in broken if PurePath(path).parent not in folders]
+    if not lost and len(broken) >= LEAST_SLICES:
+        lost = list(broken)
+    if not lost:
+        return found
+    return _set_aside(
+        [found.examination],
+        f"{len(lost)} of {patient}'s files cannot be read ({some(lost)}), and may be the "
+        f"{order} examination",
+        "Export them again, or take away what is no examination",
+    )
+
+
+def _low_dose(examination: Examination, wishes: Mapping[str, Preference]) -> int:
     """How far its best CT is from a diagnostic one; 0 for other modalities."""
-    wishes = preferences(examination.series)
     return min(wishes[s.uid][1] for _, s in examination.usable)
 
 
@@ -338,5 +428,4 @@ def _window(spec: ImagesSpec) -> str:
 
 def _set_aside(found: Sequence[Examination], what: str, way: str) -> Choice:
     listed = "; ".join(e.told for e in found[:5])
-    file = found[0].series[0][1].files[0]
-    return Choice(rejection=("L01", f"L01 {file}: {what} ({listed}). {way}"))
+    return Choice(rejection=("L01", f"L01 {found[0].file}: {what} ({listed}). {way}"))

@@ -120,7 +120,10 @@ def choose(
         raise_faults([dates.fault])
     blanked = blanked_days([s for _, s in p.candidates] for p in patients)
     rule = Rule(keys.spec, imaging, dates, blanked)
-    choices = {p.id: rule.choice(p.id, p.candidates) for p in patients}
+    choices = {
+        p.id: rule.choice(p.id, p.candidates, preferences(p.series), [path for path, _ in p.broken])
+        for p in patients
+    }
     by_chance = strays(choices, rule)
     for one in patients:
         choice = choices[one.id]

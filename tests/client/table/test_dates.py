@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import csv
 import datetime
+import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.table.dates import DateColumn, date_column, day
@@ -17,7 +18,7 @@ from client.table.part import Layout
 from client.table.readers import read
 from client.table.rows import Loaded
 from common.errors import Fault, UsageError
-from common.runtime import settings
+from common.runtime import settings as runtime_settings
 from common.study.image_sections import ImagesSpec
 
 DAYS = st.dates(datetime.date(1971, 1, 1), datetime.date(2099, 12, 31))
@@ -71,17 +72,24 @@ def test_german_months(text: str, right: tuple[int, int, int]) -> None:
 def column(
     folder: Path, cells: list[str], names: tuple[str, ...] = ("op",), order: str = ""
 ) -> DateColumn:
-    """Of a table of patients 0, 1, ...; a cell with '|' is two rows."""
-    path = folder / "t.csv"
-    with path.open("w", newline="") as f:
-        out = csv.writer(f)
-        out.writerow(["id", "op"])
-        out.writerows([str(n), part] for n, c in enumerate(cells) for part in c.split("|"))
+    """Of a table of patients 0, 1, ...; a cell with '|' is two rows, one of '/' alone begins
+    another file."""
+    files: list[list[list[str]]] = [[]]
+    for n, cell in enumerate(cells):
+        if cell == "/":
+            files.append([])
+        files[-1] += [[str(n), part] for part in cell.split("|") if cell != "/"]
     faults: list[Fault] = []
-    part = read(path, Layout(), faults)
-    assert part is not None
-    spec = TableSpec(name="t", files=("t.csv",), key=("id",), rows="agree")
-    table = Loaded.of(spec, [part], folder, ("missing",), SiteSpec(constant="A"), faults)
+    parts = []
+    for k, rows in enumerate(files):
+        path = folder / f"t{k}.csv"
+        with path.open("w", newline="") as f:
+            csv.writer(f).writerows([["id", "op"], *rows])
+        part = read(path, Layout(), faults)
+        assert part is not None
+        parts.append(part)
+    spec = TableSpec(name="t", files=("t*.csv",), key=("id",), rows="agree")
+    table = Loaded.of(spec, parts, folder, ("missing",), SiteSpec(constant="A"), faults)
     assert not faults
     return date_column(table, names, order)
 
@@ -105,6 +113,40 @@ def test_the_order_is_that_which_a_cell_of_the_column_shows(tmp_path: Path) -> N
     assert set(both.days) == {"1", "2"}
     assert "date_order" in both.unclear["0"]
     assert column(tmp_path, ["03/04/2019"], order="mdy").days["0"].month == 3
+
+
+def test_what_one_file_shows_says_nothing_of_another(tmp_path: Path) -> None:
+    two = column(tmp_path, ["03/04/2019", "13/04/2019", "/", "03/04/2019", "/", "2019-05-03"])
+    assert {n: d.month for n, d in two.days.items()} == {"0": 4, "1": 4, "5": 5}
+    assert "date_order" in two.unclear["3"]
+    assert column(tmp_path, ["13/04/2019", "/", "03/04/2019"], order="dmy").days["2"].month == 4
+
+
+def test_the_order_that_slashes_show_says_nothing_of_points(tmp_path: Path) -> None:
+    found = column(tmp_path, ["01/31/2019", "05.03.2019", "05/03/2019"]).days
+    assert found["1"] == datetime.date(2019, 3, 5)
+    assert found["2"] == datetime.date(2019, 5, 3)
+    declared = column(tmp_path, ["01.31.2019", "05.03.2019"], order="mdy").days
+    assert declared["1"] == datetime.date(2019, 5, 3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(DAYS, min_size=1, max_size=12))
+def test_no_day_that_a_spreadsheet_has_turned_is_believed(days: list[datetime.date]) -> None:
+    """As one of the United States leaves a column of dd/mm/yyyy that it has opened."""
+    days = [*days, datetime.date(2019, 1, 31)]
+    cells = [
+        d.replace(month=d.day, day=d.month).isoformat()
+        if d.day <= 12
+        else d.strftime("%d/%m/") + str(d.year)
+        for d in days
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        found = column(Path(folder), cells)
+        assert all(days[int(n)] == found_day for n, found_day in found.days.items())
+        assert all("spreadsheet" in why for why in found.unclear.values())
+        # what has days of all kinds was not turned
+        assert not column(Path(folder), [*cells, "2019-01-13"]).unclear
 
 
 @pytest.mark.parametrize(
@@ -151,5 +193,7 @@ def test_settings_that_contradict_each_other_are_named(
     images: dict[str, object], words: str
 ) -> None:
     with pytest.raises(UsageError, match=words):
-        settings.checked(ImagesSpec, images, "x", "C02")
-    settings.checked(ImagesSpec, {"date": ["op", "surgery"], "within": 0, "after": 3}, "x", "C02")
+        runtime_settings.checked(ImagesSpec, images, "x", "C02")
+    runtime_settings.checked(
+        ImagesSpec, {"date": ["op", "surgery"], "within": 0, "after": 3}, "x", "C02"
+    )

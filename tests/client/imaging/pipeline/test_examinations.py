@@ -27,7 +27,7 @@ from client.imaging.selection.series_selection import Selection, choose
 from client.station.station import Station, open_station
 from client.table.dates import DateColumn
 from common.data.schema import Imaging
-from common.errors import DataError, UsageError
+from common.errors import DataError, Fault, UsageError
 from common.study.image_sections import ImagesSpec
 from common.study.load import load
 from tests.client.imaging.pipeline.exams import CT, body, ct, own, study
@@ -56,14 +56,16 @@ def chosen(
     dates: Mapping[str, datetime.date] | None = None,
     *,
     imaging: Imaging = CT,
+    broken: Sequence[str] = (),
     **spec: Any,
 ) -> tuple[dict[str, str], Selection]:
-    """Patient -> uid of the CT that is taken."""
+    """Patient -> uid of the CT that is taken. `broken`: files that cannot be read."""
     column = None if dates is None else DateColumn("op", dates)
     given = ImagesSpec(**({"date": ("op",), "within": 90} if column else {}), **spec)
     patients = {s.patient for s in series}
     headers = [h for s in series for h in s.headers]
-    selection = choose(series, headers, [], Keys(given, Path("/i")), imaging, patients, column)
+    lost = [(path, Fault("D00", path, "it is cut off", "Copy it again")) for path in broken]
+    selection = choose(series, headers, lost, Keys(given, Path("/i")), imaging, patients, column)
     return {i: c.channels["ct"].uid for i, c in selection.cases.items()}, selection
 
 
@@ -274,12 +276,21 @@ def test_no_date_enters_a_cohort_or_what_crosses_the_wire(tmp_path: Path) -> Non
         (b"20190230", "?"),
         (b"        ", ""),
         (b"UNKNOWN ", "?"),
+        (b"20190102-20210601", "?"),
+        (b"20190102\\20210601", "?"),
     ],
 )
 def test_dates_of_a_header(tmp_path: Path, written: bytes, right: str) -> None:
-    ct(tmp_path, "P1", StudyDate=BEFORE, SeriesDate=BEFORE, AcquisitionDateTime=f"{BEFORE}101500")
+    stand_in = BEFORE if len(written) == len(BEFORE) else f"{BEFORE}-{BEFORE}"
+    ct(
+        tmp_path,
+        "P1",
+        StudyDate=stand_in,
+        SeriesDate=stand_in,
+        AcquisitionDateTime=f"{stand_in}101500",
+    )
     file = tmp_path / "1-01.dcm"
-    file.write_bytes(file.read_bytes().replace(BEFORE.encode(), written))
+    file.write_bytes(file.read_bytes().replace(stand_in.encode(), written))
     found = header(file)
     assert isinstance(found, Header)
     assert {found.study_date, found.acquisition_date, found.series_date} <= {right, "?"}
@@ -359,6 +370,60 @@ def test_no_other_stands_in_for_the_earliest() -> None:
     assert chosen([broken, on(60)], {"P1": SURGERY})[0] == {"P1": "P1 60"}
 
 
+def test_files_that_cannot_be_read_may_be_the_earliest() -> None:
+    late = on(-300)
+    early = [f"/i/P1/early/{k}.dcm" for k in range(20)]
+    for rule in ("earliest", "latest"):
+        text = why(chosen([late], broken=early, examination=rule)[1])
+        assert "20 of P1's files cannot be read (/i/P1/early/0.dcm" in text
+        assert f"may be the {rule} examination" in text
+        assert "Export them again" in text
+    flat = [dataclasses.replace(late, files=tuple(f"/i/P1/{k}.dcm" for k in range(30)))]
+    beside = [f"/i/P1/x{k}.dcm" for k in range(5)]
+    assert "may be the earliest" in why(chosen(flat, broken=beside, examination="earliest")[1])
+    assert chosen([late], broken=early)[0], "no order is promised"
+    assert chosen([on(5)], {"P1": SURGERY}, broken=early)[0], "it is before the day"
+
+
+def test_what_its_own_files_say_of_a_day_comes_before_the_study() -> None:
+    """As where one StudyInstanceUID and StudyDate were written into all files of a patient."""
+    joined = {"study": "1", "study_date": "2019-01-02"}
+    early = dated("early", {**joined, "description": "nativ", "acquisition_date": "2019-01-02"})
+    for more in (
+        {"acquisition_date": "2021-06-01"},
+        {"series_date": "2021-06-01"},
+        {"series_date": "2021-06-01", "study": "2"},
+    ):
+        late = dated("late", {**joined, "description": "portal venous", **more})
+        assert chosen([early, late], {"P1": SURGERY})[0] == {"P1": "early"}
+        text = why(chosen([early, late])[1])
+        assert "2 examinations" in text
+        assert "no day, its files name several days, 2019-01-02 and 2021-06-01" in text
+    silent = dated("silent", {"study": "1", "description": "portal venous"})
+    assert chosen([early, silent], {"P1": SURGERY})[0] == {"P1": "silent"}
+    apart = dataclasses.replace(silent, frame_of_reference="another")
+    assert chosen([early, apart], {"P1": SURGERY})[0] == {"P1": "early"}
+    assert "2 examinations" in why(chosen([early, apart])[1])
+    later = dated("x", {**joined, "series_date": "2019-03-01", "image_type": ("DERIVED",)})
+    assert chosen([later], {"P1": SURGERY})[0] == {"P1": "x"}, "computed later"
+
+
+def test_a_night_between_is_after_the_day_of_the_table() -> None:
+    before = on(0, "before", study="1", description="nativ")
+    after = on(-1, "after", study="1", description="portal venous")
+    assert "only 1 days after it" in why(chosen([before, after], {"P1": SURGERY})[1])
+
+
+def test_an_examination_after_the_day_is_not_taken_while_one_may_be_before() -> None:
+    undated, late = dated("u", {}), on(-10)
+    text = why(chosen([undated, late], {"P1": SURGERY}, after=14)[1])
+    assert "counts where there is none before" in text
+    assert "the day of another is not known" in text
+    assert chosen([late], {"P1": SURGERY}, after=14)[0] == {"P1": "P1 -10"}
+    far = why(chosen([undated, late], {"P1": SURGERY})[1])
+    assert "only 10 days after it; the day of another is not known" in far
+
+
 def test_studies_of_one_day_are_one_examination() -> None:
     thin = on(5, "b", description="portal venous")
     assert chosen([on(5, "a", description="nativ"), thin])[0] == {"P1": "b"}, "split in two"
@@ -369,6 +434,10 @@ def test_studies_of_one_day_are_one_examination() -> None:
     assert "2 examinations" in why(chosen(split)[1]), "one StudyInstanceUID for all"
     undated = [dated("a", {}), dated("b", {})]
     assert "2 examinations" in why(chosen(undated)[1])
+    unnamed = [
+        dataclasses.replace(dated(i, {"study": ""}), frame_of_reference=i) for i in ("a", "b")
+    ]
+    assert "2 examinations" in why(chosen(unnamed)[1]), "that no uid is the same says nothing"
     same = [dated("a", {"study": "1"}), dated("b", {"study": "1"})]
     assert chosen(same)[0] == {"P1": "a"}
 
@@ -380,6 +449,8 @@ def test_another_modality_is_no_examination_of_this_one() -> None:
     assert chosen([low, on(20, "a")], {"P1": SURGERY})[0] == {"P1": "a"}, "the diagnostic one"
     assert chosen([low], {"P1": SURGERY})[0] == {"P1": "l"}
     assert "2 examinations" in why(chosen([low, on(20, "a")])[1])
+    beside = [on(2, "p", study="1", declared_modality="PT"), on(2, "l", study="1")]
+    assert chosen([*beside, on(20, "a")], {"P1": SURGERY})[0] == {"P1": "a"}, "it says PET nowhere"
 
 
 def test_another_part_of_the_body_is_no_examination_of_this_one() -> None:
@@ -406,6 +477,12 @@ def test_on_the_very_day() -> None:
     assert "several studies of the very day" in why(chosen([on(0, "a"), on(0, "b")], surgery)[1])
     assert chosen([on(0, "a"), on(0, "b")], surgery, after=1)[0] == {"P1": "a"}
     assert chosen([on(0, "a"), on(0, "b"), on(9)], surgery, after=-1)[0] == {"P1": "P1 9"}
+    broken = dataclasses.replace(on(0, "a"), faults=("[D06] a gap",))
+    assert "several studies of the very day" in why(chosen([broken, on(0, "b")], surgery)[1])
+    scout = dataclasses.replace(on(0, "a"), files=on(0).files[:2], slices=((0, 0), (1, 0)))
+    assert chosen([scout, on(0, "b")], surgery)[0] == {"P1": "b"}
+    text = why(chosen([scout, on(0, "b")], {"P1": SURGERY - datetime.timedelta(1)})[1])
+    assert text.startswith("L01 /i/P1/b/0.dcm"), "named by the scan, not by the scout"
 
 
 UNDATED = [
@@ -502,6 +579,27 @@ def test_a_day_that_most_patients_have_is_none() -> None:
     _, selection = chosen(series, dates)
     assert all("stands in place of it" in why(selection, f"P{n}") for n in range(6))
     assert len(chosen(series[:4])[0]) == 2, "two patients may have been scanned on one day"
+
+
+@pytest.mark.parametrize("cut", ["{:%Y}-01-01", "{:%Y-%m}-01"])
+def test_dates_that_were_cut_to_the_year_or_month_are_none(cut: str) -> None:
+    days = [datetime.date(2010, 2, 20) + datetime.timedelta(400 * n) for n in range(6)]
+    series = [
+        dated(f"{n} {k}", {"study_date": cut.format(day + datetime.timedelta(6 * k))}, f"P{n}")
+        for n, day in enumerate(days)
+        for k in (0, 1)
+    ]
+    _, selection = chosen(series)
+    for n in range(6):
+        assert "2 examinations" in why(selection, f"P{n}")
+        assert "stands in place of it" in why(selection, f"P{n}")
+    fewer = [s for s in series if s.patient < "P4"]
+    assert len(chosen(fewer)[0]) > 0, "four patients may have been scanned on such days"
+    true = [on(19, patient=f"Q{n}") for n in range(6)] + [
+        on(30 + n, patient=f"Q{n}") for n in range(6)
+    ]
+    assert day_of(dated("u", {"study_date": "2019-01-01"}), ())[0], "of one alone"
+    assert len(chosen(true, {f"Q{n}": SURGERY for n in range(6)})[0]) == 6
 
 
 def test_days_between_are_summarised_of_patients_enough(tmp_path: Path) -> None:
