@@ -406,6 +406,12 @@ def test_gzipped_slices_of_any_syntax(tmp_path: Path, syntax: str) -> None:
     assert np.array_equal(made.array, plain.array)
 
 
+@pytest.mark.parametrize("blob", [b"no gzip at all", b"\x1f\x8b\x08"])
+def test_a_gzipped_slice_that_is_none_is_not_called_empty(tmp_path: Path, blob: bytes) -> None:
+    (tmp_path / "1.dcm.gz").write_bytes(blob)
+    assert "is none, or a damaged one" in str(image_readers.header(tmp_path / "1.dcm.gz"))
+
+
 def test_from_a_folder_to_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The structure set beside its CT outlines what a SEG of the same lesions does; one of another
     series is set aside."""
