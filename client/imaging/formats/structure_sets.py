@@ -47,7 +47,7 @@ def read_structure_set(
             if not roi.contours:
                 continue
             _check_frame(path, roi, image)
-            made = _filled(path, roi, onto, thick=not own)
+            made = _filled(path, roi, onto, thick=not (own and _on_slices_of(roi, image)))
             notes += made.notes
             for region in regions_of[number]:
                 marked[region] = True
@@ -65,6 +65,13 @@ def _filled(path: str, roi: Roi, onto: Geometry, *, thick: bool) -> contours.Fil
     except ValueError as error:
         raise_faults([Fault("D07", path, f"region '{roi.name}': {error}", SEND)])
         raise AssertionError from error
+
+
+def _on_slices_of(roi: Roi, image: Series) -> bool:
+    """Whether its contours name slices of the image, or none: an object that refers to several
+    series has each region on slices of one of them."""
+    named = {c.image for c in roi.contours if c.image}
+    return not named or not named.isdisjoint(h.sop for h in image.headers)
 
 
 def _check_frame(path: str, roi: Roi, image: Series) -> None:

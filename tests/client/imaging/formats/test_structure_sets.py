@@ -276,6 +276,22 @@ def test_contours_of_thicker_slices_stand_for_those_between(tmp_path: Path) -> N
     assert any("thicker slices" in n for n in mask.notes)
 
 
+def test_a_region_of_one_of_two_series_that_are_referred_to(tmp_path: Path) -> None:
+    """A planning CT and an MR of thicker slices in one structure set: what was drawn on the MR is
+    as thick as its slices."""
+    paths, _ = thick(tmp_path / "thick", 5.0)
+    _, ct, made = image(tmp_path, shape=(10, 24, 28))
+
+    def both(ds: Dataset) -> None:
+        study = ds.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
+        study.RTReferencedSeriesSequence.append(Dataset())
+        study.RTReferencedSeriesSequence[1].SeriesInstanceUID = ct.uid
+
+    rois = {"lesion": [(k, box(2.5, 9.5)) for k in (0, 1, 2)]}
+    mask = read(structure_set(tmp_path / "rt.dcm", paths, rois, edit=both), made, ct)
+    assert [bool(s.any()) for s in mask.bits] == [True] * 5 + [False] * 5
+
+
 def test_contours_between_slices_are_on_the_nearest(tmp_path: Path) -> None:
     paths, _ = thick(tmp_path / "moved", 2.5, 1.0)
     path = structure_set(
