@@ -15,6 +15,7 @@ from client.imaging.dicom.rt_struct import Roi, read_rois
 from client.imaging.dicom.seg_reference import astray, drawn_on
 from client.imaging.formats.segmentations import check_reference, matched, refusing
 from client.imaging.geometry import contours
+from client.imaging.geometry.straightening import on_nearest
 from client.imaging.geometry.volumes import Geometry, Mask, Series
 from common.errors import Fault, raise_faults
 
@@ -48,10 +49,12 @@ def read_structure_set(
                 continue
             _check_frame(path, roi, image)
             made = _filled(path, roi, onto, thick=not (own and _on_slices_of(roi, image)))
-            notes += made.notes
+            notes += [n for n in made.notes if image.straight is None or n != contours.SKIPPED]
             for region in regions_of[number]:
                 marked[region] = True
                 out[made.inside] |= np.uint8(1 << region)
+        if own and image.straight is not None:
+            out = on_nearest(out, image.straight)
         if not own:
             notes.append("drawn on another series of the same frame of reference")
         if unmatched:

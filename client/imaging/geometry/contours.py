@@ -31,6 +31,7 @@ BEYOND = 1.0
 """Voxels that a contour may reach beyond the outermost centres: it may follow the image's edge."""
 THICKEST_MM = 10.0
 """Distance between planes up to which a contour may stand for all that lies between them."""
+SKIPPED = "outlined on some slices only: those between them are left empty"
 MOST_CROSSINGS = 1 << 23
 """Of one contour with the grid's rows, as bounds its memory: a contour has thousands."""
 
@@ -81,7 +82,7 @@ def filled(contours: Sequence[Floats], grid: Geometry, *, thick: bool = False) -
             None
         )
     elif len(depths) > 2 and (np.diff(depths) > 1.5).mean() > 0.5:
-        notes["outlined on some slices only: those between them are left empty"] = None
+        notes[SKIPPED] = None
     return Filled(out, tuple(notes))
 
 
