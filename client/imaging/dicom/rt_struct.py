@@ -6,8 +6,11 @@ are counted.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +23,13 @@ from common.errors import DataError
 CLOSED = frozenset(("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"))
 LARGEST = 1 << 27
 """Bytes of a structure set: a whole body's structures on a thin CT take some 50 MB."""
+LARGEST_CONTOUR = 1 << 22
+"""Characters of one contour's coordinates, a hundred thousand points: thousands are usual."""
+MOST_ITEMS = 1 << 17
+"""Items of its sequences, two of each contour. A whole body's structures have some 30 000; each costs
+5 KB of memory, however small it is in the file."""
+_ITEM = re.compile(rb"\xfe\xff\x00\xe0|\xff\xfe\xe0\x00")
+"""Tag of an item, in both orders of bytes."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +59,15 @@ def read_rois(path: str) -> list[Roi]:
     try:
         with bounded_gzip.opened(Path(path)) as f:
             size = f.seek(0, 2)
-        if size > LARGEST:
-            raise ValueError(f"it has {size >> 20} MB, more than {LARGEST >> 20}")
+            if size > LARGEST:
+                raise ValueError(f"it has {size >> 20} MB, more than {LARGEST >> 20}")
+            f.seek(0)
+            data: BinaryIO = f
+            if bounded_inflate.starts(f):
+                data = BytesIO(bounded_inflate.inflated(f, LARGEST))
+            count = sum(1 for _ in _ITEM.finditer(data.read()))
+        if count > MOST_ITEMS:
+            raise ValueError(f"it has {count} items, more than {MOST_ITEMS}")
         with quiet:
             return _rois(path, Elements(bounded_inflate.whole(path)))
     except DataError:
@@ -66,11 +83,14 @@ def read_rois(path: str) -> list[Roi]:
 
 def _rois(path: str, e: Elements) -> list[Roi]:
     rois: dict[int, Roi] = {}
+    faults = []
     for item in e.items(tags.ROIS):
         number = item.whole(tags.ROI_NUMBER)
-        if number is not None:
+        if number in rois:
+            what = f"'{rois[number].name}' and '{item.text(tags.ROI_NAME)}' have one number"
+            faults.append(f"regions {what}, {number}, so whose contours are whose is unknown")
+        elif number is not None:
             rois[number] = Roi(item.text(tags.ROI_NAME), item.text(tags.ROI_FRAME))
-    faults = []
     for item in e.items(tags.ROI_CONTOURS):
         number = item.whole(tags.REFERENCED_ROI)
         roi = None if number is None else rois.get(number)
@@ -90,6 +110,9 @@ def _add(roi: Roi, e: Elements) -> str:
     if e.text(tags.CONTOUR_TYPE).upper() not in CLOSED:
         roi.others += 1
         return ""
+    length = len(e.text(tags.CONTOUR_DATA))
+    if length > LARGEST_CONTOUR:
+        return f"a contour's coordinates have {length} characters, more than {LARGEST_CONTOUR}"
     numbers = e.decimals(tags.CONTOUR_DATA)
     count = e.whole(tags.CONTOUR_POINTS)
     if not numbers or len(numbers) % 3 or (count is not None and 3 * count != len(numbers)):

@@ -47,19 +47,19 @@ def described(path: Path) -> StoredVolume:
     shape = tuple(int(n) for n in fields.get("DimSize", "").split())
     if len(shape) != int(fields.get("NDims", "0")):
         raise ValueError("its DimSize has not as many numbers as NDims says")
-    affine, faults = _affine(fields)
+    affine, faults = _affine(fields, len(shape))
     packed = _flag(fields, "CompressedData", False)
     start = end if local else 0
     skip = int(fields.get("HeaderSize", "0"))
+    if 0 < skip < start:
+        raise ValueError(f"its voxels begin at byte {skip}, within its header (HeaderSize)")
     if packed:
         if skip:
             raise ValueError(f"it skips {skip} bytes before compressed voxels (HeaderSize)")
         return StoredVolume(
             path, data, 0, dtype, shape, affine, bounded_gzip.ZLIB, start, None, None, tuple(faults)
         )
-    stored = StoredVolume(
-        path, data, start + max(0, skip), dtype, shape, affine, faults=tuple(faults)
-    )
+    stored = StoredVolume(path, data, max(start, skip), dtype, shape, affine, faults=tuple(faults))
     if skip == -1:  # the voxels stand at the end of the file
         offset = data.stat().st_size - stored.length
         if offset < 0:
@@ -87,7 +87,8 @@ def _fields(block: bytes) -> tuple[dict[str, str], int]:
 
 
 def _flag(fields: dict[str, str], name: str, default: bool) -> bool:
-    return fields[name].lower() in ("true", "1") if name in fields else default
+    """By its first letter, as ITK reads it."""
+    return fields[name][:1] in ("T", "t", "1") if name in fields else default
 
 
 def _numbers(fields: dict[str, str], names: tuple[str, ...]) -> list[float] | None:
@@ -95,8 +96,16 @@ def _numbers(fields: dict[str, str], names: tuple[str, ...]) -> list[float] | No
     return None if value is None else [float(w) for w in value.split()]
 
 
-def _affine(fields: dict[str, str]) -> tuple[NDArray[np.float64], list[str]]:
+def _affine(fields: dict[str, str], dimensions: int) -> tuple[NDArray[np.float64], list[str]]:
     """Voxel indices to RAS+ mm, and what is wrong with it."""
+    slope = _numbers(fields, ("ElementToIntensityFunctionSlope",)) or [1.0]
+    intercept = _numbers(fields, ("ElementToIntensityFunctionOffset",)) or [0.0]
+    if slope != [1.0] or intercept != [0.0]:
+        what = "its values are to be scaled (ElementToIntensityFunction), which ITK does not do"
+        return np.full((4, 4), np.nan), [f"{what}. {CONVERT}"]
+    if fields.get("DistanceUnits", "mm") not in ("mm", "?", ""):
+        what = f"its lengths are in {fields['DistanceUnits'][:20]}, not in mm"
+        return np.full((4, 4), np.nan), [f"{what}. {CONVERT}"]
     spacing = _numbers(fields, ("ElementSpacing", "ElementSize"))
     origin = _numbers(fields, ("Offset", "Position", "Origin"))
     matrix = _numbers(fields, ("TransformMatrix", "Rotation", "Orientation"))
@@ -104,7 +113,8 @@ def _affine(fields: dict[str, str]) -> tuple[NDArray[np.float64], list[str]]:
         what = "it does not say where its voxels lie (ElementSpacing, Offset, TransformMatrix)"
         return np.full((4, 4), np.nan), [f"{what}. {CONVERT}"]
     size = len(spacing)
-    if len(origin) != size or len(matrix) != size * size:
-        return np.full((4, 4), np.nan), [f"its Offset or TransformMatrix is too short. {CONVERT}"]
+    if size != dimensions or len(origin) != size or len(matrix) != size * size:
+        what = "its ElementSpacing, Offset or TransformMatrix is too short, or too long"
+        return np.full((4, 4), np.nan), [f"{what}. {CONVERT}"]
     directions = np.array(matrix).reshape(size, size)[:3, :3]
     return from_lps(directions * np.array(spacing[:3])[:, None], np.array(origin[:3])), []

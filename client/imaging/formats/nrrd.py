@@ -61,7 +61,8 @@ def described(path: Path) -> StoredVolume:
     affine, faults = _affine(fields, sizes)
     stored = StoredVolume(path, data, begins + skip, dtype, sizes, affine, faults=tuple(faults))
     if packed:
-        stored = replace(stored, offset=0, frame=bounded_gzip.GZIP, begins=begins + skip)
+        # what is skipped is skipped of what was compressed, as Teem does
+        stored = replace(stored, offset=skip, frame=bounded_gzip.GZIP, begins=begins)
     elif skip == -1:  # the voxels stand at the end of the file
         stored = replace(stored, offset=data.stat().st_size - stored.length)
     if skip < (0 if packed else -1) or stored.offset < 0:
@@ -75,14 +76,19 @@ def _fields(block: bytes) -> tuple[dict[str, str], int]:
         raise ValueError("it does not begin with NRRD000")
     end = re.search(rb"\r?\n\r?\n", block)
     head = block[: end.start()] if end else block
-    fields = {}
+    fields: dict[str, str] = {}
+    twice = ""
     for line in head.decode("utf-8", "replace").splitlines()[1:]:
         name, colon, value = line.partition(": ")
+        name = name.strip().lower()
         if colon and not line.startswith("#") and ":=" not in name:
-            fields[name.strip().lower()] = value.strip()
+            twice = name if name in fields else twice
+            fields[name] = value.strip()
     detached = "data file" in fields or "datafile" in fields
     if not end and not detached:
         raise ValueError(f"its header does not end within {len(block)} bytes")
+    if twice:
+        raise ValueError(f"it has the field '{twice[:40]}' twice")
     return fields, end.end() if end else len(block)
 
 
@@ -91,7 +97,8 @@ def _dtype(fields: dict[str, str]) -> np.dtype[np.generic]:
     code = next((code for code, names in TYPES.items() if kind in names), "")
     if not code:
         raise ValueError(f"its voxels are of the type '{kind[:40]}', no numbers that are read here")
-    order = fields.get("endian", "little").lower()
+    # of single bytes there is no order
+    order = fields.get("endian", "little" if code in ("i1", "u1") else "").lower()
     if order not in ("little", "big"):
         raise ValueError(f"its order of bytes is '{order[:20]}'")
     return np.dtype(("<" if order == "little" else ">") + code)
@@ -111,12 +118,18 @@ def _affine(
         return nowhere, [
             f"its lengths are in {', '.join(sorted(units))[:40]}, not in mm. {CONVERT}"
         ]
+    if any(name in fields for name in ("old min", "oldmin", "old max", "oldmax")):
+        return nowhere, [f"its values were scaled to others when it was saved (old min). {CONVERT}"]
     directions = fields.get("space directions", "")
     vectors = [_vector(v) for v in re.findall(r"none|\([^)]*\)", directions, re.IGNORECASE)]
-    steps = [v for v in vectors if v is not None]
+    # those of the first three axes: an axis of values or of time before them shifts all of them
+    steps = [v for v in vectors[:3] if v is not None]
     origin = _vector(fields.get("space origin", ""))
     if len(vectors) != len(sizes) or len(steps) != 3 or origin is None:
-        what = "its 'space directions' and 'space origin' are no three vectors and a point"
+        what = (
+            "its 'space directions' and 'space origin' are no three vectors, of the first three "
+            "axes, and a point"
+        )
         return nowhere, [f"{what}. {CONVERT}"]
     signs = np.array(SPACES[space], np.float64)
     return from_lps(np.array(steps) * signs, origin * signs), []

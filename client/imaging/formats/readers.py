@@ -62,9 +62,12 @@ def header(path: Path) -> Header | Fault | None:
         return None
     if start[128:132] == b"DICM" or _bare(start):
         return dicom_header.header(path)
-    if name.endswith(NAMED_DICOM) or (_numbered(path) and not _text(start)):
+    if name.endswith(NAMED_DICOM) or (_numbered(path) and not is_text(start)):
         if not start:
-            return dicom_header.unreadable(path, "it is empty (0 bytes)", COPY_AGAIN)
+            what = "it is empty (0 bytes)"
+            if path.stat().st_size:
+                what = "it is called a gzipped file and is none, or a damaged one"
+            return dicom_header.unreadable(path, what, COPY_AGAIN)
         what = (
             "it is not DICOM: neither a preamble with 'DICM' nor a data set stands at its "
             "start; it may be encrypted"
@@ -130,5 +133,6 @@ def _numbered(path: Path) -> bool:
     ) is not None
 
 
-def _text(start: bytes) -> bool:
+def is_text(start: bytes) -> bool:
+    """Whether a file that begins so is text, as notes beside images are."""
     return bool(start) and all(b >= 32 or b in b"\t\n\r\f" for b in start)

@@ -22,6 +22,7 @@ from client.imaging.dicom.seg_object import Outlines, read_outlines
 from client.imaging.dicom.seg_placement import place
 from client.imaging.dicom.seg_reference import astray, drawn_on
 from client.imaging.formats import volume_file
+from client.imaging.geometry.straightening import on_nearest
 from client.imaging.geometry.volumes import Geometry, Mask, Series
 from common.errors import DataError, Fault, raise_faults
 
@@ -105,6 +106,8 @@ def read_segmentation(
             notes.append(f"segments of no region, left out: {', '.join(unmatched)}")
         out = np.zeros(onto.shape, np.uint8)
         notes += place(outlines, bits, onto, out)
+        if image is not None and image.straight is not None and drawn_on(series, image):
+            out = on_nearest(out, image.straight)
     marked = tuple(
         any(i in regions_of_segment for regions_of_segment in region_bits.values())
         for i in range(len(regions))

@@ -144,6 +144,8 @@ def _all_there(stored: StoredVolume) -> None:
     """Whether the file is long enough for what its header claims; how much a compressed one really
     holds is found out when it is read."""
     size = stored.data.stat().st_size
+    if stored.offset < 0:
+        raise ValueError(f"its voxels begin at byte {stored.offset}, before the file does")
     if stored.frame is None:
         if size < stored.offset + stored.length:
             raise ValueError(

@@ -15,6 +15,7 @@ from client.imaging.dicom.rt_struct import Roi, read_rois
 from client.imaging.dicom.seg_reference import astray, drawn_on
 from client.imaging.formats.segmentations import check_reference, matched, refusing
 from client.imaging.geometry import contours
+from client.imaging.geometry.straightening import on_nearest
 from client.imaging.geometry.volumes import Geometry, Mask, Series
 from common.errors import Fault, raise_faults
 
@@ -47,11 +48,13 @@ def read_structure_set(
             if not roi.contours:
                 continue
             _check_frame(path, roi, image)
-            made = _filled(path, roi, onto, thick=not own)
-            notes += made.notes
+            made = _filled(path, roi, onto, thick=not (own and _on_slices_of(roi, image)))
+            notes += [n for n in made.notes if image.straight is None or n != contours.SKIPPED]
             for region in regions_of[number]:
                 marked[region] = True
                 out[made.inside] |= np.uint8(1 << region)
+        if own and image.straight is not None:
+            out = on_nearest(out, image.straight)
         if not own:
             notes.append("drawn on another series of the same frame of reference")
         if unmatched:
@@ -65,6 +68,13 @@ def _filled(path: str, roi: Roi, onto: Geometry, *, thick: bool) -> contours.Fil
     except ValueError as error:
         raise_faults([Fault("D07", path, f"region '{roi.name}': {error}", SEND)])
         raise AssertionError from error
+
+
+def _on_slices_of(roi: Roi, image: Series) -> bool:
+    """Whether its contours name slices of the image, or none: an object that refers to several
+    series has each region on slices of one of them."""
+    named = {c.image for c in roi.contours if c.image}
+    return not named or not named.isdisjoint(h.sop for h in image.headers)
 
 
 def _check_frame(path: str, roi: Roi, image: Series) -> None:

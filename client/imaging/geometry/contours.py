@@ -31,6 +31,7 @@ BEYOND = 1.0
 """Voxels that a contour may reach beyond the outermost centres: it may follow the image's edge."""
 THICKEST_MM = 10.0
 """Distance between planes up to which a contour may stand for all that lies between them."""
+SKIPPED = "outlined on some slices only: those between them are left empty"
 MOST_CROSSINGS = 1 << 23
 """Of one contour with the grid's rows, as bounds its memory: a contour has thousands."""
 
@@ -66,19 +67,22 @@ def filled(contours: Sequence[Floats], grid: Geometry, *, thick: bool = False) -
     _refuse_beyond(indexed, grid, across)
     depths = np.array([depth for depth, _ in planes])
     reach = _reach(depths, grid.spacing_mm[across], thick)
-    nearest = _nearest(depths, grid.shape[across], reach)
     notes: dict[str, None] = {}
     slices = np.moveaxis(out, across, 0)
-    for k, plane in enumerate(nearest):
-        if plane >= 0:
+    for k, own in enumerate(_planes_of_slices(depths, grid.shape[across], reach, thick)):
+        for plane in own:
             polygons = [points[:, in_plane] for points in planes[plane][1]]
-            slices[k] = _plane(polygons, slices.shape[1:], notes)
+            slices[k] |= _plane(polygons, slices.shape[1:], notes)
+        if len(own) > 1:
+            notes["contours of several planes are nearest to one slice: all of them are marked"] = (
+                None
+            )
     if reach > 0.5:
         notes["contours of thicker slices: each stands for the slices that are nearest to it"] = (
             None
         )
     elif len(depths) > 2 and (np.diff(depths) > 1.5).mean() > 0.5:
-        notes["outlined on some slices only: those between them are left empty"] = None
+        notes[SKIPPED] = None
     return Filled(out, tuple(notes))
 
 
@@ -137,16 +141,38 @@ def _nearest(depths: Floats, count: int, reach: float) -> NDArray[np.int64]:
     return np.where((at >= -reach - 1e-6) & (at < reach - 1e-6), plane, -1)
 
 
+def _planes_of_slices(depths: Floats, count: int, reach: float, thick: bool) -> list[list[int]]:
+    """For each slice the planes whose contours it has. What was drawn on these very slices is left
+    out of none: each plane is on the slice that it is nearest to."""
+    if thick:
+        return [[int(plane)] if plane >= 0 else [] for plane in _nearest(depths, count, reach)]
+    own: list[list[int]] = [[] for _ in range(count)]
+    for plane, depth in enumerate(depths):
+        # a plane in the middle of two slices is on the lower one
+        at = int(np.clip(np.ceil(depth - 0.5 - 1e-6), 0, count - 1))
+        own[at].append(plane)
+    return own
+
+
 def _plane(
     polygons: Sequence[Floats], shape: tuple[int, ...], notes: dict[str, None]
 ) -> NDArray[np.bool_]:
     """What the polygons (row, column) of one plane enclose."""
     out = np.zeros(shape, np.bool_)
+    enclosing: set[tuple[object, ...]] = set()
+    tiny = []
     # the largest first: what lies within another one, or beside it, then shares all of its voxels
     # with what is there, or none
     polygons = sorted(polygons, key=_area, reverse=True)
     for polygon in polygons:
         window, inside = enclosed(polygon, shape)
+        if not inside.any():
+            tiny.append(polygon)
+            continue
+        same = (*((s.start, s.stop) for s in window), inside.tobytes())
+        if same in enclosing:  # drawn twice, from another point, the other way around, or closed
+            continue
+        enclosing.add(same)
         common = int(np.count_nonzero(out[window] & inside))
         if 0 < common < int(np.count_nonzero(inside)):
             notes.setdefault(
@@ -154,11 +180,13 @@ def _plane(
                 "(exclusive or)"
             )
         out[window] ^= inside
-    if not out.any() and polygons:
-        # smaller than a voxel: an outline that enclosed no centre would be no outline
-        row, column = np.rint(polygons[0].mean(axis=0)).astype(int)
-        out[min(max(row, 0), shape[0] - 1), min(max(column, 0), shape[1] - 1)] = True
-        notes.setdefault("a contour encloses no voxel's centre: it marks the nearest voxel")
+    for polygon in tiny:
+        # smaller than a voxel: an outline that marked none would be no outline, beside others too;
+        # within another it is a hole that takes no voxel away
+        row, column = np.clip(np.rint(polygon.mean(axis=0)).astype(int), 0, np.array(shape) - 1)
+        if not out[row, column]:
+            out[row, column] = True
+            notes.setdefault("a contour encloses no voxel's centre: it marks the nearest voxel")
     return out
 
 

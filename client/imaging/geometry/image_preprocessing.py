@@ -23,8 +23,8 @@ from client.imaging.geometry.volumes import Geometry, Mask, Volume
 from common.data.schema import Imaging
 from common.errors import DataError
 
-VERSION = 2
-"""Of what this file and `resampling` do: part of a cache entry's key, to be raised whenever the
+VERSION = 3
+"""Of what this file, `resampling`, `contours` and `straightening` do: part of a cache entry's key, to be raised whenever the
 same files would give other arrays."""
 
 LEAST_CONTRAST = 1e-4

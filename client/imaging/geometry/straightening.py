@@ -43,3 +43,18 @@ def straightened(
         share = np.float32(np.clip((z - low) / (high - low), 0, 1))
         out[z] = at[pair[0]] * (1 - share) + at[pair[1]] * share
     return out
+
+
+def on_nearest(bits: NDArray[np.uint8], straight: Straight) -> NDArray[np.uint8]:
+    """Outlines (z, y, x) that lie on the planes of an image's slices alone, for the straight grid:
+    each slice of the grid has those of the image's slice that it is nearest to. Where slices are
+    further apart than the grid's, nothing is empty between two of them that are outlined."""
+    across = [abs(t) for t in straight.turn].index(1)
+    back = slice(None, None, -1 if straight.turn[across] < 0 else 1)
+    planes = np.moveaxis(bits, across, 0)[back]
+    # the plane of a slice in the middle of two of the grid's is on either of them
+    low = np.clip(np.ceil(straight.depths - 0.5 - 1e-6), 0, len(planes) - 1).astype(int)
+    high = np.clip(np.floor(straight.depths + 0.5 + 1e-6), 0, len(planes) - 1).astype(int)
+    nearest = np.abs(np.arange(len(planes))[:, None] - straight.depths).argmin(axis=1)
+    out = planes[low[nearest]] | planes[high[nearest]]
+    return np.ascontiguousarray(np.moveaxis(out[back], 0, across))

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from client.imaging.formats.readers import VOXELS_OF_PAIRS
+from client.imaging.formats.readers import VOXELS_OF_PAIRS, is_text
 from client.imaging.geometry.volumes import Header
 from client.imaging.pipeline.header_index import Stamp
 from common.errors import Fault
@@ -47,6 +47,7 @@ WAYS_OUT = {
     "picture": "pictures have no place in the patient and no measured values: export DICOM",
     "format": "export them as DICOM, or convert them to NIfTI, NRRD or MetaImage",
     "link": "mend the links, or copy what they should lead to",
+    "device": "they hold nothing: move them out of the folder",
     "modality": "export CT or MR too where the study asks for it; else nothing is to be done",
 }
 
@@ -63,6 +64,8 @@ class ImageFolder:
     """Archives and pictures by suffix: they are not opened."""
     dangling: Sequence[str]
     """Links that lead nowhere."""
+    devices: Sequence[str] = ()
+    """What is neither file nor folder: pipes, sockets, devices, links to them. Never opened."""
 
     @classmethod
     def of(cls, root: Path, cache: Path) -> ImageFolder:
@@ -72,6 +75,7 @@ class ImageFolder:
         unreadable: list[tuple[str, Fault]] = []
         passed: Counter[str] = Counter()
         dangling: list[str] = []
+        devices: list[str] = []
         entered: set[tuple[int, int]] = set()
         folders = [str(root)] if root.is_dir() else []
         while folders:
@@ -97,9 +101,11 @@ class ImageFolder:
                         folders.append(entry.path)
                 elif suffix:
                     passed[suffix] += 1
-                elif entry.is_file() and not entry.name.lower().endswith(DOCUMENTS):
+                elif not entry.is_file():
+                    devices.append(entry.path)
+                elif not entry.name.lower().endswith(DOCUMENTS):
                     files.append((entry.path, (status.st_size, status.st_mtime_ns)))
-        return cls(sorted(files), unreadable, dict(passed), sorted(dangling))
+        return cls(sorted(files), unreadable, dict(passed), sorted(dangling), sorted(devices))
 
 
 @dataclass(frozen=True)
@@ -132,8 +138,13 @@ def passed_over(
         if suffix or own:
             kinds["format"][suffix or "of another suffix"] += 1
             strange.setdefault(suffix or own, path)
+        elif not _is_text(path):
+            kinds["format"]["without a suffix"] += 1
+            strange.setdefault("without a suffix", path)
     if folder.dangling:
         kinds["link"]["links that lead nowhere"] = len(folder.dangling)
+    if folder.devices:
+        kinds["device"]["pipes, sockets or devices"] = len(folder.devices)
     series: dict[str, set[str]] = {}
     for header in headers.values():
         if header is not None and header.kind == "dicom" and header.modality == "other":
@@ -148,6 +159,7 @@ def passed_over(
             parts = ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))
             notes.append(f"images: {unit} that are not read: {parts} ({WAYS_OUT[kind]})")
     log = [f"images: not read, a link that leads nowhere: {path}" for path in folder.dangling[:20]]
+    log += [f"images: not read, no file: {path}" for path in folder.devices[:20]]
     log += [f"images: not read, '{own}', such as {path}" for own, path in sorted(strange.items())]
     log += [f"images: not read, {len(uids)} series {name}" for name, uids in sorted(series.items())]
     return PassedOver(tuple(notes), tuple(log))
@@ -156,6 +168,16 @@ def passed_over(
 def _suffix(name: str, known: tuple[str, ...]) -> str:
     """The longest of the known suffixes that a name has, or ''."""
     return max((s for s in known if name.lower().endswith(s)), key=len, default="")
+
+
+def _is_text(path: str) -> bool:
+    """Whether it is a note (README), or cannot be opened, as its own fault says."""
+    try:
+        with open(path, "rb") as f:
+            start = f.read(512)
+    except OSError:
+        return True
+    return not start or is_text(start)
 
 
 def _beside_its_header(path: str, headers: Mapping[str, Header | None]) -> bool:

@@ -15,6 +15,7 @@ from pydicom import Dataset
 from client.cohort.reader import read_table
 from client.imaging.dicom.series import straightened
 from client.imaging.formats import readers as image_readers
+from client.imaging.formats.segmentations import read_segmentation
 from client.imaging.formats.structure_sets import read_structure_set
 from client.imaging.geometry.volumes import Header, Series
 from client.imaging.pipeline import prepare_images as pipeline
@@ -24,6 +25,8 @@ from tests.client.imaging.pipeline.exams import CT, study, table
 from tests.client.imaging.scans import AXIAL, CORONAL, SAGITTAL, Edit, Scan
 
 SHAPE = (10, 40, 36)
+FEET_FIRST = (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+"""The normal points to the feet: the first slice is the uppermost."""
 
 
 def patient(scan: Scan, depths: np.ndarray, shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
@@ -117,6 +120,46 @@ def test_an_outline_stays_on_its_lesion(tmp_path: Path) -> None:
         shift = 2.5 * k * np.tan(np.radians(20.0))
         middle = -90 + shift + 8.5 * scan.spacing[0]
         assert here[:, 1].mean() == pytest.approx(middle, abs=scan.spacing[0] / 2)
+
+
+@pytest.mark.parametrize("orientation", [AXIAL, FEET_FIRST, CORONAL])
+@pytest.mark.parametrize(
+    ("steps", "tilt", "kinds"),
+    [((2.5, 5.0), 0.0, "rt seg"), ((5.0, 2.5), 0.0, "rt seg"), ((2.5, 5.0), 15.0, "rt")],
+)
+def test_an_outline_has_no_gaps_where_slices_are_further_apart_than_the_grid(
+    tmp_path: Path,
+    orientation: tuple[float, ...],
+    steps: tuple[float, float],
+    tilt: float,
+    kinds: str,
+) -> None:
+    """Outlined on each of its slices, a lesion is whole on the straight ones, and as long."""
+    scan = Scan(orientation=orientation)
+    mm = np.cumsum([0.0, *[steps[0]] * 5, *[steps[1]] * 4])
+    paths = written(tmp_path, scan, depth(scan, mm, tilt))
+    made = straightened(series(paths))
+    grid = image_readers.read(made).geometry
+    square = np.array([[4.5, 4.5], [4.5, 10.5], [12.5, 10.5], [12.5, 4.5]])
+    outlined = range(3, 9)
+    masks = np.zeros((*SHAPE, 1), np.uint8)
+    masks[3:9, 5:13, 5:11] = 1
+    regions = {"lesion": ["lesion"]}
+    bits = []
+    if "rt" in kinds:
+        path = structure_set(tmp_path / "rt", paths, {"lesion": [(k, square) for k in outlined]})
+        bits.append(read_structure_set(series([path]), grid, regions, made).bits)
+    if "seg" in kinds:
+        path = scans.segmentation(tmp_path / "seg", paths, masks, ["lesion"])
+        bits.append(read_segmentation(series([path]), grid, regions, made).bits)
+    assert made.straight is not None
+    across = [abs(t) for t in made.straight.turn].index(1)
+    for one in bits:
+        filled = np.flatnonzero(one.any(axis=tuple(a for a in range(3) if a != across)))
+        assert np.array_equal(filled, np.arange(filled[0], filled[-1] + 1))
+        length = len(filled) * grid.spacing_mm[across]
+        whole = (mm[9] + mm[8]) / 2 - (mm[3] + mm[2]) / 2
+        assert length == pytest.approx(whole, abs=1.01 * grid.spacing_mm[across])
 
 
 def missing(ds: Dataset, k: int) -> None:

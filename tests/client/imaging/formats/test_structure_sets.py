@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from client.cohort.reader import Reading, read_table
+from client.imaging.dicom import rt_struct
 from client.imaging.formats import mask_merge
 from client.imaging.formats import readers as image_readers
 from client.imaging.formats.segmentations import read_segmentation
@@ -146,6 +147,43 @@ def test_a_hole_an_island_in_it_and_a_copy(tmp_path: Path) -> None:
         assert not any("overlap" in n for n in mask.notes)
 
 
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 99), start=st.integers(0, 11), back=st.booleans(), closing=st.booleans())
+def test_a_contour_that_is_there_twice_counts_once(
+    seed: int, start: int, back: bool, closing: bool
+) -> None:
+    """From whichever of its points, either way around, its first point repeated or not."""
+    grid = Geometry((3, 24, 28), (0.0, 0.0, 0.0), np.eye(3)[::-1])
+    points = np.column_stack([star(seed)[:, ::-1], np.ones(12)])
+    again = np.roll(points, start, axis=0)[:: -1 if back else 1]
+    if closing:
+        again = np.vstack([again, again[:1]])
+    made = contours.filled([points, again], grid)
+    assert np.array_equal(made.inside, contours.filled([points], grid).inside)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    at=st.lists(st.integers(0, 15), min_size=2, max_size=5, unique=True),
+    sizes=st.lists(st.sampled_from([0.2, 1.4]), min_size=5, max_size=5),
+    depths=st.lists(st.floats(-0.4, 2.4), min_size=5, max_size=5),
+)
+def test_no_lesion_of_a_region_is_lost_beside_another(
+    at: list[int], sizes: list[float], depths: list[float]
+) -> None:
+    """However small beside a larger one, and a little off the plane of another: each marks a voxel
+    of its own slice."""
+    grid = Geometry((3, 24, 28), (0.0, 0.0, 0.0), np.eye(3)[::-1])
+    outlines, centres = [], []
+    for place, size, depth in zip(at, sizes, depths, strict=False):
+        y, x = 3 + 6 * (place // 4), 3 + 6 * (place % 4)
+        square = np.array([[-size, -size], [-size, size], [size, size], [size, -size]])
+        outlines.append(np.column_stack([square + np.array([x, y]), np.full(4, depth)]))
+        centres.append((int(np.ceil(depth - 0.5)), y, x))
+    inside = contours.filled(outlines, grid).inside
+    assert all(inside[centre] for centre in centres)
+
+
 def test_a_keyhole_is_a_hole(tmp_path: Path) -> None:
     """Its channel runs through centres, out and back: it takes nothing away from the ring."""
     paths, ct, made = image(tmp_path)
@@ -238,6 +276,22 @@ def test_contours_of_thicker_slices_stand_for_those_between(tmp_path: Path) -> N
     assert any("thicker slices" in n for n in mask.notes)
 
 
+def test_a_region_of_one_of_two_series_that_are_referred_to(tmp_path: Path) -> None:
+    """A planning CT and an MR of thicker slices in one structure set: what was drawn on the MR is
+    as thick as its slices."""
+    paths, _ = thick(tmp_path / "thick", 5.0)
+    _, ct, made = image(tmp_path, shape=(10, 24, 28))
+
+    def both(ds: Dataset) -> None:
+        study = ds.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
+        study.RTReferencedSeriesSequence.append(Dataset())
+        study.RTReferencedSeriesSequence[1].SeriesInstanceUID = ct.uid
+
+    rois = {"lesion": [(k, box(2.5, 9.5)) for k in (0, 1, 2)]}
+    mask = read(structure_set(tmp_path / "rt.dcm", paths, rois, edit=both), made, ct)
+    assert [bool(s.any()) for s in mask.bits] == [True] * 5 + [False] * 5
+
+
 def test_contours_between_slices_are_on_the_nearest(tmp_path: Path) -> None:
     paths, _ = thick(tmp_path / "moved", 2.5, 1.0)
     path = structure_set(
@@ -301,13 +355,28 @@ def test_what_contradicts_itself_is_refused(tmp_path: Path) -> None:
     def number(ds: Dataset) -> None:
         ds.ROIContourSequence[0].ReferencedROINumber = 7
 
-    for edit, word in ((count, "5 points"), (number, "region 7")):
+    def one_number(ds: Dataset) -> None:
+        ds.StructureSetROISequence.append(Dataset())
+        ds.StructureSetROISequence[1].ROINumber = 1
+        ds.StructureSetROISequence[1].ROIName = "cord"
+
+    for edit, word in ((count, "5 points"), (number, "region 7"), (one_number, "'cord'")):
         refused(structure_set(tmp_path / "rt.dcm", paths, rois, edit=edit), made, ct, word)
     path = structure_set(tmp_path / "rt.dcm", paths, rois)
     path.write_bytes(path.read_bytes()[:-60])
     found = image_readers.header(path)
     if isinstance(found, Header):
         refused(path, made, ct)
+
+
+def test_more_than_any_body_has_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths, ct, made = image(tmp_path)
+    path = structure_set(tmp_path / "rt.dcm", paths, {"lesion": [(2, box(2.5, 9.5))] * 20})
+    assert read(path, made, ct).bits.any()
+    monkeypatch.setattr(rt_struct, "LARGEST_CONTOUR", 40)
+    refused(path, made, ct, "characters, more than 40")
+    monkeypatch.setattr(rt_struct, "MOST_ITEMS", 40)
+    refused(path, made, ct, "items, more than 40")
 
 
 def test_only_by_its_contours_does_it_name_a_series(tmp_path: Path) -> None:
@@ -351,6 +420,12 @@ def test_gzipped_slices_of_any_syntax(tmp_path: Path, syntax: str) -> None:
         p.unlink()
     made = image_readers.read(series(*[p.with_name(p.name + ".gz") for p in paths]))
     assert np.array_equal(made.array, plain.array)
+
+
+@pytest.mark.parametrize("blob", [b"no gzip at all", b"\x1f\x8b\x08"])
+def test_a_gzipped_slice_that_is_none_is_not_called_empty(tmp_path: Path, blob: bytes) -> None:
+    (tmp_path / "1.dcm.gz").write_bytes(blob)
+    assert "is none, or a damaged one" in str(image_readers.header(tmp_path / "1.dcm.gz"))
 
 
 def test_from_a_folder_to_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ from tests.client.imaging.pipeline.exams import MR, brain, study, table
 
 SHAPE = (5, 6, 7)
 NAMES = ["a.nrrd", "a.nhdr", "a.mha", "a.mhd", "a.hdr", "a.img.gz"]
+DIRECTIONS, AXES = "(1,0,0) (0,1,0) (0,0,2)", "domain domain domain"
+FOUR = {"dimension": "4", "sizes": "7 6 5 1"}
 LPS = ["left-posterior-superior", "right-anterior-superior", "LAS"]
 
 
@@ -167,6 +171,58 @@ def test_an_nrrd_that_is_not_read(tmp_path: Path, more: dict[str, str], word: st
     fault(nrrd(tmp_path / "a.nrrd", array, encoding=encoding, **more), word)
 
 
+def compared_with_itk(path: Path) -> bool:
+    """Whether it is read, and then as ITK reads it: each voxel's value at its place."""
+    found = image_readers.header(path)
+    if not isinstance(found, Header) or found.faults:
+        return False
+    made, image = image_readers.read(image_readers.group([found])[0]), sitk.ReadImage(str(path))
+    for zyx in np.argwhere(np.ones(made.array.shape))[::7]:
+        (point,) = made.geometry.to_mm(zyx[None].astype(float))
+        point = (*(float(v) for v in point), *[0.0] * (image.GetDimension() - 3))
+        index = np.rint(image.TransformPhysicalPointToContinuousIndex(point)).astype(int)
+        assert made.array[tuple(zyx)] == image[tuple(int(n) for n in index)]
+    return True
+
+
+@pytest.mark.parametrize(
+    ("more", "is_read"),
+    [
+        ({"endian": "big"}, True),
+        ({"endian": ""}, False),  # two bytes in which order?
+        ({"byte_skip": "4"}, True),
+        ({"byte_skip": "4", "encoding": "gzip"}, True),
+        ({"SPACE": "LAS"}, False),  # a second one
+        ({**FOUR, "kinds": AXES + " list", "space_directions": DIRECTIONS + " none"}, True),
+        ({**FOUR, "kinds": "list " + AXES, "space_directions": "none " + DIRECTIONS}, False),
+        ({"old_min": "-1024", "old_max": "3071"}, False),
+    ],
+)
+def test_what_an_nrrd_says_is_read_as_itk_reads_it_or_not(
+    tmp_path: Path, more: dict[str, str], is_read: bool
+) -> None:
+    array = np.arange(np.prod((6, 6, 7)), dtype=np.int16).reshape(6, 6, 7)
+    fields = {"kinds": "", "sizes": "7 6 5", **more}
+    path = nrrd(tmp_path / "a.nrrd", array, encoding=fields.pop("encoding", "raw"), **fields)
+    assert compared_with_itk(path) == is_read
+
+
+@pytest.mark.parametrize("is_true", ["True", "T", "t", "1", "true", "False", "0", "yes"])
+@pytest.mark.parametrize("field", ["BinaryDataByteOrderMSB", "BinaryData", "CompressedData"])
+def test_what_is_true_in_a_metaimage_is_what_itk_takes_for_it(
+    tmp_path: Path, field: str, is_true: str
+) -> None:
+    head = META.format(data="LOCAL").splitlines()
+    lines = [f"{field} = {is_true}" if line.startswith(f"{field} ") else line for line in head]
+    voxels = np.arange(np.prod(SHAPE), dtype="<i2").tobytes()
+    if field == "CompressedData" and is_true[0] in "Tt1":
+        voxels = zlib.compress(voxels)
+        lines.insert(1, f"CompressedDataSize = {len(voxels)}")
+    path = tmp_path / "a.mha"
+    path.write_bytes("\n".join(lines).encode() + b"\n" + voxels)
+    assert compared_with_itk(path) == (field != "BinaryData" or is_true[0] in "Tt1")
+
+
 def test_claims_are_bounded_before_anything_is_allocated(tmp_path: Path) -> None:
     array = np.zeros(SHAPE, np.int16)
     fault(
@@ -241,6 +297,10 @@ def test_voxels_of_another_folder_are_not_opened(tmp_path: Path, suffix: str) ->
         ("NDims", "ElementNumberOfChannels = 3\nNDims", "several values"),
         ("ObjectType = Image", "ObjectType = Mesh", "Mesh"),
         ("ElementSpacing = 1 1 2", "ElementSpacing = 1 0 2", "singular"),
+        ("ElementSpacing = 1 1 2", "ElementSpacing = 1 1 2 1", "too long"),
+        ("NDims", "HeaderSize = 4\nNDims", "within its header"),
+        ("NDims", "DistanceUnits = cm\nNDims", "in cm"),
+        ("NDims", "ElementToIntensityFunctionOffset = -1024\nNDims", "scaled"),
     ],
 )
 def test_a_metaimage_that_is_not_read(tmp_path: Path, old: str, new: str, word: str) -> None:
@@ -258,6 +318,19 @@ def test_an_analyze_header_says_not_where_left_is(tmp_path: Path) -> None:
     (tmp_path / "envi.hdr").write_text("ENVI\nsamples = 3\n")
     assert image_readers.header(tmp_path / "envi.hdr") is None
     assert image_readers.header(tmp_path / "a.img") is None
+
+
+@pytest.mark.parametrize("name", ["a.hdr", "a.img.gz"])
+@pytest.mark.parametrize("offset", [-100.0, -1.0, 1e30, float("nan")])
+def test_voxels_that_begin_nowhere(tmp_path: Path, name: str, offset: float) -> None:
+    path = written(tmp_path / name, sitk.GetImageFromArray(brain()))
+    opened = gzip.open if path.name.endswith(".gz") else open
+    with opened(path, "rb") as f:
+        block = bytearray(f.read())
+    struct.pack_into("<f", block, 108, offset)
+    with opened(path, "wb") as f:
+        f.write(bytes(block))
+    assert not compared_with_itk(path)
 
 
 def test_a_pair_without_its_voxels(tmp_path: Path) -> None:

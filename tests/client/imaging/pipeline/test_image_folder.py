@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import zipfile
 from collections import Counter
@@ -55,11 +56,14 @@ def test_each_file_is_counted_once(names: list[str], links: int) -> None:
             (root / f"d{n}" / name).write_bytes(b"\x01\x02 something")
         for n in range(links):
             (root / f"link{n}").symlink_to(root / "nowhere")
+            os.mkfifo(root / f"pipe{n}.dcm")
+        (root / "README").write_bytes(b"Images of 1950")
         folder = ImageFolder.of(root, root / "cache")
+        assert not any("pipe" in path for path, _ in folder.files)  # whoever opened one would wait
         out = passed_over(folder, {path: None for path, _ in folder.files})
-    documents = [n for n in names if n.lower().endswith(DOCUMENTS) or "." not in n]
+    documents = [n for n in names if n.lower().endswith(DOCUMENTS)]
     counted = sum(int(word) for note in out.notes for word in note.split() if word.isdigit())
-    assert counted == len(names) - len(documents) + links
+    assert counted == len(names) - len(documents) + 2 * links
     assert all(note.endswith(")") for note in out.notes)  # the way out
     assert "eier" not in " ".join(out.notes)
 
