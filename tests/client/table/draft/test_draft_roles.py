@@ -84,6 +84,25 @@ def test_of_two_ids_the_persons_counts_and_the_other_is_no_input(tmp_path: Path)
     assert set(inputs(study)) == {"age"}
 
 
+@pytest.mark.parametrize("rows_each", [2, 8, 16])
+@pytest.mark.parametrize(
+    ("person", "other"),
+    [("PATIENT", "LESION"), ("cases.case_id", "follow_ups.follow_up_id"), ("subject", "test_id")],
+)
+def test_a_person_of_many_rows_is_the_patient(
+    tmp_path: Path, person: str, other: str, rows_each: int
+) -> None:
+    """A row a lesion, a visit or a test: rows of one patient taken for patients would be trained on
+    and scored."""
+    people = [10005 + 15 * (row // rows_each) for row in range(ROWS)]
+    columns = {**PATIENTS, person: people, other: [7 * row + 3 for row in range(ROWS)]}
+    columns["case_nr"] = [n + 4 for n in people]
+    del columns["patient"]
+    study, _ = drafted(tmp_path, columns)
+    assert study["id"] == person
+    assert "case_nr" not in inputs(study)
+
+
 @pytest.mark.parametrize(
     "name", ["uid", "Sample ID", "accession_number", "SeriesInstanceUID", "MRN"]
 )
@@ -113,8 +132,18 @@ def test_a_part_of_the_body_is_no_hospital(
     assert drafted(tmp_path, columns)[0]["site"] == "Tissue Source Site"
 
 
-def test_a_second_name_of_the_hospital_is_no_input(tmp_path: Path) -> None:
-    columns = {**PATIENTS, "house": [{"A": 7, "B": 4, "C": 1}[h] for h in PATIENTS["hospital"]]}
+def test_an_empty_column_is_no_hospital(tmp_path: Path) -> None:
+    columns = {"margins_involved_site": ["'--"] * ROWS, "center": ["NA"] * ROWS, **PATIENTS}
+    assert drafted(tmp_path, columns)[0]["site"] == "hospital"
+    del columns["hospital"]
+    assert "site" not in drafted(tmp_path, columns)[0]
+
+
+@pytest.mark.parametrize("codes", [{"A": "7", "B": "4", "C": "1"}, {"A": "78", "B": "4", "C": "1"}])
+def test_a_second_name_of_the_hospital_is_no_input(tmp_path: Path, codes: dict[str, str]) -> None:
+    """Nor is a code of its parts: two codes of A."""
+    houses = [codes[h][i % len(codes[h])] for i, h in enumerate(PATIENTS["hospital"])]
+    columns = {**PATIENTS, "house": ["", *houses[1:]]}
     study, text = drafted(tmp_path, columns)
     assert "house" not in inputs(study)
     assert "names the hospital again" in text
@@ -197,6 +226,22 @@ def test_no_column_stands_in_for_a_continuous_label(tmp_path: Path, name: str) -
     assert study["label"]["column"] == ""
     assert f"'{name}' is called an outcome and holds numbers" in text
     assert name not in inputs(study)
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [("primary", "metastasis"), ("Informed", "Consent by Death"), ("first", "Recurrence")],
+)
+def test_a_choice_whose_values_tell_an_outcome_is_no_input(
+    tmp_path: Path, levels: Sequence[str]
+) -> None:
+    columns = {**PATIENTS, "kind_of_row": some(levels, 5), "sex": some(("M", "F"), 6)}
+    columns["M_stage"] = some(("M0", "M1"), 7)
+    del columns["spread"]
+    study, text = drafted(tmp_path, columns)
+    assert study["label"]["column"] == "M_stage"
+    assert set(inputs(study)) == {"age", "sex"}
+    assert f'one of its values, "{levels[1]}", tells an outcome' in text
 
 
 @pytest.mark.parametrize("label", ["n_stage", "pN", "metastasis"])
