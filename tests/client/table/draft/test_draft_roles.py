@@ -1,6 +1,7 @@
 """What a draft takes for the patient, the hospital, the label and the follow-up, and what it never
 makes an input: tables that mislead, made up here."""
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from client.cohort import reader
 from client.table.draft.study_draft import draft
 from common.study import load as studies
+from common.study.outcomes import denied_of, spelled
 
 ROWS = 240
 Columns = Mapping[str, Sequence[Any]]
@@ -257,6 +259,35 @@ def test_the_overall_stage_is_no_input_beside_a_part_of_it(tmp_path: Path, label
     if study["label"]["column"] == label:
         assert "6th Stage" not in inputs(study)
     assert label == "n_stage" or study["label"]["column"] == label
+
+
+@pytest.mark.parametrize("label", ["mets_at_dx", "distant", "liver_mets"])
+@pytest.mark.parametrize(
+    "stage", ["Stadium", "AJCC8", "UICC8", "AnnArbor", "group_stage", "cM", "num_mets"]
+)
+def test_the_stage_is_no_input_beside_metastases_however_they_are_called(
+    tmp_path: Path, label: str, stage: str
+) -> None:
+    columns = {**PATIENTS, label: PATIENTS["spread"], stage: some("123", 5)}
+    del columns["spread"]
+    study, text = drafted(tmp_path, columns)
+    if study["label"]["column"] == label:
+        assert set(inputs(study)) == {"age"}, text
+    assert re.search("|".join(denied_of([label], ["0", "1"])), spelled(stage))
+
+
+@pytest.mark.parametrize(
+    "name", ["survmo", "last_contact_days", "lastcontact_status", "exitus", "time_to_recurrence"]
+)
+def test_what_is_known_after_the_follow_up_is_no_input(tmp_path: Path, name: str) -> None:
+    assert set(inputs(drafted(tmp_path, {**PATIENTS, name: numbers(0, 60, 9)})[0])) == {"age"}
+
+
+def test_a_sentinel_makes_no_choice_of_a_number(tmp_path: Path) -> None:
+    cells = [9999, *numbers(8, 16, 4)[1:-1], 9999]
+    entry = inputs(drafted(tmp_path, {**PATIENTS, "hb": cells})[0])["hb"]
+    assert entry["nulls"] == ["9999"]
+    assert (entry["low"], "values" in entry) == (0, False)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
