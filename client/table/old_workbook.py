@@ -23,7 +23,7 @@ def read_old_sheet(path: Path, layout: Layout) -> list[list[str]]:
                 f"{', '.join(book.sheet_names())}"
             )
         try:
-            sheet = book.sheet_by_name(layout.sheet) if layout.sheet else book.sheet_by_index(0)
+            sheet = book.sheet_by_name(layout.sheet) if layout.sheet else _shown(book)[0]
             grid = _grid(book, sheet, sheet.nrows, layout.decimal)
             merged = sheet.merged_cells
         except Exception as error:  # xlrd lets whatever a broken file causes come through
@@ -36,10 +36,10 @@ def read_old_sheet(path: Path, layout: Layout) -> list[list[str]]:
 
 
 def old_tops(path: Path, rows: int) -> dict[str, list[list[str]]]:
-    """Sheet -> its first rows."""
+    """Sheet that is not hidden -> its first rows."""
     with _opened(path) as book:
         return {
-            sheet.name: _grid(book, sheet, min(rows, sheet.nrows), ".") for sheet in book.sheets()
+            sheet.name: _grid(book, sheet, min(rows, sheet.nrows), ".") for sheet in _shown(book)
         }
 
 
@@ -53,6 +53,11 @@ def _opened(path: Path) -> Any:
             "the file is not a workbook that can be opened, or is broken or encrypted "
             f"({type(error).__name__}: {error})"
         ) from error
+
+
+def _shown(book: Any) -> list[Any]:
+    """The sheets that whoever opens the workbook sees; a hidden one is read where it is named."""
+    return [sheet for sheet in book.sheets() if not sheet.visibility] or book.sheets()
 
 
 def _grid(book: Any, sheet: Any, rows: int, decimal: str) -> list[list[str]]:

@@ -53,7 +53,7 @@ class Layout:
 
     format: Kind | None = None
     sheet: str | None = None
-    """Worksheet; None: the only one, or the first."""
+    """Worksheet; None: the only one, or the first that is not hidden."""
     header: tuple[int, ...] = (1,)
     """Rows of the header, counted after comment lines; several rows are joined by ' / '. None: the
     columns are called '1', '2', ..."""

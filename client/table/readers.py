@@ -68,6 +68,8 @@ def read(path: Path, layout: Layout, faults: list[Fault]) -> Part | None:
             )
         if kind == "xls":
             kind = _really(path)
+        if kind in TEXTS and _web_page(path):
+            raise ValueError("the file is a web page or XML, called a table; save it as one")
         if kind in TEXTS:
             part = read_text(path, layout, file_faults)
         elif kind in ("xlsx", "xls"):
@@ -111,9 +113,28 @@ def _really(path: Path) -> Kind:
         return "xls"
     if start.startswith(b"PK"):
         return "xlsx"
-    if start.lstrip().startswith(b"<"):
-        raise ValueError("the file is a web page or XML, called a workbook; save it as one")
     return "tsv"
+
+
+_MARKUP = (
+    "<html",
+    "<!doctype",
+    "<?xml",
+    "<table",
+    "<meta",
+    "<style",
+    "<!--",
+    "<workbook",
+    "mime-version:",
+)
+
+
+def _web_page(path: Path) -> bool:
+    """Whether a file that is called a table is a page that a program shows as one."""
+    with path.open("rb") as f:
+        start = f.read(512)
+    codec = "utf-16" if start.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    return start.decode(codec, "replace").lstrip().casefold().startswith(_MARKUP)
 
 
 def tops(path: Path, rows: int) -> dict[str, list[list[str]]]:

@@ -6,7 +6,9 @@ from __future__ import annotations
 import re
 import warnings
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from client.table.cells import text_of
 from client.table.part import Layout
@@ -32,7 +34,7 @@ def read_sheet(path: Path, layout: Layout) -> list[list[str]]:
                     f"the workbook has no sheet '{layout.sheet}'; it has "
                     f"{', '.join(book.sheetnames)}"
                 )
-            sheet = book[layout.sheet] if layout.sheet else book.worksheets[0]
+            sheet = book[layout.sheet] if layout.sheet else _shown(book.worksheets)[0]
             xml = _member(path, str(getattr(sheet, "_worksheet_path", "")))
             if re.search(rb"</f>\s*(<v\s*/>|<v>\s*</v>|</c>)", xml):
                 raise ValueError(
@@ -54,8 +56,13 @@ def read_sheet(path: Path, layout: Layout) -> list[list[str]]:
             book.close()
 
 
+def _shown(sheets: Sequence[Any]) -> Sequence[Any]:
+    """The sheets that whoever opens the workbook sees; a hidden one is read where it is named."""
+    return [s for s in sheets if s.sheet_state == "visible"] or sheets
+
+
 def sheet_tops(path: Path, rows: int) -> dict[str, list[list[str]]]:
-    """Sheet -> its first rows. Raises whatever openpyxl does."""
+    """Sheet that is not hidden -> its first rows. Raises whatever openpyxl does."""
     from openpyxl import load_workbook
 
     with path.open("rb") as file, warnings.catch_warnings():
@@ -65,7 +72,7 @@ def sheet_tops(path: Path, rows: int) -> dict[str, list[list[str]]]:
             s.title: [
                 [text_of(c) for c in row] for row in s.iter_rows(max_row=rows, values_only=True)
             ]
-            for s in book.worksheets
+            for s in _shown(book.worksheets)
         }
         book.close()
     return tops

@@ -17,7 +17,8 @@ ALWAYS_DENIED = (
     r"_dfs", r"months_to_", r"progression", r"recurrence", r"relapse", r"rezidiv",
     r"cause_of_death", r"treatment_outcome", r"new_tumou?r_event",
     r"(^|_)(death|died|dead|deceased|alive)(_|$)", r"(^|_)death", r"verstorben|gestorben|todes",
-    r"follow_?up", r"(^|_)fu_?(time|stat)", r"time_to_(event|death|last|metast)",
+    r"follow_?up", r"(^|_)fu_?(time|stat)", r"time_to_(event|death|last|metast|recur|relaps|progress)",
+    r"(^|_)surv_?(mo|mos|months?|days?|years?|status)(_|$)", r"(^|_)last_?contact", r"exitus",
 )  # fmt: skip
 """For every study: later than any decision, wherever they are called so."""
 
@@ -29,16 +30,19 @@ _NOT_T_OR_N = "".join(
 )
 OVERALL_STAGE_DENIED = (
     _NOT_T_OR_N + r"stag(e|ing)(?!r)", r"stadium", r"(^|[^a-z])[cpy]*tnm([^a-z]|$)",
-    r"(^|[^a-z])duke'?_?s?([^a-z]|$)", r"(^|_)(uicc|figo)(_|$)", r"^ajcc$",
+    r"(^|[^a-z])duke'?_?s?([^a-z]|$)", r"(^|_)(uicc|figo)_?\d*(_|$)", r"^ajcc_?\d*$", r"ann_?arbor",
 )  # fmt: skip
 """Where the label is T, N or M: the overall stage is made of the three."""
 
 _CATEGORY = r"(_?(stage|categor(y|ie)|class|status)(_code)?)"
 _PARTS = {
     "m": (
-        rf"metasta|(^|_)[cpy]?m{_CATEGORY}?$|(^|_)m_stage|stage_?iv|(^|[^a-z])m1([^a-z]|$)",
+        rf"metasta|(^|_)(mets|distant)(_|$)|(^|_)[cpy]?m{_CATEGORY}?$|(^|_)m_stage|stage_?iv|(^|[^a-z])m1([^a-z]|$)",
         r"[cpy]*m[01x][a-d]?",
-        (rf"(^|_)[cpy]*m({_CATEGORY}|$)", r"metasta", r"(path|clin)[a-z]*_m(_|$)"),
+        (
+            rf"(^|_)[cpy]*m({_CATEGORY}|$)", r"metasta", r"(path|clin)[a-z]*_m(_|$)",
+            r"(^|_)mets(_|$)",
+        ),
     ),
     "n": (
         rf"(^|_)[cpy]*n{_CATEGORY}?$|lymph_?(node|knoten)|(^|_)nodal|node_?(status|positiv)",

@@ -161,7 +161,7 @@ class TableForm(Settings):
     """How a table of one's own is laid out."""
 
     sheet: str | None = None
-    """worksheet; without it: the first"""
+    """worksheet; without it: the first that is not hidden"""
     header: HeaderRows = (1,)
     """number of the header row, or a list of rows, joined by ` / `; `false`: there is none, and the
     columns are called `1`, `2`, ..."""

@@ -60,6 +60,84 @@ def test_tcga_flow(tcga: reader.Reading) -> None:
     assert flow.unknown_label == 76
 
 
+CODED = {
+    "location": "diagnoses.icd_10_code",
+    "histology": "diagnoses.morphology",
+    "t": "diagnoses.ajcc_pathologic_t",
+    "n": "diagnoses.ajcc_pathologic_n",
+    "sex": "demographic.gender",
+    "age": "demographic.age_at_index",
+}
+TNM = "patient.stage_event.tnm_categories.pathologic_categories.pathologic_"
+OTHER_FORMS = {
+    "cbioportal": (
+        [
+            "PATIENT_ID",
+            "PATH_M_STAGE",
+            "ICD_10",
+            "ICD_O_3_HISTOLOGY",
+            "PATH_T_STAGE",
+            "PATH_N_STAGE",
+            "SEX",
+            "AGE",
+        ],
+        str.upper,
+    ),
+    "rtcga": (
+        [
+            "patient.bcr_patient_barcode",
+            f"{TNM}m",
+            "patient.icd_10",
+            "patient.icd_o_3_histology",
+            f"{TNM}t",
+            f"{TNM}n",
+            "patient.gender",
+            "patient.age_at_initial_pathologic_diagnosis",
+        ],
+        str.lower,
+    ),
+    "gdc_flat": (
+        [
+            "submitter_id",
+            "ajcc_pathologic_m",
+            "icd_10_code",
+            "morphology",
+            "ajcc_pathologic_t",
+            "ajcc_pathologic_n",
+            "gender",
+            "age_at_index",
+        ],
+        str.lower,
+    ),
+}
+"""Mapping -> its columns of id, M and CODED, and how its values are written."""
+
+
+@pytest.mark.parametrize("form", OTHER_FORMS)
+def test_the_real_patients_are_the_same_in_other_forms(
+    tcga: reader.Reading, tmp_path: Path, form: str
+) -> None:
+    columns, written = OTHER_FORMS[form]
+    names = ["cases.submitter_id", "diagnoses.ajcc_pathologic_m", *CODED.values()]
+    lines: dict[str, None] = {"\t".join(columns): None}
+    for path in sorted(folder("tcga-coadread").rglob("clinical.tsv")):
+        part = read(path, Layout(), [])
+        assert part is not None
+        kinds = part.column("diagnoses.classification_of_tumor")
+        for kind, *cells in zip(kinds, *(part.column(c) for c in names), strict=True):
+            texts = ["NA" if c == "'--" else written(c) for c in cells]
+            lines |= {"\t".join(texts): None} if kind == "primary" else {}
+    (tmp_path / "x.tsv").write_text("\n".join([*lines, ""]))
+    other = reader.read_table(studies.load("colorectal_metastasis"), "postresection", tmp_path)
+    assert other.source == form
+    assert other.cohort.ids == tcga.cohort.ids
+    assert other.cohort.labels.tolist() == tcga.cohort.labels.tolist()
+    assert other.institutions == tcga.institutions
+    for name in set(CODED) - ({"location", "histology"} if form == "gdc_flat" else set()):
+        j = [f.name for f in tcga.cohort.schema.features].index(name)
+        np.testing.assert_array_equal(other.cohort.values[:, j], tcga.cohort.values[:, j], name)
+
+
 def test_tcga_raw_m(tcga: reader.Reading) -> None:
     raw: dict[str, set[str]] = defaultdict(set)
     for path in sorted(folder("tcga-coadread").rglob("clinical.tsv")):

@@ -147,7 +147,10 @@ class Column:
         )
         if dates >= 0.8 * total:
             return "date"
-        odd = any(t not in numbers and not looks_null(t) and limit(t) is None for t in texts)
+        odd = any(
+            t not in numbers and not looks_null(t) and limit(t) is None and number(t) not in _NINES
+            for t in texts
+        )
         if odd and numeric and self._grades(distinct, total):
             return "choice"
         if numeric >= 0.8 * total:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from client.table.cells import folded
-from client.table.draft.column_profile import MAYBE_A_VALUE, Codes, Column
+from client.table.draft.column_profile import LEVELS, MAYBE_A_VALUE, Codes, Column
 from client.table.draft.profile import Survey
 from common.study.outcomes import spelled, vital_status
 
@@ -19,19 +19,19 @@ CHECK = "  # guessed: check"
 _NUMBER = r"(_?(submitter_)?(id|nr|no|num|number|nummer|code|key|barcode))?$"
 _PERSON = (
     rf"(^|_)(pat(ient)?|subject|proband|person|participant|pseudonym){_NUMBER}",
-    rf"^(case|fall){_NUMBER}", r"^(pid|mrn|upn|id)$",
+    rf"(^|_)(cases?|fall){_NUMBER}", r"^(pid|mrn|upn|id)$",
 )  # fmt: skip
 _ID = r"(^|_)(id|nr|mrn|pid|nummer|uid|uuid|barcode|accession(_(no|nr|number))?)$"
 _OF_SOMETHING_ELSE = (
     r"study|sample|specimen|probe|series|scan|exam|image|visit|slide|aliquot|accession|lesion|"
-    r"encounter|row|record"
+    r"encounter|row|record|follow_?up|diagnos|demograph|treatment|pathology|molecular|(^|_)tests?(_|$)"
 )
 
 _SITE = (
     r"^(site|hospital|center|centre|institution|institut|clinic|klinik|krankenhaus|zentrum|standort|h[oô]pital|ospedale|ziekenhuis)"
     r"(_(id|code|name|nr|no))?$",
     r"^(?!.*(stay|days|length|death|discharge|volume)).*(hospital(?!i[sz])|klinik|krankenhaus|institution|tissue_source_site)",
-    r"^(?!.*(tum|primary|anatom|metast|biops|lesion|organ|icd|resection|origin|disease|topogr|cancer)).*"
+    r"^(?!.*(tum|primary|anatom|metast|biops|lesion|organ|icd|resection|origin|disease|topogr|cancer|margin)).*"
     r"(?<![a-z])(site|center|centre|zentrum|standort|facility)(?![a-z])",
 )  # fmt: skip
 _ANATOMY = re.compile(
@@ -107,8 +107,16 @@ def _stem(name: str) -> str:
 
 def names_rows(c: Column) -> bool:
     """Whether a column holds ids: of patients, examinations or rows."""
-    called = re.search(_ID, spelled(c.name)) or any(re.search(p, spelled(c.name)) for p in _PERSON)
-    return bool(called) and c.different > 0.5 * len(c) and not _fraction(c)
+    name = spelled(c.name)
+    if any(re.search(pattern, name) for pattern in _PERSON) and _persons(c):
+        return True
+    return bool(re.search(_ID, name)) and c.different > 0.5 * len(c) and not _fraction(c)
+
+
+def _persons(c: Column) -> bool:
+    """Whether a column that is called a person's id can be one: more of them than a vocabulary has
+    ('case' is 0 or 1, too), however many rows each has."""
+    return c.different > min(LEVELS, 0.2 * len(c)) and not _fraction(c)
 
 
 def _first_match(
@@ -138,7 +146,7 @@ def site_column(surveyed: Survey, columns: Mapping[str, Column]) -> tuple[str, s
 
 def _may_be_hospitals(c: Column) -> bool:
     """Few different ones, and no parts of the body."""
-    if not 1 <= c.different <= max(2, len(c) // 2):
+    if c.kind == "empty" or not 1 <= c.different <= max(2, len(c) // 2):
         return False
     texts = list(c.counts)
     return 2 * sum(bool(_ANATOMY.fullmatch(folded(t))) for t in texts) <= len(texts)
@@ -163,7 +171,7 @@ def patient_column(
 
     own = {n: c for n, c in inner.items() if not re.search(_OF_SOMETHING_ELSE, spelled(n))}
     named = (
-        _first_match(_PERSON, inner, names)
+        _first_match(_PERSON, inner, lambda c: unique(c) or _persons(c))
         or _first_match((_ID,), own, names)
         or _first_match((_ID,), inner, unique)
     )

@@ -55,13 +55,23 @@ def refused(
             reasons[name] = reason
         elif other_outcome(name):
             reasons[name] = "another outcome: one is no input for another"
+        elif told := next((t for t in _words(column) if denied(t)), ""):
+            reasons[name] = f"one of its values, {quoted(told)}, tells an outcome"
     return reasons
 
 
+def _words(c: Column) -> list[str]:
+    """The levels of a choice that are long enough to be words: 'M' is as well a man, 'OS' an eye."""
+    return [t for t in c.levels if len(t) > 3] if c.kind == "choice" else []
+
+
 def same_rows(c: Column, site: Column) -> str:
-    """A column that has one value in each hospital, and another in each, names the hospital."""
-    both = len(np.unique(c.codes.astype(np.int64) * len(site.texts) + site.codes))
-    if both == len(c.counts) == len(site.counts) > 2:
+    """A column each of whose values stands in one hospital alone names the hospital, or its parts."""
+    if c.kind != "choice" and c.different != site.different:
+        return ""  # each row's own measurement stands in one hospital alone, too
+    filled = c.codes != (c.texts.index("").as_py() if c.empty else -1)
+    both = np.unique(c.codes[filled].astype(np.int64) * len(site.texts) + site.codes[filled])
+    if len(both) == len(c.counts) >= len(site.counts) > 2:
         return f"it names the hospital again, as {quoted(site.name)} does"
     return ""
 

@@ -16,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.table import delimited_text
+from client.table.cells import folded
 from client.table.draft.study_draft import draft
 from client.table.part import Layout
-from client.table.readers import find
+from client.table.readers import find, read
+from common.errors import Fault
 from common.study.study_file import ANY_TABLE
 from tests.client.table.mine import TABLE, expect, own
 from tests.client.table.test_readers import bad, good
@@ -104,6 +106,50 @@ def test_labels_of_values_become_levels(tmp_path: Path, suffix: str) -> None:
     assert part.column("seen") == ["2020-03-01", "", "1999-12-31", ""]
 
 
+@settings(max_examples=15)
+@given(st.lists(st.sampled_from(["yes", "Yes", "no", "2", "4"]), min_size=1, max_size=3))
+def test_labels_that_collide_keep_the_values_apart(labels: list[str]) -> None:
+    """Of one variable: whatever its labels are, different values read differently, and a value says
+    its label."""
+    named = dict(enumerate(labels, 1))
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "t.sav"
+        frame = pd.DataFrame({"patient": list("abcd"), "x": [1.0, 2.0, 3.0, 4.0]})
+        pyreadstat.write_sav(frame, str(path), variable_value_labels={"x": named})
+        cells = good(path).column("x")
+    assert len({folded(cell) for cell in cells}) == 4
+    for value, cell in enumerate(cells, 1):
+        assert cell in (named.get(value, str(value)), f"{value} = {named.get(value)}")
+
+
+@pytest.mark.parametrize("suffix", [".xls", ".xlsx"])
+def test_a_hidden_sheet_is_read_only_where_it_is_named(tmp_path: Path, suffix: str) -> None:
+    """It may hold older patients, and more of them than the one that is shown."""
+    old, new = [("q", "north", 1, 0.5)] * 90, [(f"p{n}", "south", 2, 0.25) for n in range(30)]
+    path = tmp_path / f"t{suffix}"
+    if suffix == ".xls":
+        book = xlwt.Workbook()
+        for name, rows in (("old", old), ("new", new)):
+            sheet = book.add_sheet(name)
+            sheet.visibility = int(name == "old")
+            for y, row in enumerate([HEADER, *rows]):
+                for x, cell in enumerate(row):
+                    sheet.write(y, x, cell)
+        book.set_active_sheet(1)
+        book.save(str(path))
+    else:
+        with pd.ExcelWriter(path) as writer:
+            for name, rows in (("old", old), ("new", new)):
+                pd.DataFrame(rows, columns=HEADER).to_excel(writer, sheet_name=name, index=False)
+            writer.book["old"].sheet_state = "hidden"
+            writer.book.active = 1
+    assert len(good(path).rows) == 30
+    assert len(good(path, Layout(sheet="old")).rows) == 90
+    drafted = draft(path)
+    assert "30 rows" in drafted
+    assert "sheet" not in drafted
+
+
 def test_cells_of_an_old_workbook(tmp_path: Path) -> None:
     book = xlwt.Workbook()
     book.add_sheet("notes").write(0, 0, "read me")
@@ -133,8 +179,17 @@ def test_what_is_only_called_an_old_workbook_is_read_as_what_it_is(tmp_path: Pat
     (tmp_path / "new.xlsx").rename(tmp_path / "new.xls")
     for name in ("text.xls", "new.xls"):
         assert good(tmp_path / name).rows == [["a", "1"]]
-    (tmp_path / "page.xls").write_text("<html><table><tr><td>id</td></tr></table></html>")
-    assert "web page" in bad(tmp_path / "page.xls")
+
+
+@pytest.mark.parametrize("suffix", ["xls", "csv", "txt"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(
+    "start", ["<html>", "<TABLE border=1>", "\n<!DOCTYPE html>", "<?xml?>", "MIME-Version: 1.0\n"]
+)
+def test_a_page_is_no_table(tmp_path: Path, start: str, encoding: str, suffix: str) -> None:
+    page = f"{start}\n<tr><td>id</td><td>x</td></tr>\n<tr><td>a</td><td>1</td></tr>\n"
+    (tmp_path / f"t.{suffix}").write_text(page, encoding)
+    assert "web page" in bad(tmp_path / f"t.{suffix}")
 
 
 @settings(max_examples=20)
@@ -150,6 +205,30 @@ def test_a_damaged_file_is_told(data: st.DataObject) -> None:
         else:
             path.write_bytes(data.draw(st.binary(min_size=1, max_size=600)))
         bad(path)
+
+
+@settings(max_examples=20)
+@given(st.sampled_from(["xpt", "dta", "por", "sav"]), st.floats(0.3, 0.995))
+def test_a_file_of_a_statistics_package_that_is_cut_short_loses_nothing_unsaid(
+    suffix: str, part: float
+) -> None:
+    frame = pd.DataFrame({"id": [f"p{n}" for n in range(200)], "sex": [n % 2 for n in range(200)]})
+    named = {"sex": {0: "f", 1: "m"}}
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"t.{suffix}"
+        if suffix in ("sav", "dta"):
+            write = pyreadstat.write_sav if suffix == "sav" else pyreadstat.write_dta
+            write(frame, str(path), variable_value_labels=named)
+        else:
+            write = pyreadstat.write_xport if suffix == "xpt" else pyreadstat.write_por
+            write(frame, str(path))
+        whole = [list(row) for row in good(path).rows]
+        blob = path.read_bytes()
+        length = int(part * len(blob))
+        path.write_bytes(blob[: length + (suffix == "xpt" and length % 80 == 0)])
+        faults: list[Fault] = []
+        cut = read(path, Layout(), faults)
+        assert faults or (cut is not None and cut.rows == whole)
 
 
 def test_a_gzipped_table_is_unpacked_within_bounds(

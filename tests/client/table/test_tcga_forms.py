@@ -160,6 +160,28 @@ def test_each_form_gives_the_labels_and_hospitals_of_the_shipped_one(
         assert told or not np.isnan(r.cohort.values[:, j]).all()
 
 
+@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize("suffix", ["csv", "xlsx", "txt"])
+def test_tables_beside_it_that_were_saved_again_are_read(
+    tmp_path: Path, suffix: str, *, flat: bool
+) -> None:
+    """Barcodes in small letters, too: their hospitals are the same."""
+    whole = reader.read_table(STUDY, "postresection", gdc(tmp_path / "a", flat=flat))
+    (tmp_path / "b").mkdir()
+    for path in sorted((tmp_path / "a").iterdir()):
+        with path.open(newline="", encoding="utf-8") as f:
+            rows = list(csv.DictReader(f, delimiter="\t"))
+        for row in rows:
+            key = "case_submitter_id" if flat else "cases.submitter_id"
+            row[key] = row[key].lower()
+        save(tmp_path / "b" / f"{path.stem}.{suffix}", rows)
+    again = reader.read_table(STUDY, "postresection", tmp_path / "b")
+    assert again.cohort.ids == whole.cohort.ids
+    assert again.institutions == whole.institutions
+    np.testing.assert_array_equal(again.cohort.values, whole.cohort.values)
+    assert not np.isnan(whole.cohort.values).all(axis=0).any()
+
+
 def test_the_hospital_is_the_columns_where_the_id_is_no_barcode(tmp_path: Path) -> None:
     names = ["Indivumed", "Clinic B", "Christiana Healthcare", "Clinic B", "Indivumed"]
     rows = [

@@ -1,6 +1,7 @@
 """What a draft takes for the patient, the hospital, the label and the follow-up, and what it never
 makes an input: tables that mislead, made up here."""
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from client.cohort import reader
 from client.table.draft.study_draft import draft
 from common.study import load as studies
+from common.study.outcomes import denied_of, spelled
 
 ROWS = 240
 Columns = Mapping[str, Sequence[Any]]
@@ -84,6 +86,25 @@ def test_of_two_ids_the_persons_counts_and_the_other_is_no_input(tmp_path: Path)
     assert set(inputs(study)) == {"age"}
 
 
+@pytest.mark.parametrize("rows_each", [2, 8, 16])
+@pytest.mark.parametrize(
+    ("person", "other"),
+    [("PATIENT", "LESION"), ("cases.case_id", "follow_ups.follow_up_id"), ("subject", "test_id")],
+)
+def test_a_person_of_many_rows_is_the_patient(
+    tmp_path: Path, person: str, other: str, rows_each: int
+) -> None:
+    """A row a lesion, a visit or a test: rows of one patient taken for patients would be trained on
+    and scored."""
+    people = [10005 + 15 * (row // rows_each) for row in range(ROWS)]
+    columns = {**PATIENTS, person: people, other: [7 * row + 3 for row in range(ROWS)]}
+    columns["case_nr"] = [n + 4 for n in people]
+    del columns["patient"]
+    study, _ = drafted(tmp_path, columns)
+    assert study["id"] == person
+    assert "case_nr" not in inputs(study)
+
+
 @pytest.mark.parametrize(
     "name", ["uid", "Sample ID", "accession_number", "SeriesInstanceUID", "MRN"]
 )
@@ -113,8 +134,18 @@ def test_a_part_of_the_body_is_no_hospital(
     assert drafted(tmp_path, columns)[0]["site"] == "Tissue Source Site"
 
 
-def test_a_second_name_of_the_hospital_is_no_input(tmp_path: Path) -> None:
-    columns = {**PATIENTS, "house": [{"A": 7, "B": 4, "C": 1}[h] for h in PATIENTS["hospital"]]}
+def test_an_empty_column_is_no_hospital(tmp_path: Path) -> None:
+    columns = {"margins_involved_site": ["'--"] * ROWS, "center": ["NA"] * ROWS, **PATIENTS}
+    assert drafted(tmp_path, columns)[0]["site"] == "hospital"
+    del columns["hospital"]
+    assert "site" not in drafted(tmp_path, columns)[0]
+
+
+@pytest.mark.parametrize("codes", [{"A": "7", "B": "4", "C": "1"}, {"A": "78", "B": "4", "C": "1"}])
+def test_a_second_name_of_the_hospital_is_no_input(tmp_path: Path, codes: dict[str, str]) -> None:
+    """Nor is a code of its parts: two codes of A."""
+    houses = [codes[h][i % len(codes[h])] for i, h in enumerate(PATIENTS["hospital"])]
+    columns = {**PATIENTS, "house": ["", *houses[1:]]}
     study, text = drafted(tmp_path, columns)
     assert "house" not in inputs(study)
     assert "names the hospital again" in text
@@ -199,6 +230,22 @@ def test_no_column_stands_in_for_a_continuous_label(tmp_path: Path, name: str) -
     assert name not in inputs(study)
 
 
+@pytest.mark.parametrize(
+    "levels",
+    [("primary", "metastasis"), ("Informed", "Consent by Death"), ("first", "Recurrence")],
+)
+def test_a_choice_whose_values_tell_an_outcome_is_no_input(
+    tmp_path: Path, levels: Sequence[str]
+) -> None:
+    columns = {**PATIENTS, "kind_of_row": some(levels, 5), "sex": some(("M", "F"), 6)}
+    columns["M_stage"] = some(("M0", "M1"), 7)
+    del columns["spread"]
+    study, text = drafted(tmp_path, columns)
+    assert study["label"]["column"] == "M_stage"
+    assert set(inputs(study)) == {"age", "sex"}
+    assert f'one of its values, "{levels[1]}", tells an outcome' in text
+
+
 @pytest.mark.parametrize("label", ["n_stage", "pN", "metastasis"])
 def test_the_overall_stage_is_no_input_beside_a_part_of_it(tmp_path: Path, label: str) -> None:
     columns = {
@@ -212,6 +259,35 @@ def test_the_overall_stage_is_no_input_beside_a_part_of_it(tmp_path: Path, label
     if study["label"]["column"] == label:
         assert "6th Stage" not in inputs(study)
     assert label == "n_stage" or study["label"]["column"] == label
+
+
+@pytest.mark.parametrize("label", ["mets_at_dx", "distant", "liver_mets"])
+@pytest.mark.parametrize(
+    "stage", ["Stadium", "AJCC8", "UICC8", "AnnArbor", "group_stage", "cM", "num_mets"]
+)
+def test_the_stage_is_no_input_beside_metastases_however_they_are_called(
+    tmp_path: Path, label: str, stage: str
+) -> None:
+    columns = {**PATIENTS, label: PATIENTS["spread"], stage: some("123", 5)}
+    del columns["spread"]
+    study, text = drafted(tmp_path, columns)
+    if study["label"]["column"] == label:
+        assert set(inputs(study)) == {"age"}, text
+    assert re.search("|".join(denied_of([label], ["0", "1"])), spelled(stage))
+
+
+@pytest.mark.parametrize(
+    "name", ["survmo", "last_contact_days", "lastcontact_status", "exitus", "time_to_recurrence"]
+)
+def test_what_is_known_after_the_follow_up_is_no_input(tmp_path: Path, name: str) -> None:
+    assert set(inputs(drafted(tmp_path, {**PATIENTS, name: numbers(0, 60, 9)})[0])) == {"age"}
+
+
+def test_a_sentinel_makes_no_choice_of_a_number(tmp_path: Path) -> None:
+    cells = [9999, *numbers(8, 16, 4)[1:-1], 9999]
+    entry = inputs(drafted(tmp_path, {**PATIENTS, "hb": cells})[0])["hb"]
+    assert entry["nulls"] == ["9999"]
+    assert (entry["low"], "values" in entry) == (0, False)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
