@@ -398,8 +398,11 @@ def test_what_cannot_be_predicted_leaves_nothing_half_written(
     (cut / "model.state").write_bytes((cut / "model.state").read_bytes()[:100_000])
     (tmp_path / "file").write_text("mine")
 
-    def refused(status: int, data: Path, out: Path, model: Path = folder / "model") -> str:
+    def refused(
+        status: int, data: Path, out: Path, model: Path = folder / "model", *more: str
+    ) -> str:
         words = [
+            *more,
             "--model",
             str(model),
             "--data",
@@ -416,7 +419,8 @@ def test_what_cannot_be_predicted_leaves_nothing_half_written(
         return re.sub(r"\s+", " ", done.stderr)
 
     assert "none of the tables is there" in refused(3, images, tmp_path / "a")
-    assert "outside 0 to 120 years" in refused(3, days, tmp_path / "b")
+    strict = folder / "model", "--strict"
+    assert "outside 0 to 120 years" in refused(3, days, tmp_path / "b", *strict)
     assert "not the file that SHA256SUMS names" in refused(3, table, tmp_path / "c", cut)
     assert "cannot be written" in refused(6, table, tmp_path / "file" / "out")
     assert "cannot be written" in refused(6, table, tmp_path / "file")
