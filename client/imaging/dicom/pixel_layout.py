@@ -15,12 +15,20 @@ from client.imaging.dicom import tags
 from client.imaging.dicom.bounded_inflate import DEFLATED, LARGEST_DATA_SET, LARGEST_RATIO
 from client.imaging.dicom.elements import Elements
 from common.data.modality import modality
+from common.errors import DataError
 
 IMPLICIT = "1.2.840.10008.1.2"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 NATIVE = frozenset({"", IMPLICIT, "1.2.840.10008.1.2.1", BIG_ENDIAN, DEFLATED})
 COPY_AGAIN = "Export this series from the archive again"
 RESCALING = (("RescaleSlope", tags.SLOPE), ("RescaleIntercept", tags.INTERCEPT))
+
+
+def unreadable(path: str, what: str, error: Exception) -> DataError:
+    """D00 for an object, `what`, that a parser gave up."""
+    reason = str(error).strip().replace("\n", " ")[:160]
+    text = f"{path}: {what} cannot be read ({type(error).__name__}: {reason}). {COPY_AGAIN}"
+    return DataError("D00", text)
 
 
 def stored(e: Elements, big_endian: bool) -> tuple[dict[str, Any], list[str]]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from client.imaging.dicom import bounded_gzip, bounded_inflate, tags
 from client.imaging.dicom.elements import Elements, quiet
-from client.imaging.dicom.pixel_layout import COPY_AGAIN
+from client.imaging.dicom.pixel_layout import COPY_AGAIN, unreadable
 from common.errors import DataError
 
 CLOSED = frozenset(("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"))
@@ -73,12 +73,7 @@ def read_rois(path: str) -> list[Roi]:
     except DataError:
         raise
     except Exception as error:  # a broken object is lost, the site is not
-        reason = str(error).strip().replace("\n", " ")[:160]
-        raise DataError(
-            "D00",
-            f"{path}: the structure set cannot be read ({type(error).__name__}: {reason}). "
-            f"{COPY_AGAIN}",
-        ) from error
+        raise unreadable(path, "the structure set", error) from error
 
 
 def _rois(path: str, e: Elements) -> list[Roi]:

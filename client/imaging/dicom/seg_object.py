@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from client.imaging.dicom import bounded_inflate, tags
 from client.imaging.dicom.elements import Elements, quiet
-from client.imaging.dicom.pixel_layout import COPY_AGAIN, NATIVE
+from client.imaging.dicom.pixel_layout import NATIVE, unreadable
 from common.errors import DataError
 
 SEGMENTATION_TYPE, MAXIMUM_FRACTIONAL_VALUE = 0x00620001, 0x0062000E
@@ -60,12 +60,7 @@ def read_outlines(path: str) -> Outlines:
     except DataError:
         raise
     except Exception as error:  # a broken object is lost, the site is not
-        reason = str(error).strip().replace("\n", " ")[:160]
-        raise DataError(
-            "D00",
-            f"{path}: the segmentation cannot be read ({type(error).__name__}: {reason}). "
-            f"{COPY_AGAIN}",
-        ) from error
+        raise unreadable(path, "the segmentation", error) from error
 
 
 def _values(
